@@ -1,0 +1,5 @@
+//! XML of streams: framer, negotiation parser, re-rooting, writing.
+
+mod error;
+
+pub use error::{StreamErrorCondition, XmlError};
