@@ -1,1 +1,27 @@
-//! Skeleton
+//! The words of XMPP federation as types; no I/O.
+//!
+//! - [`domain`]: a domain in its canonical form, used for every comparison
+//! - [`realm`], [`component_id`]: the ids under which IM and Presence knows an edge replica
+//! - [`stream_id`], [`dialback`], [`secret`]: what server dialback computes with
+//! - [`certificate`]: which names a certificate proves
+//! - [`edge_config`]: the edge's configuration file, written by the operator or by hand
+//! - [`edge_status`]: what an edge tells on its admin port
+//!
+//! Everything else depends on this crate, so no rule exists twice.
+
+pub mod certificate;
+pub mod component_id;
+pub mod dialback;
+pub mod domain;
+pub mod edge_config;
+pub mod edge_status;
+pub mod realm;
+pub mod secret;
+pub mod stream_id;
+
+pub use component_id::ComponentId;
+pub use dialback::DialbackKey;
+pub use domain::{Domain, DomainError};
+pub use realm::Realm;
+pub use secret::SecretBytes;
+pub use stream_id::StreamId;

@@ -1,0 +1,355 @@
+//! The fields of the configuration file and their defaults.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{Cidr, HostPort, HumanDuration};
+use crate::{ComponentId, Domain};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EdgeConfig {
+    /// The hosted domains, chat aliases included: A-labels in lower case.
+    pub domains: Vec<Domain>,
+    /// Where to listen.
+    #[serde(default)]
+    pub listen: Listen,
+    /// The files that hold the dialback secrets.
+    pub dialback: Dialback,
+    /// Certificates and security mode.
+    pub tls: Tls,
+    /// Who may federate.
+    #[serde(default)]
+    pub privacy: Privacy,
+    /// Addresses used instead of DNS; a domain listed here never falls back to DNS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub static_routes: Vec<StaticRoute>,
+    /// Policy per remote domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+    /// Name resolution.
+    #[serde(default)]
+    pub dns: Dns,
+    /// The links into the IM and Presence clusters.
+    pub routers: Vec<Router>,
+    /// Bounds on what peers may cost.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Load balancers that may speak the PROXY protocol.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+    /// How long a stopping edge goes on accepting connections. Default 15s.
+    #[serde(default = "default_drain_delay")]
+    pub drain_delay: HumanDuration,
+    /// Logging.
+    #[serde(default)]
+    pub log: Log,
+}
+
+fn default_drain_delay() -> HumanDuration {
+    HumanDuration(Duration::from_secs(15))
+}
+
+/// Listening sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Listen {
+    /// Server-to-server streams with STARTTLS. Default [::]:5269.
+    pub s2s: SocketAddr,
+    /// Server-to-server streams with TLS from the first byte (XEP-0368). Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_tls: Option<SocketAddr>,
+    /// Health, metrics and status over HTTP. Default [::]:8080.
+    pub admin: SocketAddr,
+    /// Unix socket for `ctl`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<PathBuf>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            s2s: SocketAddr::from(([0_u16; 8], 5269)),
+            direct_tls: None,
+            admin: SocketAddr::from(([0_u16; 8], 8080)),
+            control: None,
+        }
+    }
+}
+
+/// Dialback secrets: the one to sign with and others that are accepted during a rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Dialback {
+    /// File with the secret that keys are made with; always accepted too.
+    pub sign: PathBuf,
+    /// Files with further secrets under which a key is valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept: Vec<PathBuf>,
+}
+
+/// Security mode, Expressway's names in ours: TLS required, TLS optional, No TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TlsMode {
+    /// No stanza and no dialback key without TLS.
+    #[default]
+    Required,
+    /// TLS where the peer offers it.
+    Optional,
+    /// TLS neither offered nor accepted.
+    Disabled,
+}
+
+/// Lowest TLS version spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    VersionTLS12,
+    /// TLS 1.3 only.
+    VersionTLS13,
+}
+
+/// Certificates and security mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Tls {
+    /// Required, Optional or Disabled. Default Required.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// Certificate chains shown to peers; the one that covers the asked domain is chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
+    /// Chain shown where the edge connects; absent: the same ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<CertificateFiles>,
+    /// Authorities that peers' certificates are checked against.
+    #[serde(default)]
+    pub trust_anchors: TrustAnchors,
+    /// PEM files with revocation lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocation_lists: Vec<PathBuf>,
+    /// Whether a peer's certificate must be valid and name its domain. Default false.
+    #[serde(default)]
+    pub require_client_certificates: bool,
+    /// VersionTLS12 or VersionTLS13. Default VersionTLS12.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// Leaf first, then intermediates.
+    pub certificate_file: PathBuf,
+    /// PKCS #8, PKCS #1 or SEC1.
+    pub private_key_file: PathBuf,
+}
+
+/// Authorities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct TrustAnchors {
+    /// Whether the public authorities count. Default true.
+    pub system: bool,
+    /// PEM file with further authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
+impl Default for TrustAnchors {
+    fn default() -> Self {
+        Self {
+            system: true,
+            file: None,
+        }
+    }
+}
+
+/// How the list of [`Privacy`] is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PrivacyMode {
+    /// Only listed domains federate; an empty list federates with nobody.
+    #[default]
+    AllowList,
+    /// All but the listed domains federate.
+    DenyList,
+    /// Everybody federates.
+    AllowAll,
+}
+
+/// Who may federate; exact domains, subdomains are not included.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Privacy {
+    /// AllowList, DenyList or AllowAll. Default AllowList.
+    pub mode: PrivacyMode,
+    /// The listed domains.
+    pub domains: Vec<Domain>,
+}
+
+/// Fixed addresses of a remote domain, all of equal priority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StaticRoute {
+    /// The remote domain.
+    pub domain: Domain,
+    /// Where it is reached, host and port; private addresses are allowed here.
+    pub addresses: Vec<HostPort>,
+}
+
+/// What applies to one remote domain instead of the general rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Peer {
+    /// The remote domain.
+    pub domain: Domain,
+    /// Security mode towards it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_mode: Option<TlsMode>,
+    /// Whether its certificate must be valid and name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_certificate: Option<bool>,
+    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned_sha256: Vec<String>,
+    /// Largest stanza taken from it, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stanza_bytes: Option<usize>,
+    /// Stanzas taken from it per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_second: Option<u32>,
+}
+
+/// Name resolution.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Dns {
+    /// Addresses of resolvers, port 53; empty: those of /etc/resolv.conf.
+    pub resolvers: Vec<IpAddr>,
+    /// Private networks that DNS may lead to all the same.
+    pub allow_private_targets: Vec<Cidr>,
+    /// Networks that DNS must never lead to, besides private ones: the cluster's pods and services.
+    pub deny_targets: Vec<Cidr>,
+}
+
+/// Protocol of the link to an XCP router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LinkProfile {
+    /// Plain XEP-0114.
+    #[default]
+    Component,
+    /// XEP-0114 with XCP's announcements and route wrapping.
+    Xcp,
+}
+
+/// The XCP routers of one IM and Presence cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Router {
+    /// Name of the cluster.
+    pub name: String,
+    /// Which hosted domains it serves; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<Domain>,
+    /// Component or Xcp. Default Component.
+    #[serde(default)]
+    pub profile: LinkProfile,
+    /// Component id of each replica; `--index` picks one.
+    pub component_ids: Vec<ComponentId>,
+    /// File with the shared secret of the handshake.
+    pub secret_file: PathBuf,
+    /// The nodes, in order of preference; may be empty while no link is wanted.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One XCP router.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The node's name as IM and Presence knows it.
+    pub name: String,
+    /// Host and port, 7400 as a rule.
+    pub address: HostPort,
+}
+
+/// Bounds; all of them are enforced per edge process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Largest stanza from an authenticated peer, bytes; at least 10000 (RFC 6120 section 13.12).
+    pub max_stanza_bytes: usize,
+    /// Largest element before authentication, bytes.
+    pub max_unauthenticated_bytes: usize,
+    /// Deepest nesting inside a stanza.
+    pub max_depth: usize,
+    /// Attributes of one element, namespace declarations included.
+    pub max_attributes: usize,
+    /// Inbound connections in total.
+    pub max_connections: usize,
+    /// Inbound connections from one address.
+    pub max_connections_per_address: usize,
+    /// Domain pairs on one stream.
+    pub max_pairs_per_stream: usize,
+    /// Dialback verifications under way at once.
+    pub max_verifications: usize,
+    /// Stanzas waiting for one remote domain.
+    pub max_queued_stanzas: usize,
+    /// Bytes waiting for one remote domain.
+    pub max_queued_bytes: usize,
+    /// Time for TCP, TLS and stream negotiation together.
+    pub negotiation_timeout: HumanDuration,
+    /// Time for a dialback answer, and for a stanza to wait for its stream.
+    pub dialback_timeout: HumanDuration,
+    /// A stream without stanzas is closed after this time.
+    pub idle_timeout: HumanDuration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_stanza_bytes: 262_144,
+            max_unauthenticated_bytes: 16_384,
+            max_depth: 128,
+            max_attributes: 64,
+            max_connections: 10_000,
+            max_connections_per_address: 256,
+            max_pairs_per_stream: 64,
+            max_verifications: 256,
+            max_queued_stanzas: 4096,
+            max_queued_bytes: 8 * 1024 * 1024,
+            negotiation_timeout: HumanDuration(Duration::from_secs(30)),
+            dialback_timeout: HumanDuration(Duration::from_secs(30)),
+            idle_timeout: HumanDuration(Duration::from_secs(600)),
+        }
+    }
+}
+
+/// Who may prefix connections with a PROXY header.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ProxyProtocol {
+    /// Networks of trusted load balancers; empty: no PROXY headers.
+    pub trusted_sources: Vec<Cidr>,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Log {
+    /// Directive as `info` or `info,edge::dialback=debug`. Default info.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+        }
+    }
+}

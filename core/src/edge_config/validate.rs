@@ -1,0 +1,392 @@
+//! Rules that span fields, and values whose implementation is still to come.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::types::{EdgeConfig, LinkProfile, TlsMode};
+
+/// One thing wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the field, as `privacy.domains[2]`.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub message: String,
+    /// Line in the file, from 1, where it is known.
+    pub line: Option<usize>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything wrong with a configuration; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl EdgeConfig {
+    /// Reads a YAML text and validates it.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_yaml::from_str(text).map_err(|error| {
+            let line = error.location().map(|location| location.line());
+            // The reader's own text ends with the position, which the problem carries already.
+            let message = error.to_string();
+            let message = message.split(" at line ").next().unwrap_or(&message);
+            ConfigError(vec![Problem {
+                field: String::new(),
+                message: message.to_owned(),
+                line,
+            }])
+        })?;
+        let mut problems = config.problems();
+        for problem in &mut problems {
+            problem.line = line_of(text, &problem.field);
+        }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(problems))
+        }
+    }
+
+    /// The file's text; [`Self::from_yaml`] reads it back unchanged.
+    pub fn to_yaml(&self) -> String {
+        // Maps with string keys and plain values always serialise.
+        serde_yaml::to_string(self).unwrap_or_default()
+    }
+
+    /// Checks the rules that no single field can express; empty if all hold.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut found = Problems(Vec::new());
+        self.check_domains(&mut found);
+        self.check_tls(&mut found);
+        self.check_routers(&mut found);
+        self.check_limits(&mut found);
+        found.0
+    }
+
+    fn check_domains(&self, found: &mut Problems) {
+        if self.domains.is_empty() {
+            found.add("domains", "is empty; list at least one hosted domain");
+        }
+        let mut hosted = HashSet::new();
+        for (i, domain) in self.domains.iter().enumerate() {
+            if !hosted.insert(domain) {
+                found.add(
+                    &format!("domains[{i}]"),
+                    &format!("{domain} is listed twice; remove one"),
+                );
+            }
+        }
+        let mut routed = HashSet::new();
+        for (i, route) in self.static_routes.iter().enumerate() {
+            let field = format!("staticRoutes[{i}].domain");
+            if hosted.contains(&route.domain) {
+                found.add(&field, &format!(
+                    "{} is hosted here and routed elsewhere; remove it from domains or from staticRoutes",
+                    route.domain
+                ));
+            }
+            if !routed.insert(&route.domain) {
+                found.add(
+                    &field,
+                    &format!(
+                        "{} has two entries; put all its addresses into one",
+                        route.domain
+                    ),
+                );
+            }
+            if route.addresses.is_empty() {
+                found.add(
+                    &format!("staticRoutes[{i}].addresses"),
+                    "is empty; give at least one address, or remove the route so that DNS is used",
+                );
+            }
+        }
+        for (i, domain) in self.privacy.domains.iter().enumerate() {
+            if hosted.contains(domain) {
+                found.add(
+                    &format!("privacy.domains[{i}]"),
+                    &format!("{domain} is hosted here; the list names remote domains only"),
+                );
+            }
+        }
+    }
+
+    fn check_tls(&self, found: &mut Problems) {
+        let later = "is not available in this release; ";
+        if self.tls.mode != TlsMode::Required {
+            found.add(
+                "tls.mode",
+                &format!("{:?} {later}use Required", self.tls.mode),
+            );
+        }
+        if self.tls.mode != TlsMode::Disabled && self.tls.certificates.is_empty() {
+            found.add(
+                "tls.certificates",
+                "is empty; name a certificateFile and its privateKeyFile",
+            );
+        }
+        if self.tls.require_client_certificates {
+            found.add(
+                "tls.requireClientCertificates",
+                &format!("true {later}use false: server dialback authenticates peers"),
+            );
+        }
+        if self.tls.client_certificate.is_some() {
+            found.add(
+                "tls.clientCertificate",
+                &format!("{later}remove it: tls.certificates is shown in both directions"),
+            );
+        }
+        if !self.tls.revocation_lists.is_empty() {
+            found.add("tls.revocationLists", &format!("{later}remove it"));
+        }
+        if self.listen.direct_tls.is_some() {
+            found.add(
+                "listen.directTls",
+                &format!("{later}remove it: peers use STARTTLS on listen.s2s"),
+            );
+        }
+        if !self.proxy_protocol.trusted_sources.is_empty() {
+            found.add(
+                "proxyProtocol.trustedSources",
+                &format!("{later}use an empty list"),
+            );
+        }
+        if !self.peers.is_empty() {
+            found.add(
+                "peers",
+                &format!("{later}use an empty list: the general rules apply to all peers"),
+            );
+        }
+    }
+
+    fn check_routers(&self, found: &mut Problems) {
+        if self.routers.is_empty() {
+            found.add(
+                "routers",
+                "is empty; describe at least one cluster, without endpoints if no link is wanted",
+            );
+        }
+        let mut names = HashSet::new();
+        for (i, router) in self.routers.iter().enumerate() {
+            let at = |field: &str| format!("routers[{i}].{field}");
+            if !names.insert(&router.name) {
+                found.add(
+                    &at("name"),
+                    &format!("{:?} is used twice; names must differ", router.name),
+                );
+            }
+            if router.profile == LinkProfile::Xcp {
+                found.add(
+                    &at("profile"),
+                    &format!(
+                        "Xcp {later}use Component",
+                        later = "is not available in this release; "
+                    ),
+                );
+            }
+            if router.component_ids.is_empty() {
+                found.add(&at("componentIds"), "is empty; give one id per replica");
+            }
+            for (j, domain) in router.domains.iter().enumerate() {
+                if !self.domains.contains(domain) {
+                    found.add(
+                        &at(&format!("domains[{j}]")),
+                        &format!("{domain} is not in domains; add it there"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn check_limits(&self, found: &mut Problems) {
+        if self.limits.max_stanza_bytes < 10_000 {
+            found.add(
+                "limits.maxStanzaBytes",
+                &format!(
+                    "{} is too small; RFC 6120 demands that 10000 bytes pass",
+                    self.limits.max_stanza_bytes
+                ),
+            );
+        }
+        for (field, value) in [
+            (
+                "maxUnauthenticatedBytes",
+                self.limits.max_unauthenticated_bytes,
+            ),
+            ("maxDepth", self.limits.max_depth),
+            ("maxAttributes", self.limits.max_attributes),
+            ("maxConnections", self.limits.max_connections),
+            (
+                "maxConnectionsPerAddress",
+                self.limits.max_connections_per_address,
+            ),
+            ("maxPairsPerStream", self.limits.max_pairs_per_stream),
+            ("maxVerifications", self.limits.max_verifications),
+            ("maxQueuedStanzas", self.limits.max_queued_stanzas),
+            ("maxQueuedBytes", self.limits.max_queued_bytes),
+        ] {
+            if value == 0 {
+                found.add(
+                    &format!("limits.{field}"),
+                    "0 lets nothing pass; give a number above 0",
+                );
+            }
+        }
+    }
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, field: &str, message: &str) {
+        self.0.push(Problem {
+            field: field.to_owned(),
+            message: message.to_owned(),
+            line: None,
+        });
+    }
+}
+
+/// The line of a field in block-style YAML: follows the keys of the path by their indentation.
+/// Returns the line of the deepest key found, `None` if not even the first is.
+fn line_of(text: &str, field: &str) -> Option<usize> {
+    let mut found = None;
+    let mut lines = text.lines().enumerate().peekable();
+    for part in field.split('.') {
+        let (key, index) = match part.split_once('[') {
+            Some((key, index)) => (key, index.trim_end_matches(']').parse::<usize>().ok()),
+            None => (part, None),
+        };
+        let matches = |line: &str| {
+            let line = line.trim_start().trim_start_matches("- ").trim_start();
+            line.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        let mut here = None;
+        for (number, line) in lines.by_ref() {
+            if matches(line) {
+                here = Some((number, line));
+                break;
+            }
+        }
+        let Some((number, line)) = here else {
+            return found;
+        };
+        found = Some(number + 1);
+        let Some(index) = index else { continue };
+        let indent = line.len() - line.trim_start().len();
+        let mut seen = 0;
+        while let Some((number, line)) = lines.peek().copied() {
+            let own = line.len() - line.trim_start().len();
+            if line.trim_start().starts_with("- ") && own >= indent && own <= indent + 4 {
+                if seen == index {
+                    found = Some(number + 1);
+                    break;
+                }
+                seen += 1;
+            }
+            lines.next();
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    const GOOD: &str = "\
+domains:
+- coluc.com
+dialback:
+  sign: /secrets/dialback
+tls:
+  mode: Required
+  certificates:
+  - certificateFile: /tls/tls.crt
+    privateKeyFile: /tls/tls.key
+privacy:
+  mode: AllowList
+  domains:
+  - vngtp.lab
+routers:
+- name: main
+  componentIds: [cm-2_s2scp-1.eft-xwye-a-coluc-com]
+  secretFile: /secrets/router
+  endpoints:
+  - name: ecup10.coluc.com
+    address: 10.244.200.10:7400
+";
+
+    #[test]
+    fn a_configuration_reads_back_as_it_was_written() {
+        let config = EdgeConfig::from_yaml(GOOD).unwrap();
+        assert_eq!(EdgeConfig::from_yaml(&config.to_yaml()).unwrap(), config);
+        assert_eq!(config.listen.s2s.port(), 5269);
+    }
+
+    #[rstest]
+    #[case("mode: Required", "mode: Off", "line 6", "Required")]
+    #[case("mode: Required", "mode: Optional", "line 6", "use Required")]
+    #[case("  - vngtp.lab", "  - VNGTP.lab", "line 13", "vngtp.lab")]
+    #[case("  - vngtp.lab", "  - coluc.com", "line 13", "hosted here")]
+    #[case("- coluc.com", "- localhost", "line 2", "single label")]
+    #[case("privacy:", "privacyy:", "line 10", "unknown field `privacyy`")]
+    #[case(
+        "address: 10.244.200.10:7400",
+        "address: 10.244.200.10",
+        "line 20",
+        "host and a port"
+    )]
+    fn errors_name_line_value_and_what_is_allowed(
+        #[case] from: &str,
+        #[case] to: &str,
+        #[case] line: &str,
+        #[case] says: &str,
+    ) {
+        let error = EdgeConfig::from_yaml(&GOOD.replacen(from, to, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(line), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+
+    #[test]
+    fn a_domain_both_hosted_and_routed_is_refused() {
+        let text = format!(
+            "{GOOD}staticRoutes:\n- domain: coluc.com\n  addresses: ['198.51.100.20:5269']\n"
+        );
+        let error = EdgeConfig::from_yaml(&text).unwrap_err().to_string();
+        assert!(
+            error.contains("line 22: staticRoutes[0].domain: coluc.com is hosted here"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! Small values of the configuration: durations, networks, host and port.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text that is not the value its field wants; the message says what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not {wanted}")]
+pub struct ValueError {
+    /// What was written.
+    pub given: String,
+    /// What the field takes, with an example.
+    pub wanted: &'static str,
+}
+
+impl ValueError {
+    fn new(given: &str, wanted: &'static str) -> Self {
+        Self {
+            given: given.to_owned(),
+            wanted,
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// A duration as people write it: a whole number and a unit `ms`, `s`, `m` or `h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HumanDuration(pub Duration);
+
+const DURATION: &str = "a duration: a whole number with the unit ms, s, m or h, such as 15s";
+
+impl FromStr for HumanDuration {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let error = || ValueError::new(text, DURATION);
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().map_err(|_| error())?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(error()),
+        };
+        number
+            .checked_mul(millis)
+            .map(|ms| Self(Duration::from_millis(ms)))
+            .ok_or_else(error)
+    }
+}
+
+impl fmt::Display for HumanDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+            if ms >= size && ms % size == 0 {
+                return write!(f, "{}{unit}", ms / size);
+            }
+        }
+        write!(f, "{ms}ms")
+    }
+}
+
+as_text!(HumanDuration);
+
+/// A network in CIDR notation; a bare address stands for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    prefix: u8,
+}
+
+const CIDR: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
+
+impl Cidr {
+    /// Whether the address lies in the network; a v4-mapped IPv6 address counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix))
+                    .unwrap_or(0);
+                net.to_bits() & mask == ip.to_bits() & mask
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix))
+                    .unwrap_or(0);
+                net.to_bits() & mask == ip.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let error = || ValueError::new(text, CIDR);
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| error())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(text) => text.parse().map_err(|_| error())?,
+            None => longest,
+        };
+        if prefix > longest {
+            return Err(error());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+as_text!(Cidr);
+
+/// A host (name or address) and a port: `ecup10.coluc.com:7400`, `10.0.0.1:7400`, `[::1]:7400`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// A host name or an IP address, without brackets.
+    pub host: String,
+    /// TCP port, 1 to 65535.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// The socket address, if the host is an IP address.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(ip, self.port))
+    }
+}
+
+const HOST_PORT: &str = "a host and a port such as ecup10.example.com:7400 or [2001:db8::1]:7400";
+
+impl FromStr for HostPort {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let error = || ValueError::new(text, HOST_PORT);
+        let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
+        let port: u16 = port.parse().map_err(|_| error())?;
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host = match bracketed {
+            Some(inner) => inner.parse::<Ipv6Addr>().map_err(|_| error())?.to_string(),
+            None if host.contains(':') => return Err(error()),
+            None => host.to_owned(),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
+        if port == 0 || host.is_empty() || !host.chars().all(plain) {
+            return Err(error());
+        }
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+as_text!(HostPort);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("15s", 15_000)]
+    #[case("10m", 600_000)]
+    #[case("2160h", 7_776_000_000)]
+    #[case("250ms", 250)]
+    fn durations_read_and_print_alike(#[case] text: &str, #[case] ms: u64) {
+        let duration: HumanDuration = text.parse().unwrap();
+        assert_eq!(duration.0, Duration::from_millis(ms));
+        assert_eq!(duration.to_string(), text);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("15")]
+    #[case("s")]
+    #[case("-1s")]
+    #[case("1.5s")]
+    #[case("15 s")]
+    fn what_is_no_duration_is_refused_with_an_example(#[case] text: &str) {
+        let error = text.parse::<HumanDuration>().unwrap_err().to_string();
+        assert!(error.contains("such as 15s"), "{error}");
+    }
+
+    #[test]
+    fn networks_contain_their_addresses_only() {
+        let net: Cidr = "10.244.0.0/16".parse().unwrap();
+        assert!(net.contains("10.244.1.9".parse().unwrap()));
+        assert!(net.contains("::ffff:10.244.1.9".parse().unwrap()));
+        assert!(!net.contains("10.245.0.1".parse().unwrap()));
+        let all: Cidr = "::/0".parse().unwrap();
+        assert!(all.contains("2001:db8::1".parse().unwrap()));
+        assert!("10.0.0.0/33".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn ports_may_follow_names_and_both_kinds_of_address() {
+        for text in [
+            "ecup10.coluc.com:7400",
+            "10.0.0.1:7400",
+            "[2001:db8::1]:7400",
+        ] {
+            assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+        }
+        for text in ["ecup10", "a:0", "2001:db8::1:7400", ":1", "a b:1"] {
+            assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+    }
+}

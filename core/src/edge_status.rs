@@ -1,0 +1,100 @@
+//! What an edge tells at `/status` of its admin port; nothing personal.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ComponentId, Domain};
+
+/// The whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeStatus {
+    /// SHA-256, lower-case hexadecimal, of the configuration file's bytes that are in force.
+    pub config_hash: String,
+    /// SHA-256 of the file found last, if it was refused; the one in `config_hash` goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<RejectedConfig>,
+    /// SHA-256 fingerprint of the leaf certificate shown first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_sha256: Option<String>,
+    /// First 16 hexadecimal digits of SHA-256(SHA-256(secret)) of the dialback secret that signs,
+    /// then those of the others that are accepted: tells secrets apart without giving them away.
+    pub dialback_secrets: Vec<String>,
+    /// Whether it has been told to stop.
+    pub draining: bool,
+    /// The links to XCP routers.
+    pub links: Vec<LinkStatus>,
+    /// Configured partners (allow list, static routes) whose last attempt failed.
+    pub failing_partners: Vec<PartnerFailure>,
+    /// Open streams: inbound and outbound.
+    pub streams: StreamCounts,
+}
+
+/// A configuration that was not taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedConfig {
+    /// SHA-256 of the refused file.
+    pub config_hash: String,
+    /// Why, with line and field.
+    pub reason: String,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkStatus {
+    /// Name of the cluster, as in the configuration.
+    pub router: String,
+    /// Name of the node.
+    pub node: String,
+    /// Address dialled.
+    pub address: String,
+    /// The component id used.
+    pub component_id: ComponentId,
+    /// What it is doing.
+    pub state: LinkState,
+    /// RFC 3339 time since when.
+    pub since: String,
+    /// The last failure as a sentence, kept until the link is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// State of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkState {
+    /// Dialling or in the handshake.
+    Connecting,
+    /// The handshake was accepted.
+    Up,
+    /// No TCP connection: closed port or network.
+    Unreachable,
+    /// The router knows no such component id (it has not read its table since).
+    UnknownComponent,
+    /// The shared secret is wrong.
+    WrongSecret,
+    /// Any other failure.
+    Failed,
+}
+
+/// A partner that could not be reached or authenticated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartnerFailure {
+    /// The remote domain.
+    pub domain: Domain,
+    /// Stage and reason as a sentence.
+    pub reason: String,
+    /// RFC 3339 time of the first failure since it last worked.
+    pub since: String,
+}
+
+/// Numbers of open streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamCounts {
+    /// Opened by peers.
+    pub inbound: usize,
+    /// Opened by this edge.
+    pub outbound: usize,
+}
