@@ -20,6 +20,8 @@ enum Command {
     Dns(dns::Args),
     /// Runs a partner's XMPP client with an HTTP face
     Partner(partner::Args),
+    /// Becomes a partner's XMPP server
+    PartnerServer(partner::server::ServerArgs),
     /// Plays the acceptance scenario
     Demo(demo::Args),
 }
@@ -46,6 +48,7 @@ fn main() -> std::process::ExitCode {
             Command::Imp(args) => imp::run(args).await,
             Command::Dns(args) => dns::run(args).await,
             Command::Partner(args) => partner::run(args).await,
+            Command::PartnerServer(args) => partner::server::run(&args),
             Command::Demo(args) => demo::run(args).await,
         }
     });
