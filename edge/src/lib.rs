@@ -1,2 +1,20 @@
-//! Skeleton
+//! The S2S gateway: data flows socket → framer → stream → policy → link, and back.
+//!
+//! - [`config`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
+//! - [`xml`]: framer with original bytes, re-rooting, negotiation; [`stream`]: headers, STARTTLS, closing
+//! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate
+//! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
+//! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
+//! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
+//! - [`edge`]: ties them together; [`drain`]: the orderly stop
+//! - [`registry`], [`metrics`], [`admin`], [`control`], [`logging`]: what people and machines see
+
+pub mod config;
+pub mod dialback;
+pub mod edge;
+pub mod metrics;
+pub mod policy;
+pub mod registry;
+pub mod resolve;
+pub mod tls;
 pub mod xml;

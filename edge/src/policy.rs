@@ -1,0 +1,100 @@
+//! Who may federate: the privacy lists, on canonical names only.
+
+use std::collections::HashSet;
+
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
+
+/// The lists of one configuration. Asked before any look-up and for every pair.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    mode: PrivacyMode,
+    listed: HashSet<Domain>,
+    routed: HashSet<Domain>,
+    hosted: HashSet<Domain>,
+}
+
+/// Why a remote domain may not federate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A domain of ours: it never comes in from outside and never leaves.
+    #[error("it is hosted here")]
+    OwnDomain,
+    /// The mode is AllowList and the domain is neither listed nor routed statically.
+    #[error("it is not on the allow list")]
+    NotAllowed,
+    /// The mode is DenyList and the domain is listed.
+    #[error("it is on the deny list")]
+    Listed,
+}
+
+impl Policy {
+    /// The lists of this configuration.
+    pub fn new(config: &EdgeConfig) -> Self {
+        Self {
+            mode: config.privacy.mode,
+            listed: config.privacy.domains.iter().cloned().collect(),
+            routed: config
+                .static_routes
+                .iter()
+                .map(|r| r.domain.clone())
+                .collect(),
+            hosted: config.domains.iter().cloned().collect(),
+        }
+    }
+
+    /// Whether a remote domain may federate. A static route implies that an allow list would
+    /// have it; a deny list wins over routes.
+    pub fn check(&self, remote: &Domain) -> Result<(), Denied> {
+        if self.hosted.contains(remote) {
+            return Err(Denied::OwnDomain);
+        }
+        let listed = self.listed.contains(remote);
+        match self.mode {
+            PrivacyMode::AllowAll => Ok(()),
+            PrivacyMode::AllowList if listed || self.routed.contains(remote) => Ok(()),
+            PrivacyMode::AllowList => Err(Denied::NotAllowed),
+            PrivacyMode::DenyList if listed => Err(Denied::Listed),
+            PrivacyMode::DenyList => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    fn policy(mode: PrivacyMode) -> Policy {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        Policy {
+            mode,
+            listed: HashSet::from([domain("listed.example")]),
+            routed: HashSet::from([domain("routed.example")]),
+            hosted: HashSet::from([domain("coluc.com")]),
+        }
+    }
+
+    #[rstest]
+    #[case(PrivacyMode::AllowList, "listed.example", Ok(()))]
+    #[case(PrivacyMode::AllowList, "LISTED.example.", Ok(()))]
+    #[case(PrivacyMode::AllowList, "routed.example", Ok(()))]
+    #[case(PrivacyMode::AllowList, "sub.listed.example", Err(Denied::NotAllowed))]
+    #[case(PrivacyMode::AllowList, "coluc.com", Err(Denied::OwnDomain))]
+    #[case(PrivacyMode::DenyList, "listed.example", Err(Denied::Listed))]
+    #[case(PrivacyMode::DenyList, "other.example", Ok(()))]
+    #[case(PrivacyMode::DenyList, "sub.listed.example", Ok(()))]
+    #[case(PrivacyMode::AllowAll, "listed.example", Ok(()))]
+    #[case(PrivacyMode::AllowAll, "COLUC.com", Err(Denied::OwnDomain))]
+    fn each_mode_admits_exactly_its_domains(
+        #[case] mode: PrivacyMode,
+        #[case] remote: &str,
+        #[case] expected: Result<(), Denied>,
+    ) {
+        assert_eq!(
+            policy(mode).check(&Domain::parse(remote).unwrap()),
+            expected
+        );
+    }
+}
