@@ -1,0 +1,5 @@
+//! AXL: SQL on the publisher's database over SOAP.
+
+pub mod version;
+
+pub use version::AxlVersion;

@@ -1,0 +1,275 @@
+//! What was done to one IM&P cluster. It belongs to the cluster, not to a resource: one ConfigMap
+//! per publisher, keyed by the publisher's pkid in `processnode`, JSON in one key. Types and pure
+//! transitions are here, reading and writing in [`store`], logins in [`logins`].
+//!
+//! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
+//! can ask for a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use xmpp_federation_core::ComponentId;
+
+use super::clock::Stamp;
+use super::desired::Owner;
+use super::pkid::Pkid;
+
+/// The version of this format; a ledger of a newer one is not touched.
+pub const SCHEMA: u32 = 1;
+/// How many actions are kept.
+const MAX_ACTIONS: usize = 20;
+
+/// The record of one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ledger {
+    /// Version of the format.
+    pub schema: u32,
+    /// The publisher's pkid in `processnode`.
+    pub publisher: String,
+    /// The resource that is active on the cluster.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// Our rows by pkid.
+    #[serde(default)]
+    pub rows: BTreeMap<Pkid, RowRecord>,
+    /// How often rows of ours disappeared, confirmed by a second read.
+    #[serde(default)]
+    pub vanished: u32,
+    /// From when on which rows were readable on every node.
+    #[serde(default)]
+    pub readable: Option<Readable>,
+    /// Rounds of restarts that somebody asked for.
+    #[serde(default)]
+    pub rounds: Vec<Round>,
+    /// What is known of each node's router, by node name.
+    #[serde(default)]
+    pub nodes: BTreeMap<String, NodeRecord>,
+    /// The node restarted first on the very first registration.
+    #[serde(default)]
+    pub canary: Option<String>,
+    /// Whether a link of ours ever worked after such a restart.
+    #[serde(default)]
+    pub canary_passed: bool,
+    /// IM&P's own federation was seen On and not Off since.
+    #[serde(default)]
+    pub federation_was_on: bool,
+    /// The last value of the annotation `restart-routers` that was served.
+    #[serde(default)]
+    pub handled_restart_token: Option<String>,
+    /// The last actions, oldest first.
+    #[serde(default)]
+    pub actions: Vec<ActionRecord>,
+}
+
+/// One row of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RowRecord {
+    /// Its `cp_id`.
+    pub component_id: ComponentId,
+    /// How far it is.
+    pub state: RowState,
+    /// Whether its appearance asks for restarts: rows we inserted do, adopted ones do not.
+    pub asks_restart: bool,
+}
+
+/// How far a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowState {
+    /// pkid chosen; the INSERT may or may not have happened.
+    Planned,
+    /// It was read back.
+    Present,
+    /// The DELETE may or may not have happened.
+    Deleting,
+}
+
+/// From a point in time on, rows were readable on every node: read back, and the propagation delay over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Readable {
+    /// The rows' component ids.
+    pub ids: BTreeSet<ComponentId>,
+    /// When.
+    #[serde(flatten)]
+    pub baseline: Baseline,
+}
+
+/// A point in time and what the routers' UpTimes were at or after it, so that a later, smaller
+/// one proves a start behind it without any clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// The point in time.
+    pub at: Stamp,
+    /// By node name: UpTime read after `at` from a router that had not provably started after it.
+    #[serde(default)]
+    pub up_times: BTreeMap<String, UpTimeMark>,
+}
+
+/// An UpTime and when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpTimeMark {
+    /// Seconds.
+    pub seconds: u64,
+    /// When it was asked for.
+    pub asked: Stamp,
+}
+
+/// Every router is to be restarted once, for a reason other than rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Round {
+    /// Why.
+    pub cause: RoundCause,
+    /// Routers have to start after this.
+    pub baseline: Baseline,
+    /// Nodes whose routers have not, provably.
+    pub pending: BTreeSet<String>,
+}
+
+/// Why a round was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RoundCause {
+    /// By the annotation with this value.
+    Requested(String),
+    /// IM&P's own federation went Off.
+    FederationOff,
+}
+
+/// What is known of one node's router.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeRecord {
+    /// Component ids that its router provably read.
+    #[serde(default)]
+    pub loaded: BTreeSet<ComponentId>,
+    /// The last command, until its outcome is known.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+    /// When the last command was sent.
+    #[serde(default)]
+    pub last_restart: Option<Stamp>,
+}
+
+/// A restart command: written before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restart {
+    /// Its id.
+    pub id: String,
+    /// Why, as a sentence's end.
+    pub reason: String,
+    /// When the intent was written.
+    pub planned: Stamp,
+    /// UpTimes right before, by node; proof needs a smaller one of this node.
+    pub baseline: Baseline,
+    /// What was answered; `None`: the command may or may not have been sent.
+    #[serde(default)]
+    pub answer: Option<RestartAnswer>,
+    /// The human's token under which it may be repeated was given after this.
+    #[serde(default)]
+    pub answered: Option<Stamp>,
+}
+
+/// What IM&P said to a restart command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartAnswer {
+    /// It is under way.
+    Accepted,
+    /// It will not do it over this interface: a human has to.
+    Refused(String),
+    /// No answer, or none that tells.
+    Ambiguous(String),
+}
+
+/// One thing that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ActionRecord {
+    /// When.
+    pub at: Timestamp,
+    /// As `InsertRow`, `DeleteRow`, `AdoptRow`, `RestartRouter`.
+    pub action: String,
+    /// The row or node.
+    pub subject: String,
+    /// Why.
+    pub reason: String,
+    /// What came of it.
+    pub outcome: String,
+}
+
+impl Ledger {
+    /// The ledger of a cluster of which nothing is known.
+    pub fn unknown(publisher: impl Into<String>) -> Self {
+        Self {
+            schema: SCHEMA,
+            publisher: publisher.into(),
+            owner: None,
+            rows: BTreeMap::new(),
+            vanished: 0,
+            readable: None,
+            rounds: Vec::new(),
+            nodes: BTreeMap::new(),
+            canary: None,
+            canary_passed: false,
+            federation_was_on: false,
+            handled_restart_token: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Adds an action, dropping the oldest.
+    pub fn acted(&mut self, action: ActionRecord) {
+        self.actions.push(action);
+        let surplus = self.actions.len().saturating_sub(MAX_ACTIONS);
+        self.actions.drain(..surplus);
+    }
+
+    /// The record of a node, made where there is none.
+    pub fn node_mut(&mut self, name: &str) -> &mut NodeRecord {
+        self.nodes.entry(name.to_owned()).or_default()
+    }
+
+    /// Whether that router provably read that id.
+    pub fn has_loaded(&self, node: &str, id: &ComponentId) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|record| record.loaded.contains(id))
+    }
+
+    /// A row is gone: what routers read of it counts no longer.
+    pub fn forget_row(&mut self, pkid: &Pkid) {
+        let Some(row) = self.rows.remove(pkid) else {
+            return;
+        };
+        let id = row.component_id;
+        if self.rows.values().any(|other| other.component_id == id) {
+            return;
+        }
+        for node in self.nodes.values_mut() {
+            node.loaded.remove(&id);
+        }
+        if let Some(readable) = &mut self.readable {
+            readable.ids.remove(&id);
+        }
+    }
+
+    /// The ledger was restored from somewhere: rows stay ours, but nothing is proven, and nothing
+    /// in it asks for a restart.
+    pub fn distrust(&mut self) {
+        self.readable = None;
+        self.rounds.clear();
+        for row in self.rows.values_mut() {
+            row.asks_restart = false;
+        }
+        for node in self.nodes.values_mut() {
+            node.loaded.clear();
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! What the operator does to Unified CM IM and Presence (IM&P) clusters: register component ids
+//! over AXL, prove that every XCP router has read them, and restart routers when, and only when,
+//! that is needed.
+//!
+//! - [`desired`]: what the controller asks for, validated
+//! - [`report`]: what it gets back: verdicts for conditions, nodes, rows, events, when to call again
+//! - [`cluster`]: [`Imp`], the one entry point: observes, plans, does at most one thing, records it
+//! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
+//! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
+//! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
+//! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
+//! - [`clock`]: points in time that can be compared across processes only where that is sound
+//!
+//! ```text
+//! let imp = Imp::new(Arc::new(KubeStore::new(client, namespace)));   // once
+//! let report = imp.reconcile(&desired).await;   // in each reconcile, per entry of spec.imp
+//! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
+//! ```
+
+pub mod axl;
+pub mod clock;
+pub mod control_center;
+pub mod desired;
+pub mod ledger;
+pub mod pkid;
+pub mod report;
+pub mod soap;

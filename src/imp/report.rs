@@ -1,0 +1,279 @@
+//! What the controller gets back: verdicts for conditions, nodes, rows, events, when to call again.
+
+use std::time::Duration;
+
+use xmpp_federation_core::ComponentId;
+
+use super::control_center::RouterState;
+use super::pkid::Pkid;
+
+/// The answer to one reconcile of one IM&P cluster.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Condition `AxlAuthenticated`: logins to AXL and Control Center.
+    pub axl_authenticated: Verdict,
+    /// Condition `ComponentsRegistered`: our rows and nothing unwanted beside them.
+    pub components_registered: Verdict,
+    /// Condition `RoutersInSync`: every router provably read the rows.
+    pub routers_in_sync: Verdict,
+    /// Condition `ImpFederationOff`: IM&P's own XMPP federation.
+    pub imp_federation_off: Verdict,
+    /// Whether something goes on or waits for a time (condition Reconciling), or for a human
+    /// (condition Stalled), with the sentence for it.
+    pub progress: Progress,
+    /// AXL version in use, as `14.0`.
+    pub axl_version: Option<String>,
+    /// Name of the table of component ids.
+    pub table: Option<String>,
+    /// The IM&P nodes, publisher first; empty while the list was never read.
+    pub nodes: Vec<NodeReport>,
+    /// Our rows, as they were last read back.
+    pub registrations: Vec<Registration>,
+    /// One entry per desired slot, in slot order.
+    pub slots: Vec<SlotReport>,
+    /// The last value of the annotation `restart-routers` that was served.
+    pub handled_restart_token: Option<String>,
+    /// The last actions, oldest first, at most 20.
+    pub recent_actions: Vec<super::ledger::ActionRecord>,
+    /// Events to publish on the resource, in this reconcile only.
+    pub events: Vec<Event>,
+    /// When to call again at the latest; zero: at once.
+    pub requeue_after: Duration,
+}
+
+/// What a condition says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its status.
+    pub status: Status,
+    /// One of the constants of [`reasons`].
+    pub reason: &'static str,
+    /// What is, with which value, and what to do; a full sentence.
+    pub message: String,
+}
+
+impl Verdict {
+    /// The condition holds.
+    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status: Status::True,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The condition does not hold.
+    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status: Status::False,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It cannot be told.
+    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Unknown,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Status of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// What the cluster is waiting for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing.
+    Done,
+    /// A call, a delay, a restart: the operator goes on by itself.
+    Reconciling(String),
+    /// A human.
+    Stalled(String),
+}
+
+/// One IM&P node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Name as in `processnode`.
+    pub name: String,
+    /// The address override, where one is given.
+    pub address: Option<String>,
+    /// Whether it is the publisher.
+    pub publisher: bool,
+    /// State of its XCP router; `None`: never read.
+    pub router: Option<RouterState>,
+    /// Seconds since its XCP router started, as last read.
+    pub up_time: Option<u64>,
+    /// Whether its router provably read all rows.
+    pub in_sync: bool,
+    /// The restart that is due or under way.
+    pub pending_restart: Option<PendingRestart>,
+}
+
+/// A restart that is due or under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingRestart {
+    /// Its id in the ledger; empty while it is only due.
+    pub id: String,
+    /// Why, and what it waits for.
+    pub reason: String,
+    /// RFC 3339 time of the command; `None`: not sent.
+    pub started_at: Option<String>,
+}
+
+/// One of our rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its component id (`cp_id`).
+    pub component_id: ComponentId,
+    /// Its primary key.
+    pub pkid: Pkid,
+}
+
+/// What is known of one slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotReport {
+    /// Its component id.
+    pub component_id: ComponentId,
+    /// Whether its row was read back.
+    pub registered: bool,
+    /// Whether all routers know it.
+    pub sync: SlotSync,
+}
+
+/// Whether the routers know a slot's component id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotSync {
+    /// Every node's router provably read its row.
+    InSync,
+    /// At least one router has not.
+    NotInSync,
+    /// Nothing is proven either way (an adopted row, a lost ledger).
+    Unknown,
+}
+
+/// An event on the resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Warning instead of Normal.
+    pub warning: bool,
+    /// One of the constants of [`reasons`].
+    pub reason: &'static str,
+    /// What was done, with values and why.
+    pub message: String,
+}
+
+/// The answer to one step of a removal.
+#[derive(Debug, Clone)]
+pub struct Removal {
+    /// Whether nothing of ours is left to remove.
+    pub done: bool,
+    /// What failed or is left, as a sentence; also what a restart would still clean.
+    pub message: String,
+    /// Rows still there, with the SQL that removes them by hand.
+    pub rows_left: Vec<String>,
+    /// Events to publish.
+    pub events: Vec<Event>,
+    /// When to call again.
+    pub requeue_after: Duration,
+}
+
+/// Reasons of the conditions and events of this module.
+pub mod reasons {
+    /// Both accounts were accepted.
+    pub const AUTHENTICATED: &str = "Authenticated";
+    /// Nothing has been asked yet.
+    pub const NOT_TRIED: &str = "NotTried";
+    /// HTTP 401.
+    pub const UNAUTHORIZED: &str = "Unauthorized";
+    /// HTTP 403: a role is missing.
+    pub const FORBIDDEN: &str = "Forbidden";
+    /// No answer.
+    pub const UNREACHABLE: &str = "Unreachable";
+    /// The certificate was refused.
+    pub const CERTIFICATE_REFUSED: &str = "CertificateRefused";
+    /// The server asked to wait, HTTP 503 or an exceeded rate.
+    pub const THROTTLED: &str = "Throttled";
+    /// No AXL version is answered.
+    pub const VERSION_UNSUPPORTED: &str = "AxlVersionUnsupported";
+    /// A SOAP fault.
+    pub const FAULT: &str = "SoapFault";
+    /// An answer that is none.
+    pub const BAD_ANSWER: &str = "BadAnswer";
+
+    /// All rows are there.
+    pub const REGISTERED: &str = "Registered";
+    /// Rows are being written.
+    pub const REGISTERING: &str = "Registering";
+    /// Activation is Prepared.
+    pub const PREPARED: &str = "Prepared";
+    /// Rows of others stand in the table.
+    pub const FOREIGN_COMPONENTS: &str = "ForeignComponents";
+    /// A row with our component id is not ours.
+    pub const IDENTICAL_FOREIGN_ROW: &str = "IdenticalForeignRow";
+    /// Our rows disappear.
+    pub const ROWS_VANISHED: &str = "RowsVanished";
+    /// Another resource has the cluster.
+    pub const CLAIMED: &str = "ClaimedByAnother";
+    /// Writes are switched off.
+    pub const MAINTENANCE: &str = "Maintenance";
+    /// The ledger could not be read or written.
+    pub const LEDGER_UNAVAILABLE: &str = "LedgerUnavailable";
+    /// The node list is empty or has no publisher.
+    pub const NODE_LIST: &str = "NodeListUnusable";
+
+    /// All routers provably read the rows.
+    pub const IN_SYNC: &str = "InSync";
+    /// Waits for the propagation delay.
+    pub const PROPAGATING: &str = "Propagating";
+    /// A restart is under way or next.
+    pub const RESTARTING: &str = "Restarting";
+    /// Nodes wait for a human to restart them.
+    pub const RESTART_BY_HAND: &str = "RestartByHand";
+    /// IM&P refuses to restart the router over its interface.
+    pub const RESTART_REFUSED: &str = "RestartRefused";
+    /// A command may or may not have arrived.
+    pub const RESTART_OUTCOME_UNKNOWN: &str = "RestartOutcomeUnknown";
+    /// A restart did not finish.
+    pub const RESTART_HANGS: &str = "RestartHangs";
+    /// Waits for `minInterval`.
+    pub const MIN_INTERVAL: &str = "MinInterval";
+    /// Another node has to be healthy first.
+    pub const NODE_NOT_HEALTHY: &str = "NodeNotHealthy";
+    /// The first node's link has to work first.
+    pub const CANARY: &str = "WaitingForFirstLink";
+    /// Nothing is proven.
+    pub const UNPROVEN: &str = "Unproven";
+
+    /// IM&P's own federation is off.
+    pub const FEDERATION_OFF: &str = "NotActivated";
+    /// IM&P's own federation is on.
+    pub const FEDERATION_ON: &str = "FederationOn";
+    /// The service is stopped or unreadable.
+    pub const FEDERATION_UNKNOWN: &str = "NotProven";
+
+    /// Event: a row was inserted.
+    pub const ROW_INSERTED: &str = "RowInserted";
+    /// Event: a row was deleted.
+    pub const ROW_DELETED: &str = "RowDeleted";
+    /// Event: a row was adopted.
+    pub const ROW_ADOPTED: &str = "RowAdopted";
+    /// Event: a restart was commanded.
+    pub const ROUTER_RESTART: &str = "RouterRestart";
+    /// Event: a router is back and has read the rows.
+    pub const ROUTER_IN_SYNC: &str = "RouterInSync";
+    /// Event: rows are gone, routers still know them.
+    pub const RESTART_WOULD_CLEAN: &str = "RestartWouldClean";
+}
