@@ -37,7 +37,7 @@ pub mod pki;
 pub mod process;
 pub mod teardown;
 
-mod api;
+pub mod api;
 mod cli;
 
 pub use api::{Lab, Options};

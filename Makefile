@@ -1,0 +1,39 @@
+# `make help` lists the commands. Everything they need is set up by them; see testkit/setup.sh.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+LAB ?= demo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TESTKIT := $(TARGET)/x86_64-unknown-linux-gnu/debug/testkit
+
+.PHONY: help
+help: ## Lists these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## From one resource to delivered messages, in a lab that is left running
+	@testkit/run.sh demo $(LAB)
+
+.PHONY: test
+test: ## All tests: format, lints, unit tests, and the demo's steps in a lab of their own
+	@testkit/run.sh test
+
+.PHONY: shell
+shell: ## A shell in the running lab, with kubectl
+	@[ -x $(TESTKIT) ] || { echo "there is no lab: run make demo first" >&2; exit 1; }
+	@$(TESTKIT) lab shell --name $(LAB)
+
+.PHONY: clean-lab
+clean-lab: ## Removes every lab of this checkout and what it left on the machine
+	@testkit/run.sh clean-lab
+
+.PHONY: setup
+setup: ## Debian packages and tools only
+	@testkit/setup.sh kube pause helm
+
+.PHONY: lint
+lint: ## Format and lints only
+	@testkit/run.sh lint
+
+.PHONY: audit
+audit: ## Licences, sources and bans of all dependencies (cargo-deny)
+	@testkit/run.sh audit

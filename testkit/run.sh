@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# What `make demo`, `make test` and others do, phase by phase, with the time of each.
+# Usage: run.sh demo [NAME] | test | lint | audit | clean-lab
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+bin=$target/x86_64-unknown-linux-gnu/debug
+times=()
+
+phase() {
+  local name=$1 began=$SECONDS
+  shift
+  echo "== $name"
+  if ! "$@"; then
+    echo "== $name failed after $((SECONDS - began)) s" >&2
+    exit 1
+  fi
+  times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$name")")
+}
+
+summary() {
+  echo "== time"
+  printf '%s\n' "${times[@]}" "$(printf '%5d s  %s' "$SECONDS" all)"
+}
+
+build() { cargo build --workspace --bins --locked; }
+clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+
+# The generators of committed files: each compares what it would write with the commit.
+generated() {
+  if [ -e crds ]; then cargo run -q --locked --bin crdgen -- --check; fi
+}
+
+# A lab of this checkout's own, so that neither a demo nor another checkout's tests are disturbed.
+test_lab() { echo "test$(pwd | sha256sum | cut -c1-8)"; }
+
+# Plays the demo's steps and removes the lab whatever the outcome; the logs of a failure stay.
+demo_steps() {
+  local name status=0
+  name=$(test_lab)
+  "$bin/testkit" demo --name "$name" || status=$?
+  if [ "$status" != 0 ]; then
+    echo "the logs of this run are in target/lab-logs/$name" >&2
+    "$bin/testkit" lab down --name "$name" --keep-logs "target/lab-logs/$name" || true
+  else
+    "$bin/testkit" lab down --name "$name" || status=$?
+  fi
+  return "$status"
+}
+
+audit() {
+  if ! command -v cargo-deny >/dev/null; then
+    phase "cargo-deny" cargo install --locked cargo-deny --target x86_64-unknown-linux-gnu
+  fi
+  cargo deny --locked check bans licenses sources
+}
+
+clean_lab() {
+  local dir
+  [ -x "$bin/testkit" ] || { echo "nothing to remove: no lab was ever built here"; return 0; }
+  for dir in target/lab/*/; do
+    if [ -d "$dir" ]; then "$bin/testkit" lab down --name "$(basename "$dir")"; fi
+  done
+}
+
+case ${1:-} in
+  demo)
+    name=${2:-demo}
+    phase "set-up" testkit/setup.sh kube pause
+    phase "build" build
+    phase "images" "$bin/testkit" lab images
+    summary
+    exec "$bin/testkit" demo --name "$name" --keep
+    ;;
+  test)
+    phase "set-up" testkit/setup.sh kube pause helm
+    phase "format" cargo fmt --all --check
+    phase "build" build
+    phase "lints" clippy
+    phase "tests" cargo test --workspace --locked
+    phase "generated files" generated
+    phase "images" "$bin/testkit" lab images
+    phase "lab tests" cargo test -p testkit --test lab --locked -- --ignored --test-threads=1
+    phase "demo" demo_steps
+    summary
+    ;;
+  lint)
+    phase "format" cargo fmt --all --check
+    phase "lints" clippy
+    ;;
+  audit) audit ;;
+  clean-lab) clean_lab ;;
+  *)
+    echo "usage: run.sh demo [NAME] | test | lint | audit | clean-lab" >&2
+    exit 2
+    ;;
+esac
