@@ -1,0 +1,277 @@
+//! Character classes of XML 1.0, runs of harmless bytes, UTF-8, references.
+
+use std::borrow::Cow;
+
+/// ASCII byte of a name except `:` (XML 1.0 `[4a]`).
+const NAME: u8 = 1;
+/// ASCII byte that may start a name.
+const NAME_START: u8 = 2;
+/// White space (XML 1.0 `[3]`).
+const SPACE: u8 = 4;
+/// Byte of character data that needs no look: everything except `<`, `&`, `>`, control characters and non-ASCII.
+const TEXT: u8 = 8;
+
+const CLASSES: [u8; 256] = classes();
+
+#[allow(clippy::indexing_slicing, reason = "evaluated at compile time")]
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 128 {
+        let byte = i as u8;
+        let mut class = 0;
+        if byte.is_ascii_alphabetic() || byte == b'_' {
+            class |= NAME | NAME_START;
+        }
+        if byte.is_ascii_digit() || byte == b'-' || byte == b'.' {
+            class |= NAME;
+        }
+        if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
+            class |= SPACE | TEXT;
+        }
+        if byte >= 0x20 && !matches!(byte, b'<' | b'&' | b'>') {
+            class |= TEXT;
+        }
+        table[i] = class;
+        i += 1;
+    }
+    table
+}
+
+#[allow(clippy::indexing_slicing, reason = "a byte is always below 256")]
+const fn class(byte: u8) -> u8 {
+    CLASSES[byte as usize]
+}
+
+/// Is this white space in the sense of XML?
+pub(super) const fn is_space(byte: u8) -> bool {
+    class(byte) & SPACE != 0
+}
+
+/// Number of leading bytes that are white space.
+pub(super) fn spaces(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|&&b| is_space(b)).count()
+}
+
+/// Number of leading bytes that are ASCII name characters other than `:`.
+#[inline]
+pub(super) fn name_run(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|&&b| class(b) & NAME != 0).count()
+}
+
+/// Number of leading bytes of character data that need no look.
+#[inline]
+pub(super) fn text_run(bytes: &[u8]) -> usize {
+    let (chunks, _) = bytes.as_chunks::<16>();
+    let mut run = 0;
+    // Without early exit inside a chunk the compiler uses vector instructions.
+    for chunk in chunks {
+        let stop = chunk.iter().fold(false, |stop, &b| {
+            stop | !(0x20..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == b'>')
+        });
+        if stop {
+            break;
+        }
+        run += 16;
+    }
+    let rest = bytes.get(run..).unwrap_or_default();
+    run + rest.iter().take_while(|&&b| class(b) & TEXT != 0).count()
+}
+
+/// Number of leading bytes of an attribute value that need no look: no quote,
+/// `<`, `&`, control character, tab, line end or non-ASCII.
+#[inline]
+pub(super) fn value_run(bytes: &[u8], quote: u8) -> usize {
+    let stops = |b: u8| !(0x20..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == quote);
+    let (chunks, _) = bytes.as_chunks::<16>();
+    let mut run = 0;
+    for chunk in chunks {
+        if chunk.iter().fold(false, |stop, &b| stop | stops(b)) {
+            break;
+        }
+        run += 16;
+    }
+    let rest = bytes.get(run..).unwrap_or_default();
+    run + rest.iter().take_while(|&&b| !stops(b)).count()
+}
+
+/// What stands at the start of some bytes, read as UTF-8.
+pub(super) enum Utf8 {
+    /// A character and its length in bytes.
+    Char(char, usize),
+    /// The start of a character whose rest has not arrived.
+    Partial,
+    /// No UTF-8: overlong form, surrogate, above U+10FFFF, stray or missing continuation.
+    Bad,
+}
+
+/// Reads one character.
+pub(super) fn decode(bytes: &[u8]) -> Utf8 {
+    let (value, len) = match *bytes {
+        [] | [0xC2..=0xDF] | [0xE0] | [0xE0, 0xA0..=0xBF] => return Utf8::Partial,
+        [0xE1..=0xEC | 0xEE | 0xEF] | [0xE1..=0xEC | 0xEE | 0xEF, 0x80..=0xBF] => {
+            return Utf8::Partial;
+        }
+        [0xED] | [0xED, 0x80..=0x9F] => return Utf8::Partial,
+        [0xF0] | [0xF0, 0x90..=0xBF] | [0xF0, 0x90..=0xBF, 0x80..=0xBF] => return Utf8::Partial,
+        [0xF1..=0xF3] | [0xF1..=0xF3, 0x80..=0xBF] | [0xF1..=0xF3, 0x80..=0xBF, 0x80..=0xBF] => {
+            return Utf8::Partial;
+        }
+        [0xF4] | [0xF4, 0x80..=0x8F] | [0xF4, 0x80..=0x8F, 0x80..=0xBF] => return Utf8::Partial,
+        [a @ 0x00..=0x7F, ..] => (u32::from(a), 1),
+        [a @ 0xC2..=0xDF, b @ 0x80..=0xBF, ..] => (bits(a, 0x1F) << 6 | bits(b, 0x3F), 2),
+        [a @ 0xE0, b @ 0xA0..=0xBF, c @ 0x80..=0xBF, ..]
+        | [
+            a @ (0xE1..=0xEC | 0xEE | 0xEF),
+            b @ 0x80..=0xBF,
+            c @ 0x80..=0xBF,
+            ..,
+        ]
+        | [a @ 0xED, b @ 0x80..=0x9F, c @ 0x80..=0xBF, ..] => {
+            (bits(a, 0x0F) << 12 | bits(b, 0x3F) << 6 | bits(c, 0x3F), 3)
+        }
+        [
+            a @ 0xF0,
+            b @ 0x90..=0xBF,
+            c @ 0x80..=0xBF,
+            d @ 0x80..=0xBF,
+            ..,
+        ]
+        | [
+            a @ 0xF1..=0xF3,
+            b @ 0x80..=0xBF,
+            c @ 0x80..=0xBF,
+            d @ 0x80..=0xBF,
+            ..,
+        ]
+        | [
+            a @ 0xF4,
+            b @ 0x80..=0x8F,
+            c @ 0x80..=0xBF,
+            d @ 0x80..=0xBF,
+            ..,
+        ] => (
+            bits(a, 0x07) << 18 | bits(b, 0x3F) << 12 | bits(c, 0x3F) << 6 | bits(d, 0x3F),
+            4,
+        ),
+        _ => return Utf8::Bad,
+    };
+    char::from_u32(value).map_or(Utf8::Bad, |c| Utf8::Char(c, len))
+}
+
+const fn bits(byte: u8, mask: u8) -> u32 {
+    (byte & mask) as u32
+}
+
+/// May this character stand in an XML 1.0 document (`[2] Char`)?
+pub(super) const fn is_xml_char(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{FFFD}' | '\u{10000}'..)
+}
+
+/// May this character start a name (`[4]`, without `:`)?
+///
+/// Without U+FDF0 to U+FFFD, which the strict parser of the negotiation refuses.
+pub(super) const fn is_name_start(c: char) -> bool {
+    matches!(c,
+        'A'..='Z' | '_' | 'a'..='z' | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}'
+        | '\u{F8}'..='\u{2FF}' | '\u{370}'..='\u{37D}' | '\u{37F}'..='\u{1FFF}'
+        | '\u{200C}'..='\u{200D}' | '\u{2070}'..='\u{218F}' | '\u{2C00}'..='\u{2FEF}'
+        | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}'
+        | '\u{10000}'..='\u{EFFFF}')
+}
+
+/// May this character stand in a name (`[4a]`, without `:`)?
+pub(super) const fn is_name_char(c: char) -> bool {
+    is_name_start(c)
+        || matches!(c,
+            '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
+}
+
+/// Does this name part start with a character that may start a name?
+pub(super) fn starts_name(part: &[u8]) -> bool {
+    match part.first() {
+        Some(&b) if b < 0x80 => class(b) & NAME_START != 0,
+        Some(_) => matches!(decode(part), Utf8::Char(c, _) if is_name_start(c)),
+        None => false,
+    }
+}
+
+/// What a reference (without `&` and `;`) stands for.
+pub(super) enum Reference {
+    /// This character.
+    Char(char),
+    /// An entity that would need a DTD.
+    UnknownEntity,
+    /// No reference in the sense of XML, or to a character that XML forbids.
+    Malformed,
+}
+
+/// Most digits of a character reference.
+///
+/// More (leading zeros) is well-formed XML that nobody writes; a bound keeps the
+/// look-ahead small, and it is the one of rxml.
+const MAX_DIGITS: usize = 8;
+
+/// Longest reference between `&` and `;`.
+pub(super) const MAX_REFERENCE: usize = "#x".len() + MAX_DIGITS;
+
+/// Reads a reference: the five predefined entities, decimal and hexadecimal.
+pub(super) fn reference(body: &[u8]) -> Reference {
+    let (digits, radix) = match body {
+        b"lt" => return Reference::Char('<'),
+        b"gt" => return Reference::Char('>'),
+        b"amp" => return Reference::Char('&'),
+        b"apos" => return Reference::Char('\''),
+        b"quot" => return Reference::Char('"'),
+        [b'#', b'x', digits @ ..] => (digits, 16),
+        [b'#', digits @ ..] => (digits, 10),
+        name if starts_name(name) => return Reference::UnknownEntity,
+        _ => return Reference::Malformed,
+    };
+    let mut value: u32 = 0;
+    for &b in digits {
+        let Some(digit) = char::from(b).to_digit(radix) else {
+            return Reference::Malformed;
+        };
+        value = value.saturating_mul(radix).saturating_add(digit);
+    }
+    match char::from_u32(value) {
+        Some(c) if (1..=MAX_DIGITS).contains(&digits.len()) && is_xml_char(c) => Reference::Char(c),
+        _ => Reference::Malformed,
+    }
+}
+
+/// Value of an attribute from its checked bytes: references replaced, tabs and
+/// line ends normalised (XML 1.0 §3.3.3).
+pub(super) fn attribute_value(raw: &[u8]) -> Cow<'_, str> {
+    let text = std::str::from_utf8(raw).unwrap_or_default();
+    if !raw
+        .iter()
+        .any(|b| matches!(b, b'&' | b'\t' | b'\n' | b'\r'))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut value = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['&', '\t', '\n', '\r']) {
+        let (plain, tail) = rest.split_at_checked(at).unwrap_or((rest, ""));
+        value.push_str(plain);
+        rest = if let Some(after) = tail.strip_prefix('&') {
+            let (body, after) = after.split_once(';').unwrap_or((after, ""));
+            if let Reference::Char(c) = reference(body.as_bytes()) {
+                value.push(c);
+            }
+            after
+        } else {
+            value.push(' ');
+            let mut chars = tail.chars();
+            // CR LF is one line end.
+            if chars.next() == Some('\r') && chars.as_str().starts_with('\n') {
+                chars.next();
+            }
+            chars.as_str()
+        };
+    }
+    value.push_str(rest);
+    Cow::Owned(value)
+}

@@ -1,0 +1,41 @@
+//! How much a peer may send at once.
+
+/// Bounds that the [`Framer`](super::Framer) enforces; going beyond one of them
+/// is `policy-violation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one top-level element, or of a stream header, from `<` to `>`.
+    pub max_stanza_bytes: usize,
+    /// Nested elements; the top-level element is at depth 1.
+    pub max_depth: usize,
+    /// Attributes of one start tag, namespace declarations included.
+    pub max_attributes: usize,
+    /// Prefixes that one top-level element (or the header) may have in scope at once; at most 64.
+    pub max_namespaces: usize,
+    /// Bytes of one element or attribute name, prefix included.
+    pub max_name_bytes: usize,
+}
+
+impl Limits {
+    /// Before the peer is authenticated: header, features, STARTTLS, SASL, dialback.
+    pub const fn negotiation() -> Self {
+        Self {
+            max_stanza_bytes: 8 * 1024,
+            max_depth: 8,
+            max_attributes: 32,
+            max_namespaces: 16,
+            max_name_bytes: 128,
+        }
+    }
+
+    /// After authentication. RFC 6120 §13.12 asks for 10 000 bytes or more.
+    pub const fn stanzas(max_stanza_bytes: usize) -> Self {
+        Self {
+            max_stanza_bytes,
+            max_depth: 64,
+            max_attributes: 64,
+            max_namespaces: 32,
+            max_name_bytes: 256,
+        }
+    }
+}

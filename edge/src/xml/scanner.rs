@@ -1,0 +1,684 @@
+//! The state machine below the framer: looks at each byte once, checks
+//! everything, remembers only where it stands.
+//!
+//! Offsets are relative to the first byte of the frame in progress, whose bytes
+//! stay in the caller's buffer until the frame is complete; names and values are
+//! therefore ranges, never copies.
+
+use std::sync::Arc;
+
+use super::chars::{
+    MAX_REFERENCE, Reference, Utf8, decode, is_name_char, is_space, is_xml_char, name_run,
+    reference, spaces, starts_name, text_run, value_run,
+};
+use super::element::{Head, Span};
+use super::error::{StreamErrorCondition as Condition, XmlError};
+use super::header::{StreamContext, StreamHeader};
+use super::limits::Limits;
+use super::tag::{Attr, Binding};
+
+/// Where the scanner stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing of the stream seen.
+    Start,
+    /// Inside `<?xml … ?>`.
+    Declaration,
+    /// Behind the declaration.
+    Prolog,
+    /// Behind the header, between top-level elements.
+    Between,
+    /// In the content of an element.
+    Text,
+    /// Behind `<`.
+    Open,
+    /// Behind `<!`.
+    Bang,
+    /// In a CDATA section.
+    Cdata,
+    /// In the name of a start tag.
+    StartName,
+    /// In a start tag, behind the name or an attribute.
+    Tag,
+    /// In the name of an attribute.
+    AttrName,
+    /// Behind the name of an attribute.
+    BeforeEq,
+    /// Behind the `=` of an attribute.
+    BeforeValue,
+    /// In an attribute's value, with this quote.
+    Value(u8),
+    /// Behind `&`; in a value with this quote, or in text when 0.
+    Ref(u8),
+    /// Behind `/` in a start tag.
+    EmptyClose,
+    /// In the name of an end tag.
+    EndName,
+    /// Behind the name of an end tag.
+    EndTail,
+    /// Behind the end of the stream.
+    Ended,
+}
+
+/// What the first bytes of the buffer turned out to be.
+pub(super) enum Cut {
+    /// So many bytes without meaning: white space, XML declaration.
+    Skip(usize),
+    /// The stream header.
+    Header(usize, Box<StreamHeader>),
+    /// A top-level element.
+    Element(usize, Head),
+    /// The end of the stream.
+    End(usize),
+}
+
+/// A started element that waits for its end tag.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenElement {
+    pub(super) name: Span,
+    /// Bindings in scope outside of it.
+    pub(super) bindings: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    pub(super) limits: Limits,
+    pub(super) state: State,
+    /// Next byte to look at.
+    pos: usize,
+    /// Start of the name, value or text in progress.
+    mark: usize,
+    /// Behind the `&` of the reference in progress.
+    ref_mark: usize,
+    /// Colon of the name in progress, 0 if none.
+    colon: usize,
+    /// Bytes of the stream before the frame in progress.
+    base: u64,
+    pub(super) open: Vec<OpenElement>,
+    pub(super) bindings: Vec<Binding>,
+    /// Name of the start tag in progress and its colon, 0 if none.
+    pub(super) tag_name: Span,
+    pub(super) tag_colon: usize,
+    pub(super) attrs: Vec<Attr>,
+    /// The attribute in progress.
+    attr: Attr,
+    pub(super) head: Head,
+    /// Set once the header is complete.
+    pub(super) context: Option<Arc<StreamContext>>,
+}
+
+pub(super) type Step<T> = Result<T, (Condition, &'static str)>;
+
+pub(super) const fn malformed<T>(reason: &'static str) -> Step<T> {
+    Err((Condition::NotWellFormed, reason))
+}
+
+pub(super) const fn over_limit<T>(reason: &'static str) -> Step<T> {
+    Err((Condition::PolicyViolation, reason))
+}
+
+const fn bad_utf8<T>() -> Step<T> {
+    Err((Condition::UnsupportedEncoding, "ill-formed UTF-8"))
+}
+
+fn from(bytes: &[u8], start: usize) -> &[u8] {
+    bytes.get(start..).unwrap_or_default()
+}
+
+impl Scanner {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Start,
+            pos: 0,
+            mark: 0,
+            ref_mark: 0,
+            colon: 0,
+            base: 0,
+            open: Vec::new(),
+            bindings: Vec::new(),
+            tag_name: Span::default(),
+            tag_colon: 0,
+            attrs: Vec::new(),
+            attr: Attr::default(),
+            head: Head::default(),
+            context: None,
+        }
+    }
+
+    /// Forgets the stream; keeps the limits.
+    pub(super) fn restart(&mut self) {
+        *self = Self::new(self.limits);
+    }
+
+    /// Gives back memory that an unusual stanza needed.
+    pub(super) fn shrink(&mut self) {
+        self.open.shrink_to(8);
+        self.bindings.shrink_to(4);
+        self.attrs.shrink_to(8);
+    }
+
+    /// Goes on from where it stopped. `buf` starts with the frame in progress and
+    /// has grown since. `None`: more bytes are needed.
+    pub(super) fn run(&mut self, buf: &[u8]) -> Result<Option<Cut>, XmlError> {
+        match self.scan(buf) {
+            Ok(cut) => {
+                if let Some(Cut::Skip(n) | Cut::Header(n, _) | Cut::Element(n, _) | Cut::End(n)) =
+                    cut
+                {
+                    self.base += n as u64;
+                    self.pos = 0;
+                }
+                Ok(cut)
+            }
+            Err((condition, reason)) => Err(XmlError {
+                condition,
+                reason,
+                offset: self.base + self.pos as u64,
+            }),
+        }
+    }
+
+    /// Out of bytes: is what we have already too much?
+    fn starved(&mut self, buf: &[u8], pos: usize, state: State) -> Step<Option<Cut>> {
+        self.pos = pos;
+        self.state = state;
+        if buf.len() >= self.limits.max_stanza_bytes {
+            return over_limit("stanza too large");
+        }
+        Ok(None)
+    }
+
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one arm per state of one machine; splitting it would hide the transitions"
+    )]
+    fn scan(&mut self, buf: &[u8]) -> Step<Option<Cut>> {
+        let mut state = self.state;
+        let mut pos = self.pos;
+        // The byte at `pos`, or return and come back to the same state.
+        macro_rules! byte {
+            () => {
+                match buf.get(pos) {
+                    Some(&b) => b,
+                    None => return self.starved(buf, pos, state),
+                }
+            };
+        }
+        macro_rules! fail {
+            ($refusal:expr) => {{
+                self.pos = pos;
+                return $refusal;
+            }};
+        }
+        macro_rules! check {
+            ($step:expr) => {
+                match $step {
+                    Ok(value) => value,
+                    Err(refusal) => fail!(Err(refusal)),
+                }
+            };
+        }
+        loop {
+            match state {
+                State::Text => {
+                    pos += text_run(from(buf, pos));
+                    match byte!() {
+                        b'<' => {
+                            pos += 1;
+                            state = State::Open;
+                        }
+                        b'&' => {
+                            pos += 1;
+                            self.ref_mark = pos;
+                            state = State::Ref(0);
+                        }
+                        b'>' => {
+                            if pos >= self.mark + 2 && from(buf, pos - 2).starts_with(b"]]") {
+                                fail!(malformed("]]> in character data"));
+                            }
+                            pos += 1;
+                        }
+                        b if b < 0x80 => fail!(malformed("control character")),
+                        _ => match check!(character(from(buf, pos))) {
+                            Some(n) => pos += n,
+                            None => return self.starved(buf, pos, state),
+                        },
+                    }
+                }
+                State::Open => match byte!() {
+                    b'/' => {
+                        pos += 1;
+                        // The usual case in one comparison.
+                        if let Some(open) = self.open.last() {
+                            let name = open.name.of(buf);
+                            let rest = from(buf, pos);
+                            if rest.starts_with(name) && rest.get(name.len()) == Some(&b'>') {
+                                pos += name.len() + 1;
+                                if let Some(cut) = check!(self.close(buf, pos)) {
+                                    self.state = State::Between;
+                                    return Ok(Some(cut));
+                                }
+                                self.mark = pos;
+                                state = State::Text;
+                                continue;
+                            }
+                        }
+                        self.mark = pos;
+                        self.colon = 0;
+                        state = State::EndName;
+                    }
+                    b'!' => {
+                        pos += 1;
+                        self.mark = pos;
+                        state = State::Bang;
+                    }
+                    b'?' => fail!(Err((Condition::RestrictedXml, "processing instruction"))),
+                    _ => {
+                        self.mark = pos;
+                        self.colon = 0;
+                        state = State::StartName;
+                    }
+                },
+                State::StartName => {
+                    if !check!(self.name(buf, &mut pos)) {
+                        return self.starved(buf, pos, state);
+                    }
+                    if !check!(self.name_is_proper(buf, pos)) {
+                        fail!(malformed("not a name behind <"));
+                    }
+                    self.tag_name = Span::new(self.mark, pos);
+                    self.tag_colon = self.colon;
+                    self.attrs.clear();
+                    if self.open.is_empty() {
+                        self.head = Head::default();
+                    } else if self.open.len() >= self.limits.max_depth {
+                        fail!(over_limit("elements nested too deeply"));
+                    }
+                    state = State::Tag;
+                }
+                State::Tag => {
+                    let mut b = byte!();
+                    if is_space(b) {
+                        pos += 1;
+                        pos += spaces(from(buf, pos));
+                        b = byte!();
+                    }
+                    match b {
+                        b'>' => {
+                            check!(self.start_tag(buf));
+                            pos += 1;
+                            if self.context.is_none() {
+                                let header = check!(self.header(buf, pos));
+                                self.state = State::Between;
+                                return Ok(Some(Cut::Header(pos, header)));
+                            }
+                            self.mark = pos;
+                            state = State::Text;
+                        }
+                        b'/' => {
+                            pos += 1;
+                            state = State::EmptyClose;
+                        }
+                        _ => {
+                            let before = pos.checked_sub(1).and_then(|at| buf.get(at));
+                            if !before.is_some_and(|&b| is_space(b)) {
+                                fail!(malformed("space missing in a tag"));
+                            }
+                            if self.attrs.len() >= self.limits.max_attributes {
+                                fail!(over_limit("too many attributes"));
+                            }
+                            self.mark = pos;
+                            self.colon = 0;
+                            state = State::AttrName;
+                        }
+                    }
+                }
+                State::AttrName => {
+                    if !check!(self.name(buf, &mut pos)) {
+                        return self.starved(buf, pos, state);
+                    }
+                    if !check!(self.name_is_proper(buf, pos)) {
+                        fail!(malformed("not an attribute name"));
+                    }
+                    self.attr = Attr::named(buf, self.mark, self.colon, pos);
+                    state = State::BeforeEq;
+                }
+                State::BeforeEq => {
+                    let mut b = byte!();
+                    if is_space(b) {
+                        pos += spaces(from(buf, pos));
+                        b = byte!();
+                    }
+                    if b != b'=' {
+                        fail!(malformed("attribute without value"));
+                    }
+                    pos += 1;
+                    state = State::BeforeValue;
+                }
+                State::BeforeValue => {
+                    let mut b = byte!();
+                    if is_space(b) {
+                        pos += spaces(from(buf, pos));
+                        b = byte!();
+                    }
+                    if !matches!(b, b'\'' | b'"') {
+                        fail!(malformed("attribute value without quotes"));
+                    }
+                    pos += 1;
+                    self.mark = pos;
+                    state = State::Value(b);
+                }
+                State::Value(quote) => {
+                    pos += value_run(from(buf, pos), quote);
+                    match byte!() {
+                        b if b == quote => {
+                            self.attr.value = Span::new(self.mark, pos);
+                            self.attrs.push(self.attr);
+                            pos += 1;
+                            state = State::Tag;
+                        }
+                        b'&' => {
+                            self.attr.plain = false;
+                            pos += 1;
+                            self.ref_mark = pos;
+                            state = State::Ref(quote);
+                        }
+                        b'<' => fail!(malformed("< in an attribute value")),
+                        b'\t' | b'\n' => {
+                            self.attr.plain = false;
+                            pos += 1;
+                        }
+                        b'\r' => match buf.get(pos + 1) {
+                            Some(b'\n') => {
+                                self.attr.plain = false;
+                                pos += 2;
+                            }
+                            // Parsers disagree about it, and no serialiser writes it.
+                            Some(_) => {
+                                fail!(malformed("carriage return alone in an attribute value"))
+                            }
+                            None => return self.starved(buf, pos, state),
+                        },
+                        b if b < 0x80 => fail!(malformed("control character")),
+                        _ => match check!(character(from(buf, pos))) {
+                            Some(n) => pos += n,
+                            None => return self.starved(buf, pos, state),
+                        },
+                    }
+                }
+                State::Ref(quote) => {
+                    let body = from(buf, self.ref_mark);
+                    let body = body.get(..MAX_REFERENCE + 1).unwrap_or(body);
+                    let end = body
+                        .iter()
+                        .position(|&b| !(b.is_ascii_alphanumeric() || b == b'#'));
+                    match end.and_then(|end| body.get(..end).zip(body.get(end))) {
+                        Some((body, b';')) => match reference(body) {
+                            Reference::Char(_) => pos = self.ref_mark + body.len() + 1,
+                            Reference::UnknownEntity => {
+                                fail!(Err((Condition::RestrictedXml, "entity reference")))
+                            }
+                            Reference::Malformed => fail!(malformed("malformed reference")),
+                        },
+                        Some(_) => fail!(malformed("malformed reference")),
+                        None if body.len() > MAX_REFERENCE => {
+                            if starts_name(body) {
+                                fail!(Err((Condition::RestrictedXml, "entity reference")));
+                            }
+                            fail!(malformed("malformed reference"));
+                        }
+                        None => return self.starved(buf, pos, state),
+                    }
+                    state = if quote == 0 {
+                        State::Text
+                    } else {
+                        State::Value(quote)
+                    };
+                }
+                State::EmptyClose => {
+                    if byte!() != b'>' {
+                        fail!(malformed("/ inside a tag"));
+                    }
+                    check!(self.start_tag(buf));
+                    pos += 1;
+                    if self.context.is_none() {
+                        fail!(Err((Condition::BadFormat, "stream header closed at once")));
+                    }
+                    if let Some(cut) = check!(self.close(buf, pos)) {
+                        self.state = State::Between;
+                        return Ok(Some(cut));
+                    }
+                    self.mark = pos;
+                    state = State::Text;
+                }
+                State::EndName => {
+                    if !check!(self.name(buf, &mut pos)) {
+                        return self.starved(buf, pos, state);
+                    }
+                    let name = buf.get(self.mark..pos).unwrap_or_default();
+                    let expected = match self.open.last() {
+                        Some(open) => open.name.of(buf),
+                        None => self.context.as_ref().map_or(&b""[..], |c| &c.root),
+                    };
+                    if name != expected || name.is_empty() {
+                        fail!(malformed("end tag does not match"));
+                    }
+                    state = State::EndTail;
+                }
+                State::EndTail => {
+                    pos += spaces(from(buf, pos));
+                    if byte!() != b'>' {
+                        fail!(malformed("something else than > at the end of an end tag"));
+                    }
+                    pos += 1;
+                    if self.open.is_empty() {
+                        self.state = State::Ended;
+                        return Ok(Some(Cut::End(pos)));
+                    }
+                    if let Some(cut) = check!(self.close(buf, pos)) {
+                        self.state = State::Between;
+                        return Ok(Some(cut));
+                    }
+                    self.mark = pos;
+                    state = State::Text;
+                }
+                State::Bang => {
+                    const CDATA: &[u8] = b"[CDATA[";
+                    let rest = from(buf, self.mark);
+                    if rest.starts_with(CDATA) {
+                        if self.open.is_empty() {
+                            fail!(Err((Condition::BadFormat, "text between stanzas")));
+                        }
+                        pos = self.mark + CDATA.len();
+                        self.mark = pos;
+                        state = State::Cdata;
+                    } else if CDATA.starts_with(rest) {
+                        return self.starved(buf, buf.len(), state);
+                    } else if rest.starts_with(b"[") {
+                        fail!(malformed("malformed CDATA section"));
+                    } else if rest.starts_with(b"-") {
+                        fail!(Err((Condition::RestrictedXml, "comment")));
+                    } else {
+                        fail!(Err((Condition::RestrictedXml, "document type declaration")));
+                    }
+                }
+                State::Cdata => {
+                    pos += text_run(from(buf, pos));
+                    match byte!() {
+                        b'<' | b'&' => pos += 1,
+                        b'>' => {
+                            let ends =
+                                pos >= self.mark + 2 && from(buf, pos - 2).starts_with(b"]]");
+                            pos += 1;
+                            if ends {
+                                self.mark = pos;
+                                state = State::Text;
+                            }
+                        }
+                        b if b < 0x80 => fail!(malformed("control character")),
+                        _ => match check!(character(from(buf, pos))) {
+                            Some(n) => pos += n,
+                            None => return self.starved(buf, pos, state),
+                        },
+                    }
+                }
+                State::Between => {
+                    if pos == 0 {
+                        let skip = spaces(buf);
+                        if skip > 0 {
+                            return Ok(Some(Cut::Skip(skip)));
+                        }
+                    }
+                    match buf.get(pos) {
+                        Some(b'<') => {
+                            pos += 1;
+                            state = State::Open;
+                        }
+                        Some(0) => fail!(malformed("NUL between stanzas")),
+                        Some(b) if *b < 0x20 => fail!(malformed("control character")),
+                        Some(b) if *b < 0x80 => {
+                            fail!(Err((Condition::BadFormat, "text between stanzas")))
+                        }
+                        Some(_) => match check!(character(from(buf, pos))) {
+                            Some(_) => fail!(Err((Condition::BadFormat, "text between stanzas"))),
+                            None => return self.starved(buf, pos, state),
+                        },
+                        None => {
+                            self.pos = pos;
+                            self.state = state;
+                            return Ok(None);
+                        }
+                    }
+                }
+                State::Start => {
+                    match *buf {
+                        [] => return self.starved(buf, 0, state),
+                        [b, ..] if is_space(b) => return Ok(Some(Cut::Skip(spaces(buf)))),
+                        [b'<'] => return self.starved(buf, 0, state),
+                        [b'<', b'?', ..] => {
+                            // White space before the declaration makes it a processing instruction.
+                            if self.base != 0 {
+                                fail!(Err((Condition::RestrictedXml, "processing instruction")));
+                            }
+                            pos = 2;
+                            state = State::Declaration;
+                        }
+                        [b'<', b'/', ..] => fail!(malformed("end tag without start tag")),
+                        [b'<', 0, ..] | [0 | 0xFE | 0xFF, ..] => {
+                            fail!(Err((Condition::UnsupportedEncoding, "not UTF-8")))
+                        }
+                        [b'<', ..] => {
+                            pos = 1;
+                            state = State::Open;
+                        }
+                        [0xEF] | [0xEF, 0xBB] => return self.starved(buf, 0, state),
+                        [0xEF, 0xBB, 0xBF, ..] => {
+                            fail!(malformed("byte order mark before the stream header"))
+                        }
+                        _ => fail!(malformed("not a stream header")),
+                    }
+                }
+                State::Declaration => match from(buf, pos).iter().position(|&b| b == b'>') {
+                    None => {
+                        pos = buf.len();
+                        if pos > super::declaration::MAX_BYTES {
+                            fail!(Err((Condition::RestrictedXml, "XML declaration too long")));
+                        }
+                        return self.starved(buf, pos, state);
+                    }
+                    Some(at) => {
+                        let end = pos + at + 1;
+                        check!(super::declaration::check(
+                            buf.get(..end).unwrap_or_default()
+                        ));
+                        self.state = State::Prolog;
+                        return Ok(Some(Cut::Skip(end)));
+                    }
+                },
+                State::Prolog => {
+                    let skip = spaces(buf);
+                    if skip > 0 {
+                        return Ok(Some(Cut::Skip(skip)));
+                    }
+                    if byte!() != b'<' {
+                        fail!(malformed("not a stream header"));
+                    }
+                    match buf.get(1) {
+                        None => return self.starved(buf, 0, state),
+                        Some(b'/') => fail!(malformed("end tag without start tag")),
+                        Some(_) => {
+                            pos = 1;
+                            state = State::Open;
+                        }
+                    }
+                }
+                State::Ended => return Ok(Some(Cut::Skip(buf.len())).filter(|_| !buf.is_empty())),
+            }
+        }
+    }
+
+    /// Walks to the end of a name; false when it may go on in bytes to come.
+    fn name(&mut self, buf: &[u8], pos: &mut usize) -> Step<bool> {
+        let complete = loop {
+            *pos += name_run(from(buf, *pos));
+            match buf.get(*pos) {
+                None => break false,
+                Some(b':') => {
+                    if self.colon != 0 {
+                        return malformed("two colons in a name");
+                    }
+                    self.colon = *pos;
+                    *pos += 1;
+                }
+                Some(0..0x80) => break true,
+                Some(_) => match decode(from(buf, *pos)) {
+                    Utf8::Char(c, n) if is_name_char(c) => *pos += n,
+                    Utf8::Char(..) => return malformed("character not allowed in a name"),
+                    Utf8::Partial => break false,
+                    Utf8::Bad => return bad_utf8(),
+                },
+            }
+        };
+        if *pos - self.mark > self.limits.max_name_bytes {
+            return over_limit("name too long");
+        }
+        Ok(complete)
+    }
+
+    /// Is the name just walked over a qualified name (Namespaces in XML `[7]`)?
+    fn name_is_proper(&self, buf: &[u8], end: usize) -> Step<bool> {
+        let part = |a: usize, b: usize| starts_name(buf.get(a..b).unwrap_or_default());
+        Ok(if self.colon == 0 {
+            part(self.mark, end)
+        } else {
+            part(self.mark, self.colon) && part(self.colon + 1, end)
+        })
+    }
+
+    /// Takes the innermost element off; the frame when it was the top-level one.
+    fn close(&mut self, buf: &[u8], end: usize) -> Step<Option<Cut>> {
+        if let Some(open) = self.open.pop() {
+            self.bindings.truncate(open.bindings);
+        }
+        debug_assert!(end <= buf.len());
+        if !self.open.is_empty() {
+            return Ok(None);
+        }
+        if end > self.limits.max_stanza_bytes {
+            return over_limit("stanza too large");
+        }
+        Ok(Some(Cut::Element(end, std::mem::take(&mut self.head))))
+    }
+}
+
+/// Length of the character at the start, `None` when the rest of it is missing.
+fn character(bytes: &[u8]) -> Step<Option<usize>> {
+    match decode(bytes) {
+        Utf8::Char(c, n) if is_xml_char(c) => Ok(Some(n)),
+        Utf8::Char(..) => malformed("character not allowed in XML"),
+        Utf8::Partial => Ok(None),
+        Utf8::Bad => bad_utf8(),
+    }
+}

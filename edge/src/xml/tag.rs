@@ -1,0 +1,371 @@
+//! A complete start tag: unique attributes, namespaces bound, what routing needs.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::chars::attribute_value;
+use super::element::{FROM, HAS_LANG, ID, NAMES_CONTENT, OWN_DEFAULT, PREFIXED, Span, TO, TYPE};
+use super::error::StreamErrorCondition as Condition;
+use super::header::{NsName, StreamContext, StreamHeader, bound_to};
+use super::ns;
+use super::scanner::{OpenElement, Scanner, Step, malformed, over_limit};
+
+/// What an attribute's name says before namespaces are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum AttrKind {
+    /// No prefix.
+    #[default]
+    Plain,
+    /// Prefix other than `xmlns`.
+    Prefixed,
+    /// `xmlns`.
+    DefaultNs,
+    /// `xmlns:…`.
+    PrefixNs,
+}
+
+/// An attribute of the start tag in progress.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Attr {
+    pub(super) name: Span,
+    pub(super) colon: usize,
+    pub(super) value: Span,
+    /// The value's bytes are the value: no references, nothing to normalise.
+    pub(super) plain: bool,
+    pub(super) kind: AttrKind,
+    /// First byte, last byte and length: differs for most pairs of names.
+    key: u32,
+}
+
+impl Attr {
+    /// An attribute whose value is still to come.
+    pub(super) fn named(buf: &[u8], start: usize, colon: usize, end: usize) -> Self {
+        let name = Span::new(start, end);
+        let bytes = name.of(buf);
+        let kind = match (colon, bytes) {
+            (0, b"xmlns") => AttrKind::DefaultNs,
+            (0, _) => AttrKind::Plain,
+            (_, [b'x', b'm', b'l', b'n', b's', b':', ..]) => AttrKind::PrefixNs,
+            _ => AttrKind::Prefixed,
+        };
+        let edge = |b: Option<&u8>| u32::from(b.copied().unwrap_or_default());
+        Self {
+            name,
+            colon,
+            value: Span::default(),
+            plain: true,
+            kind,
+            key: name.len << 16 | edge(bytes.first()) << 8 | edge(bytes.last()),
+        }
+    }
+
+    /// Local part of the name.
+    fn local<'b>(&self, buf: &'b [u8]) -> &'b [u8] {
+        if self.colon == 0 {
+            return self.name.of(buf);
+        }
+        Span::new(self.colon + 1, self.name.end()).of(buf)
+    }
+
+    /// Prefix of the name, empty if none.
+    fn prefix<'b>(&self, buf: &'b [u8]) -> &'b [u8] {
+        Span::new(self.name.start(), self.colon).of(buf)
+    }
+
+    fn value<'b>(&self, buf: &'b [u8]) -> Cow<'b, [u8]> {
+        let raw = self.value.of(buf);
+        if self.plain {
+            return Cow::Borrowed(raw);
+        }
+        match attribute_value(raw) {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        }
+    }
+}
+
+/// A prefix bound inside the frame in progress.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Binding {
+    prefix: Span,
+    attr: Attr,
+}
+
+/// Where a prefix is bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// `xml`.
+    Xml,
+    /// In the frame: index into [`Scanner::bindings`].
+    Frame(usize),
+    /// On the stream header: index into [`StreamContext::prefixes`].
+    Header(usize),
+}
+
+impl Scanner {
+    /// The start tag in progress is complete: applies the rules of namespaces
+    /// and opens the element.
+    pub(super) fn start_tag(&mut self, buf: &[u8]) -> Step<()> {
+        let outside = self.bindings.len();
+        let mut declares = false;
+        let mut prefixed = false;
+        for (i, attr) in self.attrs.iter().enumerate() {
+            let earlier = self.attrs.get(..i).unwrap_or_default();
+            if earlier
+                .iter()
+                .any(|a| a.key == attr.key && a.name.of(buf) == attr.name.of(buf))
+            {
+                return malformed("duplicate attribute");
+            }
+            match attr.kind {
+                AttrKind::Plain => {}
+                AttrKind::Prefixed => prefixed = true,
+                AttrKind::DefaultNs | AttrKind::PrefixNs => declares = true,
+            }
+        }
+        let top = self.open.is_empty();
+        if declares {
+            self.declare(buf, top)?;
+        }
+        if prefixed {
+            self.resolve_attributes(buf, top)?;
+        }
+        let bound = if self.tag_colon == 0 {
+            None
+        } else {
+            let prefix = Span::new(self.tag_name.start(), self.tag_colon);
+            Some(self.resolve(buf, prefix.of(buf))?)
+        };
+        if top {
+            self.top_level(buf, bound)?;
+            if self.context.is_none() {
+                // A header: it is not an element that waits for its end tag here.
+                return Ok(());
+            }
+        }
+        self.open.push(OpenElement {
+            name: self.tag_name,
+            bindings: outside,
+        });
+        Ok(())
+    }
+
+    /// Binds the prefixes that the tag declares (Namespaces in XML §2.2, §3).
+    fn declare(&mut self, buf: &[u8], top: bool) -> Step<()> {
+        for attr in &self.attrs {
+            let value = match attr.kind {
+                AttrKind::Plain | AttrKind::Prefixed => continue,
+                AttrKind::DefaultNs | AttrKind::PrefixNs => attr.value(buf),
+            };
+            let reserved = *value == *ns::XML.as_bytes();
+            if *value == *ns::XMLNS.as_bytes() {
+                return malformed("the namespace of xmlns is bound");
+            }
+            if attr.kind == AttrKind::DefaultNs {
+                if reserved {
+                    return malformed("the namespace of xml is bound to another prefix");
+                }
+                if top {
+                    self.head.flags |= OWN_DEFAULT;
+                    self.head.default_decl = Span::new(attr.name.start(), attr.value.end() + 1);
+                }
+            } else {
+                let prefix = Span::new(attr.colon + 1, attr.name.end());
+                match prefix.of(buf) {
+                    b"xmlns" => return malformed("the prefix xmlns is bound"),
+                    b"xml" if !reserved => return malformed("the prefix xml is bound anew"),
+                    b"xml" => {}
+                    _ if reserved => {
+                        return malformed("the namespace of xml is bound to another prefix");
+                    }
+                    _ if value.is_empty() => return malformed("a prefix is bound to nothing"),
+                    _ => {}
+                }
+                if self.bindings.len() >= self.limits.max_namespaces.min(64) {
+                    return over_limit("too many namespaces");
+                }
+                self.bindings.push(Binding {
+                    prefix,
+                    attr: *attr,
+                });
+            }
+            if let Some(context) = &self.context
+                && *value == *context.default_ns().as_bytes()
+                && !(top && attr.kind == AttrKind::DefaultNs)
+            {
+                self.head.flags |= NAMES_CONTENT;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the prefixes of attributes, and that no two attributes have the
+    /// same expanded name (Namespaces in XML §6.3).
+    fn resolve_attributes(&mut self, buf: &[u8], top: bool) -> Step<()> {
+        let attrs = std::mem::take(&mut self.attrs);
+        let result = self.resolve_each(buf, top, &attrs);
+        self.attrs = attrs;
+        result
+    }
+
+    fn resolve_each(&mut self, buf: &[u8], top: bool, attrs: &[Attr]) -> Step<()> {
+        let prefixed = |a: &&Attr| a.kind == AttrKind::Prefixed;
+        for (i, attr) in attrs.iter().enumerate().filter(|(_, a)| prefixed(a)) {
+            let bound = self.resolve(buf, attr.prefix(buf))?;
+            if top && bound == Bound::Xml && attr.local(buf) == b"lang" {
+                self.head.flags |= HAS_LANG;
+            }
+            for other in attrs.get(..i).unwrap_or_default().iter().filter(prefixed) {
+                if other.local(buf) != attr.local(buf) {
+                    continue;
+                }
+                let other = self.resolve(buf, other.prefix(buf))?;
+                if self.namespace(buf, other) == self.namespace(buf, bound) {
+                    return malformed("duplicate attribute by two prefixes");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds what a prefix is bound to.
+    fn resolve(&mut self, buf: &[u8], prefix: &[u8]) -> Step<Bound> {
+        if let Some(i) = self
+            .bindings
+            .iter()
+            .rposition(|b| b.prefix.of(buf) == prefix)
+        {
+            return Ok(Bound::Frame(i));
+        }
+        if prefix == b"xml" {
+            return Ok(Bound::Xml);
+        }
+        let header = self.context.as_ref().and_then(|context| {
+            let mut prefixes = context.prefixes.iter();
+            prefixes.position(|(p, _)| p.as_bytes() == prefix)
+        });
+        match header {
+            Some(i) => {
+                self.head.used |= 1 << i;
+                Ok(Bound::Header(i))
+            }
+            None => malformed("prefix not bound"),
+        }
+    }
+
+    /// The namespace that a prefix stands for.
+    fn namespace<'b>(&'b self, buf: &'b [u8], bound: Bound) -> Cow<'b, [u8]> {
+        match bound {
+            Bound::Xml => Cow::Borrowed(ns::XML.as_bytes()),
+            Bound::Frame(i) => match self.bindings.get(i) {
+                Some(binding) => binding.attr.value(buf),
+                None => Cow::Borrowed(b""),
+            },
+            Bound::Header(i) => {
+                let context = self.context.as_ref();
+                let prefix = context.and_then(|c| c.prefixes.get(i));
+                Cow::Borrowed(prefix.map_or(b"", |(_, name)| name.as_str().as_bytes()))
+            }
+        }
+    }
+
+    /// Notes name, namespace and addresses of a top-level element or header.
+    fn top_level(&mut self, buf: &[u8], bound: Option<Bound>) -> Step<()> {
+        self.head.qname = self.tag_name;
+        self.head.local = self.tag_name;
+        let own_default = |s: &Self| {
+            let mut attrs = s.attrs.iter();
+            attrs
+                .find(|a| a.kind == AttrKind::DefaultNs)
+                .map(|a| NsName::new(&String::from_utf8_lossy(&a.value(buf))))
+        };
+        self.head.ns = match bound {
+            Some(Bound::Header(i)) => {
+                let prefix = self.context.as_ref().and_then(|c| c.prefixes.get(i));
+                prefix.map(|(_, name)| name.clone()).unwrap_or_default()
+            }
+            Some(bound) => NsName::new(&String::from_utf8_lossy(&self.namespace(buf, bound))),
+            None if self.head.flags & OWN_DEFAULT != 0 => own_default(self).unwrap_or_default(),
+            None => {
+                let context = self.context.as_ref();
+                context.map(|c| c.default_ns.clone()).unwrap_or_default()
+            }
+        };
+        if bound.is_some() {
+            self.head.flags |= PREFIXED;
+            self.head.local = Span::new(self.tag_colon + 1, self.tag_name.end());
+        }
+        if self.context.is_some()
+            && self.head.local.of(buf) == b"stream"
+            && self.head.ns.as_str() == ns::STREAMS
+        {
+            return Err((Condition::BadFormat, "second stream header"));
+        }
+        for attr in self.attrs.iter().filter(|a| a.kind == AttrKind::Plain) {
+            let which = match attr.name.of(buf) {
+                b"from" => FROM,
+                b"to" => TO,
+                b"id" => ID,
+                b"type" => TYPE,
+                _ => continue,
+            };
+            if let Some(value) = self.head.values.get_mut(which) {
+                *value = attr.value;
+            }
+        }
+        Ok(())
+    }
+
+    /// The start tag just completed is the stream header.
+    pub(super) fn header(&mut self, buf: &[u8], end: usize) -> Step<Box<StreamHeader>> {
+        if end > self.limits.max_stanza_bytes {
+            return over_limit("stream header too large");
+        }
+        if self.head.ns.as_str() != ns::STREAMS {
+            return Err((
+                Condition::InvalidNamespace,
+                "the root is not in the streams namespace",
+            ));
+        }
+        if self.head.local.of(buf) != b"stream" {
+            return Err((Condition::BadFormat, "the root is not a stream"));
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let attribute = |name: &[u8]| {
+            let mut attrs = self.attrs.iter();
+            attrs
+                .find(|a| a.name.of(buf) == name)
+                .map(|a| text(&a.value(buf)))
+        };
+        let prefixes: Vec<(Box<str>, NsName)> = self
+            .bindings
+            .iter()
+            .filter(|b| b.prefix.of(buf) != b"xml")
+            .map(|b| {
+                let name = NsName::new(&text(&b.attr.value(buf)));
+                (text(b.prefix.of(buf)).into(), name)
+            })
+            .collect();
+        let default_ns = attribute(b"xmlns").unwrap_or_default();
+        let lang = attribute(b"xml:lang");
+        let context = Arc::new(StreamContext {
+            root: self.head.qname.of(buf).into(),
+            default_ns: NsName::new(&default_ns),
+            default_ns_prefixes: bound_to(&prefixes, &default_ns),
+            prefixes,
+            lang: lang.as_deref().map(Into::into),
+        });
+        let header = StreamHeader {
+            from: attribute(b"from"),
+            to: attribute(b"to"),
+            id: attribute(b"id"),
+            version: attribute(b"version"),
+            lang,
+            context: Arc::clone(&context),
+        };
+        self.context = Some(context);
+        self.bindings.clear();
+        self.open.clear();
+        Ok(Box::new(header))
+    }
+}
