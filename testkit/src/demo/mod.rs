@@ -1,10 +1,90 @@
-//! (being written)
+//! The acceptance scenario: one resource becomes a working federation, step by step, each step proven by the other side.
+//!
+//! ```text
+//! testkit demo --name demo                    twelve steps on a fresh lab, which is left running
+//! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
+//! testkit demo --stage standalone             the edge alone, without Kubernetes
+//! ```
+//! The last line is `demo: N passed, N failed`; the exit status says the same.
+
+mod endings;
+mod evidence;
+mod full;
+mod imp;
+mod install;
+mod ready;
+mod registration;
+mod report;
+mod resource;
+mod standalone;
+mod symptoms;
+mod traffic;
+mod users;
+mod world;
+
+use crate::Error;
+use crate::lab::{Lab, Options};
+use report::Report;
+use world::World;
+
+/// What is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Stage {
+    /// Kubernetes, operator and edge
+    Full,
+    /// The edge alone, run by hand
+    Standalone,
+}
 
 /// Arguments of `testkit demo`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Name of the lab
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+    /// Folder of the lab [default: target/lab/NAME]
+    #[arg(long)]
+    pub dir: Option<std::path::PathBuf>,
+    /// What is played
+    #[arg(long, value_enum, default_value = "full")]
+    pub stage: Stage,
+    /// Play only this step, on a lab that is running; may be repeated
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=12))]
+    pub step: Vec<u8>,
+    /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure
+    #[arg(long)]
+    pub keep: bool,
+}
 
 /// Runs `testkit demo`.
-pub async fn run(_args: Args) -> Result<(), crate::Error> {
-    Err("not written yet".into())
+pub async fn run(args: Args) -> Result<(), Error> {
+    let options = Options {
+        dir: args.dir,
+        kubernetes: args.stage == Stage::Full,
+        ..Options::named(&args.name)
+    };
+    let lab = if args.step.is_empty() {
+        Lab::up(&options).await?
+    } else {
+        Lab::attach(&options.name, options.dir.as_deref())?
+    };
+    let inside = lab.clone();
+    let (stage, steps) = (args.stage, args.step);
+    let outcome = lab
+        .inside(async move || {
+            let world = World::of(inside)?;
+            match stage {
+                Stage::Standalone => standalone::scenario(&world, &steps).await,
+                Stage::Full => full::scenario(&world, &steps).await,
+            }
+        })
+        .await;
+    if args.keep {
+        println!("the lab {} is left running", args.name);
+    } else {
+        let passed = outcome.as_ref().is_ok_and(Report::all_passed);
+        let logs = (!passed).then(|| lab.failure_logs());
+        lab.down(logs.as_deref()).await?;
+    }
+    outcome?.close()
 }
