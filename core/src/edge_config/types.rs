@@ -325,7 +325,7 @@ impl Default for Limits {
             max_queued_bytes: 8 * 1024 * 1024,
             negotiation_timeout: HumanDuration(Duration::from_secs(30)),
             dialback_timeout: HumanDuration(Duration::from_secs(30)),
-            idle_timeout: HumanDuration(Duration::from_secs(600)),
+            idle_timeout: HumanDuration(Duration::from_mins(10)),
         }
     }
 }

@@ -1,0 +1,187 @@
+//! DNS questions and their answers as facts.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use xmpp_federation_core::Domain;
+
+/// An SRV record's data (RFC 2782).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Srv {
+    /// Lower is preferred.
+    pub priority: u16,
+    /// Share within one priority.
+    pub weight: u16,
+    /// TCP port.
+    pub port: u16,
+    /// Absolute name without its trailing dot; empty for `.` (service not offered).
+    pub target: String,
+}
+
+/// Answer to an SRV question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SrvAnswer {
+    /// At least one record.
+    Found(Vec<Srv>),
+    /// NXDOMAIN or no data.
+    Absent,
+    /// No answer that proves anything; the text says why.
+    Failed(String),
+}
+
+/// Answer to a question for a host's addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addresses {
+    /// The addresses; `alias` is the canonical name if the host is a CNAME.
+    Found {
+        /// A and AAAA together.
+        addresses: Vec<IpAddr>,
+        /// The name behind the alias.
+        alias: Option<String>,
+    },
+    /// NXDOMAIN or no data.
+    Absent,
+    /// No answer that proves anything; the text says why.
+    Failed(String),
+}
+
+/// Asks DNS; a trait so that tests can answer without a network.
+pub trait Lookup {
+    /// `_xmpp-server._tcp.<domain>`.
+    fn srv(&self, domain: &Domain) -> impl Future<Output = SrvAnswer> + Send;
+    /// A and AAAA of a host name.
+    fn addresses(&self, host: &str) -> impl Future<Output = Addresses> + Send;
+}
+
+/// The resolver could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the DNS resolver cannot be set up: {0}; check dns.resolvers")]
+pub struct ResolverError(NetError);
+
+/// Questions to the given resolvers, or to those of the system if none are given.
+#[derive(Debug, Clone)]
+pub struct RecordResolver(TokioResolver);
+
+impl RecordResolver {
+    /// Sets the resolver up; nothing is sent yet.
+    pub fn new(resolvers: &[IpAddr]) -> Result<Self, ResolverError> {
+        let mut builder = if resolvers.is_empty() {
+            TokioResolver::builder_tokio().map_err(ResolverError)?
+        } else {
+            let servers = resolvers
+                .iter()
+                .copied()
+                .map(NameServerConfig::udp_and_tcp)
+                .collect();
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_parts(None, Vec::new(), servers),
+                TokioRuntimeProvider::default(),
+            )
+        };
+        let options: &mut ResolverOpts = builder.options_mut();
+        // A verification wants today's truth, bounded in time.
+        options.cache_size = 0;
+        options.timeout = Duration::from_secs(3);
+        options.attempts = 2;
+        options.ndots = 0;
+        Ok(Self(builder.build().map_err(ResolverError)?))
+    }
+
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<(Name, RData)>, NetError> {
+        let mut name = Name::from_utf8(name)
+            .map_err(|_| NetError::Message("the name cannot be asked for in DNS"))?;
+        // Absolute: a pod's search list must not turn a miss into a hit.
+        name.set_fqdn(true);
+        let answer = self.0.lookup(name, kind).await?;
+        Ok(answer
+            .answers()
+            .iter()
+            .map(|record| (record.name.clone(), record.data.clone()))
+            .collect())
+    }
+}
+
+fn text(name: &Name) -> String {
+    let text = name.to_ascii().to_ascii_lowercase();
+    text.strip_suffix('.').unwrap_or(&text).to_owned()
+}
+
+impl Lookup for RecordResolver {
+    async fn srv(&self, domain: &Domain) -> SrvAnswer {
+        match self
+            .ask(&format!("_xmpp-server._tcp.{domain}"), RecordType::SRV)
+            .await
+        {
+            Ok(records) => {
+                let found: Vec<Srv> = records
+                    .into_iter()
+                    .filter_map(|(_, data)| match data {
+                        RData::SRV(srv) => Some(Srv {
+                            priority: srv.priority,
+                            weight: srv.weight,
+                            port: srv.port,
+                            target: text(&srv.target),
+                        }),
+                        _ => None,
+                    })
+                    .collect();
+                if found.is_empty() {
+                    SrvAnswer::Absent
+                } else {
+                    SrvAnswer::Found(found)
+                }
+            }
+            Err(error) if error.is_no_records_found() && !is_failure(&error) => SrvAnswer::Absent,
+            Err(error) => SrvAnswer::Failed(error.to_string()),
+        }
+    }
+
+    async fn addresses(&self, host: &str) -> Addresses {
+        let (v4, v6) = tokio::join!(
+            self.ask(host, RecordType::A),
+            self.ask(host, RecordType::AAAA)
+        );
+        let mut addresses = Vec::new();
+        let mut alias = None;
+        let mut failure = None;
+        for answer in [v4, v6] {
+            match answer {
+                Ok(records) => {
+                    for (_, data) in records {
+                        match data {
+                            RData::A(a) => addresses.push(IpAddr::V4(a.0)),
+                            RData::AAAA(a) => addresses.push(IpAddr::V6(a.0)),
+                            RData::CNAME(name) => alias = Some(text(&name.0)),
+                            _ => {}
+                        }
+                    }
+                }
+                Err(error) if error.is_no_records_found() && !is_failure(&error) => {}
+                Err(error) => failure = Some(error.to_string()),
+            }
+        }
+        match (addresses.is_empty(), failure) {
+            (false, _) => Addresses::Found { addresses, alias },
+            (true, Some(reason)) => Addresses::Failed(reason),
+            (true, None) => Addresses::Absent,
+        }
+    }
+}
+
+/// "No records" with a response code other than NOERROR and NXDOMAIN proves nothing.
+fn is_failure(error: &NetError) -> bool {
+    use hickory_resolver::net::DnsError;
+    use hickory_resolver::proto::op::ResponseCode;
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(records)) => !matches!(
+            records.response_code,
+            ResponseCode::NoError | ResponseCode::NXDomain
+        ),
+        _ => true,
+    }
+}

@@ -1,0 +1,197 @@
+//! The operator's metrics, all with bounded labels, in OpenMetrics text.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Prefix of every name.
+const PREFIX: &str = "xmpp_federation";
+
+/// Label `result` or `category`: a word from a fixed set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Word {
+    /// The word; callers pass constants only, so that the number of series is bounded.
+    pub value: &'static str,
+}
+
+/// Labels of one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Resource {
+    /// Namespace of the resource.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+}
+
+/// Labels of a call to IM and Presence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    /// Operation, as `executeSQLQuery`.
+    pub operation: &'static str,
+    /// Outcome, as `ok`, `401`, `fault`, `timeout`.
+    pub outcome: &'static str,
+}
+
+/// Labels of a router restart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Restart {
+    /// The node; clusters have a handful of them.
+    pub node: String,
+    /// Why, a word from a fixed set.
+    pub reason: &'static str,
+}
+
+/// Handles of all metrics; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Reconciles by result.
+    pub reconciles: Family<Word, Counter>,
+    /// Seconds of one reconcile.
+    pub reconcile_duration: Histogram,
+    /// Failed reconciles by category.
+    pub reconcile_errors: Family<Word, Counter>,
+    /// Requests to the Kubernetes API by verb.
+    pub api_requests: Family<Word, Counter>,
+    /// AXL and Control Center requests.
+    pub axl_requests: Family<Call, Counter>,
+    /// XCP Router restarts asked for.
+    pub router_restarts: Family<Restart, Counter>,
+    /// End of the certificate's validity, seconds since 1970.
+    pub certificate_not_after: Family<Resource, Gauge>,
+    /// Public SRV records that are as they should be.
+    pub srv_record_ready: Family<Resource, Gauge>,
+    /// 1 while this process is the leader.
+    pub leader: Gauge,
+    /// Deletions that gave up and left rows in IM and Presence.
+    pub abandoned_rows: Counter,
+    /// Seconds since 1970 of the last finished reconcile.
+    pub last_reconcile: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register(
+            "build",
+            "Version of this operator",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let reconciles = register!("reconcile", "Reconciles by result", Family::default());
+        let reconcile_duration = register!(
+            "reconcile_duration_seconds",
+            "Time of one reconcile",
+            Histogram::new(exponential_buckets(0.005, 2.0, 12))
+        );
+        let reconcile_errors = register!(
+            "reconcile_errors",
+            "Failed reconciles by category",
+            Family::default()
+        );
+        let api_requests = register!(
+            "api_requests",
+            "Requests to the Kubernetes API by verb",
+            Family::default()
+        );
+        let axl_requests = register!(
+            "axl_requests",
+            "Requests to AXL and Control Center by operation and outcome",
+            Family::default()
+        );
+        let router_restarts = register!(
+            "router_restarts",
+            "Restarts of the XCP Router asked for, by node and reason",
+            Family::default()
+        );
+        let certificate_not_after = register!(
+            "certificate_not_after_timestamp_seconds",
+            "End of the validity of the certificate shown to peers",
+            Family::default()
+        );
+        let srv_record_ready = register!(
+            "srv_record_ready",
+            "Public SRV records that are as they should be",
+            Family::default()
+        );
+        let leader = register!(
+            "leader",
+            "Whether this process is the leader",
+            Gauge::default()
+        );
+        let abandoned_rows = register!(
+            "abandoned_rows",
+            "Rows left in IM and Presence by deletions that gave up",
+            Counter::default()
+        );
+        let last_reconcile = register!(
+            "last_reconcile_timestamp_seconds",
+            "Time of the last finished reconcile",
+            Gauge::default()
+        );
+        Self {
+            registry: Arc::new(registry),
+            reconciles,
+            reconcile_duration,
+            reconcile_errors,
+            api_requests,
+            axl_requests,
+            router_restarts,
+            certificate_not_after,
+            srv_record_ready,
+            leader,
+            abandoned_rows,
+            last_reconcile,
+        }
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn names_carry_prefix_unit_and_labels() {
+        let metrics = Metrics::new();
+        metrics
+            .axl_requests
+            .get_or_create(&Call {
+                operation: "executeSQLQuery",
+                outcome: "ok",
+            })
+            .inc();
+        let text = metrics.encode().unwrap();
+        let line =
+            r#"xmpp_federation_axl_requests_total{operation="executeSQLQuery",outcome="ok"} 1"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

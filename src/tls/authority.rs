@@ -1,0 +1,262 @@
+//! Our own certificate authority: made once per resource, its leaf renewed in time.
+//!
+//! Server dialback decides who a peer is, so a certificate of our own is enough to federate with
+//! everybody who does not insist on public ones.
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, OtherNameValue, SanType,
+};
+use xmpp_federation_core::{Domain, SecretBytes};
+
+use super::inspect::inspect;
+
+/// The authority lives ten years; it is never replaced unasked.
+const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
+/// A leaf lives 90 days …
+const LEAF_LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// … and is renewed when 30 are left.
+const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Peers' clocks may be behind ours.
+const BACKDATE: SignedDuration = SignedDuration::from_hours(1);
+
+/// id-on-xmppAddr (RFC 6120 section 13.7.1.4).
+const XMPP_ADDR: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 8, 5];
+
+/// An authority and the leaf it signed; certificates and keys as PEM.
+#[derive(Debug, Clone)]
+pub struct KeyMaterial {
+    /// The authority's certificate.
+    pub ca_certificate: String,
+    /// The authority's key.
+    pub ca_key: SecretBytes,
+    /// The leaf's certificate, followed by the authority's.
+    pub certificate: String,
+    /// The leaf's key.
+    pub key: SecretBytes,
+}
+
+/// What is to be done about the certificate.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is valid, covers the names and is not due.
+    Keep,
+    /// Store this; the reason says why, for the event. Boxed: it is large and rare.
+    Issue(Box<KeyMaterial>, String),
+}
+
+/// A certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The stored authority cannot be used; it is not replaced by itself, because peers may have
+    /// pinned it.
+    #[error(
+        "the stored authority cannot be used: {0}; restore the Secret from a backup, or delete it to have a new authority made"
+    )]
+    Authority(String),
+    /// Signing failed.
+    #[error("a certificate could not be made: {0}")]
+    Generate(#[from] rcgen::Error),
+}
+
+/// Decides whether authority and leaf are good for the wanted names at `now`, and makes what is
+/// missing. `wanted` starts with the name that the subject shows; its order does not matter
+/// otherwise. An existing authority is kept in every case.
+pub fn ensure(
+    existing: Option<&KeyMaterial>,
+    wanted: &[Domain],
+    now: Timestamp,
+) -> Result<Outcome, TlsError> {
+    let Some(existing) = existing else {
+        let authority = Authority::generate(wanted, now)?;
+        let material = authority.issue(wanted, now)?;
+        return Ok(Outcome::Issue(
+            Box::new(material),
+            "no certificate existed".to_owned(),
+        ));
+    };
+    let Some(reason) = reason_to_renew(&existing.certificate, wanted, now) else {
+        return Ok(Outcome::Keep);
+    };
+    let authority = Authority::load(existing, now)?;
+    Ok(Outcome::Issue(
+        Box::new(authority.issue(wanted, now)?),
+        reason,
+    ))
+}
+
+fn reason_to_renew(pem: &str, wanted: &[Domain], now: Timestamp) -> Option<String> {
+    let info = match inspect(pem) {
+        Ok(info) => info,
+        Err(unreadable) => return Some(unreadable.to_string()),
+    };
+    let missing = info.missing(wanted);
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        return Some(format!("it did not cover {}", names.join(", ")));
+    }
+    let left = info.not_after.duration_since(now);
+    (left < RENEW_BEFORE).then(|| format!("it expires on {}", info.not_after))
+}
+
+struct Authority {
+    certificate: String,
+    key_pem: SecretBytes,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn generate(wanted: &[Domain], now: Timestamp) -> Result<Self, TlsError> {
+        let mut params = CertificateParams::default();
+        let of = wanted
+            .first()
+            .map_or("federation", |domain| domain.as_str());
+        params.distinguished_name.push(
+            DnType::CommonName,
+            format!("XMPP federation authority of {of}"),
+        );
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_validity(&mut params, now, AUTHORITY_LIFETIME);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        let key_pem = SecretBytes::new(key.serialize_pem().into_bytes());
+        Ok(Self {
+            certificate,
+            key_pem,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    fn load(existing: &KeyMaterial, now: Timestamp) -> Result<Self, TlsError> {
+        let info = inspect(&existing.ca_certificate)
+            .map_err(|error| TlsError::Authority(error.to_string()))?;
+        if info.not_after <= now {
+            return Err(TlsError::Authority(format!(
+                "it expired on {}",
+                info.not_after
+            )));
+        }
+        let text = std::str::from_utf8(existing.ca_key.expose())
+            .map_err(|_| TlsError::Authority("its key is not PEM text".to_owned()))?;
+        let key = KeyPair::from_pem(text)
+            .map_err(|error| TlsError::Authority(format!("its key is unreadable: {error}")))?;
+        let issuer = Issuer::from_ca_cert_pem(&existing.ca_certificate, key)
+            .map_err(|error| TlsError::Authority(error.to_string()))?;
+        Ok(Self {
+            certificate: existing.ca_certificate.clone(),
+            key_pem: existing.ca_key.clone(),
+            issuer,
+        })
+    }
+
+    fn issue(&self, wanted: &[Domain], now: Timestamp) -> Result<KeyMaterial, TlsError> {
+        let mut params = CertificateParams::default();
+        if let Some(first) = wanted.first() {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, first.as_str());
+        }
+        for domain in wanted {
+            params
+                .subject_alt_names
+                .push(SanType::DnsName(domain.as_str().try_into()?));
+            params.subject_alt_names.push(SanType::OtherName((
+                XMPP_ADDR.to_vec(),
+                OtherNameValue::Utf8String(domain.to_unicode()),
+            )));
+        }
+        // Shown in both directions, so both usages.
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, now, LEAF_LIFETIME);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(KeyMaterial {
+            ca_certificate: self.certificate.clone(),
+            ca_key: self.key_pem.clone(),
+            certificate: format!("{certificate}{}", self.certificate),
+            key: SecretBytes::new(key.serialize_pem().into_bytes()),
+        })
+    }
+}
+
+fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: SignedDuration) {
+    let at = |timestamp: Timestamp| {
+        time::OffsetDateTime::from_unix_timestamp(timestamp.as_second())
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+    };
+    params.not_before = at(now.saturating_sub(BACKDATE).unwrap_or(now));
+    params.not_after = at(now.saturating_add(lifetime).unwrap_or(Timestamp::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    fn domains(names: &[&str]) -> Vec<Domain> {
+        names
+            .iter()
+            .map(|name| Domain::parse(name).unwrap())
+            .collect()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn issued(outcome: Outcome) -> (KeyMaterial, String) {
+        match outcome {
+            Outcome::Issue(material, reason) => (*material, reason),
+            Outcome::Keep => panic!("nothing was issued"),
+        }
+    }
+
+    #[test]
+    fn a_first_certificate_covers_all_names_and_is_then_kept() {
+        let wanted = domains(&["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]);
+        let now = at("2026-11-22T00:00:00Z");
+        let (material, _) = issued(ensure(None, &wanted, now).unwrap());
+        let info = inspect(&material.certificate).unwrap();
+        assert!(info.missing(&wanted).is_empty());
+        assert_eq!(info.missing(&domains(&["vngtp.lab"])).len(), 1);
+        assert!(
+            info.issuer
+                .contains("XMPP federation authority of coluc.com")
+        );
+        assert!(matches!(
+            ensure(Some(&material), &wanted, now).unwrap(),
+            Outcome::Keep
+        ));
+    }
+
+    #[test]
+    fn a_new_name_or_a_near_end_renews_the_leaf_under_the_same_authority() {
+        let now = at("2026-11-22T00:00:00Z");
+        let wanted = domains(&["coluc.com"]);
+        let (first, _) = issued(ensure(None, &wanted, now).unwrap());
+        let more = domains(&["coluc.com", "conf.coluc.com"]);
+        let (second, reason) = issued(ensure(Some(&first), &more, now).unwrap());
+        assert_eq!(second.ca_certificate, first.ca_certificate);
+        assert!(reason.contains("conf.coluc.com"), "{reason}");
+        let late = at("2027-01-25T00:00:00Z");
+        let (third, reason) = issued(ensure(Some(&second), &more, late).unwrap());
+        assert_eq!(third.ca_certificate, first.ca_certificate);
+        assert!(reason.contains("expires"), "{reason}");
+    }
+
+    #[test]
+    fn a_damaged_authority_is_named_and_never_replaced() {
+        let now = at("2026-11-22T00:00:00Z");
+        let (mut material, _) = issued(ensure(None, &domains(&["coluc.com"]), now).unwrap());
+        material.ca_key = SecretBytes::new(b"not a key".to_vec());
+        let error = ensure(Some(&material), &domains(&["vngtp.lab"]), now).unwrap_err();
+        assert!(error.to_string().contains("restore the Secret"), "{error}");
+    }
+}
