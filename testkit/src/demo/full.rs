@@ -8,6 +8,7 @@ use super::{endings, evidence, install, ready, registration, symptoms, traffic};
 use crate::Error;
 
 /// Plays the steps, all or only some.
+#[allow(clippy::too_many_lines, reason = "a list of twelve steps")]
 pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
     let sample = &Sample::read()?;
     let mut report = Report::only(steps);
