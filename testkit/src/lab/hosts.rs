@@ -32,7 +32,7 @@ pub fn imp_ca(lab: &Lab) -> PathBuf {
 
 /// Log of the partner's XMPP server.
 pub fn partner_server_log(lab: &Lab) -> PathBuf {
-    lab.dir().join("hosts/vngtp/prosody/server.log")
+    lab.log("prosody")
 }
 
 /// Adds the hosts and starts what runs on them.
@@ -68,9 +68,11 @@ fn start_partner(lab: &Lab) -> Result<(), Error> {
     let dir = lab.dir().join("hosts/vngtp/prosody").display().to_string();
     let (address, dns) = (PARTNER.to_string(), DNS_INTERNET.to_string());
     let user = format!("bob:{PARTNER_PASSWORD}");
+    let log = partner_server_log(lab).display().to_string();
     #[rustfmt::skip]
     let server = [
         "partner-server", "--dir", &dir, "--address", &address, "--dns", &dns, "--domain", "vngtp.lab", "--user", &user,
+        "--log", &log,
     ];
     lab.spawn_testkit(Some("vngtp"), "vngtp", &server)?;
     let (server, control) = (format!("{PARTNER}:5222"), format!("{PARTNER}:8080"));

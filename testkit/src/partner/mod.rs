@@ -5,7 +5,7 @@
 //! testkit partner --jid bob@vngtp.lab --password PASSWORD --server 198.51.100.20:5222 --control 198.51.100.20:8080
 //! ```
 //! - `partner-server` writes the server's configuration, certificate and accounts into DIR and becomes the server
-//!   (it replaces its own process, so who started it can watch and stop it). Its log is `DIR/server.log`.
+//!   (it replaces its own process, so who started it can watch and stop it). Its log is `DIR/server.log` or `--log FILE`.
 //! - `partner` logs in and gives the user an HTTP face: see [`control`]. It keeps trying to connect.
 //!
 //! [`server`] knows the kinds of servers; [`session`] the user; [`inbox`] what the user received.

@@ -31,6 +31,7 @@ fn configuration(args: &ServerArgs, certificate: &Path, key: &Path) -> String {
         dns,
         domain,
         ca,
+        log,
         ..
     } = args;
     let text = |value: &dyn std::fmt::Display| lua_string(&value.to_string());
@@ -52,7 +53,7 @@ fn configuration(args: &ServerArgs, certificate: &Path, key: &Path) -> String {
     ));
     line(format_args!(
         "log = {{ {{ levels = {{ min = \"debug\" }}, to = \"file\", filename = {}, timestamps = \"%Y-%m-%dT%H:%M:%S\" }} }}",
-        path(&dir.join("server.log"))
+        path(&log.clone().unwrap_or_else(|| dir.join("server.log")))
     ));
     line(format_args!("interfaces = {{ {} }}", text(address)));
     line(format_args!("local_interfaces = {{ {} }}", text(address)));

@@ -36,6 +36,9 @@ pub struct ServerArgs {
     /// Users with their passwords
     #[arg(long = "user", value_name = "NAME:PASSWORD", value_parser = parse_user)]
     pub users: Vec<(String, String)>,
+    /// The server's log [default: server.log in the folder]
+    #[arg(long)]
+    pub log: Option<PathBuf>,
     /// CA file that partners' certificates are checked against; dialback decides either way
     #[arg(long)]
     pub ca: Option<PathBuf>,
@@ -61,6 +64,7 @@ pub fn prepare(args: &ServerArgs) -> Result<Command, Error> {
     // Servers resolve relative names against places of their own.
     let args = ServerArgs {
         dir: args.dir.canonicalize()?,
+        log: args.log.as_deref().map(std::path::absolute).transpose()?,
         ..args.clone()
     };
     match args.kind {
