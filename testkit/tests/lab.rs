@@ -262,7 +262,7 @@ async fn a_start_that_was_killed_is_taken_away_by_the_next_one() {
         .unwrap();
     node::wait_until(
         "the start to be half done",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || Ok(layout.log("containerd").exists() && !layout.log("kubelet").exists()),
     )
     .await

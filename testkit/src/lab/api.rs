@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::Ipv4Addr,
     os::{
         linux::net::SocketAddrExt,
@@ -110,18 +110,24 @@ impl Lab {
         fs::write(layout.owner_file(), layout.dir().display().to_string())?;
         fs::create_dir_all(layout.logs_dir())?;
         network::create(layout).await?;
-        if options.hosts {
-            hosts::start(self).await?;
-        }
-        if options.kubernetes {
-            kubernetes::start(layout, &archives).await?;
-            let cloud = layout
-                .kubernetes_dir()
-                .join("cloud.kubeconfig")
-                .display()
-                .to_string();
-            self.spawn_testkit(None, "cloud", &["lab", "cloud", "--kubeconfig", &cloud])?;
-        }
+        let hosts = async {
+            if options.hosts {
+                hosts::start(self).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        let kubernetes = async {
+            if options.kubernetes {
+                kubernetes::start(layout, &archives).await?;
+                let cloud = layout.kubernetes_dir().join("cloud.kubeconfig");
+                let cloud = cloud.display().to_string();
+                self.spawn_testkit(None, "cloud", &["lab", "cloud", "--kubeconfig", &cloud])?;
+            }
+            Ok::<_, Error>(())
+        };
+        let (hosts, kubernetes) = tokio::join!(hosts, kubernetes);
+        hosts?;
+        kubernetes?;
         println!(
             "lab {}: up in {:.1} s",
             layout.name(),
@@ -344,7 +350,8 @@ impl Lab {
         let path = self.log(process);
         let text = fs::read_to_string(&path).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        let last: Vec<&str> = lines.iter().rev().take(5).rev().copied().collect();
+        let last = last.join("\n");
         format!("{last}\n({})", path.display())
     }
 
@@ -449,19 +456,9 @@ async fn claim(lab: &Layout) -> Result<(), Error> {
         return Ok(());
     }
     let other = Layout::new(lab.name(), Some(Path::new(&owner)))?;
-    if node::pod_processes(&other)?.is_empty() {
-        let mut running = 0;
-        for namespace in network::namespaces(&other).await? {
-            running += process::inside(&Path::new("/run/netns").join(namespace))?.len();
-        }
-        if running == 0 {
-            writeln!(
-                std::io::stderr(),
-                "removing the remains of the lab {} in {owner}",
-                lab.name()
-            )?;
-            return teardown::remove(&other, None).await;
-        }
+    if !runs(&other).await? {
+        eprintln!("removing the remains of the lab {} in {owner}", lab.name());
+        return teardown::remove(&other, None).await;
     }
     Err(format!(
         "a lab named {name} is running with its folder in {owner}: choose another name, or remove it with \
@@ -469,4 +466,17 @@ async fn claim(lab: &Layout) -> Result<(), Error> {
         name = lab.name()
     )
     .into())
+}
+
+/// Whether anything of a lab is alive.
+async fn runs(lab: &Layout) -> Result<bool, Error> {
+    if process::records(lab)?.iter().any(Record::alive) || !node::pod_processes(lab)?.is_empty() {
+        return Ok(true);
+    }
+    for namespace in network::namespaces(lab).await? {
+        if !process::inside(&Path::new("/run/netns").join(namespace))?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, process::Command};
 use crate::Error;
 
 /// A program that does not end within this time is ended: nothing in a lab takes longer.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// What a program left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

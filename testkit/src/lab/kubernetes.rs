@@ -224,7 +224,7 @@ pub fn kubectl(lab: &Layout, arguments: &[&str]) -> Result<Vec<String>, Error> {
 /// Waits until the apiserver says that it is ready.
 async fn ready(lab: &Layout) -> Result<(), Error> {
     let words = kubectl(lab, &["get", "--raw", "/readyz"])?;
-    wait_until("kube-apiserver", Duration::from_secs(120), async || {
+    wait_until("kube-apiserver", Duration::from_mins(2), async || {
         running(lab, &["etcd", "kube-apiserver"])?;
         Ok(command::output(&words, None).await?.success)
     })
@@ -243,15 +243,11 @@ async fn node_ready(lab: &Layout) -> Result<(), Error> {
         "kube-controller-manager",
         "containerd",
     ];
-    wait_until(
-        "the Kubernetes node",
-        Duration::from_secs(120),
-        async || {
-            running(lab, &components)?;
-            Ok(command::output(&node, None).await?.stdout == "True"
-                && command::output(&account, None).await?.success)
-        },
-    )
+    wait_until("the Kubernetes node", Duration::from_mins(2), async || {
+        running(lab, &components)?;
+        Ok(command::output(&node, None).await?.stdout == "True"
+            && command::output(&account, None).await?.success)
+    })
     .await
 }
 

@@ -10,7 +10,7 @@
 //! - [`images`]: container images of the product
 //! - [`cloud`]: addresses for `LoadBalancer` Services
 //! - [`hosts`]: the standard hosts and what runs on them
-//! - [`teardown`]: removal
+//! - [`teardown`]: what takes a lab away again
 //!
 //! [`Lab`] is what scenarios use:
 //!

@@ -169,7 +169,7 @@ disabled_plugins = [
         config.display().to_string(),
     ];
     let containerd = process::start(lab, "containerd", &place(lab)?, &words, &BTreeMap::new())?;
-    wait_until("containerd", Duration::from_secs(60), async || {
+    wait_until("containerd", Duration::from_mins(1), async || {
         if !containerd.alive() {
             return Err(format!("it ended: see {}", lab.log("containerd").display()).into());
         }
