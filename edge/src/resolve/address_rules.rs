@@ -1,0 +1,257 @@
+//! Which addresses DNS may lead to: public ones that are neither ours nor our routers'.
+//!
+//! Anyone may publish any address under a domain of theirs; without these rules a peer could make
+//! the edge talk to the cluster's inside. Checked on the very address that is connected to, right
+//! before, so a changed DNS answer (rebinding) gains nothing.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort};
+
+/// The addresses of our XCP routers: those in the configuration and those that the links found.
+#[derive(Debug, Default)]
+pub struct RouterAddresses(RwLock<HashMap<HostPort, Vec<SocketAddr>>>);
+
+impl RouterAddresses {
+    /// Records where a router is found now.
+    pub fn learn(&self, router: &HostPort, addresses: &[SocketAddr]) {
+        let plain = |a: &SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let addresses = addresses.iter().map(plain).collect();
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(router.clone(), addresses);
+    }
+
+    fn any(&self, is: impl Fn(&SocketAddr) -> bool) -> bool {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .flatten()
+            .any(is)
+    }
+}
+
+/// The rules of one configuration.
+#[derive(Debug, Clone)]
+pub struct AddressRules {
+    allow: Vec<Cidr>,
+    deny: Vec<Cidr>,
+    routers: Arc<RouterAddresses>,
+    own_port: u16,
+    is_ours: fn(IpAddr) -> bool,
+}
+
+/// An address that is not connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{address} is refused because it is {class}; if it is meant, add its network to dns.allowPrivateTargets or give the domain a static route"
+)]
+pub struct RefusedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Its class, with an article.
+    pub class: &'static str,
+}
+
+impl AddressRules {
+    /// The rules of a configuration: `dns.allowPrivateTargets`, `dns.denyTargets`, the routers'
+    /// addresses and the port that this edge listens on.
+    pub fn new(config: &EdgeConfig, routers: Arc<RouterAddresses>) -> Self {
+        for endpoint in config.routers.iter().flat_map(|router| &router.endpoints) {
+            if let Some(address) = endpoint.address.socket_addr() {
+                routers.learn(&endpoint.address, &[address]);
+            }
+        }
+        Self {
+            allow: config.dns.allow_private_targets.clone(),
+            deny: config.dns.deny_targets.clone(),
+            routers,
+            own_port: config.listen.s2s.port(),
+            is_ours: belongs_to_this_host,
+        }
+    }
+
+    pub(super) fn routers(&self) -> &RouterAddresses {
+        &self.routers
+    }
+
+    /// Whether DNS may lead to this address.
+    pub fn check(&self, address: SocketAddr) -> Result<(), RefusedAddress> {
+        let ip = address.ip();
+        let refuse = |class| Err(RefusedAddress { address: ip, class });
+        let plain = SocketAddr::new(ip.to_canonical(), address.port());
+        // Never, whatever is allowed: it would be a loop or a way into the router.
+        if self.routers.any(|router| *router == plain) {
+            return refuse("one of our routers");
+        }
+        let ours = (self.is_ours)(plain.ip());
+        if ours && address.port() == self.own_port {
+            return refuse("this edge itself");
+        }
+        if self.allow.iter().any(|network| network.contains(ip)) {
+            return Ok(());
+        }
+        if let Some(class) = special_class(ip) {
+            return refuse(class);
+        }
+        if ours {
+            return refuse("an address of this host");
+        }
+        if self.routers.any(|router| router.ip() == plain.ip()) {
+            return refuse("a host of one of our routers");
+        }
+        if self.deny.iter().any(|network| network.contains(ip)) {
+            return refuse("in a network of dns.denyTargets");
+        }
+        Ok(())
+    }
+}
+
+/// The class of an address that no public server has; `None` for a public one.
+/// Sources: IANA special-purpose address registries (RFC 6890). Documentation networks count as
+/// public: they are not routed anyway, and labs use them as their internet.
+fn special_class(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V4(ip) => special_v4(ip),
+        IpAddr::V6(ip) => special_v6(ip),
+    }
+}
+
+fn special_v4(ip: Ipv4Addr) -> Option<&'static str> {
+    let [a, b, c, _] = ip.octets();
+    Some(match (a, b, c) {
+        (0, ..) => "an unspecified address",
+        (127, ..) => "a loopback address",
+        (10, ..) | (192, 168, _) => "a private address",
+        (172, b, _) if (16..32).contains(&b) => "a private address",
+        (169, 254, _) => "a link-local address",
+        (100, b, _) if (64..128).contains(&b) => "a shared (CGNAT) address",
+        (192, 0, 0) | (198, 18..=19, _) => "a special-purpose address",
+        (224..=239, ..) => "a multicast address",
+        (240.., ..) => "a reserved or broadcast address",
+        _ => return None,
+    })
+}
+
+fn special_v6(ip: Ipv6Addr) -> Option<&'static str> {
+    let segments = ip.segments();
+    let [first, second, third, ..] = segments;
+    Some(match (first, second) {
+        _ if ip.is_unspecified() => "an unspecified address",
+        _ if ip.is_loopback() => "a loopback address",
+        _ if ip.to_ipv4_mapped().is_some() => "an IPv4-mapped address",
+        (0, 0) => "an IPv4-compatible address",
+        (0x64, 0xff9b) if third <= 1 => "a NAT64 address",
+        (0x100, 0) => "a discard address",
+        (0x2001, 0) => "a Teredo address",
+        (0x2002, _) => "a 6to4 address",
+        (0xfc00..=0xfdff, _) => "a unique local address",
+        (0xfe80..=0xfebf, _) => "a link-local address",
+        (0xfec0..=0xfeff, _) => "a site-local address",
+        (0xff00..=0xffff, _) => "a multicast address",
+        _ => return None,
+    })
+}
+
+/// Whether a local interface has this address: the kernel picks the destination itself as the
+/// source of a datagram socket then. Nothing is sent.
+fn belongs_to_this_host(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((any, 0))
+        .and_then(|socket| {
+            socket.connect((ip, 9))?;
+            socket.local_addr()
+        })
+        .is_ok_and(|local| local.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    fn rules() -> AddressRules {
+        let routers = Arc::<RouterAddresses>::default();
+        for text in ["198.51.100.7:7400", "10.9.0.7:7400"] {
+            routers.learn(&text.parse().unwrap(), &[text.parse().unwrap()]);
+        }
+        AddressRules {
+            allow: vec![
+                "10.9.0.0/16".parse().unwrap(),
+                "127.0.0.0/8".parse().unwrap(),
+            ],
+            deny: vec!["203.0.113.0/24".parse().unwrap()],
+            routers,
+            own_port: 5269,
+            is_ours: |ip| ip == "198.51.100.1".parse::<IpAddr>().unwrap() || ip.is_loopback(),
+        }
+    }
+
+    #[rstest]
+    #[case("198.51.100.20:5269", "")]
+    #[case("[2001:db8::20]:5269", "")]
+    #[case("8.8.8.8:5269", "")]
+    #[case("172.15.0.1:5269", "")]
+    #[case("100.63.0.1:5269", "")]
+    #[case("0.1.2.3:5269", "unspecified")]
+    #[case("10.0.0.1:5269", "private")]
+    #[case("172.16.0.1:5269", "private")]
+    #[case("172.31.255.255:5269", "private")]
+    #[case("192.168.1.1:5269", "private")]
+    #[case("169.254.169.254:80", "link-local")]
+    #[case("100.64.0.1:5269", "CGNAT")]
+    #[case("100.127.0.1:5269", "CGNAT")]
+    #[case("192.0.0.8:5269", "special")]
+    #[case("198.19.0.1:5269", "special")]
+    #[case("224.0.0.1:5269", "multicast")]
+    #[case("255.255.255.255:5269", "broadcast")]
+    #[case("[::]:5269", "unspecified")]
+    #[case("[::1]:5270", "loopback")]
+    #[case("[::ffff:8.8.8.8]:5269", "mapped")]
+    #[case("[::8.8.8.8]:5269", "compatible")]
+    #[case("[64:ff9b::8.8.8.8]:5269", "NAT64")]
+    #[case("[64:ff9b:1::1]:5269", "NAT64")]
+    #[case("[2002:a00:1::]:5269", "6to4")]
+    #[case("[2001::1]:5269", "Teredo")]
+    #[case("[fc00::1]:5269", "unique local")]
+    #[case("[fdff::1]:5269", "unique local")]
+    #[case("[fe80::1]:5269", "link-local")]
+    #[case("[fec0::1]:5269", "site-local")]
+    #[case("[ff02::1]:5269", "multicast")]
+    // What the configuration adds and excepts.
+    #[case("203.0.113.9:5269", "denyTargets")]
+    #[case("10.9.1.1:5269", "")]
+    #[case("127.0.0.1:5270", "")]
+    // Ours, also under an exception.
+    #[case("127.0.0.1:5269", "this edge itself")]
+    #[case("198.51.100.1:443", "address of this host")]
+    #[case("198.51.100.7:7400", "one of our routers")]
+    #[case("10.9.0.7:7400", "one of our routers")]
+    #[case("[::ffff:10.9.0.7]:7400", "one of our routers")]
+    #[case("198.51.100.7:5269", "host of one of our routers")]
+    fn dns_may_lead_to_public_foreign_addresses_only(#[case] address: &str, #[case] class: &str) {
+        match rules().check(address.parse().unwrap()) {
+            Ok(()) => assert_eq!(class, "", "{address} passed"),
+            Err(refused) => {
+                assert!(
+                    !class.is_empty() && refused.class.contains(class),
+                    "{refused}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_knows_this_hosts_addresses() {
+        assert!(belongs_to_this_host(Ipv4Addr::LOCALHOST.into()));
+        assert!(!belongs_to_this_host("192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,182 @@
+//! The questions asked of DNS; absolute names only, because pods have search lists.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+/// An SRV record (RFC 2782).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SrvRecord {
+    /// Lower is tried first.
+    pub priority: u16,
+    /// Share among records of one priority.
+    pub weight: u16,
+    /// TCP port.
+    pub port: u16,
+    /// Host name with or without trailing dot; `.` means that the service is not offered.
+    pub target: String,
+}
+
+/// DNS did not answer: SERVFAIL, refused, bogus, no reply. Absence of records is no error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LookupError(pub String);
+
+/// An answer to come; an empty list is NXDOMAIN or NODATA.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+
+/// What the edge asks of DNS. Names end with a dot.
+pub trait Lookup: Send + Sync {
+    /// SRV records of a name.
+    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord>;
+    /// AAAA and A records of a name.
+    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr>;
+}
+
+/// Writes a name with its trailing dot.
+pub(crate) fn absolute(name: &str) -> String {
+    if name.ends_with('.') {
+        name.to_owned()
+    } else {
+        format!("{name}.")
+    }
+}
+
+/// DNS as it is: asks the configured resolvers, or those of `/etc/resolv.conf`.
+pub struct Dns {
+    /// Why there is none stays an error of each look-up: static routes work without DNS.
+    resolver: Result<TokioResolver, String>,
+}
+
+/// How long a resolver may take over a question; it is asked twice.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+impl Dns {
+    /// Asks these resolvers, over UDP and, where an answer is cut short, over TCP. An empty list
+    /// means those of `/etc/resolv.conf`.
+    pub fn new(resolvers: &[SocketAddr]) -> Self {
+        let config = if resolvers.is_empty() {
+            system_resolvers()
+        } else {
+            Ok(ResolverConfig::from_name_servers(
+                resolvers.iter().map(name_server).collect(),
+            ))
+        };
+        Self {
+            resolver: config.and_then(build),
+        }
+    }
+
+    async fn ask(&self, name: &str, record_type: RecordType) -> Result<Vec<RData>, LookupError> {
+        let fail = |why: String| {
+            LookupError(format!(
+                "the DNS look-up of {record_type} {name} failed: {why}"
+            ))
+        };
+        let mut parsed = Name::from_ascii(name).map_err(|error| fail(error.to_string()))?;
+        parsed.set_fqdn(true);
+        let resolver = self.resolver.as_ref().map_err(|why| fail(why.clone()))?;
+        match resolver.lookup(parsed, record_type).await {
+            Ok(answer) => Ok(answer
+                .answers()
+                .iter()
+                .map(|record| record.data.clone())
+                .collect()),
+            Err(error) if error.is_no_records_found() => Ok(Vec::new()),
+            Err(NetError::Timeout) => Err(fail("no resolver answered in time".to_owned())),
+            Err(error) => Err(fail(error.to_string())),
+        }
+    }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let with_port = |mut connection: ConnectionConfig| {
+        connection.port = address.port();
+        connection
+    };
+    NameServerConfig::new(
+        address.ip(),
+        true,
+        vec![
+            with_port(ConnectionConfig::udp()),
+            with_port(ConnectionConfig::tcp()),
+        ],
+    )
+}
+
+/// Only the addresses count: neither the search list nor `ndots`.
+fn system_resolvers() -> Result<ResolverConfig, String> {
+    const REMEDY: &str = "list resolvers in dns.resolvers or provide /etc/resolv.conf";
+    let (config, _) = hickory_resolver::system_conf::read_system_conf()
+        .map_err(|error| format!("/etc/resolv.conf is not usable ({error}); {REMEDY}"))?;
+    let (_, _, servers) = config.into_parts();
+    if servers.is_empty() {
+        return Err(format!("/etc/resolv.conf names no resolver; {REMEDY}"));
+    }
+    Ok(ResolverConfig::from_name_servers(servers))
+}
+
+fn build(config: ResolverConfig) -> Result<TokioResolver, String> {
+    let mut options = ResolverOpts::default();
+    options.timeout = TIMEOUT;
+    options.attempts = 1;
+    options.cache_size = 512;
+    // Partners are public names: a file in the container has no say in them.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.negative_max_ttl = Some(Duration::from_mins(1));
+    options.positive_max_ttl = Some(Duration::from_hours(1));
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+impl Lookup for Dns {
+    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
+        Box::pin(async move {
+            let records = self.ask(name, RecordType::SRV).await?;
+            Ok(records
+                .into_iter()
+                .filter_map(|record| match record {
+                    RData::SRV(srv) => Some(SrvRecord {
+                        priority: srv.priority,
+                        weight: srv.weight,
+                        port: srv.port,
+                        target: srv.target.to_ascii(),
+                    }),
+                    _ => None,
+                })
+                .collect())
+        })
+    }
+
+    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async move {
+            let (six, four) = futures::join!(
+                self.ask(name, RecordType::AAAA),
+                self.ask(name, RecordType::A)
+            );
+            // One family's failure does not matter while the other gives addresses.
+            let (mut found, mut failure) = (Vec::new(), None);
+            for answer in [six, four] {
+                match answer {
+                    Ok(records) => found.extend(records.iter().filter_map(RData::ip_addr)),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            match failure {
+                Some(error) if found.is_empty() => Err(error),
+                _ => Ok(found),
+            }
+        })
+    }
+}

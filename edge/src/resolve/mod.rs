@@ -1,0 +1,383 @@
+//! From a remote domain to a TCP connection (RFC 6120 section 3.2, stricter on broken DNS).
+//!
+//! - [`dns`]: the questions asked of DNS, as a trait, and its real implementation
+//! - [`srv`]: from SRV answers to targets in order (RFC 2782)
+//! - [`address_rules`]: which addresses DNS may lead to
+//! - [`connect`]: attempts raced across addresses, bounded in number and time
+//!
+//! [`Resolver::resolve`] looks up, [`Attempts`] connects; after a TLS or stream failure
+//! [`Attempts::next`] is asked again. Lists are applied before any look-up, by the caller.
+
+pub mod address_rules;
+pub mod connect;
+pub mod dns;
+pub mod srv;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{EdgeConfig, HostPort};
+
+pub use address_rules::{AddressRules, RouterAddresses};
+pub use connect::{Attempts, Bounds};
+pub use dns::{Dns, Lookup, LookupError, SrvRecord};
+use srv::Choice;
+
+/// Default port of server-to-server streams (RFC 6120 section 3.2.2).
+pub const S2S_PORT: u16 = 5269;
+
+/// How the addresses of a domain were found; for the log line of a resolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Configured; DNS has no say, neither now nor when all addresses fail.
+    StaticRoute,
+    /// `_xmpp-server._tcp` records.
+    Srv,
+    /// No SRV records: the domain's own A and AAAA records, port 5269.
+    Address,
+}
+
+impl Method {
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::StaticRoute => "static-route",
+            Self::Srv => "srv",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// A host name (or, from a static route, an address) and its port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Name without trailing dot, or an IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// An address to connect to, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    address: SocketAddr,
+    target: Target,
+}
+
+/// Where a domain is reached; addresses of the best priority that has any are looked up already.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// How it was found.
+    pub method: Method,
+    /// Time the look-ups took; zero for static routes with addresses.
+    pub took: Duration,
+    targets: Vec<Target>,
+    resolver: Resolver,
+    queue: VecDeque<Candidate>,
+    later: VecDeque<Vec<Target>>,
+}
+
+impl Resolution {
+    /// The targets by preference with ports, as a log line shows them; at most eight.
+    pub fn targets(&self) -> String {
+        let texts: Vec<_> = self
+            .targets
+            .iter()
+            .take(8)
+            .map(ToString::to_string)
+            .collect();
+        texts.join(" ")
+    }
+
+    /// The addresses that are tried first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.queue.iter().map(|candidate| candidate.address)
+    }
+
+    /// Whether two domains are reached at the same places, which lets them share a stream.
+    pub fn same_targets(&self, other: &Self) -> bool {
+        let set = |r: &Self| r.targets.iter().cloned().collect::<HashSet<_>>();
+        set(self) == set(other)
+    }
+}
+
+/// Why no address is known; each text is a sentence for logs and status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The domain does not exist, has no address, or no service of the kind used.
+    #[error("{0}")]
+    NotFound(String),
+    /// The domain says that it does not federate (SRV target `.`).
+    #[error("{0}")]
+    Disabled(String),
+    /// Its addresses are not ones that DNS may lead to.
+    #[error("{0}")]
+    Refused(String),
+    /// SERVFAIL, time-out and the like: may work later.
+    #[error("{0}")]
+    Temporary(String),
+}
+
+impl ResolveError {
+    /// The word used in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not-found",
+            Self::Disabled(_) => "disabled",
+            Self::Refused(_) => "refused",
+            Self::Temporary(_) => "temporary",
+        }
+    }
+}
+
+/// Looks domains up by one configuration.
+#[derive(Clone)]
+pub struct Resolver {
+    lookup: Arc<dyn Lookup>,
+    rules: Arc<AddressRules>,
+    routes: Arc<HashMap<Domain, Vec<Target>>>,
+    bounds: Bounds,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("rules", &self.rules)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Addresses of one host that are looked at.
+const MOST_ADDRESSES: usize = 16;
+/// Failures told in one sentence.
+const MOST_FAILURES: usize = 4;
+
+impl Resolver {
+    /// A resolver by this configuration that asks the DNS servers named in it.
+    pub fn new(config: &EdgeConfig) -> Self {
+        let servers: Vec<_> = config
+            .dns
+            .resolvers
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, 53))
+            .collect();
+        Self::with_lookup(config, Arc::new(Dns::new(&servers)), Arc::default())
+    }
+
+    /// A resolver by this configuration that asks `lookup`, and learns the routers' addresses
+    /// from whoever writes them into `routers`.
+    pub fn with_lookup(
+        config: &EdgeConfig,
+        lookup: Arc<dyn Lookup>,
+        routers: Arc<RouterAddresses>,
+    ) -> Self {
+        let target = |address: &HostPort| Target {
+            host: address.host.clone(),
+            port: address.port,
+        };
+        let fixed = config
+            .static_routes
+            .iter()
+            .map(|route| {
+                (
+                    route.domain.clone(),
+                    route.addresses.iter().map(target).collect(),
+                )
+            })
+            .collect();
+        Self {
+            lookup,
+            rules: Arc::new(AddressRules::new(config, routers)),
+            routes: Arc::new(fixed),
+            bounds: Bounds::default(),
+        }
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Finds out where a remote domain is reached. The lists must have been applied before.
+    pub async fn resolve(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
+        let started = Instant::now();
+        let (method, groups) = self.targets(domain).await?;
+        let mut resolution = Resolution {
+            method,
+            took: Duration::ZERO,
+            targets: groups.iter().flatten().cloned().collect(),
+            resolver: self.clone(),
+            queue: VecDeque::new(),
+            later: groups.into(),
+        };
+        let mut failures = Failures::default();
+        while resolution.queue.is_empty() {
+            let Some(group) = resolution.later.pop_front() else {
+                return Err(failures.into_error(domain, method));
+            };
+            resolution.queue = self.look_up(method, group, &mut failures).await;
+        }
+        resolution.took = started.elapsed();
+        Ok(resolution)
+    }
+
+    async fn targets(&self, domain: &Domain) -> Result<(Method, Vec<Vec<Target>>), ResolveError> {
+        if let Some(targets) = self.routes.get(domain) {
+            return Ok((Method::StaticRoute, vec![targets.clone()]));
+        }
+        let plain = format!("_xmpp-server._tcp.{domain}.");
+        let direct = format!("_xmpps-server._tcp.{domain}.");
+        let (plain, direct) = futures::join!(self.lookup.srv(&plain), self.lookup.srv(&direct));
+        Ok(
+            match srv::choose(domain, plain, direct, &mut rand::rng())? {
+                Choice::Targets(groups) => (Method::Srv, groups),
+                Choice::NoRecords => {
+                    let target = Target {
+                        host: domain.to_string(),
+                        port: S2S_PORT,
+                    };
+                    (Method::Address, vec![vec![target]])
+                }
+            },
+        )
+    }
+
+    /// The allowed addresses of one priority's targets, families taking turns (RFC 8305
+    /// section 4).
+    async fn look_up(
+        &self,
+        method: Method,
+        mut group: Vec<Target>,
+        failures: &mut Failures,
+    ) -> VecDeque<Candidate> {
+        group.truncate(self.bounds.attempts);
+        let answers = futures::future::join_all(group.iter().map(|target| self.host(&target.host)));
+        let (mut six, mut four) = (VecDeque::new(), VecDeque::new());
+        for (target, answer) in group.iter().zip(answers.await) {
+            let addresses = match answer {
+                Ok(addresses) if addresses.is_empty() => {
+                    failures
+                        .not_found
+                        .push(format!("{} has no address in DNS", target.host));
+                    continue;
+                }
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    failures.temporary.push(error.to_string());
+                    continue;
+                }
+            };
+            for ip in addresses.into_iter().take(MOST_ADDRESSES) {
+                let address = SocketAddr::new(ip, target.port);
+                match self.check(method, address) {
+                    Ok(()) => {
+                        let family = if ip.is_ipv6() { &mut six } else { &mut four };
+                        family.push_back(Candidate {
+                            address,
+                            target: target.clone(),
+                        });
+                    }
+                    Err(refused) => failures.refused.push(format!("{target}: {refused}")),
+                }
+            }
+        }
+        let mut queue = VecDeque::with_capacity(six.len() + four.len());
+        while !six.is_empty() || !four.is_empty() {
+            queue.extend(six.pop_front());
+            queue.extend(four.pop_front());
+        }
+        queue
+    }
+
+    /// Static routes are trusted; what DNS says is not.
+    fn check(
+        &self,
+        method: Method,
+        address: SocketAddr,
+    ) -> Result<(), address_rules::RefusedAddress> {
+        if method == Method::StaticRoute {
+            Ok(())
+        } else {
+            self.rules.check(address)
+        }
+    }
+
+    async fn host(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        match host.parse() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => self.lookup.addresses(&dns::absolute(host)).await,
+        }
+    }
+
+    /// The addresses of an XCP router, which the configuration is trusted about; they are
+    /// remembered so that no partner's DNS can lead to them.
+    pub async fn router(&self, address: &HostPort) -> Result<Vec<SocketAddr>, ResolveError> {
+        let ips = self
+            .host(&address.host)
+            .await
+            .map_err(|e| ResolveError::Temporary(e.to_string()))?;
+        if ips.is_empty() {
+            return Err(ResolveError::NotFound(format!(
+                "{} has no address in DNS; correct its name or give its address in the endpoint",
+                address.host
+            )));
+        }
+        let addresses: Vec<_> = ips
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, address.port))
+            .collect();
+        self.rules.routers().learn(address, &addresses);
+        Ok(addresses)
+    }
+}
+
+/// What went wrong with the targets of one domain.
+#[derive(Debug, Default)]
+struct Failures {
+    temporary: Vec<String>,
+    refused: Vec<String>,
+    not_found: Vec<String>,
+}
+
+impl Failures {
+    fn into_error(self, domain: &Domain, method: Method) -> ResolveError {
+        let sentence = |mut causes: Vec<String>| {
+            causes.truncate(MOST_FAILURES);
+            let way = match method {
+                Method::StaticRoute => {
+                    "its static route leads to no address (DNS is not asked instead)"
+                }
+                Method::Srv => "its SRV records lead to no usable address",
+                Method::Address => "it has no SRV records and its own addresses are of no use",
+            };
+            format!("{domain} cannot be reached: {way}: {}", causes.join("; "))
+        };
+        if !self.temporary.is_empty() {
+            ResolveError::Temporary(sentence(self.temporary))
+        } else if !self.refused.is_empty() {
+            ResolveError::Refused(sentence(self.refused))
+        } else {
+            ResolveError::NotFound(sentence(self.not_found))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
