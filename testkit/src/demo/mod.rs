@@ -7,6 +7,7 @@
 //! ```
 //! The last line is `demo: N passed, N failed`; the exit status says the same.
 
+mod aftermath;
 mod endings;
 mod evidence;
 mod full;
@@ -79,12 +80,24 @@ pub async fn run(args: Args) -> Result<(), Error> {
             }
         })
         .await;
+    let passed = outcome.as_ref().is_ok_and(Report::all_passed);
+    if !passed && args.stage == Stage::Full {
+        aftermath::collect(&lab).await;
+    }
     if args.keep {
-        println!("the lab {} is left running", args.name);
+        println!(
+            "\nThe lab is left running. `make shell` opens a shell in it: kubectl get xfed -A, kubectl get pods -A."
+        );
+        println!(
+            "Logs are in {}. `make clean-lab` removes the lab.",
+            lab.layout().logs_dir().display()
+        );
     } else {
-        let passed = outcome.as_ref().is_ok_and(Report::all_passed);
         let logs = (!passed).then(|| lab.failure_logs());
         lab.down(logs.as_deref()).await?;
+        if let Some(logs) = logs {
+            println!("\nThe logs are kept in {}.", logs.display());
+        }
     }
     outcome?.close()
 }
