@@ -80,7 +80,7 @@ case ${1:-} in
     phase "tests" cargo test --workspace --locked
     phase "generated files" generated
     phase "images" "$bin/testkit" lab images
-    phase "lab tests" cargo test -p testkit --test lab --locked -- --ignored --test-threads=1
+    phase "lab tests" cargo test -p testkit --test lab --test partner --locked -- --ignored --test-threads=1
     phase "demo" demo_steps
     summary
     ;;

@@ -15,12 +15,12 @@ mod imp;
 mod install;
 mod ready;
 mod registration;
-mod report;
+pub mod report;
 mod resource;
 mod standalone;
 mod symptoms;
-mod traffic;
-mod users;
+pub mod traffic;
+pub mod users;
 mod world;
 
 use crate::Error;
