@@ -55,11 +55,27 @@ audit() {
   cargo deny --locked check bans licenses sources
 }
 
+# Every lab that was started from here, running or not; also when target/ was removed meanwhile.
 clean_lab() {
-  local dir
-  [ -x "$bin/testkit" ] || { echo "nothing to remove: no lab was ever built here"; return 0; }
-  for dir in target/lab/*/; do
-    if [ -d "$dir" ]; then "$bin/testkit" lab down --name "$(basename "$dir")"; fi
+  local file name here
+  local -A labs=()
+  here=$(pwd -P)
+  for file in target/lab/*/.lab; do
+    if [ -e "$file" ]; then
+      name=$(basename "$(dirname "$file")")
+      labs[$name]=$here/target/lab/$name
+    fi
+  done
+  for file in /run/xf-*/checkout; do
+    if [ -e "$file" ] && [ "$(cat "$file")" = "$here" ]; then
+      name=$(basename "$(dirname "$file")")
+      labs[${name#xf-}]=$(cat "$(dirname "$file")/owner")
+    fi
+  done
+  [ ${#labs[@]} -gt 0 ] || { echo "there is no lab of this checkout"; return 0; }
+  [ -x "$bin/testkit" ] || cargo build -p testkit --bins --locked
+  for name in "${!labs[@]}"; do
+    "$bin/testkit" lab down --name "$name" --dir "${labs[$name]}"
   done
 }
 

@@ -108,6 +108,8 @@ impl Lab {
         fs::write(layout.dir().join(teardown::MARK), "")?;
         fs::create_dir_all(layout.run_dir())?;
         fs::write(layout.owner_file(), layout.dir().display().to_string())?;
+        let checkout = layout::repository().display().to_string();
+        fs::write(layout.checkout_file(), checkout)?;
         fs::create_dir_all(layout.logs_dir())?;
         network::create(layout).await?;
         let hosts = async {

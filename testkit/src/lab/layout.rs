@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// Unix socket paths end at 107 bytes; the longest one below a lab folder needs 36 of them.
-const MAX_DIR: usize = 70;
+/// Unix socket paths end at 107 bytes; the longest one below a lab folder (a partner's) needs 33 of them.
+const MAX_DIR: usize = 74;
 
 /// One lab's name and where its parts are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Layout {
         }
         let dir = match dir {
             Some(dir) => std::path::absolute(dir)?,
-            None => repository().join("target/lab").join(name),
+            None => usual_dir(&repository(), name),
         };
         let length = dir.as_os_str().len();
         if length > MAX_DIR {
@@ -80,6 +80,11 @@ impl Layout {
         self.run_dir().join("owner")
     }
 
+    /// Says which checkout started the lab, for its `make clean-lab`.
+    pub fn checkout_file(&self) -> PathBuf {
+        self.run_dir().join("checkout")
+    }
+
     /// Records of the lab's processes.
     pub fn processes_dir(&self) -> PathBuf {
         self.dir.join("processes")
@@ -116,10 +121,21 @@ impl Layout {
     }
 }
 
+/// `target/lab/NAME`, or a folder with a shorter path for a checkout that is very deep.
+fn usual_dir(repository: &Path, name: &str) -> PathBuf {
+    let dir = repository.join("target/lab").join(name);
+    if dir.as_os_str().len() <= MAX_DIR {
+        dir
+    } else {
+        Path::new("/var/tmp").join(format!("xf-{name}"))
+    }
+}
+
 /// Path of the repository this testkit was built from.
 pub fn repository() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let here = crate_dir.parent().unwrap_or(crate_dir);
+    here.canonicalize().unwrap_or_else(|_| here.to_path_buf())
 }
 
 /// Folder of the tools that set-up builds: `kube`, `helm`, `kubectl`, `pause`. `TESTKIT_TOOLS` overrides it.
@@ -170,11 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn a_deep_checkout_has_its_labs_elsewhere() {
+        let deep = PathBuf::from(format!("/{}", "d".repeat(60)));
+        assert_eq!(usual_dir(&deep, "demo"), Path::new("/var/tmp/xf-demo"));
+        assert_eq!(
+            usual_dir(Path::new("/src"), "demo"),
+            Path::new("/src/target/lab/demo")
+        );
+    }
+
+    #[test]
     fn a_folder_too_deep_for_unix_sockets_is_refused_with_the_limit() {
         let deep = format!("/{}", "d".repeat(90));
         let error = Layout::new("demo", Some(Path::new(&deep)))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("at most 70"), "{error}");
+        assert!(error.contains("at most 74"), "{error}");
     }
 }
