@@ -37,6 +37,16 @@ pub struct Desired {
     pub links: Vec<Link>,
 }
 
+impl Desired {
+    /// The component ids that are to stand in the table.
+    pub fn wanted(&self) -> &[ComponentId] {
+        match self.activation {
+            Activation::Active => &self.component_ids,
+            Activation::Prepared => &[],
+        }
+    }
+}
+
 /// The resource on whose behalf something is done.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -9,6 +9,7 @@
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
+//! - [`verdicts`]: what all of that means, in sentences
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -19,9 +20,19 @@
 
 pub mod axl;
 pub mod clock;
+pub mod cluster;
 pub mod control_center;
 pub mod desired;
+pub mod effects;
+pub mod error;
+pub mod http;
 pub mod ledger;
+pub mod observation;
 pub mod pkid;
+pub mod registration;
 pub mod report;
+pub mod restart;
 pub mod soap;
+pub mod verdicts;
+
+pub use cluster::Imp;

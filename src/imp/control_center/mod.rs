@@ -1,4 +1,23 @@
-//! Control Center Services: state of a node's services, and the one command there is.
+//! Control Center Services: the state of one node's services, and the one command there is:
+//! restart of `Cisco XCP Router`. There is no way to say anything else.
+
+use super::desired::Credentials;
+use super::error::{CallError, CallErrorKind, Interface};
+use super::http::{Call, Caller};
+use super::ledger::RestartAnswer;
+use super::observation::Services;
+use super::soap::{self, Element};
+
+const PATH: &str = "/controlcenterservice2/services/ControlCenterServices";
+const NAMESPACE: &str = "http://schemas.cisco.com/ast/soap";
+/// The service that is restarted.
+const ROUTER: &str = "Cisco XCP Router";
+/// The service that shows whether IM&P's own federation is on.
+const FEDERATION: &str = "Cisco XCP XMPP Federation Connection Manager";
+/// Reason code "successful".
+const SUCCESS: i64 = -1;
+/// UpTimes beyond ten years are no UpTimes.
+const MAX_UP_TIME: i64 = 10 * 366 * 86_400;
 
 /// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,3 +36,298 @@ pub enum ServiceState {
 
 /// State of the XCP router.
 pub type RouterState = ServiceState;
+
+/// IM&P's own XMPP federation, as one node shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImpFederation {
+    /// Its connection manager is started.
+    On,
+    /// Its connection manager is not activated (-1068).
+    Off,
+    /// Neither is proven: a stopped service may be started.
+    Unknown,
+}
+
+/// What a restart command came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commanded {
+    /// To be written into the ledger.
+    Answered(RestartAnswer),
+    /// It certainly was not carried out and may be repeated later.
+    NotDone(NotDone),
+}
+
+/// Why a command was certainly not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDone {
+    /// Another operation is pending (-1029 and its like).
+    Busy(String),
+    /// The call failed.
+    Failed(CallError),
+}
+
+/// Control Center of one node.
+pub struct ControlCenter<'a> {
+    /// Who calls.
+    pub caller: &'a Caller,
+    /// `https://node:8443`.
+    pub server: String,
+    /// The node's name, as in `processnode`.
+    pub node: &'a str,
+    /// The account.
+    pub account: &'a Credentials,
+}
+
+fn status_request() -> String {
+    soap::envelope(
+        "soap",
+        NAMESPACE,
+        &format!(
+            "<soap:soapGetServiceStatus><soap:ServiceStatus>{ROUTER}</soap:ServiceStatus><soap:ServiceStatus>{FEDERATION}</soap:ServiceStatus></soap:soapGetServiceStatus>"
+        ),
+    )
+}
+
+fn restart_request(node: &str) -> String {
+    soap::envelope(
+        "soap",
+        NAMESPACE,
+        &format!(
+            "<soap:soapDoControlServices><soap:ControlServiceRequest><soap:NodeName>{}</soap:NodeName><soap:ControlType>Restart</soap:ControlType><soap:ServiceList><soap:item>{ROUTER}</soap:item></soap:ServiceList></soap:ControlServiceRequest></soap:soapDoControlServices>",
+            soap::escape(node)
+        ),
+    )
+}
+
+impl ControlCenter<'_> {
+    /// The state of the node's services.
+    pub async fn services(&self) -> Result<Services, CallError> {
+        let answer = self.call("soapGetServiceStatus", &status_request()).await?;
+        read_services(&answer).map_err(|what| self.unexpected(what))
+    }
+
+    /// Commands the restart of the node's `Cisco XCP Router`.
+    pub async fn restart_router(&self) -> Commanded {
+        match self
+            .call("soapDoControlServices", &restart_request(self.node))
+            .await
+        {
+            Ok(answer) => read_commanded(&answer),
+            Err(error) if error.may_have_arrived() => {
+                Commanded::Answered(RestartAnswer::Ambiguous(error.to_string()))
+            }
+            Err(error) => Commanded::NotDone(NotDone::Failed(error)),
+        }
+    }
+
+    async fn call(&self, operation: &str, body: &str) -> Result<Element, CallError> {
+        let soap_action = format!("\"{operation}\"");
+        self.caller
+            .call(Call {
+                interface: Interface::ControlCenter,
+                server: &self.server,
+                path: PATH,
+                function: operation,
+                soap_action: &soap_action,
+                body,
+                account: self.account,
+            })
+            .await
+    }
+
+    fn unexpected(&self, what: String) -> CallError {
+        CallError {
+            interface: Interface::ControlCenter,
+            server: self.server.clone(),
+            secret: self.account.secret.to_string(),
+            kind: CallErrorKind::Unexpected(what),
+        }
+    }
+}
+
+fn number(element: &Element, name: &str) -> Option<i64> {
+    element.child_text(name)?.parse().ok()
+}
+
+/// The entry of a service in an answer's list.
+fn item<'a>(answer: &'a Element, service: &str) -> Option<&'a Element> {
+    answer
+        .find("ServiceInfoList")?
+        .children
+        .iter()
+        .find(|item| item.child_text("ServiceName") == Some(service))
+}
+
+fn state(item: &Element) -> ServiceState {
+    match item.child_text("ServiceStatus") {
+        Some("Started") => ServiceState::Started,
+        Some("Stopped") => ServiceState::Stopped,
+        Some("Starting") => ServiceState::Starting,
+        Some("Stopping") => ServiceState::Stopping,
+        _ => ServiceState::Unknown,
+    }
+}
+
+fn read_services(answer: &Element) -> Result<Services, String> {
+    let router = item(answer, ROUTER)
+        .ok_or_else(|| format!("soapGetServiceStatus was answered without the service {ROUTER}"))?;
+    if number(router, "ReasonCode") == Some(-1010) {
+        return Err(format!(
+            "there is no service {ROUTER} (-1010); check that it is an IM and Presence node"
+        ));
+    }
+    let federation = match item(answer, FEDERATION) {
+        Some(item) if number(item, "ReasonCode") == Some(-1068) => ImpFederation::Off,
+        Some(item) if state(item) == ServiceState::Started => ImpFederation::On,
+        _ => ImpFederation::Unknown,
+    };
+    let up_time = number(router, "UpTime")
+        .filter(|seconds| (1..=MAX_UP_TIME).contains(seconds))
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(Services {
+        router: state(router),
+        up_time,
+        federation,
+    })
+}
+
+/// HTTP 200 proves nothing: the codes of the whole and of the item have to say success.
+fn read_commanded(answer: &Element) -> Commanded {
+    let whole = answer.find("ReturnCode").map(|code| code.text.clone());
+    let item = item(answer, ROUTER);
+    let code = item
+        .and_then(|item| number(item, "ReasonCode"))
+        .filter(|code| *code != SUCCESS)
+        .or_else(|| top_reason(answer));
+    let text = item
+        .and_then(|item| item.child_text("ReasonCodeString"))
+        .filter(|text| !text.is_empty())
+        .or_else(|| {
+            answer
+                .find("ReasonString")
+                .map(|reason| reason.text.as_str())
+        })
+        .unwrap_or_default();
+    let said = |code: i64| {
+        if text.is_empty() {
+            format!("reason code {code}")
+        } else {
+            format!("reason code {code}: {text}")
+        }
+    };
+    match code {
+        Some(SUCCESS) if whole.as_deref() == Some("0") => {
+            Commanded::Answered(RestartAnswer::Accepted)
+        }
+        // Something is going on already: not ours, and not carried out.
+        Some(code @ (-1029 | -1041 | -1048 | -1049 | -1050)) => {
+            Commanded::NotDone(NotDone::Busy(said(code)))
+        }
+        // No such service, platform's own, transition not allowed, not supported, not activated.
+        Some(code @ (-1010 | -1011 | -1042 | -1045 | -1068)) => {
+            Commanded::Answered(RestartAnswer::Refused(said(code)))
+        }
+        // Timed out on the node: it may still happen. And what nobody described.
+        Some(code) => Commanded::Answered(RestartAnswer::Ambiguous(said(code))),
+        None => Commanded::Answered(RestartAnswer::Ambiguous(
+            "an answer without a reason code".to_owned(),
+        )),
+    }
+}
+
+/// The reason code of the whole answer, which stands outside the list.
+fn top_reason(answer: &Element) -> Option<i64> {
+    number(answer, "ReasonCode").or_else(|| {
+        answer
+            .children
+            .iter()
+            .filter(|child| child.name != "ServiceInfoList")
+            .find_map(|child| number(child, "ReasonCode"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    #[test]
+    fn the_restart_is_the_facts_sample_byte_for_byte() {
+        assert_eq!(
+            restart_request("ecup10.coluc.com"),
+            include_str!("../testdata/control_center_restart.xml").trim_end()
+        );
+    }
+
+    fn answer(operation: &str, code: i64, reason: i64, items: &str) -> Element {
+        let text = format!(
+            "<s:Envelope xmlns:s='x'><s:Body><n:{operation}Response xmlns:n='y'><n:{operation}Return><n:ReturnCode>{code}</n:ReturnCode><n:ReasonCode>{reason}</n:ReasonCode><n:ReasonString></n:ReasonString><n:ServiceInfoList>{items}</n:ServiceInfoList></n:{operation}Return></n:{operation}Response></s:Body></s:Envelope>"
+        );
+        match soap::answer(text.as_bytes()).unwrap() {
+            soap::Answer::Response(element) => element,
+            soap::Answer::Fault(fault) => panic!("{fault}"),
+        }
+    }
+
+    fn entry(name: &str, state: &str, code: i64, up_time: &str) -> String {
+        format!(
+            "<n:item><n:ServiceName>{name}</n:ServiceName><n:ServiceStatus>{state}</n:ServiceStatus><n:ReasonCode>{code}</n:ReasonCode><n:ReasonCodeString/><n:StartTime>x</n:StartTime><n:UpTime>{up_time}</n:UpTime></n:item>"
+        )
+    }
+
+    #[rstest]
+    #[case::started("Started", -1, ImpFederation::On)]
+    #[case::not_activated("Stopped", -1068, ImpFederation::Off)]
+    #[case::stopped_proves_nothing("Stopped", -1, ImpFederation::Unknown)]
+    #[case::starting("Starting", -1, ImpFederation::Unknown)]
+    fn imps_own_federation(
+        #[case] state: &str,
+        #[case] code: i64,
+        #[case] expected: ImpFederation,
+    ) {
+        let items = entry(ROUTER, "Started", -1, "5") + &entry(FEDERATION, state, code, "5");
+        let services = read_services(&answer("soapGetServiceStatus", 0, -1, &items)).unwrap();
+        assert_eq!(services.federation, expected);
+    }
+
+    #[rstest]
+    #[case("86400", Some(86_400))]
+    #[case::zero_is_unknown("0", None)]
+    #[case::negative_is_unknown("-1", None)]
+    #[case::absurd("99999999999", None)]
+    #[case::beyond_numbers("99999999999999999999999", None)]
+    #[case::text("x", None)]
+    fn up_times(#[case] text: &str, #[case] expected: Option<u64>) {
+        let items = entry(ROUTER, "Started", -1, text);
+        let services = read_services(&answer("soapGetServiceStatus", 0, -1, &items)).unwrap();
+        assert_eq!(services.up_time, expected);
+    }
+
+    #[rstest]
+    #[case::without_router("")]
+    #[case::no_such_service(&entry(ROUTER, "Unknown", -1010, "0"))]
+    fn a_node_without_router_is_an_error(#[case] items: &str) {
+        assert!(read_services(&answer("soapGetServiceStatus", 0, -1, items)).is_err());
+    }
+
+    #[rstest]
+    #[case::success(0, -1, -1, "Accepted")]
+    #[case::http_200_proves_nothing(1, -1, -1, "Ambiguous")]
+    #[case::pending(1, -1029, -1029, "Busy")]
+    #[case::no_such_service(1, -1010, -1010, "Refused")]
+    #[case::not_supported(1, -1045, -1045, "Refused")]
+    #[case::not_supported_only_at_the_item(0, -1, -1045, "Refused")]
+    #[case::timed_out(1, -1031, -1031, "Ambiguous")]
+    #[case::unknown_code(1, -1999, -1999, "Ambiguous")]
+    fn answers_to_the_command(
+        #[case] code: i64,
+        #[case] reason: i64,
+        #[case] item_reason: i64,
+        #[case] expected: &str,
+    ) {
+        let items = entry(ROUTER, "Started", item_reason, "5");
+        let commanded = read_commanded(&answer("soapDoControlServices", code, reason, &items));
+        assert!(format!("{commanded:?}").contains(expected), "{commanded:?}");
+    }
+}

@@ -5,6 +5,10 @@
 //! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
 //! can ask for a restart.
 
+pub mod learn;
+pub mod logins;
+pub mod store;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -28,6 +32,9 @@ pub struct Ledger {
     pub schema: u32,
     /// The publisher's pkid in `processnode`.
     pub publisher: String,
+    /// Names under which the publisher was reached, to find the ledger while it is not.
+    #[serde(default)]
+    pub known_as: BTreeSet<String>,
     /// The resource that is active on the cluster.
     #[serde(default)]
     pub owner: Option<Owner>,
@@ -171,9 +178,6 @@ pub struct Restart {
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
     pub answer: Option<RestartAnswer>,
-    /// The human's token under which it may be repeated was given after this.
-    #[serde(default)]
-    pub answered: Option<Stamp>,
 }
 
 /// What IM&P said to a restart command.
@@ -210,6 +214,7 @@ impl Ledger {
         Self {
             schema: SCHEMA,
             publisher: publisher.into(),
+            known_as: BTreeSet::new(),
             owner: None,
             rows: BTreeMap::new(),
             vanished: 0,
@@ -222,6 +227,11 @@ impl Ledger {
             handled_restart_token: None,
             actions: Vec::new(),
         }
+    }
+
+    /// The resource that has the cluster, where it is another one.
+    pub fn claimed_by_another(&self, owner: &Owner) -> Option<&Owner> {
+        self.owner.as_ref().filter(|other| other.uid != owner.uid)
     }
 
     /// Adds an action, dropping the oldest.

@@ -1,0 +1,842 @@
+//! The one entry point: observes a cluster, learns, plans, does at most one thing, records it
+//! before and after, and reports. One call at a time per publisher, over all resources.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::dns::Resolve;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::axl::{Axl, AxlVersion, Row};
+use super::clock::{Clock, Stamp, SystemClock};
+use super::control_center::{Commanded, ControlCenter, NotDone};
+use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
+use super::effects::{self, Act, Step, Wait, Why};
+use super::error::{CallError, CallErrorKind};
+use super::http::Caller;
+use super::ledger::learn::learn;
+use super::ledger::logins::Logins;
+use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
+use super::ledger::{
+    ActionRecord, Baseline, Ledger, Restart, RestartAnswer, RowRecord, RowState, UpTimeMark,
+};
+use super::observation::{Failure, Observation, Read, Seen};
+use super::pkid::Pkid;
+use super::report::{Event, Removal, Report, reasons};
+use super::verdicts;
+
+/// After "busy", a restart is not tried again sooner than this.
+const BUSY: Duration = Duration::from_secs(30);
+/// Most reads in one reconcile; a plan that wants more goes on in the next.
+const MAX_STEPS: usize = 24;
+
+/// All IM&P clusters of this operator.
+pub struct Imp {
+    store: Arc<dyn LedgerStore>,
+    clock: Arc<dyn Clock>,
+    resolver: Option<Arc<dyn Resolve>>,
+    logins: Arc<Logins>,
+    /// By resource UID and name of the entry.
+    clusters: Mutex<BTreeMap<(String, String), Arc<AsyncMutex<Cluster>>>>,
+    /// By publisher: the right to call it, and the Control Center calls of the last minute.
+    publishers: Mutex<BTreeMap<String, Arc<AsyncMutex<VecDeque<Stamp>>>>>,
+}
+
+/// What this process keeps of one cluster.
+#[derive(Default)]
+struct Cluster {
+    /// What the caller was made for.
+    target: Option<String>,
+    caller: Option<Result<Caller, String>>,
+    axl_version: Option<AxlVersion>,
+    seen: Observation,
+    file: Option<LedgerFile>,
+    /// Why the ledger could not be read or written.
+    ledger_error: Option<String>,
+    /// Ids of rows that were deleted, until the removal is reported.
+    deleted: Vec<String>,
+}
+
+impl Imp {
+    /// Ledgers live in that store; names are resolved as the system does.
+    pub fn new(store: Arc<dyn LedgerStore>) -> Self {
+        Self::with(store, Arc::new(SystemClock), None)
+    }
+
+    /// The same with another clock and resolver.
+    pub fn with(
+        store: Arc<dyn LedgerStore>,
+        clock: Arc<dyn Clock>,
+        resolver: Option<Arc<dyn Resolve>>,
+    ) -> Self {
+        Self {
+            logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
+            store,
+            clock,
+            resolver,
+            clusters: Mutex::default(),
+            publishers: Mutex::default(),
+        }
+    }
+
+    /// Brings one cluster one step nearer to what is desired, and reports.
+    pub async fn reconcile(&self, desired: &Desired) -> Report {
+        let cluster = self.cluster(desired);
+        let mut cluster = cluster.lock().await;
+        let publisher = self.publisher(&desired.target.publisher);
+        let mut calls = publisher.lock().await;
+        cluster.seen.control_center_calls.clone_from(&calls);
+        let (step, events) = self.step(&mut cluster, desired).await;
+        calls.clone_from(&cluster.seen.control_center_calls);
+        let now = self.clock.now();
+        let requeue_after = match &step {
+            Step::Wait(wait) => {
+                Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms))
+            }
+            Step::Read(_) | Step::Act(_) => Duration::ZERO,
+        };
+        verdicts::report(
+            &verdicts::Input {
+                desired,
+                seen: &cluster.seen,
+                ledger: cluster.file.as_ref().map(|file| &file.ledger),
+                step: &step,
+                setup_error: cluster
+                    .caller
+                    .as_ref()
+                    .and_then(|caller| caller.as_ref().err()),
+                ledger_error: cluster.ledger_error.as_ref(),
+                axl_version: cluster.axl_version,
+            },
+            events,
+            requeue_after,
+        )
+    }
+
+    /// Removes our rows, one step at a time; never restarts anything.
+    pub async fn remove(&self, desired: &Desired) -> Removal {
+        let mut prepared = desired.clone();
+        prepared.activation = Activation::Prepared;
+        let report = self.reconcile(&prepared).await;
+        let cluster = self.cluster(desired);
+        let mut cluster = cluster.lock().await;
+        let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let claimed = ledger
+            .and_then(|ledger| ledger.claimed_by_another(&desired.owner))
+            .is_some();
+        let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
+            && cluster.seen.rows_current()
+            && cluster.ledger_error.is_none();
+        let done = claimed || none_left;
+        let rows_left = match (ledger, cluster.seen.table) {
+            (Some(ledger), table) if !done => {
+                let table = table.map_or("xmpps2snodes", super::axl::Table::name);
+                ledger
+                    .rows
+                    .iter()
+                    .map(|(pkid, row)| {
+                        format!(
+                            "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
+                            row.component_id
+                        )
+                    })
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut events = report.events;
+        let message = if done {
+            let deleted = std::mem::take(&mut cluster.deleted);
+            if deleted.is_empty() {
+                "No row of ours is left in IM&P's table".to_owned()
+            } else {
+                let message = format!(
+                    "The rows of {} are removed from IM&P's table; no router was restarted. Until Cisco XCP Router is restarted on every node, the routers still know these component ids, without links to them",
+                    deleted.join(", ")
+                );
+                events.push(Event {
+                    warning: false,
+                    reason: reasons::RESTART_WOULD_CLEAN,
+                    message: message.clone(),
+                });
+                message
+            }
+        } else if report.axl_authenticated.status == super::report::Status::False {
+            report.axl_authenticated.message
+        } else {
+            report.components_registered.message
+        };
+        Removal {
+            done,
+            message,
+            rows_left,
+            events,
+            requeue_after: report.requeue_after,
+        }
+    }
+
+    /// Forgets a resource that is gone; ledgers stay.
+    pub fn forget(&self, owner_uid: &str) {
+        self.clusters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(uid, _), _| uid != owner_uid);
+    }
+
+    fn cluster(&self, desired: &Desired) -> Arc<AsyncMutex<Cluster>> {
+        let key = (desired.owner.uid.clone(), desired.target.name.clone());
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(clusters.entry(key).or_default())
+    }
+
+    fn publisher(&self, name: &str) -> Arc<AsyncMutex<VecDeque<Stamp>>> {
+        let mut publishers = self
+            .publishers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(publishers.entry(name.to_owned()).or_default())
+    }
+
+    /// Reads as long as the plan asks for it, does one thing if it asks for one, and returns what
+    /// the plan says then.
+    async fn step(&self, cluster: &mut Cluster, desired: &Desired) -> (Step, Vec<Event>) {
+        self.take_over(cluster, desired);
+        let mut events = Vec::new();
+        let mut acted = false;
+        for _ in 0..MAX_STEPS {
+            self.learn(cluster, desired, &mut events).await;
+            let step = effects::plan(effects::Input {
+                desired,
+                seen: &cluster.seen,
+                ledger: cluster
+                    .file
+                    .as_ref()
+                    .filter(|_| cluster.ledger_error.is_none())
+                    .map(|file| &file.ledger),
+                now: self.clock.now(),
+                fresh: Pkid::random(),
+            });
+            match step {
+                Step::Read(read) if !acted => self.read(cluster, desired, read).await,
+                Step::Act(act) if !acted => {
+                    acted = true;
+                    self.act(cluster, desired, act, &mut events).await;
+                }
+                step => return (step, events),
+            }
+            if matches!(cluster.caller, Some(Err(_))) {
+                break;
+            }
+        }
+        let until = self.clock.now().plus(Duration::from_secs(5));
+        (
+            Step::Wait(Wait {
+                why: Why::Axl,
+                until,
+            }),
+            events,
+        )
+    }
+
+    /// Takes over what changed in the target, and a refresh that was asked for.
+    fn take_over(&self, cluster: &mut Cluster, desired: &Desired) {
+        let target = target_key(&desired.target);
+        if cluster.target.as_ref() != Some(&target) {
+            cluster.caller = Some(Caller::new(
+                &desired.target,
+                self.resolver.clone(),
+                Arc::clone(&self.logins),
+            ));
+            let same_host = cluster
+                .target
+                .as_ref()
+                .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
+            if !same_host {
+                *cluster = Cluster {
+                    caller: cluster.caller.take(),
+                    ..Cluster::default()
+                };
+            }
+            cluster.seen.forgive();
+            cluster.target = Some(target);
+        }
+        if cluster.seen.refreshed != desired.requests.refresh {
+            cluster.seen.refreshed.clone_from(&desired.requests.refresh);
+            if desired.requests.refresh.is_some() {
+                cluster.seen.refresh();
+            }
+        }
+    }
+
+    /// Loads the ledger where it is not, and writes what was learned.
+    async fn learn(&self, cluster: &mut Cluster, desired: &Desired, events: &mut Vec<Event>) {
+        let publisher = cluster
+            .seen
+            .node_list()
+            .iter()
+            .find(|node| node.publisher)
+            .map(|node| node.pkid.to_string());
+        let loaded = match publisher {
+            Some(pkid) => {
+                let other = cluster
+                    .file
+                    .as_ref()
+                    .is_none_or(|file| file.ledger.publisher != pkid);
+                if other || cluster.ledger_error.is_some() {
+                    LedgerFile::load(&*self.store, &pkid).await.map(Some)
+                } else {
+                    Ok(None)
+                }
+            }
+            // IM&P does not answer: what is known of the cluster is found by the publisher's name.
+            None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
+                self.find_ledger(desired).await
+            }
+            None => Ok(None),
+        };
+        match loaded {
+            Ok(Some(file)) => {
+                cluster.file = Some(file);
+                cluster.ledger_error = None;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                cluster.ledger_error = Some(error.to_string());
+                return;
+            }
+        }
+        let Some(file) = &mut cluster.file else {
+            return;
+        };
+        let mut ledger = file.ledger.clone();
+        let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
+        if ledger != file.ledger {
+            if let Err(error) = file.save(&*self.store, ledger).await {
+                cluster.ledger_error = Some(error.to_string());
+                return;
+            }
+        }
+        events.extend(learned);
+    }
+
+    async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
+        for name in self.store.names().await? {
+            let Some(publisher) = super::ledger::store::publisher_of(&name) else {
+                continue;
+            };
+            let file = LedgerFile::load(&*self.store, publisher).await?;
+            let ours = file
+                .ledger
+                .owner
+                .as_ref()
+                .is_some_and(|owner| owner.uid == desired.owner.uid);
+            if ours && file.ledger.known_as.contains(&desired.target.publisher) {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) {
+        let Some(Ok(caller)) = cluster.caller.clone() else {
+            return;
+        };
+        if let Read::Services(node) = read {
+            self.read_services(cluster, desired, &caller, node).await;
+            return;
+        }
+        let mut axl = axl(&caller, &desired.target, cluster.axl_version);
+        let asked = self.clock.now();
+        let result = match &read {
+            Read::Nodes => match axl.nodes().await {
+                Ok(value) => {
+                    let answered = self.clock.now();
+                    cluster
+                        .seen
+                        .services
+                        .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster
+                        .seen
+                        .control_center_failures
+                        .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster.seen.nodes = Some(Seen {
+                        value,
+                        asked,
+                        answered,
+                    });
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Read::Table => axl
+                .table()
+                .await
+                .map(|table| cluster.seen.table = Some(table)),
+            Read::Rows => match cluster.seen.table {
+                Some(table) => match axl.rows(table).await {
+                    Ok(value) => {
+                        let answered = self.clock.now();
+                        let ours = cluster
+                            .file
+                            .as_ref()
+                            .map(|file| file.ledger.rows.clone())
+                            .unwrap_or_default();
+                        cluster.seen.saw_rows(
+                            Seen {
+                                value,
+                                asked,
+                                answered,
+                            },
+                            &ours,
+                        );
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                None => Ok(()),
+            },
+            Read::Services(_) => Ok(()),
+        };
+        cluster.axl_version = axl.version;
+        match result {
+            Ok(()) => {
+                cluster.seen.due.remove(&read);
+                cluster.seen.axl_failure = None;
+            }
+            Err(error) => {
+                if matches!(error.kind, CallErrorKind::Fault(_)) {
+                    // Perhaps the table has another name by now.
+                    cluster.seen.due.insert(Read::Table);
+                }
+                self.axl_failed(cluster, error);
+            }
+        }
+    }
+
+    fn axl_failed(&self, cluster: &mut Cluster, error: CallError) {
+        let now = self.clock.now();
+        let count = cluster
+            .seen
+            .axl_failure
+            .as_ref()
+            .map_or(0, |failure| failure.count)
+            + 1;
+        let retry_at = now.plus(error.back_off(count, now.wall));
+        cluster.seen.axl_failure = Some(Failure {
+            error,
+            count,
+            retry_at,
+        });
+    }
+
+    async fn read_services(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        caller: &Caller,
+        node: String,
+    ) {
+        let asked = self.clock.now();
+        cluster.seen.called_control_center(asked);
+        let answer = control_center(caller, &desired.target, &node)
+            .services()
+            .await;
+        let answered = self.clock.now();
+        cluster.seen.due.remove(&Read::Services(node.clone()));
+        match answer {
+            Ok(value) => {
+                cluster.seen.control_center_failures.remove(&node);
+                cluster.seen.services.insert(
+                    node,
+                    Seen {
+                        value,
+                        asked,
+                        answered,
+                    },
+                );
+            }
+            Err(error) => {
+                let count = cluster
+                    .seen
+                    .control_center_failures
+                    .get(&node)
+                    .map_or(0, |failure| failure.count)
+                    + 1;
+                let retry_at = answered.plus(error.back_off(count, answered.wall));
+                cluster.seen.control_center_failures.insert(
+                    node,
+                    Failure {
+                        error,
+                        count,
+                        retry_at,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Does one thing: the intent is in the ledger before the call, the outcome after it.
+    async fn act(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        act: Act,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(Ok(caller)) = cluster.caller.clone() else {
+            return;
+        };
+        match act {
+            Act::Insert { pkid, id } => {
+                let intent = RowRecord {
+                    component_id: id.clone(),
+                    state: RowState::Planned,
+                    asks_restart: true,
+                };
+                let known = cluster
+                    .ledger()
+                    .is_some_and(|ledger| ledger.rows.contains_key(&pkid));
+                if !known
+                    && !self
+                        .record(cluster, |ledger| {
+                            ledger.rows.insert(pkid, intent);
+                        })
+                        .await
+                {
+                    return;
+                }
+                let Some(table) = cluster.seen.table else {
+                    return;
+                };
+                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
+                let result = axl.insert(table, pkid, &id).await;
+                cluster.axl_version = axl.version;
+                if matches!(result, Ok(1))
+                    && let Some(rows) = &mut cluster.seen.rows
+                {
+                    rows.value.push(Row {
+                        pkid: pkid.to_string(),
+                        cp_id: id.to_string(),
+                    });
+                    cluster.seen.unverified = true;
+                }
+                let reason = format!("slot of {}", desired.owner);
+                self.row_done(
+                    cluster,
+                    "InsertRow",
+                    reasons::ROW_INSERTED,
+                    (pkid, id.as_str(), &reason),
+                    result,
+                    events,
+                )
+                .await;
+            }
+            Act::Delete { pkid, id, reason } => {
+                let deleting = |ledger: &mut Ledger| {
+                    if let Some(row) = ledger.rows.get_mut(&pkid) {
+                        row.state = RowState::Deleting;
+                    }
+                };
+                if !self.record(cluster, deleting).await {
+                    return;
+                }
+                let Some(table) = cluster.seen.table else {
+                    return;
+                };
+                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
+                let result = axl.delete(table, pkid, &id).await;
+                cluster.axl_version = axl.version;
+                if result.is_ok() {
+                    if let Some(rows) = &mut cluster.seen.rows {
+                        rows.value.retain(|row| row.pkid != pkid.to_string());
+                    }
+                    cluster.seen.unverified = true;
+                    cluster.deleted.push(id.to_string());
+                }
+                self.row_done(
+                    cluster,
+                    "DeleteRow",
+                    reasons::ROW_DELETED,
+                    (pkid, id.as_str(), reason),
+                    result,
+                    events,
+                )
+                .await;
+            }
+            Act::Adopt { pkid, id } => {
+                let at = self.clock.now().wall;
+                let adopted = RowRecord {
+                    component_id: id.clone(),
+                    state: RowState::Present,
+                    asks_restart: false,
+                };
+                let saved = self
+                    .record(cluster, |ledger| {
+                        ledger.rows.insert(pkid, adopted);
+                        ledger.acted(ActionRecord {
+                            at,
+                            action: "AdoptRow".to_owned(),
+                            subject: format!("{id} ({pkid})"),
+                            reason: "the annotation xmppfederation.io/adopt-rows".to_owned(),
+                            outcome: "recorded as ours".to_owned(),
+                        });
+                    })
+                    .await;
+                if saved {
+                    cluster.seen.due.insert(Read::Rows);
+                    events.push(Event {
+                        warning: false,
+                        reason: reasons::ROW_ADOPTED,
+                        message: format!("The row of {id} ({pkid}) is ours from now on, as xmppfederation.io/adopt-rows asks"),
+                    });
+                }
+            }
+            Act::Restart { node, reason } => {
+                self.restart(cluster, desired, &caller, &node, reason, events)
+                    .await
+            }
+        }
+    }
+
+    /// Notes what came of a write.
+    async fn row_done(
+        &self,
+        cluster: &mut Cluster,
+        action: &str,
+        event: &'static str,
+        (pkid, id, reason): (Pkid, &str, &str),
+        result: Result<u64, CallError>,
+        events: &mut Vec<Event>,
+    ) {
+        let outcome = match &result {
+            Ok(rows) => format!("{rows} row(s)"),
+            Err(error) => error.to_string(),
+        };
+        let record = ActionRecord {
+            at: self.clock.now().wall,
+            action: action.to_owned(),
+            subject: format!("{id} ({pkid})"),
+            reason: reason.to_owned(),
+            outcome: outcome.clone(),
+        };
+        tracing::info!(action, %pkid, component_id = id, reason, outcome, "IM&P table");
+        events.push(Event {
+            warning: result.is_err(),
+            reason: event,
+            message: format!("{action} {id} ({pkid}), because of {reason}: {outcome}"),
+        });
+        match result {
+            Ok(1) => cluster.seen.axl_failure = None,
+            // Not what was expected: look again.
+            Ok(_) => {
+                cluster.seen.due.insert(Read::Rows);
+            }
+            Err(error) => {
+                cluster.seen.due.insert(Read::Rows);
+                if matches!(error.kind, CallErrorKind::Fault(_)) {
+                    cluster.seen.due.insert(Read::Table);
+                }
+                self.axl_failed(cluster, error);
+            }
+        }
+        self.record(cluster, |ledger| ledger.acted(record)).await;
+    }
+
+    async fn restart(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        caller: &Caller,
+        node: &str,
+        reason: String,
+        events: &mut Vec<Event>,
+    ) {
+        let planned = self.clock.now();
+        let before = cluster.ledger().cloned();
+        let up_times = cluster
+            .seen
+            .services
+            .iter()
+            .filter_map(|(name, services)| {
+                let mark = UpTimeMark {
+                    seconds: services.value.up_time?,
+                    asked: services.asked,
+                };
+                Some((name.clone(), mark))
+            })
+            .collect();
+        let restart = Restart {
+            id: Pkid::random().to_string(),
+            reason: reason.clone(),
+            planned,
+            baseline: Baseline {
+                at: planned,
+                up_times,
+            },
+            answer: None,
+        };
+        let intent = |ledger: &mut Ledger| {
+            if !ledger.canary_passed && ledger.canary.is_none() {
+                ledger.canary = Some(node.to_owned());
+            }
+            let record = ledger.node_mut(node);
+            record.restart = Some(restart);
+            record.last_restart = Some(planned);
+        };
+        if !self.record(cluster, intent).await {
+            return;
+        }
+        cluster.seen.called_control_center(self.clock.now());
+        let commanded = control_center(caller, &desired.target, node)
+            .restart_router()
+            .await;
+        let now = self.clock.now();
+        let (answer, outcome) = match commanded {
+            Commanded::Answered(answer) => {
+                let outcome = match &answer {
+                    RestartAnswer::Accepted => "accepted".to_owned(),
+                    RestartAnswer::Refused(why) => format!("refused ({why})"),
+                    RestartAnswer::Ambiguous(why) => format!("unknown ({why})"),
+                };
+                (Some(answer), outcome)
+            }
+            Commanded::NotDone(not_done) => {
+                let (wait, why) = match not_done {
+                    NotDone::Busy(why) => (BUSY, why),
+                    NotDone::Failed(error) => (
+                        error.back_off(1, now.wall).max(Duration::from_secs(10)),
+                        error.to_string(),
+                    ),
+                };
+                cluster
+                    .seen
+                    .restart_not_before
+                    .insert(node.to_owned(), (now.plus(wait), why.clone()));
+                (None, format!("not carried out ({why})"))
+            }
+        };
+        tracing::info!(
+            action = "RestartRouter",
+            node,
+            reason,
+            outcome,
+            "IM&P restart"
+        );
+        events.push(Event {
+            warning: !matches!(answer, Some(RestartAnswer::Accepted)),
+            reason: reasons::ROUTER_RESTART,
+            message: format!("Restart of Cisco XCP Router on {node}, because {reason}: {outcome}"),
+        });
+        let record = ActionRecord {
+            at: now.wall,
+            action: "RestartRouter".to_owned(),
+            subject: node.to_owned(),
+            reason,
+            outcome,
+        };
+        self.record(cluster, |ledger| {
+            ledger.acted(record);
+            let carried_out = matches!(
+                answer,
+                Some(RestartAnswer::Accepted | RestartAnswer::Ambiguous(_))
+            );
+            if !carried_out && let Some(before) = &before {
+                ledger.canary.clone_from(&before.canary);
+                ledger.node_mut(node).last_restart = before
+                    .nodes
+                    .get(node)
+                    .and_then(|record| record.last_restart);
+            }
+            let record = ledger.node_mut(node);
+            match answer {
+                Some(answer) => {
+                    if let Some(restart) = &mut record.restart {
+                        restart.answer = Some(answer);
+                    }
+                }
+                None => record.restart = None,
+            }
+        })
+        .await;
+    }
+
+    /// Changes the ledger; whether it was written.
+    async fn record(&self, cluster: &mut Cluster, change: impl FnOnce(&mut Ledger)) -> bool {
+        let Some(file) = &mut cluster.file else {
+            return false;
+        };
+        let mut ledger = file.ledger.clone();
+        change(&mut ledger);
+        match file.save(&*self.store, ledger).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the ledger could not be written");
+                cluster.ledger_error = Some(error.to_string());
+                false
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn ledger(&self) -> Option<&Ledger> {
+        self.file.as_ref().map(|file| &file.ledger)
+    }
+}
+
+/// Changes when anything about reaching the cluster does; the first line is the publisher.
+fn target_key(target: &Target) -> String {
+    let account = |account: &Credentials| format!("{}/{}", account.secret.uid, account.secret);
+    let trust = match &target.tls {
+        ServerTrust::Ca { pem, .. } => format!("{:?}", super::http::fingerprint(pem)),
+        ServerTrust::Pinned(pinned) => format!("{pinned:?}"),
+        ServerTrust::Insecure => "insecure".to_owned(),
+    };
+    format!(
+        "{}:{}\n{:?}\n{:?}\n{}\n{}\n{trust}",
+        target.publisher,
+        target.port,
+        target.addresses,
+        target.axl_version,
+        account(&target.axl),
+        target
+            .control_center
+            .as_ref()
+            .map(account)
+            .unwrap_or_default(),
+    )
+}
+
+/// `https://host:port` of a host, with its override.
+fn server(target: &Target, host: &str) -> String {
+    let port = target
+        .addresses
+        .get(host)
+        .and_then(|address: &NodeAddress| address.port)
+        .unwrap_or(target.port);
+    if host.contains(':') {
+        format!("https://[{host}]:{port}")
+    } else {
+        format!("https://{host}:{port}")
+    }
+}
+
+fn axl<'a>(caller: &'a Caller, target: &'a Target, version: Option<AxlVersion>) -> Axl<'a> {
+    Axl {
+        caller,
+        server: server(target, &target.publisher),
+        account: &target.axl,
+        fixed: target.axl_version,
+        version,
+    }
+}
+
+fn control_center<'a>(caller: &'a Caller, target: &'a Target, node: &'a str) -> ControlCenter<'a> {
+    ControlCenter {
+        caller,
+        server: server(target, node),
+        node,
+        account: target.control_center.as_ref().unwrap_or(&target.axl),
+    }
+}

@@ -1,0 +1,411 @@
+//! The plan: from desired state, observation, ledger and clock to exactly one next step, which is
+//! a read, one thing to do, or a wait with its reason. Pure: the same input gives the same step.
+
+use std::time::Duration;
+
+use xmpp_federation_core::ComponentId;
+
+use super::clock::Stamp;
+use super::control_center::ImpFederation;
+use super::desired::{Activation, Desired, Owner};
+use super::ledger::Ledger;
+use super::observation::{Observation, Read};
+use super::pkid::Pkid;
+use super::registration::{self, Blocked};
+use super::restart::{self, Waiting};
+
+/// How often the node list is read anew.
+pub const NODES_EVERY: Duration = Duration::from_secs(3600);
+/// Rows count for this long when something is about to be done because of them.
+const ROWS_FRESH: Duration = Duration::from_secs(60);
+
+/// The next step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Read something, then plan again.
+    Read(Read),
+    /// Do one thing, after writing the intent to the ledger.
+    Act(Act),
+    /// Nothing now.
+    Wait(Wait),
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Insert a row.
+    Insert {
+        /// Its key.
+        pkid: Pkid,
+        /// Its component id.
+        id: ComponentId,
+    },
+    /// Delete a row of ours.
+    Delete {
+        /// Its key.
+        pkid: Pkid,
+        /// Its component id.
+        id: ComponentId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Write into the ledger that a row is ours from now on.
+    Adopt {
+        /// Its key.
+        pkid: Pkid,
+        /// Its component id.
+        id: ComponentId,
+    },
+    /// Restart `Cisco XCP Router` on one node.
+    Restart {
+        /// Node name.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// What for.
+    pub why: Why,
+    /// When to plan again at the latest.
+    pub until: Stamp,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing: all is done.
+    Settled,
+    /// AXL to answer again.
+    Axl,
+    /// The ledger to be readable.
+    Ledger,
+    /// A cluster that another resource has.
+    Claimed(Owner),
+    /// The end of maintenance.
+    Maintenance,
+    /// A human, because of rows.
+    Blocked(Blocked),
+    /// A human, because IM&P's own federation is on at these nodes.
+    FederationOn(Vec<String>),
+    /// A human, because rows of ours vanish again and again.
+    Vanished,
+    /// A second read that confirms that rows are missing.
+    ConfirmMissing,
+    /// The propagation delay.
+    Propagating,
+    /// Something about restarts.
+    Restart(Waiting),
+    /// The budget of Control Center calls.
+    Budget,
+}
+
+/// What the plan needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// What was seen.
+    pub seen: &'a Observation,
+    /// The record; `None` where it could not be read.
+    pub ledger: Option<&'a Ledger>,
+    /// The clock.
+    pub now: Stamp,
+    /// A pkid for a new row.
+    pub fresh: Pkid,
+}
+
+/// Plans.
+pub fn plan(input: Input<'_>) -> Step {
+    let step = unbounded(input);
+    // Calls to Control Center have a budget over all that is planned.
+    if let Step::Read(Read::Services(_)) | Step::Act(Act::Restart { .. }) = &step {
+        let wait = input.seen.budget_wait(&input.now);
+        if !wait.is_zero() {
+            return Step::Wait(Wait {
+                why: Why::Budget,
+                until: input.now.plus(wait),
+            });
+        }
+    }
+    step
+}
+
+fn unbounded(input: Input<'_>) -> Step {
+    let Input {
+        desired, seen, now, ..
+    } = input;
+    if let Some(read) = overdue(input) {
+        return Step::Read(read);
+    }
+    let wait = |why: Why| {
+        Step::Wait(Wait {
+            why,
+            until: next_poll(input),
+        })
+    };
+    let Some(ledger) = input.ledger else {
+        if seen.nodes.is_none() {
+            return wait(Why::Axl);
+        }
+        let until = now.plus(Duration::from_secs(2));
+        return Step::Wait(Wait {
+            why: Why::Ledger,
+            until,
+        });
+    };
+    if let Some(other) = ledger.claimed_by_another(&desired.owner) {
+        return wait(Why::Claimed(other.clone()));
+    }
+    let restart = restart::Input {
+        ids: desired.wanted(),
+        nodes: seen.node_list(),
+        seen,
+        links: &desired.links,
+        ledger,
+        policy: &desired.restart,
+        now,
+    };
+    // A restart under way is watched whatever else is the matter.
+    let watched = restart::watch_open(restart);
+    if let Some(restart::Next::Read(node)) = &watched {
+        return Step::Read(Read::Services(node.clone()));
+    }
+    if !seen.rows_current() && seen.axl_failure.is_some() {
+        return match watched {
+            Some(restart::Next::Wait(waiting)) => restart_wait(input, waiting),
+            _ => wait(Why::Axl),
+        };
+    }
+    let step = match rows(input, ledger) {
+        Some(step) => step,
+        None if desired.activation == Activation::Prepared => wait(Why::Settled),
+        None => match restart::next(restart) {
+            restart::Next::Nothing => wait(Why::Settled),
+            restart::Next::Read(node) => Step::Read(Read::Services(node)),
+            restart::Next::Wait(waiting) => restart_wait(input, waiting),
+            restart::Next::Restart { node, reason } => Step::Act(Act::Restart { node, reason }),
+        },
+    };
+    match step {
+        Step::Act(_) if desired.maintenance => wait(Why::Maintenance),
+        Step::Act(act) if stale(input) && !matches!(act, Act::Adopt { .. }) => {
+            Step::Read(Read::Rows)
+        }
+        step => step,
+    }
+}
+
+/// Rows: what to do about them, what to wait for, or `None` when they are readable everywhere.
+fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
+    let Input {
+        desired, seen, now, ..
+    } = input;
+    let until = next_poll(input);
+    let wait = |why: Why, until: Stamp| Some(Step::Wait(Wait { why, until }));
+    let rows = seen.rows.as_ref()?;
+    if seen
+        .missing_since
+        .keys()
+        .any(|pkid| ledger.rows.contains_key(pkid))
+    {
+        return wait(Why::ConfirmMissing, until);
+    }
+    let step = registration::next(registration::Input {
+        desired: desired.wanted(),
+        rows: &rows.value,
+        ledger,
+        foreign: desired.foreign_components,
+        adopt: desired.requests.adopt_rows.is_some(),
+        fresh: input.fresh,
+    });
+    match step {
+        registration::Step::Nothing => {}
+        registration::Step::Insert { pkid, id } => {
+            if ledger.vanished >= 2 {
+                return wait(Why::Vanished, until);
+            }
+            let on = federation_on(seen);
+            if !on.is_empty() && seen.present_since.is_empty() {
+                return wait(Why::FederationOn(on), until);
+            }
+            if unasked(seen) {
+                return wait(Why::Budget, until);
+            }
+            return Some(Step::Act(Act::Insert { pkid, id }));
+        }
+        registration::Step::Delete { pkid, id, reason } => {
+            return Some(Step::Act(Act::Delete { pkid, id, reason }));
+        }
+        registration::Step::Adopt { pkid, id } => return Some(Step::Act(Act::Adopt { pkid, id })),
+        registration::Step::Blocked(blocked) => return wait(Why::Blocked(blocked), until),
+    }
+    if seen.unverified {
+        return Some(Step::Read(Read::Rows));
+    }
+    let wanted = desired.wanted();
+    let readable = ledger
+        .readable
+        .as_ref()
+        .is_some_and(|readable| wanted.iter().all(|id| readable.ids.contains(id)));
+    if readable || wanted.is_empty() {
+        return None;
+    }
+    // The delay is over when the last of them was there for long enough.
+    let left = wanted
+        .iter()
+        .map(|id| {
+            seen.present_since
+                .get(id)
+                .map_or(Duration::from_secs(1), |since| {
+                    now.since(since).left(desired.restart.propagation_delay)
+                })
+        })
+        .max()
+        .unwrap_or_default();
+    wait(
+        Why::Propagating,
+        now.plus(left.max(Duration::from_millis(20))),
+    )
+}
+
+/// Nodes at which IM&P's own federation is on.
+pub fn federation_on(seen: &Observation) -> Vec<String> {
+    seen.node_list()
+        .iter()
+        .filter(|node| {
+            seen.services
+                .get(&node.name)
+                .is_some_and(|services| services.value.federation == ImpFederation::On)
+        })
+        .map(|node| node.name.clone())
+        .collect()
+}
+
+/// Whether some node was never asked for its services.
+fn unasked(seen: &Observation) -> bool {
+    seen.node_list().iter().any(|node| {
+        !seen.services.contains_key(&node.name)
+            && !seen.control_center_failures.contains_key(&node.name)
+    })
+}
+
+/// Whether the rows are too old to act upon.
+fn stale(input: Input<'_>) -> bool {
+    let Input { seen, now, .. } = input;
+    seen.rows.as_ref().is_none_or(|rows| {
+        !seen.rows_current() && !seen.unverified || now.since(&rows.asked).reached(ROWS_FRESH)
+    })
+}
+
+/// What has to be read before anything else.
+fn overdue(input: Input<'_>) -> Option<Read> {
+    let Input {
+        desired, seen, now, ..
+    } = input;
+    let poll = desired.poll_interval;
+    let axl_ready = seen
+        .axl_failure
+        .as_ref()
+        .is_none_or(|failure| retry_left(&failure.retry_at, &now).is_zero());
+    if axl_ready {
+        let Some(nodes) = &seen.nodes else {
+            return Some(Read::Nodes);
+        };
+        // One read per poll interval, whichever.
+        let last = seen
+            .rows
+            .as_ref()
+            .map_or(nodes.asked, |rows| later(rows.asked, nodes.asked));
+        let due = now.since(&last).reached(poll);
+        if seen.due.contains(&Read::Nodes) || due && now.since(&nodes.asked).reached(NODES_EVERY) {
+            return Some(Read::Nodes);
+        }
+        if input.ledger.is_some() {
+            if seen.table.is_none() || seen.due.contains(&Read::Table) {
+                return Some(Read::Table);
+            }
+            let Some(rows) = &seen.rows else {
+                return Some(Read::Rows);
+            };
+            let confirm = !seen.missing_since.is_empty()
+                && now
+                    .since(&rows.asked)
+                    .reached(super::observation::CONFIRM_MISSING);
+            if due || confirm || seen.axl_failure.is_some() || seen.due.contains(&Read::Rows) {
+                return Some(Read::Rows);
+            }
+        }
+    }
+    seen.node_list()
+        .iter()
+        .find(|node| {
+            let failed = seen
+                .control_center_failures
+                .get(&node.name)
+                .map(|failure| retry_left(&failure.retry_at, &now));
+            match failed {
+                Some(left) => left.is_zero(),
+                None => {
+                    seen.due.contains(&Read::Services(node.name.clone()))
+                        || seen
+                            .services
+                            .get(&node.name)
+                            .is_none_or(|services| now.since(&services.asked).reached(poll))
+                }
+            }
+        })
+        .map(|node| Read::Services(node.name.clone()))
+}
+
+/// When something is overdue next, if nothing else happens.
+fn next_poll(input: Input<'_>) -> Stamp {
+    let Input {
+        desired, seen, now, ..
+    } = input;
+    let poll = desired.poll_interval;
+    let mut left = poll;
+    if let Some(failure) = &seen.axl_failure {
+        left = left.min(retry_left(&failure.retry_at, &now));
+    } else if let Some(rows) = &seen.rows {
+        let wait = if seen.missing_since.is_empty() {
+            poll
+        } else {
+            super::observation::CONFIRM_MISSING
+        };
+        left = left.min(now.since(&rows.asked).left(wait));
+    }
+    for node in seen.node_list() {
+        if let Some(failure) = seen.control_center_failures.get(&node.name) {
+            left = left.min(retry_left(&failure.retry_at, &now));
+        } else if let Some(services) = seen.services.get(&node.name) {
+            left = left.min(now.since(&services.asked).left(poll));
+        }
+    }
+    now.plus(left.max(Duration::from_millis(100)))
+}
+
+fn restart_wait(input: Input<'_>, waiting: Waiting) -> Step {
+    let poll = next_poll(input);
+    let until = if waiting.until.mono_ms < poll.mono_ms {
+        waiting.until
+    } else {
+        poll
+    };
+    Step::Wait(Wait {
+        why: Why::Restart(waiting),
+        until,
+    })
+}
+
+/// What is left until a time this process set itself.
+fn retry_left(retry_at: &Stamp, now: &Stamp) -> Duration {
+    Duration::from_millis(retry_at.mono_ms.saturating_sub(now.mono_ms))
+}
+
+fn later(a: Stamp, b: Stamp) -> Stamp {
+    if a.mono_ms >= b.mono_ms { a } else { b }
+}

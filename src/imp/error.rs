@@ -1,0 +1,250 @@
+//! Why a call to AXL or Control Center failed, as a sentence with its remedy.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::report::reasons;
+use super::soap::{Fault, SoapError};
+
+/// Which of the two interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Interface {
+    /// AXL, on the publisher.
+    Axl,
+    /// Control Center Services, on each node.
+    ControlCenter,
+}
+
+impl Interface {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Axl => "AXL",
+            Self::ControlCenter => "Control Center",
+        }
+    }
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct CallError {
+    /// Which interface.
+    pub interface: Interface,
+    /// `https://host:port` that was called.
+    pub server: String,
+    /// The Secret whose account was used, with its version.
+    pub secret: String,
+    /// What happened.
+    pub kind: CallErrorKind,
+}
+
+/// What happened to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallErrorKind {
+    /// HTTP 401.
+    Unauthorized {
+        /// When this Secret version is tried again at the earliest.
+        retry_at: Timestamp,
+    },
+    /// Not sent, because this Secret version was answered 401.
+    Held {
+        /// When that was.
+        since: Timestamp,
+        /// When it is tried again at the earliest.
+        retry_at: Timestamp,
+    },
+    /// Not sent, because whether this Secret version was accepted could not be recorded.
+    Unrecorded(String),
+    /// HTTP 403.
+    Forbidden,
+    /// HTTP 503, or a fault that asks to slow down.
+    Throttled(Option<Duration>),
+    /// HTTP 599 to every version, or to the one that is set.
+    VersionUnsupported,
+    /// A SOAP fault.
+    Fault(Fault),
+    /// Another HTTP status.
+    Http(u16),
+    /// No connection: the name, the port or the network.
+    Connect(String),
+    /// The server's certificate was not accepted.
+    Certificate(String),
+    /// The TLS handshake failed for another reason.
+    Tls(String),
+    /// No answer in time; the request may have arrived.
+    Timeout,
+    /// The connection broke; the request may have arrived.
+    Interrupted(String),
+    /// The answer is too large.
+    TooLarge,
+    /// The answer is none.
+    Malformed(SoapError),
+    /// The answer lacks something or says something that cannot be.
+    Unexpected(String),
+}
+
+impl CallError {
+    /// Whether the request may have been carried out all the same.
+    pub fn may_have_arrived(&self) -> bool {
+        match self.kind {
+            CallErrorKind::Timeout
+            | CallErrorKind::Interrupted(_)
+            | CallErrorKind::TooLarge
+            | CallErrorKind::Malformed(_)
+            | CallErrorKind::Unexpected(_) => true,
+            CallErrorKind::Http(status) => status >= 500,
+            CallErrorKind::Unauthorized { .. }
+            | CallErrorKind::Held { .. }
+            | CallErrorKind::Unrecorded(_)
+            | CallErrorKind::Forbidden
+            | CallErrorKind::Throttled(_)
+            | CallErrorKind::VersionUnsupported
+            | CallErrorKind::Fault(_)
+            | CallErrorKind::Connect(_)
+            | CallErrorKind::Certificate(_)
+            | CallErrorKind::Tls(_) => false,
+        }
+    }
+
+    /// When to try again after this failed `count` times in a row (from 1), as seen from `now`.
+    pub fn back_off(&self, count: u32, now: Timestamp) -> Duration {
+        let doubling = |first: u64, most: u64| {
+            let factor = 1_u64 << count.saturating_sub(1).min(12);
+            Duration::from_secs(first.saturating_mul(factor).min(most))
+        };
+        match &self.kind {
+            CallErrorKind::Unauthorized { retry_at } | CallErrorKind::Held { retry_at, .. } => {
+                Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
+            }
+            CallErrorKind::Throttled(Some(wait)) => {
+                (*wait).clamp(Duration::from_secs(10), Duration::from_secs(600))
+            }
+            CallErrorKind::Throttled(None) => doubling(10, 300),
+            CallErrorKind::Forbidden | CallErrorKind::VersionUnsupported => doubling(60, 300),
+            _ => doubling(5, 300),
+        }
+    }
+
+    /// Reason for a condition.
+    pub fn reason(&self) -> &'static str {
+        match self.kind {
+            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held { .. } => {
+                reasons::UNAUTHORIZED
+            }
+            CallErrorKind::Unrecorded(_) => reasons::LEDGER_UNAVAILABLE,
+            CallErrorKind::Forbidden => reasons::FORBIDDEN,
+            CallErrorKind::Throttled(_) => reasons::THROTTLED,
+            CallErrorKind::VersionUnsupported => reasons::VERSION_UNSUPPORTED,
+            CallErrorKind::Fault(_) => reasons::FAULT,
+            CallErrorKind::Certificate(_) | CallErrorKind::Tls(_) => reasons::CERTIFICATE_REFUSED,
+            CallErrorKind::Connect(_) | CallErrorKind::Timeout | CallErrorKind::Interrupted(_) => {
+                reasons::UNREACHABLE
+            }
+            CallErrorKind::Http(_)
+            | CallErrorKind::TooLarge
+            | CallErrorKind::Malformed(_)
+            | CallErrorKind::Unexpected(_) => reasons::BAD_ANSWER,
+        }
+    }
+
+    /// Whether it is about the account: these belong to `AxlAuthenticated` whatever the interface.
+    pub fn is_about_account(&self) -> bool {
+        matches!(
+            self.kind,
+            CallErrorKind::Unauthorized { .. }
+                | CallErrorKind::Held { .. }
+                | CallErrorKind::Forbidden
+        )
+    }
+
+    fn role(&self) -> &'static str {
+        match self.interface {
+            Interface::Axl => "Standard AXL API Access (with Standard CCM Admin Users)",
+            Interface::ControlCenter => {
+                "Standard CCM Admin Users with a serviceability role (Standard SERVICEABILITY)"
+            }
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let (interface, server, secret) = (self.interface.name(), &self.server, &self.secret);
+        match &self.kind {
+            CallErrorKind::Unauthorized { retry_at } => format!(
+                "{interface} at {server} answered 401 to the user of Secret {secret}. {} It is not tried again before {} so that the account is not locked: edit the Secret with the right password, or correct the account in IM&P",
+                self.remedy_401(),
+                minute(*retry_at)
+            ),
+            CallErrorKind::Held { since, retry_at } => format!(
+                "the user of Secret {secret} was answered 401 at {}; {interface} at {server} is not asked before {} so that the account is not locked. {} Edit the Secret with the right password, or correct the account in IM&P",
+                minute(*since),
+                minute(*retry_at),
+                self.remedy_401()
+            ),
+            CallErrorKind::Unrecorded(why) => format!(
+                "{interface} at {server} is not asked, because the use of Secret {secret} cannot be recorded: {why}"
+            ),
+            CallErrorKind::Forbidden => format!(
+                "{interface} at {server} answered 403: the user of Secret {secret} lacks a role; give its group the role {} in IM&P (User Management > User Settings > User Group)",
+                self.role()
+            ),
+            CallErrorKind::Throttled(_) => {
+                format!("{interface} at {server} asks to slow down; the call is repeated later")
+            }
+            CallErrorKind::VersionUnsupported => format!(
+                "{interface} at {server} answers 599 to every version from 15.0 to 9.1; check that Cisco AXL Web Service is activated, or set imp[].axl.version"
+            ),
+            CallErrorKind::Fault(fault) => {
+                format!("{interface} at {server} answered a fault: {fault}")
+            }
+            CallErrorKind::Http(404) => format!(
+                "{interface} at {server} answered HTTP 404; check that {} is started (Cisco Unified IM and Presence Serviceability > Tools)",
+                match self.interface {
+                    Interface::Axl => "Cisco AXL Web Service",
+                    Interface::ControlCenter => "Cisco Tomcat with Control Center Services",
+                }
+            ),
+            CallErrorKind::Http(status) => {
+                format!("{interface} at {server} answered HTTP {status}")
+            }
+            CallErrorKind::Connect(why) => format!(
+                "no connection to {interface} at {server}: {why}; check the name, the network, and that TCP 8443 is open; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"
+            ),
+            CallErrorKind::Certificate(why) => format!(
+                "the certificate of {server} was not accepted: {why}; set imp[].tls.caSecretRef to the CA of its tomcat certificate, or pin its SHA-256 fingerprint with imp[].tls.pinnedSha256"
+            ),
+            CallErrorKind::Tls(why) => format!(
+                "the TLS handshake with {server} failed: {why}; releases before 11.5 may speak only TLS 1.0 or 1.1, which is not supported"
+            ),
+            CallErrorKind::Timeout => format!("{interface} at {server} did not answer in time"),
+            CallErrorKind::Interrupted(why) => {
+                format!(
+                    "the connection to {interface} at {server} broke before the answer was complete: {why}"
+                )
+            }
+            CallErrorKind::TooLarge => {
+                format!(
+                    "the answer of {interface} at {server} is larger than 4 MiB and was not read"
+                )
+            }
+            CallErrorKind::Malformed(why) => format!("the answer of {interface} at {server} {why}"),
+            CallErrorKind::Unexpected(what) => format!("{interface} at {server}: {what}"),
+        }
+    }
+
+    fn remedy_401(&self) -> String {
+        let page = match self.interface {
+            Interface::Axl => "axl",
+            Interface::ControlCenter => "controlcenterservice2/services/ControlCenterServices?wsdl",
+        };
+        format!(
+            "Test the credentials in a browser at {}/{page}.",
+            self.server
+        )
+    }
+}
+
+fn minute(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}

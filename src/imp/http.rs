@@ -1,0 +1,366 @@
+//! What AXL and Control Center share: HTTPS with Basic authentication, the judging of
+//! certificates, bounds on size and time, the rule of one 401, and one log line per call.
+//!
+//! Connections are not kept: a request on a kept connection that the server just closed would
+//! leave open whether it arrived. Nor are cookies: a stale session is answered 404.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::dns::Resolve;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256};
+
+use super::desired::{Credentials, ServerTrust, Target};
+use super::error::{CallError, CallErrorKind, Interface};
+use super::ledger::logins::{Logins, Outcome};
+use super::soap::{self, Answer, Element};
+
+/// The largest answer that is read.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// To connect, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a whole call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Calls the nodes of one cluster.
+#[derive(Clone)]
+pub struct Caller {
+    client: reqwest::Client,
+    logins: Arc<Logins>,
+}
+
+/// One call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Which interface.
+    pub interface: Interface,
+    /// `https://host:port`.
+    pub server: &'a str,
+    /// Path, with leading slash.
+    pub path: &'a str,
+    /// Name of the operation, for the log.
+    pub function: &'a str,
+    /// The header `SOAPAction`, quotes included.
+    pub soap_action: &'a str,
+    /// The envelope.
+    pub body: &'a str,
+    /// The account.
+    pub account: &'a Credentials,
+}
+
+impl Caller {
+    /// A caller for this target. The error is a sentence about `imp[].tls`.
+    pub fn new(
+        target: &Target,
+        resolver: Option<Arc<dyn Resolve>>,
+        logins: Arc<Logins>,
+    ) -> Result<Self, String> {
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls_config(&target.tls)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .http1_only()
+            .pool_max_idle_per_host(0)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT);
+        if let Some(resolver) = resolver {
+            builder = builder.dns_resolver(resolver);
+        }
+        for (name, address) in &target.addresses {
+            builder = builder.resolve(name, SocketAddr::new(address.address, 0));
+        }
+        let client = builder.build().map_err(|error| {
+            format!(
+                "the HTTPS client for {} cannot be set up: {error}",
+                target.publisher
+            )
+        })?;
+        Ok(Self { client, logins })
+    }
+
+    /// Calls, and returns the operation's response element.
+    pub async fn call(&self, call: Call<'_>) -> Result<Element, CallError> {
+        let started = Instant::now();
+        let failed = |kind| CallError {
+            interface: call.interface,
+            server: call.server.to_owned(),
+            secret: call.account.secret.to_string(),
+            kind,
+        };
+        let permit = match self.logins.begin(&call.account.secret).await {
+            Ok(permit) => permit,
+            Err(kind) => {
+                log(&call, 0, &failed(kind.clone()).to_string(), started);
+                return Err(failed(kind));
+            }
+        };
+        let answer = self.exchange(&call).await;
+        let outcome = match &answer {
+            Ok((401, _)) => Outcome::Rejected,
+            Ok(_) => Outcome::Accepted,
+            Err(_) => Outcome::Untold,
+        };
+        let retry_at = permit.finish(outcome).await;
+        let status = answer.as_ref().map_or(0, |(status, _)| *status);
+        let result = match answer {
+            Ok((401, _)) => Err(CallErrorKind::Unauthorized { retry_at }),
+            Ok((status, Body { bytes, retry_after })) => read(status, &bytes, retry_after),
+            Err(kind) => Err(kind),
+        }
+        .map_err(failed);
+        let reason = result
+            .as_ref()
+            .err()
+            .map_or_else(|| "None".to_owned(), ToString::to_string);
+        log(&call, status, &reason, started);
+        result
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<(u16, Body), CallErrorKind> {
+        let password = String::from_utf8_lossy(call.account.password.expose());
+        let response = self
+            .client
+            .post(format!("{}{}", call.server, call.path))
+            .basic_auth(&call.account.username, Some(password))
+            .header(CONTENT_TYPE, "text/xml;charset=UTF-8")
+            .header(ACCEPT, "text/xml")
+            .header("SOAPAction", call.soap_action)
+            .body(call.body.to_owned())
+            .send()
+            .await;
+        let mut response = response.map_err(|error| transport(&error))?;
+        let status = response.status().as_u16();
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let mut bytes = Vec::new();
+        // Of a 401 or 599 only the status counts; its body may be anything.
+        if !matches!(status, 200 | 500) {
+            return Ok((status, Body { bytes, retry_after }));
+        }
+        while let Some(chunk) = response.chunk().await.map_err(|error| transport(&error))? {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                return Err(CallErrorKind::TooLarge);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((status, Body { bytes, retry_after }))
+    }
+}
+
+struct Body {
+    bytes: Vec<u8>,
+    retry_after: Option<Duration>,
+}
+
+fn read(
+    status: u16,
+    bytes: &[u8],
+    retry_after: Option<Duration>,
+) -> Result<Element, CallErrorKind> {
+    match status {
+        403 => Err(CallErrorKind::Forbidden),
+        503 => Err(CallErrorKind::Throttled(retry_after)),
+        599 => Err(CallErrorKind::VersionUnsupported),
+        200 | 500 => match soap::answer(bytes) {
+            Ok(Answer::Response(element)) => Ok(element),
+            Ok(Answer::Fault(fault)) => {
+                let text = fault.to_string();
+                Err(
+                    if text.contains("Exceeded allowed rate")
+                        || text.contains("Maximum AXL Memory Allocation Consumed")
+                    {
+                        CallErrorKind::Throttled(None)
+                    } else {
+                        CallErrorKind::Fault(fault)
+                    },
+                )
+            }
+            Err(_) if status == 500 => Err(CallErrorKind::Http(500)),
+            Err(error) => Err(CallErrorKind::Malformed(error)),
+        },
+        other => Err(CallErrorKind::Http(other)),
+    }
+}
+
+/// The line that Expressway's administrators know: URL, Function, Status, Reason.
+fn log(call: &Call<'_>, status: u16, reason: &str, started: Instant) {
+    let url = format!("{}{}", call.server, call.path);
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let function = call.function;
+    match call.interface {
+        Interface::Axl => tracing::info!(
+            target: "network.axl",
+            module = "network.axl", url, function, status, reason, duration_ms,
+            "AXL call"
+        ),
+        Interface::ControlCenter => tracing::info!(
+            target: "network.control_center",
+            module = "network.control_center", url, function, status, reason, duration_ms,
+            "Control Center call"
+        ),
+    }
+}
+
+/// What a failed exchange means.
+fn transport(error: &reqwest::Error) -> CallErrorKind {
+    let mut innermost = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref())
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .or_else(|| cause.downcast_ref::<rustls::Error>());
+        match inner {
+            Some(rustls::Error::InvalidCertificate(why)) => {
+                return CallErrorKind::Certificate(certificate_words(why));
+            }
+            // Before the connection stood; afterwards a broken record is a broken connection.
+            Some(why) if error.is_connect() => return CallErrorKind::Tls(why.to_string()),
+            _ => {}
+        }
+        innermost = cause.to_string();
+        source = cause.source();
+    }
+    if error.is_connect() {
+        CallErrorKind::Connect(if error.is_timeout() {
+            "it timed out".to_owned()
+        } else {
+            innermost
+        })
+    } else if error.is_timeout() {
+        CallErrorKind::Timeout
+    } else {
+        CallErrorKind::Interrupted(innermost)
+    }
+}
+
+fn certificate_words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => "its issuer is not among the given CAs".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another name".to_owned()
+        }
+        CertificateError::ApplicationVerificationFailure => {
+            "its SHA-256 fingerprint is none of the pinned ones".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Tells certificates apart.
+pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        ServerTrust::Ca { pem, source } => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate =
+                    certificate.map_err(|error| format!("{source} is not PEM: {error}"))?;
+                roots.add(certificate).map_err(|error| {
+                    format!("{source} holds a certificate that is no CA: {error}")
+                })?;
+            }
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|_| format!("{source} holds no certificate; it needs the CA in PEM"))?
+        }
+        ServerTrust::Pinned(fingerprints) => Arc::new(Leaf {
+            fingerprints: Some(fingerprints.clone()),
+            provider,
+        }),
+        ServerTrust::Insecure => Arc::new(Leaf {
+            fingerprints: None,
+            provider,
+        }),
+    };
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+/// Accepts a leaf by fingerprint, or any; either way the peer has to own its key.
+#[derive(Debug)]
+struct Leaf {
+    fingerprints: Option<Vec<[u8; 32]>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Leaf {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let fingerprint = fingerprint(end_entity);
+        match &self.fingerprints {
+            Some(pinned) if !pinned.contains(&fingerprint) => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,330 @@
+//! What an observation teaches: pure transitions of the ledger before anything is planned. Rows
+//! that appeared or went, routers that provably restarted, requests that came in.
+
+use std::collections::BTreeSet;
+
+use crate::imp::clock::Stamp;
+use crate::imp::control_center::ImpFederation;
+use crate::imp::desired::{Activation, Desired};
+use crate::imp::observation::{CONFIRM_MISSING, Observation};
+use crate::imp::report::{Event, reasons};
+use crate::imp::restart::started_after;
+
+use super::{
+    ActionRecord, Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState,
+    UpTimeMark,
+};
+
+/// Takes in what was seen; returns the events it is worth. Does nothing where another resource
+/// has the cluster.
+pub fn learn(
+    ledger: &mut Ledger,
+    desired: &Desired,
+    seen: &mut Observation,
+    now: Stamp,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    claim(ledger, desired);
+    if ledger.claimed_by_another(&desired.owner).is_some() {
+        return events;
+    }
+    if desired.activation == Activation::Active {
+        ledger.known_as.insert(desired.target.publisher.clone());
+    }
+    if std::mem::take(&mut seen.human_looked) && ledger.vanished >= 2 {
+        ledger.vanished = 0;
+    }
+    rows(ledger, seen, &mut events);
+    readable(ledger, desired, seen, now);
+    requests(ledger, desired, seen, now);
+    federation(ledger, seen, now);
+    routers(ledger, seen, now, &mut events);
+    canary(ledger, desired);
+    events
+}
+
+/// An active resource takes a cluster that nobody has.
+fn claim(ledger: &mut Ledger, desired: &Desired) {
+    let stale = ledger.owner.as_ref().is_some_and(|owner| {
+        owner.uid != desired.owner.uid
+            && !desired.live_owners.is_empty()
+            && !desired.live_owners.contains(&owner.uid)
+    });
+    match desired.activation {
+        Activation::Active if stale || ledger.owner.is_none() => {
+            ledger.owner = Some(desired.owner.clone());
+            // A token that came with the resource was meant for a cluster before this.
+            ledger
+                .handled_restart_token
+                .clone_from(&desired.requests.restart_routers);
+        }
+        Activation::Prepared
+            if ledger.rows.is_empty()
+                && ledger
+                    .owner
+                    .as_ref()
+                    .is_some_and(|owner| owner.uid == desired.owner.uid) =>
+        {
+            ledger.owner = None;
+            ledger.rounds.clear();
+            ledger.readable = None;
+        }
+        _ => {}
+    }
+}
+
+fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
+    let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
+        return;
+    };
+    let mut gone = Vec::new();
+    for (pkid, record) in &mut ledger.rows {
+        let shown = rows.value.iter().any(|row| row.pkid == pkid.to_string());
+        match record.state {
+            RowState::Planned if shown => record.state = RowState::Present,
+            RowState::Deleting if !shown => gone.push((*pkid, false)),
+            RowState::Present if !shown => {
+                let confirmed = seen
+                    .missing_since
+                    .get(pkid)
+                    .is_some_and(|since| rows.asked.since(since).reached(CONFIRM_MISSING));
+                if confirmed {
+                    gone.push((*pkid, true));
+                }
+            }
+            _ => {}
+        }
+    }
+    for (pkid, vanished) in gone {
+        if vanished {
+            ledger.vanished = ledger.vanished.saturating_add(1);
+            let id = ledger
+                .rows
+                .get(&pkid)
+                .map(|row| row.component_id.to_string());
+            events.push(Event {
+                warning: true,
+                reason: reasons::ROWS_VANISHED,
+                message: format!(
+                    "Somebody removed the row of {} ({pkid}) from IM&P's table; it will be inserted again once",
+                    id.unwrap_or_default()
+                ),
+            });
+        }
+        ledger.forget_row(&pkid);
+    }
+}
+
+/// All desired rows are there and the propagation delay is over, by this process's own reads.
+fn readable(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp) {
+    let ids: BTreeSet<_> = desired.wanted().iter().cloned().collect();
+    let known = ledger
+        .readable
+        .as_ref()
+        .is_some_and(|readable| readable.ids.is_superset(&ids));
+    if ids.is_empty() || known || !seen.rows_current() {
+        return;
+    }
+    let delay = desired.restart.propagation_delay;
+    let over = ids.iter().all(|id| {
+        seen.present_since
+            .get(id)
+            .is_some_and(|since| now.since(since).reached(delay))
+    });
+    if over {
+        ledger.readable = Some(Readable {
+            ids,
+            baseline: Baseline {
+                at: now,
+                up_times: std::collections::BTreeMap::new(),
+            },
+        });
+    }
+}
+
+/// The annotation `restart-routers`, once per value.
+fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) {
+    let token = &desired.requests.restart_routers;
+    let Some(token) = token
+        .as_ref()
+        .filter(|_| *token != ledger.handled_restart_token)
+    else {
+        return;
+    };
+    if desired.activation == Activation::Prepared || seen.node_list().is_empty() {
+        return;
+    }
+    ledger.handled_restart_token = Some(token.clone());
+    // A human has looked: what was unclear may be commanded again.
+    for record in ledger.nodes.values_mut() {
+        let open = record.restart.as_ref().is_some_and(|restart| {
+            !matches!(restart.answer, Some(RestartAnswer::Accepted))
+                || now
+                    .since(&restart.planned)
+                    .reached(crate::imp::restart::RESTART_DEADLINE)
+        });
+        if open {
+            record.restart = None;
+        }
+    }
+    seen.restart_not_before.clear();
+    ledger
+        .rounds
+        .retain(|round| !matches!(round.cause, RoundCause::Requested(_)));
+    ledger.rounds.push(Round {
+        cause: RoundCause::Requested(token.clone()),
+        baseline: Baseline {
+            at: now,
+            up_times: std::collections::BTreeMap::new(),
+        },
+        pending: seen
+            .node_list()
+            .iter()
+            .map(|node| node.name.clone())
+            .collect(),
+    });
+}
+
+/// IM&P's own federation going Off asks for a round, where rows of ours need the routers.
+fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
+    let states: Vec<ImpFederation> = seen
+        .node_list()
+        .iter()
+        .map(|node| {
+            seen.services
+                .get(&node.name)
+                .map_or(ImpFederation::Unknown, |services| services.value.federation)
+        })
+        .collect();
+    if states.contains(&ImpFederation::On) {
+        ledger.federation_was_on = true;
+        return;
+    }
+    let off = !states.is_empty() && states.iter().all(|state| *state == ImpFederation::Off);
+    if !ledger.federation_was_on || !off {
+        return;
+    }
+    ledger.federation_was_on = false;
+    if ledger
+        .rows
+        .values()
+        .any(|row| row.state == RowState::Present)
+    {
+        ledger.rounds.push(Round {
+            cause: RoundCause::FederationOff,
+            baseline: Baseline {
+                at: now,
+                up_times: std::collections::BTreeMap::new(),
+            },
+            pending: seen
+                .node_list()
+                .iter()
+                .map(|node| node.name.clone())
+                .collect(),
+        });
+    }
+}
+
+/// Which routers provably started after what.
+fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
+    let names: Vec<String> = seen
+        .node_list()
+        .iter()
+        .map(|node| node.name.clone())
+        .collect();
+    for name in &names {
+        if let Some(readable) = &mut ledger.readable {
+            if started_after(&readable.baseline, name, &seen.services) {
+                let ids = readable.ids.clone();
+                let loaded = &mut ledger.nodes.entry(name.clone()).or_default().loaded;
+                if !loaded.is_superset(&ids) {
+                    loaded.extend(ids);
+                    events.push(Event {
+                        warning: false,
+                        reason: reasons::ROUTER_IN_SYNC,
+                        message: format!(
+                            "Cisco XCP Router on {name} started after all rows were readable"
+                        ),
+                    });
+                }
+            } else {
+                mark(&mut readable.baseline, name, seen);
+            }
+        }
+        for round in &mut ledger.rounds {
+            if !round.pending.contains(name) {
+                continue;
+            }
+            if started_after(&round.baseline, name, &seen.services) {
+                round.pending.remove(name);
+            } else {
+                mark(&mut round.baseline, name, seen);
+            }
+        }
+        close_restart(ledger, name, seen, now);
+    }
+    // A round does not wait for nodes that are no more.
+    ledger.rounds.retain_mut(|round| {
+        if !names.is_empty() {
+            round.pending.retain(|name| names.contains(name));
+        }
+        !round.pending.is_empty()
+    });
+}
+
+/// A command whose router provably started since is over.
+fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp) {
+    let Some(record) = ledger.nodes.get_mut(name) else {
+        return;
+    };
+    let back = record
+        .restart
+        .as_ref()
+        .is_some_and(|restart| started_after(&restart.baseline, name, &seen.services));
+    if back && let Some(restart) = record.restart.take() {
+        ledger.acted(ActionRecord {
+            at: now.wall,
+            action: "RouterBack".to_owned(),
+            subject: name.to_owned(),
+            reason: restart.reason,
+            outcome: format!(
+                "started again after the command of {}",
+                restart.planned.wall
+            ),
+        });
+    }
+}
+
+/// Notes an UpTime read after the baseline, so that a smaller one proves a restart without clocks.
+fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
+    if baseline.up_times.contains_key(name) {
+        return;
+    }
+    let Some(services) = seen.services.get(name) else {
+        return;
+    };
+    let later = services.asked.process == baseline.at.process
+        && services.asked.mono_ms >= baseline.at.mono_ms;
+    if let Some(seconds) = services.value.up_time
+        && later
+    {
+        baseline.up_times.insert(
+            name.to_owned(),
+            UpTimeMark {
+                seconds,
+                asked: services.asked,
+            },
+        );
+    }
+}
+
+/// A link of ours to a router that read its id works: the rows do what they are for.
+fn canary(ledger: &mut Ledger, desired: &Desired) {
+    if ledger.canary_passed {
+        return;
+    }
+    ledger.canary_passed = desired
+        .links
+        .iter()
+        .any(|link| link.up && ledger.has_loaded(&link.node, &link.component_id));
+}

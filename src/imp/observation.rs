@@ -1,0 +1,195 @@
+//! What this process has seen of one cluster, and when; kept in memory, never a reason to act
+//! without the ledger.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use xmpp_federation_core::ComponentId;
+
+use super::axl::{Node, Row, Table};
+use super::clock::Stamp;
+use super::control_center::{ImpFederation, ServiceState};
+use super::error::CallError;
+use super::ledger::{RowRecord, RowState};
+use super::pkid::Pkid;
+
+/// A value and the times around its reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen<T> {
+    /// The value.
+    pub value: T,
+    /// When it was asked for: it is not older than this.
+    pub asked: Stamp,
+    /// When it had arrived.
+    pub answered: Stamp,
+}
+
+/// A node's services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Services {
+    /// The XCP router.
+    pub router: ServiceState,
+    /// Seconds since the XCP router started; `None` where the answer is 0, negative or absurd.
+    pub up_time: Option<u64>,
+    /// IM&P's own federation, as this node shows it.
+    pub federation: ImpFederation,
+}
+
+/// A failure that was not followed by a success yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The last error.
+    pub error: CallError,
+    /// Failures in a row.
+    pub count: u32,
+    /// When it is tried again.
+    pub retry_at: Stamp,
+}
+
+/// Something to read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Read {
+    /// The node list.
+    Nodes,
+    /// The name of the table.
+    Table,
+    /// All rows.
+    Rows,
+    /// Services of the node of that name.
+    Services(String),
+}
+
+/// All that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Observation {
+    /// The node list.
+    pub nodes: Option<Seen<Vec<Node>>>,
+    /// Name of the table.
+    pub table: Option<Table>,
+    /// All rows; reading them is due after whatever may have changed them.
+    pub rows: Option<Seen<Vec<Row>>>,
+    /// Writes were answered with success since the rows were read; `rows` holds what is expected.
+    pub unverified: bool,
+    /// Component ids of our rows: since when every read of this process shows them.
+    pub present_since: BTreeMap<ComponentId, Stamp>,
+    /// Rows of ours that the last reads did not show: since when.
+    pub missing_since: BTreeMap<Pkid, Stamp>,
+    /// Services by node name.
+    pub services: BTreeMap<String, Seen<Services>>,
+    /// AXL's current failure.
+    pub axl_failure: Option<Failure>,
+    /// Control Center's current failures by node name.
+    pub control_center_failures: BTreeMap<String, Failure>,
+    /// Times of the Control Center calls of the last minute.
+    pub control_center_calls: VecDeque<Stamp>,
+    /// Reads that are due whatever the age of what is known.
+    pub due: BTreeSet<Read>,
+    /// The last value of the annotation `refresh` that was served.
+    pub refreshed: Option<String>,
+    /// A human asked for a refresh since the ledger learned last.
+    pub human_looked: bool,
+    /// Restarts that were answered with "later" and when they may be tried again, by node name.
+    pub restart_not_before: BTreeMap<String, (Stamp, String)>,
+}
+
+/// A row of ours that is missing is looked for once more after this.
+pub const CONFIRM_MISSING: Duration = Duration::from_secs(60);
+/// Control Center calls per minute and cluster; the limit of the facts is "under 12".
+pub const CALLS_PER_MINUTE: usize = 11;
+
+impl Observation {
+    /// The nodes, empty while unknown.
+    pub fn node_list(&self) -> &[Node] {
+        self.nodes.as_ref().map_or(&[], |seen| &seen.value)
+    }
+
+    /// The ids of desired rows that the last read showed.
+    pub fn present(&self) -> BTreeSet<ComponentId> {
+        self.present_since.keys().cloned().collect()
+    }
+
+    /// Whether the rows are as the last call left them.
+    pub fn rows_current(&self) -> bool {
+        self.rows.is_some()
+            && !self.unverified
+            && !self.due.contains(&Read::Rows)
+            && self.axl_failure.is_none()
+    }
+
+    /// How long until another Control Center call is within the budget.
+    pub fn budget_wait(&self, now: &Stamp) -> Duration {
+        let minute = Duration::from_secs(60);
+        let recent: Vec<Duration> = self
+            .control_center_calls
+            .iter()
+            .map(|at| now.since(at).left(minute))
+            .filter(|left| !left.is_zero())
+            .collect();
+        if recent.len() < CALLS_PER_MINUTE {
+            return Duration::ZERO;
+        }
+        recent
+            .get(recent.len() - CALLS_PER_MINUTE)
+            .copied()
+            .unwrap_or(minute)
+    }
+
+    /// Notes a Control Center call.
+    pub fn called_control_center(&mut self, at: Stamp) {
+        self.control_center_calls.push_back(at);
+        while self.control_center_calls.len() > 4 * CALLS_PER_MINUTE {
+            self.control_center_calls.pop_front();
+        }
+    }
+
+    /// Takes in a read of all rows, given which pkids are ours.
+    pub fn saw_rows(&mut self, rows: Seen<Vec<Row>>, ours: &BTreeMap<Pkid, RowRecord>) {
+        let mut present = BTreeMap::new();
+        let mut missing = BTreeMap::new();
+        for (pkid, record) in ours {
+            let there = rows.value.iter().any(|row| {
+                row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str()
+            });
+            match record.state {
+                RowState::Deleting => {}
+                _ if there => {
+                    let since = self.present_since.get(&record.component_id);
+                    present.insert(
+                        record.component_id.clone(),
+                        since.copied().unwrap_or(rows.answered),
+                    );
+                }
+                RowState::Present => {
+                    let since = self.missing_since.get(pkid);
+                    missing.insert(*pkid, since.copied().unwrap_or(rows.asked));
+                }
+                RowState::Planned => {}
+            }
+        }
+        self.present_since = present;
+        self.missing_since = missing;
+        self.rows = Some(rows);
+        self.unverified = false;
+        self.due.remove(&Read::Rows);
+    }
+
+    /// Everything is to be read again because somebody asked; what is known stays until then.
+    pub fn refresh(&mut self) {
+        self.due.extend([Read::Nodes, Read::Rows]);
+        let names: Vec<String> = self
+            .node_list()
+            .iter()
+            .map(|node| node.name.clone())
+            .collect();
+        self.due.extend(names.into_iter().map(Read::Services));
+        self.human_looked = true;
+        self.forgive();
+    }
+
+    /// Failures are forgotten: what they were about has changed.
+    pub fn forgive(&mut self) {
+        self.axl_failure = None;
+        self.control_center_failures.clear();
+        self.restart_not_before.clear();
+    }
+}

@@ -1,0 +1,533 @@
+//! Which router is restarted next, if any: a pure function of rows, nodes, what their routers
+//! were seen doing, the ledger, the policy and the clock. And the evidence it rests on: whether a
+//! router provably started after a point in time.
+//!
+//! The rules, from the design's "What may never happen": a restart needs rows that were inserted,
+//! a round that was asked for, or IM&P's own federation gone Off behind it; one node at a time,
+//! all others healthy; never sooner than the propagation delay after the rows were read back;
+//! never within `minInterval`; never a second command while one may have arrived, unless a human
+//! asks; and on the very first registration the second node waits for the first one's link.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use xmpp_federation_core::ComponentId;
+
+use super::axl::Node;
+use super::clock::Stamp;
+use super::control_center::ServiceState;
+use super::desired::{Link, RestartMode, RestartPolicy};
+use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
+use super::observation::{Observation, Seen, Services};
+
+/// From a command to the first look: polls must not be quicker than 5 s, and an UpTime of 0 says
+/// nothing, so a restart of 5 s is seen at the first look.
+pub const FIRST_LOOK: Duration = Duration::from_millis(6_500);
+/// Between looks at a router that is restarting.
+pub const LOOK_EVERY: Duration = Duration::from_secs(6);
+/// The same after the first minute.
+const LOOK_SLOWLY: Duration = Duration::from_secs(15);
+/// A restart that is not over after this hangs.
+pub const RESTART_DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// How long an unanswered command is watched before a human is asked.
+pub const AMBIGUOUS_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// A router's state counts for this long when another one is to be restarted.
+pub const FRESH: Duration = Duration::from_secs(15);
+/// Between looks at the first node's link.
+const CANARY_EVERY: Duration = Duration::from_secs(3);
+/// Whole seconds are read; the router may have started up to this much earlier.
+const UP_TIME_ERROR_MS: i64 = 1_000;
+/// Two clocks agree within this.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// How a human restarts a router.
+pub const BY_HAND: &str = "in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, select the node and restart Cisco XCP Router, or on the node's command line: utils service restart Cisco XCP Router";
+
+/// The next thing to do about restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// No router needs anything.
+    Nothing,
+    /// Look at this node's services now.
+    Read(String),
+    /// Restart this node's router, for this reason.
+    Restart {
+        /// Node name.
+        node: String,
+        /// Why, as a sentence.
+        reason: String,
+    },
+    /// Not now.
+    Wait(Waiting),
+}
+
+/// Why not now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// What for.
+    pub kind: WaitKind,
+    /// When to look again.
+    pub until: Stamp,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What a restart waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitKind {
+    /// One that is under way.
+    Restarting,
+    /// A human, because a command may or may not have arrived.
+    OutcomeUnknown,
+    /// A human, because a restart does not end.
+    Hangs,
+    /// A human, because IM&P refuses the command.
+    Refused,
+    /// A human, because the mode is Manual.
+    ByHand,
+    /// `minInterval`.
+    MinInterval,
+    /// All nodes to be healthy and readable.
+    NotHealthy,
+    /// The first node's link.
+    Canary,
+    /// A call that failed without effect to be repeated.
+    CallFailed,
+}
+
+/// What the planner needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Desired ids; all of them were read back.
+    pub ids: &'a [ComponentId],
+    /// The nodes.
+    pub nodes: &'a [Node],
+    /// What was seen.
+    pub seen: &'a Observation,
+    /// What the edges report.
+    pub links: &'a [Link],
+    /// The record.
+    pub ledger: &'a Ledger,
+    /// The policy.
+    pub policy: &'a RestartPolicy,
+    /// The clock.
+    pub now: Stamp,
+}
+
+/// Whether a node's router provably started after the baseline.
+pub fn started_after(
+    baseline: &Baseline,
+    node: &str,
+    services: &BTreeMap<String, Seen<Services>>,
+) -> bool {
+    let Some((seen, up_time)) = running(node, services) else {
+        return false;
+    };
+    if let Some(mark) = baseline.up_times.get(node)
+        && up_time.saturating_add(1) < mark.seconds
+    {
+        // The UpTime went back: no clock is needed.
+        return true;
+    }
+    let up_ms = i64::try_from(up_time.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    let earliest = up_ms.saturating_add(UP_TIME_ERROR_MS);
+    if seen.asked.process == baseline.at.process {
+        let asked = i64::try_from(seen.asked.mono_ms).unwrap_or(0);
+        let at = i64::try_from(baseline.at.mono_ms).unwrap_or(i64::MAX);
+        return asked.saturating_sub(earliest) >= at;
+    }
+    // Another process wrote the baseline: the wall clock counts only with a witness, a router
+    // whose UpTime grew by just what the wall clock says.
+    let since = seen.asked.wall.duration_since(baseline.at.wall);
+    has_witness(baseline, services)
+        && since - SignedDuration::from_millis(earliest) >= CLOCK_TOLERANCE
+}
+
+/// Whether some router's UpTime grew by what the wall clock says since it was marked.
+fn has_witness(baseline: &Baseline, services: &BTreeMap<String, Seen<Services>>) -> bool {
+    baseline.up_times.iter().any(|(node, mark)| {
+        running(node, services).is_some_and(|(seen, up_time)| {
+            let wall = seen.asked.wall.duration_since(mark.asked.wall);
+            let grown = i64::try_from(up_time)
+                .unwrap_or(i64::MAX)
+                .saturating_sub(i64::try_from(mark.seconds).unwrap_or(i64::MAX));
+            grown >= 0 && (wall - SignedDuration::from_secs(grown)).abs() <= CLOCK_TOLERANCE
+        })
+    })
+}
+
+fn running<'a>(
+    node: &str,
+    services: &'a BTreeMap<String, Seen<Services>>,
+) -> Option<(&'a Seen<Services>, u64)> {
+    let seen = services.get(node)?;
+    match (seen.value.router, seen.value.up_time) {
+        (ServiceState::Started, Some(up_time)) => Some((seen, up_time)),
+        _ => None,
+    }
+}
+
+/// Why this node's router has to be restarted, if it has to.
+pub fn need(node: &str, ids: &[ComponentId], ledger: &Ledger) -> Option<String> {
+    let unread: Vec<&str> = ids
+        .iter()
+        .filter(|id| asks_restart(id, ledger) && !ledger.has_loaded(node, id))
+        .map(ComponentId::as_str)
+        .collect();
+    if !unread.is_empty() {
+        return Some(format!(
+            "its router has not read the new row of {}",
+            unread.join(", ")
+        ));
+    }
+    ledger
+        .rounds
+        .iter()
+        .find(|round| round.pending.contains(node))
+        .map(|round| match &round.cause {
+            RoundCause::Requested(token) => {
+                format!("the annotation xmppfederation.io/restart-routers asks for it ({token:?})")
+            }
+            RoundCause::FederationOff => "IM&P's own XMPP federation was turned off".to_owned(),
+        })
+}
+
+fn asks_restart(id: &ComponentId, ledger: &Ledger) -> bool {
+    ledger
+        .rows
+        .values()
+        .any(|row| row.component_id == *id && row.asks_restart)
+}
+
+/// Plans.
+pub fn next(input: Input<'_>) -> Next {
+    let Input {
+        ids,
+        nodes,
+        ledger,
+        now,
+        ..
+    } = input;
+    let refused = match watch_open(input) {
+        Some(Next::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
+        Some(other) => return other,
+        None => None,
+    };
+    let needy: Vec<(&Node, String)> = nodes
+        .iter()
+        .filter_map(|node| need(&node.name, ids, ledger).map(|reason| (node, reason)))
+        .collect();
+    if needy.is_empty() {
+        return Next::Nothing;
+    }
+    if input.policy.mode == RestartMode::Manual {
+        return by_hand(input, &needy);
+    }
+    let candidates: Vec<&(&Node, String)> = needy
+        .iter()
+        .filter(|(node, _)| open_restart(ledger, &node.name).is_none())
+        .collect();
+    let canary = ledger.canary.as_ref().filter(|_| !ledger.canary_passed);
+    if let Some(first) = canary
+        && !candidates.iter().any(|(node, _)| node.name == *first)
+    {
+        return Next::Wait(refused.unwrap_or_else(|| Waiting {
+            kind: WaitKind::Canary,
+            until: now.plus(CANARY_EVERY),
+            message: format!(
+                "{first} was restarted first; {} waits until the edge's link to {first} works, which shows that the new rows do: if it does not come up, check TCP 7400 and imp[].router.secretRef",
+                names(candidates.iter().map(|(node, _)| node.name.as_str()))
+            ),
+        }));
+    }
+    let mut later: Option<Waiting> = refused;
+    for (node, reason) in candidates {
+        if canary.is_some_and(|first| *first != node.name) {
+            continue;
+        }
+        match allowed(input, &node.name, reason) {
+            Next::Wait(waiting) => {
+                if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
+                    later = Some(waiting);
+                }
+            }
+            other => return other,
+        }
+    }
+    later.map_or(Next::Nothing, Next::Wait)
+}
+
+/// What is to be done about commands whose outcome is open; `None` without any. Where a human is
+/// asked for something that is not needed any more, there is nothing to ask for.
+pub fn watch_open(input: Input<'_>) -> Option<Next> {
+    let mut refused = None;
+    for node in input.nodes {
+        let Some(restart) = open_restart(input.ledger, &node.name) else {
+            continue;
+        };
+        let (kind, next) = watch(input, &node.name, restart);
+        match next {
+            _ if kind != WaitKind::Restarting
+                && need(&node.name, input.ids, input.ledger).is_none() => {}
+            Next::Wait(waiting) if kind == WaitKind::Refused => {
+                refused.get_or_insert(Next::Wait(waiting));
+            }
+            other => return Some(other),
+        }
+    }
+    refused
+}
+
+fn open_restart<'a>(ledger: &'a Ledger, node: &str) -> Option<&'a Restart> {
+    ledger
+        .nodes
+        .get(node)
+        .and_then(|record| record.restart.as_ref())
+}
+
+/// Whether this node may be restarted right now.
+fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
+    let Input {
+        nodes,
+        seen,
+        ledger,
+        policy,
+        now,
+        ..
+    } = input;
+    if let Some((not_before, why)) = seen.restart_not_before.get(node) {
+        let left = not_before.since(&now);
+        if left.reached(Duration::from_millis(1)) {
+            return Next::Wait(Waiting {
+                kind: WaitKind::CallFailed,
+                until: *not_before,
+                message: format!("the restart of {node} is tried again later: {why}"),
+            });
+        }
+    }
+    if let Some(last) = ledger
+        .nodes
+        .get(node)
+        .and_then(|record| record.last_restart)
+    {
+        let asked = ledger.rounds.iter().any(|round| {
+            matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node)
+        });
+        let elapsed = now.since(&last);
+        if !asked && !policy.min_interval.is_zero() && !elapsed.reached(policy.min_interval) {
+            return Next::Wait(Waiting {
+                kind: WaitKind::MinInterval,
+                until: now.plus(elapsed.left(policy.min_interval)),
+                message: format!(
+                    "{node} was restarted at {} and imp[].restart.minInterval is {} s; the annotation xmppfederation.io/restart-routers overrides it. Needed because {reason}",
+                    last.wall,
+                    policy.min_interval.as_secs()
+                ),
+            });
+        }
+    }
+    // Every node, this one included, has to be seen healthy, just now.
+    for other in nodes {
+        let name = &other.name;
+        if let Some(failure) = seen.control_center_failures.get(name)
+            && failure
+                .retry_at
+                .since(&now)
+                .reached(Duration::from_millis(1))
+        {
+            return Next::Wait(Waiting {
+                kind: WaitKind::NotHealthy,
+                until: failure.retry_at,
+                message: format!(
+                    "no router is restarted while the state of {name} is not known: {}",
+                    failure.error
+                ),
+            });
+        }
+        let Some(services) = seen.services.get(name) else {
+            return Next::Read(name.clone());
+        };
+        if now.since(&services.asked).reached(FRESH) || !asked_after_rows(services, ledger) {
+            return Next::Read(name.clone());
+        }
+        if services.value.router != ServiceState::Started || services.value.up_time.is_none() {
+            return Next::Wait(Waiting {
+                kind: WaitKind::NotHealthy,
+                until: now.plus(now.since(&services.asked).left(FRESH)),
+                message: format!(
+                    "no router is restarted while that of {name} is {:?}{}",
+                    services.value.router,
+                    if services.value.up_time.is_none() {
+                        " without an UpTime"
+                    } else {
+                        ""
+                    }
+                ),
+            });
+        }
+    }
+    Next::Restart {
+        node: node.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// A look that is to be the "before" of a proof has to be later than the rows.
+fn asked_after_rows(services: &Seen<Services>, ledger: &Ledger) -> bool {
+    ledger.readable.as_ref().is_none_or(|readable| {
+        match services.asked.since(&readable.baseline.at) {
+            super::clock::Elapsed::Certain(_) => {
+                services.asked.mono_ms >= readable.baseline.at.mono_ms
+            }
+            super::clock::Elapsed::Estimated(_) => true,
+        }
+    })
+}
+
+/// A command whose outcome is open.
+fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
+    let now = input.now;
+    let elapsed = now.since(&restart.planned);
+    let state = input
+        .seen
+        .services
+        .get(node)
+        .map_or("not seen since".to_owned(), |services| {
+            format!("last seen {:?}", services.value.router)
+        });
+    let (kind, message) = match &restart.answer {
+        Some(RestartAnswer::Refused(why)) => (
+            WaitKind::Refused,
+            format!(
+                "{node} refuses to restart Cisco XCP Router over Control Center ({why}). Restart it by hand: {BY_HAND}"
+            ),
+        ),
+        Some(RestartAnswer::Accepted) if elapsed.reached(RESTART_DEADLINE) => (
+            WaitKind::Hangs,
+            format!(
+                "the restart of Cisco XCP Router on {node} accepted at {} is not over ({state}). Look at the node, restart the service by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
+                restart.planned.wall
+            ),
+        ),
+        Some(RestartAnswer::Accepted) => (
+            WaitKind::Restarting,
+            format!("Cisco XCP Router on {node} is restarting ({state})"),
+        ),
+        Some(RestartAnswer::Ambiguous(_)) | None
+            if !elapsed.reached(AMBIGUOUS_DEADLINE)
+                && elapsed != super::clock::Elapsed::Estimated(None) =>
+        {
+            (
+                WaitKind::Restarting,
+                format!(
+                    "whether the restart of Cisco XCP Router on {node} was carried out is not known; it is watched ({state})"
+                ),
+            )
+        }
+        Some(RestartAnswer::Ambiguous(why)) => (
+            WaitKind::OutcomeUnknown,
+            format!(
+                "whether the restart of Cisco XCP Router on {node} commanded at {} was carried out is not known ({why}); it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
+                restart.planned.wall
+            ),
+        ),
+        None => (
+            WaitKind::OutcomeUnknown,
+            format!(
+                "whether the restart of Cisco XCP Router on {node} planned at {} was sent before the operator stopped is not known; it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded with the annotation xmppfederation.io/restart-routers",
+                restart.planned.wall
+            ),
+        ),
+    };
+    let every = match kind {
+        WaitKind::Restarting if !elapsed.reached(Duration::from_secs(60)) => LOOK_EVERY,
+        WaitKind::Restarting => LOOK_SLOWLY,
+        _ => Duration::from_secs(60),
+    };
+    let first = match elapsed {
+        super::clock::Elapsed::Certain(elapsed) => FIRST_LOOK.saturating_sub(elapsed),
+        super::clock::Elapsed::Estimated(_) => Duration::ZERO,
+    };
+    (
+        kind,
+        look(
+            input,
+            node,
+            first,
+            every,
+            Waiting {
+                kind,
+                until: now,
+                message,
+            },
+        ),
+    )
+}
+
+/// Reads when it is time to, else waits until then.
+fn look(input: Input<'_>, node: &str, first: Duration, every: Duration, waiting: Waiting) -> Next {
+    let Input { seen, now, .. } = input;
+    let again = seen.services.get(node).map_or(Duration::ZERO, |services| {
+        now.since(&services.asked).left(every)
+    });
+    let failure = seen
+        .control_center_failures
+        .get(node)
+        .map_or(Duration::ZERO, |failure| {
+            match failure.retry_at.since(&now) {
+                super::clock::Elapsed::Certain(left) => left,
+                super::clock::Elapsed::Estimated(_) => Duration::ZERO,
+            }
+        });
+    let left = first.max(again).max(failure);
+    if left.is_zero() {
+        return Next::Read(node.to_owned());
+    }
+    Next::Wait(Waiting {
+        until: now.plus(left.max(Duration::from_millis(100))),
+        ..waiting
+    })
+}
+
+/// The nodes a human has to restart.
+fn by_hand(input: Input<'_>, needy: &[(&Node, String)]) -> Next {
+    let reason = needy.first().map_or("", |(_, reason)| reason.as_str());
+    let message = format!(
+        "imp[].restart.mode is Manual: restart Cisco XCP Router on {}, one node after the other; {reason}. How: {BY_HAND}",
+        names(needy.iter().map(|(node, _)| node.name.as_str()))
+    );
+    let mut soonest: Option<Waiting> = None;
+    for (node, _) in needy {
+        let waiting = Waiting {
+            kind: WaitKind::ByHand,
+            until: input.now,
+            message: message.clone(),
+        };
+        match look(input, &node.name, Duration::ZERO, LOOK_SLOWLY, waiting) {
+            Next::Wait(waiting) => {
+                let sooner = soonest
+                    .as_ref()
+                    .is_none_or(|other| waiting.until.mono_ms < other.until.mono_ms);
+                if sooner {
+                    soonest = Some(waiting);
+                }
+            }
+            read => return read,
+        }
+    }
+    soonest.map_or(Next::Nothing, Next::Wait)
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    let Some(last) = names.pop() else {
+        return "no node".to_owned();
+    };
+    if names.is_empty() {
+        last.to_owned()
+    } else {
+        format!("{} and {last}", names.join(", "))
+    }
+}

@@ -1,0 +1,596 @@
+//! What observation, ledger and plan mean: conditions, nodes, slots, in sentences that name what
+//! failed, with which value, and what to do. Pure.
+
+use std::time::Duration;
+
+use xmpp_federation_core::ComponentId;
+
+use super::axl::{AxlVersion, Table};
+use super::control_center::ImpFederation;
+use super::desired::{Activation, Desired, ServerTrust};
+use super::effects::{Act, Step, Why, federation_on};
+use super::ledger::{Ledger, RowState};
+use super::observation::{Observation, Read};
+use super::registration::Blocked;
+use super::report::{
+    Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
+    Verdict, reasons,
+};
+use super::restart::{WaitKind, Waiting, names, need};
+
+/// What a report is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// What was seen.
+    pub seen: &'a Observation,
+    /// The record.
+    pub ledger: Option<&'a Ledger>,
+    /// What comes next.
+    pub step: &'a Step,
+    /// Why no call can be made at all.
+    pub setup_error: Option<&'a String>,
+    /// Why the record is not usable.
+    pub ledger_error: Option<&'a String>,
+    /// The version in use.
+    pub axl_version: Option<AxlVersion>,
+}
+
+/// Makes a report.
+pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) -> Report {
+    let Input {
+        desired,
+        seen,
+        ledger,
+        ..
+    } = *input;
+    Report {
+        axl_authenticated: axl_authenticated(input),
+        components_registered: components_registered(input),
+        routers_in_sync: routers_in_sync(input),
+        imp_federation_off: imp_federation_off(seen),
+        progress: progress(input),
+        axl_version: input.axl_version.map(|version| version.to_string()),
+        table: seen.table.map(|table| table.to_string()),
+        nodes: nodes(input),
+        registrations: ledger.map_or_else(Vec::new, |ledger| {
+            ledger
+                .rows
+                .iter()
+                .filter(|(_, row)| row.state == RowState::Present)
+                .map(|(pkid, row)| Registration {
+                    component_id: row.component_id.clone(),
+                    pkid: *pkid,
+                })
+                .collect()
+        }),
+        slots: desired
+            .component_ids
+            .iter()
+            .map(|id| SlotReport {
+                component_id: id.clone(),
+                registered: is_present(input, id),
+                sync: slot_sync(input, id),
+            })
+            .collect(),
+        handled_restart_token: ledger.and_then(|ledger| ledger.handled_restart_token.clone()),
+        recent_actions: ledger.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
+        events,
+        requeue_after,
+    }
+}
+
+fn axl_authenticated(input: &Input<'_>) -> Verdict {
+    let Input { desired, seen, .. } = *input;
+    if let Some(error) = input.setup_error {
+        return Verdict::no(reasons::CERTIFICATE_REFUSED, error.clone());
+    }
+    if let Some(failure) = &seen.axl_failure {
+        return Verdict::no(failure.error.reason(), failure.error.to_string());
+    }
+    let about_account = seen
+        .control_center_failures
+        .values()
+        .find(|failure| failure.error.is_about_account());
+    if let Some(failure) = about_account {
+        return Verdict::no(failure.error.reason(), failure.error.to_string());
+    }
+    if seen.nodes.is_none() {
+        return Verdict::unknown(
+            reasons::NOT_TRIED,
+            format!("AXL at {} has not been asked yet", desired.target.publisher),
+        );
+    }
+    let (reached, unreached): (Vec<_>, Vec<_>) = seen
+        .node_list()
+        .iter()
+        .map(|node| node.name.as_str())
+        .partition(|name| {
+            seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name)
+        });
+    let mut message = format!(
+        "AXL {} at {} accepts the user of Secret {}",
+        input
+            .axl_version
+            .map(|version| version.to_string())
+            .unwrap_or_default(),
+        desired.target.publisher,
+        desired.target.axl.secret
+    );
+    if !reached.is_empty() {
+        message += &format!("; Control Center of {} too", names(reached.into_iter()));
+    }
+    if !unreached.is_empty() {
+        message += &format!(
+            "; Control Center of {} has not answered",
+            names(unreached.into_iter())
+        );
+    }
+    if matches!(desired.target.tls, ServerTrust::Insecure) {
+        message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
+    }
+    Verdict::yes(reasons::AUTHENTICATED, message)
+}
+
+fn components_registered(input: &Input<'_>) -> Verdict {
+    let Input {
+        desired,
+        seen,
+        step,
+        ..
+    } = *input;
+    let Some(ledger) = input.ledger else {
+        return without_ledger(input);
+    };
+    if let Step::Wait(wait) = step
+        && let Some(verdict) = blocked(&wait.why)
+    {
+        return verdict;
+    }
+    let table = seen.table.map_or("xmpps2snodes", Table::name);
+    let wanted = desired.wanted();
+    if wanted.is_empty() {
+        if ledger.rows.is_empty() {
+            return Verdict::yes(
+                reasons::PREPARED,
+                format!("No rows are wanted in {table}, and none of ours is there"),
+            );
+        }
+        let ids: Vec<&str> = ledger
+            .rows
+            .values()
+            .map(|row| row.component_id.as_str())
+            .collect();
+        return Verdict::no(
+            reasons::REGISTERING,
+            format!(
+                "The rows of {} are to be removed from {table}{}",
+                ids.join(", "),
+                maintenance(desired)
+            ),
+        );
+    }
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|id| !is_present(input, id))
+        .map(ComponentId::as_str)
+        .collect();
+    if let Some(failure) = &seen.axl_failure {
+        let what = if missing.is_empty() {
+            format!(
+                "The rows of {} stood in {table} when it was read last",
+                join(wanted)
+            )
+        } else {
+            format!(
+                "The rows of {} are not known to stand in {table}",
+                missing.join(", ")
+            )
+        };
+        let message = format!("{what}; {}", failure.error);
+        return if missing.is_empty() {
+            Verdict::unknown(failure.error.reason(), message)
+        } else {
+            Verdict::no(failure.error.reason(), message)
+        };
+    }
+    if !missing.is_empty() {
+        return Verdict::no(
+            reasons::REGISTERING,
+            format!(
+                "The rows of {} are being written into {table}{}",
+                missing.join(", "),
+                maintenance(desired)
+            ),
+        );
+    }
+    Verdict::yes(
+        reasons::REGISTERED,
+        format!("{} stand in {table}", join(wanted)),
+    )
+}
+
+fn maintenance(desired: &Desired) -> &'static str {
+    if desired.maintenance {
+        ", which waits for the end of maintenance (imp[].maintenance)"
+    } else {
+        ""
+    }
+}
+
+fn join(ids: &[ComponentId]) -> String {
+    ids.iter()
+        .map(ComponentId::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Verdict about rows or routers while the ledger is not there.
+fn without_ledger(input: &Input<'_>) -> Verdict {
+    if let Some(error) = input.ledger_error {
+        return Verdict::unknown(
+            reasons::LEDGER_UNAVAILABLE,
+            format!("The record of what was done to this IM&P cluster is not usable: {error}"),
+        );
+    }
+    if let Some(failure) = &input.seen.axl_failure {
+        return Verdict::unknown(
+            failure.error.reason(),
+            format!("Nothing is known of the rows: {}", failure.error),
+        );
+    }
+    if let Some(error) = input.setup_error {
+        return Verdict::unknown(reasons::CERTIFICATE_REFUSED, error.clone());
+    }
+    Verdict::unknown(reasons::NOT_TRIED, "IM&P has not been asked yet")
+}
+
+/// What keeps rows from being written, where a human has to decide.
+fn blocked(why: &Why) -> Option<Verdict> {
+    Some(match why {
+        Why::Claimed(owner) => Verdict::no(
+            reasons::CLAIMED,
+            format!(
+                "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
+            ),
+        ),
+        Why::Blocked(Blocked::Foreign(rows)) => Verdict::no(
+            reasons::FOREIGN_COMPONENTS,
+            format!(
+                "IM&P's table holds rows of others: {}. Turn XMPP federation off on the Expressway that wrote them, or set imp[].foreignComponents to Tolerate",
+                rows.join(", ")
+            ),
+        ),
+        Why::Blocked(Blocked::Identical(row)) => Verdict::no(
+            reasons::IDENTICAL_FOREIGN_ROW,
+            format!(
+                "IM&P's table holds {row}, which has our component id but was not written by us; if it is ours (a lost ledger), set the annotation xmppfederation.io/adopt-rows, otherwise remove it"
+            ),
+        ),
+        Why::Blocked(Blocked::Altered(row)) => Verdict::no(
+            reasons::ROWS_VANISHED,
+            format!(
+                "Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"
+            ),
+        ),
+        Why::FederationOn(nodes) => Verdict::no(
+            reasons::FEDERATION_ON,
+            format!(
+                "No row is written while IM&P's own XMPP federation is on ({}); {TURN_OFF}",
+                nodes.join(", ")
+            ),
+        ),
+        Why::Vanished => Verdict::no(
+            reasons::ROWS_VANISHED,
+            "Rows of ours vanished from IM&P's table twice: somebody else (an Expressway?) writes it. Find out who, then set the annotation xmppfederation.io/refresh to a new value",
+        ),
+        Why::ConfirmMissing => Verdict::unknown(
+            reasons::ROWS_VANISHED,
+            "Rows of ours are missing in IM&P's table; it is read once more after 60 s before anything is done",
+        ),
+        _ => return None,
+    })
+}
+
+const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";
+
+fn routers_in_sync(input: &Input<'_>) -> Verdict {
+    let Input { desired, step, .. } = *input;
+    if desired.activation == Activation::Prepared {
+        return Verdict::yes(reasons::PREPARED, "No router has to know a row of ours");
+    }
+    let Some(ledger) = input.ledger else {
+        return without_ledger(input);
+    };
+    let nodes = node_names(input);
+    if nodes.is_empty() {
+        return without_ledger(input);
+    }
+    let wanted = desired.wanted();
+    let behind: Vec<&str> = nodes
+        .iter()
+        .filter(|node| !node_in_sync(ledger, node, wanted))
+        .map(String::as_str)
+        .collect();
+    if behind.is_empty() {
+        return Verdict::yes(
+            reasons::IN_SYNC,
+            format!(
+                "Cisco XCP Router on {} started after all rows were readable",
+                names(nodes.iter().map(String::as_str))
+            ),
+        );
+    }
+    let behind = names(behind.into_iter());
+    match step {
+        Step::Wait(wait) => match &wait.why {
+            Why::Restart(waiting) => restart_verdict(waiting),
+            Why::Propagating => Verdict::no(
+                reasons::PROPAGATING,
+                format!(
+                    "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
+                    desired.restart.propagation_delay.as_secs_f32()
+                ),
+            ),
+            Why::Axl => Verdict::unknown(
+                reasons::UNREACHABLE,
+                format!(
+                    "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
+                ),
+            ),
+            Why::Maintenance => Verdict::no(
+                reasons::MAINTENANCE,
+                format!(
+                    "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
+                ),
+            ),
+            Why::Settled => Verdict::unknown(
+                reasons::UNPROVEN,
+                format!(
+                    "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
+                ),
+            ),
+            Why::Budget => Verdict::no(
+                reasons::RESTARTING,
+                format!(
+                    "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
+                ),
+            ),
+            _ => Verdict::no(
+                reasons::REGISTERING,
+                format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+            ),
+        },
+        Step::Act(Act::Restart { node, reason }) => Verdict::no(
+            reasons::RESTARTING,
+            format!("Cisco XCP Router on {node} is restarted next: {reason}"),
+        ),
+        Step::Read(Read::Services(_)) => Verdict::no(
+            reasons::RESTARTING,
+            format!(
+                "Cisco XCP Router on {behind} has not provably read all rows; its state is read next"
+            ),
+        ),
+        _ => Verdict::no(
+            reasons::REGISTERING,
+            format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+        ),
+    }
+}
+
+fn restart_verdict(waiting: &Waiting) -> Verdict {
+    let reason = match waiting.kind {
+        WaitKind::Restarting => reasons::RESTARTING,
+        WaitKind::OutcomeUnknown => reasons::RESTART_OUTCOME_UNKNOWN,
+        WaitKind::Hangs => reasons::RESTART_HANGS,
+        WaitKind::Refused => reasons::RESTART_REFUSED,
+        WaitKind::ByHand => reasons::RESTART_BY_HAND,
+        WaitKind::MinInterval => reasons::MIN_INTERVAL,
+        WaitKind::NotHealthy => reasons::NODE_NOT_HEALTHY,
+        WaitKind::Canary => reasons::CANARY,
+        WaitKind::CallFailed => reasons::UNREACHABLE,
+    };
+    Verdict::no(reason, capitalized(&waiting.message))
+}
+
+fn capitalized(text: &str) -> String {
+    // Host names and field names stay as they are written.
+    if text.starts_with("no ") || text.starts_with("whether ") || text.starts_with("the ") {
+        let mut letters = text.chars();
+        letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters).collect())
+            .unwrap_or_default()
+    } else {
+        text.to_owned()
+    }
+}
+
+fn imp_federation_off(seen: &Observation) -> Verdict {
+    let on = federation_on(seen);
+    if !on.is_empty() {
+        return Verdict::no(
+            reasons::FEDERATION_ON,
+            format!(
+                "IM&P's own XMPP federation is on ({}), and both at once is not supported; {TURN_OFF}",
+                on.join(", ")
+            ),
+        );
+    }
+    let state = |name: &str| {
+        seen.services
+            .get(name)
+            .map_or(ImpFederation::Unknown, |services| services.value.federation)
+    };
+    let unknown: Vec<&str> = seen
+        .node_list()
+        .iter()
+        .map(|node| node.name.as_str())
+        .filter(|name| state(name) != ImpFederation::Off)
+        .collect();
+    if seen.node_list().is_empty() {
+        return Verdict::unknown(
+            reasons::FEDERATION_UNKNOWN,
+            "The state of IM&P's own XMPP federation has not been read yet",
+        );
+    }
+    if unknown.is_empty() {
+        return Verdict::yes(
+            reasons::FEDERATION_OFF,
+            "Cisco XCP XMPP Federation Connection Manager is not activated on any node",
+        );
+    }
+    let nodes = names(unknown.into_iter());
+    Verdict::unknown(
+        reasons::FEDERATION_UNKNOWN,
+        format!(
+            "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated; deactivating it (Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off"
+        ),
+    )
+}
+
+fn progress(input: &Input<'_>) -> Progress {
+    if let Some(error) = input.setup_error {
+        return Progress::Stalled(error.clone());
+    }
+    match input.step {
+        Step::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
+        Step::Act(act) => Progress::Reconciling(match act {
+            Act::Insert { id, .. } => format!("The row of {id} is inserted next"),
+            Act::Delete { id, .. } => format!("The row of {id} is deleted next"),
+            Act::Adopt { id, .. } => format!("The row of {id} is adopted next"),
+            Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
+        }),
+        Step::Wait(wait) => match &wait.why {
+            Why::Settled => Progress::Done,
+            Why::Claimed(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
+                Progress::Stalled(
+                    blocked(&wait.why)
+                        .map(|verdict| verdict.message)
+                        .unwrap_or_default(),
+                )
+            }
+            Why::Restart(waiting) => match waiting.kind {
+                WaitKind::ByHand
+                | WaitKind::Refused
+                | WaitKind::Hangs
+                | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
+                _ => Progress::Reconciling(waiting.message.clone()),
+            },
+            Why::Maintenance => {
+                Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned())
+            }
+            Why::Axl => Progress::Reconciling(input.seen.axl_failure.as_ref().map_or_else(
+                || "AXL is asked again".to_owned(),
+                |failure| failure.error.to_string(),
+            )),
+            Why::Ledger => Progress::Reconciling(without_ledger(input).message),
+            Why::ConfirmMissing => {
+                Progress::Reconciling("Missing rows are confirmed by a second read".to_owned())
+            }
+            Why::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
+            Why::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
+        },
+    }
+}
+
+fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
+    let Input {
+        desired,
+        seen,
+        ledger,
+        ..
+    } = *input;
+    seen.node_list()
+        .iter()
+        .map(|node| {
+            let services = seen.services.get(&node.name);
+            NodeReport {
+                name: node.name.clone(),
+                address: desired
+                    .target
+                    .addresses
+                    .get(&node.name)
+                    .map(|address| address.address.to_string()),
+                publisher: node.publisher,
+                router: services.map(|services| services.value.router),
+                up_time: services.and_then(|services| services.value.up_time),
+                in_sync: ledger
+                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted())),
+                pending_restart: ledger
+                    .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
+            }
+        })
+        .collect()
+}
+
+fn pending(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> Option<PendingRestart> {
+    let open = ledger
+        .nodes
+        .get(node)
+        .and_then(|record| record.restart.as_ref());
+    match open {
+        Some(restart) => Some(PendingRestart {
+            id: restart.id.clone(),
+            reason: restart.reason.clone(),
+            started_at: Some(restart.planned.wall.to_string()),
+        }),
+        None => need(node, wanted, ledger).map(|reason| PendingRestart {
+            id: String::new(),
+            reason,
+            started_at: None,
+        }),
+    }
+}
+
+/// Whether a node needs nothing and everything is proven.
+fn node_in_sync(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> bool {
+    need(node, wanted, ledger).is_none() && wanted.iter().all(|id| ledger.has_loaded(node, id))
+}
+
+/// The nodes as last read, or as the ledger has them.
+fn node_names(input: &Input<'_>) -> Vec<String> {
+    let seen = input.seen.node_list();
+    if seen.is_empty() {
+        input
+            .ledger
+            .map_or_else(Vec::new, |ledger| ledger.nodes.keys().cloned().collect())
+    } else {
+        seen.iter().map(|node| node.name.clone()).collect()
+    }
+}
+
+fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
+    if input.seen.rows_current() {
+        return input.seen.present_since.contains_key(id);
+    }
+    input.ledger.is_some_and(|ledger| {
+        ledger
+            .rows
+            .values()
+            .any(|row| row.component_id == *id && row.state == RowState::Present)
+    })
+}
+
+fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
+    let Some(ledger) = input.ledger else {
+        return SlotSync::Unknown;
+    };
+    let nodes = node_names(input);
+    if nodes.is_empty() {
+        return SlotSync::Unknown;
+    }
+    if nodes.iter().all(|node| ledger.has_loaded(node, id)) {
+        return SlotSync::InSync;
+    }
+    let adopted = ledger
+        .rows
+        .values()
+        .any(|row| row.component_id == *id && !row.asks_restart);
+    if adopted {
+        SlotSync::Unknown
+    } else {
+        SlotSync::NotInSync
+    }
+}
