@@ -105,8 +105,8 @@ install_packages() {
   chmod 755 "$policy"
   say "installing ${missing[*]}"
   if ! apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1; then
-    # Most often the package lists are old or absent.
-    timed "package lists" apt-get update
+    # Most often the package lists are old or absent. A source that is not Debian's may be out of reach: the installation tells.
+    timed "package lists" sh -c 'apt-get update || true'
     timed "packages" apt-get install -y --no-install-recommends "${missing[@]}"
   fi
   if command -v systemctl >/dev/null; then

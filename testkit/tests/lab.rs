@@ -196,6 +196,43 @@ async fn answers(lab: &Lab) -> Result<BTreeSet<String>, Error> {
     Ok(names)
 }
 
+/// A second load balancer has another address; the first one's address is given out again after its deletion.
+async fn addresses_are_lent(lab: &Lab) -> Result<(), Error> {
+    let address_of = async |name: &str, expected: &str| {
+        let query = [
+            "-n",
+            "try",
+            "get",
+            "service",
+            name,
+            "-o=jsonpath={.status.loadBalancer.ingress[0].ip}",
+        ];
+        let what = format!("the address {expected} of {name}");
+        node::wait_until(&what, Duration::from_secs(10), async || {
+            Ok(lab.kubectl(&query).await? == expected)
+        })
+        .await
+    };
+    let create = async |name: &str| {
+        lab.kubectl(&[
+            "-n",
+            "try",
+            "create",
+            "service",
+            "loadbalancer",
+            name,
+            "--tcp=1",
+        ])
+        .await
+    };
+    create("second").await?;
+    address_of("second", "203.0.113.11").await?;
+    lab.kubectl(&["-n", "try", "delete", "service", "try"])
+        .await?;
+    create("third").await?;
+    address_of("third", "203.0.113.10").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and set-up; `make test` runs it"]
 async fn two_labs_run_side_by_side_and_leave_nothing() {
@@ -243,6 +280,7 @@ async fn two_labs_run_side_by_side_and_leave_nothing() {
             String::from_utf8_lossy(&status.stderr)
         );
     }
+    addresses_are_lent(&b).await.unwrap();
     b.down(None).await.unwrap();
     assert_eq!(remains(b.layout()), Vec::<String>::new());
     let after = traces();

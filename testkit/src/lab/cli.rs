@@ -5,6 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, time::
 use super::{
     Lab, Options, cloud, images, kubernetes,
     layout::{self, Layout},
+    node,
 };
 use crate::Error;
 
@@ -70,7 +71,11 @@ enum Action {
         arguments: Vec<String>,
     },
     /// Builds the container images that changed
-    Images,
+    Images {
+        /// A running lab that is to know them; pods take them when they are made anew
+        #[arg(long, value_name = "NAME")]
+        into: Option<String>,
+    },
     /// Gives LoadBalancer Services their addresses (runs inside the lab)
     #[command(hide = true)]
     Cloud {
@@ -126,9 +131,15 @@ pub async fn run(args: Args) -> Result<(), Error> {
                 &[],
             )
         }
-        Action::Images => {
+        Action::Images { into } => {
             let began = Instant::now();
             let archives = images::build().await?;
+            if let Some(name) = into {
+                let lab = Lab::attach(&name, None)?;
+                for archive in &archives {
+                    node::import(lab.layout(), archive).await?;
+                }
+            }
             println!(
                 "{} images in {:.1} s",
                 archives.len(),

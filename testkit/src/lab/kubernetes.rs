@@ -14,6 +14,7 @@
 //! | kubelet | `cgroupRoot: /xf-NAME` | labs side by side |
 //! | kubelet | `clusterDNS: 10.244.200.53` | the lab's DNS; it has no names of Services, so in-cluster names other than the apiserver's injected address do not resolve |
 //! | containerd | `restrict_oom_score_adj` | the machine may lack the right to lower it |
+//! | containerd | `disable_apparmor` | a profile would stay in the machine's kernel |
 //! | CNI | `ptp` without masquerading | partners see pods' addresses; `NetworkPolicy` is not enforced |
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};

@@ -137,6 +137,7 @@ pub async fn start_containerd(lab: &Layout) -> Result<(), Error> {
         serde_json::to_vec_pretty(&network)?,
     )?;
     // restrict_oom_score_adj: a container or small virtual machine may lack CAP_SYS_RESOURCE.
+    // disable_apparmor: a profile would be loaded into the machine's kernel and stay there.
     fs::write(
         &config,
         format!(
@@ -153,6 +154,7 @@ disabled_plugins = [
   path = "/var/lib/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
+  disable_apparmor = true
   sandbox_image = "{PAUSE_IMAGE}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
