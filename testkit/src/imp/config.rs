@@ -25,7 +25,7 @@ pub struct ImpConfig {
     pub router_secret: String,
     /// Name of the table of S2S component ids: `xmpps2snodes` or `xmpp2snodes`.
     pub table: String,
-    /// Rows present from the start: (pkid, cp_id).
+    /// Rows present from the start.
     pub rows: Vec<Row>,
     /// AXL versions that are answered; others get 599.
     pub axl_versions: Vec<String>,
@@ -37,6 +37,8 @@ pub struct ImpConfig {
     pub config_manager_s: f64,
     /// Duration of a restart of the XCP router, seconds.
     pub restart_s: f64,
+    /// For how long everything has been up when the simulation starts, seconds.
+    pub initial_up_time_s: u64,
     /// State of the cluster's own XMPP federation.
     pub federation: Federation,
     /// Whether the "requires a restart" notice appears at all.
@@ -179,6 +181,7 @@ impl Default for ImpConfig {
             replication_s: 1.0,
             config_manager_s: 0.5,
             restart_s: 5.0,
+            initial_up_time_s: 86_400,
             federation: Federation::Off,
             notice: true,
             control_center_per_minute: 50,

@@ -14,11 +14,137 @@
 //! `control=`). `--config FILE` (YAML, the fields of [`ImpConfig`] in kebab-case) comes first, flags override it. The CA file is
 //! written before the process says `imp: ready` on its standard output; all ports are open then.
 
+mod auth;
+mod axl;
+mod calls;
+mod cluster;
 mod config;
+mod control;
+mod control_center;
+mod database;
+mod faults;
+mod http;
+mod listen;
+mod router;
+mod soap;
+mod sql;
+mod tls;
+mod users;
+mod xml;
 
+pub use auth::AccountState;
+pub use calls::{Call, fingerprint};
+pub use cluster::Change;
 pub use config::{Account, Federation, ImpConfig, NodeConfig, Row, Spread, UserConfig};
+pub use control::{ClusterState, NodeState, SqlResult};
+pub use faults::{FaultOptions, NAMES as FAULT_NAMES};
+pub use router::{LinkState, Restart, RouterState, Status};
+pub use users::Item;
 
-use std::path::PathBuf;
+use cluster::{Cluster, Node};
+use listen::listen;
+use sha2::{Digest, Sha256};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A running cluster. All clones are the same one; it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct SimulatedImp {
+    cluster: Arc<Cluster>,
+    ca_pem: Arc<str>,
+    places: Arc<[NodeHandle]>,
+    /// The cluster ends when the last one is dropped.
+    guard: Option<Arc<DropGuard>>,
+}
+
+/// Where a node can be reached.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    /// Name in `processnode`.
+    pub name: String,
+    /// AXL and Control Center.
+    pub https: SocketAddr,
+    /// The XCP router.
+    pub xcp: SocketAddr,
+    /// The lab's control port.
+    pub control: SocketAddr,
+    /// SHA-256 of the node's certificate (DER), lower-case hex.
+    pub certificate_sha256: String,
+}
+
+impl SimulatedImp {
+    /// Opens all ports and starts the cluster.
+    pub async fn start(config: ImpConfig) -> Result<Self, crate::Error> {
+        let authority = tls::Authority::new()?;
+        let mut nodes: Vec<Arc<Node>> = Vec::new();
+        let mut sockets = Vec::new();
+        let mut places = Vec::new();
+        let mut snapshot = None;
+        for place in &config.nodes {
+            let mut place = place.clone();
+            let open = |port| listen(SocketAddr::new(place.address, port), place.netns.clone());
+            let (https, xcp, control) = (
+                open(place.https_port).await?,
+                open(place.xcp_port).await?,
+                open(place.control_port).await?,
+            );
+            place.https_port = https.local_addr()?.port();
+            place.xcp_port = xcp.local_addr()?.port();
+            place.control_port = control.local_addr()?.port();
+            let identity = authority.identity(&place)?;
+            places.push(NodeHandle {
+                name: place.name.clone(),
+                https: https.local_addr()?,
+                xcp: xcp.local_addr()?,
+                control: control.local_addr()?,
+                certificate_sha256: calls::hex(&Sha256::digest(&identity.certificate)),
+            });
+            // Subscribers begin as copies, also in what was drawn by lot (pkids).
+            let node = Node::new(&config, place, nodes.is_empty(), snapshot.as_ref())?;
+            if nodes.is_empty() {
+                snapshot = Some(node.database.snapshot()?);
+            }
+            nodes.push(Arc::new(node));
+            sockets.push((https, xcp, control, identity.acceptor));
+        }
+        let cluster = Arc::new(Cluster::new(&config, nodes)?);
+        let mut imp = Self {
+            ca_pem: authority.pem().into(),
+            places: places.into(),
+            guard: None,
+            cluster: cluster.clone(),
+        };
+        for (node, (https, xcp, control, tls)) in cluster.nodes.iter().zip(sockets) {
+            tokio::spawn(http::serve(cluster.clone(), node.clone(), https, tls));
+            cluster.run_router(node, xcp);
+            let routes = control::routes(imp.clone());
+            let ended = cluster.ended.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    outcome = axum::serve(control, routes).into_future() => {
+                        tracing::warn!(?outcome, "control port");
+                    }
+                }
+            });
+        }
+        // The tasks' own clones do not keep the cluster alive.
+        imp.guard = Some(Arc::new(CancellationToken::drop_guard(
+            cluster.ended.clone(),
+        )));
+        Ok(imp)
+    }
+
+    /// The CA of the nodes' certificates, PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// Where the nodes are, publisher first.
+    pub fn nodes(&self) -> &[NodeHandle] {
+        &self.places
+    }
+}
 
 /// Arguments of `testkit imp`.
 #[derive(Debug, clap::Args)]
@@ -78,8 +204,28 @@ impl Args {
     }
 }
 
-/// Runs `testkit imp`.
+/// Runs `testkit imp`: until the process is ended.
 pub async fn run(args: Args) -> Result<(), crate::Error> {
-    let config = args.into_config()?;
-    Err(format!("not written yet: {config:?}").into())
+    let ca_out = args.ca_out.clone();
+    let imp = SimulatedImp::start(args.into_config()?).await?;
+    if let Some(path) = ca_out {
+        std::fs::write(&path, imp.ca_pem())
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    for node in imp.nodes() {
+        println!(
+            "imp: {} https={} xcp={} control={} sha256={}",
+            node.name, node.https, node.xcp, node.control, node.certificate_sha256
+        );
+    }
+    println!("imp: ready");
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;
