@@ -1,4 +1,4 @@
-//! One running edge: the state all tasks share, and the task that runs them.
+//! One running edge: the state all tasks share, and how stanzas that did not arrive are reported.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,9 +8,16 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use xmpp_federation_core::Domain;
 
+use crate::bounce::{Cause, bounce};
 use crate::config::Live;
+use crate::inbound::Inbound;
 use crate::metrics::Metrics;
+use crate::outbound::Outbound;
+use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
+use crate::router::Routers;
+use crate::stanza::{DomainCache, split};
+use crate::xml::ns;
 
 /// What every task may see.
 #[derive(Debug)]
@@ -22,6 +29,10 @@ pub struct Edge {
     pub metrics: Arc<Metrics>,
     /// Open streams, links, failing partners.
     pub registry: Arc<Registry>,
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: Outbound,
+    pub(crate) verifier: Verifier,
+    pub(crate) routers: Routers,
     draining: AtomicBool,
 }
 
@@ -33,11 +44,16 @@ impl Edge {
         metrics: Arc<Metrics>,
         registry: Arc<Registry>,
     ) -> Arc<Self> {
+        let verifications = live.borrow().config.limits.max_verifications;
         Arc::new(Self {
             live,
             index,
             metrics,
             registry,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            verifier: Verifier::new(verifications),
+            routers: Routers::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -47,18 +63,76 @@ impl Edge {
         self.live.borrow().clone()
     }
 
+    /// To be told of reloads from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Live>> {
+        let mut changes = self.live.clone();
+        changes.mark_unchanged();
+        changes
+    }
+
     /// Whether it has been told to stop: `/readyz` is 503 from then on.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
-    pub fn retry(&self, _remote: Option<&Domain>) {}
+    pub fn retry(&self, remote: Option<&Domain>) {
+        match remote {
+            Some(remote) => self.outbound.heard_from(remote),
+            None => {
+                self.outbound.retry_all();
+                self.routers.redial();
+            }
+        }
+        self.verifier.retry(remote);
+    }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
-    /// reported, at the latest `drainDelay` and 30 s after `stop`.
-    pub async fn run(self: Arc<Self>, _s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
-        stop.await;
-        self.draining.store(true, Ordering::Relaxed);
+    /// reported, at the latest `drainDelay` and [`crate::drain::AT_MOST`] after `stop`.
+    pub async fn run(self: Arc<Self>, s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
+        crate::drain::run(self, s2s, stop).await;
+    }
+
+    /// Tells the remote senders of stanzas, written for links, that they did not arrive.
+    pub(crate) fn report(self: &Arc<Self>, stanzas: &[u8], cause: Cause) {
+        let live = self.live();
+        let mut domains = DomainCache::default();
+        for stanza in split(stanzas, ns::COMPONENT) {
+            let local = stanza.to().and_then(|to| domains.domain_of(&to));
+            let remote = stanza.from().and_then(|from| domains.domain_of(&from));
+            let told = match (bounce(&stanza, cause), local, remote) {
+                (Some(error), Some(local), Some(remote)) => {
+                    self.outbound.push(self, &live, &local, &remote, error).is_ok()
+                }
+                _ => false,
+            };
+            self.count_report(told, cause);
+        }
+    }
+
+    /// Tells the hosted senders of stanzas, written for server streams, that they did not arrive.
+    pub(crate) fn report_to_router(&self, stanzas: &[u8], cause: Cause) {
+        let live = self.live();
+        let mut domains = DomainCache::default();
+        for stanza in split(stanzas, ns::SERVER) {
+            let local = stanza.from().and_then(|from| domains.domain_of(&from));
+            let told = match (bounce(&stanza, cause), local) {
+                (Some(error), Some(local)) => self.routers.send(&live, &local, error),
+                _ => false,
+            };
+            self.count_report(told, cause);
+        }
+    }
+
+    fn count_report(&self, told: bool, cause: Cause) {
+        if told {
+            self.metrics.bounced(cause.as_str());
+        } else {
+            self.metrics.dropped(cause.as_str());
+        }
     }
 }

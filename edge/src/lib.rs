@@ -9,12 +9,20 @@
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop
 //! - [`registry`], [`metrics`], [`admin`], [`control`], [`logging`]: what people and machines see
 
+pub mod backoff;
+pub mod bounce;
 pub mod config;
 pub mod dialback;
+pub mod drain;
 pub mod edge;
+pub mod inbound;
 pub mod metrics;
+pub mod outbound;
 pub mod policy;
 pub mod registry;
 pub mod resolve;
+pub mod router;
+pub mod stanza;
+pub mod stream;
 pub mod tls;
 pub mod xml;

@@ -1,0 +1,144 @@
+//! The one table from a cause to the stanza error its sender gets (RFC 6120 section 8.3).
+
+use bytes::Bytes;
+
+use crate::xml::{Element, XmlWriter};
+
+/// Namespace of stanza error conditions (RFC 6120 section 8.3.2).
+pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+
+/// Why a stanza did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The lists do not admit the remote domain.
+    Denied,
+    /// The remote domain does not exist, does not federate, or leads to forbidden addresses.
+    NotFound,
+    /// The remote server did not answer, or refused the connection.
+    Unreachable,
+    /// Secure transport could not be agreed on.
+    Insecure,
+    /// The remote server did not believe our dialback key.
+    DialbackInvalid,
+    /// The remote server could not check our dialback key, or did not answer.
+    DialbackFailed,
+    /// Too much is waiting for the remote domain.
+    QueueFull,
+    /// The stream broke after the stanza was written; it may have arrived.
+    StreamLost,
+    /// The link to the XCP router broke after the stanza was written; it may have arrived.
+    LinkLost,
+    /// No link to an XCP router came up in time.
+    LinkDown,
+    /// The stanza's sender is not of a hosted domain.
+    ForeignSender,
+    /// `from` or `to` is missing or no address.
+    Malformed,
+    /// The stanza is addressed to this edge itself, or back to a hosted domain.
+    NotForUs,
+    /// The edge stops and could not deliver in time.
+    Stopping,
+}
+
+/// A row: name in logs and metrics, condition, type, text.
+struct Row(&'static str, &'static str, &'static str, &'static str);
+
+impl Cause {
+    #[rustfmt::skip]
+    const fn row(self) -> Row {
+        match self {
+            Self::Denied => Row("denied", "not-allowed", "cancel", "Federation with this domain is not allowed here"),
+            Self::NotFound => Row("not-found", "remote-server-not-found", "cancel", "The remote domain has no reachable XMPP server"),
+            Self::Unreachable => Row("unreachable", "remote-server-timeout", "wait", "The remote server could not be reached in time"),
+            Self::Insecure => Row("insecure", "remote-server-not-found", "cancel", "No secure connection to the remote server is possible"),
+            Self::DialbackInvalid => Row("dialback-invalid", "internal-server-error", "wait", "The remote server did not accept our identity"),
+            Self::DialbackFailed => Row("dialback-failed", "remote-server-timeout", "wait", "The remote server could not verify our identity"),
+            Self::QueueFull => Row("queue-full", "resource-constraint", "wait", "Too many messages are waiting for the remote domain"),
+            Self::StreamLost => Row("stream-lost", "remote-server-timeout", "wait", "The connection to the remote server broke; the message may have arrived"),
+            Self::LinkLost => Row("link-lost", "recipient-unavailable", "wait", "The connection to the messaging system broke; the message may have arrived"),
+            Self::LinkDown => Row("link-down", "recipient-unavailable", "wait", "The messaging system is not reachable at the moment"),
+            Self::ForeignSender => Row("foreign-sender", "not-authorized", "cancel", "The sender's domain is not federated here"),
+            Self::Malformed => Row("malformed", "jid-malformed", "modify", "The address is not valid"),
+            Self::NotForUs => Row("not-for-us", "service-unavailable", "cancel", "This address takes no messages"),
+            Self::Stopping => Row("stopping", "remote-server-timeout", "wait", "The gateway was stopped before the remote server could be reached"),
+        }
+    }
+
+    /// The word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        self.row().0
+    }
+}
+
+/// The error to send back, in the default namespace; `None` if nobody may be told: errors and
+/// results are never answered, other elements are no stanzas, and without `from` there is nobody.
+pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
+    let name = match stanza.name() {
+        "message" => "message",
+        "presence" => "presence",
+        "iq" => "iq",
+        _ => return None,
+    };
+    let kind = stanza.type_();
+    let silent = match kind.as_deref() {
+        Some("error") => true,
+        Some("result") => name == "iq",
+        _ => false,
+    };
+    let from = stanza.from().filter(|_| !silent)?;
+    let Row(_, condition, error_type, text) = cause.row();
+    let mut w = XmlWriter::new();
+    w.start(name)
+        .attr_opt("from", stanza.to().as_deref())
+        .attr("to", &from)
+        .attr_opt("id", stanza.id().as_deref())
+        .attr("type", "error");
+    w.start("error").attr("type", error_type).empty(condition, STANZA_ERRORS);
+    w.start("text").attr("xmlns", STANZA_ERRORS).attr("xml:lang", "en").text(text).end();
+    w.end().end();
+    w.finish().ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::xml::{Frame, Framer, Limits, ns};
+    use rstest::rstest;
+
+    fn element(xml: &str) -> Element {
+        let mut framer = Framer::new(Limits::stanzas(10_000));
+        let (server, streams) = (ns::SERVER, ns::STREAMS);
+        framer.feed(format!("<s:stream xmlns='{server}' xmlns:s='{streams}'>{xml}").as_bytes());
+        framer.next_frame().unwrap();
+        match framer.next_frame().unwrap() {
+            Some(Frame::Element(element)) => element,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[rstest]
+    #[case("<message from='a@x.example' to='b@y.example' type='error'/>")]
+    #[case("<iq from='a@x.example' to='b@y.example' type='result' id='1'/>")]
+    #[case("<iq from='a@x.example' to='b@y.example' type='error' id='1'/>")]
+    #[case("<presence from='a@x.example' to='b@y.example' type='error'/>")]
+    #[case("<message to='b@y.example'/>")]
+    #[case("<other from='a@x.example' to='b@y.example'/>")]
+    fn what_nobody_may_be_told_is_not_bounced(#[case] xml: &str) {
+        assert_eq!(bounce(&element(xml), Cause::LinkDown), None);
+    }
+
+    #[test]
+    fn an_error_goes_back_to_its_sender_with_the_same_id() {
+        let stanza = element("<message from='a@x.example/&apos;' to='b@y.example' id='&lt;1'/>");
+        let xml = bounce(&stanza, Cause::QueueFull).unwrap();
+        let answer = element(std::str::from_utf8(&xml).unwrap());
+        assert_eq!(answer.from().unwrap(), "b@y.example");
+        assert_eq!(answer.to().unwrap(), "a@x.example/'");
+        assert_eq!(answer.id().unwrap(), "<1");
+        assert_eq!(answer.type_().unwrap(), "error");
+        let node = answer.parse().unwrap();
+        let error = node.child("jabber:server", "error").unwrap();
+        assert!(error.child(STANZA_ERRORS, "resource-constraint").is_some());
+    }
+}

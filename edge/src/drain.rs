@@ -1,0 +1,85 @@
+//! The life of an edge and its orderly stop: every stanza is delivered or reported first.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::Edge;
+use crate::inbound;
+use crate::router::{Mode, Routers};
+
+/// Longest time after `drainDelay` until the process may end.
+pub const AT_MOST: Duration = Duration::from_secs(25);
+/// What remains of [`AT_MOST`] when waiting for remote servers ends and reporting begins.
+const FOR_REPORTS: Duration = Duration::from_secs(10);
+/// How often it is looked whether anything is left to do.
+const LOOK: Duration = Duration::from_millis(20);
+/// The links are closed when nothing has been under way for this long.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` completes, then drains.
+pub(crate) async fn run(edge: Arc<Edge>, s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
+    let (accepting, linking) = (CancellationToken::new(), CancellationToken::new());
+    let acceptor = tokio::spawn(inbound::run(edge.clone(), s2s, accepting.clone()));
+    let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
+    stop.await;
+
+    edge.start_draining();
+    let delay = edge.live().config.drain_delay.0;
+    tracing::info!(seconds = delay.as_secs(), "stopping: no longer ready, still accepting");
+    // Load balancers and partners go on calling until they have noticed.
+    sleep(delay).await;
+    let deadline = Instant::now() + AT_MOST;
+
+    accepting.cancel();
+    let _ = acceptor.await;
+    tracing::info!("stopping: closing inbound streams");
+    let _ = timeout_at(deadline, edge.inbound.close()).await;
+
+    let _ = timeout_at(deadline, settle(&edge, deadline)).await;
+    tracing::info!("stopping: closing outbound streams");
+    let _ = timeout_at(deadline + Duration::from_secs(1), edge.outbound.close()).await;
+    linking.cancel();
+    let _ = timeout_at(deadline + Duration::from_secs(2), routers).await;
+    tracing::info!(
+        links = edge.routers.is_settled(),
+        streams = edge.outbound.is_settled(),
+        "stopped"
+    );
+}
+
+/// Closes the links, so that routers use other edges, and finishes what they sent until then.
+/// Errors to hosted senders may come up while the links are closed: they are opened again for them.
+async fn settle(edge: &Arc<Edge>, deadline: Instant) {
+    let waiting_ends = deadline - FOR_REPORTS;
+    loop {
+        until(waiting_ends, || edge.routers.is_settled()).await;
+        if !edge.routers.is_settled() {
+            edge.routers.give_up(edge);
+        }
+        edge.routers.set_mode(Mode::Finish);
+        tracing::info!("stopping: closing links to XCP routers");
+        until(deadline, || edge.routers.all_down()).await;
+        until(waiting_ends, || edge.outbound.is_settled()).await;
+        if !edge.outbound.is_settled() {
+            tracing::warn!("stopping: stanzas that still wait for remote servers are reported to their senders");
+            edge.outbound.give_up();
+            until(deadline, || edge.outbound.is_settled()).await;
+        }
+        sleep(QUIET).await;
+        if (edge.routers.is_settled() && edge.outbound.is_settled()) || Instant::now() >= deadline {
+            return;
+        }
+        edge.routers.set_mode(Mode::Run);
+    }
+}
+
+async fn until(deadline: Instant, done: impl Fn() -> bool) {
+    while !done() && Instant::now() < deadline {
+        sleep(LOOK).await;
+    }
+}

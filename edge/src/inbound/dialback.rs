@@ -1,0 +1,181 @@
+//! Dialback on an inbound stream: receiving role (`db:result`) and authoritative role
+//! (`db:verify`); XEP-0220 sections 2.1 and 2.2.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use xmpp_federation_core::Domain;
+
+use super::session::{Pair, Session};
+use crate::config::Live;
+use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
+use crate::metrics::Role;
+use crate::outbound::verify::{Outcome, Question};
+use crate::stream::{Failure, stanza_limits};
+use crate::xml::{Element, StreamErrorCondition};
+
+/// Keys of one stream being verified at once.
+const PER_STREAM: usize = 16;
+
+/// A key that was verified, or not.
+pub(super) struct Verified {
+    request: Received,
+    outcome: Outcome,
+    since: Instant,
+}
+
+impl Session {
+    pub(super) fn take_dialback(
+        &mut self,
+        live: &Arc<Live>,
+        element: &Element,
+        kind: Kind,
+    ) -> Result<(), Failure> {
+        let request = Received::parse(element, kind).map_err(|error| {
+            let condition = match error {
+                Malformed::Addressing => StreamErrorCondition::ImproperAddressing,
+                Malformed::Id | Malformed::Key | Malformed::Xml => StreamErrorCondition::InvalidXml,
+            };
+            Failure::fault(condition, error.to_string())
+        })?;
+        if request.answer.is_some() {
+            // Whoever answers what was not asked tries to authenticate somebody (CVE-2012-3525).
+            return Err(Failure::fault(
+                StreamErrorCondition::PolicyViolation,
+                "a dialback answer that was not asked for",
+            ));
+        }
+        self.last_use = Instant::now();
+        match kind {
+            Kind::Result => self.receiving(live, request),
+            Kind::Verify => self.authoritative(live, &request),
+        }
+    }
+
+    fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
+        let xml = reply(request, answer).map_err(|_| {
+            Failure::fault(StreamErrorCondition::BadFormat, "addresses XML cannot express")
+        })?;
+        self.wire.transport.queue(Bytes::from(xml));
+        Ok(())
+    }
+
+    /// Is the key ours? Any replica can say, since keys are computed from the shared secret.
+    fn authoritative(&mut self, live: &Live, request: &Received) -> Result<(), Failure> {
+        let started = Instant::now();
+        let (local, remote) = (&request.to_domain, &request.from_domain);
+        let answer = if !live.hosted.contains(local) {
+            Reply::Error("item-not-found")
+        } else if live.policy.check(remote).is_err() {
+            // We never sent a key to that domain.
+            Reply::Error("not-allowed")
+        } else {
+            let valid = request
+                .id
+                .as_ref()
+                .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
+            if valid { Reply::Valid } else { Reply::Invalid }
+        };
+        self.edge.metrics.dialback(Role::Authoritative, answer.as_str(), started.elapsed());
+        tracing::info!(
+            role = Role::Authoritative.as_str(), %local, %remote,
+            stream_id = request.id.as_ref().map(ToString::to_string),
+            peer = %self.guard.entry.peer, answer = ?answer,
+            "db:verify received and answered"
+        );
+        self.answer(request, answer)
+    }
+
+    /// A peer shows a key: the authoritative server is asked whether it is its own.
+    fn receiving(&mut self, live: &Arc<Live>, request: Received) -> Result<(), Failure> {
+        let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
+        let limits = &live.config.limits;
+        let peer = self.guard.entry.peer;
+        let role = Role::Receiving.as_str();
+        if live.hosted.contains(&remote) {
+            return Err(Failure::fault(
+                StreamErrorCondition::InvalidFrom,
+                "a domain hosted here cannot come in from outside",
+            ));
+        }
+        let refusal = if !live.hosted.contains(&local) {
+            Some("item-not-found")
+        } else if live.policy.check(&remote).is_err() {
+            Some("not-allowed")
+        } else if self.pending.len() >= PER_STREAM
+            || self.pairs.len() + self.pending.len() >= limits.max_pairs_per_stream
+        {
+            Some("resource-constraint")
+        } else {
+            None
+        };
+        if let Some(condition) = refusal {
+            tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
+            self.edge.metrics.dialback(Role::Receiving, "error", std::time::Duration::ZERO);
+            return self.answer(&request, Reply::Error(condition));
+        }
+        tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
+        tracing::info!(
+            role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
+            "dialback timer started"
+        );
+        let question =
+            Question { local, remote, id: self.id.clone(), key: request.key.clone() };
+        let edge = self.edge.clone();
+        let since = Instant::now();
+        self.pending.push(Box::pin(async move {
+            let outcome = edge.verifier.ask(&edge, question).await;
+            Verified { request, outcome, since }
+        }));
+        Ok(())
+    }
+
+    /// The authoritative server answered, or could not.
+    pub(super) fn verified(&mut self, verified: Verified) -> Result<(), Failure> {
+        let Verified { request, outcome, since } = verified;
+        let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
+        let live = self.edge.live();
+        // The lists may have changed meanwhile.
+        let answer = match outcome {
+            _ if !live.hosted.contains(&local) => Reply::Error("item-not-found"),
+            _ if live.policy.check(&remote).is_err() => Reply::Error("not-allowed"),
+            Outcome::Valid => Reply::Valid,
+            Outcome::Invalid => Reply::Invalid,
+            Outcome::Failed(condition) => Reply::Error(condition),
+        };
+        self.last_use = Instant::now();
+        self.edge.metrics.dialback(Role::Receiving, answer.as_str(), since.elapsed());
+        let state = if answer == Reply::Valid { "CONNECTED" } else { "FAILED" };
+        tracing::info!(
+            role = Role::Receiving.as_str(), %local, %remote, peer = %self.guard.entry.peer,
+            from = "PENDING", to = state, answer = ?answer,
+            ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "state of the pair changed"
+        );
+        self.answer(&request, answer)?;
+        match answer {
+            Reply::Valid => self.authenticated(&live, local, remote),
+            Reply::Invalid => {
+                self.forget_pair(&local, &remote);
+                if self.pairs.is_empty() {
+                    self.close(None);
+                }
+            }
+            Reply::Error(_) => {}
+        }
+        Ok(())
+    }
+
+    fn authenticated(&mut self, live: &Live, local: Domain, remote: Domain) {
+        self.wire.framer.set_limits(stanza_limits(&live.config.limits));
+        // The peer lives: what waits for it need not wait for our next attempt.
+        self.edge.outbound.heard_from(&remote);
+        let pair = Pair { local, remote };
+        if !self.pairs.contains(&pair) {
+            self.guard
+                .update(|detail| detail.pairs.push((pair.local.clone(), pair.remote.clone())));
+            self.pairs.push(pair);
+        }
+    }
+}

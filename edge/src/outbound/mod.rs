@@ -1,0 +1,102 @@
+//! The initiating server: what waits for remote domains, the streams that carry it, and the
+//! streams that ask authoritative servers.
+//!
+//! Each remote domain has one [`route`]: bounded queues, one per hosted domain that sends, and a
+//! task that opens a stream when there is something to send. [`verify`] serves the receiving role.
+
+pub mod connect;
+mod route;
+mod stream;
+pub mod verify;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use xmpp_federation_core::Domain;
+
+use crate::bounce::Cause;
+use crate::config::Live;
+use crate::edge::Edge;
+use route::Route;
+
+/// Remote domains with something waiting or a stream open, at most.
+const MAX_ROUTES: usize = 16_384;
+
+/// All routes.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    routes: Mutex<HashMap<Domain, Arc<Route>>>,
+    tasks: TaskTracker,
+    /// Cancelled when an orderly stop has nothing left to send: streams close.
+    close: CancellationToken,
+    /// Cancelled when an orderly stop cannot wait any longer: what waits is reported.
+    give_up: CancellationToken,
+}
+
+impl Outbound {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Domain, Arc<Route>>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a stanza, written for the content namespace of server streams. The lists are
+    /// applied here, before any look-up. An error is what its sender must be told.
+    pub fn push(
+        &self,
+        edge: &Arc<Edge>,
+        live: &Live,
+        local: &Domain,
+        remote: &Domain,
+        stanza: Bytes,
+    ) -> Result<(), Cause> {
+        if live.policy.check(remote).is_err() {
+            return Err(Cause::Denied);
+        }
+        let mut routes = self.lock();
+        if let Some(route) = routes.get(remote) {
+            return route.push(&live.config.limits, local, stanza);
+        }
+        if routes.len() >= MAX_ROUTES {
+            return Err(Cause::QueueFull);
+        }
+        let route = Arc::new(Route::new(remote.clone()));
+        route.push(&live.config.limits, local, stanza)?;
+        routes.insert(remote.clone(), route.clone());
+        self.tasks.spawn(route.run(edge.clone()));
+        Ok(())
+    }
+
+    /// A stream from this domain was authenticated: it lives, so its back-off is void.
+    pub fn heard_from(&self, remote: &Domain) {
+        if let Some(route) = self.lock().get(remote) {
+            route.retry();
+        }
+    }
+
+    /// Voids the back-off of all domains.
+    pub fn retry_all(&self) {
+        for route in self.lock().values() {
+            route.retry();
+        }
+    }
+
+    /// Whether nothing waits for any remote domain and everything written was taken by the
+    /// network.
+    pub fn is_settled(&self) -> bool {
+        self.lock().values().all(|route| route.is_settled())
+    }
+
+    /// Reports everything that still waits, and what comes from now on.
+    pub fn give_up(&self) {
+        self.give_up.cancel();
+    }
+
+    /// Closes all streams in an orderly way; returns when that is done.
+    pub async fn close(&self) {
+        self.close.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

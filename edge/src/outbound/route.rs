@@ -1,0 +1,284 @@
+//! One remote domain: its queues and the task that keeps a stream while there is need.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::Limits;
+
+use super::connect::{OpenError, Opener, Purpose};
+use super::stream;
+use crate::backoff::Backoff;
+use crate::bounce::Cause;
+use crate::edge::Edge;
+
+/// First and longest pause between attempts to open a stream.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a failure that trying again does not mend is taken as the answer for new stanzas.
+const NEGATIVE: Duration = Duration::from_secs(10);
+
+/// Queues towards one remote domain.
+#[derive(Debug)]
+pub struct Route {
+    /// The remote domain.
+    pub(super) remote: Domain,
+    queues: Mutex<Queues>,
+    /// Something was queued.
+    pub(super) wake: Notify,
+    /// The back-off is void.
+    retry: Notify,
+    /// Something that was written is not with the network yet.
+    pub(super) writing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    pairs: HashMap<Domain, Pair>,
+}
+
+/// Stanzas of one hosted domain.
+#[derive(Debug, Default)]
+struct Pair {
+    waiting: VecDeque<(Instant, Bytes)>,
+    bytes: usize,
+}
+
+impl Route {
+    pub(super) fn new(remote: Domain) -> Self {
+        Self {
+            remote,
+            queues: Mutex::default(),
+            wake: Notify::new(),
+            retry: Notify::new(),
+            writing: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, limits: &Limits, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
+        let mut queues = self.lock();
+        if !queues.pairs.contains_key(local) {
+            queues.pairs.insert(local.clone(), Pair::default());
+        }
+        let Some(pair) = queues.pairs.get_mut(local) else { return Err(Cause::QueueFull) };
+        if pair.waiting.len() >= limits.max_queued_stanzas
+            || pair.bytes + stanza.len() > limits.max_queued_bytes
+        {
+            return Err(Cause::QueueFull);
+        }
+        pair.bytes += stanza.len();
+        pair.waiting.push_back((Instant::now(), stanza));
+        drop(queues);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn retry(&self) {
+        self.retry.notify_one();
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_empty() && !self.writing.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().pairs.values().all(|pair| pair.waiting.is_empty())
+    }
+
+    /// The hosted domains with something waiting.
+    pub(super) fn waiting(&self) -> Vec<Domain> {
+        let queues = self.lock();
+        let waiting = queues.pairs.iter().filter(|(_, pair)| !pair.waiting.is_empty());
+        waiting.map(|(local, _)| local.clone()).collect()
+    }
+
+    /// Takes stanzas of one pair, about `most` bytes, one after the other in one piece; with their
+    /// number.
+    pub(super) fn take(&self, local: &Domain, most: usize) -> (Bytes, usize) {
+        let mut queues = self.lock();
+        let Some(pair) = queues.pairs.get_mut(local) else { return (Bytes::new(), 0) };
+        let mut taken = match (pair.waiting.pop_front(), pair.waiting.is_empty()) {
+            (None, _) => return (Bytes::new(), 0),
+            (Some((_, only)), true) => {
+                // An idle pair holds no memory.
+                queues.pairs.remove(local);
+                return (only, 1);
+            }
+            (Some((_, first)), false) => {
+                let mut taken = BytesMut::with_capacity(pair.bytes.min(most + first.len()));
+                taken.extend_from_slice(&first);
+                taken
+            }
+        };
+        let mut count = 1;
+        while taken.len() < most
+            && let Some((_, next)) = pair.waiting.pop_front()
+        {
+            taken.extend_from_slice(&next);
+            count += 1;
+        }
+        pair.bytes = pair.bytes.saturating_sub(taken.len());
+        if pair.waiting.is_empty() {
+            queues.pairs.remove(local);
+        }
+        (taken.freeze(), count)
+    }
+
+    /// Takes what has waited longer than `life`; `local`: of one pair only.
+    pub(super) fn take_older(&self, life: Duration, local: Option<&Domain>) -> Vec<Bytes> {
+        let now = Instant::now();
+        let mut taken = Vec::new();
+        let mut queues = self.lock();
+        for (own, pair) in &mut queues.pairs {
+            if local.is_some_and(|local| local != own) {
+                continue;
+            }
+            while let Some((at, _)) = pair.waiting.front()
+                && now.duration_since(*at) >= life
+                && let Some((_, stanza)) = pair.waiting.pop_front()
+            {
+                pair.bytes = pair.bytes.saturating_sub(stanza.len());
+                taken.push(stanza);
+            }
+        }
+        queues.pairs.retain(|_, pair| !pair.waiting.is_empty());
+        taken
+    }
+
+    /// Reports what has waited longer than `life` to its senders.
+    pub(super) fn report_older(&self, edge: &Edge, life: Duration, local: Option<&Domain>, cause: Cause) {
+        for stanza in self.take_older(life, local) {
+            edge.report_to_router(&stanza, cause);
+        }
+    }
+
+    /// Works while there is something to send or a stream is open.
+    pub(super) async fn run(self: Arc<Self>, edge: Arc<Edge>) {
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        loop {
+            if self.is_empty() && self.retire(&edge) {
+                return;
+            }
+            if edge.outbound.give_up.is_cancelled() {
+                self.report_older(&edge, Duration::ZERO, None, Cause::Stopping);
+                continue;
+            }
+            match self.attempt(&edge).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(remote = %self.remote, reason = error.message, "no stream to the remote domain");
+                    edge.registry.partner_failed(&self.remote, error.message.clone());
+                    self.pause(&edge, &error, &mut backoff).await;
+                }
+            }
+        }
+    }
+
+    /// Leaves the table if nothing was queued meanwhile.
+    fn retire(&self, edge: &Edge) -> bool {
+        let mut routes = edge.outbound.lock();
+        // Stanzas are queued under the same lock, so none can slip in between.
+        let done = self.is_empty();
+        if done {
+            routes.remove(&self.remote);
+            if routes.is_empty() {
+                *routes = HashMap::new();
+            }
+        }
+        done
+    }
+
+    /// Opens a stream and uses it to its end. Stanzas that grow too old meanwhile are reported.
+    async fn attempt(&self, edge: &Arc<Edge>) -> Result<(), OpenError> {
+        let live = edge.live();
+        if let Err(denied) = live.policy.check(&self.remote) {
+            return Err(OpenError {
+                cause: Cause::Denied,
+                temporary: false,
+                message: format!("{} may not federate: {denied}", self.remote),
+            });
+        }
+        let life = live.config.limits.dialback_timeout.0;
+        let mut opener = {
+            let resolving = Opener::resolve(edge, &self.remote);
+            self.ageing(edge, life, resolving).await?
+        };
+        loop {
+            let Some(local) = self.waiting().into_iter().next() else { return Ok(()) };
+            let opened = self.ageing(edge, life, opener.open(&local, Purpose::Stanzas)).await?;
+            match stream::run(edge, self, opened).await {
+                stream::End::Used => return Ok(()),
+                // Nothing was authenticated on it: the next address may do better.
+                stream::End::Useless(reason) => {
+                    tracing::info!(remote = %self.remote, reason, "the stream was of no use");
+                    opener.note(Cause::Unreachable, reason);
+                }
+                stream::End::Refused => {
+                    return Err(OpenError {
+                        cause: Cause::DialbackInvalid,
+                        temporary: true,
+                        message: format!("{} did not accept our dialback key", self.remote),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits for something while reporting stanzas that grow too old.
+    async fn ageing<T>(
+        &self,
+        edge: &Edge,
+        life: Duration,
+        what: impl Future<Output = Result<T, OpenError>>,
+    ) -> Result<T, OpenError> {
+        tokio::pin!(what);
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                done = &mut what => return done,
+                _ = tick.tick() => self.report_older(edge, life, None, Cause::Unreachable),
+                () = edge.outbound.give_up.cancelled() => return Err(OpenError {
+                    cause: Cause::Stopping,
+                    temporary: true,
+                    message: "this gateway is stopping".to_owned(),
+                }),
+            }
+        }
+    }
+
+    /// Holds (or, if the failure is final, answers) what waits until the next attempt is due.
+    async fn pause(&self, edge: &Edge, error: &OpenError, backoff: &mut Backoff) {
+        let life = edge.live().config.limits.dialback_timeout.0;
+        let (until, hold) = if error.temporary {
+            (Instant::now() + backoff.wait(), life)
+        } else {
+            (Instant::now() + NEGATIVE, Duration::ZERO)
+        };
+        loop {
+            self.report_older(edge, hold, None, error.cause);
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(until.min(now + Duration::from_secs(1))) => {}
+                () = self.wake.notified(), if !error.temporary => {}
+                () = self.retry.notified() => {
+                    backoff.reset();
+                    return;
+                }
+                () = edge.outbound.give_up.cancelled() => return,
+                () = edge.outbound.close.cancelled() => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! One link to one XCP router: dialling, the handshake (XEP-0114), dialling again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use xmpp_federation_core::edge_config::Endpoint;
+use xmpp_federation_core::edge_status::LinkState;
+use xmpp_federation_core::{ComponentId, SecretBytes};
+
+use super::{Cluster, Mode};
+use crate::backoff::Backoff;
+use crate::edge::Edge;
+use crate::metrics::Direction;
+use crate::registry::LinkEntry;
+use crate::stream::transport::Transport;
+use crate::stream::{Failure, Wire, stanza_limits};
+use crate::xml::{Frame, HeaderToSend, StreamErrorCondition, ns};
+
+/// Time for one attempt: name look-up, TCP, handshake.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// First and longest pause between attempts. Routers are few and near, and a federation whose
+/// router is back must not wait for us.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+/// A link that lasted this long did not fail because of its handshake.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// One link and what it works with.
+#[derive(Debug)]
+pub struct Link {
+    pub(super) edge: Arc<Edge>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) rank: usize,
+    pub(super) endpoint: Endpoint,
+    pub(super) id: ComponentId,
+    pub(super) entry: Arc<LinkEntry>,
+}
+
+/// Why a link is not up.
+#[derive(Debug)]
+pub(super) struct Down {
+    state: LinkState,
+    reason: String,
+}
+
+impl Link {
+    /// A link that is not dialled yet; `rank` is its place among the endpoints.
+    pub fn new(
+        edge: Arc<Edge>,
+        cluster: Arc<Cluster>,
+        rank: usize,
+        endpoint: Endpoint,
+        id: ComponentId,
+        entry: Arc<LinkEntry>,
+    ) -> Self {
+        Self { edge, cluster, rank, endpoint, id, entry }
+    }
+
+    /// Keeps the link up until `stop`, and down while the mode is [`Mode::Finish`].
+    pub async fn run(
+        self,
+        mut mode: watch::Receiver<Mode>,
+        mut redial: watch::Receiver<u64>,
+        stop: CancellationToken,
+    ) {
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                run = mode.wait_for(|mode| *mode == Mode::Run) => {
+                    if run.is_err() {
+                        break;
+                    }
+                }
+            }
+            let established = tokio::select! {
+                () = stop.cancelled() => break,
+                established = self.establish() => established,
+            };
+            match established {
+                Ok(wire) => {
+                    self.entry.set(LinkState::Up, None);
+                    tracing::info!(
+                        router = self.cluster.name,
+                        node = self.endpoint.name,
+                        address = %self.endpoint.address,
+                        component_id = %self.id,
+                        "link to the XCP router is up"
+                    );
+                    let since = tokio::time::Instant::now();
+                    let end = self.serve(wire, &mut mode, &stop).await;
+                    if since.elapsed() >= LASTING {
+                        backoff.reset();
+                    }
+                    match end {
+                        Ok(()) => {
+                            self.entry.set(LinkState::Connecting, None);
+                            tracing::info!(
+                                router = self.cluster.name,
+                                node = self.endpoint.name,
+                                "link to the XCP router was closed"
+                            );
+                            continue;
+                        }
+                        Err(failure) => self.failed(&self.down(&failure)),
+                    }
+                }
+                Err(down) => self.failed(&down),
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(backoff.wait()) => {}
+                // A closed channel means that the process ends.
+                changed = redial.changed() => if changed.is_err() { break },
+            }
+        }
+        self.edge.registry.remove_link(&self.entry);
+    }
+
+    fn failed(&self, down: &Down) {
+        let known = self.entry.status();
+        let news = known.state != down.state || known.reason.as_deref() != Some(&down.reason);
+        self.entry.set(down.state, Some(down.reason.clone()));
+        self.edge.metrics.link_failed(match down.state {
+            LinkState::Unreachable => "unreachable",
+            LinkState::UnknownComponent => "unknown-component",
+            LinkState::WrongSecret => "wrong-secret",
+            LinkState::Connecting | LinkState::Up | LinkState::Failed => "failed",
+        });
+        // Attempts go on every few seconds; only news is worth a line.
+        if news {
+            tracing::warn!(
+                router = self.cluster.name,
+                node = self.endpoint.name,
+                state = ?down.state,
+                reason = down.reason,
+                "link to the XCP router is down"
+            );
+        }
+    }
+
+    /// Dials and authenticates.
+    async fn establish(&self) -> Result<Wire, Down> {
+        let deadline = tokio::time::Instant::now() + ATTEMPT;
+        let tcp = match timeout_at(deadline, self.connect()).await {
+            Ok(connected) => connected?,
+            Err(_) => return Err(self.unreachable("no answer")),
+        };
+        let mut wire = Wire::new(
+            Transport::new(tcp),
+            stanza_limits(&self.edge.live().config.limits),
+            Direction::Outbound,
+            self.edge.metrics.clone(),
+        );
+        let shaken = timeout_at(deadline, self.handshake(&mut wire)).await;
+        match shaken.unwrap_or(Err(Failure::Timeout("the handshake"))) {
+            Ok(()) => Ok(wire),
+            Err(failure) => {
+                let down = self.down(&failure);
+                let _ = timeout(Duration::from_secs(1), wire.hang_up(&failure, String::new)).await;
+                Err(down)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Down> {
+        let address = &self.endpoint.address;
+        let live = self.edge.live();
+        let found = live.resolver.router(address).await;
+        let found = found.map_err(|error| self.unreachable(&error.to_string()))?;
+        let mut last = "the name has no address".to_owned();
+        for address in found {
+            match crate::resolve::connect::open(address).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(self.unreachable(&last))
+    }
+
+    fn unreachable(&self, why: &str) -> Down {
+        Down {
+            state: LinkState::Unreachable,
+            reason: format!(
+                "the XCP router of {} at {} cannot be reached: {why}; check that it runs and that port {} is open from here",
+                self.endpoint.name, self.endpoint.address, self.endpoint.address.port
+            ),
+        }
+    }
+
+    async fn handshake(&self, wire: &mut Wire) -> Result<(), Failure> {
+        let header = HeaderToSend {
+            content_ns: ns::COMPONENT,
+            to: Some(self.id.as_str()),
+            ..HeaderToSend::default()
+        };
+        // A component id has only characters that XML can express.
+        wire.send(header.write().unwrap_or_default()).await?;
+        let header = wire.header().await?;
+        if header.default_ns() != ns::COMPONENT {
+            return Err(Failure::fault(
+                StreamErrorCondition::InvalidNamespace,
+                "the router's stream is not one for components",
+            ));
+        }
+        let id = header.id.as_deref().unwrap_or_default();
+        if id.is_empty() {
+            return Err(Failure::fault(
+                StreamErrorCondition::UndefinedCondition,
+                "the router's stream has no id",
+            ));
+        }
+        let key = handshake_key(id, &self.secret());
+        wire.send(format!("<handshake>{key}</handshake>")).await?;
+        loop {
+            let Frame::Element(element) = wire.next_frame().await? else { continue };
+            if element.is(ns::COMPONENT, "handshake") {
+                return Ok(());
+            }
+            if !element.is(ns::STREAMS, "features") {
+                return Err(Failure::fault(
+                    StreamErrorCondition::UnsupportedStanzaType,
+                    "something other than the answer to the handshake came",
+                ));
+            }
+        }
+    }
+
+    fn secret(&self) -> SecretBytes {
+        let live = self.edge.live();
+        let place = live.config.routers.iter().position(|router| router.name == self.cluster.name);
+        place
+            .and_then(|place| live.router_secrets.get(place).cloned())
+            .unwrap_or_else(|| SecretBytes::new(Vec::new()))
+    }
+
+    /// What a failure on an open connection says about the link.
+    fn down(&self, failure: &Failure) -> Down {
+        let node = &self.endpoint.name;
+        let (state, reason) = match failure {
+            Failure::Peer { condition: StreamErrorCondition::HostUnknown, .. } => (
+                LinkState::UnknownComponent,
+                format!(
+                    "the XCP router of {node} knows no component {}: its row is missing or the router has not been restarted since",
+                    self.id
+                ),
+            ),
+            Failure::Peer { condition: StreamErrorCondition::NotAuthorized, .. } => (
+                LinkState::WrongSecret,
+                format!("the XCP router of {node} refuses the shared secret; correct the router secret"),
+            ),
+            other => (LinkState::Failed, format!("link to the XCP router of {node}: {other}")),
+        };
+        Down { state, reason }
+    }
+}
+
+/// The value of `<handshake/>`: lower-case hexadecimal SHA-1 of stream id and secret (XEP-0114
+/// section 3).
+fn handshake_key(id: &str, secret: &SecretBytes) -> String {
+    use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+    use std::fmt::Write as _;
+    let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(id.as_bytes());
+    context.update(secret.expose());
+    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handshake_equals_the_published_vector() {
+        let secret = SecretBytes::new(b"secret".to_vec());
+        assert_eq!(
+            handshake_key("3BF96D32", &secret),
+            "b09ea9b3b7f586be8a08d0a3dd7466f110aeb136"
+        );
+    }
+}

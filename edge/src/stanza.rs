@@ -1,0 +1,106 @@
+//! What routing needs to know about stanzas: their names and the domains they go between.
+
+use std::collections::HashMap;
+
+use xmpp_federation_core::Domain;
+
+use crate::xml::{Element, Frame, Framer, Limits, ns};
+
+/// Whether this is a stanza of a stream with that content namespace.
+pub fn is_stanza(element: &Element, content_ns: &str) -> bool {
+    element.ns() == content_ns && matches!(element.name(), "message" | "presence" | "iq")
+}
+
+/// The domain part of an address, as written (RFC 7622 section 3.1).
+pub fn domain_part(address: &str) -> &str {
+    let bare = address.split_once('/').map_or(address, |(bare, _)| bare);
+    bare.split_once('@').map_or(bare, |(_, domain)| domain)
+}
+
+/// Spellings seen on one stream and their canonical form, so that a busy stream does not
+/// canonicalise the same domain for every stanza.
+#[derive(Debug, Default)]
+pub struct DomainCache {
+    known: HashMap<Box<str>, Option<Domain>>,
+}
+
+/// Spellings remembered; a peer that uses more only loses the saving.
+const CACHED: usize = 64;
+/// Longest spelling worth remembering; no valid domain is longer.
+const LONGEST: usize = 1024;
+
+impl DomainCache {
+    /// The canonical domain of an address, `None` if its domain part is no federated domain.
+    pub fn domain_of(&mut self, address: &str) -> Option<Domain> {
+        let text = domain_part(address);
+        if let Some(known) = self.known.get(text) {
+            return known.clone();
+        }
+        if text.len() > LONGEST {
+            return None;
+        }
+        let domain = Domain::parse(text).ok();
+        if self.known.len() >= CACHED {
+            self.known.clear();
+        }
+        self.known.insert(text.into(), domain.clone());
+        domain
+    }
+
+    /// Gives memory back while the stream is idle.
+    pub fn shrink(&mut self) {
+        self.known = HashMap::new();
+    }
+}
+
+/// Cuts bytes that the edge wrote itself, stanzas one after the other without a stream around
+/// them, into elements again; for the rare case that they must be answered.
+pub fn split(bytes: &[u8], content_ns: &str) -> Vec<Element> {
+    let mut framer = Framer::new(Limits {
+        max_stanza_bytes: usize::MAX >> 2,
+        max_depth: usize::MAX >> 2,
+        max_attributes: usize::MAX >> 2,
+        ..Limits::stanzas(0)
+    });
+    let streams = ns::STREAMS;
+    framer.feed(format!("<s:stream xmlns='{content_ns}' xmlns:s='{streams}'>").as_bytes());
+    framer.feed(bytes);
+    let mut elements = Vec::new();
+    while let Ok(Some(frame)) = framer.next_frame() {
+        if let Frame::Element(element) = frame {
+            elements.push(element);
+        }
+    }
+    elements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("coluc.com", "coluc.com")]
+    #[case("alice@coluc.com", "coluc.com")]
+    #[case("alice@coluc.com/phone", "coluc.com")]
+    #[case("coluc.com/a@b.example/c", "coluc.com")]
+    #[case("", "")]
+    fn the_domain_is_between_the_first_at_and_the_first_slash(
+        #[case] address: &str,
+        #[case] domain: &str,
+    ) {
+        assert_eq!(domain_part(address), domain);
+    }
+
+    #[test]
+    fn the_cache_gives_canonical_domains_and_stays_small() {
+        let mut cache = DomainCache::default();
+        for n in 0..1000 {
+            assert!(cache.domain_of(&format!("a@d{n}.Example")).is_some());
+        }
+        assert!(cache.known.len() <= CACHED);
+        assert_eq!(cache.domain_of("a@[::1]"), None);
+        let domain = cache.domain_of("a@COLUC.com./x").map(|d| d.to_string());
+        assert_eq!(domain.as_deref(), Some("coluc.com"));
+    }
+}

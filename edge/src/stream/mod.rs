@@ -1,0 +1,274 @@
+//! Streams (RFC 6120 section 4): headers, frames in order, errors, the closing handshake.
+//!
+//! [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
+//! business of `inbound`, `outbound` and `router`.
+
+pub mod listen;
+pub mod transport;
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
+
+use crate::metrics::{Direction, Metrics};
+use crate::xml::{
+    Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns,
+    stream_error,
+};
+use transport::{Transport, Turn};
+
+/// How long a peer may take to close its side after we closed ours while nothing can be lost.
+pub const CLOSE_TIME: Duration = Duration::from_secs(5);
+
+/// Why a stream cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The network or TLS failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The peer closed the connection without closing its stream.
+    #[error("the peer closed the connection")]
+    Ended,
+    /// The peer closed its stream.
+    #[error("the peer closed the stream")]
+    Closed,
+    /// The peer reported an error.
+    #[error("the peer reported {condition}{}", text.as_ref().map(|t| format!(" ({t})")).unwrap_or_default())]
+    Peer {
+        /// Its condition.
+        condition: StreamErrorCondition,
+        /// Its text, cut to a sane length.
+        text: Option<String>,
+    },
+    /// The peer broke a rule; it is told this condition and text.
+    #[error("{condition}: {text}")]
+    Fault {
+        /// What it is told.
+        condition: StreamErrorCondition,
+        /// Says what was wrong; holds no peer data.
+        text: Cow<'static, str>,
+    },
+    /// A phase took too long.
+    #[error("{0} took too long")]
+    Timeout(&'static str),
+}
+
+impl From<XmlError> for Failure {
+    fn from(error: XmlError) -> Self {
+        Self::Fault { condition: error.condition, text: Cow::Borrowed(error.reason) }
+    }
+}
+
+impl Failure {
+    /// A rule was broken.
+    pub fn fault(condition: StreamErrorCondition, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Fault { condition, text: text.into() }
+    }
+
+    /// What the peer is told, if it is told anything.
+    pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
+        match self {
+            Self::Fault { condition, text } => Some((*condition, text.clone())),
+            Self::Timeout(what) => Some((
+                StreamErrorCondition::ConnectionTimeout,
+                Cow::Owned(format!("{what} took too long")),
+            )),
+            Self::Io(_) | Self::Ended | Self::Closed | Self::Peer { .. } => None,
+        }
+    }
+}
+
+/// A connection that speaks in frames.
+#[derive(Debug)]
+pub struct Wire {
+    /// The bytes below.
+    pub transport: Transport,
+    /// What was read.
+    pub framer: Framer,
+    direction: Direction,
+    metrics: Arc<Metrics>,
+    header_sent: bool,
+}
+
+impl Wire {
+    /// Nothing said yet.
+    pub fn new(
+        transport: Transport,
+        limits: Limits,
+        direction: Direction,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { transport, framer: Framer::new(limits), direction, metrics, header_sent: false }
+    }
+
+    /// The next frame. A stream error and the stream's end are failures here.
+    pub async fn next_frame(&mut self) -> Result<Frame, Failure> {
+        loop {
+            match self.framer.next_frame()? {
+                Some(Frame::End) => return Err(Failure::Closed),
+                Some(Frame::Element(element)) if element.is(ns::STREAMS, "error") => {
+                    return Err(self.peer_error(&element));
+                }
+                Some(frame) => return Ok(frame),
+                None => {
+                    if self.transport.turn(true, self.framer.buffer()).await? == Turn::End {
+                        return Err(Failure::Ended);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next frame, which must be a header.
+    pub async fn header(&mut self) -> Result<Box<StreamHeader>, Failure> {
+        match self.next_frame().await? {
+            Frame::Header(header) => Ok(header),
+            Frame::Element(_) | Frame::End => {
+                Err(Failure::fault(StreamErrorCondition::BadFormat, "a stream header was expected"))
+            }
+        }
+    }
+
+    /// The next frame, which must be an element.
+    pub async fn element(&mut self) -> Result<Element, Failure> {
+        match self.next_frame().await? {
+            Frame::Element(element) => Ok(element),
+            Frame::Header(_) | Frame::End => {
+                Err(Failure::fault(StreamErrorCondition::BadFormat, "an element was expected"))
+            }
+        }
+    }
+
+    /// Reads a stream error that the peer sent.
+    pub fn peer_error(&self, element: &Element) -> Failure {
+        let parsed = element.parse().ok().and_then(|node| node.stream_error());
+        let (condition, text) = parsed.unwrap_or((StreamErrorCondition::UndefinedCondition, None));
+        self.metrics.stream_error(self.direction, false, condition.as_str());
+        let text = text.map(|text| text.chars().filter(|c| !c.is_control()).take(200).collect());
+        Failure::Peer { condition, text }
+    }
+
+    /// Writes now. The text is ours and complete.
+    pub async fn send(&mut self, xml: String) -> Result<(), Failure> {
+        self.header_sent = true;
+        self.transport.queue(Bytes::from(xml));
+        Ok(self.transport.flush().await?)
+    }
+
+    /// The stream starts anew after STARTTLS: nothing said before counts.
+    pub fn restart(&mut self) -> usize {
+        self.header_sent = false;
+        self.framer.restart()
+    }
+
+    /// Queues what a failing stream says last: a header if none was sent, the error, the end.
+    pub fn queue_error(
+        &mut self,
+        condition: StreamErrorCondition,
+        text: &str,
+        header: impl FnOnce() -> String,
+    ) {
+        self.metrics.stream_error(self.direction, true, condition.as_str());
+        let mut xml = if self.header_sent { String::new() } else { header() };
+        self.header_sent = true;
+        // The conditions and texts are ours and always writable.
+        xml.push_str(&stream_error(condition, Some(text)).unwrap_or_default());
+        xml.push_str(STREAM_END);
+        self.transport.queue(Bytes::from(xml));
+    }
+
+    /// Ends a stream on which nothing can be lost any more: tells the peer why, if it is to
+    /// know, and writes the end; then as [`Self::finish`].
+    pub async fn hang_up(mut self, failure: &Failure, header: impl FnOnce() -> String) {
+        if matches!(failure, Failure::Io(_)) {
+            return;
+        }
+        match failure.to_send() {
+            Some((condition, text)) => self.queue_error(condition, &text, header),
+            None if self.header_sent => {
+                self.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
+            }
+            None => {}
+        }
+        self.finish().await;
+    }
+
+    /// After our side was closed: ends the writing direction and reads (and drops) until the
+    /// peer's end, so that no reset destroys what it has not read yet.
+    pub async fn finish(mut self) {
+        let deadline = Instant::now() + CLOSE_TIME;
+        let _ = timeout_at(deadline, async {
+            self.transport.finish_writing().await?;
+            let mut dropped = bytes::BytesMut::new();
+            while self.transport.turn(true, &mut dropped).await? != Turn::End {
+                dropped.clear();
+            }
+            Ok::<_, io::Error>(())
+        })
+        .await;
+    }
+}
+
+/// The framer's limits for a peer that is not authenticated yet.
+pub fn negotiation_limits(limits: &ConfiguredLimits) -> Limits {
+    let fixed = Limits::negotiation();
+    Limits { max_stanza_bytes: limits.max_unauthenticated_bytes, ..fixed }
+}
+
+/// The framer's limits for an authenticated peer, and for a router.
+pub fn stanza_limits(limits: &ConfiguredLimits) -> Limits {
+    let fixed = Limits::stanzas(limits.max_stanza_bytes);
+    Limits { max_depth: limits.max_depth, max_attributes: limits.max_attributes, ..fixed }
+}
+
+/// The major version a header announces (RFC 6120 section 4.7.5): `None` for a server from before
+/// XMPP 1.0.
+pub fn major_version(header: &StreamHeader) -> Result<Option<u32>, Failure> {
+    let Some(version) = header.version.as_deref() else { return Ok(None) };
+    let parse = || {
+        let (major, minor) = version.split_once('.')?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        (digits(minor) && digits(major)).then(|| major.parse::<u32>().ok())?
+    };
+    match parse() {
+        Some(0) => Ok(None),
+        Some(major) => Ok(Some(major)),
+        None => Err(Failure::fault(
+            StreamErrorCondition::UnsupportedVersion,
+            "the stream's version is not a version number",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("", Some(None))]
+    #[case(" version='1.0'", Some(Some(1)))]
+    #[case(" version='1.15'", Some(Some(1)))]
+    #[case(" version='2.0'", Some(Some(2)))]
+    #[case(" version='0.9'", Some(None))]
+    #[case(" version='one'", None)]
+    #[case(" version='1'", None)]
+    fn versions_are_read_by_their_major_number(
+        #[case] attribute: &str,
+        #[case] expected: Option<Option<u32>>,
+    ) {
+        let mut framer = Framer::new(Limits::negotiation());
+        let streams = ns::STREAMS;
+        framer.feed(
+            format!("<s:stream xmlns='jabber:server' xmlns:s='{streams}'{attribute}>").as_bytes(),
+        );
+        let Some(Frame::Header(header)) = framer.next_frame().unwrap() else { panic!("no header") };
+        assert_eq!(major_version(&header).ok(), expected);
+    }
+}

@@ -1,0 +1,218 @@
+//! The bytes of one connection: TCP, and TLS over it once it is started.
+//!
+//! One task owns a transport. Reads go through scratch memory shared by the thread straight into
+//! the framer's buffer, so an idle connection holds no buffers of its own.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, BufRead, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustls::Connection;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
+const SCRATCH: usize = 64 * 1024;
+/// Slices given to one vectored write.
+const SLICES: usize = 32;
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
+}
+
+/// What one turn at the socket did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Bytes came in; with TLS they may not add up to content yet.
+    Read,
+    /// The peer will send no more.
+    End,
+    /// Everything that was queued has been written.
+    Flushed,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Transport {
+    tcp: TcpStream,
+    tls: Option<Box<Connection>>,
+    clear: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl Transport {
+    /// A connection in clear.
+    pub fn new(tcp: TcpStream) -> Self {
+        Self { tcp, tls: None, clear: VecDeque::new(), ended: false }
+    }
+
+    /// Whether TLS was started.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The TLS session, for its parameters and the peer's certificates.
+    pub fn tls(&self) -> Option<&Connection> {
+        self.tls.as_deref()
+    }
+
+    /// Whether something that was queued has not been written yet.
+    pub fn needs_flush(&self) -> bool {
+        !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Queues bytes for writing. Callers flush before they queue much more.
+    pub fn queue(&mut self, bytes: Bytes) {
+        match &mut self.tls {
+            // Its buffer has no limit, so it takes everything.
+            Some(tls) => {
+                let _ = tls.writer().write_all(&bytes);
+            }
+            None if bytes.is_empty() => {}
+            None => self.clear.push_back(bytes),
+        }
+    }
+
+    /// One turn: writes what is queued and, if `read`, reads once, appending content to `into`.
+    /// Never completes when there is nothing to do. May be dropped and called again.
+    pub async fn turn(&mut self, read: bool, into: &mut BytesMut) -> io::Result<Turn> {
+        std::future::poll_fn(|cx| {
+            if self.needs_flush()
+                && let Poll::Ready(done) = self.poll_flush(cx)
+            {
+                return Poll::Ready(done.map(|()| Turn::Flushed));
+            }
+            match (read, self.ended) {
+                (true, true) => Poll::Ready(Ok(Turn::End)),
+                (true, false) => self.poll_read(cx, into),
+                (false, _) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Writes everything that is queued.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.clear.is_empty() {
+            let mut slices = [io::IoSlice::new(&[]); SLICES];
+            let mut used = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&self.clear) {
+                *slice = io::IoSlice::new(bytes);
+                used += 1;
+            }
+            let slices = slices.get(..used).unwrap_or_default();
+            let mut written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, slices))?;
+            while let Some(first) = self.clear.front_mut() {
+                if written < first.len() {
+                    first.advance(written);
+                    break;
+                }
+                written -= first.len();
+                self.clear.pop_front();
+            }
+        }
+        let Some(tls) = &mut self.tls else { return Poll::Ready(Ok(())) };
+        while tls.wants_write() {
+            match tls.write_tls(&mut PollWrite { tcp: &mut self.tcp, cx }) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<Turn>> {
+        READ.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
+            let mut received = buffer.filled();
+            if received.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(Turn::End));
+            }
+            let Some(tls) = &mut self.tls else {
+                into.extend_from_slice(received);
+                return Poll::Ready(Ok(Turn::Read));
+            };
+            let before = into.len();
+            while !received.is_empty() && !self.ended {
+                tls.read_tls(&mut received)?;
+                match tls.process_new_packets() {
+                    Ok(state) => self.ended = state.peer_has_closed(),
+                    Err(error) => {
+                        // The alert that tells the peer why; best effort.
+                        let _ = tls.write_tls(&mut PollWrite { tcp: &mut self.tcp, cx });
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                    }
+                }
+                let mut reader = tls.reader();
+                while let Ok(content) = reader.fill_buf() {
+                    let taken = content.len();
+                    if taken == 0 {
+                        break;
+                    }
+                    into.extend_from_slice(content);
+                    reader.consume(taken);
+                }
+            }
+            let nothing = into.len() == before;
+            Poll::Ready(Ok(if self.ended && nothing { Turn::End } else { Turn::Read }))
+        })
+    }
+
+    /// Starts TLS and completes the handshake; content that came right behind it goes to `into`.
+    pub async fn start_tls(&mut self, mut tls: Connection, into: &mut BytesMut) -> io::Result<()> {
+        self.flush().await?;
+        tls.set_buffer_limit(None);
+        self.tls = Some(Box::new(tls));
+        while self.needs_flush() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            if self.turn(true, into).await? == Turn::End {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the writing direction: what is queued, TLS's own end, then TCP's.
+    pub async fn finish_writing(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        self.flush().await?;
+        self.tcp.shutdown().await
+    }
+}
+
+/// Lets rustls write to a socket that is polled.
+struct PollWrite<'a, 'b> {
+    tcp: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+impl Write for PollWrite<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.tcp).poll_write(self.cx, bytes) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, slices) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

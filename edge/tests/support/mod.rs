@@ -1,0 +1,521 @@
+//! A running edge with peers and routers that speak bytes over real sockets. Nothing here uses
+//! the edge's protocol code.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, reason = "tests")]
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_edge::config::Live;
+use xmpp_federation_edge::dialback::DialbackSecrets;
+use xmpp_federation_edge::edge::Edge;
+use xmpp_federation_edge::metrics::Metrics;
+use xmpp_federation_edge::policy::Policy;
+use xmpp_federation_edge::registry::Registry;
+use xmpp_federation_edge::resolve::Resolver;
+use xmpp_federation_edge::stream::listen;
+use xmpp_federation_edge::tls::TlsSettings;
+
+pub const SECRET: &str = "s3cr3tf0rd14lb4ck";
+pub const COMPONENT: &str = "cm-2_s2scp-1.eft-xwye-a-coluc-com";
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct TrustAnybody;
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+pub fn server_tls() -> Arc<rustls::ServerConfig> {
+    let names = vec!["vngtp.lab".to_owned(), "coluc.com".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    Arc::new(config)
+}
+
+pub fn client_tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody))
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// One side of a connection that says and expects text.
+pub struct Speaker {
+    io: Option<Pin<Box<dyn Io>>>,
+    heard: String,
+}
+
+impl Speaker {
+    pub fn new(tcp: TcpStream) -> Self {
+        tcp.set_nodelay(true).unwrap();
+        Self { io: Some(Box::pin(tcp)), heard: String::new() }
+    }
+
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub async fn say(&mut self, text: &str) {
+        self.io.as_mut().unwrap().write_all(text.as_bytes()).await.unwrap();
+    }
+
+    pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.io.as_mut().unwrap().write_all(bytes).await
+    }
+
+    /// Everything up to and including `what`.
+    pub async fn hear(&mut self, what: &str) -> String {
+        match self.hear_or_end(what).await {
+            Ok(text) => text,
+            Err(text) => panic!("the connection ended before {what:?}; heard {text:?}"),
+        }
+    }
+
+    async fn hear_or_end(&mut self, what: &str) -> Result<String, String> {
+        loop {
+            if let Some(at) = self.heard.find(what) {
+                let rest = self.heard.split_off(at + what.len());
+                return Ok(std::mem::replace(&mut self.heard, rest));
+            }
+            let mut bytes = [0; 16 * 1024];
+            let read = timeout(PATIENCE, self.io.as_mut().unwrap().read(&mut bytes)).await;
+            let read = match read {
+                Ok(read) => read.unwrap_or(0),
+                Err(_) => panic!("{what:?} did not come; heard {:?}", self.heard),
+            };
+            if read == 0 {
+                return Err(std::mem::take(&mut self.heard));
+            }
+            self.heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+    }
+
+    /// Whether nothing at all comes for a while.
+    pub async fn is_silent(&mut self, time: Duration) -> bool {
+        if !self.heard.is_empty() {
+            return false;
+        }
+        let mut byte = [0; 1];
+        timeout(time, self.io.as_mut().unwrap().read(&mut byte)).await.is_err()
+    }
+
+    /// Everything up to the end of the connection.
+    pub async fn hear_end(&mut self) -> String {
+        match self.hear_or_end("\u{0}").await {
+            Ok(_) => panic!("a NUL"),
+            Err(text) => text,
+        }
+    }
+
+    pub async fn start_tls_as_client(&mut self, name: &str) {
+        assert_eq!(self.heard, "", "clear text before TLS");
+        let io = self.io.take().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let tls = tokio_rustls::TlsConnector::from(client_tls()).connect(name, io).await.unwrap();
+        self.io = Some(Box::pin(tls));
+    }
+
+    pub async fn start_tls_as_server(&mut self) {
+        assert_eq!(self.heard, "", "clear text before TLS");
+        let io = self.io.take().unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(server_tls()).accept(io).await.unwrap();
+        self.io = Some(Box::pin(tls));
+    }
+
+    /// Breaks the connection without a word.
+    pub fn drop_it(self) {}
+}
+
+pub fn header(from: &str, to: &str, id: &str) -> String {
+    let id = if id.is_empty() { String::new() } else { format!(" id='{id}'") };
+    format!(
+        "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' \
+         xmlns:stream='http://etherx.jabber.org/streams' from='{from}' to='{to}'{id} version='1.0'>"
+    )
+}
+
+/// The value of an attribute in a piece of XML written by the edge.
+pub fn attribute(xml: &str, element: &str, name: &str) -> String {
+    let start = xml.rfind(&format!("<{element}")).unwrap_or_else(|| panic!("no <{element} in {xml}"));
+    let rest = &xml[start..];
+    let at = rest.find(&format!(" {name}='")).unwrap_or_else(|| panic!("no {name} in {rest}"));
+    rest[at + name.len() + 3..].split('\'').next().unwrap().to_owned()
+}
+
+/// The remote server: takes streams of the edge and opens streams to it.
+pub struct Peer {
+    pub listener: TcpListener,
+    pub domain: &'static str,
+}
+
+impl Peer {
+    pub async fn new(domain: &'static str) -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), domain }
+    }
+
+    /// Takes one connection of the edge through STARTTLS to features with dialback.
+    pub async fn accept(&self, id: &str) -> Speaker {
+        let mut peer = self.accept_tls_with(id).await;
+        peer.say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>").await;
+        peer
+    }
+
+    /// The same up to our second header.
+    pub async fn accept_tls_with(&self, id: &str) -> Speaker {
+        let mut peer = self.accept_tcp().await;
+        let first = peer.hear("version='1.0'>").await;
+        assert!(first.contains("xmlns:db='jabber:server:dialback'"), "{first}");
+        assert_eq!(attribute(&first, "stream:stream", "to"), self.domain);
+        let local = attribute(&first, "stream:stream", "from");
+        peer.say(&header(self.domain, &local, "clear-id")).await;
+        peer.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>").await;
+        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.start_tls_as_server().await;
+        peer.hear("version='1.0'>").await;
+        peer.say(&header(self.domain, &local, id)).await;
+        peer
+    }
+
+    pub async fn accept_tcp(&self) -> Speaker {
+        let (tcp, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("the edge did not connect to the peer")
+            .unwrap();
+        Speaker::new(tcp)
+    }
+
+    /// Opens a stream to the edge through STARTTLS; gives the id of the edge's last header.
+    pub async fn open(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
+        let mut peer = Speaker::connect(edge).await;
+        peer.say(&header(self.domain, to, "")).await;
+        let features = peer.hear("</stream:features>").await;
+        assert!(features.contains("<required/>"), "{features}");
+        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.start_tls_as_client(to).await;
+        peer.say(&header(self.domain, to, "")).await;
+        let text = peer.hear("</stream:features>").await;
+        assert!(text.contains("<errors/>"), "{text}");
+        let id = attribute(&text, "stream:stream", "id");
+        (peer, id)
+    }
+
+    /// Opens a stream and authenticates the pair on it.
+    pub async fn open_authenticated(&self, edge: SocketAddr, to: &str) -> Speaker {
+        let (mut peer, id) = self.open(edge, to).await;
+        self.authenticate(&mut peer, &id, to).await;
+        peer
+    }
+
+    /// Shows a key on `peer` and plays the authoritative server for it.
+    pub async fn authenticate(&self, peer: &mut Speaker, id: &str, to: &str) {
+        let from = self.domain;
+        peer.say(&format!("<db:result from='{from}' to='{to}'>some-key</db:result>")).await;
+        let mut verifying = self.accept("verify-stream").await;
+        let asked = verifying.hear("</db:verify>").await;
+        assert_eq!(attribute(&asked, "db:verify", "from"), to);
+        assert_eq!(attribute(&asked, "db:verify", "to"), from);
+        assert_eq!(attribute(&asked, "db:verify", "id"), id);
+        assert!(asked.contains(">some-key<"), "{asked}");
+        verifying
+            .say(&format!("<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"))
+            .await;
+        let answer = peer.hear("type='valid'/>").await;
+        assert_eq!(attribute(&answer, "db:result", "from"), to);
+        assert_eq!(attribute(&answer, "db:result", "to"), from);
+    }
+
+    /// Takes the edge's stream for stanzas and believes its key.
+    pub async fn accept_authenticated(&self, from: &str) -> Speaker {
+        let mut peer = self.accept("outbound-id").await;
+        let result = peer.hear("</db:result>").await;
+        assert_eq!(attribute(&result, "db:result", "from"), from);
+        let to = self.domain;
+        peer.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>")).await;
+        peer
+    }
+}
+
+/// An XCP router: handshake, echo of pings, everything else is heard through a channel.
+pub struct Router {
+    pub listener: TcpListener,
+}
+
+/// One link as the router sees it.
+pub struct RouterLink {
+    pub heard: mpsc::UnboundedReceiver<String>,
+    say: mpsc::UnboundedSender<String>,
+    pub echo: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Router {
+    pub async fn new() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub async fn accept(&self) -> RouterLink {
+        let mut speaker = self.accept_header().await;
+        let handshake = speaker.hear("</handshake>").await;
+        // SHA-1("router-stream" + "router-secret")
+        assert!(
+            handshake.contains("d66b21135a20916ec1e6ab86b00e7cc9445f3264"),
+            "{handshake}"
+        );
+        speaker.say("<handshake/>").await;
+        RouterLink::start(speaker)
+    }
+
+    pub async fn accept_header(&self) -> Speaker {
+        let (tcp, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("the edge did not dial the router")
+            .unwrap();
+        let mut speaker = Speaker::new(tcp);
+        let opened = speaker.hear("accept'").await + &speaker.hear(">").await;
+        assert_eq!(attribute(&opened, "stream:stream", "to"), COMPONENT);
+        speaker
+            .say(&format!(
+                "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
+                 xmlns:stream='http://etherx.jabber.org/streams' from='{COMPONENT}' id='router-stream'>"
+            ))
+            .await;
+        speaker
+    }
+}
+
+impl RouterLink {
+    fn start(speaker: Speaker) -> Self {
+        let (heard_tx, heard) = mpsc::unbounded_channel();
+        let (say, mut say_rx) = mpsc::unbounded_channel::<String>();
+        let echo = Arc::new(AtomicBool::new(true));
+        let echoing = echo.clone();
+        let task = tokio::spawn(async move {
+            let Speaker { io, mut heard } = speaker;
+            let (mut read, mut write) = tokio::io::split(io.unwrap());
+            let mut bytes = vec![0; 64 * 1024];
+            loop {
+                while let Some(end) = end_of_first_element(&heard) {
+                    let rest = heard.split_off(end);
+                    let element = std::mem::replace(&mut heard, rest);
+                    if element.contains("id='proof-") && element.starts_with("<iq") {
+                        if echoing.load(Ordering::SeqCst) {
+                            let _ = write.write_all(element.as_bytes()).await;
+                        }
+                    } else {
+                        let _ = heard_tx.send(element);
+                    }
+                }
+                tokio::select! {
+                    read = read.read(&mut bytes) => match read {
+                        Ok(0) | Err(_) => return,
+                        Ok(n) => heard.push_str(&String::from_utf8_lossy(&bytes[..n])),
+                    },
+                    said = say_rx.recv() => match said {
+                        Some(text) if text.is_empty() => return,
+                        Some(text) => { let _ = write.write_all(text.as_bytes()).await; }
+                        None => return,
+                    },
+                }
+            }
+        });
+        Self { heard, say, echo, task }
+    }
+
+    pub fn say(&self, text: &str) {
+        let _ = self.say.send(text.to_owned());
+    }
+
+    /// The next element that is no ping.
+    pub async fn hear(&mut self) -> String {
+        timeout(PATIENCE, self.heard.recv())
+            .await
+            .expect("nothing came over the link")
+            .expect("the link ended")
+    }
+
+    /// Breaks the connection without a word.
+    pub async fn cut(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// Where the first element of the edge's plain output ends; texts hold no `<`.
+fn end_of_first_element(xml: &str) -> Option<usize> {
+    if xml.starts_with("</stream:stream>") {
+        return Some("</stream:stream>".len());
+    }
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(open) = xml[at..].find('<') {
+        let start = at + open;
+        let end = start + xml[start..].find('>')? + 1;
+        let tag = &xml[start..end];
+        if tag.starts_with("</") {
+            depth -= 1;
+        } else if !tag.ends_with("/>") {
+            depth += 1;
+        }
+        if depth == 0 {
+            return Some(end);
+        }
+        at = end;
+    }
+    None
+}
+
+/// A running edge.
+pub struct Lab {
+    pub edge: Arc<Edge>,
+    pub s2s: SocketAddr,
+    pub live: watch::Sender<Arc<Live>>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// What [`Lab::start`] begins with.
+pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
+    let routes: String = peers
+        .iter()
+        .map(|peer| {
+            let address = peer.listener.local_addr().unwrap();
+            format!("- domain: {}\n  addresses: ['{address}']\n", peer.domain)
+        })
+        .collect();
+    let endpoints: String = routers
+        .iter()
+        .enumerate()
+        .map(|(n, router)| {
+            let address = router.listener.local_addr().unwrap();
+            format!("  - name: node{n}\n    address: '{address}'\n")
+        })
+        .collect();
+    let (routes, endpoints) = (
+        if routes.is_empty() { "[]\n".into() } else { format!("\n{routes}") },
+        if endpoints.is_empty() { "[]\n".into() } else { format!("\n{endpoints}") },
+    );
+    EdgeConfig::from_yaml(&format!(
+        "domains: [coluc.com, conf.coluc.com]\n\
+         dialback: {{sign: /nowhere}}\n\
+         tls:\n  certificates: [{{certificateFile: /nowhere, privateKeyFile: /nowhere}}]\n\
+         staticRoutes: {routes}\
+         routers:\n- name: main\n  componentIds: [{COMPONENT}]\n  secretFile: /nowhere\n  endpoints: {endpoints}\
+         drainDelay: 0s\n"
+    ))
+    .unwrap()
+}
+
+pub fn live(config: EdgeConfig) -> Live {
+    Live {
+        config_hash: String::new(),
+        hosted: config.domains.iter().cloned().collect::<HashSet<_>>(),
+        policy: Policy::new(&config),
+        dialback: DialbackSecrets::new(SecretBytes::new(SECRET.into()), vec![]),
+        tls: TlsSettings {
+            server: Some(server_tls()),
+            client: Some(client_tls()),
+            leaf_sha256: None,
+        },
+        resolver: Arc::new(Resolver::new(&config)),
+        router_secrets: vec![SecretBytes::new(b"router-secret".to_vec())],
+        config,
+    }
+}
+
+impl Lab {
+    pub async fn start(live: Live) -> Self {
+        static LOG: std::sync::Once = std::sync::Once::new();
+        LOG.call_once(|| {
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
+            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+        });
+        let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let s2s = listener.local_addr().unwrap();
+        let (live, rx) = watch::channel(Arc::new(live));
+        let edge = Edge::new(rx, 0, Arc::new(Metrics::default()), Arc::new(Registry::default()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(edge.clone().run(listener, async move {
+            let _ = stopped.await;
+        }));
+        Self { edge, s2s, live, stop: Some(stop), task }
+    }
+
+    /// An edge with one peer and one router, the link up.
+    pub async fn with_link() -> (Self, Peer, Router, RouterLink) {
+        let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+        let lab = Self::start(live(config(&[&peer], &[&router]))).await;
+        let link = router.accept().await;
+        (lab, peer, router, link)
+    }
+
+    /// SIGTERM.
+    pub fn begin_stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+
+    pub async fn stopped(self) {
+        timeout(Duration::from_secs(40), self.task).await.expect("the edge did not stop").unwrap();
+    }
+}
