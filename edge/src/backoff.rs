@@ -13,7 +13,11 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `first`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+        Self {
+            first,
+            longest,
+            next: first,
+        }
     }
 
     /// The time to wait after one more failure.
@@ -39,8 +43,14 @@ mod tests {
         let mut backoff = Backoff::new(second, 4 * second);
         let mut within = |nominal: u32| {
             let wait = backoff.wait();
-            assert!(wait >= (second * nominal).mul_f64(0.75), "{wait:?} for {nominal}");
-            assert!(wait <= (second * nominal).mul_f64(1.25), "{wait:?} for {nominal}");
+            assert!(
+                wait >= (second * nominal).mul_f64(0.75),
+                "{wait:?} for {nominal}"
+            );
+            assert!(
+                wait <= (second * nominal).mul_f64(1.25),
+                "{wait:?} for {nominal}"
+            );
         };
         for nominal in [1, 2, 4, 4] {
             within(nominal);

@@ -93,8 +93,14 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         .attr("to", &from)
         .attr_opt("id", stanza.id().as_deref())
         .attr("type", "error");
-    w.start("error").attr("type", error_type).empty(condition, STANZA_ERRORS);
-    w.start("text").attr("xmlns", STANZA_ERRORS).attr("xml:lang", "en").text(text).end();
+    w.start("error")
+        .attr("type", error_type)
+        .empty(condition, STANZA_ERRORS);
+    w.start("text")
+        .attr("xmlns", STANZA_ERRORS)
+        .attr("xml:lang", "en")
+        .text(text)
+        .end();
     w.end().end();
     w.finish().ok().map(Bytes::from)
 }

@@ -30,7 +30,10 @@ pub(crate) async fn run(edge: Arc<Edge>, s2s: TcpListener, stop: impl Future<Out
 
     edge.start_draining();
     let delay = edge.live().config.drain_delay.0;
-    tracing::info!(seconds = delay.as_secs(), "stopping: no longer ready, still accepting");
+    tracing::info!(
+        seconds = delay.as_secs(),
+        "stopping: no longer ready, still accepting"
+    );
     // Load balancers and partners go on calling until they have noticed.
     sleep(delay).await;
     let deadline = Instant::now() + AT_MOST;
@@ -66,7 +69,9 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
         until(deadline, || edge.routers.all_down()).await;
         until(waiting_ends, || edge.outbound.is_settled()).await;
         if !edge.outbound.is_settled() {
-            tracing::warn!("stopping: stanzas that still wait for remote servers are reported to their senders");
+            tracing::warn!(
+                "stopping: stanzas that still wait for remote servers are reported to their senders"
+            );
             edge.outbound.give_up();
             until(deadline, || edge.outbound.is_settled()).await;
         }

@@ -81,12 +81,11 @@ impl Edge {
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
-        match remote {
-            Some(remote) => self.outbound.heard_from(remote),
-            None => {
-                self.outbound.retry_all();
-                self.routers.redial();
-            }
+        if let Some(remote) = remote {
+            self.outbound.heard_from(remote);
+        } else {
+            self.outbound.retry_all();
+            self.routers.redial();
         }
         self.verifier.retry(remote);
     }
@@ -105,9 +104,10 @@ impl Edge {
             let local = stanza.to().and_then(|to| domains.domain_of(&to));
             let remote = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local, remote) {
-                (Some(error), Some(local), Some(remote)) => {
-                    self.outbound.push(self, &live, &local, &remote, error).is_ok()
-                }
+                (Some(error), Some(local), Some(remote)) => self
+                    .outbound
+                    .push(self, &live, &local, &remote, error)
+                    .is_ok(),
                 _ => false,
             };
             self.count_report(told, cause);

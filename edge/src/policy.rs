@@ -51,11 +51,10 @@ impl Policy {
         }
         let listed = self.listed.contains(remote);
         match self.mode {
-            PrivacyMode::AllowAll => Ok(()),
             PrivacyMode::AllowList if listed || self.routed.contains(remote) => Ok(()),
             PrivacyMode::AllowList => Err(Denied::NotAllowed),
             PrivacyMode::DenyList if listed => Err(Denied::Listed),
-            PrivacyMode::DenyList => Ok(()),
+            PrivacyMode::AllowAll | PrivacyMode::DenyList => Ok(()),
         }
     }
 }

@@ -26,13 +26,20 @@ async fn a_message_from_the_peer_reaches_the_router_re_rooted() {
 #[tokio::test]
 async fn a_message_from_the_router_waits_for_dialback_and_reaches_the_peer() {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='2'><body>ho</body></message>");
+    link.say(
+        "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='2'><body>ho</body></message>",
+    );
     let mut stream = peer.accept("outbound-id").await;
     let result = stream.hear("</db:result>").await;
     assert_eq!(attribute(&result, "db:result", "from"), "coluc.com");
     assert_eq!(attribute(&result, "db:result", "to"), "vngtp.lab");
-    assert!(stream.is_silent(Duration::from_millis(200)).await, "stanzas before the answer");
-    stream.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>").await;
+    assert!(
+        stream.is_silent(Duration::from_millis(200)).await,
+        "stanzas before the answer"
+    );
+    stream
+        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
+        .await;
     let message = stream.hear("</message>").await;
     assert_eq!(
         message,
@@ -42,7 +49,9 @@ async fn a_message_from_the_router_waits_for_dialback_and_reaches_the_peer() {
     link.say("<message from='room@conf.coluc.com' to='bob@vngtp.lab' id='3'/>");
     let result = stream.hear("</db:result>").await;
     assert_eq!(attribute(&result, "db:result", "from"), "conf.coluc.com");
-    stream.say("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>").await;
+    stream
+        .say("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>")
+        .await;
     stream.hear("id='3'/>").await;
 }
 
@@ -85,14 +94,19 @@ async fn keys_equal_the_published_vectors_in_both_roles() {
 async fn both_roles_are_served_on_one_stream_and_spellings_are_echoed() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:verify from='VNGTP.lab' to='Coluc.COM' id='x'>nonsense</db:verify>").await;
+    bob.say("<db:verify from='VNGTP.lab' to='Coluc.COM' id='x'>nonsense</db:verify>")
+        .await;
     let answer = bob.hear("/>").await;
     assert_eq!(attribute(&answer, "db:verify", "from"), "Coluc.COM");
     assert_eq!(attribute(&answer, "db:verify", "to"), "VNGTP.lab");
     assert_eq!(attribute(&answer, "db:verify", "type"), "invalid");
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say("<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>").await;
-    assert_eq!(link.hear().await, "<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>");
+    bob.say("<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>")
+        .await;
+    assert_eq!(
+        link.hear().await,
+        "<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>"
+    );
 }
 
 #[tokio::test]
@@ -100,14 +114,24 @@ async fn a_thousand_messages_each_way_keep_their_order() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let texts = |from: &str, to: &str| -> String {
-        (0..1000).map(|n| format!("<message from='{from}' to='{to}' id='{n}'><body>{n}</body></message>")).collect()
+        (0..1000)
+            .map(|n| {
+                format!("<message from='{from}' to='{to}' id='{n}'><body>{n}</body></message>")
+            })
+            .collect()
     };
-    let (inward, outward) = (texts("bob@vngtp.lab", "alice@coluc.com"), texts("alice@coluc.com", "bob@vngtp.lab"));
+    let (inward, outward) = (
+        texts("bob@vngtp.lab", "alice@coluc.com"),
+        texts("alice@coluc.com", "bob@vngtp.lab"),
+    );
     link.say(&outward);
     bob.say(&inward).await;
     let mut stream = peer.accept_authenticated("coluc.com").await;
     for n in 0..1000 {
-        assert_eq!(attribute(&link.hear().await, "message", "id"), n.to_string());
+        assert_eq!(
+            attribute(&link.hear().await, "message", "id"),
+            n.to_string()
+        );
         let message = stream.hear("</message>").await;
         assert_eq!(attribute(&message, "message", "id"), n.to_string());
     }

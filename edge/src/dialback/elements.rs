@@ -101,9 +101,11 @@ impl Received {
         let (to, to_domain) = address("to")?;
         let id = match kind {
             Kind::Result => None,
-            Kind::Verify => {
-                Some(node.attr("id").and_then(StreamId::from_peer).ok_or(Malformed::Id)?)
-            }
+            Kind::Verify => Some(
+                node.attr("id")
+                    .and_then(StreamId::from_peer)
+                    .ok_or(Malformed::Id)?,
+            ),
         };
         let answer = node.attr("type").map(|text| answer(text, &node));
         let key = node.text();
@@ -111,8 +113,21 @@ impl Received {
         if key.len() > MAX_KEY {
             return Err(Malformed::Key);
         }
-        let key = if answer.is_some() { String::new() } else { key.to_owned() };
-        Ok(Self { kind, from, to, from_domain, to_domain, id, answer, key })
+        let key = if answer.is_some() {
+            String::new()
+        } else {
+            key.to_owned()
+        };
+        Ok(Self {
+            kind,
+            from,
+            to,
+            from_domain,
+            to_domain,
+            id,
+            answer,
+            key,
+        })
     }
 }
 
@@ -133,7 +148,11 @@ fn answer(text: &str, node: &Node) -> Answer {
 /// Step 1: `<db:result from to>key</db:result>`.
 pub fn result_request(from: &str, to: &str, key: &DialbackKey) -> Result<String, UnwritableChar> {
     let mut w = XmlWriter::new();
-    w.start(Kind::Result.tag()).attr("from", from).attr("to", to).text(key.as_str()).end();
+    w.start(Kind::Result.tag())
+        .attr("from", from)
+        .attr("to", to)
+        .text(key.as_str())
+        .end();
     w.finish()
 }
 
@@ -179,10 +198,16 @@ impl Reply {
 /// Steps 3 and 4: the answer to `request`, addresses echoed as the peer wrote them.
 pub fn reply(request: &Received, reply: Reply) -> Result<String, UnwritableChar> {
     let mut w = XmlWriter::new();
-    w.start(request.kind.tag()).attr("from", &request.to).attr("to", &request.from);
-    w.attr_opt("id", request.id.as_ref().map(StreamId::as_str)).attr("type", reply.as_str());
+    w.start(request.kind.tag())
+        .attr("from", &request.to)
+        .attr("to", &request.from);
+    w.attr_opt("id", request.id.as_ref().map(StreamId::as_str))
+        .attr("type", reply.as_str());
     if let Reply::Error(condition) = reply {
-        w.start("error").attr("type", "cancel").empty(condition, STANZA_ERRORS).end();
+        w.start("error")
+            .attr("type", "cancel")
+            .empty(condition, STANZA_ERRORS)
+            .end();
     }
     w.end();
     w.finish()

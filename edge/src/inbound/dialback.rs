@@ -55,7 +55,10 @@ impl Session {
 
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
         let xml = reply(request, answer).map_err(|_| {
-            Failure::fault(StreamErrorCondition::BadFormat, "addresses XML cannot express")
+            Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "addresses XML cannot express",
+            )
         })?;
         self.wire.transport.queue(Bytes::from(xml));
         Ok(())
@@ -77,7 +80,9 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
-        self.edge.metrics.dialback(Role::Authoritative, answer.as_str(), started.elapsed());
+        self.edge
+            .metrics
+            .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
         tracing::info!(
             role = Role::Authoritative.as_str(), %local, %remote,
             stream_id = request.id.as_ref().map(ToString::to_string),
@@ -112,7 +117,9 @@ impl Session {
         };
         if let Some(condition) = refusal {
             tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
-            self.edge.metrics.dialback(Role::Receiving, "error", std::time::Duration::ZERO);
+            self.edge
+                .metrics
+                .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
         tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
@@ -120,20 +127,32 @@ impl Session {
             role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
             "dialback timer started"
         );
-        let question =
-            Question { local, remote, id: self.id.clone(), key: request.key.clone() };
+        let question = Question {
+            local,
+            remote,
+            id: self.id.clone(),
+            key: request.key.clone(),
+        };
         let edge = self.edge.clone();
         let since = Instant::now();
         self.pending.push(Box::pin(async move {
             let outcome = edge.verifier.ask(&edge, question).await;
-            Verified { request, outcome, since }
+            Verified {
+                request,
+                outcome,
+                since,
+            }
         }));
         Ok(())
     }
 
     /// The authoritative server answered, or could not.
     pub(super) fn verified(&mut self, verified: Verified) -> Result<(), Failure> {
-        let Verified { request, outcome, since } = verified;
+        let Verified {
+            request,
+            outcome,
+            since,
+        } = verified;
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
         let live = self.edge.live();
         // The lists may have changed meanwhile.
@@ -145,8 +164,14 @@ impl Session {
             Outcome::Failed(condition) => Reply::Error(condition),
         };
         self.last_use = Instant::now();
-        self.edge.metrics.dialback(Role::Receiving, answer.as_str(), since.elapsed());
-        let state = if answer == Reply::Valid { "CONNECTED" } else { "FAILED" };
+        self.edge
+            .metrics
+            .dialback(Role::Receiving, answer.as_str(), since.elapsed());
+        let state = if answer == Reply::Valid {
+            "CONNECTED"
+        } else {
+            "FAILED"
+        };
         tracing::info!(
             role = Role::Receiving.as_str(), %local, %remote, peer = %self.guard.entry.peer,
             from = "PENDING", to = state, answer = ?answer,
@@ -168,7 +193,9 @@ impl Session {
     }
 
     fn authenticated(&mut self, live: &Live, local: Domain, remote: Domain) {
-        self.wire.framer.set_limits(stanza_limits(&live.config.limits));
+        self.wire
+            .framer
+            .set_limits(stanza_limits(&live.config.limits));
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
         let pair = Pair { local, remote };

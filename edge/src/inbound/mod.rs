@@ -36,7 +36,12 @@ struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut counts = self.edge.inbound.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .edge
+            .inbound
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -57,7 +62,11 @@ impl Inbound {
     fn admit(edge: &Arc<Edge>, address: IpAddr) -> Result<Counted, &'static str> {
         let live = edge.live();
         let limits = &live.config.limits;
-        let mut counts = edge.inbound.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = edge
+            .inbound
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if edge.inbound.tasks.len() >= limits.max_connections {
             return Err("total");
         }
@@ -66,7 +75,10 @@ impl Inbound {
             return Err("per-address");
         }
         *count += 1;
-        Ok(Counted { edge: edge.clone(), address })
+        Ok(Counted {
+            edge: edge.clone(),
+            address,
+        })
     }
 }
 

@@ -61,12 +61,14 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
     let live = edge.live();
     let mode = live.config.tls.mode;
     let before = exchange_headers(&live, wire).await?;
-    let server = match (&live.tls.server, mode) {
-        (Some(server), TlsMode::Required | TlsMode::Optional) => server.clone(),
-        _ => {
-            send_features(&live, wire, None).await?;
-            return Ok(before.into());
-        }
+    let Some(server) = live
+        .tls
+        .server
+        .clone()
+        .filter(|_| mode != TlsMode::Disabled)
+    else {
+        send_features(&live, wire, None).await?;
+        return Ok(before.into());
     };
     if before.pre_xmpp_1 {
         return if mode == TlsMode::Required {
@@ -83,13 +85,21 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
         return Ok(before.into());
     }
     let session = rustls::ServerConnection::new(server).map_err(std::io::Error::other)?;
-    let Wire { transport, framer, .. } = &mut *wire;
+    let Wire {
+        transport, framer, ..
+    } = &mut *wire;
     if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
         edge.metrics.tls_failed(Direction::Inbound);
         return Err(std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into());
     }
     let after = exchange_headers(&live, wire).await?;
-    note_tls(edge, &live, Direction::Inbound, wire, after.addresses.from.as_ref());
+    note_tls(
+        edge,
+        &live,
+        Direction::Inbound,
+        wire,
+        after.addresses.from.as_ref(),
+    );
     if after.pre_xmpp_1 {
         return Err(Failure::fault(
             StreamErrorCondition::UnsupportedVersion,
@@ -121,7 +131,10 @@ struct Exchanged {
 
 impl From<Exchanged> for Negotiated {
     fn from(exchanged: Exchanged) -> Self {
-        Self { id: exchanged.id, from: exchanged.addresses.from }
+        Self {
+            id: exchanged.id,
+            from: exchanged.addresses.from,
+        }
     }
 }
 
@@ -146,8 +159,15 @@ async fn exchange_headers(live: &Live, wire: &mut Wire) -> Result<Exchanged, Fai
             )
         })
     };
-    let addresses = Addresses { from: domain(theirs.from.as_deref())?, to: domain(theirs.to.as_deref())? };
-    if addresses.to.as_ref().is_some_and(|to| !live.hosted.contains(to)) {
+    let addresses = Addresses {
+        from: domain(theirs.from.as_deref())?,
+        to: domain(theirs.to.as_deref())?,
+    };
+    if addresses
+        .to
+        .as_ref()
+        .is_some_and(|to| !live.hosted.contains(to))
+    {
         return Err(Failure::fault(
             StreamErrorCondition::HostUnknown,
             "this domain is not hosted here",
@@ -167,7 +187,11 @@ async fn exchange_headers(live: &Live, wire: &mut Wire) -> Result<Exchanged, Fai
             ));
         }
     }
-    Ok(Exchanged { id, addresses, pre_xmpp_1: version.is_none() })
+    Ok(Exchanged {
+        id,
+        addresses,
+        pre_xmpp_1: version.is_none(),
+    })
 }
 
 /// `starttls`: in which mode it is offered; `None` when dialback comes next.
@@ -186,12 +210,20 @@ async fn send_features(
         w.end();
     }
     if starttls != Some(TlsMode::Required) {
-        w.start("dialback").attr("xmlns", ns::DIALBACK_FEATURE).start("errors").end().end();
+        w.start("dialback")
+            .attr("xmlns", ns::DIALBACK_FEATURE)
+            .start("errors")
+            .end()
+            .end();
     }
     let limits = &live.config.limits;
     w.start("limits").attr("xmlns", ns::STREAM_LIMITS);
-    w.start("max-bytes").text(&limits.max_stanza_bytes.to_string()).end();
-    w.start("idle-seconds").text(&limits.idle_timeout.0.as_secs().to_string()).end();
+    w.start("max-bytes")
+        .text(&limits.max_stanza_bytes.to_string())
+        .end();
+    w.start("idle-seconds")
+        .text(&limits.idle_timeout.0.as_secs().to_string())
+        .end();
     w.end().end();
     // Numbers and fixed names are always writable.
     wire.send(w.finish().unwrap_or_default()).await
@@ -226,7 +258,10 @@ async fn starttls_asked(wire: &mut Wire, mode: TlsMode) -> Result<bool, Failure>
             }
             if mode == TlsMode::Required {
                 let refused = reply(&received, Reply::Error("policy-violation")).map_err(|_| {
-                    Failure::fault(StreamErrorCondition::BadFormat, "addresses XML cannot express")
+                    Failure::fault(
+                        StreamErrorCondition::BadFormat,
+                        "addresses XML cannot express",
+                    )
                 })?;
                 wire.send(refused).await?;
                 continue;
@@ -235,7 +270,10 @@ async fn starttls_asked(wire: &mut Wire, mode: TlsMode) -> Result<bool, Failure>
             return Ok(false);
         }
         return Err(if is_stanza(&element, ns::SERVER) {
-            Failure::fault(StreamErrorCondition::PolicyViolation, "no stanza before TLS and dialback")
+            Failure::fault(
+                StreamErrorCondition::PolicyViolation,
+                "no stanza before TLS and dialback",
+            )
         } else {
             Failure::fault(
                 StreamErrorCondition::UnsupportedStanzaType,

@@ -30,7 +30,7 @@ use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long.
-const UNAUTHENTICATED: Duration = Duration::from_secs(60);
+const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 
 /// A pair of domains that was authenticated on this stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,13 +115,17 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
             let live = edge.live();
-            wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
+            wire.hang_up(&failure, || negotiate::header_for_error(&live))
+                .await;
         }
     }
 }
 
 fn shutdown() -> Failure {
-    Failure::fault(StreamErrorCondition::SystemShutdown, "this gateway is stopping")
+    Failure::fault(
+        StreamErrorCondition::SystemShutdown,
+        "this gateway is stopping",
+    )
 }
 
 impl Session {
@@ -135,7 +139,14 @@ impl Session {
                 break failure;
             }
             let deadline = self.deadline();
-            let Self { wire, pending, paused, closing, guard, .. } = &mut self;
+            let Self {
+                wire,
+                pending,
+                paused,
+                closing,
+                guard,
+                ..
+            } = &mut self;
             let open = closing.is_none();
             step = tokio::select! {
                 turn = wire.transport.turn(paused.is_none(), wire.framer.buffer()) => match turn {
@@ -168,7 +179,12 @@ impl Session {
             reason = %failure,
             "inbound stream ended"
         );
-        let Self { wire, closing, guard, .. } = self;
+        let Self {
+            wire,
+            closing,
+            guard,
+            ..
+        } = self;
         if closing.is_some() {
             wire.finish().await;
         } else {
@@ -186,12 +202,16 @@ impl Session {
         self.guard.update(|detail| detail.phase = "closing");
         match failure.and_then(Failure::to_send) {
             Some((condition, text)) => self.wire.queue_error(condition, &text, String::new),
-            None => self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes())),
+            None => self
+                .wire
+                .transport
+                .queue(Bytes::from_static(STREAM_END.as_bytes())),
         }
     }
 
     fn deadline(&self) -> Instant {
-        self.closing.unwrap_or_else(|| self.last_use + self.patience())
+        self.closing
+            .unwrap_or_else(|| self.last_use + self.patience())
     }
 
     fn patience(&self) -> Duration {
@@ -281,7 +301,11 @@ impl Session {
                     self.refuse(live, element, &local, &remote);
                     return Ok(());
                 };
-                self.last = Some(Last { from: from.into(), to: to.into(), batch });
+                self.last = Some(Last {
+                    from: from.into(),
+                    to: to.into(),
+                    batch,
+                });
                 batch
             }
         };
@@ -298,13 +322,25 @@ impl Session {
             return Ok(());
         }
         let (condition, text) = if self.pairs.is_empty() {
-            (StreamErrorCondition::NotAuthorized, "no stanza before dialback")
+            (
+                StreamErrorCondition::NotAuthorized,
+                "no stanza before dialback",
+            )
         } else if !self.pairs.iter().any(|pair| pair.remote == *remote) {
-            (StreamErrorCondition::InvalidFrom, "the sender's domain is not authenticated here")
+            (
+                StreamErrorCondition::InvalidFrom,
+                "the sender's domain is not authenticated here",
+            )
         } else if live.hosted.contains(local) {
-            (StreamErrorCondition::InvalidFrom, "this pair of domains is not authenticated here")
+            (
+                StreamErrorCondition::InvalidFrom,
+                "this pair of domains is not authenticated here",
+            )
         } else {
-            (StreamErrorCondition::HostUnknown, "the recipient's domain is not hosted here")
+            (
+                StreamErrorCondition::HostUnknown,
+                "the recipient's domain is not hosted here",
+            )
         };
         Err(Failure::fault(condition, text))
     }
@@ -312,9 +348,13 @@ impl Session {
     fn batch_for(&mut self, live: &Live, local: &Domain) -> Option<usize> {
         let clusters = self.edge.routers.clusters();
         let cluster = select(&clusters, live, local)?;
-        let known = self.batches.iter().position(|(known, _)| Arc::ptr_eq(known, cluster));
+        let known = self
+            .batches
+            .iter()
+            .position(|(known, _)| Arc::ptr_eq(known, cluster));
         Some(known.unwrap_or_else(|| {
-            self.batches.push((cluster.clone(), BatchBuilder::default()));
+            self.batches
+                .push((cluster.clone(), BatchBuilder::default()));
             self.batches.len() - 1
         }))
     }
@@ -322,8 +362,12 @@ impl Session {
     /// No cluster serves the domain any more.
     fn refuse(&self, live: &Live, element: &Element, local: &Domain, remote: &Domain) {
         let cause = Cause::LinkDown;
-        let told = bounce(element, cause)
-            .is_some_and(|error| self.edge.outbound.push(&self.edge, live, local, remote, error).is_ok());
+        let told = bounce(element, cause).is_some_and(|error| {
+            self.edge
+                .outbound
+                .push(&self.edge, live, local, remote, error)
+                .is_ok()
+        });
         if told {
             self.edge.metrics.bounced(cause.as_str());
         } else {
@@ -353,8 +397,10 @@ impl Session {
 
     /// A key shown anew was not the remote domain's: the pair no longer counts.
     pub(super) fn forget_pair(&mut self, local: &Domain, remote: &Domain) {
-        self.pairs.retain(|pair| pair.local != *local || pair.remote != *remote);
-        self.guard.update(|detail| detail.pairs.retain(|(l, r)| l != local || r != remote));
+        self.pairs
+            .retain(|pair| pair.local != *local || pair.remote != *remote);
+        self.guard
+            .update(|detail| detail.pairs.retain(|(l, r)| l != local || r != remote));
         self.last = None;
     }
 
@@ -364,13 +410,21 @@ impl Session {
         self.batches.clear();
         self.last = None;
         self.domains.shrink();
-        if self.pairs.iter().any(|pair| !live.hosted.contains(&pair.local)) {
+        if self
+            .pairs
+            .iter()
+            .any(|pair| !live.hosted.contains(&pair.local))
+        {
             return Err(Failure::fault(
                 StreamErrorCondition::HostGone,
                 "a domain of this stream is not hosted here any more",
             ));
         }
-        if self.pairs.iter().any(|pair| live.policy.check(&pair.remote).is_err()) {
+        if self
+            .pairs
+            .iter()
+            .any(|pair| live.policy.check(&pair.remote).is_err())
+        {
             return Err(Failure::fault(
                 StreamErrorCondition::PolicyViolation,
                 "federation with this domain is not allowed any more",

@@ -120,7 +120,11 @@ impl Opener {
     fn failure(&mut self) -> OpenError {
         let reasons = std::mem::take(&mut self.failures).join("; ");
         OpenError {
-            cause: if self.insecure { Cause::Insecure } else { Cause::Unreachable },
+            cause: if self.insecure {
+                Cause::Insecure
+            } else {
+                Cause::Unreachable
+            },
             temporary: !self.insecure,
             message: format!("{} cannot be reached: {reasons}", self.remote),
         }
@@ -147,7 +151,13 @@ impl Opener {
                 Direction::Outbound,
                 self.edge.metrics.clone(),
             );
-            let mut opening = Opening { live: &self.live, edge: &self.edge, local, remote: &self.remote, wire };
+            let mut opening = Opening {
+                live: &self.live,
+                edge: &self.edge,
+                local,
+                remote: &self.remote,
+                wire,
+            };
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let wire = opening.wire;
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
@@ -160,7 +170,13 @@ impl Opener {
                         %local, remote = %self.remote, %address, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
-                    return Ok(Opened { wire, id, address, guard, errors });
+                    return Ok(Opened {
+                        wire,
+                        id,
+                        address,
+                        guard,
+                        errors,
+                    });
                 }
                 Err(failure) => {
                     let why = failure.to_string();
@@ -170,9 +186,16 @@ impl Opener {
                     );
                     let insecure = matches!(
                         &failure,
-                        Failure::Fault { condition: StreamErrorCondition::PolicyViolation, .. }
+                        Failure::Fault {
+                            condition: StreamErrorCondition::PolicyViolation,
+                            ..
+                        }
                     );
-                    let cause = if insecure { Cause::Insecure } else { Cause::Unreachable };
+                    let cause = if insecure {
+                        Cause::Insecure
+                    } else {
+                        Cause::Unreachable
+                    };
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, String::new).await;
@@ -182,7 +205,6 @@ impl Opener {
             }
         }
     }
-
 }
 
 impl From<ResolveError> for OpenError {
@@ -193,15 +215,25 @@ impl From<ResolveError> for OpenError {
             }
             ResolveError::Temporary(_) => (Cause::Unreachable, true),
         };
-        Self { cause, temporary, message: error.to_string() }
+        Self {
+            cause,
+            temporary,
+            message: error.to_string(),
+        }
     }
 }
 
 /// TLS version and cipher suite in words.
 pub fn describe_tls(wire: &Wire) -> Option<String> {
     let tls = wire.transport.tls()?;
-    let version = tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS");
-    let suite = tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+    let version = tls
+        .protocol_version()
+        .and_then(|v| v.as_str())
+        .unwrap_or("TLS");
+    let suite = tls
+        .negotiated_cipher_suite()
+        .and_then(|s| s.suite().as_str())
+        .unwrap_or("?");
     Some(format!("{version} {suite}"))
 }
 
@@ -216,24 +248,32 @@ struct Opening<'a> {
 impl Opening<'_> {
     async fn negotiate(&mut self) -> Result<(StreamId, bool), Failure> {
         let header = self.exchange_headers().await?;
-        let tls = self.live.tls.client.clone().filter(|_| self.live.config.tls.mode != TlsMode::Disabled);
+        let tls = self
+            .live
+            .tls
+            .client
+            .clone()
+            .filter(|_| self.live.config.tls.mode != TlsMode::Disabled);
         let must = self.live.config.tls.mode == TlsMode::Required;
         if major_version(&header)?.is_none() {
             // A server from before XMPP 1.0 has no features and no TLS.
             if must {
-                return Err(self.no_tls());
+                return Err(Self::no_tls());
             }
             return Ok((stream_id(&header)?, false));
         }
         let features = self.wire.element().await?;
         if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(StreamErrorCondition::BadFormat, "stream features were expected"));
+            return Err(Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "stream features were expected",
+            ));
         }
         let features = features.parse()?;
         let offered = features.child(ns::TLS, "starttls").is_some();
         let Some(tls) = tls.filter(|_| offered) else {
             if must {
-                return Err(self.no_tls());
+                return Err(Self::no_tls());
             }
             return Ok((stream_id(&header)?, offers_errors(&features)));
         };
@@ -247,12 +287,15 @@ impl Opening<'_> {
         }
         let features = self.wire.element().await?;
         if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(StreamErrorCondition::BadFormat, "stream features were expected"));
+            return Err(Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "stream features were expected",
+            ));
         }
         Ok((stream_id(&header)?, offers_errors(&features.parse()?)))
     }
 
-    fn no_tls(&self) -> Failure {
+    fn no_tls() -> Failure {
         Failure::fault(
             StreamErrorCondition::PolicyViolation,
             "TLS is required here and was not offered",
@@ -281,7 +324,9 @@ impl Opening<'_> {
     }
 
     async fn start_tls(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        self.wire.send(format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
+        self.wire
+            .send(format!("<starttls xmlns='{}'/>", ns::TLS))
+            .await?;
         let answer = self.wire.element().await?;
         if !answer.is(ns::TLS, "proceed") {
             return Err(Failure::fault(
@@ -296,15 +341,28 @@ impl Opening<'_> {
             ));
         }
         let name = ServerName::try_from(self.remote.as_str().to_owned()).map_err(|_| {
-            Failure::fault(StreamErrorCondition::ImproperAddressing, "no TLS name for this domain")
+            Failure::fault(
+                StreamErrorCondition::ImproperAddressing,
+                "no TLS name for this domain",
+            )
         })?;
         let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
-        let Wire { transport, framer, .. } = &mut self.wire;
+        let Wire {
+            transport, framer, ..
+        } = &mut self.wire;
         if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
             self.edge.metrics.tls_failed(Direction::Outbound);
-            return Err(std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into());
+            return Err(
+                std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
+            );
         }
-        note_tls(self.edge, self.live, Direction::Outbound, &self.wire, Some(self.remote));
+        note_tls(
+            self.edge,
+            self.live,
+            Direction::Outbound,
+            &self.wire,
+            Some(self.remote),
+        );
         Ok(())
     }
 }
@@ -318,12 +376,22 @@ pub fn note_tls(
     wire: &Wire,
     remote: Option<&Domain>,
 ) {
-    let Some(tls) = wire.transport.tls() else { return };
-    let version = tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS");
-    let suite = tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+    let Some(tls) = wire.transport.tls() else {
+        return;
+    };
+    let version = tls
+        .protocol_version()
+        .and_then(|v| v.as_str())
+        .unwrap_or("TLS");
+    let suite = tls
+        .negotiated_cipher_suite()
+        .and_then(|s| s.suite().as_str())
+        .unwrap_or("?");
     edge.metrics.tls_established(direction, version, suite);
     let Some(remote) = remote else { return };
-    let verdict = live.tls.judge(tls.peer_certificates().unwrap_or_default(), remote);
+    let verdict = live
+        .tls
+        .judge(tls.peer_certificates().unwrap_or_default(), remote);
     let (word, reason) = match &verdict {
         Verdict::Valid => ("valid", None),
         Verdict::Missing => ("missing", None),
@@ -337,12 +405,16 @@ pub fn note_tls(
 }
 
 fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
-    header.id.as_deref().and_then(StreamId::from_peer).ok_or_else(|| {
-        Failure::fault(
-            StreamErrorCondition::UndefinedCondition,
-            "the peer's stream has no id that dialback can use",
-        )
-    })
+    header
+        .id
+        .as_deref()
+        .and_then(StreamId::from_peer)
+        .ok_or_else(|| {
+            Failure::fault(
+                StreamErrorCondition::UndefinedCondition,
+                "the peer's stream has no id that dialback can use",
+            )
+        })
 }
 
 fn offers_errors(features: &crate::xml::Node) -> bool {

@@ -18,7 +18,7 @@ use crate::bounce::Cause;
 use crate::edge::Edge;
 
 /// First and longest pause between attempts to open a stream.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -68,7 +68,9 @@ impl Route {
         if !queues.pairs.contains_key(local) {
             queues.pairs.insert(local.clone(), Pair::default());
         }
-        let Some(pair) = queues.pairs.get_mut(local) else { return Err(Cause::QueueFull) };
+        let Some(pair) = queues.pairs.get_mut(local) else {
+            return Err(Cause::QueueFull);
+        };
         if pair.waiting.len() >= limits.max_queued_stanzas
             || pair.bytes + stanza.len() > limits.max_queued_bytes
         {
@@ -91,13 +93,19 @@ impl Route {
 
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().pairs.values().all(|pair| pair.waiting.is_empty())
+        self.lock()
+            .pairs
+            .values()
+            .all(|pair| pair.waiting.is_empty())
     }
 
     /// The hosted domains with something waiting.
     pub(super) fn waiting(&self) -> Vec<Domain> {
         let queues = self.lock();
-        let waiting = queues.pairs.iter().filter(|(_, pair)| !pair.waiting.is_empty());
+        let waiting = queues
+            .pairs
+            .iter()
+            .filter(|(_, pair)| !pair.waiting.is_empty());
         waiting.map(|(local, _)| local.clone()).collect()
     }
 
@@ -105,7 +113,9 @@ impl Route {
     /// number.
     pub(super) fn take(&self, local: &Domain, most: usize) -> (Bytes, usize) {
         let mut queues = self.lock();
-        let Some(pair) = queues.pairs.get_mut(local) else { return (Bytes::new(), 0) };
+        let Some(pair) = queues.pairs.get_mut(local) else {
+            return (Bytes::new(), 0);
+        };
         let mut taken = match (pair.waiting.pop_front(), pair.waiting.is_empty()) {
             (None, _) => return (Bytes::new(), 0),
             (Some((_, only)), true) => {
@@ -155,7 +165,13 @@ impl Route {
     }
 
     /// Reports what has waited longer than `life` to its senders.
-    pub(super) fn report_older(&self, edge: &Edge, life: Duration, local: Option<&Domain>, cause: Cause) {
+    pub(super) fn report_older(
+        &self,
+        edge: &Edge,
+        life: Duration,
+        local: Option<&Domain>,
+        cause: Cause,
+    ) {
         for stanza in self.take_older(life, local) {
             edge.report_to_router(&stanza, cause);
         }
@@ -176,7 +192,8 @@ impl Route {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::warn!(remote = %self.remote, reason = error.message, "no stream to the remote domain");
-                    edge.registry.partner_failed(&self.remote, error.message.clone());
+                    edge.registry
+                        .partner_failed(&self.remote, error.message.clone());
                     self.pause(&edge, &error, &mut backoff).await;
                 }
             }
@@ -207,15 +224,18 @@ impl Route {
                 message: format!("{} may not federate: {denied}", self.remote),
             });
         }
-        let life = live.config.limits.dialback_timeout.0;
+        let hold = live.config.limits.dialback_timeout.0;
         let mut opener = {
             let resolving = Opener::resolve(edge, &self.remote);
-            self.ageing(edge, life, resolving).await?
+            self.ageing(edge, hold, resolving).await?
         };
         loop {
-            let Some(local) = self.waiting().into_iter().next() else { return Ok(()) };
-            let opened = self.ageing(edge, life, opener.open(&local, Purpose::Stanzas)).await?;
-            match stream::run(edge, self, opened).await {
+            let Some(local) = self.waiting().into_iter().next() else {
+                return Ok(());
+            };
+            let opening = opener.open(&local, Purpose::Stanzas);
+            let stream = self.ageing(edge, hold, opening).await?;
+            match stream::run(edge, self, stream).await {
                 stream::End::Used => return Ok(()),
                 // Nothing was authenticated on it: the next address may do better.
                 stream::End::Useless(reason) => {

@@ -96,7 +96,14 @@ impl Stream<'_> {
             let idle = !self.opened.wire.transport.needs_flush();
             self.route.writing.store(!idle, Ordering::Release);
             let deadline = self.deadline();
-            let Self { opened, route, edge, closing, gave_up, .. } = self;
+            let Self {
+                opened,
+                route,
+                edge,
+                closing,
+                gave_up,
+                ..
+            } = self;
             let open = closing.is_none();
             let waits = !*gave_up;
             let step = tokio::select! {
@@ -138,7 +145,8 @@ impl Stream<'_> {
             match self.pairs.get(&local) {
                 None | Some(PairState::Pending(_)) if self.gave_up => {
                     let (edge, now) = (self.edge, Duration::ZERO);
-                    self.route.report_older(edge, now, Some(&local), Cause::Stopping);
+                    self.route
+                        .report_older(edge, now, Some(&local), Cause::Stopping);
                 }
                 None => self.ask(&local)?,
                 Some(PairState::Valid) => {
@@ -149,7 +157,9 @@ impl Stream<'_> {
                     self.remember(bytes.clone());
                     self.opened.wire.transport.queue(bytes);
                     self.last_use = Instant::now();
-                    self.opened.guard.update(|detail| detail.stanzas += count as u64);
+                    self.opened
+                        .guard
+                        .update(|detail| detail.stanzas += count as u64);
                 }
                 Some(PairState::Refused) => {
                     self.route.report_older(
@@ -174,11 +184,16 @@ impl Stream<'_> {
         }
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
-        let xml = result_request(&local.to_unicode(), &remote.to_unicode(), &key).map_err(|_| {
-            Failure::fault(StreamErrorCondition::ImproperAddressing, "a domain XML cannot express")
-        })?;
+        let xml =
+            result_request(&local.to_unicode(), &remote.to_unicode(), &key).map_err(|_| {
+                Failure::fault(
+                    StreamErrorCondition::ImproperAddressing,
+                    "a domain XML cannot express",
+                )
+            })?;
         self.opened.wire.transport.queue(Bytes::from(xml));
-        self.pairs.insert(local.clone(), PairState::Pending(Instant::now()));
+        self.pairs
+            .insert(local.clone(), PairState::Pending(Instant::now()));
         tracing::info!(
             role = Role::Initiating.as_str(), %local, %remote,
             address = %self.opened.address, stream_id = %self.opened.id,
@@ -229,7 +244,9 @@ impl Stream<'_> {
                 "an answer to a db:result that was not sent on this stream",
             )
         };
-        let Some(answer) = received.answer else { return Err(unasked()) };
+        let Some(answer) = received.answer else {
+            return Err(unasked());
+        };
         let local = received.to_domain;
         if received.from_domain != self.route.remote {
             return Err(unasked());
@@ -256,7 +273,9 @@ impl Stream<'_> {
                 self.last_use = Instant::now();
                 let limits = crate::stream::stanza_limits(&self.edge.live().config.limits);
                 self.opened.wire.framer.set_limits(limits);
-                self.opened.guard.update(|detail| detail.pairs.push((local.clone(), remote.clone())));
+                self.opened
+                    .guard
+                    .update(|detail| detail.pairs.push((local.clone(), remote.clone())));
                 self.edge.registry.partner_works(remote);
                 self.edge.metrics.dialback(role, "valid", took);
                 tracing::info!(
@@ -268,12 +287,20 @@ impl Stream<'_> {
             }
             Answer::Invalid => {
                 self.edge.metrics.dialback(role, "invalid", took);
-                self.refuse(local, Cause::DialbackInvalid, "the peer says our key is invalid");
+                self.refuse(
+                    local,
+                    Cause::DialbackInvalid,
+                    "the peer says our key is invalid",
+                );
             }
             Answer::Error(condition) => {
                 self.edge.metrics.dialback(role, "error", took);
                 let condition = condition.as_deref().unwrap_or("no condition");
-                self.refuse(local, Cause::DialbackFailed, &format!("the peer reports {condition}"));
+                self.refuse(
+                    local,
+                    Cause::DialbackFailed,
+                    &format!("the peer reports {condition}"),
+                );
             }
             Answer::Unknown => {
                 return Err(Failure::fault(
@@ -282,7 +309,10 @@ impl Stream<'_> {
                 ));
             }
         }
-        let valid = self.pairs.values().any(|state| matches!(state, PairState::Valid));
+        let valid = self
+            .pairs
+            .values()
+            .any(|state| matches!(state, PairState::Valid));
         if !valid && matches!(answer, Answer::Invalid) {
             self.close();
         }
@@ -293,8 +323,11 @@ impl Stream<'_> {
     fn refuse(&mut self, local: &Domain, cause: Cause, reason: &str) {
         let remote = &self.route.remote;
         self.pairs.insert(local.clone(), PairState::Refused);
-        self.opened.guard.update(|detail| detail.pairs.retain(|(own, _)| own != local));
-        self.route.report_older(self.edge, Duration::ZERO, Some(local), cause);
+        self.opened
+            .guard
+            .update(|detail| detail.pairs.retain(|(own, _)| own != local));
+        self.route
+            .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
         self.edge.registry.partner_failed(remote, message);
         tracing::warn!(
@@ -311,9 +344,16 @@ impl Stream<'_> {
         let limits = &self.edge.live().config.limits;
         let busy = !self.recent.is_empty()
             || !self.route.is_empty()
-            || self.pairs.values().any(|state| matches!(state, PairState::Pending(_)));
+            || self
+                .pairs
+                .values()
+                .any(|state| matches!(state, PairState::Pending(_)));
         let idle = self.last_use + limits.idle_timeout.0;
-        if busy { idle.min(now + Duration::from_secs(1)) } else { idle }
+        if busy {
+            idle.min(now + Duration::from_secs(1))
+        } else {
+            idle
+        }
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
@@ -323,21 +363,34 @@ impl Stream<'_> {
         }
         let live = self.edge.live();
         let limits = &live.config.limits;
-        let life = limits.dialback_timeout.0;
+        let hold = limits.dialback_timeout.0;
         let late: Vec<_> = self
             .pairs
             .iter()
-            .filter(|(_, state)| matches!(state, PairState::Pending(since) if now >= *since + life))
+            .filter(|(_, state)| matches!(state, PairState::Pending(since) if now >= *since + hold))
             .map(|(local, _)| local.clone())
             .collect();
         for local in late {
-            self.edge.metrics.dialback(Role::Initiating, "timeout", life);
-            self.refuse(&local, Cause::DialbackFailed, "no answer to db:result in time");
+            self.edge
+                .metrics
+                .dialback(Role::Initiating, "timeout", hold);
+            self.refuse(
+                &local,
+                Cause::DialbackFailed,
+                "no answer to db:result in time",
+            );
         }
-        self.route.report_older(self.edge, life, None, Cause::Unreachable);
+        self.route
+            .report_older(self.edge, hold, None, Cause::Unreachable);
         self.forget(now);
-        let pending = self.pairs.values().any(|state| matches!(state, PairState::Pending(_)));
-        let valid = self.pairs.values().any(|state| matches!(state, PairState::Valid));
+        let pending = self
+            .pairs
+            .values()
+            .any(|state| matches!(state, PairState::Pending(_)));
+        let valid = self
+            .pairs
+            .values()
+            .any(|state| matches!(state, PairState::Valid));
         let idle = now >= self.last_use + limits.idle_timeout.0;
         // A stream that serves no pair is half open and is not kept.
         if (idle && self.route.is_empty()) || (!valid && !pending && !self.pairs.is_empty()) {
@@ -399,7 +452,10 @@ impl Stream<'_> {
     fn close(&mut self) {
         if self.closing.is_none() {
             self.opened.guard.update(|detail| detail.phase = "closing");
-            self.opened.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
+            self.opened
+                .wire
+                .transport
+                .queue(Bytes::from_static(STREAM_END.as_bytes()));
             self.closing = Some(Instant::now() + CLOSE_TIME);
         }
     }
@@ -415,8 +471,14 @@ impl Stream<'_> {
         }
         self.route.writing.store(false, Ordering::Release);
         let (local, refused) = (
-            self.pairs.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-            self.pairs.values().any(|state| matches!(state, PairState::Refused)),
+            self.pairs
+                .keys()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" "),
+            self.pairs
+                .values()
+                .any(|state| matches!(state, PairState::Refused)),
         );
         tracing::info!(
             local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,

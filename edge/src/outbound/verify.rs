@@ -102,11 +102,17 @@ impl Verifier {
         };
         let (answer, answered) = oneshot::channel();
         let remote = question.remote.clone();
-        let asked = Asked { question, answer, _permit: permit };
+        let asked = Asked {
+            question,
+            answer,
+            _permit: permit,
+        };
         if let Err(outcome) = self.hand_over(edge, &remote, asked) {
             return outcome;
         }
-        answered.await.unwrap_or(Outcome::Failed("remote-server-timeout"))
+        answered
+            .await
+            .unwrap_or(Outcome::Failed("remote-server-timeout"))
     }
 
     fn hand_over(&self, edge: &Arc<Edge>, remote: &Domain, asked: Asked) -> Result<(), Outcome> {
@@ -137,12 +143,17 @@ impl Verifier {
         let mut targets = self.lock();
         let now = Instant::now();
         if targets.len() >= MAX_NEGATIVE {
-            targets.retain(|_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until));
+            targets.retain(
+                |_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until),
+            );
         }
         if targets.len() >= 2 * MAX_NEGATIVE {
             targets.remove(remote);
         } else {
-            targets.insert(remote.clone(), Target::NotReachable(now + NEGATIVE, condition));
+            targets.insert(
+                remote.clone(),
+                Target::NotReachable(now + NEGATIVE, condition),
+            );
         }
     }
 
@@ -156,18 +167,29 @@ impl Verifier {
 
 /// The task of one remote domain: opens a stream for the first question, closes it after the last.
 async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Asked>) {
-    let Some(first) = questions.recv().await else { return };
+    let Some(first) = questions.recv().await else {
+        return;
+    };
     match open(&edge, &first.question).await {
         Ok(opened) => {
             tracing::info!(
                 role = Role::Receiving.as_str(), %remote, address = %opened.address,
                 "stream used for dialback only"
             );
-            let mut asking = Asking { edge: &edge, remote: &remote, opened, open: Vec::new(), late: Vec::new() };
+            let mut asking = Asking {
+                edge: &edge,
+                remote: &remote,
+                opened,
+                open: Vec::new(),
+                late: Vec::new(),
+            };
             let failure = asking.run(first, &mut questions).await;
             let Asking { opened, open, .. } = asking;
             for question in open {
-                let _ = question.asked.answer.send(Outcome::Failed("remote-server-timeout"));
+                let _ = question
+                    .asked
+                    .answer
+                    .send(Outcome::Failed("remote-server-timeout"));
             }
             let Opened { wire, guard, .. } = opened;
             edge.verifier.forget(&remote);
@@ -236,7 +258,8 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     async fn run(&mut self, first: Asked, questions: &mut mpsc::Receiver<Asked>) -> Failure {
-        if let Err(failure) = self.send(first).and_then(|()| self.take_frames()) {
+        self.send(first);
+        if let Err(failure) = self.take_frames() {
             return failure;
         }
         let mut idle_since = Instant::now();
@@ -254,9 +277,15 @@ impl Asking<'_> {
                     Ok(Turn::End) => Err(Failure::Ended),
                     Err(error) => Err(error.into()),
                 },
-                Some(asked) = questions.recv(), if self.open.len() < PER_DOMAIN => self.send(asked),
+                Some(asked) = questions.recv(), if self.open.len() < PER_DOMAIN => {
+                    self.send(asked);
+                    Ok(())
+                }
                 () = guard.entry.close.cancelled() => Err(Failure::Closed),
-                () = sleep_until(deadline) => self.timed_out(life),
+                () = sleep_until(deadline) => {
+                    self.timed_out(life);
+                    Ok(())
+                }
             };
             if !self.open.is_empty() {
                 idle_since = Instant::now();
@@ -275,12 +304,17 @@ impl Asking<'_> {
         }
     }
 
-    fn send(&mut self, asked: Asked) -> Result<(), Failure> {
-        let Question { local, remote, id, key } = &asked.question;
+    fn send(&mut self, asked: Asked) {
+        let Question {
+            local,
+            remote,
+            id,
+            key,
+        } = &asked.question;
         let xml = verify_request(&local.to_unicode(), &remote.to_unicode(), id, key);
         let Ok(xml) = xml else {
             let _ = asked.answer.send(Outcome::Invalid);
-            return Ok(());
+            return;
         };
         tracing::info!(
             role = Role::Receiving.as_str(), %local, %remote, stream_id = %id,
@@ -288,8 +322,10 @@ impl Asking<'_> {
             "db:verify sent"
         );
         self.opened.wire.transport.queue(Bytes::from(xml));
-        self.open.push(Sent { asked, at: Instant::now() });
-        Ok(())
+        self.open.push(Sent {
+            asked,
+            at: Instant::now(),
+        });
     }
 
     fn take_frames(&mut self) -> Result<(), Failure> {
@@ -325,7 +361,9 @@ impl Asking<'_> {
                 "an answer to a db:verify that was not sent on this stream",
             )
         };
-        let (Some(answer), Some(id)) = (received.answer, received.id) else { return Err(unasked()) };
+        let (Some(answer), Some(id)) = (received.answer, received.id) else {
+            return Err(unasked());
+        };
         if received.from_domain != *self.remote {
             return Err(unasked());
         }
@@ -359,7 +397,7 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn timed_out(&mut self, life: Duration) -> Result<(), Failure> {
+    fn timed_out(&mut self, life: Duration) {
         let now = Instant::now();
         while let Some(oldest) = self.open.first()
             && now >= oldest.at + life
@@ -372,6 +410,5 @@ impl Asking<'_> {
             }
             self.late.push((local, id));
         }
-        Ok(())
     }
 }

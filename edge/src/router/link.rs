@@ -56,7 +56,14 @@ impl Link {
         id: ComponentId,
         entry: Arc<LinkEntry>,
     ) -> Self {
-        Self { edge, cluster, rank, endpoint, id, entry }
+        Self {
+            edge,
+            cluster,
+            rank,
+            endpoint,
+            id,
+            entry,
+        }
     }
 
     /// Keeps the link up until `stop`, and down while the mode is [`Mode::Finish`].
@@ -216,7 +223,9 @@ impl Link {
         let key = handshake_key(id, &self.secret());
         wire.send(format!("<handshake>{key}</handshake>")).await?;
         loop {
-            let Frame::Element(element) = wire.next_frame().await? else { continue };
+            let Frame::Element(element) = wire.next_frame().await? else {
+                continue;
+            };
             if element.is(ns::COMPONENT, "handshake") {
                 return Ok(());
             }
@@ -231,7 +240,11 @@ impl Link {
 
     fn secret(&self) -> SecretBytes {
         let live = self.edge.live();
-        let place = live.config.routers.iter().position(|router| router.name == self.cluster.name);
+        let place = live
+            .config
+            .routers
+            .iter()
+            .position(|router| router.name == self.cluster.name);
         place
             .and_then(|place| live.router_secrets.get(place).cloned())
             .unwrap_or_else(|| SecretBytes::new(Vec::new()))
@@ -241,18 +254,29 @@ impl Link {
     fn down(&self, failure: &Failure) -> Down {
         let node = &self.endpoint.name;
         let (state, reason) = match failure {
-            Failure::Peer { condition: StreamErrorCondition::HostUnknown, .. } => (
+            Failure::Peer {
+                condition: StreamErrorCondition::HostUnknown,
+                ..
+            } => (
                 LinkState::UnknownComponent,
                 format!(
                     "the XCP router of {node} knows no component {}: its row is missing or the router has not been restarted since",
                     self.id
                 ),
             ),
-            Failure::Peer { condition: StreamErrorCondition::NotAuthorized, .. } => (
+            Failure::Peer {
+                condition: StreamErrorCondition::NotAuthorized,
+                ..
+            } => (
                 LinkState::WrongSecret,
-                format!("the XCP router of {node} refuses the shared secret; correct the router secret"),
+                format!(
+                    "the XCP router of {node} refuses the shared secret; correct the router secret"
+                ),
             ),
-            other => (LinkState::Failed, format!("link to the XCP router of {node}: {other}")),
+            other => (
+                LinkState::Failed,
+                format!("link to the XCP router of {node}: {other}"),
+            ),
         };
         Down { state, reason }
     }
@@ -266,11 +290,15 @@ fn handshake_key(id: &str, secret: &SecretBytes) -> String {
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     context.update(id.as_bytes());
     context.update(secret.expose());
-    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    context
+        .finish()
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]

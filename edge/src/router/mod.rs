@@ -95,7 +95,9 @@ impl Routers {
 
     /// Whether nothing waits for any router and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
-        self.clusters().iter().all(|cluster| cluster.queue.is_settled())
+        self.clusters()
+            .iter()
+            .all(|cluster| cluster.queue.is_settled())
     }
 
     /// Whether no link is up or closing.
@@ -106,7 +108,7 @@ impl Routers {
     /// Reports everything that waits for a link: an orderly stop cannot wait any longer.
     pub fn give_up(&self, edge: &Arc<Edge>) {
         for cluster in self.clusters().iter() {
-            for batch in cluster.queue.expire(true) {
+            for batch in cluster.queue.clear() {
                 edge.report(&batch.bytes, Cause::LinkDown);
             }
         }
@@ -133,16 +135,16 @@ impl Routers {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                reloaded = changes.changed() => {
+                    if reloaded.is_err() {
                         stop.cancelled().await;
                         break;
                     }
                     this.reconcile(&edge, &mut running);
                 }
-                _ = tick.tick() => {
+                now = tick.tick() => {
                     for cluster in this.clusters().iter() {
-                        for batch in cluster.queue.expire(false) {
+                        for batch in cluster.queue.expire(now) {
                             edge.report(&batch.bytes, Cause::LinkDown);
                         }
                     }
@@ -164,14 +166,23 @@ impl Routers {
             .routers
             .iter()
             .map(|router| {
-                let known = old.iter().find(|cluster| cluster.name == router.name).cloned();
+                let known = old
+                    .iter()
+                    .find(|cluster| cluster.name == router.name)
+                    .cloned();
                 known.unwrap_or_else(|| {
-                    Arc::new(Cluster { name: router.name.clone(), queue: Queue::default() })
+                    Arc::new(Cluster {
+                        name: router.name.clone(),
+                        queue: Queue::default(),
+                    })
                 })
             })
             .collect();
-        for gone in old.iter().filter(|old| !clusters.iter().any(|c| c.name == old.name)) {
-            for batch in gone.queue.expire(true) {
+        for gone in old
+            .iter()
+            .filter(|old| !clusters.iter().any(|c| c.name == old.name))
+        {
+            for batch in gone.queue.clear() {
                 edge.report(&batch.bytes, Cause::LinkDown);
             }
         }
@@ -183,7 +194,11 @@ impl Routers {
             .iter()
             .zip(clusters.iter())
             .filter_map(|(router, cluster)| {
-                Some((router, cluster, router.component_ids.get(edge.index)?.clone()))
+                Some((
+                    router,
+                    cluster,
+                    router.component_ids.get(edge.index)?.clone(),
+                ))
             })
             .collect();
         running.retain(|link| {
@@ -197,7 +212,10 @@ impl Routers {
         });
         for (router, cluster, id) in wanted {
             for (rank, endpoint) in router.endpoints.iter().enumerate() {
-                if running.iter().any(|l| l.matches(router, &id) && l.endpoint == *endpoint) {
+                if running
+                    .iter()
+                    .any(|l| l.matches(router, &id) && l.endpoint == *endpoint)
+                {
                     continue;
                 }
                 let stop = CancellationToken::new();
@@ -251,5 +269,7 @@ pub fn select<'a>(
             .filter(|router| router.domains.is_empty() || router.domains.contains(domain))
             .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
     };
-    serving().find(|cluster| cluster.queue.is_up()).or_else(|| serving().next())
+    serving()
+        .find(|cluster| cluster.queue.is_up())
+        .or_else(|| serving().next())
 }

@@ -38,14 +38,22 @@ impl BatchBuilder {
     /// What was collected; `None` if nothing was.
     pub fn finish(&mut self) -> Option<Batch> {
         let count = std::mem::take(&mut self.count);
-        (count > 0).then(|| Batch { bytes: self.out.split().freeze(), count, at: Instant::now() })
+        (count > 0).then(|| Batch {
+            bytes: self.out.split().freeze(),
+            count,
+            at: Instant::now(),
+        })
     }
 }
 
 impl Batch {
     /// A single stanza.
     pub fn one(bytes: Bytes) -> Self {
-        Self { bytes, count: 1, at: Instant::now() }
+        Self {
+            bytes,
+            count: 1,
+            at: Instant::now(),
+        }
     }
 }
 
@@ -68,7 +76,10 @@ struct Inner {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { inner: Mutex::default(), full: watch::Sender::new(false) }
+        Self {
+            inner: Mutex::default(),
+            full: watch::Sender::new(false),
+        }
     }
 }
 
@@ -83,7 +94,8 @@ impl Queue {
         inner.bytes += batch.bytes.len();
         inner.waiting.push_back(batch);
         if inner.bytes > HIGH_WATER {
-            self.full.send_if_modified(|full| !std::mem::replace(full, true));
+            self.full
+                .send_if_modified(|full| !std::mem::replace(full, true));
         }
         if let Some((_, wake)) = inner.up.first() {
             wake.notify_one();
@@ -128,7 +140,11 @@ impl Queue {
     /// count as unproven until [`Self::proven`].
     pub fn take(&self, wake: &Arc<Notify>, most: usize) -> Vec<Batch> {
         let mut inner = self.lock();
-        if !inner.up.first().is_some_and(|(_, first)| Arc::ptr_eq(first, wake)) {
+        if !inner
+            .up
+            .first()
+            .is_some_and(|(_, first)| Arc::ptr_eq(first, wake))
+        {
             return Vec::new();
         }
         let (mut taken, mut size) = (Vec::new(), 0);
@@ -146,7 +162,8 @@ impl Queue {
     fn took(&self, inner: &mut Inner, size: usize) {
         inner.bytes = inner.bytes.saturating_sub(size);
         if inner.bytes < LOW_WATER {
-            self.full.send_if_modified(|full| std::mem::replace(full, false));
+            self.full
+                .send_if_modified(|full| std::mem::replace(full, false));
         }
         if inner.waiting.is_empty() {
             inner.waiting = VecDeque::new();
@@ -159,14 +176,22 @@ impl Queue {
         inner.unproven = inner.unproven.saturating_sub(batches);
     }
 
-    /// Takes what has waited too long, or everything.
-    pub fn expire(&self, everything: bool) -> Vec<Batch> {
+    /// Takes what has waited for [`HOLD`] by `now`.
+    pub fn expire(&self, now: Instant) -> Vec<Batch> {
+        self.take_while(|batch| now.duration_since(batch.at) >= HOLD)
+    }
+
+    /// Takes everything.
+    pub fn clear(&self) -> Vec<Batch> {
+        self.take_while(|_| true)
+    }
+
+    fn take_while(&self, wanted: impl Fn(&Batch) -> bool) -> Vec<Batch> {
         let mut inner = self.lock();
-        let now = Instant::now();
         let mut expired = Vec::new();
         let mut size = 0;
         while let Some(batch) = inner.waiting.front()
-            && (everything || now.duration_since(batch.at) >= HOLD)
+            && wanted(batch)
         {
             size += batch.bytes.len();
             expired.extend(inner.waiting.pop_front());
@@ -231,17 +256,21 @@ mod tests {
         assert!(!*full.borrow());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_what_waited_its_time_expires() {
         let queue = Queue::default();
         queue.push(batch(1));
-        tokio::time::advance(HOLD / 2).await;
-        queue.push(batch(2));
-        assert!(queue.expire(false).is_empty());
-        tokio::time::advance(HOLD / 2).await;
-        let expired = queue.expire(false);
-        assert_eq!(expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(), [1]);
+        let now = Instant::now();
+        let mut second = batch(2);
+        second.at = now + HOLD / 2;
+        queue.push(second);
+        assert!(queue.expire(now + HOLD / 2).is_empty());
+        let expired = queue.expire(now + HOLD);
+        assert_eq!(
+            expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(),
+            [1]
+        );
         assert!(!queue.is_empty());
-        assert_eq!(queue.expire(true).len(), 1);
+        assert_eq!(queue.clear().len(), 1);
     }
 }

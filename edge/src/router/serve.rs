@@ -126,7 +126,9 @@ impl Up<'_> {
             self.write();
             if finish && self.closing.is_none() && self.may_close() {
                 self.link.cluster.queue.link_down(&self.wake);
-                self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
+                self.wire
+                    .transport
+                    .queue(Bytes::from_static(STREAM_END.as_bytes()));
                 self.closing = Some(Instant::now() + CLOSE_TIME);
             }
             // While the router does not read, what it sends would only pile up as errors to it.
@@ -173,7 +175,9 @@ impl Up<'_> {
         }
         match &self.ping {
             Some(ping) if now >= ping.sent + ECHO_TIME => {
-                return Err(Failure::Timeout("the echo of a ping to our own component id"));
+                return Err(Failure::Timeout(
+                    "the echo of a ping to our own component id",
+                ));
             }
             None if now >= self.last_heard + QUIET && self.closing.is_none() => self.send_ping(),
             _ => {}
@@ -196,7 +200,10 @@ impl Up<'_> {
                 self.wire.transport.queue(batch.bytes.clone());
             }
             if count > 0 {
-                self.link.edge.metrics.stanzas(Direction::Inbound, count, size);
+                self.link
+                    .edge
+                    .metrics
+                    .stanzas(Direction::Inbound, count, size);
             }
             self.window_bytes += size;
             self.window.extend(batches);
@@ -212,11 +219,21 @@ impl Up<'_> {
         let id = format!("proof-{:016x}-{}", self.nonce, self.pings);
         let own = self.link.id.as_str();
         let mut w = XmlWriter::new();
-        w.start("iq").attr("type", "get").attr("id", &id).attr("from", own).attr("to", own);
+        w.start("iq")
+            .attr("type", "get")
+            .attr("id", &id)
+            .attr("from", own)
+            .attr("to", own);
         w.empty("ping", "urn:xmpp:ping").end();
         // Component ids and our numbers are always writable.
-        self.wire.transport.queue(Bytes::from(w.finish().unwrap_or_default()));
-        self.ping = Some(Ping { id, covers: self.window.len(), sent: Instant::now() });
+        self.wire
+            .transport
+            .queue(Bytes::from(w.finish().unwrap_or_default()));
+        self.ping = Some(Ping {
+            id,
+            covers: self.window.len(),
+            sent: Instant::now(),
+        });
     }
 
     fn take_frames(&mut self) -> Result<(), Failure> {
@@ -242,7 +259,10 @@ impl Up<'_> {
             }
         }
         if count > 0 {
-            self.link.edge.metrics.stanzas(Direction::Outbound, count, size);
+            self.link
+                .edge
+                .metrics
+                .stanzas(Direction::Outbound, count, size);
         } else {
             self.wire.framer.shrink();
         }
@@ -281,26 +301,37 @@ impl Up<'_> {
             );
             return Ok(());
         }
-        let sender = element.from().and_then(|from| self.domains.domain_of(&from));
+        let sender = element
+            .from()
+            .and_then(|from| self.domains.domain_of(&from));
         let Some(local) = sender.filter(|local| live.hosted.contains(local)) else {
-            return Ok(self.refuse(live, element, Cause::ForeignSender));
+            self.refuse(live, element, Cause::ForeignSender);
+            return Ok(());
         };
         let served = select(&self.link.edge.routers.clusters(), live, &local).is_some();
         let Some(to) = element.to().filter(|_| served) else {
-            return Ok(self.refuse(live, element, Cause::Malformed));
+            self.refuse(live, element, Cause::Malformed);
+            return Ok(());
         };
         if domain_part(&to) == self.link.id.as_str() {
-            return Ok(self.refuse(live, element, Cause::NotForUs));
+            self.refuse(live, element, Cause::NotForUs);
+            return Ok(());
         }
         let Some(remote) = self.domains.domain_of(&to) else {
-            return Ok(self.refuse(live, element, Cause::Malformed));
+            self.refuse(live, element, Cause::Malformed);
+            return Ok(());
         };
         if live.hosted.contains(&remote) {
-            return Ok(self.refuse(live, element, Cause::NotForUs));
+            self.refuse(live, element, Cause::NotForUs);
+            return Ok(());
         }
         element.reroot_into(Reroot::TO_SERVER, &mut self.scratch)?;
         let stanza = self.scratch.split().freeze();
-        let pushed = self.link.edge.outbound.push(&self.link.edge, live, &local, &remote, stanza);
+        let pushed = self
+            .link
+            .edge
+            .outbound
+            .push(&self.link.edge, live, &local, &remote, stanza);
         if let Err(cause) = pushed {
             self.refuse(live, element, cause);
         }
@@ -334,4 +365,3 @@ impl Up<'_> {
         }
     }
 }
-

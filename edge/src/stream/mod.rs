@@ -60,14 +60,20 @@ pub enum Failure {
 
 impl From<XmlError> for Failure {
     fn from(error: XmlError) -> Self {
-        Self::Fault { condition: error.condition, text: Cow::Borrowed(error.reason) }
+        Self::Fault {
+            condition: error.condition,
+            text: Cow::Borrowed(error.reason),
+        }
     }
 }
 
 impl Failure {
     /// A rule was broken.
     pub fn fault(condition: StreamErrorCondition, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Fault { condition, text: text.into() }
+        Self::Fault {
+            condition,
+            text: text.into(),
+        }
     }
 
     /// What the peer is told, if it is told anything.
@@ -103,7 +109,13 @@ impl Wire {
         direction: Direction,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { transport, framer: Framer::new(limits), direction, metrics, header_sent: false }
+        Self {
+            transport,
+            framer: Framer::new(limits),
+            direction,
+            metrics,
+            header_sent: false,
+        }
     }
 
     /// The next frame. A stream error and the stream's end are failures here.
@@ -128,9 +140,10 @@ impl Wire {
     pub async fn header(&mut self) -> Result<Box<StreamHeader>, Failure> {
         match self.next_frame().await? {
             Frame::Header(header) => Ok(header),
-            Frame::Element(_) | Frame::End => {
-                Err(Failure::fault(StreamErrorCondition::BadFormat, "a stream header was expected"))
-            }
+            Frame::Element(_) | Frame::End => Err(Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "a stream header was expected",
+            )),
         }
     }
 
@@ -138,9 +151,10 @@ impl Wire {
     pub async fn element(&mut self) -> Result<Element, Failure> {
         match self.next_frame().await? {
             Frame::Element(element) => Ok(element),
-            Frame::Header(_) | Frame::End => {
-                Err(Failure::fault(StreamErrorCondition::BadFormat, "an element was expected"))
-            }
+            Frame::Header(_) | Frame::End => Err(Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "an element was expected",
+            )),
         }
     }
 
@@ -148,7 +162,8 @@ impl Wire {
     pub fn peer_error(&self, element: &Element) -> Failure {
         let parsed = element.parse().ok().and_then(|node| node.stream_error());
         let (condition, text) = parsed.unwrap_or((StreamErrorCondition::UndefinedCondition, None));
-        self.metrics.stream_error(self.direction, false, condition.as_str());
+        self.metrics
+            .stream_error(self.direction, false, condition.as_str());
         let text = text.map(|text| text.chars().filter(|c| !c.is_control()).take(200).collect());
         Failure::Peer { condition, text }
     }
@@ -173,8 +188,13 @@ impl Wire {
         text: &str,
         header: impl FnOnce() -> String,
     ) {
-        self.metrics.stream_error(self.direction, true, condition.as_str());
-        let mut xml = if self.header_sent { String::new() } else { header() };
+        self.metrics
+            .stream_error(self.direction, true, condition.as_str());
+        let mut xml = if self.header_sent {
+            String::new()
+        } else {
+            header()
+        };
         self.header_sent = true;
         // The conditions and texts are ours and always writable.
         xml.push_str(&stream_error(condition, Some(text)).unwrap_or_default());
@@ -191,7 +211,8 @@ impl Wire {
         match failure.to_send() {
             Some((condition, text)) => self.queue_error(condition, &text, header),
             None if self.header_sent => {
-                self.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
+                self.transport
+                    .queue(Bytes::from_static(STREAM_END.as_bytes()));
             }
             None => {}
         }
@@ -217,19 +238,28 @@ impl Wire {
 /// The framer's limits for a peer that is not authenticated yet.
 pub fn negotiation_limits(limits: &ConfiguredLimits) -> Limits {
     let fixed = Limits::negotiation();
-    Limits { max_stanza_bytes: limits.max_unauthenticated_bytes, ..fixed }
+    Limits {
+        max_stanza_bytes: limits.max_unauthenticated_bytes,
+        ..fixed
+    }
 }
 
 /// The framer's limits for an authenticated peer, and for a router.
 pub fn stanza_limits(limits: &ConfiguredLimits) -> Limits {
     let fixed = Limits::stanzas(limits.max_stanza_bytes);
-    Limits { max_depth: limits.max_depth, max_attributes: limits.max_attributes, ..fixed }
+    Limits {
+        max_depth: limits.max_depth,
+        max_attributes: limits.max_attributes,
+        ..fixed
+    }
 }
 
 /// The major version a header announces (RFC 6120 section 4.7.5): `None` for a server from before
 /// XMPP 1.0.
 pub fn major_version(header: &StreamHeader) -> Result<Option<u32>, Failure> {
-    let Some(version) = header.version.as_deref() else { return Ok(None) };
+    let Some(version) = header.version.as_deref() else {
+        return Ok(None);
+    };
     let parse = || {
         let (major, minor) = version.split_once('.')?;
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -268,7 +298,9 @@ mod tests {
         framer.feed(
             format!("<s:stream xmlns='jabber:server' xmlns:s='{streams}'{attribute}>").as_bytes(),
         );
-        let Some(Frame::Header(header)) = framer.next_frame().unwrap() else { panic!("no header") };
+        let Some(Frame::Header(header)) = framer.next_frame().unwrap() else {
+            panic!("no header")
+        };
         assert_eq!(major_version(&header).ok(), expected);
     }
 }

@@ -46,7 +46,12 @@ pub struct Transport {
 impl Transport {
     /// A connection in clear.
     pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, tls: None, clear: VecDeque::new(), ended: false }
+        Self {
+            tcp,
+            tls: None,
+            clear: VecDeque::new(),
+            ended: false,
+        }
     }
 
     /// Whether TLS was started.
@@ -118,9 +123,14 @@ impl Transport {
                 self.clear.pop_front();
             }
         }
-        let Some(tls) = &mut self.tls else { return Poll::Ready(Ok(())) };
+        let Some(tls) = &mut self.tls else {
+            return Poll::Ready(Ok(()));
+        };
         while tls.wants_write() {
-            match tls.write_tls(&mut PollWrite { tcp: &mut self.tcp, cx }) {
+            match tls.write_tls(&mut PollWrite {
+                tcp: &mut self.tcp,
+                cx,
+            }) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
@@ -149,7 +159,10 @@ impl Transport {
                     Ok(state) => self.ended = state.peer_has_closed(),
                     Err(error) => {
                         // The alert that tells the peer why; best effort.
-                        let _ = tls.write_tls(&mut PollWrite { tcp: &mut self.tcp, cx });
+                        let _ = tls.write_tls(&mut PollWrite {
+                            tcp: &mut self.tcp,
+                            cx,
+                        });
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
                     }
                 }
@@ -164,7 +177,11 @@ impl Transport {
                 }
             }
             let nothing = into.len() == before;
-            Poll::Ready(Ok(if self.ended && nothing { Turn::End } else { Turn::Read }))
+            Poll::Ready(Ok(if self.ended && nothing {
+                Turn::End
+            } else {
+                Turn::Read
+            }))
         })
     }
 

@@ -1,7 +1,13 @@
 //! A running edge with peers and routers that speak bytes over real sockets. Nothing here uses
 //! the edge's protocol code.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, reason = "tests")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "tests"
+)]
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -108,7 +114,10 @@ pub struct Speaker {
 impl Speaker {
     pub fn new(tcp: TcpStream) -> Self {
         tcp.set_nodelay(true).unwrap();
-        Self { io: Some(Box::pin(tcp)), heard: String::new() }
+        Self {
+            io: Some(Box::pin(tcp)),
+            heard: String::new(),
+        }
     }
 
     pub async fn connect(address: SocketAddr) -> Self {
@@ -116,7 +125,12 @@ impl Speaker {
     }
 
     pub async fn say(&mut self, text: &str) {
-        self.io.as_mut().unwrap().write_all(text.as_bytes()).await.unwrap();
+        self.io
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .await
+            .unwrap();
     }
 
     pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -146,7 +160,8 @@ impl Speaker {
             if read == 0 {
                 return Err(std::mem::take(&mut self.heard));
             }
-            self.heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            self.heard
+                .push_str(&String::from_utf8_lossy(&bytes[..read]));
         }
     }
 
@@ -156,7 +171,9 @@ impl Speaker {
             return false;
         }
         let mut byte = [0; 1];
-        timeout(time, self.io.as_mut().unwrap().read(&mut byte)).await.is_err()
+        timeout(time, self.io.as_mut().unwrap().read(&mut byte))
+            .await
+            .is_err()
     }
 
     /// Everything up to the end of the connection.
@@ -171,14 +188,20 @@ impl Speaker {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = tokio_rustls::TlsConnector::from(client_tls()).connect(name, io).await.unwrap();
+        let tls = tokio_rustls::TlsConnector::from(client_tls())
+            .connect(name, io)
+            .await
+            .unwrap();
         self.io = Some(Box::pin(tls));
     }
 
     pub async fn start_tls_as_server(&mut self) {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(server_tls()).accept(io).await.unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(server_tls())
+            .accept(io)
+            .await
+            .unwrap();
         self.io = Some(Box::pin(tls));
     }
 
@@ -187,7 +210,11 @@ impl Speaker {
 }
 
 pub fn header(from: &str, to: &str, id: &str) -> String {
-    let id = if id.is_empty() { String::new() } else { format!(" id='{id}'") };
+    let id = if id.is_empty() {
+        String::new()
+    } else {
+        format!(" id='{id}'")
+    };
     format!(
         "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' \
          xmlns:stream='http://etherx.jabber.org/streams' from='{from}' to='{to}'{id} version='1.0'>"
@@ -196,10 +223,18 @@ pub fn header(from: &str, to: &str, id: &str) -> String {
 
 /// The value of an attribute in a piece of XML written by the edge.
 pub fn attribute(xml: &str, element: &str, name: &str) -> String {
-    let start = xml.rfind(&format!("<{element}")).unwrap_or_else(|| panic!("no <{element} in {xml}"));
+    let start = xml
+        .rfind(&format!("<{element}"))
+        .unwrap_or_else(|| panic!("no <{element} in {xml}"));
     let rest = &xml[start..];
-    let at = rest.find(&format!(" {name}='")).unwrap_or_else(|| panic!("no {name} in {rest}"));
-    rest[at + name.len() + 3..].split('\'').next().unwrap().to_owned()
+    let at = rest
+        .find(&format!(" {name}='"))
+        .unwrap_or_else(|| panic!("no {name} in {rest}"));
+    rest[at + name.len() + 3..]
+        .split('\'')
+        .next()
+        .unwrap()
+        .to_owned()
 }
 
 /// The remote server: takes streams of the edge and opens streams to it.
@@ -210,7 +245,10 @@ pub struct Peer {
 
 impl Peer {
     pub async fn new(domain: &'static str) -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), domain }
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            domain,
+        }
     }
 
     /// Takes one connection of the edge through STARTTLS to features with dialback.
@@ -224,13 +262,18 @@ impl Peer {
     pub async fn accept_tls_with(&self, id: &str) -> Speaker {
         let mut peer = self.accept_tcp().await;
         let first = peer.hear("version='1.0'>").await;
-        assert!(first.contains("xmlns:db='jabber:server:dialback'"), "{first}");
+        assert!(
+            first.contains("xmlns:db='jabber:server:dialback'"),
+            "{first}"
+        );
         assert_eq!(attribute(&first, "stream:stream", "to"), self.domain);
         let local = attribute(&first, "stream:stream", "from");
         peer.say(&header(self.domain, &local, "clear-id")).await;
         peer.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>").await;
-        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
+        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
         peer.start_tls_as_server().await;
         peer.hear("version='1.0'>").await;
         peer.say(&header(self.domain, &local, id)).await;
@@ -251,8 +294,10 @@ impl Peer {
         peer.say(&header(self.domain, to, "")).await;
         let features = peer.hear("</stream:features>").await;
         assert!(features.contains("<required/>"), "{features}");
-        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
+        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
         peer.start_tls_as_client(to).await;
         peer.say(&header(self.domain, to, "")).await;
         let text = peer.hear("</stream:features>").await;
@@ -271,7 +316,10 @@ impl Peer {
     /// Shows a key on `peer` and plays the authoritative server for it.
     pub async fn authenticate(&self, peer: &mut Speaker, id: &str, to: &str) {
         let from = self.domain;
-        peer.say(&format!("<db:result from='{from}' to='{to}'>some-key</db:result>")).await;
+        peer.say(&format!(
+            "<db:result from='{from}' to='{to}'>some-key</db:result>"
+        ))
+        .await;
         let mut verifying = self.accept("verify-stream").await;
         let asked = verifying.hear("</db:verify>").await;
         assert_eq!(attribute(&asked, "db:verify", "from"), to);
@@ -279,7 +327,9 @@ impl Peer {
         assert_eq!(attribute(&asked, "db:verify", "id"), id);
         assert!(asked.contains(">some-key<"), "{asked}");
         verifying
-            .say(&format!("<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"))
+            .say(&format!(
+                "<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"
+            ))
             .await;
         let answer = peer.hear("type='valid'/>").await;
         assert_eq!(attribute(&answer, "db:result", "from"), to);
@@ -292,7 +342,10 @@ impl Peer {
         let result = peer.hear("</db:result>").await;
         assert_eq!(attribute(&result, "db:result", "from"), from);
         let to = self.domain;
-        peer.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>")).await;
+        peer.say(&format!(
+            "<db:result from='{to}' to='{from}' type='valid'/>"
+        ))
+        .await;
         peer
     }
 }
@@ -312,7 +365,9 @@ pub struct RouterLink {
 
 impl Router {
     pub async fn new() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
     }
 
     pub async fn accept(&self) -> RouterLink {
@@ -380,7 +435,12 @@ impl RouterLink {
                 }
             }
         });
-        Self { heard, say, echo, task }
+        Self {
+            heard,
+            say,
+            echo,
+            task,
+        }
     }
 
     pub fn say(&self, text: &str) {
@@ -453,8 +513,16 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         })
         .collect();
     let (routes, endpoints) = (
-        if routes.is_empty() { "[]\n".into() } else { format!("\n{routes}") },
-        if endpoints.is_empty() { "[]\n".into() } else { format!("\n{endpoints}") },
+        if routes.is_empty() {
+            "[]\n".into()
+        } else {
+            format!("\n{routes}")
+        },
+        if endpoints.is_empty() {
+            "[]\n".into()
+        } else {
+            format!("\n{endpoints}")
+        },
     );
     EdgeConfig::from_yaml(&format!(
         "domains: [coluc.com, conf.coluc.com]\n\
@@ -489,17 +557,31 @@ impl Lab {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
-            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_test_writer()
+                .init();
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
         let (live, rx) = watch::channel(Arc::new(live));
-        let edge = Edge::new(rx, 0, Arc::new(Metrics::default()), Arc::new(Registry::default()));
+        let edge = Edge::new(
+            rx,
+            0,
+            Arc::new(Metrics::default()),
+            Arc::new(Registry::default()),
+        );
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(edge.clone().run(listener, async move {
             let _ = stopped.await;
         }));
-        Self { edge, s2s, live, stop: Some(stop), task }
+        Self {
+            edge,
+            s2s,
+            live,
+            stop: Some(stop),
+            task,
+        }
     }
 
     /// An edge with one peer and one router, the link up.
@@ -516,6 +598,9 @@ impl Lab {
     }
 
     pub async fn stopped(self) {
-        timeout(Duration::from_secs(40), self.task).await.expect("the edge did not stop").unwrap();
+        timeout(Duration::from_secs(40), self.task)
+            .await
+            .expect("the edge did not stop")
+            .unwrap();
     }
 }
