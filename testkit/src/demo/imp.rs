@@ -6,7 +6,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::Error;
+use crate::{
+    Error,
+    imp::xml::{Element, parse_document},
+};
 
 /// `GET /state`.
 #[derive(Clone, Debug, Deserialize)]
@@ -225,37 +228,22 @@ pub async fn rows_over_axl(ca: &Path, user: &str, password: &str) -> Result<Vec<
 }
 
 fn rows_of(soap: &str) -> Result<Vec<Row>, Error> {
-    let root: minidom::Element = soap
-        .trim_start_matches(|c| c != '<')
-        .parse()
-        .or_else(|_| strip_declaration(soap).parse())
+    let root = parse_document(soap.as_bytes())
         .map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
     let mut rows = Vec::new();
     collect_rows(&root, &mut rows);
     Ok(rows)
 }
 
-fn strip_declaration(text: &str) -> &str {
-    text.find("?>")
-        .map_or(text, |end| &text[end + 2..])
-        .trim_start()
-}
-
-fn collect_rows(element: &minidom::Element, rows: &mut Vec<Row>) {
-    if element.name() == "row" {
-        let column = |name: &str| {
-            element
-                .children()
-                .find(|child| child.name() == name)
-                .map(minidom::Element::text)
-                .unwrap_or_default()
-        };
+fn collect_rows(element: &Element, rows: &mut Vec<Row>) {
+    if element.name == "row" {
+        let column = |name: &str| element.child(name).map(Element::text).unwrap_or_default();
         rows.push(Row {
             pkid: column("pkid"),
             cp_id: column("cp_id"),
         });
     } else {
-        for child in element.children() {
+        for child in element.elements() {
             collect_rows(child, rows);
         }
     }

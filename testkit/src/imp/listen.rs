@@ -1,5 +1,6 @@
 //! Listening sockets, where needed inside the network namespace of a simulated host.
 
+use socket2::{Domain, Socket, Type};
 use std::{net::SocketAddr, path::PathBuf};
 use tokio::net::TcpListener;
 
@@ -17,9 +18,12 @@ pub async fn listen(
             let namespace = std::fs::File::open(path)?;
             nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
         }
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        Ok(socket.into())
     };
     // A thread of its own: it ends with the namespace it entered, no pool thread stays behind in there.
     let (sender, receiver) = tokio::sync::oneshot::channel();

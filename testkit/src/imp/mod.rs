@@ -30,7 +30,7 @@ mod soap;
 mod sql;
 mod tls;
 mod users;
-mod xml;
+pub(crate) mod xml;
 
 pub use auth::AccountState;
 pub use calls::{Call, fingerprint};
