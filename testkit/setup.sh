@@ -114,6 +114,8 @@ install_packages() {
       # Nor at the next boot, unless they were there before.
       [[ " ${missing[*]} " != *" $package "* ]] || systemctl disable "$package" >/dev/null 2>&1 || true
     done
+    # Erlang's port mapper came with ejabberd.
+    [[ " ${missing[*]} " != *" ejabberd "* ]] || systemctl disable epmd.service epmd.socket >/dev/null 2>&1 || true
   fi
   restore_policy
   trap - EXIT
