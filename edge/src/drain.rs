@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::edge::Edge;
 use crate::inbound;
 use crate::router::{Mode, Routers};
+use crate::stream::CLOSE_TIME;
 
 /// Longest time after `drainDelay` until the process may end.
 pub const AT_MOST: Duration = Duration::from_secs(25);
@@ -59,8 +60,9 @@ pub(crate) async fn run(edge: Arc<Edge>, s2s: TcpListener, stop: impl Future<Out
 /// Errors to hosted senders may come up while the links are closed: they are opened again for them.
 async fn settle(edge: &Arc<Edge>, deadline: Instant) {
     let waiting_ends = deadline - FOR_REPORTS;
+    let mut linked_by = waiting_ends;
     loop {
-        until(waiting_ends, || edge.routers.is_settled()).await;
+        until(linked_by, || edge.routers.is_settled()).await;
         if !edge.routers.is_settled() {
             edge.routers.give_up(edge);
         }
@@ -79,7 +81,9 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
         if (edge.routers.is_settled() && edge.outbound.is_settled()) || Instant::now() >= deadline {
             return;
         }
+        tracing::info!("stopping: opening links again for errors to hosted senders");
         edge.routers.set_mode(Mode::Run);
+        linked_by = deadline - CLOSE_TIME;
     }
 }
 

@@ -125,16 +125,13 @@ impl Speaker {
     }
 
     pub async fn say(&mut self, text: &str) {
-        self.io
-            .as_mut()
-            .unwrap()
-            .write_all(text.as_bytes())
-            .await
-            .unwrap();
+        self.try_say(text.as_bytes()).await.unwrap();
     }
 
     pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.io.as_mut().unwrap().write_all(bytes).await
+        let io = self.io.as_mut().unwrap();
+        io.write_all(bytes).await?;
+        io.flush().await
     }
 
     /// Everything up to and including `what`.
@@ -178,10 +175,12 @@ impl Speaker {
 
     /// Everything up to the end of the connection.
     pub async fn hear_end(&mut self) -> String {
-        match self.hear_or_end("\u{0}").await {
-            Ok(_) => panic!("a NUL"),
-            Err(text) => text,
-        }
+        let mut rest = Vec::new();
+        let io = self.io.as_mut().unwrap();
+        let end = timeout(PATIENCE, io.read_to_end(&mut rest)).await;
+        // A reset is an end too.
+        let _ = end.unwrap_or_else(|_| panic!("the connection does not end; heard {rest:?}"));
+        std::mem::take(&mut self.heard) + &String::from_utf8_lossy(&rest)
     }
 
     pub async fn start_tls_as_client(&mut self, name: &str) {
@@ -455,10 +454,15 @@ impl RouterLink {
             .expect("the link ended")
     }
 
-    /// Breaks the connection without a word.
-    pub async fn cut(self) {
+    /// Breaks the connection without a word; gives what had been taken by then.
+    pub async fn cut(mut self) -> Vec<String> {
         self.task.abort();
         let _ = self.task.await;
+        let mut taken = Vec::new();
+        while let Ok(element) = self.heard.try_recv() {
+            taken.push(element);
+        }
+        taken
     }
 }
 

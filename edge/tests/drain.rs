@@ -1,0 +1,126 @@
+//! The orderly stop: whatever is under way is delivered or reported.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use support::{Lab, Peer, Router, attribute, config, live};
+
+#[tokio::test]
+async fn every_message_of_both_sides_is_delivered_or_reported_while_both_write() {
+    const COUNT: usize = 500;
+    let (mut lab, peer, _router, mut link) = Lab::with_link().await;
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
+    let mut inward = peer.accept_authenticated("coluc.com").await;
+    inward.hear("id='first'/>").await;
+
+    let (sent, mut stop) = tokio::sync::mpsc::unbounded_channel();
+    let writing = tokio::spawn(async move {
+        for n in 0..COUNT {
+            bob.say(&format!(
+                "<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n}'/>"
+            ))
+            .await;
+            let _ = sent.send(());
+            if n % 50 == 49 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        // Prosody answers the end of a stream with its own, after what it had queued.
+        bob.hear("<system-shutdown ").await;
+        bob.hear("</stream:stream>").await;
+        bob.say("</stream:stream>").await;
+        bob.hear_end().await;
+    });
+    for n in 0..COUNT {
+        link.say(&format!(
+            "<message from='alice@coluc.com' to='bob@vngtp.lab' id='a{n}'/>"
+        ));
+    }
+    for _ in 0..COUNT / 2 {
+        stop.recv().await;
+    }
+    lab.begin_stop();
+    let (mut to_alice, mut to_bob) = (HashSet::new(), HashSet::new());
+    let router_side = async {
+        loop {
+            let stanza = link.hear().await;
+            if stanza.starts_with("</stream:stream") {
+                link.say("</stream:stream>");
+                link.say("");
+                return;
+            }
+            to_alice.insert(attribute(&stanza, "message", "id"));
+        }
+    };
+    let bob_side = async {
+        while to_bob.len() < COUNT {
+            to_bob.insert(attribute(&inward.hear("/>").await, "message", "id"));
+        }
+        inward.hear("</stream:stream>").await;
+        inward.say("</stream:stream>").await;
+    };
+    tokio::join!(router_side, bob_side);
+    writing.await.unwrap();
+    lab.stopped().await;
+    assert_eq!(to_alice.len(), COUNT, "delivered to alice");
+    assert_eq!(to_bob.len(), COUNT, "delivered to bob");
+}
+
+#[tokio::test]
+async fn errors_that_come_up_after_the_links_were_closed_reach_the_router_over_a_new_link() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let config = config(&[&peer], &[&router]);
+    drop(peer);
+    let mut lab = Lab::start(live(config)).await;
+    let mut link = router.accept().await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='lost'/>");
+    tokio::time::timeout(support::PATIENCE, async {
+        while lab.edge.registry.failing_partners().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    lab.begin_stop();
+    assert_eq!(link.hear().await, "</stream:stream>");
+    link.say("</stream:stream>");
+    link.say("");
+    let (tcp, _) = tokio::time::timeout(Duration::from_secs(25), router.listener.accept())
+        .await
+        .expect("no new link for the error")
+        .unwrap();
+    let mut again = support::Speaker::new(tcp);
+    again.hear("to='").await;
+    again.say("<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' from='x' id='y'>").await;
+    again.hear("</handshake>").await;
+    again.say("<handshake/>").await;
+    let error = again.hear("</message>").await;
+    assert_eq!(attribute(&error, "message", "id"), "lost");
+    assert!(error.contains("type='error'"), "{error}");
+    let ping = again.hear("</iq>").await;
+    again.say(&ping).await;
+    again.hear("</stream:stream>").await;
+    again.say("</stream:stream>").await;
+    again.hear_end().await;
+    drop(again);
+    lab.stopped().await;
+}
+
+#[tokio::test]
+async fn an_idle_edge_stops_at_once() {
+    let (mut lab, _peer, _router, mut link) = Lab::with_link().await;
+    assert!(!lab.edge.draining());
+    lab.begin_stop();
+    assert_eq!(link.hear().await, "</stream:stream>");
+    assert!(lab.edge.draining());
+    link.say("</stream:stream>");
+    link.say("");
+    tokio::time::timeout(Duration::from_secs(5), lab.stopped())
+        .await
+        .unwrap();
+}

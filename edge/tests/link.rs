@@ -1,0 +1,280 @@
+//! The link to XCP routers: its states, its trust rules, and what happens when it breaks.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rstest::rstest;
+use support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
+use xmpp_federation_core::edge_status::LinkState;
+
+async fn state(lab: &Lab, expected: LinkState) -> String {
+    tokio::time::timeout(support::PATIENCE, async {
+        loop {
+            if let Some(link) = lab.edge.registry.links().first()
+                && link.state == expected
+            {
+                return link.reason.clone().unwrap_or_default();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{:?} instead of {expected:?}", lab.edge.registry.links()))
+}
+
+#[rstest]
+#[case("host-unknown", LinkState::UnknownComponent, "restarted")]
+#[case("not-authorized", LinkState::WrongSecret, "secret")]
+#[case("conflict", LinkState::Failed, "conflict")]
+#[tokio::test]
+async fn a_refused_handshake_has_a_name(
+    #[case] condition: &str,
+    #[case] expected: LinkState,
+    #[case] says: &str,
+) {
+    let router = Router::new().await;
+    let lab = Lab::start(live(config(&[], &[&router]))).await;
+    let mut speaker = router.accept_header().await;
+    speaker.hear("</handshake>").await;
+    speaker
+        .say(&format!(
+            "<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+        ))
+        .await;
+    let reason = state(&lab, expected).await;
+    assert!(reason.contains(says), "{reason}");
+    // It is dialled again and comes up.
+    let _link = router.accept().await;
+    state(&lab, LinkState::Up).await;
+}
+
+#[tokio::test]
+async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
+    let router = Router::new().await;
+    let address = router.listener.local_addr().unwrap();
+    let config = config(&[], &[&router]);
+    drop(router);
+    let lab = Lab::start(live(config)).await;
+    let reason = state(&lab, LinkState::Unreachable).await;
+    assert!(
+        reason.contains("node0") && reason.contains("open from here"),
+        "{reason}"
+    );
+    let router = Router {
+        listener: tokio::net::TcpListener::bind(address).await.unwrap(),
+    };
+    let _link = router.accept().await;
+    state(&lab, LinkState::Up).await;
+}
+
+#[rstest]
+#[case::to_hosted(
+    "<message from='alice@coluc.com' to='x@conf.coluc.com' id='1'/>",
+    Some("service-unavailable")
+)]
+#[case::to_hosted_in_capitals(
+    "<message from='alice@coluc.com' to='x@COLUC.com.' id='1'/>",
+    Some("service-unavailable")
+)]
+#[case::to_the_component(
+    "<message from='alice@coluc.com' to='cm-2_s2scp-1.eft-xwye-a-coluc-com' id='1'/>",
+    Some("service-unavailable")
+)]
+#[case::to_a_single_label(
+    "<message from='alice@coluc.com' to='x@kubernetes' id='1'/>",
+    Some("jid-malformed")
+)]
+#[case::to_an_address(
+    "<message from='alice@coluc.com' to='x@[::1]' id='1'/>",
+    Some("jid-malformed")
+)]
+#[case::without_to("<message from='alice@coluc.com' id='1'/>", Some("jid-malformed"))]
+#[case::to_a_denied_domain(
+    "<message from='alice@coluc.com' to='x@evil.example' id='1'/>",
+    Some("not-allowed")
+)]
+#[case::error_to_a_denied_domain(
+    "<message from='alice@coluc.com' to='x@evil.example' type='error'/>",
+    None
+)]
+#[case::result_to_a_denied_domain(
+    "<iq from='alice@coluc.com' to='x@evil.example' type='result' id='1'/>",
+    None
+)]
+#[case::foreign_from("<message from='eve@evil.example' to='bob@vngtp.lab'/>", None)]
+#[case::without_from("<message to='bob@vngtp.lab'/>", None)]
+#[case::route(
+    "<route from='alice@coluc.com' to='bob@vngtp.lab'><message/></route>",
+    None
+)]
+#[case::xdb("<xdb from='coluc.com' to='vngtp.lab' type='get'/>", None)]
+#[tokio::test]
+async fn what_the_router_may_not_send_never_leaves(
+    #[case] text: &str,
+    #[case] answer: Option<&str>,
+) {
+    let (_lab, peer, _router, mut link) = Lab::with_link().await;
+    link.say(text);
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>");
+    if let Some(condition) = answer {
+        let error = link.hear().await;
+        assert!(error.contains(&format!("<{condition} ")), "{error}");
+        assert_eq!(attribute(&error, "message", "to"), "alice@coluc.com");
+    }
+    // The link lives, and nothing but the good message leaves.
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let first = stream.hear(">").await;
+    assert!(first.contains("id='after'"), "{first}");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), link.hear())
+            .await
+            .is_err()
+    );
+}
+
+fn message(n: usize) -> String {
+    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'><body>x</body></message>")
+}
+
+async fn ids(link: &mut RouterLink, count: usize) -> HashSet<usize> {
+    let mut ids = HashSet::new();
+    while ids.len() < count {
+        ids.insert(
+            attribute(&link.hear().await, "message", "id")
+                .parse()
+                .unwrap(),
+        );
+    }
+    ids
+}
+
+#[tokio::test]
+async fn what_is_unproven_when_the_link_breaks_is_reported_and_the_rest_goes_over_the_other_link() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second]))).await;
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+
+    bob.say(&message(0)).await;
+    assert_eq!(ids(&mut one, 1).await, HashSet::from([0]));
+    // Proven by now or soon: wait until the echo has gone round.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    one.echo.store(false, Ordering::SeqCst);
+    bob.say(&message(1)).await;
+    assert_eq!(ids(&mut one, 1).await, HashSet::from([1]));
+    one.cut().await;
+    // Message 1 may have been processed: its sender is told. Message 0 was, so nobody is.
+    let mut back = peer.accept_authenticated("coluc.com").await;
+    let error = back.hear("</message>").await;
+    assert_eq!(attribute(&error, "message", "id"), "1");
+    assert_eq!(attribute(&error, "message", "to"), "bob@vngtp.lab");
+    assert!(error.contains("<recipient-unavailable "), "{error}");
+    bob.say(&message(2)).await;
+    assert_eq!(ids(&mut two, 1).await, HashSet::from([2]));
+    assert!(back.is_silent(Duration::from_millis(100)).await);
+}
+
+#[tokio::test]
+async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() {
+    const COUNT: usize = 2000;
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second]))).await;
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let writer = tokio::spawn(async move {
+        for n in 0..COUNT {
+            bob.say(&message(n)).await;
+        }
+        bob
+    });
+    let mut delivered = ids(&mut one, COUNT / 4).await;
+    let taken = one.cut().await;
+    delivered.extend(
+        taken
+            .iter()
+            .map(|s| attribute(s, "message", "id").parse::<usize>().unwrap()),
+    );
+    let mut reported = HashSet::new();
+    let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut back = peer.accept_authenticated("coluc.com").await;
+        loop {
+            let error = back.hear("</message>").await;
+            let _ = tx.send(attribute(&error, "message", "id").parse::<usize>().unwrap());
+        }
+    });
+    let all: HashSet<usize> = (0..COUNT).collect();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while delivered.union(&reported).count() < COUNT {
+            tokio::select! {
+                stanza = two.hear() => {
+                    delivered.insert(attribute(&stanza, "message", "id").parse().unwrap());
+                }
+                Some(id) = rx.recv() => { reported.insert(id); }
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| {
+        panic!(
+            "missing: {}",
+            all.len() - delivered.union(&reported).count()
+        )
+    });
+    let _bob = writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_is_paused_while_no_router_takes_anything_and_goes_on_afterwards() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let body = "x".repeat(100_000);
+    let big = format!(
+        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='big'><body>{body}</body></message>"
+    );
+    let count = 400;
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = written.clone();
+    let writer = tokio::spawn(async move {
+        for _ in 0..count {
+            bob.say(&big).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+        bob
+    });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before = written.load(Ordering::SeqCst);
+    assert!(before < count, "40 MB were swallowed");
+    let mut link = router.accept().await;
+    for _ in 0..count {
+        link.hear().await;
+    }
+    let _bob = writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn endpoints_come_and_go_with_the_configuration() {
+    let router = Router::new().await;
+    let with = config(&[], &[&router]);
+    let mut without = with.clone();
+    without.routers[0].endpoints.clear();
+    let lab = Lab::start(live(without.clone())).await;
+    assert!(lab.edge.registry.links().is_empty());
+    lab.live.send(std::sync::Arc::new(live(with))).unwrap();
+    let mut link = router.accept().await;
+    state(&lab, LinkState::Up).await;
+    assert_eq!(
+        lab.edge.registry.links()[0].component_id.as_str(),
+        COMPONENT
+    );
+    lab.live.send(std::sync::Arc::new(live(without))).unwrap();
+    assert_eq!(link.hear().await, "</stream:stream>");
+}
