@@ -1,14 +1,18 @@
 //! The configuration in force: the file and everything it names, as one immutable snapshot.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use xmpp_federation_core::edge_config::EdgeConfig;
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use xmpp_federation_core::edge_config::{ConfigError, Dns as DnsConfig, EdgeConfig, Problem};
 use xmpp_federation_core::{Domain, SecretBytes};
 
 use crate::dialback::DialbackSecrets;
 use crate::policy::Policy;
-use crate::resolve::Resolver;
+use crate::resolve::{Dns, Lookup, Resolver, RouterAddresses};
 use crate::tls::TlsSettings;
 
 /// One loaded configuration. Tasks take the current one from a
@@ -32,4 +36,297 @@ pub struct Live {
     pub resolver: Arc<Resolver>,
     /// Shared secret of each entry in `config.routers`, in that order.
     pub router_secrets: Vec<SecretBytes>,
+    /// What deserves a warning although it works, as sentences.
+    pub warnings: Vec<String>,
+    /// The files named in the configuration and the hash of each one's contents.
+    pub files: Vec<(PathBuf, String)>,
 }
+
+/// Something wrong with a field or with the file it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Path of the field, as `tls.certificates[0].privateKeyFile`.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl FieldError {
+    pub(crate) fn new(field: String, message: impl Into<String>) -> Self {
+        Self {
+            field,
+            message: message.into(),
+        }
+    }
+}
+
+/// Gives the contents of a file that a field names.
+pub type ReadFile<'a> = dyn Fn(&str, &Path) -> Result<Vec<u8>, FieldError> + 'a;
+
+/// A configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The file itself cannot be read.
+    #[error("the configuration {path} cannot be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// Its contents, or files named in it, are wrong.
+    #[error("{path}: {problems}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// SHA-256 of its bytes.
+        config_hash: String,
+        /// With line and field.
+        problems: ConfigError,
+    },
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+/// Reads configurations; keeps what outlives a reload.
+pub struct Loader {
+    path: PathBuf,
+    index: usize,
+    routers: Arc<RouterAddresses>,
+    /// The DNS client and what it was made from: a reload keeps its cache.
+    dns: Mutex<Option<(DnsConfig, Arc<dyn Lookup>)>>,
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("path", &self.path)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A secret that is generated has 32 bytes or more; shorter ones are brought and can be guessed.
+const SECRET_LENGTH: usize = 32;
+
+impl Loader {
+    /// A loader of this file for the replica with this index.
+    pub fn new(path: impl Into<PathBuf>, index: usize) -> Self {
+        Self {
+            path: path.into(),
+            index,
+            routers: Arc::default(),
+            dns: Mutex::new(None),
+        }
+    }
+
+    /// The configuration file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The replica's index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Reads the file and all files named in it.
+    pub fn load(&self) -> Result<Live, LoadError> {
+        let path = self.path.display().to_string();
+        let bytes = std::fs::read(&self.path).map_err(|error| LoadError::Unreadable {
+            path: path.clone(),
+            reason: plainly(&error),
+        })?;
+        let config_hash = sha256_hex(&bytes);
+        let invalid = |problems| LoadError::Invalid {
+            path: path.clone(),
+            config_hash: config_hash.clone(),
+            problems,
+        };
+        let Ok(text) = std::str::from_utf8(&bytes) else {
+            let problem = Problem::at("", "", "is not UTF-8 text");
+            return Err(invalid(ConfigError(vec![problem])));
+        };
+        let config = EdgeConfig::from_yaml(text).map_err(&invalid)?;
+        self.build(config, config_hash.clone()).map_err(|error| {
+            invalid(ConfigError(vec![Problem::at(
+                text,
+                error.field,
+                error.message,
+            )]))
+        })
+    }
+
+    /// Reads the files that a configuration names, relative to the working directory.
+    pub fn build(&self, config: EdgeConfig, config_hash: String) -> Result<Live, FieldError> {
+        for (i, router) in config.routers.iter().enumerate() {
+            if self.index >= router.component_ids.len() {
+                return Err(FieldError::new(
+                    format!("routers[{i}].componentIds"),
+                    format!(
+                        "has {} entries, none for the replica with index {} (counted from 0); add one or lower --index",
+                        router.component_ids.len(),
+                        self.index
+                    ),
+                ));
+            }
+        }
+        crate::logging::parse_level(&config.log.level)
+            .map_err(|error| FieldError::new("log.level".to_owned(), error.to_string()))?;
+        let files = Mutex::new(Vec::new());
+        let read = |field: &str, path: &Path| {
+            let bytes = std::fs::read(path).map_err(|error| {
+                FieldError::new(
+                    field.to_owned(),
+                    format!("{} cannot be read: {}", path.display(), plainly(&error)),
+                )
+            })?;
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.push((path.to_owned(), sha256_hex(&bytes)));
+            Ok(bytes)
+        };
+        let mut warnings = Vec::new();
+        let tls = TlsSettings::load(&config.tls, &read)?;
+        certificate_warnings(&config, &tls, &mut warnings);
+
+        let secret = |field: &str, path: &Path| {
+            let secret = SecretBytes::from_file_contents(read(field, path)?);
+            if secret.is_empty() {
+                let message = format!("{} is empty; it must hold the secret", path.display());
+                return Err(FieldError::new(field.to_owned(), message));
+            }
+            Ok(secret)
+        };
+        let sign = secret("dialback.sign", &config.dialback.sign)?;
+        let mut accept = Vec::with_capacity(config.dialback.accept.len());
+        for (i, path) in config.dialback.accept.iter().enumerate() {
+            accept.push(secret(&format!("dialback.accept[{i}]"), path)?);
+        }
+        if sign.len() < SECRET_LENGTH {
+            warnings.push(format!(
+                "the dialback secret in {} has {} bytes; use {SECRET_LENGTH} random ones or more, a short one can be guessed from keys seen",
+                config.dialback.sign.display(),
+                sign.len()
+            ));
+        }
+        let mut router_secrets = Vec::with_capacity(config.routers.len());
+        for (i, router) in config.routers.iter().enumerate() {
+            router_secrets.push(secret(
+                &format!("routers[{i}].secretFile"),
+                &router.secret_file,
+            )?);
+        }
+        let resolver =
+            Resolver::with_lookup(&config, self.lookup(&config.dns), self.routers.clone());
+        Ok(Live {
+            hosted: config.domains.iter().cloned().collect(),
+            policy: Policy::new(&config),
+            dialback: DialbackSecrets::new(sign, accept),
+            tls,
+            resolver: Arc::new(resolver),
+            router_secrets,
+            warnings,
+            files: files.into_inner().unwrap_or_else(PoisonError::into_inner),
+            config,
+            config_hash,
+        })
+    }
+
+    /// Uses this in place of the DNS servers of the configuration.
+    #[must_use]
+    pub fn with_lookup(self, lookup: Arc<dyn Lookup>) -> Self {
+        let any = DnsConfig::default();
+        *self.dns.lock().unwrap_or_else(PoisonError::into_inner) = Some((any, lookup));
+        self
+    }
+
+    fn lookup(&self, config: &DnsConfig) -> Arc<dyn Lookup> {
+        let mut kept = self.dns.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((known, lookup)) if known.resolvers == config.resolvers => lookup.clone(),
+            _ => {
+                let lookup: Arc<dyn Lookup> = Arc::new(Dns::of(config));
+                *kept = Some((config.clone(), lookup.clone()));
+                lookup
+            }
+        }
+    }
+}
+
+impl Live {
+    /// One hash over the file and all files named in it: the same hash, nothing to reload.
+    pub(crate) fn contents_hash(&self) -> String {
+        let mut context = Context::new(&SHA256);
+        context.update(self.config_hash.as_bytes());
+        for (path, hash) in &self.files {
+            context.update(path.as_os_str().as_encoded_bytes());
+            context.update(hash.as_bytes());
+        }
+        hex(context.finish().as_ref())
+    }
+
+    /// What tells dialback secrets apart without giving them away: the first 16 hexadecimal digits
+    /// of SHA-256(SHA-256(secret)), the one that signs first.
+    pub fn dialback_fingerprints(&self) -> Vec<String> {
+        let fingerprint = |secret: &SecretBytes| {
+            let twice = digest(&SHA256, digest(&SHA256, secret.expose()).as_ref());
+            hex(twice.as_ref().get(..8).unwrap_or_default())
+        };
+        self.dialback.all().map(fingerprint).collect()
+    }
+}
+
+fn certificate_warnings(config: &EdgeConfig, tls: &TlsSettings, warnings: &mut Vec<String>) {
+    let now = jiff::Timestamp::now();
+    for (files, shown) in config.tls.certificates.iter().zip(&tls.certificates) {
+        if shown.not_after <= now {
+            warnings.push(format!(
+                "the certificate in {} expired {}; renew it, peers will refuse it",
+                files.certificate_file.display(),
+                shown.not_after
+            ));
+        }
+    }
+    if tls.certificates.is_empty() {
+        return;
+    }
+    for domain in &config.domains {
+        if !tls
+            .certificates
+            .iter()
+            .any(|shown| shown.names.cover(domain))
+        {
+            warnings.push(format!(
+                "no certificate names {domain}; peers that check certificates will refuse it, add the name to one"
+            ));
+        }
+    }
+}
+
+/// The system's words without its error number.
+fn plainly(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; the edge runs as its own user, make the file readable for it"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The S2S gateway: data flows socket → framer → stream → policy → link, and back.
 //!
-//! - [`config`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
+//! - [`config`], [`reload`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
 //! - [`xml`]: framer with original bytes, re-rooting, negotiation; [`stream`]: headers, STARTTLS, closing
 //! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
@@ -9,17 +9,21 @@
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop
 //! - [`registry`], [`metrics`], [`admin`], [`control`], [`logging`]: what people and machines see
 
+pub mod admin;
 pub mod backoff;
 pub mod bounce;
 pub mod config;
+pub mod control;
 pub mod dialback;
 pub mod drain;
 pub mod edge;
 pub mod inbound;
+pub mod logging;
 pub mod metrics;
 pub mod outbound;
 pub mod policy;
 pub mod registry;
+pub mod reload;
 pub mod resolve;
 pub mod router;
 pub mod stanza;

@@ -1,7 +1,19 @@
-//! What is counted. Labels come from small fixed sets only, never from peers.
+//! What is counted, in Prometheus' terms. Labels come from small fixed sets only, never from peers.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry as Collected;
+use xmpp_federation_core::edge_status::LinkState;
+
+use crate::config::Live;
+use crate::registry::Registry;
 use crate::resolve::Method;
 
 /// Who opened a stream.
@@ -45,43 +57,357 @@ impl Role {
     }
 }
 
-/// The counters of one edge. Numbers of streams, links and queue lengths are gauges that are
-/// read from [`crate::registry::Registry`] when asked for.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+type Label = (&'static str, Cow<'static, str>);
+type Counters<const N: usize> = Family<[Label; N], Counter>;
+type Gauges<const N: usize> = Family<[Label; N], Gauge>;
+type Durations<const N: usize> = Family<[Label; N], Histogram, fn() -> Histogram>;
+
+/// 1 ms to 30 s: a look-up, a dialback.
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+}
+
+const fn label(name: &'static str, value: &'static str) -> Label {
+    (name, Cow::Borrowed(value))
+}
+
+const fn direction(direction: Direction) -> Label {
+    label("direction", direction.as_str())
+}
+
+/// The counters of one edge. Numbers of streams and links are gauges that are read from
+/// [`Registry`] when asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    collected: Collected,
+    connections_refused: Counters<1>,
+    tls: Counters<3>,
+    tls_failures: Counters<1>,
+    certificates: Counters<2>,
+    dialback: Durations<2>,
+    stanzas: Counters<1>,
+    bytes: Counters<1>,
+    bounced: Counters<1>,
+    dropped: Counters<1>,
+    stream_errors: Counters<3>,
+    resolutions: Durations<2>,
+    link_failures: Counters<1>,
+    streams: Gauges<1>,
+    links: Gauges<1>,
+    failing_partners: Gauge,
+    reloads: Counters<1>,
+    refused: Gauge,
+    certificate_expiry: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            collected: Collected::with_prefix("xmpp_edge"),
+            connections_refused: Family::default(),
+            tls: Family::default(),
+            tls_failures: Family::default(),
+            certificates: Family::default(),
+            dialback: Family::new_with_constructor(seconds),
+            stanzas: Family::default(),
+            bytes: Family::default(),
+            bounced: Family::default(),
+            dropped: Family::default(),
+            stream_errors: Family::default(),
+            resolutions: Family::new_with_constructor(seconds),
+            link_failures: Family::default(),
+            streams: Family::default(),
+            links: Family::default(),
+            failing_partners: Gauge::default(),
+            reloads: Family::default(),
+            refused: Gauge::default(),
+            certificate_expiry: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
 
 impl Metrics {
+    fn register(&mut self) {
+        let c = &mut self.collected;
+        c.register(
+            "connections_refused",
+            "Inbound connections turned away before any stream, by reason",
+            self.connections_refused.clone(),
+        );
+        c.register(
+            "tls_handshakes",
+            "TLS handshakes that ended well, by direction, version and cipher suite",
+            self.tls.clone(),
+        );
+        c.register(
+            "tls_failures",
+            "TLS handshakes that failed, by direction",
+            self.tls_failures.clone(),
+        );
+        c.register(
+            "peer_certificates",
+            "Certificates of peers, by direction and verdict",
+            self.certificates.clone(),
+        );
+        c.register(
+            "dialback_seconds",
+            "Dialbacks by role and outcome, and how long they took",
+            self.dialback.clone(),
+        );
+        c.register(
+            "stanzas",
+            "Stanzas passed on: inbound ones to links, outbound ones to peers",
+            self.stanzas.clone(),
+        );
+        c.register(
+            "stanza_bytes",
+            "Bytes of the stanzas passed on",
+            self.bytes.clone(),
+        );
+        c.register(
+            "stanzas_bounced",
+            "Stanza errors made, by cause",
+            self.bounced.clone(),
+        );
+        c.register(
+            "stanzas_dropped",
+            "Stanzas that could not be delivered and must not be answered, by cause",
+            self.dropped.clone(),
+        );
+        c.register(
+            "stream_errors",
+            "Streams that ended with an error, by direction, sender and condition",
+            self.stream_errors.clone(),
+        );
+        c.register(
+            "resolution_seconds",
+            "Look-ups of remote domains by method and outcome, and how long they took",
+            self.resolutions.clone(),
+        );
+        c.register(
+            "link_failures",
+            "Failures of links to XCP routers, by state",
+            self.link_failures.clone(),
+        );
+        c.register(
+            "streams",
+            "Open streams with peers, by direction",
+            self.streams.clone(),
+        );
+        c.register(
+            "links",
+            "Links to XCP routers, by state",
+            self.links.clone(),
+        );
+        c.register(
+            "failing_partners",
+            "Remote domains whose last attempt failed",
+            self.failing_partners.clone(),
+        );
+        c.register(
+            "configuration_reloads",
+            "Configurations read, by outcome",
+            self.reloads.clone(),
+        );
+        c.register(
+            "configuration_refused",
+            "1 while the configuration found last is refused and an older one is in force",
+            self.refused.clone(),
+        );
+        c.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the first of our certificates expires, Unix time",
+            self.certificate_expiry.clone(),
+        );
+    }
+
+    /// The text for Prometheus, with the gauges as they are now.
+    pub fn render(&self, registry: &Registry) -> String {
+        let counts = registry.counts();
+        for (of, count) in [
+            (Direction::Inbound, counts.inbound),
+            (Direction::Outbound, counts.outbound),
+        ] {
+            self.streams
+                .get_or_create(&[direction(of)])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let links = registry.links();
+        for state in [
+            LinkState::Connecting,
+            LinkState::Up,
+            LinkState::Unreachable,
+            LinkState::UnknownComponent,
+            LinkState::WrongSecret,
+            LinkState::Failed,
+        ] {
+            let count = links.iter().filter(|link| link.state == state).count();
+            let gauge = self
+                .links
+                .get_or_create(&[label("state", link_state(state))]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let failing = registry.failing_partners().len();
+        self.failing_partners
+            .set(i64::try_from(failing).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        if encode(&mut text, &self.collected).is_err() {
+            // Writing into a String does not fail.
+            let _ = writeln!(text, "# EOF");
+        }
+        text
+    }
+
+    /// A configuration came into force.
+    pub fn configuration_loaded(&self, live: &Live) {
+        self.reloads
+            .get_or_create(&[label("outcome", "loaded")])
+            .inc();
+        let first = live
+            .tls
+            .certificates
+            .iter()
+            .map(|shown| shown.not_after.as_second())
+            .min();
+        self.certificate_expiry.set(first.unwrap_or_default());
+    }
+
+    /// Whether the configuration found last is refused.
+    pub fn configuration_refused(&self, refused: bool) {
+        if refused {
+            self.reloads
+                .get_or_create(&[label("outcome", "refused")])
+                .inc();
+        }
+        self.refused.set(i64::from(refused));
+    }
+
     /// A connection was turned away before any stream: `total`, `per-address`, `draining`.
-    pub fn connection_refused(&self, _reason: &'static str) {}
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused
+            .get_or_create(&[label("reason", reason)])
+            .inc();
+    }
 
     /// A TLS handshake ended well; version and suite as rustls names them.
-    pub fn tls_established(&self, _direction: Direction, _version: &str, _suite: &str) {}
+    pub fn tls_established(&self, of: Direction, version: &str, suite: &str) {
+        let labels = [
+            direction(of),
+            ("version", Cow::Owned(version.to_owned())),
+            ("cipher", Cow::Owned(suite.to_owned())),
+        ];
+        self.tls.get_or_create(&labels).inc();
+    }
 
     /// A TLS handshake failed.
-    pub fn tls_failed(&self, _direction: Direction) {}
+    pub fn tls_failed(&self, of: Direction) {
+        self.tls_failures.get_or_create(&[direction(of)]).inc();
+    }
 
     /// A peer's certificate was judged: `valid`, `missing`, `invalid`.
-    pub fn certificate_judged(&self, _direction: Direction, _verdict: &'static str) {}
+    pub fn certificate_judged(&self, of: Direction, verdict: &'static str) {
+        self.certificates
+            .get_or_create(&[direction(of), label("verdict", verdict)])
+            .inc();
+    }
 
     /// One dialback ended: `valid`, `invalid`, `error`, `timeout`.
-    pub fn dialback(&self, _role: Role, _outcome: &'static str, _took: Duration) {}
+    pub fn dialback(&self, role: Role, outcome: &'static str, took: Duration) {
+        let labels = [label("role", role.as_str()), label("outcome", outcome)];
+        self.dialback
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
 
     /// Stanzas went through, in one batch: inbound ones to a link, outbound ones to a peer.
-    pub fn stanzas(&self, _direction: Direction, _count: usize, _bytes: usize) {}
+    pub fn stanzas(&self, of: Direction, count: usize, bytes: usize) {
+        let labels = [direction(of)];
+        self.stanzas.get_or_create(&labels).inc_by(count as u64);
+        self.bytes.get_or_create(&labels).inc_by(bytes as u64);
+    }
 
     /// A stanza error was made; `cause` is a name of the bounce table.
-    pub fn bounced(&self, _cause: &'static str) {}
+    pub fn bounced(&self, cause: &'static str) {
+        self.bounced.get_or_create(&[label("cause", cause)]).inc();
+    }
 
     /// A stanza was dropped because nobody may be told (errors, results): a name of the bounce
     /// table.
-    pub fn dropped(&self, _cause: &'static str) {}
+    pub fn dropped(&self, cause: &'static str) {
+        self.dropped.get_or_create(&[label("cause", cause)]).inc();
+    }
 
     /// A stream ended with an error; `sent` by us, else received; condition of RFC 6120.
-    pub fn stream_error(&self, _direction: Direction, _sent: bool, _condition: &'static str) {}
+    pub fn stream_error(&self, of: Direction, sent: bool, condition: &'static str) {
+        let sender = if sent { "edge" } else { "peer" };
+        let labels = [
+            direction(of),
+            label("sender", sender),
+            label("condition", condition),
+        ];
+        self.stream_errors.get_or_create(&labels).inc();
+    }
 
     /// A look-up ended: `ok`, `not-found`, `disabled`, `refused`, `temporary`.
-    pub fn resolved(&self, _method: Option<Method>, _outcome: &'static str, _took: Duration) {}
+    pub fn resolved(&self, method: Option<Method>, outcome: &'static str, took: Duration) {
+        let labels = [
+            label("method", method.map_or("none", Method::as_str)),
+            label("outcome", outcome),
+        ];
+        self.resolutions
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
 
-    /// A link attempt ended badly or a link broke; a [`xmpp_federation_core::edge_status::LinkState`] in words.
-    pub fn link_failed(&self, _state: &'static str) {}
+    /// A link attempt ended badly or a link broke; a [`LinkState`] in words.
+    pub fn link_failed(&self, state: &'static str) {
+        self.link_failures
+            .get_or_create(&[label("state", state)])
+            .inc();
+    }
+}
+
+/// The state in words.
+pub const fn link_state(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Connecting => "connecting",
+        LinkState::Up => "up",
+        LinkState::Unreachable => "unreachable",
+        LinkState::UnknownComponent => "unknown-component",
+        LinkState::WrongSecret => "wrong-secret",
+        LinkState::Failed => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_read_back_in_prometheus_text() {
+        let metrics = Metrics::default();
+        metrics.stanzas(Direction::Inbound, 3, 700);
+        metrics.dialback(Role::Receiving, "valid", Duration::from_millis(20));
+        metrics.resolved(None, "temporary", Duration::from_secs(4));
+        metrics.configuration_refused(true);
+        let text = metrics.render(&Registry::default());
+        for line in [
+            "xmpp_edge_stanzas_total{direction=\"inbound\"} 3",
+            "xmpp_edge_stanza_bytes_total{direction=\"inbound\"} 700",
+            "xmpp_edge_dialback_seconds_count{role=\"receiving\",outcome=\"valid\"} 1",
+            "xmpp_edge_resolution_seconds_count{method=\"none\",outcome=\"temporary\"} 1",
+            "xmpp_edge_configuration_refused 1",
+            "xmpp_edge_configuration_reloads_total{outcome=\"refused\"} 1",
+            "xmpp_edge_streams{direction=\"outbound\"} 0",
+            "xmpp_edge_links{state=\"up\"} 0",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+    }
 }

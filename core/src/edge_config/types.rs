@@ -234,7 +234,8 @@ pub struct Dns {
     pub resolvers: Vec<IpAddr>,
     /// Private networks that DNS may lead to all the same.
     pub allow_private_targets: Vec<Cidr>,
-    /// Networks that DNS must never lead to, besides private ones: the cluster's pods and services.
+    /// Networks that DNS must not lead to either, besides private ones: the cluster's pods and
+    /// services. What is in `allowPrivateTargets` is excepted.
     pub deny_targets: Vec<Cidr>,
 }
 

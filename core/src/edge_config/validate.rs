@@ -16,6 +16,18 @@ pub struct Problem {
     pub line: Option<usize>,
 }
 
+impl Problem {
+    /// A problem with a field of a text, located there.
+    pub fn at(text: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
+        let field = field.into();
+        Self {
+            line: line_of(text, &field),
+            field,
+            message: message.into(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {

@@ -61,6 +61,16 @@ pub struct Dns {
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Dns {
+    /// Asks the resolvers of a configuration.
+    pub fn of(config: &xmpp_federation_core::edge_config::Dns) -> Self {
+        let servers: Vec<_> = config
+            .resolvers
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, 53))
+            .collect();
+        Self::new(&servers)
+    }
+
     /// Asks these resolvers, over UDP and, where an answer is cut short, over TCP. An empty list
     /// means those of `/etc/resolv.conf`.
     pub fn new(resolvers: &[SocketAddr]) -> Self {

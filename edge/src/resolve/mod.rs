@@ -170,13 +170,7 @@ const MOST_FAILURES: usize = 4;
 impl Resolver {
     /// A resolver by this configuration that asks the DNS servers named in it.
     pub fn new(config: &EdgeConfig) -> Self {
-        let servers: Vec<_> = config
-            .dns
-            .resolvers
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, 53))
-            .collect();
-        Self::with_lookup(config, Arc::new(Dns::new(&servers)), Arc::default())
+        Self::with_lookup(config, Arc::new(Dns::of(&config.dns)), Arc::default())
     }
 
     /// A resolver by this configuration that asks `lookup`, and learns the routers' addresses

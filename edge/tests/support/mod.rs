@@ -545,13 +545,11 @@ pub fn live(config: EdgeConfig) -> Live {
         hosted: config.domains.iter().cloned().collect::<HashSet<_>>(),
         policy: Policy::new(&config),
         dialback: DialbackSecrets::new(SecretBytes::new(SECRET.into()), vec![]),
-        tls: TlsSettings {
-            server: Some(server_tls()),
-            client: Some(client_tls()),
-            leaf_sha256: None,
-        },
+        tls: TlsSettings::new(Some(server_tls()), Some(client_tls())),
         resolver: Arc::new(Resolver::new(&config)),
         router_secrets: vec![SecretBytes::new(b"router-secret".to_vec())],
+        warnings: Vec::new(),
+        files: Vec::new(),
         config,
     }
 }
