@@ -8,17 +8,14 @@ const NAME: u8 = 1;
 const NAME_START: u8 = 2;
 /// White space (XML 1.0 `[3]`).
 const SPACE: u8 = 4;
-/// Byte of character data that needs no look: everything except `<`, `&`, `>`, control characters and non-ASCII.
-const TEXT: u8 = 8;
 
 const CLASSES: [u8; 256] = classes();
 
 #[allow(clippy::indexing_slicing, reason = "evaluated at compile time")]
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
-    let mut i = 0;
-    while i < 128 {
-        let byte = i as u8;
+    let mut byte = 0_u8;
+    while byte < 128 {
         let mut class = 0;
         if byte.is_ascii_alphabetic() || byte == b'_' {
             class |= NAME | NAME_START;
@@ -27,13 +24,10 @@ const fn classes() -> [u8; 256] {
             class |= NAME;
         }
         if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
-            class |= SPACE | TEXT;
+            class |= SPACE;
         }
-        if byte >= 0x20 && !matches!(byte, b'<' | b'&' | b'>') {
-            class |= TEXT;
-        }
-        table[i] = class;
-        i += 1;
+        table[byte as usize] = class;
+        byte += 1;
     }
     table
 }
@@ -53,46 +47,100 @@ pub(super) fn spaces(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|&&b| is_space(b)).count()
 }
 
-/// Number of leading bytes that are ASCII name characters other than `:`.
+/// Eight times 0x01.
+const ONES: u64 = 0x0101_0101_0101_0101;
+/// Eight times 0x80.
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Marks (0x80) the bytes of `word` that are `byte`; exact up to the first hit.
 #[inline]
-pub(super) fn name_run(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|&&b| class(b) & NAME != 0).count()
+const fn equal(word: u64, byte: u8) -> u64 {
+    let x = word ^ (ONES * byte as u64);
+    x.wrapping_sub(ONES) & !x & HIGH
 }
 
-/// Number of leading bytes of character data that need no look.
+/// Marks the bytes below 0x20 or above 0x7F; exact up to the first hit.
+#[inline]
+const fn unusual(word: u64) -> u64 {
+    (word.wrapping_sub(ONES * 0x20) | word) & HIGH
+}
+
+/// Marks the bytes that are not ASCII letters, exactly.
+#[inline]
+const fn not_letter(word: u64) -> u64 {
+    let lower = (word | (ONES * 0x20)) & !HIGH;
+    let from_a = lower + ONES * (0x80 - b'a' as u64);
+    let above_z = lower + ONES * (0x7F - b'z' as u64);
+    (!from_a | above_z | word) & HIGH
+}
+
+/// Length of the run before the first byte that `stops` marks. Eight bytes at a time.
+#[inline]
+fn run(bytes: &[u8], stops: impl Fn(u64) -> u64) -> usize {
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let marks = stops(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return i * 8 + first_mark(marks);
+        }
+    }
+    let mut word = [0; 8];
+    for (to, from) in word.iter_mut().zip(tail) {
+        *to = *from;
+    }
+    // Zero bytes are marked by all callers: the run ends with the input at the latest.
+    words.len() * 8 + first_mark(stops(u64::from_le_bytes(word)))
+}
+
+#[inline]
+const fn first_mark(marks: u64) -> usize {
+    (marks.trailing_zeros() / 8) as usize
+}
+
+/// Number of leading bytes that are ASCII letters; the bulk of most names.
+#[inline]
+pub(super) fn letter_run(bytes: &[u8]) -> usize {
+    run(bytes, not_letter)
+}
+
+/// Is this an ASCII character of a name other than `:`?
+#[inline]
+pub(super) const fn is_ascii_name_char(byte: u8) -> bool {
+    class(byte) & NAME != 0
+}
+
+/// Number of leading bytes of character data that need no look: no `<`, `&`, `>`,
+/// control character, tab, line end or non-ASCII.
 #[inline]
 pub(super) fn text_run(bytes: &[u8]) -> usize {
     let (chunks, _) = bytes.as_chunks::<16>();
-    let mut run = 0;
-    // Without early exit inside a chunk the compiler uses vector instructions.
+    let mut len = 0;
     for chunk in chunks {
-        let stop = chunk.iter().fold(false, |stop, &b| {
-            stop | !(0x20..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == b'>')
-        });
-        if stop {
+        // Only arithmetic and no early exit: the compiler uses vector instructions.
+        let stops = |b: u8| {
+            u8::from(!(0x20..0x80).contains(&b))
+                | u8::from(b == b'<')
+                | u8::from(b == b'&')
+                | u8::from(b == b'>')
+        };
+        if chunk.iter().fold(0, |stop, &b| stop | stops(b)) != 0 {
             break;
         }
-        run += 16;
+        len += 16;
     }
-    let rest = bytes.get(run..).unwrap_or_default();
-    run + rest.iter().take_while(|&&b| class(b) & TEXT != 0).count()
+    let rest = bytes.get(len..).unwrap_or_default();
+    len + run(rest, |word| {
+        unusual(word) | equal(word, b'<') | equal(word, b'&') | equal(word, b'>')
+    })
 }
 
 /// Number of leading bytes of an attribute value that need no look: no quote,
 /// `<`, `&`, control character, tab, line end or non-ASCII.
 #[inline]
 pub(super) fn value_run(bytes: &[u8], quote: u8) -> usize {
-    let stops = |b: u8| !(0x20..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == quote);
-    let (chunks, _) = bytes.as_chunks::<16>();
-    let mut run = 0;
-    for chunk in chunks {
-        if chunk.iter().fold(false, |stop, &b| stop | stops(b)) {
-            break;
-        }
-        run += 16;
-    }
-    let rest = bytes.get(run..).unwrap_or_default();
-    run + rest.iter().take_while(|&&b| !stops(b)).count()
+    run(bytes, |word| {
+        unusual(word) | equal(word, b'<') | equal(word, b'&') | equal(word, quote)
+    })
 }
 
 /// What stands at the start of some bytes, read as UTF-8.
@@ -108,16 +156,6 @@ pub(super) enum Utf8 {
 /// Reads one character.
 pub(super) fn decode(bytes: &[u8]) -> Utf8 {
     let (value, len) = match *bytes {
-        [] | [0xC2..=0xDF] | [0xE0] | [0xE0, 0xA0..=0xBF] => return Utf8::Partial,
-        [0xE1..=0xEC | 0xEE | 0xEF] | [0xE1..=0xEC | 0xEE | 0xEF, 0x80..=0xBF] => {
-            return Utf8::Partial;
-        }
-        [0xED] | [0xED, 0x80..=0x9F] => return Utf8::Partial,
-        [0xF0] | [0xF0, 0x90..=0xBF] | [0xF0, 0x90..=0xBF, 0x80..=0xBF] => return Utf8::Partial,
-        [0xF1..=0xF3] | [0xF1..=0xF3, 0x80..=0xBF] | [0xF1..=0xF3, 0x80..=0xBF, 0x80..=0xBF] => {
-            return Utf8::Partial;
-        }
-        [0xF4] | [0xF4, 0x80..=0x8F] | [0xF4, 0x80..=0x8F, 0x80..=0xBF] => return Utf8::Partial,
         [a @ 0x00..=0x7F, ..] => (u32::from(a), 1),
         [a @ 0xC2..=0xDF, b @ 0x80..=0xBF, ..] => (bits(a, 0x1F) << 6 | bits(b, 0x3F), 2),
         [a @ 0xE0, b @ 0xA0..=0xBF, c @ 0x80..=0xBF, ..]
@@ -154,7 +192,13 @@ pub(super) fn decode(bytes: &[u8]) -> Utf8 {
             bits(a, 0x07) << 18 | bits(b, 0x3F) << 12 | bits(c, 0x3F) << 6 | bits(d, 0x3F),
             4,
         ),
-        _ => return Utf8::Bad,
+        _ => {
+            let start = bytes.get(..4).unwrap_or(bytes);
+            return match std::str::from_utf8(start) {
+                Err(error) if error.valid_up_to() > 0 || error.error_len().is_some() => Utf8::Bad,
+                _ => Utf8::Partial,
+            };
+        }
     };
     char::from_u32(value).map_or(Utf8::Bad, |c| Utf8::Char(c, len))
 }
@@ -187,10 +231,16 @@ pub(super) const fn is_name_char(c: char) -> bool {
             '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
+/// Is this an ASCII character that may start a name?
+#[inline]
+pub(super) const fn is_ascii_name_start(byte: u8) -> bool {
+    class(byte) & NAME_START != 0
+}
+
 /// Does this name part start with a character that may start a name?
 pub(super) fn starts_name(part: &[u8]) -> bool {
     match part.first() {
-        Some(&b) if b < 0x80 => class(b) & NAME_START != 0,
+        Some(&b) if b < 0x80 => is_ascii_name_start(b),
         Some(_) => matches!(decode(part), Utf8::Char(c, _) if is_name_start(c)),
         None => false,
     }

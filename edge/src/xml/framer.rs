@@ -84,13 +84,11 @@ impl Framer {
                     self.buf.advance(n);
                     return Ok(Some(Frame::Header(header)));
                 }
-                Ok(Some(Cut::Element(n, head))) => {
-                    let bytes = self.buf.split_to(n).freeze();
-                    let context = self.scanner.context.clone().unwrap_or_default();
+                Ok(Some(Cut::Element(n))) => {
                     return Ok(Some(Frame::Element(Element {
-                        bytes,
-                        head,
-                        context,
+                        bytes: self.buf.split_to(n).freeze(),
+                        head: std::mem::take(&mut self.scanner.head),
+                        context: self.scanner.context.clone().unwrap_or_default(),
                     })));
                 }
                 Ok(Some(Cut::End(n))) => {

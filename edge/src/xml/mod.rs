@@ -17,6 +17,7 @@ mod header;
 mod limits;
 mod negotiation;
 pub mod ns;
+mod prolog;
 mod reroot;
 mod scanner;
 mod tag;

@@ -8,24 +8,23 @@
 use std::sync::Arc;
 
 use super::chars::{
-    MAX_REFERENCE, Reference, Utf8, decode, is_name_char, is_space, is_xml_char, name_run,
-    reference, spaces, starts_name, text_run, value_run,
+    MAX_REFERENCE, Reference, Utf8, decode, is_ascii_name_char, is_ascii_name_start, is_name_char,
+    is_space, is_xml_char, letter_run, reference, spaces, starts_name, text_run, value_run,
 };
 use super::element::{Head, Span};
 use super::error::{StreamErrorCondition as Condition, XmlError};
 use super::header::{StreamContext, StreamHeader};
 use super::limits::Limits;
+use super::prolog::Prolog;
 use super::tag::{Attr, Binding};
 
 /// Where the scanner stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nothing of the stream seen.
+    /// Before the header.
     Start,
     /// Inside `<?xml … ?>`.
     Declaration,
-    /// Behind the declaration.
-    Prolog,
     /// Behind the header, between top-level elements.
     Between,
     /// In the content of an element.
@@ -66,8 +65,8 @@ pub(super) enum Cut {
     Skip(usize),
     /// The stream header.
     Header(usize, Box<StreamHeader>),
-    /// A top-level element.
-    Element(usize, Head),
+    /// A top-level element, described by [`Scanner::head`].
+    Element(usize),
     /// The end of the stream.
     End(usize),
 }
@@ -86,7 +85,7 @@ pub(super) struct Scanner {
     pub(super) limits: Limits,
     pub(super) state: State,
     /// Next byte to look at.
-    pos: usize,
+    pub(super) pos: usize,
     /// Start of the name, value or text in progress.
     mark: usize,
     /// Behind the `&` of the reference in progress.
@@ -94,7 +93,7 @@ pub(super) struct Scanner {
     /// Colon of the name in progress, 0 if none.
     colon: usize,
     /// Bytes of the stream before the frame in progress.
-    base: u64,
+    pub(super) base: u64,
     pub(super) open: Vec<OpenElement>,
     pub(super) bindings: Vec<Binding>,
     /// Name of the start tag in progress and its colon, 0 if none.
@@ -122,7 +121,8 @@ const fn bad_utf8<T>() -> Step<T> {
     Err((Condition::UnsupportedEncoding, "ill-formed UTF-8"))
 }
 
-fn from(bytes: &[u8], start: usize) -> &[u8] {
+#[inline]
+pub(super) fn from(bytes: &[u8], start: usize) -> &[u8] {
     bytes.get(start..).unwrap_or_default()
 }
 
@@ -164,8 +164,7 @@ impl Scanner {
     pub(super) fn run(&mut self, buf: &[u8]) -> Result<Option<Cut>, XmlError> {
         match self.scan(buf) {
             Ok(cut) => {
-                if let Some(Cut::Skip(n) | Cut::Header(n, _) | Cut::Element(n, _) | Cut::End(n)) =
-                    cut
+                if let Some(Cut::Skip(n) | Cut::Header(n, _) | Cut::Element(n) | Cut::End(n)) = cut
                 {
                     self.base += n as u64;
                     self.pos = 0;
@@ -223,7 +222,10 @@ impl Scanner {
         loop {
             match state {
                 State::Text => {
-                    pos += text_run(from(buf, pos));
+                    // A tag behind a tag is frequent.
+                    if buf.get(pos) != Some(&b'<') {
+                        pos += text_run(from(buf, pos));
+                    }
                     match byte!() {
                         b'<' => {
                             pos += 1;
@@ -240,6 +242,7 @@ impl Scanner {
                             }
                             pos += 1;
                         }
+                        b'\t' | b'\n' | b'\r' => pos += 1,
                         b if b < 0x80 => fail!(malformed("control character")),
                         _ => match check!(character(from(buf, pos))) {
                             Some(n) => pos += n,
@@ -256,7 +259,7 @@ impl Scanner {
                             let rest = from(buf, pos);
                             if rest.starts_with(name) && rest.get(name.len()) == Some(&b'>') {
                                 pos += name.len() + 1;
-                                if let Some(cut) = check!(self.close(buf, pos)) {
+                                if let Some(cut) = check!(self.close(pos)) {
                                     self.state = State::Between;
                                     return Ok(Some(cut));
                                 }
@@ -278,27 +281,40 @@ impl Scanner {
                     _ => {
                         self.mark = pos;
                         self.colon = 0;
-                        state = State::StartName;
+                        let letters = letter_run(from(buf, pos));
+                        let behind = buf.get(pos + letters);
+                        if letters > 0
+                            && letters <= self.limits.max_name_bytes
+                            && matches!(behind, Some(b' ' | b'>' | b'/'))
+                        {
+                            pos += letters;
+                            check!(self.begin_tag(pos));
+                            state = State::Tag;
+                        } else {
+                            state = State::StartName;
+                        }
                     }
                 },
                 State::StartName => {
                     if !check!(self.name(buf, &mut pos)) {
                         return self.starved(buf, pos, state);
                     }
-                    if !check!(self.name_is_proper(buf, pos)) {
+                    if !self.name_is_proper(buf, pos) {
                         fail!(malformed("not a name behind <"));
                     }
-                    self.tag_name = Span::new(self.mark, pos);
-                    self.tag_colon = self.colon;
-                    self.attrs.clear();
-                    if self.open.is_empty() {
-                        self.head = Head::default();
-                    } else if self.open.len() >= self.limits.max_depth {
-                        fail!(over_limit("elements nested too deeply"));
-                    }
+                    check!(self.begin_tag(pos));
                     state = State::Tag;
                 }
                 State::Tag => {
+                    // The usual attributes at once; the states below do the others, and
+                    // those whose end has not arrived.
+                    while self.attrs.len() < self.limits.max_attributes
+                        && let Some((attr, end)) =
+                            Attr::simple(buf, pos, self.limits.max_name_bytes)
+                    {
+                        self.attrs.push(attr);
+                        pos = end;
+                    }
                     let mut b = byte!();
                     if is_space(b) {
                         pos += 1;
@@ -339,7 +355,7 @@ impl Scanner {
                     if !check!(self.name(buf, &mut pos)) {
                         return self.starved(buf, pos, state);
                     }
-                    if !check!(self.name_is_proper(buf, pos)) {
+                    if !self.name_is_proper(buf, pos) {
                         fail!(malformed("not an attribute name"));
                     }
                     self.attr = Attr::named(buf, self.mark, self.colon, pos);
@@ -446,7 +462,7 @@ impl Scanner {
                     if self.context.is_none() {
                         fail!(Err((Condition::BadFormat, "stream header closed at once")));
                     }
-                    if let Some(cut) = check!(self.close(buf, pos)) {
+                    if let Some(cut) = check!(self.close(pos)) {
                         self.state = State::Between;
                         return Ok(Some(cut));
                     }
@@ -477,7 +493,7 @@ impl Scanner {
                         self.state = State::Ended;
                         return Ok(Some(Cut::End(pos)));
                     }
-                    if let Some(cut) = check!(self.close(buf, pos)) {
+                    if let Some(cut) = check!(self.close(pos)) {
                         self.state = State::Between;
                         return Ok(Some(cut));
                     }
@@ -507,7 +523,7 @@ impl Scanner {
                 State::Cdata => {
                     pos += text_run(from(buf, pos));
                     match byte!() {
-                        b'<' | b'&' => pos += 1,
+                        b'<' | b'&' | b'\t' | b'\n' | b'\r' => pos += 1,
                         b'>' => {
                             let ends =
                                 pos >= self.mark + 2 && from(buf, pos - 2).starts_with(b"]]");
@@ -552,65 +568,17 @@ impl Scanner {
                         }
                     }
                 }
-                State::Start => {
-                    match *buf {
-                        [] => return self.starved(buf, 0, state),
-                        [b, ..] if is_space(b) => return Ok(Some(Cut::Skip(spaces(buf)))),
-                        [b'<'] => return self.starved(buf, 0, state),
-                        [b'<', b'?', ..] => {
-                            // White space before the declaration makes it a processing instruction.
-                            if self.base != 0 {
-                                fail!(Err((Condition::RestrictedXml, "processing instruction")));
-                            }
-                            pos = 2;
-                            state = State::Declaration;
-                        }
-                        [b'<', b'/', ..] => fail!(malformed("end tag without start tag")),
-                        [b'<', 0, ..] | [0 | 0xFE | 0xFF, ..] => {
-                            fail!(Err((Condition::UnsupportedEncoding, "not UTF-8")))
-                        }
-                        [b'<', ..] => {
+                State::Start | State::Declaration => {
+                    self.pos = pos;
+                    self.state = state;
+                    match self.prolog(buf)? {
+                        Prolog::Header => {
                             pos = 1;
                             state = State::Open;
                         }
-                        [0xEF] | [0xEF, 0xBB] => return self.starved(buf, 0, state),
-                        [0xEF, 0xBB, 0xBF, ..] => {
-                            fail!(malformed("byte order mark before the stream header"))
-                        }
-                        _ => fail!(malformed("not a stream header")),
-                    }
-                }
-                State::Declaration => match from(buf, pos).iter().position(|&b| b == b'>') {
-                    None => {
-                        pos = buf.len();
-                        if pos > super::declaration::MAX_BYTES {
-                            fail!(Err((Condition::RestrictedXml, "XML declaration too long")));
-                        }
-                        return self.starved(buf, pos, state);
-                    }
-                    Some(at) => {
-                        let end = pos + at + 1;
-                        check!(super::declaration::check(
-                            buf.get(..end).unwrap_or_default()
-                        ));
-                        self.state = State::Prolog;
-                        return Ok(Some(Cut::Skip(end)));
-                    }
-                },
-                State::Prolog => {
-                    let skip = spaces(buf);
-                    if skip > 0 {
-                        return Ok(Some(Cut::Skip(skip)));
-                    }
-                    if byte!() != b'<' {
-                        fail!(malformed("not a stream header"));
-                    }
-                    match buf.get(1) {
-                        None => return self.starved(buf, 0, state),
-                        Some(b'/') => fail!(malformed("end tag without start tag")),
-                        Some(_) => {
-                            pos = 1;
-                            state = State::Open;
+                        Prolog::Skip(n) => return Ok(Some(Cut::Skip(n))),
+                        Prolog::Starved => {
+                            return self.starved(buf, self.pos, self.state);
                         }
                     }
                 }
@@ -619,12 +587,28 @@ impl Scanner {
         }
     }
 
+    /// The name of a start tag ends at `end`.
+    #[inline]
+    fn begin_tag(&mut self, end: usize) -> Step<()> {
+        self.tag_name = Span::new(self.mark, end);
+        self.tag_colon = self.colon;
+        self.attrs.clear();
+        if self.open.is_empty() {
+            self.head = Head::default();
+        } else if self.open.len() >= self.limits.max_depth {
+            return over_limit("elements nested too deeply");
+        }
+        Ok(())
+    }
+
     /// Walks to the end of a name; false when it may go on in bytes to come.
+    #[inline]
     fn name(&mut self, buf: &[u8], pos: &mut usize) -> Step<bool> {
         let complete = loop {
-            *pos += name_run(from(buf, *pos));
+            *pos += letter_run(from(buf, *pos));
             match buf.get(*pos) {
                 None => break false,
+                Some(&b) if is_ascii_name_char(b) => *pos += 1,
                 Some(b':') => {
                     if self.colon != 0 {
                         return malformed("two colons in a name");
@@ -648,28 +632,32 @@ impl Scanner {
     }
 
     /// Is the name just walked over a qualified name (Namespaces in XML `[7]`)?
-    fn name_is_proper(&self, buf: &[u8], end: usize) -> Step<bool> {
+    #[inline]
+    fn name_is_proper(&self, buf: &[u8], end: usize) -> bool {
+        if self.colon == 0 && buf.get(self.mark).is_some_and(|&b| is_ascii_name_start(b)) {
+            return true;
+        }
         let part = |a: usize, b: usize| starts_name(buf.get(a..b).unwrap_or_default());
-        Ok(if self.colon == 0 {
+        if self.colon == 0 {
             part(self.mark, end)
         } else {
             part(self.mark, self.colon) && part(self.colon + 1, end)
-        })
+        }
     }
 
     /// Takes the innermost element off; the frame when it was the top-level one.
-    fn close(&mut self, buf: &[u8], end: usize) -> Step<Option<Cut>> {
+    #[inline]
+    fn close(&mut self, end: usize) -> Step<Option<Cut>> {
         if let Some(open) = self.open.pop() {
             self.bindings.truncate(open.bindings);
         }
-        debug_assert!(end <= buf.len());
         if !self.open.is_empty() {
             return Ok(None);
         }
         if end > self.limits.max_stanza_bytes {
             return over_limit("stanza too large");
         }
-        Ok(Some(Cut::Element(end, std::mem::take(&mut self.head))))
+        Ok(Some(Cut::Element(end)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::chars::attribute_value;
+use super::chars::{attribute_value, letter_run, value_run};
 use super::element::{FROM, HAS_LANG, ID, NAMES_CONTENT, OWN_DEFAULT, PREFIXED, Span, TO, TYPE};
 use super::error::StreamErrorCondition as Condition;
 use super::header::{NsName, StreamContext, StreamHeader, bound_to};
@@ -59,6 +59,40 @@ impl Attr {
         }
     }
 
+    /// Reads ` name='value'` at `pos` and says where it ends, if it is there as a whole
+    /// and made of ASCII without references.
+    #[inline]
+    pub(super) fn simple(buf: &[u8], pos: usize, max_name: usize) -> Option<(Self, usize)> {
+        let (b' ', rest) = buf.get(pos..)?.split_first()? else {
+            return None;
+        };
+        let start = pos + 1;
+        let mut len = letter_run(rest);
+        let mut colon = 0;
+        if len == 0 {
+            return None;
+        }
+        if rest.get(len) == Some(&b':') {
+            let local = letter_run(rest.get(len + 1..)?);
+            if local == 0 {
+                return None;
+            }
+            colon = start + len;
+            len += 1 + local;
+        }
+        let [b'=', quote @ (b'\'' | b'"'), value @ ..] = rest.get(len..)? else {
+            return None;
+        };
+        let value_len = value_run(value, *quote);
+        if len > max_name || value.get(value_len) != Some(quote) {
+            return None;
+        }
+        let mut attr = Self::named(buf, start, colon, start + len);
+        let value = start + len + 2;
+        attr.value = Span::new(value, value + value_len);
+        Some((attr, value + value_len + 1))
+    }
+
     /// Local part of the name.
     fn local<'b>(&self, buf: &'b [u8]) -> &'b [u8] {
         if self.colon == 0 {
@@ -107,6 +141,13 @@ impl Scanner {
     /// and opens the element.
     pub(super) fn start_tag(&mut self, buf: &[u8]) -> Step<()> {
         let outside = self.bindings.len();
+        if self.attrs.is_empty() && self.tag_colon == 0 && !self.open.is_empty() {
+            self.open.push(OpenElement {
+                name: self.tag_name,
+                bindings: outside,
+            });
+            return Ok(());
+        }
         let mut declares = false;
         let mut prefixed = false;
         for (i, attr) in self.attrs.iter().enumerate() {

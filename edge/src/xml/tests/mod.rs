@@ -9,7 +9,12 @@
 
 use super::*;
 
+mod differential;
+mod limits;
+mod rerooting;
+mod splits;
 mod verdicts;
+mod writing;
 
 /// The header of an ordinary peer.
 pub(crate) const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
@@ -50,3 +55,18 @@ pub(crate) fn describe(frame: &Frame) -> String {
         Frame::End => "end".into(),
     }
 }
+
+/// One stream that uses most of what is allowed.
+pub(crate) const STREAM: &str = "<?xml version='1.0' encoding='UTF-8'?>\n<stream:stream \
+    xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' xml:lang='de' \
+    xmlns:db = \"jabber:server:dialback\" xmlns:s='jabber:server' xmlns:u='urn:u&amp;1' from='vngtp.lab' \
+    to='coluc.com' id='D&#x36;0' version='1.0'>\
+    <stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>\
+    <dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features> \n\
+    <db:result from='a.example' to='b.example'>b4835385f37fe289</db:result>\
+    <message from='a@a.example/\u{fc}' to='b@b.example' id='1&quot;&#10;' type='chat'><body>1 &lt; 2 \
+    \u{1F600}]] > \u{44f}</body><![CDATA[<raw> ]] ]>&]]><u:x u:y='z' y=\"'\"/></message>\
+    <presence xml:lang='en' from='a@a.example' to='b@b.example' type='subscribe'/>\t\
+    <s:message s:a='b' to='b@b.example'><s:body>prefixed</s:body><n xmlns=''><s:body/></n></s:message>\
+    <iq xmlns='jabber:server' type='get' id='\u{e4}' from='a.example' to='b.example'><ping \
+    xmlns='urn:xmpp:ping' p:a='1' q:a='2' xmlns:p='u:p' xmlns:q='u:q' ></ping ></iq></stream:stream>";
