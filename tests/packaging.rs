@@ -15,7 +15,11 @@ fn root() -> &'static Path {
 
 fn tool(name: &str) -> PathBuf {
     let path = root().join("target/lab-bin").join(name);
-    assert!(path.exists(), "{} is missing: run `make setup`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `make setup`",
+        path.display()
+    );
     path
 }
 
@@ -47,9 +51,17 @@ fn objects(yaml: &str) -> BTreeMap<String, Value> {
             continue;
         }
         strip_labels(&mut object);
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
+        let text = |pointer: &str| {
+            object
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or("-")
+        };
         let key = format!("{} {}", text("/kind"), text("/metadata/name"));
-        assert!(objects.insert(key.clone(), object).is_none(), "{key} is there twice");
+        assert!(
+            objects.insert(key.clone(), object).is_none(),
+            "{key} is there twice"
+        );
     }
     objects
 }
@@ -69,7 +81,9 @@ fn strip_labels(value: &mut Value) {
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
 fn the_chart_and_the_kustomization_install_the_same_objects() {
-    let kustomized = run(Command::new(tool("kubectl")).arg("kustomize").arg(root().join("deploy")));
+    let kustomized = run(Command::new(tool("kubectl"))
+        .arg("kustomize")
+        .arg(root().join("deploy")));
     let mut deploy = objects(&kustomized);
     // Helm creates namespaces by a flag of its own.
     deploy.retain(|key, _| !key.starts_with("Namespace "));
@@ -108,7 +122,10 @@ fn the_charts_definition_is_the_generated_one_and_outlives_the_release() {
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
 fn named_namespaces_take_roles_instead_of_a_cluster_wide_one() {
-    let objects = objects(&chart(&["crds.enabled=false", "watchNamespaces={federation}"]));
+    let objects = objects(&chart(&[
+        "crds.enabled=false",
+        "watchNamespaces={federation}",
+    ]));
     let mine = |key: &str| objects.contains_key(key);
     assert!(mine("Role xmpp-federation-operator-federations"));
     assert!(!mine("ClusterRole xmpp-federation-operator"));
