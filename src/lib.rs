@@ -1,5 +1,15 @@
-//! Kubernetes operator for XMPP federation of Unified CM IM and Presence.
+//! Kubernetes operator for XMPP federation of Cisco Unified CM IM and Presence.
+//!
+//! - [`api`]: the resource, its status, conditions, reasons and CRD
+//! - [`controller`]: one reconcile: dereference, validate, build, apply, effects, status, delete
+//! - [`secrets`], [`tls`]: dialback secret; own authority and what any certificate says
+//! - [`records`]: public DNS records as a stranger sees them
+//! - [`imp`]: what is done to IM and Presence: AXL, Control Center, the restart plan, the ledger
+//! - [`edges`]: what is asked of running edge pods
+//! - [`runtime`]: lease, health, metrics, logging
 
+pub mod api;
+pub mod controller;
 pub mod edges;
 pub mod imp;
 pub mod records;

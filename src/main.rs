@@ -1,2 +1,180 @@
-//! Skeleton
-fn main() {}
+//! The operator's binary: sets up logging, health, leadership, and runs the controller.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use xmpp_federation_core::edge_config::Cidr;
+use xmpp_federation_operator::controller::{Context, Settings, watch};
+use xmpp_federation_operator::edges;
+use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::ledger::store::KubeStore;
+use xmpp_federation_operator::runtime::{health, lease, logging, metrics::Metrics};
+
+/// Name of the Lease.
+const LEASE: &str = "xmpp-federation-operator";
+
+/// Kubernetes operator for XMPP federation of Cisco Unified CM IM and Presence.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Namespace of the operator: home of its Lease and of the ledgers.
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// Name of this pod: holder of the Lease, and reporter of events.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+    /// Namespaces to watch, separated by commas; absent: all.
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    watch_namespaces: Vec<String>,
+    /// Image of the edge where a resource names none.
+    #[arg(long, env = "EDGE_IMAGE")]
+    edge_image: String,
+    /// Networks of pods and Services, separated by commas: DNS must never lead an edge there.
+    #[arg(long, env = "CLUSTER_NETWORKS", value_delimiter = ',')]
+    cluster_networks: Vec<Cidr>,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "HEALTH_ADDRESS", default_value = "[::]:8081")]
+    health_address: SocketAddr,
+    /// Log directives, as info or info,xmpp_federation_operator=debug.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(sentence) = logging::init(&args.log) {
+        eprintln!("{sentence}");
+        return ExitCode::from(2);
+    }
+    // Few threads: reconciles wait for the network, and memory is counted.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "the runtime cannot be set up");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            error!(sentence, "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), String> {
+    // Two libraries bring TLS; both take the provider that is installed first.
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        return Err("a TLS provider was installed twice".to_owned());
+    }
+    let stop = CancellationToken::new();
+    let mut term =
+        signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM cannot be caught: {e}"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT cannot be caught: {e}"))?;
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+            stop.cancel();
+        }
+    });
+
+    let metrics = Metrics::new();
+    let readiness = health::Readiness::default();
+    let server = tokio::spawn(health::serve(
+        args.health_address,
+        readiness.clone(),
+        metrics.clone(),
+        stop.clone(),
+    ));
+    let client = kube::Client::try_default()
+        .await
+        .map_err(|error| format!("no access to a Kubernetes API: {error}"))?;
+    let version = client
+        .apiserver_version()
+        .await
+        .map_err(|error| format!("the Kubernetes API does not answer: {error}"))?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kubernetes = version.git_version,
+        namespace = args.namespace,
+        "started"
+    );
+    // A standby is ready: it can take over at any moment.
+    readiness.set_ready();
+
+    let lease = lease::LeaderElection::new(client.clone(), &args.namespace, LEASE, &args.pod_name);
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = lease.acquire() => {}
+    }
+    metrics.leader.set(1);
+
+    let store = KubeStore::new(client.clone(), &args.namespace);
+    let edges = edges::Client::new().map_err(|error| error.to_string())?;
+    let settings = Settings {
+        edge_image: args.edge_image,
+        namespace: args.namespace,
+        cluster_networks: args.cluster_networks,
+    };
+    let context = Arc::new(Context::new(
+        client,
+        Imp::new(Arc::new(store)),
+        edges,
+        metrics.clone(),
+        settings,
+        args.pod_name,
+    ));
+    let scope = if args.watch_namespaces.is_empty() {
+        watch::Scope::Cluster
+    } else {
+        watch::Scope::Namespaces(args.watch_namespaces)
+    };
+    let controller = tokio::spawn(watch::run(context, scope, stop.clone().cancelled_owned()));
+
+    // The lease is given back only after the last write: reconciles under way are finished first.
+    let finished = CancellationToken::new();
+    let held = tokio::spawn({
+        let finished = finished.clone();
+        async move { lease.hold(&finished).await }
+    });
+    tokio::pin!(held);
+    tokio::select! {
+        _ = &mut held => {
+            // Whoever holds it now may write; this process may not, not even to its end.
+            return Err("leadership was lost; another instance goes on".to_owned());
+        }
+        outcome = controller => {
+            if let Err(error) = outcome {
+                return Err(format!("the controller failed: {error}"));
+            }
+        }
+    }
+    metrics.leader.set(0);
+    finished.cancel();
+    if let Err(error) = held.await {
+        return Err(format!("the lease could not be released: {error}"));
+    }
+    if !stop.is_cancelled() {
+        return Err("the watch ended; the kubelet starts this process anew".to_owned());
+    }
+    if let Ok(Err(error)) = server.await {
+        return Err(format!("the health server failed: {error}"));
+    }
+    info!("stopped in order");
+    Ok(())
+}

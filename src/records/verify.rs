@@ -55,14 +55,16 @@ pub struct RecordStatus {
 
 /// Looks all records up; the order of the answer is that of the question.
 pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
-    let ours = wanted.domains.iter().map(|domain| (domain, false));
-    let partners = wanted.partners.iter().map(|domain| (domain, true));
-    futures::stream::iter(ours.chain(partners))
+    // Owned questions: a stream over borrowed ones is not Send for all lifetimes.
+    let ours = wanted.domains.iter().map(|domain| (domain.clone(), false));
+    let partners = wanted.partners.iter().map(|domain| (domain.clone(), true));
+    let questions: Vec<(Domain, bool)> = ours.chain(partners).collect();
+    futures::stream::iter(questions)
         .map(|(domain, partner)| async move {
             if partner {
-                partner_record(dns, domain).await
+                partner_record(dns, &domain).await
             } else {
-                own_record(dns, domain, wanted).await
+                own_record(dns, &domain, wanted).await
             }
         })
         .buffered(PARALLEL)

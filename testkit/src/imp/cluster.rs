@@ -208,6 +208,11 @@ impl Cluster {
         self.lock_settings().clone()
     }
 
+    /// How stanzas are spread; asked for each of them.
+    pub fn spread(&self) -> Spread {
+        self.lock_settings().spread
+    }
+
     /// Changes settings.
     pub fn change(&self, change: Change) -> Result<(), String> {
         let restart = change.restart_s.map(seconds).transpose()?;

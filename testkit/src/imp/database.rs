@@ -56,11 +56,12 @@ impl Database {
                 (name, id),
             )?;
         }
-        // As a mixed cluster shows it: a row that is no host, the call manager, then the IM&P nodes.
-        let mut nodes = vec![
-            ("EnterpriseWideData".to_string(), 1, 0),
-            ("cucm.coluc.com".to_string(), 1, 0),
-        ];
+        // As a mixed cluster shows it: a row that is no host, the call manager, then the IM&P nodes. Without roles
+        // (9.x) IM&P has a database to itself.
+        let mut nodes = vec![("EnterpriseWideData".to_string(), 1, 0)];
+        if config.role_column {
+            nodes.push(("cucm.coluc.com".to_string(), 1, 0));
+        }
         for (index, node) in config.nodes.iter().enumerate() {
             nodes.push((node.name.clone(), 2, i64::from(index > 0)));
         }

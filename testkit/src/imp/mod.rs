@@ -13,6 +13,28 @@
 //! `--node` may be repeated, the first is the publisher; ports default to 8443, 7400 and 8080 (`https=`, `xcp=`,
 //! `control=`). `--config FILE` (YAML, the fields of [`ImpConfig`] in kebab-case) comes first, flags override it. The CA file is
 //! written before the process says `imp: ready` on its standard output; all ports are open then.
+//!
+//! # What it is true to
+//!
+//! Nobody of this project has a real cluster at hand: the simulator keeps to what is published, and where that is
+//! silent, it is stricter than the real one may be.
+//!
+//! | published | simulated as |
+//! |---|---|
+//! | AXL at `/axl/`, SOAP 1.1, quoted `SOAPAction` with the version, the same version in the namespace; 599 with an HTML page for other versions; 401 and 403 without SOAP; 404 for a stale session cookie; 503 as throttle; faults with `axlError` | so |
+//! | Informix SQL, one row per statement, writes on the publisher only | `SQLite` behind a parser for the forms that are needed ([`sql`]), with Informix' error numbers |
+//! | accounts are locked after three failures, one account for all interfaces | so, on all nodes together |
+//! | rows reach the subscriber by replication; Config Manager then writes the router's configuration; the router reads it when it starts | two settable delays; ids are taken at the start of the new process |
+//! | Control Center acts on its own node; restarts are asynchronous; `UpTime` in seconds; reason codes; a request limit | so; a request for another node is a fault; `UpTime` counts from the start of the process and is -1 until it is fully up |
+//! | a restart of the router takes all XCP services with it; stop and start leaves them down | so |
+//! | XCP router: XEP-0114 handshake with the shared secret; ids that are not in its configuration get no traffic | `host-unknown` on the stream header, `not-authorized` for a wrong secret, `conflict` for an id that is linked already |
+//! | without a federation component, stanzas to foreign domains bounce | `remote-server-not-found` to the sender, counted |
+//!
+//! Invented, because nothing is published: the texts of faults and of reason codes; `ReturnCode` 1 for a refused
+//! command; code -797 for a write at a subscriber; the 415 for another content type; that a second link of one id is refused; that a router which
+//! stops gives back what it had not written yet (the real one may lose it); spreading over components; traffic of one
+//! node's users over the other node's component; the shape of the notice. Writes through `executeSQLQuery` are
+//! refused here, though Cisco's own log suggests that the real one takes them.
 
 mod auth;
 mod axl;
@@ -27,7 +49,7 @@ mod http;
 mod listen;
 mod router;
 mod soap;
-mod sql;
+pub mod sql;
 mod tls;
 mod users;
 pub(crate) mod xml;

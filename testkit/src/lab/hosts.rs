@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{
     Lab,
-    network::{DNS_INTERNET, DNS_LAN},
+    network::{self, DNS_INTERNET, DNS_LAN},
 };
 use crate::Error;
 
@@ -42,8 +42,14 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
     lab.add_host("ecup10s", &[SUBSCRIBER]).await?;
     lab.add_host("vngtp", &[PARTNER]).await?;
     start_dns(lab)?;
+    start_imp(lab)?;
     start_partner(lab)?;
     lab.wait_for_port("dns", DNS_LAN, 8080).await?;
+    for node in [PUBLISHER, SUBSCRIBER] {
+        for port in [8080, 8443, 7400] {
+            lab.wait_for_port("imp", node, port).await?;
+        }
+    }
     lab.wait_for_port("vngtp", PARTNER, 5269).await?;
     lab.wait_for_port("bob", PARTNER, 8080).await
 }
@@ -61,6 +67,32 @@ fn start_dns(lab: &Lab) -> Result<(), Error> {
         &control,
     ];
     lab.spawn_testkit(Some("dns"), "dns", &arguments)?;
+    Ok(())
+}
+
+/// One process for the whole cluster: it opens its sockets in the nodes' namespaces.
+fn start_imp(lab: &Lab) -> Result<(), Error> {
+    let node = |name: &str, alias: &str, host: &str, address: Ipv4Addr| {
+        let namespace = network::namespace_file(lab.layout(), Some(host));
+        format!(
+            "name={name}{alias},address={address},netns={}",
+            namespace.display()
+        )
+    };
+    let publisher = node(
+        "ecup10.coluc.com",
+        ",alias=cups.ciscotac.net",
+        "ecup10",
+        PUBLISHER,
+    );
+    let subscriber = node("ecup10s.coluc.com", "", "ecup10s", SUBSCRIBER);
+    let ca = imp_ca(lab).display().to_string();
+    #[rustfmt::skip]
+    let arguments = [
+        "imp", "--ca-out", &ca, "--username", AXL_USER, "--password", AXL_PASSWORD, "--router-secret", ROUTER_SECRET,
+        "--restart-s", "5", "--replication-s", "1", "--node", &publisher, "--node", &subscriber,
+    ];
+    lab.spawn_testkit(None, "imp", &arguments)?;
     Ok(())
 }
 

@@ -160,7 +160,7 @@ impl Cluster {
     }
 
     fn pick(&self, node: &Arc<Node>, stanza: &Element) -> Option<(Arc<Node>, Arc<Link>)> {
-        let spread = self.settings().spread;
+        let spread = self.spread();
         let others = self.nodes.iter().filter(|other| other.name != node.name);
         std::iter::once(node).chain(others).find_map(|over| {
             let mut state = over.router.lock();

@@ -309,3 +309,18 @@ async fn a_stale_session_cookie_is_a_404() {
             .starts_with("HTTP/1.1 200")
     );
 }
+
+#[tokio::test]
+async fn old_releases_have_no_roles() {
+    let imp = SimulatedImp::start(ImpConfig {
+        role_column: false,
+        ..quick()
+    })
+    .await
+    .unwrap();
+    let with_role = "SELECT name, tkprocessnoderole FROM processnode";
+    let (status, body) = axl(&imp, "executeSQLQuery", with_role).await;
+    assert_eq!((status, tag(&body, "axlcode").as_str()), (500, "-217"));
+    let (_, body) = axl(&imp, "executeSQLQuery", "SELECT name FROM processnode").await;
+    assert_eq!(body.matches("<row>").count(), 3, "{body}");
+}

@@ -1,0 +1,515 @@
+//! Conditions: which exist, and how Ready follows from the others.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use super::reasons::Reason;
+
+/// A condition's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Type {
+    /// Summary: federation works as the spec wants.
+    Ready,
+    /// Work is under way; present only while True.
+    Reconciling,
+    /// Nothing moves until a person acts; present only while True.
+    Stalled,
+    /// Nothing is done because spec.paused is true; present only while True.
+    Paused,
+    /// Pods run, are ready and have the newest configuration.
+    EdgeAvailable,
+    /// The dialback secret exists.
+    DialbackSecretReady,
+    /// The certificate is valid and has all names.
+    CertificateReady,
+    /// Public records lead to the edge.
+    RecordsVerified,
+    /// IM and Presence accepts our account.
+    AxlAuthenticated,
+    /// All component ids stand in the table.
+    ComponentsRegistered,
+    /// All routers provably read the table since.
+    RoutersInSync,
+    /// IM and Presence's own federation is off.
+    ImpFederationOff,
+    /// Every pod is linked to every router.
+    RouterLinksUp,
+    /// The partners configured by name can be reached.
+    PartnersReachable,
+}
+
+impl Type {
+    /// The ones that Ready follows from, in the order in which the first failing one is named:
+    /// causes before effects.
+    pub const DEPENDENT: [Self; 9] = [
+        Self::DialbackSecretReady,
+        Self::CertificateReady,
+        Self::AxlAuthenticated,
+        Self::ImpFederationOff,
+        Self::ComponentsRegistered,
+        Self::RoutersInSync,
+        Self::EdgeAvailable,
+        Self::RouterLinksUp,
+        Self::RecordsVerified,
+    ];
+
+    /// The word in the status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+            Self::Paused => "Paused",
+            Self::EdgeAvailable => "EdgeAvailable",
+            Self::DialbackSecretReady => "DialbackSecretReady",
+            Self::CertificateReady => "CertificateReady",
+            Self::RecordsVerified => "RecordsVerified",
+            Self::AxlAuthenticated => "AxlAuthenticated",
+            Self::ComponentsRegistered => "ComponentsRegistered",
+            Self::RoutersInSync => "RoutersInSync",
+            Self::ImpFederationOff => "ImpFederationOff",
+            Self::RouterLinksUp => "RouterLinksUp",
+            Self::PartnersReachable => "PartnersReachable",
+        }
+    }
+}
+
+/// A condition's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Holds.
+    True,
+    /// Does not hold.
+    False,
+    /// Not known.
+    Unknown,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// What was found about one condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Status.
+    pub state: State,
+    /// Word of the catalogue, or one of [`crate::imp::report::reasons`].
+    pub reason: &'static str,
+    /// Sentence: what, with which value, what to do.
+    pub message: String,
+}
+
+impl Verdict {
+    /// It holds.
+    pub fn yes(message: impl Into<String>) -> Self {
+        Self {
+            state: State::True,
+            reason: Reason::AsWanted.as_str(),
+            message: message.into(),
+        }
+    }
+    /// It does not hold.
+    pub fn no(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
+        Self {
+            state: State::False,
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+    /// It is not known.
+    pub fn unknown(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Unknown,
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What one reconcile found.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// Verdicts; a type without one keeps what it had.
+    pub verdicts: Vec<(Type, Verdict)>,
+    /// Set while a person has to act.
+    pub stalled: Option<(&'static str, String)>,
+    /// Set while work is under way.
+    pub reconciling: Option<(&'static str, String)>,
+    /// Whether row and link conditions count (spec.activation Active).
+    pub active: bool,
+}
+
+impl Findings {
+    /// Adds a verdict.
+    pub fn add(&mut self, kind: Type, verdict: Verdict) {
+        self.verdicts.push((kind, verdict));
+    }
+}
+
+/// Marks in the message of an Unknown condition that it was True before.
+const LAST_TRUE: &str = " (it was True until ";
+
+/// The conditions to write, given those that are there.
+pub fn assemble(
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+    findings: &Findings,
+) -> Vec<Condition> {
+    let before = |kind: Type| previous.iter().find(|c| c.type_ == kind.as_str());
+    let mut conditions = Vec::new();
+    let mut put = |kind: Type, verdict: &Verdict| {
+        let old = before(kind);
+        let since = match old {
+            Some(old) if old.status == verdict.state.as_str() => old.last_transition_time.clone(),
+            _ => Time(seconds(now)),
+        };
+        conditions.push(Condition {
+            type_: kind.as_str().to_owned(),
+            status: verdict.state.as_str().to_owned(),
+            reason: verdict.reason.to_owned(),
+            message: verdict.message.clone(),
+            observed_generation: generation,
+            last_transition_time: since,
+        });
+    };
+
+    let mut dependents: Vec<(Type, Verdict, bool)> = Vec::new();
+    for kind in Type::DEPENDENT.into_iter().chain([Type::PartnersReachable]) {
+        let found = findings.verdicts.iter().rev().find(|(k, _)| *k == kind);
+        let mut verdict = match (found, before(kind)) {
+            (Some((_, verdict)), _) => verdict.clone(),
+            (None, Some(_)) => continue,
+            (None, None) => Verdict::unknown(Reason::NotLookedYet, "not looked at yet"),
+        };
+        let mut was_true = false;
+        if verdict.state == State::Unknown {
+            if let Some(old) = before(kind) {
+                if old.status == "True" {
+                    was_true = true;
+                    verdict.message.push_str(LAST_TRUE);
+                    verdict.message.push_str(&seconds(now).to_string());
+                    verdict.message.push(')');
+                } else if let Some((_, mark)) = old.message.split_once(LAST_TRUE) {
+                    if old.status == "Unknown" {
+                        was_true = true;
+                        verdict.message.push_str(LAST_TRUE);
+                        verdict.message.push_str(mark);
+                    }
+                }
+            }
+        }
+        put(kind, &verdict);
+        dependents.push((kind, verdict, was_true));
+    }
+
+    let ready = ready(before(Type::Ready), findings, &dependents);
+    put(Type::Ready, &ready);
+    if let Some((reason, message)) = &findings.stalled {
+        put(
+            Type::Stalled,
+            &Verdict {
+                state: State::True,
+                reason: *reason,
+                message: message.clone(),
+            },
+        );
+    } else if let Some((reason, message)) = &findings.reconciling {
+        put(
+            Type::Reconciling,
+            &Verdict {
+                state: State::True,
+                reason: *reason,
+                message: message.clone(),
+            },
+        );
+    } else if ready.state != State::True {
+        put(
+            Type::Reconciling,
+            &Verdict {
+                state: State::True,
+                reason: Reason::InProgress.as_str(),
+                message: ready.message.clone(),
+            },
+        );
+    }
+
+    // Those without a verdict keep what they had.
+    for old in previous {
+        let transient = ["Reconciling", "Stalled", "Paused", "Ready"].contains(&old.type_.as_str());
+        if !transient && !conditions.iter().any(|c| c.type_ == old.type_) {
+            conditions.push(old.clone());
+        }
+    }
+    conditions.sort_by_key(|c| order(&c.type_));
+    conditions
+}
+
+fn ready(
+    before: Option<&Condition>,
+    findings: &Findings,
+    found: &[(Type, Verdict, bool)],
+) -> Verdict {
+    if let Some((reason, message)) = &findings.stalled {
+        // An invalid spec leaves the verdicts empty; otherwise the failing condition speaks.
+        if findings.verdicts.is_empty() {
+            return Verdict::no(*reason, message.clone());
+        }
+    }
+    let counts = |kind: Type| {
+        kind != Type::PartnersReachable
+            && (findings.active
+                || !matches!(
+                    kind,
+                    Type::ComponentsRegistered | Type::RoutersInSync | Type::RouterLinksUp
+                ))
+    };
+    let name = |kind: &Type, verdict: &Verdict| format!("{}: {}", kind.as_str(), verdict.message);
+    for state in [State::False, State::Unknown] {
+        for (kind, verdict, was_true) in found.iter().filter(|(kind, ..)| counts(*kind)) {
+            if verdict.state != state {
+                continue;
+            }
+            if state == State::Unknown {
+                if *kind == Type::ImpFederationOff {
+                    continue;
+                }
+                let still = before.is_some_and(|ready| ready.status == "True");
+                if *was_true && still {
+                    return Verdict {
+                        state: State::True,
+                        reason: verdict.reason,
+                        message: name(kind, verdict),
+                    };
+                }
+            }
+            return Verdict::no(verdict.reason, name(kind, verdict));
+        }
+    }
+    if let Some((reason, message)) = &findings.stalled {
+        return Verdict::no(*reason, message.clone());
+    }
+    Verdict::yes(if findings.active {
+        "federation works"
+    } else {
+        "prepared: everything but rows in IM and Presence and links to its routers"
+    })
+}
+
+/// Conditions of a paused resource: what was, plus Paused.
+pub fn paused(previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let mut conditions: Vec<Condition> = previous
+        .iter()
+        .filter(|c| c.type_ != "Paused" && c.type_ != "Reconciling")
+        .cloned()
+        .collect();
+    if !conditions.iter().any(|c| c.type_ == "Ready") {
+        conditions.push(Condition {
+            type_: "Ready".to_owned(),
+            status: "False".to_owned(),
+            reason: Reason::Paused.as_str().to_owned(),
+            message: "paused before the first work; set spec.paused to false".to_owned(),
+            observed_generation: generation,
+            last_transition_time: Time(seconds(now)),
+        });
+    }
+    let since = previous
+        .iter()
+        .find(|c| c.type_ == "Paused")
+        .map_or_else(|| Time(seconds(now)), |c| c.last_transition_time.clone());
+    conditions.push(Condition {
+        type_: "Paused".to_owned(),
+        status: "True".to_owned(),
+        reason: Reason::Paused.as_str().to_owned(),
+        message: "spec.paused is true: nothing is written, to Kubernetes or to IM and Presence; set it to false to go on".to_owned(),
+        observed_generation: generation,
+        last_transition_time: since,
+    });
+    conditions.sort_by_key(|c| order(&c.type_));
+    conditions
+}
+
+fn order(kind: &str) -> usize {
+    const ORDER: [&str; 14] = [
+        "Ready",
+        "Reconciling",
+        "Stalled",
+        "Paused",
+        "EdgeAvailable",
+        "DialbackSecretReady",
+        "CertificateReady",
+        "RecordsVerified",
+        "AxlAuthenticated",
+        "ComponentsRegistered",
+        "RoutersInSync",
+        "ImpFederationOff",
+        "RouterLinksUp",
+        "PartnersReachable",
+    ];
+    ORDER
+        .iter()
+        .position(|name| *name == kind)
+        .unwrap_or(ORDER.len())
+}
+
+/// metav1.Time has whole seconds; anything finer would differ after a round trip.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    fn all_true() -> Findings {
+        let verdicts = Type::DEPENDENT
+            .into_iter()
+            .chain([Type::PartnersReachable])
+            .map(|kind| (kind, Verdict::yes("good")))
+            .collect();
+        Findings {
+            verdicts,
+            active: true,
+            ..Findings::default()
+        }
+    }
+
+    fn status<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+        conditions.iter().find(|c| c.type_ == kind)
+    }
+
+    #[test]
+    fn ready_is_true_when_all_are_and_nothing_is_in_progress() {
+        let conditions = assemble(&[], Some(1), at(0), &all_true());
+        assert_eq!(status(&conditions, "Ready").unwrap().status, "True");
+        assert!(status(&conditions, "Reconciling").is_none());
+        assert!(status(&conditions, "Stalled").is_none());
+    }
+
+    #[rstest]
+    #[case(Type::EdgeAvailable, "False")]
+    #[case(Type::AxlAuthenticated, "False")]
+    #[case(Type::RoutersInSync, "False")]
+    #[case(Type::RecordsVerified, "False")]
+    #[case(Type::PartnersReachable, "True")]
+    fn ready_follows_all_but_the_partners(#[case] kind: Type, #[case] ready: &str) {
+        let mut findings = all_true();
+        findings.add(kind, Verdict::no(Reason::InternalError, "broken; mend it"));
+        let conditions = assemble(&[], Some(1), at(0), &findings);
+        let summary = status(&conditions, "Ready").unwrap();
+        assert_eq!(summary.status, ready);
+        if ready == "False" {
+            assert!(
+                summary.message.contains("broken; mend it"),
+                "{}",
+                summary.message
+            );
+            assert!(summary.message.starts_with(kind.as_str()));
+        }
+    }
+
+    #[rstest]
+    #[case(Type::ComponentsRegistered, true)]
+    #[case(Type::RoutersInSync, true)]
+    #[case(Type::RouterLinksUp, true)]
+    #[case(Type::AxlAuthenticated, false)]
+    fn prepared_ignores_rows_and_links(#[case] kind: Type, #[case] ignored: bool) {
+        let mut findings = all_true();
+        findings.active = false;
+        findings.add(kind, Verdict::no(Reason::Prepared, "no"));
+        let conditions = assemble(&[], Some(1), at(0), &findings);
+        assert_eq!(
+            status(&conditions, "Ready").unwrap().status == "True",
+            ignored
+        );
+    }
+
+    #[test]
+    fn unknown_before_the_first_true_is_not_ready_and_later_leaves_ready_as_it_was() {
+        let mut lost = all_true();
+        lost.add(
+            Type::AxlAuthenticated,
+            Verdict::unknown("Unreachable", "no answer"),
+        );
+        let first = assemble(&[], Some(1), at(0), &lost);
+        assert_eq!(status(&first, "Ready").unwrap().status, "False");
+
+        let good = assemble(&first, Some(1), at(10), &all_true());
+        let later = assemble(&good, Some(1), at(20), &lost);
+        let ready = status(&later, "Ready").unwrap();
+        assert_eq!(ready.status, "True");
+        assert!(
+            ready.message.contains("it was True until"),
+            "{}",
+            ready.message
+        );
+        // And it stays so, word for word.
+        assert_eq!(assemble(&later, Some(1), at(30), &lost), later);
+    }
+
+    #[test]
+    fn an_unproven_federation_service_does_not_hold_ready_back() {
+        let mut findings = all_true();
+        findings.add(
+            Type::ImpFederationOff,
+            Verdict::unknown("NotProven", "stopped"),
+        );
+        let conditions = assemble(&[], Some(1), at(0), &findings);
+        assert_eq!(status(&conditions, "Ready").unwrap().status, "True");
+    }
+
+    #[test]
+    fn the_same_findings_give_the_same_conditions_at_any_time() {
+        let first = assemble(&[], Some(1), at(0), &all_true());
+        assert_eq!(assemble(&first, Some(1), at(500), &all_true()), first);
+    }
+
+    #[test]
+    fn an_invalid_spec_is_stalled_and_keeps_what_was_known() {
+        let good = assemble(&[], Some(1), at(0), &all_true());
+        let findings = Findings {
+            stalled: Some((
+                Reason::SpecInvalid.as_str(),
+                "bad value; write a good one".to_owned(),
+            )),
+            active: true,
+            ..Findings::default()
+        };
+        let conditions = assemble(&good, Some(2), at(10), &findings);
+        assert_eq!(status(&conditions, "Ready").unwrap().status, "False");
+        assert_eq!(
+            status(&conditions, "Stalled").unwrap().reason,
+            "SpecInvalid"
+        );
+        assert_eq!(
+            status(&conditions, "EdgeAvailable")
+                .unwrap()
+                .observed_generation,
+            Some(1)
+        );
+    }
+
+    #[test]
+    fn stalled_and_reconciling_exclude_each_other() {
+        let mut findings = all_true();
+        findings.add(Type::RoutersInSync, Verdict::no("RestartByHand", "restart"));
+        findings.stalled = Some(("RestartByHand", "restart".to_owned()));
+        findings.reconciling = Some((Reason::InProgress.as_str(), "more".to_owned()));
+        let conditions = assemble(&[], Some(1), at(0), &findings);
+        assert!(status(&conditions, "Stalled").is_some());
+        assert!(status(&conditions, "Reconciling").is_none());
+    }
+}

@@ -1,0 +1,187 @@
+//! What the operator answers. A fixed point: nothing in it moves unless something happened.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// State of the resource.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct XmppFederationStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Conditions; Ready names the first thing that fails and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 32))]
+    pub conditions: Vec<Condition>,
+    /// The edge pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<EdgeStatus>,
+    /// The certificate shown to peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
+    /// The dialback secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialback: Option<DialbackStatus>,
+    /// Public records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1200))]
+    pub records: Vec<RecordStatus>,
+    /// The clusters of IM and Presence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 6))]
+    pub imp: Vec<ImpStatus>,
+    /// Requests by annotation that were served, by annotation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub handled_requests: Vec<HandledRequest>,
+}
+
+/// The edge pods.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeStatus {
+    /// Pods that run.
+    pub replicas: i32,
+    /// Pods that are ready.
+    pub ready_replicas: i32,
+    /// Ready and wanted, as a column shows it.
+    #[serde(default)]
+    pub ready: String,
+    /// Label selector of the pods.
+    pub selector: String,
+    /// Public addresses.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub addresses: Vec<String>,
+}
+
+/// A certificate.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// OwnAuthority or Secret.
+    pub source: String,
+    /// Secret that holds it.
+    pub secret_name: String,
+    /// RFC 3339 time of expiry.
+    pub not_after: String,
+    /// Name of the issuer.
+    pub issuer: String,
+    /// SHA-256 fingerprint.
+    pub fingerprint: String,
+}
+
+/// The dialback secret.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DialbackStatus {
+    /// Secret that holds it.
+    pub secret_name: String,
+    /// RFC 3339 time of the last rotation; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_at: Option<String>,
+    /// Stage of a rotation, or Steady.
+    pub stage: String,
+}
+
+/// One public record.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordStatus {
+    /// Name of the record.
+    pub name: String,
+    /// Verified, or what is wrong.
+    pub state: String,
+    /// What was found and what to do.
+    pub message: String,
+}
+
+/// One cluster of IM and Presence.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ImpStatus {
+    /// Name of the entry in the spec.
+    pub name: String,
+    /// Version of AXL in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axl_version: Option<String>,
+    /// Table that holds the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub nodes: Vec<NodeStatus>,
+    /// Our rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub registrations: Vec<RegistrationStatus>,
+    /// Last restart-routers token that was served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handled_restart_token: Option<String>,
+    /// What was done last, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub recent_actions: Vec<ActionStatus>,
+}
+
+/// One node.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Name as IM and Presence knows it.
+    pub name: String,
+    /// Address in use.
+    pub address: String,
+    /// State of its XCP router towards our rows: InSync, RestartNeeded, Restarting, Unknown.
+    pub router: String,
+    /// A restart that was asked for and is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_restart: Option<PendingRestart>,
+}
+
+/// A restart under way.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingRestart {
+    /// Id in the ledger.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// RFC 3339 time.
+    pub started_at: String,
+}
+
+/// One row.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrationStatus {
+    /// Component id.
+    pub component_id: String,
+    /// Primary key of the row.
+    pub pkid: String,
+}
+
+/// One action.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ActionStatus {
+    /// RFC 3339 time.
+    pub at: String,
+    /// What was done, to what, with which outcome.
+    pub action: String,
+}
+
+/// A request by annotation that was served.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HandledRequest {
+    /// The annotation.
+    pub annotation: String,
+    /// Its value then.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+}

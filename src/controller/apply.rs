@@ -1,0 +1,418 @@
+//! Step four: makes the cluster have the desired objects. Server-side apply, forced only on what
+//! is ours by UID; nothing is sent when nothing changed.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+
+use super::build::{Desired, Wanted};
+use super::dereference::{EdgePod, Live};
+use super::kube::{Error, Kind, call};
+use super::names::Owner;
+use crate::api::{CONFIG_HASH, MANAGED_BY, OBJECTS_MANAGER};
+
+/// Why the desired objects are not all there.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Somebody else's object has a name that is needed.
+    #[error(
+        "{kind} {name} exists and belongs to {owner}; delete or rename it, or give the XmppFederation another name"
+    )]
+    Foreign {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Whom it belongs to.
+        owner: String,
+    },
+    /// An object of an earlier resource of this name.
+    #[error(
+        "{kind} {name} of a former XmppFederation of this name is still being deleted; waiting for the garbage collector"
+    )]
+    Former {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The API server.
+    #[error(transparent)]
+    Kube(#[from] Error),
+}
+
+/// Remembers which answer belongs to which request, so that an object that the API server writes
+/// differently (1000m as 1) is not sent again and again.
+#[derive(Debug, Default)]
+pub struct Sent(Mutex<HashMap<String, (String, String)>>);
+
+impl Sent {
+    fn is(&self, key: &str, hash: &str, version: &str) -> bool {
+        self.0
+            .lock()
+            .is_ok_and(|map| map.get(key).is_some_and(|(h, v)| h == hash && v == version))
+    }
+    fn remember(&self, key: String, hash: String, version: String) {
+        if let Ok(mut map) = self.0.lock() {
+            map.insert(key, (hash, version));
+        }
+    }
+    /// Forgets the objects of a resource that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        if let Ok(mut map) = self.0.lock() {
+            map.retain(|key, _| !key.starts_with(owner.uid.as_str()));
+        }
+    }
+}
+
+/// Annotation with the hash of what was sent, so that a removed field is noticed.
+const APPLIED: &str = "xmppfederation.io/applied";
+
+/// Applies everything; returns what was written, for log and events.
+pub async fn run(
+    client: &Client,
+    sent: &Sent,
+    owner: &Owner,
+    desired: &Desired,
+    live: &Live,
+) -> Result<Vec<String>, ApplyError> {
+    let Desired {
+        dialback,
+        authority,
+        certificate,
+        router,
+        config,
+        account,
+        pods_service,
+        service,
+        budget,
+        policy,
+        stateful_set,
+        config_hash: _,
+        mounted_hash: _,
+    } = desired;
+    let to = Target {
+        client,
+        sent,
+        owner,
+    };
+    let mut written = Vec::new();
+    // Secrets first: a pod that starts without them would only wait.
+    to.create_once(
+        Kind::Secret,
+        &owner.dialback(),
+        dialback.as_ref(),
+        live.dialback.as_ref(),
+        &mut written,
+    )
+    .await?;
+    to.create_once(
+        Kind::Secret,
+        &owner.authority(),
+        authority.as_ref(),
+        live.authority.as_ref(),
+        &mut written,
+    )
+    .await?;
+    let object = |value: &Value| Wanted::Object(value.clone());
+    let edge = owner.edge();
+    for (kind, name, wanted, found) in [
+        (
+            Kind::Secret,
+            owner.certificate(),
+            certificate,
+            &live.certificate,
+        ),
+        (Kind::Secret, owner.router(), router, &live.router),
+        (Kind::ConfigMap, edge.clone(), &object(config), &live.config),
+        (
+            Kind::ServiceAccount,
+            edge.clone(),
+            &object(account),
+            &live.account,
+        ),
+        (
+            Kind::Service,
+            owner.pods(),
+            &object(pods_service),
+            &live.pods_service,
+        ),
+        (Kind::Service, edge.clone(), &object(service), &live.service),
+        (
+            Kind::PodDisruptionBudget,
+            edge.clone(),
+            &object(budget),
+            &live.budget,
+        ),
+        (
+            Kind::NetworkPolicy,
+            edge.clone(),
+            &object(policy),
+            &live.policy,
+        ),
+        (Kind::StatefulSet, edge, stateful_set, &live.stateful_set),
+    ] {
+        match wanted {
+            Wanted::Object(value) => {
+                to.apply(kind, &name, value, found.as_ref(), &mut written)
+                    .await?;
+            }
+            Wanted::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
+            Wanted::AsItIs => {}
+        }
+    }
+    Ok(written)
+}
+
+struct Target<'a> {
+    client: &'a Client,
+    sent: &'a Sent,
+    owner: &'a Owner,
+}
+
+impl Target<'_> {
+    /// Creates an object that nobody may ever change, by POST: a race ends in 409, not in an
+    /// overwritten secret.
+    async fn create_once(
+        &self,
+        kind: Kind,
+        name: &str,
+        desired: Option<&Value>,
+        found: Option<&DynamicObject>,
+        written: &mut Vec<String>,
+    ) -> Result<(), ApplyError> {
+        if let Some(found) = found {
+            return self.check(kind, name, found);
+        }
+        let Some(desired) = desired else {
+            return Ok(());
+        };
+        let what = || format!("{} {name} cannot be created", kind.as_str());
+        let object: DynamicObject = parse(desired, what)?;
+        let params = PostParams {
+            field_manager: Some(OBJECTS_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        call(
+            what,
+            kind.api(self.client, &self.owner.namespace)
+                .create(&params, &object),
+        )
+        .await?;
+        written.push(format!("{} {name}", kind.as_str()));
+        Ok(())
+    }
+
+    async fn apply(
+        &self,
+        kind: Kind,
+        name: &str,
+        desired: &Value,
+        found: Option<&DynamicObject>,
+        written: &mut Vec<String>,
+    ) -> Result<(), ApplyError> {
+        let hash = super::build::sha256(desired.to_string().as_bytes());
+        let mut body = desired.clone();
+        merge(
+            &mut body,
+            json!({"metadata": {"annotations": {APPLIED: hash}}}),
+        );
+        let key = format!("{}/{}/{name}", self.owner.uid, kind.as_str());
+        if let Some(found) = found {
+            self.check(kind, name, found)?;
+            let version = found.resource_version().unwrap_or_default();
+            let live = serde_json::to_value(found).unwrap_or_default();
+            if self.sent.is(&key, &hash, &version) || is_subset(&body, &live) {
+                return Ok(());
+            }
+            // Refused if the object was deleted and made anew by somebody else since.
+            merge(&mut body, json!({"metadata": {"uid": found.uid()}}));
+        }
+        let mut params = PatchParams::apply(OBJECTS_MANAGER);
+        params.force = found.is_some();
+        let api = kind.api(self.client, &self.owner.namespace);
+        let what = || format!("{} {name} cannot be applied", kind.as_str());
+        let answer = call(what, api.patch(name, &params, &Patch::Apply(&body))).await?;
+        let version = answer.resource_version().unwrap_or_default();
+        if found.is_none_or(|found| found.resource_version().as_ref() != Some(&version)) {
+            written.push(format!("{} {name}", kind.as_str()));
+        }
+        self.sent.remember(key, hash, version);
+        Ok(())
+    }
+
+    async fn delete(
+        &self,
+        kind: Kind,
+        name: &str,
+        found: Option<&DynamicObject>,
+        written: &mut Vec<String>,
+    ) -> Result<(), ApplyError> {
+        let Some(found) = found else { return Ok(()) };
+        // Not wanted, so a foreign object of that name is nobody's concern.
+        if self.check(kind, name, found).is_err() || found.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: found.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let what = || format!("{} {name} cannot be deleted", kind.as_str());
+        call(
+            what,
+            kind.api(self.client, &self.owner.namespace)
+                .delete(name, &params),
+        )
+        .await?;
+        written.push(format!("{} {name} (deleted)", kind.as_str()));
+        Ok(())
+    }
+
+    /// Ours by UID, or an error that says whose it is.
+    fn check(&self, kind: Kind, name: &str, found: &DynamicObject) -> Result<(), ApplyError> {
+        let kind = kind.as_str();
+        let owners = found.owner_references();
+        if owners.iter().any(|o| o.uid == self.owner.uid) {
+            // Its replacement has to wait until it is gone.
+            return if found.metadata.deletion_timestamp.is_some() {
+                Err(ApplyError::Former {
+                    kind,
+                    name: name.to_owned(),
+                })
+            } else {
+                Ok(())
+            };
+        }
+        let labelled = found
+            .labels()
+            .get(MANAGED_BY.0)
+            .is_some_and(|v| v == MANAGED_BY.1);
+        let former = labelled
+            && owners
+                .iter()
+                .any(|o| o.kind == "XmppFederation" && o.name == self.owner.name);
+        if former {
+            return Err(ApplyError::Former {
+                kind,
+                name: name.to_owned(),
+            });
+        }
+        let owner = owners.first().map_or_else(
+            || "nobody we know".to_owned(),
+            |o| format!("{} {}", o.kind, o.name),
+        );
+        Err(ApplyError::Foreign {
+            kind,
+            name: name.to_owned(),
+            owner,
+        })
+    }
+}
+
+fn parse(value: &Value, what: impl FnOnce() -> String) -> Result<DynamicObject, ApplyError> {
+    serde_json::from_value(value.clone()).map_err(|error| {
+        Error::Api {
+            what: what(),
+            source: Box::new(kube::Error::SerdeError(error)),
+        }
+        .into()
+    })
+}
+
+/// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
+/// its pod changes, and only after a minute or more otherwise. Returns whether any was told.
+pub async fn tell_pods(
+    client: &Client,
+    owner: &Owner,
+    hash: &str,
+    config_hash: &str,
+    pods: &[EdgePod],
+) -> Result<bool, Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &owner.namespace);
+    let mut told = false;
+    for pod in pods.iter().filter(|pod| !pod.stopping) {
+        let loaded = pod.status.as_ref().map(|s| s.config_hash == config_hash);
+        let refused = pod.status.as_ref().is_ok_and(|s| {
+            s.rejected
+                .as_ref()
+                .is_some_and(|r| r.config_hash == config_hash)
+        });
+        let base = pod.told.as_deref().and_then(|t| t.split('.').next());
+        // A pod that was told and is still stale missed it: the kubelet may have refreshed the
+        // volume from an older object. Another value of the annotation wakes it again.
+        let value = match (base == Some(hash), loaded) {
+            (true, Ok(false)) if !refused => {
+                let again = pod.told.as_deref().and_then(|t| t.split('.').nth(1));
+                let count: u32 = again.and_then(|n| n.parse().ok()).unwrap_or(0);
+                format!("{hash}.{}", (count + 1) % 1000)
+            }
+            (true, _) => continue,
+            (false, _) => hash.to_owned(),
+        };
+        let patch = json!({"metadata": {"uid": pod.uid, "annotations": {CONFIG_HASH: value}}});
+        let what = || format!("pod {} cannot be told of the new configuration", pod.name);
+        let answer = call(
+            what,
+            api.patch_metadata(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)),
+        )
+        .await;
+        match answer {
+            Ok(_) => told = true,
+            // Gone or replaced meanwhile: its successor reads the new configuration anyway.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(told)
+}
+
+/// Whether all of `wanted` stands in `live`; lists must agree in length and order.
+fn is_subset(wanted: &Value, live: &Value) -> bool {
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => wanted
+            .iter()
+            .all(|(key, value)| live.get(key).is_some_and(|found| is_subset(value, found))),
+        (Value::Array(wanted), Value::Array(live)) => {
+            wanted.len() == live.len() && wanted.iter().zip(live).all(|(w, l)| is_subset(w, l))
+        }
+        (wanted, live) => wanted == live,
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(json!({"a": 1}), json!({"a": 1, "b": 2}), true)]
+    #[case(json!({"a": 1}), json!({"a": 2}), false)]
+    #[case(json!({"a": [{"b": 1}]}), json!({"a": [{"b": 1, "default": 2}]}), true)]
+    #[case(json!({"a": [1]}), json!({"a": [1, 2]}), false)]
+    #[case(json!({"a": {}}), json!({}), false)]
+    fn what_the_api_server_adds_is_no_difference(
+        #[case] wanted: Value,
+        #[case] live: Value,
+        #[case] same: bool,
+    ) {
+        assert_eq!(is_subset(&wanted, &live), same);
+    }
+}

@@ -1,0 +1,143 @@
+//! The edge's configuration: one file for all pods, in a ConfigMap.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use xmpp_federation_core::edge_config::{
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, LinkProfile, Listen, Log,
+    ProxyProtocol, Router, Tls, TlsMode, TrustAnchors,
+};
+
+use super::stateful_set::{CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET};
+use crate::controller::dereference::ADMIN_PORT;
+use crate::controller::material::DIALBACK_KEY;
+use crate::controller::validate::Validated;
+
+/// Key of the file in the ConfigMap.
+pub const FILE: &str = "edge.yaml";
+
+/// Addresses of the XCP routers: node name and address, publisher first.
+pub type Links = Vec<(String, String)>;
+
+/// What the file says.
+pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
+    let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
+    let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
+    let endpoints = if valid.active {
+        links
+            .iter()
+            .map(|(name, address)| Endpoint {
+                name: name.clone(),
+                address: HostPort {
+                    host: address.clone(),
+                    port: valid.imp.router_port,
+                },
+            })
+            .collect()
+    } else {
+        Vec::new()
+    };
+    EdgeConfig {
+        domains: valid.hosted.clone(),
+        listen: Listen {
+            control: Some(PathBuf::from(CONTROL_SOCKET)),
+            admin: std::net::SocketAddr::from(([0_u16; 8], ADMIN_PORT)),
+            ..Listen::default()
+        },
+        dialback: Dialback {
+            sign: file(&format!("dialback/{DIALBACK_KEY}")),
+            accept: Vec::new(),
+        },
+        tls: Tls {
+            mode: TlsMode::Required,
+            certificates: vec![CertificateFiles {
+                certificate_file: certificate("tls.crt"),
+                private_key_file: certificate("tls.key"),
+            }],
+            client_certificate: None,
+            trust_anchors: TrustAnchors {
+                system: valid.system_anchors,
+                file: valid.anchors.as_ref().map(|_| file("anchors.pem")),
+            },
+            revocation_lists: Vec::new(),
+            require_client_certificates: false,
+            min_version: valid.min_version,
+        },
+        privacy: valid.privacy.clone(),
+        static_routes: valid.static_routes.clone(),
+        peers: Vec::new(),
+        dns: Dns {
+            resolvers: valid.resolvers.clone(),
+            allow_private_targets: valid.allow_private.clone(),
+            deny_targets: valid.deny.clone(),
+        },
+        routers: vec![Router {
+            name: valid.imp.spec.name.clone(),
+            domains: valid.imp.domains.clone(),
+            profile: LinkProfile::Component,
+            component_ids: valid.component_ids.clone(),
+            secret_file: file(&format!("router/{}", valid.imp.spec.name)),
+            endpoints,
+        }],
+        limits: valid.limits.clone(),
+        proxy_protocol: ProxyProtocol::default(),
+        drain_delay: valid.drain_delay,
+        log: Log::default(),
+    }
+}
+
+/// The ConfigMap that holds it.
+pub fn config_map(valid: &Validated, text: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": valid.owner.metadata(&valid.owner.edge()),
+        "data": {FILE: text},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::super::testing::{spec_with, validated};
+    use super::*;
+    use rstest::rstest;
+
+    fn links() -> Links {
+        vec![("ecup10.coluc.com".to_owned(), "10.244.200.10".to_owned())]
+    }
+
+    #[rstest]
+    #[case("", Value::Null)]
+    #[case("/privacy", json!({"mode": "DenyList", "domains": ["bad.example"]}))]
+    #[case("/privacy", json!({"mode": "AllowAll"}))]
+    #[case("/staticRoutes", json!([{"domain": "vngtp.lab", "addresses": [{"host": "198.51.100.20", "port": 5270}]}]))]
+    #[case("/edge/limits", json!({"maxStanzaBytes": 20000, "idleTimeout": "5m"}))]
+    #[case("/tls", json!({"minVersion": "VersionTLS13", "trustAnchors": {"system": false, "secretRef": {"name": "a", "key": "b"}}}))]
+    #[case("/activation", json!("Prepared"))]
+    fn what_is_built_is_what_the_edge_accepts(#[case] path: &str, #[case] value: Value) {
+        let valid = validated(&spec_with(path, value)).unwrap();
+        let config = edge_config(&valid, &links());
+        assert_eq!(EdgeConfig::from_yaml(&config.to_yaml()).unwrap(), config);
+    }
+
+    #[test]
+    fn prepared_opens_no_link() {
+        let valid = validated(&spec_with("/activation", json!("Prepared"))).unwrap();
+        assert!(
+            edge_config(&valid, &links())
+                .routers
+                .iter()
+                .all(|r| r.endpoints.is_empty())
+        );
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let valid = validated(&spec_with("", Value::Null)).unwrap();
+        assert_eq!(
+            edge_config(&valid, &links()).to_yaml(),
+            edge_config(&valid, &links()).to_yaml()
+        );
+    }
+}

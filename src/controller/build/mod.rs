@@ -1,0 +1,110 @@
+//! Step three: all desired objects, one file each. Pure.
+
+mod budget;
+mod config;
+mod policy;
+mod secrets;
+mod services;
+mod stateful_set;
+
+use serde_json::Value;
+
+use super::material::Material;
+use super::validate::Validated;
+pub use config::{Links, edge_config};
+pub use stateful_set::pods_to_run;
+
+/// All objects of one resource. Applying takes this apart field by field, so that none can be
+/// forgotten.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// Stored once and never changed afterwards; `None`: exists already, or may not be made.
+    pub dialback: Option<Value>,
+    /// Stored once and never changed afterwards.
+    pub authority: Option<Value>,
+    /// The leaf of our own authority; `None`: a brought one is used.
+    pub certificate: Wanted,
+    /// Copies of the routers' secrets.
+    pub router: Wanted,
+    /// Configuration.
+    pub config: Value,
+    /// The pods' account.
+    pub account: Value,
+    /// Headless Service.
+    pub pods_service: Value,
+    /// Public Service.
+    pub service: Value,
+    /// Disruption budget.
+    pub budget: Value,
+    /// Network policy.
+    pub policy: Value,
+    /// The pods' controller; kept as it is while something that pods mount is missing.
+    pub stateful_set: Wanted,
+    /// SHA-256 of the configuration file that pods should load.
+    pub config_hash: String,
+    /// What is written into the pods' annotation: changes with anything the pods mount.
+    pub mounted_hash: String,
+}
+
+/// Whether an object is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// So.
+    Object(Value),
+    /// Not at all.
+    Absent,
+    /// It cannot be told now; what exists stays.
+    AsItIs,
+}
+
+/// What comes from earlier looks at the world besides the spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Addresses of the XCP routers.
+    pub links: Links,
+    /// Pods that may run now.
+    pub pods: u16,
+}
+
+/// Builds everything.
+pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
+    let text = edge_config(valid, &known.links).to_yaml();
+    let config_hash = sha256(text.as_bytes());
+    let mounted_hash = secrets::mounted_hash(&config_hash, material);
+    let mountable = material.dialback.is_ok()
+        && material.certificate.is_ok()
+        && material.anchors.is_ok()
+        && (material.router.is_ok() || !valid.active);
+    Desired {
+        dialback: secrets::dialback(valid, material),
+        authority: secrets::authority(valid, material),
+        certificate: secrets::certificate(valid, material),
+        router: secrets::router(valid, material),
+        config: config::config_map(valid, &text),
+        account: services::account(valid),
+        pods_service: services::headless(valid),
+        service: services::public(valid),
+        budget: budget::budget(valid),
+        policy: policy::policy(valid, &known.links),
+        stateful_set: if mountable {
+            Wanted::Object(stateful_set::stateful_set(valid, known.pods))
+        } else {
+            Wanted::AsItIs
+        },
+        config_hash,
+        mounted_hash,
+    }
+}
+
+/// Lower-case hexadecimal SHA-256.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest as _, Sha256};
+    use std::fmt::Write as _;
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

@@ -1,0 +1,90 @@
+//! Who may talk to the edge pods, and with whom they may talk.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::Links;
+use crate::controller::dereference::ADMIN_PORT;
+use crate::controller::validate::Validated;
+
+/// Private, shared and link-local networks: public DNS must not lead a pod there.
+const NOT_PUBLIC_V4: [&str; 6] = [
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+];
+const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
+
+/// The policy.
+pub fn policy(valid: &Validated, links: &Links) -> Value {
+    let mut egress = vec![
+        // Name resolution; resolvers are often inside.
+        json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}),
+        // An SRV record may name any port.
+        json!({
+            "to": [
+                {"ipBlock": {"cidr": "0.0.0.0/0", "except": NOT_PUBLIC_V4}},
+                {"ipBlock": {"cidr": "::/0", "except": NOT_PUBLIC_V6}},
+            ],
+        }),
+    ];
+    if !valid.allow_private.is_empty() {
+        let blocks: Vec<Value> = valid
+            .allow_private
+            .iter()
+            .map(|network| json!({"ipBlock": {"cidr": network.to_string()}}))
+            .collect();
+        egress.push(json!({"to": blocks}));
+    }
+    let routers: Vec<Value> = links
+        .iter()
+        .filter_map(|(_, address)| host_block(address))
+        .collect();
+    if valid.active && !routers.is_empty() {
+        egress.push(json!({
+            "to": routers,
+            "ports": [{"protocol": "TCP", "port": valid.imp.router_port}],
+        }));
+    }
+    for route in &valid.static_routes {
+        for address in &route.addresses {
+            if let Some(block) = host_block(&address.host) {
+                egress.push(json!({
+                    "to": [block],
+                    "ports": [{"protocol": "TCP", "port": address.port}],
+                }));
+            }
+        }
+    }
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": valid.owner.metadata(&valid.owner.edge()),
+        "spec": {
+            "podSelector": {"matchLabels": valid.owner.pod_labels()},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                // The internet.
+                {"ports": [{"protocol": "TCP", "port": 5269}]},
+                // The operator and whoever collects metrics; the kubelet's probes always pass.
+                {
+                    "from": [{"namespaceSelector": {}}],
+                    "ports": [{"protocol": "TCP", "port": ADMIN_PORT}],
+                },
+            ],
+            "egress": egress,
+        },
+    })
+}
+
+fn host_block(address: &str) -> Option<Value> {
+    let cidr = match address.parse::<IpAddr>().ok()? {
+        IpAddr::V4(ip) => format!("{ip}/32"),
+        IpAddr::V6(ip) => format!("{ip}/128"),
+    };
+    Some(json!({"ipBlock": {"cidr": cidr}}))
+}

@@ -1,0 +1,340 @@
+//! The pods.
+
+use serde_json::{Map, Value, json};
+
+use super::config::FILE;
+use crate::controller::dereference::ADMIN_PORT;
+use crate::controller::material::DIALBACK_KEY;
+use crate::controller::validate::Validated;
+use crate::imp::report::{SlotReport, SlotSync};
+
+/// Where the configuration and secrets are mounted.
+pub const CONFIG_DIR: &str = "/etc/xmpp-federation/edge";
+/// Where the certificate is mounted.
+pub const CERTIFICATE_DIR: &str = "/etc/xmpp-federation/tls";
+/// Writable folder.
+const RUN_DIR: &str = "/run/xmpp-federation";
+/// Unix socket of the edge's `ctl`.
+pub const CONTROL_SOCKET: &str = "/run/xmpp-federation/control.sock";
+/// Time to finish streams after the drain delay.
+const FINISH_SECONDS: u64 = 30;
+/// A user of no machine.
+const USER: i64 = 65532;
+
+/// How many pods may run: once any slot is in sync, only pods of leading slots in sync; a pod that
+/// no router knows would bounce its share of the traffic. What cannot be told changes nothing.
+pub fn pods_to_run(wanted: u16, slots: &[SlotReport], running: Option<u16>) -> u16 {
+    let any = slots.iter().any(|slot| slot.sync == SlotSync::InSync);
+    let unknown = slots.is_empty() || slots.iter().any(|slot| slot.sync == SlotSync::Unknown);
+    if !any {
+        return match running {
+            // Nothing is proven: no pod is started or stopped because of that.
+            Some(running) if unknown => wanted.min(running),
+            _ => wanted,
+        };
+    }
+    let leading = slots
+        .iter()
+        .enumerate()
+        .take_while(|(index, slot)| match slot.sync {
+            SlotSync::InSync => true,
+            SlotSync::Unknown => running.is_some_and(|running| *index < usize::from(running)),
+            SlotSync::NotInSync => false,
+        })
+        .count();
+    match u16::try_from(leading).unwrap_or(u16::MAX) {
+        // Slot 0 lags behind another one: stopping everything would help nobody.
+        0 => wanted.min(running.unwrap_or(wanted)),
+        leading => wanted.min(leading),
+    }
+}
+
+/// The StatefulSet.
+pub fn stateful_set(valid: &Validated, pods: u16) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": valid.owner.metadata(&valid.owner.edge()),
+        "spec": {
+            "replicas": pods,
+            "serviceName": valid.owner.pods(),
+            "podManagementPolicy": "Parallel",
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": valid.owner.pod_labels()},
+            "template": {"metadata": pod_metadata(valid), "spec": pod_spec(valid)},
+        },
+    })
+}
+
+fn pod_metadata(valid: &Validated) -> Value {
+    let mut labels: Map<String, Value> = valid
+        .pod
+        .labels
+        .iter()
+        .map(|(k, v)| (k.clone(), json!(v)))
+        .collect();
+    if let Value::Object(own) = valid.owner.labels() {
+        labels.extend(own);
+    }
+    let mut annotations: Map<String, Value> = valid
+        .pod
+        .annotations
+        .iter()
+        .map(|(k, v)| (k.clone(), json!(v)))
+        .collect();
+    // A component id is read at start only; another host name needs new pods.
+    let base = valid.component_ids.first().map_or("", |id| id.as_str());
+    annotations.insert("xmppfederation.io/component-id".to_owned(), json!(base));
+    json!({"labels": labels, "annotations": annotations})
+}
+
+fn pod_spec(valid: &Validated) -> Value {
+    let grace = valid.drain_delay.0.as_secs().saturating_add(FINISH_SECONDS);
+    let mut spec = json!({
+        "serviceAccountName": valid.owner.edge(),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": grace,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(valid)],
+        "volumes": volumes(valid),
+    });
+    let Some(map) = spec.as_object_mut() else {
+        return spec;
+    };
+    let pod = &valid.pod;
+    let affinity = pod.affinity.as_ref().map_or_else(
+        || {
+            json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": valid.owner.pod_labels()},
+                },
+            }]}})
+        },
+        |affinity| json!(affinity),
+    );
+    map.insert("affinity".to_owned(), affinity);
+    for (key, value, present) in [
+        (
+            "nodeSelector",
+            json!(pod.node_selector),
+            !pod.node_selector.is_empty(),
+        ),
+        (
+            "tolerations",
+            json!(pod.tolerations),
+            !pod.tolerations.is_empty(),
+        ),
+        (
+            "topologySpreadConstraints",
+            json!(pod.topology_spread_constraints),
+            !pod.topology_spread_constraints.is_empty(),
+        ),
+        (
+            "priorityClassName",
+            json!(pod.priority_class_name),
+            pod.priority_class_name.is_some(),
+        ),
+        (
+            "imagePullSecrets",
+            json!(pod.image_pull_secrets),
+            !pod.image_pull_secrets.is_empty(),
+        ),
+    ] {
+        if present {
+            map.insert(key.to_owned(), value);
+        }
+    }
+    spec
+}
+
+fn container(valid: &Validated) -> Value {
+    let probe = |path: &str, period: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": "admin", "scheme": "HTTP"},
+            "periodSeconds": period,
+            "timeoutSeconds": 2,
+            "failureThreshold": failures,
+        })
+    };
+    let resources = valid.pod.resources.as_ref().map_or_else(
+        || json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}}),
+        |resources| json!(resources),
+    );
+    let mut container = json!({
+        "name": "edge",
+        "image": valid.image,
+        "args": ["--config", format!("{CONFIG_DIR}/{FILE}"), "--index", "$(POD_INDEX)"],
+        "env": [{
+            "name": "POD_INDEX",
+            "valueFrom": {"fieldRef": {
+                "apiVersion": "v1",
+                "fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']",
+            }},
+        }],
+        "ports": [
+            {"name": "xmpp-server", "containerPort": 5269, "protocol": "TCP"},
+            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+        ],
+        // A slow start is no failure: the probe asks every second, for a minute.
+        "startupProbe": probe("/livez", 1, 60),
+        "livenessProbe": probe("/livez", 10, 3),
+        "readinessProbe": probe("/readyz", 2, 2),
+        "resources": resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "edge", "mountPath": CONFIG_DIR, "readOnly": true},
+            {"name": "tls", "mountPath": CERTIFICATE_DIR, "readOnly": true},
+            {"name": "run", "mountPath": RUN_DIR},
+        ],
+    });
+    if let (Some(policy), Some(map)) = (valid.pull_policy, container.as_object_mut()) {
+        map.insert("imagePullPolicy".to_owned(), json!(policy));
+    }
+    container
+}
+
+/// One projected volume without subPath for what the edge watches: only so do changes arrive.
+fn volumes(valid: &Validated) -> Value {
+    let imp = &valid.imp.spec.name;
+    let mut sources = vec![
+        json!({"configMap": {"name": valid.owner.edge(), "items": [{"key": FILE, "path": FILE}]}}),
+        json!({"secret": {
+            "name": valid.owner.dialback(),
+            "items": [{"key": DIALBACK_KEY, "path": format!("dialback/{DIALBACK_KEY}")}],
+        }}),
+        json!({"secret": {
+            "name": valid.owner.router(),
+            "items": [{"key": imp, "path": format!("router/{imp}")}],
+        }}),
+    ];
+    if let Some(anchors) = &valid.anchors {
+        sources.push(json!({"secret": {
+            "name": anchors.name,
+            "items": [{"key": anchors.key, "path": "anchors.pem"}],
+        }}));
+    }
+    let certificate = valid
+        .brought_certificate
+        .clone()
+        .unwrap_or_else(|| valid.owner.certificate());
+    json!([
+        {"name": "edge", "projected": {"defaultMode": 0o440, "sources": sources}},
+        {"name": "tls", "secret": {
+            "secretName": certificate,
+            "defaultMode": 0o440,
+            "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}],
+        }},
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}},
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::super::testing::{spec_with, validated};
+    use super::*;
+    use rstest::rstest;
+    use xmpp_federation_core::{ComponentId, Domain, Realm};
+
+    fn slots(states: &str) -> Vec<SlotReport> {
+        let host = Domain::parse("edge.example.com").unwrap();
+        states
+            .chars()
+            .zip(0..)
+            .map(|(state, index)| SlotReport {
+                component_id: ComponentId::of_realm(&Realm::of_replica(&host, index)),
+                registered: true,
+                sync: match state {
+                    'y' => SlotSync::InSync,
+                    'n' => SlotSync::NotInSync,
+                    _ => SlotSync::Unknown,
+                },
+            })
+            .collect()
+    }
+
+    #[rstest]
+    // First registration: nothing is in sync, everybody runs (the first link is the canary).
+    #[case(2, "nn", None, 2)]
+    #[case(2, "nn", Some(2), 2)]
+    #[case(2, "", None, 2)]
+    // In sync.
+    #[case(2, "yy", Some(2), 2)]
+    #[case(1, "yy", Some(2), 1)]
+    // A third replica whose row no router has read.
+    #[case(3, "yyn", Some(2), 2)]
+    #[case(3, "yyy", Some(2), 3)]
+    // An operator that has just started knows nothing: nobody is started or stopped.
+    #[case(3, "", Some(2), 2)]
+    #[case(2, "??", Some(2), 2)]
+    // A lost ledger stops no running pod and starts none.
+    #[case(3, "yy?", Some(3), 3)]
+    #[case(3, "yy?", Some(2), 2)]
+    // Slot 0 lags behind: stopping everything would help nobody.
+    #[case(2, "ny", Some(2), 2)]
+    fn only_pods_of_slots_in_sync_run_once_any_is(
+        #[case] wanted: u16,
+        #[case] states: &str,
+        #[case] running: Option<u16>,
+        #[case] expected: u16,
+    ) {
+        assert_eq!(pods_to_run(wanted, &slots(states), running), expected);
+    }
+
+    #[test]
+    fn pods_satisfy_pod_security_restricted_and_have_no_token() {
+        let valid = validated(&spec_with("", Value::Null)).unwrap();
+        let set = stateful_set(&valid, 2);
+        let at = |pointer: &str| set.pointer(pointer).cloned().unwrap_or_default();
+        let pod = "/spec/template/spec";
+        assert_eq!(
+            at(&format!("{pod}/automountServiceAccountToken")),
+            json!(false)
+        );
+        assert_eq!(
+            at(&format!("{pod}/securityContext/runAsNonRoot")),
+            json!(true)
+        );
+        assert_eq!(
+            at(&format!("{pod}/securityContext/seccompProfile/type")),
+            json!("RuntimeDefault")
+        );
+        let security = at(&format!("{pod}/containers/0/securityContext"));
+        assert_eq!(
+            security,
+            json!({
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            })
+        );
+        assert!(!set.to_string().contains("subPath"));
+        assert_eq!(
+            at(&format!("{pod}/terminationGracePeriodSeconds")),
+            json!(45)
+        );
+    }
+
+    #[test]
+    fn a_users_labels_cannot_replace_ours() {
+        let labels = json!({"labels": {"app.kubernetes.io/instance": "other", "team": "voice"}});
+        let valid = validated(&spec_with("/edge/pod", labels)).unwrap();
+        let set = stateful_set(&valid, 1);
+        let labels = set.pointer("/spec/template/metadata/labels").unwrap();
+        assert_eq!(labels["app.kubernetes.io/instance"], json!("coluc"));
+        assert_eq!(labels["team"], json!("voice"));
+    }
+}

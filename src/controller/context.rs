@@ -1,0 +1,129 @@
+//! What all reconciles share: clients, and what this process remembers between two of them.
+//! Nothing in the memory is needed for correctness: an operator that has just started reads it anew.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use kube::Client;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use serde_json::Value;
+
+use super::apply::Sent;
+use super::build::Links;
+use super::effects::Records;
+use super::validate::Settings;
+use crate::api::XmppFederation;
+use crate::edges;
+use crate::imp::Imp;
+use crate::imp::report::Report;
+use crate::runtime::metrics::Metrics;
+
+/// A resource, or what is wrong with an object that does not fit the schema of this release.
+pub type Guarded = DeserializeGuard<XmppFederation>;
+
+/// Shared by all reconciles.
+pub struct Context {
+    /// Kubernetes.
+    pub client: Client,
+    /// IM and Presence.
+    pub imp: Imp,
+    /// Edge pods.
+    pub edges: edges::Client,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Settings of this operator.
+    pub settings: Settings,
+    /// Name of this pod, for events.
+    pub instance: String,
+    /// All resources, as the watch knows them.
+    pub store: OnceLock<Store<Guarded>>,
+    /// Which resources refer to a Secret: namespace and name of the Secret → names of resources.
+    pub referrers: Arc<Mutex<HashMap<(String, String), HashSet<String>>>>,
+    /// What was sent to the API server.
+    pub sent: Sent,
+    /// Memory by UID.
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of one resource.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// Last answer of IM and Presence.
+    pub report: Option<Report>,
+    /// Addresses of the routers.
+    pub links: Option<Links>,
+    /// Public records.
+    pub records: Option<Records>,
+    /// Generation and spec that were accepted last.
+    pub accepted: Option<(Option<i64>, Value)>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+impl Context {
+    /// A context that remembers nothing yet.
+    pub fn new(
+        client: Client,
+        imp: Imp,
+        edges: edges::Client,
+        metrics: Metrics,
+        settings: Settings,
+        instance: String,
+    ) -> Self {
+        Self {
+            client,
+            imp,
+            edges,
+            metrics,
+            settings,
+            instance,
+            store: OnceLock::new(),
+            referrers: Arc::default(),
+            sent: Sent::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// A copy of what is remembered of a resource.
+    pub fn recall(&self, uid: &str) -> Memory {
+        self.memory
+            .lock()
+            .ok()
+            .and_then(|m| m.get(uid).cloned())
+            .unwrap_or_default()
+    }
+
+    /// Changes what is remembered.
+    pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
+        if let Ok(mut memory) = self.memory.lock() {
+            change(memory.entry(uid.to_owned()).or_default());
+        }
+    }
+
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, uid: &str) {
+        if let Ok(mut memory) = self.memory.lock() {
+            memory.remove(uid);
+        }
+    }
+
+    /// Notes which Secrets a resource refers to, before they are read: a Secret that appears right
+    /// after is then seen.
+    pub fn refers(&self, namespace: &str, name: &str, secrets: &[String]) {
+        let Ok(mut map) = self.referrers.lock() else {
+            return;
+        };
+        map.retain(|(ns, secret), names| {
+            if ns == namespace && !secrets.contains(secret) {
+                names.remove(name);
+            }
+            !names.is_empty()
+        });
+        for secret in secrets {
+            map.entry((namespace.to_owned(), secret.clone()))
+                .or_default()
+                .insert(name.to_owned());
+        }
+    }
+}

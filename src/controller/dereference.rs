@@ -1,0 +1,334 @@
+//! Step one: reads what the resource refers to and what exists of its own objects. Only reads;
+//! straight from the API server, so no stale cache is acted on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::{try_join, try_join_all};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DynamicObject, ListParams};
+use kube::{Client, ResourceExt};
+use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::edge_status::EdgeStatus;
+
+use super::kube::{Error, Kind, call};
+use super::names::Owner;
+use crate::api::spec::XmppFederationSpec;
+use crate::edges;
+use crate::imp::desired::SecretVersion;
+
+/// Port of the edge's admin interface.
+pub const ADMIN_PORT: u16 = 8080;
+
+/// A Secret as it was read.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Which one, in which version.
+    pub version: SecretVersion,
+    /// Its data.
+    pub data: BTreeMap<String, SecretBytes>,
+}
+
+impl Read {
+    /// The bytes of a key, or a sentence about what is missing.
+    pub fn key(&self, key: &str) -> Result<&SecretBytes, String> {
+        match self.data.get(key) {
+            Some(bytes) if !bytes.is_empty() => Ok(bytes),
+            Some(_) => Err(format!(
+                "key {key:?} of Secret {} is empty; fill it",
+                self.version.name
+            )),
+            None => Err(format!(
+                "Secret {} has no key {key:?}; add it (it has: {})",
+                self.version.name,
+                self.data.keys().cloned().collect::<Vec<_>>().join(", ")
+            )),
+        }
+    }
+}
+
+/// Secrets that users brought, by name; `None`: does not exist.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets(pub BTreeMap<String, Option<Read>>);
+
+impl Secrets {
+    /// The Secret, or a sentence about its absence.
+    pub fn get(&self, name: &str, purpose: &str) -> Result<&Read, String> {
+        self.0.get(name).and_then(Option::as_ref).ok_or_else(|| {
+            format!("Secret {name}, {purpose}, does not exist in this namespace; create it")
+        })
+    }
+
+    /// One key of one Secret.
+    pub fn key(&self, name: &str, key: &str, purpose: &str) -> Result<&SecretBytes, String> {
+        self.get(name, purpose)?.key(key)
+    }
+}
+
+/// The objects of this resource's names as they exist, ours or not.
+#[derive(Debug, Clone, Default)]
+pub struct Live {
+    /// Dialback secret.
+    pub dialback: Option<DynamicObject>,
+    /// Own authority.
+    pub authority: Option<DynamicObject>,
+    /// Leaf of the own authority.
+    pub certificate: Option<DynamicObject>,
+    /// Copies of the routers' secrets.
+    pub router: Option<DynamicObject>,
+    /// Configuration.
+    pub config: Option<DynamicObject>,
+    /// The pods' account.
+    pub account: Option<DynamicObject>,
+    /// Headless Service.
+    pub pods_service: Option<DynamicObject>,
+    /// Public Service.
+    pub service: Option<DynamicObject>,
+    /// Disruption budget.
+    pub budget: Option<DynamicObject>,
+    /// Network policy.
+    pub policy: Option<DynamicObject>,
+    /// The pods' controller.
+    pub stateful_set: Option<DynamicObject>,
+}
+
+/// One running edge pod.
+#[derive(Debug, Clone)]
+pub struct EdgePod {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Its slot.
+    pub index: u16,
+    /// Whether Kubernetes calls it ready.
+    pub ready: bool,
+    /// Whether it is being deleted.
+    pub stopping: bool,
+    /// The configuration hash it was told to load.
+    pub told: Option<String>,
+    /// Why it does not run, as Kubernetes says.
+    pub trouble: Option<String>,
+    /// What it says of itself; the error is a sentence.
+    pub status: Result<EdgeStatus, String>,
+}
+
+/// All that was read.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Users' Secrets.
+    pub secrets: Secrets,
+    /// Own objects.
+    pub live: Live,
+    /// Own pods, by name.
+    pub pods: Vec<EdgePod>,
+}
+
+/// Names of the Secrets a spec refers to.
+pub fn secret_names(spec: &XmppFederationSpec) -> Vec<String> {
+    let mut names: Vec<String> = spec
+        .imp
+        .iter()
+        .flat_map(|imp| {
+            [
+                Some(imp.credentials_secret_ref.name.clone()),
+                imp.control_center_credentials_secret_ref
+                    .as_ref()
+                    .map(|r| r.name.clone()),
+                imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
+                Some(imp.router.secret_ref.name.clone()),
+            ]
+        })
+        .chain([
+            spec.tls
+                .certificate
+                .as_ref()
+                .and_then(|c| c.secret_ref.as_ref())
+                .map(|r| r.name.clone()),
+            spec.tls
+                .trust_anchors
+                .secret_ref
+                .as_ref()
+                .map(|r| r.name.clone()),
+        ])
+        .flatten()
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Reads everything.
+pub async fn run(
+    client: &Client,
+    edges: &edges::Client,
+    owner: &Owner,
+    spec: &XmppFederationSpec,
+) -> Result<Observed, Error> {
+    let ((secrets, live), pods) = try_join(
+        try_join(secrets(client, owner, spec), live(client, owner)),
+        pods(client, edges, owner),
+    )
+    .await?;
+    Ok(Observed {
+        secrets,
+        live,
+        pods,
+    })
+}
+
+async fn get(
+    client: &Client,
+    kind: Kind,
+    owner: &Owner,
+    name: &str,
+) -> Result<Option<DynamicObject>, Error> {
+    let what = || format!("{} {name} cannot be read", kind.as_str());
+    call(what, kind.api(client, &owner.namespace).get_opt(name)).await
+}
+
+/// The Secrets that the spec names.
+pub async fn secrets(
+    client: &Client,
+    owner: &Owner,
+    spec: &XmppFederationSpec,
+) -> Result<Secrets, Error> {
+    let reads = secret_names(spec).into_iter().map(|name| async move {
+        let found = get(client, Kind::Secret, owner, &name).await?;
+        let read = found.map(|object| Read {
+            version: SecretVersion {
+                namespace: owner.namespace.clone(),
+                name: name.clone(),
+                uid: object.uid().unwrap_or_default(),
+                resource_version: object.resource_version().unwrap_or_default(),
+            },
+            data: secret_data(&object),
+        });
+        Ok((name, read))
+    });
+    Ok(Secrets(try_join_all(reads).await?.into_iter().collect()))
+}
+
+async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {
+    let (edge, pods) = (owner.edge(), owner.pods());
+    let (dialback, authority, certificate, router) = (
+        owner.dialback(),
+        owner.authority(),
+        owner.certificate(),
+        owner.router(),
+    );
+    let get = |kind, name| get(client, kind, owner, name);
+    let (dialback, authority, certificate, router, config, account) = futures::try_join!(
+        get(Kind::Secret, &dialback),
+        get(Kind::Secret, &authority),
+        get(Kind::Secret, &certificate),
+        get(Kind::Secret, &router),
+        get(Kind::ConfigMap, &edge),
+        get(Kind::ServiceAccount, &edge),
+    )?;
+    let (pods_service, service, budget, policy, stateful_set) = futures::try_join!(
+        get(Kind::Service, &pods),
+        get(Kind::Service, &edge),
+        get(Kind::PodDisruptionBudget, &edge),
+        get(Kind::NetworkPolicy, &edge),
+        get(Kind::StatefulSet, &edge),
+    )?;
+    Ok(Live {
+        dialback,
+        authority,
+        certificate,
+        router,
+        config,
+        account,
+        pods_service,
+        service,
+        budget,
+        policy,
+        stateful_set,
+    })
+}
+
+async fn pods(
+    client: &Client,
+    edges: &edges::Client,
+    owner: &Owner,
+) -> Result<Vec<EdgePod>, Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &owner.namespace);
+    let params = ListParams::default().labels(&owner.selector());
+    let list = call(
+        || "the edge pods cannot be listed".to_owned(),
+        api.list(&params),
+    )
+    .await?;
+    let edge = owner.edge();
+    let asked = list.items.into_iter().filter(|pod| {
+        pod.owner_references()
+            .iter()
+            .any(|o| o.kind == "StatefulSet" && o.name == edge)
+    });
+    let mut pods = futures::future::join_all(asked.map(|pod| ask(edges, pod))).await;
+    pods.sort_by_key(|pod| pod.index);
+    Ok(pods)
+}
+
+async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
+    let name = pod.name_any();
+    let status = pod.status.as_ref();
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let containers = status.and_then(|s| s.container_statuses.as_ref());
+    let waiting = containers.and_then(|c| {
+        c.iter().find_map(|c| {
+            let waiting = c.state.as_ref()?.waiting.as_ref()?;
+            let reason = waiting.reason.clone()?;
+            Some(match &waiting.message {
+                Some(message) => format!("{reason}: {message}"),
+                None => reason,
+            })
+        })
+    });
+    let unscheduled = status.and_then(|s| s.conditions.as_ref()).and_then(|c| {
+        c.iter()
+            .find(|c| c.type_ == "PodScheduled" && c.status == "False")
+            .and_then(|c| c.message.clone())
+    });
+    let ip: Option<IpAddr> = status
+        .and_then(|s| s.pod_ip.as_ref())
+        .and_then(|ip| ip.parse().ok());
+    let answer = match ip {
+        Some(ip) => edges::fetch_status(edges, ip, ADMIN_PORT)
+            .await
+            .map_err(|error| error.to_string()),
+        None => Err("it has no address yet".to_owned()),
+    };
+    EdgePod {
+        index: name
+            .rsplit('-')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0),
+        uid: pod.uid().unwrap_or_default(),
+        ready,
+        stopping: pod.metadata.deletion_timestamp.is_some(),
+        told: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),
+        trouble: waiting.or(unscheduled),
+        status: answer,
+        name,
+    }
+}
+
+/// The decoded data of a Secret.
+pub fn secret_data(object: &DynamicObject) -> BTreeMap<String, SecretBytes> {
+    let Some(data) = object.data.get("data").and_then(|d| d.as_object()) else {
+        return BTreeMap::new();
+    };
+    data.iter()
+        .filter_map(|(key, value)| {
+            let bytes = STANDARD.decode(value.as_str()?).ok()?;
+            Some((key.clone(), SecretBytes::new(bytes)))
+        })
+        .collect()
+}

@@ -1,0 +1,222 @@
+//! Secret material: what exists is kept, what never existed is generated. Between `validate` and
+//! `build`, so that `build` stays pure.
+
+use jiff::Timestamp;
+use xmpp_federation_core::SecretBytes;
+
+use super::dereference::{Live, Observed, secret_data};
+use super::validate::Validated;
+use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
+use crate::{api, secrets};
+
+/// Key of the dialback secret in its Secret, and name of the file in the pod.
+pub const DIALBACK_KEY: &str = "current";
+
+/// What the pods are given.
+#[derive(Debug, Clone)]
+pub struct Material {
+    /// The dialback secret, or why there is none.
+    pub dialback: Result<Dialback, String>,
+    /// The certificate, or why there is none.
+    pub certificate: Result<Certificate, String>,
+    /// The routers' shared secret, or why there is none.
+    pub router: Result<SecretBytes, String>,
+    /// Further trust anchors, or why there are none.
+    pub anchors: Result<(), String>,
+}
+
+/// The dialback secret.
+#[derive(Debug, Clone)]
+pub struct Dialback {
+    /// Its bytes.
+    pub secret: SecretBytes,
+    /// Whether it was made just now and has to be stored.
+    pub fresh: bool,
+}
+
+/// The certificate.
+#[derive(Debug, Clone)]
+pub enum Certificate {
+    /// Of our own authority; `store` says why it has to be stored.
+    Own {
+        /// Keys and certificates.
+        material: KeyMaterial,
+        /// Whether the authority is new.
+        new_authority: bool,
+        /// Why the leaf is new, if it is.
+        reason: Option<String>,
+    },
+    /// The user's Secret.
+    Brought {
+        /// Name of the Secret.
+        secret: String,
+        /// Its chain.
+        pem: String,
+    },
+}
+
+impl Certificate {
+    /// The chain, PEM.
+    pub fn pem(&self) -> &str {
+        match self {
+            Self::Own { material, .. } => &material.certificate,
+            Self::Brought { pem, .. } => pem,
+        }
+    }
+
+    /// What the leaf says.
+    pub fn inspect(&self) -> Result<CertificateInfo, String> {
+        tls::inspect(self.pem()).map_err(|error| error.to_string())
+    }
+}
+
+/// Decides on all material.
+pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp) -> Material {
+    Material {
+        dialback: dialback(valid, &observed.live, rotate),
+        certificate: certificate(valid, observed, now),
+        router: router(valid, observed),
+        anchors: anchors(valid, observed),
+    }
+}
+
+fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback, String> {
+    let name = valid.owner.dialback();
+    if let Some(object) = &live.dialback {
+        return match secret_data(object).remove(DIALBACK_KEY) {
+            Some(secret) if secret.len() >= 32 => Ok(Dialback {
+                secret,
+                fresh: false,
+            }),
+            Some(secret) => Err(format!(
+                "key {DIALBACK_KEY:?} of Secret {name} has {} bytes, a dialback secret needs 32; restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
+                secret.len(),
+                api::request::ROTATE_DIALBACK
+            )),
+            None => Err(format!(
+                "Secret {name} has no key {DIALBACK_KEY:?}; restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
+                api::request::ROTATE_DIALBACK
+            )),
+        };
+    }
+    // Pods that exist were given a secret once: it was lost, and a new one would be a change that
+    // nobody asked for.
+    if live.stateful_set.is_some() && !asked_for {
+        return Err(format!(
+            "Secret {name} was deleted while edge pods use it; restore it from a backup, or ask for a new one by the annotation {}",
+            api::request::ROTATE_DIALBACK
+        ));
+    }
+    secrets::generate_dialback_secret()
+        .map(|secret| Dialback {
+            secret,
+            fresh: true,
+        })
+        .map_err(|error| error.to_string())
+}
+
+fn certificate(
+    valid: &Validated,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<Certificate, String> {
+    if let Some(name) = &valid.brought_certificate {
+        let read = observed
+            .secrets
+            .get(name, "the certificate of spec.tls.certificate")?;
+        read.key("tls.key")?;
+        let pem = String::from_utf8(read.key("tls.crt")?.expose().to_vec())
+            .map_err(|_| format!("key \"tls.crt\" of Secret {name} is not PEM text; correct it"))?;
+        return Ok(Certificate::Brought {
+            secret: name.clone(),
+            pem,
+        });
+    }
+    let owner = &valid.owner;
+    let text = |object: &Option<kube::api::DynamicObject>, key: &str| {
+        let bytes = secret_data(object.as_ref()?).remove(key)?;
+        Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes))
+    };
+    let leaf = text(&observed.live.certificate, "tls.crt")
+        .zip(text(&observed.live.certificate, "tls.key"));
+    let authority =
+        text(&observed.live.authority, "tls.crt").zip(text(&observed.live.authority, "tls.key"));
+    let existing = match (authority, leaf) {
+        (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
+            let (certificate, key) = leaf.map_or(
+                (String::new(), SecretBytes::new(Vec::new())),
+                |((crt, _), (_, key))| (crt, key),
+            );
+            Some(KeyMaterial {
+                ca_certificate,
+                ca_key,
+                certificate,
+                key,
+            })
+        }
+        (None, Some(((certificate, _), (_, key)))) => {
+            // The authority is gone; its leaf is good until it is due.
+            let material = KeyMaterial {
+                ca_certificate: String::new(),
+                ca_key: SecretBytes::new(Vec::new()),
+                certificate,
+                key,
+            };
+            return match tls::ensure(Some(&material), &valid.certificate_names, now) {
+                Ok(Outcome::Keep) => Ok(Certificate::Own {
+                    material,
+                    new_authority: false,
+                    reason: None,
+                }),
+                _ => Err(format!(
+                    "Secret {} was deleted and the certificate in Secret {} has to be issued anew; restore the former from a backup, or delete both to have a new authority made",
+                    owner.authority(),
+                    owner.certificate()
+                )),
+            };
+        }
+        (None, None) => None,
+    };
+    let new_authority = existing.is_none();
+    match tls::ensure(existing.as_ref(), &valid.certificate_names, now) {
+        Ok(Outcome::Issue(material, reason)) => Ok(Certificate::Own {
+            material: *material,
+            new_authority,
+            reason: Some(reason),
+        }),
+        Ok(Outcome::Keep) => existing
+            .map(|material| Certificate::Own {
+                material,
+                new_authority: false,
+                reason: None,
+            })
+            .ok_or_else(|| "no certificate exists".to_owned()),
+        Err(error) => Err(format!("Secret {}: {error}", owner.authority())),
+    }
+}
+
+fn router(valid: &Validated, observed: &Observed) -> Result<SecretBytes, String> {
+    let reference = &valid.imp.spec.router.secret_ref;
+    observed
+        .secrets
+        .key(
+            &reference.name,
+            &reference.key,
+            "the XCP routers' secret of spec.imp[].router",
+        )
+        .map(|secret| SecretBytes::from_file_contents(secret.expose().to_vec()))
+}
+
+fn anchors(valid: &Validated, observed: &Observed) -> Result<(), String> {
+    match &valid.anchors {
+        None => Ok(()),
+        Some(reference) => observed
+            .secrets
+            .key(
+                &reference.name,
+                &reference.key,
+                "the authorities of spec.tls.trustAnchors",
+            )
+            .map(|_| ()),
+    }
+}

@@ -1,0 +1,26 @@
+//! The reconcile: dereference → validate → build → apply → effects → status, one file each.
+//!
+//! - [`reconcile`]: the steps in order; [`watch`]: what starts one
+//! - [`dereference`], [`validate`], [`material`], [`build`], [`apply`], [`effects`], [`status`]: the steps
+//! - [`delete`]: what happens instead when the resource goes; [`events`]: what is told on the way
+//! - [`kube`]: bounded calls; [`names`]: names and labels of objects
+
+pub mod apply;
+pub mod build;
+pub mod context;
+pub mod delete;
+pub mod dereference;
+pub mod effects;
+pub mod events;
+pub mod kube;
+pub mod material;
+pub mod names;
+pub mod reconcile;
+pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod validate;
+pub mod watch;
+
+pub use context::Context;
+pub use validate::Settings;

@@ -1,0 +1,611 @@
+//! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
+//! nothing in it moves unless something happened.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::PrivacyMode;
+use xmpp_federation_core::edge_status::LinkState;
+
+use super::build::{Desired, sha256};
+use super::dereference::{EdgePod, Observed};
+use super::effects::Records;
+use super::material::{Certificate, Material};
+use super::validate::Validated;
+use crate::api::conditions::{Findings, State, Type, Verdict};
+use crate::api::reasons::Reason;
+use crate::api::spec::ServiceType;
+use crate::api::status::{
+    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, NodeStatus,
+    PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
+};
+use crate::imp::report::{Progress, Report, Status, reasons};
+use crate::records::RecordState;
+
+/// All that one reconcile found out.
+pub struct Found<'a> {
+    /// The spec.
+    pub valid: &'a Validated,
+    /// What exists.
+    pub observed: &'a Observed,
+    /// Secret material.
+    pub material: &'a Material,
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// Pods that may run now.
+    pub pods_allowed: u16,
+    /// IM and Presence, or which Secret is missing.
+    pub imp: &'a Result<Report, String>,
+    /// Public records, or why they could not be looked at.
+    pub records: &'a Result<Records, String>,
+    /// Public addresses.
+    pub addresses: &'a [IpAddr],
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// The verdicts on all conditions.
+pub fn findings(found: &Found<'_>) -> Findings {
+    let mut findings = Findings {
+        active: found.valid.active,
+        ..Findings::default()
+    };
+    findings.add(Type::DialbackSecretReady, dialback(found));
+    findings.add(Type::CertificateReady, certificate(found));
+    findings.add(Type::EdgeAvailable, edge(found));
+    findings.add(Type::RouterLinksUp, links(found));
+    findings.add(Type::RecordsVerified, records(found));
+    findings.add(Type::PartnersReachable, partners(found));
+    match found.imp {
+        Ok(report) => imp(&mut findings, report),
+        Err(missing) => {
+            findings.add(
+                Type::AxlAuthenticated,
+                Verdict::no(Reason::SecretMissing, missing.clone()),
+            );
+            for kind in [
+                Type::ComponentsRegistered,
+                Type::RoutersInSync,
+                Type::ImpFederationOff,
+            ] {
+                findings.add(
+                    kind,
+                    Verdict::unknown(
+                        Reason::SecretMissing,
+                        "cannot be looked at: a Secret is missing, see AxlAuthenticated",
+                    ),
+                );
+            }
+        }
+    }
+    findings
+}
+
+fn imp(findings: &mut Findings, report: &Report) {
+    for (kind, verdict) in [
+        (Type::AxlAuthenticated, &report.axl_authenticated),
+        (Type::ComponentsRegistered, &report.components_registered),
+        (Type::RoutersInSync, &report.routers_in_sync),
+        (Type::ImpFederationOff, &report.imp_federation_off),
+    ] {
+        let state = match verdict.status {
+            Status::True => State::True,
+            Status::False => State::False,
+            Status::Unknown => State::Unknown,
+        };
+        findings.add(
+            kind,
+            Verdict {
+                state,
+                reason: verdict.reason,
+                message: verdict.message.clone(),
+            },
+        );
+    }
+    match &report.progress {
+        Progress::Done => {}
+        Progress::Reconciling(message) => {
+            findings.reconciling = Some((Reason::InProgress.as_str(), message.clone()));
+        }
+        Progress::Stalled(message) => {
+            let reason = [
+                &report.axl_authenticated,
+                &report.components_registered,
+                &report.routers_in_sync,
+            ]
+            .iter()
+            .find(|verdict| verdict.status == Status::False)
+            .map_or(reasons::RESTART_BY_HAND, |verdict| verdict.reason);
+            findings.stalled = Some((reason, message.clone()));
+        }
+    }
+}
+
+fn dialback(found: &Found<'_>) -> Verdict {
+    let name = found.valid.owner.dialback();
+    let secret = match &found.material.dialback {
+        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Ok(dialback) => &dialback.secret,
+    };
+    // As the edge shows it: tells secrets apart without giving them away.
+    let first = sha256(secret.expose());
+    let mark: String = sha256(&unhex(&first)).chars().take(16).collect();
+    let stale: Vec<&str> = answering(&found.observed.pods)
+        .filter(|(_, status)| status.dialback_secrets.first().is_some_and(|m| *m != mark))
+        .map(|(pod, _)| pod.name.as_str())
+        .collect();
+    if stale.is_empty() {
+        Verdict::yes(format!("Secret {name}, the same in all pods"))
+    } else {
+        Verdict::no(
+            Reason::ConfigNotLoaded,
+            format!(
+                "{} still sign with another secret than Secret {name} holds; they are being told",
+                stale.join(", ")
+            ),
+        )
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    digits
+        .chunks_exact(2)
+        .filter_map(|pair| match pair {
+            [high, low] => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+fn answering(
+    pods: &[EdgePod],
+) -> impl Iterator<Item = (&EdgePod, &xmpp_federation_core::edge_status::EdgeStatus)> {
+    pods.iter()
+        .filter(|pod| !pod.stopping)
+        .filter_map(|pod| pod.status.as_ref().ok().map(|status| (pod, status)))
+}
+
+fn names(domains: &[&Domain]) -> String {
+    domains
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn certificate(found: &Found<'_>) -> Verdict {
+    let certificate = match &found.material.certificate {
+        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Ok(certificate) => certificate,
+    };
+    let secret = certificate_secret(found.valid, certificate);
+    let info = match certificate.inspect() {
+        Err(sentence) => {
+            return Verdict::no(
+                Reason::SecretInvalid,
+                format!("Secret {secret}: {sentence}"),
+            );
+        }
+        Ok(info) => info,
+    };
+    if info.not_after <= found.now {
+        return Verdict::no(
+            Reason::CertificateExpired,
+            format!(
+                "the certificate in Secret {secret} expired on {}; peers refuse it; renew it",
+                info.not_after
+            ),
+        );
+    }
+    let missing = info.missing(&found.valid.hosted);
+    if !missing.is_empty() {
+        return Verdict::no(
+            Reason::CertificateNames,
+            format!(
+                "the certificate in Secret {secret} does not cover {}; have it issued with all of them as subject alternative names",
+                names(&missing)
+            ),
+        );
+    }
+    if let Err(sentence) = &found.material.anchors {
+        return Verdict::no(Reason::SecretMissing, sentence.clone());
+    }
+    Verdict::yes(format!(
+        "Secret {secret}, issued by {}, valid until {}",
+        info.issuer, info.not_after
+    ))
+}
+
+fn certificate_secret(valid: &Validated, certificate: &Certificate) -> String {
+    match certificate {
+        Certificate::Own { .. } => valid.owner.certificate(),
+        Certificate::Brought { secret, .. } => secret.clone(),
+    }
+}
+
+fn edge(found: &Found<'_>) -> Verdict {
+    let pods: Vec<&EdgePod> = found
+        .observed
+        .pods
+        .iter()
+        .filter(|p| !p.stopping && p.index < found.pods_allowed)
+        .collect();
+    let wanted = usize::from(found.pods_allowed);
+    if found.valid.replicas == 0 {
+        return Verdict::no(
+            Reason::NoPods,
+            "spec.edge.replicas is 0, so nobody is reached; set it above 0",
+        );
+    }
+    let rejected = answering(&found.observed.pods).find_map(|(pod, status)| {
+        let rejected = status
+            .rejected
+            .as_ref()
+            .filter(|r| r.config_hash == found.desired.config_hash)?;
+        Some((pod, rejected))
+    });
+    if let Some((pod, rejected)) = rejected {
+        return Verdict::no(
+            Reason::ConfigRejected,
+            format!(
+                "pod {} refused the newest configuration and goes on with the one before: {}; correct the field in the spec",
+                pod.name, rejected.reason
+            ),
+        );
+    }
+    let ready = pods.iter().filter(|pod| pod.ready).count();
+    if ready < wanted {
+        let mut message = format!("{ready} of {wanted} edge pods are ready");
+        if let (Err(sentence), None) = (&found.material.router, &found.observed.live.stateful_set) {
+            message.push_str(": they cannot start, ");
+            message.push_str(sentence);
+            return Verdict::no(Reason::SecretMissing, message);
+        }
+        let troubled = pods.iter().find_map(|p| {
+            p.trouble
+                .as_ref()
+                .filter(|_| !p.ready)
+                .map(|t| (&p.name, t))
+        });
+        if let Some((name, trouble)) = troubled {
+            message.push_str(&format!("; pod {name}: {trouble}"));
+        }
+        message.push_str(&format!(
+            "; look at them with kubectl describe pod -l {}",
+            found.valid.owner.selector()
+        ));
+        return Verdict::no(Reason::PodsNotReady, message);
+    }
+    let stale: Vec<&str> = pods
+        .iter()
+        .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash))
+        .map(|pod| pod.name.as_str())
+        .collect();
+    if let Some(name) = stale.first() {
+        let why = pods
+            .iter()
+            .find_map(|p| p.status.as_ref().err().filter(|_| p.name == *name));
+        return match why {
+            Some(error) => {
+                Verdict::unknown(Reason::ConfigNotLoaded, format!("pod {name}: {error}"))
+            }
+            None => Verdict::no(
+                Reason::ConfigNotLoaded,
+                format!(
+                    "{} have not loaded the newest configuration yet; they are told again until they have",
+                    stale.join(", ")
+                ),
+            ),
+        };
+    }
+    if found.addresses.is_empty() && found.valid.service.type_ == ServiceType::LoadBalancer {
+        return Verdict::no(
+            Reason::NoAddress,
+            format!(
+                "Service {} has no public address yet; check the controller of load balancers, or set spec.edge.publicAddresses",
+                found.valid.owner.edge()
+            ),
+        );
+    }
+    let held = found.valid.replicas.saturating_sub(found.pods_allowed);
+    if held > 0 {
+        return Verdict::yes(format!(
+            "{ready} of {} edge pods run; {held} more start once the routers know their component ids, see RoutersInSync",
+            found.valid.replicas
+        ));
+    }
+    Verdict::yes(format!(
+        "{ready} of {wanted} edge pods are ready with the newest configuration"
+    ))
+}
+
+fn links(found: &Found<'_>) -> Verdict {
+    let valid = found.valid;
+    if !valid.active {
+        return Verdict::unknown(
+            Reason::Prepared,
+            "spec.activation is Prepared, so no link is opened",
+        );
+    }
+    if let Err(sentence) = &found.material.router {
+        return Verdict::no(Reason::SecretMissing, sentence.clone());
+    }
+    let nodes: Vec<&str> = match found.imp {
+        Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
+        Err(_) => Vec::new(),
+    };
+    let mut up = 0;
+    let mut down = Vec::new();
+    for (pod, status) in
+        answering(&found.observed.pods).filter(|(p, _)| p.index < found.pods_allowed)
+    {
+        for link in status
+            .links
+            .iter()
+            .filter(|l| l.router == valid.imp.spec.name)
+        {
+            if link.state == LinkState::Up {
+                up += 1;
+                continue;
+            }
+            down.push(describe(pod, link));
+        }
+    }
+    if let Some(first) = down.first() {
+        let more = if down.len() > 1 {
+            format!(" (and {} more)", down.len() - 1)
+        } else {
+            String::new()
+        };
+        return Verdict::no(Reason::LinksDown, format!("{first}{more}"));
+    }
+    if up == 0 {
+        return Verdict::unknown(
+            Reason::NotLookedYet,
+            if nodes.is_empty() {
+                "the nodes of IM and Presence are not known yet"
+            } else {
+                "no edge pod tells of its links yet"
+            },
+        );
+    }
+    let expected = nodes.len() * usize::from(found.pods_allowed);
+    if up < expected {
+        return Verdict::no(
+            Reason::LinksDown,
+            format!(
+                "{up} of {expected} links (pods × nodes {}) are up; the others are not attempted yet",
+                nodes.join(", ")
+            ),
+        );
+    }
+    Verdict::yes(format!(
+        "every edge pod is linked to {}",
+        if nodes.is_empty() {
+            "its routers".to_owned()
+        } else {
+            nodes.join(", ")
+        }
+    ))
+}
+
+fn describe(pod: &EdgePod, link: &xmpp_federation_core::edge_status::LinkStatus) -> String {
+    let reason = link.reason.as_deref().unwrap_or("no reason given");
+    let remedy = match link.state {
+        LinkState::UnknownComponent => {
+            "its XCP router has not read the table since the row was written, see RoutersInSync"
+        }
+        LinkState::Unreachable => {
+            "check port and firewall; what arrives there shows `utils network capture eth0 file axl_inject.pcap count 1000000 size all` on that node"
+        }
+        LinkState::WrongSecret => "correct the Secret of spec.imp[].router.secretRef",
+        LinkState::Connecting => "wait for the handshake",
+        LinkState::Up | LinkState::Failed => "read the pod's log",
+    };
+    format!(
+        "pod {} has no link to {} at {} ({:?}: {reason}); {remedy}",
+        pod.name, link.node, link.address, link.state
+    )
+}
+
+fn records(found: &Found<'_>) -> Verdict {
+    let records = match found.records {
+        Ok(records) => records,
+        Err(sentence) => return Verdict::unknown(Reason::RecordsUnknown, sentence.clone()),
+    };
+    let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
+    if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {
+        return Verdict::no(
+            Reason::RecordsWrong,
+            format!("{}: {}", record.name, record.message),
+        );
+    }
+    if let Some(record) = of(&[RecordState::Unknown]) {
+        return Verdict::unknown(
+            Reason::RecordsUnknown,
+            format!("{}: {}", record.name, record.message),
+        );
+    }
+    let own = records
+        .found
+        .iter()
+        .filter(|r| r.state == RecordState::Verified)
+        .count();
+    Verdict::yes(format!(
+        "{own} SRV records lead to {}",
+        found.valid.hostname
+    ))
+}
+
+fn partners(found: &Found<'_>) -> Verdict {
+    let valid = found.valid;
+    if valid.privacy.mode == PrivacyMode::AllowList
+        && valid.privacy.domains.is_empty()
+        && valid.static_routes.is_empty()
+    {
+        return Verdict::no(
+            Reason::EmptyAllowList,
+            "the allow list is empty, so nothing federates; list partners in spec.privacy.domains",
+        );
+    }
+    let failing = answering(&found.observed.pods)
+        .flat_map(|(pod, status)| status.failing_partners.iter().map(move |f| (pod, f)))
+        .next();
+    if let Some((pod, failure)) = failing {
+        return Verdict::no(
+            Reason::PartnersFailing,
+            format!(
+                "{} since {} (pod {}): {}",
+                failure.domain, failure.since, pod.name, failure.reason
+            ),
+        );
+    }
+    if let Ok(records) = found.records {
+        if let Some(record) = records
+            .found
+            .iter()
+            .find(|r| r.state == RecordState::PartnerMissing)
+        {
+            return Verdict::no(
+                Reason::PartnersFailing,
+                format!("{}: {}", record.name, record.message),
+            );
+        }
+    }
+    if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() {
+        return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
+    }
+    Verdict::yes("no configured partner fails")
+}
+
+/// Everything but the conditions.
+pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
+    let valid = found.valid;
+    let running: Vec<&EdgePod> = found.observed.pods.iter().filter(|p| !p.stopping).collect();
+    let ready = running.iter().filter(|p| p.ready).count();
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let certificate = found
+        .material
+        .certificate
+        .as_ref()
+        .ok()
+        .and_then(|certificate| {
+            let info = certificate.inspect().ok()?;
+            Some(CertificateStatus {
+                source: match certificate {
+                    Certificate::Own { .. } => "OwnAuthority".to_owned(),
+                    Certificate::Brought { .. } => "Secret".to_owned(),
+                },
+                secret_name: certificate_secret(valid, certificate),
+                not_after: info.not_after.to_string(),
+                issuer: info.issuer,
+                fingerprint: info.fingerprint_sha256,
+            })
+        });
+    XmppFederationStatus {
+        observed_generation: previous.observed_generation,
+        conditions: Vec::new(),
+        edge: Some(EdgeStatus {
+            replicas: number(running.len()),
+            ready_replicas: number(ready),
+            ready: format!("{ready}/{}", valid.replicas),
+            selector: valid.owner.selector(),
+            addresses: found.addresses.iter().map(ToString::to_string).collect(),
+        }),
+        certificate,
+        dialback: found
+            .material
+            .dialback
+            .as_ref()
+            .ok()
+            .map(|_| DialbackStatus {
+                secret_name: valid.owner.dialback(),
+                rotated_at: None,
+                stage: "Steady".to_owned(),
+            }),
+        records: match found.records {
+            Ok(records) => records
+                .found
+                .iter()
+                .map(|r| RecordStatus {
+                    name: r.name.clone(),
+                    state: format!("{:?}", r.state),
+                    message: r.message.clone(),
+                })
+                .collect(),
+            Err(_) => previous.records.clone(),
+        },
+        imp: match found.imp {
+            Ok(report) => vec![imp_status(found, report, previous)],
+            Err(_) => previous.imp.clone(),
+        },
+        handled_requests: previous.handled_requests.clone(),
+    }
+}
+
+fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatus) -> ImpStatus {
+    let name = &found.valid.imp.spec.name;
+    let before = previous.imp.iter().find(|imp| imp.name == *name);
+    ImpStatus {
+        name: name.clone(),
+        axl_version: report
+            .axl_version
+            .clone()
+            .or_else(|| before.and_then(|b| b.axl_version.clone())),
+        table: report
+            .table
+            .clone()
+            .or_else(|| before.and_then(|b| b.table.clone())),
+        nodes: report
+            .nodes
+            .iter()
+            .map(|node| NodeStatus {
+                name: node.name.clone(),
+                address: node.address.clone().unwrap_or_else(|| node.name.clone()),
+                router: if node
+                    .pending_restart
+                    .as_ref()
+                    .is_some_and(|p| !p.id.is_empty())
+                {
+                    "Restarting"
+                } else if node.in_sync {
+                    "InSync"
+                } else if node.router.is_none() {
+                    "Unknown"
+                } else {
+                    "RestartNeeded"
+                }
+                .to_owned(),
+                pending_restart: node.pending_restart.as_ref().and_then(|p| {
+                    Some(PendingRestart {
+                        id: p.id.clone(),
+                        reason: p.reason.clone(),
+                        started_at: p.started_at.clone()?,
+                    })
+                }),
+            })
+            .collect(),
+        registrations: report
+            .registrations
+            .iter()
+            .map(|row| RegistrationStatus {
+                component_id: row.component_id.to_string(),
+                pkid: row.pkid.to_string(),
+            })
+            .collect(),
+        handled_restart_token: report.handled_restart_token.clone(),
+        recent_actions: report
+            .recent_actions
+            .iter()
+            .map(|action| ActionStatus {
+                at: action.at.to_string(),
+                action: format!(
+                    "{} {}: {} ({})",
+                    action.action, action.subject, action.outcome, action.reason
+                ),
+            })
+            .collect(),
+    }
+}

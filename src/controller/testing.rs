@@ -1,0 +1,68 @@
+//! What the tests of the pure steps start from.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::names::Owner;
+use super::validate::{self, Refusal, Settings, Validated};
+use crate::api::spec::XmppFederationSpec;
+
+/// The owner of all objects in tests.
+pub fn owner() -> Owner {
+    Owner {
+        name: "coluc".to_owned(),
+        namespace: "federation".to_owned(),
+        uid: "uid-1".to_owned(),
+    }
+}
+
+/// The operator's settings in tests.
+pub fn settings() -> Settings {
+    Settings {
+        edge_image: "edge:1".to_owned(),
+        namespace: "xmpp-federation-system".to_owned(),
+        cluster_networks: vec!["10.96.0.0/16".parse().unwrap()],
+    }
+}
+
+/// The guide's resource.
+pub fn spec() -> Value {
+    json!({
+        "domains": ["coluc.com"],
+        "chatNodeAliases": ["conf.coluc.com"],
+        "edge": {"hostname": "eft-xwye-a.coluc.com"},
+        "privacy": {"domains": ["vngtp.lab"]},
+        "imp": [{
+            "name": "main",
+            "publisher": "cups.ciscotac.net",
+            "credentialsSecretRef": {"name": "cups-axl"},
+            "tls": {"caSecretRef": {"name": "cups-ca", "key": "ca.crt"}},
+            "router": {"secretRef": {"name": "cups-router", "key": "secret"}},
+            "restart": {"mode": "Automatic"},
+        }],
+    })
+}
+
+/// The guide's resource with one field set; `path` is a JSON pointer whose parents exist.
+pub fn spec_with(path: &str, value: Value) -> XmppFederationSpec {
+    let mut spec = spec();
+    if !path.is_empty() {
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        let parent = if parent.is_empty() {
+            &mut spec
+        } else {
+            spec.pointer_mut(parent).unwrap()
+        };
+        parent
+            .as_object_mut()
+            .unwrap()
+            .insert(key.to_owned(), value);
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+/// Validates against nobody else's claims.
+pub fn validated(spec: &XmppFederationSpec) -> Result<Validated, Refusal> {
+    validate::run(owner(), spec, &settings(), &[])
+}

@@ -1,0 +1,567 @@
+//! Step two: the spec and what it refers to, as the typed and only input of `build`. Pure.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use xmpp_federation_core::edge_config::{
+    Cidr, HostPort, HumanDuration, Limits, Privacy, PrivacyMode, StaticRoute, TlsVersion,
+};
+use xmpp_federation_core::{ComponentId, Domain, Realm};
+
+use super::names::Owner;
+use crate::api::later;
+use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
+use crate::api::values::DomainName;
+
+/// What the operator itself adds to every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the edge where the spec names none.
+    pub edge_image: String,
+    /// The operator's namespace: home of lease and ledgers, and who may ask the edges' admin port.
+    pub namespace: String,
+    /// Networks of pods and Services that DNS must never lead an edge to.
+    pub cluster_networks: Vec<Cidr>,
+}
+
+/// A spec without contradictions, in the types of the field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Validated {
+    /// Owner of all objects.
+    pub owner: Owner,
+    /// Whether rows and links are wanted.
+    pub active: bool,
+    /// Presence domains, then chat aliases.
+    pub hosted: Vec<Domain>,
+    /// Public host name.
+    pub hostname: Domain,
+    /// Names that the certificate must have.
+    pub certificate_names: Vec<Domain>,
+    /// Component id of each slot.
+    pub component_ids: Vec<ComponentId>,
+    /// Wanted pods.
+    pub replicas: u16,
+    /// Image of the edge.
+    pub image: String,
+    /// When it is pulled.
+    pub pull_policy: Option<PullPolicy>,
+    /// The Service.
+    pub service: ServiceSpec,
+    /// Public addresses given by hand.
+    pub public_addresses: Vec<IpAddr>,
+    /// The edge's limits.
+    pub limits: Limits,
+    /// Time from unready to stop.
+    pub drain_delay: HumanDuration,
+    /// What is passed on to the pods.
+    pub pod: PodSpec,
+    /// A brought certificate's Secret; `None`: our own authority.
+    pub brought_certificate: Option<String>,
+    /// Public authorities count.
+    pub system_anchors: bool,
+    /// Secret and key with further authorities.
+    pub anchors: Option<spec::SecretKeyRef>,
+    /// Lowest TLS version.
+    pub min_version: TlsVersion,
+    /// Who may federate.
+    pub privacy: Privacy,
+    /// Fixed addresses.
+    pub static_routes: Vec<StaticRoute>,
+    /// Resolvers that see public DNS.
+    pub resolvers: Vec<IpAddr>,
+    /// Private networks that DNS may lead to.
+    pub allow_private: Vec<Cidr>,
+    /// Networks that it must not lead to.
+    pub deny: Vec<Cidr>,
+    /// The cluster of IM and Presence.
+    pub imp: Imp,
+    /// Namespace of the operator.
+    pub operator_namespace: String,
+}
+
+/// One cluster of IM and Presence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Imp {
+    /// The entry of the spec; its plain values are used as they are.
+    pub spec: spec::ImpSpec,
+    /// Which hosted domains it serves; empty: all.
+    pub domains: Vec<Domain>,
+    /// Port of the routers.
+    pub router_port: u16,
+    /// Address overrides by lower-case node name.
+    pub addresses: Vec<(String, IpAddr)>,
+    /// SHA-256 fingerprints of the nodes' certificates.
+    pub pins: Vec<[u8; 32]>,
+}
+
+/// Names that another resource holds already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Namespace and name of the other, as `namespace/name`.
+    pub resource: String,
+    /// Its domains and aliases as written.
+    pub domains: Vec<String>,
+    /// Its component ids.
+    pub component_ids: Vec<String>,
+}
+
+/// Why a spec is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Values are wrong or not available; one sentence each.
+    Invalid(Vec<String>),
+    /// Another resource has a name already.
+    UsedTwice(String),
+}
+
+/// Collects problems while values are read.
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn domain(&mut self, field: &str, name: &DomainName) -> Option<Domain> {
+        Domain::parse_canonical(&name.0)
+            .map_err(|e| self.0.push(format!("{field}: {e}")))
+            .ok()
+    }
+    fn domains(&mut self, field: &str, names: &[DomainName]) -> Vec<Domain> {
+        names
+            .iter()
+            .enumerate()
+            .filter_map(|(i, name)| self.domain(&format!("{field}[{i}]"), name))
+            .collect()
+    }
+    fn parsed<T: FromStr>(&mut self, field: &str, text: &str, wanted: &str) -> Option<T> {
+        text.parse()
+            .map_err(|_| self.0.push(format!("{field}: {text:?} is not {wanted}")))
+            .ok()
+    }
+    fn all<'a, T: FromStr>(
+        &mut self,
+        field: &str,
+        texts: impl Iterator<Item = &'a str>,
+        wanted: &str,
+    ) -> Vec<T> {
+        texts
+            .enumerate()
+            .filter_map(|(i, text)| self.parsed(&format!("{field}[{i}]"), text, wanted))
+            .collect()
+    }
+}
+
+const AN_ADDRESS: &str = "an IP address such as 192.0.2.10 or 2001:db8::10";
+const A_NETWORK: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
+
+/// Checks a spec against itself, this release and the claims of others.
+pub fn run(
+    owner: Owner,
+    spec: &XmppFederationSpec,
+    settings: &Settings,
+    claims: &[Claim],
+) -> Result<Validated, Refusal> {
+    let mut problems = Problems(later::refused(spec));
+    let domains = problems.domains("spec.domains", &spec.domains);
+    let aliases = problems.domains("spec.chatNodeAliases", &spec.chat_node_aliases);
+    let hostname = problems.domain("spec.edge.hostname", &spec.edge.hostname);
+    let mut hosted = domains.clone();
+    for alias in aliases {
+        if hosted.contains(&alias) {
+            problems.0.push(format!(
+                "spec.chatNodeAliases: {alias} is listed twice; remove one"
+            ));
+        } else {
+            hosted.push(alias);
+        }
+    }
+    let privacy = Privacy {
+        mode: match spec.privacy.mode {
+            spec::PrivacyMode::AllowList => PrivacyMode::AllowList,
+            spec::PrivacyMode::DenyList => PrivacyMode::DenyList,
+            spec::PrivacyMode::AllowAll => PrivacyMode::AllowAll,
+        },
+        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
+    };
+    for (i, domain) in privacy.domains.iter().enumerate() {
+        if hosted.contains(domain) {
+            problems.0.push(format!(
+                "spec.privacy.domains[{i}]: {domain} is hosted here; the list names remote domains only"
+            ));
+        }
+    }
+    let static_routes = static_routes(&mut problems, spec, &hosted);
+    let slots = spec.slots();
+    let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
+    if replicas > slots {
+        problems.0.push(format!(
+            "spec.edge.slots: {slots} is less than replicas ({replicas}); each replica needs a component id registered ahead"
+        ));
+    }
+    let public_addresses = problems.all(
+        "spec.edge.publicAddresses",
+        spec.edge.public_addresses.iter().map(|a| a.0.as_str()),
+        AN_ADDRESS,
+    );
+    let resolvers = problems.all(
+        "spec.dns.resolvers",
+        spec.dns.resolvers.iter().map(|a| a.0.as_str()),
+        AN_ADDRESS,
+    );
+    let allow_private = problems.all(
+        "spec.dns.allowPrivateTargets",
+        spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
+        A_NETWORK,
+    );
+    let imp = spec
+        .imp
+        .first()
+        .map(|entry| imp(&mut problems, entry, &hosted));
+    if imp.is_none() {
+        problems
+            .0
+            .push("spec.imp: is empty; describe one cluster of IM and Presence".to_owned());
+    }
+    let (Some(hostname), Some(imp), true) = (hostname, imp, problems.0.is_empty()) else {
+        return Err(Refusal::Invalid(problems.0));
+    };
+    let component_ids: Vec<ComponentId> = (0..slots)
+        .map(|i| ComponentId::of_realm(&Realm::of_replica(&hostname, i)))
+        .collect();
+    used_twice(&hosted, &component_ids, claims)?;
+
+    let mut certificate_names = hosted.clone();
+    if !certificate_names.contains(&hostname) {
+        certificate_names.push(hostname.clone());
+    }
+    Ok(Validated {
+        owner,
+        active: later::wants_registration(spec.activation),
+        hosted,
+        hostname,
+        certificate_names,
+        component_ids,
+        replicas,
+        image: spec
+            .edge
+            .image
+            .clone()
+            .unwrap_or_else(|| settings.edge_image.clone()),
+        pull_policy: spec.edge.image_pull_policy,
+        service: spec.edge.service.clone(),
+        public_addresses,
+        limits: limits(&spec.edge.limits),
+        drain_delay: spec.edge.drain_delay.0,
+        pod: spec.edge.pod.clone(),
+        brought_certificate: spec
+            .tls
+            .certificate
+            .as_ref()
+            .and_then(|c| c.secret_ref.as_ref())
+            .map(|r| r.name.clone()),
+        system_anchors: spec.tls.trust_anchors.system,
+        anchors: spec.tls.trust_anchors.secret_ref.clone(),
+        min_version: match spec.tls.min_version {
+            spec::TlsVersion::VersionTLS12 => TlsVersion::VersionTLS12,
+            spec::TlsVersion::VersionTLS13 => TlsVersion::VersionTLS13,
+        },
+        privacy,
+        static_routes,
+        resolvers,
+        allow_private,
+        deny: settings.cluster_networks.clone(),
+        imp,
+        operator_namespace: settings.namespace.clone(),
+    })
+}
+
+fn static_routes(
+    problems: &mut Problems,
+    spec: &XmppFederationSpec,
+    hosted: &[Domain],
+) -> Vec<StaticRoute> {
+    let mut routes = Vec::new();
+    for (i, route) in spec.static_routes.iter().enumerate() {
+        let field = format!("spec.staticRoutes[{i}]");
+        let Some(domain) = problems.domain(&format!("{field}.domain"), &route.domain) else {
+            continue;
+        };
+        if hosted.contains(&domain) {
+            problems.0.push(format!(
+                "{field}.domain: {domain} is hosted here and routed elsewhere; remove it from domains or from staticRoutes"
+            ));
+        }
+        let addresses = route
+            .addresses
+            .iter()
+            .map(|a| HostPort {
+                host: a.host.clone(),
+                port: port(a.port),
+            })
+            .collect();
+        routes.push(StaticRoute { domain, addresses });
+    }
+    routes
+}
+
+fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp {
+    let field = format!("spec.imp[{}]", entry.name);
+    let domains = problems.domains(&format!("{field}.domains"), &entry.domains);
+    for domain in &domains {
+        if !hosted.contains(domain) {
+            problems.0.push(format!(
+                "{field}.domains: {domain} is not in spec.domains or chatNodeAliases; add it there"
+            ));
+        }
+    }
+    let mut addresses = Vec::new();
+    for node in &entry.nodes {
+        let at = format!("{field}.nodes[{}].address", node.name);
+        if let Some(address) = problems.parsed(&at, &node.address, AN_ADDRESS) {
+            addresses.push((node.name.to_ascii_lowercase(), address));
+        }
+    }
+    let mut pins = Vec::new();
+    for text in entry.tls.pinned_sha256.iter().flatten() {
+        match fingerprint(text) {
+            Some(pin) => pins.push(pin),
+            None => problems.0.push(format!(
+                "{field}.tls.pinnedSha256: {text:?} is not a SHA-256 fingerprint of 64 hexadecimal digits"
+            )),
+        }
+    }
+    Imp {
+        spec: entry.clone(),
+        domains,
+        router_port: port(entry.router.port),
+        addresses,
+        pins,
+    }
+}
+
+/// 64 hexadecimal digits, colons between bytes allowed.
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u32> = text
+        .chars()
+        .filter(|c| *c != ':')
+        .map(|c| c.to_digit(16))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits
+        .chunks_exact(2)
+        .filter_map(|pair| match pair {
+            [high, low] => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        })
+        .collect();
+    (digits.len() == 64).then_some(())?;
+    bytes.try_into().ok()
+}
+
+fn port(number: i32) -> u16 {
+    u16::try_from(number).unwrap_or(0)
+}
+
+fn limits(spec: &LimitsSpec) -> Limits {
+    let usize_or = |value: Option<i32>, default: usize| {
+        value
+            .and_then(|v| usize::try_from(v).ok())
+            .unwrap_or(default)
+    };
+    let d = Limits::default();
+    Limits {
+        max_stanza_bytes: usize_or(spec.max_stanza_bytes, d.max_stanza_bytes),
+        max_unauthenticated_bytes: usize_or(
+            spec.max_unauthenticated_bytes,
+            d.max_unauthenticated_bytes,
+        ),
+        max_connections: usize_or(spec.max_connections, d.max_connections),
+        max_connections_per_address: usize_or(
+            spec.max_connections_per_address,
+            d.max_connections_per_address,
+        ),
+        max_pairs_per_stream: usize_or(spec.max_pairs_per_stream, d.max_pairs_per_stream),
+        max_verifications: usize_or(spec.max_verifications, d.max_verifications),
+        max_queued_stanzas: usize_or(spec.max_queued_stanzas, d.max_queued_stanzas),
+        max_queued_bytes: usize_or(spec.max_queued_bytes, d.max_queued_bytes),
+        negotiation_timeout: spec
+            .negotiation_timeout
+            .map_or(d.negotiation_timeout, |t| t.0),
+        dialback_timeout: spec.dialback_timeout.map_or(d.dialback_timeout, |t| t.0),
+        idle_timeout: spec.idle_timeout.map_or(d.idle_timeout, |t| t.0),
+        ..d
+    }
+}
+
+fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Result<(), Refusal> {
+    for claim in claims {
+        if let Some(domain) = hosted
+            .iter()
+            .find(|d| claim.domains.iter().any(|c| c == d.as_str()))
+        {
+            return Err(Refusal::UsedTwice(format!(
+                "{domain} is served by XmppFederation {} already; remove it from one of the two",
+                claim.resource
+            )));
+        }
+        if let Some(id) = ids
+            .iter()
+            .find(|i| claim.component_ids.iter().any(|c| c == i.as_str()))
+        {
+            return Err(Refusal::UsedTwice(format!(
+                "the component id {id} follows from the host names of this resource and of XmppFederation {}; use another edge.hostname in one of the two",
+                claim.resource
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a resource claims; values that are no domains claim nothing.
+pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
+    let domains = spec
+        .domains
+        .iter()
+        .chain(&spec.chat_node_aliases)
+        .map(|d| d.0.clone())
+        .collect();
+    let component_ids = Domain::parse(&spec.edge.hostname.0)
+        .map(|host| {
+            (0..spec.slots())
+                .map(|i| {
+                    ComponentId::of_realm(&Realm::of_replica(&host, i))
+                        .as_str()
+                        .to_owned()
+                })
+                .collect()
+        })
+        .unwrap_or_default();
+    Claim {
+        resource,
+        domains,
+        component_ids,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::super::testing::{owner, settings, spec_with, validated};
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    fn sentences(path: &str, value: Value) -> String {
+        match validated(&spec_with(path, value)) {
+            Err(Refusal::Invalid(sentences)) => sentences.join("; "),
+            other => panic!("{path} was accepted: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_guides_resource_gets_the_guides_component_ids() {
+        let valid = validated(&spec_with("", Value::Null)).unwrap();
+        let ids: Vec<&str> = valid
+            .component_ids
+            .iter()
+            .map(ComponentId::as_str)
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                "cm-2_s2scp-1.eft-xwye-a-coluc-com",
+                "cm-2_s2scp-1.eft-xwye-a-1-coluc-com"
+            ]
+        );
+        let names: Vec<&str> = valid.certificate_names.iter().map(Domain::as_str).collect();
+        assert_eq!(
+            names,
+            ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]
+        );
+        assert!(valid.active);
+    }
+
+    #[rstest]
+    #[case("/domains", json!(["bücher.example"]), "write \"xn--bcher-kva.example\"")]
+    #[case("/domains", json!(["192.0.2.1"]), "is an IP address")]
+    #[case("/privacy/domains", json!(["coluc.com"]), "hosted here; the list names remote domains only")]
+    #[case("/staticRoutes", json!([{"domain": "conf.coluc.com", "addresses": [{"host": "198.51.100.20"}]}]), "hosted here and routed elsewhere")]
+    #[case("/chatNodeAliases", json!(["coluc.com"]), "listed twice")]
+    #[case("/edge/slots", json!(1), "each replica needs a component id")]
+    #[case("/edge/publicAddresses", json!(["edge"]), "is not an IP address")]
+    #[case("/imp/0/domains", json!(["other.example"]), "add it there")]
+    #[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
+    #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
+    fn a_wrong_value_is_named_with_its_field_and_remedy(
+        #[case] path: &str,
+        #[case] value: Value,
+        #[case] says: &str,
+    ) {
+        let said = sentences(path, value);
+        assert!(said.contains(says), "{said}");
+    }
+
+    #[rstest]
+    #[case("/edge/autoscaling", json!({"maxReplicas": 4}))]
+    #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
+    #[case("/edge/directTls", json!({"enabled": true}))]
+    #[case("/dialback", json!({"rotateEvery": "2160h"}))]
+    #[case("/dialback", json!({"secretRef": {"name": "a", "key": "b"}}))]
+    #[case("/tls", json!({"mode": "Optional"}))]
+    #[case("/tls", json!({"requireClientCertificates": true}))]
+    #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
+    #[case("/tls", json!({"clientCertificate": {"secretRef": {"name": "a"}}}))]
+    #[case("/tls", json!({"revocationLists": {"configMapRef": {"name": "a", "key": "b"}}}))]
+    #[case("/peers", json!([{"domain": "vngtp.lab"}]))]
+    #[case("/dns", json!({"publish": "ExternalDns"}))]
+    #[case("/imp/0/router/profile", json!("Xcp"))]
+    #[case("/imp/0/restart", json!({"mode": "Window"}))]
+    fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
+        #[case] path: &str,
+        #[case] value: Value,
+    ) {
+        let said = sentences(path, value);
+        assert!(
+            said.contains("is not available in this release; "),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut spec = spec_with("/domains", json!(["COLUC.com"]));
+        spec.edge.slots = Some(1);
+        let Err(Refusal::Invalid(sentences)) = validated(&spec) else {
+            panic!("accepted")
+        };
+        assert_eq!(sentences.len(), 2, "{sentences:?}");
+    }
+
+    #[rstest]
+    // The same domain; a realm that two host names share; nothing in common.
+    #[case(
+        "coluc.com",
+        "other.example.net",
+        Some("coluc.com is served by XmppFederation b/b")
+    )]
+    #[case(
+        "other.example",
+        "eft-xwye.a.coluc.com",
+        Some("follows from the host names")
+    )]
+    #[case("other.example", "other.example.net", None)]
+    fn names_of_another_resource_are_refused_naming_it(
+        #[case] domain: &str,
+        #[case] hostname: &str,
+        #[case] says: Option<&str>,
+    ) {
+        let mut other = spec_with("/domains", json!([domain]));
+        other.chat_node_aliases.clear();
+        other.edge.hostname = DomainName(hostname.to_owned());
+        let claims = [claim("b/b".to_owned(), &other)];
+        let result = run(owner(), &spec_with("", Value::Null), &settings(), &claims);
+        match (result, says) {
+            (Err(Refusal::UsedTwice(said)), Some(says)) => {
+                assert!(said.contains(says) && said.contains("b/b"), "{said}");
+            }
+            (Ok(_), None) => {}
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}
