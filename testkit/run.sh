@@ -23,7 +23,9 @@ summary() {
   printf '%s\n' "${times[@]}" "$(printf '%5d s  %s' "$SECONDS" all)"
 }
 
-build() { cargo build --workspace --bins --locked; }
+# Everything at once, tests included: a selection of packages would unify features differently and compile the
+# dependencies once more.
+build() { cargo build --workspace --all-targets --locked; }
 clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 
 # The generators of committed files: each compares what it would write with the commit.
