@@ -30,7 +30,7 @@ clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 
 # The generators of committed files: each compares what it would write with the commit.
 generated() {
-  if [ -e crds ]; then cargo run -q --locked --bin crdgen -- --check; fi
+  if [ -e crds ]; then "$bin/crdgen" --check; fi
 }
 
 # A lab of this checkout's own, so that neither a demo nor another checkout's tests are disturbed.
@@ -75,7 +75,7 @@ clean_lab() {
     fi
   done
   [ ${#labs[@]} -gt 0 ] || { echo "there is no lab of this checkout"; return 0; }
-  [ -x "$bin/testkit" ] || cargo build -p testkit --bins --locked
+  [ -x "$bin/testkit" ] || build
   for name in "${!labs[@]}"; do
     "$bin/testkit" lab down --name "$name" --dir "${labs[$name]}"
   done
@@ -98,7 +98,7 @@ case ${1:-} in
     phase "tests" cargo test --workspace --locked
     phase "generated files" generated
     phase "images" "$bin/testkit" lab images
-    phase "lab tests" cargo test -p testkit --test lab --test partner --locked -- --ignored --test-threads=1
+    phase "lab tests" cargo test --workspace --locked --test lab --test partner --test packaging -- --ignored --test-threads=1
     phase "demo" demo_steps
     summary
     ;;
