@@ -5,6 +5,7 @@
 //! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
 //! can ask for a restart.
 
+pub mod intent;
 pub mod learn;
 pub mod logins;
 pub mod store;
@@ -178,6 +179,12 @@ pub struct Restart {
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
     pub answer: Option<RestartAnswer>,
+    /// When the command before this one was sent, should this one turn out not to have been.
+    #[serde(default)]
+    pub previous: Option<Stamp>,
+    /// Whether it made its node the first of the very first registration.
+    #[serde(default)]
+    pub made_canary: bool,
 }
 
 /// What IM&P said to a restart command.
