@@ -12,13 +12,23 @@ use crate::support::{Bench, quick, secret};
 async fn a_changed_password_is_tried_once_over_all_ports() {
     let mut bench = Bench::start(quick()).await;
     bench.until_ready(40).await;
-    bench.change(Change { password: Some("changed".into()), ..Change::default() });
+    bench.change(Change {
+        password: Some("changed".into()),
+        ..Change::default()
+    });
     bench.desired.requests.refresh = Some("1".into());
     let report = bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
+        .until(5, "rejected", |r| {
+            r.axl_authenticated.reason == reasons::UNAUTHORIZED
+        })
         .await;
     let message = &report.axl_authenticated.message;
-    for part in ["401", "federation/cups-axl (resourceVersion 1)", "https://cups.ciscotac.net:", "/axl"] {
+    for part in [
+        "401",
+        "federation/cups-axl (resourceVersion 1)",
+        "https://cups.ciscotac.net:",
+        "/axl",
+    ] {
         assert!(message.contains(part), "{message}");
     }
     // What is proven stays proven: no pod has to stop.
@@ -34,9 +44,17 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     let report = bench.once().await;
     assert_eq!(report.axl_authenticated.reason, reasons::UNAUTHORIZED);
     assert_eq!(report.slots[0].sync, SlotSync::InSync, "found without IM&P");
-    let bad: Vec<_> = bench.sim.calls(0).into_iter().filter(|call| call.auth == "bad").collect();
+    let bad: Vec<_> = bench
+        .sim
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.auth == "bad")
+        .collect();
     assert_eq!(bad.len(), 1, "{bad:#?}");
-    assert_eq!(bad[0].credential.as_deref(), Some(fingerprint("axluser", "axlpassword").as_str()));
+    assert_eq!(
+        bad[0].credential.as_deref(),
+        Some(fingerprint("axluser", "axlpassword").as_str())
+    );
 
     // The right Secret.
     bench.desired.target.axl = secret("2", "changed");
@@ -45,7 +63,10 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(bench.restarts(), [1, 1]);
     let text = bench.store.text();
-    assert!(!text.contains("axlpassword") && !text.contains("changed"), "{text}");
+    assert!(
+        !text.contains("axlpassword") && !text.contains("changed"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +74,9 @@ async fn a_wrong_password_from_the_start_is_tried_once() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.target.axl = secret("1", "wrong");
     bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
+        .until(5, "rejected", |r| {
+            r.axl_authenticated.reason == reasons::UNAUTHORIZED
+        })
         .await;
     bench.keep_on(2.0).await;
     assert_eq!(bench.sim.calls(0).len(), 1);
@@ -68,10 +91,15 @@ async fn a_missing_role_is_told_apart_by_interface() {
         let mut bench = Bench::start(quick()).await;
         bench.fault(fault, FaultOptions::default());
         let report = bench
-            .until(5, "forbidden", |r| r.axl_authenticated.reason == reasons::FORBIDDEN)
+            .until(5, "forbidden", |r| {
+                r.axl_authenticated.reason == reasons::FORBIDDEN
+            })
             .await;
         let message = &report.axl_authenticated.message;
-        assert!(message.starts_with(interface) && message.contains(role), "{message}");
+        assert!(
+            message.starts_with(interface) && message.contains(role),
+            "{message}"
+        );
     }
 }
 
@@ -83,27 +111,58 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
     let other = Bench::start(quick()).await;
     bench.desired.target.tls = other.desired.target.tls.clone();
     let report = bench
-        .until(5, "refused", |r| r.axl_authenticated.reason == reasons::CERTIFICATE_REFUSED)
+        .until(5, "refused", |r| {
+            r.axl_authenticated.reason == reasons::CERTIFICATE_REFUSED
+        })
         .await;
-    assert!(report.axl_authenticated.message.contains("caSecretRef"), "{}", report.axl_authenticated.message);
+    assert!(
+        report.axl_authenticated.message.contains("caSecretRef"),
+        "{}",
+        report.axl_authenticated.message
+    );
     assert!(bench.sim.calls(0).is_empty());
     // Something that is no CA.
-    bench.desired.target.tls = ServerTrust::Ca { pem: b"x".to_vec(), source: "Secret imp-ca, key ca.crt".into() };
+    bench.desired.target.tls = ServerTrust::Ca {
+        pem: b"x".to_vec(),
+        source: "Secret imp-ca, key ca.crt".into(),
+    };
     let report = bench.once().await;
-    assert!(report.axl_authenticated.message.contains("Secret imp-ca"), "{}", report.axl_authenticated.message);
+    assert!(
+        report.axl_authenticated.message.contains("Secret imp-ca"),
+        "{}",
+        report.axl_authenticated.message
+    );
     // The wrong fingerprint, then the right ones.
     bench.desired.target.tls = ServerTrust::Pinned(vec![[0; 32]]);
     let report = bench.once().await;
-    assert!(report.axl_authenticated.message.contains("pinned"), "{}", report.axl_authenticated.message);
-    let pins = bench.sim.nodes().iter().map(|node| pin(&node.certificate_sha256)).collect();
+    assert!(
+        report.axl_authenticated.message.contains("pinned"),
+        "{}",
+        report.axl_authenticated.message
+    );
+    let pins = bench
+        .sim
+        .nodes()
+        .iter()
+        .map(|node| pin(&node.certificate_sha256))
+        .collect();
     bench.desired.target.tls = ServerTrust::Pinned(pins);
     bench
-        .until(5, "accepted", |r| r.axl_authenticated.status == Status::True)
+        .until(5, "accepted", |r| {
+            r.axl_authenticated.status == Status::True
+        })
         .await;
     // The opt-out is said aloud.
     bench.desired.target.tls = ServerTrust::Insecure;
     let report = bench.once().await;
-    assert!(report.axl_authenticated.message.contains("insecureSkipVerify"), "{}", report.axl_authenticated.message);
+    assert!(
+        report
+            .axl_authenticated
+            .message
+            .contains("insecureSkipVerify"),
+        "{}",
+        report.axl_authenticated.message
+    );
 }
 
 fn pin(hex: &str) -> [u8; 32] {

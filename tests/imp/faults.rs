@@ -21,7 +21,9 @@ async fn an_insert_whose_answer_is_lost_leaves_one_row() {
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.fault("axl-reply-lost", only("INSERT", 1));
     bench
-        .until(20, "registered", |r| r.components_registered.status == Status::True)
+        .until(20, "registered", |r| {
+            r.components_registered.status == Status::True
+        })
         .await;
     assert_eq!(bench.rows().len(), 2);
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), 2);
@@ -57,7 +59,13 @@ async fn throttling_and_faults_are_waited_out() {
     ] {
         let mut bench = Bench::start(quick()).await;
         bench.desired.restart.mode = RestartMode::Manual;
-        bench.fault(fault, FaultOptions { count: Some(1), ..FaultOptions::default() });
+        bench.fault(
+            fault,
+            FaultOptions {
+                count: Some(1),
+                ..FaultOptions::default()
+            },
+        );
         bench
             .until(5, "throttled", |r| r.axl_authenticated.reason == reason)
             .await;
@@ -65,7 +73,9 @@ async fn throttling_and_faults_are_waited_out() {
         bench.keep_on(3.0).await;
         assert_eq!(bench.sim.calls(0).len(), calls, "{fault}: no storm");
         bench
-            .until(15, "registered", |r| r.components_registered.status == Status::True)
+            .until(15, "registered", |r| {
+                r.components_registered.status == Status::True
+            })
             .await;
     }
 }
@@ -75,7 +85,9 @@ async fn no_version_that_is_answered_is_named() {
     let mut bench = Bench::start(quick()).await;
     bench.fault("axl-599", FaultOptions::default());
     let report = bench
-        .until(5, "unsupported", |r| r.axl_authenticated.reason == reasons::VERSION_UNSUPPORTED)
+        .until(5, "unsupported", |r| {
+            r.axl_authenticated.reason == reasons::VERSION_UNSUPPORTED
+        })
         .await;
     assert!(report.axl_authenticated.message.contains("15.0 to 9.1"));
     bench.keep_on(1.0).await;
@@ -87,10 +99,15 @@ async fn no_router_is_restarted_while_another_is_down() {
     let mut bench = Bench::start(quick()).await;
     bench.fault(
         "router-down",
-        FaultOptions { node: Some("ecup10s.coluc.com".into()), ..FaultOptions::default() },
+        FaultOptions {
+            node: Some("ecup10s.coluc.com".into()),
+            ..FaultOptions::default()
+        },
     );
     let report = bench
-        .until(15, "held back", |r| r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY)
+        .until(15, "held back", |r| {
+            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
+        })
         .await;
     assert!(report.routers_in_sync.message.contains("ecup10s.coluc.com"));
     bench.keep_on(2.0).await;
@@ -105,7 +122,16 @@ async fn an_unreachable_cluster_is_named_with_the_capture_command() {
         address.port = Some(1);
     }
     let report = bench
-        .until(5, "unreachable", |r| r.axl_authenticated.reason == reasons::UNREACHABLE)
+        .until(5, "unreachable", |r| {
+            r.axl_authenticated.reason == reasons::UNREACHABLE
+        })
         .await;
-    assert!(report.axl_authenticated.message.contains("utils network capture"), "{}", report.axl_authenticated.message);
+    assert!(
+        report
+            .axl_authenticated
+            .message
+            .contains("utils network capture"),
+        "{}",
+        report.axl_authenticated.message
+    );
 }

@@ -125,7 +125,14 @@ impl Bench {
         let store = Arc::new(MemoryStore::default());
         let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>);
         let desired = desired(&sim);
-        Self { sim, store, operator, desired, events: Vec::new(), edges: true }
+        Self {
+            sim,
+            store,
+            operator,
+            desired,
+            events: Vec::new(),
+            edges: true,
+        }
     }
 
     /// The operator's process ends and another one starts.
@@ -143,7 +150,12 @@ impl Bench {
 
     /// Reconciles, as often as asked to and at least five times a second, until the report is as
     /// expected; panics after that time.
-    pub async fn until(&mut self, limit_s: u64, what: &str, done: impl Fn(&Report) -> bool) -> Report {
+    pub async fn until(
+        &mut self,
+        limit_s: u64,
+        what: &str,
+        done: impl Fn(&Report) -> bool,
+    ) -> Report {
         let started = Instant::now();
         loop {
             let report = self.once().await;
@@ -227,17 +239,31 @@ impl Bench {
     }
 
     pub fn node(&self, name: &str) -> NodeState {
-        self.sim.state().nodes.into_iter().find(|node| node.name == name).unwrap()
+        self.sim
+            .state()
+            .nodes
+            .into_iter()
+            .find(|node| node.name == name)
+            .unwrap()
     }
 
     /// The table of the publisher: (pkid, cp_id).
     pub fn rows(&self) -> Vec<(String, String)> {
-        self.node(PUBLISHER).rows.into_iter().map(|row| (row.pkid, row.cp_id)).collect()
+        self.node(PUBLISHER)
+            .rows
+            .into_iter()
+            .map(|row| (row.pkid, row.cp_id))
+            .collect()
     }
 
     /// How often each router was restarted, by whomever.
     pub fn restarts(&self) -> Vec<usize> {
-        self.sim.state().nodes.iter().map(|node| node.router.restarts.len()).collect()
+        self.sim
+            .state()
+            .nodes
+            .iter()
+            .map(|node| node.router.restarts.len())
+            .collect()
     }
 }
 
@@ -246,14 +272,25 @@ fn desired(sim: &SimulatedImp) -> Desired {
         .nodes()
         .iter()
         .map(|node| {
-            let address = NodeAddress { address: node.https.ip(), port: Some(node.https.port()) };
+            let address = NodeAddress {
+                address: node.https.ip(),
+                port: Some(node.https.port()),
+            };
             (node.name.clone(), address)
         })
         .collect();
     addresses.insert("cups.ciscotac.net".into(), addresses[PUBLISHER]);
     // Nothing else may be reached by mistake.
-    assert!(addresses.values().all(|address| address.address == IpAddr::from([127, 0, 0, 1])));
-    let owner = Owner { namespace: "federation".into(), name: "coluc".into(), uid: "r-1".into() };
+    assert!(
+        addresses
+            .values()
+            .all(|address| address.address == IpAddr::from([127, 0, 0, 1]))
+    );
+    let owner = Owner {
+        namespace: "federation".into(),
+        name: "coluc".into(),
+        uid: "r-1".into(),
+    };
     Desired {
         live_owners: BTreeSet::from([owner.uid.clone()]),
         owner,

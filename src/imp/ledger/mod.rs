@@ -66,6 +66,9 @@ pub struct Ledger {
     /// The last value of the annotation `restart-routers` that was served.
     #[serde(default)]
     pub handled_restart_token: Option<String>,
+    /// It was restored, and a request that stands now was made before that.
+    #[serde(default)]
+    pub restored: bool,
     /// The last actions, oldest first.
     #[serde(default)]
     pub actions: Vec<ActionRecord>,
@@ -232,6 +235,7 @@ impl Ledger {
             canary_passed: false,
             federation_was_on: false,
             handled_restart_token: None,
+            restored: false,
             actions: Vec::new(),
         }
     }
@@ -280,6 +284,7 @@ impl Ledger {
     /// The ledger was restored from somewhere: rows stay ours, but nothing is proven, and nothing
     /// in it asks for a restart.
     pub fn distrust(&mut self) {
+        self.restored = true;
         self.readable = None;
         self.rounds.clear();
         for row in self.rows.values_mut() {
