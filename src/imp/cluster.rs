@@ -18,9 +18,7 @@ use super::http::Caller;
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
-use super::ledger::{
-    ActionRecord, Baseline, Ledger, Restart, RestartAnswer, RowRecord, RowState, UpTimeMark,
-};
+use super::ledger::{ActionRecord, Ledger, RestartAnswer};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
 use super::report::{Event, Removal, Report, reasons};
@@ -489,18 +487,13 @@ impl Imp {
         };
         match act {
             Act::Insert { pkid, id } => {
-                let intent = RowRecord {
-                    component_id: id.clone(),
-                    state: RowState::Planned,
-                    asks_restart: true,
-                };
                 let known = cluster
                     .ledger()
                     .is_some_and(|ledger| ledger.rows.contains_key(&pkid));
                 if !known
                     && !self
                         .record(cluster, |ledger| {
-                            ledger.rows.insert(pkid, intent);
+                            ledger.intend_insert(pkid, &id);
                         })
                         .await
                 {
@@ -533,12 +526,10 @@ impl Imp {
                 .await;
             }
             Act::Delete { pkid, id, reason } => {
-                let deleting = |ledger: &mut Ledger| {
-                    if let Some(row) = ledger.rows.get_mut(&pkid) {
-                        row.state = RowState::Deleting;
-                    }
-                };
-                if !self.record(cluster, deleting).await {
+                if !self
+                    .record(cluster, |ledger| ledger.intend_delete(pkid))
+                    .await
+                {
                     return;
                 }
                 let Some(table) = cluster.seen.table else {
@@ -552,7 +543,9 @@ impl Imp {
                         rows.value.retain(|row| row.pkid != pkid.to_string());
                     }
                     cluster.seen.unverified = true;
-                    cluster.deleted.push(id.to_string());
+                    if !cluster.deleted.contains(&id.to_string()) {
+                        cluster.deleted.push(id.to_string());
+                    }
                 }
                 self.row_done(
                     cluster,
@@ -566,14 +559,9 @@ impl Imp {
             }
             Act::Adopt { pkid, id } => {
                 let at = self.clock.now().wall;
-                let adopted = RowRecord {
-                    component_id: id.clone(),
-                    state: RowState::Present,
-                    asks_restart: false,
-                };
                 let saved = self
                     .record(cluster, |ledger| {
-                        ledger.rows.insert(pkid, adopted);
+                        ledger.adopt(pkid, &id);
                         ledger.acted(ActionRecord {
                             at,
                             action: "AdoptRow".to_owned(),
@@ -653,36 +641,10 @@ impl Imp {
         events: &mut Vec<Event>,
     ) {
         let planned = self.clock.now();
-        let before = cluster.ledger().cloned();
-        let up_times = cluster
-            .seen
-            .services
-            .iter()
-            .filter_map(|(name, services)| {
-                let mark = UpTimeMark {
-                    seconds: services.value.up_time?,
-                    asked: services.asked,
-                };
-                Some((name.clone(), mark))
-            })
-            .collect();
-        let restart = Restart {
-            id: Pkid::random().to_string(),
-            reason: reason.clone(),
-            planned,
-            baseline: Baseline {
-                at: planned,
-                up_times,
-            },
-            answer: None,
-        };
+        let seen = cluster.seen.clone();
         let intent = |ledger: &mut Ledger| {
-            if !ledger.canary_passed && ledger.canary.is_none() {
-                ledger.canary = Some(node.to_owned());
-            }
-            let record = ledger.node_mut(node);
-            record.restart = Some(restart);
-            record.last_restart = Some(planned);
+            let id = Pkid::random().to_string();
+            ledger.intend_restart(node, &reason, id, planned, &seen);
         };
         if !self.record(cluster, intent).await {
             return;
@@ -737,26 +699,7 @@ impl Imp {
         };
         self.record(cluster, |ledger| {
             ledger.acted(record);
-            let carried_out = matches!(
-                answer,
-                Some(RestartAnswer::Accepted | RestartAnswer::Ambiguous(_))
-            );
-            if !carried_out && let Some(before) = &before {
-                ledger.canary.clone_from(&before.canary);
-                ledger.node_mut(node).last_restart = before
-                    .nodes
-                    .get(node)
-                    .and_then(|record| record.last_restart);
-            }
-            let record = ledger.node_mut(node);
-            match answer {
-                Some(answer) => {
-                    if let Some(restart) = &mut record.restart {
-                        restart.answer = Some(answer);
-                    }
-                }
-                None => record.restart = None,
-            }
+            ledger.restart_answered(node, answer);
         })
         .await;
     }

@@ -218,11 +218,7 @@ fn transport(error: &reqwest::Error) -> CallErrorKind {
     let mut innermost = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let inner = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref())
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .or_else(|| cause.downcast_ref::<rustls::Error>());
+        let inner = tls_error(cause);
         match inner {
             Some(rustls::Error::InvalidCertificate(why)) => {
                 return CallErrorKind::Certificate(certificate_words(why));
@@ -247,9 +243,23 @@ fn transport(error: &reqwest::Error) -> CallErrorKind {
     }
 }
 
+/// The TLS error in an error, which may be wrapped into several I/O errors.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut error = error;
+    while let Some(inner) = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        error = inner;
+    }
+    error.downcast_ref()
+}
+
 fn certificate_words(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "its issuer is not among the given CAs".to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "it was not issued by one of the given CAs".to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "it has expired".to_owned()
         }

@@ -36,3 +36,6 @@ pub mod soap;
 pub mod verdicts;
 
 pub use cluster::Imp;
+
+#[cfg(test)]
+mod history_tests;

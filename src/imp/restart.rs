@@ -261,7 +261,7 @@ pub fn next(input: Input<'_>) -> Next {
 /// What is to be done about commands whose outcome is open; `None` without any. Where a human is
 /// asked for something that is not needed any more, there is nothing to ask for.
 pub fn watch_open(input: Input<'_>) -> Option<Next> {
-    let mut refused = None;
+    let mut refused: Option<Waiting> = None;
     for node in input.nodes {
         let Some(restart) = open_restart(input.ledger, &node.name) else {
             continue;
@@ -271,12 +271,28 @@ pub fn watch_open(input: Input<'_>) -> Option<Next> {
             _ if kind != WaitKind::Restarting
                 && need(&node.name, input.ids, input.ledger).is_none() => {}
             Next::Wait(waiting) if kind == WaitKind::Refused => {
-                refused.get_or_insert(Next::Wait(waiting));
+                refused = Some(match refused {
+                    None => waiting,
+                    Some(other) => Waiting {
+                        kind,
+                        until: if other.until.mono_ms < waiting.until.mono_ms {
+                            other.until
+                        } else {
+                            waiting.until
+                        },
+                        message: format!("{}; {}", other.message, waiting.message),
+                    },
+                });
             }
             other => return Some(other),
         }
     }
     refused
+        .map(|waiting| Waiting {
+            message: format!("{}. Restart it by hand: {BY_HAND}", waiting.message),
+            ..waiting
+        })
+        .map(Next::Wait)
 }
 
 fn open_restart<'a>(ledger: &'a Ledger, node: &str) -> Option<&'a Restart> {
@@ -399,9 +415,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
     let (kind, message) = match &restart.answer {
         Some(RestartAnswer::Refused(why)) => (
             WaitKind::Refused,
-            format!(
-                "{node} refuses to restart Cisco XCP Router over Control Center ({why}). Restart it by hand: {BY_HAND}"
-            ),
+            format!("{node} refuses to restart Cisco XCP Router over Control Center ({why})"),
         ),
         Some(RestartAnswer::Accepted) if elapsed.reached(RESTART_DEADLINE) => (
             WaitKind::Hangs,

@@ -34,6 +34,11 @@ pub fn learn(
     if std::mem::take(&mut seen.human_looked) && ledger.vanished >= 2 {
         ledger.vanished = 0;
     }
+    if std::mem::take(&mut ledger.restored) {
+        ledger
+            .handled_restart_token
+            .clone_from(&desired.requests.restart_routers);
+    }
     rows(ledger, seen, &mut events);
     readable(ledger, desired, seen, now);
     requests(ledger, desired, seen, now);

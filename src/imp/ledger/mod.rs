@@ -5,6 +5,7 @@
 //! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
 //! can ask for a restart.
 
+pub mod intent;
 pub mod learn;
 pub mod logins;
 pub mod store;
@@ -65,6 +66,9 @@ pub struct Ledger {
     /// The last value of the annotation `restart-routers` that was served.
     #[serde(default)]
     pub handled_restart_token: Option<String>,
+    /// It was restored, and a request that stands now was made before that.
+    #[serde(default)]
+    pub restored: bool,
     /// The last actions, oldest first.
     #[serde(default)]
     pub actions: Vec<ActionRecord>,
@@ -178,6 +182,12 @@ pub struct Restart {
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
     pub answer: Option<RestartAnswer>,
+    /// When the command before this one was sent, should this one turn out not to have been.
+    #[serde(default)]
+    pub previous: Option<Stamp>,
+    /// Whether it made its node the first of the very first registration.
+    #[serde(default)]
+    pub made_canary: bool,
 }
 
 /// What IM&P said to a restart command.
@@ -225,6 +235,7 @@ impl Ledger {
             canary_passed: false,
             federation_was_on: false,
             handled_restart_token: None,
+            restored: false,
             actions: Vec::new(),
         }
     }
@@ -273,6 +284,7 @@ impl Ledger {
     /// The ledger was restored from somewhere: rows stay ours, but nothing is proven, and nothing
     /// in it asks for a restart.
     pub fn distrust(&mut self) {
+        self.restored = true;
         self.readable = None;
         self.rounds.clear();
         for row in self.rows.values_mut() {

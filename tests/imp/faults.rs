@@ -1,0 +1,137 @@
+//! Answers that do not come, come late or are none.
+
+use testkit::imp::FaultOptions;
+use xmpp_federation_operator::imp::desired::RestartMode;
+use xmpp_federation_operator::imp::report::{Status, reasons};
+
+use crate::support::{Bench, PUBLISHER, id, quick};
+
+fn only(operation: &str, count: u64) -> FaultOptions {
+    FaultOptions {
+        operation: Some(operation.into()),
+        count: Some(count),
+        ..FaultOptions::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_whose_answer_is_lost_leaves_one_row() {
+    let mut bench = Bench::start(quick()).await;
+    bench.desired.restart.mode = RestartMode::Manual;
+    bench.desired.component_ids = vec![id(0), id(1)];
+    bench.fault("axl-reply-lost", only("INSERT", 1));
+    bench
+        .until(20, "registered", |r| {
+            r.components_registered.status == Status::True
+        })
+        .await;
+    assert_eq!(bench.rows().len(), 2);
+    assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_whose_answer_is_lost_is_observed_and_not_repeated() {
+    let mut bench = Bench::start(quick()).await;
+    bench.fault("cc-reply-lost", only("Restart", 1));
+    bench.until_ready(40).await;
+    assert_eq!(bench.restarts(), [1, 1]);
+    assert_eq!(bench.restart_commands().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_dies_after_the_command_does_not_send_it_again() {
+    let mut bench = Bench::start(quick()).await;
+    while bench.restart_commands().is_empty() {
+        bench.once().await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    bench.restart_operator();
+    bench.until_ready(40).await;
+    assert_eq!(bench.restarts(), [1, 1]);
+    assert_eq!(bench.restart_commands().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_and_faults_are_waited_out() {
+    for (fault, reason) in [
+        ("axl-503", reasons::THROTTLED),
+        ("axl-fault", reasons::THROTTLED),
+    ] {
+        let mut bench = Bench::start(quick()).await;
+        bench.desired.restart.mode = RestartMode::Manual;
+        bench.fault(
+            fault,
+            FaultOptions {
+                count: Some(1),
+                ..FaultOptions::default()
+            },
+        );
+        bench
+            .until(5, "throttled", |r| r.axl_authenticated.reason == reason)
+            .await;
+        let calls = bench.sim.calls(0).len();
+        bench.keep_on(3.0).await;
+        assert_eq!(bench.sim.calls(0).len(), calls, "{fault}: no storm");
+        bench
+            .until(15, "registered", |r| {
+                r.components_registered.status == Status::True
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_version_that_is_answered_is_named() {
+    let mut bench = Bench::start(quick()).await;
+    bench.fault("axl-599", FaultOptions::default());
+    let report = bench
+        .until(5, "unsupported", |r| {
+            r.axl_authenticated.reason == reasons::VERSION_UNSUPPORTED
+        })
+        .await;
+    assert!(report.axl_authenticated.message.contains("15.0 to 9.1"));
+    bench.keep_on(1.0).await;
+    assert_eq!(bench.sim.calls(0).len(), 9, "every version once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_router_is_restarted_while_another_is_down() {
+    let mut bench = Bench::start(quick()).await;
+    bench.fault(
+        "router-down",
+        FaultOptions {
+            node: Some("ecup10s.coluc.com".into()),
+            ..FaultOptions::default()
+        },
+    );
+    let report = bench
+        .until(15, "held back", |r| {
+            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
+        })
+        .await;
+    assert!(report.routers_in_sync.message.contains("ecup10s.coluc.com"));
+    bench.keep_on(2.0).await;
+    assert!(bench.restart_commands().is_empty());
+    assert!(bench.node(PUBLISHER).router.restarts.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_cluster_is_named_with_the_capture_command() {
+    let mut bench = Bench::start(quick()).await;
+    for address in bench.desired.target.addresses.values_mut() {
+        address.port = Some(1);
+    }
+    let report = bench
+        .until(5, "unreachable", |r| {
+            r.axl_authenticated.reason == reasons::UNREACHABLE
+        })
+        .await;
+    assert!(
+        report
+            .axl_authenticated
+            .message
+            .contains("utils network capture"),
+        "{}",
+        report.axl_authenticated.message
+    );
+}

@@ -1,0 +1,16 @@
+//! The IM&P module against the simulated IM&P cluster: real HTTPS, real SQL, routers that read
+//! their table when they start. Every claim is checked by what the simulator counted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod accounts;
+mod faults;
+mod registering;
+mod restarting;
+mod support;

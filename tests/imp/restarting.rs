@@ -1,0 +1,222 @@
+//! Routers: when, in which order, how often.
+
+use std::time::{Duration, Instant};
+
+use testkit::imp::{FaultOptions, ImpConfig};
+use xmpp_federation_operator::imp::desired::RestartMode;
+use xmpp_federation_operator::imp::report::{Progress, SlotSync, Status, reasons};
+
+use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other() {
+    let mut bench = Bench::start(ImpConfig {
+        restart_s: 5.0,
+        replication_s: 1.0,
+        ..ImpConfig::default()
+    })
+    .await;
+    bench.desired.component_ids = vec![id(0), id(1)];
+    bench.desired.restart.propagation_delay = Duration::from_secs(2);
+    bench.desired.restart.min_interval = Duration::from_secs(24 * 3600);
+    let started = Instant::now();
+    let report = bench.until_ready(40).await;
+    let took = started.elapsed();
+    assert!(took <= Duration::from_secs(30), "{took:?}");
+    assert_eq!(bench.restarts(), [1, 1]);
+    assert!(
+        report
+            .slots
+            .iter()
+            .all(|slot| slot.sync == SlotSync::InSync)
+    );
+    assert!(matches!(report.progress, Progress::Done));
+
+    let (first, second) = (
+        &bench.node(PUBLISHER).router.restarts[0],
+        &bench.node(SUBSCRIBER).router.restarts[0],
+    );
+    assert!(
+        second.requested_at_ms >= first.started_at_ms.unwrap(),
+        "one at a time"
+    );
+    let written = bench
+        .calls("axl", "executeSQLUpdate")
+        .iter()
+        .map(|call| call.at_ms)
+        .max()
+        .unwrap();
+    assert!(
+        first.requested_at_ms >= written + 2_000,
+        "not before the propagation delay"
+    );
+    for node in bench.sim.state().nodes {
+        for slot in 0..2 {
+            assert!(
+                node.router.loaded_ids.contains(id(slot).as_str()),
+                "{node:#?}"
+            );
+        }
+    }
+
+    // The budget: under 12 Control Center calls in any minute, and no two looks at one restarting
+    // node within 5 s of each other or of the command.
+    let calls: Vec<_> = bench
+        .sim
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.service == "control-center")
+        .collect();
+    assert!(calls.len() < 12, "{calls:#?}");
+    for command in bench.restart_commands() {
+        let looks: Vec<u64> = calls
+            .iter()
+            .filter(|call| call.node == command.node && call.at_ms >= command.at_ms)
+            .map(|call| call.at_ms)
+            .collect();
+        assert!(
+            looks.windows(2).all(|pair| pair[1] - pair[0] >= 5_000),
+            "{looks:?}"
+        );
+    }
+
+    // In order: nothing is written or called any more.
+    let (writes, calls) = (bench.store.writes(), bench.sim.calls(0).len());
+    bench.keep_on(2.0).await;
+    assert_eq!(
+        (bench.store.writes(), bench.sim.calls(0).len()),
+        (writes, calls)
+    );
+
+    // Another process finds everything proven: reads, but neither writes nor restarts.
+    bench.restart_operator();
+    let report = bench.until_ready(5).await;
+    bench.keep_on(2.0).await;
+    assert!(matches!(report.progress, Progress::Done));
+    assert_eq!(bench.restarts(), [1, 1]);
+    assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_node_waits_for_the_first_ones_link() {
+    let mut bench = Bench::start(quick()).await;
+    bench.edges = false;
+    let report = bench
+        .until(20, "waiting for the link", |r| {
+            r.routers_in_sync.reason == reasons::CANARY
+        })
+        .await;
+    assert!(report.routers_in_sync.message.contains(PUBLISHER));
+    assert!(report.routers_in_sync.message.contains(SUBSCRIBER));
+    bench.keep_on(3.0).await;
+    assert_eq!(bench.restarts(), [1, 0]);
+    bench.edges = true;
+    bench.until_ready(20).await;
+    assert_eq!(bench.restarts(), [1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
+    let mut bench = Bench::start(quick()).await;
+    bench.desired.restart.mode = RestartMode::Manual;
+    let report = bench
+        .until(10, "waiting for a human", |r| {
+            r.routers_in_sync.reason == reasons::RESTART_BY_HAND
+        })
+        .await;
+    for part in [
+        PUBLISHER,
+        SUBSCRIBER,
+        "Control Center - Network Services",
+        "utils service restart Cisco XCP Router",
+    ] {
+        assert!(
+            report.routers_in_sync.message.contains(part),
+            "{}",
+            report.routers_in_sync.message
+        );
+    }
+    assert!(matches!(report.progress, Progress::Stalled(_)));
+    assert_eq!(report.slots[0].sync, SlotSync::NotInSync);
+    bench.sim.restart_router(PUBLISHER).unwrap();
+    let report = bench
+        .until(30, "one node in sync", |r| {
+            r.nodes.iter().any(|node| node.in_sync)
+        })
+        .await;
+    assert_eq!(report.routers_in_sync.status, Status::False);
+    assert!(
+        !report
+            .routers_in_sync
+            .message
+            .contains("on ecup10.coluc.com"),
+        "{}",
+        report.routers_in_sync.message
+    );
+    bench.sim.restart_router(SUBSCRIBER).unwrap();
+    bench.until_ready(30).await;
+    assert!(bench.restart_commands().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
+    let mut bench = Bench::start(quick()).await;
+    bench.desired.restart.min_interval = Duration::from_secs(24 * 3600);
+    bench.until_ready(40).await;
+    bench.desired.component_ids.push(id(1));
+    let report = bench
+        .until(15, "held back", |r| {
+            r.routers_in_sync.reason == reasons::MIN_INTERVAL
+        })
+        .await;
+    assert!(
+        report.routers_in_sync.message.contains("restart-routers"),
+        "{}",
+        report.routers_in_sync.message
+    );
+    assert_eq!(report.slots[0].sync, SlotSync::InSync);
+    assert_eq!(report.slots[1].sync, SlotSync::NotInSync);
+    bench.keep_on(2.0).await;
+    assert_eq!(bench.restarts(), [1, 1]);
+    bench.desired.requests.restart_routers = Some("now".into());
+    // Two rounds in one minute go beyond the budget of calls.
+    let report = bench.until_ready(100).await;
+    assert_eq!(report.handled_restart_token.as_deref(), Some("now"));
+    bench.keep_on(2.0).await;
+    assert_eq!(bench.restarts(), [2, 2], "once per token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
+    let mut bench = Bench::start(quick()).await;
+    bench.fault("restart-refused", FaultOptions::default());
+    let report = bench
+        .until(15, "refused", |r| {
+            r.routers_in_sync.reason == reasons::RESTART_REFUSED
+        })
+        .await;
+    for part in ["-1045", PUBLISHER, "utils service restart Cisco XCP Router"] {
+        assert!(
+            report.routers_in_sync.message.contains(part),
+            "{}",
+            report.routers_in_sync.message
+        );
+    }
+    let report = bench
+        .until(15, "refused twice", |r| {
+            r.routers_in_sync.message.contains(SUBSCRIBER)
+        })
+        .await;
+    assert!(matches!(report.progress, Progress::Stalled(_)));
+    bench.keep_on(3.0).await;
+    assert_eq!(
+        bench.restart_commands().len(),
+        2,
+        "each node was asked once"
+    );
+    bench.sim.clear_fault("restart-refused");
+    bench.sim.restart_router(PUBLISHER).unwrap();
+    bench.sim.restart_router(SUBSCRIBER).unwrap();
+    bench.until_ready(60).await;
+    assert_eq!(bench.restart_commands().len(), 2);
+}

@@ -1,0 +1,323 @@
+//! A simulated cluster, an operator beside it, and what is asked of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
+use xmpp_federation_core::{ComponentId, SecretBytes};
+use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::desired::{
+    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
+    RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
+};
+use xmpp_federation_operator::imp::ledger::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_operator::imp::report::{Event, Report, Status as Verdict};
+
+/// Names in the lab.
+pub const PUBLISHER: &str = "ecup10.coluc.com";
+pub const SUBSCRIBER: &str = "ecup10s.coluc.com";
+
+/// ConfigMaps in memory: versions and identities as the API server gives them.
+#[derive(Default)]
+pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>);
+
+impl MemoryStore {
+    fn next(&self) -> String {
+        let mut version = self.1.lock().unwrap();
+        *version += 1;
+        version.to_string()
+    }
+
+    /// How many writes there were.
+    pub fn writes(&self) -> u64 {
+        *self.1.lock().unwrap()
+    }
+
+    /// Loses everything, as a cluster rebuilt from Git does.
+    pub fn lose(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    /// Everything in it, for looking for secrets.
+    pub fn text(&self) -> String {
+        format!("{:?}", self.0.lock().unwrap())
+    }
+}
+
+impl LedgerStore for MemoryStore {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        Box::pin(async move { Ok(self.0.lock().unwrap().get(name).cloned()) })
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        data: String,
+        expected: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        Box::pin(async move {
+            let version = self.next();
+            let mut maps = self.0.lock().unwrap();
+            let current = maps.get(name);
+            if current.map(|stored| stored.version.as_str()) != expected {
+                return Err(StoreError::Conflict);
+            }
+            let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
+            let stored = Stored { data, version, uid };
+            maps.insert(name.to_owned(), stored.clone());
+            Ok(stored)
+        })
+    }
+
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(async move { Ok(self.0.lock().unwrap().keys().cloned().collect()) })
+    }
+}
+
+/// One simulated cluster and one operator.
+pub struct Bench {
+    pub sim: SimulatedImp,
+    pub store: Arc<MemoryStore>,
+    pub operator: Imp,
+    pub desired: Desired,
+    pub events: Vec<Event>,
+    /// Whether edges run: a link is up where a started router knows the id.
+    pub edges: bool,
+}
+
+/// A simulator that restarts and replicates quickly.
+pub fn quick() -> ImpConfig {
+    ImpConfig {
+        restart_s: 1.0,
+        replication_s: 0.2,
+        config_manager_s: 0.1,
+        ..ImpConfig::default()
+    }
+}
+
+pub fn id(slot: usize) -> ComponentId {
+    let text = match slot {
+        0 => "cm-2_s2scp-1.eft-xwye-a-coluc-com".to_owned(),
+        n => format!("cm-2_s2scp-1.eft-xwye-a-{n}-coluc-com"),
+    };
+    text.parse().unwrap()
+}
+
+pub fn secret(version: &str, password: &str) -> Credentials {
+    Credentials {
+        secret: SecretVersion {
+            namespace: "federation".into(),
+            name: "cups-axl".into(),
+            uid: "u-1".into(),
+            resource_version: version.into(),
+        },
+        username: "axluser".into(),
+        password: SecretBytes::new(password.as_bytes().to_vec()),
+    }
+}
+
+impl Bench {
+    pub async fn start(config: ImpConfig) -> Self {
+        let sim = SimulatedImp::start(config).await.unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>);
+        let desired = desired(&sim);
+        Self {
+            sim,
+            store,
+            operator,
+            desired,
+            events: Vec::new(),
+            edges: true,
+        }
+    }
+
+    /// The operator's process ends and another one starts.
+    pub fn restart_operator(&mut self) {
+        self.operator = Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>);
+    }
+
+    /// One reconcile.
+    pub async fn once(&mut self) -> Report {
+        self.desired.links = self.links();
+        let report = self.operator.reconcile(&self.desired).await;
+        self.events.extend(report.events.clone());
+        report
+    }
+
+    /// Reconciles, as often as asked to and at least five times a second, until the report is as
+    /// expected; panics after that time.
+    pub async fn until(
+        &mut self,
+        limit_s: u64,
+        what: &str,
+        done: impl Fn(&Report) -> bool,
+    ) -> Report {
+        let started = Instant::now();
+        loop {
+            let report = self.once().await;
+            if done(&report) {
+                return report;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(limit_s),
+                "not {what} after {limit_s} s: {report:#?}"
+            );
+            tokio::time::sleep(report.requeue_after.min(Duration::from_millis(200))).await;
+        }
+    }
+
+    /// Until all four conditions are True.
+    pub async fn until_ready(&mut self, limit_s: u64) -> Report {
+        self.until(limit_s, "ready", |report| {
+            [
+                &report.axl_authenticated,
+                &report.components_registered,
+                &report.routers_in_sync,
+                &report.imp_federation_off,
+            ]
+            .into_iter()
+            .all(|verdict| verdict.status == Verdict::True)
+        })
+        .await
+    }
+
+    /// Reconciles for that long.
+    pub async fn keep_on(&mut self, seconds: f64) {
+        let started = Instant::now();
+        while started.elapsed().as_secs_f64() < seconds {
+            let report = self.once().await;
+            tokio::time::sleep(report.requeue_after.min(Duration::from_millis(200))).await;
+        }
+    }
+
+    pub fn fault(&self, name: &str, options: FaultOptions) {
+        self.sim.set_fault(name, options).unwrap();
+    }
+
+    pub fn change(&self, change: Change) {
+        self.sim.change(change).unwrap();
+    }
+
+    fn links(&self) -> Vec<Link> {
+        if !self.edges {
+            return Vec::new();
+        }
+        let wanted: BTreeSet<ComponentId> = self.desired.component_ids.iter().cloned().collect();
+        self.sim
+            .state()
+            .nodes
+            .into_iter()
+            .flat_map(|node| {
+                let started = node.router.status == Status::Started;
+                let name = node.name;
+                let loaded = node.router.loaded_ids;
+                wanted.clone().into_iter().map(move |id| Link {
+                    up: started && loaded.contains(id.as_str()),
+                    node: name.clone(),
+                    component_id: id,
+                })
+            })
+            .collect()
+    }
+
+    /// All calls of one kind: service and operation.
+    pub fn calls(&self, service: &str, operation: &str) -> Vec<Call> {
+        self.sim
+            .calls(0)
+            .into_iter()
+            .filter(|call| call.service == service && call.operation == operation)
+            .collect()
+    }
+
+    /// Restart commands received.
+    pub fn restart_commands(&self) -> Vec<Call> {
+        self.calls("control-center", "soapDoControlServices")
+    }
+
+    pub fn node(&self, name: &str) -> NodeState {
+        self.sim
+            .state()
+            .nodes
+            .into_iter()
+            .find(|node| node.name == name)
+            .unwrap()
+    }
+
+    /// The table of the publisher: (pkid, cp_id).
+    pub fn rows(&self) -> Vec<(String, String)> {
+        self.node(PUBLISHER)
+            .rows
+            .into_iter()
+            .map(|row| (row.pkid, row.cp_id))
+            .collect()
+    }
+
+    /// How often each router was restarted, by whomever.
+    pub fn restarts(&self) -> Vec<usize> {
+        self.sim
+            .state()
+            .nodes
+            .iter()
+            .map(|node| node.router.restarts.len())
+            .collect()
+    }
+}
+
+fn desired(sim: &SimulatedImp) -> Desired {
+    let mut addresses: BTreeMap<String, NodeAddress> = sim
+        .nodes()
+        .iter()
+        .map(|node| {
+            let address = NodeAddress {
+                address: node.https.ip(),
+                port: Some(node.https.port()),
+            };
+            (node.name.clone(), address)
+        })
+        .collect();
+    addresses.insert("cups.ciscotac.net".into(), addresses[PUBLISHER]);
+    // Nothing else may be reached by mistake.
+    assert!(
+        addresses
+            .values()
+            .all(|address| address.address == IpAddr::from([127, 0, 0, 1]))
+    );
+    let owner = Owner {
+        namespace: "federation".into(),
+        name: "coluc".into(),
+        uid: "r-1".into(),
+    };
+    Desired {
+        live_owners: BTreeSet::from([owner.uid.clone()]),
+        owner,
+        target: Target {
+            name: "main".into(),
+            publisher: "cups.ciscotac.net".into(),
+            port: 8443,
+            axl_version: None,
+            addresses,
+            axl: secret("1", "axlpassword"),
+            control_center: None,
+            tls: ServerTrust::Ca {
+                pem: sim.ca_pem().as_bytes().to_vec(),
+                source: "Secret imp-ca, key ca.crt".into(),
+            },
+        },
+        component_ids: vec![id(0)],
+        activation: Activation::Active,
+        restart: RestartPolicy {
+            mode: RestartMode::Automatic,
+            propagation_delay: Duration::from_secs(1),
+            min_interval: Duration::ZERO,
+        },
+        foreign_components: ForeignComponents::Refuse,
+        maintenance: false,
+        poll_interval: Duration::from_secs(300),
+        requests: Requests::default(),
+        links: Vec::new(),
+    }
+}
