@@ -189,23 +189,7 @@ pub fn assemble(
             (None, Some(_)) => continue,
             (None, None) => Verdict::unknown(Reason::NotLookedYet, "not looked at yet"),
         };
-        let mut was_true = false;
-        if verdict.state == State::Unknown {
-            if let Some(old) = before(kind) {
-                if old.status == "True" {
-                    was_true = true;
-                    verdict.message.push_str(LAST_TRUE);
-                    verdict.message.push_str(&seconds(now).to_string());
-                    verdict.message.push(')');
-                } else if let Some((_, mark)) = old.message.split_once(LAST_TRUE) {
-                    if old.status == "Unknown" {
-                        was_true = true;
-                        verdict.message.push_str(LAST_TRUE);
-                        verdict.message.push_str(mark);
-                    }
-                }
-            }
-        }
+        let was_true = mark_last_true(&mut verdict, before(kind), now);
         put(kind, &verdict);
         dependents.push((kind, verdict, was_true));
     }
@@ -217,7 +201,7 @@ pub fn assemble(
             Type::Stalled,
             &Verdict {
                 state: State::True,
-                reason: *reason,
+                reason,
                 message: message.clone(),
             },
         );
@@ -226,7 +210,7 @@ pub fn assemble(
             Type::Reconciling,
             &Verdict {
                 state: State::True,
-                reason: *reason,
+                reason,
                 message: message.clone(),
             },
         );
@@ -257,11 +241,13 @@ fn ready(
     findings: &Findings,
     found: &[(Type, Verdict, bool)],
 ) -> Verdict {
-    if let Some((reason, message)) = &findings.stalled {
-        // An invalid spec leaves the verdicts empty; otherwise the failing condition speaks.
-        if findings.verdicts.is_empty() {
-            return Verdict::no(*reason, message.clone());
-        }
+    // Where nothing was looked at (an invalid spec, a deletion) that is the reason; otherwise the
+    // failing condition speaks.
+    if let (true, Some((reason, message))) = (
+        findings.verdicts.is_empty(),
+        findings.stalled.as_ref().or(findings.reconciling.as_ref()),
+    ) {
+        return Verdict::no(*reason, message.clone());
     }
     let counts = |kind: Type| {
         kind != Type::PartnersReachable
@@ -301,6 +287,21 @@ fn ready(
     } else {
         "prepared: everything but rows in IM and Presence and links to its routers"
     })
+}
+
+/// Notes in an Unknown verdict since when it is not True any more; whether it ever was.
+fn mark_last_true(verdict: &mut Verdict, before: Option<&Condition>, now: Timestamp) -> bool {
+    let Some(old) = before.filter(|_| verdict.state == State::Unknown) else {
+        return false;
+    };
+    let mark = match old.message.split_once(LAST_TRUE) {
+        _ if old.status == "True" => format!("{})", seconds(now)),
+        Some((_, mark)) if old.status == "Unknown" => mark.to_owned(),
+        _ => return false,
+    };
+    verdict.message.push_str(LAST_TRUE);
+    verdict.message.push_str(&mark);
+    true
 }
 
 /// Conditions of a paused resource: what was, plus Paused.

@@ -56,10 +56,9 @@ fn clean(value: &mut Value) {
             if let Some(Value::Array(values)) = map.get_mut("enum") {
                 values.retain(|v| !v.is_null());
             }
-            if let Some(Value::String(format)) = map.get("format") {
-                if format.starts_with("uint") {
-                    map.remove("format");
-                }
+            let format = map.get("format").and_then(Value::as_str);
+            if format.is_some_and(|format| format.starts_with("uint")) {
+                map.remove("format");
             }
             map.values_mut().for_each(clean);
         }

@@ -714,9 +714,7 @@ pub struct ImpSpec {
 }
 
 fn five_minutes() -> Duration {
-    Duration(xmpp_federation_core::edge_config::HumanDuration(
-        std::time::Duration::from_secs(300),
-    ))
+    Duration::seconds(300)
 }
 
 fn ten_minutes() -> Duration {

@@ -22,6 +22,9 @@ use crate::runtime::metrics::Metrics;
 /// A resource, or what is wrong with an object that does not fit the schema of this release.
 pub type Guarded = DeserializeGuard<XmppFederation>;
 
+/// Namespace and name of a Secret → names of the resources that refer to it.
+pub type Referrers = HashMap<(String, String), HashSet<String>>;
+
 /// Shared by all reconciles.
 pub struct Context {
     /// Kubernetes.
@@ -38,8 +41,8 @@ pub struct Context {
     pub instance: String,
     /// All resources, as the watch knows them.
     pub store: OnceLock<Store<Guarded>>,
-    /// Which resources refer to a Secret: namespace and name of the Secret → names of resources.
-    pub referrers: Arc<Mutex<HashMap<(String, String), HashSet<String>>>>,
+    /// Which resources refer to a Secret.
+    pub referrers: Arc<Mutex<Referrers>>,
     /// What was sent to the API server.
     pub sent: Sent,
     /// Memory by UID.

@@ -168,8 +168,8 @@ pub async fn run(
     spec: &XmppFederationSpec,
 ) -> Result<Observed, Error> {
     let ((secrets, live), pods) = try_join(
-        try_join(secrets(client, owner, spec), live(client, owner)),
-        pods(client, edges, owner),
+        try_join(secrets(client, owner, spec), Box::pin(live(client, owner))),
+        Box::pin(pods(client, edges, owner)),
     )
     .await?;
     Ok(Observed {

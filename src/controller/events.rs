@@ -21,6 +21,17 @@ pub struct Note {
     pub message: String,
 }
 
+impl Note {
+    /// From the IM and Presence module.
+    pub fn of(event: &crate::imp::report::Event) -> Self {
+        Self {
+            warning: event.warning,
+            reason: event.reason.to_owned(),
+            message: event.message.clone(),
+        }
+    }
+}
+
 /// Longest note the API takes.
 const LONGEST: usize = 1024;
 

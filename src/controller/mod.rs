@@ -2,11 +2,14 @@
 //!
 //! - [`reconcile`]: the steps in order; [`watch`]: what starts one
 //! - [`dereference`], [`validate`], [`material`], [`build`], [`apply`], [`effects`], [`status`]: the steps
-//! - [`delete`]: what happens instead when the resource goes; [`events`]: what is told on the way
+//! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
+//!   [`answer`]: what is told and written back
 //! - [`kube`]: bounded calls; [`names`]: names and labels of objects
 
+pub mod answer;
 pub mod apply;
 pub mod build;
+pub mod change_log;
 pub mod context;
 pub mod delete;
 pub mod dereference;

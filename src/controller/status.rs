@@ -1,6 +1,7 @@
 //! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
 //! nothing in it moves unless something happened.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -270,12 +271,13 @@ fn edge(found: &Found<'_>) -> Verdict {
                 .map(|t| (&p.name, t))
         });
         if let Some((name, trouble)) = troubled {
-            message.push_str(&format!("; pod {name}: {trouble}"));
+            let _ = write!(message, "; pod {name}: {trouble}");
         }
-        message.push_str(&format!(
+        let _ = write!(
+            message,
             "; look at them with kubectl describe pod -l {}",
             found.valid.owner.selector()
-        ));
+        );
         return Verdict::no(Reason::PodsNotReady, message);
     }
     let stale: Vec<&str> = pods
@@ -462,17 +464,18 @@ fn partners(found: &Found<'_>) -> Verdict {
             ),
         );
     }
-    if let Ok(records) = found.records {
-        if let Some(record) = records
+    let missing = |records: &Records| {
+        records
             .found
             .iter()
             .find(|r| r.state == RecordState::PartnerMissing)
-        {
-            return Verdict::no(
-                Reason::PartnersFailing,
-                format!("{}: {}", record.name, record.message),
-            );
-        }
+            .cloned()
+    };
+    if let Some(record) = found.records.as_ref().ok().and_then(missing) {
+        return Verdict::no(
+            Reason::PartnersFailing,
+            format!("{}: {}", record.name, record.message),
+        );
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");

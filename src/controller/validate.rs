@@ -172,21 +172,7 @@ pub fn run(
             hosted.push(alias);
         }
     }
-    let privacy = Privacy {
-        mode: match spec.privacy.mode {
-            spec::PrivacyMode::AllowList => PrivacyMode::AllowList,
-            spec::PrivacyMode::DenyList => PrivacyMode::DenyList,
-            spec::PrivacyMode::AllowAll => PrivacyMode::AllowAll,
-        },
-        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
-    };
-    for (i, domain) in privacy.domains.iter().enumerate() {
-        if hosted.contains(domain) {
-            problems.0.push(format!(
-                "spec.privacy.domains[{i}]: {domain} is hosted here; the list names remote domains only"
-            ));
-        }
-    }
+    let privacy = privacy(&mut problems, spec, &hosted);
     let static_routes = static_routes(&mut problems, spec, &hosted);
     let slots = spec.slots();
     let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
@@ -270,6 +256,25 @@ pub fn run(
         imp,
         operator_namespace: settings.namespace.clone(),
     })
+}
+
+fn privacy(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Privacy {
+    let privacy = Privacy {
+        mode: match spec.privacy.mode {
+            spec::PrivacyMode::AllowList => PrivacyMode::AllowList,
+            spec::PrivacyMode::DenyList => PrivacyMode::DenyList,
+            spec::PrivacyMode::AllowAll => PrivacyMode::AllowAll,
+        },
+        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
+    };
+    for (i, domain) in privacy.domains.iter().enumerate() {
+        if hosted.contains(domain) {
+            problems.0.push(format!(
+                "spec.privacy.domains[{i}]: {domain} is hosted here; the list names remote domains only"
+            ));
+        }
+    }
+    privacy
 }
 
 fn static_routes(

@@ -138,6 +138,10 @@ pub async fn run(
 }
 
 /// The resource that an object's label names.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the controller hands objects over"
+)]
 fn by_label<K>(object: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded>>
 where
     K: Resource<DynamicType = ()>,

@@ -60,13 +60,9 @@ pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
                 "tls.crt": encode(material.certificate.as_bytes()),
                 "tls.key": encode(material.key.expose()),
             });
-            if !material.ca_certificate.is_empty() {
-                if let Some(map) = data.as_object_mut() {
-                    map.insert(
-                        "ca.crt".to_owned(),
-                        json!(encode(material.ca_certificate.as_bytes())),
-                    );
-                }
+            if let (false, Some(map)) = (material.ca_certificate.is_empty(), data.as_object_mut()) {
+                let authority = encode(material.ca_certificate.as_bytes());
+                map.insert("ca.crt".to_owned(), json!(authority));
             }
             Wanted::Object(secret(
                 valid,

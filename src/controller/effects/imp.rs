@@ -1,43 +1,24 @@
-//! Step five: what lies outside Kubernetes. At most one action towards IM and Presence, by the
-//! plan of [`crate::imp`]; public records looked at when they are due. Nothing sleeps.
+//! Translates between the resource and the IM and Presence module: what it is asked for, and where
+//! the edges find the routers it tells of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
-use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
+use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_core::edge_status::LinkState;
-use xmpp_federation_core::{Domain, SecretBytes};
 
-use super::build::Links;
-use super::dereference::{EdgePod, Observed, Read, Secrets};
-use super::validate::Validated;
+use super::{Asked, DNS_TIMEOUT};
 use crate::api::spec;
+use crate::controller::build::Links;
+use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
+use crate::controller::validate::Validated;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
     RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
-use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
-
-/// Records that are as they should be are looked at this often …
-const RECORDS_GOOD: Duration = Duration::from_secs(300);
-/// … and others this often.
-const RECORDS_BAD: Duration = Duration::from_secs(10);
-/// A resolver that says nothing holds nothing up for longer.
-const DNS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Where the requests of a person stand: annotation values that are not served yet.
-#[derive(Debug, Clone, Default)]
-pub struct Asked {
-    /// `refresh`.
-    pub refresh: Option<String>,
-    /// `restart-routers`.
-    pub restart_routers: Option<String>,
-    /// `adopt-rows`.
-    pub adopt_rows: Option<String>,
-}
 
 /// What the IM and Presence module is asked for, or which Secret is missing.
 pub fn desired(
@@ -185,10 +166,9 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
         .ok()?;
     let mut addresses: Vec<IpAddr> = found.map(|a| a.ip().to_canonical()).collect();
     addresses.sort_unstable();
-    if let Some(known) = known {
-        if addresses.iter().any(|a| a.to_string() == known) {
-            return Some(known.to_owned());
-        }
+    let still = |known: &&str| addresses.iter().any(|a| a.to_string() == **known);
+    if let Some(known) = known.filter(still) {
+        return Some(known.to_owned());
     }
     addresses.first().map(ToString::to_string)
 }
@@ -210,91 +190,4 @@ pub fn addresses_written(observed: &Observed) -> Links {
         .flat_map(|router| &router.endpoints)
         .map(|endpoint| (endpoint.name.clone(), endpoint.address.host.clone()))
         .collect()
-}
-
-/// Public records as they were looked at last.
-#[derive(Debug, Clone)]
-pub struct Records {
-    /// When.
-    pub at: Instant,
-    /// For what.
-    wanted: Wanted,
-    /// With which resolvers.
-    resolvers: Vec<IpAddr>,
-    /// Which request for a refresh this served.
-    refresh: Option<String>,
-    /// What was found.
-    pub found: Vec<RecordStatus>,
-}
-
-impl Records {
-    /// Whether all of ours are as they should be.
-    pub fn good(&self) -> bool {
-        !self.found.iter().any(|r| {
-            matches!(
-                r.state,
-                RecordState::Wrong | RecordState::Absent | RecordState::Unknown
-            )
-        })
-    }
-
-    /// Time to the next look.
-    pub fn due_in(&self) -> Duration {
-        let period = if self.good() {
-            RECORDS_GOOD
-        } else {
-            RECORDS_BAD
-        };
-        period.saturating_sub(self.at.elapsed())
-    }
-}
-
-/// Looks public records up, unless they were looked up lately for the same question.
-pub async fn records(
-    valid: &Validated,
-    addresses: Vec<IpAddr>,
-    refresh: Option<&String>,
-    last: Option<Records>,
-) -> Result<Records, String> {
-    let partners = if valid.privacy.mode == PrivacyMode::AllowList {
-        let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
-        valid
-            .privacy
-            .domains
-            .iter()
-            .filter(|d| !routed(d))
-            .cloned()
-            .collect()
-    } else {
-        Vec::new()
-    };
-    let wanted = Wanted {
-        domains: valid.hosted.clone(),
-        hostname: valid.hostname.clone(),
-        addresses,
-        partners,
-    };
-    if let Some(last) = last {
-        if last.wanted == wanted
-            && last.resolvers == valid.resolvers
-            && last.refresh.as_ref() == refresh
-            && !last.due_in().is_zero()
-        {
-            return Ok(last);
-        }
-    }
-    let resolver = RecordResolver::new(&valid.resolvers).map_err(|error| error.to_string())?;
-    let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted)).await.map_err(|_| {
-        format!(
-            "the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them",
-            DNS_TIMEOUT.as_secs()
-        )
-    })?;
-    Ok(Records {
-        at: Instant::now(),
-        wanted,
-        resolvers: valid.resolvers.clone(),
-        refresh: refresh.cloned(),
-        found,
-    })
 }

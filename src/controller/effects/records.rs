@@ -1,0 +1,103 @@
+//! Public records: looked at when they are due, and at once when the question changed.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::PrivacyMode;
+
+use super::DNS_TIMEOUT;
+use crate::controller::validate::Validated;
+use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
+
+/// Records that are as they should be are looked at this often …
+const RECORDS_GOOD: Duration = Duration::from_mins(5);
+/// … and others this often.
+const RECORDS_BAD: Duration = Duration::from_secs(10);
+
+/// Public records as they were looked at last.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// When.
+    pub at: Instant,
+    /// For what.
+    wanted: Wanted,
+    /// With which resolvers.
+    resolvers: Vec<IpAddr>,
+    /// Which request for a refresh this served.
+    refresh: Option<String>,
+    /// What was found.
+    pub found: Vec<RecordStatus>,
+}
+
+impl Records {
+    /// Whether all of ours are as they should be.
+    pub fn good(&self) -> bool {
+        !self.found.iter().any(|r| {
+            matches!(
+                r.state,
+                RecordState::Wrong | RecordState::Absent | RecordState::Unknown
+            )
+        })
+    }
+
+    /// Time to the next look.
+    pub fn due_in(&self) -> Duration {
+        let period = if self.good() {
+            RECORDS_GOOD
+        } else {
+            RECORDS_BAD
+        };
+        period.saturating_sub(self.at.elapsed())
+    }
+}
+
+/// Looks public records up, unless they were looked up lately for the same question.
+pub async fn look(
+    valid: &Validated,
+    addresses: Vec<IpAddr>,
+    refresh: Option<&String>,
+    last: Option<Records>,
+) -> Result<Records, String> {
+    let partners = if valid.privacy.mode == PrivacyMode::AllowList {
+        let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
+        valid
+            .privacy
+            .domains
+            .iter()
+            .filter(|d| !routed(d))
+            .cloned()
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let wanted = Wanted {
+        domains: valid.hosted.clone(),
+        hostname: valid.hostname.clone(),
+        addresses,
+        partners,
+    };
+    let current = |last: &Records| {
+        last.wanted == wanted
+            && last.resolvers == valid.resolvers
+            && last.refresh.as_ref() == refresh
+            && !last.due_in().is_zero()
+    };
+    if let Some(last) = last.filter(current) {
+        return Ok(last);
+    }
+    let resolver = RecordResolver::new(&valid.resolvers).map_err(|error| error.to_string())?;
+    let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted)).await.map_err(|_| {
+        format!(
+            "the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them",
+            DNS_TIMEOUT.as_secs()
+        )
+    })?;
+    Ok(Records {
+        at: Instant::now(),
+        wanted,
+        resolvers: valid.resolvers.clone(),
+        refresh: refresh.cloned(),
+        found,
+    })
+}
