@@ -129,7 +129,7 @@ pub(super) fn from(bytes: &[u8], start: usize) -> &[u8] {
 impl Scanner {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            limits: limits.bounded(),
             state: State::Start,
             pos: 0,
             mark: 0,

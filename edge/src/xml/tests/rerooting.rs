@@ -108,6 +108,11 @@ fn a_stanza_that_relies_on_the_default_namespace_alone_is_not_copied(#[case] xml
 )]
 #[case::language(PEER_WITH_LANG, "<message to='b'/>", "<message xml:lang='de' to='b'/>")]
 #[case::own_language(PEER_WITH_LANG, "<message xml:lang='fr'/>", "<message xml:lang='fr'/>")]
+#[case::own_language_with_xml_declared(
+    PEER_WITH_LANG,
+    "<message xmlns:xml='http://www.w3.org/XML/1998/namespace' xml:lang='fr'/>",
+    "<message xmlns:xml='http://www.w3.org/XML/1998/namespace' xml:lang='fr'/>"
+)]
 #[case::language_of_a_child(
     PEER_WITH_LANG,
     "<message><body xml:lang='fr'/></message>",
