@@ -55,7 +55,9 @@ fn pieces_of_every_size_give_the_same_frames() {
 
 #[test]
 fn an_error_is_the_same_at_every_split() {
+    let long_name_then_wrong = format!("<a {}:x:y=''/>", "n".repeat(300));
     for bad in [
+        &long_name_then_wrong,
         "<a b='&#xFFFE;'/>",
         "<a><b></a>",
         "<a p:b=''/>",
