@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
+use super::chars::is_space;
 use super::element::Element;
 use super::error::XmlError;
 use super::header::{StreamContext, StreamHeader};
@@ -29,7 +30,8 @@ pub enum Frame {
 /// however the bytes are split over reads. White space between elements
 /// (RFC 6120 §4.6.1 keepalives) is dropped; that bytes arrived is what counts.
 ///
-/// Holds at most one incomplete element plus what was read last.
+/// Holds at most one incomplete element plus what was read last. A delivered
+/// [`Element`] shares the memory of the read it came with: copy what is kept for long.
 ///
 /// ```
 /// use xmpp_federation_edge::xml::{Frame, Framer, Limits};
@@ -105,10 +107,10 @@ impl Framer {
     }
 
     /// After STARTTLS or SASL success: forgets the stream and everything
-    /// buffered, and waits for a new header. Returns how many bytes were
-    /// pipelined behind the last frame and are thrown away.
+    /// buffered, and waits for a new header. Returns how many bytes, not counting
+    /// white space, were pipelined behind the last frame and are thrown away.
     pub fn restart(&mut self) -> usize {
-        let dropped = self.buf.len();
+        let dropped = self.buf.iter().filter(|&&b| !is_space(b)).count();
         self.buf = BytesMut::new();
         self.error = None;
         self.scanner.restart();
@@ -117,7 +119,7 @@ impl Framer {
 
     /// Replaces the limits from the next byte on, for example after authentication.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.scanner.limits = limits;
+        self.scanner.limits = limits.bounded();
     }
 
     /// The limits in force.

@@ -38,4 +38,13 @@ impl Limits {
             max_name_bytes: 256,
         }
     }
+
+    /// The limits as far as the framer can go: positions are 32 bits wide, prefixes a bit set.
+    pub(super) fn bounded(self) -> Self {
+        Self {
+            max_stanza_bytes: self.max_stanza_bytes.min(1 << 30),
+            max_namespaces: self.max_namespaces.min(64),
+            ..self
+        }
+    }
 }

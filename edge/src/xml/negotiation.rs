@@ -45,6 +45,9 @@ pub enum Content {
     Node(Node),
 }
 
+/// Deeper trees are refused; a [`Node`] is dropped recursively.
+const MAX_DEPTH: usize = 256;
+
 impl Node {
     /// Is it this element?
     pub fn is(&self, ns: &str, name: &str) -> bool {
@@ -185,6 +188,12 @@ pub(super) fn events(
                     if matches!(event, Event::StartElement(..)) && depth == 2 {
                         elements += 1;
                     }
+                    if depth > MAX_DEPTH {
+                        return Err(refused(
+                            StreamErrorCondition::PolicyViolation,
+                            "elements nested too deeply",
+                        ));
+                    }
                     if !outer {
                         each(event)?;
                     }
@@ -240,9 +249,6 @@ fn condition(error: rxml::Error) -> StreamErrorCondition {
     }
 }
 
-/// Namespace of a `<stream:error/>`'s condition and text, for [`Node::stream_error`].
-const ERRORS: &str = ns::STREAM_ERRORS;
-
 impl Node {
     /// Condition and text of a `<stream:error/>`; an unknown condition is `undefined-condition`.
     pub fn stream_error(&self) -> Option<(StreamErrorCondition, Option<String>)> {
@@ -251,9 +257,12 @@ impl Node {
         }
         let condition = self
             .children()
-            .filter(|child| child.ns == ERRORS)
+            .filter(|child| child.ns == ns::STREAM_ERRORS)
             .find_map(|child| StreamErrorCondition::parse(&child.name))
             .unwrap_or(StreamErrorCondition::UndefinedCondition);
-        Some((condition, self.child(ERRORS, "text").map(Node::text)))
+        Some((
+            condition,
+            self.child(ns::STREAM_ERRORS, "text").map(Node::text),
+        ))
     }
 }

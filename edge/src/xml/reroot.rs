@@ -6,7 +6,8 @@
 //! `xml:lang`, are declared again on the stanza. Only a stanza that names its content
 //! namespace itself (`xmlns='jabber:server'`, `<s:message>`) is written anew.
 //!
-//! In each case the infoset stays the same, with the content namespace replaced.
+//! In each case the infoset stays the same, with the content namespace of elements
+//! replaced. Attributes keep theirs: two that differ by nothing else must not become one.
 
 use bytes::{Bytes, BytesMut};
 use rxml::Event;
@@ -146,11 +147,11 @@ fn declare(out: &mut String, prefix: &str, name: &str) {
     out.push('\'');
 }
 
-/// Writes events with as few declarations as possible: elements never have prefixes.
+/// Writes events with as few declarations as possible: elements have no prefixes.
 struct Rewriter<'a> {
     way: Reroot,
     out: String,
-    /// Name and namespace of the open elements.
+    /// Name as written of the open elements, and the default namespace inside.
     open: Vec<(String, String)>,
     in_tag: bool,
     /// To be added to the first element.
@@ -180,14 +181,22 @@ impl Rewriter<'_> {
     fn start(&mut self, ns: &str, name: &str, attrs: &rxml::AttrMap) {
         self.close_tag();
         let ns = self.way.map(ns);
+        let mut default = self.open.last().map_or(self.way.to, |(_, ns)| ns);
+        // The one namespace that must have its prefix.
+        let written = if ns == ns::XML {
+            format!("xml:{name}")
+        } else {
+            name.to_owned()
+        };
         self.out.push('<');
-        self.out.push_str(name);
-        let in_force = self.open.last().map_or(self.way.to, |(_, ns)| ns.as_str());
-        if in_force != ns {
+        self.out.push_str(&written);
+        if ns != default && ns != ns::XML {
+            default = ns;
             self.out.push_str(" xmlns='");
             escape_attribute(ns, &mut self.out);
             self.out.push('\'');
         }
+        let default = default.to_owned();
         for (i, ((attr_ns, attr), value)) in attrs.iter().enumerate() {
             if attr_ns.is_empty() {
                 self.out.push(' ');
@@ -195,7 +204,7 @@ impl Rewriter<'_> {
                 self.out.push_str(" xml:");
             } else {
                 let prefix = format!("a{i}");
-                declare(&mut self.out, &prefix, self.way.map(attr_ns));
+                declare(&mut self.out, &prefix, attr_ns);
                 self.out.push(' ');
                 self.out.push_str(&prefix);
                 self.out.push(':');
@@ -210,7 +219,7 @@ impl Rewriter<'_> {
             escape_attribute(lang, &mut self.out);
             self.out.push('\'');
         }
-        self.open.push((name.to_owned(), ns.to_owned()));
+        self.open.push((written, default));
         self.in_tag = true;
     }
 

@@ -129,7 +129,7 @@ pub(super) fn from(bytes: &[u8], start: usize) -> &[u8] {
 impl Scanner {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            limits: limits.bounded(),
             state: State::Start,
             pos: 0,
             mark: 0,
@@ -604,10 +604,13 @@ impl Scanner {
     /// Walks to the end of a name; false when it may go on in bytes to come.
     #[inline]
     fn name(&mut self, buf: &[u8], pos: &mut usize) -> Step<bool> {
-        let complete = loop {
+        loop {
             *pos += letter_run(from(buf, *pos));
+            if *pos - self.mark > self.limits.max_name_bytes {
+                return over_limit("name too long");
+            }
             match buf.get(*pos) {
-                None => break false,
+                None => return Ok(false),
                 Some(&b) if is_ascii_name_char(b) => *pos += 1,
                 Some(b':') => {
                     if self.colon != 0 {
@@ -616,19 +619,15 @@ impl Scanner {
                     self.colon = *pos;
                     *pos += 1;
                 }
-                Some(0..0x80) => break true,
+                Some(0..0x80) => return Ok(true),
                 Some(_) => match decode(from(buf, *pos)) {
                     Utf8::Char(c, n) if is_name_char(c) => *pos += n,
                     Utf8::Char(..) => return malformed("character not allowed in a name"),
-                    Utf8::Partial => break false,
+                    Utf8::Partial => return Ok(false),
                     Utf8::Bad => return bad_utf8(),
                 },
             }
-        };
-        if *pos - self.mark > self.limits.max_name_bytes {
-            return over_limit("name too long");
         }
-        Ok(complete)
     }
 
     /// Is the name just walked over a qualified name (Namespaces in XML `[7]`)?

@@ -33,6 +33,8 @@ pub(super) struct Attr {
     /// The value's bytes are the value: no references, nothing to normalise.
     pub(super) plain: bool,
     pub(super) kind: AttrKind,
+    /// Namespace, once resolved.
+    ns: NsId,
     /// First byte, last byte and length: differs for most pairs of names.
     key: u32,
 }
@@ -55,6 +57,7 @@ impl Attr {
             value: Span::default(),
             plain: true,
             kind,
+            ns: 0,
             key: name.len << 16 | edge(bytes.first()) << 8 | edge(bytes.last()),
         }
     }
@@ -123,7 +126,18 @@ impl Attr {
 pub(super) struct Binding {
     prefix: Span,
     attr: Attr,
+    ns: NsId,
 }
+
+/// Small number that is the same for the same namespace, while it is in scope.
+type NsId = u16;
+
+/// The namespace of `xml`.
+const NS_XML: NsId = 0;
+/// That of the first prefix on the stream header; at most 64 follow.
+const NS_HEADER: NsId = 1;
+/// That of the first prefix in the frame.
+const NS_FRAME: NsId = NS_HEADER + 64;
 
 /// Where a prefix is bound.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -215,19 +229,22 @@ impl Scanner {
                 match prefix.of(buf) {
                     b"xmlns" => return malformed("the prefix xmlns is bound"),
                     b"xml" if !reserved => return malformed("the prefix xml is bound anew"),
-                    b"xml" => {}
+                    // Says what is so anyway; `xml` is never looked up here.
+                    b"xml" => continue,
                     _ if reserved => {
                         return malformed("the namespace of xml is bound to another prefix");
                     }
                     _ if value.is_empty() => return malformed("a prefix is bound to nothing"),
                     _ => {}
                 }
-                if self.bindings.len() >= self.limits.max_namespaces.min(64) {
+                if self.bindings.len() >= self.limits.max_namespaces {
                     return over_limit("too many namespaces");
                 }
+                let ns = self.ns_id_of(buf, &value);
                 self.bindings.push(Binding {
                     prefix,
                     attr: *attr,
+                    ns,
                 });
             }
             if let Some(context) = &self.context
@@ -243,30 +260,62 @@ impl Scanner {
     /// Checks the prefixes of attributes, and that no two attributes have the
     /// same expanded name (Namespaces in XML §6.3).
     fn resolve_attributes(&mut self, buf: &[u8], top: bool) -> Step<()> {
-        let attrs = std::mem::take(&mut self.attrs);
-        let result = self.resolve_each(buf, top, &attrs);
+        let mut attrs = std::mem::take(&mut self.attrs);
+        let result = self.resolve_each(buf, top, &mut attrs);
         self.attrs = attrs;
         result
     }
 
-    fn resolve_each(&mut self, buf: &[u8], top: bool, attrs: &[Attr]) -> Step<()> {
-        let prefixed = |a: &&Attr| a.kind == AttrKind::Prefixed;
-        for (i, attr) in attrs.iter().enumerate().filter(|(_, a)| prefixed(a)) {
+    fn resolve_each(&mut self, buf: &[u8], top: bool, attrs: &mut [Attr]) -> Step<()> {
+        for i in 0..attrs.len() {
+            let (earlier, rest) = attrs.split_at_mut(i);
+            let Some(attr) = rest.first_mut() else {
+                break;
+            };
+            if attr.kind != AttrKind::Prefixed {
+                continue;
+            }
             let bound = self.resolve(buf, attr.prefix(buf))?;
+            attr.ns = self.ns_id(bound);
             if top && bound == Bound::Xml && attr.local(buf) == b"lang" {
                 self.head.flags |= HAS_LANG;
             }
-            for other in attrs.get(..i).unwrap_or_default().iter().filter(prefixed) {
-                if other.local(buf) != attr.local(buf) {
-                    continue;
-                }
-                let other = self.resolve(buf, other.prefix(buf))?;
-                if self.namespace(buf, other) == self.namespace(buf, bound) {
-                    return malformed("duplicate attribute by two prefixes");
-                }
+            let twice = earlier.iter().any(|a| {
+                a.kind == AttrKind::Prefixed && a.ns == attr.ns && a.local(buf) == attr.local(buf)
+            });
+            if twice {
+                return malformed("duplicate attribute by two prefixes");
             }
         }
         Ok(())
+    }
+
+    /// The number of the namespace that a prefix stands for.
+    fn ns_id(&self, bound: Bound) -> NsId {
+        match bound {
+            Bound::Xml => NS_XML,
+            Bound::Frame(i) => self.bindings.get(i).map_or(NS_FRAME, |b| b.ns),
+            Bound::Header(i) => {
+                let prefixes = self.context.as_ref().map_or(&[][..], |c| &c.prefixes);
+                let name = prefixes.get(i).map(|(_, name)| name);
+                let first = prefixes.iter().position(|(_, n)| Some(n) == name);
+                nth(NS_HEADER, first.unwrap_or(i))
+            }
+        }
+    }
+
+    /// The number of a namespace that is about to be bound.
+    fn ns_id_of(&self, buf: &[u8], name: &[u8]) -> NsId {
+        let prefixes = self.context.as_ref().map_or(&[][..], |c| &c.prefixes);
+        let on_header = prefixes
+            .iter()
+            .position(|(_, n)| n.as_str().as_bytes() == name);
+        if let Some(i) = on_header {
+            return nth(NS_HEADER, i);
+        }
+        let mut bound = self.bindings.iter();
+        let same = bound.find(|b| b.ns >= NS_FRAME && *b.attr.value(buf) == *name);
+        same.map_or(nth(NS_FRAME, self.bindings.len()), |b| b.ns)
     }
 
     /// Finds what a prefix is bound to.
@@ -381,7 +430,6 @@ impl Scanner {
         let prefixes: Vec<(Box<str>, NsName)> = self
             .bindings
             .iter()
-            .filter(|b| b.prefix.of(buf) != b"xml")
             .map(|b| {
                 let name = NsName::new(&text(&b.attr.value(buf)));
                 (text(b.prefix.of(buf)).into(), name)
@@ -409,4 +457,9 @@ impl Scanner {
         self.open.clear();
         Ok(Box::new(header))
     }
+}
+
+/// Indices are at most 64, the most prefixes in scope.
+fn nth(first: NsId, index: usize) -> NsId {
+    first.saturating_add(NsId::try_from(index).unwrap_or(NsId::MAX))
 }

@@ -31,14 +31,8 @@ fn elements(header: &str, stanzas: &str) -> Vec<Element> {
 /// The tree as it should be on the other side.
 fn mapped(element: &Element, way: Reroot) -> Node {
     fn map(node: &mut Node, way: Reroot) {
-        let rename = |ns: &mut String| {
-            if ns == way.from {
-                way.to.clone_into(ns);
-            }
-        };
-        rename(&mut node.ns);
-        for attr in &mut node.attrs {
-            rename(&mut attr.ns);
+        if node.ns == way.from {
+            way.to.clone_into(&mut node.ns);
         }
         node.attrs.sort();
         for piece in &mut node.content {
@@ -108,6 +102,11 @@ fn a_stanza_that_relies_on_the_default_namespace_alone_is_not_copied(#[case] xml
 )]
 #[case::language(PEER_WITH_LANG, "<message to='b'/>", "<message xml:lang='de' to='b'/>")]
 #[case::own_language(PEER_WITH_LANG, "<message xml:lang='fr'/>", "<message xml:lang='fr'/>")]
+#[case::own_language_with_xml_declared(
+    PEER_WITH_LANG,
+    "<message xmlns:xml='http://www.w3.org/XML/1998/namespace' xml:lang='fr'/>",
+    "<message xmlns:xml='http://www.w3.org/XML/1998/namespace' xml:lang='fr'/>"
+)]
 #[case::language_of_a_child(
     PEER_WITH_LANG,
     "<message><body xml:lang='fr'/></message>",
@@ -137,6 +136,16 @@ fn a_stanza_that_relies_on_the_default_namespace_alone_is_not_copied(#[case] xml
     PEER,
     "<s:message><x xmlns=''/></s:message>",
     "<message><x xmlns=''/></message>"
+)]
+#[case::element_in_the_namespace_of_xml(
+    PEER,
+    "<s:a><xml:b><s:c/></xml:b></s:a>",
+    "<a><xml:b><c/></xml:b></a>"
+)]
+#[case::attributes_in_both_namespaces(
+    PEER,
+    "<a xmlns:c='jabber:component:accept' c:x='1' s:x='2'/>",
+    "<a xmlns:a0='jabber:component:accept' a0:x='1' xmlns:a1='jabber:server' a1:x='2'/>"
 )]
 #[case::no_default_namespace_on_the_header(
     PEER_WITHOUT_DEFAULT,
@@ -203,6 +212,7 @@ fn element() -> impl Strategy<Value = String> {
         1 => "u:[a-c]",
         1 => "v:[a-c]",
         1 => "p:[a-c]",
+        1 => "xml:[a-c]",
     ];
     let start = (name, declared, bound, attrs).prop_map(|(name, declared, bound, attrs)| {
         let mut tag = format!(" xmlns:p='{bound}'");
