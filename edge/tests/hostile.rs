@@ -508,6 +508,25 @@ async fn an_answer_after_its_time_authenticates_nobody_and_the_stream_lives() {
 }
 
 #[tokio::test]
+async fn a_peer_that_never_reads_is_not_read_either() {
+    let (lab, peer, _router, _link) = Lab::with_link().await;
+    let (mut deaf, _) = peer.open(lab.s2s, "coluc.com").await;
+    let questions = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>".repeat(1000);
+    let flood = async {
+        // 60 MB of questions, whose answers nobody takes.
+        for _ in 0..1000 {
+            deaf.say(&questions).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), flood)
+            .await
+            .is_err(),
+        "all was read"
+    );
+}
+
+#[tokio::test]
 async fn a_domain_that_cannot_be_asked_is_answered_with_an_error_and_not_tried_again_at_once() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);

@@ -183,6 +183,35 @@ async fn an_orderly_end_reports_nothing_and_the_next_message_opens_a_new_stream(
 }
 
 #[tokio::test]
+async fn streams_of_a_hosted_domain_that_was_removed_are_closed_and_others_live() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let before = config(&[&peer], &[&router]);
+    let lab = Lab::start(live(before.clone())).await;
+    let mut link = router.accept().await;
+    let mut gone = peer.open_authenticated(lab.s2s, "conf.coluc.com").await;
+    let (mut stays, id) = peer.open(lab.s2s, "coluc.com").await;
+    stays
+        .say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
+        .await;
+    let mut verifying = peer.accept("v").await;
+    verifying.hear("</db:verify>").await;
+    verifying
+        .say(&format!(
+            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>"
+        ))
+        .await;
+    stays.hear("type='valid'/>").await;
+    let mut after = before;
+    after.domains.pop();
+    lab.live.send(std::sync::Arc::new(live(after))).unwrap();
+    assert!(gone.hear("</stream:stream>").await.contains("<host-gone "));
+    stays
+        .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='still'/>")
+        .await;
+    assert!(link.hear().await.contains("still"));
+}
+
+#[tokio::test]
 async fn a_stream_of_a_domain_that_is_denied_now_is_closed() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let allowed = config(&[&peer], &[&router]);

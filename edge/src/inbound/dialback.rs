@@ -54,6 +54,10 @@ impl Session {
     }
 
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
+        if self.closing.is_some() {
+            // Nothing may follow the end of our stream.
+            return Ok(());
+        }
         let xml = reply(request, answer).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::BadFormat,

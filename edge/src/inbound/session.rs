@@ -64,7 +64,8 @@ pub(super) struct Session {
     last: Option<Last>,
     /// Set while the routers' queue is full: the peer is not read.
     paused: Option<watch::Receiver<bool>>,
-    closing: Option<Instant>,
+    /// Our side is closed; until then the peer may finish.
+    pub(super) closing: Option<Instant>,
 }
 
 /// Serves one connection from its first byte to its end.
@@ -148,8 +149,10 @@ impl Session {
                 ..
             } = &mut self;
             let open = closing.is_none();
+            // Who does not read our answers is not read either, so they cannot pile up.
+            let read = paused.is_none() && (!open || !wire.transport.needs_flush());
             step = tokio::select! {
-                turn = wire.transport.turn(paused.is_none(), wire.framer.buffer()) => match turn {
+                turn = wire.transport.turn(read, wire.framer.buffer()) => match turn {
                     Ok(Turn::Read) => self.take_frames(),
                     Ok(Turn::Flushed) => Ok(()),
                     Ok(Turn::End) => Err(Failure::Ended),

@@ -188,7 +188,15 @@ impl Route {
                 self.report_older(&edge, Duration::ZERO, None, Cause::Stopping);
                 continue;
             }
+            let started = Instant::now();
             match self.attempt(&edge).await {
+                // A peer that takes streams only to end them is not called again at once.
+                Ok(()) if started.elapsed() < PAUSE.0 && !self.is_empty() => {
+                    tokio::select! {
+                        () = sleep_until(started + PAUSE.0) => {}
+                        () = edge.outbound.give_up.cancelled() => {}
+                    }
+                }
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::warn!(remote = %self.remote, reason = error.message, "no stream to the remote domain");

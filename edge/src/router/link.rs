@@ -25,6 +25,8 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// First and longest pause between attempts. Routers are few and near, and a federation whose
 /// router is back must not wait for us.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+/// Longest pause while nothing listens there.
+const PAUSE_UNREACHABLE: Duration = Duration::from_secs(1);
 /// A link that lasted this long did not fail because of its handshake.
 const LASTING: Duration = Duration::from_secs(10);
 
@@ -119,12 +121,21 @@ impl Link {
             }
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(backoff.wait()) => {}
+                () = tokio::time::sleep(self.pause(&mut backoff)) => {}
                 // A closed channel means that the process ends.
                 changed = redial.changed() => if changed.is_err() { break },
             }
         }
         self.edge.registry.remove_link(&self.entry);
+    }
+
+    /// A router that does not listen is probably just starting, and asking costs it nothing.
+    fn pause(&self, backoff: &mut Backoff) -> Duration {
+        let wait = backoff.wait();
+        match self.entry.status().state {
+            LinkState::Unreachable => wait.min(PAUSE_UNREACHABLE),
+            _ => wait,
+        }
     }
 
     fn failed(&self, down: &Down) {
