@@ -77,7 +77,7 @@ enum Ctl {
         /// The remote domain.
         domain: Option<String>,
     },
-    /// Set the log level until the configuration's changes: info, or info,edge::dialback=debug.
+    /// Set the log level until the configuration's changes: `info`, or `info,edge::dialback=debug`.
     Log {
         /// The level.
         level: String,

@@ -1,6 +1,13 @@
 //! The orderly stop: whatever is under way is delivered or reported.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -76,7 +83,7 @@ async fn errors_that_come_up_after_the_links_were_closed_reach_the_router_over_a
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let config = config(&[&peer], &[&router]);
     drop(peer);
-    let mut lab = Lab::start(live(config)).await;
+    let mut lab = Lab::start(live(config));
     let mut link = router.accept().await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='lost'/>");
     tokio::time::timeout(support::PATIENCE, async {

@@ -1,6 +1,13 @@
 //! The three dialback roles and delivery both ways, spoken in bytes over real sockets.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -60,7 +67,7 @@ async fn keys_equal_the_published_vectors_in_both_roles() {
     let (peer, router) = (Peer::new("xmpp.example.com").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.domains = vec![Domain::parse("example.org").unwrap()];
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let key = "37c69b1cf07a3f67c04a5ef5902fa5114f2c76fe4a2686482ba5b89323075643";
 
     let link = router.accept().await;
@@ -154,7 +161,7 @@ async fn what_waits_for_a_peer_that_is_down_arrives_when_it_comes_back() {
     let config = config(&[&peer], &[&router]);
     let address = peer.listener.local_addr().unwrap();
     drop(peer);
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let link = router.accept().await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='7'/>");
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,6 +1,13 @@
 //! Hostile and odd input on 5269: each with the answer it gets.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -86,7 +93,7 @@ fn said(rest: &str) -> String {
 #[tokio::test]
 async fn before_tls(#[case] text: String, #[case] expected: &str) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut hostile = Speaker::connect(lab.s2s).await;
     hostile.say(&text).await;
     assert_eq!(condition(&mut hostile).await, expected);
@@ -96,7 +103,7 @@ async fn before_tls(#[case] text: String, #[case] expected: &str) {
 #[tokio::test]
 async fn other_encodings_than_utf_8_are_refused() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     for bytes in [
         &b"\xff\xfe<\0?\0x\0"[..],
         b"<?xml version='1.0' encoding='ISO-8859-1'?>",
@@ -115,7 +122,7 @@ async fn other_encodings_than_utf_8_are_refused() {
 #[tokio::test]
 async fn dialback_in_clear_is_refused_and_the_stream_lives() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut clear = Speaker::connect(lab.s2s).await;
     clear.say(&header("vngtp.lab", "coluc.com", "")).await;
     clear.hear("</stream:features>").await;
@@ -139,7 +146,7 @@ async fn dialback_in_clear_is_refused_and_the_stream_lives() {
 #[tokio::test]
 async fn a_header_cut_at_every_byte_is_understood() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut slow = Speaker::connect(lab.s2s).await;
     for byte in header("vngtp.lab", "coluc.com", "").as_bytes() {
         slow.try_say(&[*byte]).await.unwrap();
@@ -346,7 +353,7 @@ async fn connections_from_one_address_are_bounded() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.limits.max_connections_per_address = 2;
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let mut first = Speaker::connect(lab.s2s).await;
     first.say(&header("vngtp.lab", "coluc.com", "")).await;
     first.hear("</stream:features>").await;
@@ -378,7 +385,7 @@ async fn who_says_nothing_is_closed_after_the_negotiation_time() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.limits.negotiation_timeout = "300ms".parse().unwrap();
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let mut silent = Speaker::connect(lab.s2s).await;
     assert_eq!(condition(&mut silent).await, "connection-timeout");
     let mut stalled = Speaker::connect(lab.s2s).await;
@@ -485,7 +492,7 @@ async fn an_answer_after_its_time_authenticates_nobody_and_the_stream_lives() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.limits.dialback_timeout = "300ms".parse().unwrap();
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
         .await;
@@ -535,7 +542,7 @@ async fn a_domain_that_cannot_be_asked_is_answered_with_an_error_and_not_tried_a
         .static_routes
         .push(support::config(&[&nobody], &[]).static_routes.remove(0));
     drop(nobody);
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     for _ in 0..2 {
         bob.say("<db:result from='gone.example' to='coluc.com'>k</db:result>")

@@ -1,6 +1,13 @@
 //! The link to XCP routers: its states, its trust rules, and what happens when it breaks.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -38,7 +45,7 @@ async fn a_refused_handshake_has_a_name(
     #[case] says: &str,
 ) {
     let router = Router::new().await;
-    let lab = Lab::start(live(config(&[], &[&router]))).await;
+    let lab = Lab::start(live(config(&[], &[&router])));
     let mut speaker = router.accept_header().await;
     speaker.hear("</handshake>").await;
     speaker
@@ -59,7 +66,7 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
     let address = router.listener.local_addr().unwrap();
     let config = config(&[], &[&router]);
     drop(router);
-    let lab = Lab::start(live(config)).await;
+    let lab = Lab::start(live(config));
     let reason = state(&lab, LinkState::Unreachable).await;
     assert!(
         reason.contains("node0") && reason.contains("open from here"),
@@ -157,7 +164,7 @@ async fn ids(link: &mut RouterLink, count: usize) -> HashSet<usize> {
 async fn what_is_unproven_when_the_link_breaks_is_reported_and_the_rest_goes_over_the_other_link() {
     let peer = Peer::new("vngtp.lab").await;
     let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&first, &second]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
     let (mut one, mut two) = (first.accept().await, second.accept().await);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
 
@@ -185,7 +192,7 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
     const COUNT: usize = 2000;
     let peer = Peer::new("vngtp.lab").await;
     let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&first, &second]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
     let (mut one, mut two) = (first.accept().await, second.accept().await);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let writer = tokio::spawn(async move {
@@ -234,7 +241,7 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
 #[tokio::test]
 async fn a_peer_is_paused_while_no_router_takes_anything_and_goes_on_afterwards() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router]))).await;
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let body = "x".repeat(100_000);
     let big = format!(
@@ -266,7 +273,7 @@ async fn endpoints_come_and_go_with_the_configuration() {
     let with = config(&[], &[&router]);
     let mut without = with.clone();
     without.routers[0].endpoints.clear();
-    let lab = Lab::start(live(without.clone())).await;
+    let lab = Lab::start(live(without.clone()));
     assert!(lab.edge.registry.links().is_empty());
     lab.live.send(std::sync::Arc::new(live(with))).unwrap();
     let mut link = router.accept().await;

@@ -1,6 +1,13 @@
 //! The initiating server towards peers that do not play along.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 mod support;
 
@@ -96,8 +103,8 @@ async fn a_pre_1_0_peer_gets_nothing() {
 
 #[tokio::test]
 async fn bytes_behind_proceed_are_never_taken_for_what_tls_protects() {
-    let (_lab, peer, _router, _link) = Lab::with_link().await;
-    _link.say(MESSAGE);
+    let (_lab, peer, _router, link) = Lab::with_link().await;
+    link.say(MESSAGE);
     let mut clear = peer.accept_tcp().await;
     clear.hear("version='1.0'>").await;
     clear.say(&header("vngtp.lab", "coluc.com", "id")).await;
@@ -124,7 +131,7 @@ async fn the_next_address_is_tried_when_the_first_answers_host_unknown() {
     config.static_routes[0]
         .addresses
         .push(address.to_string().parse().unwrap());
-    let _lab = Lab::start(live(config)).await;
+    let _lab = Lab::start(live(config));
     let link = router.accept().await;
     link.say(MESSAGE);
     let mut refusing = first.accept_tcp().await;
@@ -146,7 +153,7 @@ async fn a_full_queue_is_answered_and_stops_nobody_else() {
     );
     let mut config = config(&[&peer, &other], &[&router]);
     config.limits.max_queued_stanzas = 3;
-    let _lab = Lab::start(live(config)).await;
+    let _lab = Lab::start(live(config));
     let mut link = router.accept().await;
     for _ in 0..4 {
         link.say(MESSAGE);
@@ -163,7 +170,7 @@ async fn what_was_written_to_a_stream_that_breaks_is_reported() {
     link.say(MESSAGE);
     let mut stream = peer.accept_authenticated("coluc.com").await;
     stream.hear("</message>").await;
-    stream.drop_it();
+    drop(stream);
     is_error(&link.hear().await, "remote-server-timeout");
 }
 
@@ -186,7 +193,7 @@ async fn an_orderly_end_reports_nothing_and_the_next_message_opens_a_new_stream(
 async fn streams_of_a_hosted_domain_that_was_removed_are_closed_and_others_live() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let before = config(&[&peer], &[&router]);
-    let lab = Lab::start(live(before.clone())).await;
+    let lab = Lab::start(live(before.clone()));
     let mut link = router.accept().await;
     let mut gone = peer.open_authenticated(lab.s2s, "conf.coluc.com").await;
     let (mut stays, id) = peer.open(lab.s2s, "coluc.com").await;
@@ -215,7 +222,7 @@ async fn streams_of_a_hosted_domain_that_was_removed_are_closed_and_others_live(
 async fn a_stream_of_a_domain_that_is_denied_now_is_closed() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let allowed = config(&[&peer], &[&router]);
-    let lab = Lab::start(live(allowed.clone())).await;
+    let lab = Lab::start(live(allowed.clone()));
     let link = router.accept().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     link.say(MESSAGE);

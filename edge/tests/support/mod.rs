@@ -3,10 +3,13 @@
 
 #![allow(
     dead_code,
+    missing_docs,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
-    clippy::missing_panics_doc,
-    reason = "tests"
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    reason = "tests; each of them uses a part of this"
 )]
 
 use std::collections::HashSet;
@@ -148,11 +151,13 @@ impl Speaker {
                 let rest = self.heard.split_off(at + what.len());
                 return Ok(std::mem::replace(&mut self.heard, rest));
             }
-            let mut bytes = [0; 16 * 1024];
+            let mut bytes = vec![0; 16 * 1024];
             let read = timeout(PATIENCE, self.io.as_mut().unwrap().read(&mut bytes)).await;
             let read = match read {
                 Ok(read) => read.unwrap_or(0),
-                Err(_) => panic!("{what:?} did not come; heard {:?}", self.heard),
+                Err(tokio::time::error::Elapsed { .. }) => {
+                    panic!("{what:?} did not come; heard {:?}", self.heard)
+                }
             };
             if read == 0 {
                 return Err(std::mem::take(&mut self.heard));
@@ -203,9 +208,6 @@ impl Speaker {
             .unwrap();
         self.io = Some(Box::pin(tls));
     }
-
-    /// Breaks the connection without a word.
-    pub fn drop_it(self) {}
 }
 
 pub fn header(from: &str, to: &str, id: &str) -> String {
@@ -501,7 +503,7 @@ pub struct Lab {
 
 /// What [`Lab::start`] begins with.
 pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
-    let routes: String = peers
+    let ways: String = peers
         .iter()
         .map(|peer| {
             let address = peer.listener.local_addr().unwrap();
@@ -516,11 +518,11 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
             format!("  - name: node{n}\n    address: '{address}'\n")
         })
         .collect();
-    let (routes, endpoints) = (
-        if routes.is_empty() {
+    let (ways, endpoints) = (
+        if ways.is_empty() {
             "[]\n".into()
         } else {
-            format!("\n{routes}")
+            format!("\n{ways}")
         },
         if endpoints.is_empty() {
             "[]\n".into()
@@ -532,7 +534,7 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         "domains: [coluc.com, conf.coluc.com]\n\
          dialback: {{sign: /nowhere}}\n\
          tls:\n  certificates: [{{certificateFile: /nowhere, privateKeyFile: /nowhere}}]\n\
-         staticRoutes: {routes}\
+         staticRoutes: {ways}\
          routers:\n- name: main\n  componentIds: [{COMPONENT}]\n  secretFile: /nowhere\n  endpoints: {endpoints}\
          drainDelay: 0s\n"
     ))
@@ -555,7 +557,7 @@ pub fn live(config: EdgeConfig) -> Live {
 }
 
 impl Lab {
-    pub async fn start(live: Live) -> Self {
+    pub fn start(live: Live) -> Self {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -589,7 +591,7 @@ impl Lab {
     /// An edge with one peer and one router, the link up.
     pub async fn with_link() -> (Self, Peer, Router, RouterLink) {
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-        let lab = Self::start(live(config(&[&peer], &[&router]))).await;
+        let lab = Self::start(live(config(&[&peer], &[&router])));
         let link = router.accept().await;
         (lab, peer, router, link)
     }
