@@ -46,7 +46,7 @@ pub fn dialback_roles(talk: Talk, logs: &[String]) -> Result<(), Error> {
 }
 
 /// Words of the edge's log lines for the roles of XEP-0220 and what belongs to them.
-const ROLES: [(&str, &[&str]); 8] = [
+const ROLES: [(&str, &[&str]); 9] = [
     (
         "initiating: resolution",
         &["resolved the remote domain", "vngtp.lab"],
@@ -71,6 +71,10 @@ const ROLES: [(&str, &[&str]); 8] = [
     (
         "receiving: asks",
         &["receiving", "db:verify sent", "vngtp.lab"],
+    ),
+    (
+        "receiving: stream",
+        &["receiving", "stream used for dialback only", "vngtp.lab"],
     ),
     (
         "receiving: answer",

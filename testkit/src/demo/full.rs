@@ -35,6 +35,7 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         .await;
     report
         .step(3, "The rows in IM&P, read over AXL", &[1], async |talk| {
+            install::operator_runs(world).await?;
             registration::rows(talk, world, sample).await
         })
         .await;
@@ -48,6 +49,7 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         .await;
     report
         .step(5, "IM&P's own federation is not On", &[1], async |talk| {
+            install::operator_runs(world).await?;
             registration::own_federation(talk, world, sample).await
         })
         .await;
@@ -56,7 +58,10 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
             6,
             "Public records verified, the partner's looked up",
             &[1],
-            async |talk| registration::records(talk, world, sample).await,
+            async |talk| {
+                install::operator_runs(world).await?;
+                registration::records(talk, world, sample).await
+            },
         )
         .await;
     report
@@ -86,6 +91,7 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         .await;
     report
         .step(8, "kubectl get xfed: Ready", &[1], async |talk| {
+            install::operator_runs(world).await?;
             ready::show(talk, world, sample, watch.take()).await
         })
         .await;
@@ -118,7 +124,10 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
             12,
             "The resource is deleted, then applied again",
             &[1],
-            async |talk| endings::removal(talk, world, sample).await,
+            async |talk| {
+                install::operator_runs(world).await?;
+                endings::removal(talk, world, sample).await
+            },
         )
         .await;
     Ok(report)

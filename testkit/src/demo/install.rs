@@ -116,6 +116,14 @@ pub async fn pods_ready(talk: Talk, world: &World, sample: &Sample) -> Result<()
     Ok(())
 }
 
+/// An error unless an operator is ready: without it nothing is worth waiting for.
+pub async fn operator_runs(world: &World) -> Result<(), Error> {
+    let pods = operator_pods(world).await?;
+    ensure(pods.iter().any(|(_, pod)| pod.ready), || {
+        "not tried: no operator is ready".to_owned()
+    })
+}
+
 /// Namespace and pod of each operator pod.
 pub async fn operator_pods(world: &World) -> Result<Vec<(String, Pod)>, Error> {
     let pods = world.get(&["pods", "-A", "-l", OPERATOR]).await?;

@@ -138,6 +138,7 @@ impl Talk {
             if spoke.elapsed() >= SPEAK_EVERY {
                 spoke = Instant::now();
                 let so_far = began.elapsed().as_secs();
+                let missing: String = missing.to_string().chars().take(160).collect();
                 self.say(format_args!("… waiting for {what}, {so_far} s: {missing}"));
             }
             tokio::time::sleep(LOOK_EVERY).await;
