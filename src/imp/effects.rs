@@ -123,12 +123,16 @@ pub fn plan(input: Input<'_>) -> Step {
     let step = unbounded(input);
     // Calls to Control Center have a budget over all that is planned.
     if let Step::Read(Read::Services(_)) | Step::Act(Act::Restart { .. }) = &step {
-        let wait = input.seen.budget_wait(&input.now);
+        let wait = input.seen.budget_wait(1, &input.now);
         if !wait.is_zero() {
-            return Step::Wait(Wait {
-                why: Why::Budget,
-                until: input.now.plus(wait),
-            });
+            let until = input.now.plus(wait);
+            // What a human has to do is known without asking again.
+            let by_hand = input
+                .ledger
+                .filter(|ledger| is_readable(ledger, input.desired.wanted()))
+                .and_then(|ledger| restart::asked_of_human(restart_input(input, ledger)));
+            let why = by_hand.map_or(Why::Budget, Why::Restart);
+            return Step::Wait(Wait { why, until });
         }
     }
     step
@@ -160,15 +164,7 @@ fn unbounded(input: Input<'_>) -> Step {
     if let Some(other) = ledger.claimed_by_another(&desired.owner) {
         return wait(Why::Claimed(other.clone()));
     }
-    let restart = restart::Input {
-        ids: desired.wanted(),
-        nodes: seen.node_list(),
-        seen,
-        links: &desired.links,
-        ledger,
-        policy: &desired.restart,
-        now,
-    };
+    let restart = restart_input(input, ledger);
     // A restart under way is watched whatever else is the matter.
     let watched = restart::watch_open(restart);
     if let Some(restart::Next::Read(node)) = &watched {
@@ -197,6 +193,25 @@ fn unbounded(input: Input<'_>) -> Step {
         }
         step => step,
     }
+}
+
+fn restart_input<'a>(input: Input<'a>, ledger: &'a Ledger) -> restart::Input<'a> {
+    restart::Input {
+        ids: input.desired.wanted(),
+        nodes: input.seen.node_list(),
+        seen: input.seen,
+        ledger,
+        policy: &input.desired.restart,
+        now: input.now,
+    }
+}
+
+/// Whether all of these were readable on every node at some time.
+fn is_readable(ledger: &Ledger, wanted: &[ComponentId]) -> bool {
+    ledger
+        .readable
+        .as_ref()
+        .is_some_and(|readable| wanted.iter().all(|id| readable.ids.contains(id)))
 }
 
 /// Rows: what to do about them, what to wait for, or `None` when they are readable everywhere.
@@ -247,11 +262,7 @@ fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
         return Some(Step::Read(Read::Rows));
     }
     let wanted = desired.wanted();
-    let readable = ledger
-        .readable
-        .as_ref()
-        .is_some_and(|readable| wanted.iter().all(|id| readable.ids.contains(id)));
-    if readable || wanted.is_empty() {
+    if is_readable(ledger, wanted) || wanted.is_empty() {
         return None;
     }
     // The delay is over when the last of them was there for long enough.
@@ -340,6 +351,16 @@ fn overdue(input: Input<'_>) -> Option<Read> {
             }
         }
     }
+    // What the budget does not allow must not hold up what needs no such call.
+    overdue_services(input).filter(|_| seen.budget_wait(1, &now).is_zero())
+}
+
+/// A node whose services have to be read.
+fn overdue_services(input: Input<'_>) -> Option<Read> {
+    let Input {
+        desired, seen, now, ..
+    } = input;
+    let poll = desired.poll_interval;
     seen.node_list()
         .iter()
         .find(|node| {
@@ -384,6 +405,9 @@ fn next_poll(input: Input<'_>) -> Stamp {
         } else if let Some(services) = seen.services.get(&node.name) {
             left = left.min(now.since(&services.asked).left(poll));
         }
+    }
+    if overdue_services(input).is_some() {
+        left = left.min(seen.budget_wait(1, &now));
     }
     now.plus(left.max(Duration::from_millis(100)))
 }

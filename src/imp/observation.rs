@@ -116,8 +116,8 @@ impl Observation {
             && self.axl_failure.is_none()
     }
 
-    /// How long until another Control Center call is within the budget.
-    pub fn budget_wait(&self, now: &Stamp) -> Duration {
+    /// How long until that many more Control Center calls are within the budget.
+    pub fn budget_wait(&self, calls: usize, now: &Stamp) -> Duration {
         let minute = Duration::from_secs(60);
         let recent: Vec<Duration> = self
             .control_center_calls
@@ -125,13 +125,12 @@ impl Observation {
             .map(|at| now.since(at).left(minute))
             .filter(|left| !left.is_zero())
             .collect();
-        if recent.len() < CALLS_PER_MINUTE {
+        // The oldest calls have to leave the minute first.
+        let calls = calls.clamp(1, CALLS_PER_MINUTE);
+        let Some(surplus) = (recent.len() + calls).checked_sub(CALLS_PER_MINUTE + 1) else {
             return Duration::ZERO;
-        }
-        recent
-            .get(recent.len() - CALLS_PER_MINUTE)
-            .copied()
-            .unwrap_or(minute)
+        };
+        recent.get(surplus).copied().unwrap_or_default()
     }
 
     /// Notes a Control Center call.

@@ -17,7 +17,7 @@ use xmpp_federation_core::ComponentId;
 use super::axl::Node;
 use super::clock::Stamp;
 use super::control_center::ServiceState;
-use super::desired::{Link, RestartMode, RestartPolicy};
+use super::desired::{RestartMode, RestartPolicy};
 use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
 use super::observation::{Observation, Seen, Services};
 
@@ -94,6 +94,8 @@ pub enum WaitKind {
     Canary,
     /// A call that failed without effect to be repeated.
     CallFailed,
+    /// Room for the calls in IM&P's rate limit.
+    Budget,
 }
 
 /// What the planner needs.
@@ -105,8 +107,6 @@ pub struct Input<'a> {
     pub nodes: &'a [Node],
     /// What was seen.
     pub seen: &'a Observation,
-    /// What the edges report.
-    pub links: &'a [Link],
     /// The record.
     pub ledger: &'a Ledger,
     /// The policy.
@@ -221,8 +221,8 @@ pub fn next(input: Input<'_>) -> Next {
     if needy.is_empty() {
         return Next::Nothing;
     }
-    if input.policy.mode == RestartMode::Manual {
-        return by_hand(input, &needy);
+    if let Some(asked) = asked_of_human(input) {
+        return by_hand(input, &asked, &needy);
     }
     let candidates: Vec<&(&Node, String)> = needy
         .iter()
@@ -343,6 +343,22 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             });
         }
     }
+    // Looks at all nodes, the command and the first look after it have to fit into the budget
+    // together, or the first look would be too old when its turn to be used comes.
+    let stale = nodes
+        .iter()
+        .filter(|node| !is_fresh(input, &node.name))
+        .count();
+    let room = seen.budget_wait(stale + 2, &now);
+    if !room.is_zero() {
+        return Next::Wait(Waiting {
+            kind: WaitKind::Budget,
+            until: now.plus(room),
+            message: format!(
+                "the restart of {node} waits for IM&P's rate limit; it is needed because {reason}"
+            ),
+        });
+    }
     // Every node, this one included, has to be seen healthy, just now.
     for other in nodes {
         let name = &other.name;
@@ -364,7 +380,7 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         let Some(services) = seen.services.get(name) else {
             return Next::Read(name.clone());
         };
-        if now.since(&services.asked).reached(FRESH) || !asked_after_rows(services, ledger) {
+        if !is_fresh(input, name) {
             return Next::Read(name.clone());
         }
         if services.value.router != ServiceState::Started || services.value.up_time.is_none() {
@@ -387,6 +403,13 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         node: node.to_owned(),
         reason: reason.to_owned(),
     }
+}
+
+/// Whether a node was looked at lately, and later than its rows were readable.
+fn is_fresh(input: Input<'_>, node: &str) -> bool {
+    input.seen.services.get(node).is_some_and(|services| {
+        !input.now.since(&services.asked).reached(FRESH) && asked_after_rows(services, input.ledger)
+    })
 }
 
 /// A look that is to be the "before" of a proof has to be later than the rows.
@@ -504,21 +527,40 @@ fn look(input: Input<'_>, node: &str, first: Duration, every: Duration, waiting:
     })
 }
 
-/// The nodes a human has to restart.
-fn by_hand(input: Input<'_>, needy: &[(&Node, String)]) -> Next {
-    let reason = needy.first().map_or("", |(_, reason)| reason.as_str());
-    let message = format!(
-        "imp[].restart.mode is Manual: restart Cisco XCP Router on {}, one node after the other; {reason}. How: {BY_HAND}",
-        names(needy.iter().map(|(node, _)| node.name.as_str()))
-    );
+/// What a human is asked for where the mode is Manual; `None` where no router needs anything.
+pub fn asked_of_human(input: Input<'_>) -> Option<Waiting> {
+    let needy: Vec<(&str, String)> = input
+        .nodes
+        .iter()
+        .filter_map(|node| {
+            Some((
+                node.name.as_str(),
+                need(&node.name, input.ids, input.ledger)?,
+            ))
+        })
+        .collect();
+    let (_, reason) = needy.first()?;
+    (input.policy.mode == RestartMode::Manual).then(|| Waiting {
+        kind: WaitKind::ByHand,
+        until: input.now,
+        message: format!(
+            "imp[].restart.mode is Manual: restart Cisco XCP Router on {}, one node after the other; {reason}. How: {BY_HAND}",
+            names(needy.iter().map(|(node, _)| *node))
+        ),
+    })
+}
+
+/// Looks at the nodes that a human has to restart.
+fn by_hand(input: Input<'_>, asked: &Waiting, needy: &[(&Node, String)]) -> Next {
     let mut soonest: Option<Waiting> = None;
     for (node, _) in needy {
-        let waiting = Waiting {
-            kind: WaitKind::ByHand,
-            until: input.now,
-            message: message.clone(),
-        };
-        match look(input, &node.name, Duration::ZERO, LOOK_SLOWLY, waiting) {
+        match look(
+            input,
+            &node.name,
+            Duration::ZERO,
+            LOOK_SLOWLY,
+            asked.clone(),
+        ) {
             Next::Wait(waiting) => {
                 let sooner = soonest
                     .as_ref()
