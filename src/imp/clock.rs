@@ -1,7 +1,7 @@
 //! Points in time that survive the process. The wall clock may jump and differs between machines,
 //! so a duration is trusted only between two points of one process, where the monotonic clock
 //! counts; across processes it is an estimate, and rules that need proof ask for other evidence
-//! (a router's UpTime that went back).
+//! (a router's up time that went back).
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -103,7 +103,7 @@ mod tests {
     fn stamp(process: u64, wall_s: i64, mono_ms: u64) -> Stamp {
         Stamp {
             wall: Timestamp::constant(wall_s, 0),
-            process: process,
+            process,
             mono_ms,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::dns::Resolve;
 use tokio::sync::Mutex as AsyncMutex;
+use xmpp_federation_core::ComponentId;
 
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
@@ -35,11 +36,15 @@ pub struct Imp {
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
-    /// By resource UID and name of the entry.
-    clusters: Mutex<BTreeMap<(String, String), Arc<AsyncMutex<Cluster>>>>,
-    /// By publisher: the right to call it, and the Control Center calls of the last minute.
-    publishers: Mutex<BTreeMap<String, Arc<AsyncMutex<VecDeque<Stamp>>>>>,
+    clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
+    /// By publisher: the right to call it.
+    publishers: Mutex<BTreeMap<String, Arc<AsyncMutex<RecentCalls>>>>,
 }
+
+/// Resource UID and name of the entry.
+type ClusterKey = (String, String);
+/// When Control Center was called in the last minute.
+type RecentCalls = VecDeque<Stamp>;
 
 /// What this process keeps of one cluster.
 #[derive(Default)]
@@ -309,11 +314,11 @@ impl Imp {
         };
         let mut ledger = file.ledger.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
-        if ledger != file.ledger {
-            if let Err(error) = file.save(&*self.store, ledger).await {
-                cluster.ledger_error = Some(error.to_string());
-                return;
-            }
+        if ledger != file.ledger
+            && let Err(error) = file.save(&*self.store, ledger).await
+        {
+            cluster.ledger_error = Some(error.to_string());
+            return;
         }
         events.extend(learned);
     }
@@ -557,33 +562,42 @@ impl Imp {
                 )
                 .await;
             }
-            Act::Adopt { pkid, id } => {
-                let at = self.clock.now().wall;
-                let saved = self
-                    .record(cluster, |ledger| {
-                        ledger.adopt(pkid, &id);
-                        ledger.acted(ActionRecord {
-                            at,
-                            action: "AdoptRow".to_owned(),
-                            subject: format!("{id} ({pkid})"),
-                            reason: "the annotation xmppfederation.io/adopt-rows".to_owned(),
-                            outcome: "recorded as ours".to_owned(),
-                        });
-                    })
-                    .await;
-                if saved {
-                    cluster.seen.due.insert(Read::Rows);
-                    events.push(Event {
-                        warning: false,
-                        reason: reasons::ROW_ADOPTED,
-                        message: format!("The row of {id} ({pkid}) is ours from now on, as xmppfederation.io/adopt-rows asks"),
-                    });
-                }
-            }
+            Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
             Act::Restart { node, reason } => {
                 self.restart(cluster, desired, &caller, &node, reason, events)
-                    .await
+                    .await;
             }
+        }
+    }
+
+    /// Takes a row over that stands for a component of ours, as the annotation asks.
+    async fn adopt(
+        &self,
+        cluster: &mut Cluster,
+        pkid: Pkid,
+        id: &ComponentId,
+        events: &mut Vec<Event>,
+    ) {
+        let at = self.clock.now().wall;
+        let saved = self
+            .record(cluster, |ledger| {
+                ledger.adopt(pkid, id);
+                ledger.acted(ActionRecord {
+                    at,
+                    action: "AdoptRow".to_owned(),
+                    subject: format!("{id} ({pkid})"),
+                    reason: "the annotation xmppfederation.io/adopt-rows".to_owned(),
+                    outcome: "recorded as ours".to_owned(),
+                });
+            })
+            .await;
+        if saved {
+            cluster.seen.due.insert(Read::Rows);
+            events.push(Event {
+                warning: false,
+                reason: reasons::ROW_ADOPTED,
+                message: format!("The row of {id} ({pkid}) is ours from now on, as xmppfederation.io/adopt-rows asks"),
+            });
         }
     }
 

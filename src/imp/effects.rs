@@ -15,9 +15,9 @@ use super::registration::{self, Blocked};
 use super::restart::{self, Waiting};
 
 /// How often the node list is read anew.
-pub const NODES_EVERY: Duration = Duration::from_secs(3600);
+pub const NODES_EVERY: Duration = Duration::from_hours(1);
 /// Rows count for this long when something is about to be done because of them.
-const ROWS_FRESH: Duration = Duration::from_secs(60);
+const ROWS_FRESH: Duration = Duration::from_mins(1);
 
 /// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,7 +119,7 @@ impl CallError {
                 Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
             }
             CallErrorKind::Throttled(Some(wait)) => {
-                (*wait).clamp(Duration::from_secs(10), Duration::from_secs(600))
+                (*wait).clamp(Duration::from_secs(10), Duration::from_mins(10))
             }
             CallErrorKind::Throttled(None) => doubling(10, 300),
             CallErrorKind::Forbidden | CallErrorKind::VersionUnsupported => doubling(60, 300),

@@ -149,7 +149,7 @@ fn desired() -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
-        poll_interval: Duration::from_secs(300),
+        poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),
     }

@@ -93,7 +93,7 @@ pub struct Observation {
 }
 
 /// A row of ours that is missing is looked for once more after this.
-pub const CONFIRM_MISSING: Duration = Duration::from_secs(60);
+pub const CONFIRM_MISSING: Duration = Duration::from_mins(1);
 /// Control Center calls per minute and cluster; the limit of the facts is "under 12".
 pub const CALLS_PER_MINUTE: usize = 11;
 
@@ -118,7 +118,7 @@ impl Observation {
 
     /// How long until that many more Control Center calls are within the budget.
     pub fn budget_wait(&self, calls: usize, now: &Stamp) -> Duration {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let recent: Vec<Duration> = self
             .control_center_calls
             .iter()

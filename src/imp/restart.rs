@@ -21,7 +21,7 @@ use super::desired::{RestartMode, RestartPolicy};
 use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
 use super::observation::{Observation, Seen, Services};
 
-/// From a command to the first look: polls must not be quicker than 5 s, and an UpTime of 0 says
+/// From a command to the first look: polls must not be quicker than 5 s, and an up time of 0 says
 /// nothing, so a restart of 5 s is seen at the first look.
 pub const FIRST_LOOK: Duration = Duration::from_millis(6_500);
 /// Between looks at a router that is restarting.
@@ -29,9 +29,9 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(6);
 /// The same after the first minute.
 const LOOK_SLOWLY: Duration = Duration::from_secs(15);
 /// A restart that is not over after this hangs.
-pub const RESTART_DEADLINE: Duration = Duration::from_secs(15 * 60);
+pub const RESTART_DEADLINE: Duration = Duration::from_mins(15);
 /// How long an unanswered command is watched before a human is asked.
-pub const AMBIGUOUS_DEADLINE: Duration = Duration::from_secs(5 * 60);
+pub const AMBIGUOUS_DEADLINE: Duration = Duration::from_mins(5);
 /// A router's state counts for this long when another one is to be restarted.
 pub const FRESH: Duration = Duration::from_secs(15);
 /// Between looks at the first node's link.
@@ -144,7 +144,7 @@ pub fn started_after(
         && since - SignedDuration::from_millis(earliest) >= CLOCK_TOLERANCE
 }
 
-/// Whether some router's UpTime grew by what the wall clock says since it was marked.
+/// Whether some router's up time grew by what the wall clock says since it was marked.
 fn has_witness(baseline: &Baseline, services: &BTreeMap<String, Seen<Services>>) -> bool {
     baseline.up_times.iter().any(|(node, mark)| {
         running(node, services).is_some_and(|(seen, up_time)| {
@@ -478,9 +478,9 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
         ),
     };
     let every = match kind {
-        WaitKind::Restarting if !elapsed.reached(Duration::from_secs(60)) => LOOK_EVERY,
+        WaitKind::Restarting if !elapsed.reached(Duration::from_mins(1)) => LOOK_EVERY,
         WaitKind::Restarting => LOOK_SLOWLY,
-        _ => Duration::from_secs(60),
+        _ => Duration::from_mins(1),
     };
     let first = match elapsed {
         super::clock::Elapsed::Certain(elapsed) => FIRST_LOOK.saturating_sub(elapsed),

@@ -168,7 +168,7 @@ fn parse(body: &[u8]) -> Result<Element, SoapError> {
                 };
                 let trimmed = done.text.trim();
                 if trimmed.len() != done.text.len() {
-                    done.text = trimmed.to_owned();
+                    trimmed.clone_into(&mut done.text);
                 }
                 match open.last_mut() {
                     Some(parent) => parent.children.push(done),

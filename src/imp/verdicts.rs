@@ -119,13 +119,14 @@ fn axl_authenticated(input: &Input<'_>) -> Verdict {
         desired.target.axl.secret
     );
     if !reached.is_empty() {
-        message += &format!("; Control Center of {} too", names(reached.into_iter()));
+        message += "; Control Center of ";
+        message += &names(reached.into_iter());
+        message += " too";
     }
     if !unreached.is_empty() {
-        message += &format!(
-            "; Control Center of {} has not answered",
-            names(unreached.into_iter())
-        );
+        message += "; Control Center of ";
+        message += &names(unreached.into_iter());
+        message += " has not answered";
     }
     if matches!(desired.target.tls, ServerTrust::Insecure) {
         message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";

@@ -374,7 +374,7 @@ routers:
     #[case(
         "address: 10.244.200.10:7400",
         "address: 10.244.200.10",
-        "line 20",
+        "line 19",
         "host and a port"
     )]
     fn errors_name_line_value_and_what_is_allowed(

@@ -16,7 +16,7 @@ const ROUTER: &str = "Cisco XCP Router";
 const FEDERATION: &str = "Cisco XCP XMPP Federation Connection Manager";
 /// Reason code "successful".
 const SUCCESS: i64 = -1;
-/// UpTimes beyond ten years are no UpTimes.
+/// Up times beyond ten years are no up times.
 const MAX_UP_TIME: i64 = 10 * 366 * 86_400;
 
 /// State of a service.

@@ -300,7 +300,7 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
     }
 }
 
-/// Notes an UpTime read after the baseline, so that a smaller one proves a restart without clocks.
+/// Notes an up time read after the baseline, so that a smaller one proves a restart without clocks.
 fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
     if baseline.up_times.contains_key(name) {
         return;

@@ -22,7 +22,7 @@ use crate::imp::error::CallErrorKind;
 /// Name of the ConfigMap.
 const NAME: &str = "xmpp-federation-imp-logins";
 /// How long a rejected version rests.
-pub const REST: Duration = Duration::from_secs(3600);
+pub const REST: Duration = Duration::from_hours(1);
 
 /// What is known of one Secret's last used version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -108,19 +108,19 @@ pub struct Readable {
     pub baseline: Baseline,
 }
 
-/// A point in time and what the routers' UpTimes were at or after it, so that a later, smaller
+/// A point in time and what the routers' up times were at or after it, so that a later, smaller
 /// one proves a start behind it without any clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Baseline {
     /// The point in time.
     pub at: Stamp,
-    /// By node name: UpTime read after `at` from a router that had not provably started after it.
+    /// By node name: up time read after `at` from a router that had not provably started after it.
     #[serde(default)]
     pub up_times: BTreeMap<String, UpTimeMark>,
 }
 
-/// An UpTime and when it was read.
+/// An up time and when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpTimeMark {
@@ -177,7 +177,7 @@ pub struct Restart {
     pub reason: String,
     /// When the intent was written.
     pub planned: Stamp,
-    /// UpTimes right before, by node; proof needs a smaller one of this node.
+    /// Up times right before, by node; proof needs a smaller one of this node.
     pub baseline: Baseline,
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
