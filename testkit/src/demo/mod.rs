@@ -57,8 +57,19 @@ pub struct Args {
     pub keep: bool,
 }
 
-/// Runs `testkit demo`.
+/// Runs `testkit demo`; a failure ends the process here, so that the count stays the last line.
 pub async fn run(args: Args) -> Result<(), Error> {
+    let report = play(args).await.unwrap_or_else(|error| {
+        eprintln!("testkit: {error}");
+        Report::never_began()
+    });
+    if report.close().is_err() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+async fn play(args: Args) -> Result<Report, Error> {
     let options = Options {
         dir: args.dir,
         kubernetes: args.stage == Stage::Full,
@@ -99,5 +110,5 @@ pub async fn run(args: Args) -> Result<(), Error> {
             println!("\nThe logs are kept in {}.", logs.display());
         }
     }
-    outcome?.close()
+    outcome
 }

@@ -35,6 +35,14 @@ impl Report {
         }
     }
 
+    /// The report of a scenario that could not begin: one failure.
+    pub fn never_began() -> Self {
+        Self {
+            outcomes: vec![(0, Outcome::Failed)],
+            ..Self::default()
+        }
+    }
+
     /// Plays one step: prints its headline, then what it says, then its result.
     pub async fn step(
         &mut self,
