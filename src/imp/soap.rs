@@ -166,10 +166,9 @@ fn parse(body: &[u8]) -> Result<Element, SoapError> {
                 let Some(mut done) = open.pop() else {
                     return Err(SoapError::Malformed("an end tag too many".to_owned()));
                 };
-                let trimmed = done.text.trim();
-                if trimmed.len() != done.text.len() {
-                    trimmed.clone_into(&mut done.text);
-                }
+                done.text.truncate(done.text.trim_end().len());
+                let leading = done.text.len() - done.text.trim_start().len();
+                done.text.drain(..leading);
                 match open.last_mut() {
                     Some(parent) => parent.children.push(done),
                     None => root = Some(done),

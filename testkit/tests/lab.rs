@@ -269,7 +269,7 @@ async fn two_labs_run_side_by_side_and_leave_nothing() {
         .pid;
     let script = format!("exec 3<>/dev/tcp/{address}/5269 && cat <&3");
     for _ in 0..10 {
-        let inside = format!("--net=/proc/{pid}/ns/net", pid = pod);
+        let inside = format!("--net=/proc/{pod}/ns/net");
         let status = Command::new("nsenter")
             .args([&inside, "timeout", "5", "bash", "-c", &script])
             .output()
