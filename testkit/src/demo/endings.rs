@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::imp;
+use super::imp::{self, State};
 use super::ready::Watch;
 use super::registration::{component_id, linked, restart_counts};
 use super::report::{Talk, ensure};
@@ -25,8 +25,21 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
     let there = Run::prepare(alice, bob, IN_FLIGHT).await?;
     let back = Run::prepare(bob, alice, IN_FLIGHT).await?;
     let began = Instant::now();
+    let id = component_of(&victim.name)?;
+    let carried = stanzas(&world.imp.state().await?, &id);
     let deletion = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Deleted only when it carries some of these messages, and most are still to come.
+        let carried = talk
+            .wait(
+                "messages over the pod to be deleted",
+                Duration::from_secs(10),
+                async || {
+                    let now = stanzas(&world.imp.state().await?, &id).saturating_sub(carried);
+                    ensure(now > 0, || format!("{id} carried none yet"))?;
+                    Ok(now)
+                },
+            )
+            .await?;
         world
             .lab
             .kubectl(&[
@@ -38,7 +51,10 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
                 "--wait=false",
             ])
             .await?;
-        talk.fact("deleted while messages flow", &victim.name);
+        talk.fact(
+            "deleted while messages flow",
+            format_args!("{}, which had carried {carried} of them", victim.name),
+        );
         Ok::<(), Error>(())
     };
     tokio::try_join!(
@@ -89,6 +105,24 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
     ensure(lost == 0, || {
         format!("{lost} messages were neither delivered nor reported")
     })
+}
+
+/// The component id of a pod of the StatefulSet, by its number.
+fn component_of(pod: &str) -> Result<String, Error> {
+    let number = pod.rsplit('-').next().unwrap_or_default();
+    let number = number
+        .parse()
+        .map_err(|error| format!("the pod name {pod} has no number at its end: {error}"))?;
+    Ok(component_id(number))
+}
+
+/// Stanzas that went over a component's links, both ways.
+fn stanzas(state: &State, id: &str) -> u64 {
+    let links = state.nodes.iter().flat_map(|node| &node.router.links);
+    links
+        .filter(|link| link.id == id)
+        .map(|link| link.sent + link.received)
+        .sum()
 }
 
 /// Step 12: the resource is deleted, and applied again.
