@@ -119,6 +119,10 @@ impl Session {
         } else {
             None
         };
+        // A quarter of all for one address: it cannot keep the others from being verified.
+        let most = limits.max_verifications.div_ceil(4);
+        let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
+        let refusal = refusal.or(admitted.is_none().then_some("resource-constraint"));
         if let Some(condition) = refusal {
             tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
             self.edge
@@ -141,6 +145,7 @@ impl Session {
         let since = Instant::now();
         self.pending.push(Box::pin(async move {
             let outcome = edge.verifier.ask(&edge, question).await;
+            drop(admitted);
             Verified {
                 request,
                 outcome,

@@ -5,11 +5,11 @@
 
 mod dialback;
 mod negotiate;
+mod per_address;
 mod session;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -18,37 +18,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::edge::Edge;
 use crate::metrics::Direction;
+use per_address::{PerAddress, Use};
 
 /// Inbound streams and their bounds.
 #[derive(Debug, Default)]
 pub struct Inbound {
     tasks: TaskTracker,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    connections: Arc<PerAddress>,
+    /// Keys being verified.
+    verifications: Arc<PerAddress>,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
-}
-
-/// Counts a connection for as long as it lives.
-struct Counted {
-    edge: Arc<Edge>,
-    address: IpAddr,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self
-            .edge
-            .inbound
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
 }
 
 impl Inbound {
@@ -59,26 +39,17 @@ impl Inbound {
         self.tasks.wait().await;
     }
 
-    fn admit(edge: &Arc<Edge>, address: IpAddr) -> Result<Counted, &'static str> {
+    fn admit(edge: &Edge, address: IpAddr) -> Result<Use, &'static str> {
         let live = edge.live();
         let limits = &live.config.limits;
-        let mut counts = edge
-            .inbound
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         if edge.inbound.tasks.len() >= limits.max_connections {
             return Err("total");
         }
-        let count = counts.entry(address).or_default();
-        if *count >= limits.max_connections_per_address {
-            return Err("per-address");
-        }
-        *count += 1;
-        Ok(Counted {
-            edge: edge.clone(),
-            address,
-        })
+        let admitted = edge
+            .inbound
+            .connections
+            .admit(address, limits.max_connections_per_address);
+        admitted.ok_or("per-address")
     }
 }
 

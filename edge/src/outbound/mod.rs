@@ -10,6 +10,7 @@ mod stream;
 pub mod verify;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ const MAX_ROUTES: usize = 16_384;
 #[derive(Debug, Default)]
 pub struct Outbound {
     routes: Mutex<HashMap<Domain, Arc<Route>>>,
+    /// Bytes waiting for all remote domains together.
+    waiting: Arc<AtomicUsize>,
     tasks: TaskTracker,
     /// Cancelled when an orderly stop has nothing left to send: streams close.
     close: CancellationToken,
@@ -61,7 +64,7 @@ impl Outbound {
         if routes.len() >= MAX_ROUTES {
             return Err(Cause::QueueFull);
         }
-        let route = Arc::new(Route::new(remote.clone()));
+        let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
         route.push(&live.config.limits, local, stanza)?;
         routes.insert(remote.clone(), route.clone());
         self.tasks.spawn(route.run(edge.clone()));

@@ -1,7 +1,7 @@
 //! One remote domain: its queues and the task that keeps a stream while there is need.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use crate::edge::Edge;
 
 /// First and longest pause between attempts to open a stream.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Bytes that may wait for all remote domains together: many that are down must not use up the
+/// memory.
+const MAX_WAITING: usize = 64 * 1024 * 1024;
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -28,6 +31,8 @@ pub struct Route {
     /// The remote domain.
     pub(super) remote: Domain,
     queues: Mutex<Queues>,
+    /// Bytes waiting here and in all other routes.
+    total: Arc<AtomicUsize>,
     /// Something was queued.
     pub(super) wake: Notify,
     /// The back-off is void.
@@ -49,10 +54,11 @@ struct Pair {
 }
 
 impl Route {
-    pub(super) fn new(remote: Domain) -> Self {
+    pub(super) fn new(remote: Domain, total: Arc<AtomicUsize>) -> Self {
         Self {
             remote,
             queues: Mutex::default(),
+            total,
             wake: Notify::new(),
             retry: Notify::new(),
             writing: AtomicBool::new(false),
@@ -73,10 +79,12 @@ impl Route {
         };
         if pair.waiting.len() >= limits.max_queued_stanzas
             || pair.bytes + stanza.len() > limits.max_queued_bytes
+            || self.total.load(Ordering::Relaxed) + stanza.len() > MAX_WAITING
         {
             return Err(Cause::QueueFull);
         }
         pair.bytes += stanza.len();
+        self.total.fetch_add(stanza.len(), Ordering::Relaxed);
         pair.waiting.push_back((Instant::now(), stanza));
         drop(queues);
         self.wake.notify_one();
@@ -120,6 +128,7 @@ impl Route {
             (None, _) => return (Bytes::new(), 0),
             (Some((_, only)), true) => {
                 // An idle pair holds no memory.
+                self.total.fetch_sub(only.len(), Ordering::Relaxed);
                 queues.pairs.remove(local);
                 return (only, 1);
             }
@@ -137,6 +146,7 @@ impl Route {
             count += 1;
         }
         pair.bytes = pair.bytes.saturating_sub(taken.len());
+        self.total.fetch_sub(taken.len(), Ordering::Relaxed);
         if pair.waiting.is_empty() {
             queues.pairs.remove(local);
         }
@@ -157,6 +167,7 @@ impl Route {
                 && let Some((_, stanza)) = pair.waiting.pop_front()
             {
                 pair.bytes = pair.bytes.saturating_sub(stanza.len());
+                self.total.fetch_sub(stanza.len(), Ordering::Relaxed);
                 taken.push(stanza);
             }
         }
@@ -308,5 +319,45 @@ impl Route {
                 () = edge.outbound.close.cancelled() => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_pair_and_over_all_routes() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let route = Route::new(domain("a.example"), total.clone());
+        let other = Route::new(domain("b.example"), total.clone());
+        let limits = Limits {
+            max_queued_stanzas: 2,
+            ..Limits::default()
+        };
+        let local = domain("coluc.com");
+        let stanza = Bytes::from_static(b"<message/>");
+        assert_eq!(route.push(&limits, &local, stanza.clone()), Ok(()));
+        assert_eq!(route.push(&limits, &local, stanza.clone()), Ok(()));
+        assert_eq!(
+            route.push(&limits, &local, stanza.clone()),
+            Err(Cause::QueueFull)
+        );
+        assert_eq!(total.load(Ordering::Relaxed), 20);
+        total.fetch_add(MAX_WAITING - 25, Ordering::Relaxed);
+        assert_eq!(
+            other.push(&limits, &local, stanza.clone()),
+            Err(Cause::QueueFull)
+        );
+        assert_eq!(
+            route.take(&local, 1024),
+            (Bytes::from_static(b"<message/><message/>"), 2)
+        );
+        assert_eq!(other.push(&limits, &local, stanza), Ok(()));
+        assert_eq!(other.take_older(Duration::ZERO, None).len(), 1);
+        assert_eq!(total.load(Ordering::Relaxed), MAX_WAITING - 25);
+        assert!(route.is_settled() && other.is_settled());
     }
 }

@@ -27,6 +27,9 @@ const RECENT: Duration = Duration::from_secs(5);
 /// Bytes of it that are remembered.
 const RECENT_BYTES: usize = 1024 * 1024;
 
+/// How long a refused pair is answered on behalf of the peer before a new stream is tried.
+const REFUSED: Duration = Duration::from_secs(30);
+
 /// How a stream ended.
 #[derive(Debug)]
 pub enum End {
@@ -45,8 +48,8 @@ enum PairState {
     Pending(Instant),
     /// Authenticated.
     Valid,
-    /// Not on this stream.
-    Refused,
+    /// Not on this stream, since then.
+    Refused(Instant),
 }
 
 struct Stream<'a> {
@@ -161,7 +164,12 @@ impl Stream<'_> {
                         .guard
                         .update(|detail| detail.stanzas += count as u64);
                 }
-                Some(PairState::Refused) => {
+                // A refused pair needs a new stream, once it is likely to fare better.
+                Some(PairState::Refused(since)) if since.elapsed() >= REFUSED => {
+                    self.close();
+                    return Ok(());
+                }
+                Some(PairState::Refused(_)) => {
                     self.route.report_older(
                         self.edge,
                         Duration::ZERO,
@@ -254,7 +262,7 @@ impl Stream<'_> {
         let since = match self.pairs.get(&local) {
             Some(PairState::Pending(since)) => *since,
             // After its time-out or a refusal an answer comes too late to count.
-            Some(PairState::Refused) => return Ok(()),
+            Some(PairState::Refused(_)) => return Ok(()),
             // A valid pair may be told that it is not any more, never anything else.
             Some(PairState::Valid) if answer == Answer::Invalid => Instant::now(),
             Some(PairState::Valid) | None => return Err(unasked()),
@@ -322,7 +330,8 @@ impl Stream<'_> {
     /// The pair is not used on this stream; what waits is reported.
     fn refuse(&mut self, local: &Domain, cause: Cause, reason: &str) {
         let remote = &self.route.remote;
-        self.pairs.insert(local.clone(), PairState::Refused);
+        self.pairs
+            .insert(local.clone(), PairState::Refused(Instant::now()));
         self.opened
             .guard
             .update(|detail| detail.pairs.retain(|(own, _)| own != local));
@@ -478,7 +487,7 @@ impl Stream<'_> {
                 .join(" "),
             self.pairs
                 .values()
-                .any(|state| matches!(state, PairState::Refused)),
+                .any(|state| matches!(state, PairState::Refused(_))),
         );
         tracing::info!(
             local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,

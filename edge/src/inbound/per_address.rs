@@ -1,0 +1,70 @@
+//! Counting by source address, so that one address cannot use up what all share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What is in use, by address.
+#[derive(Debug, Default)]
+pub(super) struct PerAddress {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One use; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Use {
+    of: Arc<PerAddress>,
+    address: IpAddr,
+}
+
+impl PerAddress {
+    /// One more use by this address, unless it has `most` already.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Use> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&address).copied().unwrap_or(0);
+        if count >= most {
+            return None;
+        }
+        counts.insert(address, count + 1);
+        Some(Use {
+            of: self.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut counts = self
+            .of
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_its_share_and_leaves_nothing_behind() {
+        let counts = Arc::new(PerAddress::default());
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let first = counts.admit(one, 2);
+        let second = counts.admit(one, 2);
+        assert!(first.is_some() && second.is_some());
+        assert!(counts.admit(one, 2).is_none());
+        assert!(counts.admit(other, 2).is_some(), "others are not affected");
+        drop(first);
+        assert!(counts.admit(one, 2).is_some());
+        drop(second);
+        assert!(counts.counts.lock().is_ok_and(|counts| counts.is_empty()));
+    }
+}
