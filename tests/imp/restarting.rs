@@ -18,7 +18,7 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
     .await;
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.desired.restart.propagation_delay = Duration::from_secs(2);
-    bench.desired.restart.min_interval = Duration::from_secs(24 * 3600);
+    bench.desired.restart.min_interval = Duration::from_hours(24);
     let started = Instant::now();
     let report = bench.until_ready(40).await;
     let took = started.elapsed();
@@ -161,7 +161,7 @@ async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
 #[tokio::test(flavor = "multi_thread")]
 async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
     let mut bench = Bench::start(quick()).await;
-    bench.desired.restart.min_interval = Duration::from_secs(24 * 3600);
+    bench.desired.restart.min_interval = Duration::from_hours(24);
     bench.until_ready(40).await;
     bench.desired.component_ids.push(id(1));
     let report = bench

@@ -247,7 +247,7 @@ impl Bench {
             .unwrap()
     }
 
-    /// The table of the publisher: (pkid, cp_id).
+    /// The table of the publisher: (`pkid`, `cp_id`).
     pub fn rows(&self) -> Vec<(String, String)> {
         self.node(PUBLISHER)
             .rows
@@ -316,7 +316,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
-        poll_interval: Duration::from_secs(300),
+        poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),
     }
