@@ -1,0 +1,259 @@
+//! The binary as it is started by Kubernetes and by hand: check, run, control, reload, stop.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edge-binary-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+        let folder = Self(path);
+        folder.write("tls.crt", &made.cert.pem());
+        folder.write("tls.key", &made.signing_key.serialize_pem());
+        folder.write("dialback", "0123456789abcdef0123456789abcdef");
+        folder.write("router", "router-secret");
+        folder.write("edge.yaml", &folder.yaml("AllowList"));
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.join("edge.yaml")
+    }
+
+    fn yaml(&self, mode: &str) -> String {
+        let here = self.0.display();
+        format!(
+            "\
+domains: [coluc.com]
+listen: {{s2s: '127.0.0.1:0', admin: '127.0.0.1:0', control: {here}/control.sock}}
+dialback: {{sign: {here}/dialback}}
+tls:
+  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
+privacy:
+  mode: {mode}
+routers:
+- name: main
+  componentIds: [cm-2_s2scp-1.eft-xwye-a-coluc-com]
+  secretFile: {here}/router
+  endpoints: []
+drainDelay: 0s
+"
+        )
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn edge(arguments: &[&str], config: &Path) -> Output {
+    Command::new(EDGE)
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap()
+}
+
+/// A running edge and its log.
+struct Running {
+    child: Child,
+    log: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(folder: &Folder) -> (Self, String) {
+        let mut child = Command::new(EDGE)
+            .arg("--config")
+            .arg(folder.config())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Self { child, log };
+        let line = running.line("the edge starts");
+        (running, line)
+    }
+
+    /// The next log line with this text.
+    fn line(&mut self, with: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.log.read_line(&mut line).unwrap() > 0,
+                "no line with {with:?}"
+            );
+            if line.contains(with) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    fn end(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        panic!("the edge does not end");
+    }
+}
+
+#[test]
+fn check_exits_with_the_line_and_field_of_what_is_wrong() {
+    let folder = Folder::new("check");
+    let good = edge(&["--check"], &folder.config());
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    for arguments in [&["--check"][..], &[]] {
+        let bad = edge(arguments, &folder.config());
+        assert_eq!(bad.status.code(), Some(2));
+        let error = String::from_utf8(bad.stderr).unwrap();
+        assert!(
+            error.contains("line 7: privacy.mode: unknown variant `Sometimes`"),
+            "{error}"
+        );
+    }
+    let absent = edge(&["--check"], Path::new("/nowhere/edge.yaml"));
+    assert!(
+        String::from_utf8(absent.stderr)
+            .unwrap()
+            .contains("there is no such file")
+    );
+}
+
+#[test]
+fn a_running_edge_is_controlled_reloaded_and_stopped() {
+    let folder = Folder::new("run");
+    let (mut running, first) = Running::start(&folder);
+    assert!(
+        first.starts_with('{') && first.contains("\"config_hash\":\""),
+        "{first}"
+    );
+
+    let status = edge(&["ctl", "status"], &folder.config());
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("\"draining\": false"), "{status}");
+    let log = edge(&["ctl", "log", "info,edge::reload=debug"], &folder.config());
+    assert!(log.status.success(), "{log:?}");
+    let wrong = edge(&["ctl", "log", "loud"], &folder.config());
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        String::from_utf8(wrong.stderr)
+            .unwrap()
+            .contains("is not a log level")
+    );
+    let close = edge(&["ctl", "close", "7"], &folder.config());
+    assert!(
+        String::from_utf8(close.stderr)
+            .unwrap()
+            .contains("there is no stream 7")
+    );
+
+    folder.write("edge.yaml", &folder.yaml("AllowAll"));
+    running.line("privacy.mode - changed from: AllowList to: AllowAll");
+    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    running.line("the new configuration is refused; the one in force stays");
+    // The socket is found by --socket while the file is bad.
+    let socket = folder.0.join("control.sock");
+    let status = Command::new(EDGE)
+        .args(["ctl", "--socket", socket.to_str().unwrap(), "status"])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8(status.stdout)
+            .unwrap()
+            .contains("\"rejected\"")
+    );
+
+    running.signal("-TERM");
+    assert!(running.line("\"message\":\"stopped\"").contains("INFO"));
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_its_field() {
+    let folder = Folder::new("port");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    folder.write(
+        "edge.yaml",
+        &folder
+            .yaml("AllowList")
+            .replacen("127.0.0.1:0", &address, 1),
+    );
+    let output = edge(&[], &folder.config());
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains(&format!("listen.s2s: cannot listen at {address}")),
+        "{error}"
+    );
+    assert!(error.contains("another process has this port"), "{error}");
+}
+
+#[test]
+fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
+    let folder = Folder::new("nonsense");
+    let (running, _) = Running::start(&folder);
+    let socket = folder.0.join("control.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    stream
+        .write_all(b"nonsense\n{\"command\":\"status\"}\n")
+        .unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let lines: Vec<_> = answers.lines().collect();
+    assert!(
+        lines[0].contains("\"error\":\"the request is not understood"),
+        "{answers}"
+    );
+    assert!(lines[1].starts_with("{\"result\":"), "{answers}");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    running.signal("-INT");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn an_idle_edge_is_small() {
+    let folder = Folder::new("small");
+    let (running, _) = Running::start(&folder);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kilobytes < 15 * 1024, "{line}");
+    running.signal("-TERM");
+    assert_eq!(running.end(), Some(0));
+}
