@@ -2,6 +2,8 @@
 //!
 //! Needs helm and kubectl, which `make setup` builds; `make test` runs it.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
