@@ -338,6 +338,15 @@ async fn work_inside_a_lab_uses_its_network_and_its_resolver() {
         })
         .await
         .unwrap();
+    // A host that is added from inside is there for everybody.
+    let copy = lab.clone();
+    let add = async move || copy.add_host("late", &["198.51.100.78".parse()?]).await;
+    lab.inside(add).await.unwrap();
+    let late = lab
+        .exec_in(Some("late"), &["ip", "-4", "-o", "addr"])
+        .await
+        .unwrap();
+    assert!(late.stdout.contains("198.51.100.78/24"), "{late:?}");
     assert!(
         addresses.contains("10.244.0.1/16") && addresses.contains("198.51.100.1/24"),
         "{addresses}"

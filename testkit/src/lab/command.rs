@@ -93,6 +93,18 @@ fn shown<S: AsRef<OsStr>>(command: &[S]) -> String {
     words.join(" ")
 }
 
+/// The command as it has to be run to change mounts of the machine: threads inside a lab have a mount namespace of their
+/// own, in which such a change would be lost; the process's first thread never goes there.
+pub fn on_machine(command: &[&str]) -> Vec<String> {
+    let mut words = vec![
+        "nsenter".to_owned(),
+        format!("--mount=/proc/{}/ns/mnt", std::process::id()),
+        "--".to_owned(),
+    ];
+    words.extend(command.iter().map(|word| (*word).to_owned()));
+    words
+}
+
 /// Splits a line at spaces: for commands whose words have none.
 pub fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()

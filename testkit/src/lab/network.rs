@@ -105,7 +105,7 @@ async fn ip(batch: &[String], namespace: Option<&str>) -> Result<(), Error> {
 /// Creates the middle namespace with both segments.
 pub async fn create(lab: &Layout) -> Result<(), Error> {
     let tag = lab.tag();
-    command::run(&["ip", "netns", "add", &tag]).await?;
+    command::run(&command::on_machine(&["ip", "netns", "add", &tag])).await?;
     let mut lines = vec!["link set lo up".to_owned()];
     for (segment, length) in [(Segment::Lan, 16), (Segment::Internet, 24)] {
         let (bridge, gateway) = (segment.bridge(), segment.gateway());
@@ -150,7 +150,7 @@ pub async fn add_host(lab: &Layout, host: &str, addresses: &[Ipv4Addr]) -> Resul
         return Err(format!("the host {host} needs at least one address").into());
     };
     let (tag, namespace) = (lab.tag(), lab.host_namespace(host));
-    command::run(&["ip", "netns", "add", &namespace]).await?;
+    command::run(&command::on_machine(&["ip", "netns", "add", &namespace])).await?;
     let mut cables = Vec::new();
     let mut lines = vec!["link set lo up".to_owned()];
     for (segment, addresses) in &segments {

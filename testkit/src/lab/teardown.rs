@@ -47,7 +47,7 @@ pub async fn remove(lab: &Layout, keep_logs: Option<&Path>) -> Result<(), Error>
     unmount(lab).await?;
     node::remove_cgroups(lab).await?;
     for namespace in network::namespaces(lab).await? {
-        command::run(&["ip", "netns", "delete", &namespace]).await?;
+        command::run(&command::on_machine(&["ip", "netns", "delete", &namespace])).await?;
     }
     remove_folder(&lab.run_dir())?;
     if let Some(kept) = keep_logs {
@@ -122,7 +122,7 @@ async fn unmount(lab: &Layout) -> Result<(), Error> {
     points.reverse();
     for point in points {
         if Path::new(point).starts_with(lab.dir()) || Path::new(point).starts_with(lab.run_dir()) {
-            command::run(&["umount", point]).await?;
+            command::run(&command::on_machine(&["umount", point])).await?;
         }
     }
     Ok(())
