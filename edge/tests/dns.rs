@@ -83,7 +83,7 @@ async fn start(zone: &Arc<Zone>, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, 
         zone.clone(),
         Arc::default(),
     ));
-    let lab = Lab::start(live).await;
+    let lab = Lab::start(live);
     let link = router.accept().await;
     (lab, peer, link)
 }
