@@ -51,10 +51,10 @@ enum Command {
     /// Ask a running edge through its control socket.
     Ctl {
         /// The control socket; absent: listen.control of the configuration.
-        #[arg(long, env = "EDGE_CONTROL")]
+        #[arg(long, global = true, env = "EDGE_CONTROL")]
         socket: Option<PathBuf>,
         /// The configuration file that names the socket.
-        #[arg(long, env = "EDGE_CONFIG", default_value = DEFAULT_CONFIG)]
+        #[arg(long, global = true, env = "EDGE_CONFIG", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
         #[command(subcommand)]
         request: Ctl,
@@ -223,16 +223,6 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
 
     let s2s = listen_at("listen.s2s", listen.s2s)?;
     let admin_port = listen_at("listen.admin", listen.admin)?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        index,
-        s2s = %listen.s2s,
-        admin = %listen.admin,
-        config = %loader.path().display(),
-        config_hash = live.config_hash,
-        domains = live.config.domains.len(),
-        "the edge starts"
-    );
     let (sender, receiver) = watch::channel(Arc::new(live));
     let edge = Edge::new(
         receiver.clone(),
@@ -251,6 +241,16 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
         })?;
         tokio::spawn(control.serve());
     }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        index,
+        s2s = %listen.s2s,
+        admin = %listen.admin,
+        config = %loader.path().display(),
+        config_hash = edge.live().config_hash,
+        domains = edge.live().config.domains.len(),
+        "the edge starts"
+    );
     tokio::spawn(admin.serve(admin_port));
     tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
     tokio::spawn(follow_log_level(receiver, level));
