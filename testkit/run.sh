@@ -36,11 +36,35 @@ generated() {
 # A lab of this checkout's own, so that neither a demo nor another checkout's tests are disturbed.
 test_lab() { echo "test$(pwd | sha256sum | cut -c1-8)"; }
 
-# Plays the demo's steps and removes the lab whatever the outcome; the logs of a failure stay.
+# The rules of the resource, asked of the lab's API server.
+crd_rules() {
+  "$bin/testkit" lab exec --name "$1" -- env "KUBECONFIG_TEST=$PWD/target/lab/$1/kubernetes/admin.kubeconfig" \
+    cargo test --workspace --locked --test crd_rules
+}
+
+# The chart takes over from deploy/: the operator that it installs finds the resource in order, and leaves it so.
+chart_takes_over() {
+  local lab=("$bin/testkit" lab exec --name "$1" --) tools=$PWD/target/lab-bin ns=xmpp-federation-system
+  local kubectl=("${lab[@]}" "$tools/kubectl" --kubeconfig "$PWD/target/lab/$1/kubernetes/admin.kubeconfig")
+  "${kubectl[@]}" delete -f deploy/rbac.yaml -f deploy/deployment.yaml
+  "${lab[@]}" "$tools/helm" --kubeconfig "$PWD/target/lab/$1/kubernetes/admin.kubeconfig" \
+    install xmpp-federation-operator charts/xmpp-federation-operator --namespace "$ns" --wait --timeout 120s \
+    --set crds.enabled=false \
+    --set image.repository=localhost/xmpp-federation-operator --set image.tag=dev \
+    --set edgeImage.repository=localhost/xmpp-federation-edge --set edgeImage.tag=dev
+  # The new operator has looked at the resource when it has noted this request as served.
+  "${kubectl[@]}" -n federation annotate xfed coluc --overwrite xmppfederation.io/refresh="chart-$$"
+  "${kubectl[@]}" -n federation wait xfed coluc --timeout=60s \
+    --for=jsonpath='{.status.handledRequests[?(@.value=="chart-'"$$"'")].value}'="chart-$$"
+  "${kubectl[@]}" -n federation wait xfed coluc --for=condition=Ready --timeout=60s
+  "${kubectl[@]}" -n federation get xfed coluc
+}
+
+# Plays the demo's steps and what needs its lab, and removes the lab whatever the outcome; the logs of a failure stay.
 demo_steps() {
   local name status=0
   name=$(test_lab)
-  "$bin/testkit" demo --name "$name" || status=$?
+  { "$bin/testkit" demo --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name"; } || status=$?
   if [ "$status" != 0 ]; then
     echo "the logs of this run are in target/lab-logs/$name" >&2
     "$bin/testkit" lab down --name "$name" --keep-logs "target/lab-logs/$name" || true
