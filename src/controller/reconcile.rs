@@ -22,7 +22,7 @@ use crate::api::conditions;
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
-use crate::imp::report::{Report, SlotSync};
+use crate::imp::report::Report;
 use crate::runtime::metrics::Word;
 
 /// While something is on its way.
@@ -132,7 +132,10 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
     let api: Api<XmppFederation> = Api::namespaced(context.client.clone(), &namespace);
     let what = || format!("XmppFederation {name} cannot be read");
     let Some(object) = call(what, api.get_opt(&name)).await? else {
-        context.forget(&seen.uid().unwrap_or_default());
+        if let Some(owner) = Owner::of(seen) {
+            context.forget(&owner.uid);
+            context.sent.forget(&owner);
+        }
         return Ok(Action::await_change());
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
@@ -292,6 +295,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         imp: &outcome.imp,
         records: &outcome.records,
         addresses: &outcome.addresses,
+        links: &outcome.links,
         now,
     };
     let ready = conclude(context, object, &found, outcome.notes, rotate, lost).await?;
@@ -387,12 +391,8 @@ fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -
         .as_ref()
         .map(|r| r.slots.as_slice())
         .unwrap_or_default();
-    // Without rows there is nothing to be in sync with.
-    let pods = if valid.active
-        && slots
-            .iter()
-            .all(|s| s.sync != SlotSync::InSync || s.registered)
-    {
+    // Prepared: without rows there is nothing to be in sync with.
+    let pods = if valid.active {
         pods_to_run(valid.replicas, slots, running)
     } else {
         valid.replicas

@@ -9,7 +9,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 use xmpp_federation_core::edge_status::LinkState;
 
-use super::build::{Desired, sha256};
+use super::build::{Desired, Links, sha256};
 use super::dereference::{EdgePod, Observed};
 use super::effects::Records;
 use super::material::{Certificate, Material};
@@ -42,6 +42,8 @@ pub struct Found<'a> {
     pub records: &'a Result<Records, String>,
     /// Public addresses.
     pub addresses: &'a [IpAddr],
+    /// Addresses of the routers, by node.
+    pub links: &'a Links,
     /// Now.
     pub now: Timestamp,
 }
@@ -566,7 +568,11 @@ fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatu
             .iter()
             .map(|node| NodeStatus {
                 name: node.name.clone(),
-                address: node.address.clone().unwrap_or_else(|| node.name.clone()),
+                address: found
+                    .links
+                    .iter()
+                    .find(|(name, _)| *name == node.name)
+                    .map_or_else(|| node.name.clone(), |(_, address)| address.clone()),
                 router: if node
                     .pending_restart
                     .as_ref()
@@ -610,5 +616,270 @@ fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatu
                 ),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::build::{Known, all};
+    use super::super::dereference::{Live, Secrets};
+    use super::super::material::Dialback;
+    use super::super::testing::{spec_with, validated};
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+    use xmpp_federation_core::SecretBytes;
+    use xmpp_federation_core::edge_status::{
+        EdgeStatus as Told, LinkStatus, PartnerFailure, RejectedConfig, StreamCounts,
+    };
+
+    /// A world in which one pod runs; each test spoils one thing.
+    struct World {
+        valid: Validated,
+        material: Material,
+        pods: Vec<EdgePod>,
+        addresses: Vec<IpAddr>,
+        desired: Desired,
+    }
+
+    fn link(state: LinkState) -> LinkStatus {
+        LinkStatus {
+            router: "main".to_owned(),
+            node: "ecup10.coluc.com".to_owned(),
+            address: "10.244.200.10:7400".to_owned(),
+            component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
+            state,
+            since: "2023-11-14T22:13:20Z".to_owned(),
+            reason: None,
+        }
+    }
+
+    fn world(path: &str, value: Value) -> World {
+        let mut spec = spec_with(path, value);
+        spec.edge.replicas = spec.edge.replicas.min(1);
+        let valid = validated(&spec).unwrap();
+        let secret = SecretBytes::new(vec![b'a'; 64]);
+        let material = Material {
+            dialback: Ok(Dialback {
+                secret: secret.clone(),
+                fresh: false,
+            }),
+            certificate: Err("no certificate".to_owned()),
+            router: Ok(SecretBytes::new(b"secret".to_vec())),
+            anchors: Ok(()),
+        };
+        let desired = all(
+            &valid,
+            &material,
+            &Known {
+                links: Links::new(),
+                pods: 1,
+            },
+        );
+        let mark = sha256(&unhex(&sha256(secret.expose())));
+        let told = Told {
+            config_hash: desired.config_hash.clone(),
+            rejected: None,
+            certificate_sha256: None,
+            dialback_secrets: vec![mark.chars().take(16).collect()],
+            draining: false,
+            links: vec![link(LinkState::Up)],
+            failing_partners: Vec::new(),
+            streams: StreamCounts::default(),
+        };
+        let pod = EdgePod {
+            name: "coluc-edge-0".to_owned(),
+            uid: "pod-1".to_owned(),
+            index: 0,
+            ready: true,
+            stopping: false,
+            told: None,
+            trouble: None,
+            status: Ok(told),
+        };
+        World {
+            valid,
+            material,
+            pods: vec![pod],
+            addresses: vec!["203.0.113.10".parse().unwrap()],
+            desired,
+        }
+    }
+
+    fn verdict(world: &World, kind: Type) -> Verdict {
+        let observed = Observed {
+            secrets: Secrets::default(),
+            live: Live::default(),
+            pods: world.pods.clone(),
+        };
+        let found = Found {
+            valid: &world.valid,
+            observed: &observed,
+            material: &world.material,
+            desired: &world.desired,
+            pods_allowed: world.valid.replicas,
+            imp: &Err("Secret cups-axl does not exist".to_owned()),
+            records: &Err("no answer".to_owned()),
+            addresses: &world.addresses,
+            links: &Links::new(),
+            now: Timestamp::from_second(1_700_000_000).unwrap(),
+        };
+        let findings = findings(&found);
+        findings
+            .verdicts
+            .into_iter()
+            .find(|(k, _)| *k == kind)
+            .unwrap()
+            .1
+    }
+
+    fn status(world: &mut World) -> &mut Told {
+        world.pods.first_mut().unwrap().status.as_mut().unwrap()
+    }
+
+    #[rstest]
+    #[case(Type::EdgeAvailable)]
+    #[case(Type::DialbackSecretReady)]
+    #[case(Type::RouterLinksUp)]
+    #[case(Type::PartnersReachable)]
+    fn in_a_sound_world_all_is_well(#[case] kind: Type) {
+        let verdict = verdict(&world("", Value::Null), kind);
+        assert_eq!(verdict.state, State::True, "{}", verdict.message);
+    }
+
+    #[test]
+    fn a_refused_configuration_is_told_with_its_reason() {
+        let mut world = world("", Value::Null);
+        let hash = world.desired.config_hash.clone();
+        status(&mut world).config_hash = "older".to_owned();
+        status(&mut world).rejected = Some(RejectedConfig {
+            config_hash: hash,
+            reason: "line 3: tls.mode: …".to_owned(),
+        });
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!(
+            (verdict.state, verdict.reason),
+            (State::False, "ConfigRejected")
+        );
+        assert!(
+            verdict.message.contains("line 3: tls.mode"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn a_pod_with_an_older_configuration_is_named() {
+        let mut world = world("", Value::Null);
+        status(&mut world).config_hash = "older".to_owned();
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!(
+            (verdict.state, verdict.reason),
+            (State::False, "ConfigNotLoaded")
+        );
+        assert!(
+            verdict.message.contains("coluc-edge-0"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn a_pod_that_signs_with_another_secret_is_named() {
+        let mut world = world("", Value::Null);
+        status(&mut world).dialback_secrets = vec!["0123456789abcdef".to_owned()];
+        let verdict = verdict(&world, Type::DialbackSecretReady);
+        assert_eq!(verdict.state, State::False);
+        assert!(
+            verdict.message.contains("coluc-edge-0"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn a_service_without_an_address_is_not_available() {
+        let mut world = world("", Value::Null);
+        world.addresses.clear();
+        assert_eq!(verdict(&world, Type::EdgeAvailable).reason, "NoAddress");
+    }
+
+    #[rstest]
+    #[case(LinkState::UnknownComponent, "see RoutersInSync")]
+    #[case(
+        LinkState::Unreachable,
+        "utils network capture eth0 file axl_inject.pcap count 1000000 size all"
+    )]
+    #[case(LinkState::WrongSecret, "spec.imp[].router.secretRef")]
+    fn a_link_that_is_down_is_told_with_its_own_remedy(
+        #[case] state: LinkState,
+        #[case] remedy: &str,
+    ) {
+        let mut world = world("", Value::Null);
+        status(&mut world).links = vec![link(state)];
+        let verdict = verdict(&world, Type::RouterLinksUp);
+        assert_eq!(verdict.state, State::False);
+        assert!(verdict.message.contains(remedy), "{}", verdict.message);
+        assert!(
+            verdict.message.contains("ecup10.coluc.com"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn a_failing_partner_is_told_with_its_last_reason() {
+        let mut world = world("", Value::Null);
+        status(&mut world).failing_partners = vec![PartnerFailure {
+            domain: Domain::parse("vngtp.lab").unwrap(),
+            reason: "no SRV record".to_owned(),
+            since: "2023-11-14T22:13:20Z".to_owned(),
+        }];
+        let verdict = verdict(&world, Type::PartnersReachable);
+        assert_eq!(verdict.reason, "PartnersFailing");
+        assert!(
+            verdict.message.contains("no SRV record"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn an_empty_allow_list_is_said() {
+        let verdict = verdict(
+            &world("/privacy", json!({"mode": "AllowList"})),
+            Type::PartnersReachable,
+        );
+        assert_eq!(
+            (verdict.state, verdict.reason),
+            (State::False, "EmptyAllowList")
+        );
+    }
+
+    #[test]
+    fn prepared_opens_no_link_and_is_not_blamed_for_it() {
+        let verdict = verdict(
+            &world("/activation", json!("Prepared")),
+            Type::RouterLinksUp,
+        );
+        assert_eq!(
+            (verdict.state, verdict.reason),
+            (State::Unknown, "Prepared")
+        );
+    }
+
+    #[test]
+    fn a_missing_secret_leaves_what_hangs_on_it_unknown() {
+        let world = world("", Value::Null);
+        assert_eq!(
+            verdict(&world, Type::AxlAuthenticated).reason,
+            "SecretMissing"
+        );
+        assert_eq!(
+            verdict(&world, Type::ComponentsRegistered).state,
+            State::Unknown
+        );
+        assert_eq!(verdict(&world, Type::EdgeAvailable).state, State::True);
     }
 }
