@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use xmpp_federation_core::ComponentId;
 
 use super::axl::Node;
@@ -38,8 +37,6 @@ pub const FRESH: Duration = Duration::from_secs(15);
 const CANARY_EVERY: Duration = Duration::from_secs(3);
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;
-/// Two clocks agree within this.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How a human restarts a router.
 pub const BY_HAND: &str = "in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, select the node and restart Cisco XCP Router, or on the node's command line: utils service restart Cisco XCP Router";
@@ -137,22 +134,18 @@ pub fn started_after(
         let at = i64::try_from(baseline.at.mono_ms).unwrap_or(i64::MAX);
         return asked.saturating_sub(earliest) >= at;
     }
-    // Another process wrote the baseline: the wall clock counts only with a witness, a router
-    // whose UpTime grew by just what the wall clock says.
-    let since = seen.asked.wall.duration_since(baseline.at.wall);
-    has_witness(baseline, services)
-        && since - SignedDuration::from_millis(earliest) >= CLOCK_TOLERANCE
-}
-
-/// Whether some router's up time grew by what the wall clock says since it was marked.
-fn has_witness(baseline: &Baseline, services: &BTreeMap<String, Seen<Services>>) -> bool {
-    baseline.up_times.iter().any(|(node, mark)| {
-        running(node, services).is_some_and(|(seen, up_time)| {
-            let wall = seen.asked.wall.duration_since(mark.asked.wall);
-            let grown = i64::try_from(up_time)
-                .unwrap_or(i64::MAX)
-                .saturating_sub(i64::try_from(mark.seconds).unwrap_or(i64::MAX));
-            grown >= 0 && (wall - SignedDuration::from_secs(grown)).abs() <= CLOCK_TOLERANCE
+    // Another process wrote the baseline, and wall clocks prove nothing: another router's UpTime
+    // is the clock. Since it was marked, at least that time has passed by which it grew.
+    baseline.up_times.iter().any(|(other, mark)| {
+        running(other, services).is_some_and(|(clock, now)| {
+            let Some(grown) = now.checked_sub(mark.seconds) else {
+                return false;
+            };
+            let grown_ms = i64::try_from(grown.saturating_mul(1_000)).unwrap_or(0);
+            let between = i64::try_from(seen.asked.mono_ms).unwrap_or(0)
+                - i64::try_from(clock.answered.mono_ms).unwrap_or(i64::MAX);
+            seen.asked.process == clock.answered.process
+                && between + grown_ms - UP_TIME_ERROR_MS >= earliest
         })
     })
 }

@@ -63,6 +63,17 @@ impl Ledger {
         if made_canary {
             self.canary = Some(node.to_owned());
         }
+        let ids = self
+            .readable
+            .as_ref()
+            .map(|readable| readable.ids.clone())
+            .unwrap_or_default();
+        let rounds = self
+            .rounds
+            .iter()
+            .filter(|round| round.pending.contains(node))
+            .map(|round| round.cause.clone())
+            .collect();
         let record = self.node_mut(node);
         record.restart = Some(Restart {
             id,
@@ -72,6 +83,8 @@ impl Ledger {
                 at: planned,
                 up_times,
             },
+            ids,
+            rounds,
             answer: None,
             previous: record.last_restart,
             made_canary,

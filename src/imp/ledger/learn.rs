@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::imp::clock::Stamp;
+use crate::imp::clock::{Elapsed, Stamp};
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{Activation, Desired};
 use crate::imp::observation::{CONFIRM_MISSING, Observation};
@@ -39,6 +39,7 @@ pub fn learn(
             .handled_restart_token
             .clone_from(&desired.requests.restart_routers);
     }
+    unjump(ledger, now);
     rows(ledger, seen, &mut events);
     readable(ledger, desired, seen, now);
     requests(ledger, desired, seen, now);
@@ -75,6 +76,18 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
             ledger.readable = None;
         }
         _ => {}
+    }
+}
+
+/// A time that lies ahead of the clock is replaced by now: intervals start anew instead of never ending.
+fn unjump(ledger: &mut Ledger, now: Stamp) {
+    for record in ledger.nodes.values_mut() {
+        let planned = record.restart.as_mut().map(|restart| &mut restart.planned);
+        for stamp in record.last_restart.iter_mut().chain(planned) {
+            if now.since(stamp) == Elapsed::Estimated(None) {
+                *stamp = now;
+            }
+        }
     }
 }
 
@@ -279,6 +292,11 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
 
 /// A command whose router provably started since is over.
 fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp) {
+    let known: BTreeSet<_> = ledger
+        .rows
+        .values()
+        .map(|row| row.component_id.clone())
+        .collect();
     let Some(record) = ledger.nodes.get_mut(name) else {
         return;
     };
@@ -287,6 +305,15 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
         .as_ref()
         .is_some_and(|restart| started_after(&restart.baseline, name, &seen.services));
     if back && let Some(restart) = record.restart.take() {
+        // Rows that went meanwhile are not counted.
+        record
+            .loaded
+            .extend(restart.ids.intersection(&known).cloned());
+        for round in &mut ledger.rounds {
+            if restart.rounds.contains(&round.cause) {
+                round.pending.remove(name);
+            }
+        }
         ledger.acted(ActionRecord {
             at: now.wall,
             action: "RouterBack".to_owned(),
@@ -308,8 +335,9 @@ fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
     let Some(services) = seen.services.get(name) else {
         return;
     };
-    let later = services.asked.process == baseline.at.process
-        && services.asked.mono_ms >= baseline.at.mono_ms;
+    // What another process wrote was written before this one read it, and so before it looked.
+    let later = services.asked.process != baseline.at.process
+        || services.asked.mono_ms >= baseline.at.mono_ms;
     if let Some(seconds) = services.value.up_time
         && later
     {
@@ -323,13 +351,21 @@ fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
     }
 }
 
-/// A link of ours to a router that read its id works: the rows do what they are for.
+/// A router that is not being restarted accepts one of our ids: the rows do what they are for. On
+/// the very first registration no router knows an id before it was restarted.
 fn canary(ledger: &mut Ledger, desired: &Desired) {
     if ledger.canary_passed {
         return;
     }
-    ledger.canary_passed = desired
-        .links
-        .iter()
-        .any(|link| link.up && ledger.has_loaded(&link.node, &link.component_id));
+    ledger.canary_passed = desired.links.iter().any(|link| {
+        let ours = ledger
+            .rows
+            .values()
+            .any(|row| row.component_id == link.component_id && row.state == RowState::Present);
+        let restarting = ledger
+            .nodes
+            .get(&link.node)
+            .is_some_and(|record| record.restart.is_some());
+        link.up && ours && !restarting
+    });
 }

@@ -179,6 +179,12 @@ pub struct Restart {
     pub planned: Stamp,
     /// Up times right before, by node; proof needs a smaller one of this node.
     pub baseline: Baseline,
+    /// The component ids that were readable everywhere then: a start behind it has read them.
+    #[serde(default)]
+    pub ids: BTreeSet<ComponentId>,
+    /// The rounds that waited for this node then: a start behind it serves them.
+    #[serde(default)]
+    pub rounds: Vec<RoundCause>,
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
     pub answer: Option<RestartAnswer>,
