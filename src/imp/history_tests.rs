@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use super::axl::{Node, Row, Table};
@@ -669,8 +670,15 @@ fn run(lag_ms: u64, history: &[Op]) -> World {
     world
 }
 
+fn seed() -> RngSeed {
+    let chosen = std::env::var("PROPTEST_RNG_SEED");
+    RngSeed::Fixed(chosen.ok().and_then(|text| text.parse().ok()).unwrap_or(1))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, max_shrink_iters: 2_000,
+    // The same histories in every run: a new one that fails is news for who looks for it, not for a bystander's change.
+    // PROPTEST_RNG_SEED=N walks other ones.
+    #![proptest_config(ProptestConfig { cases: 500, rng_seed: seed(), max_shrink_iters: 2_000,
         failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
