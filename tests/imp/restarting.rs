@@ -119,6 +119,8 @@ async fn the_second_node_waits_for_the_first_ones_link() {
 async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.restart.mode = RestartMode::Manual;
+    // No edge announces anything here, so a restart by hand is seen at the next poll.
+    bench.desired.poll_interval = Duration::from_secs(10);
     let report = bench
         .until(10, "waiting for a human", |r| {
             r.routers_in_sync.reason == reasons::RESTART_BY_HAND
@@ -139,7 +141,6 @@ async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert_eq!(report.slots[0].sync, SlotSync::NotInSync);
     bench.sim.restart_router(PUBLISHER).unwrap();
-    // Nothing announces a restart by hand here; routers are looked at every minute meanwhile.
     let report = bench
         .until(90, "one node in sync", |r| {
             r.nodes.iter().any(|node| node.in_sync)
