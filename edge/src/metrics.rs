@@ -57,6 +57,25 @@ impl Role {
     }
 }
 
+/// How a pair of domains was authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// Server dialback (XEP-0220).
+    Dialback,
+    /// SASL EXTERNAL (XEP-0178).
+    External,
+}
+
+impl Mechanism {
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dialback => "dialback",
+            Self::External => "external",
+        }
+    }
+}
+
 type Label = (&'static str, Cow<'static, str>);
 type Counters<const N: usize> = Family<[Label; N], Counter>;
 type Gauges<const N: usize> = Family<[Label; N], Gauge>;

@@ -1,9 +1,10 @@
-//! Who may federate: the privacy lists, on canonical names only.
+//! Who may federate, and on which terms: the privacy lists and the policy per remote domain, on
+//! canonical names only.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
+use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
 
 /// The lists of one configuration. Asked before any look-up and for every pair.
 #[derive(Debug, Clone)]
@@ -12,6 +13,24 @@ pub struct Policy {
     listed: HashSet<Domain>,
     routed: HashSet<Domain>,
     hosted: HashSet<Domain>,
+    general: PeerPolicy,
+    peers: HashMap<Domain, PeerPolicy>,
+}
+
+/// The terms for one remote domain: the general rules with its entry in `peers` on top.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerPolicy {
+    /// Security mode.
+    pub tls_mode: TlsMode,
+    /// Whether its certificate must be valid and name it, in both directions.
+    pub require_certificate: bool,
+    /// SHA-256 fingerprints of its leaf certificate, 64 lower-case hexadecimal digits each; not
+    /// empty: only these are accepted, and their chain and name are not asked for.
+    pub pinned_sha256: Vec<String>,
+    /// Largest stanza taken from it, bytes.
+    pub max_stanza_bytes: usize,
+    /// Stanzas taken from it per second; `None`: no bound.
+    pub messages_per_second: Option<u32>,
 }
 
 /// Why a remote domain may not federate.
@@ -31,7 +50,32 @@ pub enum Denied {
 impl Policy {
     /// The lists of this configuration.
     pub fn new(config: &EdgeConfig) -> Self {
+        let general = PeerPolicy {
+            tls_mode: config.tls.mode,
+            require_certificate: config.tls.require_client_certificates,
+            pinned_sha256: Vec::new(),
+            max_stanza_bytes: config.limits.max_stanza_bytes,
+            messages_per_second: None,
+        };
+        let peers = config.peers.iter().map(|peer| {
+            let terms = PeerPolicy {
+                tls_mode: peer.tls_mode.unwrap_or(general.tls_mode),
+                require_certificate: peer
+                    .require_certificate
+                    .unwrap_or(general.require_certificate),
+                pinned_sha256: peer
+                    .pinned_sha256
+                    .iter()
+                    .map(|pin| pin.to_ascii_lowercase())
+                    .collect(),
+                max_stanza_bytes: peer.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
+                messages_per_second: peer.messages_per_second,
+            };
+            (peer.domain.clone(), terms)
+        });
         Self {
+            peers: peers.collect(),
+            general,
             mode: config.privacy.mode,
             listed: config.privacy.domains.iter().cloned().collect(),
             routed: config
@@ -41,6 +85,11 @@ impl Policy {
                 .collect(),
             hosted: config.domains.iter().cloned().collect(),
         }
+    }
+
+    /// The terms for a remote domain.
+    pub fn peer(&self, remote: &Domain) -> &PeerPolicy {
+        self.peers.get(remote).unwrap_or(&self.general)
     }
 
     /// Whether a remote domain may federate. A static route implies that an allow list would
@@ -72,6 +121,8 @@ mod tests {
             listed: HashSet::from([domain("listed.example")]),
             routed: HashSet::from([domain("routed.example")]),
             hosted: HashSet::from([domain("coluc.com")]),
+            general: PeerPolicy::default(),
+            peers: HashMap::new(),
         }
     }
 

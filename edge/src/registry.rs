@@ -55,10 +55,21 @@ pub struct StreamDetail {
     /// TLS version and cipher suite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
-    /// Authenticated pairs as `local remote`.
-    pub pairs: Vec<(Domain, Domain)>,
+    /// Authenticated pairs.
+    pub pairs: Vec<PairInfo>,
     /// Stanzas carried.
     pub stanzas: u64,
+}
+
+/// A pair of domains that may exchange stanzas on a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PairInfo {
+    /// The hosted domain.
+    pub local: Domain,
+    /// The peer's.
+    pub remote: Domain,
+    /// `dialback` or `external`.
+    pub mechanism: &'static str,
 }
 
 /// A stream as the control socket shows it.

@@ -10,8 +10,9 @@ use xmpp_federation_core::Domain;
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
-use crate::metrics::Role;
+use crate::metrics::{Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
+use crate::registry::PairInfo;
 use crate::stream::{Failure, stanza_limits};
 use crate::xml::{Element, StreamErrorCondition};
 
@@ -189,7 +190,7 @@ impl Session {
         );
         self.answer(&request, answer)?;
         match answer {
-            Reply::Valid => self.authenticated(&live, local, remote),
+            Reply::Valid => self.authenticated(&live, local, remote, Mechanism::Dialback),
             Reply::Invalid => {
                 self.forget_pair(&local, &remote);
                 if self.pairs.is_empty() {
@@ -201,7 +202,14 @@ impl Session {
         Ok(())
     }
 
-    fn authenticated(&mut self, live: &Live, local: Domain, remote: Domain) {
+    /// From now on stanzas of this pair count.
+    pub(super) fn authenticated(
+        &mut self,
+        live: &Live,
+        local: Domain,
+        remote: Domain,
+        mechanism: Mechanism,
+    ) {
         self.wire
             .framer
             .set_limits(stanza_limits(&live.config.limits));
@@ -209,8 +217,13 @@ impl Session {
         self.edge.outbound.heard_from(&remote);
         let pair = Pair { local, remote };
         if !self.pairs.contains(&pair) {
-            self.guard
-                .update(|detail| detail.pairs.push((pair.local.clone(), pair.remote.clone())));
+            self.guard.update(|detail| {
+                detail.pairs.push(PairInfo {
+                    local: pair.local.clone(),
+                    remote: pair.remote.clone(),
+                    mechanism: mechanism.as_str(),
+                });
+            });
             self.pairs.push(pair);
         }
     }

@@ -402,8 +402,11 @@ impl Session {
     pub(super) fn forget_pair(&mut self, local: &Domain, remote: &Domain) {
         self.pairs
             .retain(|pair| pair.local != *local || pair.remote != *remote);
-        self.guard
-            .update(|detail| detail.pairs.retain(|(l, r)| l != local || r != remote));
+        self.guard.update(|detail| {
+            detail
+                .pairs
+                .retain(|pair| pair.local != *local || pair.remote != *remote)
+        });
         self.last = None;
     }
 

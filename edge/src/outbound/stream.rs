@@ -14,7 +14,8 @@ use super::route::Route;
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
-use crate::metrics::Role;
+use crate::metrics::{Mechanism, Role};
+use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
@@ -281,9 +282,13 @@ impl Stream<'_> {
                 self.last_use = Instant::now();
                 let limits = crate::stream::stanza_limits(&self.edge.live().config.limits);
                 self.opened.wire.framer.set_limits(limits);
-                self.opened
-                    .guard
-                    .update(|detail| detail.pairs.push((local.clone(), remote.clone())));
+                self.opened.guard.update(|detail| {
+                    detail.pairs.push(PairInfo {
+                        local: local.clone(),
+                        remote: remote.clone(),
+                        mechanism: Mechanism::Dialback.as_str(),
+                    });
+                });
                 self.edge.registry.partner_works(remote);
                 self.edge.metrics.dialback(role, "valid", took);
                 tracing::info!(
@@ -334,7 +339,7 @@ impl Stream<'_> {
             .insert(local.clone(), PairState::Refused(Instant::now()));
         self.opened
             .guard
-            .update(|detail| detail.pairs.retain(|(own, _)| own != local));
+            .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         self.route
             .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
