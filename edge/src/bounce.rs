@@ -1,5 +1,7 @@
 //! The one table from a cause to the stanza error its sender gets (RFC 6120 section 8.3).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::xml::{Element, XmlWriter};
@@ -24,6 +26,13 @@ pub enum Cause {
     DialbackFailed,
     /// Too much is waiting for the remote domain.
     QueueFull,
+    /// The remote server says that it takes no stanza of this size (XEP-0478).
+    TooLarge {
+        /// Bytes of the stanza.
+        bytes: usize,
+        /// Bytes that it takes.
+        most: usize,
+    },
     /// The stream broke after the stanza was written; it may have arrived.
     StreamLost,
     /// The link to the XCP router broke after the stanza was written; it may have arrived.
@@ -54,6 +63,7 @@ impl Cause {
             Self::DialbackInvalid => Row("dialback-invalid", "internal-server-error", "wait", "The remote server did not accept our identity"),
             Self::DialbackFailed => Row("dialback-failed", "remote-server-timeout", "wait", "The remote server could not verify our identity"),
             Self::QueueFull => Row("queue-full", "resource-constraint", "wait", "Too many messages are waiting for the remote domain"),
+            Self::TooLarge { .. } => Row("too-large", "policy-violation", "modify", "The message is larger than the remote server takes"),
             Self::StreamLost => Row("stream-lost", "remote-server-timeout", "wait", "The connection to the remote server broke; the message may have arrived"),
             Self::LinkLost => Row("link-lost", "recipient-unavailable", "wait", "The connection to the messaging system broke; the message may have arrived"),
             Self::LinkDown => Row("link-down", "recipient-unavailable", "wait", "The messaging system is not reachable at the moment"),
@@ -67,6 +77,17 @@ impl Cause {
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         self.row().0
+    }
+
+    /// What the sender reads.
+    fn text(self) -> Cow<'static, str> {
+        let Row(.., text) = self.row();
+        match self {
+            Self::TooLarge { bytes, most } => {
+                Cow::Owned(format!("{text}: {bytes} bytes, at most {most}"))
+            }
+            _ => Cow::Borrowed(text),
+        }
     }
 }
 
@@ -86,7 +107,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         _ => false,
     };
     let from = stanza.from().filter(|_| !silent)?;
-    let Row(_, condition, error_type, text) = cause.row();
+    let Row(_, condition, error_type, _) = cause.row();
     let mut w = XmlWriter::new();
     w.start(name)
         .attr_opt("from", stanza.to().as_deref())
@@ -99,7 +120,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     w.start("text")
         .attr("xmlns", STANZA_ERRORS)
         .attr("xml:lang", "en")
-        .text(text)
+        .text(&cause.text())
         .end();
     w.end().end();
     w.finish().ok().map(Bytes::from)

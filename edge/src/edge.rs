@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
-use crate::router::Routers;
+use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
 use crate::xml::ns;
 
@@ -44,6 +44,17 @@ impl Edge {
         metrics: Arc<Metrics>,
         registry: Arc<Registry>,
     ) -> Arc<Self> {
+        Self::with_timing(live, index, metrics, registry, Timing::default())
+    }
+
+    /// The same with other times on the links than a router deserves; for tests.
+    pub fn with_timing(
+        live: watch::Receiver<Arc<Live>>,
+        index: usize,
+        metrics: Arc<Metrics>,
+        registry: Arc<Registry>,
+        timing: Timing,
+    ) -> Arc<Self> {
         let verifications = live.borrow().config.limits.max_verifications;
         Arc::new(Self {
             live,
@@ -53,7 +64,7 @@ impl Edge {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             verifier: Verifier::new(verifications),
-            routers: Routers::default(),
+            routers: Routers::new(timing),
             draining: AtomicBool::new(false),
         })
     }
@@ -106,7 +117,7 @@ impl Edge {
             let told = match (bounce(&stanza, cause), local, remote) {
                 (Some(error), Some(local), Some(remote)) => self
                     .outbound
-                    .push(self, &live, &local, &remote, error)
+                    .report(self, &live, &local, &remote, error)
                     .is_ok(),
                 _ => false,
             };

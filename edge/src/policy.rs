@@ -31,6 +31,8 @@ pub struct PeerPolicy {
     pub max_stanza_bytes: usize,
     /// Stanzas taken from it per second; `None`: no bound.
     pub messages_per_second: Option<u32>,
+    /// Bytes of stanzas taken from it per second; `None`: no bound.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Why a remote domain may not federate.
@@ -56,6 +58,7 @@ impl Policy {
             pinned_sha256: Vec::new(),
             max_stanza_bytes: config.limits.max_stanza_bytes,
             messages_per_second: None,
+            bytes_per_second: None,
         };
         let peers = config.peers.iter().map(|peer| {
             let terms = PeerPolicy {
@@ -70,6 +73,7 @@ impl Policy {
                     .collect(),
                 max_stanza_bytes: peer.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
                 messages_per_second: peer.messages_per_second,
+                bytes_per_second: peer.bytes_per_second,
             };
             (peer.domain.clone(), terms)
         });

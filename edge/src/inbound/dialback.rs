@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use xmpp_federation_core::Domain;
 
 use super::session::{Pair, Session};
@@ -13,11 +13,21 @@ use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
 use crate::metrics::{Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::registry::PairInfo;
-use crate::stream::{Failure, stanza_limits};
+use crate::stream::Failure;
 use crate::xml::{Element, StreamErrorCondition};
 
 /// Keys of one stream being verified at once.
 const PER_STREAM: usize = 16;
+
+/// A key that is being verified.
+#[derive(Debug)]
+pub(super) struct Shown {
+    local: Domain,
+    remote: Domain,
+    key: String,
+    /// Shown again meanwhile: answered as often, verified once.
+    again: Vec<Received>,
+}
 
 /// A key that was verified, or not.
 pub(super) struct Verified {
@@ -109,10 +119,22 @@ impl Session {
                 "a domain hosted here cannot come in from outside",
             ));
         }
+        let shown = self
+            .shown
+            .iter_mut()
+            .find(|shown| shown.local == local && shown.remote == remote);
         let refusal = if !live.hosted.contains(&local) {
             Some("item-not-found")
         } else if live.policy.check(&remote).is_err() {
             Some("not-allowed")
+        } else if let Some(shown) = shown {
+            if shown.key == request.key && shown.again.len() < PER_STREAM {
+                shown.again.push(request);
+                return Ok(());
+            }
+            // The answer names the pair and the stream's id, not the key: two could not be told
+            // apart.
+            Some("conflict")
         } else if self.pending.len() >= PER_STREAM
             || self.pairs.len() + self.pending.len() >= limits.max_pairs_per_stream
         {
@@ -142,10 +164,19 @@ impl Session {
             id: self.id.clone(),
             key: request.key.clone(),
         };
+        self.shown.push(Shown {
+            local: question.local.clone(),
+            remote: question.remote.clone(),
+            key: question.key.clone(),
+            again: Vec::new(),
+        });
         let edge = self.edge.clone();
         let since = Instant::now();
+        let life = limits.dialback_timeout.0;
         self.pending.push(Box::pin(async move {
-            let outcome = edge.verifier.ask(&edge, question).await;
+            // Connecting and asking together: the peer waits no longer either.
+            let outcome = timeout(life, edge.verifier.ask(&edge, question)).await;
+            let outcome = outcome.unwrap_or(Outcome::Failed("remote-server-timeout"));
             drop(admitted);
             Verified {
                 request,
@@ -189,6 +220,15 @@ impl Session {
             "state of the pair changed"
         );
         self.answer(&request, answer)?;
+        let shown = self
+            .shown
+            .iter()
+            .position(|shown| shown.local == local && shown.remote == remote);
+        if let Some(place) = shown {
+            for again in self.shown.swap_remove(place).again {
+                self.answer(&again, answer)?;
+            }
+        }
         match answer {
             Reply::Valid => self.authenticated(&live, local, remote, Mechanism::Dialback),
             Reply::Invalid => {
@@ -210,9 +250,6 @@ impl Session {
         remote: Domain,
         mechanism: Mechanism,
     ) {
-        self.wire
-            .framer
-            .set_limits(stanza_limits(&live.config.limits));
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
         let pair = Pair { local, remote };
@@ -226,5 +263,6 @@ impl Session {
             });
             self.pairs.push(pair);
         }
+        self.wire.framer.set_limits(self.limits(live));
     }
 }

@@ -6,6 +6,7 @@
 mod dialback;
 mod negotiate;
 mod per_address;
+mod rate;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub struct Inbound {
     connections: Arc<PerAddress>,
     /// Keys being verified.
     verifications: Arc<PerAddress>,
+    rates: rate::Rates,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
 }

@@ -67,7 +67,7 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
         .clone()
         .filter(|_| mode != TlsMode::Disabled)
     else {
-        send_features(&live, wire, None).await?;
+        send_features(&live, wire, &before.addresses, None).await?;
         return Ok(before.into());
     };
     if before.pre_xmpp_1 {
@@ -80,7 +80,7 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
             Ok(before.into())
         };
     }
-    send_features(&live, wire, Some(mode)).await?;
+    send_features(&live, wire, &before.addresses, Some(mode)).await?;
     if !starttls_asked(wire, mode).await? {
         return Ok(before.into());
     }
@@ -119,7 +119,7 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
             "the stream's to changed after STARTTLS",
         ));
     }
-    send_features(&live, wire, None).await?;
+    send_features(&live, wire, &after.addresses, None).await?;
     Ok(after.into())
 }
 
@@ -198,6 +198,7 @@ async fn exchange_headers(live: &Live, wire: &mut Wire) -> Result<Exchanged, Fai
 async fn send_features(
     live: &Live,
     wire: &mut Wire,
+    addresses: &Addresses,
     starttls: Option<TlsMode>,
 ) -> Result<(), Failure> {
     let mut w = XmlWriter::new();
@@ -217,10 +218,13 @@ async fn send_features(
             .end();
     }
     let limits = &live.config.limits;
+    // Dialback has no features after it: what holds then is told now.
+    let from = addresses.from.as_ref();
+    let largest = from.map_or(limits.max_stanza_bytes, |from| {
+        live.policy.peer(from).max_stanza_bytes
+    });
     w.start("limits").attr("xmlns", ns::STREAM_LIMITS);
-    w.start("max-bytes")
-        .text(&limits.max_stanza_bytes.to_string())
-        .end();
+    w.start("max-bytes").text(&largest.to_string()).end();
     w.start("idle-seconds")
         .text(&limits.idle_timeout.0.as_secs().to_string())
         .end();

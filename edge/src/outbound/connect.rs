@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::limits::PeerLimits;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
@@ -32,6 +33,15 @@ pub struct Opened {
     pub guard: StreamGuard,
     /// The peer said that it answers dialback with errors instead of closing.
     pub errors: bool,
+    /// What it says about itself.
+    pub limits: PeerLimits,
+}
+
+/// What the peer's last features say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Offered {
+    errors: bool,
+    limits: PeerLimits,
 }
 
 /// Why no stream could be opened.
@@ -161,7 +171,7 @@ impl Opener {
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let wire = opening.wire;
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
-                Ok((id, errors)) => {
+                Ok((id, Offered { errors, limits })) => {
                     guard.update(|detail| {
                         detail.tls = describe_tls(&wire);
                         detail.phase = "established";
@@ -176,6 +186,7 @@ impl Opener {
                         address,
                         guard,
                         errors,
+                        limits,
                     });
                 }
                 Err(failure) => {
@@ -246,7 +257,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    async fn negotiate(&mut self) -> Result<(StreamId, bool), Failure> {
+    async fn negotiate(&mut self) -> Result<(StreamId, Offered), Failure> {
         let header = self.exchange_headers().await?;
         let tls = self
             .live
@@ -260,7 +271,7 @@ impl Opening<'_> {
             if must {
                 return Err(Self::no_tls());
             }
-            return Ok((stream_id(&header)?, false));
+            return Ok((stream_id(&header)?, Offered::default()));
         }
         let features = self.wire.element().await?;
         if !features.is(ns::STREAMS, "features") {
@@ -270,12 +281,12 @@ impl Opening<'_> {
             ));
         }
         let features = features.parse()?;
-        let offered = features.child(ns::TLS, "starttls").is_some();
-        let Some(tls) = tls.filter(|_| offered) else {
+        let starttls = features.child(ns::TLS, "starttls").is_some();
+        let Some(tls) = tls.filter(|_| starttls) else {
             if must {
                 return Err(Self::no_tls());
             }
-            return Ok((stream_id(&header)?, offers_errors(&features)));
+            return Ok((stream_id(&header)?, offered(&features)));
         };
         self.start_tls(tls).await?;
         let header = self.exchange_headers().await?;
@@ -292,7 +303,7 @@ impl Opening<'_> {
                 "stream features were expected",
             ));
         }
-        Ok((stream_id(&header)?, offers_errors(&features.parse()?)))
+        Ok((stream_id(&header)?, offered(&features.parse()?)))
     }
 
     fn no_tls() -> Failure {
@@ -417,8 +428,11 @@ fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
         })
 }
 
-fn offers_errors(features: &crate::xml::Node) -> bool {
-    features
-        .child(ns::DIALBACK_FEATURE, "dialback")
-        .is_some_and(|dialback| dialback.child(ns::DIALBACK_FEATURE, "errors").is_some())
+fn offered(features: &crate::xml::Node) -> Offered {
+    Offered {
+        errors: features
+            .child(ns::DIALBACK_FEATURE, "dialback")
+            .is_some_and(|dialback| dialback.child(ns::DIALBACK_FEATURE, "errors").is_some()),
+        limits: PeerLimits::read(features),
+    }
 }

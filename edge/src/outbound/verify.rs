@@ -5,6 +5,7 @@
 //! be asked is not tried again for a while: each try costs DNS, TCP and TLS.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const PER_DOMAIN: usize = 64;
 const NEGATIVE: Duration = Duration::from_secs(10);
 /// How long a stream without questions stays open.
 const IDLE: Duration = Duration::from_secs(10);
+/// Streams that may stay open like that; with more, each closes after its last answer.
+const MAX_IDLE: usize = 256;
 /// Domains remembered as not reachable.
 const MAX_NEGATIVE: usize = 4096;
 
@@ -66,6 +69,8 @@ struct Asked {
 pub struct Verifier {
     targets: Mutex<HashMap<Domain, Target>>,
     permits: Arc<Semaphore>,
+    /// Streams open or being opened.
+    streams: AtomicUsize,
 }
 
 enum Target {
@@ -88,6 +93,7 @@ impl Verifier {
         Self {
             targets: Mutex::default(),
             permits: Arc::new(Semaphore::new(total.min(Semaphore::MAX_PERMITS))),
+            streams: AtomicUsize::new(0),
         }
     }
 
@@ -135,8 +141,21 @@ impl Verifier {
         // The channel is new and empty.
         let _ = sender.try_send(asked);
         targets.insert(remote.clone(), Target::Asking(sender));
-        tokio::spawn(run(edge.clone(), remote.clone(), receiver));
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        let (edge, remote) = (edge.clone(), remote.clone());
+        tokio::spawn(async move {
+            run(&edge, &remote, receiver).await;
+            edge.verifier.streams.fetch_sub(1, Ordering::Relaxed);
+        });
         Ok(())
+    }
+
+    fn idle_time(&self) -> Duration {
+        if self.streams.load(Ordering::Relaxed) > MAX_IDLE {
+            Duration::ZERO
+        } else {
+            IDLE
+        }
     }
 
     fn not_reachable(&self, remote: &Domain, condition: &'static str) {
@@ -166,19 +185,19 @@ impl Verifier {
 }
 
 /// The task of one remote domain: opens a stream for the first question, closes it after the last.
-async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Asked>) {
+async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<Asked>) {
     let Some(first) = questions.recv().await else {
         return;
     };
-    match open(&edge, &first.question).await {
+    match open(edge, &first.question).await {
         Ok(opened) => {
             tracing::info!(
                 role = Role::Receiving.as_str(), %remote, address = %opened.address,
                 "stream used for dialback only"
             );
             let mut asking = Asking {
-                edge: &edge,
-                remote: &remote,
+                edge,
+                remote,
                 opened,
                 open: Vec::new(),
                 late: Vec::new(),
@@ -192,19 +211,19 @@ async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Aske
                     .send(Outcome::Failed("remote-server-timeout"));
             }
             let Opened { wire, guard, .. } = opened;
-            edge.verifier.forget(&remote);
+            edge.verifier.forget(remote);
             wire.hang_up(&failure, String::new).await;
             drop(guard);
         }
         Err(error) => {
             tracing::warn!(role = Role::Receiving.as_str(), %remote, reason = error.message, "the authoritative server cannot be asked");
-            edge.registry.partner_failed(&remote, error.message);
+            edge.registry.partner_failed(remote, error.message);
             let condition = match error.cause {
                 Cause::NotFound => "remote-server-not-found",
                 Cause::Insecure => "policy-violation",
                 _ => "remote-connection-failed",
             };
-            edge.verifier.not_reachable(&remote, condition);
+            edge.verifier.not_reachable(remote, condition);
             let _ = first.answer.send(Outcome::Failed(condition));
             questions.close();
             while let Ok(asked) = questions.try_recv() {
@@ -267,7 +286,7 @@ impl Asking<'_> {
             let life = self.edge.live().config.limits.dialback_timeout.0;
             let deadline = match self.open.first() {
                 Some(oldest) => oldest.at + life,
-                None => idle_since + IDLE,
+                None => idle_since + self.edge.verifier.idle_time(),
             };
             let Opened { wire, guard, .. } = &mut self.opened;
             let step = tokio::select! {
@@ -290,8 +309,11 @@ impl Asking<'_> {
             if !self.open.is_empty() {
                 idle_since = Instant::now();
             }
+            let idle = self.edge.verifier.idle_time();
             let failure = match step {
-                Ok(()) if Instant::now() >= idle_since + IDLE => Failure::Closed,
+                Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
+                    Failure::Closed
+                }
                 Ok(()) => continue,
                 Err(failure) => failure,
             };
@@ -305,6 +327,10 @@ impl Asking<'_> {
     }
 
     fn send(&mut self, asked: Asked) {
+        if asked.answer.is_closed() {
+            // Whoever asked is gone or waits no longer.
+            return;
+        }
         let Question {
             local,
             remote,
