@@ -11,7 +11,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
-use crate::metrics::Metrics;
+use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
@@ -56,6 +56,7 @@ impl Edge {
         timing: Timing,
     ) -> Arc<Self> {
         let verifications = live.borrow().config.limits.max_verifications;
+        registry.follow(live.clone());
         Arc::new(Self {
             live,
             index,
@@ -88,6 +89,22 @@ impl Edge {
 
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What waits now.
+    pub(crate) fn depths(&self) -> Depths {
+        let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
+        let clusters = self.routers.clusters();
+        let links = clusters.iter().map(|cluster| {
+            let (stanzas, bytes) = cluster.queue.depth();
+            (cluster.name.clone(), stanzas, bytes)
+        });
+        Depths {
+            links: links.collect(),
+            outbound_stanzas,
+            outbound_bytes,
+            outbound_domains,
+        }
     }
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.

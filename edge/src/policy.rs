@@ -96,6 +96,14 @@ impl Policy {
         self.peers.get(remote).unwrap_or(&self.general)
     }
 
+    /// Whether an administrator wrote this remote domain down as one to federate with: on the allow
+    /// list, with a route, or with terms of its own.
+    pub fn is_partner(&self, remote: &Domain) -> bool {
+        let listed = self.mode == PrivacyMode::AllowList && self.listed.contains(remote);
+        (listed || self.routed.contains(remote) || self.peers.contains_key(remote))
+            && self.check(remote).is_ok()
+    }
+
     /// Whether a remote domain may federate. A static route implies that an allow list would
     /// have it; a deny list wins over routes.
     pub fn check(&self, remote: &Domain) -> Result<(), Denied> {

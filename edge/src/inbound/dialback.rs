@@ -10,6 +10,7 @@ use xmpp_federation_core::Domain;
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
+use crate::failures::Stage;
 use crate::metrics::{Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::registry::PairInfo;
@@ -95,6 +96,7 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
+        self.guard.update(|detail| detail.verifies = true);
         self.edge
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
@@ -148,6 +150,14 @@ impl Session {
         let refusal = refusal.or(admitted.is_none().then_some("resource-constraint"));
         if let Some(condition) = refusal {
             tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
+            let (stage, check) = match condition {
+                "item-not-found" => (Stage::Policy, "hosted"),
+                "not-allowed" => (Stage::Policy, "policy"),
+                _ => (Stage::Dialback, "limits"),
+            };
+            let reason = format!("db:result for {local} refused: {condition}");
+            self.edge
+                .refused(peer, Some(&remote), stage, check, &reason);
             self.edge
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
@@ -219,6 +229,18 @@ impl Session {
             ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             "state of the pair changed"
         );
+        if answer != Reply::Valid {
+            let peer = self.guard.entry.peer;
+            let reason = match answer {
+                Reply::Error(condition) => {
+                    format!("the key shown for {local} could not be verified: {condition}")
+                }
+                _ => format!("the key shown for {local} is not one of {remote}"),
+            };
+            let stage = Stage::Dialback;
+            self.edge
+                .refused(peer, Some(&remote), stage, "dialback", &reason);
+        }
         self.answer(&request, answer)?;
         let shown = self
             .shown

@@ -90,6 +90,10 @@ fn accept(edge: &Arc<Edge>, tcp: TcpStream, peer: SocketAddr) {
             });
         }
         // Closed without a word: an answer would cost what the bound is to save.
-        Err(reason) => edge.metrics.connection_refused(reason),
+        Err(reason) => {
+            edge.metrics.connection_refused(reason);
+            let tracers = &edge.registry.tracers;
+            tracers.about_address(peer, || format!("connection refused: {reason}"));
+        }
     }
 }

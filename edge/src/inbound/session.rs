@@ -92,7 +92,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
     let mut wire = Wire::new(
-        Transport::new(tcp),
+        Transport::new(tcp).of(&guard.entry),
         negotiation_limits(limits),
         Direction::Inbound,
         edge.metrics.clone(),
@@ -135,6 +135,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+            edge.stream_refused(&guard.entry, &failure);
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
@@ -207,6 +208,9 @@ impl Session {
             };
         };
         self.deliver();
+        if self.closing.is_none() {
+            edge.stream_refused(&self.guard.entry, &failure);
+        }
         tracing::info!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -292,7 +296,7 @@ impl Session {
 
     fn take_all(&mut self, live: &Arc<Live>, stanzas: &mut u64) -> Result<(), Failure> {
         while self.throttled.is_none() {
-            match self.wire.framer.next_frame()? {
+            match self.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Header(_)) => {
@@ -460,7 +464,12 @@ impl Session {
             if let Some(batch) = lane.builder.finish() {
                 match lane.cluster.queue.push(&lane.source, batch) {
                     Ok(None) => {}
-                    Ok(pause) => self.paused = pause,
+                    Ok(pause) => {
+                        if self.paused.is_none() {
+                            self.edge.metrics.paused("link-queue");
+                        }
+                        self.paused = pause;
+                    }
                     // A reload took the cluster away just now.
                     Err(batch) => self.edge.report(&batch.bytes, Cause::LinkDown),
                 }

@@ -12,8 +12,10 @@ use super::limits::PeerLimits;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::Direction;
-use crate::registry::StreamGuard;
+use crate::notes::failed_stage;
+use crate::registry::{StreamGuard, TlsInfo};
 use crate::resolve::{Attempts, ResolveError};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, major_version, negotiation_limits};
@@ -96,6 +98,10 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "resolved the remote domain"
                 );
+                edge.registry.tracers.about(remote, || {
+                    let (method, targets) = (resolution.method.as_str(), resolution.targets());
+                    format!("resolved by {method}: {targets}")
+                });
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
                     edge: edge.clone(),
@@ -114,6 +120,9 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the remote domain could not be resolved"
                 );
+                let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
+                tracers.about(remote, || format!("not resolved: {attempt}"));
+                edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
                 Err(error.into())
             }
         }
@@ -147,6 +156,10 @@ impl Opener {
             let (tcp, address) = match self.attempts.next().await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
+                    let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
+                    tracers.about(remote, || reason.clone());
+                    let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
+                    self.edge.attempt_failed(remote, attempt);
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
@@ -155,8 +168,9 @@ impl Opener {
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = self.attempts.deadline().min(Instant::now() + limit);
             let guard = self.edge.registry.open(Direction::Outbound, address);
+            guard.entry.claims(&self.remote);
             let wire = Wire::new(
-                Transport::new(tcp),
+                Transport::new(tcp).of(&guard.entry),
                 negotiation_limits(&self.live.config.limits),
                 Direction::Outbound,
                 self.edge.metrics.clone(),
@@ -195,6 +209,10 @@ impl Opener {
                         %local, remote = %self.remote, %address, reason = why,
                         "outbound stream failed during its negotiation"
                     );
+                    let handshaking = wire.transport.tls().is_some_and(|tls| tls.is_handshaking());
+                    let stage = failed_stage(&failure, handshaking);
+                    let attempt = Attempt::outbound(stage, Some(address), why.clone());
+                    self.edge.attempt_failed(&self.remote, attempt);
                     let insecure = matches!(
                         &failure,
                         Failure::Fault {
@@ -235,7 +253,7 @@ impl From<ResolveError> for OpenError {
 }
 
 /// TLS version and cipher suite in words.
-pub fn describe_tls(wire: &Wire) -> Option<String> {
+pub fn describe_tls(wire: &Wire) -> Option<TlsInfo> {
     let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
@@ -245,7 +263,10 @@ pub fn describe_tls(wire: &Wire) -> Option<String> {
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
-    Some(format!("{version} {suite}"))
+    Some(TlsInfo {
+        version: version.to_owned(),
+        cipher: suite.to_owned(),
+    })
 }
 
 struct Opening<'a> {
@@ -409,6 +430,9 @@ pub fn note_tls(
         Verdict::Invalid(reason) => ("invalid", Some(reason.as_str())),
     };
     edge.metrics.certificate_judged(direction, word);
+    if let Some(entry) = wire.transport.entry() {
+        entry.judged(remote, reason.unwrap_or(word));
+    }
     tracing::info!(
         direction = direction.as_str(), %remote, version, suite, certificate = word, reason,
         "TLS established"

@@ -14,6 +14,7 @@ use super::route::{Route, Taken};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::{Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
@@ -225,7 +226,7 @@ impl Stream<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         loop {
-            let frame = self.opened.wire.framer.next_frame()?;
+            let frame = self.opened.wire.take_frame()?;
             match frame {
                 None => break,
                 Some(Frame::End) => return Err(Failure::Closed),
@@ -350,7 +351,9 @@ impl Stream<'_> {
         self.route
             .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        self.edge.registry.partner_failed(remote, message);
+        self.edge.registry.partner_failed(remote, message.clone());
+        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message);
+        self.edge.attempt_failed(remote, attempt);
         tracing::warn!(
             role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
             "state of the pair changed"
@@ -515,6 +518,11 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
+        if !self.used && !refused && !orderly {
+            let attempt =
+                Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
+            self.edge.attempt_failed(&self.route.remote, attempt);
+        }
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();
         let goodbye = async move {
