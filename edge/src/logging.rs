@@ -1,6 +1,5 @@
 //! Logging: one JSON object per line on standard output, level switchable at run time.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::filter::Targets;
@@ -76,23 +75,6 @@ pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
 
 fn is_level(text: &str) -> bool {
     text.parse::<tracing::level_filters::LevelFilter>().is_ok()
-}
-
-/// One line for each peer that is refused, naming the check that it failed. `remote`: in whose
-/// name it came, if it said so.
-pub fn refused(
-    peer: SocketAddr,
-    remote: Option<&xmpp_federation_core::Domain>,
-    check: &'static str,
-    reason: &str,
-) {
-    tracing::warn!(
-        check,
-        %peer,
-        remote = remote.map(xmpp_federation_core::Domain::as_str),
-        reason,
-        "peer refused"
-    );
 }
 
 /// Changes the level of a running process.

@@ -35,6 +35,13 @@ pub struct PeerPolicy {
     pub bytes_per_second: Option<u64>,
 }
 
+impl PeerPolicy {
+    /// Whether its certificate must prove it, by chain and name or by fingerprint.
+    pub fn needs_certificate(&self) -> bool {
+        self.require_certificate || !self.pinned_sha256.is_empty()
+    }
+}
+
 /// Why a remote domain may not federate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -102,6 +109,11 @@ impl Policy {
         let listed = self.mode == PrivacyMode::AllowList && self.listed.contains(remote);
         (listed || self.routed.contains(remote) || self.peers.contains_key(remote))
             && self.check(remote).is_ok()
+    }
+
+    /// The terms for a remote domain, or for whoever has not named itself yet.
+    pub fn terms(&self, remote: Option<&Domain>) -> &PeerPolicy {
+        remote.map_or(&self.general, |remote| self.peer(remote))
     }
 
     /// Whether a remote domain may federate. A static route implies that an allow list would

@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub mod limits;
+mod opening;
 mod route;
 mod stream;
 pub mod verify;

@@ -414,7 +414,10 @@ impl Queue {
     /// take is given back.
     pub fn move_to(&self, other: &Self) -> Vec<Batch> {
         let mut moved = Vec::new();
-        self.take_each(|_| true, |source, batch| moved.push((source.clone(), batch)));
+        self.take_each(
+            |_| true,
+            |source, batch| moved.push((source.clone(), batch)),
+        );
         moved
             .into_iter()
             .filter_map(|(source, batch)| other.push(&source, batch).err())
@@ -451,7 +454,8 @@ impl Queue {
     /// Stanzas and bytes that wait to be written.
     pub fn depth(&self) -> (usize, usize) {
         let inner = self.lock();
-        let stanzas = inner.waiting.iter().map(|batch| batch.count).sum();
+        let batches = inner.sources.values().flat_map(|waiting| &waiting.batches);
+        let stanzas = batches.map(|batch| batch.count).sum();
         (stanzas, inner.bytes)
     }
 

@@ -206,7 +206,9 @@ impl Up<'_> {
                     "the echo of a ping to our own component id",
                 ));
             }
-            None if now >= self.last_heard + self.timing().quiet && self.closing.is_none() => self.send_ping(),
+            None if now >= self.last_heard + self.timing().quiet && self.closing.is_none() => {
+                self.send_ping()
+            }
             _ => {}
         }
         Ok(())
