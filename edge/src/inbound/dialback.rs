@@ -250,11 +250,11 @@ impl Session {
             Outcome::Valid => None,
             Outcome::Invalid => Some(Refusal::new(
                 Check::Dialback,
-                "the authoritative server says that the key is not its own",
+                format!("the key shown for {local} is not one of {remote}"),
             )),
             Outcome::Failed(condition) => Some(Refusal::new(
                 Check::Dialback,
-                format!("the authoritative server could not be asked: {condition}"),
+                format!("the key shown for {local} could not be verified: {condition}"),
             )),
         });
         if let Some(refusal) = &refusal {

@@ -319,7 +319,11 @@ pub fn note_tls(
     let verdict = live.tls.judge(chain, remote, pins);
     edge.metrics.certificate_judged(direction, verdict.as_str());
     if let Some(entry) = wire.transport.entry() {
-        entry.judged(remote, verdict.reason().unwrap_or(verdict.as_str()));
+        let said = match &verdict {
+            Verdict::Invalid(reason) => reason,
+            Verdict::Valid | Verdict::Missing => verdict.as_str(),
+        };
+        entry.judged(remote, said);
     }
     tracing::info!(
         direction = direction.as_str(), %remote, version, suite,
