@@ -47,7 +47,10 @@ async fn heard(link: &mut RouterLink, count: usize) -> Vec<String> {
 }
 
 async fn two_peers(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, Peer, RouterLink) {
-    let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new("other.example").await);
+    let (peer, other) = (
+        Peer::new("vngtp.lab").await,
+        Peer::new("other.example").await,
+    );
     let router = Router::new().await;
     let mut config = config(&[&peer, &other], &[&router]);
     change(&mut config);
@@ -257,7 +260,13 @@ async fn a_stanza_larger_than_the_peer_takes_is_answered_and_the_stream_goes_on(
         let body = "x".repeat(size - start.len() - end.len());
         format!("{start}{body}{end}")
     };
-    for (id, size) in [("1", 300), ("2", 10_001), ("3", 10_000), ("4", 50_000), ("5", 300)] {
+    for (id, size) in [
+        ("1", 300),
+        ("2", 10_001),
+        ("3", 10_000),
+        ("4", 50_000),
+        ("5", 300),
+    ] {
         link.say(&to_bob(id, size));
     }
     let limits = "<max-bytes>10000</max-bytes>";

@@ -61,7 +61,9 @@ fn routes(mut config: EdgeConfig, n: usize) -> Live {
 }
 
 fn domains(mut config: EdgeConfig, n: usize) -> Live {
-    config.domains.retain(|domain| domain.as_str() == "coluc.com");
+    config
+        .domains
+        .retain(|domain| domain.as_str() == "coluc.com");
     config
         .domains
         .push(format!("new{n}.coluc.com").parse().unwrap());
@@ -187,7 +189,10 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
     denied.static_routes.clear();
     lab.live.send(Arc::new(live(denied))).unwrap();
     let rest = inward.hear_end().await;
-    assert!(rest.contains("<policy-violation "), "the stream is closed with a reason");
+    assert!(
+        rest.contains("<policy-violation "),
+        "the stream is closed with a reason"
+    );
     let taken: HashSet<_> = (text + &rest)
         .split("</message>")
         .filter(|piece| piece.contains("<message "))

@@ -172,10 +172,10 @@ impl Session {
         });
         let edge = self.edge.clone();
         let since = Instant::now();
-        let life = limits.dialback_timeout.0;
+        let patience = limits.dialback_timeout.0;
         self.pending.push(Box::pin(async move {
             // Connecting and asking together: the peer waits no longer either.
-            let outcome = timeout(life, edge.verifier.ask(&edge, question)).await;
+            let outcome = timeout(patience, edge.verifier.ask(&edge, question)).await;
             let outcome = outcome.unwrap_or(Outcome::Failed("remote-server-timeout"));
             drop(admitted);
             Verified {

@@ -142,7 +142,11 @@ mod tests {
         assert_eq!(next, start + Duration::from_millis(250));
         let later = start + Duration::from_mins(1);
         for _ in 0..3 {
-            assert_eq!(rate.spend(&terms, 1, later), None, "no more than a second's");
+            assert_eq!(
+                rate.spend(&terms, 1, later),
+                None,
+                "no more than a second's"
+            );
         }
         assert!(rate.spend(&terms, 1, later).is_some());
     }

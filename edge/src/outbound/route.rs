@@ -21,6 +21,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 /// Bytes that may wait for all remote domains together: many that are down must not use up the
 /// memory.
 const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// Part of what is free that one pair may hold.
+const SHARE: usize = 4;
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -102,9 +104,18 @@ impl Route {
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
+        let free = MAX_WAITING.saturating_sub(self.total.load(Ordering::Relaxed));
+        // The less is free, the less a pair may hold of it: those that are stalled leave room for
+        // the others. A report has nobody who could be told that it found none.
+        let share = if room.bytes == usize::MAX {
+            usize::MAX
+        } else {
+            free / SHARE
+        };
         if pair.waiting.len() >= room.stanzas
             || pair.bytes + stanza.len() > room.bytes
-            || self.total.load(Ordering::Relaxed) + stanza.len() > MAX_WAITING
+            || pair.bytes > share
+            || stanza.len() > free
         {
             return Err(Cause::QueueFull);
         }
@@ -423,5 +434,35 @@ mod tests {
         );
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(route.is_empty());
+    }
+
+    #[test]
+    fn many_pairs_that_are_stalled_leave_room_for_the_others() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let local = Domain::parse("coluc.com").unwrap();
+        let room = Room {
+            stanzas: usize::MAX,
+            bytes: 8 * 1024 * 1024,
+        };
+        let stanza = Bytes::from(vec![b' '; 100_000]);
+        let routes: Vec<_> = (0..100)
+            .map(|n| {
+                let remote = Domain::parse(&format!("stalled{n}.example")).unwrap();
+                Route::new(remote, total.clone())
+            })
+            .collect();
+        for route in &routes {
+            while route.push(room, &local, stanza.clone()).is_ok() {}
+        }
+        let other = Route::new(Domain::parse("other.example").unwrap(), total.clone());
+        for _ in 0..5 {
+            assert_eq!(other.push(room, &local, stanza.clone()), Ok(()));
+        }
+        // Alone, a pair may use all that is configured.
+        drop(routes);
+        total.store(0, Ordering::Relaxed);
+        let alone = Route::new(Domain::parse("alone.example").unwrap(), total.clone());
+        while alone.push(room, &local, stanza.clone()).is_ok() {}
+        assert!(total.load(Ordering::Relaxed) > room.bytes - stanza.len());
     }
 }

@@ -80,7 +80,6 @@ pub struct Routers {
     serving: AtomicUsize,
 }
 
-
 /// A link that is being kept up, and how to end it.
 struct Running {
     router: String,
@@ -174,8 +173,12 @@ impl Routers {
 
     /// Sends an answer to the cluster that serves this hosted domain; `false` if none does.
     pub fn send(&self, live: &Live, domain: &Domain, stanza: bytes::Bytes) -> bool {
-        select(&self.clusters(), live, domain)
-            .is_some_and(|cluster| cluster.queue.push(&Source::Edge, Batch::one(stanza)).is_ok())
+        select(&self.clusters(), live, domain).is_some_and(|cluster| {
+            cluster
+                .queue
+                .push(&Source::Edge, Batch::one(stanza))
+                .is_ok()
+        })
     }
 
     /// Keeps clusters and links as the configuration has them, until `stop`.
