@@ -21,8 +21,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 /// Bytes that may wait for all remote domains together: many that are down must not use up the
 /// memory.
 const MAX_WAITING: usize = 64 * 1024 * 1024;
-/// Part of what is free that one pair may hold.
-const SHARE: usize = 4;
+/// Part of it that only pairs with little waiting may use: the few that are stalled with much must
+/// not keep the others from sending.
+const RESERVE: usize = 16 * 1024 * 1024;
+/// Bytes that are little.
+const SMALL: usize = 16 * 1024;
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -104,18 +107,17 @@ impl Route {
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
-        let free = MAX_WAITING.saturating_sub(self.total.load(Ordering::Relaxed));
-        // The less is free, the less a pair may hold of it: those that are stalled leave room for
-        // the others. A report has nobody who could be told that it found none.
-        let share = if room.bytes == usize::MAX {
-            usize::MAX
+        let small = pair.bytes + stanza.len() <= SMALL;
+        // A report has nobody who could be told that it found no room.
+        let report = room.bytes == usize::MAX;
+        let most = if small || report {
+            MAX_WAITING
         } else {
-            free / SHARE
+            MAX_WAITING - RESERVE
         };
         if pair.waiting.len() >= room.stanzas
             || pair.bytes + stanza.len() > room.bytes
-            || pair.bytes > share
-            || stanza.len() > free
+            || self.total.load(Ordering::Relaxed) + stanza.len() > most
         {
             return Err(Cause::QueueFull);
         }
@@ -456,7 +458,7 @@ mod tests {
         }
         let other = Route::new(Domain::parse("other.example").unwrap(), total.clone());
         for _ in 0..5 {
-            assert_eq!(other.push(room, &local, stanza.clone()), Ok(()));
+            assert_eq!(other.push(room, &local, stanza.slice(..3000)), Ok(()));
         }
         // Alone, a pair may use all that is configured.
         drop(routes);
