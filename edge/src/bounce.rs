@@ -192,4 +192,39 @@ mod tests {
         let error = node.child("jabber:server", "error").unwrap();
         assert!(error.child(STANZA_ERRORS, "resource-constraint").is_some());
     }
+
+    #[rstest]
+    #[case(Cause::Denied, "not-allowed", "cancel")]
+    #[case(Cause::NotFound, "remote-server-not-found", "cancel")]
+    #[case(Cause::Unreachable, "remote-server-timeout", "wait")]
+    #[case(Cause::Insecure, "remote-server-not-found", "cancel")]
+    #[case(Cause::DialbackInvalid, "internal-server-error", "wait")]
+    #[case(Cause::DialbackFailed, "remote-server-timeout", "wait")]
+    #[case(Cause::QueueFull, "resource-constraint", "wait")]
+    #[case(Cause::TooLarge { bytes: 10_001, most: 10_000 }, "policy-violation", "modify")]
+    #[case(Cause::StreamLost, "remote-server-timeout", "wait")]
+    #[case(Cause::LinkLost, "recipient-unavailable", "wait")]
+    #[case(Cause::LinkDown, "recipient-unavailable", "wait")]
+    #[case(Cause::ForeignSender, "not-authorized", "cancel")]
+    #[case(Cause::Malformed, "jid-malformed", "modify")]
+    #[case(Cause::NotForUs, "service-unavailable", "cancel")]
+    #[case(Cause::Stopping, "remote-server-timeout", "wait")]
+    fn each_cause_has_its_condition_type_and_text(
+        #[case] cause: Cause,
+        #[case] condition: &str,
+        #[case] kind: &str,
+    ) {
+        let stanza = element("<iq from='a@x.example' to='b@y.example' type='get' id='1'/>");
+        let xml = bounce(&stanza, cause).unwrap();
+        let answer = element(std::str::from_utf8(&xml).unwrap());
+        let node = answer.parse().unwrap();
+        let error = node.child("jabber:server", "error").unwrap();
+        assert_eq!(error.attr("type"), Some(kind));
+        assert!(error.child(STANZA_ERRORS, condition).is_some());
+        let text = error.child(STANZA_ERRORS, "text").unwrap().text();
+        assert_eq!(text, cause.text());
+        if let Cause::TooLarge { .. } = cause {
+            assert!(text.ends_with("10001 bytes, at most 10000"), "{text}");
+        }
+    }
 }

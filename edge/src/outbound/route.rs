@@ -22,6 +22,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 /// Bytes that may wait for all remote domains together: many that are down must not use up the
 /// memory.
 const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// Part of it that only pairs with little waiting may use: the few that are stalled with much must
+/// not keep the others from sending.
+const RESERVE: usize = 16 * 1024 * 1024;
+/// Bytes that are little.
+const SMALL: usize = 16 * 1024;
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -103,9 +108,17 @@ impl Route {
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
+        let small = pair.bytes + stanza.len() <= SMALL;
+        // A report has nobody who could be told that it found no room.
+        let report = room.bytes == usize::MAX;
+        let most = if small || report {
+            MAX_WAITING
+        } else {
+            MAX_WAITING - RESERVE
+        };
         if pair.waiting.len() >= room.stanzas
             || pair.bytes + stanza.len() > room.bytes
-            || self.total.load(Ordering::Relaxed) + stanza.len() > MAX_WAITING
+            || self.total.load(Ordering::Relaxed) + stanza.len() > most
         {
             return Err(Cause::QueueFull);
         }
@@ -432,5 +445,35 @@ mod tests {
         );
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(route.is_empty());
+    }
+
+    #[test]
+    fn many_pairs_that_are_stalled_leave_room_for_the_others() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let local = Domain::parse("coluc.com").unwrap();
+        let room = Room {
+            stanzas: usize::MAX,
+            bytes: 8 * 1024 * 1024,
+        };
+        let stanza = Bytes::from(vec![b' '; 100_000]);
+        let routes: Vec<_> = (0..100)
+            .map(|n| {
+                let remote = Domain::parse(&format!("stalled{n}.example")).unwrap();
+                Route::new(remote, total.clone())
+            })
+            .collect();
+        for route in &routes {
+            while route.push(room, &local, stanza.clone()).is_ok() {}
+        }
+        let other = Route::new(Domain::parse("other.example").unwrap(), total.clone());
+        for _ in 0..5 {
+            assert_eq!(other.push(room, &local, stanza.slice(..3000)), Ok(()));
+        }
+        // Alone, a pair may use all that is configured.
+        drop(routes);
+        total.store(0, Ordering::Relaxed);
+        let alone = Route::new(Domain::parse("alone.example").unwrap(), total.clone());
+        while alone.push(room, &local, stanza.clone()).is_ok() {}
+        assert!(total.load(Ordering::Relaxed) > room.bytes - stanza.len());
     }
 }

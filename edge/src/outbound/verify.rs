@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::{OpenError, Opened, Opener, Purpose};
@@ -56,6 +56,8 @@ pub struct Question {
     pub id: StreamId,
     /// The key.
     pub key: String,
+    /// Whoever asks waits no longer; connecting counts too.
+    pub until: Instant,
 }
 
 struct Asked {
@@ -248,18 +250,19 @@ impl Verifier {
 }
 
 async fn open(edge: &Arc<Edge>, question: &Question) -> Result<Opened, OpenError> {
-    let life = edge.live().config.limits.dialback_timeout.0;
     let opening = async {
         let mut opener = Opener::resolve(edge, &question.remote).await?;
         opener.open(&question.local, Purpose::Verification).await
     };
-    timeout(life, opening).await.unwrap_or_else(|_| {
-        Err(OpenError {
-            cause: Cause::Unreachable,
-            temporary: true,
-            message: format!("{} could not be reached in time", question.remote),
+    timeout_at(question.until, opening)
+        .await
+        .unwrap_or_else(|_| {
+            Err(OpenError {
+                cause: Cause::Unreachable,
+                temporary: true,
+                message: format!("{} could not be reached in time", question.remote),
+            })
         })
-    })
 }
 
 /// A question that was sent.
@@ -285,9 +288,8 @@ impl Asking<'_> {
         }
         let mut idle_since = Instant::now();
         loop {
-            let life = self.edge.live().config.limits.dialback_timeout.0;
             let deadline = match self.open.first() {
-                Some(oldest) => oldest.at + life,
+                Some(oldest) => oldest.asked.question.until,
                 None => idle_since + self.edge.verifier.idle_time(),
             };
             let Opened { wire, guard, .. } = &mut self.opened;
@@ -304,7 +306,7 @@ impl Asking<'_> {
                 }
                 () = guard.entry.close.cancelled() => Err(Failure::Closed),
                 () = sleep_until(deadline) => {
-                    self.timed_out(life);
+                    self.timed_out();
                     Ok(())
                 }
             };
@@ -338,6 +340,7 @@ impl Asking<'_> {
             remote,
             id,
             key,
+            ..
         } = &asked.question;
         let xml = verify_request(&local.to_unicode(), &remote.to_unicode(), id, key);
         let Ok(xml) = xml else {
@@ -425,10 +428,10 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn timed_out(&mut self, life: Duration) {
+    fn timed_out(&mut self) {
         let now = Instant::now();
         while let Some(oldest) = self.open.first()
-            && now >= oldest.at + life
+            && now >= oldest.asked.question.until
         {
             let Sent { asked, .. } = self.open.remove(0);
             let Question { local, id, .. } = asked.question;

@@ -24,9 +24,6 @@ const SMALLEST_SHARE: usize = 64 * 1024;
 const LOW_WATER: usize = 4;
 /// Bytes waiting in all at which no peer is read; they go on below [`HIGH_WATER`].
 const SHUT: usize = 4 * HIGH_WATER;
-/// Bytes of answers to the router at which it is not read: it sends what it must not and does
-/// not take the answers.
-const ANSWERS: usize = 2 * HIGH_WATER;
 /// Bytes a source may send per turn. Small against what a busy peer brings with one read, so that
 /// one stanza of a quiet peer passes many flooding ones in the first round.
 const QUANTUM: usize = 16 * 1024;
@@ -250,16 +247,15 @@ impl Queue {
             self.set_shut(true);
         }
         let sources = inner.sources.len();
-        let waiting = match inner.sources.get_mut(source) {
-            Some(waiting) => waiting,
-            None => {
-                inner.turns.push_back(source.clone());
-                inner.sources.entry(source.clone()).or_insert(Waiting {
-                    batches: inner.spare.take().unwrap_or_default(),
-                    deficit: QUANTUM,
-                    ..Waiting::default()
-                })
-            }
+        let waiting = if let Some(waiting) = inner.sources.get_mut(source) {
+            waiting
+        } else {
+            inner.turns.push_back(source.clone());
+            inner.sources.entry(source.clone()).or_insert(Waiting {
+                batches: inner.spare.take().unwrap_or_default(),
+                deficit: QUANTUM,
+                ..Waiting::default()
+            })
         };
         waiting.bytes += size;
         waiting.batches.push_back(batch);
@@ -286,11 +282,10 @@ impl Queue {
             .then(|| Pause(self.shut_watch.subscribe()))
     }
 
-    /// Whether so many answers wait that the router must not be read.
-    pub fn answers_pile_up(&self) -> bool {
+    /// Bytes of the edge's own answers to the router that wait.
+    pub fn answers(&self) -> usize {
         let inner = self.lock();
-        let own = inner.sources.get(&Source::Edge);
-        own.is_some_and(|own| own.bytes > ANSWERS)
+        inner.sources.get(&Source::Edge).map_or(0, |own| own.bytes)
     }
 
     /// A link came up; the one of the lowest rank takes from now on.

@@ -26,6 +26,10 @@ use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 const BATCH: usize = 256 * 1024;
 /// Bytes written and not proven, at most: what a broken link may have to report.
 const WINDOW: usize = 4 * 1024 * 1024;
+/// Bytes of answers to the router that may wait before it is read with care.
+const ANSWERS: usize = 8 * 1024 * 1024;
+/// Bytes of them at which it is not read at all.
+const MANY_ANSWERS: usize = 4 * ANSWERS;
 
 /// State of one stay up.
 struct Up<'a> {
@@ -142,7 +146,8 @@ impl Up<'_> {
                 self.closing = Some(Instant::now() + CLOSE_TIME);
             }
             let read = self.may_read();
-            let deadline = self.deadline();
+            let look = self.stuck_at().filter(|at| !read && *at > Instant::now());
+            let deadline = self.deadline().min(look.unwrap_or_else(|| self.deadline()));
             tokio::select! {
                 turn = self.wire.transport.turn(read, self.wire.framer.buffer()) => match turn? {
                     Turn::Read => {
@@ -164,11 +169,23 @@ impl Up<'_> {
     }
 
     /// A router that sends what it must not and does not take our answers would pile them up: it
-    /// is not read, except for the echo that lets us write more.
+    /// is read only as far as that lets us write more.
     fn may_read(&self) -> bool {
-        self.closing.is_some()
-            || (self.room() == 0 && !self.wire.transport.needs_flush())
-            || !self.link.cluster.queue.answers_pile_up()
+        let answers = self.link.cluster.queue.answers();
+        if self.closing.is_some() || answers <= ANSWERS {
+            return true;
+        }
+        // The echo may be behind what it sends, or it may not read before it has written.
+        let echo_blocks = self.room() == 0 && !self.wire.transport.needs_flush();
+        let stuck = self.stuck_at().is_some_and(|at| Instant::now() >= at);
+        answers <= MANY_ANSWERS && (echo_blocks || stuck)
+    }
+
+    /// When the router will have left a ping without answer for suspiciously long.
+    fn stuck_at(&self) -> Option<Instant> {
+        self.ping
+            .as_ref()
+            .map(|ping| ping.sent + self.timing().echo / 4)
     }
 
     /// Bytes that may be written before something more is proven.
@@ -207,7 +224,7 @@ impl Up<'_> {
                 ));
             }
             None if now >= self.last_heard + self.timing().quiet && self.closing.is_none() => {
-                self.send_ping()
+                self.send_ping();
             }
             _ => {}
         }

@@ -253,12 +253,31 @@ async fn what_waits_for_a_cluster_that_is_gone_is_delivered_or_given_back() {
 }
 
 #[tokio::test]
-async fn answers_to_the_router_never_pause_anybody_and_are_noticed_when_they_pile_up() {
+async fn answers_to_the_router_are_counted_and_never_pause_anybody() {
     let queue = Queue::default();
-    for _ in 0..20 {
-        assert!(!queue.answers_pile_up() || queue.shut().is_none());
-        let pushed = queue.push(&Source::Edge, batch(ANSWERS / 16));
+    let _ = queue.push(&peer("vngtp.lab"), batch(500));
+    for n in 1..=20 {
+        let pushed = queue.push(&Source::Edge, batch(HIGH_WATER / 10));
         assert!(pushed.unwrap().is_none());
+        assert_eq!(queue.answers(), n * (HIGH_WATER / 10));
     }
-    assert!(queue.answers_pile_up());
+}
+
+#[tokio::test]
+async fn what_waits_moves_to_another_cluster_in_order_and_frees_its_producers() {
+    let (down, other) = (Queue::default(), Queue::default());
+    let wake = up(&other);
+    let bob = peer("vngtp.lab");
+    let mut pause = None;
+    for n in 0..5 {
+        pause = down.push(&bob, numbered(HIGH_WATER / 4, n)).unwrap();
+    }
+    assert!(down.move_to(&other).is_empty());
+    pause.unwrap().over().await;
+    assert!(down.is_empty());
+    let order: Vec<_> = take(&other, &wake, 2 * HIGH_WATER)
+        .iter()
+        .map(|batch| batch.count)
+        .collect();
+    assert_eq!(order, [0, 1, 2, 3, 4]);
 }
