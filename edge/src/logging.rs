@@ -74,7 +74,8 @@ pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
 }
 
 fn is_level(text: &str) -> bool {
-    text.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    // The empty text would be read as a level too.
+    !text.is_empty() && text.parse::<tracing::level_filters::LevelFilter>().is_ok()
 }
 
 /// Changes the level of a running process.

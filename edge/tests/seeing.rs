@@ -119,13 +119,27 @@ async fn open_streams_are_shown_with_what_was_agreed_on_and_what_they_carried() 
         assert!(stream["bytesSent"].as_u64().unwrap() > 500, "{stream}");
         assert!(stream["ageSeconds"].as_u64().unwrap() >= stream["idleSeconds"].as_u64().unwrap());
     }
-    of("outbound", "dialback only");
     assert!(
         lab.edge
             .registry
             .streams(Some(&domain("other.example")))
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn a_stream_that_only_asks_about_keys_is_shown_as_such() {
+    let (lab, peer, _router, _link) = Lab::with_link().await;
+    let (mut asking, _) = peer.open(lab.s2s, "coluc.com").await;
+    asking
+        .say("<db:verify from='vngtp.lab' to='coluc.com' id='x'>nonsense</db:verify>")
+        .await;
+    asking.hear("type='invalid'/>").await;
+    let shown = lab.edge.registry.streams(None);
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0].purpose, "dialback only");
+    assert!(lab.edge.registry.close(shown[0].id));
+    asking.hear("</stream:stream>").await;
 }
 
 #[tokio::test]

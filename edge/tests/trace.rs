@@ -66,7 +66,8 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
     bob.say("<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'><body>secret words</body></message>").await;
     link.hear().await;
     bob.say("</stream:stream>").await;
-    bob.hear_end().await;
+    bob.hear("</stream:stream>").await;
+    drop(bob);
     let mut lines = lines_until(&mut watching, "id='m1'").await;
     lines.extend(lines_until(&mut watching, "connection closed").await);
 
@@ -105,7 +106,7 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
             ),
             (
                 Received,
-                "<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'> with body, 104 bytes",
+                "<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'> with body, 108 bytes",
             ),
             (Received, "</stream:stream>"),
             (Event, "the stream ends: the peer closed the stream"),
@@ -167,7 +168,7 @@ async fn bodies_are_told_to_who_asks_for_them_and_only_to_them() {
     );
     let lines = lines_until(&mut without, "id='m2'").await;
     assert!(
-        lines.last().unwrap().text.ends_with(" with body, 88 bytes"),
+        lines.last().unwrap().text.ends_with(" with body, 91 bytes"),
         "{lines:?}"
     );
 }
