@@ -12,6 +12,7 @@ use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::stanza::is_stanza;
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
 use crate::xml::{HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
 
@@ -57,8 +58,18 @@ pub fn header_for_error(live: &Live) -> String {
 }
 
 /// Negotiates. Time limits are the caller's.
-pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, Failure> {
+pub async fn negotiate(
+    edge: &Arc<Edge>,
+    wire: &mut Wire,
+    service: Service,
+) -> Result<Negotiated, Failure> {
     let live = edge.live();
+    if service == Service::DirectTls {
+        // The listener outlives a reload that disables TLS.
+        let config = live.tls.server.as_ref().ok_or_else(tls_disabled)?;
+        start_tls(edge, wire, direct_tls::server(config)).await?;
+        return over_tls(edge, &live, wire, None).await;
+    }
     let mode = live.config.tls.mode;
     let before = exchange_headers(&live, wire).await?;
     let Some(server) = live
@@ -84,22 +95,55 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
     if !starttls_asked(wire, mode).await? {
         return Ok(before.into());
     }
-    let session = rustls::ServerConnection::new(server).map_err(std::io::Error::other)?;
+    start_tls(edge, wire, server).await?;
+    over_tls(edge, &live, wire, Some(before.addresses)).await
+}
+
+fn tls_disabled() -> std::io::Error {
+    std::io::Error::other("TLS is disabled now, which leaves nothing to say on this port")
+}
+
+async fn start_tls(
+    edge: &Edge,
+    wire: &mut Wire,
+    config: Arc<rustls::ServerConfig>,
+) -> Result<(), Failure> {
+    let session = rustls::ServerConnection::new(config).map_err(std::io::Error::other)?;
     let Wire {
         transport, framer, ..
     } = &mut *wire;
     if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-        edge.metrics.tls_failed(Direction::Inbound);
+        // Who closes before the first byte has not tried.
+        if transport.has_received() {
+            edge.metrics.tls_failed(Direction::Inbound);
+        }
         return Err(std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into());
     }
-    let after = exchange_headers(&live, wire).await?;
+    Ok(())
+}
+
+/// TLS is up: the stream begins, or begins anew. `before`: what was said in clear, and may not
+/// change; `None` where TLS came first.
+async fn over_tls(
+    edge: &Arc<Edge>,
+    live: &Live,
+    wire: &mut Wire,
+    before: Option<Addresses>,
+) -> Result<Negotiated, Failure> {
+    let after = exchange_headers(live, wire).await?;
     note_tls(
         edge,
-        &live,
+        live,
         Direction::Inbound,
         wire,
         after.addresses.from.as_ref(),
     );
+    let Some(before) = before else {
+        if !after.pre_xmpp_1 {
+            send_features(live, wire, None).await?;
+        }
+        return Ok(after.into());
+    };
     if after.pre_xmpp_1 {
         return Err(Failure::fault(
             StreamErrorCondition::UnsupportedVersion,
@@ -107,19 +151,19 @@ pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, 
         ));
     }
     let changed = |old: &Option<Domain>, new: &Option<Domain>| old.is_some() && old != new;
-    if changed(&before.addresses.from, &after.addresses.from) {
+    if changed(&before.from, &after.addresses.from) {
         return Err(Failure::fault(
             StreamErrorCondition::InvalidFrom,
             "the stream's from changed after STARTTLS",
         ));
     }
-    if changed(&before.addresses.to, &after.addresses.to) {
+    if changed(&before.to, &after.addresses.to) {
         return Err(Failure::fault(
             StreamErrorCondition::HostUnknown,
             "the stream's to changed after STARTTLS",
         ));
     }
-    send_features(&live, wire, None).await?;
+    send_features(live, wire, None).await?;
     Ok(after.into())
 }
 

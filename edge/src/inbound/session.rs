@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::dialback::Verified;
@@ -25,6 +25,7 @@ use crate::registry::StreamGuard;
 use crate::router::queue::BatchBuilder;
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza};
+use crate::stream::direct_tls::Service;
 use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, StreamErrorCondition, ns};
@@ -69,7 +70,13 @@ pub(super) struct Session {
 }
 
 /// Serves one connection from its first byte to its end.
-pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
+pub(super) async fn serve(
+    edge: Arc<Edge>,
+    tcp: TcpStream,
+    guard: StreamGuard,
+    service: Service,
+    deadline: Instant,
+) {
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
@@ -80,7 +87,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout(limits.negotiation_timeout.0, negotiate::negotiate(&edge, &mut wire)) => {
+        negotiated = timeout_at(deadline, negotiate::negotiate(&edge, &mut wire, service)) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -112,6 +119,10 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 closing: None,
             };
             session.run().await;
+        }
+        // Load balancers look whether somebody listens, and leave.
+        Err(Failure::Io(_) | Failure::Ended) if !wire.transport.has_received() => {
+            tracing::debug!(%peer, "a connection was closed before its first byte");
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
@@ -218,10 +229,11 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
+        let idle = self.edge.live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
-            UNAUTHENTICATED
+            UNAUTHENTICATED.min(idle)
         } else {
-            self.edge.live().config.limits.idle_timeout.0
+            idle
         }
     }
 

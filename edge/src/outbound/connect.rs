@@ -13,7 +13,8 @@ use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::registry::StreamGuard;
-use crate::resolve::{Attempts, ResolveError};
+use crate::resolve::{Attempts, Connected, ResolveError, Service};
+use crate::stream::direct_tls;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, major_version, negotiation_limits};
 use crate::tls::Verdict;
@@ -134,7 +135,11 @@ impl Opener {
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         loop {
-            let (tcp, address) = match self.attempts.next().await {
+            let Connected {
+                tcp,
+                address,
+                service,
+            } = match self.attempts.next().await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     self.note(Cause::Unreachable, reason);
@@ -143,7 +148,7 @@ impl Opener {
                 None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
-            let deadline = self.attempts.deadline().min(Instant::now() + limit);
+            let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
             let wire = Wire::new(
                 Transport::new(tcp),
@@ -156,6 +161,7 @@ impl Opener {
                 edge: &self.edge,
                 local,
                 remote: &self.remote,
+                service,
                 wire,
             };
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
@@ -167,7 +173,7 @@ impl Opener {
                         detail.phase = "established";
                     });
                     tracing::debug!(
-                        %local, remote = %self.remote, %address, ?purpose, stream_id = %id,
+                        %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
                     return Ok(Opened {
@@ -181,7 +187,7 @@ impl Opener {
                 Err(failure) => {
                     let why = failure.to_string();
                     tracing::warn!(
-                        %local, remote = %self.remote, %address, reason = why,
+                        %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
                     let insecure = matches!(
@@ -242,11 +248,18 @@ struct Opening<'a> {
     edge: &'a Edge,
     local: &'a Domain,
     remote: &'a Domain,
+    service: Service,
     wire: Wire,
 }
 
 impl Opening<'_> {
     async fn negotiate(&mut self) -> Result<(StreamId, bool), Failure> {
+        if self.service == Service::DirectTls {
+            let tls = self.live.tls.client.as_ref().ok_or_else(Self::no_tls)?;
+            let tls = direct_tls::client(tls);
+            self.handshake(tls).await?;
+            return self.over_tls().await;
+        }
         let header = self.exchange_headers().await?;
         let tls = self
             .live
@@ -278,11 +291,16 @@ impl Opening<'_> {
             return Ok((stream_id(&header)?, offers_errors(&features)));
         };
         self.start_tls(tls).await?;
+        self.over_tls().await
+    }
+
+    /// TLS is up: the stream begins, or begins anew.
+    async fn over_tls(&mut self) -> Result<(StreamId, bool), Failure> {
         let header = self.exchange_headers().await?;
         if major_version(&header)?.is_none() {
             return Err(Failure::fault(
                 StreamErrorCondition::UnsupportedVersion,
-                "the version vanished after STARTTLS",
+                "a stream over TLS needs version 1.0",
             ));
         }
         let features = self.wire.element().await?;
@@ -340,6 +358,10 @@ impl Opening<'_> {
                 "the peer sent more behind <proceed/> in clear",
             ));
         }
+        self.handshake(config).await
+    }
+
+    async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
         let name = ServerName::try_from(self.remote.as_str().to_owned()).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,

@@ -22,11 +22,12 @@ use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 64 * 1024;
-/// What was written within this time and not answered by an orderly end may be lost with the
-/// stream; it is reported then.
+/// What was written within this time, or was not even acknowledged by the peer's system, and was
+/// not answered by an orderly end may be lost with the stream; it is reported then.
 const RECENT: Duration = Duration::from_secs(5);
-/// Bytes of it that are remembered.
+/// Bytes of it that are remembered when they are acknowledged, and in any case.
 const RECENT_BYTES: usize = 1024 * 1024;
+const RECENT_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 
 /// How long a refused pair is answered on behalf of the peer before a new stream is tried.
 const REFUSED: Duration = Duration::from_secs(30);
@@ -451,10 +452,18 @@ impl Stream<'_> {
         if self.opened.wire.transport.needs_flush() {
             return;
         }
+        let mut unacknowledged = None;
         while let Some((at, bytes)) = self.recent.front()
             && (now.duration_since(*at) >= RECENT || self.recent_bytes > RECENT_BYTES)
         {
-            self.recent_bytes = self.recent_bytes.saturating_sub(bytes.len());
+            let behind = self.recent_bytes.saturating_sub(bytes.len());
+            // On the wire bytes are never fewer than here, so this errs on the safe side.
+            let transport = &self.opened.wire.transport;
+            let unacknowledged = *unacknowledged.get_or_insert_with(|| transport.unacknowledged());
+            if behind < unacknowledged && self.recent_bytes <= RECENT_BYTES_AT_MOST {
+                break;
+            }
+            self.recent_bytes = behind;
             self.recent.pop_front();
         }
         if self.recent.is_empty() {
@@ -476,7 +485,8 @@ impl Stream<'_> {
 
     async fn end(mut self, failure: Failure) -> End {
         let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
-        let took_all = !self.opened.wire.transport.needs_flush();
+        let transport = &self.opened.wire.transport;
+        let took_all = !transport.needs_flush() && transport.unacknowledged() == 0;
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
             for (_, bytes) in self.recent.drain(..) {

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -40,6 +41,7 @@ pub struct Transport {
     tcp: TcpStream,
     tls: Option<Box<Connection>>,
     clear: VecDeque<Bytes>,
+    received: bool,
     ended: bool,
 }
 
@@ -50,6 +52,7 @@ impl Transport {
             tcp,
             tls: None,
             clear: VecDeque::new(),
+            received: false,
             ended: false,
         }
     }
@@ -64,9 +67,19 @@ impl Transport {
         self.tls.as_deref()
     }
 
+    /// Whether the peer ever sent anything.
+    pub fn has_received(&self) -> bool {
+        self.received
+    }
+
     /// Whether something that was queued has not been written yet.
     pub fn needs_flush(&self) -> bool {
         !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Bytes that were written and that the peer's system has not acknowledged; TLS's own included.
+    pub fn unacknowledged(&self) -> usize {
+        unacknowledged(&self.tcp)
     }
 
     /// Queues bytes for writing. Callers flush before they queue much more.
@@ -148,6 +161,7 @@ impl Transport {
                 self.ended = true;
                 return Poll::Ready(Ok(Turn::End));
             }
+            self.received = true;
             let Some(tls) = &mut self.tls else {
                 into.extend_from_slice(received);
                 return Poll::Ready(Ok(Turn::Read));
@@ -205,6 +219,20 @@ impl Transport {
         }
         self.flush().await?;
         self.tcp.shutdown().await
+    }
+}
+
+/// The length of the socket's send queue; 0 if the system does not say.
+#[allow(unsafe_code, reason = "no safe wrapper of this request is known")]
+fn unacknowledged(tcp: &TcpStream) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `tcp` is borrowed, and TIOCOUTQ (SIOCOUTQ, see
+    // tcp(7)) writes one int, for which `bytes` has room.
+    let done = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 {
+        usize::try_from(bytes).unwrap_or(0)
+    } else {
+        0
     }
 }
 
