@@ -125,8 +125,11 @@ async fn cut_all_streams() {
         }
         left = now;
     }
+    // What was on its way is reported, and nothing else: all before it had been acknowledged.
     let answer = link.hear().await;
     assert!(answer.contains("<remote-server-timeout "), "{answer}");
     assert!(answer.contains("id='3'"), "{answer}");
+    let more = tokio::time::timeout(Duration::from_millis(200), link.hear()).await;
+    assert!(more.is_err(), "{more:?}");
     drop((idle_out, busy_out, idle_in, busy_in));
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rstest::rstest;
 use support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::resolve::{Bounds, Lookup, LookupError, Resolver, SrvRecord};
 use xmpp_federation_edge::tls::TlsSettings;
 
 /// SRV records by name; every host is at 127.0.0.1.
@@ -52,17 +52,22 @@ impl Lookup for Zone {
 
 /// An edge that finds everybody through this zone.
 async fn start(zone: Zone, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, RouterLink) {
+    start_with(zone, change, |resolver| resolver).await
+}
+
+async fn start_with(
+    zone: Zone,
+    change: impl FnOnce(&mut EdgeConfig),
+    resolving: impl FnOnce(Resolver) -> Resolver,
+) -> (Lab, RouterLink) {
     let router = Router::new().await;
     let mut config = config(&[], &[&router]);
     config.privacy.mode = PrivacyMode::AllowAll;
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
     change(&mut config);
     let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(
-        &live.config,
-        Arc::new(zone),
-        Arc::default(),
-    ));
+    let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
+    live.resolver = Arc::new(resolving(resolver));
     let lab = Lab::start(live);
     let link = router.accept().await;
     (lab, link)
@@ -309,6 +314,33 @@ async fn a_peer_that_ignores_alpn_is_taken() {
         .await;
     believe(&mut stream, &peer).await;
     stream.hear("id='m1'").await;
+}
+
+#[tokio::test]
+async fn a_target_that_stalls_leaves_time_for_the_next_one() {
+    let (stalling, good) = (
+        Peer::new("partner.example").await,
+        Peer::new("partner.example").await,
+    );
+    let zone = Zone::default()
+        .with("xmpps-server", "partner.example", 1, port(&stalling))
+        .with("xmpp-server", "partner.example", 2, port(&good));
+    let (_lab, link) = start_with(
+        zone,
+        |_| {},
+        |resolver| {
+            resolver.with_bounds(Bounds {
+                each: Duration::from_millis(500),
+                ..Bounds::default()
+            })
+        },
+    )
+    .await;
+    link.say(MESSAGE);
+    let mut stalled = stalling.accept_tcp().await;
+    let mut stream = good.accept_authenticated("coluc.com").await;
+    stream.hear("id='m1'").await;
+    stalled.hear_end().await;
 }
 
 #[rstest]

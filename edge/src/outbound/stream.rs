@@ -54,6 +54,15 @@ enum PairState {
     Refused(Instant),
 }
 
+/// Stanzas that were written.
+#[derive(Debug)]
+struct Recent {
+    at: Instant,
+    bytes: Bytes,
+    /// How much the system had been given when all of them were.
+    end: Option<u64>,
+}
+
 struct Stream<'a> {
     edge: &'a Arc<Edge>,
     route: &'a Route,
@@ -61,7 +70,7 @@ struct Stream<'a> {
     pairs: HashMap<Domain, PairState>,
     /// Whether any pair was valid at any time.
     used: bool,
-    recent: VecDeque<(Instant, Bytes)>,
+    recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
     closing: Option<Instant>,
@@ -443,27 +452,34 @@ impl Stream<'_> {
 
     fn remember(&mut self, bytes: Bytes) {
         let now = Instant::now();
-        self.recent_bytes += bytes.len();
-        self.recent.push_back((now, bytes));
         self.forget(now);
+        self.recent_bytes += bytes.len();
+        self.recent.push_back(Recent {
+            at: now,
+            bytes,
+            end: None,
+        });
     }
 
     fn forget(&mut self, now: Instant) {
         if self.opened.wire.transport.needs_flush() {
             return;
         }
-        let mut unacknowledged = None;
-        while let Some((at, bytes)) = self.recent.front()
+        let transport = &self.opened.wire.transport;
+        let unmarked = self.recent.iter_mut().rev();
+        for recent in unmarked.take_while(|recent| recent.end.is_none()) {
+            recent.end = Some(transport.written());
+        }
+        let mut acknowledged = None;
+        while let Some(Recent { at, bytes, end }) = self.recent.front()
             && (now.duration_since(*at) >= RECENT || self.recent_bytes > RECENT_BYTES)
         {
-            let behind = self.recent_bytes.saturating_sub(bytes.len());
-            // On the wire bytes are never fewer than here, so this errs on the safe side.
-            let transport = &self.opened.wire.transport;
-            let unacknowledged = *unacknowledged.get_or_insert_with(|| transport.unacknowledged());
-            if behind < unacknowledged && self.recent_bytes <= RECENT_BYTES_AT_MOST {
+            let acknowledged = *acknowledged.get_or_insert_with(|| transport.acknowledged());
+            let taken = end.is_some_and(|end| end <= acknowledged);
+            if !taken && self.recent_bytes <= RECENT_BYTES_AT_MOST {
                 break;
             }
-            self.recent_bytes = behind;
+            self.recent_bytes = self.recent_bytes.saturating_sub(bytes.len());
             self.recent.pop_front();
         }
         if self.recent.is_empty() {
@@ -486,10 +502,10 @@ impl Stream<'_> {
     async fn end(mut self, failure: Failure) -> End {
         let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
         let transport = &self.opened.wire.transport;
-        let took_all = !transport.needs_flush() && transport.unacknowledged() == 0;
+        let took_all = !transport.needs_flush() && transport.acknowledged() == transport.written();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
-            for (_, bytes) in self.recent.drain(..) {
+            for Recent { bytes, .. } in self.recent.drain(..) {
                 self.edge.report_to_router(&bytes, Cause::StreamLost);
             }
         }

@@ -264,6 +264,28 @@ async fn a_mute_address_is_overtaken_and_tried_again_after_the_winner_failed() {
 }
 
 #[tokio::test]
+async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
+    let mute = mute("127.0.0.1");
+    let port = mute.address.port();
+    let good = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let table = Table::read(&format!(
+        "{SRV} 0 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2"
+    ));
+    let resolver = resolver(LOOPBACK, &table).with_bounds(Bounds::default());
+    let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
+    let began = std::time::Instant::now();
+    let Connected { address, .. } = attempts.next().await.unwrap().unwrap();
+    let took = began.elapsed();
+    assert_eq!(address, good.local_addr().unwrap());
+    assert!(took >= Duration::from_millis(250), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // The one that was overtaken is still to come, with what is left of 8 attempts and 30 s.
+    assert_eq!(attempts.started, 2);
+    let left = attempts.deadline() - tokio::time::Instant::now();
+    assert!(left > Duration::from_secs(25) && left <= Duration::from_secs(30));
+}
+
+#[tokio::test]
 async fn a_refused_connection_starts_the_next_one_at_once() {
     let good = TcpListener::bind("127.0.0.9:0").await.unwrap();
     let port = good.local_addr().unwrap().port();

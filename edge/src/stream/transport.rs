@@ -42,6 +42,7 @@ pub struct Transport {
     tls: Option<Box<Connection>>,
     clear: VecDeque<Bytes>,
     received: bool,
+    written: u64,
     ended: bool,
 }
 
@@ -53,6 +54,7 @@ impl Transport {
             tls: None,
             clear: VecDeque::new(),
             received: false,
+            written: 0,
             ended: false,
         }
     }
@@ -77,9 +79,14 @@ impl Transport {
         !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
-    /// Bytes that were written and that the peer's system has not acknowledged; TLS's own included.
-    pub fn unacknowledged(&self) -> usize {
-        unacknowledged(&self.tcp)
+    /// Bytes given to the system so far, TLS's own included.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many of them the peer's system has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.written.saturating_sub(unacknowledged(&self.tcp))
     }
 
     /// Queues bytes for writing. Callers flush before they queue much more.
@@ -127,6 +134,7 @@ impl Transport {
             }
             let slices = slices.get(..used).unwrap_or_default();
             let mut written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, slices))?;
+            self.written += written as u64;
             while let Some(first) = self.clear.front_mut() {
                 if written < first.len() {
                     first.advance(written);
@@ -144,7 +152,7 @@ impl Transport {
                 tcp: &mut self.tcp,
                 cx,
             }) {
-                Ok(_) => {}
+                Ok(written) => self.written += written as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -224,13 +232,13 @@ impl Transport {
 
 /// The length of the socket's send queue; 0 if the system does not say.
 #[allow(unsafe_code, reason = "no safe wrapper of this request is known")]
-fn unacknowledged(tcp: &TcpStream) -> usize {
+fn unacknowledged(tcp: &TcpStream) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is open as long as `tcp` is borrowed, and TIOCOUTQ (SIOCOUTQ, see
     // tcp(7)) writes one int, for which `bytes` has room.
     let done = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if done == 0 {
-        usize::try_from(bytes).unwrap_or(0)
+        u64::try_from(bytes).unwrap_or(0)
     } else {
         0
     }
