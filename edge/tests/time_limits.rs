@@ -27,7 +27,7 @@ async fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) 
 }
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-/// The beginning of a TLS record with a ClientHello of 512 bytes.
+/// The beginning of a TLS record with a `ClientHello` of 512 bytes.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
 
 /// How far a connection gets before its peer falls silent.

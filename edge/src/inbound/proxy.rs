@@ -1,6 +1,6 @@
 //! The PROXY protocol, versions 1 and 2: a load balancer names the client that it relays.
 //!
-//! Standard: "The PROXY protocol", HAProxy, 2020/03/05. Only trusted balancers are read here, and
+//! Standard: "The PROXY protocol", `HAProxy`, 2020/03/05. Only trusted balancers are read here, and
 //! theirs must come first. Not one byte behind the header is taken from the socket.
 
 use std::io;
