@@ -351,7 +351,11 @@ fn line_of(text: &str, field: &str) -> Option<usize> {
             return found;
         };
         found = Some(number + 1);
-        let Some(index) = index else { continue };
+        // A list on the key's own line has its entries there.
+        let inline = line.split_once(':').map_or("", |(_, rest)| rest.trim());
+        let Some(index) = index.filter(|_| inline.is_empty() || inline.starts_with('#')) else {
+            continue;
+        };
         let indent = line.len() - line.trim_start().len();
         let mut seen = 0;
         while let Some((number, line)) = lines.peek().copied() {

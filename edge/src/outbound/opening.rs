@@ -16,7 +16,7 @@ use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::stream::{Failure, Wire, major_version};
-use crate::tls::{Client, server_name, terms};
+use crate::tls::{Client, Kept, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
@@ -107,7 +107,8 @@ impl<'a> Opening<'a> {
         );
         // Before anything is said: a required certificate must prove the remote domain.
         let tls = self.wire.transport.tls();
-        terms::check(self.live, &self.edge.memory, tls, self.remote)?;
+        let kept = Kept::default();
+        terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
         let (header, features) = self.restarted("STARTTLS").await?;
         let ready = Ready {
             id: stream_id(&header)?,
