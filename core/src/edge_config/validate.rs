@@ -534,13 +534,13 @@ routers:
     ) {
         let mut text = GOOD.replacen(from, to, 1);
         if !peers.is_empty() {
-            text += &format!("peers:\n{peers}");
+            text = text + "peers:\n" + peers;
         }
         let read = EdgeConfig::from_yaml(&text).map_err(|error| error.to_string());
         match (read, refused) {
             (Ok(_), None) => {}
             (Err(error), Some(says)) => {
-                assert!(error.contains(says), "{error}\nshould contain\n{says}")
+                assert!(error.contains(says), "{error}\nshould contain\n{says}");
             }
             (read, refused) => panic!("{read:?} and not {refused:?}"),
         }
