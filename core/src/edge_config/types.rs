@@ -229,12 +229,16 @@ pub struct Peer {
     /// authority nor name, dates or revocation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pinned_sha256: Vec<String>,
-    /// Largest stanza taken from it, bytes.
+    /// Largest stanza taken from it, bytes; at least 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stanza_bytes: Option<usize>,
-    /// Stanzas taken from it per second.
+    /// Stanzas taken from it per second, over all of its streams; a burst of one second passes at
+    /// once, then it is read no faster. Nothing is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Option<u32>,
+    /// Bytes of stanzas taken from it per second, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Name resolution.

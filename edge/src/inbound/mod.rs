@@ -7,6 +7,7 @@ mod dialback;
 mod external;
 mod negotiate;
 mod per_address;
+mod rate;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +29,7 @@ pub struct Inbound {
     connections: Arc<PerAddress>,
     /// Keys being verified.
     verifications: Arc<PerAddress>,
+    rates: rate::Rates,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
 }
@@ -89,6 +91,10 @@ fn accept(edge: &Arc<Edge>, tcp: TcpStream, peer: SocketAddr) {
             });
         }
         // Closed without a word: an answer would cost what the bound is to save.
-        Err(reason) => edge.metrics.connection_refused(reason),
+        Err(reason) => {
+            edge.metrics.connection_refused(reason);
+            let tracers = &edge.registry.tracers;
+            tracers.about_address(peer, || format!("connection refused: {reason}"));
+        }
     }
 }

@@ -101,6 +101,7 @@ pub fn header_for_error(live: &Live) -> String {
 
 /// Judges the peer's header; ours has been written by then, since an error needs it first.
 pub(super) fn read_header(
+    edge: &Edge,
     live: &Live,
     theirs: &StreamHeader,
     peer: SocketAddr,
@@ -126,7 +127,13 @@ pub(super) fn read_header(
     );
     let log = |check: Check, reason: String| {
         let refusal = Refusal::new(check, reason);
-        refusal.log(Direction::Inbound, peer, to.as_ref(), from.as_ref());
+        edge.refused(
+            Direction::Inbound,
+            peer,
+            to.as_ref(),
+            from.as_ref(),
+            &refusal,
+        );
         refusal
     };
     if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
@@ -134,11 +141,7 @@ pub(super) fn read_header(
     }
     if let Some(from) = &from {
         if live.hosted.contains(from) {
-            log(Check::Policy, format!("{from} is hosted here"));
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidFrom,
-                "a domain hosted here cannot come in from outside",
-            ));
+            return Err(log(Check::OwnDomain, format!("{from} is hosted here")).into());
         }
         if let Err(denied) = live.policy.check(from) {
             let reason = format!("{from} may not federate: {denied}");
@@ -152,7 +155,13 @@ pub(super) fn read_header(
 }
 
 /// Our features; `starttls`: in which mode it is offered, `None` when TLS is up or not wanted.
-pub(super) fn features(live: &Live, starttls: Option<TlsMode>, external: bool) -> String {
+/// `from`: who the peer says it is.
+pub(super) fn features(
+    live: &Live,
+    from: Option<&Domain>,
+    starttls: Option<TlsMode>,
+    external: bool,
+) -> String {
     let mut w = XmlWriter::new();
     w.start("stream:features");
     if let Some(mode) = starttls {
@@ -175,9 +184,9 @@ pub(super) fn features(live: &Live, starttls: Option<TlsMode>, external: bool) -
     }
     let limits = &live.config.limits;
     w.start("limits").attr("xmlns", ns::STREAM_LIMITS);
-    w.start("max-bytes")
-        .text(&limits.max_stanza_bytes.to_string())
-        .end();
+    // Dialback has no features after it: what holds then is told now.
+    let largest = live.policy.terms(from).max_stanza_bytes;
+    w.start("max-bytes").text(&largest.to_string()).end();
     w.start("idle-seconds")
         .text(&limits.idle_timeout.0.as_secs().to_string())
         .end();
@@ -227,7 +236,7 @@ impl<'a> Negotiation<'a> {
         }
         let server = self.live.tls.server.clone();
         let offered = Some(mode).filter(|mode| *mode != TlsMode::Disabled && server.is_some());
-        let text = features(&self.live, offered, false);
+        let text = features(&self.live, addresses.from.as_ref(), offered, false);
         self.wire.send(text).await?;
         match (self.asked(mode, offered, &addresses).await?, server) {
             (None, Some(server)) => {
@@ -267,7 +276,7 @@ impl<'a> Negotiation<'a> {
         }
         if !pre_xmpp_1 {
             let external = verdict == Some(Verdict::Valid) && addresses.to.is_some();
-            let text = features(&self.live, None, external);
+            let text = features(&self.live, addresses.from.as_ref(), None, external);
             self.wire.send(text).await?;
         }
         Ok(Negotiated {
@@ -298,7 +307,8 @@ impl<'a> Negotiation<'a> {
 
     fn refuse(&self, refusal: Refusal, addresses: &Addresses) -> Failure {
         let (local, remote) = (addresses.to.as_ref(), addresses.from.as_ref());
-        refusal.log(Direction::Inbound, self.peer, local, remote);
+        self.edge
+            .refused(Direction::Inbound, self.peer, local, remote, &refusal);
         refusal.into()
     }
 
@@ -308,7 +318,7 @@ impl<'a> Negotiation<'a> {
         let id = new_id();
         let ours = answer_header(&self.live, Some(&theirs), &id);
         self.wire.send(ours).await?;
-        Ok((id, read_header(&self.live, &theirs, self.peer)?))
+        Ok((id, read_header(self.edge, &self.live, &theirs, self.peer)?))
     }
 
     /// Waits for what the peer says first. `None`: it wants TLS and was told to proceed.
@@ -359,7 +369,8 @@ impl<'a> Negotiation<'a> {
             let refusal = terms::no_tls(&self.live, Some(remote));
             let condition = refusal.check.dialback_condition();
             let local = Some(&received.to_domain);
-            refusal.log(Direction::Inbound, self.peer, local, Some(remote));
+            self.edge
+                .refused(Direction::Inbound, self.peer, local, Some(remote), &refusal);
             let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
                 Failure::fault(
                     StreamErrorCondition::BadFormat,

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::limits::PeerLimits;
 use super::opening::{Opening, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::Direction;
+use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
-use crate::registry::StreamGuard;
+use crate::registry::{StreamGuard, TlsInfo};
 use crate::resolve::connect::open;
 use crate::resolve::{Attempts, ResolveError};
 use crate::stream::transport::Transport;
@@ -32,6 +35,8 @@ pub struct Opened {
     pub guard: StreamGuard,
     /// The peer said that it answers dialback with errors instead of closing.
     pub errors: bool,
+    /// What it says about itself.
+    pub limits: PeerLimits,
     /// The hosted domain that SASL EXTERNAL authenticated.
     pub external: Option<Domain>,
 }
@@ -90,6 +95,10 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "resolved the remote domain"
                 );
+                edge.registry.tracers.about(remote, || {
+                    let (method, targets) = (resolution.method.as_str(), resolution.targets());
+                    format!("resolved by {method}: {targets}")
+                });
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
                     edge: edge.clone(),
@@ -109,6 +118,9 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the remote domain could not be resolved"
                 );
+                let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
+                tracers.about(remote, || format!("not resolved: {attempt}"));
+                edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
                 Err(error.into())
             }
         }
@@ -156,6 +168,10 @@ impl Opener {
             let (tcp, address) = match next {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
+                    let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
+                    tracers.about(remote, || reason.clone());
+                    let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
+                    self.edge.attempt_failed(remote, attempt);
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
@@ -164,8 +180,9 @@ impl Opener {
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = self.attempts.deadline().min(Instant::now() + limit);
             let guard = self.edge.registry.open(Direction::Outbound, address);
+            guard.entry.claims(&self.remote);
             let wire = Wire::new(
-                Transport::new(tcp),
+                Transport::new(tcp).of(&guard.entry),
                 negotiation_limits(&self.live.config.limits),
                 Direction::Outbound,
                 self.edge.metrics.clone(),
@@ -185,6 +202,7 @@ impl Opener {
                 Ok(Ready {
                     id,
                     errors,
+                    limits,
                     external,
                 }) => {
                     guard.update(|detail| {
@@ -201,6 +219,7 @@ impl Opener {
                         address,
                         guard,
                         errors,
+                        limits,
                         external: external.then(|| local.clone()),
                     });
                 }
@@ -210,19 +229,24 @@ impl Opener {
                         %local, remote = %self.remote, %address, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let log = |refusal: &Refusal| {
-                        let remote = Some(&self.remote);
-                        refusal.log(Direction::Outbound, address, Some(local), remote);
+                    let refused = |refusal: &Refusal| {
+                        let (local, remote) = (Some(local), Some(&self.remote));
+                        self.edge
+                            .refused(Direction::Outbound, address, local, remote, refusal);
                     };
                     let cause = match &failure {
                         Failure::Refused(refusal) => {
-                            log(refusal);
+                            refused(refusal);
                             Cause::Insecure
                         }
+                        _ if handshake_failed => {
+                            refused(&Refusal::new(Check::TlsHandshake, why.clone()));
+                            Cause::Unreachable
+                        }
                         _ => {
-                            if handshake_failed {
-                                log(&Refusal::new(Check::TlsHandshake, why.clone()));
-                            }
+                            let stage = failed_stage(&failure);
+                            let attempt = Attempt::outbound(stage, Some(address), why.clone());
+                            self.edge.attempt_failed(&self.remote, attempt);
                             Cause::Unreachable
                         }
                     };
@@ -254,7 +278,7 @@ impl From<ResolveError> for OpenError {
 }
 
 /// TLS version and cipher suite in words.
-pub fn describe_tls(wire: &Wire) -> Option<String> {
+pub fn describe_tls(wire: &Wire) -> Option<TlsInfo> {
     let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
@@ -264,7 +288,10 @@ pub fn describe_tls(wire: &Wire) -> Option<String> {
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
-    Some(format!("{version} {suite}"))
+    Some(TlsInfo {
+        version: version.to_owned(),
+        cipher: suite.to_owned(),
+    })
 }
 
 /// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
@@ -291,6 +318,13 @@ pub fn note_tls(
     let pins = &live.policy.peer(remote).pinned_sha256;
     let verdict = live.tls.judge(chain, remote, pins);
     edge.metrics.certificate_judged(direction, verdict.as_str());
+    if let Some(entry) = wire.transport.entry() {
+        let said = match &verdict {
+            Verdict::Invalid(reason) => reason,
+            Verdict::Valid | Verdict::Missing => verdict.as_str(),
+        };
+        entry.judged(remote, said);
+    }
     tracing::info!(
         direction = direction.as_str(), %remote, version, suite,
         certificate = verdict.as_str(), reason = verdict.reason(),

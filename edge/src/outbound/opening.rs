@@ -11,6 +11,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::note_tls;
+use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
@@ -26,6 +27,8 @@ pub(super) struct Ready {
     pub(super) id: StreamId,
     /// Dialback is answered with errors instead of closing.
     pub(super) errors: bool,
+    /// What the peer says about itself.
+    pub(super) limits: PeerLimits,
     /// SASL EXTERNAL succeeded: the pair of this stream's header is authenticated.
     pub(super) external: bool,
 }
@@ -113,6 +116,7 @@ impl<'a> Opening<'a> {
         let ready = Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
+            limits: PeerLimits::read(&features),
             external: false,
         };
         if !(self.authenticate && offers_external(&features) && self.may_succeed(client)) {
@@ -125,6 +129,7 @@ impl<'a> Opening<'a> {
         Ok(Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
+            limits: PeerLimits::read(&features),
             external: true,
         })
     }
@@ -149,6 +154,7 @@ impl<'a> Opening<'a> {
         Ok(Ready {
             id: stream_id(header)?,
             errors: features.is_some_and(offers_errors),
+            limits: features.map(PeerLimits::read).unwrap_or_default(),
             external: false,
         })
     }
