@@ -377,7 +377,11 @@ fn line_of(text: &str, field: &str) -> Option<usize> {
             return found;
         };
         found = Some(number + 1);
-        let Some(index) = index else { continue };
+        // A list on the key's own line has its entries there.
+        let inline = line.split_once(':').map_or("", |(_, rest)| rest.trim());
+        let Some(index) = index.filter(|_| inline.is_empty() || inline.starts_with('#')) else {
+            continue;
+        };
         let indent = line.len() - line.trim_start().len();
         let mut seen = 0;
         while let Some((number, line)) = lines.peek().copied() {
@@ -606,13 +610,13 @@ routers:
     ) {
         let mut text = GOOD.replacen(from, to, 1);
         if !peers.is_empty() {
-            text += &format!("peers:\n{peers}");
+            text = text + "peers:\n" + peers;
         }
         let read = EdgeConfig::from_yaml(&text).map_err(|error| error.to_string());
         match (read, refused) {
             (Ok(_), None) => {}
             (Err(error), Some(says)) => {
-                assert!(error.contains(says), "{error}\nshould contain\n{says}")
+                assert!(error.contains(says), "{error}\nshould contain\n{says}");
             }
             (read, refused) => panic!("{read:?} and not {refused:?}"),
         }

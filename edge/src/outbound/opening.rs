@@ -20,7 +20,7 @@ use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
-use crate::tls::{Client, server_name, terms};
+use crate::tls::{Client, Kept, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
@@ -123,7 +123,8 @@ impl<'a> Opening<'a> {
         );
         // Before anything is said: a required certificate must prove the remote domain.
         let tls = self.wire.transport.tls();
-        terms::check(self.live, &self.edge.memory, tls, self.remote)?;
+        let kept = Kept::default();
+        terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
         let (header, features) = self.restarted("STARTTLS").await?;
         let ready = Ready {
             id: stream_id(&header)?,

@@ -20,7 +20,7 @@ use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
-use crate::tls::terms;
+use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
@@ -484,7 +484,8 @@ impl Stream<'_> {
             ));
         }
         let tls = self.opened.wire.transport.tls();
-        if let Err(refusal) = terms::check(&live, &self.edge.memory, tls, &self.route.remote) {
+        let (memory, kept) = (&self.edge.memory, Kept::default());
+        if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
             let (address, remote) = (self.opened.address, Some(&self.route.remote));
             self.edge
                 .refused(Direction::Outbound, address, None, remote, &refusal);
