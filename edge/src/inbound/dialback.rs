@@ -206,9 +206,8 @@ impl Session {
                 }
                 _ => format!("the key shown for {local} is not one of {remote}"),
             };
-            let stage = Stage::Dialback;
-            self.edge
-                .refused(peer, Some(&remote), stage, "dialback", &reason);
+            let (at, check) = (Stage::Dialback, "dialback");
+            self.edge.refused(peer, Some(&remote), at, check, &reason);
         }
         self.answer(&request, answer)?;
         match answer {

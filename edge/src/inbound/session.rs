@@ -412,7 +412,7 @@ impl Session {
         self.guard.update(|detail| {
             detail
                 .pairs
-                .retain(|pair| pair.local != *local || pair.remote != *remote)
+                .retain(|pair| pair.local != *local || pair.remote != *remote);
         });
         self.last = None;
     }
