@@ -1,6 +1,5 @@
 //! Logging: one JSON object per line on standard output, level switchable at run time.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::filter::Targets;
@@ -31,11 +30,19 @@ pub const TOPICS: &[(&str, &[&str])] = &[
         ],
     ),
     ("dns", &["resolve", "outbound::connect"]),
-    ("tls", &["tls", "outbound::connect"]),
+    (
+        "tls",
+        &[
+            "tls",
+            "inbound::external",
+            "outbound::connect",
+            "outbound::opening",
+        ],
+    ),
     ("links", &["router"]),
     ("config", &["config", "reload"]),
     ("control", &["control", "admin"]),
-    ("refused", &["logging"]),
+    ("refused", &["refusal"]),
 ];
 
 /// The crate's name as its lines carry it; people write `edge`.
@@ -77,23 +84,6 @@ pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
 fn is_level(text: &str) -> bool {
     // The empty text would be read as a level too.
     !text.is_empty() && text.parse::<tracing::level_filters::LevelFilter>().is_ok()
-}
-
-/// One line for each peer that is refused, naming the check that it failed. `remote`: in whose
-/// name it came, if it said so.
-pub fn refused(
-    peer: SocketAddr,
-    remote: Option<&xmpp_federation_core::Domain>,
-    check: &'static str,
-    reason: &str,
-) {
-    tracing::warn!(
-        check,
-        %peer,
-        remote = remote.map(xmpp_federation_core::Domain::as_str),
-        reason,
-        "peer refused"
-    );
 }
 
 /// Changes the level of a running process.

@@ -162,7 +162,9 @@ async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
         Some(peer.listener.local_addr().unwrap())
     );
     assert!(
-        found.attempts[0].reason.contains("TLS is required here"),
+        found.attempts[0]
+            .reason
+            .contains("TLS is required of vngtp.lab"),
         "{found:?}"
     );
     lab.edge.retry(Some(&domain("vngtp.lab")));

@@ -108,7 +108,10 @@ impl Plan {
         Ok(Self {
             rules: AddressRules::new(&config, Arc::default()),
             lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns))),
-            client: live.tls.client.clone(),
+            client: from
+                .as_ref()
+                .and_then(|from| live.tls.client_for(from))
+                .map(|client| client.config.clone()),
             tls: live.tls.clone(),
             domain,
             from,
@@ -129,7 +132,7 @@ impl Plan {
             mode: TlsMode::Disabled,
             ..config.tls.clone()
         };
-        let tls = TlsSettings::load(&authorities, &|_, _| Ok(Vec::new()));
+        let tls = TlsSettings::load(&authorities, false, &|_, _| Ok(Vec::new()));
         Ok(Self {
             rules: AddressRules::new(&config, Arc::default()),
             lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns))),

@@ -14,6 +14,7 @@ use xmpp_federation_core::{Domain, StreamId};
 use super::names::Target;
 use super::{Plan, Report};
 use crate::metrics::Direction;
+use crate::policy::PeerPolicy;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{Verdict, server_name};
@@ -281,8 +282,9 @@ impl Plan {
             .live
             .as_ref()
             .map(|live| live.policy.peer(&self.domain));
-        let needed = policy.is_some_and(|policy| policy.require_certificate);
-        let why = match self.tls.judge(chain, &self.domain) {
+        let needed = policy.is_some_and(PeerPolicy::needs_certificate);
+        let pins = policy.map_or(&[][..], |policy| &policy.pinned_sha256);
+        let why = match self.tls.judge(chain, &self.domain, pins) {
             Verdict::Valid => {
                 let left = chain.first().and_then(|leaf| time_left(leaf));
                 if let Some(left) = left.filter(|left| *left < SOON) {
@@ -336,7 +338,7 @@ fn remedy(failure: &Failure) -> &'static str {
             "the peer, or a firewall on the way, closes the connection: ask its administrators whether our addresses are blocked"
         }
         Failure::Fault { .. } => "another service seems to listen there: check the port",
-        Failure::Timeout(_) => "the peer's log says more",
+        Failure::Timeout(_) | Failure::Refused(_) => "the peer's log says more",
     }
 }
 
