@@ -74,6 +74,7 @@ impl Session {
                 "more was sent behind <auth/> before its answer",
             )),
             Ok(()) => {
+                self.edge.metrics.sasl(Direction::Inbound, "success");
                 self.wire.queue(format!("<success xmlns='{}'/>", ns::SASL));
                 self.wire.restart();
                 self.external.restarting = true;
@@ -81,6 +82,7 @@ impl Session {
                 Ok(())
             }
             Err((condition, refusal)) => {
+                self.edge.metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
                 let peer = self.guard.entry.peer;
                 self.edge.refused(

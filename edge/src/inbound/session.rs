@@ -408,7 +408,11 @@ impl Session {
             if let Some(rate) = &lane.rate
                 && self.closing.is_none()
             {
+                let before = self.throttled.is_some();
                 self.throttled = rate.spend(live.policy.peer(&lane.remote), size, Instant::now());
+                if !before && self.throttled.is_some() {
+                    self.edge.metrics.paused("rate");
+                }
             }
         }
         Ok(())

@@ -293,11 +293,13 @@ impl<'a> Opening<'a> {
                         "the peer sent more behind <success/>",
                     ));
                 }
+                self.edge.metrics.sasl(Direction::Outbound, "success");
                 refused.forget(Some(self.remote));
                 self.external_asked = false;
                 return Ok(true);
             }
             if answer.is(sasl, "failure") {
+                self.edge.metrics.sasl(Direction::Outbound, "failure");
                 self.external_asked = false;
                 let condition = answer.parse()?;
                 let condition = condition.children().find(|child| child.name != "text");
