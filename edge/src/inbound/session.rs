@@ -29,7 +29,7 @@ use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, StreamErrorCondition, ns};
 
-/// A stream on which nobody is authenticated may be silent this long.
+/// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 
 /// A pair of domains that was authenticated on this stream.
@@ -218,10 +218,11 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
+        let idle = self.edge.live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
-            UNAUTHENTICATED
+            UNAUTHENTICATED.min(idle)
         } else {
-            self.edge.live().config.limits.idle_timeout.0
+            idle
         }
     }
 
@@ -297,8 +298,8 @@ impl Session {
         let batch = match &self.last {
             Some(last) if *last.from == *from && *last.to == *to => last.batch,
             _ => {
-                let remote = self.domains.domain_of(from).ok_or_else(addressing)?;
-                let local = self.domains.domain_of(to).ok_or_else(addressing)?;
+                let remote = self.domains.domain(from).ok_or_else(addressing)?;
+                let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
                 let Some(batch) = self.batch_for(live, &local) else {
                     self.refuse(live, element, &local, &remote);

@@ -89,8 +89,8 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
         let mut changes = self.edge.changes();
-        // What came right behind the features is in the framer already.
-        if let Err(failure) = self.take_frames() {
+        // A reload during the negotiation, then what came right behind the features.
+        if let Err(failure) = self.check_lists().and_then(|()| self.take_frames()) {
             return failure;
         }
         loop {
@@ -475,7 +475,12 @@ impl Stream<'_> {
     }
 
     async fn end(mut self, failure: Failure) -> End {
-        let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
+        // Only the peer's own end says that it has read to ours.
+        let orderly = match &failure {
+            Failure::Closed => true,
+            Failure::Ended => self.closing.is_some(),
+            _ => false,
+        };
         let took_all = !self.opened.wire.transport.needs_flush();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.

@@ -185,6 +185,11 @@ async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Aske
             };
             let failure = asking.run(first, &mut questions).await;
             let Asking { opened, open, .. } = asking;
+            // No question may be lost between the last look and the end.
+            questions.close();
+            while let Ok(asked) = questions.try_recv() {
+                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+            }
             for question in open {
                 let _ = question
                     .asked
@@ -290,17 +295,11 @@ impl Asking<'_> {
             if !self.open.is_empty() {
                 idle_since = Instant::now();
             }
-            let failure = match step {
-                Ok(()) if Instant::now() >= idle_since + IDLE => Failure::Closed,
-                Ok(()) => continue,
-                Err(failure) => failure,
-            };
-            // No question may be lost between the last look and the end.
-            questions.close();
-            while let Ok(asked) = questions.try_recv() {
-                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+            match step {
+                Ok(()) if Instant::now() >= idle_since + IDLE => return Failure::Closed,
+                Ok(()) => {}
+                Err(failure) => return failure,
             }
-            return failure;
         }
     }
 
