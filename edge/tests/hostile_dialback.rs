@@ -666,7 +666,7 @@ async fn what_a_peer_took_that_never_answered_our_end_is_reported() {
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
     let mut deaf = peer.accept_authenticated("coluc.com").await;
     deaf.hear("id='m1'/>").await;
-    let outbound = lab.edge.registry.streams();
+    let outbound = lab.edge.registry.streams(None);
     let stream = outbound
         .iter()
         .find(|stream| stream.direction == "outbound")
