@@ -364,7 +364,7 @@ impl Session {
             if let Some(rate) = &lane.rate
                 && self.closing.is_none()
             {
-                self.throttled = rate.spend(live.policy.peer(&lane.remote), size, Instant::now());
+                self.throttled = rate.spend(size, Instant::now());
             }
         }
         Ok(())
@@ -517,7 +517,9 @@ impl Session {
                 "federation with this domain is not allowed any more",
             ));
         }
-        Ok(())
+        // Its rate may have changed.
+        self.throttled = None;
+        self.take_frames()
     }
 }
 
