@@ -49,10 +49,34 @@ pub enum Cause {
     Stopping,
 }
 
+/// The condition that the sender of a stanza sees, for a name of the table.
+pub fn condition_of(cause: &str) -> Option<&'static str> {
+    let row = Cause::ALL.iter().map(|cause| cause.row());
+    row.filter(|row| row.0 == cause).map(|row| row.1).next()
+}
+
 /// A row: name in logs and metrics, condition, type, text.
 struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 14] = [
+        Self::Denied,
+        Self::NotFound,
+        Self::Unreachable,
+        Self::Insecure,
+        Self::DialbackInvalid,
+        Self::DialbackFailed,
+        Self::QueueFull,
+        Self::StreamLost,
+        Self::LinkLost,
+        Self::LinkDown,
+        Self::ForeignSender,
+        Self::Malformed,
+        Self::NotForUs,
+        Self::Stopping,
+    ];
+
     #[rustfmt::skip]
     const fn row(self) -> Row {
         match self {

@@ -11,12 +11,13 @@ use xmpp_federation_core::Domain;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
-use crate::metrics::Metrics;
+use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
+use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
 
 /// What every task may see.
@@ -33,6 +34,7 @@ pub struct Edge {
     pub(crate) outbound: Outbound,
     pub(crate) verifier: Verifier,
     pub(crate) routers: Routers,
+    pub(crate) memory: PeerMemory,
     draining: AtomicBool,
 }
 
@@ -56,6 +58,7 @@ impl Edge {
         timing: Timing,
     ) -> Arc<Self> {
         let verifications = live.borrow().config.limits.max_verifications;
+        registry.follow(live.clone());
         Arc::new(Self {
             live,
             index,
@@ -65,6 +68,7 @@ impl Edge {
             outbound: Outbound::default(),
             verifier: Verifier::new(verifications),
             routers: Routers::new(timing),
+            memory: PeerMemory::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -90,6 +94,22 @@ impl Edge {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// What waits now.
+    pub(crate) fn depths(&self) -> Depths {
+        let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
+        let clusters = self.routers.clusters();
+        let links = clusters.iter().map(|cluster| {
+            let (stanzas, bytes) = cluster.queue.depth();
+            (cluster.name.clone(), stanzas, bytes)
+        });
+        Depths {
+            links: links.collect(),
+            outbound_stanzas,
+            outbound_bytes,
+            outbound_domains,
+        }
+    }
+
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
         if let Some(remote) = remote {
@@ -99,6 +119,7 @@ impl Edge {
             self.routers.redial();
         }
         self.verifier.retry(remote);
+        self.memory.refused_external.forget(remote);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or

@@ -301,7 +301,7 @@ async fn an_idle_stream_is_closed_before_the_peer_would_do_it() {
 
 /// The numbers of stanzas that the edge has taken on all inbound streams.
 fn stanzas(lab: &Lab) -> Vec<u64> {
-    let streams = lab.edge.registry.streams();
+    let streams = lab.edge.registry.streams(None);
     streams.iter().map(|stream| stream.detail.stanzas).collect()
 }
 

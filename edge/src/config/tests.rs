@@ -16,7 +16,8 @@ fn a_good_configuration_is_loaded_with_all_its_files() {
     let live = load(&folder).unwrap();
     assert_eq!(live.config_hash, sha256_hex(yaml(folder.path()).as_bytes()));
     assert_eq!(live.router_secrets[0].expose(), b"router-secret");
-    assert!(live.tls.server.is_some() && live.tls.client.is_some());
+    let domain = Domain::parse("coluc.com").unwrap();
+    assert!(live.tls.server.is_some() && live.tls.client_for(&domain).is_some());
     assert_eq!(live.warnings, Vec::<String>::new());
     assert_eq!(live.files.len(), 4);
 }

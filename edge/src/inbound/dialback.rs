@@ -6,14 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
 
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
-use crate::metrics::{Mechanism, Role};
+use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
+use crate::refusal::{Check, Refusal};
 use crate::registry::PairInfo;
 use crate::stream::Failure;
+use crate::tls::terms;
 use crate::xml::{Element, StreamErrorCondition};
 
 /// Keys of one stream being verified at once.
@@ -64,6 +67,25 @@ impl Session {
         }
     }
 
+    /// Why this pair may not be on this stream at all.
+    fn refusal(&self, live: &Live, local: &Domain, remote: &Domain) -> Option<Refusal> {
+        if !live.hosted.contains(local) {
+            let reason = format!("{local} is not hosted here");
+            return Some(Refusal::new(Check::Hosted, reason));
+        }
+        if let Err(denied) = live.policy.check(remote) {
+            let reason = format!("{remote} may not federate: {denied}");
+            return Some(Refusal::new(Check::Policy, reason));
+        }
+        terms::check(live, &self.edge.memory, self.wire.transport.tls(), remote).err()
+    }
+
+    fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
+        let peer = self.guard.entry.peer;
+        self.edge
+            .refused(Direction::Inbound, peer, Some(local), Some(remote), refusal);
+    }
+
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
         if self.closing.is_some() {
             // Nothing may follow the end of our stream.
@@ -83,11 +105,10 @@ impl Session {
     fn authoritative(&mut self, live: &Live, request: &Received) -> Result<(), Failure> {
         let started = Instant::now();
         let (local, remote) = (&request.to_domain, &request.from_domain);
-        let answer = if !live.hosted.contains(local) {
-            Reply::Error("item-not-found")
-        } else if live.policy.check(remote).is_err() {
-            // We never sent a key to that domain.
-            Reply::Error("not-allowed")
+        // To a domain that is refused we never sent a key.
+        let answer = if let Some(refusal) = self.refusal(live, local, remote) {
+            self.log(&refusal, local, remote);
+            Reply::Error(refusal.check.dialback_condition())
         } else {
             let valid = request
                 .id
@@ -95,6 +116,7 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
+        self.guard.update(|detail| detail.verifies = true);
         self.edge
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
@@ -119,35 +141,41 @@ impl Session {
                 "a domain hosted here cannot come in from outside",
             ));
         }
-        let shown = self
-            .shown
-            .iter_mut()
-            .find(|shown| shown.local == local && shown.remote == remote);
-        let refusal = if !live.hosted.contains(&local) {
-            Some("item-not-found")
-        } else if live.policy.check(&remote).is_err() {
-            Some("not-allowed")
-        } else if let Some(shown) = shown {
-            if shown.key == request.key && shown.again.len() < PER_STREAM {
-                shown.again.push(request);
-                return Ok(());
+        let mut refusal = self.refusal(live, &local, &remote);
+        if refusal.is_none() {
+            let shown = self
+                .shown
+                .iter_mut()
+                .find(|shown| shown.local == local && shown.remote == remote);
+            if let Some(shown) = shown {
+                if shown.key == request.key && shown.again.len() < PER_STREAM {
+                    shown.again.push(request);
+                    return Ok(());
+                }
+                // The answer names the pair and the stream's id, not the key: two could not be
+                // told apart.
+                return self.refuse_key(
+                    &request,
+                    "conflict",
+                    "another key of this pair is being verified",
+                );
             }
-            // The answer names the pair and the stream's id, not the key: two could not be told
-            // apart.
-            Some("conflict")
-        } else if self.pending.len() >= PER_STREAM
-            || self.pairs.len() + self.pending.len() >= limits.max_pairs_per_stream
-        {
-            Some("resource-constraint")
-        } else {
-            None
-        };
+            let most = limits.max_pairs_per_stream;
+            let full =
+                self.pending.len() >= PER_STREAM || self.pairs.len() + self.pending.len() >= most;
+            refusal =
+                full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
+        }
         // A quarter of all for one address: it cannot keep the others from being verified.
         let most = limits.max_verifications.div_ceil(4);
         let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
-        let refusal = refusal.or(admitted.is_none().then_some("resource-constraint"));
-        if let Some(condition) = refusal {
-            tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
+        let refusal = refusal.or_else(|| {
+            let busy = || Refusal::new(Check::Limits, "too many keys of this address at once");
+            admitted.is_none().then(busy)
+        });
+        if let Some(refusal) = refusal {
+            let condition = refusal.check.dialback_condition();
+            self.log(&refusal, &local, &remote);
             self.edge
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
@@ -185,6 +213,20 @@ impl Session {
         Ok(())
     }
 
+    fn refuse_key(
+        &mut self,
+        request: &Received,
+        condition: &'static str,
+        reason: &'static str,
+    ) -> Result<(), Failure> {
+        let refusal = Refusal::new(Check::Dialback, reason);
+        self.log(&refusal, &request.to_domain, &request.from_domain);
+        self.edge
+            .metrics
+            .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
+        self.answer(request, Reply::Error(condition))
+    }
+
     /// The authoritative server answered, or could not.
     pub(super) fn verified(&mut self, verified: Verified) -> Result<(), Failure> {
         let Verified {
@@ -195,13 +237,27 @@ impl Session {
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
         let live = self.edge.live();
         // The lists may have changed meanwhile.
-        let answer = match outcome {
-            _ if !live.hosted.contains(&local) => Reply::Error("item-not-found"),
-            _ if live.policy.check(&remote).is_err() => Reply::Error("not-allowed"),
-            Outcome::Valid => Reply::Valid,
-            Outcome::Invalid => Reply::Invalid,
-            Outcome::Failed(condition) => Reply::Error(condition),
+        let refusal = self.refusal(&live, &local, &remote);
+        let answer = match (&refusal, outcome) {
+            (Some(refusal), _) => Reply::Error(refusal.check.dialback_condition()),
+            (None, Outcome::Valid) => Reply::Valid,
+            (None, Outcome::Invalid) => Reply::Invalid,
+            (None, Outcome::Failed(condition)) => Reply::Error(condition),
         };
+        let refusal = refusal.or_else(|| match outcome {
+            Outcome::Valid => None,
+            Outcome::Invalid => Some(Refusal::new(
+                Check::Dialback,
+                format!("the key shown for {local} is not one of {remote}"),
+            )),
+            Outcome::Failed(condition) => Some(Refusal::new(
+                Check::Dialback,
+                format!("the key shown for {local} could not be verified: {condition}"),
+            )),
+        });
+        if let Some(refusal) = &refusal {
+            self.log(refusal, &local, &remote);
+        }
         self.last_use = Instant::now();
         self.edge
             .metrics
@@ -250,8 +306,16 @@ impl Session {
     ) {
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
-        let pair = Pair { local, remote };
-        if !self.pairs.contains(&pair) {
+        if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
+            self.edge.memory.used_tls.note(&remote, ());
+        }
+        let pair = Pair {
+            local,
+            remote,
+            mechanism,
+        };
+        let known = |known: &Pair| known.local == pair.local && known.remote == pair.remote;
+        if !self.pairs.iter().any(known) {
             self.guard.update(|detail| {
                 detail.pairs.push(PairInfo {
                     local: pair.local.clone(),

@@ -1,9 +1,10 @@
 //! Streams that peers open: the receiving and the authoritative server.
 //!
 //! [`run`] accepts and bounds connections, [`negotiate`] brings one to the point where dialback
-//! may begin, [`session`] serves it to its end.
+//! may begin, [`session`] serves it to its end; [`external`] and [`dialback`] authenticate on it.
 
 mod dialback;
+mod external;
 mod negotiate;
 mod per_address;
 mod rate;
@@ -90,6 +91,10 @@ fn accept(edge: &Arc<Edge>, tcp: TcpStream, peer: SocketAddr) {
             });
         }
         // Closed without a word: an answer would cost what the bound is to save.
-        Err(reason) => edge.metrics.connection_refused(reason),
+        Err(reason) => {
+            edge.metrics.connection_refused(reason);
+            let tracers = &edge.registry.tracers;
+            tracers.about_address(peer, || format!("connection refused: {reason}"));
+        }
     }
 }

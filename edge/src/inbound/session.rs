@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::dialback::{Shown, Verified};
-use super::negotiate;
+use super::external::External;
+use super::negotiate::{self, Negotiation};
 use super::rate::Rate;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
@@ -40,6 +41,7 @@ const LANES: usize = 8;
 pub(super) struct Pair {
     pub(super) local: Domain,
     pub(super) remote: Domain,
+    pub(super) mechanism: Mechanism,
 }
 
 /// The addresses of the last stanza: most stanzas are like the one before.
@@ -75,6 +77,7 @@ pub(super) struct Session {
     /// The same, to know which.
     pub(super) shown: Vec<Shown>,
     pub(super) last_use: Instant,
+    pub(super) external: External,
     domains: DomainCache,
     lanes: Vec<Lane>,
     last: Option<Last>,
@@ -92,13 +95,13 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
     let mut wire = Wire::new(
-        Transport::new(tcp),
+        Transport::new(tcp).of(&guard.entry),
         negotiation_limits(limits),
         Direction::Inbound,
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout(limits.negotiation_timeout.0, negotiate::negotiate(&edge, &mut wire)) => {
+        negotiated = timeout(limits.negotiation_timeout.0, Negotiation::new(&edge, &mut wire, peer).run()) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -112,7 +115,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 detail.phase = "established";
             });
             tracing::debug!(
-                %peer, from = negotiated.from.map(|d| d.to_string()), stream_id = %negotiated.id,
+                %peer, from = negotiated.addresses.from.as_ref().map(Domain::as_str), stream_id = %negotiated.id,
                 "inbound stream negotiated"
             );
             let session = Session {
@@ -124,6 +127,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 pending: FuturesUnordered::new(),
                 shown: Vec::new(),
                 last_use: Instant::now(),
+                external: External::new(negotiated.addresses),
                 domains: DomainCache::default(),
                 lanes: Vec::new(),
                 last: None,
@@ -131,10 +135,11 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 throttled: None,
                 closing: None,
             };
-            session.run().await;
+            session.run(negotiated.first).await;
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+            edge.stream_refused(&guard.entry, &failure);
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
@@ -150,11 +155,16 @@ fn shutdown() -> Failure {
 }
 
 impl Session {
-    async fn run(mut self) {
+    /// `first`: what the peer said already.
+    async fn run(mut self, first: Option<Element>) {
         let edge = self.edge.clone();
         let mut changes = edge.changes();
-        // What came right behind the TLS handshake is in the framer already.
-        let mut step = self.take_frames();
+        // What came right behind the negotiation is in the framer already.
+        let mut step = match first {
+            Some(first) => self.take_element(&edge.live(), &first, &mut 0),
+            None => Ok(()),
+        };
+        step = step.and_then(|()| self.take_frames());
         let failure = loop {
             if let Err(failure) = step {
                 break failure;
@@ -207,6 +217,9 @@ impl Session {
             };
         };
         self.deliver();
+        if self.closing.is_none() {
+            edge.stream_refused(&self.guard.entry, &failure);
+        }
         tracing::info!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -222,7 +235,9 @@ impl Session {
         if closing.is_some() {
             wire.finish().await;
         } else {
-            wire.hang_up(&failure, String::new).await;
+            let live = edge.live();
+            wire.hang_up(&failure, || negotiate::header_for_error(&live))
+                .await;
         }
         drop(guard);
     }
@@ -237,7 +252,11 @@ impl Session {
         self.throttled = None;
         self.guard.update(|detail| detail.phase = "closing");
         match failure.and_then(Failure::to_send) {
-            Some((condition, text)) => self.wire.queue_error(condition, &text, String::new),
+            Some((condition, text)) => {
+                let live = self.edge.live();
+                let header = || negotiate::header_for_error(&live);
+                self.wire.queue_error(condition, &text, header);
+            }
             None => self
                 .wire
                 .transport
@@ -292,33 +311,46 @@ impl Session {
 
     fn take_all(&mut self, live: &Arc<Live>, stanzas: &mut u64) -> Result<(), Failure> {
         while self.throttled.is_none() {
-            match self.wire.framer.next_frame()? {
+            match self.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
+                Some(Frame::Header(header)) if self.external.restarting => {
+                    self.restarted(live, &header)?;
+                }
                 Some(Frame::Header(_)) => {
                     return Err(Failure::fault(
                         StreamErrorCondition::BadFormat,
                         "a second stream header",
                     ));
                 }
-                Some(Frame::Element(element)) => {
-                    if is_stanza(&element, ns::SERVER) {
-                        self.take_stanza(live, &element)?;
-                        *stanzas += 1;
-                    } else if let Some(kind) = Received::kind_of(&element) {
-                        self.take_dialback(live, &element, kind)?;
-                    } else if element.is(ns::STREAMS, "error") {
-                        return Err(self.wire.peer_error(&element));
-                    } else {
-                        return Err(Failure::fault(
-                            StreamErrorCondition::UnsupportedStanzaType,
-                            "neither a stanza nor dialback",
-                        ));
-                    }
-                }
+                Some(Frame::Element(element)) => self.take_element(live, &element, stanzas)?,
             }
         }
         Ok(())
+    }
+
+    fn take_element(
+        &mut self,
+        live: &Arc<Live>,
+        element: &Element,
+        stanzas: &mut u64,
+    ) -> Result<(), Failure> {
+        if is_stanza(element, ns::SERVER) {
+            self.take_stanza(live, element)?;
+            *stanzas += 1;
+            Ok(())
+        } else if let Some(kind) = Received::kind_of(element) {
+            self.take_dialback(live, element, kind)
+        } else if element.is(ns::STREAMS, "error") {
+            Err(self.wire.peer_error(element))
+        } else if element.ns() == ns::SASL {
+            self.take_sasl(live, element)
+        } else {
+            Err(Failure::fault(
+                StreamErrorCondition::UnsupportedStanzaType,
+                "neither a stanza nor dialback",
+            ))
+        }
     }
 
     /// A stanza counts only between the domains of an authenticated pair.
@@ -460,7 +492,12 @@ impl Session {
             if let Some(batch) = lane.builder.finish() {
                 match lane.cluster.queue.push(&lane.source, batch) {
                     Ok(None) => {}
-                    Ok(pause) => self.paused = pause,
+                    Ok(pause) => {
+                        if self.paused.is_none() {
+                            self.edge.metrics.paused("link-queue");
+                        }
+                        self.paused = pause;
+                    }
                     // A reload took the cluster away just now.
                     Err(batch) => self.edge.report(&batch.bytes, Cause::LinkDown),
                 }
@@ -516,6 +553,15 @@ impl Session {
                 StreamErrorCondition::PolicyViolation,
                 "federation with this domain is not allowed any more",
             ));
+        }
+        for pair in &self.pairs {
+            if let Err(refusal) = self.still_counts(&live, pair) {
+                let peer = self.guard.entry.peer;
+                let (local, remote) = (Some(&pair.local), Some(&pair.remote));
+                self.edge
+                    .refused(Direction::Inbound, peer, local, remote, &refusal);
+                return Err(refusal.into());
+            }
         }
         // Its rate may have changed.
         self.throttled = None;

@@ -6,12 +6,13 @@
 
 pub mod connect;
 pub mod limits;
+mod opening;
 mod route;
 mod stream;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -121,6 +122,13 @@ impl Outbound {
     /// network.
     pub fn is_settled(&self) -> bool {
         self.lock().values().all(|route| route.is_settled())
+    }
+
+    /// Remote domains, and the stanzas and bytes that wait for them.
+    pub fn depth(&self) -> (usize, usize, usize) {
+        let routes = self.lock();
+        let stanzas = routes.values().map(|route| route.len()).sum();
+        (routes.len(), stanzas, self.waiting.load(Ordering::Relaxed))
     }
 
     /// Reports everything that still waits, and what comes from now on.

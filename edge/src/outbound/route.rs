@@ -15,6 +15,7 @@ use super::stream;
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 
 /// First and longest pause between attempts to open a stream.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -135,6 +136,12 @@ impl Route {
 
     pub(super) fn is_settled(&self) -> bool {
         self.is_empty() && !self.writing.load(Ordering::Acquire)
+    }
+
+    /// Stanzas that wait.
+    pub(super) fn len(&self) -> usize {
+        let queues = self.lock();
+        queues.pairs.values().map(|pair| pair.waiting.len()).sum()
     }
 
     /// Whether nothing waits.
@@ -291,6 +298,8 @@ impl Route {
     async fn attempt(&self, edge: &Arc<Edge>) -> Result<(), OpenError> {
         let live = edge.live();
         if let Err(denied) = live.policy.check(&self.remote) {
+            let attempt = Attempt::outbound(Stage::Policy, None, denied.to_string());
+            edge.attempt_failed(&self.remote, attempt);
             return Err(OpenError {
                 cause: Cause::Denied,
                 temporary: false,

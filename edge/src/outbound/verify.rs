@@ -193,6 +193,8 @@ async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<As
     };
     match open(edge, &first.question).await {
         Ok(opened) => {
+            edge.registry.partner_reached(remote);
+            opened.guard.update(|detail| detail.verifies = true);
             tracing::info!(
                 role = Role::Receiving.as_str(), %remote, address = %opened.address,
                 "stream used for dialback only"
@@ -219,7 +221,7 @@ async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<As
         }
         Err(error) => {
             tracing::warn!(role = Role::Receiving.as_str(), %remote, reason = error.message, "the authoritative server cannot be asked");
-            edge.registry.partner_failed(remote, error.message);
+            edge.registry.partner_not_asked(remote, error.message);
             let condition = match error.cause {
                 Cause::NotFound => "remote-server-not-found",
                 Cause::Insecure => "policy-violation",
@@ -359,7 +361,7 @@ impl Asking<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         loop {
-            match self.opened.wire.framer.next_frame()? {
+            match self.opened.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Header(_)) => {}

@@ -448,6 +448,14 @@ impl Queue {
         }
     }
 
+    /// Stanzas and bytes that wait to be written.
+    pub fn depth(&self) -> (usize, usize) {
+        let inner = self.lock();
+        let batches = inner.sources.values().flat_map(|waiting| &waiting.batches);
+        let stanzas = batches.map(|batch| batch.count).sum();
+        (stanzas, inner.bytes)
+    }
+
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
         self.lock().turns.is_empty()
