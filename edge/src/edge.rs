@@ -10,13 +10,14 @@ use xmpp_federation_core::Domain;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
-use crate::metrics::Metrics;
+use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
-use crate::router::Routers;
+use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
 use crate::stream::listen::Listeners;
+use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
 
 /// What every task may see.
@@ -33,6 +34,7 @@ pub struct Edge {
     pub(crate) outbound: Outbound,
     pub(crate) verifier: Verifier,
     pub(crate) routers: Routers,
+    pub(crate) memory: PeerMemory,
     draining: AtomicBool,
 }
 
@@ -44,7 +46,19 @@ impl Edge {
         metrics: Arc<Metrics>,
         registry: Arc<Registry>,
     ) -> Arc<Self> {
+        Self::with_timing(live, index, metrics, registry, Timing::default())
+    }
+
+    /// The same with other times on the links than a router deserves; for tests.
+    pub fn with_timing(
+        live: watch::Receiver<Arc<Live>>,
+        index: usize,
+        metrics: Arc<Metrics>,
+        registry: Arc<Registry>,
+        timing: Timing,
+    ) -> Arc<Self> {
         let verifications = live.borrow().config.limits.max_verifications;
+        registry.follow(live.clone());
         Arc::new(Self {
             live,
             index,
@@ -53,7 +67,8 @@ impl Edge {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             verifier: Verifier::new(verifications),
-            routers: Routers::default(),
+            routers: Routers::new(timing),
+            memory: PeerMemory::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -79,6 +94,22 @@ impl Edge {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// What waits now.
+    pub(crate) fn depths(&self) -> Depths {
+        let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
+        let clusters = self.routers.clusters();
+        let links = clusters.iter().map(|cluster| {
+            let (stanzas, bytes) = cluster.queue.depth();
+            (cluster.name.clone(), stanzas, bytes)
+        });
+        Depths {
+            links: links.collect(),
+            outbound_stanzas,
+            outbound_bytes,
+            outbound_domains,
+        }
+    }
+
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
         if let Some(remote) = remote {
@@ -88,6 +119,7 @@ impl Edge {
             self.routers.redial();
         }
         self.verifier.retry(remote);
+        self.memory.refused_external.forget(remote);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
@@ -110,7 +142,7 @@ impl Edge {
             let told = match (bounce(&stanza, cause), local, remote) {
                 (Some(error), Some(local), Some(remote)) => self
                     .outbound
-                    .push(self, &live, &local, &remote, error)
+                    .report(self, &live, &local, &remote, error)
                     .is_ok(),
                 _ => false,
             };

@@ -80,8 +80,10 @@ async fn cut_all_streams() {
     let idle_in = idle.open_authenticated(lab.s2s, "coluc.com").await;
     let mut busy_in = busy.open_authenticated(lab.s2s, "coluc.com").await;
     // Streams that were used for verification end by themselves.
-    lab.until("four streams", |lab| lab.edge.registry.streams().len() == 4)
-        .await;
+    lab.until("four streams", |lab| {
+        lab.edge.registry.streams(None).len() == 4
+    })
+    .await;
     // The network must be silent on the idle ones, so that keepalive alone finds out.
     tokio::time::sleep(Duration::from_secs(1)).await;
 
@@ -104,14 +106,14 @@ async fn cut_all_streams() {
     let began = Instant::now();
     link.say(&message("busy.example", "3"));
 
-    let mut left = lab.edge.registry.streams();
+    let mut left = lab.edge.registry.streams(None);
     while !left.is_empty() {
         assert!(
             began.elapsed() < Duration::from_mins(1),
             "still open: {left:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = lab.edge.registry.streams();
+        let now = lab.edge.registry.streams(None);
         for gone in left
             .iter()
             .filter(|stream| now.iter().all(|other| other.id != stream.id))

@@ -6,18 +6,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
 
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
-use crate::metrics::{Mechanism, Role};
+use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
+use crate::refusal::{Check, Refusal};
 use crate::registry::PairInfo;
-use crate::stream::{Failure, stanza_limits};
+use crate::stream::Failure;
 use crate::xml::{Element, StreamErrorCondition};
 
 /// Keys of one stream being verified at once.
 const PER_STREAM: usize = 16;
+
+/// A key that is being verified.
+#[derive(Debug)]
+pub(super) struct Shown {
+    local: Domain,
+    remote: Domain,
+    key: String,
+    /// Shown again meanwhile: answered as often, verified once.
+    again: Vec<Received>,
+}
 
 /// A key that was verified, or not.
 pub(super) struct Verified {
@@ -54,6 +66,25 @@ impl Session {
         }
     }
 
+    /// Why this pair may not be on this stream at all.
+    fn refusal(&self, live: &Live, local: &Domain, remote: &Domain) -> Option<Refusal> {
+        if !live.hosted.contains(local) {
+            let reason = format!("{local} is not hosted here");
+            return Some(Refusal::new(Check::Hosted, reason));
+        }
+        if let Err(denied) = live.policy.check(remote) {
+            let reason = format!("{remote} may not federate: {denied}");
+            return Some(Refusal::new(Check::Policy, reason));
+        }
+        self.terms(live, remote).err()
+    }
+
+    fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
+        let peer = self.guard.entry.peer;
+        self.edge
+            .refused(Direction::Inbound, peer, Some(local), Some(remote), refusal);
+    }
+
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
         if self.closing.is_some() {
             // Nothing may follow the end of our stream.
@@ -73,11 +104,10 @@ impl Session {
     fn authoritative(&mut self, live: &Live, request: &Received) -> Result<(), Failure> {
         let started = Instant::now();
         let (local, remote) = (&request.to_domain, &request.from_domain);
-        let answer = if !live.hosted.contains(local) {
-            Reply::Error("item-not-found")
-        } else if live.policy.check(remote).is_err() {
-            // We never sent a key to that domain.
-            Reply::Error("not-allowed")
+        // To a domain that is refused we never sent a key.
+        let answer = if let Some(refusal) = self.refusal(live, local, remote) {
+            self.log(&refusal, local, remote);
+            Reply::Error(refusal.check.dialback_condition())
         } else {
             let valid = request
                 .id
@@ -85,6 +115,7 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
+        self.guard.update(|detail| detail.verifies = true);
         self.edge
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
@@ -109,23 +140,41 @@ impl Session {
                 "a domain hosted here cannot come in from outside",
             ));
         }
-        let refusal = if !live.hosted.contains(&local) {
-            Some("item-not-found")
-        } else if live.policy.check(&remote).is_err() {
-            Some("not-allowed")
-        } else if self.pending.len() >= PER_STREAM
-            || self.pairs.len() + self.pending.len() >= limits.max_pairs_per_stream
-        {
-            Some("resource-constraint")
-        } else {
-            None
-        };
+        let mut refusal = self.refusal(live, &local, &remote);
+        if refusal.is_none() {
+            let shown = self
+                .shown
+                .iter_mut()
+                .find(|shown| shown.local == local && shown.remote == remote);
+            if let Some(shown) = shown {
+                if shown.key == request.key && shown.again.len() < PER_STREAM {
+                    shown.again.push(request);
+                    return Ok(());
+                }
+                // The answer names the pair and the stream's id, not the key: two could not be
+                // told apart.
+                return self.refuse_key(
+                    &request,
+                    "conflict",
+                    "another key of this pair is being verified",
+                );
+            }
+            let most = limits.max_pairs_per_stream;
+            let full =
+                self.pending.len() >= PER_STREAM || self.pairs.len() + self.pending.len() >= most;
+            refusal =
+                full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
+        }
         // A quarter of all for one address: it cannot keep the others from being verified.
         let most = limits.max_verifications.div_ceil(4);
         let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
-        let refusal = refusal.or(admitted.is_none().then_some("resource-constraint"));
-        if let Some(condition) = refusal {
-            tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
+        let refusal = refusal.or_else(|| {
+            let busy = || Refusal::new(Check::Limits, "too many keys of this address at once");
+            admitted.is_none().then(busy)
+        });
+        if let Some(refusal) = refusal {
+            let condition = refusal.check.dialback_condition();
+            self.log(&refusal, &local, &remote);
             self.edge
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
@@ -141,7 +190,14 @@ impl Session {
             remote,
             id: self.id.clone(),
             key: request.key.clone(),
+            until: Instant::now() + limits.dialback_timeout.0,
         };
+        self.shown.push(Shown {
+            local: question.local.clone(),
+            remote: question.remote.clone(),
+            key: question.key.clone(),
+            again: Vec::new(),
+        });
         let edge = self.edge.clone();
         let since = Instant::now();
         self.pending.push(Box::pin(async move {
@@ -156,6 +212,20 @@ impl Session {
         Ok(())
     }
 
+    fn refuse_key(
+        &mut self,
+        request: &Received,
+        condition: &'static str,
+        reason: &'static str,
+    ) -> Result<(), Failure> {
+        let refusal = Refusal::new(Check::Dialback, reason);
+        self.log(&refusal, &request.to_domain, &request.from_domain);
+        self.edge
+            .metrics
+            .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
+        self.answer(request, Reply::Error(condition))
+    }
+
     /// The authoritative server answered, or could not.
     pub(super) fn verified(&mut self, verified: Verified) -> Result<(), Failure> {
         let Verified {
@@ -166,13 +236,27 @@ impl Session {
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
         let live = self.edge.live();
         // The lists may have changed meanwhile.
-        let answer = match outcome {
-            _ if !live.hosted.contains(&local) => Reply::Error("item-not-found"),
-            _ if live.policy.check(&remote).is_err() => Reply::Error("not-allowed"),
-            Outcome::Valid => Reply::Valid,
-            Outcome::Invalid => Reply::Invalid,
-            Outcome::Failed(condition) => Reply::Error(condition),
+        let refusal = self.refusal(&live, &local, &remote);
+        let answer = match (&refusal, outcome) {
+            (Some(refusal), _) => Reply::Error(refusal.check.dialback_condition()),
+            (None, Outcome::Valid) => Reply::Valid,
+            (None, Outcome::Invalid) => Reply::Invalid,
+            (None, Outcome::Failed(condition)) => Reply::Error(condition),
         };
+        let refusal = refusal.or_else(|| match outcome {
+            Outcome::Valid => None,
+            Outcome::Invalid => Some(Refusal::new(
+                Check::Dialback,
+                format!("the key shown for {local} is not one of {remote}"),
+            )),
+            Outcome::Failed(condition) => Some(Refusal::new(
+                Check::Dialback,
+                format!("the key shown for {local} could not be verified: {condition}"),
+            )),
+        });
+        if let Some(refusal) = &refusal {
+            self.log(refusal, &local, &remote);
+        }
         self.last_use = Instant::now();
         self.edge
             .metrics
@@ -189,6 +273,15 @@ impl Session {
             "state of the pair changed"
         );
         self.answer(&request, answer)?;
+        let shown = self
+            .shown
+            .iter()
+            .position(|shown| shown.local == local && shown.remote == remote);
+        if let Some(place) = shown {
+            for again in self.shown.swap_remove(place).again {
+                self.answer(&again, answer)?;
+            }
+        }
         match answer {
             Reply::Valid => self.authenticated(&live, local, remote, Mechanism::Dialback),
             Reply::Invalid => {
@@ -210,13 +303,18 @@ impl Session {
         remote: Domain,
         mechanism: Mechanism,
     ) {
-        self.wire
-            .framer
-            .set_limits(stanza_limits(&live.config.limits));
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
-        let pair = Pair { local, remote };
-        if !self.pairs.contains(&pair) {
+        if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
+            self.edge.memory.used_tls.note(&remote, ());
+        }
+        let pair = Pair {
+            local,
+            remote,
+            mechanism,
+        };
+        let known = |known: &Pair| known.local == pair.local && known.remote == pair.remote;
+        if !self.pairs.iter().any(known) {
             self.guard.update(|detail| {
                 detail.pairs.push(PairInfo {
                     local: pair.local.clone(),
@@ -226,5 +324,6 @@ impl Session {
             });
             self.pairs.push(pair);
         }
+        self.wire.framer.set_limits(self.limits(live));
     }
 }

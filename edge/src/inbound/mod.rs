@@ -1,16 +1,18 @@
 //! Streams that peers open: the receiving and the authoritative server.
 //!
 //! [`run`] accepts and bounds connections, [`proxy`] finds out whose a relayed one is,
-//! [`negotiate`] brings one to the point where dialback may begin, [`session`] serves it to its
-//! end.
+//! [`negotiate`] brings one to the point where authentication may begin, [`session`] serves it to
+//! its end; [`external`] and [`dialback`] authenticate on it.
 
 mod dialback;
+mod external;
 mod negotiate;
 mod per_address;
 mod proxy;
+mod rate;
 mod session;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ pub struct Inbound {
     connections: Arc<PerAddress>,
     /// Keys being verified.
     verifications: Arc<PerAddress>,
+    rates: rate::Rates,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
 }
@@ -48,14 +51,21 @@ impl Inbound {
     }
 
     /// Counts a connection of this address; `None`, and counted as refused, if it has enough.
-    fn admit(edge: &Edge, address: IpAddr) -> Option<Use> {
+    fn admit(edge: &Edge, peer: SocketAddr) -> Option<Use> {
         let most = edge.live().config.limits.max_connections_per_address;
-        let admitted = edge.inbound.connections.admit(address, most);
+        let admitted = edge.inbound.connections.admit(peer.ip(), most);
         if admitted.is_none() {
-            edge.metrics.connection_refused("per-address");
+            refuse(edge, peer, "per-address");
         }
         admitted
     }
+}
+
+/// A connection is closed before any stream: counted, and told to whoever traces it.
+fn refuse(edge: &Edge, peer: SocketAddr, reason: &'static str) {
+    edge.metrics.connection_refused(reason);
+    let tracers = &edge.registry.tracers;
+    tracers.about_address(peer, || format!("connection refused: {reason}"));
 }
 
 /// Accepts until `stop`.
@@ -91,7 +101,7 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
     let live = edge.live();
     let limits = &live.config.limits;
     if edge.inbound.tasks.len() >= limits.max_connections {
-        edge.metrics.connection_refused("total");
+        refuse(edge, peer, "total");
         return;
     }
     let trusted = &live.config.proxy_protocol.trusted_sources;
@@ -99,7 +109,7 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
     // A balancer's own address has no share: its clients have.
     let counted = if relayed {
         None
-    } else if let Some(counted) = Inbound::admit(edge, peer.ip()) {
+    } else if let Some(counted) = Inbound::admit(edge, peer) {
         Some((peer, counted))
     } else {
         return;
@@ -144,11 +154,11 @@ async fn behind_balancer(
         Err(reason) => {
             tracing::debug!(%balancer, %reason, "a connection without a usable PROXY header");
             if !matches!(reason, HeaderError::Nothing) {
-                edge.metrics.connection_refused("proxy-header");
+                refuse(edge, balancer, "proxy-header");
             }
             return None;
         }
     };
     tracing::debug!(%balancer, %peer, "a connection that a balancer relays");
-    Inbound::admit(edge, peer.ip()).map(|counted| (peer, counted))
+    Inbound::admit(edge, peer).map(|counted| (peer, counted))
 }

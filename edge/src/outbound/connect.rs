@@ -1,24 +1,26 @@
-//! Opening a stream to a remote domain: look-up, TCP, header, STARTTLS, header again, features.
+//! Opening a stream to a remote domain: look-up, TCP, and what [`super::opening`] negotiates.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
-use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::limits::PeerLimits;
+use super::opening::{Opening, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::Direction;
-use crate::registry::StreamGuard;
+use crate::notes::failed_stage;
+use crate::refusal::{Check, Refusal};
+use crate::registry::{StreamGuard, TlsInfo};
+use crate::resolve::connect::open;
 use crate::resolve::{Attempts, Connected, ResolveError, Service};
-use crate::stream::direct_tls;
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, major_version, negotiation_limits};
+use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::Verdict;
-use crate::xml::{HeaderToSend, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub struct Opened {
     pub guard: StreamGuard,
     /// The peer said that it answers dialback with errors instead of closing.
     pub errors: bool,
+    /// What it says about itself.
+    pub limits: PeerLimits,
+    /// The hosted domain that SASL EXTERNAL authenticated.
+    pub external: Option<Domain>,
 }
 
 /// Why no stream could be opened.
@@ -68,6 +74,8 @@ pub struct Opener {
     attempts: Attempts,
     failures: Vec<String>,
     insecure: bool,
+    /// A handshake failed: nothing is said in clear to any address of the domain any more.
+    tls_failed: bool,
 }
 
 impl Opener {
@@ -87,6 +95,10 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "resolved the remote domain"
                 );
+                edge.registry.tracers.about(remote, || {
+                    let (method, targets) = (resolution.method.as_str(), resolution.targets());
+                    format!("resolved by {method}: {targets}")
+                });
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
                     edge: edge.clone(),
@@ -95,6 +107,7 @@ impl Opener {
                     attempts,
                     failures: Vec::new(),
                     insecure: false,
+                    tls_failed: false,
                 })
             }
             Err(error) => {
@@ -105,6 +118,9 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the remote domain could not be resolved"
                 );
+                let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
+                tracers.about(remote, || format!("not resolved: {attempt}"));
+                edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
                 Err(error.into())
             }
         }
@@ -134,14 +150,33 @@ impl Opener {
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
+        // An address whose server ended the stream because of SASL EXTERNAL.
+        let mut again: Option<(SocketAddr, Service)> = None;
         loop {
+            let next = match again.take() {
+                Some((address, service)) => {
+                    let connecting = timeout_at(self.attempts.deadline(), open(address));
+                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+                    let connected = connected.map(|tcp| Connected {
+                        tcp,
+                        address,
+                        service,
+                    });
+                    Some(connected.map_err(|error| format!("{address}: {error}")))
+                }
+                None => self.attempts.next().await,
+            };
             let Connected {
                 tcp,
                 address,
                 service,
-            } = match self.attempts.next().await {
+            } = match next {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
+                    let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
+                    tracers.about(remote, || reason.clone());
+                    let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
+                    self.edge.attempt_failed(remote, attempt);
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
@@ -150,24 +185,32 @@ impl Opener {
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
+            guard.entry.claims(&self.remote);
             let wire = Wire::new(
-                Transport::new(tcp),
+                Transport::new(tcp).of(&guard.entry),
                 negotiation_limits(&self.live.config.limits),
                 Direction::Outbound,
                 self.edge.metrics.clone(),
             );
-            let mut opening = Opening {
-                live: &self.live,
-                edge: &self.edge,
-                local,
-                remote: &self.remote,
-                service,
-                wire,
-            };
+            let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            opening.service = service;
+            opening.never_clear = self.tls_failed;
+            opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
+            let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
+            self.tls_failed |= handshake_failed;
+            if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
+                again = Some((address, service));
+            }
+            let header = opening.header();
             let wire = opening.wire;
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
-                Ok((id, errors)) => {
+                Ok(Ready {
+                    id,
+                    errors,
+                    limits,
+                    external,
+                }) => {
                     guard.update(|detail| {
                         detail.tls = describe_tls(&wire);
                         detail.phase = "established";
@@ -182,6 +225,8 @@ impl Opener {
                         address,
                         guard,
                         errors,
+                        limits,
+                        external: external.then(|| local.clone()),
                     });
                 }
                 Err(failure) => {
@@ -190,21 +235,30 @@ impl Opener {
                         %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let insecure = matches!(
-                        &failure,
-                        Failure::Fault {
-                            condition: StreamErrorCondition::PolicyViolation,
-                            ..
+                    let refused = |refusal: &Refusal| {
+                        let (local, remote) = (Some(local), Some(&self.remote));
+                        self.edge
+                            .refused(Direction::Outbound, address, local, remote, refusal);
+                    };
+                    let cause = match &failure {
+                        Failure::Refused(refusal) => {
+                            refused(refusal);
+                            Cause::Insecure
                         }
-                    );
-                    let cause = if insecure {
-                        Cause::Insecure
-                    } else {
-                        Cause::Unreachable
+                        _ if handshake_failed => {
+                            refused(&Refusal::new(Check::TlsHandshake, why.clone()));
+                            Cause::Unreachable
+                        }
+                        _ => {
+                            let stage = failed_stage(&failure);
+                            let attempt = Attempt::outbound(stage, Some(address), why.clone());
+                            self.edge.attempt_failed(&self.remote, attempt);
+                            Cause::Unreachable
+                        }
                     };
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
-                        wire.hang_up(&failure, String::new).await;
+                        wire.hang_up(&failure, || header).await;
                         drop(guard);
                     });
                 }
@@ -230,7 +284,7 @@ impl From<ResolveError> for OpenError {
 }
 
 /// TLS version and cipher suite in words.
-pub fn describe_tls(wire: &Wire) -> Option<String> {
+pub fn describe_tls(wire: &Wire) -> Option<TlsInfo> {
     let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
@@ -240,167 +294,22 @@ pub fn describe_tls(wire: &Wire) -> Option<String> {
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
-    Some(format!("{version} {suite}"))
+    Some(TlsInfo {
+        version: version.to_owned(),
+        cipher: suite.to_owned(),
+    })
 }
 
-struct Opening<'a> {
-    live: &'a Live,
-    edge: &'a Edge,
-    local: &'a Domain,
-    remote: &'a Domain,
-    service: Service,
-    wire: Wire,
-}
-
-impl Opening<'_> {
-    async fn negotiate(&mut self) -> Result<(StreamId, bool), Failure> {
-        if self.service == Service::DirectTls {
-            let tls = self.live.tls.client.as_ref().ok_or_else(Self::no_tls)?;
-            let tls = direct_tls::client(tls);
-            self.handshake(tls).await?;
-            return self.over_tls().await;
-        }
-        let header = self.exchange_headers().await?;
-        let tls = self
-            .live
-            .tls
-            .client
-            .clone()
-            .filter(|_| self.live.config.tls.mode != TlsMode::Disabled);
-        let must = self.live.config.tls.mode == TlsMode::Required;
-        if major_version(&header)?.is_none() {
-            // A server from before XMPP 1.0 has no features and no TLS.
-            if must {
-                return Err(Self::no_tls());
-            }
-            return Ok((stream_id(&header)?, false));
-        }
-        let features = self.wire.element().await?;
-        if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
-        }
-        let features = features.parse()?;
-        let offered = features.child(ns::TLS, "starttls").is_some();
-        let Some(tls) = tls.filter(|_| offered) else {
-            if must {
-                return Err(Self::no_tls());
-            }
-            return Ok((stream_id(&header)?, offers_errors(&features)));
-        };
-        self.start_tls(tls).await?;
-        self.over_tls().await
-    }
-
-    /// TLS is up: the stream begins, or begins anew.
-    async fn over_tls(&mut self) -> Result<(StreamId, bool), Failure> {
-        let header = self.exchange_headers().await?;
-        if major_version(&header)?.is_none() {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedVersion,
-                "a stream over TLS needs version 1.0",
-            ));
-        }
-        let features = self.wire.element().await?;
-        if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
-        }
-        Ok((stream_id(&header)?, offers_errors(&features.parse()?)))
-    }
-
-    fn no_tls() -> Failure {
-        Failure::fault(
-            StreamErrorCondition::PolicyViolation,
-            "TLS is required here and was not offered",
-        )
-    }
-
-    async fn exchange_headers(&mut self) -> Result<Box<StreamHeader>, Failure> {
-        let header = HeaderToSend {
-            content_ns: ns::SERVER,
-            from: Some(&self.local.to_unicode()),
-            to: Some(&self.remote.to_unicode()),
-            version: true,
-            dialback: true,
-            ..HeaderToSend::default()
-        };
-        // Domains have only characters that XML can express.
-        self.wire.send(header.write().unwrap_or_default()).await?;
-        let header = self.wire.header().await?;
-        if header.default_ns() != ns::SERVER {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidNamespace,
-                "the peer's stream is not a server's",
-            ));
-        }
-        Ok(header)
-    }
-
-    async fn start_tls(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        self.wire
-            .send(format!("<starttls xmlns='{}'/>", ns::TLS))
-            .await?;
-        let answer = self.wire.element().await?;
-        if !answer.is(ns::TLS, "proceed") {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "the peer offered STARTTLS and then refused it",
-            ));
-        }
-        if self.wire.restart() > 0 {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "the peer sent more behind <proceed/> in clear",
-            ));
-        }
-        self.handshake(config).await
-    }
-
-    async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        let name = ServerName::try_from(self.remote.as_str().to_owned()).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "no TLS name for this domain",
-            )
-        })?;
-        let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
-        let Wire {
-            transport, framer, ..
-        } = &mut self.wire;
-        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Outbound);
-            return Err(
-                std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
-            );
-        }
-        note_tls(
-            self.edge,
-            self.live,
-            Direction::Outbound,
-            &self.wire,
-            Some(self.remote),
-        );
-        Ok(())
-    }
-}
-
-/// Counts and logs what a completed handshake agreed on and what the peer's certificate proves.
-/// What it fails to prove, dialback must.
+/// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
+/// about `remote`, as far as that is known. What it fails to prove, dialback must.
 pub fn note_tls(
     edge: &Edge,
     live: &Live,
     direction: Direction,
     wire: &Wire,
     remote: Option<&Domain>,
-) {
-    let Some(tls) = wire.transport.tls() else {
-        return;
-    };
+) -> Option<Verdict> {
+    let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
         .and_then(|v| v.as_str())
@@ -410,37 +319,22 @@ pub fn note_tls(
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
     edge.metrics.tls_established(direction, version, suite);
-    let Some(remote) = remote else { return };
-    let verdict = live
-        .tls
-        .judge(tls.peer_certificates().unwrap_or_default(), remote);
-    let (word, reason) = match &verdict {
-        Verdict::Valid => ("valid", None),
-        Verdict::Missing => ("missing", None),
-        Verdict::Invalid(reason) => ("invalid", Some(reason.as_str())),
-    };
-    edge.metrics.certificate_judged(direction, word);
+    let remote = remote?;
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let pins = &live.policy.peer(remote).pinned_sha256;
+    let verdict = live.tls.judge(chain, remote, pins);
+    edge.metrics.certificate_judged(direction, verdict.as_str());
+    if let Some(entry) = wire.transport.entry() {
+        let said = match &verdict {
+            Verdict::Invalid(reason) => reason,
+            Verdict::Valid | Verdict::Missing => verdict.as_str(),
+        };
+        entry.judged(remote, said);
+    }
     tracing::info!(
-        direction = direction.as_str(), %remote, version, suite, certificate = word, reason,
+        direction = direction.as_str(), %remote, version, suite,
+        certificate = verdict.as_str(), reason = verdict.reason(),
         "TLS established"
     );
-}
-
-fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
-    header
-        .id
-        .as_deref()
-        .and_then(StreamId::from_peer)
-        .ok_or_else(|| {
-            Failure::fault(
-                StreamErrorCondition::UndefinedCondition,
-                "the peer's stream has no id that dialback can use",
-            )
-        })
-}
-
-fn offers_errors(features: &crate::xml::Node) -> bool {
-    features
-        .child(ns::DIALBACK_FEATURE, "dialback")
-        .is_some_and(|dialback| dialback.child(ns::DIALBACK_FEATURE, "errors").is_some())
+    Some(verdict)
 }

@@ -8,16 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
 
 use super::connect::Opened;
-use super::route::Route;
+use super::route::{Route, Taken};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
-use crate::metrics::{Mechanism, Role};
+use crate::failures::{Attempt, Stage};
+use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
+use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
@@ -39,8 +42,8 @@ pub enum End {
     Used,
     /// No pair was authenticated on it, for this reason.
     Useless(String),
-    /// The peer did not believe any of our keys.
-    Refused,
+    /// The peer did not believe any of our keys, or could not verify them.
+    Refused(Cause),
 }
 
 /// What is known about one hosted domain on this stream.
@@ -50,8 +53,8 @@ enum PairState {
     Pending(Instant),
     /// Authenticated.
     Valid,
-    /// Not on this stream, since then.
-    Refused(Instant),
+    /// Not on this stream, since then and for this reason.
+    Refused(Instant, Cause),
 }
 
 /// Stanzas that were written.
@@ -92,6 +95,9 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         closing: None,
         gave_up: false,
     };
+    if let Some(local) = stream.opened.external.take() {
+        stream.valid(&local, Mechanism::External);
+    }
     let failure = stream.run().await;
     stream.end(failure).await
 }
@@ -99,6 +105,10 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
         let mut changes = self.edge.changes();
+        // It was opened under the configuration of a while ago.
+        if let Err(failure) = self.check_lists() {
+            return failure;
+        }
         // What came right behind the features is in the framer already.
         if let Err(failure) = self.take_frames() {
             return failure;
@@ -164,7 +174,18 @@ impl Stream<'_> {
                 }
                 None => self.ask(&local)?,
                 Some(PairState::Valid) => {
-                    let (bytes, count) = self.route.take(&local, BATCH);
+                    let largest = self.opened.limits.max_bytes;
+                    let Taken {
+                        bytes,
+                        count,
+                        too_large,
+                    } = self.route.take(&local, BATCH, largest);
+                    for stanza in too_large {
+                        let bytes = stanza.len();
+                        let most = largest.unwrap_or_default();
+                        let cause = Cause::TooLarge { bytes, most };
+                        self.edge.report_to_router(&stanza, cause);
+                    }
                     if count == 0 {
                         continue;
                     }
@@ -176,17 +197,13 @@ impl Stream<'_> {
                         .update(|detail| detail.stanzas += count as u64);
                 }
                 // A refused pair needs a new stream, once it is likely to fare better.
-                Some(PairState::Refused(since)) if since.elapsed() >= REFUSED => {
+                Some(PairState::Refused(since, _)) if since.elapsed() >= REFUSED => {
                     self.close();
                     return Ok(());
                 }
-                Some(PairState::Refused(_)) => {
-                    self.route.report_older(
-                        self.edge,
-                        Duration::ZERO,
-                        Some(&local),
-                        Cause::DialbackInvalid,
-                    );
+                Some(PairState::Refused(_, cause)) => {
+                    let (edge, now) = (self.edge, Duration::ZERO);
+                    self.route.report_older(edge, now, Some(&local), *cause);
                 }
                 Some(PairState::Pending(_)) => {}
             }
@@ -228,7 +245,7 @@ impl Stream<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         loop {
-            let frame = self.opened.wire.framer.next_frame()?;
+            let frame = self.opened.wire.take_frame()?;
             match frame {
                 None => break,
                 Some(Frame::End) => return Err(Failure::Closed),
@@ -273,7 +290,7 @@ impl Stream<'_> {
         let since = match self.pairs.get(&local) {
             Some(PairState::Pending(since)) => *since,
             // After its time-out or a refusal an answer comes too late to count.
-            Some(PairState::Refused(_)) => return Ok(()),
+            Some(PairState::Refused(..)) => return Ok(()),
             // A valid pair may be told that it is not any more, never anything else.
             Some(PairState::Valid) if answer == Answer::Invalid => Instant::now(),
             Some(PairState::Valid) | None => return Err(unasked()),
@@ -287,19 +304,7 @@ impl Stream<'_> {
         let role = Role::Initiating;
         match answer {
             Answer::Valid => {
-                self.pairs.insert(local.clone(), PairState::Valid);
-                self.used = true;
-                self.last_use = Instant::now();
-                let limits = crate::stream::stanza_limits(&self.edge.live().config.limits);
-                self.opened.wire.framer.set_limits(limits);
-                self.opened.guard.update(|detail| {
-                    detail.pairs.push(PairInfo {
-                        local: local.clone(),
-                        remote: remote.clone(),
-                        mechanism: Mechanism::Dialback.as_str(),
-                    });
-                });
-                self.edge.registry.partner_works(remote);
+                self.valid(local, Mechanism::Dialback);
                 self.edge.metrics.dialback(role, "valid", took);
                 tracing::info!(
                     role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
@@ -342,22 +347,60 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// From now on stanzas of this pair are sent.
+    fn valid(&mut self, local: &Domain, mechanism: Mechanism) {
+        let remote = &self.route.remote;
+        self.pairs.insert(local.clone(), PairState::Valid);
+        self.used = true;
+        self.last_use = Instant::now();
+        let live = self.edge.live();
+        let limits = crate::stream::stanza_limits(&live.config.limits);
+        self.opened.wire.framer.set_limits(limits);
+        self.opened.guard.update(|detail| {
+            detail.pairs.push(PairInfo {
+                local: local.clone(),
+                remote: remote.clone(),
+                mechanism: mechanism.as_str(),
+            });
+        });
+        self.edge.registry.partner_works(remote);
+        let tls = self.opened.wire.transport.is_tls();
+        if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
+            self.edge.memory.used_tls.note(remote, ());
+        }
+        if mechanism == Mechanism::External {
+            tracing::info!(
+                mechanism = mechanism.as_str(), %local, %remote, address = %self.opened.address,
+                from = "PENDING", to = "CONNECTED",
+                "state of the pair changed"
+            );
+        }
+    }
+
     /// The pair is not used on this stream; what waits is reported.
     fn refuse(&mut self, local: &Domain, cause: Cause, reason: &str) {
         let remote = &self.route.remote;
         self.pairs
-            .insert(local.clone(), PairState::Refused(Instant::now()));
+            .insert(local.clone(), PairState::Refused(Instant::now(), cause));
         self.opened
             .guard
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         self.route
             .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        self.edge.registry.partner_failed(remote, message);
+        self.edge.registry.partner_failed(remote, message.clone());
+        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message);
+        self.edge.attempt_failed(remote, attempt);
         tracing::warn!(
             role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
             "state of the pair changed"
         );
+    }
+
+    /// How long the stream may carry nothing.
+    fn idle_timeout(&self) -> Duration {
+        let own = self.edge.live().config.limits.idle_timeout.0;
+        self.opened.limits.idle_timeout(own)
     }
 
     fn deadline(&self) -> Instant {
@@ -365,14 +408,13 @@ impl Stream<'_> {
         if let Some(closing) = self.closing {
             return closing;
         }
-        let limits = &self.edge.live().config.limits;
         let busy = !self.recent.is_empty()
             || !self.route.is_empty()
             || self
                 .pairs
                 .values()
                 .any(|state| matches!(state, PairState::Pending(_)));
-        let idle = self.last_use + limits.idle_timeout.0;
+        let idle = self.last_use + self.idle_timeout();
         if busy {
             idle.min(now + Duration::from_secs(1))
         } else {
@@ -415,7 +457,7 @@ impl Stream<'_> {
             .pairs
             .values()
             .any(|state| matches!(state, PairState::Valid));
-        let idle = now >= self.last_use + limits.idle_timeout.0;
+        let idle = now >= self.last_use + self.idle_timeout();
         // A stream that serves no pair is half open and is not kept.
         if (idle && self.route.is_empty()) || (!valid && !pending && !self.pairs.is_empty()) {
             self.close();
@@ -440,6 +482,14 @@ impl Stream<'_> {
                 StreamErrorCondition::PolicyViolation,
                 "federation with this domain is not allowed any more",
             ));
+        }
+        let tls = self.opened.wire.transport.tls();
+        let (memory, kept) = (&self.edge.memory, Kept::default());
+        if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
+            let (address, remote) = (self.opened.address, Some(&self.route.remote));
+            self.edge
+                .refused(Direction::Outbound, address, None, remote, &refusal);
+            return Err(refusal.into());
         }
         if self.pairs.keys().any(|local| !live.hosted.contains(local)) {
             return Err(Failure::fault(
@@ -516,9 +566,10 @@ impl Stream<'_> {
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
                 .join(" "),
-            self.pairs
-                .values()
-                .any(|state| matches!(state, PairState::Refused(_))),
+            self.pairs.values().find_map(|state| match state {
+                PairState::Refused(_, cause) => Some(*cause),
+                PairState::Pending(_) | PairState::Valid => None,
+            }),
         );
         tracing::info!(
             local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
@@ -528,6 +579,11 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
+        if !self.used && refused.is_none() && !orderly {
+            let attempt =
+                Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
+            self.edge.attempt_failed(&self.route.remote, attempt);
+        }
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();
         let goodbye = async move {
@@ -546,8 +602,8 @@ impl Stream<'_> {
         }
         match (self.used, refused) {
             (true, _) => End::Used,
-            (false, true) => End::Refused,
-            (false, false) => End::Useless(reason),
+            (false, Some(cause)) => End::Refused(cause),
+            (false, None) => End::Useless(reason),
         }
     }
 }

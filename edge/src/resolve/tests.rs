@@ -525,9 +525,14 @@ mod real_dns {
     }
 
     async fn server() -> Dns {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
+        // A port that is free for UDP may be taken for TCP.
+        let (udp, tcp, address) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = udp.local_addr().unwrap();
+            if let Ok(tcp) = TcpListener::bind(address).await {
+                break (udp, tcp, address);
+            }
+        };
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, peer)) = udp.recv_from(&mut buffer).await {

@@ -14,9 +14,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
+use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::metrics::{Direction, Metrics};
+use crate::refusal::Refusal;
 use crate::xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns,
     stream_error,
@@ -54,6 +56,9 @@ pub enum Failure {
         /// Says what was wrong; holds no peer data.
         text: Cow<'static, str>,
     },
+    /// The peer failed a check that the log names.
+    #[error("{0}")]
+    Refused(Refusal),
     /// A phase took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -65,6 +70,12 @@ impl From<XmlError> for Failure {
             condition: error.condition,
             text: Cow::Borrowed(error.reason),
         }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
@@ -81,6 +92,9 @@ impl Failure {
     pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
         match self {
             Self::Fault { condition, text } => Some((*condition, text.clone())),
+            Self::Refused(Refusal { check, .. }) => {
+                Some((check.stream_condition(), Cow::Borrowed(check.to_peer())))
+            }
             Self::Timeout(what) => Some((
                 StreamErrorCondition::ConnectionTimeout,
                 Cow::Owned(format!("{what} took too long")),
@@ -119,10 +133,24 @@ impl Wire {
         }
     }
 
+    /// The next frame, if one was read completely.
+    pub fn take_frame(&mut self) -> Result<Option<Frame>, XmlError> {
+        let frame = self.framer.next_frame()?;
+        if let (Some(frame), Some(trace)) = (&frame, self.transport.trace()) {
+            if let (Frame::Header(header), Direction::Inbound) = (frame, self.direction)
+                && let Some(Ok(remote)) = header.from.as_deref().map(Domain::parse)
+            {
+                trace.entry().claims(&remote);
+            }
+            trace.received(frame);
+        }
+        Ok(frame)
+    }
+
     /// The next frame. A stream error and the stream's end are failures here.
     pub async fn next_frame(&mut self) -> Result<Frame, Failure> {
         loop {
-            match self.framer.next_frame()? {
+            match self.take_frame()? {
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Element(element)) if element.is(ns::STREAMS, "error") => {
                     return Err(self.peer_error(&element));
@@ -171,12 +199,17 @@ impl Wire {
 
     /// Writes now. The text is ours and complete.
     pub async fn send(&mut self, xml: String) -> Result<(), Failure> {
-        self.header_sent = true;
-        self.transport.queue(Bytes::from(xml));
+        self.queue(xml);
         Ok(self.transport.flush().await?)
     }
 
-    /// The stream starts anew after STARTTLS: nothing said before counts.
+    /// Queues what is ours and complete; our header comes first on every stream.
+    pub fn queue(&mut self, xml: String) {
+        self.header_sent = true;
+        self.transport.queue(Bytes::from(xml));
+    }
+
+    /// The stream starts anew after STARTTLS or SASL: nothing said before counts.
     pub fn restart(&mut self) -> usize {
         self.header_sent = false;
         self.framer.restart()
@@ -206,6 +239,9 @@ impl Wire {
     /// Ends a stream on which nothing can be lost any more: tells the peer why, if it is to
     /// know, and writes the end; then as [`Self::finish`].
     pub async fn hang_up(mut self, failure: &Failure, header: impl FnOnce() -> String) {
+        if let Some(trace) = self.transport.trace() {
+            trace.event(|| format!("the stream ends: {failure}"));
+        }
         if matches!(failure, Failure::Io(_)) {
             return;
         }

@@ -12,6 +12,8 @@
     reason = "tests; each of them uses a part of this"
 )]
 
+pub mod pki;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -36,6 +38,7 @@ use xmpp_federation_edge::metrics::Metrics;
 use xmpp_federation_edge::policy::Policy;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::resolve::Resolver;
+use xmpp_federation_edge::router::Timing;
 use xmpp_federation_edge::stream::listen::{self, Listeners};
 use xmpp_federation_edge::tls::TlsSettings;
 
@@ -433,6 +436,11 @@ impl Router {
     }
 
     pub async fn accept(&self) -> RouterLink {
+        RouterLink::start(self.accept_stream().await)
+    }
+
+    /// A link that is up and that nobody reads yet.
+    pub async fn accept_stream(&self) -> Speaker {
         let mut speaker = self.accept_header().await;
         let handshake = speaker.hear("</handshake>").await;
         // SHA-1("router-stream" + "router-secret")
@@ -441,7 +449,7 @@ impl Router {
             "{handshake}"
         );
         speaker.say("<handshake/>").await;
-        RouterLink::start(speaker)
+        speaker
     }
 
     pub async fn accept_header(&self) -> Speaker {
@@ -463,7 +471,7 @@ impl Router {
 }
 
 impl RouterLink {
-    fn start(speaker: Speaker) -> Self {
+    pub fn start(speaker: Speaker) -> Self {
         let (heard_tx, heard) = mpsc::unbounded_channel();
         let (say, mut say_rx) = mpsc::unbounded_channel::<String>();
         let echo = Arc::new(AtomicBool::new(true));
@@ -507,6 +515,14 @@ impl RouterLink {
 
     pub fn say(&self, text: &str) {
         let _ = self.say.send(text.to_owned());
+    }
+
+    /// A way to say something from another task.
+    pub fn sayer(&self) -> impl Fn(&str) + Send + 'static {
+        let say = self.say.clone();
+        move |text| {
+            let _ = say.send(text.to_owned());
+        }
     }
 
     /// The next element that is no ping.
@@ -620,13 +636,19 @@ pub fn live(config: EdgeConfig) -> Live {
 
 impl Lab {
     pub fn start(live: Live) -> Self {
+        Self::start_with(live, Timing::default())
+    }
+
+    /// With other times on the links than a router deserves.
+    pub fn start_with(live: Live, timing: Timing) -> Self {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
-            tracing_subscriber::fmt()
+            // A test that reads the log has set its own up before.
+            let _ = tracing_subscriber::fmt()
                 .with_env_filter(filter)
                 .with_test_writer()
-                .init();
+                .try_init();
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
@@ -637,11 +659,12 @@ impl Lab {
             direct_tls: Some(direct),
         };
         let (live, rx) = watch::channel(Arc::new(live));
-        let edge = Edge::new(
+        let edge = Edge::with_timing(
             rx,
             0,
             Arc::new(Metrics::default()),
             Arc::new(Registry::default()),
+            timing,
         );
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(edge.clone().run(listeners, async move {
