@@ -147,30 +147,66 @@ impl Opener {
         }
     }
 
+    /// The next connection, or one more to an address.
+    async fn connect(
+        &mut self,
+        again: Option<(SocketAddr, Service)>,
+    ) -> Option<Result<Connected, String>> {
+        let Some((address, service)) = again else {
+            return self.attempts.next().await;
+        };
+        let connecting = timeout_at(self.attempts.deadline(), open(address));
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.map(|tcp| Connected {
+            tcp,
+            address,
+            service,
+        });
+        Some(connected.map_err(|error| format!("{address}: {error}")))
+    }
+
+    /// Records why a negotiation failed; gives what senders are told.
+    fn cause(
+        &self,
+        local: &Domain,
+        address: SocketAddr,
+        failure: &Failure,
+        handshake_failed: bool,
+    ) -> Cause {
+        let refused = |refusal: &Refusal| {
+            let (local, remote) = (Some(local), Some(&self.remote));
+            self.edge
+                .refused(Direction::Outbound, address, local, remote, refusal);
+        };
+        match failure {
+            Failure::Refused(refusal) => {
+                refused(refusal);
+                Cause::Insecure
+            }
+            _ if handshake_failed => {
+                refused(&Refusal::new(Check::TlsHandshake, failure.to_string()));
+                Cause::Unreachable
+            }
+            _ => {
+                let stage = failed_stage(failure);
+                let attempt = Attempt::outbound(stage, Some(address), failure.to_string());
+                self.edge.attempt_failed(&self.remote, attempt);
+                Cause::Unreachable
+            }
+        }
+    }
+
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
         let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let next = match again.take() {
-                Some((address, service)) => {
-                    let connecting = timeout_at(self.attempts.deadline(), open(address));
-                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-                    let connected = connected.map(|tcp| Connected {
-                        tcp,
-                        address,
-                        service,
-                    });
-                    Some(connected.map_err(|error| format!("{address}: {error}")))
-                }
-                None => self.attempts.next().await,
-            };
             let Connected {
                 tcp,
                 address,
                 service,
-            } = match next {
+            } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
@@ -235,27 +271,7 @@ impl Opener {
                         %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let refused = |refusal: &Refusal| {
-                        let (local, remote) = (Some(local), Some(&self.remote));
-                        self.edge
-                            .refused(Direction::Outbound, address, local, remote, refusal);
-                    };
-                    let cause = match &failure {
-                        Failure::Refused(refusal) => {
-                            refused(refusal);
-                            Cause::Insecure
-                        }
-                        _ if handshake_failed => {
-                            refused(&Refusal::new(Check::TlsHandshake, why.clone()));
-                            Cause::Unreachable
-                        }
-                        _ => {
-                            let stage = failed_stage(&failure);
-                            let attempt = Attempt::outbound(stage, Some(address), why.clone());
-                            self.edge.attempt_failed(&self.remote, attempt);
-                            Cause::Unreachable
-                        }
-                    };
+                    let cause = self.cause(local, address, &failure, handshake_failed);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;
