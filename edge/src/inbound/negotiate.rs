@@ -23,6 +23,7 @@ use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
 use crate::stanza::is_stanza;
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
 use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
@@ -195,6 +196,10 @@ pub(super) fn features(
     w.finish().unwrap_or_default()
 }
 
+fn tls_disabled() -> std::io::Error {
+    std::io::Error::other("TLS is disabled now, which leaves nothing to say on this port")
+}
+
 /// One connection being negotiated. Time limits are the caller's.
 pub(super) struct Negotiation<'a> {
     edge: &'a Arc<Edge>,
@@ -213,8 +218,15 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Starts in clear, with STARTTLS where the mode has it.
-    pub(super) async fn run(mut self) -> Result<Negotiated, Failure> {
+    /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
+    pub(super) async fn run(mut self, service: Service) -> Result<Negotiated, Failure> {
+        if service == Service::DirectTls {
+            // The listener outlives a reload that disables TLS.
+            let config = self.live.tls.server.as_deref().map(direct_tls::server);
+            let config = config.ok_or_else(tls_disabled)?;
+            self.start_tls(config, &Addresses::default()).await?;
+            return self.over_tls(None).await;
+        }
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
         let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
@@ -297,9 +309,12 @@ impl<'a> Negotiation<'a> {
             transport, framer, ..
         } = &mut *self.wire;
         if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Inbound);
             let reason = format!("TLS handshake: {error}");
-            self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            // Who closes before the first byte has not tried.
+            if transport.has_received() {
+                self.edge.metrics.tls_failed(Direction::Inbound);
+                self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            }
             return Err(std::io::Error::new(error.kind(), reason).into());
         }
         Ok(())

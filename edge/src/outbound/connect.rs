@@ -17,7 +17,7 @@ use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::{StreamGuard, TlsInfo};
 use crate::resolve::connect::open;
-use crate::resolve::{Attempts, ResolveError};
+use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::Verdict;
@@ -151,21 +151,26 @@ impl Opener {
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
-        let mut again: Option<SocketAddr> = None;
+        let mut again: Option<(SocketAddr, Service)> = None;
         loop {
             let next = match again.take() {
-                Some(address) => {
+                Some((address, service)) => {
                     let connecting = timeout_at(self.attempts.deadline(), open(address));
                     let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-                    Some(
-                        connected
-                            .map(|tcp| (tcp, address))
-                            .map_err(|error| format!("{address}: {error}")),
-                    )
+                    let connected = connected.map(|tcp| Connected {
+                        tcp,
+                        address,
+                        service,
+                    });
+                    Some(connected.map_err(|error| format!("{address}: {error}")))
                 }
                 None => self.attempts.next().await,
             };
-            let (tcp, address) = match next {
+            let Connected {
+                tcp,
+                address,
+                service,
+            } = match next {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
@@ -178,7 +183,7 @@ impl Opener {
                 None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
-            let deadline = self.attempts.deadline().min(Instant::now() + limit);
+            let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
             let wire = Wire::new(
@@ -188,13 +193,14 @@ impl Opener {
                 self.edge.metrics.clone(),
             );
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            opening.service = service;
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
             self.tls_failed |= handshake_failed;
             if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
-                again = Some(address);
+                again = Some((address, service));
             }
             let header = opening.header();
             let wire = opening.wire;
@@ -210,7 +216,7 @@ impl Opener {
                         detail.phase = "established";
                     });
                     tracing::debug!(
-                        %local, remote = %self.remote, %address, ?purpose, stream_id = %id,
+                        %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
                     return Ok(Opened {
@@ -226,7 +232,7 @@ impl Opener {
                 Err(failure) => {
                     let why = failure.to_string();
                     tracing::warn!(
-                        %local, remote = %self.remote, %address, reason = why,
+                        %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
                     let refused = |refusal: &Refusal| {

@@ -39,7 +39,7 @@ use xmpp_federation_edge::policy::Policy;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::resolve::Resolver;
 use xmpp_federation_edge::router::Timing;
-use xmpp_federation_edge::stream::listen;
+use xmpp_federation_edge::stream::listen::{self, Listeners};
 use xmpp_federation_edge::tls::TlsSettings;
 
 pub const SECRET: &str = "s3cr3tf0rd14lb4ck";
@@ -130,6 +130,13 @@ impl Speaker {
         Self::new(TcpStream::connect(address).await.unwrap())
     }
 
+    /// From another address of this host.
+    pub async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self::new(socket.connect(address).await.unwrap())
+    }
+
     pub async fn say(&mut self, text: &str) {
         self.try_say(text.as_bytes()).await.unwrap();
     }
@@ -138,6 +145,11 @@ impl Speaker {
         let io = self.io.as_mut().unwrap();
         io.write_all(bytes).await?;
         io.flush().await
+    }
+
+    /// Says that nothing more will come.
+    pub async fn finish_writing(&mut self) {
+        let _ = self.io.as_mut().unwrap().shutdown().await;
     }
 
     /// Everything up to and including `what`.
@@ -215,6 +227,40 @@ impl Speaker {
             .await
             .unwrap();
         self.io = Some(Box::pin(tls));
+    }
+
+    /// The client's side of TLS by this configuration; gives the protocol that ALPN agreed on.
+    pub async fn try_tls_as_client(
+        &mut self,
+        name: &str,
+        config: rustls::ClientConfig,
+    ) -> std::io::Result<Option<Vec<u8>>> {
+        let io = self.io.take().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, io)
+            .await?;
+        let protocol = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        self.io = Some(Box::pin(tls));
+        Ok(protocol)
+    }
+
+    /// The server's side of TLS by this configuration; gives the name and the protocol that the
+    /// client asked for.
+    pub async fn tls_as_server(
+        &mut self,
+        config: rustls::ServerConfig,
+    ) -> (Option<String>, Option<Vec<u8>>) {
+        let io = self.io.take().unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
+            .accept(io)
+            .await
+            .unwrap();
+        let session = tls.get_ref().1;
+        let name = session.server_name().map(str::to_owned);
+        let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
+        self.io = Some(Box::pin(tls));
+        (name, protocol)
     }
 
     pub async fn start_tls_as_server(&mut self) {
@@ -315,7 +361,11 @@ impl Peer {
 
     /// Opens a stream to the edge through STARTTLS; gives the id of the edge's last header.
     pub async fn open(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
-        let mut peer = Speaker::connect(edge).await;
+        self.open_on(Speaker::connect(edge).await, to).await
+    }
+
+    /// The same on a connection that exists.
+    pub async fn open_on(&self, mut peer: Speaker, to: &str) -> (Speaker, String) {
         peer.say(&header(self.domain, to, "")).await;
         let features = peer.hear("</stream:features>").await;
         assert!(features.contains("<required/>"), "{features}");
@@ -323,6 +373,17 @@ impl Peer {
             .await;
         peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
             .await;
+        peer.start_tls_as_client(to).await;
+        peer.say(&header(self.domain, to, "")).await;
+        let text = peer.hear("</stream:features>").await;
+        assert!(text.contains("<errors/>"), "{text}");
+        let id = attribute(&text, "stream:stream", "id");
+        (peer, id)
+    }
+
+    /// Opens a stream with TLS from the first byte.
+    pub async fn open_direct(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
+        let mut peer = Speaker::connect(edge).await;
         peer.start_tls_as_client(to).await;
         peer.say(&header(self.domain, to, "")).await;
         let text = peer.hear("</stream:features>").await;
@@ -537,6 +598,7 @@ fn end_of_first_element(xml: &str) -> Option<usize> {
 pub struct Lab {
     pub edge: Arc<Edge>,
     pub s2s: SocketAddr,
+    pub direct_tls: SocketAddr,
     pub live: watch::Sender<Arc<Live>>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -616,6 +678,12 @@ impl Lab {
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
+        let direct = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let direct_tls = direct.local_addr().unwrap();
+        let listeners = Listeners {
+            s2s: listener,
+            direct_tls: Some(direct),
+        };
         let (live, rx) = watch::channel(Arc::new(live));
         let edge = Edge::with_timing(
             rx,
@@ -625,12 +693,13 @@ impl Lab {
             timing,
         );
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(edge.clone().run(listener, async move {
+        let task = tokio::spawn(edge.clone().run(listeners, async move {
             let _ = stopped.await;
         }));
         Self {
             edge,
             s2s,
+            direct_tls,
             live,
             stop: Some(stop),
             task,
@@ -643,6 +712,23 @@ impl Lab {
         let lab = Self::start(live(config(&[&peer], &[&router])));
         let link = router.accept().await;
         (lab, peer, router, link)
+    }
+
+    /// What is counted, as Prometheus reads it.
+    pub fn metric(&self, line: &str) -> u64 {
+        let text = self.edge.metrics.render(&self.edge.registry);
+        let value = text.lines().find_map(|found| found.strip_prefix(line));
+        value.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Waits until something is so.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
     }
 
     /// SIGTERM.
