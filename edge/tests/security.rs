@@ -899,7 +899,7 @@ async fn two_edges_that_require_certificates_federate_by_external() {
     link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
     assert!(link_a.hear().await.contains("id='m2'"));
     for lab in [&lab_a, &lab_b] {
-        let streams = lab.edge.registry.streams();
+        let streams = lab.edge.registry.streams(None);
         assert_eq!(streams.len(), 2, "no stream for dialback: {streams:?}");
         for stream in streams {
             assert_eq!(stream.detail.pairs[0].mechanism, "external");
