@@ -629,6 +629,10 @@ pub struct PeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub messages_per_second: Option<i32>,
+    /// Bytes of stanzas taken from it per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub bytes_per_second: Option<i32>,
 }
 
 /// Name resolution.

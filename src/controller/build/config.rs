@@ -133,7 +133,7 @@ mod tests {
     #[case("/tls", json!({"minVersion": "VersionTLS13", "trustAnchors": {"system": false, "secretRef": {"name": "a", "key": "b"}}}))]
     #[case("/tls", json!({"mode": "Optional", "requireClientCertificates": true, "clientCertificate": {"secretRef": {"name": "c"}}, "revocationLists": {"configMapRef": {"name": "r", "key": "crl.pem"}}}))]
     #[case("/tls", json!({"mode": "Disabled"}))]
-    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
+    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50, "bytesPerSecond": 100000}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
     #[case("/edge/directTls", json!({"enabled": true}))]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
     #[case("/activation", json!("Prepared"))]
