@@ -32,7 +32,7 @@ use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
-/// A stream on which nobody is authenticated may be silent this long.
+/// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
@@ -379,8 +379,8 @@ impl Session {
         let lane = match &self.last {
             Some(last) if *last.from == *from && *last.to == *to => last.lane,
             _ => {
-                let remote = self.domains.domain_of(from).ok_or_else(addressing)?;
-                let local = self.domains.domain_of(to).ok_or_else(addressing)?;
+                let remote = self.domains.domain(from).ok_or_else(addressing)?;
+                let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
                 let Some(lane) = self.lane_for(live, &local, &remote) else {
                     self.refuse(live, element, &local, &remote);
@@ -409,7 +409,7 @@ impl Session {
                 && self.closing.is_none()
             {
                 let before = self.throttled.is_some();
-                self.throttled = rate.spend(live.policy.peer(&lane.remote), size, Instant::now());
+                self.throttled = rate.spend(size, Instant::now());
                 if !before && self.throttled.is_some() {
                     self.edge.metrics.paused("rate");
                 }
@@ -579,7 +579,9 @@ impl Session {
                 return Err(refusal.into());
             }
         }
-        Ok(())
+        // Its rate may have changed.
+        self.throttled = None;
+        self.take_frames()
     }
 }
 
