@@ -60,7 +60,7 @@ struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Denied,
         Self::NotFound,
         Self::Unreachable,
@@ -68,6 +68,7 @@ impl Cause {
         Self::DialbackInvalid,
         Self::DialbackFailed,
         Self::QueueFull,
+        Self::TooLarge { bytes: 0, most: 0 },
         Self::StreamLost,
         Self::LinkLost,
         Self::LinkDown,
@@ -165,6 +166,16 @@ mod tests {
         match framer.next_frame().unwrap() {
             Some(Frame::Element(element)) => element,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_among_all() {
+        let rows = include_str!("bounce.rs").matches("=> Row(\"").count();
+        // One of them is this line's own.
+        assert_eq!(rows - 1, Cause::ALL.len());
+        for cause in Cause::ALL {
+            assert_eq!(condition_of(cause.as_str()), Some(cause.row().1));
         }
     }
 

@@ -30,11 +30,19 @@ pub const TOPICS: &[(&str, &[&str])] = &[
         ],
     ),
     ("dns", &["resolve", "outbound::connect"]),
-    ("tls", &["tls", "outbound::connect"]),
+    (
+        "tls",
+        &[
+            "tls",
+            "inbound::external",
+            "outbound::connect",
+            "outbound::opening",
+        ],
+    ),
     ("links", &["router"]),
     ("config", &["config", "reload"]),
     ("control", &["control", "admin"]),
-    ("refused", &["logging"]),
+    ("refused", &["refusal"]),
 ];
 
 /// The crate's name as its lines carry it; people write `edge`.

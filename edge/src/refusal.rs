@@ -49,6 +49,26 @@ pub enum Check {
 }
 
 impl Check {
+    /// Every check.
+    pub const ALL: [Self; 16] = [
+        Self::Policy,
+        Self::OwnDomain,
+        Self::Hosted,
+        Self::TlsRequired,
+        Self::TlsDowngrade,
+        Self::TlsHandshake,
+        Self::TlsDisabled,
+        Self::Certificate,
+        Self::Pin,
+        Self::Dialback,
+        Self::Limits,
+        Self::Addressing,
+        Self::Authenticated,
+        Self::Protocol,
+        Self::Xml,
+        Self::Time,
+    ];
+
     /// The word used in logs.
     pub const fn as_str(self) -> &'static str {
         match self {

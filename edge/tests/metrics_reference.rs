@@ -10,9 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
+use xmpp_federation_edge::bounce::Cause;
 use xmpp_federation_edge::failures::Stage;
 use xmpp_federation_edge::metrics::described::{Kind, METRICS};
 use xmpp_federation_edge::metrics::{Depths, Direction, Metrics, Role};
+use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::registry::Registry;
 
 fn full_name(name: &str, kind: Kind) -> String {
@@ -69,6 +71,30 @@ fn the_page_is_what_the_table_says() {
         found == expected,
         "docs/reference/edge-metrics.md is out of date; run UPDATE_REFERENCE=1 cargo test -p xmpp-federation-edge --test metrics_reference"
     );
+}
+
+#[test]
+fn every_word_of_checks_causes_and_stages_is_in_the_reference() {
+    let values = |metric: &str, label: &str| {
+        let metric = METRICS.iter().find(|described| described.name == metric);
+        let mut labels = metric.unwrap().labels.iter();
+        labels.find(|(name, _)| *name == label).unwrap().1
+    };
+    let checks = Check::ALL.map(Check::as_str);
+    let causes = Cause::ALL.map(Cause::as_str);
+    let stages = Stage::ALL.map(Stage::as_str);
+    for (text, words) in [
+        (values("peers_refused", "check"), &checks[..]),
+        (values("stanzas_bounced", "cause"), &causes),
+        (values("attempts_failed", "stage"), &stages),
+    ] {
+        for word in words {
+            assert!(
+                text.contains(&format!("`{word}`")),
+                "{word} is not in {text}"
+            );
+        }
+    }
 }
 
 /// Metrics in which everything happened once.

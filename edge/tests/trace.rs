@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use support::{Lab, PATIENCE, Peer, config, live};
 use tokio::time::timeout;
-use xmpp_federation_edge::trace::{Filter, Line, QUEUE, Subscription, Way};
+use xmpp_federation_edge::trace::Way::{self, Event, Received, Sent};
+use xmpp_federation_edge::trace::{Filter, Line, QUEUE, Subscription};
 
 fn watch(lab: &Lab, peer: &str, bodies: bool) -> Subscription {
     let filter = Filter::parse(peer).unwrap();
@@ -76,7 +77,6 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
         .filter(|line| line.direction.as_deref() == Some("inbound"))
         .cloned()
         .collect();
-    use Way::{Event, Received, Sent};
     assert_order(
         &inbound,
         &[
@@ -140,7 +140,8 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
         &before_streams,
         &[(Event, "resolved by static-route: 127.0.0.1:")],
     );
-    let all: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let all = lines.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = all.join("\n");
     assert!(!all.contains("some-key"), "{all}");
     assert!(!all.contains("secret words"), "{all}");
 }

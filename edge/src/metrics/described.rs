@@ -43,7 +43,7 @@ const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
 const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
 const STATES: &str =
     "`connecting`, `up`, `unreachable`, `unknown-component`, `wrong-secret`, `failed`";
-const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `link-down`, `foreign-sender`, `malformed`, `not-for-us`, `stopping`, …";
+const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `link-down`, `foreign-sender`, `malformed`, `not-for-us`, `stopping`, `too-large`";
 
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]
@@ -58,7 +58,7 @@ pub const METRICS: &[Described] = &[
         "Inbound connections turned away before any stream"),
     described("proxy_headers", Kind::Counter, &[("outcome", "`v1`, `v2`, `local`, `malformed`, `timeout`, …")],
         "PROXY headers of trusted load balancers"),
-    described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `hosted`, `addressing`, `authenticated`, `dialback`, `tls-handshake`, `xml`, `protocol`, `limits`, `time`, …")],
+    described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `own-domain`, `hosted`, `tls-required`, `tls-downgrade`, `tls-handshake`, `tls-disabled`, `certificate`, `pin`, `dialback`, `limits`, `addressing`, `authenticated`, `protocol`, `xml`, `time`")],
         "Peers' streams, pairs and keys that were refused"),
     described("attempts_failed", Kind::Counter, &[DIRECTION, ("stage", STAGES)],
         "Attempts that failed, as ctl failures shows them"),
@@ -66,9 +66,9 @@ pub const METRICS: &[Described] = &[
         "TLS handshakes that ended well"),
     described("tls_failures", Kind::Counter, &[DIRECTION],
         "TLS handshakes that failed"),
-    described("peer_certificates", Kind::Counter, &[DIRECTION, ("verdict", "`valid`, `missing`, `invalid`, …")],
+    described("peer_certificates", Kind::Counter, &[DIRECTION, ("verdict", "`valid`, `missing`, `invalid`")],
         "Certificates of peers by what they prove"),
-    described("sasl", Kind::Counter, &[DIRECTION, ("outcome", "`success`, `failure`, …")],
+    described("sasl", Kind::Counter, &[DIRECTION, ("outcome", "`success`; outbound `failure`; inbound the condition of RFC 6120 section 6.5 that the peer was told")],
         "SASL EXTERNAL exchanges"),
     described("dialback_seconds", Kind::Histogram, &[("role", "`initiating`, `receiving`, `authoritative`"), ("outcome", "`valid`, `invalid`, `error`, `timeout`")],
         "Dialbacks, and how long they took"),
@@ -86,7 +86,7 @@ pub const METRICS: &[Described] = &[
         "Stanzas that could not be delivered and must not be answered"),
     described("stream_errors", Kind::Counter, &[DIRECTION, ("sender", "`edge`, `peer`"), ("condition", "a condition of RFC 6120 section 4.9.3")],
         "Streams that ended with an error"),
-    described("pauses", Kind::Counter, &[("reason", "`link-queue`, `rate`, …")],
+    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may")],
         "Times that a peer was not read for a while"),
     described("link_queue_stanzas", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
         "Stanzas that wait for a link to an XCP router"),

@@ -158,10 +158,10 @@ impl Plan {
                 continue;
             };
             // Once is enough: each dialback makes the peer call our own servers.
-            if !std::mem::replace(&mut identified, true) {
-                self.identify(target, reached, &mut report).await;
-            } else {
+            if std::mem::replace(&mut identified, true) {
                 reached.leave().await;
+            } else {
+                self.identify(target, reached, &mut report).await;
             }
         }
         report.finish(!identified);

@@ -36,7 +36,7 @@ impl Plan {
             for address in &route.addresses {
                 report.good(
                     "dns",
-                    &self.domain.to_string(),
+                    self.domain.as_str(),
                     format!("static route to {address}; DNS is not asked"),
                 );
                 // Routes are trusted: the address rules are for what DNS says.
@@ -57,7 +57,7 @@ impl Plan {
         if plain.is_empty() && direct.is_empty() {
             report.warn(
                 "dns",
-                &self.domain.to_string(),
+                self.domain.as_str(),
                 format!("no SRV records; its own addresses and port {S2S_PORT} count"),
                 None,
             );
@@ -73,7 +73,7 @@ impl Plan {
         if records.is_empty() {
             report.bad(
                 "dns",
-                &self.domain.to_string(),
+                self.domain.as_str(),
                 "says by SRV records with target \".\" that it does not federate",
                 "nothing can be done from here; ask its administrators",
             );

@@ -8,8 +8,8 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use xmpp_federation_core::StreamId;
 use xmpp_federation_core::edge_config::TlsMode;
+use xmpp_federation_core::{Domain, StreamId};
 
 use super::names::Target;
 use super::{Plan, Report};
@@ -188,7 +188,7 @@ impl Plan {
 
     /// Headers and features.
     async fn begin(&self, wire: &mut Wire) -> Result<(Option<StreamId>, Node), Failed> {
-        let from = self.from.as_ref().map(|from| from.to_unicode());
+        let from = self.from.as_ref().map(Domain::to_unicode);
         let to = self.domain.to_unicode();
         let header = HeaderToSend {
             content_ns: ns::SERVER,
@@ -287,18 +287,14 @@ impl Plan {
         let why = match self.tls.judge(chain, &self.domain, pins) {
             Verdict::Valid => {
                 let left = chain.first().and_then(|leaf| time_left(leaf));
-                match left.filter(|left| *left < SOON) {
-                    Some(left) => {
-                        let days = left.as_secs() / 86_400;
-                        let detail =
-                            format!("proves {}, for {days} more days: {shown}", self.domain);
-                        let remedy = "the peer's administrators should renew it";
-                        report.warn("certificate", subject, detail, Some(remedy));
-                    }
-                    None => {
-                        let detail = format!("proves {}: {shown}", self.domain);
-                        report.good("certificate", subject, detail);
-                    }
+                if let Some(left) = left.filter(|left| *left < SOON) {
+                    let days = left.as_secs() / 86_400;
+                    let detail = format!("proves {}, for {days} more days: {shown}", self.domain);
+                    let remedy = "the peer's administrators should renew it";
+                    report.warn("certificate", subject, detail, Some(remedy));
+                } else {
+                    let detail = format!("proves {}: {shown}", self.domain);
+                    report.good("certificate", subject, detail);
                 }
                 return Ok(());
             }
@@ -342,7 +338,7 @@ fn remedy(failure: &Failure) -> &'static str {
             "the peer, or a firewall on the way, closes the connection: ask its administrators whether our addresses are blocked"
         }
         Failure::Fault { .. } => "another service seems to listen there: check the port",
-        _ => "the peer's log says more",
+        Failure::Timeout(_) | Failure::Refused(_) => "the peer's log says more",
     }
 }
 

@@ -47,7 +47,7 @@ impl StreamTrace {
     #[inline]
     pub fn event(&mut self, text: impl FnOnce() -> String) {
         if self.entry.tracers.generation() != 0 {
-            self.tell_event(text());
+            self.tell_event(&text());
         }
     }
 
@@ -70,9 +70,9 @@ impl StreamTrace {
     }
 
     #[cold]
-    fn tell_event(&mut self, text: String) {
+    fn tell_event(&mut self, text: &str) {
         if self.is_watched() {
-            self.tell(Way::Event, |_| text.clone());
+            self.tell(Way::Event, |_| text.to_owned());
         }
     }
 
@@ -98,7 +98,9 @@ impl StreamTrace {
                     .fetch_sub(early.len(), Ordering::Relaxed);
                 let new = |tracer: &&Arc<Tracer>| !before.iter().any(|b| Arc::ptr_eq(b, tracer));
                 for tracer in self.watching.iter().filter(new) {
-                    early.iter().for_each(|line| tracer.tell(line.clone()));
+                    for line in &early {
+                        tracer.tell(line.clone());
+                    }
                 }
             }
         }

@@ -38,7 +38,8 @@ fn framer() -> Framer {
         max_stanza_bytes: usize::MAX >> 2,
         max_depth: usize::MAX >> 2,
         max_attributes: usize::MAX >> 2,
-        ..Limits::stanzas(0)
+        max_namespaces: usize::MAX >> 2,
+        max_name_bytes: usize::MAX >> 2,
     })
 }
 
@@ -59,15 +60,15 @@ pub(super) fn frames(bytes: &[u8]) -> Vec<Frame> {
         let _ = framer.next_frame();
     }
     framer.feed(bytes);
-    let mut frames = Vec::new();
+    let mut found = Vec::new();
     while let Ok(Some(frame)) = framer.next_frame() {
         let end = matches!(frame, Frame::End);
-        frames.push(frame);
+        found.push(frame);
         if end {
             break;
         }
     }
-    frames
+    found
 }
 
 /// A frame in words.
@@ -115,9 +116,8 @@ fn raw(element: &Element) -> String {
 
 fn element(element: &Element, bodies: bool) -> String {
     match (element.ns(), element.name()) {
-        (ns::STREAMS, "features" | "error") | (ns::TLS, _) => raw(element),
+        (ns::STREAMS, "features" | "error") | (ns::TLS, _) | (ns::SASL, "failure") => raw(element),
         (ns::DIALBACK, _) => dialback(element),
-        (ns::SASL, "failure") => raw(element),
         (ns::SASL, _) => sasl(element),
         _ if bodies => raw(element),
         _ => head(element),
