@@ -402,6 +402,7 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
             pinned_sha256,
             max_stanza_bytes: peer.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),
             messages_per_second: peer.messages_per_second.and_then(|n| u32::try_from(n).ok()),
+            bytes_per_second: peer.bytes_per_second.and_then(|n| u64::try_from(n).ok()),
         });
     }
     peers
