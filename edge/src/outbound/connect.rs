@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
-use super::opening::{Opening, Ready};
+use super::opening::{Opening, Phase, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
@@ -153,26 +153,20 @@ impl Opener {
         // An address whose server ended the stream because of SASL EXTERNAL.
         let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let next = match again.take() {
-                Some((address, service)) => {
-                    let connecting = timeout_at(self.attempts.deadline(), open(address));
-                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-                    let connected = connected.map(|tcp| Connected {
-                        tcp,
-                        address,
-                        service,
-                    });
-                    Some(connected.map_err(|error| format!("{address}: {error}")))
-                }
-                None => self.attempts.next().await,
+            let connected = match again.take() {
+                Some((address, service)) => self.connect_again(address, service).await,
+                None => match self.attempts.next().await {
+                    Some(connected) => connected,
+                    None => return Err(self.failure()),
+                },
             };
             let Connected {
                 tcp,
                 address,
                 service,
-            } = match next {
-                Some(Ok(connected)) => connected,
-                Some(Err(reason)) => {
+            } = match connected {
+                Ok(connected) => connected,
+                Err(reason) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
                     tracers.about(remote, || reason.clone());
                     let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
@@ -180,7 +174,6 @@ impl Opener {
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
-                None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = Instant::now() + limit.min(self.attempts.share());
@@ -197,13 +190,7 @@ impl Opener {
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
-            let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
-            self.tls_failed |= handshake_failed;
-            if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
-                again = Some((address, service));
-            }
-            let header = opening.header();
-            let wire = opening.wire;
+            let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
                 Ok(Ready {
                     id,
@@ -230,33 +217,12 @@ impl Opener {
                     });
                 }
                 Err(failure) => {
-                    let why = failure.to_string();
-                    tracing::warn!(
-                        %local, remote = %self.remote, %address, ?service, reason = why,
-                        "outbound stream failed during its negotiation"
-                    );
-                    let refused = |refusal: &Refusal| {
-                        let (local, remote) = (Some(local), Some(&self.remote));
-                        self.edge
-                            .refused(Direction::Outbound, address, local, remote, refusal);
-                    };
-                    let cause = match &failure {
-                        Failure::Refused(refusal) => {
-                            refused(refusal);
-                            Cause::Insecure
-                        }
-                        _ if handshake_failed => {
-                            refused(&Refusal::new(Check::TlsHandshake, why.clone()));
-                            Cause::Unreachable
-                        }
-                        _ => {
-                            let stage = failed_stage(&failure);
-                            let attempt = Attempt::outbound(stage, Some(address), why.clone());
-                            self.edge.attempt_failed(&self.remote, attempt);
-                            Cause::Unreachable
-                        }
-                    };
-                    self.note(cause, format!("{address}: {why}"));
+                    if phase == Phase::External {
+                        again = Some((address, service));
+                    }
+                    // Servers may refuse our certificate only after the handshake.
+                    self.tls_failed |= phase != Phase::Clear;
+                    self.failed(local, address, phase, &failure);
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;
                         drop(guard);
@@ -264,6 +230,53 @@ impl Opener {
                 }
             }
         }
+    }
+
+    /// Another connection to an address that was reached a moment ago.
+    async fn connect_again(
+        &self,
+        address: SocketAddr,
+        service: Service,
+    ) -> Result<Connected, String> {
+        let connecting = timeout_at(self.attempts.deadline(), open(address));
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.map(|tcp| Connected {
+            tcp,
+            address,
+            service,
+        });
+        connected.map_err(|error| format!("{address}: {error}"))
+    }
+
+    /// Logs and notes why the negotiation with one address failed.
+    fn failed(&mut self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) {
+        let why = failure.to_string();
+        tracing::warn!(
+            %local, remote = %self.remote, %address, reason = why,
+            "outbound stream failed during its negotiation"
+        );
+        let refused = |refusal: &Refusal| {
+            let (local, remote) = (Some(local), Some(&self.remote));
+            self.edge
+                .refused(Direction::Outbound, address, local, remote, refusal);
+        };
+        let cause = match failure {
+            Failure::Refused(refusal) => {
+                refused(refusal);
+                Cause::Insecure
+            }
+            _ if phase == Phase::Handshake => {
+                refused(&Refusal::new(Check::TlsHandshake, why.clone()));
+                Cause::Unreachable
+            }
+            _ => {
+                let stage = failed_stage(failure);
+                let attempt = Attempt::outbound(stage, Some(address), why.clone());
+                self.edge.attempt_failed(&self.remote, attempt);
+                Cause::Unreachable
+            }
+        };
+        self.note(cause, format!("{address}: {why}"));
     }
 }
 

@@ -92,7 +92,9 @@ impl Trust {
         };
         let names = self
             .check(leaf, intermediates, UnixTime::now())
-            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| error.to_string()));
+            .and_then(|()| {
+                CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string()))
+            });
         Examined::Shown(sha256_hex(leaf), names)
     }
 
@@ -102,8 +104,12 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), String> {
-        let parsed = webpki::EndEntityCert::try_from(leaf)
-            .map_err(|error| format!("it is not a readable certificate: {error:?}"))?;
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| {
+            format!(
+                "it is not a readable certificate: {}",
+                cut(&format!("{error:?}"))
+            )
+        })?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let lists = self.revoked.by_reference();
         parsed
@@ -183,8 +189,14 @@ fn explain(error: &webpki::Error) -> String {
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()
         }
-        other => format!("its chain does not hold: {other:?}"),
+        // Some errors carry as much of the certificate as the peer likes.
+        other => format!("its chain does not hold: {}", cut(&format!("{other:?}"))),
     }
+}
+
+/// The beginning of a text that may be long.
+fn cut(text: &str) -> String {
+    text.chars().take(160).collect()
 }
 
 fn at(time: UnixTime) -> String {
