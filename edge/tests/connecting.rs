@@ -73,7 +73,7 @@ async fn one_stream_carries_all_hosted_domains_each_with_its_own_dialback() {
         + &stream.hear("/>").await;
     assert!(heard.contains("m1") && heard.contains("m2"), "{heard}");
     assert_eq!(lab.edge.registry.counts().outbound, 1);
-    let streams = lab.edge.registry.streams();
+    let streams = lab.edge.registry.streams(None);
     assert_eq!(streams[0].detail.pairs.len(), 2);
     assert!(
         timeout(Duration::from_millis(100), peer.listener.accept())
@@ -236,7 +236,7 @@ async fn a_flood_from_one_address_is_refused_and_hurts_nobody_else() {
     })
     .await;
     let from_there = |lab: &Lab| {
-        let streams = lab.edge.registry.streams().into_iter();
+        let streams = lab.edge.registry.streams(None).into_iter();
         streams
             .filter(|stream| stream.peer.ip() == IpAddr::from([127, 0, 0, 8]))
             .count()

@@ -39,7 +39,7 @@ async fn start(trusted: &str, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Pee
 }
 
 fn inbound_peers(lab: &Lab) -> Vec<SocketAddr> {
-    let streams = lab.edge.registry.streams().into_iter();
+    let streams = lab.edge.registry.streams(None).into_iter();
     let inbound = streams.filter(|stream| stream.direction == "inbound");
     inbound.map(|stream| stream.peer).collect()
 }

@@ -32,7 +32,7 @@ use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
-/// A stream on which nobody is authenticated may be silent this long.
+/// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
@@ -379,8 +379,8 @@ impl Session {
         let lane = match &self.last {
             Some(last) if *last.from == *from && *last.to == *to => last.lane,
             _ => {
-                let remote = self.domains.domain_of(from).ok_or_else(addressing)?;
-                let local = self.domains.domain_of(to).ok_or_else(addressing)?;
+                let remote = self.domains.domain(from).ok_or_else(addressing)?;
+                let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
                 let Some(lane) = self.lane_for(live, &local, &remote) else {
                     self.refuse(live, element, &local, &remote);

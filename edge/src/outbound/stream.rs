@@ -550,7 +550,12 @@ impl Stream<'_> {
     }
 
     async fn end(mut self, failure: Failure) -> End {
-        let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
+        // Only the peer's own end says that it has read to ours.
+        let orderly = match &failure {
+            Failure::Closed => true,
+            Failure::Ended => self.closing.is_some(),
+            _ => false,
+        };
         let transport = &self.opened.wire.transport;
         let took_all = !transport.needs_flush() && transport.acknowledged() == transport.written();
         if !(orderly && took_all) {
@@ -579,7 +584,7 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
-        if !self.used && refused.is_none() && !orderly {
+        if !self.used && refused.is_none() && !orderly && self.closing.is_none() {
             let attempt =
                 Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
             self.edge.attempt_failed(&self.route.remote, attempt);

@@ -189,18 +189,40 @@ fn explain(error: &webpki::Error) -> String {
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()
         }
-        // Some errors carry as much of the certificate as the peer likes.
         other => format!("its chain does not hold: {}", cut(&format!("{other:?}"))),
     }
 }
 
-/// The beginning of a text that may be long.
+/// Some errors quote the certificate, which may be as long as a handshake allows.
 fn cut(text: &str) -> String {
-    text.chars().take(160).collect()
+    const LONGEST: usize = 200;
+    let mut cut: String = text.chars().take(LONGEST).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
 }
 
 fn at(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).ok();
     let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map(|time| format!(" {time}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_certificate_says_is_not_quoted_at_length() {
+        let context = webpki::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![255; 60_000],
+            supported_algorithms: Vec::new(),
+        };
+        let said = explain(&webpki::Error::UnsupportedSignatureAlgorithmContext(
+            context,
+        ));
+        assert!(said.len() < 300, "{} bytes", said.len());
+        assert!(said.starts_with("its chain does not hold: UnsupportedSignatureAlgorithm"));
+    }
 }

@@ -29,8 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 use xmpp_federation_edge::edge::Edge;
@@ -203,6 +203,21 @@ impl Speaker {
         std::mem::take(&mut self.heard) + &String::from_utf8_lossy(&rest)
     }
 
+    /// The condition of the stream error that comes; the stream is ended behind it.
+    pub async fn condition(&mut self) -> String {
+        let text = self.hear("</stream:stream>").await;
+        let error = text
+            .split("<stream:error><")
+            .nth(1)
+            .unwrap_or_else(|| panic!("no error in {text}"));
+        error.split([' ', '/']).next().unwrap().to_owned()
+    }
+
+    /// Ends our writing; what comes can still be heard.
+    pub async fn shut(&mut self) {
+        let _ = self.io.as_mut().unwrap().shutdown().await;
+    }
+
     pub async fn start_tls_as_client(&mut self, name: &str) {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
@@ -310,6 +325,13 @@ impl Peer {
 
     /// The same up to our second header.
     pub async fn accept_tls_with(&self, id: &str) -> Speaker {
+        let (mut peer, local) = self.accept_tls().await;
+        peer.say(&header(self.domain, &local, id)).await;
+        peer
+    }
+
+    /// The same up to the edge's second header; with the domain that it comes from.
+    pub async fn accept_tls(&self) -> (Speaker, String) {
         let mut peer = self.accept_tcp().await;
         let first = peer.hear("version='1.0'>").await;
         assert!(
@@ -326,8 +348,7 @@ impl Peer {
             .await;
         peer.start_tls_as_server().await;
         peer.hear("version='1.0'>").await;
-        peer.say(&header(self.domain, &local, id)).await;
-        peer
+        (peer, local)
     }
 
     pub async fn accept_tcp(&self) -> Speaker {
@@ -554,6 +575,10 @@ fn end_of_first_element(xml: &str) -> Option<usize> {
     let mut at = 0;
     while let Some(open) = xml[at..].find('<') {
         let start = at + open;
+        if xml[start..].starts_with("<![CDATA[") {
+            at = start + xml[start..].find("]]>")? + 3;
+            continue;
+        }
         let end = start + xml[start..].find('>')? + 1;
         let tag = &xml[start..end];
         if tag.starts_with("</") {
@@ -585,7 +610,8 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         .iter()
         .map(|peer| {
             let address = peer.listener.local_addr().unwrap();
-            format!("- domain: {}\n  addresses: ['{address}']\n", peer.domain)
+            let domain = Domain::parse(peer.domain).unwrap();
+            format!("- domain: {domain}\n  addresses: ['{address}']\n")
         })
         .collect();
     let endpoints: String = routers
@@ -715,5 +741,126 @@ impl Lab {
             .await
             .expect("the edge did not stop")
             .unwrap();
+    }
+}
+
+/// A partner that nobody attacks, with a stream each way: what others suffer is seen here.
+pub struct Bystander {
+    _peer: Peer,
+    inward: Speaker,
+    outward: Speaker,
+    count: usize,
+}
+
+impl Bystander {
+    pub const DOMAIN: &'static str = "bystander.example";
+
+    async fn new(lab: &Lab, peer: Peer, link: &mut RouterLink) -> Self {
+        let inward = peer.open_authenticated(lab.s2s, "coluc.com").await;
+        link.say(&Self::message(
+            "alice@coluc.com",
+            "carol@bystander.example",
+            0,
+        ));
+        let mut outward = peer.accept_authenticated("coluc.com").await;
+        outward.hear("id='bystander-0'/>").await;
+        Self {
+            _peer: peer,
+            inward,
+            outward,
+            count: 0,
+        }
+    }
+
+    fn message(from: &str, to: &str, n: usize) -> String {
+        format!("<message from='{from}' to='{to}' id='bystander-{n}'/>")
+    }
+
+    /// One message in and one out over the streams that it has; gives everything else that came
+    /// over the link meanwhile.
+    pub async fn exchange(&mut self, link: &mut RouterLink) -> Vec<String> {
+        let (alice, carol) = ("alice@coluc.com", "carol@bystander.example");
+        self.count += 1;
+        let id = format!("id='bystander-{}'", self.count);
+        self.inward
+            .say(&Self::message(carol, alice, self.count))
+            .await;
+        let mut others = Vec::new();
+        loop {
+            let heard = link.hear().await;
+            if heard.contains(&id) {
+                break;
+            }
+            if !heard.contains("id='bystander-") {
+                others.push(heard);
+            }
+        }
+        link.say(&Self::message(alice, carol, self.count));
+        self.outward.hear(&format!("{id}/>")).await;
+        others
+    }
+
+    /// Exchanges messages for as long as something else lasts, and once more after it; gives
+    /// everything else that came over the link.
+    pub async fn during<T>(
+        &mut self,
+        link: &mut RouterLink,
+        other: impl Future<Output = T>,
+    ) -> (T, Vec<String>) {
+        let mut others = Vec::new();
+        let done = {
+            let exchanging = async {
+                loop {
+                    others.extend(self.exchange(link).await);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                done = other => done,
+                () = exchanging => unreachable!(),
+            }
+        };
+        others.extend(self.exchange(link).await);
+        (done, others)
+    }
+}
+
+/// An edge with a hostile or odd peer, `vngtp.lab`, and a bystander.
+pub struct Scene {
+    pub lab: Lab,
+    pub peer: Peer,
+    pub router: Router,
+    pub link: RouterLink,
+    pub bystander: Bystander,
+}
+
+impl Scene {
+    pub async fn new() -> Self {
+        Self::with(|_| {}, |_| {}).await
+    }
+
+    pub async fn with(
+        configure: impl FnOnce(&mut EdgeConfig),
+        prepare: impl FnOnce(&mut Live),
+    ) -> Self {
+        let (peer, other) = (
+            Peer::new("vngtp.lab").await,
+            Peer::new(Bystander::DOMAIN).await,
+        );
+        let router = Router::new().await;
+        let mut config = config(&[&peer, &other], &[&router]);
+        configure(&mut config);
+        let mut live = live(config);
+        prepare(&mut live);
+        let lab = Lab::start(live);
+        let mut link = router.accept().await;
+        let bystander = Bystander::new(&lab, other, &mut link).await;
+        Self {
+            lab,
+            peer,
+            router,
+            link,
+            bystander,
+        }
     }
 }
