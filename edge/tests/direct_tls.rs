@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rstest::rstest;
+use support::pki::Pki;
 use support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
+use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::resolve::{Bounds, Lookup, LookupError, Resolver, SrvRecord};
 use xmpp_federation_edge::tls::TlsSettings;
 
@@ -121,15 +123,15 @@ async fn believe(stream: &mut Speaker, peer: &Peer) {
 }
 
 #[rstest]
-#[case::none(&[], Some(None))]
-#[case::ours(&["xmpp-server"], Some(Some("xmpp-server")))]
-#[case::ours_among_others(&["h2", "xmpp-server"], Some(Some("xmpp-server")))]
-#[case::clients(&["xmpp-client"], None)]
-#[case::others(&["h2", "http/1.1"], None)]
+#[case::none(&[], Ok(None))]
+#[case::ours(&["xmpp-server"], Ok(Some("xmpp-server")))]
+#[case::ours_among_others(&["h2", "xmpp-server"], Ok(Some("xmpp-server")))]
+#[case::clients(&["xmpp-client"], Err(()))]
+#[case::others(&["h2", "http/1.1"], Err(()))]
 #[tokio::test]
 async fn alpn_names_our_protocol_or_nothing(
     #[case] offered: &[&str],
-    #[case] expected: Option<Option<&str>>,
+    #[case] expected: Result<Option<&str>, ()>,
 ) {
     let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut peer = Speaker::connect(lab.direct_tls).await;
@@ -137,14 +139,14 @@ async fn alpn_names_our_protocol_or_nothing(
         .try_tls_as_client("coluc.com", client_with(offered))
         .await;
     match (agreed, expected) {
-        (Ok(agreed), Some(expected)) => {
+        (Ok(agreed), Ok(expected)) => {
             assert_eq!(agreed.as_deref(), expected.map(str::as_bytes));
             peer.say(&header("vngtp.lab", "coluc.com", "")).await;
             let features = peer.hear("</stream:features>").await;
             assert!(features.contains("<dialback "), "{features}");
             assert!(!features.contains("starttls"), "{features}");
         }
-        (Err(error), None) => {
+        (Err(error), Err(())) => {
             assert!(
                 error.to_string().contains("NoApplicationProtocol"),
                 "{error}"
@@ -390,6 +392,64 @@ async fn the_better_priority_wins_whichever_service_it_is() {
             let mut stream = accept_direct(&direct, "id").await;
             believe(&mut stream, &direct).await;
             stream.hear("id='m1'").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_with_which_tls_is_disabled_is_refused() {
+    let peer = Peer::new("vngtp.lab").await;
+    let router = Router::new().await;
+    let mut config = config(&[&peer], &[&router]);
+    config.peers = vec![serde_yaml::from_str("{domain: vngtp.lab, tlsMode: Disabled}").unwrap()];
+    let lab = Lab::start(live(config));
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    bob.start_tls_as_client("coluc.com").await;
+    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
+    let end = bob.hear("</stream:stream>").await;
+    assert!(end.contains("<policy-violation "), "{end}");
+}
+
+/// Two edges that require certificates: both roles of SASL EXTERNAL over direct TLS.
+#[tokio::test]
+async fn two_edges_federate_by_external_over_it() {
+    let pki = Pki::new();
+    let b = pki.issue(&["vngtp.lab"], |_| {});
+    let b = b.chain_pem.clone() + &b.key_pem;
+    let (router_a, router_b) = (Router::new().await, Router::new().await);
+    let setup = |router: &Router| {
+        let mut config = config(&[], &[router]);
+        config.privacy.mode = PrivacyMode::AllowAll;
+        config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+        config.tls.require_client_certificates = true;
+        config
+    };
+    let (here, mut there) = (setup(&router_a), setup(&router_b));
+    there.domains = vec!["vngtp.lab".parse().unwrap()];
+    there.tls.certificates =
+        vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    let found = |mut live: Live, zone: Zone| {
+        let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
+        live.resolver = Arc::new(resolver);
+        live
+    };
+    // Each needs the other's port: B is told A's afterwards, by a reload.
+    let live_b = || pki.live_with(there.clone(), &[("/b", &b)]);
+    let lab_b = Lab::start(found(live_b(), Zone::default()));
+    let to_b = Zone::default().with("xmpps-server", "vngtp.lab", 0, lab_b.direct_tls.port());
+    let lab_a = Lab::start(found(pki.live(here), to_b));
+    let to_a = Zone::default().with("xmpps-server", "coluc.com", 0, lab_a.direct_tls.port());
+    lab_b.live.send(Arc::new(found(live_b(), to_a))).unwrap();
+    let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
+    link_a.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    assert!(link_b.hear().await.contains("id='m1'"));
+    link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
+    assert!(link_a.hear().await.contains("id='m2'"));
+    for lab in [&lab_a, &lab_b] {
+        let streams = lab.edge.registry.streams(None);
+        assert_eq!(streams.len(), 2, "no stream for dialback: {streams:?}");
+        for stream in streams {
+            assert_eq!(stream.detail.pairs[0].mechanism, "external");
         }
     }
 }

@@ -38,6 +38,12 @@ async fn start(trusted: &str, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Pee
     (lab, peer, link)
 }
 
+fn headers(lab: &Lab, outcome: &str) -> u64 {
+    lab.metric(&format!(
+        "xmpp_edge_proxy_headers_total{{outcome=\"{outcome}\"}}"
+    ))
+}
+
 fn inbound_peers(lab: &Lab) -> Vec<SocketAddr> {
     let streams = lab.edge.registry.streams(None).into_iter();
     let inbound = streams.filter(|stream| stream.direction == "inbound");
@@ -45,13 +51,14 @@ fn inbound_peers(lab: &Lab) -> Vec<SocketAddr> {
 }
 
 #[rstest]
-#[case::version_1(V1, "192.0.2.1:40000")]
-#[case::version_2(V2, "192.0.2.1:40000")]
-#[case::version_2_with_ipv6_and_a_field(V2_IPV6, "[2001:db8::1]:40000")]
+#[case::version_1(V1, "192.0.2.1:40000", "v1")]
+#[case::version_2(V2, "192.0.2.1:40000", "v2")]
+#[case::version_2_with_ipv6_and_a_field(V2_IPV6, "[2001:db8::1]:40000", "v2")]
 #[tokio::test]
 async fn the_clients_address_counts_on_both_listeners(
     #[case] first: &[u8],
     #[case] client: &str,
+    #[case] outcome: &str,
     #[values(false, true)] direct: bool,
     #[values(false, true)] in_pieces: bool,
 ) {
@@ -80,6 +87,7 @@ async fn the_clients_address_counts_on_both_listeners(
         .await;
     assert!(link.hear().await.contains("id='1'"));
     assert_eq!(inbound_peers(&lab), [client.parse().unwrap()]);
+    assert_eq!(headers(&lab, outcome), 1);
     assert_eq!(lab.metric(REFUSED), 0);
 }
 
@@ -113,6 +121,7 @@ async fn a_trusted_source_without_a_good_header_is_closed_without_a_word(
     balancer.try_say(first).await.unwrap();
     assert_eq!(balancer.hear_end().await, "");
     assert_eq!(lab.metric(REFUSED), 1);
+    assert_eq!(headers(&lab, "malformed"), 1);
     assert_eq!(inbound_peers(&lab), []);
 }
 
@@ -134,6 +143,7 @@ async fn a_header_that_does_not_come_ends_with_the_negotiation_time(
     balancer.try_say(first).await.unwrap();
     assert_eq!(balancer.hear_end().await, "");
     assert_eq!(lab.metric(REFUSED), 1);
+    assert_eq!(headers(&lab, "timeout"), 1);
 }
 
 #[tokio::test]
@@ -190,6 +200,7 @@ async fn a_connection_of_the_balancers_own_has_its_address(#[case] first: &[u8])
     let peers = inbound_peers(&lab);
     assert_eq!(peers.len(), 1);
     assert_eq!(peers[0].ip().to_string(), "127.0.0.7");
+    assert_eq!(headers(&lab, "local"), 1);
 }
 
 #[rstest]

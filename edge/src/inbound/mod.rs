@@ -25,7 +25,7 @@ use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::stream::direct_tls::Service;
 use per_address::{PerAddress, Use};
-use proxy::{HeaderError, Origin};
+use proxy::{Header, HeaderError, Origin};
 
 /// How often it is said that connections cannot be accepted.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
@@ -143,17 +143,23 @@ async fn behind_balancer(
     deadline: Instant,
 ) -> Option<(SocketAddr, Use)> {
     let header = tokio::select! {
-        header = timeout_at(deadline, proxy::read_header(tcp)) => header.unwrap_or(Err(
-            HeaderError::Malformed("the PROXY header did not come in time"),
-        )),
+        header = timeout_at(deadline, proxy::read_header(tcp)) => {
+            header.unwrap_or(Err(HeaderError::Late))
+        }
         () = edge.inbound.close.cancelled() => return None,
     };
     let peer = match header {
-        Ok(Origin::Client(client)) => client,
-        Ok(Origin::Balancer) => balancer,
+        Ok(Header { origin, outcome }) => {
+            edge.metrics.proxy_header(outcome);
+            match origin {
+                Origin::Client(client) => client,
+                Origin::Balancer => balancer,
+            }
+        }
         Err(reason) => {
             tracing::debug!(%balancer, %reason, "a connection without a usable PROXY header");
-            if !matches!(reason, HeaderError::Nothing) {
+            if let Some(outcome) = reason.outcome() {
+                edge.metrics.proxy_header(outcome);
                 refuse(edge, balancer, "proxy-header");
             }
             return None;

@@ -7,8 +7,9 @@
 //! | Optional | offered | goes on |
 //! | Disabled | not offered; `<failure/>` and the end if asked for | goes on |
 //!
-//! The mode is that of the domain which the header names as `from`, and the general one until then.
-//! Every domain that comes up later on the stream is held to its own ([`terms::check`]).
+//! Where TLS came first ([`Service::DirectTls`]), there is only what follows it, and mode Disabled
+//! refuses. The mode is that of the domain which the header names as `from`, and the general one
+//! until then. Every domain that comes up later on the stream is held to its own ([`terms::check`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -286,6 +287,12 @@ impl<'a> Negotiation<'a> {
                 ));
             }
             before.check_kept(&addresses)?;
+        } else {
+            let from = addresses.from.as_ref();
+            if terms::mode(&self.live, &self.edge.memory, from) == TlsMode::Disabled {
+                let reason = "the peer begins with TLS, which is disabled for it here";
+                return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), &addresses));
+            }
         }
         if !pre_xmpp_1 {
             let external = verdict == Some(Verdict::Valid) && addresses.to.is_some();

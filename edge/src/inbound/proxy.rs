@@ -38,14 +38,37 @@ pub(super) enum HeaderError {
     /// It ended, or broke, inside the header.
     #[error("the connection ended inside the PROXY header")]
     Cut,
+    /// Not all of it came in time.
+    #[error("the PROXY header did not come in time")]
+    Late,
     /// What is wrong with it.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
+impl HeaderError {
+    /// The word used in metrics; `None` for what is no failure.
+    pub(super) const fn outcome(&self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Late => Some("timeout"),
+            Self::Cut | Self::Malformed(_) => Some("malformed"),
+        }
+    }
+}
+
+/// A good header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    /// Whose connection it is.
+    pub(super) origin: Origin,
+    /// The word used in metrics.
+    pub(super) outcome: &'static str,
+}
+
 /// Takes the header, and nothing behind it, from the beginning of a connection. Time limits are
 /// the caller's.
-pub(super) async fn read_header(tcp: &mut TcpStream) -> Result<Origin, HeaderError> {
+pub(super) async fn read_header(tcp: &mut TcpStream) -> Result<Header, HeaderError> {
     let mut header = Vec::new();
     let mut window = vec![0; LONGEST_V2];
     loop {
@@ -65,7 +88,12 @@ pub(super) async fn read_header(tcp: &mut TcpStream) -> Result<Origin, HeaderErr
             tcp.read_exact(window).await.map_err(ended)?;
         }
         if let Some((origin, _)) = parsed {
-            return Ok(origin);
+            let outcome = match origin {
+                Origin::Balancer => "local",
+                Origin::Client(_) if header.starts_with(WORD) => "v1",
+                Origin::Client(_) => "v2",
+            };
+            return Ok(Header { origin, outcome });
         }
     }
 }

@@ -409,7 +409,7 @@ impl Session {
                 && self.closing.is_none()
             {
                 let before = self.throttled.is_some();
-                self.throttled = rate.spend(live.policy.peer(&lane.remote), size, Instant::now());
+                self.throttled = rate.spend(size, Instant::now());
                 if !before && self.throttled.is_some() {
                     self.edge.metrics.paused("rate");
                 }
@@ -579,7 +579,9 @@ impl Session {
                 return Err(refusal.into());
             }
         }
-        Ok(())
+        // Its rate may have changed.
+        self.throttled = None;
+        self.take_frames()
     }
 }
 

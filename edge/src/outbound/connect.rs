@@ -147,26 +147,62 @@ impl Opener {
         }
     }
 
+    /// The next connection, or one more to an address.
+    async fn connect(
+        &mut self,
+        again: Option<(SocketAddr, Service)>,
+    ) -> Option<Result<Connected, String>> {
+        let Some((address, service)) = again else {
+            return self.attempts.next().await;
+        };
+        let connecting = timeout_at(self.attempts.deadline(), open(address));
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.map(|tcp| Connected {
+            tcp,
+            address,
+            service,
+        });
+        Some(connected.map_err(|error| format!("{address}: {error}")))
+    }
+
+    /// Records why a negotiation failed; gives what senders are told.
+    fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
+        let refused = |refusal: &Refusal| {
+            let (local, remote) = (Some(local), Some(&self.remote));
+            self.edge
+                .refused(Direction::Outbound, address, local, remote, refusal);
+        };
+        match failure {
+            Failure::Refused(refusal) => {
+                refused(refusal);
+                Cause::Insecure
+            }
+            _ if phase == Phase::Handshake => {
+                refused(&Refusal::new(Check::TlsHandshake, failure.to_string()));
+                Cause::Unreachable
+            }
+            _ => {
+                let stage = failed_stage(failure);
+                let attempt = Attempt::outbound(stage, Some(address), failure.to_string());
+                self.edge.attempt_failed(&self.remote, attempt);
+                Cause::Unreachable
+            }
+        }
+    }
+
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
         let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let connected = match again.take() {
-                Some((address, service)) => self.connect_again(address, service).await,
-                None => match self.attempts.next().await {
-                    Some(connected) => connected,
-                    None => return Err(self.failure()),
-                },
-            };
             let Connected {
                 tcp,
                 address,
                 service,
-            } = match connected {
-                Ok(connected) => connected,
-                Err(reason) => {
+            } = match self.connect(again.take()).await {
+                Some(Ok(connected)) => connected,
+                Some(Err(reason)) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
                     tracers.about(remote, || reason.clone());
                     let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
@@ -174,6 +210,7 @@ impl Opener {
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
+                None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = Instant::now() + limit.min(self.attempts.share());
@@ -222,7 +259,13 @@ impl Opener {
                     }
                     // Servers may refuse our certificate only after the handshake.
                     self.tls_failed |= phase != Phase::Clear;
-                    self.failed(local, address, phase, &failure);
+                    let why = failure.to_string();
+                    tracing::warn!(
+                        %local, remote = %self.remote, %address, ?service, reason = why,
+                        "outbound stream failed during its negotiation"
+                    );
+                    let cause = self.cause(local, address, phase, &failure);
+                    self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;
                         drop(guard);
@@ -230,53 +273,6 @@ impl Opener {
                 }
             }
         }
-    }
-
-    /// Another connection to an address that was reached a moment ago.
-    async fn connect_again(
-        &self,
-        address: SocketAddr,
-        service: Service,
-    ) -> Result<Connected, String> {
-        let connecting = timeout_at(self.attempts.deadline(), open(address));
-        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-        let connected = connected.map(|tcp| Connected {
-            tcp,
-            address,
-            service,
-        });
-        connected.map_err(|error| format!("{address}: {error}"))
-    }
-
-    /// Logs and notes why the negotiation with one address failed.
-    fn failed(&mut self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) {
-        let why = failure.to_string();
-        tracing::warn!(
-            %local, remote = %self.remote, %address, reason = why,
-            "outbound stream failed during its negotiation"
-        );
-        let refused = |refusal: &Refusal| {
-            let (local, remote) = (Some(local), Some(&self.remote));
-            self.edge
-                .refused(Direction::Outbound, address, local, remote, refusal);
-        };
-        let cause = match failure {
-            Failure::Refused(refusal) => {
-                refused(refusal);
-                Cause::Insecure
-            }
-            _ if phase == Phase::Handshake => {
-                refused(&Refusal::new(Check::TlsHandshake, why.clone()));
-                Cause::Unreachable
-            }
-            _ => {
-                let stage = failed_stage(failure);
-                let attempt = Attempt::outbound(stage, Some(address), why.clone());
-                self.edge.attempt_failed(&self.remote, attempt);
-                Cause::Unreachable
-            }
-        };
-        self.note(cause, format!("{address}: {why}"));
     }
 }
 

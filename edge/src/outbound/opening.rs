@@ -135,7 +135,7 @@ impl<'a> Opening<'a> {
         let tls = self.wire.transport.tls();
         let kept = Kept::default();
         terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
-        let (header, features) = self.restarted("STARTTLS").await?;
+        let (header, features) = self.restarted("TLS").await?;
         let ready = Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),

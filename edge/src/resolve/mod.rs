@@ -223,6 +223,19 @@ impl Resolver {
 
     /// Finds out where a remote domain is reached. The lists must have been applied before.
     pub async fn resolve(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
+        // One by one, many priorities whose names nobody answers would take minutes.
+        let total = self.bounds.total;
+        tokio::time::timeout(total, self.find(domain))
+            .await
+            .unwrap_or_else(|_| {
+                Err(ResolveError::Temporary(format!(
+                    "{domain} cannot be reached: its look-ups took more than {} s in all; check its name servers if this lasts",
+                    total.as_secs()
+                )))
+            })
+    }
+
+    async fn find(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
         let started = Instant::now();
         let (method, groups) = self.targets(domain).await?;
         let mut resolution = Resolution {

@@ -73,6 +73,21 @@ impl Lookup for Table {
     }
 }
 
+/// The same, but each answer about a host's addresses takes 100 ms.
+struct Slow(Arc<Table>);
+
+impl Lookup for Slow {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+        self.0.srv(name)
+    }
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.0.addresses(name).await
+        })
+    }
+}
+
 fn config(more: &str) -> EdgeConfig {
     EdgeConfig::from_yaml(&format!(
         "\
@@ -628,4 +643,21 @@ mod real_dns {
             .unwrap();
         assert!(Dns::new(&[closed]).srv("good.example.").await.is_err());
     }
+}
+
+#[tokio::test]
+async fn many_priorities_of_slow_names_take_no_longer_than_the_time_of_all_attempts() {
+    let records: String = (0..64)
+        .map(|n| format!("{SRV} {n} 0 5269 h{n}.vngtp.lab.\n"))
+        .collect();
+    let table = Table::read(&records);
+    let total = Duration::from_millis(350);
+    let resolver =
+        Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
+            .with_bounds(Bounds { total, ..quick() });
+    let error = resolver.resolve(&vngtp()).await.unwrap_err();
+    assert_eq!(error.as_str(), "temporary", "{error}");
+    // Two questions about the services, then a host every 100 ms.
+    let asked = table.asked.lock().unwrap().len();
+    assert!(asked <= 2 + 3, "{asked} questions");
 }
