@@ -196,3 +196,18 @@ impl Refusal {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_explained_in_the_documentation() {
+        let page = include_str!("../../docs/reference/edge-security.md");
+        for check in Check::ALL {
+            let name = format!("`{}`", check.as_str());
+            let row = |line: &str| line.split('|').nth(1).is_some_and(|c| c.contains(&name));
+            assert!(page.lines().any(row), "no row for {name}");
+        }
+    }
+}

@@ -89,7 +89,8 @@ pub(super) fn answer_header(live: &Live, theirs: Option<&StreamHeader>, id: &Str
         from: Some(theirs.and_then(|h| h.to.as_deref()).unwrap_or(fallback)),
         to: theirs.and_then(|h| h.from.as_deref()),
         id: Some(id.as_str()),
-        version: true,
+        // A server from before XMPP 1.0 is answered as such (RFC 6120 section 4.7.5).
+        version: !theirs.is_some_and(|theirs| matches!(major_version(theirs), Ok(None))),
         dialback: true,
     };
     // What the framer let in can be written again.

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
-use super::opening::{Opening, Ready};
+use super::opening::{Opening, Phase, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
@@ -166,13 +166,7 @@ impl Opener {
     }
 
     /// Records why a negotiation failed; gives what senders are told.
-    fn cause(
-        &self,
-        local: &Domain,
-        address: SocketAddr,
-        failure: &Failure,
-        handshake_failed: bool,
-    ) -> Cause {
+    fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
         let refused = |refusal: &Refusal| {
             let (local, remote) = (Some(local), Some(&self.remote));
             self.edge
@@ -183,7 +177,7 @@ impl Opener {
                 refused(refusal);
                 Cause::Insecure
             }
-            _ if handshake_failed => {
+            _ if phase == Phase::Handshake => {
                 refused(&Refusal::new(Check::TlsHandshake, failure.to_string()));
                 Cause::Unreachable
             }
@@ -233,13 +227,7 @@ impl Opener {
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
-            let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
-            self.tls_failed |= handshake_failed;
-            if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
-                again = Some((address, service));
-            }
-            let header = opening.header();
-            let wire = opening.wire;
+            let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
                 Ok(Ready {
                     id,
@@ -266,12 +254,17 @@ impl Opener {
                     });
                 }
                 Err(failure) => {
+                    if phase == Phase::External {
+                        again = Some((address, service));
+                    }
+                    // Servers may refuse our certificate only after the handshake.
+                    self.tls_failed |= phase != Phase::Clear;
                     let why = failure.to_string();
                     tracing::warn!(
                         %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let cause = self.cause(local, address, &failure, handshake_failed);
+                    let cause = self.cause(local, address, phase, &failure);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;

@@ -49,10 +49,21 @@ pub(super) struct Opening<'a> {
     pub(super) never_clear: bool,
     /// SASL EXTERNAL is wanted.
     pub(super) authenticate: bool,
-    /// STARTTLS was asked for.
-    pub(super) tls_begun: bool,
-    /// `<auth/>` was sent and the stream did not get over it.
-    pub(super) external_asked: bool,
+    /// How far it got.
+    pub(super) phase: Phase,
+}
+
+/// How far a connection got; what its failure means depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// In clear.
+    Clear,
+    /// TLS was asked for and is not up.
+    Handshake,
+    /// TLS is up.
+    Secure,
+    /// `<auth/>` was sent over TLS and is not answered.
+    External,
 }
 
 impl<'a> Opening<'a> {
@@ -72,8 +83,7 @@ impl<'a> Opening<'a> {
             service: Service::StartTls,
             never_clear: false,
             authenticate: false,
-            tls_begun: false,
-            external_asked: false,
+            phase: Phase::Clear,
         }
     }
 
@@ -227,7 +237,7 @@ impl<'a> Opening<'a> {
     }
 
     async fn ask_for_tls(&mut self) -> Result<(), Failure> {
-        self.tls_begun = true;
+        self.phase = Phase::Handshake;
         self.wire
             .send(format!("<starttls xmlns='{}'/>", ns::TLS))
             .await?;
@@ -245,7 +255,7 @@ impl<'a> Opening<'a> {
 
     /// The handshake; content that came right behind it is in the framer afterwards.
     async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        self.tls_begun = true;
+        self.phase = Phase::Handshake;
         let name = server_name(self.remote).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,
@@ -262,6 +272,7 @@ impl<'a> Opening<'a> {
                 std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
             );
         }
+        self.phase = Phase::Secure;
         Ok(())
     }
 
@@ -277,7 +288,7 @@ impl<'a> Opening<'a> {
     async fn external(&mut self, client: &Client) -> Result<bool, Failure> {
         let refused = &self.edge.memory.refused_external;
         refused.note(self.remote, client.leaf_sha256.clone());
-        self.external_asked = true;
+        self.phase = Phase::External;
         let sasl = ns::SASL;
         self.wire
             .send(format!(
@@ -295,12 +306,12 @@ impl<'a> Opening<'a> {
                 }
                 self.edge.metrics.sasl(Direction::Outbound, "success");
                 refused.forget(Some(self.remote));
-                self.external_asked = false;
+                self.phase = Phase::Secure;
                 return Ok(true);
             }
             if answer.is(sasl, "failure") {
                 self.edge.metrics.sasl(Direction::Outbound, "failure");
-                self.external_asked = false;
+                self.phase = Phase::Secure;
                 let condition = answer.parse()?;
                 let condition = condition.children().find(|child| child.name != "text");
                 let condition = condition.map(|child| child.name.chars().take(40).collect());
