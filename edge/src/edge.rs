@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use xmpp_federation_core::Domain;
 
@@ -17,6 +16,7 @@ use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
+use crate::stream::listen::Listeners;
 use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
 
@@ -124,8 +124,12 @@ impl Edge {
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
     /// reported, at the latest `drainDelay` and [`crate::drain::AT_MOST`] after `stop`.
-    pub async fn run(self: Arc<Self>, s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
-        crate::drain::run(self, s2s, stop).await;
+    pub async fn run(
+        self: Arc<Self>,
+        listeners: impl Into<Listeners>,
+        stop: impl Future<Output = ()> + Send,
+    ) {
+        crate::drain::run(self, listeners.into(), stop).await;
     }
 
     /// Tells the remote senders of stanzas, written for links, that they did not arrive.

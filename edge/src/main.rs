@@ -22,7 +22,7 @@ use xmpp_federation_edge::metrics::Metrics;
 use xmpp_federation_edge::probe;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::reload::{self, Rejection, Reloader};
-use xmpp_federation_edge::stream::listen;
+use xmpp_federation_edge::stream::listen::{self, Listeners};
 use xmpp_federation_edge::trace::Line;
 
 /// XMPP server-to-server gateway between the public network and component links.
@@ -341,6 +341,10 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     reload::warn(&live);
 
     let s2s = listen_at("listen.s2s", listen.s2s)?;
+    let direct_tls = match listen.direct_tls {
+        Some(address) => Some(listen_at("listen.directTls", address)?),
+        None => None,
+    };
     let admin_port = listen_at("listen.admin", listen.admin)?;
     let (sender, receiver) = watch::channel(Arc::new(live));
     let edge = Edge::new(
@@ -364,6 +368,7 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         index,
         s2s = %listen.s2s,
+        direct_tls = listen.direct_tls.map(|address| address.to_string()),
         admin = %listen.admin,
         config = %loader.path().display(),
         config_hash = edge.live().config_hash,
@@ -373,7 +378,8 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     tokio::spawn(admin.serve(admin_port));
     tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
     tokio::spawn(follow_reloads(receiver, level, edge.clone()));
-    edge.run(s2s, stop(terminate, interrupt)).await;
+    edge.run(Listeners { s2s, direct_tls }, stop(terminate, interrupt))
+        .await;
     Ok(())
 }
 

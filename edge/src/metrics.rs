@@ -327,7 +327,8 @@ impl Metrics {
         self.refused.set(i64::from(refused));
     }
 
-    /// A connection was turned away before any stream: `total`, `per-address`, `draining`.
+    /// A connection was turned away before any stream: `total`, `per-address`,
+    /// `proxy-header`.
     pub fn connection_refused(&self, reason: &'static str) {
         self.connections_refused
             .get_or_create(&[label("reason", reason)])

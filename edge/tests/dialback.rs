@@ -130,6 +130,64 @@ async fn one_address_gets_a_quarter_of_all_verifications() {
 }
 
 #[tokio::test]
+async fn questions_to_one_domain_are_bounded_however_many_streams_ask_them() {
+    const STREAMS: usize = 9;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.limits.max_verifications = 10_000;
+    config
+        .domains
+        .extend((0..16).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
+    let lab = Lab::start(live(config));
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
+        for n in 0..16 {
+            show(&mut bob, "vngtp.lab", &format!("d{n}.coluc.com"), "k").await;
+        }
+        streams.push(bob);
+    }
+    // 64 are asked and 64 wait; nobody answers.
+    let mut refused = 0;
+    let last = streams.last_mut().unwrap();
+    for _ in 0..16 {
+        let answer = last.hear("</db:result>").await;
+        assert!(answer.contains("<resource-constraint "), "{answer}");
+        refused += 1;
+    }
+    assert_eq!(refused, 16);
+    let mut verifying = peer.accept("v").await;
+    for _ in 0..64 {
+        verifying.hear("</db:verify>").await;
+    }
+    assert!(verifying.is_silent(Duration::from_millis(200)).await);
+}
+
+#[tokio::test]
+async fn a_domain_that_could_not_be_asked_is_not_called_again_at_once_unless_somebody_says_so() {
+    let (peer, gone, router) = (
+        Peer::new("vngtp.lab").await,
+        Peer::new("gone.example").await,
+        Router::new().await,
+    );
+    let lab = Lab::start(live(config(&[&peer, &gone], &[&router])));
+    let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
+    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    drop(gone.accept_tcp().await);
+    let answer = bob.hear("</db:result>").await;
+    assert!(answer.contains("<remote-connection-failed "), "{answer}");
+    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    let answer = bob.hear("</db:result>").await;
+    assert!(answer.contains("<remote-connection-failed "), "{answer}");
+    let called = tokio::time::timeout(Duration::from_millis(200), gone.listener.accept()).await;
+    assert!(called.is_err(), "called again");
+    lab.edge.retry(Some(&"gone.example".parse().unwrap()));
+    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    drop(gone.accept_tcp().await);
+    bob.hear("</db:result>").await;
+}
+
+#[tokio::test]
 async fn connecting_and_asking_together_take_no_longer_than_the_dialback_time() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);

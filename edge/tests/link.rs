@@ -439,6 +439,31 @@ async fn the_preferred_node_takes_again_when_it_is_back_without_losing_or_reorde
 }
 
 #[tokio::test]
+async fn the_preferred_node_waits_for_the_proof_of_the_other_one_for_a_limited_time() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let timing = Timing {
+        echo: Duration::from_mins(1),
+        ..SHORT
+    };
+    let lab = Lab::start_with(live(config(&[&peer], &[&first, &second])), timing);
+    let (one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    one.cut().await;
+    two.echo.store(false, Ordering::SeqCst);
+    bob.say(&message(0)).await;
+    assert_eq!(id(&two.hear().await), 0);
+    let mut one = first.accept().await;
+    let back = Instant::now();
+    bob.say(&message(1)).await;
+    assert_eq!(id(&one.hear().await), 1);
+    assert!(
+        back.elapsed() >= timing.handover / 2,
+        "it may have overtaken the message before it"
+    );
+}
+
+#[tokio::test]
 async fn a_node_that_a_reload_takes_away_under_traffic_costs_nothing() {
     const COUNT: usize = 3000;
     let peer = Peer::new("vngtp.lab").await;
@@ -500,6 +525,13 @@ async fn of_two_clusters_for_the_same_domains_the_one_with_a_link_takes_everythi
     for n in 1..=sent {
         assert_eq!(id(&two.hear().await), n);
     }
+    // From now on they go there at once, not by way of the other cluster's queue.
+    let start = Instant::now();
+    for n in sent + 1..sent + 20 {
+        bob.say(&message(n)).await;
+        assert_eq!(id(&two.hear().await), n);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -63,11 +63,19 @@ fn log() -> &'static Log {
     })
 }
 
+/// A peer in the log: its address, from this byte on. Ports are used again.
+type Party = (SocketAddr, usize);
+
+/// What is logged from now on.
+fn now_in_log() -> usize {
+    log().0.lock().unwrap().len()
+}
+
 /// The first refusal of this peer: the check and the reason.
-async fn refusal(peer: SocketAddr) -> (String, String) {
+async fn refusal((peer, since): Party) -> (String, String) {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        let text = log().0.lock().unwrap().clone();
+        let text = log().0.lock().unwrap()[since..].to_vec();
         let text = String::from_utf8_lossy(&text);
         let line = text
             .lines()
@@ -83,7 +91,7 @@ async fn refusal(peer: SocketAddr) -> (String, String) {
     panic!("no refusal of {peer} in the log");
 }
 
-async fn refused_by(peer: SocketAddr, check: &str, says: &str) {
+async fn refused_by(peer: Party, check: &str, says: &str) {
     let (found, reason) = refusal(peer).await;
     assert_eq!(found, check, "{reason}");
     assert!(reason.contains(says), "{reason}");
@@ -106,6 +114,7 @@ struct World {
     peer: Peer,
     link: RouterLink,
     config: EdgeConfig,
+    since: usize,
     _router: Router,
 }
 
@@ -115,7 +124,7 @@ impl World {
     }
 
     async fn with_files(change: impl FnOnce(&mut EdgeConfig), files: &[(&str, &str)]) -> Self {
-        log();
+        let since = now_in_log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
         change(&mut config);
@@ -126,6 +135,7 @@ impl World {
             peer,
             link,
             config,
+            since,
             _router: router,
         }
     }
@@ -137,8 +147,8 @@ impl World {
         self.lab.live.send(Arc::new(live)).unwrap();
     }
 
-    fn peer_address(&self) -> SocketAddr {
-        self.peer.listener.local_addr().unwrap()
+    fn peer_address(&self) -> Party {
+        (self.peer.listener.local_addr().unwrap(), self.since)
     }
 
     /// The mechanisms of the authenticated pairs in this direction.
@@ -166,7 +176,7 @@ fn entry(domain: &str) -> PeerEntry {
 /// A connection to the edge.
 struct Inbound {
     speaker: Speaker,
-    address: SocketAddr,
+    address: Party,
     id: String,
     features: String,
 }
@@ -174,8 +184,9 @@ struct Inbound {
 impl Inbound {
     /// Sends a header and hears the features.
     async fn open(edge: SocketAddr, header: &str) -> Self {
+        let since = now_in_log();
         let tcp = TcpStream::connect(edge).await.unwrap();
-        let address = tcp.local_addr().unwrap();
+        let address = (tcp.local_addr().unwrap(), since);
         let mut inbound = Self {
             speaker: Speaker::new(tcp),
             address,
@@ -478,7 +489,9 @@ async fn run_matrix(
     outcome: impl AsyncFn(&Cell) -> (String, String),
 ) {
     let mut wrong = Vec::new();
-    println!("{name}: edge's mode, certificates required, peer's mode, certificate shown: outcome");
+    let mut told = format!(
+        "{name}: edge's mode, certificates required, peer's mode, certificate shown: outcome\n"
+    );
     for cell in cells(table) {
         let (found, reason) = if cell.expected == "skipped" {
             (
@@ -495,12 +508,13 @@ async fn run_matrix(
             cell.peer,
             cell.shown
         );
-        println!("  {line}");
+        told += &format!("  {line}\n");
         let says = must_say(&found, cell.shown);
         if found != cell.expected || !reason.contains(says) {
             wrong.push(format!("{line}; expected {} {says}", cell.expected));
         }
     }
+    println!("{told}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -567,7 +581,7 @@ async fn matrix_of_modes_and_certificates_where_the_peer_connects() {
 #[tokio::test]
 async fn matrix_of_modes_and_certificates_where_the_edge_connects() {
     run_matrix(OUTBOUND, "outbound", async |cell: &Cell| {
-        log();
+        let since = now_in_log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
         if cell_config(cell, &mut config).is_none() {
@@ -583,7 +597,7 @@ async fn matrix_of_modes_and_certificates_where_the_edge_connects() {
             None => {
                 let bounced = link.hear().await;
                 assert!(bounced.contains("<remote-server-not-found "), "{bounced}");
-                refusal(peer.listener.local_addr().unwrap()).await
+                refusal((peer.listener.local_addr().unwrap(), since)).await
             }
         }
     })
@@ -769,6 +783,130 @@ async fn external_on_a_stream_that_used_dialback_is_refused() {
     bob.passes(&mut world.link, "1").await;
 }
 
+#[rstest]
+#[case::abort("abort", "aborted")]
+#[case::response("response", "malformed-request")]
+#[tokio::test]
+async fn what_belongs_to_no_exchange_fails_and_the_stream_lives(
+    #[case] name: &str,
+    #[case] condition: &str,
+) {
+    let mut world = World::new(|_| {}).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    bob.speaker
+        .say(&format!(
+            "<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
+        ))
+        .await;
+    let failure = bob.speaker.hear("</failure>").await;
+    assert!(failure.contains(&format!("<{condition}/>")), "{failure}");
+    assert!(bob.auth("=").await.contains("<success"));
+    bob.header(&header("vngtp.lab", "coluc.com", "")).await;
+    bob.passes(&mut world.link, "1").await;
+}
+
+#[tokio::test]
+async fn external_without_tls_fails_and_dialback_goes_on() {
+    let mut world = World::new(|config| config.tls.mode = TlsMode::Optional).await;
+    let mut bob = Inbound::from_peer(world.lab.s2s).await;
+    assert!(!bob.offers_external());
+    assert!(bob.auth("=").await.contains("<encryption-required/>"));
+    bob.speaker.say(KEY).await;
+    Host::new(TlsMode::Disabled, peer_identity())
+        .verifies(&world.peer)
+        .await;
+    bob.speaker.hear("type='valid'/>").await;
+    bob.passes(&mut world.link, "1").await;
+}
+
+#[tokio::test]
+async fn external_after_a_question_to_us_as_authoritative_server_works() {
+    let mut world = World::new(|_| {}).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    bob.speaker
+        .say("<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>")
+        .await;
+    bob.speaker.hear("type='invalid'/>").await;
+    assert!(bob.auth("=").await.contains("<success"));
+    bob.header(&header("vngtp.lab", "coluc.com", "")).await;
+    bob.passes(&mut world.link, "1").await;
+}
+
+#[tokio::test]
+async fn a_challenge_is_given_up_and_dialback_goes_on() {
+    let world = World::new(|_| {}).await;
+    world.link.say(MESSAGE);
+    let host = Host::new(TlsMode::Required, peer_identity());
+    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
+    let (mut edge, _, _) = taken.unwrap();
+    edge.say("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</challenge>")
+        .await;
+    edge.hear("<abort xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        .await;
+    edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><aborted/></failure>")
+        .await;
+    edge.hear("</db:result>").await;
+}
+
+#[tokio::test]
+async fn nothing_pipelined_behind_success_counts() {
+    let world = World::new(|_| {}).await;
+    world.link.say(MESSAGE);
+    let host = Host::new(TlsMode::Required, peer_identity());
+    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
+    let (mut edge, _, _) = taken.unwrap();
+    edge.say(&format!(
+        "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>{}<stream:features>{DIALBACK}",
+        header("vngtp.lab", "coluc.com", "injected")
+    ))
+    .await;
+    let end = edge.hear_end().await;
+    assert!(end.contains("<policy-violation "), "{end}");
+    assert!(!end.contains("<message"), "{end}");
+}
+
+/// Two edges, each with its own router: both roles of EXTERNAL in one go.
+#[tokio::test]
+async fn two_edges_that_require_certificates_federate_by_external() {
+    log();
+    let (router_a, router_b) = (Router::new().await, Router::new().await);
+    let here = config(&[], &[&router_a]);
+    let mut there = config(&[], &[&router_b]);
+    there.domains = vec!["vngtp.lab".parse().unwrap()];
+    there.privacy.domains = here.domains.clone();
+    there.tls.require_client_certificates = true;
+    there.tls.certificates =
+        vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    let b = pki().issue(&["vngtp.lab"], |_| {});
+    let b = b.chain_pem.clone() + &b.key_pem;
+    // Each needs the other's address: B is told A's afterwards, by a reload.
+    let lab_b = Lab::start(pki().live_with(there.clone(), &[("/b", &b)]));
+    let way = |domain: &str, address: SocketAddr| {
+        serde_yaml::from_str(&format!("{{domain: {domain}, addresses: ['{address}']}}")).unwrap()
+    };
+    let mut here = here;
+    here.tls.require_client_certificates = true;
+    here.static_routes = vec![way("vngtp.lab", lab_b.s2s)];
+    let lab_a = Lab::start(pki().live(here));
+    there.static_routes = vec![way("coluc.com", lab_a.s2s)];
+    lab_b
+        .live
+        .send(Arc::new(pki().live_with(there, &[("/b", &b)])))
+        .unwrap();
+    let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
+    link_a.say(MESSAGE);
+    assert!(link_b.hear().await.contains("id='m1'"));
+    link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
+    assert!(link_a.hear().await.contains("id='m2'"));
+    for lab in [&lab_a, &lab_b] {
+        let streams = lab.edge.registry.streams(None);
+        assert_eq!(streams.len(), 2, "no stream for dialback: {streams:?}");
+        for stream in streams {
+            assert_eq!(stream.detail.pairs[0].mechanism, "external");
+        }
+    }
+}
+
 // --- SASL EXTERNAL where the edge connects ----------------------------------------------------
 
 const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1</mechanism><mechanism>EXTERNAL</mechanism></mechanisms>";
@@ -950,7 +1088,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     let host = Host::new(TlsMode::Disabled, peer_identity());
     assert_eq!(host.is_written_to(other).await, None);
     refused_by(
-        other.listener.local_addr().unwrap(),
+        (other.listener.local_addr().unwrap(), world.since),
         "tls-handshake",
         "nothing is said in clear",
     )

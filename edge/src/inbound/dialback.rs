@@ -16,7 +16,6 @@ use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::registry::PairInfo;
 use crate::stream::Failure;
-use crate::tls::terms;
 use crate::xml::{Element, StreamErrorCondition};
 
 /// Keys of one stream being verified at once.
@@ -77,7 +76,7 @@ impl Session {
             let reason = format!("{remote} may not federate: {denied}");
             return Some(Refusal::new(Check::Policy, reason));
         }
-        terms::check(live, &self.edge.memory, self.wire.transport.tls(), remote).err()
+        self.terms(live, remote).err()
     }
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {

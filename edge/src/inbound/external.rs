@@ -17,7 +17,7 @@ use crate::config::Live;
 use crate::metrics::{Direction, Mechanism};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
-use crate::tls::terms;
+use crate::tls::{Kept, terms};
 use crate::xml::{Element, StreamErrorCondition, StreamHeader, ns};
 
 /// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).
@@ -28,6 +28,8 @@ const ATTEMPTS: u8 = 3;
 pub(super) struct External {
     /// What the latest header of the peer names.
     pub(super) addresses: Addresses,
+    /// What is kept of the peer's certificate.
+    pub(super) certificate: Kept,
     failures: u8,
     /// `<success/>` was sent: the peer's next word is a new header.
     pub(super) restarting: bool,
@@ -135,7 +137,7 @@ impl Session {
             Refusal::new(Check::Policy, format!("{from} may not federate: {denied}"))
         });
         admitted
-            .and_then(|()| terms::certificate(live, tls, from))
+            .and_then(|()| terms::certificate(live, tls, &self.external.certificate, from))
             .map_err(|refusal| ("not-authorized", refusal))
     }
 
@@ -177,12 +179,21 @@ impl Session {
         Ok(())
     }
 
+    /// Whether this stream may carry a remote domain.
+    pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
+        let tls = self.wire.transport.tls();
+        let kept = &self.external.certificate;
+        terms::check(live, &self.edge.memory, tls, kept, remote)
+    }
+
     /// Whether a pair that was authenticated may go on after a reload.
     pub(super) fn still_counts(&self, live: &Live, pair: &Pair) -> Result<(), Refusal> {
         let tls = self.wire.transport.tls();
         match (pair.mechanism, tls) {
-            (Mechanism::External, Some(tls)) => terms::certificate(live, tls, &pair.remote),
-            _ => terms::check(live, &self.edge.memory, tls, &pair.remote),
+            (Mechanism::External, Some(tls)) => {
+                terms::certificate(live, tls, &self.external.certificate, &pair.remote)
+            }
+            _ => self.terms(live, &pair.remote),
         }
     }
 }

@@ -7,8 +7,9 @@
 //! | Optional | offered | goes on |
 //! | Disabled | not offered; `<failure/>` and the end if asked for | goes on |
 //!
-//! The mode is that of the domain which the header names as `from`, and the general one until then.
-//! Every domain that comes up later on the stream is held to its own ([`terms::check`]).
+//! Where TLS came first ([`Service::DirectTls`]), there is only what follows it, and mode Disabled
+//! refuses. The mode is that of the domain which the header names as `from`, and the general one
+//! until then. Every domain that comes up later on the stream is held to its own ([`terms::check`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
 use crate::stanza::is_stanza;
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
 use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
@@ -195,6 +197,10 @@ pub(super) fn features(
     w.finish().unwrap_or_default()
 }
 
+fn tls_disabled() -> std::io::Error {
+    std::io::Error::other("TLS is disabled now, which leaves nothing to say on this port")
+}
+
 /// One connection being negotiated. Time limits are the caller's.
 pub(super) struct Negotiation<'a> {
     edge: &'a Arc<Edge>,
@@ -213,8 +219,15 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Starts in clear, with STARTTLS where the mode has it.
-    pub(super) async fn run(mut self) -> Result<Negotiated, Failure> {
+    /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
+    pub(super) async fn run(mut self, service: Service) -> Result<Negotiated, Failure> {
+        if service == Service::DirectTls {
+            // The listener outlives a reload that disables TLS.
+            let config = self.live.tls.server.as_deref().map(direct_tls::server);
+            let config = config.ok_or_else(tls_disabled)?;
+            self.start_tls(config, &Addresses::default()).await?;
+            return self.over_tls(None).await;
+        }
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
         let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
@@ -273,6 +286,12 @@ impl<'a> Negotiation<'a> {
                 ));
             }
             before.check_kept(&addresses)?;
+        } else {
+            let from = addresses.from.as_ref();
+            if terms::mode(&self.live, &self.edge.memory, from) == TlsMode::Disabled {
+                let reason = "the peer begins with TLS, which is disabled for it here";
+                return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), &addresses));
+            }
         }
         if !pre_xmpp_1 {
             let external = verdict == Some(Verdict::Valid) && addresses.to.is_some();
@@ -297,9 +316,12 @@ impl<'a> Negotiation<'a> {
             transport, framer, ..
         } = &mut *self.wire;
         if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Inbound);
             let reason = format!("TLS handshake: {error}");
-            self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            // Who closes before the first byte has not tried.
+            if transport.has_received() {
+                self.edge.metrics.tls_failed(Direction::Inbound);
+                self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            }
             return Err(std::io::Error::new(error.kind(), reason).into());
         }
         Ok(())

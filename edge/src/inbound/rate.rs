@@ -23,28 +23,25 @@ pub(super) struct Rates {
 impl Rates {
     /// The bucket of a domain; `None` if it has no rate.
     pub(super) fn of(&self, policy: &Policy, remote: &Domain) -> Option<Arc<Rate>> {
-        let bounded = |remote: &Domain| {
-            let terms = policy.peer(remote);
-            terms.messages_per_second.is_some() || terms.bytes_per_second.is_some()
-        };
-        if !bounded(remote) {
-            return None;
-        }
+        let wanted = Rate::new(policy.peer(remote))?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rate) = known.get(remote) {
+        if let Some(rate) = known.get(remote).filter(|rate| rate.is_like(&wanted)) {
             return Some(rate.clone());
         }
-        // A reload may have taken others away.
-        known.retain(|other, _| bounded(other));
-        let rate = Arc::new(Rate::default());
+        // A reload has changed this one, and may have taken others away.
+        known.retain(|other, _| Rate::new(policy.peer(other)).is_some());
+        let rate = Arc::new(wanted);
         known.insert(remote.clone(), rate.clone());
         Some(rate)
     }
 }
 
-/// What one domain has used. A bucket is kept as the time when it will be full again.
-#[derive(Debug, Default)]
+/// The rates of one domain and what it has used. A bucket is kept as the time when it will be
+/// full again.
+#[derive(Debug)]
 pub(super) struct Rate {
+    messages: Option<u32>,
+    bytes: Option<u64>,
     full: Mutex<Full>,
 }
 
@@ -55,17 +52,30 @@ struct Full {
 }
 
 impl Rate {
+    fn new(terms: &PeerPolicy) -> Option<Self> {
+        let (messages, bytes) = (terms.messages_per_second, terms.bytes_per_second);
+        (messages.is_some() || bytes.is_some()).then(|| Self {
+            messages,
+            bytes,
+            full: Mutex::default(),
+        })
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.messages == other.messages && self.bytes == other.bytes
+    }
+
     /// A stanza of this size was taken; the time at which the next one may be, if that is not now.
-    pub(super) fn spend(&self, terms: &PeerPolicy, size: usize, now: Instant) -> Option<Instant> {
+    pub(super) fn spend(&self, size: usize, now: Instant) -> Option<Instant> {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = terms.messages_per_second.and_then(|rate| {
+        let next = self.messages.and_then(|rate| {
             let one = cost(1, u64::from(rate));
             // The next stanza needs room for itself.
             spend(&mut full.messages, one, BURST.saturating_sub(one), now)
         });
         let size = u64::try_from(size).unwrap_or(u64::MAX);
-        let bytes = terms
-            .bytes_per_second
+        let bytes = self
+            .bytes
             .and_then(|rate| spend(&mut full.bytes, cost(size, rate), BURST, now));
         next.max(bytes)
     }
@@ -94,6 +104,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use rstest::rstest;
+    use xmpp_federation_core::edge_config::EdgeConfig;
 
     fn terms(messages: Option<u32>, bytes: Option<u64>) -> PeerPolicy {
         PeerPolicy {
@@ -106,10 +117,10 @@ mod tests {
     /// Takes stanzas as fast as the rate allows for `seconds`; how many.
     fn taken(terms: &PeerPolicy, size: usize, seconds: u64) -> u32 {
         let start = Instant::now() + Duration::from_hours(1);
-        let (rate, mut now, mut count) = (Rate::default(), start, 0);
+        let (rate, mut now, mut count) = (Rate::new(terms).unwrap(), start, 0);
         while now < start + Duration::from_secs(seconds) {
             count += 1;
-            now = rate.spend(terms, size, now).unwrap_or(now);
+            now = rate.spend(size, now).unwrap_or(now);
         }
         count
     }
@@ -133,30 +144,42 @@ mod tests {
 
     #[test]
     fn a_bucket_fills_again_up_to_one_second() {
-        let (rate, terms) = (Rate::default(), terms(Some(4), None));
+        let rate = Rate::new(&terms(Some(4), None)).unwrap();
         let start = Instant::now();
         for _ in 0..3 {
-            assert_eq!(rate.spend(&terms, 1, start), None);
+            assert_eq!(rate.spend(1, start), None);
         }
-        let next = rate.spend(&terms, 1, start).unwrap();
+        let next = rate.spend(1, start).unwrap();
         assert_eq!(next, start + Duration::from_millis(250));
         let later = start + Duration::from_mins(1);
         for _ in 0..3 {
-            assert_eq!(
-                rate.spend(&terms, 1, later),
-                None,
-                "no more than a second's"
-            );
+            assert_eq!(rate.spend(1, later), None, "no more than a second's");
         }
-        assert!(rate.spend(&terms, 1, later).is_some());
+        assert!(rate.spend(1, later).is_some());
     }
 
     #[test]
-    fn a_rate_that_a_reload_changes_counts_from_the_next_stanza_on() {
-        let rate = Rate::default();
-        let now = Instant::now();
-        let slow = rate.spend(&terms(Some(1), None), 1, now).unwrap();
-        assert_eq!(slow, now + Duration::from_secs(1));
-        assert_eq!(rate.spend(&terms(None, None), 1, now), None);
+    fn streams_of_a_domain_share_its_bucket_until_a_reload_changes_its_rate() {
+        let config = |peers: &str| {
+            let yaml = format!(
+                "domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npeers: [{peers}]\n"
+            );
+            serde_yaml::from_str::<EdgeConfig>(&yaml).unwrap()
+        };
+        let (vngtp, other) = (
+            Domain::parse("vngtp.lab").unwrap(),
+            Domain::parse("other.example").unwrap(),
+        );
+        let slow = Policy::new(&config(
+            "{domain: vngtp.lab, messagesPerSecond: 1}, {domain: other.example, bytesPerSecond: 9}",
+        ));
+        let rates = Rates::default();
+        let first = rates.of(&slow, &vngtp).unwrap();
+        assert!(Arc::ptr_eq(&first, &rates.of(&slow, &vngtp).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &rates.of(&slow, &other).unwrap()));
+        let faster = Policy::new(&config("{domain: vngtp.lab, messagesPerSecond: 2}"));
+        assert!(!Arc::ptr_eq(&first, &rates.of(&faster, &vngtp).unwrap()));
+        assert!(rates.of(&faster, &other).is_none());
+        assert_eq!(rates.known.lock().unwrap().len(), 1);
     }
 }

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::dialback::{Shown, Verified};
@@ -27,11 +27,12 @@ use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza};
+use crate::stream::direct_tls::Service;
 use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
-/// A stream on which nobody is authenticated may be silent this long.
+/// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
@@ -90,7 +91,13 @@ pub(super) struct Session {
 }
 
 /// Serves one connection from its first byte to its end.
-pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
+pub(super) async fn serve(
+    edge: Arc<Edge>,
+    tcp: TcpStream,
+    guard: StreamGuard,
+    service: Service,
+    deadline: Instant,
+) {
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
@@ -101,7 +108,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout(limits.negotiation_timeout.0, Negotiation::new(&edge, &mut wire, peer).run()) => {
+        negotiated = timeout_at(deadline, Negotiation::new(&edge, &mut wire, peer).run(service)) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -136,6 +143,10 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 closing: None,
             };
             session.run(negotiated.first).await;
+        }
+        // Load balancers look whether somebody listens, and leave.
+        Err(Failure::Io(_) | Failure::Ended) if !wire.transport.has_received() => {
+            tracing::debug!(%peer, "a connection was closed before its first byte");
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
@@ -270,10 +281,11 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
+        let idle = self.edge.live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
-            UNAUTHENTICATED
+            UNAUTHENTICATED.min(idle)
         } else {
-            self.edge.live().config.limits.idle_timeout.0
+            idle
         }
     }
 
@@ -367,8 +379,8 @@ impl Session {
         let lane = match &self.last {
             Some(last) if *last.from == *from && *last.to == *to => last.lane,
             _ => {
-                let remote = self.domains.domain_of(from).ok_or_else(addressing)?;
-                let local = self.domains.domain_of(to).ok_or_else(addressing)?;
+                let remote = self.domains.domain(from).ok_or_else(addressing)?;
+                let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
                 let Some(lane) = self.lane_for(live, &local, &remote) else {
                     self.refuse(live, element, &local, &remote);
@@ -397,7 +409,7 @@ impl Session {
                 && self.closing.is_none()
             {
                 let before = self.throttled.is_some();
-                self.throttled = rate.spend(live.policy.peer(&lane.remote), size, Instant::now());
+                self.throttled = rate.spend(size, Instant::now());
                 if !before && self.throttled.is_some() {
                     self.edge.metrics.paused("rate");
                 }
@@ -567,7 +579,9 @@ impl Session {
                 return Err(refusal.into());
             }
         }
-        Ok(())
+        // Its rate may have changed.
+        self.throttled = None;
+        self.take_frames()
     }
 }
 

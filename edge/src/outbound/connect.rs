@@ -17,7 +17,7 @@ use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::{StreamGuard, TlsInfo};
 use crate::resolve::connect::open;
-use crate::resolve::{Attempts, ResolveError};
+use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::Verdict;
@@ -147,25 +147,66 @@ impl Opener {
         }
     }
 
+    /// The next connection, or one more to an address.
+    async fn connect(
+        &mut self,
+        again: Option<(SocketAddr, Service)>,
+    ) -> Option<Result<Connected, String>> {
+        let Some((address, service)) = again else {
+            return self.attempts.next().await;
+        };
+        let connecting = timeout_at(self.attempts.deadline(), open(address));
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.map(|tcp| Connected {
+            tcp,
+            address,
+            service,
+        });
+        Some(connected.map_err(|error| format!("{address}: {error}")))
+    }
+
+    /// Records why a negotiation failed; gives what senders are told.
+    fn cause(
+        &self,
+        local: &Domain,
+        address: SocketAddr,
+        failure: &Failure,
+        handshake_failed: bool,
+    ) -> Cause {
+        let refused = |refusal: &Refusal| {
+            let (local, remote) = (Some(local), Some(&self.remote));
+            self.edge
+                .refused(Direction::Outbound, address, local, remote, refusal);
+        };
+        match failure {
+            Failure::Refused(refusal) => {
+                refused(refusal);
+                Cause::Insecure
+            }
+            _ if handshake_failed => {
+                refused(&Refusal::new(Check::TlsHandshake, failure.to_string()));
+                Cause::Unreachable
+            }
+            _ => {
+                let stage = failed_stage(failure);
+                let attempt = Attempt::outbound(stage, Some(address), failure.to_string());
+                self.edge.attempt_failed(&self.remote, attempt);
+                Cause::Unreachable
+            }
+        }
+    }
+
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
-        let mut again: Option<SocketAddr> = None;
+        let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let next = match again.take() {
-                Some(address) => {
-                    let connecting = timeout_at(self.attempts.deadline(), open(address));
-                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-                    Some(
-                        connected
-                            .map(|tcp| (tcp, address))
-                            .map_err(|error| format!("{address}: {error}")),
-                    )
-                }
-                None => self.attempts.next().await,
-            };
-            let (tcp, address) = match next {
+            let Connected {
+                tcp,
+                address,
+                service,
+            } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
@@ -178,7 +219,7 @@ impl Opener {
                 None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
-            let deadline = self.attempts.deadline().min(Instant::now() + limit);
+            let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
             let wire = Wire::new(
@@ -188,13 +229,14 @@ impl Opener {
                 self.edge.metrics.clone(),
             );
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            opening.service = service;
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
             self.tls_failed |= handshake_failed;
             if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
-                again = Some(address);
+                again = Some((address, service));
             }
             let header = opening.header();
             let wire = opening.wire;
@@ -210,7 +252,7 @@ impl Opener {
                         detail.phase = "established";
                     });
                     tracing::debug!(
-                        %local, remote = %self.remote, %address, ?purpose, stream_id = %id,
+                        %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
                     return Ok(Opened {
@@ -226,30 +268,10 @@ impl Opener {
                 Err(failure) => {
                     let why = failure.to_string();
                     tracing::warn!(
-                        %local, remote = %self.remote, %address, reason = why,
+                        %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let refused = |refusal: &Refusal| {
-                        let (local, remote) = (Some(local), Some(&self.remote));
-                        self.edge
-                            .refused(Direction::Outbound, address, local, remote, refusal);
-                    };
-                    let cause = match &failure {
-                        Failure::Refused(refusal) => {
-                            refused(refusal);
-                            Cause::Insecure
-                        }
-                        _ if handshake_failed => {
-                            refused(&Refusal::new(Check::TlsHandshake, why.clone()));
-                            Cause::Unreachable
-                        }
-                        _ => {
-                            let stage = failed_stage(&failure);
-                            let attempt = Attempt::outbound(stage, Some(address), why.clone());
-                            self.edge.attempt_failed(&self.remote, attempt);
-                            Cause::Unreachable
-                        }
-                    };
+                    let cause = self.cause(local, address, &failure, handshake_failed);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;

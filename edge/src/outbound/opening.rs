@@ -7,6 +7,8 @@
 //! | Optional | TLS, and after a failed handshake nothing | dialback in clear |
 //! | Disabled | dialback in clear, refused if the peer requires TLS | dialback in clear |
 
+use std::sync::Arc;
+
 use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
@@ -16,8 +18,9 @@ use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
-use crate::tls::{Client, server_name, terms};
+use crate::tls::{Client, Kept, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
@@ -40,6 +43,8 @@ pub(super) struct Opening<'a> {
     local: &'a Domain,
     remote: &'a Domain,
     pub(super) wire: Wire,
+    /// How the stream comes to TLS.
+    pub(super) service: Service,
     /// Nothing may be said in clear, whatever the mode.
     pub(super) never_clear: bool,
     /// SASL EXTERNAL is wanted.
@@ -64,6 +69,7 @@ impl<'a> Opening<'a> {
             local,
             remote,
             wire,
+            service: Service::StartTls,
             never_clear: false,
             authenticate: false,
             tls_begun: false,
@@ -71,8 +77,15 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Starts in clear, with STARTTLS where the mode has it.
+    /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
     pub(super) async fn negotiate(&mut self) -> Result<Ready, Failure> {
+        if self.service == Service::DirectTls {
+            let Some(client) = self.live.tls.client_for(self.local) else {
+                return Err(terms::no_tls(self.live, Some(self.remote)).into());
+            };
+            self.handshake(direct_tls::client(&client.config)).await?;
+            return self.over_tls(client).await;
+        }
         let header = self.exchange_headers().await?;
         let mode = terms::mode(self.live, &self.edge.memory, Some(self.remote));
         if major_version(&header)?.is_none() {
@@ -92,7 +105,7 @@ impl<'a> Opening<'a> {
             }
             (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
                 self.ask_for_tls().await?;
-                self.handshake(client).await?;
+                self.handshake(client.config.clone()).await?;
                 self.over_tls(client).await
             }
             _ => self.in_clear(mode, &header, Some(&features)),
@@ -110,8 +123,9 @@ impl<'a> Opening<'a> {
         );
         // Before anything is said: a required certificate must prove the remote domain.
         let tls = self.wire.transport.tls();
-        terms::check(self.live, &self.edge.memory, tls, self.remote)?;
-        let (header, features) = self.restarted("STARTTLS").await?;
+        let kept = Kept::default();
+        terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
+        let (header, features) = self.restarted("TLS").await?;
         let ready = Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
@@ -230,7 +244,7 @@ impl<'a> Opening<'a> {
     }
 
     /// The handshake; content that came right behind it is in the framer afterwards.
-    pub(super) async fn handshake(&mut self, client: &Client) -> Result<(), Failure> {
+    async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
         self.tls_begun = true;
         let name = server_name(self.remote).map_err(|_| {
             Failure::fault(
@@ -238,8 +252,7 @@ impl<'a> Opening<'a> {
                 "no TLS name for this domain",
             )
         })?;
-        let session = rustls::ClientConnection::new(client.config.clone(), name)
-            .map_err(std::io::Error::other)?;
+        let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
         let Wire {
             transport, framer, ..
         } = &mut self.wire;

@@ -20,16 +20,17 @@ use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
-use crate::tls::terms;
+use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 64 * 1024;
-/// What was written within this time and not answered by an orderly end may be lost with the
-/// stream; it is reported then.
+/// What was written within this time, or was not even acknowledged by the peer's system, and was
+/// not answered by an orderly end may be lost with the stream; it is reported then.
 const RECENT: Duration = Duration::from_secs(5);
-/// Bytes of it that are remembered.
+/// Bytes of it that are remembered when they are acknowledged, and in any case.
 const RECENT_BYTES: usize = 1024 * 1024;
+const RECENT_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 
 /// How long a refused pair is answered on behalf of the peer before a new stream is tried.
 const REFUSED: Duration = Duration::from_secs(30);
@@ -56,6 +57,15 @@ enum PairState {
     Refused(Instant, Cause),
 }
 
+/// Stanzas that were written.
+#[derive(Debug)]
+struct Recent {
+    at: Instant,
+    bytes: Bytes,
+    /// How much the system had been given when all of them were.
+    end: Option<u64>,
+}
+
 struct Stream<'a> {
     edge: &'a Arc<Edge>,
     route: &'a Route,
@@ -63,7 +73,7 @@ struct Stream<'a> {
     pairs: HashMap<Domain, PairState>,
     /// Whether any pair was valid at any time.
     used: bool,
-    recent: VecDeque<(Instant, Bytes)>,
+    recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
     closing: Option<Instant>,
@@ -474,7 +484,8 @@ impl Stream<'_> {
             ));
         }
         let tls = self.opened.wire.transport.tls();
-        if let Err(refusal) = terms::check(&live, &self.edge.memory, tls, &self.route.remote) {
+        let (memory, kept) = (&self.edge.memory, Kept::default());
+        if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
             let (address, remote) = (self.opened.address, Some(&self.route.remote));
             self.edge
                 .refused(Direction::Outbound, address, None, remote, &refusal);
@@ -491,18 +502,33 @@ impl Stream<'_> {
 
     fn remember(&mut self, bytes: Bytes) {
         let now = Instant::now();
-        self.recent_bytes += bytes.len();
-        self.recent.push_back((now, bytes));
         self.forget(now);
+        self.recent_bytes += bytes.len();
+        self.recent.push_back(Recent {
+            at: now,
+            bytes,
+            end: None,
+        });
     }
 
     fn forget(&mut self, now: Instant) {
         if self.opened.wire.transport.needs_flush() {
             return;
         }
-        while let Some((at, bytes)) = self.recent.front()
+        let transport = &self.opened.wire.transport;
+        let unmarked = self.recent.iter_mut().rev();
+        for recent in unmarked.take_while(|recent| recent.end.is_none()) {
+            recent.end = Some(transport.written());
+        }
+        let mut acknowledged = None;
+        while let Some(Recent { at, bytes, end }) = self.recent.front()
             && (now.duration_since(*at) >= RECENT || self.recent_bytes > RECENT_BYTES)
         {
+            let acknowledged = *acknowledged.get_or_insert_with(|| transport.acknowledged());
+            let taken = end.is_some_and(|end| end <= acknowledged);
+            if !taken && self.recent_bytes <= RECENT_BYTES_AT_MOST {
+                break;
+            }
             self.recent_bytes = self.recent_bytes.saturating_sub(bytes.len());
             self.recent.pop_front();
         }
@@ -524,11 +550,17 @@ impl Stream<'_> {
     }
 
     async fn end(mut self, failure: Failure) -> End {
-        let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
-        let took_all = !self.opened.wire.transport.needs_flush();
+        // Only the peer's own end says that it has read to ours.
+        let orderly = match &failure {
+            Failure::Closed => true,
+            Failure::Ended => self.closing.is_some(),
+            _ => false,
+        };
+        let transport = &self.opened.wire.transport;
+        let took_all = !transport.needs_flush() && transport.acknowledged() == transport.written();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
-            for (_, bytes) in self.recent.drain(..) {
+            for Recent { bytes, .. } in self.recent.drain(..) {
                 self.edge.report_to_router(&bytes, Cause::StreamLost);
             }
         }
@@ -552,7 +584,7 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
-        if !self.used && refused.is_none() && !orderly {
+        if !self.used && refused.is_none() && !orderly && self.closing.is_none() {
             let attempt =
                 Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
             self.edge.attempt_failed(&self.route.remote, attempt);

@@ -208,6 +208,11 @@ async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<As
             };
             let failure = asking.run(first, &mut questions).await;
             let Asking { opened, open, .. } = asking;
+            // No question may be lost between the last look and the end.
+            questions.close();
+            while let Ok(asked) = questions.try_recv() {
+                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+            }
             for question in open {
                 let _ = question
                     .asked
@@ -314,19 +319,13 @@ impl Asking<'_> {
                 idle_since = Instant::now();
             }
             let idle = self.edge.verifier.idle_time();
-            let failure = match step {
+            match step {
                 Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
-                    Failure::Closed
+                    return Failure::Closed;
                 }
-                Ok(()) => continue,
-                Err(failure) => failure,
-            };
-            // No question may be lost between the last look and the end.
-            questions.close();
-            while let Ok(asked) = questions.try_recv() {
-                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+                Ok(()) => {}
+                Err(failure) => return failure,
             }
-            return failure;
         }
     }
 

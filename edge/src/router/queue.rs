@@ -5,6 +5,7 @@
 //! only; within one source the order is kept. A source that has more than its share waiting is
 //! told to pause while the others go on; only when too much waits in all does everybody pause.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -247,15 +248,16 @@ impl Queue {
             self.set_shut(true);
         }
         let sources = inner.sources.len();
-        let waiting = if let Some(waiting) = inner.sources.get_mut(source) {
-            waiting
-        } else {
-            inner.turns.push_back(source.clone());
-            inner.sources.entry(source.clone()).or_insert(Waiting {
-                batches: inner.spare.take().unwrap_or_default(),
-                deficit: QUANTUM,
-                ..Waiting::default()
-            })
+        let waiting = match inner.sources.entry(source.clone()) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(free) => {
+                inner.turns.push_back(source.clone());
+                free.insert(Waiting {
+                    batches: inner.spare.take().unwrap_or_default(),
+                    deficit: QUANTUM,
+                    ..Waiting::default()
+                })
+            }
         };
         waiting.bytes += size;
         waiting.batches.push_back(batch);

@@ -1,8 +1,9 @@
 //! Streams (RFC 6120 section 4): headers, frames in order, errors, the closing handshake.
 //!
-//! [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
+//! [`listen`] and [`direct_tls`]: the ways in; [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
 //! business of `inbound`, `outbound` and `router`.
 
+pub mod direct_tls;
 pub mod listen;
 pub mod transport;
 

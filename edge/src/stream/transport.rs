@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -45,6 +46,8 @@ pub struct Transport {
     tcp: TcpStream,
     tls: Option<Box<Connection>>,
     clear: VecDeque<Bytes>,
+    received: bool,
+    written: u64,
     ended: bool,
     /// Absent on links.
     trace: Option<Box<StreamTrace>>,
@@ -57,6 +60,8 @@ impl Transport {
             tcp,
             tls: None,
             clear: VecDeque::new(),
+            received: false,
+            written: 0,
             ended: false,
             trace: None,
         }
@@ -94,9 +99,24 @@ impl Transport {
         self.tls.as_deref()
     }
 
+    /// Whether the peer ever sent anything.
+    pub fn has_received(&self) -> bool {
+        self.received
+    }
+
     /// Whether something that was queued has not been written yet.
     pub fn needs_flush(&self) -> bool {
         !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Bytes given to the system so far, TLS's own included.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many of them the peer's system has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.written.saturating_sub(unacknowledged(&self.tcp))
     }
 
     /// Queues bytes for writing. Callers flush before they queue much more.
@@ -147,6 +167,7 @@ impl Transport {
             }
             let slices = slices.get(..used).unwrap_or_default();
             let mut written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, slices))?;
+            self.written += written as u64;
             if let Some(trace) = &self.trace {
                 trace.moved(Direction::Outbound, written);
             }
@@ -168,6 +189,7 @@ impl Transport {
                 cx,
             }) {
                 Ok(written) => {
+                    self.written += written as u64;
                     if let Some(trace) = &self.trace {
                         trace.moved(Direction::Outbound, written);
                     }
@@ -195,6 +217,7 @@ impl Transport {
                 self.ended = true;
                 return Poll::Ready(Ok(Turn::End));
             }
+            self.received = true;
             let Some(tls) = &mut self.tls else {
                 into.extend_from_slice(received);
                 return Poll::Ready(Ok(Turn::Read));
@@ -264,6 +287,20 @@ impl Transport {
         }
         self.flush().await?;
         self.tcp.shutdown().await
+    }
+}
+
+/// The length of the socket's send queue; 0 if the system does not say.
+#[allow(unsafe_code, reason = "no safe wrapper of this request is known")]
+fn unacknowledged(tcp: &TcpStream) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `tcp` is borrowed, and TIOCOUTQ (SIOCOUTQ, see
+    // tcp(7)) writes one int, for which `bytes` has room.
+    let done = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 {
+        u64::try_from(bytes).unwrap_or(0)
+    } else {
+        0
     }
 }
 

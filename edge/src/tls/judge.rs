@@ -42,42 +42,27 @@ impl Verdict {
     }
 }
 
-/// The authorities that peers' chains must lead to, and what these revoked.
-#[derive(Debug)]
-pub(super) struct Trust {
-    pub(super) roots: RootCertStore,
-    pub(super) revoked: RevocationLists,
-    pub(super) provider: Arc<CryptoProvider>,
+/// What a chain proves whatever the domain; telling it for one domain costs nothing then.
+#[derive(Debug, Clone)]
+pub(super) enum Examined {
+    /// No certificate was shown.
+    Missing,
+    /// The fingerprint of the leaf, and its names if the chain holds, or why it does not.
+    Shown(String, Result<CertificateNames, String>),
 }
 
-impl Trust {
-    /// Judges a chain, leaf first, against a domain. `pins`: fingerprints that are accepted
-    /// instead; none: chain and name, both.
-    pub(super) fn judge(
-        &self,
-        chain: &[CertificateDer<'_>],
-        domain: &Domain,
-        pins: &[String],
-    ) -> Verdict {
-        let Some((leaf, intermediates)) = chain.split_first() else {
-            return Verdict::Missing;
-        };
-        if !pins.is_empty() {
-            let shown = sha256_hex(leaf);
-            return if pins.contains(&shown) {
-                Verdict::Valid
-            } else {
-                Verdict::Invalid(format!(
-                    "its fingerprint {shown} is not one that is pinned for {domain}"
-                ))
-            };
-        }
-        if let Err(reason) = self.check(leaf, intermediates, UnixTime::now()) {
-            return Verdict::Invalid(reason);
-        }
-        match CertificateNames::from_der(leaf) {
-            Ok(names) if names.cover(domain) => Verdict::Valid,
-            Ok(names) => {
+impl Examined {
+    /// `pins`: fingerprints that are accepted instead of chain and name; none: both must hold.
+    pub(super) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
+        match self {
+            Self::Missing => Verdict::Missing,
+            Self::Shown(fingerprint, _) if pins.contains(fingerprint) => Verdict::Valid,
+            Self::Shown(fingerprint, _) if !pins.is_empty() => Verdict::Invalid(format!(
+                "its fingerprint {fingerprint} is not one that is pinned for {domain}"
+            )),
+            Self::Shown(_, Err(reason)) => Verdict::Invalid(reason.clone()),
+            Self::Shown(_, Ok(names)) if names.cover(domain) => Verdict::Valid,
+            Self::Shown(_, Ok(names)) => {
                 let mut list = names.list();
                 list.truncate(8);
                 let list = if list.is_empty() {
@@ -87,8 +72,30 @@ impl Trust {
                 };
                 Verdict::Invalid(format!("its names do not cover {domain}; it names {list}"))
             }
-            Err(error) => Verdict::Invalid(error.to_string()),
         }
+    }
+}
+
+/// The authorities that peers' chains must lead to, and what these revoked.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: RootCertStore,
+    pub(super) revoked: RevocationLists,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    /// Examines a chain, leaf first.
+    pub(super) fn examine(&self, chain: &[CertificateDer<'_>]) -> Examined {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Examined::Missing;
+        };
+        let names = self
+            .check(leaf, intermediates, UnixTime::now())
+            .and_then(|()| {
+                CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string()))
+            });
+        Examined::Shown(sha256_hex(leaf), names)
     }
 
     fn check(
@@ -97,8 +104,12 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), String> {
-        let parsed = webpki::EndEntityCert::try_from(leaf)
-            .map_err(|error| format!("it is not a readable certificate: {error:?}"))?;
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| {
+            format!(
+                "it is not a readable certificate: {}",
+                cut(&format!("{error:?}"))
+            )
+        })?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let lists = self.revoked.by_reference();
         parsed
@@ -178,12 +189,40 @@ fn explain(error: &webpki::Error) -> String {
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()
         }
-        other => format!("its chain does not hold: {other:?}"),
+        other => format!("its chain does not hold: {}", cut(&format!("{other:?}"))),
     }
+}
+
+/// Some errors quote the certificate, which may be as long as a handshake allows.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut cut: String = text.chars().take(LONGEST).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
 }
 
 fn at(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).ok();
     let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map(|time| format!(" {time}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_certificate_says_is_not_quoted_at_length() {
+        let context = webpki::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![255; 60_000],
+            supported_algorithms: Vec::new(),
+        };
+        let said = explain(&webpki::Error::UnsupportedSignatureAlgorithmContext(
+            context,
+        ));
+        assert!(said.len() < 300, "{} bytes", said.len());
+        assert!(said.starts_with("its chain does not hold: UnsupportedSignatureAlgorithm"));
+    }
 }

@@ -19,7 +19,8 @@ pub mod terms;
 pub use choice::ShownCertificate;
 pub use judge::Verdict;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
@@ -32,7 +33,7 @@ use xmpp_federation_core::edge_config::{Tls, TlsVersion};
 use crate::config::{FieldError, ReadFile, sha256_hex};
 use choice::{ByDomain, choose};
 use handshake::SignatureOnly;
-use judge::Trust;
+use judge::{Examined, Trust};
 use revocation::RevocationLists;
 
 /// What the snapshot holds about TLS.
@@ -73,6 +74,23 @@ impl Client {
         let mut shown = self.shown.iter();
         shown.any(|shown| shown.names.cover(local) && shown.in_time(now))
     }
+}
+
+/// What one stream's certificate proves, examined anew once a minute and after each reload only:
+/// a peer can have it asked for as often as it likes.
+#[derive(Debug, Default)]
+pub struct Kept(Mutex<Option<Judgement>>);
+
+#[derive(Debug)]
+struct Judgement {
+    /// By which authorities.
+    trust: Weak<Trust>,
+    at: Instant,
+    examined: Arc<Examined>,
+}
+
+impl Kept {
+    const LIFE: Duration = Duration::from_mins(1);
 }
 
 impl TlsSettings {
@@ -183,10 +201,28 @@ impl TlsSettings {
         self.clients.get(chosen)
     }
 
+    /// What a stream keeps of its peer's certificate.
+    fn examine(&self, kept: &Kept, chain: &[CertificateDer<'_>]) -> Arc<Examined> {
+        let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(judgement) = &*kept
+            && std::ptr::eq(judgement.trust.as_ptr(), Arc::as_ptr(&self.trust))
+            && judgement.at.elapsed() < Kept::LIFE
+        {
+            return judgement.examined.clone();
+        }
+        let examined = Arc::new(self.trust.examine(chain));
+        *kept = Some(Judgement {
+            trust: Arc::downgrade(&self.trust),
+            at: Instant::now(),
+            examined: examined.clone(),
+        });
+        examined
+    }
+
     /// Judges a chain, leaf first, against a domain: chain to an authority and name, both; or,
     /// with `pins`, the fingerprint of the leaf alone.
     pub fn judge(&self, chain: &[CertificateDer<'_>], domain: &Domain, pins: &[String]) -> Verdict {
-        self.trust.judge(chain, domain, pins)
+        self.trust.examine(chain).verdict(domain, pins)
     }
 }
 

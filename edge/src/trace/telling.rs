@@ -38,7 +38,8 @@ fn framer() -> Framer {
         max_stanza_bytes: usize::MAX >> 2,
         max_depth: usize::MAX >> 2,
         max_attributes: usize::MAX >> 2,
-        ..Limits::stanzas(0)
+        max_namespaces: usize::MAX >> 2,
+        max_name_bytes: usize::MAX >> 2,
     })
 }
 
