@@ -375,8 +375,15 @@ impl Up<'_> {
             self.refuse(live, element, Cause::NotForUs);
             return Ok(());
         }
-        element.reroot_into(Reroot::TO_SERVER, &mut self.scratch)?;
+        let limits = &live.config.limits;
+        let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
+        // One user's stanza must not break the link for all.
+        let moved = element.reroot_into(Reroot::TO_SERVER, &mut self.scratch);
         let stanza = self.scratch.split().freeze();
+        if bytes > most || moved.is_err() {
+            self.refuse(live, element, Cause::TooLarge { bytes, most });
+            return Ok(());
+        }
         let pushed = self
             .link
             .edge
