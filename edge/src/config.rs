@@ -13,7 +13,7 @@ use xmpp_federation_core::{Domain, SecretBytes};
 use crate::dialback::DialbackSecrets;
 use crate::policy::Policy;
 use crate::resolve::{Dns, Lookup, Resolver, RouterAddresses};
-use crate::tls::TlsSettings;
+use crate::tls::{ShownCertificate, TlsSettings};
 
 /// One loaded configuration. Tasks take the current one from a
 /// `tokio::sync::watch::Receiver<Arc<Live>>` whenever they decide something, so a reload is seen
@@ -197,7 +197,8 @@ impl Loader {
             Ok(bytes)
         };
         let mut warnings = Vec::new();
-        let tls = TlsSettings::load(&config.tls, &read)?;
+        let tls = TlsSettings::load(&config.tls, config.uses_tls(), &read)?;
+        warnings.extend(tls.warnings.iter().cloned());
         certificate_warnings(&config, &tls, &mut warnings);
 
         let secret = |field: &str, path: &Path| {
@@ -289,12 +290,20 @@ impl Live {
 
 fn certificate_warnings(config: &EdgeConfig, tls: &TlsSettings, warnings: &mut Vec<String>) {
     let now = jiff::Timestamp::now();
-    for (files, shown) in config.tls.certificates.iter().zip(&tls.certificates) {
+    let special = config.tls.client_certificate.iter();
+    let special = special.zip(&tls.client_certificate);
+    let shown = config.tls.certificates.iter().zip(&tls.certificates);
+    for (files, shown) in shown.chain(special.clone()) {
+        let file = files.certificate_file.display();
         if shown.not_after <= now {
             warnings.push(format!(
-                "the certificate in {} expired {}; renew it, peers will refuse it",
-                files.certificate_file.display(),
+                "the certificate in {file} expired {}; renew it, peers will refuse it",
                 shown.not_after
+            ));
+        } else if shown.not_before > now {
+            warnings.push(format!(
+                "the certificate in {file} is not valid before {}; peers will refuse it until then",
+                shown.not_before
             ));
         }
     }
@@ -302,14 +311,19 @@ fn certificate_warnings(config: &EdgeConfig, tls: &TlsSettings, warnings: &mut V
         return;
     }
     for domain in &config.domains {
-        if !tls
-            .certificates
-            .iter()
-            .any(|shown| shown.names.cover(domain))
-        {
+        let covers = |shown: &ShownCertificate| shown.names.cover(domain);
+        if !tls.certificates.iter().any(covers) {
             warnings.push(format!(
                 "no certificate names {domain}; peers that check certificates will refuse it, add the name to one"
             ));
+        }
+        for (files, shown) in special.clone() {
+            if !covers(shown) {
+                warnings.push(format!(
+                    "the client certificate in {} does not name {domain}; peers that check certificates will refuse its streams, add the name or remove tls.clientCertificate",
+                    files.certificate_file.display()
+                ));
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
 use crate::router::Routers;
 use crate::stanza::{DomainCache, split};
+use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
 
 /// What every task may see.
@@ -33,6 +34,7 @@ pub struct Edge {
     pub(crate) outbound: Outbound,
     pub(crate) verifier: Verifier,
     pub(crate) routers: Routers,
+    pub(crate) memory: PeerMemory,
     draining: AtomicBool,
 }
 
@@ -54,6 +56,7 @@ impl Edge {
             outbound: Outbound::default(),
             verifier: Verifier::new(verifications),
             routers: Routers::default(),
+            memory: PeerMemory::default(),
             draining: AtomicBool::new(false),
         })
     }
@@ -88,6 +91,7 @@ impl Edge {
             self.routers.redial();
         }
         self.verifier.retry(remote);
+        self.memory.refused_external.forget(remote);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or

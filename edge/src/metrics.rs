@@ -288,6 +288,7 @@ impl Metrics {
             .tls
             .certificates
             .iter()
+            .chain(&live.tls.client_certificate)
             .map(|shown| shown.not_after.as_second())
             .min();
         self.certificate_expiry.set(first.unwrap_or_default());

@@ -33,6 +33,13 @@ pub struct PeerPolicy {
     pub messages_per_second: Option<u32>,
 }
 
+impl PeerPolicy {
+    /// Whether its certificate must prove it, by chain and name or by fingerprint.
+    pub fn needs_certificate(&self) -> bool {
+        self.require_certificate || !self.pinned_sha256.is_empty()
+    }
+}
+
 /// Why a remote domain may not federate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -90,6 +97,11 @@ impl Policy {
     /// The terms for a remote domain.
     pub fn peer(&self, remote: &Domain) -> &PeerPolicy {
         self.peers.get(remote).unwrap_or(&self.general)
+    }
+
+    /// The terms for a remote domain, or for whoever has not named itself yet.
+    pub fn terms(&self, remote: Option<&Domain>) -> &PeerPolicy {
+        remote.map_or(&self.general, |remote| self.peer(remote))
     }
 
     /// Whether a remote domain may federate. A static route implies that an allow list would

@@ -98,9 +98,10 @@ pub enum TlsMode {
     /// No stanza and no dialback key without TLS.
     #[default]
     Required,
-    /// TLS where the peer offers it.
+    /// TLS where the peer offers it, clear text only where it does not; never after a failed
+    /// handshake, and not with a domain that used TLS within the last day.
     Optional,
-    /// TLS neither offered nor accepted.
+    /// TLS neither offered nor accepted; dialback in clear.
     Disabled,
 }
 
@@ -121,19 +122,26 @@ pub struct Tls {
     /// Required, Optional or Disabled. Default Required.
     #[serde(default)]
     pub mode: TlsMode,
-    /// Certificate chains shown to peers; the one that covers the asked domain is chosen.
+    /// Certificate chains shown to peers; the one that covers the domain asked for (where the edge
+    /// connects: the domain that sends) is chosen, an unexpired one before an expired one, else the
+    /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
-    /// Chain shown where the edge connects; absent: the same ones.
+    /// Chain shown where the edge connects, for all domains; absent: the same ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<CertificateFiles>,
     /// Authorities that peers' certificates are checked against.
     #[serde(default)]
     pub trust_anchors: TrustAnchors,
-    /// PEM files with revocation lists.
+    /// PEM files with revocation lists. A certificate that the list of its authority names counts
+    /// as invalid; without a list of its authority nothing is known and it counts as not revoked.
+    /// A list past its time is warned of and still revokes what it names. Of several lists of one
+    /// authority the latest counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revocation_lists: Vec<PathBuf>,
-    /// Whether a peer's certificate must be valid and name its domain. Default false.
+    /// Whether a peer's certificate must be valid and name its domain, in both directions and
+    /// besides dialback; every domain on a stream must be named. Where the mode is Optional, peers
+    /// without TLS are refused then, since they show no certificate. Default false.
     #[serde(default)]
     pub require_client_certificates: bool,
     /// VersionTLS12 or VersionTLS13. Default VersionTLS12.
@@ -209,13 +217,16 @@ pub struct StaticRoute {
 pub struct Peer {
     /// The remote domain.
     pub domain: Domain,
-    /// Security mode towards it.
+    /// Security mode towards it. A domain that names itself only in dialback is held to its mode
+    /// then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_mode: Option<TlsMode>,
-    /// Whether its certificate must be valid and name it.
+    /// Whether its certificate must be valid and name it, in both directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_certificate: Option<bool>,
-    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each.
+    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each. Only these certificates
+    /// are accepted then, in both directions, and nothing else about them is checked: neither
+    /// authority nor name, dates or revocation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pinned_sha256: Vec<String>,
     /// Largest stanza taken from it, bytes.

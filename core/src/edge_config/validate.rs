@@ -94,6 +94,7 @@ impl EdgeConfig {
         let mut found = Problems(Vec::new());
         self.check_domains(&mut found);
         self.check_tls(&mut found);
+        self.check_peers(&mut found);
         self.check_routers(&mut found);
         self.check_limits(&mut found);
         found.0
@@ -147,34 +148,30 @@ impl EdgeConfig {
         }
     }
 
+    /// Whether TLS is spoken with anybody: certificates are needed and read then.
+    pub fn uses_tls(&self) -> bool {
+        let off = TlsMode::Disabled;
+        self.tls.mode != off
+            || self.listen.direct_tls.is_some()
+            || self
+                .peers
+                .iter()
+                .any(|peer| peer.tls_mode.is_some_and(|mode| mode != off))
+    }
+
     fn check_tls(&self, found: &mut Problems) {
         let later = "is not available in this release; ";
-        if self.tls.mode != TlsMode::Required {
-            found.add(
-                "tls.mode",
-                &format!("{:?} {later}use Required", self.tls.mode),
-            );
-        }
-        if self.tls.mode != TlsMode::Disabled && self.tls.certificates.is_empty() {
+        if self.uses_tls() && self.tls.certificates.is_empty() {
             found.add(
                 "tls.certificates",
-                "is empty; name a certificateFile and its privateKeyFile",
+                "is empty; name a certificateFile and its privateKeyFile, or set tls.mode to Disabled",
             );
         }
-        if self.tls.require_client_certificates {
+        if self.tls.mode == TlsMode::Disabled && self.tls.require_client_certificates {
             found.add(
                 "tls.requireClientCertificates",
-                &format!("true {later}use false: server dialback authenticates peers"),
+                "true cannot hold with tls.mode Disabled, where nobody shows a certificate; use false, or mode Required or Optional",
             );
-        }
-        if self.tls.client_certificate.is_some() {
-            found.add(
-                "tls.clientCertificate",
-                &format!("{later}remove it: tls.certificates is shown in both directions"),
-            );
-        }
-        if !self.tls.revocation_lists.is_empty() {
-            found.add("tls.revocationLists", &format!("{later}remove it"));
         }
         if self.listen.direct_tls.is_some() {
             found.add(
@@ -188,11 +185,55 @@ impl EdgeConfig {
                 &format!("{later}use an empty list"),
             );
         }
-        if !self.peers.is_empty() {
-            found.add(
-                "peers",
-                &format!("{later}use an empty list: the general rules apply to all peers"),
-            );
+    }
+
+    fn check_peers(&self, found: &mut Problems) {
+        let mut known = HashSet::new();
+        for (i, peer) in self.peers.iter().enumerate() {
+            let at = |field: &str| format!("peers[{i}].{field}");
+            if self.domains.contains(&peer.domain) {
+                found.add(
+                    &at("domain"),
+                    &format!("{} is hosted here; peers are remote domains", peer.domain),
+                );
+            }
+            if !known.insert(&peer.domain) {
+                found.add(
+                    &at("domain"),
+                    &format!("{} has two entries; put everything into one", peer.domain),
+                );
+            }
+            for (j, pin) in peer.pinned_sha256.iter().enumerate() {
+                if pin.len() != 64 || !pin.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                    found.add(
+                        &at(&format!("pinnedSha256[{j}]")),
+                        &format!(
+                            "{pin:?} is no SHA-256 fingerprint; give its 64 hexadecimal digits without colons"
+                        ),
+                    );
+                }
+            }
+            if peer.tls_mode.unwrap_or(self.tls.mode) == TlsMode::Disabled {
+                let required = peer
+                    .require_certificate
+                    .unwrap_or(self.tls.require_client_certificates);
+                if !peer.pinned_sha256.is_empty() {
+                    found.add(
+                        &at("pinnedSha256"),
+                        "cannot hold without TLS, where nobody shows a certificate; set this peer's tlsMode to Required",
+                    );
+                } else if required {
+                    let remedy = if peer.require_certificate.is_some() {
+                        "set this peer's tlsMode to Required, or requireCertificate to false"
+                    } else {
+                        "set requireCertificate to false here, against tls.requireClientCertificates"
+                    };
+                    found.add(
+                        &at("requireCertificate"),
+                        &format!("true cannot hold with tlsMode Disabled, where nobody shows a certificate; {remedy}"),
+                    );
+                }
+            }
         }
     }
 
@@ -310,7 +351,11 @@ fn line_of(text: &str, field: &str) -> Option<usize> {
             return found;
         };
         found = Some(number + 1);
-        let Some(index) = index else { continue };
+        // A list on the key's own line has its entries there.
+        let inline = line.split_once(':').map_or("", |(_, rest)| rest.trim());
+        let Some(index) = index.filter(|_| inline.is_empty() || inline.starts_with('#')) else {
+            continue;
+        };
         let indent = line.len() - line.trim_start().len();
         let mut seen = 0;
         while let Some((number, line)) = lines.peek().copied() {
@@ -366,7 +411,6 @@ routers:
 
     #[rstest]
     #[case("mode: Required", "mode: Off", "line 6", "Required")]
-    #[case("mode: Required", "mode: Optional", "line 6", "use Required")]
     #[case("  - vngtp.lab", "  - VNGTP.lab", "line 13", "vngtp.lab")]
     #[case("  - vngtp.lab", "  - coluc.com", "line 13", "hosted here")]
     #[case("- coluc.com", "- localhost", "line 2", "single label")]
@@ -400,5 +444,105 @@ routers:
             error.contains("line 22: staticRoutes[0].domain: coluc.com is hosted here"),
             "{error}"
         );
+    }
+
+    const CERTIFICATES: &str =
+        "  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n";
+
+    #[rstest]
+    #[case::optional("mode: Required", "mode: Optional", "", None)]
+    #[case::optional_with_required_certificates(
+        "mode: Required",
+        "mode: Optional\n  requireClientCertificates: true",
+        "",
+        None
+    )]
+    #[case::disabled("mode: Required", "mode: Disabled", "", None)]
+    #[case::required_certificates(
+        "mode: Required",
+        "mode: Required\n  requireClientCertificates: true",
+        "",
+        None
+    )]
+    #[case::certificates_without_tls(
+        "mode: Required",
+        "mode: Disabled\n  requireClientCertificates: true",
+        "",
+        Some("line 7: tls.requireClientCertificates: true cannot hold with tls.mode Disabled")
+    )]
+    #[case::nothing_to_show(CERTIFICATES, "", "", Some("tls.certificates: is empty"))]
+    #[case::nothing_to_show_to_a_peer(
+        "mode: Required\n  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n",
+        "mode: Disabled\n",
+        "- domain: vngtp.lab\n  tlsMode: Required\n",
+        Some("tls.certificates: is empty")
+    )]
+    #[case::nothing_needed_without_tls(
+        "mode: Required\n  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n",
+        "mode: Disabled\n",
+        "",
+        None
+    )]
+    #[case::peer("", "", "- domain: vngtp.lab\n  tlsMode: Disabled\n", None)]
+    #[case::hosted_peer(
+        "",
+        "",
+        "- domain: coluc.com\n",
+        Some("line 22: peers[0].domain: coluc.com is hosted here")
+    )]
+    #[case::peer_twice(
+        "",
+        "",
+        "- domain: a.example\n- domain: a.example\n",
+        Some("line 23: peers[1].domain: a.example has two entries")
+    )]
+    #[case::pin(
+        "",
+        "",
+        "- domain: a.example\n  pinnedSha256: [AA:BB]\n",
+        Some("peers[0].pinnedSha256[0]: \"AA:BB\" is no SHA-256 fingerprint")
+    )]
+    #[case::good_pin(
+        "",
+        "",
+        "- domain: a.example\n  pinnedSha256: [0123456789ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef]\n",
+        None
+    )]
+    #[case::pin_without_tls(
+        "",
+        "",
+        "- domain: a.example\n  tlsMode: Disabled\n  pinnedSha256: ['0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef']\n",
+        Some("peers[0].pinnedSha256: cannot hold without TLS")
+    )]
+    #[case::certificate_without_tls(
+        "",
+        "",
+        "- domain: a.example\n  tlsMode: Disabled\n  requireCertificate: true\n",
+        Some("line 24: peers[0].requireCertificate: true cannot hold")
+    )]
+    #[case::inherited_certificate_without_tls(
+        "mode: Required",
+        "mode: Required\n  requireClientCertificates: true",
+        "- domain: a.example\n  tlsMode: Disabled\n",
+        Some("set requireCertificate to false here")
+    )]
+    fn what_tls_and_peers_may_say(
+        #[case] from: &str,
+        #[case] to: &str,
+        #[case] peers: &str,
+        #[case] refused: Option<&str>,
+    ) {
+        let mut text = GOOD.replacen(from, to, 1);
+        if !peers.is_empty() {
+            text += &format!("peers:\n{peers}");
+        }
+        let read = EdgeConfig::from_yaml(&text).map_err(|error| error.to_string());
+        match (read, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(says)) => {
+                assert!(error.contains(says), "{error}\nshould contain\n{says}")
+            }
+            (read, refused) => panic!("{read:?} and not {refused:?}"),
+        }
     }
 }

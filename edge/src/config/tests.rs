@@ -16,7 +16,8 @@ fn a_good_configuration_is_loaded_with_all_its_files() {
     let live = load(&folder).unwrap();
     assert_eq!(live.config_hash, sha256_hex(yaml(folder.path()).as_bytes()));
     assert_eq!(live.router_secrets[0].expose(), b"router-secret");
-    assert!(live.tls.server.is_some() && live.tls.client.is_some());
+    let domain = Domain::parse("coluc.com").unwrap();
+    assert!(live.tls.server.is_some() && live.tls.client_for(&domain).is_some());
     assert_eq!(live.warnings, Vec::<String>::new());
     assert_eq!(live.files.len(), 4);
 }
@@ -119,4 +120,73 @@ fn a_snapshot_shows_no_secret_in_debug() {
     let shown = format!("{live:?}");
     assert!(!shown.contains("0123456789abcdef"), "{shown}");
     assert!(!shown.contains("router-secret"), "{shown}");
+}
+
+/// An authority that names a certificate that must not count, and what the files then say.
+fn revocation_list(next_year: i32) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "some authority");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2024, 1, 1),
+        next_update: rcgen::date_time_ymd(next_year, 1, 1),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&authority).unwrap().pem().unwrap()
+}
+
+#[test]
+fn a_revocation_list_is_watched_and_warned_of_when_it_is_past_its_time() {
+    let folder = good();
+    let here = folder.path().display().to_string();
+    let lists = format!("tls:\n  revocationLists: [{here}/crl.pem]\n");
+    folder.write("edge.yaml", &yaml(folder.path()).replace("tls:\n", &lists));
+    folder.write("crl.pem", &revocation_list(2099));
+    let live = load(&folder).unwrap();
+    assert_eq!(live.warnings, Vec::<String>::new());
+    assert!(live.files.iter().any(|(path, _)| path.ends_with("crl.pem")));
+
+    folder.write("crl.pem", &revocation_list(2025));
+    let warnings = load(&folder).unwrap().warnings.join("\n");
+    assert!(
+        warnings.contains("some authority") && warnings.contains("2025-01-01"),
+        "{warnings}"
+    );
+
+    folder.write("crl.pem", "no list");
+    let error = load(&folder).unwrap_err();
+    assert!(
+        error.contains("line 6: tls.revocationLists[0]: ")
+            && error.contains("crl.pem holds no PEM"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_client_certificate_that_does_not_name_our_domains_is_warned_of() {
+    let folder = good();
+    let here = folder.path().display().to_string();
+    let (chain, key) = certificate(&["elsewhere.example"]);
+    folder.write("client.crt", &chain);
+    folder.write("client.key", &key);
+    let special = format!(
+        "tls:\n  clientCertificate: {{certificateFile: {here}/client.crt, privateKeyFile: {here}/client.key}}\n"
+    );
+    folder.write(
+        "edge.yaml",
+        &yaml(folder.path()).replace("tls:\n", &special),
+    );
+    let warnings = load(&folder).unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("client.crt does not name coluc.com"),
+        "{warnings:?}"
+    );
 }

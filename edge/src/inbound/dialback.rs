@@ -6,12 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
 
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
-use crate::metrics::{Mechanism, Role};
+use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
+use crate::refusal::{Check, Refusal};
 use crate::registry::PairInfo;
 use crate::stream::{Failure, stanza_limits};
 use crate::xml::{Element, StreamErrorCondition};
@@ -54,6 +56,24 @@ impl Session {
         }
     }
 
+    /// Why this pair may not be on this stream at all.
+    fn refusal(&self, live: &Live, local: &Domain, remote: &Domain) -> Option<Refusal> {
+        if !live.hosted.contains(local) {
+            let reason = format!("{local} is not hosted here");
+            return Some(Refusal::new(Check::Hosted, reason));
+        }
+        if let Err(denied) = live.policy.check(remote) {
+            let reason = format!("{remote} may not federate: {denied}");
+            return Some(Refusal::new(Check::Policy, reason));
+        }
+        self.terms(live, remote).err()
+    }
+
+    fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
+        let peer = self.guard.entry.peer;
+        refusal.log(Direction::Inbound, peer, Some(local), Some(remote));
+    }
+
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
         if self.closing.is_some() {
             // Nothing may follow the end of our stream.
@@ -73,11 +93,10 @@ impl Session {
     fn authoritative(&mut self, live: &Live, request: &Received) -> Result<(), Failure> {
         let started = Instant::now();
         let (local, remote) = (&request.to_domain, &request.from_domain);
-        let answer = if !live.hosted.contains(local) {
-            Reply::Error("item-not-found")
-        } else if live.policy.check(remote).is_err() {
-            // We never sent a key to that domain.
-            Reply::Error("not-allowed")
+        // To a domain that is refused we never sent a key.
+        let answer = if let Some(refusal) = self.refusal(live, local, remote) {
+            self.log(&refusal, local, remote);
+            Reply::Error(refusal.check.dialback_condition())
         } else {
             let valid = request
                 .id
@@ -109,23 +128,22 @@ impl Session {
                 "a domain hosted here cannot come in from outside",
             ));
         }
-        let refusal = if !live.hosted.contains(&local) {
-            Some("item-not-found")
-        } else if live.policy.check(&remote).is_err() {
-            Some("not-allowed")
-        } else if self.pending.len() >= PER_STREAM
-            || self.pairs.len() + self.pending.len() >= limits.max_pairs_per_stream
-        {
-            Some("resource-constraint")
-        } else {
-            None
-        };
+        let refusal = self.refusal(live, &local, &remote).or_else(|| {
+            let most = limits.max_pairs_per_stream;
+            let full =
+                self.pending.len() >= PER_STREAM || self.pairs.len() + self.pending.len() >= most;
+            full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"))
+        });
         // A quarter of all for one address: it cannot keep the others from being verified.
         let most = limits.max_verifications.div_ceil(4);
         let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
-        let refusal = refusal.or(admitted.is_none().then_some("resource-constraint"));
-        if let Some(condition) = refusal {
-            tracing::warn!(role, %local, %remote, %peer, condition, "db:result refused");
+        let refusal = refusal.or_else(|| {
+            let busy = || Refusal::new(Check::Limits, "too many keys of this address at once");
+            admitted.is_none().then(busy)
+        });
+        if let Some(refusal) = refusal {
+            let condition = refusal.check.dialback_condition();
+            self.log(&refusal, &local, &remote);
             self.edge
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
@@ -166,13 +184,27 @@ impl Session {
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
         let live = self.edge.live();
         // The lists may have changed meanwhile.
-        let answer = match outcome {
-            _ if !live.hosted.contains(&local) => Reply::Error("item-not-found"),
-            _ if live.policy.check(&remote).is_err() => Reply::Error("not-allowed"),
-            Outcome::Valid => Reply::Valid,
-            Outcome::Invalid => Reply::Invalid,
-            Outcome::Failed(condition) => Reply::Error(condition),
+        let refusal = self.refusal(&live, &local, &remote);
+        let answer = match (&refusal, outcome) {
+            (Some(refusal), _) => Reply::Error(refusal.check.dialback_condition()),
+            (None, Outcome::Valid) => Reply::Valid,
+            (None, Outcome::Invalid) => Reply::Invalid,
+            (None, Outcome::Failed(condition)) => Reply::Error(condition),
         };
+        let refusal = refusal.or_else(|| match outcome {
+            Outcome::Valid => None,
+            Outcome::Invalid => Some(Refusal::new(
+                Check::Dialback,
+                "the authoritative server says that the key is not its own",
+            )),
+            Outcome::Failed(condition) => Some(Refusal::new(
+                Check::Dialback,
+                format!("the authoritative server could not be asked: {condition}"),
+            )),
+        });
+        if let Some(refusal) = &refusal {
+            self.log(refusal, &local, &remote);
+        }
         self.last_use = Instant::now();
         self.edge
             .metrics
@@ -215,8 +247,16 @@ impl Session {
             .set_limits(stanza_limits(&live.config.limits));
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
-        let pair = Pair { local, remote };
-        if !self.pairs.contains(&pair) {
+        if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
+            self.edge.memory.used_tls.note(&remote, ());
+        }
+        let pair = Pair {
+            local,
+            remote,
+            mechanism,
+        };
+        let known = |known: &Pair| known.local == pair.local && known.remote == pair.remote;
+        if !self.pairs.iter().any(known) {
             self.guard.update(|detail| {
                 detail.pairs.push(PairInfo {
                     local: pair.local.clone(),

@@ -1,9 +1,10 @@
 //! Streams that peers open: the receiving and the authoritative server.
 //!
 //! [`run`] accepts and bounds connections, [`negotiate`] brings one to the point where dialback
-//! may begin, [`session`] serves it to its end.
+//! may begin, [`session`] serves it to its end; [`external`] and [`dialback`] authenticate on it.
 
 mod dialback;
+mod external;
 mod negotiate;
 mod per_address;
 mod session;

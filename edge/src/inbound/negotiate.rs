@@ -1,6 +1,16 @@
-//! From the first byte of a peer's connection to a stream on which dialback may begin: headers,
-//! STARTTLS, headers again.
+//! From the first byte of a peer's connection to a stream on which dialback or SASL EXTERNAL may
+//! begin: headers, STARTTLS as the security mode has it, headers again.
+//!
+//! | mode | STARTTLS | dialback in clear |
+//! |---|---|---|
+//! | Required | offered as required | refused with `policy-violation`, `db:verify` too; the stream lives |
+//! | Optional | offered | goes on |
+//! | Disabled | not offered; `<failure/>` and the end if asked for | goes on |
+//!
+//! The mode is that of the domain which the header names as `from`, and the general one until then.
+//! Every domain that comes up later on the stream is held to its own ([`terms::check`]).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use xmpp_federation_core::edge_config::TlsMode;
@@ -11,33 +21,67 @@ use crate::dialback::elements::{Received, Reply, reply};
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
+use crate::refusal::{Check, Refusal};
 use crate::stanza::is_stanza;
 use crate::stream::{Failure, Wire, major_version};
-use crate::xml::{HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
+use crate::tls::{Verdict, terms};
+use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
 
 /// What negotiation found out.
 #[derive(Debug)]
 pub struct Negotiated {
     /// The id of our latest header.
     pub id: StreamId,
-    /// The domain the peer names as its own; not authenticated.
-    pub from: Option<Domain>,
+    /// The domains of the peer's latest header; not authenticated.
+    pub addresses: Addresses,
+    /// What a peer that stays in clear said instead of `<starttls/>`.
+    pub first: Option<Element>,
 }
 
 /// Domains of a header.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Addresses {
-    from: Option<Domain>,
-    to: Option<Domain>,
+pub struct Addresses {
+    /// The domain that the peer names as its own.
+    pub from: Option<Domain>,
+    /// The hosted domain that it wants.
+    pub to: Option<Domain>,
+}
+
+impl Addresses {
+    /// Whether the stream is about the same domains after a restart: what was named stays, what
+    /// was not may be named now.
+    pub(super) fn check_kept(&self, after: &Self) -> Result<(), Failure> {
+        let changed = |old: &Option<Domain>, new: &Option<Domain>| old.is_some() && old != new;
+        if changed(&self.from, &after.from) {
+            return Err(Failure::fault(
+                StreamErrorCondition::InvalidFrom,
+                "the stream's from changed when the stream was restarted",
+            ));
+        }
+        if changed(&self.to, &after.to) {
+            return Err(Failure::fault(
+                StreamErrorCondition::HostUnknown,
+                "the stream's to changed when the stream was restarted",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What the peer's header says.
+pub(super) struct Announced {
+    pub(super) addresses: Addresses,
+    pub(super) pre_xmpp_1: bool,
 }
 
 /// A new, unpredictable id.
-fn new_id() -> StreamId {
+pub(super) fn new_id() -> StreamId {
     StreamId::from_random(rand::random())
 }
 
 /// Our header as answer to the peer's.
-fn answer(theirs: Option<&StreamHeader>, id: &StreamId, fallback: &str) -> String {
+pub(super) fn answer_header(live: &Live, theirs: Option<&StreamHeader>, id: &StreamId) -> String {
+    let fallback = live.config.domains.first().map_or("", Domain::as_str);
     let header = HeaderToSend {
         content_ns: ns::SERVER,
         from: Some(theirs.and_then(|h| h.to.as_deref()).unwrap_or(fallback)),
@@ -52,105 +96,22 @@ fn answer(theirs: Option<&StreamHeader>, id: &StreamId, fallback: &str) -> Strin
 
 /// A header for an error that comes before any of the peer's was understood.
 pub fn header_for_error(live: &Live) -> String {
-    let fallback = live.config.domains.first().map_or("", Domain::as_str);
-    answer(None, &new_id(), fallback)
+    answer_header(live, None, &new_id())
 }
 
-/// Negotiates. Time limits are the caller's.
-pub async fn negotiate(edge: &Arc<Edge>, wire: &mut Wire) -> Result<Negotiated, Failure> {
-    let live = edge.live();
-    let mode = live.config.tls.mode;
-    let before = exchange_headers(&live, wire).await?;
-    let Some(server) = live
-        .tls
-        .server
-        .clone()
-        .filter(|_| mode != TlsMode::Disabled)
-    else {
-        send_features(&live, wire, None).await?;
-        return Ok(before.into());
-    };
-    if before.pre_xmpp_1 {
-        return if mode == TlsMode::Required {
-            Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "TLS is required here, and a stream without version cannot start it",
-            ))
-        } else {
-            Ok(before.into())
-        };
-    }
-    send_features(&live, wire, Some(mode)).await?;
-    if !starttls_asked(wire, mode).await? {
-        return Ok(before.into());
-    }
-    let session = rustls::ServerConnection::new(server).map_err(std::io::Error::other)?;
-    let Wire {
-        transport, framer, ..
-    } = &mut *wire;
-    if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-        edge.metrics.tls_failed(Direction::Inbound);
-        return Err(std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into());
-    }
-    let after = exchange_headers(&live, wire).await?;
-    note_tls(
-        edge,
-        &live,
-        Direction::Inbound,
-        wire,
-        after.addresses.from.as_ref(),
-    );
-    if after.pre_xmpp_1 {
-        return Err(Failure::fault(
-            StreamErrorCondition::UnsupportedVersion,
-            "the version vanished after STARTTLS",
-        ));
-    }
-    let changed = |old: &Option<Domain>, new: &Option<Domain>| old.is_some() && old != new;
-    if changed(&before.addresses.from, &after.addresses.from) {
-        return Err(Failure::fault(
-            StreamErrorCondition::InvalidFrom,
-            "the stream's from changed after STARTTLS",
-        ));
-    }
-    if changed(&before.addresses.to, &after.addresses.to) {
-        return Err(Failure::fault(
-            StreamErrorCondition::HostUnknown,
-            "the stream's to changed after STARTTLS",
-        ));
-    }
-    send_features(&live, wire, None).await?;
-    Ok(after.into())
-}
-
-struct Exchanged {
-    id: StreamId,
-    addresses: Addresses,
-    pre_xmpp_1: bool,
-}
-
-impl From<Exchanged> for Negotiated {
-    fn from(exchanged: Exchanged) -> Self {
-        Self {
-            id: exchanged.id,
-            from: exchanged.addresses.from,
-        }
-    }
-}
-
-/// Reads the peer's header, answers with ours, and then judges: an error needs our header first.
-async fn exchange_headers(live: &Live, wire: &mut Wire) -> Result<Exchanged, Failure> {
-    let theirs = wire.header().await?;
-    let id = new_id();
-    let fallback = live.config.domains.first().map_or("", Domain::as_str);
-    wire.send(answer(Some(&theirs), &id, fallback)).await?;
+/// Judges the peer's header; ours has been written by then, since an error needs it first.
+pub(super) fn read_header(
+    live: &Live,
+    theirs: &StreamHeader,
+    peer: SocketAddr,
+) -> Result<Announced, Failure> {
     if theirs.default_ns() != ns::SERVER {
         return Err(Failure::fault(
             StreamErrorCondition::InvalidNamespace,
             "the content namespace of the stream must be jabber:server",
         ));
     }
-    let version = major_version(&theirs)?;
+    let version = major_version(theirs)?;
     let domain = |text: Option<&str>| {
         text.map(Domain::parse).transpose().map_err(|_| {
             Failure::fault(
@@ -159,47 +120,39 @@ async fn exchange_headers(live: &Live, wire: &mut Wire) -> Result<Exchanged, Fai
             )
         })
     };
-    let addresses = Addresses {
-        from: domain(theirs.from.as_deref())?,
-        to: domain(theirs.to.as_deref())?,
+    let (from, to) = (
+        domain(theirs.from.as_deref())?,
+        domain(theirs.to.as_deref())?,
+    );
+    let log = |check: Check, reason: String| {
+        let refusal = Refusal::new(check, reason);
+        refusal.log(Direction::Inbound, peer, to.as_ref(), from.as_ref());
+        refusal
     };
-    if addresses
-        .to
-        .as_ref()
-        .is_some_and(|to| !live.hosted.contains(to))
-    {
-        return Err(Failure::fault(
-            StreamErrorCondition::HostUnknown,
-            "this domain is not hosted here",
-        ));
+    if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
+        return Err(log(Check::Hosted, format!("{to} is not hosted here")).into());
     }
-    if let Some(from) = &addresses.from {
+    if let Some(from) = &from {
         if live.hosted.contains(from) {
+            log(Check::Policy, format!("{from} is hosted here"));
             return Err(Failure::fault(
                 StreamErrorCondition::InvalidFrom,
                 "a domain hosted here cannot come in from outside",
             ));
         }
-        if live.policy.check(from).is_err() {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "federation with this domain is not allowed here",
-            ));
+        if let Err(denied) = live.policy.check(from) {
+            let reason = format!("{from} may not federate: {denied}");
+            return Err(log(Check::Policy, reason).into());
         }
     }
-    Ok(Exchanged {
-        id,
-        addresses,
+    Ok(Announced {
+        addresses: Addresses { from, to },
         pre_xmpp_1: version.is_none(),
     })
 }
 
-/// `starttls`: in which mode it is offered; `None` when dialback comes next.
-async fn send_features(
-    live: &Live,
-    wire: &mut Wire,
-    starttls: Option<TlsMode>,
-) -> Result<(), Failure> {
+/// Our features; `starttls`: in which mode it is offered, `None` when TLS is up or not wanted.
+pub(super) fn features(live: &Live, starttls: Option<TlsMode>, external: bool) -> String {
     let mut w = XmlWriter::new();
     w.start("stream:features");
     if let Some(mode) = starttls {
@@ -208,6 +161,10 @@ async fn send_features(
             w.start("required").end();
         }
         w.end();
+    }
+    if external {
+        w.start("mechanisms").attr("xmlns", ns::SASL);
+        w.start("mechanism").text("EXTERNAL").end().end();
     }
     if starttls != Some(TlsMode::Required) {
         w.start("dialback")
@@ -226,27 +183,163 @@ async fn send_features(
         .end();
     w.end().end();
     // Numbers and fixed names are always writable.
-    wire.send(w.finish().unwrap_or_default()).await
+    w.finish().unwrap_or_default()
 }
 
-/// Waits for `<starttls/>`; `false` if the peer goes on in clear and may.
-async fn starttls_asked(wire: &mut Wire, mode: TlsMode) -> Result<bool, Failure> {
-    loop {
-        let element = wire.element().await?;
-        if element.is(ns::TLS, "starttls") {
-            if wire.framer.buffered() > 0 {
-                wire.send(format!("<failure xmlns='{}'/>", ns::TLS)).await?;
+/// One connection being negotiated. Time limits are the caller's.
+pub(super) struct Negotiation<'a> {
+    edge: &'a Arc<Edge>,
+    live: Arc<Live>,
+    wire: &'a mut Wire,
+    peer: SocketAddr,
+}
+
+impl<'a> Negotiation<'a> {
+    pub(super) fn new(edge: &'a Arc<Edge>, wire: &'a mut Wire, peer: SocketAddr) -> Self {
+        Self {
+            live: edge.live(),
+            edge,
+            wire,
+            peer,
+        }
+    }
+
+    /// Starts in clear, with STARTTLS where the mode has it.
+    pub(super) async fn run(mut self) -> Result<Negotiated, Failure> {
+        let (id, announced) = self.exchange_headers().await?;
+        let addresses = announced.addresses;
+        let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
+        let in_clear = |addresses, first| Negotiated {
+            id,
+            addresses,
+            first,
+        };
+        if announced.pre_xmpp_1 {
+            return if mode == TlsMode::Required {
+                // A stream without version cannot start TLS.
+                Err(self.refuse(
+                    terms::no_tls(&self.live, addresses.from.as_ref()),
+                    &addresses,
+                ))
+            } else {
+                Ok(in_clear(addresses, None))
+            };
+        }
+        let server = self.live.tls.server.clone();
+        let offered = Some(mode).filter(|mode| *mode != TlsMode::Disabled && server.is_some());
+        let text = features(&self.live, offered, false);
+        self.wire.send(text).await?;
+        match (self.asked(mode, offered, &addresses).await?, server) {
+            (None, Some(server)) => {
+                self.start_tls(server, &addresses).await?;
+                self.over_tls(Some(addresses)).await
+            }
+            (first, _) => Ok(in_clear(addresses, first)),
+        }
+    }
+
+    /// Goes on where TLS is up; `before`: what the peer's header in clear said, `None` where TLS
+    /// came first (XEP-0368).
+    pub(super) async fn over_tls(
+        &mut self,
+        before: Option<Addresses>,
+    ) -> Result<Negotiated, Failure> {
+        let (id, announced) = self.exchange_headers().await?;
+        let Announced {
+            addresses,
+            pre_xmpp_1,
+        } = announced;
+        let verdict = note_tls(
+            self.edge,
+            &self.live,
+            Direction::Inbound,
+            self.wire,
+            addresses.from.as_ref(),
+        );
+        if let Some(before) = before {
+            if pre_xmpp_1 {
                 return Err(Failure::fault(
-                    StreamErrorCondition::PolicyViolation,
-                    "more was sent behind <starttls/> in clear",
+                    StreamErrorCondition::UnsupportedVersion,
+                    "the version vanished after STARTTLS",
                 ));
             }
-            wire.send(format!("<proceed xmlns='{}'/>", ns::TLS)).await?;
-            // What is said from here on in clear would be read as TLS and fail.
-            wire.restart();
-            return Ok(true);
+            before.check_kept(&addresses)?;
         }
-        if let Some(kind) = Received::kind_of(&element) {
+        if !pre_xmpp_1 {
+            let external = verdict == Some(Verdict::Valid) && addresses.to.is_some();
+            let text = features(&self.live, None, external);
+            self.wire.send(text).await?;
+        }
+        Ok(Negotiated {
+            id,
+            addresses,
+            first: None,
+        })
+    }
+
+    /// The handshake; content that came right behind it is in the framer afterwards.
+    pub(super) async fn start_tls(
+        &mut self,
+        server: Arc<rustls::ServerConfig>,
+        addresses: &Addresses,
+    ) -> Result<(), Failure> {
+        let session = rustls::ServerConnection::new(server).map_err(std::io::Error::other)?;
+        let Wire {
+            transport, framer, ..
+        } = &mut *self.wire;
+        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
+            self.edge.metrics.tls_failed(Direction::Inbound);
+            let reason = format!("TLS handshake: {error}");
+            self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            return Err(std::io::Error::new(error.kind(), reason).into());
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: Refusal, addresses: &Addresses) -> Failure {
+        let (local, remote) = (addresses.to.as_ref(), addresses.from.as_ref());
+        refusal.log(Direction::Inbound, self.peer, local, remote);
+        refusal.into()
+    }
+
+    /// Reads the peer's header, answers with ours, and then judges.
+    async fn exchange_headers(&mut self) -> Result<(StreamId, Announced), Failure> {
+        let theirs = self.wire.header().await?;
+        let id = new_id();
+        let ours = answer_header(&self.live, Some(&theirs), &id);
+        self.wire.send(ours).await?;
+        Ok((id, read_header(&self.live, &theirs, self.peer)?))
+    }
+
+    /// Waits for what the peer says first. `None`: it wants TLS and was told to proceed.
+    async fn asked(
+        &mut self,
+        mode: TlsMode,
+        offered: Option<TlsMode>,
+        addresses: &Addresses,
+    ) -> Result<Option<Element>, Failure> {
+        loop {
+            let element = self.wire.element().await?;
+            if element.is(ns::TLS, "starttls") {
+                self.proceed(offered.is_some(), addresses).await?;
+                return Ok(None);
+            }
+            if mode != TlsMode::Required {
+                return Ok(Some(element));
+            }
+            let Some(kind) = Received::kind_of(&element) else {
+                return Err(if is_stanza(&element, ns::SERVER) {
+                    Failure::fault(
+                        StreamErrorCondition::PolicyViolation,
+                        "no stanza before TLS and dialback",
+                    )
+                } else {
+                    Failure::fault(
+                        StreamErrorCondition::UnsupportedStanzaType,
+                        "only STARTTLS is possible here",
+                    )
+                });
+            };
             let received = Received::parse(&element, kind).map_err(|error| {
                 Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
             })?;
@@ -256,29 +349,46 @@ async fn starttls_asked(wire: &mut Wire, mode: TlsMode) -> Result<bool, Failure>
                     "a dialback answer that was not asked for",
                 ));
             }
-            if mode == TlsMode::Required {
-                let refused = reply(&received, Reply::Error("policy-violation")).map_err(|_| {
-                    Failure::fault(
-                        StreamErrorCondition::BadFormat,
-                        "addresses XML cannot express",
-                    )
-                })?;
-                wire.send(refused).await?;
-                continue;
+            let remote = &received.from_domain;
+            if addresses.from.is_none()
+                && terms::mode(&self.live, &self.edge.memory, Some(remote)) != TlsMode::Required
+            {
+                // Only now it is known whose mode counts.
+                return Ok(Some(element));
             }
-            // Optional mode is refused by the configuration until it is complete.
-            return Ok(false);
+            let refusal = terms::no_tls(&self.live, Some(remote));
+            let condition = refusal.check.dialback_condition();
+            let local = Some(&received.to_domain);
+            refusal.log(Direction::Inbound, self.peer, local, Some(remote));
+            let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
+                Failure::fault(
+                    StreamErrorCondition::BadFormat,
+                    "addresses XML cannot express",
+                )
+            })?;
+            self.wire.send(refused).await?;
         }
-        return Err(if is_stanza(&element, ns::SERVER) {
-            Failure::fault(
+    }
+
+    async fn proceed(&mut self, offered: bool, addresses: &Addresses) -> Result<(), Failure> {
+        let failure = format!("<failure xmlns='{}'/>", ns::TLS);
+        if !offered {
+            self.wire.send(failure).await?;
+            let reason = "the peer asks for TLS, which is disabled for it here";
+            return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), addresses));
+        }
+        if self.wire.framer.buffered() > 0 {
+            self.wire.send(failure).await?;
+            return Err(Failure::fault(
                 StreamErrorCondition::PolicyViolation,
-                "no stanza before TLS and dialback",
-            )
-        } else {
-            Failure::fault(
-                StreamErrorCondition::UnsupportedStanzaType,
-                "only STARTTLS is possible here",
-            )
-        });
+                "more was sent behind <starttls/> in clear",
+            ));
+        }
+        self.wire
+            .send(format!("<proceed xmlns='{}'/>", ns::TLS))
+            .await?;
+        // What is said from here on in clear would be read as TLS and fail.
+        self.wire.restart();
+        Ok(())
     }
 }

@@ -14,12 +14,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::dialback::Verified;
-use super::negotiate;
+use super::external::External;
+use super::negotiate::{self, Negotiation};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
 use crate::registry::StreamGuard;
 use crate::router::queue::BatchBuilder;
@@ -37,6 +38,7 @@ const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 pub(super) struct Pair {
     pub(super) local: Domain,
     pub(super) remote: Domain,
+    pub(super) mechanism: Mechanism,
 }
 
 /// The addresses of the last stanza: most stanzas are like the one before.
@@ -59,6 +61,7 @@ pub(super) struct Session {
     /// Keys that are being verified.
     pub(super) pending: FuturesUnordered<BoxFuture<'static, Verified>>,
     pub(super) last_use: Instant,
+    pub(super) external: External,
     domains: DomainCache,
     batches: Vec<(Arc<Cluster>, BatchBuilder)>,
     last: Option<Last>,
@@ -80,7 +83,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout(limits.negotiation_timeout.0, negotiate::negotiate(&edge, &mut wire)) => {
+        negotiated = timeout(limits.negotiation_timeout.0, Negotiation::new(&edge, &mut wire, peer).run()) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -94,7 +97,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 detail.phase = "established";
             });
             tracing::debug!(
-                %peer, from = negotiated.from.map(|d| d.to_string()), stream_id = %negotiated.id,
+                %peer, from = negotiated.addresses.from.as_ref().map(Domain::as_str), stream_id = %negotiated.id,
                 "inbound stream negotiated"
             );
             let session = Session {
@@ -105,13 +108,14 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 pairs: Vec::new(),
                 pending: FuturesUnordered::new(),
                 last_use: Instant::now(),
+                external: External::new(negotiated.addresses),
                 domains: DomainCache::default(),
                 batches: Vec::new(),
                 last: None,
                 paused: None,
                 closing: None,
             };
-            session.run().await;
+            session.run(negotiated.first).await;
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
@@ -130,11 +134,16 @@ fn shutdown() -> Failure {
 }
 
 impl Session {
-    async fn run(mut self) {
+    /// `first`: what the peer said already.
+    async fn run(mut self, first: Option<Element>) {
         let edge = self.edge.clone();
         let mut changes = edge.changes();
-        // What came right behind the TLS handshake is in the framer already.
-        let mut step = self.take_frames();
+        // What came right behind the negotiation is in the framer already.
+        let mut step = match first {
+            Some(first) => self.take_element(&edge.live(), &first, &mut 0),
+            None => Ok(()),
+        };
+        step = step.and_then(|()| self.take_frames());
         let failure = loop {
             if let Err(failure) = step {
                 break failure;
@@ -191,7 +200,9 @@ impl Session {
         if closing.is_some() {
             wire.finish().await;
         } else {
-            wire.hang_up(&failure, String::new).await;
+            let live = edge.live();
+            wire.hang_up(&failure, || negotiate::header_for_error(&live))
+                .await;
         }
         drop(guard);
     }
@@ -204,7 +215,11 @@ impl Session {
         self.closing = Some(Instant::now() + CLOSE_TIME);
         self.guard.update(|detail| detail.phase = "closing");
         match failure.and_then(Failure::to_send) {
-            Some((condition, text)) => self.wire.queue_error(condition, &text, String::new),
+            Some((condition, text)) => {
+                let live = self.edge.live();
+                let header = || negotiate::header_for_error(&live);
+                self.wire.queue_error(condition, &text, header);
+            }
             None => self
                 .wire
                 .transport
@@ -258,28 +273,41 @@ impl Session {
             match self.wire.framer.next_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
+                Some(Frame::Header(header)) if self.external.restarting => {
+                    self.restarted(live, &header)?;
+                }
                 Some(Frame::Header(_)) => {
                     return Err(Failure::fault(
                         StreamErrorCondition::BadFormat,
                         "a second stream header",
                     ));
                 }
-                Some(Frame::Element(element)) => {
-                    if is_stanza(&element, ns::SERVER) {
-                        self.take_stanza(live, &element)?;
-                        *stanzas += 1;
-                    } else if let Some(kind) = Received::kind_of(&element) {
-                        self.take_dialback(live, &element, kind)?;
-                    } else if element.is(ns::STREAMS, "error") {
-                        return Err(self.wire.peer_error(&element));
-                    } else {
-                        return Err(Failure::fault(
-                            StreamErrorCondition::UnsupportedStanzaType,
-                            "neither a stanza nor dialback",
-                        ));
-                    }
-                }
+                Some(Frame::Element(element)) => self.take_element(live, &element, stanzas)?,
             }
+        }
+    }
+
+    fn take_element(
+        &mut self,
+        live: &Arc<Live>,
+        element: &Element,
+        stanzas: &mut u64,
+    ) -> Result<(), Failure> {
+        if is_stanza(element, ns::SERVER) {
+            self.take_stanza(live, element)?;
+            *stanzas += 1;
+            Ok(())
+        } else if let Some(kind) = Received::kind_of(element) {
+            self.take_dialback(live, element, kind)
+        } else if element.is(ns::STREAMS, "error") {
+            Err(self.wire.peer_error(element))
+        } else if element.ns() == ns::SASL {
+            self.take_sasl(live, element)
+        } else {
+            Err(Failure::fault(
+                StreamErrorCondition::UnsupportedStanzaType,
+                "neither a stanza nor dialback",
+            ))
         }
     }
 
@@ -435,6 +463,14 @@ impl Session {
                 StreamErrorCondition::PolicyViolation,
                 "federation with this domain is not allowed any more",
             ));
+        }
+        for pair in &self.pairs {
+            if let Err(refusal) = self.still_counts(&live, pair) {
+                let peer = self.guard.entry.peer;
+                let (local, remote) = (Some(&pair.local), Some(&pair.remote));
+                refusal.log(Direction::Inbound, peer, local, remote);
+                return Err(refusal.into());
+            }
         }
         Ok(())
     }

@@ -1,23 +1,23 @@
-//! Opening a stream to a remote domain: look-up, TCP, header, STARTTLS, header again, features.
+//! Opening a stream to a remote domain: look-up, TCP, and what [`super::opening`] negotiates.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
-use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::opening::{Opening, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
+use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
+use crate::resolve::connect::open;
 use crate::resolve::{Attempts, ResolveError};
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, major_version, negotiation_limits};
+use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::Verdict;
-use crate::xml::{HeaderToSend, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Opened {
     pub guard: StreamGuard,
     /// The peer said that it answers dialback with errors instead of closing.
     pub errors: bool,
+    /// The hosted domain that SASL EXTERNAL authenticated.
+    pub external: Option<Domain>,
 }
 
 /// Why no stream could be opened.
@@ -67,6 +69,8 @@ pub struct Opener {
     attempts: Attempts,
     failures: Vec<String>,
     insecure: bool,
+    /// A handshake failed: nothing is said in clear to any address of the domain any more.
+    tls_failed: bool,
 }
 
 impl Opener {
@@ -94,6 +98,7 @@ impl Opener {
                     attempts,
                     failures: Vec::new(),
                     insecure: false,
+                    tls_failed: false,
                 })
             }
             Err(error) => {
@@ -133,8 +138,22 @@ impl Opener {
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
+        // An address whose server ended the stream because of SASL EXTERNAL.
+        let mut again: Option<SocketAddr> = None;
         loop {
-            let (tcp, address) = match self.attempts.next().await {
+            let next = match again.take() {
+                Some(address) => {
+                    let connecting = timeout_at(self.attempts.deadline(), open(address));
+                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+                    Some(
+                        connected
+                            .map(|tcp| (tcp, address))
+                            .map_err(|error| format!("{address}: {error}")),
+                    )
+                }
+                None => self.attempts.next().await,
+            };
+            let (tcp, address) = match next {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     self.note(Cause::Unreachable, reason);
@@ -151,17 +170,23 @@ impl Opener {
                 Direction::Outbound,
                 self.edge.metrics.clone(),
             );
-            let mut opening = Opening {
-                live: &self.live,
-                edge: &self.edge,
-                local,
-                remote: &self.remote,
-                wire,
-            };
+            let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            opening.never_clear = self.tls_failed;
+            opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
+            let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
+            self.tls_failed |= handshake_failed;
+            if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
+                again = Some(address);
+            }
+            let header = opening.header();
             let wire = opening.wire;
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
-                Ok((id, errors)) => {
+                Ok(Ready {
+                    id,
+                    errors,
+                    external,
+                }) => {
                     guard.update(|detail| {
                         detail.tls = describe_tls(&wire);
                         detail.phase = "established";
@@ -176,6 +201,7 @@ impl Opener {
                         address,
                         guard,
                         errors,
+                        external: external.then(|| local.clone()),
                     });
                 }
                 Err(failure) => {
@@ -184,21 +210,25 @@ impl Opener {
                         %local, remote = %self.remote, %address, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let insecure = matches!(
-                        &failure,
-                        Failure::Fault {
-                            condition: StreamErrorCondition::PolicyViolation,
-                            ..
+                    let log = |refusal: &Refusal| {
+                        let remote = Some(&self.remote);
+                        refusal.log(Direction::Outbound, address, Some(local), remote);
+                    };
+                    let cause = match &failure {
+                        Failure::Refused(refusal) => {
+                            log(refusal);
+                            Cause::Insecure
                         }
-                    );
-                    let cause = if insecure {
-                        Cause::Insecure
-                    } else {
-                        Cause::Unreachable
+                        _ => {
+                            if handshake_failed {
+                                log(&Refusal::new(Check::TlsHandshake, why.clone()));
+                            }
+                            Cause::Unreachable
+                        }
                     };
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
-                        wire.hang_up(&failure, String::new).await;
+                        wire.hang_up(&failure, || header).await;
                         drop(guard);
                     });
                 }
@@ -237,148 +267,16 @@ pub fn describe_tls(wire: &Wire) -> Option<String> {
     Some(format!("{version} {suite}"))
 }
 
-struct Opening<'a> {
-    live: &'a Live,
-    edge: &'a Edge,
-    local: &'a Domain,
-    remote: &'a Domain,
-    wire: Wire,
-}
-
-impl Opening<'_> {
-    async fn negotiate(&mut self) -> Result<(StreamId, bool), Failure> {
-        let header = self.exchange_headers().await?;
-        let tls = self
-            .live
-            .tls
-            .client
-            .clone()
-            .filter(|_| self.live.config.tls.mode != TlsMode::Disabled);
-        let must = self.live.config.tls.mode == TlsMode::Required;
-        if major_version(&header)?.is_none() {
-            // A server from before XMPP 1.0 has no features and no TLS.
-            if must {
-                return Err(Self::no_tls());
-            }
-            return Ok((stream_id(&header)?, false));
-        }
-        let features = self.wire.element().await?;
-        if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
-        }
-        let features = features.parse()?;
-        let offered = features.child(ns::TLS, "starttls").is_some();
-        let Some(tls) = tls.filter(|_| offered) else {
-            if must {
-                return Err(Self::no_tls());
-            }
-            return Ok((stream_id(&header)?, offers_errors(&features)));
-        };
-        self.start_tls(tls).await?;
-        let header = self.exchange_headers().await?;
-        if major_version(&header)?.is_none() {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedVersion,
-                "the version vanished after STARTTLS",
-            ));
-        }
-        let features = self.wire.element().await?;
-        if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
-        }
-        Ok((stream_id(&header)?, offers_errors(&features.parse()?)))
-    }
-
-    fn no_tls() -> Failure {
-        Failure::fault(
-            StreamErrorCondition::PolicyViolation,
-            "TLS is required here and was not offered",
-        )
-    }
-
-    async fn exchange_headers(&mut self) -> Result<Box<StreamHeader>, Failure> {
-        let header = HeaderToSend {
-            content_ns: ns::SERVER,
-            from: Some(&self.local.to_unicode()),
-            to: Some(&self.remote.to_unicode()),
-            version: true,
-            dialback: true,
-            ..HeaderToSend::default()
-        };
-        // Domains have only characters that XML can express.
-        self.wire.send(header.write().unwrap_or_default()).await?;
-        let header = self.wire.header().await?;
-        if header.default_ns() != ns::SERVER {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidNamespace,
-                "the peer's stream is not a server's",
-            ));
-        }
-        Ok(header)
-    }
-
-    async fn start_tls(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        self.wire
-            .send(format!("<starttls xmlns='{}'/>", ns::TLS))
-            .await?;
-        let answer = self.wire.element().await?;
-        if !answer.is(ns::TLS, "proceed") {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "the peer offered STARTTLS and then refused it",
-            ));
-        }
-        if self.wire.restart() > 0 {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "the peer sent more behind <proceed/> in clear",
-            ));
-        }
-        let name = ServerName::try_from(self.remote.as_str().to_owned()).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "no TLS name for this domain",
-            )
-        })?;
-        let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
-        let Wire {
-            transport, framer, ..
-        } = &mut self.wire;
-        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Outbound);
-            return Err(
-                std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
-            );
-        }
-        note_tls(
-            self.edge,
-            self.live,
-            Direction::Outbound,
-            &self.wire,
-            Some(self.remote),
-        );
-        Ok(())
-    }
-}
-
-/// Counts and logs what a completed handshake agreed on and what the peer's certificate proves.
-/// What it fails to prove, dialback must.
+/// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
+/// about `remote`, as far as that is known. What it fails to prove, dialback must.
 pub fn note_tls(
     edge: &Edge,
     live: &Live,
     direction: Direction,
     wire: &Wire,
     remote: Option<&Domain>,
-) {
-    let Some(tls) = wire.transport.tls() else {
-        return;
-    };
+) -> Option<Verdict> {
+    let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
         .and_then(|v| v.as_str())
@@ -388,37 +286,15 @@ pub fn note_tls(
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
     edge.metrics.tls_established(direction, version, suite);
-    let Some(remote) = remote else { return };
-    let verdict = live
-        .tls
-        .judge(tls.peer_certificates().unwrap_or_default(), remote);
-    let (word, reason) = match &verdict {
-        Verdict::Valid => ("valid", None),
-        Verdict::Missing => ("missing", None),
-        Verdict::Invalid(reason) => ("invalid", Some(reason.as_str())),
-    };
-    edge.metrics.certificate_judged(direction, word);
+    let remote = remote?;
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let pins = &live.policy.peer(remote).pinned_sha256;
+    let verdict = live.tls.judge(chain, remote, pins);
+    edge.metrics.certificate_judged(direction, verdict.as_str());
     tracing::info!(
-        direction = direction.as_str(), %remote, version, suite, certificate = word, reason,
+        direction = direction.as_str(), %remote, version, suite,
+        certificate = verdict.as_str(), reason = verdict.reason(),
         "TLS established"
     );
-}
-
-fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
-    header
-        .id
-        .as_deref()
-        .and_then(StreamId::from_peer)
-        .ok_or_else(|| {
-            Failure::fault(
-                StreamErrorCondition::UndefinedCondition,
-                "the peer's stream has no id that dialback can use",
-            )
-        })
-}
-
-fn offers_errors(features: &crate::xml::Node) -> bool {
-    features
-        .child(ns::DIALBACK_FEATURE, "dialback")
-        .is_some_and(|dialback| dialback.child(ns::DIALBACK_FEATURE, "errors").is_some())
+    Some(verdict)
 }

@@ -5,6 +5,7 @@
 //! task that opens a stream when there is something to send. [`verify`] serves the receiving role.
 
 pub mod connect;
+mod opening;
 mod route;
 mod stream;
 pub mod verify;

@@ -8,16 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
 
 use super::connect::Opened;
 use super::route::Route;
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
-use crate::metrics::{Mechanism, Role};
+use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
+use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
@@ -82,6 +84,9 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         closing: None,
         gave_up: false,
     };
+    if let Some(local) = stream.opened.external.take() {
+        stream.valid(&local, Mechanism::External);
+    }
     let failure = stream.run().await;
     stream.end(failure).await
 }
@@ -89,6 +94,10 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
         let mut changes = self.edge.changes();
+        // It was opened under the configuration of a while ago.
+        if let Err(failure) = self.check_lists() {
+            return failure;
+        }
         // What came right behind the features is in the framer already.
         if let Err(failure) = self.take_frames() {
             return failure;
@@ -277,19 +286,7 @@ impl Stream<'_> {
         let role = Role::Initiating;
         match answer {
             Answer::Valid => {
-                self.pairs.insert(local.clone(), PairState::Valid);
-                self.used = true;
-                self.last_use = Instant::now();
-                let limits = crate::stream::stanza_limits(&self.edge.live().config.limits);
-                self.opened.wire.framer.set_limits(limits);
-                self.opened.guard.update(|detail| {
-                    detail.pairs.push(PairInfo {
-                        local: local.clone(),
-                        remote: remote.clone(),
-                        mechanism: Mechanism::Dialback.as_str(),
-                    });
-                });
-                self.edge.registry.partner_works(remote);
+                self.valid(local, Mechanism::Dialback);
                 self.edge.metrics.dialback(role, "valid", took);
                 tracing::info!(
                     role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
@@ -330,6 +327,36 @@ impl Stream<'_> {
             self.close();
         }
         Ok(())
+    }
+
+    /// From now on stanzas of this pair are sent.
+    fn valid(&mut self, local: &Domain, mechanism: Mechanism) {
+        let remote = &self.route.remote;
+        self.pairs.insert(local.clone(), PairState::Valid);
+        self.used = true;
+        self.last_use = Instant::now();
+        let live = self.edge.live();
+        let limits = crate::stream::stanza_limits(&live.config.limits);
+        self.opened.wire.framer.set_limits(limits);
+        self.opened.guard.update(|detail| {
+            detail.pairs.push(PairInfo {
+                local: local.clone(),
+                remote: remote.clone(),
+                mechanism: mechanism.as_str(),
+            });
+        });
+        self.edge.registry.partner_works(remote);
+        let tls = self.opened.wire.transport.is_tls();
+        if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
+            self.edge.memory.used_tls.note(remote, ());
+        }
+        if mechanism == Mechanism::External {
+            tracing::info!(
+                mechanism = mechanism.as_str(), %local, %remote, address = %self.opened.address,
+                from = "PENDING", to = "CONNECTED",
+                "state of the pair changed"
+            );
+        }
     }
 
     /// The pair is not used on this stream; what waits is reported.
@@ -430,6 +457,13 @@ impl Stream<'_> {
                 StreamErrorCondition::PolicyViolation,
                 "federation with this domain is not allowed any more",
             ));
+        }
+        let tls = self.opened.wire.transport.tls();
+        let (memory, kept) = (&self.edge.memory, Kept::default());
+        if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
+            let (address, remote) = (self.opened.address, Some(&self.route.remote));
+            refusal.log(Direction::Outbound, address, None, remote);
+            return Err(refusal.into());
         }
         if self.pairs.keys().any(|local| !live.hosted.contains(local)) {
             return Err(Failure::fault(

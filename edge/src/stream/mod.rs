@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::metrics::{Direction, Metrics};
+use crate::refusal::Refusal;
 use crate::xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns,
     stream_error,
@@ -53,6 +54,9 @@ pub enum Failure {
         /// Says what was wrong; holds no peer data.
         text: Cow<'static, str>,
     },
+    /// The peer failed a check that the log names.
+    #[error("{0}")]
+    Refused(Refusal),
     /// A phase took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -64,6 +68,12 @@ impl From<XmlError> for Failure {
             condition: error.condition,
             text: Cow::Borrowed(error.reason),
         }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
@@ -80,6 +90,9 @@ impl Failure {
     pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
         match self {
             Self::Fault { condition, text } => Some((*condition, text.clone())),
+            Self::Refused(Refusal { check, .. }) => {
+                Some((check.stream_condition(), Cow::Borrowed(check.to_peer())))
+            }
             Self::Timeout(what) => Some((
                 StreamErrorCondition::ConnectionTimeout,
                 Cow::Owned(format!("{what} took too long")),
@@ -170,12 +183,17 @@ impl Wire {
 
     /// Writes now. The text is ours and complete.
     pub async fn send(&mut self, xml: String) -> Result<(), Failure> {
-        self.header_sent = true;
-        self.transport.queue(Bytes::from(xml));
+        self.queue(xml);
         Ok(self.transport.flush().await?)
     }
 
-    /// The stream starts anew after STARTTLS: nothing said before counts.
+    /// Queues what is ours and complete; our header comes first on every stream.
+    pub fn queue(&mut self, xml: String) {
+        self.header_sent = true;
+        self.transport.queue(Bytes::from(xml));
+    }
+
+    /// The stream starts anew after STARTTLS or SASL: nothing said before counts.
     pub fn restart(&mut self) -> usize {
         self.header_sent = false;
         self.framer.restart()

@@ -59,6 +59,11 @@ impl Transport {
         self.tls.is_some()
     }
 
+    /// Whether TLS was started and its handshake is complete.
+    pub fn is_established(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
+    }
+
     /// The TLS session, for its parameters and the peer's certificates.
     pub fn tls(&self) -> Option<&Connection> {
         self.tls.as_deref()

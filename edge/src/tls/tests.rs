@@ -12,6 +12,10 @@ use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use rustls::SignatureScheme;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{ClientHello, ResolvesServerCert};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -51,7 +55,7 @@ fn settings(yaml: &str, files: &[(&str, &str)]) -> Result<TlsSettings, FieldErro
         .map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()))
         .collect();
     let tls: Tls = serde_yaml::from_str(yaml).unwrap();
-    TlsSettings::load(&tls, &|field, path| {
+    TlsSettings::load(&tls, true, &|field, path| {
         files.get(path.to_str().unwrap()).cloned().ok_or_else(|| {
             FieldError::new(
                 field.to_owned(),
@@ -100,8 +104,11 @@ fn the_same_usages_count_in_both_directions(
     let peer = authority.issue(&["vngtp.lab"], |params| {
         params.extended_key_usages = usages.to_vec();
     });
-    let verdict =
-        with(&authority, &own).judge(&chain(&peer.chain), &Domain::parse("vngtp.lab").unwrap());
+    let verdict = with(&authority, &own).judge(
+        &chain(&peer.chain),
+        &Domain::parse("vngtp.lab").unwrap(),
+        &[],
+    );
     assert_eq!(verdict == Verdict::Valid, valid, "{name}: {verdict:?}");
 }
 
@@ -111,12 +118,12 @@ fn a_verdict_names_the_check_that_failed() {
     let own = authority.issue(&["coluc.com"], |_| {});
     let settings = with(&authority, &own);
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let judge = |issued: &Issued| match settings.judge(&chain(&issued.chain), &domain) {
+    let judge = |issued: &Issued| match settings.judge(&chain(&issued.chain), &domain, &[]) {
         Verdict::Invalid(reason) => reason,
         other => format!("{other:?}"),
     };
 
-    assert_eq!(settings.judge(&[], &domain), Verdict::Missing);
+    assert_eq!(settings.judge(&[], &domain, &[]), Verdict::Missing);
     let wrong_name = judge(&authority.issue(&["other.example"], |_| {}));
     assert!(
         wrong_name.contains("do not cover vngtp.lab; it names other.example"),
@@ -148,7 +155,11 @@ fn a_verdict_names_the_check_that_failed() {
         common_name_only.contains("it names no domain"),
         "{common_name_only}"
     );
-    let garbage = settings.judge(&[CertificateDer::from(vec![0x30, 3, 1, 2, 3])], &domain);
+    let garbage = settings.judge(
+        &[CertificateDer::from(vec![0x30, 3, 1, 2, 3])],
+        &domain,
+        &[],
+    );
     assert!(matches!(garbage, Verdict::Invalid(_)), "{garbage:?}");
     assert_eq!(judge(&authority.issue(&["vngtp.lab"], |_| {})), "Valid");
 }
@@ -183,6 +194,11 @@ fn files_that_do_not_fit_are_refused_by_field_and_without_their_contents() {
     );
     let error = settings(ONE, &[("/c", &own.chain)]).unwrap_err();
     assert_eq!(error.field, "tls.trustAnchors.file");
+}
+
+fn client(settings: &TlsSettings, local: &str) -> Arc<ClientConfig> {
+    let client = settings.client_for(&Domain::parse(local).unwrap());
+    client.unwrap().config.clone()
 }
 
 /// A handshake over memory; both sides' sight of the other's chain, and the server's leaf.
@@ -236,7 +252,7 @@ trustAnchors: {system: false, file: /ca}",
     .unwrap();
     let (server, client) = (
         settings.server.clone().unwrap(),
-        settings.client.clone().unwrap(),
+        client(&settings, "coluc.com"),
     );
     for (asked, shown) in [
         ("coluc.com", &first),
@@ -301,7 +317,7 @@ async fn a_certificate_without_its_key_fails_the_handshake(
         .with_cert_resolver(Arc::new(Thief(stolen.clone())));
     let as_server = handshake(
         Arc::new(server),
-        settings.client.clone().unwrap(),
+        client(&settings, "coluc.com"),
         "vngtp.lab",
     )
     .await;
@@ -363,4 +379,211 @@ fn client_config_of(
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth(),
     )
+}
+
+#[test]
+fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
+    let authority = Authority::new();
+    let own = authority.issue(&["coluc.com"], |_| {});
+    let settings = with(&authority, &own);
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    let pinned = Authority::named("stranger").issue(&["other.example"], |_| {});
+    let valid = authority.issue(&["vngtp.lab"], |_| {});
+    let pins = [sha256_hex(&chain(&pinned.chain)[0])];
+    let judge = |issued: &Issued| settings.judge(&chain(&issued.chain), &domain, &pins);
+    assert_eq!(judge(&pinned), Verdict::Valid);
+    let other = judge(&valid);
+    assert!(
+        other
+            .reason()
+            .unwrap()
+            .contains("not one that is pinned for vngtp.lab"),
+        "{other:?}"
+    );
+    assert_eq!(settings.judge(&[], &domain, &pins), Verdict::Missing);
+}
+
+/// A revocation list of this authority that names these serial numbers.
+fn list(authority: &Authority, serials: &[u64], issued: i32, next: i32) -> String {
+    let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(issued, 1, 1),
+        next_update: rcgen::date_time_ymd(next, 1, 1),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&authority.0).unwrap().pem().unwrap()
+}
+
+fn with_lists(authority: &Authority, files: &[&str]) -> Result<TlsSettings, FieldError> {
+    let own = authority.issue(&["coluc.com"], |_| {});
+    let ca = authority.0.pem();
+    let names: Vec<String> = (0..files.len()).map(|n| format!("/crl{n}")).collect();
+    let yaml = format!("{ONE}\nrevocationLists: [{}]", names.join(", "));
+    let mut all = vec![("/c", &*own.chain), ("/k", &*own.key), ("/ca", &*ca)];
+    all.extend(names.iter().map(String::as_str).zip(files.iter().copied()));
+    settings(&yaml, &all)
+}
+
+#[rstest]
+#[case::named(&[7], 2024, 2099, true)]
+#[case::named_by_a_list_past_its_time(&[7], 2024, 2025, true)]
+#[case::others_named(&[8, 9], 2024, 2099, false)]
+#[case::nobody_named(&[], 2024, 2099, false)]
+fn what_its_authority_revoked_proves_nothing(
+    #[case] serials: &[u64],
+    #[case] issued: i32,
+    #[case] next: i32,
+    #[case] revoked: bool,
+) {
+    let authority = Authority::new();
+    let peer = authority.issue(&["vngtp.lab"], |params| {
+        params.serial_number = Some(7_u64.into());
+    });
+    let settings = with_lists(&authority, &[&list(&authority, serials, issued, next)]).unwrap();
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    if revoked {
+        assert!(
+            verdict.reason().unwrap().contains("was revoked"),
+            "{verdict:?}"
+        );
+    } else {
+        assert_eq!(verdict, Verdict::Valid);
+    }
+    let stale = settings.warnings.join("\n");
+    assert_eq!(
+        stale.contains("was to be replaced by 2025-01-01"),
+        next == 2025,
+        "{stale}"
+    );
+}
+
+#[test]
+fn the_latest_list_of_an_authority_counts_and_one_of_another_says_nothing() {
+    let (authority, other) = (Authority::new(), Authority::named("other authority"));
+    let peer = authority.issue(&["vngtp.lab"], |params| {
+        params.serial_number = Some(7_u64.into());
+    });
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    let (old, new) = (
+        list(&authority, &[], 2023, 2099),
+        list(&authority, &[7], 2024, 2099),
+    );
+    let elsewhere = list(&other, &[7], 2025, 2099);
+    // Both in one file, or each in its own, in any order.
+    for files in [
+        vec![format!("{old}{new}")],
+        vec![elsewhere.clone(), new, old],
+    ] {
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let settings = with_lists(&authority, &files).unwrap();
+        let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+        assert!(matches!(verdict, Verdict::Invalid(_)), "{verdict:?}");
+    }
+    let settings = with_lists(&authority, &[&elsewhere]).unwrap();
+    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    assert_eq!(verdict, Verdict::Valid);
+}
+
+#[rstest]
+#[case("# nothing", "holds no PEM revocation list")]
+#[case(
+    "-----BEGIN X509 CRL-----\nMAMCAQE=\n-----END X509 CRL-----\n",
+    "holds an unusable revocation list"
+)]
+#[case(
+    "-----BEGIN X509 CRL-----\n****\n-----END X509 CRL-----\n",
+    "holds an unusable revocation list"
+)]
+fn a_revocation_list_that_cannot_be_read_is_named_by_file_and_field(
+    #[case] text: &str,
+    #[case] says: &str,
+) {
+    let authority = Authority::new();
+    let good = list(&authority, &[], 2024, 2099);
+    let error = with_lists(&authority, &[&good, text]).unwrap_err();
+    assert_eq!(error.field, "tls.revocationLists[1]");
+    assert!(error.message.starts_with("/crl1 "), "{error:?}");
+    assert!(error.message.contains(says), "{error:?}");
+}
+
+#[test]
+fn a_forged_revocation_list_is_not_taken_for_the_authoritys() {
+    let authority = Authority::new();
+    let peer = authority.issue(&["vngtp.lab"], |_| {});
+    // Same name, another key.
+    let forged = list(&Authority::new(), &[], 2024, 2099);
+    let settings = with_lists(&authority, &[&forged]).unwrap();
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    assert!(
+        verdict
+            .reason()
+            .unwrap()
+            .contains("is not signed by that authority"),
+        "{verdict:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_client_certificate_is_the_special_one_else_the_one_that_covers_the_sender() {
+    let authority = Authority::new();
+    let first = authority.issue(&["coluc.com"], |_| {});
+    let second = authority.issue(&["conf.coluc.com"], |_| {});
+    let special = authority.issue(&["coluc.com", "conf.coluc.com"], |_| {});
+    let ca = authority.0.pem();
+    let files = [
+        ("/c", &*first.chain),
+        ("/k", &*first.key),
+        ("/c2", &*second.chain),
+        ("/k2", &*second.key),
+        ("/c3", &*special.chain),
+        ("/k3", &*special.key),
+        ("/ca", &*ca),
+    ];
+    let two = "certificates: [{certificateFile: /c, privateKeyFile: /k}, {certificateFile: /c2, privateKeyFile: /k2}]
+trustAnchors: {system: false, file: /ca}";
+    let general = settings(two, &files).unwrap();
+    let with_special =
+        format!("{two}\nclientCertificate: {{certificateFile: /c3, privateKeyFile: /k3}}");
+    let with_special = settings(&with_special, &files).unwrap();
+    for (settings, local, shown, proves) in [
+        (&general, "coluc.com", &first, true),
+        (&general, "conf.coluc.com", &second, true),
+        (&general, "other.example", &first, false),
+        (&with_special, "coluc.com", &special, true),
+        (&with_special, "conf.coluc.com", &special, true),
+        (&with_special, "other.example", &special, false),
+    ] {
+        let domain = Domain::parse(local).unwrap();
+        let client = settings.client_for(&domain).unwrap();
+        assert_eq!(client.proves(&domain), proves, "{local}");
+        let server = settings.server.clone().unwrap();
+        let (seen, _) = handshake(server, client.config.clone(), "coluc.com")
+            .await
+            .unwrap();
+        assert_eq!(seen.unwrap(), chain(&shown.chain), "{local}");
+    }
+    assert_eq!(with_special.certificates.len(), 2);
+    assert!(with_special.client_certificate.is_some());
+}
+
+#[test]
+fn where_tls_is_not_spoken_no_certificate_is_read() {
+    let tls: Tls = serde_yaml::from_str("mode: Disabled\ntrustAnchors: {system: false}").unwrap();
+    let settings = TlsSettings::load(&tls, false, &|_, _| panic!("nothing is to be read")).unwrap();
+    assert!(settings.server.is_none());
+    assert!(
+        settings
+            .client_for(&Domain::parse("coluc.com").unwrap())
+            .is_none()
+    );
 }

@@ -12,6 +12,8 @@
     reason = "tests; each of them uses a part of this"
 )]
 
+pub mod pki;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -561,10 +563,11 @@ impl Lab {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
-            tracing_subscriber::fmt()
+            // A test that reads the log has set its own up before.
+            let _ = tracing_subscriber::fmt()
                 .with_env_filter(filter)
                 .with_test_writer()
-                .init();
+                .try_init();
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();

@@ -1,0 +1,243 @@
+//! SASL EXTERNAL on an inbound stream (RFC 6120 section 6, XEP-0178 section 3): the certificate of
+//! the TLS session proves the domain that the stream's header names as `from`.
+//!
+//! It authenticates that header's pair of domains and nothing else; other pairs need dialback. A
+//! failure leaves the stream to dialback, too.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::time::Instant;
+use xmpp_federation_core::Domain;
+
+use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
+use super::session::{Pair, Session};
+use crate::config::Live;
+use crate::metrics::{Direction, Mechanism};
+use crate::refusal::{Check, Refusal};
+use crate::stream::Failure;
+use crate::tls::{Kept, terms};
+use crate::xml::{Element, StreamErrorCondition, StreamHeader, ns};
+
+/// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).
+const ATTEMPTS: u8 = 3;
+
+/// SASL on one stream.
+#[derive(Debug, Default)]
+pub(super) struct External {
+    /// What the latest header of the peer names.
+    pub(super) addresses: Addresses,
+    /// What is kept of the peer's certificate.
+    pub(super) certificate: Kept,
+    failures: u8,
+    /// `<success/>` was sent: the peer's next word is a new header.
+    pub(super) restarting: bool,
+}
+
+impl External {
+    pub(super) fn new(addresses: Addresses) -> Self {
+        Self {
+            addresses,
+            ..Self::default()
+        }
+    }
+}
+
+/// Why an attempt fails: the condition (RFC 6120 section 6.5) and what goes into the log.
+type Failed = (&'static str, Refusal);
+
+impl Session {
+    pub(super) fn take_sasl(&mut self, live: &Live, element: &Element) -> Result<(), Failure> {
+        if self.closing.is_some() {
+            return Ok(());
+        }
+        let plain = |condition, reason: &'static str| {
+            Err((condition, Refusal::new(Check::Certificate, reason)))
+        };
+        let outcome = match element.name() {
+            "auth" => self.authenticate(live, element),
+            "abort" => plain("aborted", "the peer gave SASL up"),
+            "response" => plain("malformed-request", "an answer to no challenge"),
+            _ => {
+                return Err(Failure::fault(
+                    StreamErrorCondition::UnsupportedStanzaType,
+                    "no element that a peer sends in SASL",
+                ));
+            }
+        };
+        let mut behind = self.wire.framer.buffer().iter();
+        let pipelined = behind.any(|byte| !byte.is_ascii_whitespace());
+        match outcome {
+            Ok(()) if pipelined => Err(Failure::fault(
+                StreamErrorCondition::PolicyViolation,
+                "more was sent behind <auth/> before its answer",
+            )),
+            Ok(()) => {
+                self.wire.queue(format!("<success xmlns='{}'/>", ns::SASL));
+                self.wire.restart();
+                self.external.restarting = true;
+                self.last_use = Instant::now();
+                Ok(())
+            }
+            Err((condition, refusal)) => {
+                let Addresses { from, to } = &self.external.addresses;
+                let peer = self.guard.entry.peer;
+                refusal.log(Direction::Inbound, peer, to.as_ref(), from.as_ref());
+                let sasl = ns::SASL;
+                self.wire
+                    .queue(format!("<failure xmlns='{sasl}'><{condition}/></failure>"));
+                self.external.failures += 1;
+                if self.external.failures > ATTEMPTS {
+                    return Err(Failure::fault(
+                        StreamErrorCondition::PolicyViolation,
+                        "too many failed authentications",
+                    ));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn authenticate(&self, live: &Live, element: &Element) -> Result<(), Failed> {
+        let failed =
+            |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
+        let Ok(auth) = element.parse() else {
+            return Err(failed("malformed-request", "<auth/> cannot be read"));
+        };
+        if auth.attr("mechanism") != Some("EXTERNAL") {
+            let reason = "the peer asks for another mechanism than EXTERNAL";
+            return Err(failed("invalid-mechanism", reason));
+        }
+        let Some(tls) = self.wire.transport.tls() else {
+            return Err(failed("encryption-required", "SASL EXTERNAL without TLS"));
+        };
+        if !self.pairs.is_empty() || !self.pending.is_empty() {
+            let reason = "SASL EXTERNAL on a stream that uses dialback already";
+            return Err(failed("not-authorized", reason));
+        }
+        let Addresses {
+            from: Some(from),
+            to: Some(_),
+        } = &self.external.addresses
+        else {
+            let reason = "SASL EXTERNAL on a stream whose header lacks from or to";
+            return Err(failed("not-authorized", reason));
+        };
+        authorized_as(&auth.text(), from)?;
+        let admitted = live.policy.check(from).map_err(|denied| {
+            Refusal::new(Check::Policy, format!("{from} may not federate: {denied}"))
+        });
+        admitted
+            .and_then(|()| terms::certificate(live, tls, &self.external.certificate, from))
+            .map_err(|refusal| ("not-authorized", refusal))
+    }
+
+    /// The stream starts anew after `<success/>`: same domains, new id, no SASL any more.
+    pub(super) fn restarted(
+        &mut self,
+        live: &Arc<Live>,
+        theirs: &StreamHeader,
+    ) -> Result<(), Failure> {
+        let id = new_id();
+        self.wire.queue(answer_header(live, Some(theirs), &id));
+        self.id = id;
+        self.external.restarting = false;
+        let announced = read_header(live, theirs, self.guard.entry.peer)?;
+        if announced.pre_xmpp_1 {
+            return Err(Failure::fault(
+                StreamErrorCondition::UnsupportedVersion,
+                "the version vanished after SASL",
+            ));
+        }
+        self.external.addresses.check_kept(&announced.addresses)?;
+        let Addresses {
+            from: Some(remote),
+            to: Some(local),
+        } = announced.addresses
+        else {
+            return Err(Failure::fault(
+                StreamErrorCondition::ImproperAddressing,
+                "from and to must be named after SASL",
+            ));
+        };
+        self.wire.queue(features(live, None, false));
+        tracing::info!(
+            mechanism = Mechanism::External.as_str(), %local, %remote,
+            peer = %self.guard.entry.peer, from = "PENDING", to = "CONNECTED",
+            "state of the pair changed"
+        );
+        self.authenticated(live, local, remote, Mechanism::External);
+        Ok(())
+    }
+
+    /// Whether this stream may carry a remote domain.
+    pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
+        let tls = self.wire.transport.tls();
+        let kept = &self.external.certificate;
+        terms::check(live, &self.edge.memory, tls, kept, remote)
+    }
+
+    /// Whether a pair that was authenticated may go on after a reload.
+    pub(super) fn still_counts(&self, live: &Live, pair: &Pair) -> Result<(), Refusal> {
+        let tls = self.wire.transport.tls();
+        match (pair.mechanism, tls) {
+            (Mechanism::External, Some(tls)) => {
+                terms::certificate(live, tls, &self.external.certificate, &pair.remote)
+            }
+            _ => self.terms(live, &pair.remote),
+        }
+    }
+}
+
+/// Whether the authorisation identity of `<auth/>` is the stream's `from`. None at all, or `=` for
+/// an empty one, means what the certificate proves.
+fn authorized_as(text: &str, from: &Domain) -> Result<(), Failed> {
+    let failed =
+        |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
+    if text.is_empty() || text == "=" {
+        return Ok(());
+    }
+    let Ok(identity) = STANDARD.decode(text) else {
+        let reason = "the authorisation identity is not base64";
+        return Err(failed("incorrect-encoding", reason));
+    };
+    let identity = String::from_utf8(identity).ok();
+    let identity = identity.and_then(|text| Domain::parse(&text).ok());
+    if identity.as_ref() == Some(from) {
+        Ok(())
+    } else {
+        let reason = "the authorisation identity is not the stream's from";
+        Err(failed("invalid-authzid", reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::none("", None)]
+    #[case::empty("=", None)]
+    #[case::the_same("dm5ndHAubGFi", None)] // vngtp.lab
+    #[case::the_same_in_other_words("Vk5HVFAuTEFCLg==", None)] // VNGTP.LAB.
+    #[case::another("ZXZpbC5leGFtcGxl", Some("invalid-authzid"))] // evil.example
+    #[case::an_address_in_it("Ym9iQHZuZ3RwLmxhYg==", Some("invalid-authzid"))] // bob@vngtp.lab
+    #[case::no_utf_8("/w==", Some("invalid-authzid"))]
+    #[case::no_base64("vngtp.lab", Some("incorrect-encoding"))]
+    #[case::padding_missing("Vk5HVFAuTEFCLg", Some("incorrect-encoding"))]
+    #[case::white_space("dm5n dHAubGFi", Some("incorrect-encoding"))]
+    #[case::two_equals_signs("==", Some("incorrect-encoding"))]
+    fn only_the_streams_own_domain_is_an_authorisation_identity(
+        #[case] text: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let from = Domain::parse("vngtp.lab").unwrap();
+        let condition = authorized_as(text, &from)
+            .err()
+            .map(|(condition, _)| condition);
+        assert_eq!(condition, expected);
+    }
+}

@@ -1,0 +1,334 @@
+//! What is said on a connection we open until stanzas or dialback may begin: header, STARTTLS as
+//! the security mode has it, header again, SASL EXTERNAL where it may succeed, header once more.
+//!
+//! | mode | the peer offers TLS | it does not |
+//! |---|---|---|
+//! | Required | TLS | refused |
+//! | Optional | TLS, and after a failed handshake nothing | dialback in clear |
+//! | Disabled | dialback in clear, refused if the peer requires TLS | dialback in clear |
+
+use xmpp_federation_core::edge_config::TlsMode;
+use xmpp_federation_core::{Domain, StreamId};
+
+use super::connect::note_tls;
+use crate::config::Live;
+use crate::edge::Edge;
+use crate::metrics::Direction;
+use crate::refusal::{Check, Refusal};
+use crate::stream::{Failure, Wire, major_version};
+use crate::tls::{Client, Kept, server_name, terms};
+use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
+
+/// A stream is ready.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// The id of the peer's latest header.
+    pub(super) id: StreamId,
+    /// Dialback is answered with errors instead of closing.
+    pub(super) errors: bool,
+    /// SASL EXTERNAL succeeded: the pair of this stream's header is authenticated.
+    pub(super) external: bool,
+}
+
+/// One connection while it is negotiated.
+pub(super) struct Opening<'a> {
+    edge: &'a Edge,
+    live: &'a Live,
+    local: &'a Domain,
+    remote: &'a Domain,
+    pub(super) wire: Wire,
+    /// Nothing may be said in clear, whatever the mode.
+    pub(super) never_clear: bool,
+    /// SASL EXTERNAL is wanted.
+    pub(super) authenticate: bool,
+    /// STARTTLS was asked for.
+    pub(super) tls_begun: bool,
+    /// `<auth/>` was sent and the stream did not get over it.
+    pub(super) external_asked: bool,
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn new(
+        edge: &'a Edge,
+        live: &'a Live,
+        local: &'a Domain,
+        remote: &'a Domain,
+        wire: Wire,
+    ) -> Self {
+        Self {
+            edge,
+            live,
+            local,
+            remote,
+            wire,
+            never_clear: false,
+            authenticate: false,
+            tls_begun: false,
+            external_asked: false,
+        }
+    }
+
+    /// Starts in clear, with STARTTLS where the mode has it.
+    pub(super) async fn negotiate(&mut self) -> Result<Ready, Failure> {
+        let header = self.exchange_headers().await?;
+        let mode = terms::mode(self.live, &self.edge.memory, Some(self.remote));
+        if major_version(&header)?.is_none() {
+            // A server from before XMPP 1.0 has no features and no TLS.
+            return self.in_clear(mode, &header, None);
+        }
+        let features = self.features().await?;
+        let offer = features.child(ns::TLS, "starttls");
+        let client = self.live.tls.client_for(self.local);
+        match (offer, mode, client) {
+            (Some(offer), TlsMode::Disabled, _) if offer.child(ns::TLS, "required").is_some() => {
+                let reason = format!(
+                    "{} requires TLS, which is disabled for it here",
+                    self.remote
+                );
+                Err(Refusal::new(Check::TlsDisabled, reason).into())
+            }
+            (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
+                self.ask_for_tls().await?;
+                self.handshake(client).await?;
+                self.over_tls(client).await
+            }
+            _ => self.in_clear(mode, &header, Some(&features)),
+        }
+    }
+
+    /// Goes on where TLS is up: certificate, header, features, SASL EXTERNAL.
+    pub(super) async fn over_tls(&mut self, client: &Client) -> Result<Ready, Failure> {
+        note_tls(
+            self.edge,
+            self.live,
+            Direction::Outbound,
+            &self.wire,
+            Some(self.remote),
+        );
+        // Before anything is said: a required certificate must prove the remote domain.
+        let tls = self.wire.transport.tls();
+        let kept = Kept::default();
+        terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
+        let (header, features) = self.restarted("STARTTLS").await?;
+        let ready = Ready {
+            id: stream_id(&header)?,
+            errors: offers_errors(&features),
+            external: false,
+        };
+        if !(self.authenticate && offers_external(&features) && self.may_succeed(client)) {
+            return Ok(ready);
+        }
+        if !self.external(client).await? {
+            return Ok(ready);
+        }
+        let (header, features) = self.restarted("SASL").await?;
+        Ok(Ready {
+            id: stream_id(&header)?,
+            errors: offers_errors(&features),
+            external: true,
+        })
+    }
+
+    /// No TLS on this stream: allowed or not.
+    fn in_clear(
+        &self,
+        mode: TlsMode,
+        header: &StreamHeader,
+        features: Option<&Node>,
+    ) -> Result<Ready, Failure> {
+        if mode == TlsMode::Required {
+            return Err(terms::no_tls(self.live, Some(self.remote)).into());
+        }
+        if self.never_clear && mode != TlsMode::Disabled {
+            let reason = format!(
+                "TLS with another address of {} failed, so nothing is said in clear to this one",
+                self.remote
+            );
+            return Err(Refusal::new(Check::TlsHandshake, reason).into());
+        }
+        Ok(Ready {
+            id: stream_id(header)?,
+            errors: features.is_some_and(offers_errors),
+            external: false,
+        })
+    }
+
+    /// Our header on this stream.
+    pub(super) fn header(&self) -> String {
+        let header = HeaderToSend {
+            content_ns: ns::SERVER,
+            from: Some(&self.local.to_unicode()),
+            to: Some(&self.remote.to_unicode()),
+            version: true,
+            dialback: true,
+            ..HeaderToSend::default()
+        };
+        // Domains have only characters that XML can express.
+        header.write().unwrap_or_default()
+    }
+
+    async fn exchange_headers(&mut self) -> Result<Box<StreamHeader>, Failure> {
+        let ours = self.header();
+        self.wire.send(ours).await?;
+        let header = self.wire.header().await?;
+        if header.default_ns() != ns::SERVER {
+            return Err(Failure::fault(
+                StreamErrorCondition::InvalidNamespace,
+                "the peer's stream is not a server's",
+            ));
+        }
+        Ok(header)
+    }
+
+    async fn features(&mut self) -> Result<Node, Failure> {
+        let features = self.wire.element().await?;
+        if !features.is(ns::STREAMS, "features") {
+            return Err(Failure::fault(
+                StreamErrorCondition::BadFormat,
+                "stream features were expected",
+            ));
+        }
+        Ok(features.parse()?)
+    }
+
+    /// Header and features of the stream that begins after `what`.
+    async fn restarted(
+        &mut self,
+        what: &'static str,
+    ) -> Result<(Box<StreamHeader>, Node), Failure> {
+        let header = self.exchange_headers().await?;
+        if major_version(&header)?.is_none() {
+            return Err(Failure::fault(
+                StreamErrorCondition::UnsupportedVersion,
+                format!("the version vanished after {what}"),
+            ));
+        }
+        let features = self.features().await?;
+        Ok((header, features))
+    }
+
+    async fn ask_for_tls(&mut self) -> Result<(), Failure> {
+        self.tls_begun = true;
+        self.wire
+            .send(format!("<starttls xmlns='{}'/>", ns::TLS))
+            .await?;
+        let answer = self.wire.element().await?;
+        if !answer.is(ns::TLS, "proceed") {
+            let reason = "the peer offered STARTTLS and then refused it";
+            return Err(Refusal::new(Check::TlsHandshake, reason).into());
+        }
+        if self.wire.restart() > 0 {
+            let reason = "the peer sent more behind <proceed/> in clear";
+            return Err(Refusal::new(Check::TlsHandshake, reason).into());
+        }
+        Ok(())
+    }
+
+    /// The handshake; content that came right behind it is in the framer afterwards.
+    pub(super) async fn handshake(&mut self, client: &Client) -> Result<(), Failure> {
+        self.tls_begun = true;
+        let name = server_name(self.remote).map_err(|_| {
+            Failure::fault(
+                StreamErrorCondition::ImproperAddressing,
+                "no TLS name for this domain",
+            )
+        })?;
+        let session = rustls::ClientConnection::new(client.config.clone(), name)
+            .map_err(std::io::Error::other)?;
+        let Wire {
+            transport, framer, ..
+        } = &mut self.wire;
+        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
+            self.edge.metrics.tls_failed(Direction::Outbound);
+            return Err(
+                std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether our certificate proves the local domain and the peer did not refuse it lately.
+    fn may_succeed(&self, client: &Client) -> bool {
+        let refused = &self.edge.memory.refused_external;
+        client.proves(self.local) && !refused.holds(self.remote, &client.leaf_sha256)
+    }
+
+    /// SASL EXTERNAL (XEP-0178 section 3); `false`: refused, and the stream lives. Until it has
+    /// succeeded the domain counts as one that refuses it: many servers end the stream instead of
+    /// answering, and the next one must not run into the same.
+    async fn external(&mut self, client: &Client) -> Result<bool, Failure> {
+        let refused = &self.edge.memory.refused_external;
+        refused.note(self.remote, client.leaf_sha256.clone());
+        self.external_asked = true;
+        let sasl = ns::SASL;
+        self.wire
+            .send(format!(
+                "<auth xmlns='{sasl}' mechanism='EXTERNAL'>=</auth>"
+            ))
+            .await?;
+        loop {
+            let answer = self.wire.element().await?;
+            if answer.is(sasl, "success") {
+                if self.wire.restart() > 0 {
+                    return Err(Failure::fault(
+                        StreamErrorCondition::PolicyViolation,
+                        "the peer sent more behind <success/>",
+                    ));
+                }
+                refused.forget(Some(self.remote));
+                self.external_asked = false;
+                return Ok(true);
+            }
+            if answer.is(sasl, "failure") {
+                self.external_asked = false;
+                let condition = answer.parse()?;
+                let condition = condition.children().find(|child| child.name != "text");
+                let condition = condition.map(|child| child.name.chars().take(40).collect());
+                tracing::info!(
+                    local = %self.local, remote = %self.remote,
+                    condition = condition.unwrap_or_else(String::new),
+                    "the peer refused SASL EXTERNAL; dialback goes on"
+                );
+                return Ok(false);
+            }
+            if !answer.is(sasl, "challenge") {
+                return Err(Failure::fault(
+                    StreamErrorCondition::UnsupportedStanzaType,
+                    "an answer to <auth/> was expected",
+                ));
+            }
+            // EXTERNAL has nothing to say to a challenge.
+            self.wire.send(format!("<abort xmlns='{sasl}'/>")).await?;
+        }
+    }
+}
+
+fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
+    header
+        .id
+        .as_deref()
+        .and_then(StreamId::from_peer)
+        .ok_or_else(|| {
+            Failure::fault(
+                StreamErrorCondition::UndefinedCondition,
+                "the peer's stream has no id that dialback can use",
+            )
+        })
+}
+
+fn offers_errors(features: &Node) -> bool {
+    features
+        .child(ns::DIALBACK_FEATURE, "dialback")
+        .is_some_and(|dialback| dialback.child(ns::DIALBACK_FEATURE, "errors").is_some())
+}
+
+fn offers_external(features: &Node) -> bool {
+    features
+        .child(ns::SASL, "mechanisms")
+        .is_some_and(|offered| {
+            let mut names = offered
+                .children()
+                .filter(|child| child.is(ns::SASL, "mechanism"));
+            names.any(|name| name.text().trim() == "EXTERNAL")
+        })
+}

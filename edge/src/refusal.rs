@@ -1,0 +1,136 @@
+//! Why a peer is refused, by the check that it failed: one line in the log, one sentence to the
+//! peer, one condition of a dialback error.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+
+use xmpp_federation_core::Domain;
+
+use crate::metrics::Direction;
+use crate::xml::StreamErrorCondition;
+
+/// The checks that a peer can fail; their names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Check {
+    /// The privacy lists.
+    Policy,
+    /// Is the domain asked for hosted here?
+    Hosted,
+    /// TLS before everything else.
+    TlsRequired,
+    /// TLS where it was used before.
+    TlsDowngrade,
+    /// The TLS handshake itself.
+    TlsHandshake,
+    /// TLS is disabled, and the peer wants it.
+    TlsDisabled,
+    /// Chain and name of the certificate.
+    Certificate,
+    /// Fingerprint of the certificate.
+    Pin,
+    /// The dialback key.
+    Dialback,
+    /// How much may be under way at once.
+    Limits,
+}
+
+impl Check {
+    /// The word used in logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Hosted => "hosted",
+            Self::TlsRequired => "tls-required",
+            Self::TlsDowngrade => "tls-downgrade",
+            Self::TlsHandshake => "tls-handshake",
+            Self::TlsDisabled => "tls-disabled",
+            Self::Certificate => "certificate",
+            Self::Pin => "pin",
+            Self::Dialback => "dialback",
+            Self::Limits => "limits",
+        }
+    }
+
+    /// The condition of a dialback error (XEP-0220 section 2.4).
+    pub const fn dialback_condition(self) -> &'static str {
+        match self {
+            Self::Policy => "not-allowed",
+            Self::Hosted => "item-not-found",
+            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => {
+                "policy-violation"
+            }
+            Self::Certificate | Self::Pin | Self::Dialback => "not-authorized",
+            Self::Limits => "resource-constraint",
+        }
+    }
+
+    /// The condition of a stream error (RFC 6120 section 4.9.3).
+    pub const fn stream_condition(self) -> StreamErrorCondition {
+        match self {
+            Self::Hosted => StreamErrorCondition::HostUnknown,
+            Self::Limits => StreamErrorCondition::ResourceConstraint,
+            _ => StreamErrorCondition::PolicyViolation,
+        }
+    }
+
+    /// What the peer is told in a stream error.
+    pub const fn to_peer(self) -> &'static str {
+        match self {
+            Self::Policy => "federation with this domain is not allowed here",
+            Self::Hosted => "this domain is not hosted here",
+            Self::TlsRequired => "TLS is required here",
+            Self::TlsDowngrade => "TLS was used with this domain before and is required since",
+            Self::TlsHandshake => "the TLS handshake failed",
+            Self::TlsDisabled => "TLS is disabled here",
+            Self::Certificate => "the certificate does not prove the domain",
+            Self::Pin => "the certificate is not the one expected of the domain",
+            Self::Dialback => "the dialback key is not valid",
+            Self::Limits => "too much is under way",
+        }
+    }
+}
+
+/// A check that a peer failed, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The check.
+    pub check: Check,
+    /// What was wrong, as a sentence for our log and status.
+    pub reason: Cow<'static, str>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.reason, self.check.as_str())
+    }
+}
+
+impl Refusal {
+    /// This check failed for this reason.
+    pub fn new(check: Check, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            check,
+            reason: reason.into(),
+        }
+    }
+
+    /// The line of the log; `local` and `remote` as far as they are known.
+    pub fn log(
+        &self,
+        direction: Direction,
+        peer: SocketAddr,
+        local: Option<&Domain>,
+        remote: Option<&Domain>,
+    ) {
+        tracing::warn!(
+            check = self.check.as_str(),
+            direction = direction.as_str(),
+            %peer,
+            local = local.map(Domain::as_str),
+            remote = remote.map(Domain::as_str),
+            reason = %self.reason,
+            "peer refused"
+        );
+    }
+}

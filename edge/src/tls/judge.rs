@@ -1,0 +1,194 @@
+//! What a peer's certificate proves: chain to an authority, usage, dates, revocation, name.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::certificate::CertificateNames;
+
+use super::revocation::RevocationLists;
+use crate::config::sha256_hex;
+
+/// What a peer's certificate proves about a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Chain and name hold, or the fingerprint is the expected one.
+    Valid,
+    /// None was shown.
+    Missing,
+    /// Why it proves nothing, as a sentence.
+    Invalid(String),
+}
+
+impl Verdict {
+    /// The word for logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Missing => "missing",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
+    /// Why it proves nothing.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Valid => None,
+            Self::Missing => Some("no certificate was shown"),
+            Self::Invalid(reason) => Some(reason),
+        }
+    }
+}
+
+/// What a chain proves whatever the domain; telling it for one domain costs nothing then.
+#[derive(Debug, Clone)]
+pub(super) enum Examined {
+    /// No certificate was shown.
+    Missing,
+    /// The fingerprint of the leaf, and its names if the chain holds, or why it does not.
+    Shown(String, Result<CertificateNames, String>),
+}
+
+impl Examined {
+    /// `pins`: fingerprints that are accepted instead of chain and name; none: both must hold.
+    pub(super) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
+        match self {
+            Self::Missing => Verdict::Missing,
+            Self::Shown(fingerprint, _) if pins.contains(fingerprint) => Verdict::Valid,
+            Self::Shown(fingerprint, _) if !pins.is_empty() => Verdict::Invalid(format!(
+                "its fingerprint {fingerprint} is not one that is pinned for {domain}"
+            )),
+            Self::Shown(_, Err(reason)) => Verdict::Invalid(reason.clone()),
+            Self::Shown(_, Ok(names)) if names.cover(domain) => Verdict::Valid,
+            Self::Shown(_, Ok(names)) => {
+                let mut list = names.list();
+                list.truncate(8);
+                let list = if list.is_empty() {
+                    "no domain".to_owned()
+                } else {
+                    list.join(", ")
+                };
+                Verdict::Invalid(format!("its names do not cover {domain}; it names {list}"))
+            }
+        }
+    }
+}
+
+/// The authorities that peers' chains must lead to, and what these revoked.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: RootCertStore,
+    pub(super) revoked: RevocationLists,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    /// Examines a chain, leaf first.
+    pub(super) fn examine(&self, chain: &[CertificateDer<'_>]) -> Examined {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Examined::Missing;
+        };
+        let names = self
+            .check(leaf, intermediates, UnixTime::now())
+            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| error.to_string()));
+        Examined::Shown(sha256_hex(leaf), names)
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), String> {
+        let parsed = webpki::EndEntityCert::try_from(leaf)
+            .map_err(|error| format!("it is not a readable certificate: {error:?}"))?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let lists = self.revoked.by_reference();
+        parsed
+            .verify_for_usage(
+                algorithms,
+                &self.roots.roots,
+                intermediates,
+                now,
+                PeerUsage,
+                RevocationLists::options(&lists),
+                None,
+            )
+            .map(drop)
+            .map_err(|error| explain(&error))
+    }
+}
+
+/// Extended key usage of a peer, in both directions: absent, any, serverAuth or clientAuth. Public
+/// authorities no longer issue clientAuth, so a connecting server shows its server certificate.
+struct PeerUsage;
+
+impl webpki::ExtendedKeyUsageValidator for PeerUsage {
+    fn validate(&self, usages: webpki::KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        // anyExtendedKeyUsage, id-kp-serverAuth, id-kp-clientAuth (RFC 5280 section 4.2.1.12).
+        const ACCEPTED: [&[u8]; 3] = [
+            &[0x55, 0x1d, 0x25, 0],
+            &[0x2b, 6, 1, 5, 5, 7, 3, 1],
+            &[0x2b, 6, 1, 5, 5, 7, 3, 2],
+        ];
+        let mut present = Vec::new();
+        for usage in usages {
+            let usage = usage?;
+            if ACCEPTED
+                .iter()
+                .any(|accepted| usage == webpki::KeyPurposeId::new(accepted))
+            {
+                return Ok(());
+            }
+            present.push(usage.to_decoded_oid());
+        }
+        if present.is_empty() {
+            return Ok(());
+        }
+        Err(webpki::Error::RequiredEkuNotFoundContext(
+            webpki::RequiredEkuNotFoundContext {
+                required: webpki::KeyUsage::server_auth(),
+                present,
+            },
+        ))
+    }
+}
+
+fn explain(error: &webpki::Error) -> String {
+    match error {
+        webpki::Error::CertExpired { not_after, .. } => {
+            format!("it or one of its authorities expired{}", at(*not_after))
+        }
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            format!(
+                "it or one of its authorities is not valid before{}",
+                at(*not_before)
+            )
+        }
+        webpki::Error::CertRevoked => {
+            "it or one of its authorities was revoked by the authority that issued it".to_owned()
+        }
+        webpki::Error::InvalidCrlSignatureForPublicKey => {
+            "the revocation list in its authority's name is not signed by that authority; replace the file in tls.revocationLists".to_owned()
+        }
+        webpki::Error::UnknownIssuer => "no trusted authority issued it".to_owned(),
+        webpki::Error::InvalidSignatureForPublicKey => {
+            "it is not signed by the authority that it names".to_owned()
+        }
+        webpki::Error::CaUsedAsEndEntity => {
+            "it is the certificate of an authority, not of a server".to_owned()
+        }
+        webpki::Error::RequiredEkuNotFoundContext(_) => {
+            "its extended key usage allows neither server nor client authentication".to_owned()
+        }
+        other => format!("its chain does not hold: {other:?}"),
+    }
+}
+
+fn at(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).ok();
+    let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map(|time| format!(" {time}")).unwrap_or_default()
+}

@@ -1,0 +1,131 @@
+//! What is remembered of remote domains, bounded and in memory only.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use xmpp_federation_core::Domain;
+
+/// How long a domain that used TLS is held to it.
+const TLS_LIFE: Duration = Duration::from_hours(24);
+/// How long SASL EXTERNAL is not tried with a domain that refused it.
+const EXTERNAL_LIFE: Duration = Duration::from_mins(10);
+/// Domains remembered for one fact; the oldest gives way.
+const MOST: usize = 4096;
+
+/// What matters for the next stream with a remote domain.
+#[derive(Debug)]
+pub struct PeerMemory {
+    /// Domains that authenticated a pair over TLS while they need not have: a later stream of
+    /// theirs in clear is a downgrade.
+    pub used_tls: Memory<()>,
+    /// Domains that refused SASL EXTERNAL, with the fingerprint of the certificate we showed:
+    /// dialback comes first then, until we have another certificate.
+    pub refused_external: Memory<String>,
+}
+
+impl Default for PeerMemory {
+    fn default() -> Self {
+        Self {
+            used_tls: Memory::new(TLS_LIFE),
+            refused_external: Memory::new(EXTERNAL_LIFE),
+        }
+    }
+}
+
+/// One fact about many domains.
+#[derive(Debug)]
+pub struct Memory<T> {
+    life: Duration,
+    facts: Mutex<HashMap<Domain, (Instant, T)>>,
+}
+
+impl<T: PartialEq> Memory<T> {
+    fn new(life: Duration) -> Self {
+        Self {
+            life,
+            facts: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Domain, (Instant, T)>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The fact holds for the domain from now on.
+    pub fn note(&self, domain: &Domain, fact: T) {
+        self.note_at(domain, fact, Instant::now());
+    }
+
+    /// Whether this fact was noted for the domain and is not too old.
+    pub fn holds(&self, domain: &Domain, fact: &T) -> bool {
+        self.holds_at(domain, fact, Instant::now())
+    }
+
+    fn note_at(&self, domain: &Domain, fact: T, now: Instant) {
+        let mut facts = self.lock();
+        facts.insert(domain.clone(), (now, fact));
+        if facts.len() > MOST {
+            facts.retain(|_, (at, _)| now.duration_since(*at) < self.life);
+        }
+        if facts.len() > MOST {
+            let oldest = facts.iter().min_by_key(|(_, (at, _))| *at);
+            if let Some(oldest) = oldest.map(|(domain, _)| domain.clone()) {
+                facts.remove(&oldest);
+            }
+        }
+    }
+
+    fn holds_at(&self, domain: &Domain, fact: &T, now: Instant) -> bool {
+        let facts = self.lock();
+        facts
+            .get(domain)
+            .is_some_and(|(at, known)| known == fact && now.duration_since(*at) < self.life)
+    }
+
+    /// Forgets one domain, or all.
+    pub fn forget(&self, domain: Option<&Domain>) {
+        match domain {
+            Some(domain) => drop(self.lock().remove(domain)),
+            None => self.lock().clear(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn domain(n: usize) -> Domain {
+        Domain::parse(&format!("d{n}.example")).unwrap()
+    }
+
+    #[test]
+    fn a_fact_is_forgotten_after_its_time_and_the_oldest_for_want_of_room() {
+        let memory = Memory::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        memory.note_at(&domain(0), 1, start);
+        assert!(memory.holds_at(&domain(0), &1, after(59)));
+        assert!(!memory.holds_at(&domain(0), &1, after(60)));
+        assert!(!memory.holds_at(&domain(0), &2, start));
+        assert!(!memory.holds_at(&domain(1), &1, start));
+        for n in 1..=MOST {
+            memory.note_at(&domain(n), 1, after(30));
+        }
+        assert_eq!(memory.lock().len(), MOST);
+        assert!(
+            !memory.holds_at(&domain(0), &1, after(30)),
+            "the oldest gave way"
+        );
+        assert!(memory.holds_at(&domain(1), &1, after(30)));
+        assert!(memory.holds_at(&domain(MOST), &1, after(30)));
+        memory.forget(Some(&domain(1)));
+        assert!(!memory.holds_at(&domain(1), &1, after(30)));
+        assert!(!memory.holds_at(&domain(2), &1, after(90)));
+        memory.note_at(&domain(MOST + 1), 1, after(90));
+        memory.note_at(&domain(MOST + 2), 1, after(90));
+        assert_eq!(memory.lock().len(), 2, "what is too old makes room");
+    }
+}

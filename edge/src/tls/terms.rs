@@ -1,0 +1,91 @@
+//! What the policy for one remote domain asks of a stream: TLS, and a certificate.
+
+use std::borrow::Cow;
+
+use rustls::Connection;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::TlsMode;
+
+use super::Kept;
+use super::memory::PeerMemory;
+use crate::config::Live;
+use crate::refusal::{Check, Refusal};
+
+/// The security mode that counts towards a remote domain, or towards whoever has not named
+/// itself yet. Optional becomes Required where a certificate is required, since there is none
+/// without TLS, and with domains that used TLS before.
+pub fn mode(live: &Live, memory: &PeerMemory, remote: Option<&Domain>) -> TlsMode {
+    let terms = live.policy.terms(remote);
+    let used_tls = || remote.is_some_and(|remote| memory.used_tls.holds(remote, &()));
+    match terms.tls_mode {
+        TlsMode::Optional if terms.needs_certificate() || used_tls() => TlsMode::Required,
+        mode => mode,
+    }
+}
+
+/// A remote domain must use TLS and does not.
+pub fn no_tls(live: &Live, remote: Option<&Domain>) -> Refusal {
+    let terms = live.policy.terms(remote);
+    let name: Cow<'_, str> = remote.map_or("this stream".into(), |remote| remote.as_str().into());
+    if terms.tls_mode == TlsMode::Required {
+        let reason = format!(
+            "TLS is required of {name} and is not used; it must offer and use STARTTLS, or get another tlsMode in peers"
+        );
+        Refusal::new(Check::TlsRequired, reason)
+    } else if terms.needs_certificate() {
+        let reason = format!(
+            "a certificate is required of {name}, and TLS is not used; it must use STARTTLS, or get requireCertificate: false in peers"
+        );
+        Refusal::new(Check::TlsRequired, reason)
+    } else {
+        let reason = format!(
+            "{name} used TLS within the last day and does not now, which may be an attack; if it is meant, set tlsMode: Disabled for it in peers"
+        );
+        Refusal::new(Check::TlsDowngrade, reason)
+    }
+}
+
+/// Whether a stream may carry a remote domain; `tls` is the stream's session, if it has one, and
+/// `kept` what is kept of its certificate.
+pub fn check(
+    live: &Live,
+    memory: &PeerMemory,
+    tls: Option<&Connection>,
+    kept: &Kept,
+    remote: &Domain,
+) -> Result<(), Refusal> {
+    let Some(tls) = tls else {
+        return match mode(live, memory, Some(remote)) {
+            TlsMode::Required => Err(no_tls(live, Some(remote))),
+            TlsMode::Optional | TlsMode::Disabled => Ok(()),
+        };
+    };
+    if live.policy.peer(remote).needs_certificate() {
+        return certificate(live, tls, kept, remote);
+    }
+    Ok(())
+}
+
+/// Whether the certificate of a session proves a remote domain.
+pub fn certificate(
+    live: &Live,
+    tls: &Connection,
+    kept: &Kept,
+    remote: &Domain,
+) -> Result<(), Refusal> {
+    let pins = &live.policy.peer(remote).pinned_sha256;
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let examined = live.tls.examine(kept, chain);
+    match examined.verdict(remote, pins).reason() {
+        None => Ok(()),
+        Some(reason) => {
+            let check = if pins.is_empty() {
+                Check::Certificate
+            } else {
+                Check::Pin
+            };
+            let reason = format!("the certificate does not prove {remote}: {reason}");
+            Err(Refusal::new(check, reason))
+        }
+    }
+}
