@@ -78,7 +78,20 @@ pub async fn play(world: &World, table: &mut Table) {
         .await;
     }
     server_auth_only(world, table).await;
-    for (domain, _, _) in INTERNATIONAL {
+    for (domain, _, _, certificate) in INTERNATIONAL {
+        if certificate == Kind::Valid {
+            let ours = ("ca", "ca.coluc.com");
+            full(
+                world,
+                table,
+                "5 U-label partner, EXTERNAL",
+                ours,
+                domain,
+                [EXTERNAL, EXTERNAL],
+            )
+            .await;
+            continue;
+        }
         let ours = ("own", "coluc.com");
         full(
             world,
@@ -87,16 +100,6 @@ pub async fn play(world: &World, table: &mut Table) {
             ours,
             domain,
             [DIALBACK, DIALBACK],
-        )
-        .await;
-        let ours = ("ca", "ca.coluc.com");
-        full(
-            world,
-            table,
-            "5 U-label partner, EXTERNAL",
-            ours,
-            domain,
-            [EXTERNAL, EXTERNAL],
         )
         .await;
         let ours = ("own", "xn--kln-sna.coluc.com");

@@ -134,16 +134,6 @@ pub const EDGES: [Spec; 11] = [
     },
 ];
 
-pub fn all() -> Vec<Spec> {
-    EDGES
-        .into_iter()
-        .filter(|e| {
-            std::env::var_os("INTEROP_SEC").is_some()
-                || e.mode == "Required" && !e.requires_certificates
-        })
-        .collect()
-}
-
 /// Number of replicas behind one address.
 pub const REPLICAS: usize = 3;
 /// That address.
@@ -364,8 +354,14 @@ impl Edge {
 
     /// Its log, a JSON object per line.
     pub fn log(&self) -> Vec<Value> {
+        self.log_lines("")
+    }
+
+    /// The lines of its log that contain these words.
+    pub fn log_lines(&self, words: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         text.lines()
+            .filter(|line| line.contains(words))
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }

@@ -1,20 +1,23 @@
 //! The security matrix: the edge's mode × whether it requires certificates × the partner's mode × its certificate, both
 //! directions, at both servers. One table says what is expected and why; the first rule that fits a cell counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Instant;
 
 use futures::StreamExt;
+use serde_json::Value;
 use testkit::Error;
+use testkit::demo::report::ensure;
 use testkit::partner::certificates::Kind;
 use testkit::partner::server::{Kind as Server, Proof, Tls};
 
+use crate::edges::Edge;
 use crate::evidence::{Direction, agreed};
 use crate::exchange::{Outcome, message};
 use crate::partners::{domain_of, label};
 use crate::table::Table;
-use crate::world::World;
+use crate::world::{World, until};
 
 /// Cells that are tried at the same time: each is another pair of domains.
 const AT_ONCE: usize = 8;
@@ -91,6 +94,8 @@ struct Rule {
     certificates: Certificates,
     direction: Option<Direction>,
     expected: Expected,
+    /// Where the edge refuses: the check that its log names
+    check: &'static str,
     why: &'static str,
 }
 
@@ -120,29 +125,29 @@ const TLS_PEERS: &[Tls] = &[Tls::Required, Tls::Optional];
 #[rustfmt::skip]
 const RULES: &[Rule] = &[
     Rule { modes: &[Mode::Disabled], required: None, peers: &[Tls::Required], certificates: Certificates::Any, direction: None,
-        expected: Expected::Refused, why: "the partner insists on TLS and the edge has none" },
+        expected: Expected::Refused, check: "tls-disabled", why: "the partner insists on TLS and the edge has none" },
     Rule { modes: &[Mode::Disabled], required: None, peers: &[Tls::Optional, Tls::Off], certificates: Certificates::Any, direction: None,
-        expected: Expected::Clear, why: "no TLS at the edge and the partner does without" },
+        expected: Expected::Clear, check: "", why: "no TLS at the edge and the partner does without" },
     Rule { modes: &[Mode::Required], required: None, peers: &[Tls::Off], certificates: Certificates::Any, direction: None,
-        expected: Expected::Refused, why: "no stanza without TLS" },
+        expected: Expected::Refused, check: "tls-required", why: "no stanza without TLS" },
     Rule { modes: &[Mode::Optional], required: Some(true), peers: &[Tls::Off], certificates: Certificates::Any, direction: None,
-        expected: Expected::Refused, why: "a required certificate cannot be shown without TLS" },
+        expected: Expected::Refused, check: "tls-required", why: "a required certificate cannot be shown without TLS" },
     Rule { modes: &[Mode::Optional], required: Some(false), peers: &[Tls::Off], certificates: Certificates::Any, direction: None,
-        expected: Expected::Clear, why: "the partner offers no TLS" },
+        expected: Expected::Clear, check: "", why: "the partner offers no TLS" },
     Rule { modes: TLS_MODES, required: None, peers: TLS_PEERS, certificates: Certificates::Missing, direction: Some(Direction::Out),
-        expected: Expected::Refused, why: "STARTTLS is offered and its handshake fails; never clear after that" },
+        expected: Expected::Refused, check: "tls-handshake", why: "STARTTLS is offered and its handshake fails; never clear after that" },
     Rule { modes: TLS_MODES, required: Some(true), peers: TLS_PEERS, certificates: Certificates::Missing, direction: Some(Direction::In),
-        expected: Expected::Refused, why: "no certificate where one is required" },
+        expected: Expected::Refused, check: "certificate", why: "no certificate where one is required" },
     Rule { modes: TLS_MODES, required: Some(false), peers: TLS_PEERS, certificates: Certificates::Missing, direction: Some(Direction::In),
-        expected: Expected::Refused, why: "dialback cannot ask back: there the partner is server, and has no certificate" },
+        expected: Expected::Refused, check: "dialback", why: "dialback cannot ask back: there the partner is server, and has no certificate" },
     Rule { modes: TLS_MODES, required: Some(true), peers: TLS_PEERS, certificates: Certificates::Bad, direction: None,
-        expected: Expected::Refused, why: "a required certificate must be valid and name the domain" },
+        expected: Expected::Refused, check: "certificate", why: "a required certificate must be valid and name the domain" },
     Rule { modes: TLS_MODES, required: None, peers: TLS_PEERS, certificates: Certificates::Good, direction: None,
-        expected: Expected::External, why: "both certificates are good" },
+        expected: Expected::External, check: "", why: "both certificates are good" },
     Rule { modes: TLS_MODES, required: Some(false), peers: TLS_PEERS, certificates: Certificates::Bad, direction: Some(Direction::In),
-        expected: Expected::Dialback, why: "a bad certificate proves nothing, dialback does" },
+        expected: Expected::Dialback, check: "", why: "a bad certificate proves nothing, dialback does" },
     Rule { modes: TLS_MODES, required: Some(false), peers: TLS_PEERS, certificates: Certificates::Bad, direction: Some(Direction::Out),
-        expected: Expected::External, why: "the partner believes our certificate; its own proves nothing, and need not" },
+        expected: Expected::External, check: "", why: "the partner believes our certificate; its own proves nothing, and need not" },
 ];
 
 impl Rule {
@@ -184,6 +189,8 @@ fn skipped(cell: &Cell) -> Option<&'static str> {
 struct Tried {
     cell: Cell,
     seen: String,
+    /// What the sender of a message that did not arrive was told
+    told: Option<String>,
     ok: bool,
 }
 
@@ -238,9 +245,24 @@ pub async fn play(world: &World, table: &mut Table) -> Result<(), Error> {
         began.elapsed().as_secs_f64(),
         rendered(&tried)
     );
-    let _ = writeln!(text, "Expected, and why:");
+    let _ = writeln!(
+        text,
+        "Expected, and why (\"partner\": ejabberd ends its own stream before the edge can refuse it):"
+    );
     for rule in RULES {
-        let _ = writeln!(text, "  {:<14} {}", rule.expected.text(), rule.why);
+        let expected = match rule.check {
+            "" => rule.expected.text().to_owned(),
+            check => format!("{}: {check}", rule.expected.text()),
+        };
+        let _ = writeln!(text, "  {expected:<22} {}", rule.why);
+    }
+    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in tried.iter().filter_map(|tried| tried.told.as_deref()) {
+        *told.entry(one).or_default() += 1;
+    }
+    let _ = writeln!(text, "Of what did not arrive:");
+    for (what, count) in told {
+        let _ = writeln!(text, "  {count:>3}  {what}");
     }
     let _ = writeln!(text, "Skipped cells:");
     for (why, count) in skips {
@@ -256,32 +278,85 @@ async fn try_cell(world: &World, cell: Cell) -> Tried {
         Ok(seen) => seen,
         Err(error) => Seen::Trouble(error.to_string()),
     };
-    let ok = match (&seen, rule.map(|rule| rule.expected)) {
-        (_, None) | (Seen::Trouble(_), _) => false,
-        (Seen::Not(_), Some(expected)) => expected == Expected::Refused,
-        (Seen::Arrived(how), Some(expected)) => how == expected.text(),
-    };
-    let mut text = match seen {
-        Seen::Arrived(how) => how,
-        Seen::Not(Outcome::Silence) => "refused: silence".to_owned(),
-        Seen::Not(outcome) => format!("refused: {outcome}"),
-        Seen::Trouble(error) => format!("TROUBLE: {error}"),
+    let mut told = None;
+    let (ok, mut text) = match (seen, rule) {
+        (Seen::Trouble(error), _) => (false, format!("TROUBLE: {error}")),
+        (Seen::Arrived(how), rule) => (rule.is_some_and(|rule| how == rule.expected.text()), how),
+        (Seen::Not(outcome, checks), rule) => {
+            let sender = match cell.direction {
+                Direction::Out => "alice",
+                Direction::In => "bob",
+            };
+            told = Some(format!("{sender} is told {outcome}"));
+            let expected = rule.is_some_and(|rule| {
+                let check = if by_partner(&cell) {
+                    PARTNER
+                } else {
+                    rule.check
+                };
+                rule.expected == Expected::Refused && checks.contains(check)
+            });
+            let by = checks.into_iter().collect::<Vec<_>>().join("+");
+            (
+                expected && outcome != Outcome::Silence,
+                format!("refused: {by}"),
+            )
+        }
     };
     if !ok {
         let expected = rule.map_or("no rule", |rule| rule.expected.text());
-        let _ = write!(text, " [expected {expected}]");
+        let check = rule.map_or("", |rule| rule.check);
+        let told = told.as_deref().unwrap_or("arrived");
+        let _ = write!(text, " [expected {expected} {check}, {told}]");
     }
     Tried {
         cell,
         seen: text,
+        told,
         ok,
     }
 }
 
+/// Instead of a check of the edge: the partner ended its own stream.
+const PARTNER: &str = "partner";
+
+/// Whether the partner does not get as far as being refused: ejabberd ends its own stream where the edge offers no TLS and
+/// it requires it, and where the edge requires TLS and its own is off. Prosody asks for TLS, or goes on without.
+fn by_partner(cell: &Cell) -> bool {
+    let at_odds = match cell.peer {
+        Tls::Required => cell.mode == Mode::Disabled,
+        Tls::Off => cell.mode == Mode::Required || cell.required,
+        Tls::Optional => false,
+    };
+    at_odds && cell.server == Server::Ejabberd && cell.direction == Direction::In
+}
+
 enum Seen {
     Arrived(String),
-    Not(Outcome),
+    /// With the checks that the edge says were failed
+    Not(Outcome, BTreeSet<String>),
     Trouble(String),
+}
+
+/// The checks that a pair's streams in one direction failed, by the edge's log.
+fn failed_checks(
+    edge: &Edge,
+    local: &str,
+    partner: &str,
+    direction: Direction,
+) -> BTreeSet<String> {
+    let is = |line: &Value, field: &str, value: &str| {
+        line.get(field).and_then(Value::as_str) == Some(value)
+    };
+    edge.log_lines("peer refused")
+        .iter()
+        .filter(|line| {
+            is(line, "remote", partner)
+                && is(line, "local", local)
+                && is(line, "direction", direction.of_the_edge())
+        })
+        .filter_map(|line| line.get("check")?.as_str().map(str::to_owned))
+        .collect()
 }
 
 async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
@@ -298,7 +373,21 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
         Direction::In => message(&bob, &alice).await?,
     };
     if outcome != Outcome::Delivered {
-        return Ok(Seen::Not(outcome));
+        let mut checks = failed_checks(&edge, &local, &partner, cell.direction);
+        if by_partner(cell) {
+            let file = world.server_log(world.partner(&partner).process);
+            let words = format!("s2s connection {partner} -> {local}: Stream closed by local host");
+            // It writes its log a little later.
+            until("the partner's reason", async || {
+                let log = std::fs::read(&file)?;
+                ensure(String::from_utf8_lossy(&log).contains(&words), || {
+                    format!("no {words:?} in {}", file.display())
+                })
+            })
+            .await?;
+            checks.insert(PARTNER.to_owned());
+        }
+        return Ok(Seen::Not(outcome, checks));
     }
     let pair = agreed(
         world,
@@ -343,7 +432,7 @@ fn rendered(tried: &[Tried]) -> String {
         lines.entry(at).or_default().insert(column, one);
     }
     let mut text = format!(
-        "  {:<9} {:<9} {:<9} {:<11} {:<30} {:<30} {:<30} {}\n",
+        "  {:<9} {:<9} {:<9} {:<11} {:<22} {:<22} {:<22} {}\n",
         "edge",
         "requires",
         "partner",
@@ -366,7 +455,7 @@ fn rendered(tried: &[Tried]) -> String {
         };
         let _ = writeln!(
             text,
-            "  {:<9} {:<9} {:<9} {certificate:<11} {:<30} {:<30} {:<30} {}",
+            "  {:<9} {:<9} {:<9} {certificate:<11} {:<22} {:<22} {:<22} {}",
             format!("{:?}", cell.mode),
             if cell.required { "cert" } else { "-" },
             format!("{:?}", cell.peer),

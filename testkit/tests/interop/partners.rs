@@ -99,10 +99,32 @@ pub fn domain_of(server: Server, tls: Tls, proof: Proof, certificate: Option<Kin
     }
 }
 
-/// International domains, with their A-labels.
-pub const INTERNATIONAL: [(&str, &str, Server); 2] = [
-    ("bücher.lab", "xn--bcher-kva.lab", Server::Prosody),
-    ("zürich.lab", "xn--zrich-kva.lab", Server::Ejabberd),
+/// International domains, with their A-labels and certificates.
+pub const INTERNATIONAL: [(&str, &str, Server, Kind); 4] = [
+    (
+        "bücher.lab",
+        "xn--bcher-kva.lab",
+        Server::Prosody,
+        Kind::Valid,
+    ),
+    (
+        "grün.lab",
+        "xn--grn-ioa.lab",
+        Server::Prosody,
+        Kind::SelfSigned,
+    ),
+    (
+        "zürich.lab",
+        "xn--zrich-kva.lab",
+        Server::Ejabberd,
+        Kind::Valid,
+    ),
+    (
+        "öl.lab",
+        "xn--l-0ga.lab",
+        Server::Ejabberd,
+        Kind::SelfSigned,
+    ),
 ];
 
 /// All partners.
@@ -145,14 +167,14 @@ pub fn partners() -> Vec<Partner> {
     for tls in [Tls::Optional, Tls::Required] {
         add(Server::Prosody, tls, Proof::Any, None);
     }
-    for (domain, ascii, server) in INTERNATIONAL {
+    for (domain, ascii, server, certificate) in INTERNATIONAL {
         all.push(Partner {
             domain: domain.to_owned(),
             ascii: ascii.to_owned(),
             process: process_of(server, Tls::Required, Proof::Any),
             tls: Tls::Required,
             proof: Proof::Any,
-            certificate: Some(Kind::Valid),
+            certificate: Some(certificate),
         });
     }
     all

@@ -50,6 +50,60 @@ pub async fn play(world: &World, table: &mut Table) {
             rotation(talk, world).await
         })
         .await;
+    table
+        .case(
+            "9 control: a secret of one replica only",
+            &partner(Server::Ejabberd),
+            async |_| control(world).await,
+        )
+        .await;
+}
+
+/// What a wrong rotation would look like: the first replica signs with a secret that the others do not have.
+async fn control(world: &World) -> Result<String, Error> {
+    let replicas = replicas(world);
+    let first = world.edge("trio0");
+    first.add_secret("secret-2", &random_secret())?;
+    first.write_config("secret-2", &["secret-1"])?;
+    loaded(&first).await?;
+    // ejabberd asks over a connection of its own each time. If only the first replica opens streams, the load balancer
+    // leads these questions to each replica in turn.
+    let partner = partner(Server::Ejabberd);
+    let (alice, bob) = (world.alice(DOMAIN), world.bob(&partner));
+    let refused = "role=authoritative,outcome=invalid";
+    let mut tries = 0;
+    loop {
+        close_outbound(std::slice::from_ref(&first), &partner).await?;
+        for _ in 0..REPLICAS {
+            // Whether it arrives depends on which replica is asked.
+            tokio::time::timeout(Duration::from_secs(2), message(&alice, &bob))
+                .await
+                .ok();
+        }
+        tries += 1;
+        if let Some(count) = outcomes(world, &replicas).await?.get(refused) {
+            return Ok(format!(
+                "{count} keys refused after {tries} rounds, as it must be"
+            ));
+        }
+        ensure(tries < 10, || {
+            "nobody refused a key under a secret that is unknown there".to_owned()
+        })?;
+    }
+}
+
+/// Waits until a replica's configuration is in force; the time it took.
+async fn loaded(edge: &Edge) -> Result<Duration, Error> {
+    let hash = hash_of(edge)?;
+    let began = Instant::now();
+    until("the new configuration", async || {
+        let loaded = edge.config_hash().await?;
+        ensure(loaded == hash, || {
+            format!("{} has {loaded}", edge.spec.name)
+        })
+    })
+    .await?;
+    Ok(began.elapsed())
 }
 
 /// Messages both ways until a key of one replica's stream was confirmed by another replica.
@@ -228,18 +282,10 @@ async fn rotation(talk: Talk, world: &World) -> Result<String, Error> {
             for edge in &replicas {
                 edge.add_secret("secret-1", &secret)?;
                 edge.write_config(sign, accept)?;
-                let hash = hash_of(edge)?;
-                let began = Instant::now();
-                until("the new configuration", async || {
-                    let loaded = edge.config_hash().await?;
-                    ensure(loaded == hash, || {
-                        format!("{} has {loaded}", edge.spec.name)
-                    })
-                })
-                .await?;
+                let took = loaded(edge).await?;
                 talk.fact(
                     &format!("{}: {stage}", edge.spec.name),
-                    format_args!("loaded after {} ms", began.elapsed().as_millis()),
+                    format_args!("loaded after {} ms", took.as_millis()),
                 );
                 tokio::time::sleep(pause).await;
             }

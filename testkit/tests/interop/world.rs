@@ -40,7 +40,7 @@ struct Cluster {
 
 impl Cluster {
     fn edges(self) -> impl Iterator<Item = Spec> {
-        edges::all().into_iter().filter(move |edge| {
+        EDGES.into_iter().filter(move |edge| {
             edge.domains
                 .iter()
                 .all(|domain| domain.ends_with(self.zone))
@@ -87,7 +87,7 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
         authority: &authority,
         file: &ca,
     };
-    for spec in edges::all() {
+    for spec in EDGES {
         lab.add_host(spec.name, &[spec.address]).await?;
         Edge::of(lab, spec).prepare(&certificates)?;
     }
@@ -97,10 +97,10 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
             lab.wait_for_port(cluster.host, node, 7400).await?;
         }
     }
-    for spec in edges::all() {
+    for spec in EDGES {
         Edge::of(lab, spec).start(lab)?;
     }
-    for spec in edges::all() {
+    for spec in EDGES {
         lab.wait_for_port(spec.name, spec.address, 5269).await?;
     }
     for process in PROCESSES {
@@ -144,7 +144,7 @@ fn records(partners: &[Partner]) -> Vec<RecordSpec> {
         });
     };
     let mut zones = vec!["coluc.com", "other.lab", "pro.lab", "eja.lab", "hosts.lab"];
-    zones.extend(partners::INTERNATIONAL.map(|(_, ascii, _)| ascii));
+    zones.extend(partners::INTERNATIONAL.map(|(_, ascii, ..)| ascii));
     for zone in zones {
         let soa = format!("ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 5");
         add(zone, "SOA", &soa);
