@@ -1,4 +1,4 @@
-//! A federation partner: a real XMPP server and a real XMPP client for its user.
+//! A federation partner: a real XMPP server (Prosody or ejabberd) and a real XMPP client for its user.
 //!
 //! ```text
 //! testkit partner-server --dir DIR --address 198.51.100.20 --dns 198.51.100.53 --domain vngtp.lab --user bob:PASSWORD
@@ -8,9 +8,12 @@
 //!   (it replaces its own process, so who started it can watch and stop it). Its log is `DIR/server.log` or `--log FILE`.
 //! - `partner` logs in and gives the user an HTTP face: see [`control`]. It keeps trying to connect.
 //!
-//! [`server`] knows the kinds of servers; [`session`] the user; [`inbox`] what the user received.
+//! [`server`] knows the kinds of servers and what can be configured; [`certificates`] good and bad certificates;
+//! [`session`] the user; [`inbox`] what the user received.
 
+pub mod certificates;
 pub mod control;
+mod ejabberd;
 pub mod inbox;
 mod prosody;
 pub mod server;
