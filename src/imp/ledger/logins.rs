@@ -10,6 +10,7 @@
 //! passwords.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -362,7 +363,8 @@ fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
     mac.update(credentials.password.expose());
     let bytes = mac.finalize().into_bytes();
     Some(bytes.iter().take(16).fold(String::new(), |mut text, byte| {
-        text.push_str(&format!("{byte:02x}"));
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
         text
     }))
 }
