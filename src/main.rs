@@ -72,6 +72,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Access to the Kubernetes API, each request counted.
+async fn client(metrics: &Metrics) -> Result<kube::Client, String> {
+    let config = kube::Config::infer()
+        .await
+        .map_err(|error| format!("no access to a Kubernetes API: {error}"))?;
+    let counter = metrics.clone();
+    let counting =
+        tower::util::MapRequestLayer::new(move |request: http::Request<kube::client::Body>| {
+            counter.count_api_request(request.method(), request.uri().query());
+            request
+        });
+    let builder = kube::client::ClientBuilder::try_from(config)
+        .map_err(|error| format!("the client of the Kubernetes API cannot be set up: {error}"))?;
+    Ok(builder.with_layer(&counting).build())
+}
+
 async fn run(args: Args) -> Result<(), String> {
     // Two libraries bring TLS; both take the provider that is installed first.
     if rustls::crypto::aws_lc_rs::default_provider()
@@ -101,9 +117,7 @@ async fn run(args: Args) -> Result<(), String> {
         metrics.clone(),
         stop.clone(),
     ));
-    let client = kube::Client::try_default()
-        .await
-        .map_err(|error| format!("no access to a Kubernetes API: {error}"))?;
+    let client = client(&metrics).await?;
     let version = client
         .apiserver_version()
         .await
@@ -133,7 +147,7 @@ async fn run(args: Args) -> Result<(), String> {
     };
     let context = Arc::new(Context::new(
         client,
-        Imp::new(Arc::new(store)),
+        Imp::new(Arc::new(store)).counted_by(Arc::new(metrics.clone())),
         edges,
         metrics.clone(),
         settings,

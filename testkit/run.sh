@@ -64,7 +64,7 @@ chart_takes_over() {
 demo_steps() {
   local name status=0
   name=$(test_lab)
-  { "$bin/testkit" demo --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name"; } || status=$?
+  { "$bin/testkit" demo --name "$name" --keep && "$bin/testkit" demo --stage beyond --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name"; } || status=$?
   if [ "$status" != 0 ]; then
     echo "the logs of this run are in target/lab-logs/$name" >&2
     "$bin/testkit" lab down --name "$name" --keep-logs "target/lab-logs/$name" || true
@@ -122,7 +122,7 @@ case ${1:-} in
     phase "tests" cargo test --workspace --locked
     phase "generated files" generated
     phase "images" "$bin/testkit" lab images
-    phase "lab tests" cargo test --workspace --locked --test lab --test partner --test interop --test packaging -- --ignored --test-threads=1
+    phase "lab tests" cargo test --workspace --locked --test lab --test partner --test interop --test packaging --test dead_peer -- --ignored --test-threads=1
     phase "demo" demo_steps
     summary
     ;;

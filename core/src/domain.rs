@@ -189,6 +189,24 @@ mod tests {
         assert!(Domain::parse(text).is_err(), "{text:?} was accepted");
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            cases: 5_000, failure_persistence: None,
+            rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+            ..proptest::test_runner::Config::default()
+        })]
+
+        #[test]
+        fn what_is_written_for_people_is_read_back_as_the_same_domain(
+            text in "[a-zA-Z0-9\u{df}\u{fc}\u{130}\u{3b1}-\u{3c9}\u{430}-\u{44f}\u{5d0}-\u{5ea}\u{627}-\u{64a}\u{4e00}-\u{4e10}\u{ad}\u{200d}\u{308}-]{1,12}[.\u{3002}\u{ff0e}](xn--)?[a-z\u{e9}-]{1,8}\\.?"
+        ) {
+            if let Ok(domain) = Domain::parse(&text) {
+                assert_eq!(Domain::parse(domain.as_str()).as_ref(), Ok(&domain), "{text:?}");
+                assert_eq!(Domain::parse(&domain.to_unicode()).as_ref(), Ok(&domain), "{text:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_u_label_in_configuration_is_refused_with_its_a_label() {
         let error = Domain::parse_canonical("bücher.example").unwrap_err();

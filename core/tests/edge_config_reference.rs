@@ -150,7 +150,7 @@ fn kind(rust: &str, types: &BTreeMap<String, Type>) -> (String, Option<String>) 
         "ComponentId" => "component id",
         "String" => "text",
         "bool" => "boolean",
-        "usize" | "u32" => "number",
+        "usize" | "u32" | "u64" => "number",
         other => match types.get(other) {
             Some(Type {
                 shape: Shape::Values(values),

@@ -9,10 +9,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
-use xmpp_federation_core::edge_config::PrivacyMode;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
-use crate::config::Live;
 use crate::edge::Edge;
 use crate::reload::Rejection;
 
@@ -38,7 +36,7 @@ impl Admin {
     pub fn status(&self) -> EdgeStatus {
         let live = self.edge.live();
         let mut failing_partners = self.edge.registry.failing_partners();
-        failing_partners.retain(|failure| is_configured(&live, &failure.domain));
+        failing_partners.retain(|failure| live.policy.is_partner(&failure.domain));
         EdgeStatus {
             config_hash: live.config_hash.clone(),
             rejected: self.rejection.get(),
@@ -79,23 +77,12 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    admin.edge.metrics.set_depths(&admin.edge.depths());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, kind)],
         admin.edge.metrics.render(&admin.edge.registry),
     )
-}
-
-/// Whether an administrator wrote this remote domain down: others are nobody's partner.
-fn is_configured(live: &Live, domain: &xmpp_federation_core::Domain) -> bool {
-    let config = &live.config;
-    let listed =
-        config.privacy.mode == PrivacyMode::AllowList && config.privacy.domains.contains(domain);
-    listed
-        || config
-            .static_routes
-            .iter()
-            .any(|route| route.domain == *domain)
 }
 
 #[cfg(test)]

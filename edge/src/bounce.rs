@@ -1,5 +1,7 @@
 //! The one table from a cause to the stanza error its sender gets (RFC 6120 section 8.3).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::xml::{Element, XmlWriter};
@@ -24,6 +26,13 @@ pub enum Cause {
     DialbackFailed,
     /// Too much is waiting for the remote domain.
     QueueFull,
+    /// The remote server says that it takes no stanza of this size (XEP-0478).
+    TooLarge {
+        /// Bytes of the stanza.
+        bytes: usize,
+        /// Bytes that it takes.
+        most: usize,
+    },
     /// The stream broke after the stanza was written; it may have arrived.
     StreamLost,
     /// The link to the XCP router broke after the stanza was written; it may have arrived.
@@ -40,10 +49,35 @@ pub enum Cause {
     Stopping,
 }
 
+/// The condition that the sender of a stanza sees, for a name of the table.
+pub fn condition_of(cause: &str) -> Option<&'static str> {
+    let row = Cause::ALL.iter().map(|cause| cause.row());
+    row.filter(|row| row.0 == cause).map(|row| row.1).next()
+}
+
 /// A row: name in logs and metrics, condition, type, text.
 struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 15] = [
+        Self::Denied,
+        Self::NotFound,
+        Self::Unreachable,
+        Self::Insecure,
+        Self::DialbackInvalid,
+        Self::DialbackFailed,
+        Self::QueueFull,
+        Self::TooLarge { bytes: 0, most: 0 },
+        Self::StreamLost,
+        Self::LinkLost,
+        Self::LinkDown,
+        Self::ForeignSender,
+        Self::Malformed,
+        Self::NotForUs,
+        Self::Stopping,
+    ];
+
     #[rustfmt::skip]
     const fn row(self) -> Row {
         match self {
@@ -54,6 +88,7 @@ impl Cause {
             Self::DialbackInvalid => Row("dialback-invalid", "internal-server-error", "wait", "The remote server did not accept our identity"),
             Self::DialbackFailed => Row("dialback-failed", "remote-server-timeout", "wait", "The remote server could not verify our identity"),
             Self::QueueFull => Row("queue-full", "resource-constraint", "wait", "Too many messages are waiting for the remote domain"),
+            Self::TooLarge { .. } => Row("too-large", "policy-violation", "modify", "The message is larger than the remote server takes"),
             Self::StreamLost => Row("stream-lost", "remote-server-timeout", "wait", "The connection to the remote server broke; the message may have arrived"),
             Self::LinkLost => Row("link-lost", "recipient-unavailable", "wait", "The connection to the messaging system broke; the message may have arrived"),
             Self::LinkDown => Row("link-down", "recipient-unavailable", "wait", "The messaging system is not reachable at the moment"),
@@ -67,6 +102,17 @@ impl Cause {
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         self.row().0
+    }
+
+    /// What the sender reads.
+    fn text(self) -> Cow<'static, str> {
+        let Row(.., text) = self.row();
+        match self {
+            Self::TooLarge { bytes, most } => {
+                Cow::Owned(format!("{text}: {bytes} bytes, at most {most}"))
+            }
+            _ => Cow::Borrowed(text),
+        }
     }
 }
 
@@ -86,7 +132,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         _ => false,
     };
     let from = stanza.from().filter(|_| !silent)?;
-    let Row(_, condition, error_type, text) = cause.row();
+    let Row(_, condition, error_type, _) = cause.row();
     let mut w = XmlWriter::new();
     w.start(name)
         .attr_opt("from", stanza.to().as_deref())
@@ -99,7 +145,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     w.start("text")
         .attr("xmlns", STANZA_ERRORS)
         .attr("xml:lang", "en")
-        .text(text)
+        .text(&cause.text())
         .end();
     w.end().end();
     w.finish().ok().map(Bytes::from)
@@ -120,6 +166,16 @@ mod tests {
         match framer.next_frame().unwrap() {
             Some(Frame::Element(element)) => element,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_among_all() {
+        let rows = include_str!("bounce.rs").matches("=> Row(\"").count();
+        // One of them is this line's own.
+        assert_eq!(rows - 1, Cause::ALL.len());
+        for cause in Cause::ALL {
+            assert_eq!(condition_of(cause.as_str()), Some(cause.row().1));
         }
     }
 
@@ -146,5 +202,40 @@ mod tests {
         let node = answer.parse().unwrap();
         let error = node.child("jabber:server", "error").unwrap();
         assert!(error.child(STANZA_ERRORS, "resource-constraint").is_some());
+    }
+
+    #[rstest]
+    #[case(Cause::Denied, "not-allowed", "cancel")]
+    #[case(Cause::NotFound, "remote-server-not-found", "cancel")]
+    #[case(Cause::Unreachable, "remote-server-timeout", "wait")]
+    #[case(Cause::Insecure, "remote-server-not-found", "cancel")]
+    #[case(Cause::DialbackInvalid, "internal-server-error", "wait")]
+    #[case(Cause::DialbackFailed, "remote-server-timeout", "wait")]
+    #[case(Cause::QueueFull, "resource-constraint", "wait")]
+    #[case(Cause::TooLarge { bytes: 10_001, most: 10_000 }, "policy-violation", "modify")]
+    #[case(Cause::StreamLost, "remote-server-timeout", "wait")]
+    #[case(Cause::LinkLost, "recipient-unavailable", "wait")]
+    #[case(Cause::LinkDown, "recipient-unavailable", "wait")]
+    #[case(Cause::ForeignSender, "not-authorized", "cancel")]
+    #[case(Cause::Malformed, "jid-malformed", "modify")]
+    #[case(Cause::NotForUs, "service-unavailable", "cancel")]
+    #[case(Cause::Stopping, "remote-server-timeout", "wait")]
+    fn each_cause_has_its_condition_type_and_text(
+        #[case] cause: Cause,
+        #[case] condition: &str,
+        #[case] kind: &str,
+    ) {
+        let stanza = element("<iq from='a@x.example' to='b@y.example' type='get' id='1'/>");
+        let xml = bounce(&stanza, cause).unwrap();
+        let answer = element(std::str::from_utf8(&xml).unwrap());
+        let node = answer.parse().unwrap();
+        let error = node.child("jabber:server", "error").unwrap();
+        assert_eq!(error.attr("type"), Some(kind));
+        assert!(error.child(STANZA_ERRORS, condition).is_some());
+        let text = error.child(STANZA_ERRORS, "text").unwrap().text();
+        assert_eq!(text, cause.text());
+        if let Cause::TooLarge { .. } = cause {
+            assert!(text.ends_with("10001 bytes, at most 10000"), "{text}");
+        }
     }
 }

@@ -1,34 +1,47 @@
 //! The control socket: a Unix socket for whoever may run commands in the pod.
 //!
 //! One JSON object per line each way: `{"command":"retry","domain":"vngtp.lab"}` is answered by
-//! `{"result":…}` or `{"error":"…"}`.
+//! `{"result":…}` or `{"error":"…"}`; a trace by a result per line until its time is over or the
+//! asking side hangs up.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::Domain;
 
 use crate::admin::Admin;
 use crate::logging::LogLevel;
+use crate::trace::{Filter, MAX_TRACERS, Subscription};
 
 /// What can be asked of a running edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Request {
     /// Open streams with peers, state of dialback included.
-    Connections,
+    Connections {
+        /// Only those of this remote domain; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+    },
     /// Closes one stream in an orderly way.
     Close {
         /// Its number in `connections`.
         id: u64,
     },
-    /// All remote domains whose last attempt failed, with reasons.
-    Failures,
+    /// The last attempts that failed, by remote domain.
+    Failures {
+        /// The remote domain; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
+    },
     /// Forgets the back-off of a remote domain, or of all and of the links.
     Retry {
         /// The remote domain; absent: all.
@@ -37,8 +50,20 @@ pub enum Request {
     },
     /// Sets the log level until the next change of `log.level` or the end of the process.
     Log {
-        /// As `log.level` in the configuration.
-        level: String,
+        /// As `log.level` in the configuration; absent: the one in force is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
+    /// Tells what is said on streams.
+    Trace {
+        /// A remote domain, or an address with or without port.
+        peer: String,
+        /// Whether bodies are told too.
+        #[serde(default)]
+        bodies: bool,
+        /// How long, in seconds; absent: 600.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
     },
     /// What `/status` tells.
     Status,
@@ -54,6 +79,10 @@ pub enum Response {
     Error(String),
 }
 
+/// How long a trace runs if nothing else is said, seconds.
+const TRACE_SECONDS: u64 = 600;
+/// How long one may run.
+const MAX_TRACE_SECONDS: u64 = 24 * 3600;
 /// Longest request line.
 const MAX_LINE: u64 = 16 * 1024;
 
@@ -97,7 +126,7 @@ impl Control {
                 }
                 Err(error) => {
                     tracing::warn!(reason = %error, path = %self.path.display(), "the control socket accepts no connection");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
@@ -113,12 +142,64 @@ async fn converse(stream: UnixStream, admin: &Admin, level: &LogLevel) -> io::Re
             return Ok(());
         }
         let response = match serde_json::from_str(&line) {
+            Ok(Request::Trace {
+                peer,
+                bodies,
+                seconds,
+            }) => match watch(admin, &peer, bodies) {
+                Ok(watching) => {
+                    let seconds = seconds.unwrap_or(TRACE_SECONDS).min(MAX_TRACE_SECONDS);
+                    return trace(watching, &mut reader, &mut writer, seconds).await;
+                }
+                Err(error) => Response::Error(error),
+            },
             Ok(request) => answer(request, admin, level),
             Err(error) => Response::Error(format!("the request is not understood: {error}")),
         };
-        let mut text = serde_json::to_string(&response).map_err(io::Error::other)?;
-        text.push('\n');
-        writer.write_all(text.as_bytes()).await?;
+        say(&mut writer, &response).await?;
+    }
+}
+
+async fn say(writer: &mut OwnedWriteHalf, response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_string(response).map_err(io::Error::other)?;
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await
+}
+
+fn watch(admin: &Admin, peer: &str, bodies: bool) -> Result<Subscription, String> {
+    let filter = Filter::parse(peer)?;
+    let watching = admin.edge().registry.tracers.watch(filter, bodies);
+    watching
+        .ok_or_else(|| format!("{MAX_TRACERS} traces are running already; end one of them first"))
+}
+
+/// Tells lines until the time is over or the other side hangs up.
+async fn trace(
+    mut watching: Subscription,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    seconds: u64,
+) -> io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut ignored = [0; 64];
+    loop {
+        let line = tokio::select! {
+            line = watching.next() => line,
+            () = sleep_until(end) => None,
+            read = reader.read(&mut ignored) => match read? {
+                0 => return Ok(()),
+                _ => continue,
+            },
+        };
+        let Some(line) = line else {
+            return Ok(());
+        };
+        let value = serde_json::to_value(line).map_err(io::Error::other)?;
+        // A reader that takes nothing must not keep the trace for ever.
+        match timeout_at(end, say(writer, &Response::Result(value))).await {
+            Ok(said) => said?,
+            Err(_) => return Ok(()),
+        }
     }
 }
 
@@ -129,8 +210,16 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
         Err(error) => Response::Error(error.to_string()),
     };
     match request {
-        Request::Connections => value(serde_json::to_value(edge.registry.streams())),
-        Request::Failures => value(serde_json::to_value(edge.registry.failing_partners())),
+        Request::Connections { peer } => match domain(peer) {
+            Ok(only) => value(serde_json::to_value(edge.registry.streams(only.as_ref()))),
+            Err(error) => Response::Error(error),
+        },
+        Request::Failures { domain: only } => match domain(only) {
+            Ok(only) => value(serde_json::to_value(edge.registry.failures(only.as_ref()))),
+            Err(error) => Response::Error(error),
+        },
+        // Answered before, line by line.
+        Request::Trace { .. } => Response::Error("a trace is no single answer".to_owned()),
         Request::Status => value(serde_json::to_value(admin.status())),
         Request::Close { id } if edge.registry.close(id) => {
             Response::Result(json!({"closing": id}))
@@ -149,7 +238,8 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
             }
             Err(error) => Response::Error(error.to_string()),
         },
-        Request::Log { level: text } => match level.set(&text) {
+        Request::Log { level: None } => Response::Result(json!({"level": level.get()})),
+        Request::Log { level: Some(text) } => match level.set(&text) {
             Ok(()) => {
                 tracing::info!(
                     level = text,
@@ -162,29 +252,62 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
     }
 }
 
+fn domain(text: Option<String>) -> Result<Option<Domain>, String> {
+    let parsed = text.map(|text| Domain::parse(&text)).transpose();
+    parsed.map_err(|error| error.to_string())
+}
+
 /// Asks a running edge; for `ctl`.
 pub async fn ask(path: &Path, request: &Request) -> Result<Value, String> {
-    let unreachable = |error: io::Error| {
-        format!(
-            "no edge answers at {}: {error}; is it running, and is listen.control set?",
-            path.display()
-        )
-    };
-    let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
-    let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
-    line.push('\n');
-    stream
-        .write_all(line.as_bytes())
-        .await
-        .map_err(unreachable)?;
-    let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .await
-        .map_err(unreachable)?;
-    match serde_json::from_str(&answer) {
-        Ok(Response::Result(value)) => Ok(value),
-        Ok(Response::Error(error)) => Err(error),
-        Err(error) => Err(format!("the edge's answer is not understood: {error}")),
+    let mut lines = Asked::new(path, request).await?;
+    lines
+        .next()
+        .await?
+        .ok_or_else(|| "the edge ended the connection without an answer".to_owned())
+}
+
+/// A request whose answers come one by one.
+#[derive(Debug)]
+pub struct Asked {
+    reader: BufReader<OwnedReadHalf>,
+    /// Kept open: its end would say that nobody listens any more.
+    _writer: OwnedWriteHalf,
+}
+
+impl Asked {
+    /// Asks.
+    pub async fn new(path: &Path, request: &Request) -> Result<Self, String> {
+        let unreachable = |error: io::Error| {
+            format!(
+                "no edge answers at {}: {error}; is it running, and is listen.control set?",
+                path.display()
+            )
+        };
+        let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+        let (reader, mut writer) = stream.into_split();
+        let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
+        line.push('\n');
+        writer
+            .write_all(line.as_bytes())
+            .await
+            .map_err(unreachable)?;
+        Ok(Self {
+            reader: BufReader::new(reader),
+            _writer: writer,
+        })
+    }
+
+    /// The next answer; `None` when there are no more.
+    pub async fn next(&mut self) -> Result<Option<Value>, String> {
+        let mut answer = String::new();
+        let read = self.reader.read_line(&mut answer).await;
+        if read.map_err(|error| format!("the edge's answer cannot be read: {error}"))? == 0 {
+            return Ok(None);
+        }
+        match serde_json::from_str(&answer) {
+            Ok(Response::Result(value)) => Ok(Some(value)),
+            Ok(Response::Error(error)) => Err(error),
+            Err(error) => Err(format!("the edge's answer is not understood: {error}")),
+        }
     }
 }

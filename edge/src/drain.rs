@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ use crate::edge::Edge;
 use crate::inbound;
 use crate::router::{Mode, Routers};
 use crate::stream::CLOSE_TIME;
+use crate::stream::direct_tls::Service;
+use crate::stream::listen::Listeners;
 
 /// Longest time after `drainDelay` until the process may end.
 pub const AT_MOST: Duration = Duration::from_secs(25);
@@ -23,9 +25,28 @@ const LOOK: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` completes, then drains.
-pub(crate) async fn run(edge: Arc<Edge>, s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
+pub(crate) async fn run(
+    edge: Arc<Edge>,
+    listeners: Listeners,
+    stop: impl Future<Output = ()> + Send,
+) {
     let (accepting, linking) = (CancellationToken::new(), CancellationToken::new());
-    let acceptor = tokio::spawn(inbound::run(edge.clone(), s2s, accepting.clone()));
+    let mut acceptors = JoinSet::new();
+    let Listeners { s2s, direct_tls } = listeners;
+    let sockets = [
+        (Some(s2s), Service::StartTls),
+        (direct_tls, Service::DirectTls),
+    ];
+    for (listener, service) in sockets {
+        if let Some(listener) = listener {
+            acceptors.spawn(inbound::run(
+                edge.clone(),
+                listener,
+                service,
+                accepting.clone(),
+            ));
+        }
+    }
     let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
     stop.await;
 
@@ -40,7 +61,7 @@ pub(crate) async fn run(edge: Arc<Edge>, s2s: TcpListener, stop: impl Future<Out
     let deadline = Instant::now() + AT_MOST;
 
     accepting.cancel();
-    let _ = acceptor.await;
+    acceptors.join_all().await;
     tracing::info!("stopping: closing inbound streams");
     let _ = timeout_at(deadline, edge.inbound.close()).await;
 

@@ -4,19 +4,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use xmpp_federation_core::Domain;
 
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
-use crate::metrics::Metrics;
+use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::registry::Registry;
-use crate::router::Routers;
+use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
+use crate::stream::listen::Listeners;
 use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
 
@@ -46,7 +46,19 @@ impl Edge {
         metrics: Arc<Metrics>,
         registry: Arc<Registry>,
     ) -> Arc<Self> {
+        Self::with_timing(live, index, metrics, registry, Timing::default())
+    }
+
+    /// The same with other times on the links than a router deserves; for tests.
+    pub fn with_timing(
+        live: watch::Receiver<Arc<Live>>,
+        index: usize,
+        metrics: Arc<Metrics>,
+        registry: Arc<Registry>,
+        timing: Timing,
+    ) -> Arc<Self> {
         let verifications = live.borrow().config.limits.max_verifications;
+        registry.follow(live.clone());
         Arc::new(Self {
             live,
             index,
@@ -55,7 +67,7 @@ impl Edge {
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             verifier: Verifier::new(verifications),
-            routers: Routers::default(),
+            routers: Routers::new(timing),
             memory: PeerMemory::default(),
             draining: AtomicBool::new(false),
         })
@@ -82,6 +94,22 @@ impl Edge {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// What waits now.
+    pub(crate) fn depths(&self) -> Depths {
+        let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
+        let clusters = self.routers.clusters();
+        let links = clusters.iter().map(|cluster| {
+            let (stanzas, bytes) = cluster.queue.depth();
+            (cluster.name.clone(), stanzas, bytes)
+        });
+        Depths {
+            links: links.collect(),
+            outbound_stanzas,
+            outbound_bytes,
+            outbound_domains,
+        }
+    }
+
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
         if let Some(remote) = remote {
@@ -96,8 +124,12 @@ impl Edge {
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
     /// reported, at the latest `drainDelay` and [`crate::drain::AT_MOST`] after `stop`.
-    pub async fn run(self: Arc<Self>, s2s: TcpListener, stop: impl Future<Output = ()> + Send) {
-        crate::drain::run(self, s2s, stop).await;
+    pub async fn run(
+        self: Arc<Self>,
+        listeners: impl Into<Listeners>,
+        stop: impl Future<Output = ()> + Send,
+    ) {
+        crate::drain::run(self, listeners.into(), stop).await;
     }
 
     /// Tells the remote senders of stanzas, written for links, that they did not arrive.
@@ -110,7 +142,7 @@ impl Edge {
             let told = match (bounce(&stanza, cause), local, remote) {
                 (Some(error), Some(local), Some(remote)) => self
                     .outbound
-                    .push(self, &live, &local, &remote, error)
+                    .report(self, &live, &local, &remote, error)
                     .is_ok(),
                 _ => false,
             };

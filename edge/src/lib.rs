@@ -7,21 +7,27 @@
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop
-//! - [`registry`], [`metrics`], [`admin`], [`control`], [`logging`]: what people and machines see
+//! - [`registry`], [`failures`], [`trace`], [`metrics`], [`logging`]: what can be seen, and
+//!   [`admin`], [`control`], [`ctl`]: through which doors
+//! - [`probe`]: one remote domain looked at step by step, without a running edge
 
 pub mod admin;
 pub mod backoff;
 pub mod bounce;
 pub mod config;
 pub mod control;
+pub mod ctl;
 pub mod dialback;
 pub mod drain;
 pub mod edge;
+pub mod failures;
 pub mod inbound;
 pub mod logging;
 pub mod metrics;
+mod notes;
 pub mod outbound;
 pub mod policy;
+pub mod probe;
 pub mod refusal;
 pub mod registry;
 pub mod reload;
@@ -30,4 +36,5 @@ pub mod router;
 pub mod stanza;
 pub mod stream;
 pub mod tls;
+pub mod trace;
 pub mod xml;

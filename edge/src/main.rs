@@ -1,24 +1,29 @@
 //! The edge's binary: reads the configuration, listens, serves, drains on SIGTERM.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use xmpp_federation_core::edge_config::HumanDuration;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::config::{Live, Loader};
 use xmpp_federation_edge::control::{self, Control, Request};
+use xmpp_federation_edge::ctl;
 use xmpp_federation_edge::edge::Edge;
 use xmpp_federation_edge::logging::{self, LogLevel};
 use xmpp_federation_edge::metrics::Metrics;
+use xmpp_federation_edge::probe;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::reload::{self, Rejection, Reloader};
-use xmpp_federation_edge::stream::listen;
+use xmpp_federation_edge::stream::listen::{self, Listeners};
+use xmpp_federation_edge::trace::Line;
 
 /// XMPP server-to-server gateway between the public network and component links.
 #[derive(Debug, Parser)]
@@ -56,45 +61,95 @@ enum Command {
         /// The configuration file that names the socket.
         #[arg(long, global = true, env = "EDGE_CONFIG", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// JSON instead of tables.
+        #[arg(long, global = true)]
+        json: bool,
         #[command(subcommand)]
         request: Ctl,
     },
+    /// Look at a remote domain step by step: DNS, TCP, TLS, certificate, features, dialback.
+    /// Exit code 0: all good; 1: something is bad; 2: the arguments or the configuration are wrong.
+    Probe(Probe),
+}
+
+#[derive(Debug, Args)]
+struct Probe {
+    /// The remote domain.
+    domain: String,
+    /// The hosted domain to speak for; absent: the configuration's first one.
+    #[arg(long)]
+    from: Option<String>,
+    /// The edge's configuration: its lists, routes, certificates and dialback secret are used.
+    #[arg(long, env = "EDGE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Ask this DNS server, IP address with or without port; may be given several times.
+    #[arg(long)]
+    dns: Vec<String>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Ctl {
-    /// Open streams with peers: direction, address, TLS, authenticated pairs.
-    Connections,
+    /// Open streams with peers: direction, address, TLS, certificate, authenticated pairs, traffic.
+    Connections {
+        /// Only those of this remote domain.
+        #[arg(long)]
+        peer: Option<String>,
+    },
     /// Close one stream by its number in `connections`.
     Close {
         /// The number.
         id: u64,
     },
-    /// Remote domains whose last attempt failed, with the reason.
-    Failures,
+    /// The last attempts that failed, by remote domain: when, at which stage, and why.
+    Failures {
+        /// The remote domain; absent: all.
+        domain: Option<String>,
+    },
     /// Try a remote domain again at once; without one: all, and the links.
     Retry {
         /// The remote domain.
         domain: Option<String>,
     },
-    /// Set the log level until the configuration's changes: `info`, or `info,edge::dialback=debug`.
+    /// Tell the log level, or set it until the configuration's changes: `info`, or
+    /// `info,dialback=debug`. Topics: streams, dialback, dns, tls, links, config, control, refused;
+    /// single modules as `edge::inbound::session`.
     Log {
-        /// The level.
-        level: String,
+        /// The level; absent: the one in force is told.
+        level: Option<String>,
     },
     /// Configuration, links, failing partners, numbers of streams.
     Status,
+    /// Watch what is said on streams, until interrupted or the time is over. Keys are never shown.
+    Trace {
+        /// A remote domain, or an address with or without port.
+        #[arg(long)]
+        peer: String,
+        /// Show whole stanzas: people's messages.
+        #[arg(long)]
+        bodies: bool,
+        /// For how long: `30s`, `5m`, `1h`.
+        #[arg(long = "for", value_name = "TIME", default_value = "10m")]
+        time: HumanDuration,
+    },
 }
 
 impl From<Ctl> for Request {
     fn from(ctl: Ctl) -> Self {
         match ctl {
-            Ctl::Connections => Self::Connections,
+            Ctl::Connections { peer } => Self::Connections { peer },
             Ctl::Close { id } => Self::Close { id },
-            Ctl::Failures => Self::Failures,
+            Ctl::Failures { domain } => Self::Failures { domain },
             Ctl::Retry { domain } => Self::Retry { domain },
             Ctl::Log { level } => Self::Log { level },
             Ctl::Status => Self::Status,
+            Ctl::Trace { peer, bodies, time } => Self::Trace {
+                peer,
+                bodies,
+                seconds: Some(time.0.as_secs().max(1)),
+            },
         }
     }
 }
@@ -108,8 +163,10 @@ fn main() -> ExitCode {
         Some(Command::Ctl {
             socket,
             config,
+            json,
             request,
-        }) => ctl(socket, &config, request),
+        }) => ctl(socket, &config, json, request),
+        Some(Command::Probe(arguments)) => probe(&arguments),
         None if cli.run.check => check(&cli.run),
         None => run(&cli.run),
     }
@@ -133,7 +190,7 @@ fn check(arguments: &Run) -> ExitCode {
     }
 }
 
-fn ctl(socket: Option<PathBuf>, config: &std::path::Path, request: Ctl) -> ExitCode {
+fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: Ctl) -> ExitCode {
     let socket = match socket {
         Some(socket) => socket,
         None => match socket_of(config) {
@@ -141,23 +198,85 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, request: Ctl) -> ExitC
             Err(error) => return fail(WRONG_CONFIGURATION, &error),
         },
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+    let show: fn(&Value) -> String = match &request {
+        _ if json => pretty,
+        Ctl::Connections { .. } => ctl::connections,
+        Ctl::Failures { .. } => ctl::failures,
+        _ => pretty,
+    };
+    let tracing = matches!(request, Ctl::Trace { .. });
+    let asking = async {
+        let request = request.into();
+        if tracing {
+            return follow(&socket, &request, json).await;
+        }
+        let answer = control::ask(&socket, &request).await?;
+        print(&show(&answer)).map_err(|error| error.to_string())
+    };
+    match one_thread().map(|runtime| runtime.block_on(asking)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(1, &error),
+        Err(error) => fail(1, &format!("no runtime: {error}")),
+    }
+}
+
+fn one_thread() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-    {
-        Ok(runtime) => runtime,
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+/// Prints at once; a reader that went away is an error, not a panic.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints the lines of a trace as they come.
+async fn follow(socket: &std::path::Path, request: &Request, json: bool) -> Result<(), String> {
+    let mut lines = control::Asked::new(socket, request).await?;
+    while let Some(value) = lines.next().await? {
+        let text = match serde_json::from_value::<Line>(value.clone()) {
+            Ok(line) if !json => line.to_string(),
+            _ => value.to_string(),
+        };
+        if print(&(text + "\n")).is_err() {
+            // Whoever read it has seen enough.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn probe(arguments: &Probe) -> ExitCode {
+    let plan = probe::Plan::new(
+        &arguments.domain,
+        arguments.from.as_deref(),
+        arguments.config.as_deref(),
+        &arguments.dns,
+    );
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => return fail(WRONG_CONFIGURATION, &error),
+    };
+    let report = match one_thread().map(|runtime| runtime.block_on(plan.run())) {
+        Ok(report) => report,
         Err(error) => return fail(1, &format!("no runtime: {error}")),
     };
-    match runtime.block_on(control::ask(&socket, &request.into())) {
-        Ok(value) => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&value).unwrap_or_default()
-            );
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(1, &error),
+    let text = if arguments.json {
+        pretty(&serde_json::to_value(&report).unwrap_or_default())
+    } else {
+        report.to_string()
+    };
+    if print(&text).is_err() || !report.good {
+        return ExitCode::from(1);
     }
+    ExitCode::SUCCESS
 }
 
 fn socket_of(config: &std::path::Path) -> Result<PathBuf, String> {
@@ -222,6 +341,10 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     reload::warn(&live);
 
     let s2s = listen_at("listen.s2s", listen.s2s)?;
+    let direct_tls = match listen.direct_tls {
+        Some(address) => Some(listen_at("listen.directTls", address)?),
+        None => None,
+    };
     let admin_port = listen_at("listen.admin", listen.admin)?;
     let (sender, receiver) = watch::channel(Arc::new(live));
     let edge = Edge::new(
@@ -245,6 +368,7 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         index,
         s2s = %listen.s2s,
+        direct_tls = listen.direct_tls.map(|address| address.to_string()),
         admin = %listen.admin,
         config = %loader.path().display(),
         config_hash = edge.live().config_hash,
@@ -253,8 +377,9 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     );
     tokio::spawn(admin.serve(admin_port));
     tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
-    tokio::spawn(follow_log_level(receiver, level));
-    edge.run(s2s, stop(terminate, interrupt)).await;
+    tokio::spawn(follow_reloads(receiver, level, edge.clone()));
+    edge.run(Listeners { s2s, direct_tls }, stop(terminate, interrupt))
+        .await;
     Ok(())
 }
 
@@ -278,9 +403,11 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal) {
     });
 }
 
-async fn follow_log_level(mut live: watch::Receiver<Arc<Live>>, level: LogLevel) {
+/// Takes over what no stream or link looks at: the log level and whose failures are kept apart.
+async fn follow_reloads(mut live: watch::Receiver<Arc<Live>>, level: LogLevel, edge: Arc<Edge>) {
     let mut current = live.borrow_and_update().config.log.level.clone();
     while live.changed().await.is_ok() {
+        edge.registry.partners_changed();
         let wanted = live.borrow_and_update().config.log.level.clone();
         if wanted != current {
             if let Err(error) = level.set(&wanted) {

@@ -1,5 +1,7 @@
 //! What is counted, in Prometheus' terms. Labels come from small fixed sets only, never from peers.
 
+pub mod described;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,8 +15,10 @@ use prometheus_client::registry::Registry as Collected;
 use xmpp_federation_core::edge_status::LinkState;
 
 use crate::config::Live;
+use crate::failures::Stage;
 use crate::registry::Registry;
 use crate::resolve::Method;
+use described::help;
 
 /// Who opened a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +98,27 @@ const fn direction(direction: Direction) -> Label {
     label("direction", direction.as_str())
 }
 
+fn named(name: &'static str, value: &str) -> Label {
+    (name, Cow::Owned(value.to_owned()))
+}
+
+fn as_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What waits, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Depths {
+    /// Each cluster's name, and the stanzas and bytes that wait for its links.
+    pub links: Vec<(String, usize, usize)>,
+    /// Stanzas that wait for streams to remote domains.
+    pub outbound_stanzas: usize,
+    /// Their bytes.
+    pub outbound_bytes: usize,
+    /// Remote domains with something waiting or a stream open.
+    pub outbound_domains: usize,
+}
+
 /// The counters of one edge. Numbers of streams and links are gauges that are read from
 /// [`Registry`] when asked for.
 #[derive(Debug)]
@@ -117,6 +142,20 @@ pub struct Metrics {
     reloads: Counters<1>,
     refused: Gauge,
     certificate_expiry: Gauge,
+    build_info: Gauges<1>,
+    authenticated: Gauges<2>,
+    proxy_headers: Counters<1>,
+    peers_refused: Counters<1>,
+    attempts_failed: Counters<2>,
+    sasl: Counters<2>,
+    pauses: Counters<1>,
+    bounce_conditions: Counters<1>,
+    link_queue_stanzas: Gauges<1>,
+    link_queue_bytes: Gauges<1>,
+    outbound_queue_stanzas: Gauge,
+    outbound_queue_bytes: Gauge,
+    outbound_domains: Gauge,
+    link_state: Gauges<3>,
 }
 
 impl Default for Metrics {
@@ -141,104 +180,69 @@ impl Default for Metrics {
             reloads: Family::default(),
             refused: Gauge::default(),
             certificate_expiry: Gauge::default(),
+            build_info: Family::default(),
+            authenticated: Family::default(),
+            proxy_headers: Family::default(),
+            peers_refused: Family::default(),
+            attempts_failed: Family::default(),
+            sasl: Family::default(),
+            pauses: Family::default(),
+            bounce_conditions: Family::default(),
+            link_queue_stanzas: Family::default(),
+            link_queue_bytes: Family::default(),
+            outbound_queue_stanzas: Gauge::default(),
+            outbound_queue_bytes: Gauge::default(),
+            outbound_domains: Gauge::default(),
+            link_state: Family::default(),
         };
         metrics.register();
+        let version = [label("version", env!("CARGO_PKG_VERSION"))];
+        metrics.build_info.get_or_create(&version).set(1);
         metrics
     }
 }
 
 impl Metrics {
+    /// Names and meanings come from [`described::METRICS`].
     fn register(&mut self) {
-        let c = &mut self.collected;
-        c.register(
-            "connections_refused",
-            "Inbound connections turned away before any stream, by reason",
-            self.connections_refused.clone(),
-        );
-        c.register(
-            "tls_handshakes",
-            "TLS handshakes that ended well, by direction, version and cipher suite",
-            self.tls.clone(),
-        );
-        c.register(
-            "tls_failures",
-            "TLS handshakes that failed, by direction",
-            self.tls_failures.clone(),
-        );
-        c.register(
-            "peer_certificates",
-            "Certificates of peers, by direction and verdict",
-            self.certificates.clone(),
-        );
-        c.register(
-            "dialback_seconds",
-            "Dialbacks by role and outcome, and how long they took",
-            self.dialback.clone(),
-        );
-        c.register(
-            "stanzas",
-            "Stanzas passed on: inbound ones to links, outbound ones to peers",
-            self.stanzas.clone(),
-        );
-        c.register(
-            "stanza_bytes",
-            "Bytes of the stanzas passed on",
-            self.bytes.clone(),
-        );
-        c.register(
-            "stanzas_bounced",
-            "Stanza errors made, by cause",
-            self.bounced.clone(),
-        );
-        c.register(
-            "stanzas_dropped",
-            "Stanzas that could not be delivered and must not be answered, by cause",
-            self.dropped.clone(),
-        );
-        c.register(
-            "stream_errors",
-            "Streams that ended with an error, by direction, sender and condition",
-            self.stream_errors.clone(),
-        );
-        c.register(
-            "resolution_seconds",
-            "Look-ups of remote domains by method and outcome, and how long they took",
-            self.resolutions.clone(),
-        );
-        c.register(
-            "link_failures",
-            "Failures of links to XCP routers, by state",
-            self.link_failures.clone(),
-        );
-        c.register(
-            "streams",
-            "Open streams with peers, by direction",
-            self.streams.clone(),
-        );
-        c.register(
-            "links",
-            "Links to XCP routers, by state",
-            self.links.clone(),
-        );
-        c.register(
-            "failing_partners",
-            "Remote domains whose last attempt failed",
-            self.failing_partners.clone(),
-        );
-        c.register(
-            "configuration_reloads",
-            "Configurations read, by outcome",
-            self.reloads.clone(),
-        );
-        c.register(
-            "configuration_refused",
-            "1 while the configuration found last is refused and an older one is in force",
-            self.refused.clone(),
-        );
-        c.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the first of our certificates expires, Unix time",
-            self.certificate_expiry.clone(),
+        macro_rules! register {
+            ($($name:literal: $metric:ident),* $(,)?) => {
+                $(self.collected.register($name, help($name), self.$metric.clone());)*
+            };
+        }
+        register!(
+            "connections_refused": connections_refused,
+            "tls_handshakes": tls,
+            "tls_failures": tls_failures,
+            "peer_certificates": certificates,
+            "dialback_seconds": dialback,
+            "stanzas": stanzas,
+            "stanza_bytes": bytes,
+            "stanzas_bounced": bounced,
+            "stanza_errors": bounce_conditions,
+            "stanzas_dropped": dropped,
+            "stream_errors": stream_errors,
+            "resolution_seconds": resolutions,
+            "link_failures": link_failures,
+            "streams": streams,
+            "links": links,
+            "failing_partners": failing_partners,
+            "configuration_reloads": reloads,
+            "configuration_refused": refused,
+            "certificate_expiry_timestamp_seconds": certificate_expiry,
+            "build_info": build_info,
+            "authenticated_streams": authenticated,
+            "proxy_headers": proxy_headers,
+            "peers_refused": peers_refused,
+            "attempts_failed": attempts_failed,
+            "sasl": sasl,
+            "pauses": pauses,
+            "link_queue_stanzas": link_queue_stanzas,
+            "link_queue_bytes": link_queue_bytes,
+            "outbound_queue_stanzas": outbound_queue_stanzas,
+            "outbound_queue_bytes": outbound_queue_bytes,
+            "outbound_domains": outbound_domains,
+            "link_state": link_state,
         );
     }
 
@@ -251,9 +255,29 @@ impl Metrics {
         ] {
             self.streams
                 .get_or_create(&[direction(of)])
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
+                .set(as_gauge(count));
+        }
+        let authenticated = registry.authenticated();
+        for of in [Direction::Inbound, Direction::Outbound] {
+            for mechanism in [Mechanism::Dialback, Mechanism::External] {
+                let word = mechanism.as_str();
+                let count = authenticated.get(&(of, word)).copied().unwrap_or(0);
+                self.authenticated
+                    .get_or_create(&[direction(of), label("mechanism", word)])
+                    .set(as_gauge(count));
+            }
         }
         let links = registry.links();
+        // Nodes that are not configured any more must not be told of.
+        self.link_state.clear();
+        for link in &links {
+            let labels = [
+                named("router", &link.router),
+                named("node", &link.node),
+                label("state", link_state(link.state)),
+            ];
+            self.link_state.get_or_create(&labels).set(1);
+        }
         for state in [
             LinkState::Connecting,
             LinkState::Up,
@@ -266,11 +290,10 @@ impl Metrics {
             let gauge = self
                 .links
                 .get_or_create(&[label("state", link_state(state))]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            gauge.set(as_gauge(count));
         }
-        let failing = registry.failing_partners().len();
         self.failing_partners
-            .set(i64::try_from(failing).unwrap_or(i64::MAX));
+            .set(as_gauge(registry.failing_count()));
         let mut text = String::new();
         if encode(&mut text, &self.collected).is_err() {
             // Writing into a String does not fail.
@@ -304,7 +327,8 @@ impl Metrics {
         self.refused.set(i64::from(refused));
     }
 
-    /// A connection was turned away before any stream: `total`, `per-address`, `draining`.
+    /// A connection was turned away before any stream: `total`, `per-address`,
+    /// `proxy-header`.
     pub fn connection_refused(&self, reason: &'static str) {
         self.connections_refused
             .get_or_create(&[label("reason", reason)])
@@ -351,6 +375,11 @@ impl Metrics {
     /// A stanza error was made; `cause` is a name of the bounce table.
     pub fn bounced(&self, cause: &'static str) {
         self.bounced.get_or_create(&[label("cause", cause)]).inc();
+        if let Some(condition) = crate::bounce::condition_of(cause) {
+            self.bounce_conditions
+                .get_or_create(&[label("condition", condition)])
+                .inc();
+        }
     }
 
     /// A stanza was dropped because nobody may be told (errors, results): a name of the bounce
@@ -379,6 +408,56 @@ impl Metrics {
         self.resolutions
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// What waits now.
+    pub fn set_depths(&self, depths: &Depths) {
+        self.link_queue_stanzas.clear();
+        self.link_queue_bytes.clear();
+        for (router, stanzas, bytes) in &depths.links {
+            let labels = [named("router", router)];
+            let (waiting, size) = (&self.link_queue_stanzas, &self.link_queue_bytes);
+            waiting.get_or_create(&labels).set(as_gauge(*stanzas));
+            size.get_or_create(&labels).set(as_gauge(*bytes));
+        }
+        self.outbound_queue_stanzas
+            .set(as_gauge(depths.outbound_stanzas));
+        self.outbound_queue_bytes
+            .set(as_gauge(depths.outbound_bytes));
+        self.outbound_domains.set(as_gauge(depths.outbound_domains));
+    }
+
+    /// A SASL exchange ended: `success`, or why not in a word of ours.
+    pub fn sasl(&self, of: Direction, outcome: &'static str) {
+        self.sasl
+            .get_or_create(&[direction(of), label("outcome", outcome)])
+            .inc();
+    }
+
+    /// A PROXY header was read, or not: `v1`, `v2`, `local`, `malformed`, `timeout`.
+    pub fn proxy_header(&self, outcome: &'static str) {
+        self.proxy_headers
+            .get_or_create(&[label("outcome", outcome)])
+            .inc();
+    }
+
+    /// A peer is not read for a while: `link-queue`, `rate`.
+    pub fn paused(&self, reason: &'static str) {
+        self.pauses.get_or_create(&[label("reason", reason)]).inc();
+    }
+
+    /// A peer was refused by this check.
+    pub fn peer_refused(&self, check: &'static str) {
+        self.peers_refused
+            .get_or_create(&[label("check", check)])
+            .inc();
+    }
+
+    /// An attempt failed at this stage.
+    pub fn attempt_failed(&self, of: Direction, stage: Stage) {
+        self.attempts_failed
+            .get_or_create(&[direction(of), label("stage", stage.as_str())])
+            .inc();
     }
 
     /// A link attempt ended badly or a link broke; a [`LinkState`] in words.

@@ -31,6 +31,8 @@ pub struct PeerPolicy {
     pub max_stanza_bytes: usize,
     /// Stanzas taken from it per second; `None`: no bound.
     pub messages_per_second: Option<u32>,
+    /// Bytes of stanzas taken from it per second; `None`: no bound.
+    pub bytes_per_second: Option<u64>,
 }
 
 impl PeerPolicy {
@@ -63,6 +65,7 @@ impl Policy {
             pinned_sha256: Vec::new(),
             max_stanza_bytes: config.limits.max_stanza_bytes,
             messages_per_second: None,
+            bytes_per_second: None,
         };
         let peers = config.peers.iter().map(|peer| {
             let terms = PeerPolicy {
@@ -77,6 +80,7 @@ impl Policy {
                     .collect(),
                 max_stanza_bytes: peer.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
                 messages_per_second: peer.messages_per_second,
+                bytes_per_second: peer.bytes_per_second,
             };
             (peer.domain.clone(), terms)
         });
@@ -97,6 +101,14 @@ impl Policy {
     /// The terms for a remote domain.
     pub fn peer(&self, remote: &Domain) -> &PeerPolicy {
         self.peers.get(remote).unwrap_or(&self.general)
+    }
+
+    /// Whether an administrator wrote this remote domain down as one to federate with: on the allow
+    /// list, with a route, or with terms of its own.
+    pub fn is_partner(&self, remote: &Domain) -> bool {
+        let listed = self.mode == PrivacyMode::AllowList && self.listed.contains(remote);
+        (listed || self.routed.contains(remote) || self.peers.contains_key(remote))
+            && self.check(remote).is_ok()
     }
 
     /// The terms for a remote domain, or for whoever has not named itself yet.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use xmpp_federation_core::Domain;
 
+use crate::failures::Stage;
 use crate::metrics::Direction;
 use crate::xml::StreamErrorCondition;
 
@@ -15,6 +16,8 @@ use crate::xml::StreamErrorCondition;
 pub enum Check {
     /// The privacy lists.
     Policy,
+    /// A domain of ours does not come in from outside.
+    OwnDomain,
     /// Is the domain asked for hosted here?
     Hosted,
     /// TLS before everything else.
@@ -33,13 +36,44 @@ pub enum Check {
     Dialback,
     /// How much may be under way at once.
     Limits,
+    /// From, to and who was authenticated for them.
+    Addressing,
+    /// A pair that was not authenticated.
+    Authenticated,
+    /// The order and kinds of what is said on a stream.
+    Protocol,
+    /// The XML itself.
+    Xml,
+    /// The time that a phase may take.
+    Time,
 }
 
 impl Check {
+    /// Every check.
+    pub const ALL: [Self; 16] = [
+        Self::Policy,
+        Self::OwnDomain,
+        Self::Hosted,
+        Self::TlsRequired,
+        Self::TlsDowngrade,
+        Self::TlsHandshake,
+        Self::TlsDisabled,
+        Self::Certificate,
+        Self::Pin,
+        Self::Dialback,
+        Self::Limits,
+        Self::Addressing,
+        Self::Authenticated,
+        Self::Protocol,
+        Self::Xml,
+        Self::Time,
+    ];
+
     /// The word used in logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Policy => "policy",
+            Self::OwnDomain => "own-domain",
             Self::Hosted => "hosted",
             Self::TlsRequired => "tls-required",
             Self::TlsDowngrade => "tls-downgrade",
@@ -49,19 +83,40 @@ impl Check {
             Self::Pin => "pin",
             Self::Dialback => "dialback",
             Self::Limits => "limits",
+            Self::Addressing => "addressing",
+            Self::Authenticated => "authenticated",
+            Self::Protocol => "protocol",
+            Self::Xml => "xml",
+            Self::Time => "time",
+        }
+    }
+
+    /// Where a stream that fails it has come to.
+    pub const fn stage(self) -> Stage {
+        match self {
+            Self::Policy | Self::OwnDomain | Self::Hosted => Stage::Policy,
+            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => {
+                Stage::Tls
+            }
+            Self::Certificate | Self::Pin => Stage::Certificate,
+            Self::Dialback | Self::Limits | Self::Authenticated => Stage::Dialback,
+            Self::Addressing | Self::Protocol | Self::Xml | Self::Time => Stage::Stream,
         }
     }
 
     /// The condition of a dialback error (XEP-0220 section 2.4).
     pub const fn dialback_condition(self) -> &'static str {
         match self {
-            Self::Policy => "not-allowed",
+            Self::Policy | Self::OwnDomain => "not-allowed",
             Self::Hosted => "item-not-found",
             Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => {
                 "policy-violation"
             }
-            Self::Certificate | Self::Pin | Self::Dialback => "not-authorized",
-            Self::Limits => "resource-constraint",
+            Self::Certificate | Self::Pin | Self::Dialback | Self::Authenticated => {
+                "not-authorized"
+            }
+            Self::Limits | Self::Time => "resource-constraint",
+            Self::Addressing | Self::Protocol | Self::Xml => "bad-request",
         }
     }
 
@@ -69,6 +124,7 @@ impl Check {
     pub const fn stream_condition(self) -> StreamErrorCondition {
         match self {
             Self::Hosted => StreamErrorCondition::HostUnknown,
+            Self::OwnDomain => StreamErrorCondition::InvalidFrom,
             Self::Limits => StreamErrorCondition::ResourceConstraint,
             _ => StreamErrorCondition::PolicyViolation,
         }
@@ -78,6 +134,7 @@ impl Check {
     pub const fn to_peer(self) -> &'static str {
         match self {
             Self::Policy => "federation with this domain is not allowed here",
+            Self::OwnDomain => "a domain hosted here cannot come in from outside",
             Self::Hosted => "this domain is not hosted here",
             Self::TlsRequired => "TLS is required here",
             Self::TlsDowngrade => "TLS was used with this domain before and is required since",
@@ -87,6 +144,11 @@ impl Check {
             Self::Pin => "the certificate is not the one expected of the domain",
             Self::Dialback => "the dialback key is not valid",
             Self::Limits => "too much is under way",
+            Self::Addressing => "the addresses do not fit the stream",
+            Self::Authenticated => "this pair of domains is not authenticated",
+            Self::Protocol => "this is not expected here",
+            Self::Xml => "this is not XML that a stream may hold",
+            Self::Time => "it took too long",
         }
     }
 }
@@ -132,5 +194,20 @@ impl Refusal {
             reason = %self.reason,
             "peer refused"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_explained_in_the_documentation() {
+        let page = include_str!("../../docs/reference/edge-security.md");
+        for check in Check::ALL {
+            let name = format!("`{}`", check.as_str());
+            let row = |line: &str| line.split('|').nth(1).is_some_and(|c| c.contains(&name));
+            assert!(page.lines().any(row), "no row for {name}");
+        }
     }
 }

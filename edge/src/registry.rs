@@ -1,19 +1,22 @@
 //! What is open and what fails right now; read by the admin port and the control socket.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus, PartnerFailure, StreamCounts};
 
+use crate::config::Live;
+use crate::failures::{Attempt, DomainFailures, Failures};
 use crate::metrics::Direction;
-
-/// Most remote domains that failures are remembered of; more are not recorded.
-const MAX_FAILURES: usize = 1024;
+use crate::trace::Tracers;
 
 /// Open streams, links and failing partners of one edge.
 #[derive(Debug, Default)]
@@ -21,7 +24,11 @@ pub struct Registry {
     next: AtomicU64,
     streams: Mutex<HashMap<u64, Arc<StreamEntry>>>,
     links: Mutex<Vec<Arc<LinkEntry>>>,
-    failures: Mutex<BTreeMap<Domain, (String, jiff::Timestamp)>>,
+    failures: Mutex<Failures>,
+    /// Says who is configured; absent in tests of single parts: then nobody is.
+    live: OnceLock<watch::Receiver<Arc<Live>>>,
+    /// Who watches what is said on streams.
+    pub tracers: Arc<Tracers>,
 }
 
 /// A poisoned lock guards plain data that is whole after every statement.
@@ -40,10 +47,114 @@ pub struct StreamEntry {
     pub peer: SocketAddr,
     /// When it was opened.
     pub since: jiff::Timestamp,
+    opened: Instant,
     /// Cancelled to have the stream closed in an orderly way.
     pub close: CancellationToken,
     /// What is known by now.
     pub detail: Mutex<StreamDetail>,
+    /// Who watches.
+    pub(crate) tracers: Arc<Tracers>,
+    /// Changes with the domains that the stream belongs to.
+    names: AtomicU32,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    /// Milliseconds from `opened` to the last byte either way.
+    last_byte: AtomicU64,
+}
+
+impl StreamEntry {
+    /// Changes what is known about the stream.
+    pub fn update(&self, change: impl FnOnce(&mut StreamDetail)) {
+        let mut detail = lock(&self.detail);
+        let before = (detail.pairs.len(), detail.remote.is_some());
+        change(&mut detail);
+        if before != (detail.pairs.len(), detail.remote.is_some()) {
+            self.names.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes in whose name the peer speaks; nothing is proven by that.
+    pub fn claims(&self, remote: &Domain) {
+        self.update(|detail| {
+            if detail.remote.is_none() {
+                detail.remote = Some(remote.clone());
+            }
+        });
+    }
+
+    /// Notes what the peer's certificate proves: `valid`, `missing`, or why it proves nothing.
+    pub(crate) fn judged(&self, remote: &Domain, verdict: &str) {
+        self.update(|detail| detail.certificate = Some(verdict.to_owned()));
+        self.tracers.about_stream(self, || {
+            format!("the peer's certificate for {remote}: {verdict}")
+        });
+    }
+
+    /// The remote domain that the stream is about, as far as it has shown.
+    pub(crate) fn claimed(&self) -> Option<Domain> {
+        let detail = lock(&self.detail);
+        let proven = detail.pairs.first().map(|pair| pair.remote.clone());
+        proven.or_else(|| detail.remote.clone())
+    }
+
+    /// Another number whenever the domains may have changed.
+    pub(crate) fn names(&self) -> u32 {
+        self.names.load(Ordering::Relaxed)
+    }
+
+    /// Whether the stream belongs to this remote domain; `None` while it has not said whose it is.
+    pub(crate) fn is_of(&self, remote: &Domain) -> Option<bool> {
+        let detail = lock(&self.detail);
+        if detail.remote.is_none() && detail.pairs.is_empty() {
+            return None;
+        }
+        Some(
+            detail.remote.as_ref() == Some(remote)
+                || detail.pairs.iter().any(|p| p.remote == *remote),
+        )
+    }
+
+    /// Counts what came from or went to the network, TLS included.
+    pub(crate) fn moved(&self, way: Direction, bytes: usize) {
+        let counter = match way {
+            Direction::Inbound => &self.bytes_received,
+            Direction::Outbound => &self.bytes_sent,
+        };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_byte.store(now, Ordering::Relaxed);
+    }
+
+    fn info(&self) -> StreamInfo {
+        let detail = lock(&self.detail).clone();
+        let age = self.opened.elapsed();
+        let last = Duration::from_millis(self.last_byte.load(Ordering::Relaxed));
+        let inbound = self.direction == Direction::Inbound;
+        let carried = |ours: bool| if ours { detail.stanzas } else { 0 };
+        StreamInfo {
+            id: self.id,
+            direction: self.direction.as_str(),
+            peer: self.peer,
+            since: self.since.to_string(),
+            age_seconds: age.as_secs(),
+            idle_seconds: age.saturating_sub(last).as_secs(),
+            purpose: detail.purpose(),
+            stanzas_received: carried(inbound),
+            stanzas_sent: carried(!inbound),
+            bytes_received: self.bytes_received.load(Ordering::Relaxed),
+            bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+            detail,
+        }
+    }
+}
+
+/// TLS as it was agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TlsInfo {
+    /// As rustls writes it: `TLSv1_3`.
+    pub version: String,
+    /// The cipher suite: `TLS13_AES_256_GCM_SHA384`.
+    pub cipher: String,
 }
 
 /// What is learned while a stream lives.
@@ -52,13 +163,34 @@ pub struct StreamEntry {
 pub struct StreamDetail {
     /// What it is doing: `negotiating`, `established`, `closing`.
     pub phase: &'static str,
-    /// TLS version and cipher suite.
+    /// Version and cipher suite; absent: in clear.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<String>,
+    pub tls: Option<TlsInfo>,
+    /// What the peer's certificate proves about its domain: `valid`, `missing`, or why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The domain that the peer names as its own, or that we wanted to reach; not authenticated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Domain>,
     /// Authenticated pairs.
     pub pairs: Vec<PairInfo>,
-    /// Stanzas carried.
+    /// Stanzas carried; streams are one-way.
+    #[serde(skip)]
     pub stanzas: u64,
+    /// It asks or answers `db:verify`.
+    #[serde(skip)]
+    pub verifies: bool,
+}
+
+impl StreamDetail {
+    /// What the stream is for, as far as it has shown.
+    fn purpose(&self) -> &'static str {
+        match (self.pairs.is_empty(), self.verifies) {
+            (false, _) => "stanzas",
+            (true, true) => "dialback only",
+            (true, false) => "not yet known",
+        }
+    }
 }
 
 /// A pair of domains that may exchange stanzas on a stream.
@@ -84,6 +216,20 @@ pub struct StreamInfo {
     pub peer: SocketAddr,
     /// RFC 3339 time.
     pub since: String,
+    /// Seconds since then.
+    pub age_seconds: u64,
+    /// Seconds since the last byte either way.
+    pub idle_seconds: u64,
+    /// `stanzas`, `dialback only` or `not yet known`.
+    pub purpose: &'static str,
+    /// Stanzas from the peer.
+    pub stanzas_received: u64,
+    /// Stanzas to the peer.
+    pub stanzas_sent: u64,
+    /// Bytes from the peer, TLS included.
+    pub bytes_received: u64,
+    /// Bytes to the peer, TLS included.
+    pub bytes_sent: u64,
     /// The rest.
     #[serde(flatten)]
     pub detail: StreamDetail,
@@ -100,7 +246,7 @@ pub struct StreamGuard {
 impl StreamGuard {
     /// Changes what is known about the stream.
     pub fn update(&self, change: impl FnOnce(&mut StreamDetail)) {
-        change(&mut lock(&self.entry.detail));
+        self.entry.update(change);
     }
 }
 
@@ -144,11 +290,17 @@ impl Registry {
             direction,
             peer,
             since: jiff::Timestamp::now(),
+            opened: Instant::now(),
             close: CancellationToken::new(),
             detail: Mutex::new(StreamDetail {
                 phase: "negotiating",
                 ..StreamDetail::default()
             }),
+            tracers: self.tracers.clone(),
+            names: AtomicU32::new(0),
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            last_byte: AtomicU64::new(0),
         });
         lock(&self.streams).insert(id, entry.clone());
         StreamGuard {
@@ -170,21 +322,30 @@ impl Registry {
         }
     }
 
-    /// All open streams by number.
-    pub fn streams(&self) -> Vec<StreamInfo> {
+    /// The open streams by number; `only`: those that belong to this remote domain.
+    pub fn streams(&self, only: Option<&Domain>) -> Vec<StreamInfo> {
         let entries: Vec<_> = lock(&self.streams).values().cloned().collect();
         let mut infos: Vec<_> = entries
             .iter()
-            .map(|entry| StreamInfo {
-                id: entry.id,
-                direction: entry.direction.as_str(),
-                peer: entry.peer,
-                since: entry.since.to_string(),
-                detail: lock(&entry.detail).clone(),
-            })
+            .filter(|entry| only.is_none_or(|only| entry.is_of(only) == Some(true)))
+            .map(|entry| entry.info())
             .collect();
         infos.sort_by_key(|info| info.id);
         infos
+    }
+
+    /// Numbers of streams with an authenticated pair, by direction and the mechanism of the first.
+    pub fn authenticated(&self) -> HashMap<(Direction, &'static str), usize> {
+        let entries: Vec<_> = lock(&self.streams).values().cloned().collect();
+        let mut counts = HashMap::new();
+        for entry in entries {
+            if let Some(first) = lock(&entry.detail).pairs.first() {
+                *counts
+                    .entry((entry.direction, first.mechanism))
+                    .or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Has one stream closed in an orderly way; whether it was there.
@@ -217,30 +378,65 @@ impl Registry {
             .collect()
     }
 
-    /// Records that a remote domain could not be reached or authenticated.
-    pub fn partner_failed(&self, remote: &Domain, reason: String) {
-        let mut failures = lock(&self.failures);
-        if let Some(known) = failures.get_mut(remote) {
-            known.0 = reason;
-        } else if failures.len() < MAX_FAILURES {
-            failures.insert(remote.clone(), (reason, jiff::Timestamp::now()));
-        }
+    /// From now on the configuration says whose failures have a place of their own.
+    pub(crate) fn follow(&self, live: watch::Receiver<Arc<Live>>) {
+        // A second edge on one registry would follow the same configuration.
+        let _ = self.live.set(live);
     }
 
-    /// Records that a remote domain works.
+    fn is_partner(&self, remote: &Domain) -> bool {
+        self.live
+            .get()
+            .is_some_and(|live| live.borrow().policy.is_partner(remote))
+    }
+
+    /// Records an attempt that failed: one way to a remote domain, or somebody who came in its
+    /// name and was refused.
+    pub fn attempt_failed(&self, remote: &Domain, attempt: Attempt) {
+        let configured = self.is_partner(remote);
+        lock(&self.failures).record(remote, configured, attempt);
+    }
+
+    /// Records that stanzas for a remote domain wait in vain: it could not be reached or
+    /// authenticated on any way.
+    pub fn partner_failed(&self, remote: &Domain, reason: String) {
+        let configured = self.is_partner(remote);
+        lock(&self.failures).failed(remote, configured, true, reason);
+    }
+
+    /// Records that a remote domain, in whose name somebody came, could not be asked about the key.
+    pub fn partner_not_asked(&self, remote: &Domain, reason: String) {
+        let configured = self.is_partner(remote);
+        lock(&self.failures).failed(remote, configured, false, reason);
+    }
+
+    /// Records that stanzas to a remote domain may flow.
     pub fn partner_works(&self, remote: &Domain) {
-        lock(&self.failures).remove(remote);
+        lock(&self.failures).works(remote);
+    }
+
+    /// Records that a stream to a remote domain could be opened.
+    pub fn partner_reached(&self, remote: &Domain) {
+        lock(&self.failures).reached(remote);
+    }
+
+    /// After a reload: domains that are not configured any more lose their own place.
+    pub fn partners_changed(&self) {
+        lock(&self.failures).retain_partners(|domain| self.is_partner(domain));
     }
 
     /// All remote domains whose last attempt failed; the admin port shows only configured ones.
     pub fn failing_partners(&self) -> Vec<PartnerFailure> {
-        lock(&self.failures)
-            .iter()
-            .map(|(domain, (reason, since))| PartnerFailure {
-                domain: domain.clone(),
-                reason: reason.clone(),
-                since: since.to_string(),
-            })
-            .collect()
+        lock(&self.failures).failing()
+    }
+
+    /// How many they are.
+    pub fn failing_count(&self) -> usize {
+        lock(&self.failures).failing_count()
+    }
+
+    /// The last attempts that failed, of all domains or of one.
+    pub fn failures(&self, only: Option<&Domain>) -> Vec<DomainFailures> {
+        lock(&self.failures).list(only)
     }
 }

@@ -116,11 +116,22 @@ impl Reloader {
                     tracing::info!("the configuration is good again");
                 }
                 self.metrics.configuration_refused(false);
-                if fresh.contents_hash() == running.contents_hash() {
+                let unchanged = fresh.contents_hash() == running.contents_hash();
+                if unchanged && fresh.warnings == running.warnings {
                     return;
                 }
                 let fixed =
                     keep_what_needs_a_new_process(&running, &mut fresh, self.loader.index());
+                if unchanged {
+                    // A certificate or a revocation list has come to its end meanwhile.
+                    for warning in &fresh.warnings {
+                        if !running.warnings.contains(warning) {
+                            tracing::warn!("{warning}");
+                        }
+                    }
+                    self.live.send_replace(Arc::new(fresh));
+                    return;
+                }
                 for field in fixed {
                     tracing::warn!(
                         field,

@@ -32,7 +32,12 @@ const LONGEST: usize = 1024;
 impl DomainCache {
     /// The canonical domain of an address, `None` if its domain part is no federated domain.
     pub fn domain_of(&mut self, address: &str) -> Option<Domain> {
-        let text = domain_part(address);
+        self.domain(domain_part(address))
+    }
+
+    /// The canonical domain of a domain part. An address would be cut once more: in
+    /// `a@b.example@c.example` nothing may be taken for `c.example`.
+    pub fn domain(&mut self, text: &str) -> Option<Domain> {
         if let Some(known) = self.known.get(text) {
             return known.clone();
         }
@@ -56,11 +61,14 @@ impl DomainCache {
 /// Cuts bytes that the edge wrote itself, stanzas one after the other without a stream around
 /// them, into elements again; for the rare case that they must be answered.
 pub fn split(bytes: &[u8], content_ns: &str) -> Vec<Element> {
+    // What was moved from another stream declares the prefixes of that stream's header besides its
+    // own: no limit that was applied to it before may be applied again.
     let mut framer = Framer::new(Limits {
         max_stanza_bytes: usize::MAX >> 2,
         max_depth: usize::MAX >> 2,
         max_attributes: usize::MAX >> 2,
-        ..Limits::stanzas(0)
+        max_namespaces: usize::MAX >> 2,
+        max_name_bytes: usize::MAX >> 2,
     });
     let streams = ns::STREAMS;
     framer.feed(format!("<s:stream xmlns='{content_ns}' xmlns:s='{streams}'>").as_bytes());
@@ -100,6 +108,7 @@ mod tests {
         }
         assert!(cache.known.len() <= CACHED);
         assert_eq!(cache.domain_of("a@[::1]"), None);
+        assert_eq!(cache.domain_of("a@b.example@c.example"), None);
         let domain = cache.domain_of("a@COLUC.com./x").map(|d| d.to_string());
         assert_eq!(domain.as_deref(), Some("coluc.com"));
     }

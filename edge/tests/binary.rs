@@ -197,6 +197,168 @@ fn a_running_edge_is_controlled_reloaded_and_stopped() {
     assert_eq!(running.end(), Some(0));
 }
 
+fn told(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_names_what_troubles_people_most() {
+    let folder = Folder::new("troubles");
+    let yaml = folder.yaml("AllowList");
+    let routed = "staticRoutes: [{domain: coluc.com, addresses: ['192.0.2.1:5269']}]\n";
+    folder.write("edge.yaml", &format!("{yaml}{routed}"));
+    let output = edge(&["--check"], &folder.config());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let (_, error) = told(&output);
+    assert!(
+        error.contains("staticRoutes[0].domain: coluc.com is hosted here and routed elsewhere"),
+        "{error}"
+    );
+
+    folder.write("edge.yaml", &yaml);
+    let other = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+    let good = std::fs::read_to_string(folder.0.join("tls.key")).unwrap();
+    folder.write("tls.key", &other.signing_key.serialize_pem());
+    let output = edge(&["--check"], &folder.config());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        told(&output)
+            .1
+            .contains("tls.certificates[0].privateKeyFile: "),
+        "{output:?}"
+    );
+    folder.write("tls.key", "no key");
+    let output = edge(&["--check"], &folder.config());
+    assert!(
+        told(&output).1.contains("holds no PEM private key"),
+        "{output:?}"
+    );
+    std::fs::remove_file(folder.0.join("tls.key")).unwrap();
+    std::fs::create_dir(folder.0.join("tls.key")).unwrap();
+    let output = edge(&["--check"], &folder.config());
+    assert!(
+        told(&output).1.contains("tls.key cannot be read"),
+        "{output:?}"
+    );
+    std::fs::remove_dir(folder.0.join("tls.key")).unwrap();
+    folder.write("tls.key", &good);
+
+    let mut expired = rcgen::CertificateParams::new(vec!["coluc.com".to_owned()]).unwrap();
+    expired.not_after = rcgen::date_time_ymd(2020, 2, 3);
+    let key = rcgen::KeyPair::generate().unwrap();
+    folder.write("tls.crt", &expired.self_signed(&key).unwrap().pem());
+    folder.write("tls.key", &key.serialize_pem());
+    folder.write("dialback", "short");
+    let output = edge(&["--check"], &folder.config());
+    // Served while there is nothing better.
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (_, error) = told(&output);
+    assert!(error.contains("warning: the certificate in "), "{error}");
+    assert!(error.contains("expired 2020-02-03T00:00:00Z"), "{error}");
+    assert!(
+        error.contains("has 5 bytes; use 32 random ones or more"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tables_and_the_log_level_are_told_by_a_running_edge() {
+    let folder = Folder::new("tables");
+    let (running, _) = Running::start(&folder);
+    let (table, _) = told(&edge(&["ctl", "connections"], &folder.config()));
+    assert!(table.starts_with("ID  DIRECTION  PEER  PHASE"), "{table}");
+    assert!(table.ends_with("0 inbound, 0 outbound\n"), "{table}");
+    let (json, _) = told(&edge(&["ctl", "connections", "--json"], &folder.config()));
+    assert_eq!(json, "[]\n");
+    let wrong = edge(
+        &["ctl", "connections", "--peer", "no domain"],
+        &folder.config(),
+    );
+    assert_eq!(wrong.status.code(), Some(1));
+    let (failures, _) = told(&edge(&["ctl", "failures"], &folder.config()));
+    assert_eq!(failures, "no attempt failed\n");
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    assert!(level.contains("\"level\": \"info\""), "{level}");
+    let set = edge(&["ctl", "log", "warn,dialback=debug"], &folder.config());
+    assert!(set.status.success(), "{set:?}");
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    assert!(level.contains("warn,dialback=debug"), "{level}");
+    running.signal("-TERM");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn a_trace_ends_with_its_time_and_with_its_reader() {
+    let folder = Folder::new("trace");
+    let (mut running, first) = Running::start(&folder);
+    assert!(first.contains("\"s2s\""), "{first}");
+    let started = Instant::now();
+    let trace = edge(
+        &["ctl", "trace", "--peer", "127.0.0.1", "--for", "1s"],
+        &folder.config(),
+    );
+    assert!(trace.status.success(), "{trace:?}");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let wrong = edge(&["ctl", "trace", "--peer", "no peer"], &folder.config());
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        told(&wrong)
+            .1
+            .contains("neither a remote domain nor an address"),
+        "{wrong:?}"
+    );
+    // Readers that hang up make room for others.
+    let socket = folder.0.join("control.sock");
+    for _ in 0..20 {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream
+            .write_all(b"{\"command\":\"trace\",\"peer\":\"vngtp.lab\"}\n")
+            .unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let arguments = ["ctl", "trace", "--peer", "vngtp.lab", "--for", "1s"];
+        if edge(&arguments, &folder.config()).status.success() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the places stay taken");
+    }
+    running.signal("-TERM");
+    running.line("stopped");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn the_exit_code_of_a_probe_tells_its_result() {
+    let folder = Folder::new("probe");
+    let wrong = Command::new(EDGE)
+        .args(["probe", "localhost"])
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let absent = edge(&["probe", "vngtp.lab"], Path::new("/nowhere/edge.yaml"));
+    assert_eq!(absent.status.code(), Some(2), "{absent:?}");
+    let ours = edge(&["probe", "coluc.com"], &folder.config());
+    assert!(told(&ours).1.contains("probe a remote domain"), "{ours:?}");
+    // Nobody listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{address}']}}]\n");
+    folder.write("edge.yaml", &format!("{}{route}", folder.yaml("AllowList")));
+    let bad = edge(&["probe", "vngtp.lab"], &folder.config());
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    let (table, _) = told(&bad);
+    assert!(table.contains("connection refused"), "{table}");
+    assert!(table.contains("-> nothing listens there"), "{table}");
+    let json = edge(&["probe", "vngtp.lab", "--json"], &folder.config());
+    assert_eq!(json.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["good"], false);
+    assert_eq!(report["from"], "coluc.com");
+}
+
 #[test]
 fn a_port_that_is_taken_is_named_with_its_field() {
     let folder = Folder::new("port");

@@ -120,8 +120,12 @@ async fn claim(lab: &Lab, peer: &Peer) -> String {
     Zone { srv: srv((0, ".")), addresses: vec![ip("198.51.100.99")], ..Zone::default() },
     "remote-server-not-found"
 )]
-#[case::direct_tls_only(
-    Zone { direct: vec![(5270, "x.partner.example.")], addresses: vec![ip("198.51.100.99")], ..Zone::default() },
+#[case::direct_tls_to_loopback(
+    Zone { direct: vec![(5270, "x.partner.example.")], addresses: vec![ip("127.0.0.1")], ..Zone::default() },
+    "remote-server-not-found"
+)]
+#[case::direct_tls_switched_off(
+    Zone { direct: vec![(0, ".")], addresses: vec![ip("198.51.100.99")], ..Zone::default() },
     "remote-server-not-found"
 )]
 #[case::loopback(Zone { addresses: vec![ip("127.0.0.1"), ip("::1")], ..Zone::default() }, "remote-server-not-found")]

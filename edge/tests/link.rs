@@ -12,12 +12,14 @@
 mod support;
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
 use xmpp_federation_core::edge_status::LinkState;
+use xmpp_federation_edge::router::Timing;
 
 async fn state(lab: &Lab, expected: LinkState) -> String {
     tokio::time::timeout(support::PATIENCE, async {
@@ -284,4 +286,296 @@ async fn endpoints_come_and_go_with_the_configuration() {
     );
     lab.live.send(std::sync::Arc::new(live(without))).unwrap();
     assert_eq!(link.hear().await, "</stream:stream>");
+}
+
+fn id(stanza: &str) -> usize {
+    attribute(stanza, "message", "id").parse().unwrap()
+}
+
+/// The production times are 20 s for the echo and 30 s for the rest.
+const SHORT: Timing = Timing {
+    echo: Duration::from_millis(800),
+    quiet: Duration::from_secs(30),
+    hold: Duration::from_secs(30),
+    handover: Duration::from_secs(2),
+};
+
+#[tokio::test]
+async fn a_router_that_does_not_echo_in_time_counts_as_broken_and_the_other_link_takes_over() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let lab = Lab::start_with(live(config(&[&peer], &[&first, &second])), SHORT);
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    one.echo.store(false, Ordering::SeqCst);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let sent = Instant::now();
+    for n in 0..3 {
+        bob.say(&message(n)).await;
+    }
+    ids(&mut one, 3).await;
+    // It took them, and nobody knows what became of them: all are reported, none is sent again.
+    let mut back = peer.accept_authenticated("coluc.com").await;
+    for n in 0..3 {
+        let error = back.hear("</message>").await;
+        assert_eq!(id(&error), n);
+        assert!(error.contains("<recipient-unavailable "), "{error}");
+    }
+    assert!(sent.elapsed() >= SHORT.echo, "given up too early");
+    let reason = state(&lab, LinkState::Failed).await;
+    assert!(reason.contains("echo of a ping"), "{reason}");
+    bob.say(&message(3)).await;
+    assert_eq!(id(&two.hear().await), 3);
+}
+
+#[tokio::test]
+async fn a_silent_link_is_pinged_and_broken_when_nobody_answers() {
+    let router = Router::new().await;
+    let timing = Timing {
+        quiet: Duration::from_millis(100),
+        ..SHORT
+    };
+    let lab = Lab::start_with(live(config(&[], &[&router])), timing);
+    let link = router.accept().await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    state(&lab, LinkState::Up).await;
+    link.echo.store(false, Ordering::SeqCst);
+    state(&lab, LinkState::Failed).await;
+    let _again = router.accept().await;
+    state(&lab, LinkState::Up).await;
+}
+
+#[tokio::test]
+async fn an_error_as_answer_to_the_ping_is_a_proof_too() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let lab = Lab::start_with(live(config(&[&peer], &[&router])), SHORT);
+    let mut link = router.accept_stream().await;
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    bob.say(&message(0)).await;
+    let ping = link.hear("</iq>").await;
+    let proof = attribute(&ping, "iq", "id");
+    link.say(&format!(
+        "<iq type='error' id='{proof}' from='{COMPONENT}' to='{COMPONENT}'><error type='cancel'>\
+         <service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+    ))
+    .await;
+    // The next one is not answered.
+    bob.say(&message(1)).await;
+    link.hear("</iq>").await;
+    drop(link);
+    let mut back = peer.accept_authenticated("coluc.com").await;
+    assert_eq!(id(&back.hear("</message>").await), 1);
+    assert!(back.is_silent(Duration::from_millis(200)).await);
+}
+
+#[tokio::test]
+async fn what_no_link_takes_is_held_for_its_time_and_then_reported() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let config = config(&[&peer], &[&router]);
+    drop(router);
+    let timing = Timing {
+        hold: Duration::from_secs(1),
+        ..SHORT
+    };
+    let lab = Lab::start_with(live(config), timing);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let sent = Instant::now();
+    bob.say(&message(0)).await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' type='error' id='9'/>")
+        .await;
+    let mut back = peer.accept_authenticated("coluc.com").await;
+    let error = back.hear("</message>").await;
+    assert_eq!(id(&error), 0);
+    assert!(error.contains("<recipient-unavailable "), "{error}");
+    assert!(sent.elapsed() >= timing.hold, "given up too early");
+    assert!(
+        back.is_silent(Duration::from_millis(300)).await,
+        "an error was answered"
+    );
+}
+
+#[tokio::test]
+async fn the_preferred_node_takes_again_when_it_is_back_without_losing_or_reordering() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
+    let (one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    // Idle when it breaks: nothing is unproven.
+    one.cut().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let writer = tokio::spawn(async move {
+        let mut n = 0;
+        while !stopped.load(Ordering::SeqCst) {
+            let burst: String = (n..n + 50).map(message).collect();
+            bob.say(&burst).await;
+            n += 50;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        (bob, n)
+    });
+    // Under way over the second node before the first one is back.
+    let mut order: Vec<_> = Vec::new();
+    for _ in 0..500 {
+        order.push(id(&two.hear().await));
+    }
+    let mut one = first.accept().await;
+    let switched = id(&one.hear().await);
+    // Whatever was sent before is processed there already: its echo was waited for.
+    while let Ok(stanza) = two.heard.try_recv() {
+        order.push(id(&stanza));
+    }
+    order.push(switched);
+    for _ in 0..500 {
+        order.push(id(&one.hear().await));
+    }
+    stop.store(true, Ordering::SeqCst);
+    let (_bob, count) = writer.await.unwrap();
+    while order.len() < count {
+        order.push(id(&one.hear().await));
+    }
+    assert_eq!(order, (0..count).collect::<Vec<_>>());
+    assert!(two.heard.try_recv().is_err(), "the second node still takes");
+}
+
+#[tokio::test]
+async fn the_preferred_node_waits_for_the_proof_of_the_other_one_for_a_limited_time() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let timing = Timing {
+        echo: Duration::from_mins(1),
+        ..SHORT
+    };
+    let lab = Lab::start_with(live(config(&[&peer], &[&first, &second])), timing);
+    let (one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    one.cut().await;
+    two.echo.store(false, Ordering::SeqCst);
+    bob.say(&message(0)).await;
+    assert_eq!(id(&two.hear().await), 0);
+    let mut one = first.accept().await;
+    let back = Instant::now();
+    bob.say(&message(1)).await;
+    assert_eq!(id(&one.hear().await), 1);
+    assert!(
+        back.elapsed() >= timing.handover / 2,
+        "it may have overtaken the message before it"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_a_reload_takes_away_under_traffic_costs_nothing() {
+    const COUNT: usize = 3000;
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let writer = tokio::spawn(async move {
+        for n in 0..COUNT {
+            bob.say(&message(n)).await;
+        }
+        bob
+    });
+    let mut delivered: Vec<usize> = Vec::new();
+    for _ in 0..COUNT / 3 {
+        delivered.push(id(&one.hear().await));
+    }
+    let without_first = config(&[&peer], &[&second]);
+    lab.live.send(Arc::new(live(without_first))).unwrap();
+    loop {
+        match one.hear().await.as_str() {
+            "</stream:stream>" => break,
+            stanza => delivered.push(id(stanza)),
+        }
+    }
+    while delivered.len() < COUNT {
+        delivered.push(id(&two.hear().await));
+    }
+    assert_eq!(delivered, (0..COUNT).collect::<Vec<_>>());
+    let _bob = writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_clusters_for_the_same_domains_the_one_with_a_link_takes_everything() {
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let mut both = config(&[&peer], &[&first]);
+    let mut other = config(&[], &[&second]).routers.remove(0);
+    other.name = "other".to_owned();
+    both.routers.push(other);
+    let mut live = live(both);
+    live.router_secrets.push(live.router_secrets[0].clone());
+    let lab = Lab::start(live);
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    bob.say(&message(0)).await;
+    assert_eq!(id(&one.hear().await), 0);
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    one.cut().await;
+    // Some may still be meant for the cluster whose link just went.
+    let mut sent = 0;
+    while two.heard.is_empty() {
+        sent += 1;
+        bob.say(&message(sent)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(sent < 500, "nothing goes to the other cluster");
+    }
+    for n in 1..=sent {
+        assert_eq!(id(&two.hear().await), n);
+    }
+    // From now on they go there at once, not by way of the other cluster's queue.
+    let start = Instant::now();
+    for n in sent + 1..sent + 20 {
+        bob.say(&message(n)).await;
+        assert_eq!(id(&two.hear().await), n);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn more_reports_than_a_queue_takes_are_all_told() {
+    const COUNT: usize = 6000;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let mut link = router.accept().await;
+    link.echo.store(false, Ordering::SeqCst);
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let text: String = (0..COUNT).map(message).collect();
+    bob.say(&text).await;
+    ids(&mut link, COUNT).await;
+    link.cut().await;
+    // More than `maxQueuedStanzas`, which is for what the router sends.
+    let mut back = peer.accept_authenticated("coluc.com").await;
+    for n in 0..COUNT {
+        assert_eq!(id(&back.hear("</message>").await), n);
+    }
+}
+
+#[tokio::test]
+async fn a_router_that_sends_only_what_must_be_refused_is_served_and_stays_linked() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let timing = Timing {
+        echo: Duration::from_secs(4),
+        ..SHORT
+    };
+    let lab = Lab::start_with(live(config(&[&peer], &[&router])), timing);
+    let mut link = router.accept().await;
+    let body = "y".repeat(200);
+    let refused = format!(
+        "<message from='alice@coluc.com' to='x@evil.example' id='0'><body>{body}</body></message>"
+    );
+    // 12 MB at once, whose answers fill more than one window; this router reads nothing while it
+    // writes.
+    for _ in 0..40 {
+        link.say(&refused.repeat(1000));
+    }
+    for _ in 0..40_000 {
+        assert!(link.hear().await.contains("<not-allowed "));
+    }
+    state(&lab, LinkState::Up).await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='good'/>");
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    stream.hear("id='good'/>").await;
 }

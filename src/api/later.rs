@@ -4,7 +4,7 @@
 //! value with the sentence; and validation asks again, for objects that were stored under an older
 //! schema. Who implements a value removes its row.
 
-use super::spec::{Activation, Publish, RestartMode, RouterProfile, TlsMode, XmppFederationSpec};
+use super::spec::{Activation, Publish, RestartMode, RouterProfile, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {
@@ -40,25 +40,6 @@ pub const NOT_YET: &[NotYet] = &[
         used: |s| s.edge.autoscaling.is_some(),
     },
     NotYet {
-        schema_path: &["edge"],
-        field: "spec.edge.proxyProtocol",
-        rule: "!has(self.proxyProtocol) || self.proxyProtocol.trustedSources.size() == 0",
-        instead: "remove it and let the load balancer pass connections through",
-        used: |s| {
-            s.edge
-                .proxy_protocol
-                .as_ref()
-                .is_some_and(|p| !p.trusted_sources.is_empty())
-        },
-    },
-    NotYet {
-        schema_path: &["edge"],
-        field: "spec.edge.directTls",
-        rule: "!has(self.directTls) || !self.directTls.enabled",
-        instead: "remove it: peers use STARTTLS on port 5269",
-        used: |s| s.edge.direct_tls.as_ref().is_some_and(|d| d.enabled),
-    },
-    NotYet {
         schema_path: &[],
         field: "spec.dialback.secretRef",
         rule: "!has(self.dialback) || !has(self.dialback.secretRef)",
@@ -78,20 +59,6 @@ pub const NOT_YET: &[NotYet] = &[
     },
     NotYet {
         schema_path: &["tls"],
-        field: "spec.tls.mode Optional or Disabled",
-        rule: "self.mode == 'Required'",
-        instead: "use Required",
-        used: |s| s.tls.mode != TlsMode::Required,
-    },
-    NotYet {
-        schema_path: &["tls"],
-        field: "spec.tls.requireClientCertificates",
-        rule: "!self.requireClientCertificates",
-        instead: "use false: server dialback authenticates peers",
-        used: |s| s.tls.require_client_certificates,
-    },
-    NotYet {
-        schema_path: &["tls"],
         field: "spec.tls.certificate.issuerRef",
         rule: "!has(self.certificate) || !has(self.certificate.issuerRef)",
         instead: "bring a Secret by secretRef (cert-manager can fill it), or remove certificate for one of the operator's own authority",
@@ -104,24 +71,15 @@ pub const NOT_YET: &[NotYet] = &[
     },
     NotYet {
         schema_path: &["tls"],
-        field: "spec.tls.clientCertificate",
-        rule: "!has(self.clientCertificate)",
-        instead: "remove it: the same certificate is shown in both directions",
-        used: |s| s.tls.client_certificate.is_some(),
-    },
-    NotYet {
-        schema_path: &["tls"],
-        field: "spec.tls.revocationLists",
-        rule: "!has(self.revocationLists)",
-        instead: "remove it",
-        used: |s| s.tls.revocation_lists.is_some(),
-    },
-    NotYet {
-        schema_path: &[],
-        field: "spec.peers",
-        rule: "!has(self.peers) || self.peers.size() == 0",
-        instead: "remove it: the general rules apply to all remote domains",
-        used: |s| !s.peers.is_empty(),
+        field: "spec.tls.clientCertificate.issuerRef",
+        rule: "!has(self.clientCertificate) || !has(self.clientCertificate.issuerRef)",
+        instead: "bring a Secret by secretRef, or remove clientCertificate: the same certificate is shown in both directions",
+        used: |s| {
+            s.tls
+                .client_certificate
+                .as_ref()
+                .is_some_and(|c| c.issuer_ref.is_some())
+        },
     },
     NotYet {
         schema_path: &["dns"],

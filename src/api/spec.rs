@@ -42,6 +42,7 @@ use super::values::{Address, DomainName, Duration, Network, any_object, any_obje
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.chatNodeAliases) || self.chatNodeAliases.all(a, !(a in self.domains))").message("list a name either in domains or in chatNodeAliases, not in both").field_path(".chatNodeAliases"))]
+#[x_kube(validation = Rule::new("!has(self.edge.directTls) || !self.edge.directTls.enabled || !has(self.tls) || self.tls.mode != 'Disabled'").message("direct TLS cannot be served while tls.mode is Disabled; disable directTls, or choose Required or Optional").field_path(".edge"))]
 #[x_kube(validation = Rule::new("self.imp.all(i, !has(i.domains) || i.domains.all(d, d in self.domains || (has(self.chatNodeAliases) && d in self.chatNodeAliases)))").message("an entry of imp serves domains of spec.domains or chatNodeAliases only; add the missing one there or remove it from imp").field_path(".imp"))]
 pub struct XmppFederationSpec {
     /// Active: everything. Prepared: everything except rows in IM and Presence and links to its
@@ -606,6 +607,7 @@ fn s2s_port() -> i32 {
 /// Policy towards one remote domain.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tlsMode) || self.tlsMode != 'Disabled' || ((!has(self.requireCertificate) || !self.requireCertificate) && (!has(self.pinnedSha256) || self.pinnedSha256.size() == 0))").message("a certificate cannot be required where tlsMode is Disabled; choose Required, or remove requireCertificate and pinnedSha256").field_path(".tlsMode"))]
 pub struct PeerSpec {
     /// The remote domain.
     pub domain: DomainName,

@@ -1,13 +1,14 @@
-//! Writes the definition of the resource to where people and the chart take it from; `--check`
-//! says whether the committed files are what would be written, and shows the first difference.
+//! Writes the definition of the resource to where people and the chart take it from, and the
+//! reference of reasons; `--check` says whether the committed files are what would be written, and shows the first difference.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use xmpp_federation_operator::api::crd;
+use xmpp_federation_operator::api::{Reason, crd};
+use xmpp_federation_operator::imp::report::reasons as imp_reasons;
 
-/// Generates the CustomResourceDefinition.
+/// Generates the CustomResourceDefinition and the reference of reasons.
 #[derive(Parser)]
 struct Args {
     /// Compare only; exit with 1 if a file differs.
@@ -22,16 +23,19 @@ struct Args {
         ]
     )]
     files: Vec<PathBuf>,
+    /// The reference of the conditions' and events' reasons.
+    #[arg(long, default_value = "docs/reference/reasons.md")]
+    reasons: PathBuf,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let wanted = crd::yaml();
     let handle = if args.check { compare } else { write };
-    let problems: Vec<String> = args
-        .files
-        .iter()
-        .filter_map(|file| handle(file, &wanted).err())
+    let definition = crd::yaml();
+    let wanted = args.files.iter().map(|file| (file, definition.clone()));
+    let problems: Vec<String> = wanted
+        .chain([(&args.reasons, reasons())])
+        .filter_map(|(file, wanted)| handle(file, &wanted).err())
         .collect();
     for problem in &problems {
         eprintln!("{problem}");
@@ -41,6 +45,34 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// One table per catalogue, in its order.
+fn reasons() -> String {
+    let mut text = "# Reasons of conditions and events\n\n\
+        <!-- Generated from src/api/reasons.rs and src/imp/report.rs; `cargo run --bin crdgen` writes it anew. -->\n\n\
+        The message of a condition or event has the values and what to do; this page explains the words.\n"
+        .to_owned();
+    let mut table = |title: &str, rows: &[(&str, &str, &str)]| {
+        text.push_str(&format!(
+            "\n## {title}\n\n| reason | meaning | what to do |\n|---|---|---|\n"
+        ));
+        for (word, meaning, remedy) in rows {
+            let remedy = if remedy.is_empty() { "–" } else { remedy };
+            text.push_str(&format!("| `{word}` | {meaning} | {remedy} |\n"));
+        }
+    };
+    let rows: Vec<_> = Reason::ALL
+        .iter()
+        .map(|reason| (reason.as_str(), reason.meaning(), reason.remedy()))
+        .collect();
+    table("The resource, its pods and its records", &rows);
+    let rows: Vec<_> = imp_reasons::ALL
+        .iter()
+        .map(|reason| (reason.word, reason.meaning, reason.remedy))
+        .collect();
+    table("IM and Presence", &rows);
+    text
 }
 
 fn write(file: &Path, wanted: &str) -> Result<(), String> {

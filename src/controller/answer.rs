@@ -17,7 +17,7 @@ use super::status::Found;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
-use crate::api::{STATUS_MANAGER, XmppFederation};
+use crate::api::{STATUS_MANAGER, XmppFederation, XmppFederationSpec};
 use crate::runtime::metrics::Resource as ResourceLabel;
 
 /// Writes the status if it differs, and tells what changed.
@@ -111,7 +111,7 @@ pub async fn unreadable(context: &Context, invalid: &InvalidObject) -> Result<Ac
             Reason::SpecUnreadable.as_str(),
             format!(
                 "the object does not fit the schema of this release: {}; correct that field",
-                invalid.error
+                misfit(&live, invalid)
             ),
         )),
         active: true,
@@ -133,6 +133,20 @@ pub async fn unreadable(context: &Context, invalid: &InvalidObject) -> Result<Ac
         write_status(context, &namespace, &name, &status).await?;
     }
     Ok(Action::await_change())
+}
+
+/// What does not fit, with the field's path; the watch tells the reason only.
+fn misfit(live: &DynamicObject, invalid: &InvalidObject) -> String {
+    let spec = live.data.get("spec").cloned().unwrap_or_default();
+    let read: Result<XmppFederationSpec, _> = serde_path_to_error::deserialize(spec);
+    match read {
+        Err(error) if error.path().iter().next().is_some() => {
+            format!("spec.{}: {}", error.path(), error.inner())
+        }
+        Err(error) => format!("spec: {}", error.inner()),
+        // It fits by now, or something besides the spec does not.
+        Ok(_) => invalid.error.clone(),
+    }
 }
 
 /// Figures of one resource.

@@ -120,6 +120,8 @@ pub struct EdgePod {
 pub struct Observed {
     /// Users' Secrets.
     pub secrets: Secrets,
+    /// The text of spec.tls.revocationLists; `None`: not asked for, or it does not exist.
+    pub revocation_lists: Option<String>,
     /// Own objects.
     pub live: Live,
     /// Own pods, by name.
@@ -148,6 +150,11 @@ pub fn secret_names(spec: &XmppFederationSpec) -> Vec<String> {
                 .and_then(|c| c.secret_ref.as_ref())
                 .map(|r| r.name.clone()),
             spec.tls
+                .client_certificate
+                .as_ref()
+                .and_then(|c| c.secret_ref.as_ref())
+                .map(|r| r.name.clone()),
+            spec.tls
                 .trust_anchors
                 .secret_ref
                 .as_ref()
@@ -167,13 +174,20 @@ pub async fn run(
     owner: &Owner,
     spec: &XmppFederationSpec,
 ) -> Result<Observed, Error> {
-    let ((secrets, live), pods) = try_join(
-        try_join(secrets(client, owner, spec), Box::pin(live(client, owner))),
-        Box::pin(pods(client, edges, owner)),
+    let ((secrets, revocation_lists), (live, pods)) = try_join(
+        try_join(
+            secrets(client, owner, spec),
+            revocation_lists(client, owner, spec),
+        ),
+        try_join(
+            Box::pin(live(client, owner)),
+            Box::pin(pods(client, edges, owner)),
+        ),
     )
     .await?;
     Ok(Observed {
         secrets,
+        revocation_lists,
         live,
         pods,
     })
@@ -209,6 +223,23 @@ pub async fn secrets(
         Ok((name, read))
     });
     Ok(Secrets(try_join_all(reads).await?.into_iter().collect()))
+}
+
+async fn revocation_lists(
+    client: &Client,
+    owner: &Owner,
+    spec: &XmppFederationSpec,
+) -> Result<Option<String>, Error> {
+    let Some(lists) = &spec.tls.revocation_lists else {
+        return Ok(None);
+    };
+    let reference = &lists.config_map_ref;
+    let found = get(client, Kind::ConfigMap, owner, &reference.name).await?;
+    let text = found.and_then(|object| {
+        let data = object.data.get("data")?.get(&reference.key)?;
+        Some(data.as_str()?.to_owned())
+    });
+    Ok(text)
 }
 
 async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {

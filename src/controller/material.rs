@@ -21,8 +21,12 @@ pub struct Material {
     pub certificate: Result<Certificate, String>,
     /// The routers' shared secret, or why there is none.
     pub router: Result<SecretBytes, String>,
-    /// Further trust anchors, or why there are none.
-    pub anchors: Result<(), String>,
+    /// What else of the user's is mounted, or why it cannot be: anchors, a certificate for
+    /// connecting, revocation lists.
+    pub others: Result<(), String>,
+    /// The bytes of everything mounted that is the user's own, in a fixed order: what changes here
+    /// has to reach the pods.
+    pub brought: Vec<SecretBytes>,
 }
 
 /// The dialback secret.
@@ -76,7 +80,8 @@ pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp)
         dialback: dialback(valid, &observed.live, rotate),
         certificate: certificate(valid, observed, now),
         router: router(valid, observed),
-        anchors: anchors(valid, observed),
+        others: others(valid, observed).map(drop),
+        brought: brought(valid, observed),
     }
 }
 
@@ -207,16 +212,41 @@ fn router(valid: &Validated, observed: &Observed) -> Result<SecretBytes, String>
         .map(|secret| SecretBytes::from_file_contents(secret.expose().to_vec()))
 }
 
-fn anchors(valid: &Validated, observed: &Observed) -> Result<(), String> {
-    match &valid.anchors {
-        None => Ok(()),
-        Some(reference) => observed
+/// What is mounted besides certificate, dialback and router secrets.
+fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, String> {
+    let mut found = Vec::new();
+    if let Some(reference) = &valid.anchors {
+        let purpose = "the authorities of spec.tls.trustAnchors";
+        let anchors = observed
             .secrets
-            .key(
-                &reference.name,
-                &reference.key,
-                "the authorities of spec.tls.trustAnchors",
-            )
-            .map(|_| ()),
+            .key(&reference.name, &reference.key, purpose)?;
+        found.push(anchors.clone());
     }
+    if let Some(name) = &valid.client_certificate {
+        let purpose = "the certificate of spec.tls.clientCertificate";
+        let read = observed.secrets.get(name, purpose)?;
+        found.push(read.key("tls.crt")?.clone());
+        found.push(read.key("tls.key")?.clone());
+    }
+    if let Some(reference) = &valid.revocation_lists {
+        let lists = observed.revocation_lists.as_ref().ok_or_else(|| {
+            format!(
+                "ConfigMap {} with key {:?}, the lists of spec.tls.revocationLists, does not exist in this namespace; create it",
+                reference.name, reference.key
+            )
+        })?;
+        found.push(SecretBytes::new(lists.clone().into_bytes()));
+    }
+    Ok(found)
+}
+
+fn brought(valid: &Validated, observed: &Observed) -> Vec<SecretBytes> {
+    let mut bytes = others(valid, observed).unwrap_or_default();
+    if let Some(name) = &valid.brought_certificate
+        && let Ok(read) = observed.secrets.get(name, "the certificate")
+        && let Ok(key) = read.key("tls.key")
+    {
+        bytes.push(key.clone());
+    }
+    bytes
 }

@@ -212,7 +212,7 @@ fn certificate(found: &Found<'_>) -> Verdict {
             ),
         );
     }
-    if let Err(sentence) = &found.material.anchors {
+    if let Err(sentence) = &found.material.others {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
     Verdict::yes(format!(
@@ -667,7 +667,8 @@ mod tests {
             }),
             certificate: Err("no certificate".to_owned()),
             router: Ok(SecretBytes::new(b"secret".to_vec())),
-            anchors: Ok(()),
+            others: Ok(()),
+            brought: Vec::new(),
         };
         let desired = all(
             &valid,
@@ -710,6 +711,7 @@ mod tests {
     fn verdict(world: &World, kind: Type) -> Verdict {
         let observed = Observed {
             secrets: Secrets::default(),
+            revocation_lists: None,
             live: Live::default(),
             pods: world.pods.clone(),
         };

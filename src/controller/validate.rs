@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use xmpp_federation_core::edge_config::{
-    Cidr, HostPort, HumanDuration, Limits, Privacy, PrivacyMode, StaticRoute, TlsVersion,
+    Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode,
+    TlsVersion,
 };
 use xmpp_federation_core::{ComponentId, Domain, Realm};
 
@@ -57,6 +58,20 @@ pub struct Validated {
     pub pod: PodSpec,
     /// A brought certificate's Secret; `None`: our own authority.
     pub brought_certificate: Option<String>,
+    /// The Secret with the certificate shown where the edge connects; `None`: the same one.
+    pub client_certificate: Option<String>,
+    /// Security mode.
+    pub tls_mode: TlsMode,
+    /// Whether a peer's certificate must be valid and name its domain.
+    pub require_client_certificates: bool,
+    /// ConfigMap and key with revocation lists.
+    pub revocation_lists: Option<spec::ConfigMapKeyRef>,
+    /// TLS from the first byte is served too.
+    pub direct_tls: bool,
+    /// Load balancers whose PROXY headers are believed.
+    pub proxy_sources: Vec<Cidr>,
+    /// Policy per remote domain.
+    pub peers: Vec<Peer>,
     /// Public authorities count.
     pub system_anchors: bool,
     /// Secret and key with further authorities.
@@ -196,6 +211,23 @@ pub fn run(
         spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
         A_NETWORK,
     );
+    let proxy_sources = problems.all(
+        "spec.edge.proxyProtocol.trustedSources",
+        spec.edge
+            .proxy_protocol
+            .iter()
+            .flat_map(|proxy| &proxy.trusted_sources)
+            .map(|n| n.0.as_str()),
+        A_NETWORK,
+    );
+    let peers = peers(&mut problems, spec, &hosted);
+    let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
+    if direct_tls && spec.tls.mode == spec::TlsMode::Disabled {
+        problems.0.push(
+            "spec.edge.directTls: is enabled while spec.tls.mode is Disabled; disable it, or choose Required or Optional"
+                .to_owned(),
+        );
+    }
     let imp = spec
         .imp
         .first()
@@ -242,6 +274,22 @@ pub fn run(
             .as_ref()
             .and_then(|c| c.secret_ref.as_ref())
             .map(|r| r.name.clone()),
+        client_certificate: spec
+            .tls
+            .client_certificate
+            .as_ref()
+            .and_then(|c| c.secret_ref.as_ref())
+            .map(|r| r.name.clone()),
+        tls_mode: tls_mode(spec.tls.mode),
+        require_client_certificates: spec.tls.require_client_certificates,
+        revocation_lists: spec
+            .tls
+            .revocation_lists
+            .as_ref()
+            .map(|lists| lists.config_map_ref.clone()),
+        direct_tls,
+        proxy_sources,
+        peers,
         system_anchors: spec.tls.trust_anchors.system,
         anchors: spec.tls.trust_anchors.secret_ref.clone(),
         min_version: match spec.tls.min_version {
@@ -304,6 +352,69 @@ fn static_routes(
         routes.push(StaticRoute { domain, addresses });
     }
     routes
+}
+
+const fn tls_mode(mode: spec::TlsMode) -> TlsMode {
+    match mode {
+        spec::TlsMode::Required => TlsMode::Required,
+        spec::TlsMode::Optional => TlsMode::Optional,
+        spec::TlsMode::Disabled => TlsMode::Disabled,
+    }
+}
+
+fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = Vec::new();
+    for (i, peer) in spec.peers.iter().enumerate() {
+        let field = format!("spec.peers[{i}]");
+        let Some(domain) = problems.domain(&format!("{field}.domain"), &peer.domain) else {
+            continue;
+        };
+        if hosted.contains(&domain) {
+            problems.0.push(format!(
+                "{field}.domain: {domain} is hosted here; the list names remote domains only"
+            ));
+        }
+        if peers.iter().any(|known| known.domain == domain) {
+            problems.0.push(format!(
+                "{field}.domain: {domain} has two entries; put its policy into one"
+            ));
+        }
+        let mut pinned_sha256 = Vec::new();
+        for text in &peer.pinned_sha256 {
+            match fingerprint(text) {
+                Some(pin) => pinned_sha256.push(hexadecimal(&pin)),
+                None => problems.0.push(format!(
+                    "{field}.pinnedSha256: {text:?} is not a SHA-256 fingerprint of 64 hexadecimal digits"
+                )),
+            }
+        }
+        let mode = peer.tls_mode.unwrap_or(spec.tls.mode);
+        let wants_certificate = peer.require_certificate == Some(true) || !pinned_sha256.is_empty();
+        if mode == spec::TlsMode::Disabled && wants_certificate {
+            problems.0.push(format!(
+                "{field}: a certificate is required from {domain} while TLS towards it is Disabled; choose tlsMode Required, or remove requireCertificate and pinnedSha256"
+            ));
+        }
+        peers.push(Peer {
+            domain,
+            tls_mode: peer.tls_mode.map(tls_mode),
+            require_certificate: peer.require_certificate,
+            pinned_sha256,
+            max_stanza_bytes: peer.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),
+            messages_per_second: peer.messages_per_second.and_then(|n| u32::try_from(n).ok()),
+        });
+    }
+    peers
+}
+
+/// Lower-case digits.
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp {
@@ -493,6 +604,11 @@ mod tests {
     #[case("/imp/0/domains", json!(["other.example"]), "add it there")]
     #[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
     #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
+    #[case("/edge/proxyProtocol", json!({"trustedSources": ["lb"]}), "trustedSources[0]: \"lb\" is not a network")]
+    #[case("/peers", json!([{"domain": "coluc.com"}]), "spec.peers[0].domain: coluc.com is hosted here")]
+    #[case("/peers", json!([{"domain": "a.example"}, {"domain": "a.example"}]), "spec.peers[1].domain: a.example has two entries")]
+    #[case("/peers", json!([{"domain": "a.example", "pinnedSha256": ["zz"]}]), "spec.peers[0].pinnedSha256: \"zz\" is not a SHA-256")]
+    #[case("/peers", json!([{"domain": "a.example", "tlsMode": "Disabled", "requireCertificate": true}]), "choose tlsMode Required")]
     fn a_wrong_value_is_named_with_its_field_and_remedy(
         #[case] path: &str,
         #[case] value: Value,
@@ -504,16 +620,10 @@ mod tests {
 
     #[rstest]
     #[case("/edge/autoscaling", json!({"maxReplicas": 4}))]
-    #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
-    #[case("/edge/directTls", json!({"enabled": true}))]
     #[case("/dialback", json!({"rotateEvery": "2160h"}))]
     #[case("/dialback", json!({"secretRef": {"name": "a", "key": "b"}}))]
-    #[case("/tls", json!({"mode": "Optional"}))]
-    #[case("/tls", json!({"requireClientCertificates": true}))]
     #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
-    #[case("/tls", json!({"clientCertificate": {"secretRef": {"name": "a"}}}))]
-    #[case("/tls", json!({"revocationLists": {"configMapRef": {"name": "a", "key": "b"}}}))]
-    #[case("/peers", json!([{"domain": "vngtp.lab"}]))]
+    #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
     #[case("/imp/0/router/profile", json!("Xcp"))]
     #[case("/imp/0/restart", json!({"mode": "Window"}))]

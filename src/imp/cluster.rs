@@ -15,7 +15,7 @@ use super::control_center::{Commanded, ControlCenter, NotDone};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
-use super::http::Caller;
+use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
@@ -23,7 +23,7 @@ use super::ledger::{ActionRecord, Ledger, RestartAnswer};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
 use super::report::{Event, Removal, Report, reasons};
-use super::verdicts;
+use super::{restart, verdicts};
 
 /// After "busy", a restart is not tried again sooner than this.
 const BUSY: Duration = Duration::from_secs(30);
@@ -33,6 +33,7 @@ const MAX_STEPS: usize = 24;
 /// All IM&P clusters of this operator.
 pub struct Imp {
     store: Arc<dyn LedgerStore>,
+    counter: Arc<dyn Counter>,
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
@@ -67,6 +68,13 @@ impl Imp {
         Self::with(store, Arc::new(SystemClock), None)
     }
 
+    /// The same, counting what is done.
+    #[must_use]
+    pub fn counted_by(mut self, counter: Arc<dyn Counter>) -> Self {
+        self.counter = counter;
+        self
+    }
+
     /// The same with another clock and resolver.
     pub fn with(
         store: Arc<dyn LedgerStore>,
@@ -76,6 +84,7 @@ impl Imp {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
             store,
+            counter: Arc::new(Uncounted),
             clock,
             resolver,
             clusters: Mutex::default(),
@@ -222,7 +231,7 @@ impl Imp {
             });
             match step {
                 Step::Read(read) if !acted => self.read(cluster, desired, read).await,
-                Step::Act(act) if !acted => {
+                Step::Act(act) if !acted && !desired.hold_acts => {
                     acted = true;
                     self.act(cluster, desired, act, &mut events).await;
                 }
@@ -250,6 +259,7 @@ impl Imp {
                 &desired.target,
                 self.resolver.clone(),
                 Arc::clone(&self.logins),
+                Arc::clone(&self.counter),
             ));
             let same_host = cluster
                 .target
@@ -660,9 +670,14 @@ impl Imp {
             let id = Pkid::random().to_string();
             ledger.intend_restart(node, &reason, id, planned, &seen);
         };
+        let cause = cluster
+            .ledger()
+            .and_then(|ledger| restart::need(node, desired.wanted(), ledger))
+            .map_or("unknown", |need| need.word());
         if !self.record(cluster, intent).await {
             return;
         }
+        self.counter.restarted(node, cause);
         cluster.seen.called_control_center(self.clock.now());
         let commanded = control_center(caller, &desired.target, node)
             .restart_router()

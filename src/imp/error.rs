@@ -85,6 +85,30 @@ pub enum CallErrorKind {
     Unexpected(String),
 }
 
+impl CallErrorKind {
+    /// The word used in metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Unauthorized { .. } => "401",
+            Self::Held { .. } => "held",
+            Self::Unrecorded(_) => "unrecorded",
+            Self::Forbidden => "403",
+            Self::Throttled(_) => "throttled",
+            Self::VersionUnsupported => "599",
+            Self::Fault(_) => "fault",
+            Self::Http(_) => "http",
+            Self::Connect(_) => "connect",
+            Self::Certificate(_) => "certificate",
+            Self::Tls(_) => "tls",
+            Self::Timeout => "timeout",
+            Self::Interrupted(_) => "interrupted",
+            Self::TooLarge => "too-large",
+            Self::Malformed(_) => "malformed",
+            Self::Unexpected(_) => "unexpected",
+        }
+    }
+}
+
 impl CallError {
     /// Whether the request may have been carried out all the same.
     pub fn may_have_arrived(&self) -> bool {

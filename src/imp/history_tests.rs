@@ -155,6 +155,7 @@ fn desired() -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),

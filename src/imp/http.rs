@@ -31,11 +31,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Counts what is done to IM&P; words come from small fixed sets.
+pub trait Counter: Send + Sync {
+    /// A call, with its operation and its outcome (`ok`, or a word of [`CallErrorKind::word`]).
+    fn called(&self, operation: &'static str, outcome: &'static str);
+    /// A restart was commanded on a node, for this cause.
+    fn restarted(&self, node: &str, cause: &'static str);
+}
+
+/// Counts nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uncounted;
+
+impl Counter for Uncounted {
+    fn called(&self, _: &'static str, _: &'static str) {}
+    fn restarted(&self, _: &str, _: &'static str) {}
+}
+
 /// Calls the nodes of one cluster.
 #[derive(Clone)]
 pub struct Caller {
     client: reqwest::Client,
     logins: Arc<Logins>,
+    counter: Arc<dyn Counter>,
 }
 
 /// One call.
@@ -48,7 +66,7 @@ pub struct Call<'a> {
     /// Path, with leading slash.
     pub path: &'a str,
     /// Name of the operation, for the log.
-    pub function: &'a str,
+    pub function: &'static str,
     /// The header `SOAPAction`, quotes included.
     pub soap_action: &'a str,
     /// The envelope.
@@ -63,6 +81,7 @@ impl Caller {
         target: &Target,
         resolver: Option<Arc<dyn Resolve>>,
         logins: Arc<Logins>,
+        counter: Arc<dyn Counter>,
     ) -> Result<Self, String> {
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls_config(&target.tls)?)
@@ -84,7 +103,11 @@ impl Caller {
                 target.publisher
             )
         })?;
-        Ok(Self { client, logins })
+        Ok(Self {
+            client,
+            logins,
+            counter,
+        })
     }
 
     /// Calls, and returns the operation's response element.
@@ -99,6 +122,7 @@ impl Caller {
         let permit = match self.logins.begin(&call.account.secret).await {
             Ok(permit) => permit,
             Err(kind) => {
+                self.counter.called(call.function, kind.word());
                 log(&call, 0, &failed(kind.clone()).to_string(), started);
                 return Err(failed(kind));
             }
@@ -117,6 +141,11 @@ impl Caller {
             Err(kind) => Err(kind),
         }
         .map_err(failed);
+        let outcome = result
+            .as_ref()
+            .err()
+            .map_or("ok", |error| error.kind.word());
+        self.counter.called(call.function, outcome);
         let reason = result
             .as_ref()
             .err()

@@ -39,6 +39,8 @@ pub struct Report {
     pub events: Vec<Event>,
     /// When to call again at the latest; zero: at once.
     pub requeue_after: Duration,
+    /// A write or restart is due and was held back as asked for.
+    pub wants_to_act: bool,
 }
 
 /// What a condition says.
@@ -190,90 +192,68 @@ pub struct Removal {
     pub requeue_after: Duration,
 }
 
-/// Reasons of the conditions and events of this module.
+/// Reasons of the conditions and events of this module; the documentation is generated from here.
 pub mod reasons {
-    /// Both accounts were accepted.
-    pub const AUTHENTICATED: &str = "Authenticated";
-    /// Nothing has been asked yet.
-    pub const NOT_TRIED: &str = "NotTried";
-    /// HTTP 401.
-    pub const UNAUTHORIZED: &str = "Unauthorized";
-    /// HTTP 403: a role is missing.
-    pub const FORBIDDEN: &str = "Forbidden";
-    /// No answer.
-    pub const UNREACHABLE: &str = "Unreachable";
-    /// The certificate was refused.
-    pub const CERTIFICATE_REFUSED: &str = "CertificateRefused";
-    /// The server asked to wait, HTTP 503 or an exceeded rate.
-    pub const THROTTLED: &str = "Throttled";
-    /// No AXL version is answered.
-    pub const VERSION_UNSUPPORTED: &str = "AxlVersionUnsupported";
-    /// A SOAP fault.
-    pub const FAULT: &str = "SoapFault";
-    /// An answer that is none.
-    pub const BAD_ANSWER: &str = "BadAnswer";
+    /// One reason.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Reason {
+        /// The word as it stands in a condition or event.
+        pub word: &'static str,
+        /// What it means.
+        pub meaning: &'static str,
+        /// What to do; empty where nothing is to be done.
+        pub remedy: &'static str,
+    }
 
-    /// All rows are there.
-    pub const REGISTERED: &str = "Registered";
-    /// Rows are being written.
-    pub const REGISTERING: &str = "Registering";
-    /// Activation is Prepared.
-    pub const PREPARED: &str = "Prepared";
-    /// Rows of others stand in the table.
-    pub const FOREIGN_COMPONENTS: &str = "ForeignComponents";
-    /// A row with our component id is not ours.
-    pub const IDENTICAL_FOREIGN_ROW: &str = "IdenticalForeignRow";
-    /// Our rows disappear.
-    pub const ROWS_VANISHED: &str = "RowsVanished";
-    /// Another resource has the cluster.
-    pub const CLAIMED: &str = "ClaimedByAnother";
-    /// Writes are switched off.
-    pub const MAINTENANCE: &str = "Maintenance";
-    /// The ledger could not be read or written.
-    pub const LEDGER_UNAVAILABLE: &str = "LedgerUnavailable";
-    /// The node list is empty or has no publisher.
-    pub const NODE_LIST: &str = "NodeListUnusable";
+    /// Declares the reasons: constant, word, meaning, remedy.
+    macro_rules! reasons {
+        ($($name:ident = $word:literal: $meaning:literal, $remedy:literal;)*) => {
+            $(#[doc = $meaning] pub const $name: &str = $word;)*
+            /// All of them, in the catalogue's order.
+            pub const ALL: &[Reason] = &[$(Reason { word: $word, meaning: $meaning, remedy: $remedy },)*];
+        };
+    }
 
-    /// All routers provably read the rows.
-    pub const IN_SYNC: &str = "InSync";
-    /// Waits for the propagation delay.
-    pub const PROPAGATING: &str = "Propagating";
-    /// A restart is under way or next.
-    pub const RESTARTING: &str = "Restarting";
-    /// Nodes wait for a human to restart them.
-    pub const RESTART_BY_HAND: &str = "RestartByHand";
-    /// IM&P refuses to restart the router over its interface.
-    pub const RESTART_REFUSED: &str = "RestartRefused";
-    /// A command may or may not have arrived.
-    pub const RESTART_OUTCOME_UNKNOWN: &str = "RestartOutcomeUnknown";
-    /// A restart did not finish.
-    pub const RESTART_HANGS: &str = "RestartHangs";
-    /// Waits for `minInterval`.
-    pub const MIN_INTERVAL: &str = "MinInterval";
-    /// Another node has to be healthy first.
-    pub const NODE_NOT_HEALTHY: &str = "NodeNotHealthy";
-    /// The first node's link has to work first.
-    pub const CANARY: &str = "WaitingForFirstLink";
-    /// Nothing is proven.
-    pub const UNPROVEN: &str = "Unproven";
-
-    /// IM&P's own federation is off.
-    pub const FEDERATION_OFF: &str = "NotActivated";
-    /// IM&P's own federation is on.
-    pub const FEDERATION_ON: &str = "FederationOn";
-    /// The service is stopped or unreadable.
-    pub const FEDERATION_UNKNOWN: &str = "NotProven";
-
-    /// Event: a row was inserted.
-    pub const ROW_INSERTED: &str = "RowInserted";
-    /// Event: a row was deleted.
-    pub const ROW_DELETED: &str = "RowDeleted";
-    /// Event: a row was adopted.
-    pub const ROW_ADOPTED: &str = "RowAdopted";
-    /// Event: a restart was commanded.
-    pub const ROUTER_RESTART: &str = "RouterRestart";
-    /// Event: a router is back and has read the rows.
-    pub const ROUTER_IN_SYNC: &str = "RouterInSync";
-    /// Event: rows are gone, routers still know them.
-    pub const RESTART_WOULD_CLEAN: &str = "RestartWouldClean";
+    reasons! {
+        AUTHENTICATED = "Authenticated": "Both accounts were accepted.", "";
+        NOT_TRIED = "NotTried": "Nothing has been asked yet.", "Wait for the first look.";
+        UNAUTHORIZED = "Unauthorized": "HTTP 401: IM&P refuses name or password; this version of the Secret is not used again for an hour.", "Correct the Secret named in the message, try it at the test URL there.";
+        FORBIDDEN = "Forbidden": "HTTP 403: the account lacks a role.", "Give it Standard AXL API Access (AXL) or a serviceability role (Control Center), as the message says.";
+        UNREACHABLE = "Unreachable": "No answer, or no connection.", "Check name, port 8443 and the network between operator and IM&P.";
+        CERTIFICATE_REFUSED = "CertificateRefused": "The tomcat certificate of IM&P is not accepted.", "Put its authority into imp[].tls.caSecretRef, or its fingerprint into pinnedSha256.";
+        THROTTLED = "Throttled": "IM&P asked to wait: HTTP 503, or an exceeded rate.", "Wait; it is tried again by itself.";
+        VERSION_UNSUPPORTED = "AxlVersionUnsupported": "No AXL version is answered.", "Check imp[].axl.version, and that the AXL service is activated.";
+        FAULT = "SoapFault": "IM&P answered with a SOAP fault.", "Read the message; it is IM&P's.";
+        BAD_ANSWER = "BadAnswer": "The answer is not one of AXL or Control Center.", "Check that imp[].publisher names an IM&P publisher and no proxy stands between.";
+        REGISTERED = "Registered": "All rows are there.", "";
+        REGISTERING = "Registering": "Rows are being written.", "Wait.";
+        PREPARED = "Prepared": "spec.activation is Prepared: no rows are written.", "Set activation to Active at the cut-over.";
+        FOREIGN_COMPONENTS = "ForeignComponents": "Rows of others stand in the table, another federation edge is registered.", "Turn that one off, or set imp[].foreignComponents to Tolerate.";
+        IDENTICAL_FOREIGN_ROW = "IdenticalForeignRow": "A row with our component id was not written by this operator.", "Take it over with the annotation xmppfederation.io/adopt-rows, or remove it.";
+        ROWS_VANISHED = "RowsVanished": "Rows of ours were removed twice: something else writes the table.", "Find the other writer (Expressway-C?), then ask for a look with xmppfederation.io/refresh.";
+        CLAIMED = "ClaimedByAnother": "Another resource has this IM&P cluster.", "Delete one of the two, or set it to Prepared.";
+        MAINTENANCE = "Maintenance": "imp[].maintenance is true: no writes, no restarts.", "Set it to false after the upgrade.";
+        LEDGER_UNAVAILABLE = "LedgerUnavailable": "The record of what was done to this cluster cannot be read or written; nothing is done without it.", "Check the operator's right to ConfigMaps in its namespace.";
+        NODE_LIST = "NodeListUnusable": "IM&P's node list is empty or has no publisher.", "Check the account's rights and that imp[].publisher is the publisher.";
+        IN_SYNC = "InSync": "All routers provably read the rows.", "";
+        PROPAGATING = "Propagating": "The rows are on their way to all nodes.", "Wait for imp[].restart.propagationDelay.";
+        RESTARTING = "Restarting": "A router restart is under way or next.", "Wait.";
+        RESTART_BY_HAND = "RestartByHand": "Routers wait to be restarted by a person, because the mode is Manual.", "Restart Cisco XCP Router on the nodes named in the message.";
+        RESTART_REFUSED = "RestartRefused": "IM&P refuses to restart the router over its interface.", "Restart it by hand as the message says.";
+        RESTART_OUTCOME_UNKNOWN = "RestartOutcomeUnknown": "A restart command may or may not have arrived.", "Look at the node; ask for another one with xmppfederation.io/restart-routers.";
+        RESTART_HANGS = "RestartHangs": "A restart did not finish.", "Look at the node's services in Cisco Unified IM and Presence Serviceability.";
+        MIN_INTERVAL = "MinInterval": "The node was restarted less than imp[].restart.minInterval ago.", "Wait, or ask with xmppfederation.io/restart-routers.";
+        NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
+        CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
+        UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
+        FEDERATION_OFF = "NotActivated": "IM&P's own XMPP federation is off, as it must be.", "";
+        FEDERATION_ON = "FederationOn": "IM&P's own XMPP federation is on.", "Turn it off: Presence > Inter-Domain Federation > XMPP Federation > Settings.";
+        FEDERATION_UNKNOWN = "NotProven": "Its service is stopped or cannot be read, which proves nothing.", "Look at Presence > Inter-Domain Federation > XMPP Federation > Settings.";
+        ROW_INSERTED = "RowInserted": "Event: a row was inserted, or not.", "";
+        ROW_DELETED = "RowDeleted": "Event: a row was deleted, or not.", "";
+        ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
+        ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
+        ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
+        RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
+    }
 }

@@ -9,6 +9,7 @@
 //! asks; and on the very first registration the second node waits for the first one's link.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
@@ -161,29 +162,60 @@ fn running<'a>(
     }
 }
 
+/// Why a router has to be restarted; displays as a sentence's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Rows that it has not read, by component id.
+    Rows(Vec<ComponentId>),
+    /// A round that was asked for, or that IM&P's own federation calls for.
+    Round(RoundCause),
+}
+
+impl Need {
+    /// The word used in metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Rows(_) => "rows",
+            Self::Round(RoundCause::Requested(_)) => "requested",
+            Self::Round(RoundCause::FederationOff) => "federation-off",
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows(ids) => write!(
+                f,
+                "its router has not read the new row of {}",
+                names(ids.iter().map(ComponentId::as_str))
+            ),
+            Self::Round(RoundCause::Requested(token)) => write!(
+                f,
+                "the annotation xmppfederation.io/restart-routers asks for it ({token:?})"
+            ),
+            Self::Round(RoundCause::FederationOff) => {
+                f.write_str("IM&P's own XMPP federation was turned off")
+            }
+        }
+    }
+}
+
 /// Why this node's router has to be restarted, if it has to.
-pub fn need(node: &str, ids: &[ComponentId], ledger: &Ledger) -> Option<String> {
-    let unread: Vec<&str> = ids
+pub fn need(node: &str, ids: &[ComponentId], ledger: &Ledger) -> Option<Need> {
+    let unread: Vec<ComponentId> = ids
         .iter()
         .filter(|id| asks_restart(id, ledger) && !ledger.has_loaded(node, id))
-        .map(ComponentId::as_str)
+        .cloned()
         .collect();
     if !unread.is_empty() {
-        return Some(format!(
-            "its router has not read the new row of {}",
-            unread.join(", ")
-        ));
+        return Some(Need::Rows(unread));
     }
     ledger
         .rounds
         .iter()
         .find(|round| round.pending.contains(node))
-        .map(|round| match &round.cause {
-            RoundCause::Requested(token) => {
-                format!("the annotation xmppfederation.io/restart-routers asks for it ({token:?})")
-            }
-            RoundCause::FederationOff => "IM&P's own XMPP federation was turned off".to_owned(),
-        })
+        .map(|round| Need::Round(round.cause.clone()))
 }
 
 fn asks_restart(id: &ComponentId, ledger: &Ledger) -> bool {
@@ -209,7 +241,7 @@ pub fn next(input: Input<'_>) -> Next {
     };
     let needy: Vec<(&Node, String)> = nodes
         .iter()
-        .filter_map(|node| need(&node.name, ids, ledger).map(|reason| (node, reason)))
+        .filter_map(|node| need(&node.name, ids, ledger).map(|need| (node, need.to_string())))
         .collect();
     if needy.is_empty() {
         return Next::Nothing;
@@ -528,7 +560,7 @@ pub fn asked_of_human(input: Input<'_>) -> Option<Waiting> {
         .filter_map(|node| {
             Some((
                 node.name.as_str(),
-                need(&node.name, input.ids, input.ledger)?,
+                need(&node.name, input.ids, input.ledger)?.to_string(),
             ))
         })
         .collect();

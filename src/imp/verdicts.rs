@@ -78,6 +78,7 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         recent_actions: ledger.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
         events,
         requeue_after,
+        wants_to_act: desired.hold_acts && matches!(input.step, Step::Act(_)),
     }
 }
 
@@ -537,9 +538,9 @@ fn pending(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> Option<Pendin
             reason: restart.reason.clone(),
             started_at: Some(restart.planned.wall.to_string()),
         }),
-        None => need(node, wanted, ledger).map(|reason| PendingRestart {
+        None => need(node, wanted, ledger).map(|need| PendingRestart {
             id: String::new(),
-            reason,
+            reason: need.to_string(),
             started_at: None,
         }),
     }

@@ -165,11 +165,41 @@ impl Metrics {
         }
     }
 
+    /// Counts a request to the Kubernetes API, by its HTTP method and whether it opens a watch.
+    pub fn count_api_request(&self, method: &http::Method, query: Option<&str>) {
+        let watches = query.is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
+        let value = match method.as_str() {
+            "GET" if watches => "watch",
+            "GET" => "get",
+            "POST" => "create",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            "DELETE" => "delete",
+            _ => "other",
+        };
+        self.api_requests.get_or_create(&Word { value }).inc();
+    }
+
     /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+}
+
+impl crate::imp::http::Counter for Metrics {
+    fn called(&self, operation: &'static str, outcome: &'static str) {
+        let call = Call { operation, outcome };
+        self.axl_requests.get_or_create(&call).inc();
+    }
+
+    fn restarted(&self, node: &str, cause: &'static str) {
+        let restart = Restart {
+            node: node.to_owned(),
+            reason: cause,
+        };
+        self.router_restarts.get_or_create(&restart).inc();
     }
 }
 
@@ -188,7 +218,13 @@ mod tests {
                 outcome: "ok",
             })
             .inc();
+        metrics.count_api_request(&http::Method::GET, Some("limit=500&watch=true"));
+        metrics.count_api_request(&http::Method::GET, Some("limit=500"));
         let text = metrics.encode().unwrap();
+        for verb in ["watch", "get"] {
+            let line = format!("xmpp_federation_api_requests_total{{value=\"{verb}\"}} 1");
+            assert!(text.contains(&line), "{text}");
+        }
         let line =
             r#"xmpp_federation_axl_requests_total{operation="executeSQLQuery",outcome="ok"} 1"#;
         assert!(text.contains(line), "{text}");

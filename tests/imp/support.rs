@@ -316,6 +316,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),

@@ -60,7 +60,8 @@ fn default_drain_delay() -> HumanDuration {
 pub struct Listen {
     /// Server-to-server streams with STARTTLS. Default [::]:5269.
     pub s2s: SocketAddr,
-    /// Server-to-server streams with TLS from the first byte (XEP-0368). Default: none.
+    /// Server-to-server streams with TLS from the first byte (XEP-0368), port 5270 as a rule;
+    /// published as `_xmpps-server._tcp`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_tls: Option<SocketAddr>,
     /// Health, metrics and status over HTTP. Default [::]:8080.
@@ -229,12 +230,16 @@ pub struct Peer {
     /// authority nor name, dates or revocation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pinned_sha256: Vec<String>,
-    /// Largest stanza taken from it, bytes.
+    /// Largest stanza taken from it, bytes; at least 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stanza_bytes: Option<usize>,
-    /// Stanzas taken from it per second.
+    /// Stanzas taken from it per second, over all of its streams; a burst of one second passes at
+    /// once, then it is read no faster. Nothing is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Option<u32>,
+    /// Bytes of stanzas taken from it per second, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Name resolution.
@@ -314,11 +319,12 @@ pub struct Limits {
     pub max_queued_stanzas: usize,
     /// Bytes waiting for one remote domain.
     pub max_queued_bytes: usize,
-    /// Time for TCP, TLS and stream negotiation together.
+    /// Time for a PROXY header, TLS and stream negotiation together.
     pub negotiation_timeout: HumanDuration,
     /// Time for a dialback answer, and for a stanza to wait for its stream.
     pub dialback_timeout: HumanDuration,
-    /// A stream without stanzas is closed after this time.
+    /// A stream without stanzas is closed after this time; one on which nobody is authenticated
+    /// after a minute at the latest.
     pub idle_timeout: HumanDuration,
 }
 
@@ -346,7 +352,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct ProxyProtocol {
-    /// Networks of trusted load balancers; empty: no PROXY headers.
+    /// Networks of trusted load balancers, whose connections must begin with a PROXY header
+    /// (version 1 or 2); nobody else's may. Empty: no PROXY headers.
     pub trusted_sources: Vec<Cidr>,
 }
 

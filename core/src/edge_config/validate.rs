@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::types::{EdgeConfig, LinkProfile, TlsMode};
 
@@ -95,6 +96,7 @@ impl EdgeConfig {
         self.check_domains(&mut found);
         self.check_tls(&mut found);
         self.check_peers(&mut found);
+        self.check_listeners(&mut found);
         self.check_routers(&mut found);
         self.check_limits(&mut found);
         found.0
@@ -160,7 +162,6 @@ impl EdgeConfig {
     }
 
     fn check_tls(&self, found: &mut Problems) {
-        let later = "is not available in this release; ";
         if self.uses_tls() && self.tls.certificates.is_empty() {
             found.add(
                 "tls.certificates",
@@ -171,18 +172,6 @@ impl EdgeConfig {
             found.add(
                 "tls.requireClientCertificates",
                 "true cannot hold with tls.mode Disabled, where nobody shows a certificate; use false, or mode Required or Optional",
-            );
-        }
-        if self.listen.direct_tls.is_some() {
-            found.add(
-                "listen.directTls",
-                &format!("{later}remove it: peers use STARTTLS on listen.s2s"),
-            );
-        }
-        if !self.proxy_protocol.trusted_sources.is_empty() {
-            found.add(
-                "proxyProtocol.trustedSources",
-                &format!("{later}use an empty list"),
             );
         }
     }
@@ -233,6 +222,37 @@ impl EdgeConfig {
                         &format!("true cannot hold with tlsMode Disabled, where nobody shows a certificate; {remedy}"),
                     );
                 }
+            }
+        }
+    }
+
+    fn check_listeners(&self, found: &mut Problems) {
+        if let Some(direct) = self.listen.direct_tls {
+            if self.tls.mode == TlsMode::Disabled {
+                found.add(
+                    "listen.directTls",
+                    "needs TLS, which tls.mode Disabled rules out; remove it, or use Required or Optional",
+                );
+            }
+            for (other, address) in [("s2s", self.listen.s2s), ("admin", self.listen.admin)] {
+                if overlap(direct, address) {
+                    found.add(
+                        "listen.directTls",
+                        &format!(
+                            "{direct} is taken by listen.{other} already; give it a port of its own, 5270 as a rule"
+                        ),
+                    );
+                }
+            }
+        }
+        for (i, network) in self.proxy_protocol.trusted_sources.iter().enumerate() {
+            if network.prefix() == 0 {
+                found.add(
+                    &format!("proxyProtocol.trustedSources[{i}]"),
+                    &format!(
+                        "{network} is every address, so every peer could claim to be another; list the networks of the load balancers only"
+                    ),
+                );
             }
         }
     }
@@ -311,6 +331,12 @@ impl EdgeConfig {
             }
         }
     }
+}
+
+/// Whether two sockets cannot listen at these addresses at once. Port 0 is a different one each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let wide = |address: SocketAddr| address.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || wide(a) || wide(b))
 }
 
 struct Problems(Vec<Problem>);
@@ -434,6 +460,56 @@ routers:
         assert!(error.contains(says), "{error}");
     }
 
+    #[rstest]
+    #[case("listen:\n  directTls: '[::]:5270'\n", "")]
+    #[case(
+        "listen:\n  s2s: '192.0.2.1:5269'\n  directTls: '192.0.2.2:5269'\n",
+        ""
+    )]
+    #[case("listen: {s2s: '127.0.0.1:0', directTls: '127.0.0.1:0'}\n", "")]
+    #[case(
+        "listen:\n  directTls: '[::]:5269'\n",
+        "line 22: listen.directTls: [::]:5269 is taken by listen.s2s already"
+    )]
+    #[case(
+        "listen:\n  directTls: '192.0.2.1:8080'\n",
+        "line 22: listen.directTls: 192.0.2.1:8080 is taken by listen.admin already"
+    )]
+    #[case(
+        "proxyProtocol:\n  trustedSources:\n  - 10.0.0.0/8\n  - 2001:db8::/32\n",
+        ""
+    )]
+    #[case(
+        "proxyProtocol:\n  trustedSources:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n",
+        "line 24: proxyProtocol.trustedSources[1]: 0.0.0.0/0 is every address"
+    )]
+    #[case(
+        "proxyProtocol:\n  trustedSources: [balancer.example]\n",
+        "\"balancer.example\" is not a network such as 192.0.2.0/24"
+    )]
+    fn listeners_and_trusted_sources_are_checked(#[case] more: &str, #[case] says: &str) {
+        let result = EdgeConfig::from_yaml(&format!("{GOOD}{more}"));
+        match result {
+            Ok(_) => assert_eq!(says, "", "{more} was accepted"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!says.is_empty() && error.contains(says), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn direct_tls_without_tls_is_refused() {
+        let text = format!("{GOOD}listen:\n  directTls: '[::]:5270'\n");
+        let error = EdgeConfig::from_yaml(&text.replacen("Required", "Disabled", 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 22: listen.directTls: needs TLS, which tls.mode Disabled"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_domain_both_hosted_and_routed_is_refused() {
         let text = format!(
@@ -534,13 +610,13 @@ routers:
     ) {
         let mut text = GOOD.replacen(from, to, 1);
         if !peers.is_empty() {
-            text += &format!("peers:\n{peers}");
+            text = text + "peers:\n" + peers;
         }
         let read = EdgeConfig::from_yaml(&text).map_err(|error| error.to_string());
         match (read, refused) {
             (Ok(_), None) => {}
             (Err(error), Some(says)) => {
-                assert!(error.contains(says), "{error}\nshould contain\n{says}")
+                assert!(error.contains(says), "{error}\nshould contain\n{says}");
             }
             (read, refused) => panic!("{read:?} and not {refused:?}"),
         }

@@ -94,6 +94,11 @@ pub struct Cidr {
 const CIDR: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
 
 impl Cidr {
+    /// Length of the network part, bits.
+    pub const fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether the address lies in the network; a v4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {

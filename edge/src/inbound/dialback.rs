@@ -15,11 +15,21 @@ use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::registry::PairInfo;
-use crate::stream::{Failure, stanza_limits};
+use crate::stream::Failure;
 use crate::xml::{Element, StreamErrorCondition};
 
 /// Keys of one stream being verified at once.
 const PER_STREAM: usize = 16;
+
+/// A key that is being verified.
+#[derive(Debug)]
+pub(super) struct Shown {
+    local: Domain,
+    remote: Domain,
+    key: String,
+    /// Shown again meanwhile: answered as often, verified once.
+    again: Vec<Received>,
+}
 
 /// A key that was verified, or not.
 pub(super) struct Verified {
@@ -71,7 +81,8 @@ impl Session {
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
         let peer = self.guard.entry.peer;
-        refusal.log(Direction::Inbound, peer, Some(local), Some(remote));
+        self.edge
+            .refused(Direction::Inbound, peer, Some(local), Some(remote), refusal);
     }
 
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
@@ -104,6 +115,7 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
+        self.guard.update(|detail| detail.verifies = true);
         self.edge
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
@@ -128,12 +140,31 @@ impl Session {
                 "a domain hosted here cannot come in from outside",
             ));
         }
-        let refusal = self.refusal(live, &local, &remote).or_else(|| {
+        let mut refusal = self.refusal(live, &local, &remote);
+        if refusal.is_none() {
+            let shown = self
+                .shown
+                .iter_mut()
+                .find(|shown| shown.local == local && shown.remote == remote);
+            if let Some(shown) = shown {
+                if shown.key == request.key && shown.again.len() < PER_STREAM {
+                    shown.again.push(request);
+                    return Ok(());
+                }
+                // The answer names the pair and the stream's id, not the key: two could not be
+                // told apart.
+                return self.refuse_key(
+                    &request,
+                    "conflict",
+                    "another key of this pair is being verified",
+                );
+            }
             let most = limits.max_pairs_per_stream;
             let full =
                 self.pending.len() >= PER_STREAM || self.pairs.len() + self.pending.len() >= most;
-            full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"))
-        });
+            refusal =
+                full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
+        }
         // A quarter of all for one address: it cannot keep the others from being verified.
         let most = limits.max_verifications.div_ceil(4);
         let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
@@ -159,7 +190,14 @@ impl Session {
             remote,
             id: self.id.clone(),
             key: request.key.clone(),
+            until: Instant::now() + limits.dialback_timeout.0,
         };
+        self.shown.push(Shown {
+            local: question.local.clone(),
+            remote: question.remote.clone(),
+            key: question.key.clone(),
+            again: Vec::new(),
+        });
         let edge = self.edge.clone();
         let since = Instant::now();
         self.pending.push(Box::pin(async move {
@@ -172,6 +210,20 @@ impl Session {
             }
         }));
         Ok(())
+    }
+
+    fn refuse_key(
+        &mut self,
+        request: &Received,
+        condition: &'static str,
+        reason: &'static str,
+    ) -> Result<(), Failure> {
+        let refusal = Refusal::new(Check::Dialback, reason);
+        self.log(&refusal, &request.to_domain, &request.from_domain);
+        self.edge
+            .metrics
+            .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
+        self.answer(request, Reply::Error(condition))
     }
 
     /// The authoritative server answered, or could not.
@@ -195,11 +247,11 @@ impl Session {
             Outcome::Valid => None,
             Outcome::Invalid => Some(Refusal::new(
                 Check::Dialback,
-                "the authoritative server says that the key is not its own",
+                format!("the key shown for {local} is not one of {remote}"),
             )),
             Outcome::Failed(condition) => Some(Refusal::new(
                 Check::Dialback,
-                format!("the authoritative server could not be asked: {condition}"),
+                format!("the key shown for {local} could not be verified: {condition}"),
             )),
         });
         if let Some(refusal) = &refusal {
@@ -221,6 +273,15 @@ impl Session {
             "state of the pair changed"
         );
         self.answer(&request, answer)?;
+        let shown = self
+            .shown
+            .iter()
+            .position(|shown| shown.local == local && shown.remote == remote);
+        if let Some(place) = shown {
+            for again in self.shown.swap_remove(place).again {
+                self.answer(&again, answer)?;
+            }
+        }
         match answer {
             Reply::Valid => self.authenticated(&live, local, remote, Mechanism::Dialback),
             Reply::Invalid => {
@@ -242,9 +303,6 @@ impl Session {
         remote: Domain,
         mechanism: Mechanism,
     ) {
-        self.wire
-            .framer
-            .set_limits(stanza_limits(&live.config.limits));
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
@@ -266,5 +324,6 @@ impl Session {
             });
             self.pairs.push(pair);
         }
+        self.wire.framer.set_limits(self.limits(live));
     }
 }

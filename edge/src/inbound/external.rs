@@ -74,6 +74,7 @@ impl Session {
                 "more was sent behind <auth/> before its answer",
             )),
             Ok(()) => {
+                self.edge.metrics.sasl(Direction::Inbound, "success");
                 self.wire.queue(format!("<success xmlns='{}'/>", ns::SASL));
                 self.wire.restart();
                 self.external.restarting = true;
@@ -81,9 +82,16 @@ impl Session {
                 Ok(())
             }
             Err((condition, refusal)) => {
+                self.edge.metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
                 let peer = self.guard.entry.peer;
-                refusal.log(Direction::Inbound, peer, to.as_ref(), from.as_ref());
+                self.edge.refused(
+                    Direction::Inbound,
+                    peer,
+                    to.as_ref(),
+                    from.as_ref(),
+                    &refusal,
+                );
                 let sasl = ns::SASL;
                 self.wire
                     .queue(format!("<failure xmlns='{sasl}'><{condition}/></failure>"));
@@ -143,7 +151,7 @@ impl Session {
         self.wire.queue(answer_header(live, Some(theirs), &id));
         self.id = id;
         self.external.restarting = false;
-        let announced = read_header(live, theirs, self.guard.entry.peer)?;
+        let announced = read_header(&self.edge, live, theirs, self.guard.entry.peer)?;
         if announced.pre_xmpp_1 {
             return Err(Failure::fault(
                 StreamErrorCondition::UnsupportedVersion,
@@ -161,7 +169,7 @@ impl Session {
                 "from and to must be named after SASL",
             ));
         };
-        self.wire.queue(features(live, None, false));
+        self.wire.queue(features(live, Some(&remote), None, false));
         tracing::info!(
             mechanism = Mechanism::External.as_str(), %local, %remote,
             peer = %self.guard.entry.peer, from = "PENDING", to = "CONNECTED",

@@ -7,8 +7,9 @@
 //! | Optional | offered | goes on |
 //! | Disabled | not offered; `<failure/>` and the end if asked for | goes on |
 //!
-//! The mode is that of the domain which the header names as `from`, and the general one until then.
-//! Every domain that comes up later on the stream is held to its own ([`terms::check`]).
+//! Where TLS came first ([`Service::DirectTls`]), there is only what follows it, and mode Disabled
+//! refuses. The mode is that of the domain which the header names as `from`, and the general one
+//! until then. Every domain that comes up later on the stream is held to its own ([`terms::check`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
 use crate::stanza::is_stanza;
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
 use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
@@ -87,7 +89,8 @@ pub(super) fn answer_header(live: &Live, theirs: Option<&StreamHeader>, id: &Str
         from: Some(theirs.and_then(|h| h.to.as_deref()).unwrap_or(fallback)),
         to: theirs.and_then(|h| h.from.as_deref()),
         id: Some(id.as_str()),
-        version: true,
+        // A server from before XMPP 1.0 is answered as such (RFC 6120 section 4.7.5).
+        version: !theirs.is_some_and(|theirs| matches!(major_version(theirs), Ok(None))),
         dialback: true,
     };
     // What the framer let in can be written again.
@@ -101,6 +104,7 @@ pub fn header_for_error(live: &Live) -> String {
 
 /// Judges the peer's header; ours has been written by then, since an error needs it first.
 pub(super) fn read_header(
+    edge: &Edge,
     live: &Live,
     theirs: &StreamHeader,
     peer: SocketAddr,
@@ -126,7 +130,13 @@ pub(super) fn read_header(
     );
     let log = |check: Check, reason: String| {
         let refusal = Refusal::new(check, reason);
-        refusal.log(Direction::Inbound, peer, to.as_ref(), from.as_ref());
+        edge.refused(
+            Direction::Inbound,
+            peer,
+            to.as_ref(),
+            from.as_ref(),
+            &refusal,
+        );
         refusal
     };
     if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
@@ -134,11 +144,7 @@ pub(super) fn read_header(
     }
     if let Some(from) = &from {
         if live.hosted.contains(from) {
-            log(Check::Policy, format!("{from} is hosted here"));
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidFrom,
-                "a domain hosted here cannot come in from outside",
-            ));
+            return Err(log(Check::OwnDomain, format!("{from} is hosted here")).into());
         }
         if let Err(denied) = live.policy.check(from) {
             let reason = format!("{from} may not federate: {denied}");
@@ -152,7 +158,13 @@ pub(super) fn read_header(
 }
 
 /// Our features; `starttls`: in which mode it is offered, `None` when TLS is up or not wanted.
-pub(super) fn features(live: &Live, starttls: Option<TlsMode>, external: bool) -> String {
+/// `from`: who the peer says it is.
+pub(super) fn features(
+    live: &Live,
+    from: Option<&Domain>,
+    starttls: Option<TlsMode>,
+    external: bool,
+) -> String {
     let mut w = XmlWriter::new();
     w.start("stream:features");
     if let Some(mode) = starttls {
@@ -175,15 +187,19 @@ pub(super) fn features(live: &Live, starttls: Option<TlsMode>, external: bool) -
     }
     let limits = &live.config.limits;
     w.start("limits").attr("xmlns", ns::STREAM_LIMITS);
-    w.start("max-bytes")
-        .text(&limits.max_stanza_bytes.to_string())
-        .end();
+    // Dialback has no features after it: what holds then is told now.
+    let largest = live.policy.terms(from).max_stanza_bytes;
+    w.start("max-bytes").text(&largest.to_string()).end();
     w.start("idle-seconds")
         .text(&limits.idle_timeout.0.as_secs().to_string())
         .end();
     w.end().end();
     // Numbers and fixed names are always writable.
     w.finish().unwrap_or_default()
+}
+
+fn tls_disabled() -> std::io::Error {
+    std::io::Error::other("TLS is disabled now, which leaves nothing to say on this port")
 }
 
 /// One connection being negotiated. Time limits are the caller's.
@@ -204,8 +220,15 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Starts in clear, with STARTTLS where the mode has it.
-    pub(super) async fn run(mut self) -> Result<Negotiated, Failure> {
+    /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
+    pub(super) async fn run(mut self, service: Service) -> Result<Negotiated, Failure> {
+        if service == Service::DirectTls {
+            // The listener outlives a reload that disables TLS.
+            let config = self.live.tls.server.as_deref().map(direct_tls::server);
+            let config = config.ok_or_else(tls_disabled)?;
+            self.start_tls(config, &Addresses::default()).await?;
+            return self.over_tls(None).await;
+        }
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
         let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
@@ -227,7 +250,7 @@ impl<'a> Negotiation<'a> {
         }
         let server = self.live.tls.server.clone();
         let offered = Some(mode).filter(|mode| *mode != TlsMode::Disabled && server.is_some());
-        let text = features(&self.live, offered, false);
+        let text = features(&self.live, addresses.from.as_ref(), offered, false);
         self.wire.send(text).await?;
         match (self.asked(mode, offered, &addresses).await?, server) {
             (None, Some(server)) => {
@@ -264,10 +287,16 @@ impl<'a> Negotiation<'a> {
                 ));
             }
             before.check_kept(&addresses)?;
+        } else {
+            let from = addresses.from.as_ref();
+            if terms::mode(&self.live, &self.edge.memory, from) == TlsMode::Disabled {
+                let reason = "the peer begins with TLS, which is disabled for it here";
+                return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), &addresses));
+            }
         }
         if !pre_xmpp_1 {
             let external = verdict == Some(Verdict::Valid) && addresses.to.is_some();
-            let text = features(&self.live, None, external);
+            let text = features(&self.live, addresses.from.as_ref(), None, external);
             self.wire.send(text).await?;
         }
         Ok(Negotiated {
@@ -288,9 +317,12 @@ impl<'a> Negotiation<'a> {
             transport, framer, ..
         } = &mut *self.wire;
         if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Inbound);
             let reason = format!("TLS handshake: {error}");
-            self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            // Who closes before the first byte has not tried.
+            if transport.has_received() {
+                self.edge.metrics.tls_failed(Direction::Inbound);
+                self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
+            }
             return Err(std::io::Error::new(error.kind(), reason).into());
         }
         Ok(())
@@ -298,7 +330,8 @@ impl<'a> Negotiation<'a> {
 
     fn refuse(&self, refusal: Refusal, addresses: &Addresses) -> Failure {
         let (local, remote) = (addresses.to.as_ref(), addresses.from.as_ref());
-        refusal.log(Direction::Inbound, self.peer, local, remote);
+        self.edge
+            .refused(Direction::Inbound, self.peer, local, remote, &refusal);
         refusal.into()
     }
 
@@ -308,7 +341,7 @@ impl<'a> Negotiation<'a> {
         let id = new_id();
         let ours = answer_header(&self.live, Some(&theirs), &id);
         self.wire.send(ours).await?;
-        Ok((id, read_header(&self.live, &theirs, self.peer)?))
+        Ok((id, read_header(self.edge, &self.live, &theirs, self.peer)?))
     }
 
     /// Waits for what the peer says first. `None`: it wants TLS and was told to proceed.
@@ -359,7 +392,8 @@ impl<'a> Negotiation<'a> {
             let refusal = terms::no_tls(&self.live, Some(remote));
             let condition = refusal.check.dialback_condition();
             let local = Some(&received.to_domain);
-            refusal.log(Direction::Inbound, self.peer, local, Some(remote));
+            self.edge
+                .refused(Direction::Inbound, self.peer, local, Some(remote), &refusal);
             let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
                 Failure::fault(
                     StreamErrorCondition::BadFormat,

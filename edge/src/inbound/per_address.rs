@@ -1,7 +1,8 @@
-//! Counting by source address, so that one address cannot use up what all share.
+//! Counting by source address, so that one address cannot use up what all share. An IPv6 host has
+//! a network of 64 bits to itself (RFC 4291 section 2.5.4): the network is what counts.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is in use, by address.
@@ -20,6 +21,7 @@ pub(super) struct Use {
 impl PerAddress {
     /// One more use by this address, unless it has `most` already.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Use> {
+        let address = counted_as(address);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.get(&address).copied().unwrap_or(0);
         if count >= most {
@@ -30,6 +32,14 @@ impl PerAddress {
             of: self.clone(),
             address,
         })
+    }
+}
+
+/// The address, or the first of its network.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into(),
     }
 }
 
@@ -52,6 +62,19 @@ impl Drop for Use {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_share_what_an_address_gets() {
+        let counts = Arc::new(PerAddress::default());
+        let v6 = |network: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
+        let first = counts.admit(v6(1, 1), 1);
+        assert!(first.is_some());
+        assert!(counts.admit(v6(1, 2), 1).is_none());
+        assert!(counts.admit(v6(2, 1), 1).is_some());
+        drop(first);
+        assert!(counts.admit(v6(1, 3), 1).is_some());
+        assert!(counts.counts.lock().is_ok_and(|counts| counts.is_empty()));
+    }
 
     #[test]
     fn an_address_gets_its_share_and_leaves_nothing_behind() {

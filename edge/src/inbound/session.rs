@@ -2,6 +2,7 @@
 //! answered, anything else closes it.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +10,13 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
-use super::dialback::Verified;
+use super::dialback::{Shown, Verified};
 use super::external::External;
 use super::negotiate::{self, Negotiation};
+use super::rate::Rate;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
@@ -23,15 +24,18 @@ use crate::edge::Edge;
 use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
 use crate::registry::StreamGuard;
-use crate::router::queue::BatchBuilder;
+use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza};
+use crate::stream::direct_tls::Service;
 use crate::stream::transport::{Transport, Turn};
-use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits};
-use crate::xml::{Element, Frame, Reroot, STREAM_END, StreamErrorCondition, ns};
+use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
+use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
-/// A stream on which nobody is authenticated may be silent this long.
+/// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
+/// Ways of stanzas that a stream remembers from one turn to the next.
+const LANES: usize = 8;
 
 /// A pair of domains that was authenticated on this stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +50,19 @@ pub(super) struct Pair {
 struct Last {
     from: Box<str>,
     to: Box<str>,
-    /// Index into [`Session::batches`].
-    batch: usize,
+    /// Index into [`Session::lanes`].
+    lane: usize,
+}
+
+/// Where stanzas of one remote domain go, and on which terms.
+#[derive(Debug)]
+struct Lane {
+    cluster: Arc<Cluster>,
+    remote: Arc<Domain>,
+    source: Source,
+    builder: BatchBuilder,
+    max_bytes: usize,
+    rate: Option<Arc<Rate>>,
 }
 
 /// One established stream.
@@ -60,30 +75,40 @@ pub(super) struct Session {
     pub(super) pairs: Vec<Pair>,
     /// Keys that are being verified.
     pub(super) pending: FuturesUnordered<BoxFuture<'static, Verified>>,
+    /// The same, to know which.
+    pub(super) shown: Vec<Shown>,
     pub(super) last_use: Instant,
     pub(super) external: External,
     domains: DomainCache,
-    batches: Vec<(Arc<Cluster>, BatchBuilder)>,
+    lanes: Vec<Lane>,
     last: Option<Last>,
-    /// Set while the routers' queue is full: the peer is not read.
-    paused: Option<watch::Receiver<bool>>,
+    /// Set while too much of the peer's waits for the routers: it is not read.
+    paused: Option<Pause>,
+    /// Its rate is used up until then: what was read stays in the framer, and it is not read.
+    throttled: Option<Instant>,
     /// Our side is closed; until then the peer may finish.
     pub(super) closing: Option<Instant>,
 }
 
 /// Serves one connection from its first byte to its end.
-pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
+pub(super) async fn serve(
+    edge: Arc<Edge>,
+    tcp: TcpStream,
+    guard: StreamGuard,
+    service: Service,
+    deadline: Instant,
+) {
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
     let mut wire = Wire::new(
-        Transport::new(tcp),
+        Transport::new(tcp).of(&guard.entry),
         negotiation_limits(limits),
         Direction::Inbound,
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout(limits.negotiation_timeout.0, Negotiation::new(&edge, &mut wire, peer).run()) => {
+        negotiated = timeout_at(deadline, Negotiation::new(&edge, &mut wire, peer).run(service)) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -107,18 +132,25 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 id: negotiated.id,
                 pairs: Vec::new(),
                 pending: FuturesUnordered::new(),
+                shown: Vec::new(),
                 last_use: Instant::now(),
                 external: External::new(negotiated.addresses),
                 domains: DomainCache::default(),
-                batches: Vec::new(),
+                lanes: Vec::new(),
                 last: None,
                 paused: None,
+                throttled: None,
                 closing: None,
             };
             session.run(negotiated.first).await;
         }
+        // Load balancers look whether somebody listens, and leave.
+        Err(Failure::Io(_) | Failure::Ended) if !wire.transport.has_received() => {
+            tracing::debug!(%peer, "a connection was closed before its first byte");
+        }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+            edge.stream_refused(&guard.entry, &failure);
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
@@ -155,36 +187,50 @@ impl Session {
                 paused,
                 closing,
                 guard,
+                lanes,
+                throttled,
                 ..
             } = &mut self;
             let open = closing.is_none();
+            let (waits, throttled) = (paused.is_some(), *throttled);
             // Who does not read our answers is not read either, so they cannot pile up.
-            let read = paused.is_none() && (!open || !wire.transport.needs_flush());
+            let read = !waits && throttled.is_none() && (!open || !wire.transport.needs_flush());
             step = tokio::select! {
-                turn = wire.transport.turn(read, wire.framer.buffer()) => match turn {
-                    Ok(Turn::Read) => self.take_frames(),
-                    Ok(Turn::Flushed) => Ok(()),
-                    Ok(Turn::End) => Err(Failure::Ended),
-                    Err(error) => Err(error.into()),
+                turn = gated(lanes, read, wire.transport.turn(read, wire.framer.buffer())) => match turn {
+                    Gated::Shut(pause) => {
+                        self.paused = Some(pause);
+                        Ok(())
+                    }
+                    Gated::Turn(Ok(Turn::Read)) => self.take_frames(),
+                    Gated::Turn(Ok(Turn::Flushed)) => Ok(()),
+                    Gated::Turn(Ok(Turn::End)) => Err(Failure::Ended),
+                    Gated::Turn(Err(error)) => Err(error.into()),
                 },
                 Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
                 () = room(paused) => {
                     self.paused = None;
                     Ok(())
                 }
+                () = sleep_until(throttled.unwrap_or(deadline)), if throttled.is_some() && !waits => {
+                    self.throttled = None;
+                    self.take_frames()
+                }
                 () = sleep_until(deadline) => self.timed_out(),
                 () = edge.inbound.close.cancelled(), if open => {
                     self.close(Some(&shutdown()));
-                    Ok(())
+                    self.take_frames()
                 }
                 () = guard.entry.close.cancelled(), if open => {
                     self.close(None);
-                    Ok(())
+                    self.take_frames()
                 }
                 Ok(()) = changes.changed(), if open => self.check_lists(),
             };
         };
         self.deliver();
+        if self.closing.is_none() {
+            edge.stream_refused(&self.guard.entry, &failure);
+        }
         tracing::info!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -213,6 +259,8 @@ impl Session {
             return;
         }
         self.closing = Some(Instant::now() + CLOSE_TIME);
+        // What it has under way would not arrive in time at its rate.
+        self.throttled = None;
         self.guard.update(|detail| detail.phase = "closing");
         match failure.and_then(Failure::to_send) {
             Some((condition, text)) => {
@@ -233,10 +281,11 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
+        let idle = self.edge.live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
-            UNAUTHENTICATED
+            UNAUTHENTICATED.min(idle)
         } else {
-            self.edge.live().config.limits.idle_timeout.0
+            idle
         }
     }
 
@@ -244,7 +293,7 @@ impl Session {
         if self.closing.is_some() {
             return Err(Failure::Timeout("closing the stream"));
         }
-        if self.pending.is_empty() && self.paused.is_none() {
+        if self.pending.is_empty() && self.paused.is_none() && self.throttled.is_none() {
             self.close(None);
         } else {
             self.last_use = Instant::now();
@@ -254,6 +303,10 @@ impl Session {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         let live = self.edge.live();
+        // Another cluster may have a link that is up.
+        if self.lanes.iter().any(|lane| !lane.cluster.queue.is_up()) {
+            self.forget_lanes();
+        }
         let mut stanzas = 0;
         let taken = self.take_all(&live, &mut stanzas);
         // Also when the stream fails: what was accepted before is delivered.
@@ -269,8 +322,8 @@ impl Session {
     }
 
     fn take_all(&mut self, live: &Arc<Live>, stanzas: &mut u64) -> Result<(), Failure> {
-        loop {
-            match self.wire.framer.next_frame()? {
+        while self.throttled.is_none() {
+            match self.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Header(header)) if self.external.restarting => {
@@ -285,6 +338,7 @@ impl Session {
                 Some(Frame::Element(element)) => self.take_element(live, &element, stanzas)?,
             }
         }
+        Ok(())
     }
 
     fn take_element(
@@ -322,27 +376,44 @@ impl Session {
         let from = element.from().ok_or_else(addressing)?;
         let to = element.to().ok_or_else(addressing)?;
         let (from, to) = (domain_part(&from), domain_part(&to));
-        let batch = match &self.last {
-            Some(last) if *last.from == *from && *last.to == *to => last.batch,
+        let lane = match &self.last {
+            Some(last) if *last.from == *from && *last.to == *to => last.lane,
             _ => {
-                let remote = self.domains.domain_of(from).ok_or_else(addressing)?;
-                let local = self.domains.domain_of(to).ok_or_else(addressing)?;
+                let remote = self.domains.domain(from).ok_or_else(addressing)?;
+                let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
-                let Some(batch) = self.batch_for(live, &local) else {
+                let Some(lane) = self.lane_for(live, &local, &remote) else {
                     self.refuse(live, element, &local, &remote);
                     return Ok(());
                 };
                 self.last = Some(Last {
                     from: from.into(),
                     to: to.into(),
-                    batch,
+                    lane,
                 });
-                batch
+                lane
             }
         };
-        if let Some((_, builder)) = self.batches.get_mut(batch) {
-            element.reroot_into(Reroot::TO_LINK, &mut builder.out)?;
-            builder.count += 1;
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            let size = element.bytes().len();
+            // The framer has the largest limit of all domains on this stream.
+            if size > lane.max_bytes {
+                return Err(Failure::fault(
+                    StreamErrorCondition::PolicyViolation,
+                    "stanza too large",
+                ));
+            }
+            element.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
+            lane.builder.count += 1;
+            if let Some(rate) = &lane.rate
+                && self.closing.is_none()
+            {
+                let before = self.throttled.is_some();
+                self.throttled = rate.spend(size, Instant::now());
+                if !before && self.throttled.is_some() {
+                    self.edge.metrics.paused("rate");
+                }
+            }
         }
         Ok(())
     }
@@ -376,18 +447,43 @@ impl Session {
         Err(Failure::fault(condition, text))
     }
 
-    fn batch_for(&mut self, live: &Live, local: &Domain) -> Option<usize> {
+    fn lane_for(&mut self, live: &Live, local: &Domain, remote: &Domain) -> Option<usize> {
         let clusters = self.edge.routers.clusters();
         let cluster = select(&clusters, live, local)?;
         let known = self
-            .batches
+            .lanes
             .iter()
-            .position(|(known, _)| Arc::ptr_eq(known, cluster));
+            .position(|lane| Arc::ptr_eq(&lane.cluster, cluster) && *lane.remote == *remote);
         Some(known.unwrap_or_else(|| {
-            self.batches
-                .push((cluster.clone(), BatchBuilder::default()));
-            self.batches.len() - 1
+            let (remote, terms) = (Arc::new(remote.clone()), live.policy.peer(remote));
+            self.lanes.push(Lane {
+                cluster: cluster.clone(),
+                source: Source::Peer(remote.clone()),
+                builder: BatchBuilder::default(),
+                max_bytes: terms.max_stanza_bytes,
+                rate: self.edge.inbound.rates.of(&live.policy, &remote),
+                remote,
+            });
+            self.lanes.len() - 1
         }))
+    }
+
+    fn forget_lanes(&mut self) {
+        self.lanes.clear();
+        self.last = None;
+    }
+
+    /// The framer's limits: the largest stanza that any domain of this stream may send.
+    pub(super) fn limits(&self, live: &Live) -> Limits {
+        let largest = self
+            .pairs
+            .iter()
+            .map(|pair| live.policy.peer(&pair.remote).max_stanza_bytes)
+            .max();
+        Limits {
+            max_stanza_bytes: largest.unwrap_or(live.config.limits.max_unauthenticated_bytes),
+            ..stanza_limits(&live.config.limits)
+        }
     }
 
     /// No cluster serves the domain any more.
@@ -408,21 +504,25 @@ impl Session {
 
     /// Hands the batches of this turn to the links and pauses the peer if too much waits there.
     fn deliver(&mut self) {
-        for (cluster, builder) in &mut self.batches {
-            if let Some(batch) = builder.finish() {
-                cluster.queue.push(batch);
-            }
-            let full = cluster.queue.full();
-            if *full.borrow() {
-                self.paused = Some(full);
+        for lane in &mut self.lanes {
+            if let Some(batch) = lane.builder.finish() {
+                match lane.cluster.queue.push(&lane.source, batch) {
+                    Ok(None) => {}
+                    Ok(pause) => {
+                        if self.paused.is_none() {
+                            self.edge.metrics.paused("link-queue");
+                        }
+                        self.paused = pause;
+                    }
+                    // A reload took the cluster away just now.
+                    Err(batch) => self.edge.report(&batch.bytes, Cause::LinkDown),
+                }
             }
             // An idle stream holds no buffer.
-            builder.out = bytes::BytesMut::new();
+            lane.builder.out = bytes::BytesMut::new();
         }
-        // Which cluster gets the next stanza depends on which links are up then.
-        if self.batches.len() > 1 {
-            self.batches.clear();
-            self.last = None;
+        if self.lanes.len() > LANES {
+            self.forget_lanes();
         }
     }
 
@@ -433,17 +533,23 @@ impl Session {
         self.guard.update(|detail| {
             detail
                 .pairs
-                .retain(|pair| pair.local != *local || pair.remote != *remote)
+                .retain(|pair| pair.local != *local || pair.remote != *remote);
         });
         self.last = None;
+        if !self.pairs.is_empty() {
+            let limits = self.limits(&self.edge.live());
+            self.wire.framer.set_limits(limits);
+        }
     }
 
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
         let live = self.edge.live();
-        self.batches.clear();
-        self.last = None;
+        self.forget_lanes();
         self.domains.shrink();
+        if !self.pairs.is_empty() {
+            self.wire.framer.set_limits(self.limits(&live));
+        }
         if self
             .pairs
             .iter()
@@ -468,19 +574,46 @@ impl Session {
             if let Err(refusal) = self.still_counts(&live, pair) {
                 let peer = self.guard.entry.peer;
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));
-                refusal.log(Direction::Inbound, peer, local, remote);
+                self.edge
+                    .refused(Direction::Inbound, peer, local, remote, &refusal);
                 return Err(refusal.into());
             }
         }
-        Ok(())
+        // Its rate may have changed.
+        self.throttled = None;
+        self.take_frames()
     }
 }
 
-/// Waits until the routers' queue has room again; never, if it was not full.
-async fn room(paused: &mut Option<watch::Receiver<bool>>) {
+/// Waits until there is room for the peer's stanzas again; never, if there was.
+async fn room(paused: &mut Option<Pause>) {
     match paused {
-        // A queue that is gone stops nobody.
-        Some(full) => drop(full.wait_for(|full| !full).await),
+        Some(pause) => pause.over().await,
         None => std::future::pending().await,
     }
+}
+
+/// How a turn at the socket came out.
+enum Gated {
+    /// It was not read: too much waits for the routers, whoever sent it.
+    Shut(Pause),
+    Turn(std::io::Result<Turn>),
+}
+
+/// A turn that does not read while the queue of the routers is shut. That is looked at whenever
+/// the socket wakes the stream: thousands of idle ones must not bring a batch each.
+async fn gated(
+    lanes: &[Lane],
+    read: bool,
+    turn: impl Future<Output = std::io::Result<Turn>>,
+) -> Gated {
+    let mut turn = std::pin::pin!(turn);
+    std::future::poll_fn(|cx| {
+        let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut());
+        match read.then(shut).flatten() {
+            Some(pause) => Poll::Ready(Gated::Shut(pause)),
+            None => turn.as_mut().poll(cx).map(Gated::Turn),
+        }
+    })
+    .await
 }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
-use super::opening::{Opening, Ready};
+use super::limits::PeerLimits;
+use super::opening::{Opening, Phase, Ready};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::Direction;
+use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
-use crate::registry::StreamGuard;
+use crate::registry::{StreamGuard, TlsInfo};
 use crate::resolve::connect::open;
-use crate::resolve::{Attempts, ResolveError};
+use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::Verdict;
@@ -32,6 +35,8 @@ pub struct Opened {
     pub guard: StreamGuard,
     /// The peer said that it answers dialback with errors instead of closing.
     pub errors: bool,
+    /// What it says about itself.
+    pub limits: PeerLimits,
     /// The hosted domain that SASL EXTERNAL authenticated.
     pub external: Option<Domain>,
 }
@@ -90,6 +95,10 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "resolved the remote domain"
                 );
+                edge.registry.tracers.about(remote, || {
+                    let (method, targets) = (resolution.method.as_str(), resolution.targets());
+                    format!("resolved by {method}: {targets}")
+                });
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
                     edge: edge.clone(),
@@ -109,6 +118,9 @@ impl Opener {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "the remote domain could not be resolved"
                 );
+                let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
+                tracers.about(remote, || format!("not resolved: {attempt}"));
+                edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
                 Err(error.into())
             }
         }
@@ -135,56 +147,92 @@ impl Opener {
         }
     }
 
+    /// The next connection, or one more to an address.
+    async fn connect(
+        &mut self,
+        again: Option<(SocketAddr, Service)>,
+    ) -> Option<Result<Connected, String>> {
+        let Some((address, service)) = again else {
+            return self.attempts.next().await;
+        };
+        let connecting = timeout_at(self.attempts.deadline(), open(address));
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.map(|tcp| Connected {
+            tcp,
+            address,
+            service,
+        });
+        Some(connected.map_err(|error| format!("{address}: {error}")))
+    }
+
+    /// Records why a negotiation failed; gives what senders are told.
+    fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
+        let refused = |refusal: &Refusal| {
+            let (local, remote) = (Some(local), Some(&self.remote));
+            self.edge
+                .refused(Direction::Outbound, address, local, remote, refusal);
+        };
+        match failure {
+            Failure::Refused(refusal) => {
+                refused(refusal);
+                Cause::Insecure
+            }
+            _ if phase == Phase::Handshake => {
+                refused(&Refusal::new(Check::TlsHandshake, failure.to_string()));
+                Cause::Unreachable
+            }
+            _ => {
+                let stage = failed_stage(failure);
+                let attempt = Attempt::outbound(stage, Some(address), failure.to_string());
+                self.edge.attempt_failed(&self.remote, attempt);
+                Cause::Unreachable
+            }
+        }
+    }
+
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
-        let mut again: Option<SocketAddr> = None;
+        let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let next = match again.take() {
-                Some(address) => {
-                    let connecting = timeout_at(self.attempts.deadline(), open(address));
-                    let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-                    Some(
-                        connected
-                            .map(|tcp| (tcp, address))
-                            .map_err(|error| format!("{address}: {error}")),
-                    )
-                }
-                None => self.attempts.next().await,
-            };
-            let (tcp, address) = match next {
+            let Connected {
+                tcp,
+                address,
+                service,
+            } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
+                    let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
+                    tracers.about(remote, || reason.clone());
+                    let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
+                    self.edge.attempt_failed(remote, attempt);
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
                 None => return Err(self.failure()),
             };
             let limit = self.live.config.limits.negotiation_timeout.0;
-            let deadline = self.attempts.deadline().min(Instant::now() + limit);
+            let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
+            guard.entry.claims(&self.remote);
             let wire = Wire::new(
-                Transport::new(tcp),
+                Transport::new(tcp).of(&guard.entry),
                 negotiation_limits(&self.live.config.limits),
                 Direction::Outbound,
                 self.edge.metrics.clone(),
             );
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            opening.service = service;
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
-            let handshake_failed = opening.tls_begun && !opening.wire.transport.is_established();
-            self.tls_failed |= handshake_failed;
-            if opening.external_asked && matches!(negotiated, Ok(Err(_)) | Err(_)) {
-                again = Some(address);
-            }
-            let header = opening.header();
-            let wire = opening.wire;
+            let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
                 Ok(Ready {
                     id,
                     errors,
+                    limits,
                     external,
                 }) => {
                     guard.update(|detail| {
@@ -192,7 +240,7 @@ impl Opener {
                         detail.phase = "established";
                     });
                     tracing::debug!(
-                        %local, remote = %self.remote, %address, ?purpose, stream_id = %id,
+                        %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
                     return Ok(Opened {
@@ -201,31 +249,22 @@ impl Opener {
                         address,
                         guard,
                         errors,
+                        limits,
                         external: external.then(|| local.clone()),
                     });
                 }
                 Err(failure) => {
+                    if phase == Phase::External {
+                        again = Some((address, service));
+                    }
+                    // Servers may refuse our certificate only after the handshake.
+                    self.tls_failed |= phase != Phase::Clear;
                     let why = failure.to_string();
                     tracing::warn!(
-                        %local, remote = %self.remote, %address, reason = why,
+                        %local, remote = %self.remote, %address, ?service, reason = why,
                         "outbound stream failed during its negotiation"
                     );
-                    let log = |refusal: &Refusal| {
-                        let remote = Some(&self.remote);
-                        refusal.log(Direction::Outbound, address, Some(local), remote);
-                    };
-                    let cause = match &failure {
-                        Failure::Refused(refusal) => {
-                            log(refusal);
-                            Cause::Insecure
-                        }
-                        _ => {
-                            if handshake_failed {
-                                log(&Refusal::new(Check::TlsHandshake, why.clone()));
-                            }
-                            Cause::Unreachable
-                        }
-                    };
+                    let cause = self.cause(local, address, phase, &failure);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;
@@ -254,7 +293,7 @@ impl From<ResolveError> for OpenError {
 }
 
 /// TLS version and cipher suite in words.
-pub fn describe_tls(wire: &Wire) -> Option<String> {
+pub fn describe_tls(wire: &Wire) -> Option<TlsInfo> {
     let tls = wire.transport.tls()?;
     let version = tls
         .protocol_version()
@@ -264,7 +303,10 @@ pub fn describe_tls(wire: &Wire) -> Option<String> {
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
-    Some(format!("{version} {suite}"))
+    Some(TlsInfo {
+        version: version.to_owned(),
+        cipher: suite.to_owned(),
+    })
 }
 
 /// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
@@ -291,6 +333,13 @@ pub fn note_tls(
     let pins = &live.policy.peer(remote).pinned_sha256;
     let verdict = live.tls.judge(chain, remote, pins);
     edge.metrics.certificate_judged(direction, verdict.as_str());
+    if let Some(entry) = wire.transport.entry() {
+        let said = match &verdict {
+            Verdict::Invalid(reason) => reason,
+            Verdict::Valid | Verdict::Missing => verdict.as_str(),
+        };
+        entry.judged(remote, said);
+    }
     tracing::info!(
         direction = direction.as_str(), %remote, version, suite,
         certificate = verdict.as_str(), reason = verdict.reason(),

@@ -5,13 +5,14 @@
 //! task that opens a stream when there is something to send. [`verify`] serves the receiving role.
 
 pub mod connect;
+pub mod limits;
 mod opening;
 mod route;
 mod stream;
 pub mod verify;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use route::Route;
+use route::{Room, Route};
 
 /// Remote domains with something waiting or a stream open, at most.
 const MAX_ROUTES: usize = 16_384;
@@ -55,18 +56,49 @@ impl Outbound {
         remote: &Domain,
         stanza: Bytes,
     ) -> Result<(), Cause> {
+        let limits = &live.config.limits;
+        let room = Room {
+            stanzas: limits.max_queued_stanzas,
+            bytes: limits.max_queued_bytes,
+        };
+        self.queue(edge, live, local, remote, stanza, room)
+    }
+
+    /// Queues an error for a remote sender whose stanza did not arrive. Nobody could be told that
+    /// the error did not fit, so only the bound over all domains holds; how many there are is
+    /// bounded by what links hold.
+    pub fn report(
+        &self,
+        edge: &Arc<Edge>,
+        live: &Live,
+        local: &Domain,
+        remote: &Domain,
+        error: Bytes,
+    ) -> Result<(), Cause> {
+        self.queue(edge, live, local, remote, error, Room::ANY)
+    }
+
+    fn queue(
+        &self,
+        edge: &Arc<Edge>,
+        live: &Live,
+        local: &Domain,
+        remote: &Domain,
+        stanza: Bytes,
+        room: Room,
+    ) -> Result<(), Cause> {
         if live.policy.check(remote).is_err() {
             return Err(Cause::Denied);
         }
         let mut routes = self.lock();
         if let Some(route) = routes.get(remote) {
-            return route.push(&live.config.limits, local, stanza);
+            return route.push(room, local, stanza);
         }
         if routes.len() >= MAX_ROUTES {
             return Err(Cause::QueueFull);
         }
         let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
-        route.push(&live.config.limits, local, stanza)?;
+        route.push(room, local, stanza)?;
         routes.insert(remote.clone(), route.clone());
         self.tasks.spawn(route.run(edge.clone()));
         Ok(())
@@ -90,6 +122,13 @@ impl Outbound {
     /// network.
     pub fn is_settled(&self) -> bool {
         self.lock().values().all(|route| route.is_settled())
+    }
+
+    /// Remote domains, and the stanzas and bytes that wait for them.
+    pub fn depth(&self) -> (usize, usize, usize) {
+        let routes = self.lock();
+        let stanzas = routes.values().map(|route| route.len()).sum();
+        (routes.len(), stanzas, self.waiting.load(Ordering::Relaxed))
     }
 
     /// Reports everything that still waits, and what comes from now on.

@@ -7,14 +7,18 @@
 //! | Optional | TLS, and after a failed handshake nothing | dialback in clear |
 //! | Disabled | dialback in clear, refused if the peer requires TLS | dialback in clear |
 
+use std::sync::Arc;
+
 use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::note_tls;
+use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
+use crate::stream::direct_tls::{self, Service};
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Client, Kept, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
@@ -26,6 +30,8 @@ pub(super) struct Ready {
     pub(super) id: StreamId,
     /// Dialback is answered with errors instead of closing.
     pub(super) errors: bool,
+    /// What the peer says about itself.
+    pub(super) limits: PeerLimits,
     /// SASL EXTERNAL succeeded: the pair of this stream's header is authenticated.
     pub(super) external: bool,
 }
@@ -37,14 +43,27 @@ pub(super) struct Opening<'a> {
     local: &'a Domain,
     remote: &'a Domain,
     pub(super) wire: Wire,
+    /// How the stream comes to TLS.
+    pub(super) service: Service,
     /// Nothing may be said in clear, whatever the mode.
     pub(super) never_clear: bool,
     /// SASL EXTERNAL is wanted.
     pub(super) authenticate: bool,
-    /// STARTTLS was asked for.
-    pub(super) tls_begun: bool,
-    /// `<auth/>` was sent and the stream did not get over it.
-    pub(super) external_asked: bool,
+    /// How far it got.
+    pub(super) phase: Phase,
+}
+
+/// How far a connection got; what its failure means depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// In clear.
+    Clear,
+    /// TLS was asked for and is not up.
+    Handshake,
+    /// TLS is up.
+    Secure,
+    /// `<auth/>` was sent over TLS and is not answered.
+    External,
 }
 
 impl<'a> Opening<'a> {
@@ -61,15 +80,22 @@ impl<'a> Opening<'a> {
             local,
             remote,
             wire,
+            service: Service::StartTls,
             never_clear: false,
             authenticate: false,
-            tls_begun: false,
-            external_asked: false,
+            phase: Phase::Clear,
         }
     }
 
-    /// Starts in clear, with STARTTLS where the mode has it.
+    /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
     pub(super) async fn negotiate(&mut self) -> Result<Ready, Failure> {
+        if self.service == Service::DirectTls {
+            let Some(client) = self.live.tls.client_for(self.local) else {
+                return Err(terms::no_tls(self.live, Some(self.remote)).into());
+            };
+            self.handshake(direct_tls::client(&client.config)).await?;
+            return self.over_tls(client).await;
+        }
         let header = self.exchange_headers().await?;
         let mode = terms::mode(self.live, &self.edge.memory, Some(self.remote));
         if major_version(&header)?.is_none() {
@@ -89,7 +115,7 @@ impl<'a> Opening<'a> {
             }
             (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
                 self.ask_for_tls().await?;
-                self.handshake(client).await?;
+                self.handshake(client.config.clone()).await?;
                 self.over_tls(client).await
             }
             _ => self.in_clear(mode, &header, Some(&features)),
@@ -109,10 +135,11 @@ impl<'a> Opening<'a> {
         let tls = self.wire.transport.tls();
         let kept = Kept::default();
         terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
-        let (header, features) = self.restarted("STARTTLS").await?;
+        let (header, features) = self.restarted("TLS").await?;
         let ready = Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
+            limits: PeerLimits::read(&features),
             external: false,
         };
         if !(self.authenticate && offers_external(&features) && self.may_succeed(client)) {
@@ -125,6 +152,7 @@ impl<'a> Opening<'a> {
         Ok(Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
+            limits: PeerLimits::read(&features),
             external: true,
         })
     }
@@ -149,6 +177,7 @@ impl<'a> Opening<'a> {
         Ok(Ready {
             id: stream_id(header)?,
             errors: features.is_some_and(offers_errors),
+            limits: features.map(PeerLimits::read).unwrap_or_default(),
             external: false,
         })
     }
@@ -208,7 +237,7 @@ impl<'a> Opening<'a> {
     }
 
     async fn ask_for_tls(&mut self) -> Result<(), Failure> {
-        self.tls_begun = true;
+        self.phase = Phase::Handshake;
         self.wire
             .send(format!("<starttls xmlns='{}'/>", ns::TLS))
             .await?;
@@ -225,16 +254,15 @@ impl<'a> Opening<'a> {
     }
 
     /// The handshake; content that came right behind it is in the framer afterwards.
-    pub(super) async fn handshake(&mut self, client: &Client) -> Result<(), Failure> {
-        self.tls_begun = true;
+    async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
+        self.phase = Phase::Handshake;
         let name = server_name(self.remote).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,
                 "no TLS name for this domain",
             )
         })?;
-        let session = rustls::ClientConnection::new(client.config.clone(), name)
-            .map_err(std::io::Error::other)?;
+        let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
         let Wire {
             transport, framer, ..
         } = &mut self.wire;
@@ -244,6 +272,7 @@ impl<'a> Opening<'a> {
                 std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
             );
         }
+        self.phase = Phase::Secure;
         Ok(())
     }
 
@@ -259,7 +288,7 @@ impl<'a> Opening<'a> {
     async fn external(&mut self, client: &Client) -> Result<bool, Failure> {
         let refused = &self.edge.memory.refused_external;
         refused.note(self.remote, client.leaf_sha256.clone());
-        self.external_asked = true;
+        self.phase = Phase::External;
         let sasl = ns::SASL;
         self.wire
             .send(format!(
@@ -275,12 +304,14 @@ impl<'a> Opening<'a> {
                         "the peer sent more behind <success/>",
                     ));
                 }
+                self.edge.metrics.sasl(Direction::Outbound, "success");
                 refused.forget(Some(self.remote));
-                self.external_asked = false;
+                self.phase = Phase::Secure;
                 return Ok(true);
             }
             if answer.is(sasl, "failure") {
-                self.external_asked = false;
+                self.edge.metrics.sasl(Direction::Outbound, "failure");
+                self.phase = Phase::Secure;
                 let condition = answer.parse()?;
                 let condition = condition.children().find(|child| child.name != "text");
                 let condition = condition.map(|child| child.name.chars().take(40).collect());

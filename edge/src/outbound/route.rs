@@ -9,19 +9,24 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::Limits;
 
 use super::connect::{OpenError, Opener, Purpose};
 use super::stream;
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 
 /// First and longest pause between attempts to open a stream.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Bytes that may wait for all remote domains together: many that are down must not use up the
 /// memory.
 const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// Part of it that only pairs with little waiting may use: the few that are stalled with much must
+/// not keep the others from sending.
+const RESERVE: usize = 16 * 1024 * 1024;
+/// Bytes that are little.
+const SMALL: usize = 16 * 1024;
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
 const NEGATIVE: Duration = Duration::from_secs(10);
 
@@ -44,6 +49,32 @@ pub struct Route {
 #[derive(Debug, Default)]
 struct Queues {
     pairs: HashMap<Domain, Pair>,
+}
+
+/// What may wait for one pair of domains.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) stanzas: usize,
+    pub(super) bytes: usize,
+}
+
+impl Room {
+    /// Whatever fits into the memory for all pairs.
+    pub(super) const ANY: Self = Self {
+        stanzas: usize::MAX,
+        bytes: usize::MAX,
+    };
+}
+
+/// What [`Route::take`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Stanzas one after the other in one piece.
+    pub(super) bytes: Bytes,
+    /// Their number.
+    pub(super) count: usize,
+    /// Stanzas that the peer would not take.
+    pub(super) too_large: Vec<Bytes>,
 }
 
 /// Stanzas of one hosted domain.
@@ -69,7 +100,7 @@ impl Route {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, limits: &Limits, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
+    pub(super) fn push(&self, room: Room, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
         let mut queues = self.lock();
         if !queues.pairs.contains_key(local) {
             queues.pairs.insert(local.clone(), Pair::default());
@@ -77,9 +108,17 @@ impl Route {
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
-        if pair.waiting.len() >= limits.max_queued_stanzas
-            || pair.bytes + stanza.len() > limits.max_queued_bytes
-            || self.total.load(Ordering::Relaxed) + stanza.len() > MAX_WAITING
+        let small = pair.bytes + stanza.len() <= SMALL;
+        // A report has nobody who could be told that it found no room.
+        let report = room.bytes == usize::MAX;
+        let most = if small || report {
+            MAX_WAITING
+        } else {
+            MAX_WAITING - RESERVE
+        };
+        if pair.waiting.len() >= room.stanzas
+            || pair.bytes + stanza.len() > room.bytes
+            || self.total.load(Ordering::Relaxed) + stanza.len() > most
         {
             return Err(Cause::QueueFull);
         }
@@ -97,6 +136,12 @@ impl Route {
 
     pub(super) fn is_settled(&self) -> bool {
         self.is_empty() && !self.writing.load(Ordering::Acquire)
+    }
+
+    /// Stanzas that wait.
+    pub(super) fn len(&self) -> usize {
+        let queues = self.lock();
+        queues.pairs.values().map(|pair| pair.waiting.len()).sum()
     }
 
     /// Whether nothing waits.
@@ -117,40 +162,46 @@ impl Route {
         waiting.map(|(local, _)| local.clone()).collect()
     }
 
-    /// Takes stanzas of one pair, about `most` bytes, one after the other in one piece; with their
-    /// number.
-    pub(super) fn take(&self, local: &Domain, most: usize) -> (Bytes, usize) {
+    /// Takes stanzas of one pair, about `most` bytes; `largest`: what the peer says it takes.
+    pub(super) fn take(&self, local: &Domain, most: usize, largest: Option<usize>) -> Taken {
         let mut queues = self.lock();
         let Some(pair) = queues.pairs.get_mut(local) else {
-            return (Bytes::new(), 0);
+            return Taken::default();
         };
-        let mut taken = match (pair.waiting.pop_front(), pair.waiting.is_empty()) {
-            (None, _) => return (Bytes::new(), 0),
-            (Some((_, only)), true) => {
-                // An idle pair holds no memory.
-                self.total.fetch_sub(only.len(), Ordering::Relaxed);
-                queues.pairs.remove(local);
-                return (only, 1);
-            }
-            (Some((_, first)), false) => {
-                let mut taken = BytesMut::with_capacity(pair.bytes.min(most + first.len()));
-                taken.extend_from_slice(&first);
-                taken
-            }
-        };
-        let mut count = 1;
-        while taken.len() < most
-            && let Some((_, next)) = pair.waiting.pop_front()
+        let largest = largest.unwrap_or(usize::MAX);
+        let mut taken = Taken::default();
+        let mut more = BytesMut::new();
+        let mut size = 0;
+        while size < most
+            && let Some((_, stanza)) = pair.waiting.pop_front()
         {
-            taken.extend_from_slice(&next);
-            count += 1;
+            size += stanza.len();
+            if stanza.len() > largest {
+                taken.too_large.push(stanza);
+                continue;
+            }
+            taken.count += 1;
+            if taken.count == 1 {
+                // Most often it is the only one, and is not copied.
+                taken.bytes = stanza;
+                continue;
+            }
+            if taken.count == 2 {
+                more.reserve((pair.bytes + taken.bytes.len()).min(most + stanza.len()));
+                more.extend_from_slice(&taken.bytes);
+            }
+            more.extend_from_slice(&stanza);
         }
-        pair.bytes = pair.bytes.saturating_sub(taken.len());
-        self.total.fetch_sub(taken.len(), Ordering::Relaxed);
+        if taken.count > 1 {
+            taken.bytes = more.freeze();
+        }
+        pair.bytes = pair.bytes.saturating_sub(size);
+        self.total.fetch_sub(size, Ordering::Relaxed);
         if pair.waiting.is_empty() {
+            // An idle pair holds no memory.
             queues.pairs.remove(local);
         }
-        (taken.freeze(), count)
+        taken
     }
 
     /// Takes what has waited longer than `life`; `local`: of one pair only.
@@ -185,6 +236,16 @@ impl Route {
     ) {
         for stanza in self.take_older(life, local) {
             edge.report_to_router(&stanza, cause);
+        }
+    }
+
+    /// Reports what waits from domains that a reload took away: no key of theirs would be valid.
+    fn report_gone(&self, edge: &Edge) {
+        let live = edge.live();
+        for local in self.waiting() {
+            if !live.hosted.contains(&local) {
+                self.report_older(edge, Duration::ZERO, Some(&local), Cause::ForeignSender);
+            }
         }
     }
 
@@ -237,6 +298,8 @@ impl Route {
     async fn attempt(&self, edge: &Arc<Edge>) -> Result<(), OpenError> {
         let live = edge.live();
         if let Err(denied) = live.policy.check(&self.remote) {
+            let attempt = Attempt::outbound(Stage::Policy, None, denied.to_string());
+            edge.attempt_failed(&self.remote, attempt);
             return Err(OpenError {
                 cause: Cause::Denied,
                 temporary: false,
@@ -249,6 +312,7 @@ impl Route {
             self.ageing(edge, hold, resolving).await?
         };
         loop {
+            self.report_gone(edge);
             let Some(local) = self.waiting().into_iter().next() else {
                 return Ok(());
             };
@@ -261,9 +325,9 @@ impl Route {
                     tracing::info!(remote = %self.remote, reason, "the stream was of no use");
                     opener.note(Cause::Unreachable, reason);
                 }
-                stream::End::Refused => {
+                stream::End::Refused(cause) => {
                     return Err(OpenError {
-                        cause: Cause::DialbackInvalid,
+                        cause,
                         temporary: true,
                         message: format!("{} did not accept our dialback key", self.remote),
                     });
@@ -333,31 +397,83 @@ mod tests {
         let domain = |text: &str| Domain::parse(text).unwrap();
         let route = Route::new(domain("a.example"), total.clone());
         let other = Route::new(domain("b.example"), total.clone());
-        let limits = Limits {
-            max_queued_stanzas: 2,
-            ..Limits::default()
+        let room = Room {
+            stanzas: 2,
+            bytes: 1000,
         };
         let local = domain("coluc.com");
         let stanza = Bytes::from_static(b"<message/>");
-        assert_eq!(route.push(&limits, &local, stanza.clone()), Ok(()));
-        assert_eq!(route.push(&limits, &local, stanza.clone()), Ok(()));
+        assert_eq!(route.push(room, &local, stanza.clone()), Ok(()));
+        assert_eq!(route.push(room, &local, stanza.clone()), Ok(()));
         assert_eq!(
-            route.push(&limits, &local, stanza.clone()),
+            route.push(room, &local, stanza.clone()),
             Err(Cause::QueueFull)
         );
         assert_eq!(total.load(Ordering::Relaxed), 20);
         total.fetch_add(MAX_WAITING - 25, Ordering::Relaxed);
         assert_eq!(
-            other.push(&limits, &local, stanza.clone()),
+            other.push(room, &local, stanza.clone()),
             Err(Cause::QueueFull)
         );
         assert_eq!(
-            route.take(&local, 1024),
-            (Bytes::from_static(b"<message/><message/>"), 2)
+            route.take(&local, 1024, None),
+            Taken {
+                bytes: Bytes::from_static(b"<message/><message/>"),
+                count: 2,
+                too_large: Vec::new()
+            }
         );
-        assert_eq!(other.push(&limits, &local, stanza), Ok(()));
+        assert_eq!(other.push(room, &local, stanza), Ok(()));
         assert_eq!(other.take_older(Duration::ZERO, None).len(), 1);
         assert_eq!(total.load(Ordering::Relaxed), MAX_WAITING - 25);
         assert!(route.is_settled() && other.is_settled());
+    }
+    #[test]
+    fn what_the_peer_would_not_take_is_set_aside_and_the_rest_keeps_its_order() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let local = Domain::parse("coluc.com").unwrap();
+        let route = Route::new(Domain::parse("a.example").unwrap(), total.clone());
+        for text in ["<a/>", "<too-large/>", "<b/>", "<c/>", "<also-large/>"] {
+            let stanza = Bytes::from_static(text.as_bytes());
+            assert_eq!(route.push(Room::ANY, &local, stanza), Ok(()));
+        }
+        let taken = route.take(&local, 1024, Some(4));
+        assert_eq!((&taken.bytes[..], taken.count), (&b"<a/><b/><c/>"[..], 3));
+        assert_eq!(
+            taken.too_large,
+            [&b"<too-large/>"[..], &b"<also-large/>"[..]]
+        );
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert!(route.is_empty());
+    }
+
+    #[test]
+    fn many_pairs_that_are_stalled_leave_room_for_the_others() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let local = Domain::parse("coluc.com").unwrap();
+        let room = Room {
+            stanzas: usize::MAX,
+            bytes: 8 * 1024 * 1024,
+        };
+        let stanza = Bytes::from(vec![b' '; 100_000]);
+        let routes: Vec<_> = (0..100)
+            .map(|n| {
+                let remote = Domain::parse(&format!("stalled{n}.example")).unwrap();
+                Route::new(remote, total.clone())
+            })
+            .collect();
+        for route in &routes {
+            while route.push(room, &local, stanza.clone()).is_ok() {}
+        }
+        let other = Route::new(Domain::parse("other.example").unwrap(), total.clone());
+        for _ in 0..5 {
+            assert_eq!(other.push(room, &local, stanza.slice(..3000)), Ok(()));
+        }
+        // Alone, a pair may use all that is configured.
+        drop(routes);
+        total.store(0, Ordering::Relaxed);
+        let alone = Route::new(Domain::parse("alone.example").unwrap(), total.clone());
+        while alone.push(room, &local, stanza.clone()).is_ok() {}
+        assert!(total.load(Ordering::Relaxed) > room.bytes - stanza.len());
     }
 }

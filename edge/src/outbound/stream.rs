@@ -11,10 +11,11 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
 use super::connect::Opened;
-use super::route::Route;
+use super::route::{Route, Taken};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
@@ -24,11 +25,12 @@ use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 64 * 1024;
-/// What was written within this time and not answered by an orderly end may be lost with the
-/// stream; it is reported then.
+/// What was written within this time, or was not even acknowledged by the peer's system, and was
+/// not answered by an orderly end may be lost with the stream; it is reported then.
 const RECENT: Duration = Duration::from_secs(5);
-/// Bytes of it that are remembered.
+/// Bytes of it that are remembered when they are acknowledged, and in any case.
 const RECENT_BYTES: usize = 1024 * 1024;
+const RECENT_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 
 /// How long a refused pair is answered on behalf of the peer before a new stream is tried.
 const REFUSED: Duration = Duration::from_secs(30);
@@ -40,8 +42,8 @@ pub enum End {
     Used,
     /// No pair was authenticated on it, for this reason.
     Useless(String),
-    /// The peer did not believe any of our keys.
-    Refused,
+    /// The peer did not believe any of our keys, or could not verify them.
+    Refused(Cause),
 }
 
 /// What is known about one hosted domain on this stream.
@@ -51,8 +53,17 @@ enum PairState {
     Pending(Instant),
     /// Authenticated.
     Valid,
-    /// Not on this stream, since then.
-    Refused(Instant),
+    /// Not on this stream, since then and for this reason.
+    Refused(Instant, Cause),
+}
+
+/// Stanzas that were written.
+#[derive(Debug)]
+struct Recent {
+    at: Instant,
+    bytes: Bytes,
+    /// How much the system had been given when all of them were.
+    end: Option<u64>,
 }
 
 struct Stream<'a> {
@@ -62,7 +73,7 @@ struct Stream<'a> {
     pairs: HashMap<Domain, PairState>,
     /// Whether any pair was valid at any time.
     used: bool,
-    recent: VecDeque<(Instant, Bytes)>,
+    recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
     closing: Option<Instant>,
@@ -163,7 +174,18 @@ impl Stream<'_> {
                 }
                 None => self.ask(&local)?,
                 Some(PairState::Valid) => {
-                    let (bytes, count) = self.route.take(&local, BATCH);
+                    let largest = self.opened.limits.max_bytes;
+                    let Taken {
+                        bytes,
+                        count,
+                        too_large,
+                    } = self.route.take(&local, BATCH, largest);
+                    for stanza in too_large {
+                        let bytes = stanza.len();
+                        let most = largest.unwrap_or_default();
+                        let cause = Cause::TooLarge { bytes, most };
+                        self.edge.report_to_router(&stanza, cause);
+                    }
                     if count == 0 {
                         continue;
                     }
@@ -175,17 +197,13 @@ impl Stream<'_> {
                         .update(|detail| detail.stanzas += count as u64);
                 }
                 // A refused pair needs a new stream, once it is likely to fare better.
-                Some(PairState::Refused(since)) if since.elapsed() >= REFUSED => {
+                Some(PairState::Refused(since, _)) if since.elapsed() >= REFUSED => {
                     self.close();
                     return Ok(());
                 }
-                Some(PairState::Refused(_)) => {
-                    self.route.report_older(
-                        self.edge,
-                        Duration::ZERO,
-                        Some(&local),
-                        Cause::DialbackInvalid,
-                    );
+                Some(PairState::Refused(_, cause)) => {
+                    let (edge, now) = (self.edge, Duration::ZERO);
+                    self.route.report_older(edge, now, Some(&local), *cause);
                 }
                 Some(PairState::Pending(_)) => {}
             }
@@ -227,7 +245,7 @@ impl Stream<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         loop {
-            let frame = self.opened.wire.framer.next_frame()?;
+            let frame = self.opened.wire.take_frame()?;
             match frame {
                 None => break,
                 Some(Frame::End) => return Err(Failure::Closed),
@@ -272,7 +290,7 @@ impl Stream<'_> {
         let since = match self.pairs.get(&local) {
             Some(PairState::Pending(since)) => *since,
             // After its time-out or a refusal an answer comes too late to count.
-            Some(PairState::Refused(_)) => return Ok(()),
+            Some(PairState::Refused(..)) => return Ok(()),
             // A valid pair may be told that it is not any more, never anything else.
             Some(PairState::Valid) if answer == Answer::Invalid => Instant::now(),
             Some(PairState::Valid) | None => return Err(unasked()),
@@ -363,18 +381,26 @@ impl Stream<'_> {
     fn refuse(&mut self, local: &Domain, cause: Cause, reason: &str) {
         let remote = &self.route.remote;
         self.pairs
-            .insert(local.clone(), PairState::Refused(Instant::now()));
+            .insert(local.clone(), PairState::Refused(Instant::now(), cause));
         self.opened
             .guard
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         self.route
             .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        self.edge.registry.partner_failed(remote, message);
+        self.edge.registry.partner_failed(remote, message.clone());
+        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message);
+        self.edge.attempt_failed(remote, attempt);
         tracing::warn!(
             role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
             "state of the pair changed"
         );
+    }
+
+    /// How long the stream may carry nothing.
+    fn idle_timeout(&self) -> Duration {
+        let own = self.edge.live().config.limits.idle_timeout.0;
+        self.opened.limits.idle_timeout(own)
     }
 
     fn deadline(&self) -> Instant {
@@ -382,14 +408,13 @@ impl Stream<'_> {
         if let Some(closing) = self.closing {
             return closing;
         }
-        let limits = &self.edge.live().config.limits;
         let busy = !self.recent.is_empty()
             || !self.route.is_empty()
             || self
                 .pairs
                 .values()
                 .any(|state| matches!(state, PairState::Pending(_)));
-        let idle = self.last_use + limits.idle_timeout.0;
+        let idle = self.last_use + self.idle_timeout();
         if busy {
             idle.min(now + Duration::from_secs(1))
         } else {
@@ -432,7 +457,7 @@ impl Stream<'_> {
             .pairs
             .values()
             .any(|state| matches!(state, PairState::Valid));
-        let idle = now >= self.last_use + limits.idle_timeout.0;
+        let idle = now >= self.last_use + self.idle_timeout();
         // A stream that serves no pair is half open and is not kept.
         if (idle && self.route.is_empty()) || (!valid && !pending && !self.pairs.is_empty()) {
             self.close();
@@ -462,7 +487,8 @@ impl Stream<'_> {
         let (memory, kept) = (&self.edge.memory, Kept::default());
         if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
             let (address, remote) = (self.opened.address, Some(&self.route.remote));
-            refusal.log(Direction::Outbound, address, None, remote);
+            self.edge
+                .refused(Direction::Outbound, address, None, remote, &refusal);
             return Err(refusal.into());
         }
         if self.pairs.keys().any(|local| !live.hosted.contains(local)) {
@@ -476,18 +502,33 @@ impl Stream<'_> {
 
     fn remember(&mut self, bytes: Bytes) {
         let now = Instant::now();
-        self.recent_bytes += bytes.len();
-        self.recent.push_back((now, bytes));
         self.forget(now);
+        self.recent_bytes += bytes.len();
+        self.recent.push_back(Recent {
+            at: now,
+            bytes,
+            end: None,
+        });
     }
 
     fn forget(&mut self, now: Instant) {
         if self.opened.wire.transport.needs_flush() {
             return;
         }
-        while let Some((at, bytes)) = self.recent.front()
+        let transport = &self.opened.wire.transport;
+        let unmarked = self.recent.iter_mut().rev();
+        for recent in unmarked.take_while(|recent| recent.end.is_none()) {
+            recent.end = Some(transport.written());
+        }
+        let mut acknowledged = None;
+        while let Some(Recent { at, bytes, end }) = self.recent.front()
             && (now.duration_since(*at) >= RECENT || self.recent_bytes > RECENT_BYTES)
         {
+            let acknowledged = *acknowledged.get_or_insert_with(|| transport.acknowledged());
+            let taken = end.is_some_and(|end| end <= acknowledged);
+            if !taken && self.recent_bytes <= RECENT_BYTES_AT_MOST {
+                break;
+            }
             self.recent_bytes = self.recent_bytes.saturating_sub(bytes.len());
             self.recent.pop_front();
         }
@@ -509,11 +550,17 @@ impl Stream<'_> {
     }
 
     async fn end(mut self, failure: Failure) -> End {
-        let orderly = self.closing.is_some() || matches!(failure, Failure::Closed);
-        let took_all = !self.opened.wire.transport.needs_flush();
+        // Only the peer's own end says that it has read to ours.
+        let orderly = match &failure {
+            Failure::Closed => true,
+            Failure::Ended => self.closing.is_some(),
+            _ => false,
+        };
+        let transport = &self.opened.wire.transport;
+        let took_all = !transport.needs_flush() && transport.acknowledged() == transport.written();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
-            for (_, bytes) in self.recent.drain(..) {
+            for Recent { bytes, .. } in self.recent.drain(..) {
                 self.edge.report_to_router(&bytes, Cause::StreamLost);
             }
         }
@@ -524,9 +571,10 @@ impl Stream<'_> {
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
                 .join(" "),
-            self.pairs
-                .values()
-                .any(|state| matches!(state, PairState::Refused(_))),
+            self.pairs.values().find_map(|state| match state {
+                PairState::Refused(_, cause) => Some(*cause),
+                PairState::Pending(_) | PairState::Valid => None,
+            }),
         );
         tracing::info!(
             local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
@@ -536,6 +584,11 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
+        if !self.used && refused.is_none() && !orderly && self.closing.is_none() {
+            let attempt =
+                Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
+            self.edge.attempt_failed(&self.route.remote, attempt);
+        }
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();
         let goodbye = async move {
@@ -554,8 +607,8 @@ impl Stream<'_> {
         }
         match (self.used, refused) {
             (true, _) => End::Used,
-            (false, true) => End::Refused,
-            (false, false) => End::Useless(reason),
+            (false, Some(cause)) => End::Refused(cause),
+            (false, None) => End::Useless(reason),
         }
     }
 }

@@ -5,12 +5,13 @@
 //! be asked is not tried again for a while: each try costs DNS, TCP and TLS.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::{OpenError, Opened, Opener, Purpose};
@@ -28,6 +29,8 @@ const PER_DOMAIN: usize = 64;
 const NEGATIVE: Duration = Duration::from_secs(10);
 /// How long a stream without questions stays open.
 const IDLE: Duration = Duration::from_secs(10);
+/// Streams that may stay open like that; with more, each closes after its last answer.
+const MAX_IDLE: usize = 256;
 /// Domains remembered as not reachable.
 const MAX_NEGATIVE: usize = 4096;
 
@@ -53,6 +56,8 @@ pub struct Question {
     pub id: StreamId,
     /// The key.
     pub key: String,
+    /// Whoever asks waits no longer; connecting counts too.
+    pub until: Instant,
 }
 
 struct Asked {
@@ -66,6 +71,8 @@ struct Asked {
 pub struct Verifier {
     targets: Mutex<HashMap<Domain, Target>>,
     permits: Arc<Semaphore>,
+    /// Streams open or being opened.
+    streams: AtomicUsize,
 }
 
 enum Target {
@@ -88,6 +95,7 @@ impl Verifier {
         Self {
             targets: Mutex::default(),
             permits: Arc::new(Semaphore::new(total.min(Semaphore::MAX_PERMITS))),
+            streams: AtomicUsize::new(0),
         }
     }
 
@@ -135,8 +143,21 @@ impl Verifier {
         // The channel is new and empty.
         let _ = sender.try_send(asked);
         targets.insert(remote.clone(), Target::Asking(sender));
-        tokio::spawn(run(edge.clone(), remote.clone(), receiver));
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        let (edge, remote) = (edge.clone(), remote.clone());
+        tokio::spawn(async move {
+            run(&edge, &remote, receiver).await;
+            edge.verifier.streams.fetch_sub(1, Ordering::Relaxed);
+        });
         Ok(())
+    }
+
+    fn idle_time(&self) -> Duration {
+        if self.streams.load(Ordering::Relaxed) > MAX_IDLE {
+            Duration::ZERO
+        } else {
+            IDLE
+        }
     }
 
     fn not_reachable(&self, remote: &Domain, condition: &'static str) {
@@ -166,25 +187,32 @@ impl Verifier {
 }
 
 /// The task of one remote domain: opens a stream for the first question, closes it after the last.
-async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Asked>) {
+async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<Asked>) {
     let Some(first) = questions.recv().await else {
         return;
     };
-    match open(&edge, &first.question).await {
+    match open(edge, &first.question).await {
         Ok(opened) => {
+            edge.registry.partner_reached(remote);
+            opened.guard.update(|detail| detail.verifies = true);
             tracing::info!(
                 role = Role::Receiving.as_str(), %remote, address = %opened.address,
                 "stream used for dialback only"
             );
             let mut asking = Asking {
-                edge: &edge,
-                remote: &remote,
+                edge,
+                remote,
                 opened,
                 open: Vec::new(),
                 late: Vec::new(),
             };
             let failure = asking.run(first, &mut questions).await;
             let Asking { opened, open, .. } = asking;
+            // No question may be lost between the last look and the end.
+            questions.close();
+            while let Ok(asked) = questions.try_recv() {
+                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+            }
             for question in open {
                 let _ = question
                     .asked
@@ -192,19 +220,19 @@ async fn run(edge: Arc<Edge>, remote: Domain, mut questions: mpsc::Receiver<Aske
                     .send(Outcome::Failed("remote-server-timeout"));
             }
             let Opened { wire, guard, .. } = opened;
-            edge.verifier.forget(&remote);
+            edge.verifier.forget(remote);
             wire.hang_up(&failure, String::new).await;
             drop(guard);
         }
         Err(error) => {
             tracing::warn!(role = Role::Receiving.as_str(), %remote, reason = error.message, "the authoritative server cannot be asked");
-            edge.registry.partner_failed(&remote, error.message);
+            edge.registry.partner_not_asked(remote, error.message);
             let condition = match error.cause {
                 Cause::NotFound => "remote-server-not-found",
                 Cause::Insecure => "policy-violation",
                 _ => "remote-connection-failed",
             };
-            edge.verifier.not_reachable(&remote, condition);
+            edge.verifier.not_reachable(remote, condition);
             let _ = first.answer.send(Outcome::Failed(condition));
             questions.close();
             while let Ok(asked) = questions.try_recv() {
@@ -227,18 +255,19 @@ impl Verifier {
 }
 
 async fn open(edge: &Arc<Edge>, question: &Question) -> Result<Opened, OpenError> {
-    let life = edge.live().config.limits.dialback_timeout.0;
     let opening = async {
         let mut opener = Opener::resolve(edge, &question.remote).await?;
         opener.open(&question.local, Purpose::Verification).await
     };
-    timeout(life, opening).await.unwrap_or_else(|_| {
-        Err(OpenError {
-            cause: Cause::Unreachable,
-            temporary: true,
-            message: format!("{} could not be reached in time", question.remote),
+    timeout_at(question.until, opening)
+        .await
+        .unwrap_or_else(|_| {
+            Err(OpenError {
+                cause: Cause::Unreachable,
+                temporary: true,
+                message: format!("{} could not be reached in time", question.remote),
+            })
         })
-    })
 }
 
 /// A question that was sent.
@@ -264,10 +293,9 @@ impl Asking<'_> {
         }
         let mut idle_since = Instant::now();
         loop {
-            let life = self.edge.live().config.limits.dialback_timeout.0;
             let deadline = match self.open.first() {
-                Some(oldest) => oldest.at + life,
-                None => idle_since + IDLE,
+                Some(oldest) => oldest.asked.question.until,
+                None => idle_since + self.edge.verifier.idle_time(),
             };
             let Opened { wire, guard, .. } = &mut self.opened;
             let step = tokio::select! {
@@ -283,33 +311,35 @@ impl Asking<'_> {
                 }
                 () = guard.entry.close.cancelled() => Err(Failure::Closed),
                 () = sleep_until(deadline) => {
-                    self.timed_out(life);
+                    self.timed_out();
                     Ok(())
                 }
             };
             if !self.open.is_empty() {
                 idle_since = Instant::now();
             }
-            let failure = match step {
-                Ok(()) if Instant::now() >= idle_since + IDLE => Failure::Closed,
-                Ok(()) => continue,
-                Err(failure) => failure,
-            };
-            // No question may be lost between the last look and the end.
-            questions.close();
-            while let Ok(asked) = questions.try_recv() {
-                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
+            let idle = self.edge.verifier.idle_time();
+            match step {
+                Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
+                    return Failure::Closed;
+                }
+                Ok(()) => {}
+                Err(failure) => return failure,
             }
-            return failure;
         }
     }
 
     fn send(&mut self, asked: Asked) {
+        if asked.answer.is_closed() {
+            // Whoever asked is gone or waits no longer.
+            return;
+        }
         let Question {
             local,
             remote,
             id,
             key,
+            ..
         } = &asked.question;
         let xml = verify_request(&local.to_unicode(), &remote.to_unicode(), id, key);
         let Ok(xml) = xml else {
@@ -330,7 +360,7 @@ impl Asking<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         loop {
-            match self.opened.wire.framer.next_frame()? {
+            match self.opened.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Header(_)) => {}
@@ -397,10 +427,10 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn timed_out(&mut self, life: Duration) {
+    fn timed_out(&mut self) {
         let now = Instant::now();
         while let Some(oldest) = self.open.first()
-            && now >= oldest.at + life
+            && now >= oldest.asked.question.until
         {
             let Sent { asked, .. } = self.open.remove(0);
             let Question { local, id, .. } = asked.question;

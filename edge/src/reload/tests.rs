@@ -274,3 +274,25 @@ fn changes_are_told_by_field_and_without_secrets() {
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(!lines.concat().contains("secret - "));
 }
+
+#[tokio::test]
+async fn a_certificate_that_expires_while_the_edge_runs_is_warned_of() {
+    let folder = good();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["coluc.com".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + Duration::from_secs(3);
+    let key = rcgen::KeyPair::generate().unwrap();
+    folder.write("tls.crt", &params.self_signed(&key).unwrap().pem());
+    folder.write("tls.key", &key.serialize_pem());
+    let mut running = start(&folder.path().join("edge.yaml"), Duration::from_millis(100));
+    let first = running.until(|_| true).await;
+    let later = running.until(|live| !live.warnings.is_empty()).await;
+    assert!(
+        later.warnings[0].contains("expired"),
+        "{:?}",
+        later.warnings
+    );
+    assert_eq!(later.contents_hash(), first.contents_hash());
+}

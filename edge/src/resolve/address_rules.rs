@@ -41,7 +41,7 @@ pub struct AddressRules {
     allow: Vec<Cidr>,
     deny: Vec<Cidr>,
     routers: Arc<RouterAddresses>,
-    own_port: u16,
+    own_ports: Vec<u16>,
     is_ours: fn(IpAddr) -> bool,
 }
 
@@ -59,7 +59,7 @@ pub struct RefusedAddress {
 
 impl AddressRules {
     /// The rules of a configuration: `dns.allowPrivateTargets`, `dns.denyTargets`, the routers'
-    /// addresses and the port that this edge listens on.
+    /// addresses and the ports that this edge listens on.
     pub fn new(config: &EdgeConfig, routers: Arc<RouterAddresses>) -> Self {
         for endpoint in config.routers.iter().flat_map(|router| &router.endpoints) {
             if let Some(address) = endpoint.address.socket_addr() {
@@ -70,7 +70,11 @@ impl AddressRules {
             allow: config.dns.allow_private_targets.clone(),
             deny: config.dns.deny_targets.clone(),
             routers,
-            own_port: config.listen.s2s.port(),
+            own_ports: [Some(config.listen.s2s), config.listen.direct_tls]
+                .into_iter()
+                .flatten()
+                .map(|address| address.port())
+                .collect(),
             is_ours: belongs_to_this_host,
         }
     }
@@ -89,7 +93,7 @@ impl AddressRules {
             return refuse("one of our routers");
         }
         let ours = (self.is_ours)(plain.ip());
-        if ours && address.port() == self.own_port {
+        if ours && self.own_ports.contains(&address.port()) {
             return refuse("this edge itself");
         }
         if self.allow.iter().any(|network| network.contains(ip)) {
@@ -190,7 +194,7 @@ mod tests {
             ],
             deny: vec!["203.0.113.0/24".parse().unwrap()],
             routers,
-            own_port: 5269,
+            own_ports: vec![5269, 5271],
             is_ours: |ip| ip == "198.51.100.1".parse::<IpAddr>().unwrap() || ip.is_loopback(),
         }
     }
@@ -232,6 +236,7 @@ mod tests {
     #[case("127.0.0.1:5270", "")]
     // Ours, also under an exception.
     #[case("127.0.0.1:5269", "this edge itself")]
+    #[case("127.0.0.1:5271", "this edge itself")]
     #[case("198.51.100.1:443", "address of this host")]
     #[case("198.51.100.7:7400", "one of our routers")]
     #[case("10.9.0.7:7400", "one of our routers")]

@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{Candidate, Failures, MOST_FAILURES, Resolution};
+use super::{Candidate, Failures, MOST_FAILURES, Resolution, Service};
 
 /// Bounds of the attempts to reach one domain.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ pub struct Bounds {
     pub attempts: usize,
     /// Time for all attempts, TLS and stream negotiation included.
     pub total: Duration,
-    /// Time for one TCP connection.
+    /// Time for one TCP connection, and for the negotiation on it while others are left.
     pub each: Duration,
     /// Head start of one address over the next (RFC 8305 section 5).
     pub stagger: Duration,
@@ -33,6 +33,17 @@ impl Default for Bounds {
             stagger: Duration::from_millis(250),
         }
     }
+}
+
+/// A connection, and what is spoken on it.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub tcp: TcpStream,
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// Whether TLS begins at once.
+    pub service: Service,
 }
 
 /// The connection attempts of one resolution, at most 8 and 30 s in all.
@@ -61,10 +72,23 @@ impl Attempts {
         self.deadline
     }
 
+    /// Time that the negotiation on one connection may take: all that is left on the last one, less
+    /// while there are others that may do better.
+    pub fn share(&self) -> Duration {
+        let bounds = self.resolution.resolver.bounds;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let more = !self.resolution.queue.is_empty() || !self.resolution.later.is_empty();
+        if more && self.started < bounds.attempts {
+            left.min(bounds.each)
+        } else {
+            left
+        }
+    }
+
     /// The next connection: addresses of one group are raced 250 ms apart, families taking turns.
     /// Called again when TLS or the stream failed on the previous one. `None` when nothing is
     /// left; an error is one group's failure as a sentence, and further calls may still succeed.
-    pub async fn next(&mut self) -> Option<Result<(TcpStream, SocketAddr), String>> {
+    pub async fn next(&mut self) -> Option<Result<Connected, String>> {
         if self.over {
             return None;
         }
@@ -81,7 +105,7 @@ impl Attempts {
             })
     }
 
-    async fn next_in_time(&mut self) -> Option<Result<(TcpStream, SocketAddr), String>> {
+    async fn next_in_time(&mut self) -> Option<Result<Connected, String>> {
         let bounds = self.resolution.resolver.bounds;
         let mut failures = Vec::new();
         if self.resolution.queue.is_empty() && self.started < bounds.attempts {
@@ -107,7 +131,7 @@ impl Attempts {
     }
 
     /// Races the queued addresses; those still under way when one wins go back to the front.
-    async fn race(&mut self, failures: &mut Vec<String>) -> Option<(TcpStream, SocketAddr)> {
+    async fn race(&mut self, failures: &mut Vec<String>) -> Option<Connected> {
         let bounds = self.resolution.resolver.bounds;
         let mut running = FuturesUnordered::new();
         let mut under_way: Vec<Candidate> = Vec::new();
@@ -129,14 +153,18 @@ impl Attempts {
                 Some(finished) = running.next() => finished,
                 () = sleep_until(head_start), if more => continue,
             };
-            under_way.retain(|other| other.address != candidate.address);
+            under_way.retain(|other| *other != candidate);
             match result {
-                Ok(stream) => {
+                Ok(tcp) => {
                     under_way
                         .into_iter()
                         .rev()
                         .for_each(|other| self.resolution.queue.push_front(other));
-                    return Some((stream, candidate.address));
+                    return Some(Connected {
+                        tcp,
+                        address: candidate.address,
+                        service: candidate.target.service,
+                    });
                 }
                 Err(error) => failures.push(format!(
                     "no connection to {} ({}): {}",

@@ -19,11 +19,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::seq::SliceRandom;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, HostPort};
+use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, TlsMode};
 
+use crate::policy::Policy;
+pub use crate::stream::direct_tls::Service;
 pub use address_rules::{AddressRules, RouterAddresses};
-pub use connect::{Attempts, Bounds};
+pub use connect::{Attempts, Bounds, Connected};
 pub use dns::{Dns, Lookup, LookupError, SrvRecord};
 use srv::Choice;
 
@@ -35,7 +38,7 @@ pub const S2S_PORT: u16 = 5269;
 pub enum Method {
     /// Configured; DNS has no say, neither now nor when all addresses fail.
     StaticRoute,
-    /// `_xmpp-server._tcp` records.
+    /// `_xmpp-server._tcp` and `_xmpps-server._tcp` records.
     Srv,
     /// No SRV records: the domain's own A and AAAA records, port 5269.
     Address,
@@ -59,14 +62,20 @@ pub struct Target {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// What is spoken there.
+    pub service: Service,
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
+            write!(f, "[{}]:{}", self.host, self.port)?;
         } else {
-            write!(f, "{}:{}", self.host, self.port)
+            write!(f, "{}:{}", self.host, self.port)?;
+        }
+        match self.service {
+            Service::StartTls => Ok(()),
+            Service::DirectTls => f.write_str(" (direct TLS)"),
         }
     }
 }
@@ -150,6 +159,7 @@ pub struct Resolver {
     lookup: Arc<dyn Lookup>,
     rules: Arc<AddressRules>,
     routes: Arc<HashMap<Domain, Vec<Target>>>,
+    policy: Arc<Policy>,
     bounds: Bounds,
 }
 
@@ -183,6 +193,7 @@ impl Resolver {
         let target = |address: &HostPort| Target {
             host: address.host.clone(),
             port: address.port,
+            service: Service::StartTls,
         };
         let fixed = config
             .static_routes
@@ -198,6 +209,7 @@ impl Resolver {
             lookup,
             rules: Arc::new(AddressRules::new(config, routers)),
             routes: Arc::new(fixed),
+            policy: Arc::new(Policy::new(config)),
             bounds: Bounds::default(),
         }
     }
@@ -211,6 +223,19 @@ impl Resolver {
 
     /// Finds out where a remote domain is reached. The lists must have been applied before.
     pub async fn resolve(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
+        // One by one, many priorities whose names nobody answers would take minutes.
+        let total = self.bounds.total;
+        tokio::time::timeout(total, self.find(domain))
+            .await
+            .unwrap_or_else(|_| {
+                Err(ResolveError::Temporary(format!(
+                    "{domain} cannot be reached: its look-ups took more than {} s in all; check its name servers if this lasts",
+                    total.as_secs()
+                )))
+            })
+    }
+
+    async fn find(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
         let started = Instant::now();
         let (method, groups) = self.targets(domain).await?;
         let mut resolution = Resolution {
@@ -234,18 +259,23 @@ impl Resolver {
 
     async fn targets(&self, domain: &Domain) -> Result<(Method, Vec<Vec<Target>>), ResolveError> {
         if let Some(targets) = self.routes.get(domain) {
-            return Ok((Method::StaticRoute, vec![targets.clone()]));
+            // All are equal: each gets its share of the streams.
+            let mut targets = targets.clone();
+            targets.shuffle(&mut rand::rng());
+            return Ok((Method::StaticRoute, vec![targets]));
         }
+        let with_direct = self.policy.peer(domain).tls_mode != TlsMode::Disabled;
         let plain = format!("_xmpp-server._tcp.{domain}.");
         let direct = format!("_xmpps-server._tcp.{domain}.");
         let (plain, direct) = futures::join!(self.lookup.srv(&plain), self.lookup.srv(&direct));
         Ok(
-            match srv::choose(domain, plain, direct, &mut rand::rng())? {
+            match srv::choose(domain, plain, direct, with_direct, &mut rand::rng())? {
                 Choice::Targets(groups) => (Method::Srv, groups),
                 Choice::NoRecords => {
                     let target = Target {
                         host: domain.to_string(),
                         port: S2S_PORT,
+                        service: Service::StartTls,
                     };
                     (Method::Address, vec![vec![target]])
                 }
@@ -253,8 +283,8 @@ impl Resolver {
         )
     }
 
-    /// The allowed addresses of one priority's targets, families taking turns (RFC 8305
-    /// section 4).
+    /// The allowed addresses of one priority's targets. Targets take turns, so that their order
+    /// holds and none uses up the attempts; so do the families of each (RFC 8305 section 4).
     async fn look_up(
         &self,
         method: Method,
@@ -263,7 +293,7 @@ impl Resolver {
     ) -> VecDeque<Candidate> {
         group.truncate(self.bounds.attempts);
         let answers = futures::future::join_all(group.iter().map(|target| self.host(&target.host)));
-        let (mut six, mut four) = (VecDeque::new(), VecDeque::new());
+        let mut turns: Vec<VecDeque<Candidate>> = Vec::with_capacity(group.len());
         for (target, answer) in group.iter().zip(answers.await) {
             let addresses = match answer {
                 Ok(addresses) if addresses.is_empty() => {
@@ -278,6 +308,7 @@ impl Resolver {
                     continue;
                 }
             };
+            let (mut six, mut four) = (VecDeque::new(), VecDeque::new());
             for ip in addresses.into_iter().take(MOST_ADDRESSES) {
                 let address = SocketAddr::new(ip, target.port);
                 match self.check(method, address) {
@@ -291,13 +322,9 @@ impl Resolver {
                     Err(refused) => failures.refused.push(format!("{target}: {refused}")),
                 }
             }
+            turns.push(take_turns(vec![six, four]));
         }
-        let mut queue = VecDeque::with_capacity(six.len() + four.len());
-        while !six.is_empty() || !four.is_empty() {
-            queue.extend(six.pop_front());
-            queue.extend(four.pop_front());
-        }
-        queue
+        take_turns(turns)
     }
 
     /// Static routes are trusted; what DNS says is not.
@@ -340,6 +367,15 @@ impl Resolver {
         self.rules.routers().learn(address, &addresses);
         Ok(addresses)
     }
+}
+
+/// The first of each, then the second of each, and so on.
+fn take_turns<T>(mut lists: Vec<VecDeque<T>>) -> VecDeque<T> {
+    let mut merged = VecDeque::with_capacity(lists.iter().map(VecDeque::len).sum());
+    while lists.iter().any(|list| !list.is_empty()) {
+        merged.extend(lists.iter_mut().filter_map(VecDeque::pop_front));
+    }
+    merged
 }
 
 /// What went wrong with the targets of one domain.

@@ -73,6 +73,21 @@ impl Lookup for Table {
     }
 }
 
+/// The same, but each answer about a host's addresses takes 100 ms.
+struct Slow(Arc<Table>);
+
+impl Lookup for Slow {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+        self.0.srv(name)
+    }
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.0.addresses(name).await
+        })
+    }
+}
+
 fn config(more: &str) -> EdgeConfig {
     EdgeConfig::from_yaml(&format!(
         "\
@@ -149,6 +164,15 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
 #[case(
     "{SRV} 1 0 5269 x.vngtp.lab.\n{SRV} 2 0 5270 y.vngtp.lab.\na x.vngtp.lab. = 10.0.0.1\na y.vngtp.lab. = 198.51.100.21",
     "srv 198.51.100.21:5270"
+)]
+// Both services in the order of their priorities.
+#[case(
+    "{SRV} 2 0 5269 x.vngtp.lab.\nsrv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\na x.vngtp.lab. = 198.51.100.20",
+    "srv 198.51.100.20:5270"
+)]
+#[case(
+    "{SRV} 0 0 0 .\nsrv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\na x.vngtp.lab. = 198.51.100.20",
+    "srv 198.51.100.20:5270"
 )]
 // Families take turns.
 #[case(
@@ -245,13 +269,35 @@ async fn a_mute_address_is_overtaken_and_tried_again_after_the_winner_failed() {
     ));
     let resolution = resolver(LOOPBACK, &table).resolve(&vngtp()).await.unwrap();
     let mut attempts = Attempts::new(resolution);
-    let (_, address) = attempts.next().await.unwrap().unwrap();
+    let Connected { address, .. } = attempts.next().await.unwrap().unwrap();
     assert_eq!(address, good.local_addr().unwrap());
     // Now only the mute one is left: it is given its time, which is over soon enough.
     attempts.deadline = tokio::time::Instant::now() + Duration::from_millis(100);
     let error = attempts.next().await.unwrap().unwrap_err();
     assert!(error.contains("3 attempts"), "{error}");
     assert!(attempts.next().await.is_none());
+}
+
+#[tokio::test]
+async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
+    let mute = mute("127.0.0.1");
+    let port = mute.address.port();
+    let good = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let table = Table::read(&format!(
+        "{SRV} 0 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2"
+    ));
+    let resolver = resolver(LOOPBACK, &table).with_bounds(Bounds::default());
+    let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
+    let began = std::time::Instant::now();
+    let Connected { address, .. } = attempts.next().await.unwrap().unwrap();
+    let took = began.elapsed();
+    assert_eq!(address, good.local_addr().unwrap());
+    assert!(took >= Duration::from_millis(250), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // The one that was overtaken is still to come, with what is left of 8 attempts and 30 s.
+    assert_eq!(attempts.started, 2);
+    let left = attempts.deadline() - tokio::time::Instant::now();
+    assert!(left > Duration::from_secs(25) && left <= Duration::from_secs(30));
 }
 
 #[tokio::test]
@@ -271,7 +317,7 @@ async fn a_refused_connection_starts_the_next_one_at_once() {
         .resolve(&vngtp())
         .await
         .unwrap();
-    let (_, address) = Attempts::new(resolution).next().await.unwrap().unwrap();
+    let Connected { address, .. } = Attempts::new(resolution).next().await.unwrap().unwrap();
     assert_eq!(address, good.local_addr().unwrap());
 }
 
@@ -321,13 +367,106 @@ async fn each_priority_is_tried_after_the_one_before_failed() {
     );
     let mut attempts = Attempts::new(resolution);
     attempts.next().await.unwrap().unwrap_err();
-    let (stream, address) = attempts.next().await.unwrap().unwrap();
+    let Connected { tcp, address, .. } = attempts.next().await.unwrap().unwrap();
     assert_eq!(address.port(), port);
-    assert!(stream.nodelay().unwrap());
-    let keepalive = socket2::SockRef::from(&stream)
-        .tcp_keepalive_time()
-        .unwrap();
+    assert!(tcp.nodelay().unwrap());
+    let keepalive = socket2::SockRef::from(&tcp).tcp_keepalive_time().unwrap();
     assert!(keepalive <= Duration::from_mins(1));
+}
+
+#[tokio::test]
+async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
+    let mut text = format!("{SRV} 0 1 5269 x.vngtp.lab.\n{SRV} 0 1 5269 y.vngtp.lab.\n");
+    for n in 1..=16 {
+        text += &format!("a x.vngtp.lab. = 198.51.100.{n}\n");
+    }
+    text += "a y.vngtp.lab. = 203.0.113.1\na y.vngtp.lab. = 2001:db8::1";
+    let resolver = resolver("", &Table::read(&text));
+    let mut first = HashSet::new();
+    for _ in 0..40 {
+        let resolution = resolver.resolve(&vngtp()).await.unwrap();
+        let addresses: Vec<_> = resolution.addresses().map(|a| a.ip().to_string()).collect();
+        assert!(
+            addresses[..4].contains(&"203.0.113.1".to_owned()),
+            "{addresses:?}"
+        );
+        // Which target comes first is the weights' business, not the address family's.
+        first.insert(addresses[0].clone());
+    }
+    let expected = ["198.51.100.1", "2001:db8::1"].map(str::to_owned);
+    assert_eq!(first, HashSet::from(expected));
+}
+
+#[rstest]
+#[case("", "srv 198.51.100.20:5270")]
+#[case(
+    "peers: [{domain: vngtp.lab, tlsMode: Disabled}]",
+    "srv 198.51.100.20:5269"
+)]
+#[tokio::test]
+async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(
+    #[case] peers: &str,
+    #[case] expected: &str,
+) {
+    let table = Table::read(
+        "srv _xmpp-server._tcp.vngtp.lab. = 2 0 5269 x.vngtp.lab.\n\
+         srv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\n\
+         a x.vngtp.lab. = 198.51.100.20",
+    );
+    let mut config = config("");
+    if !peers.is_empty() {
+        config.peers = serde_yaml::from_str::<serde_yaml::Value>(peers)
+            .and_then(|value| serde_yaml::from_value(value["peers"].clone()))
+            .unwrap();
+    }
+    let resolver = Resolver::with_lookup(&config, table, Arc::default());
+    let resolution = resolver.resolve(&vngtp()).await.unwrap();
+    let addresses: Vec<_> = resolution.addresses().map(|a| a.to_string()).collect();
+    assert_eq!(format!("srv {}", addresses.join(" ")), expected);
+}
+
+#[tokio::test]
+async fn equal_addresses_of_a_static_route_share_the_streams() {
+    let table = Table::read("");
+    let route = "staticRoutes: [{domain: vngtp.lab, addresses: ['198.51.100.1:5269', '198.51.100.2:5269', '[2001:db8::1]:5269']}]";
+    let resolver = resolver(route, &table);
+    let mut first = HashMap::<SocketAddr, u32>::new();
+    for _ in 0..600 {
+        let resolution = resolver.resolve(&vngtp()).await.unwrap();
+        assert_eq!(resolution.addresses().count(), 3);
+        *first
+            .entry(resolution.addresses().next().unwrap())
+            .or_default() += 1;
+    }
+    assert_eq!(first.len(), 3);
+    assert!(
+        first.values().all(|count| count.abs_diff(200) < 80),
+        "{first:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
+    let (one, two) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let route = format!(
+        "staticRoutes: [{{domain: vngtp.lab, addresses: ['{}', '{}']}}]",
+        one.local_addr().unwrap(),
+        two.local_addr().unwrap()
+    );
+    let bounds = Bounds {
+        total: Duration::from_secs(30),
+        each: Duration::from_secs(10),
+        ..quick()
+    };
+    let resolver = resolver(&route, &Table::read("")).with_bounds(bounds);
+    let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
+    attempts.next().await.unwrap().unwrap();
+    assert_eq!(attempts.share(), Duration::from_secs(10));
+    attempts.next().await.unwrap().unwrap();
+    assert!(attempts.share() > Duration::from_secs(20));
 }
 
 #[tokio::test]
@@ -401,9 +540,14 @@ mod real_dns {
     }
 
     async fn server() -> Dns {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
+        // A port that is free for UDP may be taken for TCP.
+        let (udp, tcp, address) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = udp.local_addr().unwrap();
+            if let Ok(tcp) = TcpListener::bind(address).await {
+                break (udp, tcp, address);
+            }
+        };
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, peer)) = udp.recv_from(&mut buffer).await {
@@ -499,4 +643,21 @@ mod real_dns {
             .unwrap();
         assert!(Dns::new(&[closed]).srv("good.example.").await.is_err());
     }
+}
+
+#[tokio::test]
+async fn many_priorities_of_slow_names_take_no_longer_than_the_time_of_all_attempts() {
+    let records: String = (0..64)
+        .map(|n| format!("{SRV} {n} 0 5269 h{n}.vngtp.lab.\n"))
+        .collect();
+    let table = Table::read(&records);
+    let total = Duration::from_millis(350);
+    let resolver =
+        Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
+            .with_bounds(Bounds { total, ..quick() });
+    let error = resolver.resolve(&vngtp()).await.unwrap_err();
+    assert_eq!(error.as_str(), "temporary", "{error}");
+    // Two questions about the services, then a host every 100 ms.
+    let asked = table.asked.lock().unwrap().len();
+    assert!(asked <= 2 + 3, "{asked} questions");
 }

@@ -22,7 +22,7 @@ use xmpp_federation_core::{ComponentId, Domain};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use queue::{Batch, Queue};
+use queue::{Batch, Queue, Source};
 
 /// What links are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,32 @@ pub enum Mode {
     Run,
     /// Deliver what waits, close in an orderly way, stay down.
     Finish,
+}
+
+/// How long links wait for what. Not configurable: the defaults follow from what a router does;
+/// tests shorten them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// A router that does not answer our ping for so long processes nothing; 20 s.
+    pub echo: Duration,
+    /// A silent link is pinged this often, so that a dead router is noticed; 30 s.
+    pub quiet: Duration,
+    /// How long a stanza may wait for a link; 30 s.
+    pub hold: Duration,
+    /// How long a link whose turn begins waits for the proof of what the last one wrote, so that
+    /// the order within a pair is kept; 2 s.
+    pub handover: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            echo: Duration::from_secs(20),
+            quiet: Duration::from_secs(30),
+            hold: Duration::from_secs(30),
+            handover: Duration::from_secs(2),
+        }
+    }
 }
 
 /// One IM and Presence cluster.
@@ -45,24 +71,13 @@ pub struct Cluster {
 /// All clusters and their links.
 #[derive(Debug)]
 pub struct Routers {
+    timing: Timing,
     clusters: Mutex<Arc<[Arc<Cluster>]>>,
     mode: watch::Sender<Mode>,
     redial: watch::Sender<u64>,
     links: TaskTracker,
     /// Links that are up or closing.
     serving: AtomicUsize,
-}
-
-impl Default for Routers {
-    fn default() -> Self {
-        Self {
-            clusters: Mutex::new(Arc::new([])),
-            mode: watch::Sender::new(Mode::Run),
-            redial: watch::Sender::new(0),
-            links: TaskTracker::new(),
-            serving: AtomicUsize::new(0),
-        }
-    }
 }
 
 /// A link that is being kept up, and how to end it.
@@ -74,6 +89,18 @@ struct Running {
 }
 
 impl Routers {
+    /// None yet.
+    pub fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            clusters: Mutex::new(Arc::new([])),
+            mode: watch::Sender::new(Mode::Run),
+            redial: watch::Sender::new(0),
+            links: TaskTracker::new(),
+            serving: AtomicUsize::new(0),
+        }
+    }
+
     /// The clusters as they are now; cheap, taken once per turn.
     pub fn clusters(&self) -> Arc<[Arc<Cluster>]> {
         self.lock().clone()
@@ -114,15 +141,44 @@ impl Routers {
         }
     }
 
-    /// Sends a stanza to the cluster that serves this hosted domain; `false` if none does.
-    pub fn send(&self, live: &Live, domain: &Domain, stanza: bytes::Bytes) -> bool {
-        match select(&self.clusters(), live, domain) {
-            Some(cluster) => {
-                cluster.queue.push(Batch::one(stanza));
-                true
-            }
-            None => false,
+    /// What waits for a cluster without any link goes to one that has a link and serves at least
+    /// the same domains (an intercluster peer).
+    fn pass_on(&self, edge: &Arc<Edge>, down: &Arc<Cluster>) {
+        if down.queue.is_up() || down.queue.is_empty() {
+            return;
         }
+        let (live, clusters) = (edge.live(), self.clusters());
+        let routers = &live.config.routers;
+        let Some(domains) = routers
+            .iter()
+            .find(|router| router.name == down.name)
+            .map(|router| &router.domains)
+        else {
+            return;
+        };
+        let peer = routers
+            .iter()
+            .filter(|router| {
+                router.domains.is_empty()
+                    || (!domains.is_empty() && domains.iter().all(|d| router.domains.contains(d)))
+            })
+            .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
+            .find(|cluster| cluster.queue.is_up());
+        if let Some(peer) = peer {
+            for batch in down.queue.move_to(&peer.queue) {
+                edge.report(&batch.bytes, Cause::LinkDown);
+            }
+        }
+    }
+
+    /// Sends an answer to the cluster that serves this hosted domain; `false` if none does.
+    pub fn send(&self, live: &Live, domain: &Domain, stanza: bytes::Bytes) -> bool {
+        select(&self.clusters(), live, domain).is_some_and(|cluster| {
+            cluster
+                .queue
+                .push(&Source::Edge, Batch::one(stanza))
+                .is_ok()
+        })
     }
 
     /// Keeps clusters and links as the configuration has them, until `stop`.
@@ -131,7 +187,8 @@ impl Routers {
         let mut changes = edge.changes();
         let mut running: Vec<Running> = Vec::new();
         this.reconcile(&edge, &mut running);
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let hold = this.timing.hold;
+        let mut tick = tokio::time::interval((hold / 4).min(Duration::from_secs(1)));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -144,7 +201,8 @@ impl Routers {
                 }
                 now = tick.tick() => {
                     for cluster in this.clusters().iter() {
-                        for batch in cluster.queue.expire(now) {
+                        this.pass_on(&edge, cluster);
+                        for batch in cluster.queue.expire(now, hold) {
                             edge.report(&batch.bytes, Cause::LinkDown);
                         }
                     }
@@ -173,7 +231,7 @@ impl Routers {
                 known.unwrap_or_else(|| {
                     Arc::new(Cluster {
                         name: router.name.clone(),
-                        queue: Queue::default(),
+                        queue: Queue::new(self.timing.handover),
                     })
                 })
             })
@@ -182,7 +240,8 @@ impl Routers {
             .iter()
             .filter(|old| !clusters.iter().any(|c| c.name == old.name))
         {
-            for batch in gone.queue.clear() {
+            // Its links deliver what waits before they close; without a link nobody does.
+            for batch in gone.queue.close() {
                 edge.report(&batch.bytes, Cause::LinkDown);
             }
         }

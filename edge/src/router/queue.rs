@@ -1,19 +1,44 @@
-//! What waits for the routers of one cluster: one queue that its links take from in turn.
+//! What waits for the routers of one cluster: one queue per source, served in turn.
+//!
+//! A source is a remote domain, or the edge itself with its answers to the router. Links take by
+//! deficit round robin (Shreedhar and Varghese, 1995), so whoever sends much waits for itself
+//! only; within one source the order is kept. A source that has more than its share waiting is
+//! told to pause while the others go on; only when too much waits in all does everybody pause.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use xmpp_federation_core::Domain;
 
-/// Bytes that may wait before inbound peers are paused.
+/// Bytes that all sources with something waiting share: each may have its part of it waiting
+/// before it is paused.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
-/// Bytes under which they go on.
-const LOW_WATER: usize = 1024 * 1024;
-/// How long a stanza may wait for a link.
-pub const HOLD: Duration = Duration::from_secs(30);
+/// The smallest share, however many sources there are.
+const SMALLEST_SHARE: usize = 64 * 1024;
+/// A source goes on when it is down to this part of its share.
+const LOW_WATER: usize = 4;
+/// Bytes waiting in all at which no peer is read; they go on below [`HIGH_WATER`].
+const SHUT: usize = 4 * HIGH_WATER;
+/// Bytes a source may send per turn. Small against what a busy peer brings with one read, so that
+/// one stanza of a quiet peer passes many flooding ones in the first round.
+const QUANTUM: usize = 16 * 1024;
+/// Room of a queue that is kept for the next source instead of being given back.
+const SPARE: usize = 32;
+
+/// Who sends.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The edge itself: errors for the router's own stanzas. Never paused.
+    Edge,
+    /// A remote domain.
+    Peer(Arc<Domain>),
+}
 
 /// Stanzas one after the other, ready for a link's stream.
 #[derive(Debug, Clone)]
@@ -57,116 +82,309 @@ impl Batch {
     }
 }
 
+/// Not to read until it is over.
+#[derive(Debug)]
+pub struct Pause(watch::Receiver<bool>);
+
+impl Pause {
+    /// Waits until there is room again. May be dropped and called again.
+    pub async fn over(&mut self) {
+        // A queue that is gone stops nobody.
+        drop(self.0.wait_for(|full| !full).await);
+    }
+}
+
+/// What a link got.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Batches to be written; unproven until [`Queue::proven`].
+    pub batches: Vec<Batch>,
+    /// It is this link's turn, but another one's last batches are not proven yet: ask again when
+    /// woken, at the latest then.
+    pub again: Option<Instant>,
+}
+
 /// The queue of one cluster.
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
-    full: watch::Sender<bool>,
+    /// More than [`SHUT`] waits.
+    shut: AtomicBool,
+    /// The same, to wait for its end.
+    shut_watch: watch::Sender<bool>,
+    up: AtomicBool,
+    /// How long the next link waits for the proof of what the last one wrote.
+    handover: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: VecDeque<Batch>,
+    /// Sources with something waiting, no others.
+    sources: HashMap<Source, Waiting>,
+    /// The same, by turn.
+    turns: VecDeque<Source>,
     bytes: usize,
     /// The links that are up, by rank; the lowest one takes.
     up: Vec<(usize, Arc<Notify>)>,
     /// Batches that a link wrote and whose processing is not proven.
     unproven: usize,
+    /// Another link's turn began while something was unproven.
+    handover: Option<Instant>,
+    /// The cluster is not configured any more.
+    closed: bool,
+    spare: Option<VecDeque<Batch>>,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            inner: Mutex::default(),
-            full: watch::Sender::new(false),
+/// What waits from one source.
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    /// Bytes it may still send in this round.
+    deficit: usize,
+    /// Dropped when its producers may go on.
+    hold: Option<watch::Sender<bool>>,
+}
+
+impl Waiting {
+    fn release(&mut self, share: usize) {
+        if self.bytes <= share / LOW_WATER {
+            self.hold = None;
         }
     }
 }
 
+impl Inner {
+    /// Bytes that each source may have waiting.
+    fn share(&self) -> usize {
+        (HIGH_WATER / self.sources.len().max(1)).max(SMALLEST_SHARE)
+    }
+
+    fn wake_first(&self) {
+        if let Some((_, first)) = self.up.first() {
+            first.notify_one();
+        }
+    }
+
+    /// The next batch by deficit round robin.
+    fn next(&mut self) -> Option<Batch> {
+        let share = self.share();
+        loop {
+            let source = self.turns.front()?;
+            let Some(waiting) = self.sources.get_mut(source) else {
+                self.turns.pop_front();
+                continue;
+            };
+            let size = waiting.batches.front().map_or(0, |next| next.bytes.len());
+            if size > waiting.deficit && self.turns.len() > 1 {
+                waiting.deficit += QUANTUM;
+                self.turns.rotate_left(1);
+                continue;
+            }
+            let batch = waiting.batches.pop_front();
+            waiting.deficit = waiting.deficit.saturating_sub(size);
+            waiting.bytes = waiting.bytes.saturating_sub(size);
+            waiting.release(share);
+            if waiting.batches.is_empty()
+                && let Some(source) = self.turns.pop_front()
+                && let Some(gone) = self.sources.remove(&source)
+            {
+                self.idle(gone);
+            }
+            if batch.is_some() {
+                return batch;
+            }
+        }
+    }
+
+    /// An idle source costs no memory; one queue's room is kept, since most often the next
+    /// source is the only one.
+    fn idle(&mut self, gone: Waiting) {
+        if gone.batches.capacity() <= SPARE {
+            self.spare = Some(gone.batches);
+        }
+        if self.sources.is_empty() && self.sources.capacity() > SPARE {
+            self.sources = HashMap::new();
+            self.turns = VecDeque::new();
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(Duration::ZERO)
+    }
+}
+
 impl Queue {
+    /// An empty one; when another link takes over, it waits at most `handover` for the proof of
+    /// what the last one wrote, so that the order is kept.
+    pub fn new(handover: Duration) -> Self {
+        Self {
+            inner: Mutex::default(),
+            shut: AtomicBool::new(false),
+            shut_watch: watch::Sender::new(false),
+            up: AtomicBool::new(false),
+            handover,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends; the link that takes is woken once, however much is appended before it runs.
-    pub fn push(&self, batch: Batch) {
-        let mut inner = self.lock();
-        inner.bytes += batch.bytes.len();
-        inner.waiting.push_back(batch);
-        if inner.bytes > HIGH_WATER {
-            self.full
-                .send_if_modified(|full| !std::mem::replace(full, true));
+    /// Gives a pause if the source has more than its share waiting now. The batch comes back if
+    /// the cluster is not configured any more.
+    pub fn push(&self, source: &Source, batch: Batch) -> Result<Option<Pause>, Batch> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if inner.closed {
+            return Err(batch);
         }
-        if let Some((_, wake)) = inner.up.first() {
-            wake.notify_one();
+        let size = batch.bytes.len();
+        inner.bytes += size;
+        if inner.bytes > SHUT {
+            self.set_shut(true);
+        }
+        let sources = inner.sources.len();
+        let waiting = match inner.sources.entry(source.clone()) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(free) => {
+                inner.turns.push_back(source.clone());
+                free.insert(Waiting {
+                    batches: inner.spare.take().unwrap_or_default(),
+                    deficit: QUANTUM,
+                    ..Waiting::default()
+                })
+            }
+        };
+        waiting.bytes += size;
+        waiting.batches.push_back(batch);
+        let share = (HIGH_WATER / sources.max(1)).max(SMALLEST_SHARE);
+        let pause = (waiting.bytes > share && *source != Source::Edge).then(|| {
+            let hold = &mut waiting.hold;
+            let hold = hold.get_or_insert_with(|| watch::Sender::new(true));
+            Pause(hold.subscribe())
+        });
+        inner.wake_first();
+        Ok(pause)
+    }
+
+    fn set_shut(&self, shut: bool) {
+        if self.shut.swap(shut, Ordering::AcqRel) != shut {
+            self.shut_watch.send_replace(shut);
         }
     }
 
-    /// Whether producers must pause, as a value to wait on.
-    pub fn full(&self) -> watch::Receiver<bool> {
-        self.full.subscribe()
+    /// Set while so much waits in all that no peer may be read, whoever it is.
+    pub fn shut(&self) -> Option<Pause> {
+        self.shut
+            .load(Ordering::Acquire)
+            .then(|| Pause(self.shut_watch.subscribe()))
     }
 
-    /// Whether so much waits that even errors must wait: the router does not read.
-    pub fn overfull(&self) -> bool {
-        self.lock().bytes > 2 * HIGH_WATER
+    /// Bytes of the edge's own answers to the router that wait.
+    pub fn answers(&self) -> usize {
+        let inner = self.lock();
+        inner.sources.get(&Source::Edge).map_or(0, |own| own.bytes)
     }
 
     /// A link came up; the one of the lowest rank takes from now on.
     pub fn link_up(&self, rank: usize, wake: &Arc<Notify>) {
-        let mut inner = self.lock();
-        inner.up.push((rank, wake.clone()));
-        inner.up.sort_by_key(|(rank, _)| *rank);
-        if let Some((_, first)) = inner.up.first() {
-            first.notify_one();
-        }
+        self.change_links(|up| {
+            up.push((rank, wake.clone()));
+            up.sort_by_key(|(rank, _)| *rank);
+        });
     }
 
-    /// A link is no longer up; the next one takes over what still waits.
-    pub fn link_down(&self, wake: &Arc<Notify>) {
+    /// A link is no longer up; the next one takes over what still waits. What nobody will take
+    /// any more, because the cluster is not configured, is given back.
+    pub fn link_down(&self, wake: &Arc<Notify>) -> Vec<Batch> {
+        self.change_links(|up| up.retain(|(_, other)| !Arc::ptr_eq(other, wake)));
+        self.orphans()
+    }
+
+    /// The link with this `wake` takes no more, if another one is up to do so.
+    pub fn step_down(&self, wake: &Arc<Notify>) -> bool {
+        let mut done = false;
+        self.change_links(|up| {
+            if up.len() > 1 {
+                up.retain(|(_, other)| !Arc::ptr_eq(other, wake));
+                done = true;
+            }
+        });
+        done
+    }
+
+    fn change_links(&self, change: impl FnOnce(&mut Vec<(usize, Arc<Notify>)>)) {
         let mut inner = self.lock();
-        inner.up.retain(|(_, other)| !Arc::ptr_eq(other, wake));
-        if let Some((_, first)) = inner.up.first() {
-            first.notify_one();
+        let before = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
+        change(&mut inner.up);
+        let after = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
+        if before != after && inner.unproven > 0 {
+            inner.handover = Some(Instant::now() + self.handover);
         }
+        self.up.store(after.is_some(), Ordering::Release);
+        inner.wake_first();
     }
 
     /// Whether any link is up.
     pub fn is_up(&self) -> bool {
-        !self.lock().up.is_empty()
+        self.up.load(Ordering::Acquire)
     }
 
-    /// Takes batches of about `most` bytes for the link with this `wake`, if it is its turn; they
-    /// count as unproven until [`Self::proven`].
-    pub fn take(&self, wake: &Arc<Notify>, most: usize) -> Vec<Batch> {
+    /// Takes nothing in any more; links that are up deliver the rest. What nobody will take is
+    /// given back.
+    pub fn close(&self) -> Vec<Batch> {
+        self.lock().closed = true;
+        self.orphans()
+    }
+
+    fn orphans(&self) -> Vec<Batch> {
+        let nobody = {
+            let inner = self.lock();
+            inner.closed && inner.up.is_empty()
+        };
+        if nobody { self.clear() } else { Vec::new() }
+    }
+
+    /// Takes batches of about `most` bytes for the link with this `wake`, if it is its turn.
+    /// `own`: how many batches of that link are not proven yet.
+    pub fn take(&self, wake: &Arc<Notify>, own: usize, most: usize, now: Instant) -> Taken {
         let mut inner = self.lock();
-        if !inner
-            .up
-            .first()
-            .is_some_and(|(_, first)| Arc::ptr_eq(first, wake))
-        {
-            return Vec::new();
+        let first = inner.up.first();
+        if !first.is_some_and(|(_, first)| Arc::ptr_eq(first, wake)) {
+            return Taken::default();
+        }
+        if let Some(until) = inner.handover {
+            if inner.unproven > own && now < until {
+                return Taken {
+                    batches: Vec::new(),
+                    again: Some(until),
+                };
+            }
+            inner.handover = None;
         }
         let (mut taken, mut size) = (Vec::new(), 0);
         while size < most
-            && let Some(batch) = inner.waiting.pop_front()
+            && let Some(batch) = inner.next()
         {
             size += batch.bytes.len();
             taken.push(batch);
         }
         inner.unproven += taken.len();
         self.took(&mut inner, size);
-        taken
+        Taken {
+            batches: taken,
+            again: None,
+        }
     }
 
     fn took(&self, inner: &mut Inner, size: usize) {
         inner.bytes = inner.bytes.saturating_sub(size);
-        if inner.bytes < LOW_WATER {
-            self.full
-                .send_if_modified(|full| std::mem::replace(full, false));
-        }
-        if inner.waiting.is_empty() {
-            inner.waiting = VecDeque::new();
+        if inner.bytes < HIGH_WATER {
+            self.set_shut(false);
         }
     }
 
@@ -174,11 +392,14 @@ impl Queue {
     pub fn proven(&self, batches: usize) {
         let mut inner = self.lock();
         inner.unproven = inner.unproven.saturating_sub(batches);
+        if inner.handover.is_some() {
+            inner.wake_first();
+        }
     }
 
-    /// Takes what has waited for [`HOLD`] by `now`.
-    pub fn expire(&self, now: Instant) -> Vec<Batch> {
-        self.take_while(|batch| now.duration_since(batch.at) >= HOLD)
+    /// Takes what has waited for `hold` by `now`.
+    pub fn expire(&self, now: Instant, hold: Duration) -> Vec<Batch> {
+        self.take_while(|batch| now.duration_since(batch.at) >= hold)
     }
 
     /// Takes everything.
@@ -186,91 +407,66 @@ impl Queue {
         self.take_while(|_| true)
     }
 
+    /// Hands everything that waits over to the queue of another cluster; what that one does not
+    /// take is given back.
+    pub fn move_to(&self, other: &Self) -> Vec<Batch> {
+        let mut moved = Vec::new();
+        self.take_each(
+            |_| true,
+            |source, batch| moved.push((source.clone(), batch)),
+        );
+        moved
+            .into_iter()
+            .filter_map(|(source, batch)| other.push(&source, batch).err())
+            .collect()
+    }
+
     fn take_while(&self, wanted: impl Fn(&Batch) -> bool) -> Vec<Batch> {
-        let mut inner = self.lock();
-        let mut expired = Vec::new();
-        let mut size = 0;
-        while let Some(batch) = inner.waiting.front()
-            && wanted(batch)
-        {
-            size += batch.bytes.len();
-            expired.extend(inner.waiting.pop_front());
+        let mut taken = Vec::new();
+        self.take_each(wanted, |_, batch| taken.push(batch));
+        taken
+    }
+
+    fn take_each(&self, wanted: impl Fn(&Batch) -> bool, mut give: impl FnMut(&Source, Batch)) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let share = inner.share();
+        let mut total = 0;
+        inner.sources.retain(|source, waiting| {
+            while let Some(batch) = waiting.batches.pop_front_if(|batch| wanted(batch)) {
+                waiting.bytes = waiting.bytes.saturating_sub(batch.bytes.len());
+                total += batch.bytes.len();
+                give(source, batch);
+            }
+            waiting.release(share);
+            !waiting.batches.is_empty()
+        });
+        if total > 0 {
+            let sources = &inner.sources;
+            inner.turns.retain(|source| sources.contains_key(source));
+            self.took(inner, total);
         }
-        if !expired.is_empty() {
-            self.took(&mut inner, size);
-        }
-        expired
+    }
+
+    /// Stanzas and bytes that wait to be written.
+    pub fn depth(&self) -> (usize, usize) {
+        let inner = self.lock();
+        let batches = inner.sources.values().flat_map(|waiting| &waiting.batches);
+        let stanzas = batches.map(|batch| batch.count).sum();
+        (stanzas, inner.bytes)
     }
 
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
-        self.lock().waiting.is_empty()
+        self.lock().turns.is_empty()
     }
 
     /// Whether nothing waits and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
         let inner = self.lock();
-        inner.waiting.is_empty() && inner.unproven == 0
+        inner.turns.is_empty() && inner.unproven == 0
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    fn batch(size: usize) -> Batch {
-        Batch::one(Bytes::from(vec![b' '; size]))
-    }
-
-    #[tokio::test]
-    async fn the_link_of_lowest_rank_takes_and_the_next_one_when_it_is_down() {
-        let queue = Queue::default();
-        let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        queue.push(batch(10));
-        queue.link_up(1, &second);
-        queue.link_up(0, &first);
-        assert!(queue.take(&second, 100).is_empty());
-        assert_eq!(queue.take(&first, 100).len(), 1);
-        queue.push(batch(10));
-        queue.link_down(&first);
-        assert_eq!(queue.take(&second, 100).len(), 1);
-        assert!(!queue.is_settled());
-        queue.proven(2);
-        assert!(queue.is_settled());
-    }
-
-    #[tokio::test]
-    async fn producers_pause_at_the_high_water_mark_and_go_on_below_the_low_one() {
-        let queue = Queue::default();
-        let wake = Arc::new(Notify::new());
-        queue.link_up(0, &wake);
-        let full = queue.full();
-        for _ in 0..5 {
-            queue.push(batch(HIGH_WATER / 4));
-        }
-        assert!(*full.borrow());
-        queue.take(&wake, HIGH_WATER / 4);
-        assert!(*full.borrow(), "one batch less is not enough");
-        queue.take(&wake, HIGH_WATER);
-        assert!(!*full.borrow());
-    }
-
-    #[tokio::test]
-    async fn only_what_waited_its_time_expires() {
-        let queue = Queue::default();
-        queue.push(batch(1));
-        let now = Instant::now();
-        let mut second = batch(2);
-        second.at = now + HOLD / 2;
-        queue.push(second);
-        assert!(queue.expire(now + HOLD / 2).is_empty());
-        let expired = queue.expire(now + HOLD);
-        assert_eq!(
-            expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(),
-            [1]
-        );
-        assert!(!queue.is_empty());
-        assert_eq!(queue.clear().len(), 1);
-    }
-}
+mod tests;

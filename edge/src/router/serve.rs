@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
-use super::queue::Batch;
+use super::queue::{Batch, Source};
 use super::{Mode, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
@@ -26,10 +26,10 @@ use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 const BATCH: usize = 256 * 1024;
 /// Bytes written and not proven, at most: what a broken link may have to report.
 const WINDOW: usize = 4 * 1024 * 1024;
-/// A router that does not echo our ping for so long processes nothing.
-const ECHO_TIME: Duration = Duration::from_secs(20);
-/// A silent link is pinged this often, so that a dead router is noticed.
-const QUIET: Duration = Duration::from_secs(30);
+/// Bytes of answers to the router that may wait before it is read with care.
+const ANSWERS: usize = 8 * 1024 * 1024;
+/// Bytes of them at which it is not read at all.
+const MANY_ANSWERS: usize = 4 * ANSWERS;
 
 /// State of one stay up.
 struct Up<'a> {
@@ -45,6 +45,10 @@ struct Up<'a> {
     domains: DomainCache,
     scratch: BytesMut,
     last_heard: Instant,
+    /// It is our turn, and the queue gives nothing before another link's proof or this time.
+    turn_at: Option<Instant>,
+    /// Another link takes what waits from now on; this one only proves what it wrote.
+    stepped_down: bool,
     /// We have closed our side.
     closing: Option<Instant>,
 }
@@ -79,10 +83,15 @@ impl Link {
             domains: DomainCache::default(),
             scratch: BytesMut::new(),
             last_heard: Instant::now(),
+            turn_at: None,
+            stepped_down: false,
             closing: None,
         };
         let mut end = up.run(mode, stop).await;
-        self.cluster.queue.link_down(&wake);
+        for batch in self.cluster.queue.link_down(&wake) {
+            self.edge.report(&batch.bytes, Cause::LinkDown);
+        }
+        self.edge.routers.pass_on(&self.edge, &self.cluster);
         if up.closing.is_some() {
             end = Ok(());
         }
@@ -123,17 +132,22 @@ impl Up<'_> {
         self.take_frames()?;
         loop {
             finish |= stop.is_cancelled() || *mode.borrow() == Mode::Finish;
+            if stop.is_cancelled() && !self.stepped_down {
+                self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
+            }
             self.write();
             if finish && self.closing.is_none() && self.may_close() {
-                self.link.cluster.queue.link_down(&self.wake);
+                for batch in self.link.cluster.queue.link_down(&self.wake) {
+                    self.link.edge.report(&batch.bytes, Cause::LinkDown);
+                }
                 self.wire
                     .transport
                     .queue(Bytes::from_static(STREAM_END.as_bytes()));
                 self.closing = Some(Instant::now() + CLOSE_TIME);
             }
-            // While the router does not read, what it sends would only pile up as errors to it.
-            let read = self.closing.is_some() || !self.link.cluster.queue.overfull();
-            let deadline = self.deadline();
+            let read = self.may_read();
+            let look = self.stuck_at().filter(|at| !read && *at > Instant::now());
+            let deadline = self.deadline().min(look.unwrap_or_else(|| self.deadline()));
             tokio::select! {
                 turn = self.wire.transport.turn(read, self.wire.framer.buffer()) => match turn? {
                     Turn::Read => {
@@ -154,18 +168,48 @@ impl Up<'_> {
         }
     }
 
+    /// A router that sends what it must not and does not take our answers would pile them up: it
+    /// is read only as far as that lets us write more.
+    fn may_read(&self) -> bool {
+        let answers = self.link.cluster.queue.answers();
+        if self.closing.is_some() || answers <= ANSWERS {
+            return true;
+        }
+        // The echo may be behind what it sends, or it may not read before it has written.
+        let echo_blocks = self.room() == 0 && !self.wire.transport.needs_flush();
+        let stuck = self.stuck_at().is_some_and(|at| Instant::now() >= at);
+        answers <= MANY_ANSWERS && (echo_blocks || stuck)
+    }
+
+    /// When the router will have left a ping without answer for suspiciously long.
+    fn stuck_at(&self) -> Option<Instant> {
+        self.ping
+            .as_ref()
+            .map(|ping| ping.sent + self.timing().echo / 4)
+    }
+
+    /// Bytes that may be written before something more is proven.
+    fn room(&self) -> usize {
+        WINDOW.saturating_sub(self.window_bytes).min(BATCH)
+    }
+
+    fn timing(&self) -> super::Timing {
+        self.link.edge.routers.timing
+    }
+
     /// Everything that waits for this link is written and proven.
     fn may_close(&self) -> bool {
-        let queue = &self.link.cluster.queue;
-        self.window.is_empty() && queue.is_empty() && !self.wire.transport.needs_flush()
+        let nothing = self.stepped_down || self.link.cluster.queue.is_empty();
+        self.window.is_empty() && nothing && !self.wire.transport.needs_flush()
     }
 
     fn deadline(&self) -> Instant {
         let alive = match &self.ping {
-            Some(ping) => ping.sent + ECHO_TIME,
-            None => self.last_heard + QUIET,
+            Some(ping) => ping.sent + self.timing().echo,
+            None => self.last_heard + self.timing().quiet,
         };
-        self.closing.map_or(alive, |closing| closing.min(alive))
+        let turn = self.turn_at.unwrap_or(alive);
+        self.closing.unwrap_or(alive).min(alive).min(turn)
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
@@ -174,12 +218,14 @@ impl Up<'_> {
             return Err(Failure::Timeout("closing the stream"));
         }
         match &self.ping {
-            Some(ping) if now >= ping.sent + ECHO_TIME => {
+            Some(ping) if now >= ping.sent + self.timing().echo => {
                 return Err(Failure::Timeout(
                     "the echo of a ping to our own component id",
                 ));
             }
-            None if now >= self.last_heard + QUIET && self.closing.is_none() => self.send_ping(),
+            None if now >= self.last_heard + self.timing().quiet && self.closing.is_none() => {
+                self.send_ping();
+            }
             _ => {}
         }
         Ok(())
@@ -187,12 +233,16 @@ impl Up<'_> {
 
     /// Hands the next batches to the socket once it has taken the last ones.
     fn write(&mut self) {
+        self.turn_at = None;
         if self.wire.transport.needs_flush() || self.closing.is_some() {
             return;
         }
-        let room = WINDOW.saturating_sub(self.window_bytes).min(BATCH);
+        let room = self.room();
         if room > 0 {
-            let batches = self.link.cluster.queue.take(&self.wake, room);
+            let queue = &self.link.cluster.queue;
+            let taken = queue.take(&self.wake, self.window.len(), room, Instant::now());
+            self.turn_at = taken.again;
+            let batches = taken.batches;
             let (mut count, mut size) = (0, 0);
             for batch in &batches {
                 count += batch.count;
@@ -355,13 +405,22 @@ impl Up<'_> {
         let hosted = element
             .from()
             .and_then(|from| self.domains.domain_of(&from))
-            .is_some_and(|domain| live.hosted.contains(&domain));
-        match bounce(element, cause).filter(|_| hosted) {
-            Some(answer) => {
-                edge.metrics.bounced(cause.as_str());
-                self.link.cluster.queue.push(Batch::one(answer));
+            .filter(|domain| live.hosted.contains(domain));
+        let told = match (bounce(element, cause), hosted) {
+            (Some(answer), Some(hosted)) => {
+                let queue = &self.link.cluster.queue;
+                // A cluster that is not configured any more takes nothing; another one may.
+                match queue.push(&Source::Edge, Batch::one(answer)) {
+                    Ok(_) => true,
+                    Err(batch) => edge.routers.send(live, &hosted, batch.bytes),
+                }
             }
-            None => edge.metrics.dropped(cause.as_str()),
+            _ => false,
+        };
+        if told {
+            edge.metrics.bounced(cause.as_str());
+        } else {
+            edge.metrics.dropped(cause.as_str());
         }
     }
 }

@@ -9,6 +9,24 @@ use tokio::net::TcpListener;
 /// Connections that may wait to be accepted: a partner's restart brings hundreds at once.
 const BACKLOG: i32 = 4096;
 
+/// The sockets that peers connect to.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Streams with STARTTLS.
+    pub s2s: TcpListener,
+    /// Streams with TLS from the first byte.
+    pub direct_tls: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(s2s: TcpListener) -> Self {
+        Self {
+            s2s,
+            direct_tls: None,
+        }
+    }
+}
+
 /// Listens; an IPv6 wildcard takes IPv4 too, where the system has IPv6.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match bind_exactly(address) {

@@ -1,8 +1,9 @@
 //! Streams (RFC 6120 section 4): headers, frames in order, errors, the closing handshake.
 //!
-//! [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
+//! [`listen`] and [`direct_tls`]: the ways in; [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
 //! business of `inbound`, `outbound` and `router`.
 
+pub mod direct_tls;
 pub mod listen;
 pub mod transport;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
+use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::metrics::{Direction, Metrics};
@@ -131,10 +133,24 @@ impl Wire {
         }
     }
 
+    /// The next frame, if one was read completely.
+    pub fn take_frame(&mut self) -> Result<Option<Frame>, XmlError> {
+        let frame = self.framer.next_frame()?;
+        if let (Some(frame), Some(trace)) = (&frame, self.transport.trace()) {
+            if let (Frame::Header(header), Direction::Inbound) = (frame, self.direction)
+                && let Some(Ok(remote)) = header.from.as_deref().map(Domain::parse)
+            {
+                trace.entry().claims(&remote);
+            }
+            trace.received(frame);
+        }
+        Ok(frame)
+    }
+
     /// The next frame. A stream error and the stream's end are failures here.
     pub async fn next_frame(&mut self) -> Result<Frame, Failure> {
         loop {
-            match self.framer.next_frame()? {
+            match self.take_frame()? {
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Element(element)) if element.is(ns::STREAMS, "error") => {
                     return Err(self.peer_error(&element));
@@ -223,6 +239,9 @@ impl Wire {
     /// Ends a stream on which nothing can be lost any more: tells the peer why, if it is to
     /// know, and writes the end; then as [`Self::finish`].
     pub async fn hang_up(mut self, failure: &Failure, header: impl FnOnce() -> String) {
+        if let Some(trace) = self.transport.trace() {
+            trace.event(|| format!("the stream ends: {failure}"));
+        }
         if matches!(failure, Failure::Io(_)) {
             return;
         }

@@ -6,13 +6,19 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::metrics::Direction;
+use crate::registry::StreamEntry;
+use crate::trace::stream::StreamTrace;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
 const SCRATCH: usize = 64 * 1024;
@@ -40,7 +46,11 @@ pub struct Transport {
     tcp: TcpStream,
     tls: Option<Box<Connection>>,
     clear: VecDeque<Bytes>,
+    received: bool,
+    written: u64,
     ended: bool,
+    /// Absent on links.
+    trace: Option<Box<StreamTrace>>,
 }
 
 impl Transport {
@@ -50,8 +60,28 @@ impl Transport {
             tcp,
             tls: None,
             clear: VecDeque::new(),
+            received: false,
+            written: 0,
             ended: false,
+            trace: None,
         }
+    }
+
+    /// Counts for this entry of the registry, and tells those who watch it what is said.
+    #[must_use]
+    pub fn of(mut self, entry: &Arc<StreamEntry>) -> Self {
+        self.trace = Some(Box::new(StreamTrace::new(entry.clone())));
+        self
+    }
+
+    /// Where to tell what happens on the connection; `None` on links.
+    pub fn trace(&mut self) -> Option<&mut StreamTrace> {
+        self.trace.as_deref_mut()
+    }
+
+    /// The connection's place in the registry; `None` on links.
+    pub fn entry(&self) -> Option<&Arc<StreamEntry>> {
+        self.trace.as_deref().map(StreamTrace::entry)
     }
 
     /// Whether TLS was started.
@@ -59,14 +89,14 @@ impl Transport {
         self.tls.is_some()
     }
 
-    /// Whether TLS was started and its handshake is complete.
-    pub fn is_established(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
-    }
-
     /// The TLS session, for its parameters and the peer's certificates.
     pub fn tls(&self) -> Option<&Connection> {
         self.tls.as_deref()
+    }
+
+    /// Whether the peer ever sent anything.
+    pub fn has_received(&self) -> bool {
+        self.received
     }
 
     /// Whether something that was queued has not been written yet.
@@ -74,8 +104,21 @@ impl Transport {
         !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
+    /// Bytes given to the system so far, TLS's own included.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many of them the peer's system has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.written.saturating_sub(unacknowledged(&self.tcp))
+    }
+
     /// Queues bytes for writing. Callers flush before they queue much more.
     pub fn queue(&mut self, bytes: Bytes) {
+        if let Some(trace) = &mut self.trace {
+            trace.sent(&bytes);
+        }
         match &mut self.tls {
             // Its buffer has no limit, so it takes everything.
             Some(tls) => {
@@ -119,6 +162,10 @@ impl Transport {
             }
             let slices = slices.get(..used).unwrap_or_default();
             let mut written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, slices))?;
+            self.written += written as u64;
+            if let Some(trace) = &self.trace {
+                trace.moved(Direction::Outbound, written);
+            }
             while let Some(first) = self.clear.front_mut() {
                 if written < first.len() {
                     first.advance(written);
@@ -136,7 +183,12 @@ impl Transport {
                 tcp: &mut self.tcp,
                 cx,
             }) {
-                Ok(_) => {}
+                Ok(written) => {
+                    self.written += written as u64;
+                    if let Some(trace) = &self.trace {
+                        trace.moved(Direction::Outbound, written);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -149,10 +201,18 @@ impl Transport {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
             let mut received = buffer.filled();
+            if let Some(trace) = &mut self.trace {
+                if received.is_empty() {
+                    trace.event(|| "the peer ended the connection".to_owned());
+                } else {
+                    trace.moved(Direction::Inbound, received.len());
+                }
+            }
             if received.is_empty() {
                 self.ended = true;
                 return Poll::Ready(Ok(Turn::End));
             }
+            self.received = true;
             let Some(tls) = &mut self.tls else {
                 into.extend_from_slice(received);
                 return Poll::Ready(Ok(Turn::Read));
@@ -195,6 +255,18 @@ impl Transport {
         self.flush().await?;
         tls.set_buffer_limit(None);
         self.tls = Some(Box::new(tls));
+        let done = self.handshake(into).await;
+        let tls = self.tls.as_deref();
+        if let Some(trace) = &mut self.trace {
+            trace.event(|| match &done {
+                Ok(()) => tls.map(crate::trace::tls::session).unwrap_or_default(),
+                Err(error) => format!("the TLS handshake failed: {error}"),
+            });
+        }
+        done
+    }
+
+    async fn handshake(&mut self, into: &mut BytesMut) -> io::Result<()> {
         while self.needs_flush() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
             if self.turn(true, into).await? == Turn::End {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -210,6 +282,20 @@ impl Transport {
         }
         self.flush().await?;
         self.tcp.shutdown().await
+    }
+}
+
+/// The length of the socket's send queue; 0 if the system does not say.
+#[allow(unsafe_code, reason = "no safe wrapper of this request is known")]
+fn unacknowledged(tcp: &TcpStream) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `tcp` is borrowed, and TIOCOUTQ (SIOCOUTQ, see
+    // tcp(7)) writes one int, for which `bytes` has room.
+    let done = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 {
+        u64::try_from(bytes).unwrap_or(0)
+    } else {
+        0
     }
 }
 

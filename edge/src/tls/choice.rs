@@ -27,7 +27,7 @@ impl ShownCertificate {
 /// Index of the certificate for a domain: one that covers it and is in its time, else one that
 /// covers it, else the first.
 pub(super) fn choose<'a>(
-    shown: impl Iterator<Item = &'a ShownCertificate> + Clone,
+    shown: &(impl Iterator<Item = &'a ShownCertificate> + Clone),
     domain: Option<&Domain>,
     now: jiff::Timestamp,
 ) -> usize {
@@ -48,7 +48,7 @@ impl ResolvesServerCert for ByDomain {
             .server_name()
             .and_then(|name| Domain::parse(name).ok());
         let shown = self.0.iter().map(|(_, shown)| shown);
-        let chosen = choose(shown, asked.as_ref(), jiff::Timestamp::now());
+        let chosen = choose(&shown, asked.as_ref(), jiff::Timestamp::now());
         self.0.get(chosen).map(|(key, _)| key.clone())
     }
 }
@@ -90,7 +90,7 @@ mod tests {
         ];
         let domain = Domain::parse(domain).unwrap();
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(choose(ours.iter(), Some(&domain), now), expected);
-        assert_eq!(choose(ours.iter(), None, now), 0);
+        assert_eq!(choose(&ours.iter(), Some(&domain), now), expected);
+        assert_eq!(choose(&ours.iter(), None, now), 0);
     }
 }

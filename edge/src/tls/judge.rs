@@ -92,7 +92,9 @@ impl Trust {
         };
         let names = self
             .check(leaf, intermediates, UnixTime::now())
-            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| error.to_string()));
+            .and_then(|()| {
+                CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string()))
+            });
         Examined::Shown(sha256_hex(leaf), names)
     }
 
@@ -102,8 +104,12 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), String> {
-        let parsed = webpki::EndEntityCert::try_from(leaf)
-            .map_err(|error| format!("it is not a readable certificate: {error:?}"))?;
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| {
+            format!(
+                "it is not a readable certificate: {}",
+                cut(&format!("{error:?}"))
+            )
+        })?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let lists = self.revoked.by_reference();
         parsed
@@ -183,12 +189,40 @@ fn explain(error: &webpki::Error) -> String {
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()
         }
-        other => format!("its chain does not hold: {other:?}"),
+        other => format!("its chain does not hold: {}", cut(&format!("{other:?}"))),
     }
+}
+
+/// Some errors quote the certificate, which may be as long as a handshake allows.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut cut: String = text.chars().take(LONGEST).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    cut
 }
 
 fn at(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).ok();
     let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map(|time| format!(" {time}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_certificate_says_is_not_quoted_at_length() {
+        let context = webpki::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![255; 60_000],
+            supported_algorithms: Vec::new(),
+        };
+        let said = explain(&webpki::Error::UnsupportedSignatureAlgorithmContext(
+            context,
+        ));
+        assert!(said.len() < 300, "{} bytes", said.len());
+        assert!(said.starts_with("its chain does not hold: UnsupportedSignatureAlgorithm"));
+    }
 }

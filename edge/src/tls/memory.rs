@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_fact_is_forgotten_after_its_time_and_the_oldest_for_want_of_room() {
-        let memory = Memory::new(Duration::from_secs(60));
+        let memory = Memory::new(Duration::from_mins(1));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         memory.note_at(&domain(0), 1, start);

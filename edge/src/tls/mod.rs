@@ -129,8 +129,8 @@ impl TlsSettings {
         });
         if !used {
             return Ok(Self {
-                trust,
                 warnings,
+                trust,
                 ..Self::new(None, None)
             });
         }
@@ -197,7 +197,7 @@ impl TlsSettings {
     /// nobody.
     pub fn client_for(&self, local: &Domain) -> Option<&Client> {
         let shown = self.clients.iter().filter_map(|c| c.shown.as_ref());
-        let chosen = choose(shown, Some(local), jiff::Timestamp::now());
+        let chosen = choose(&shown, Some(local), jiff::Timestamp::now());
         self.clients.get(chosen)
     }
 

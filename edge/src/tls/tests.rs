@@ -587,3 +587,27 @@ fn where_tls_is_not_spoken_no_certificate_is_read() {
             .is_none()
     );
 }
+
+#[test]
+fn a_verdict_is_no_longer_than_a_line_whatever_the_certificate_holds() {
+    let authority = Authority::new();
+    let own = authority.issue(&["coluc.com"], |_| {});
+    let huge = authority.issue(&["vngtp.lab"], |params| {
+        let mut extension =
+            rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0x41; 40_000]);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
+        params.extended_key_usages = (0..2000)
+            .map(|n| ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 4, 1, 99_999, n]))
+            .collect();
+    });
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    for certificate in [
+        chain(&huge.chain),
+        vec![CertificateDer::from(vec![0x30; 60_000])],
+    ] {
+        let verdict = with(&authority, &own).judge(&certificate, &domain, &[]);
+        let reason = verdict.reason().unwrap();
+        assert!(reason.len() < 400, "{} bytes", reason.len());
+    }
+}

@@ -10,13 +10,17 @@ pub struct Limits {
     pub max_depth: usize,
     /// Attributes of one start tag, namespace declarations included.
     pub max_attributes: usize,
-    /// Prefixes that one top-level element (or the header) may have in scope at once; at most 64.
+    /// Prefixes that one top-level element may have in scope at once, those of the header not
+    /// counted; the header itself: at most [`Limits::HEADER_PREFIXES`].
     pub max_namespaces: usize,
     /// Bytes of one element or attribute name, prefix included.
     pub max_name_bytes: usize,
 }
 
 impl Limits {
+    /// Prefixes that a stream header can bind: which of them an element uses is a bit set.
+    pub const HEADER_PREFIXES: usize = 64;
+
     /// Before the peer is authenticated: header, features, STARTTLS, SASL, dialback.
     pub const fn negotiation() -> Self {
         Self {
@@ -39,11 +43,11 @@ impl Limits {
         }
     }
 
-    /// The limits as far as the framer can go: positions are 32 bits wide, prefixes a bit set.
+    /// The limits as far as the framer can go: positions are 32 bits wide, namespaces 16.
     pub(super) fn bounded(self) -> Self {
         Self {
             max_stanza_bytes: self.max_stanza_bytes.min(1 << 30),
-            max_namespaces: self.max_namespaces.min(64),
+            max_namespaces: self.max_namespaces.min(1 << 15),
             ..self
         }
     }

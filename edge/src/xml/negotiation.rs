@@ -48,6 +48,30 @@ pub enum Content {
 /// Deeper trees are refused; a [`Node`] is dropped recursively.
 const MAX_DEPTH: usize = 256;
 
+/// How much an element may grow when names are written out. A namespace is declared once and used
+/// by every child: without a bound, the square of the element's size would be written.
+#[derive(Debug)]
+pub(super) struct Growth(usize);
+
+impl Growth {
+    /// For an element of so many bytes: room for anything that is meant seriously.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self(bytes.saturating_mul(16).saturating_add(64 * 1024))
+    }
+
+    /// So many bytes have been written in all.
+    pub(super) fn check(&self, written: usize) -> Result<(), XmlError> {
+        if written <= self.0 {
+            return Ok(());
+        }
+        Err(XmlError {
+            condition: StreamErrorCondition::PolicyViolation,
+            reason: "an element repeats long namespaces too often",
+            offset: 0,
+        })
+    }
+}
+
 impl Node {
     /// Is it this element?
     pub fn is(&self, ns: &str, name: &str) -> bool {
@@ -111,22 +135,29 @@ impl Element {
 pub fn parse(bytes: &[u8], context: &StreamContext) -> Result<Node, XmlError> {
     let mut open: Vec<Node> = Vec::new();
     let mut done = None;
+    let growth = Growth::of(bytes.len());
+    let mut written = 0;
     events(bytes, context, |event| {
         match event {
             Event::XmlDeclaration(..) => {}
-            Event::StartElement(_, (ns, name), attrs) => open.push(Node {
-                ns: ns.to_string(),
-                name: name.to_string(),
-                attrs: attrs
-                    .into_iter()
-                    .map(|((ns, name), value)| Attribute {
-                        ns: ns.to_string(),
-                        name: name.to_string(),
-                        value,
-                    })
-                    .collect(),
-                content: Vec::new(),
-            }),
+            Event::StartElement(_, (ns, name), attrs) => {
+                let names = attrs.iter().map(|((ns, _), _)| ns.len());
+                written += ns.len() + names.sum::<usize>();
+                growth.check(written)?;
+                open.push(Node {
+                    ns: ns.to_string(),
+                    name: name.to_string(),
+                    attrs: attrs
+                        .into_iter()
+                        .map(|((ns, name), value)| Attribute {
+                            ns: ns.to_string(),
+                            name: name.to_string(),
+                            value,
+                        })
+                        .collect(),
+                    content: Vec::new(),
+                });
+            }
             Event::Text(_, text) => {
                 if let Some(node) = open.last_mut() {
                     node.push_text(&text);

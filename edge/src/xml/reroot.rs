@@ -10,12 +10,12 @@
 //! replaced. Attributes keep theirs: two that differ by nothing else must not become one.
 
 use bytes::{Bytes, BytesMut};
-use rxml::Event;
+use rxml::{Event, Namespace};
 
 use super::element::{Element, HAS_LANG, NAMES_CONTENT, OWN_DEFAULT, PREFIXED};
 use super::error::XmlError;
 use super::header::StreamContext;
-use super::negotiation::events;
+use super::negotiation::{Growth, events};
 use super::ns;
 use super::write::{escape_attribute, escape_text};
 
@@ -40,15 +40,19 @@ impl Reroot {
         to: ns::SERVER,
     };
 
-    fn map(self, ns: &str) -> &str {
-        if ns == self.from { self.to } else { ns }
+    fn map(self, ns: Namespace<'static>) -> Namespace<'static> {
+        if *ns == *self.from {
+            Namespace::from_str(self.to)
+        } else {
+            ns
+        }
     }
 }
 
 impl Element {
     /// The element's bytes for the other stream; the original ones, not copied, if they will do.
     ///
-    /// Fails only if rxml refuses what the framer let pass.
+    /// Fails if the element would grow beyond reason, or if rxml refuses what the framer let pass.
     pub fn reroot(&self, way: Reroot) -> Result<Bytes, XmlError> {
         if self.plan(way) == Plan::Verbatim {
             return Ok(self.bytes.clone());
@@ -152,7 +156,7 @@ struct Rewriter<'a> {
     way: Reroot,
     out: String,
     /// Name as written of the open elements, and the default namespace inside.
-    open: Vec<(String, String)>,
+    open: Vec<(String, Namespace<'static>)>,
     in_tag: bool,
     /// To be added to the first element.
     lang: Option<&'a str>,
@@ -163,40 +167,41 @@ fn write_all(
     context: &StreamContext,
     writer: &mut Rewriter<'_>,
 ) -> Result<(), XmlError> {
+    let growth = Growth::of(bytes.len());
     events(bytes, context, |event| {
         match event {
             Event::XmlDeclaration(..) => {}
-            Event::StartElement(_, (ns, name), attrs) => writer.start(&ns, &name, &attrs),
+            Event::StartElement(_, (ns, name), attrs) => writer.start(ns, &name, &attrs),
             Event::Text(_, text) => {
                 writer.close_tag();
                 escape_text(&text, &mut writer.out);
             }
             Event::EndElement(_) => writer.end(),
         }
-        Ok(())
+        growth.check(writer.out.len())
     })
 }
 
 impl Rewriter<'_> {
-    fn start(&mut self, ns: &str, name: &str, attrs: &rxml::AttrMap) {
+    fn start(&mut self, ns: Namespace<'static>, name: &str, attrs: &rxml::AttrMap) {
         self.close_tag();
         let ns = self.way.map(ns);
-        let mut default = self.open.last().map_or(self.way.to, |(_, ns)| ns);
+        let default = self.open.last().map(|(_, ns)| ns.clone());
+        let mut default = default.unwrap_or_else(|| Namespace::from_str(self.way.to));
         // The one namespace that must have its prefix.
-        let written = if ns == ns::XML {
+        let written = if *ns == *ns::XML {
             format!("xml:{name}")
         } else {
             name.to_owned()
         };
         self.out.push('<');
         self.out.push_str(&written);
-        if ns != default && ns != ns::XML {
-            default = ns;
+        if ns != default && *ns != *ns::XML {
             self.out.push_str(" xmlns='");
-            escape_attribute(ns, &mut self.out);
+            escape_attribute(&ns, &mut self.out);
             self.out.push('\'');
+            default = ns;
         }
-        let default = default.to_owned();
         for (i, ((attr_ns, attr), value)) in attrs.iter().enumerate() {
             if attr_ns.is_empty() {
                 self.out.push(' ');

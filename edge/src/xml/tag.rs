@@ -7,6 +7,7 @@ use super::chars::{attribute_value, letter_run, value_run};
 use super::element::{FROM, HAS_LANG, ID, NAMES_CONTENT, OWN_DEFAULT, PREFIXED, Span, TO, TYPE};
 use super::error::StreamErrorCondition as Condition;
 use super::header::{NsName, StreamContext, StreamHeader, bound_to};
+use super::limits::Limits;
 use super::ns;
 use super::scanner::{OpenElement, Scanner, Step, malformed, over_limit};
 
@@ -122,11 +123,24 @@ impl Attr {
 }
 
 /// A prefix bound inside the frame in progress.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Binding {
     prefix: Span,
     attr: Attr,
+    /// The value when it is not its bytes: worked out once, since every later declaration is
+    /// compared with it.
+    decoded: Option<Box<[u8]>>,
     ns: NsId,
+}
+
+impl Binding {
+    /// The namespace's name.
+    fn value<'b>(&'b self, buf: &'b [u8]) -> &'b [u8] {
+        match &self.decoded {
+            Some(value) => value,
+            None => self.attr.value.of(buf),
+        }
+    }
 }
 
 /// Small number that is the same for the same namespace, while it is in scope.
@@ -241,9 +255,11 @@ impl Scanner {
                     return over_limit("too many namespaces");
                 }
                 let ns = self.ns_id_of(buf, &value);
+                let decoded = (!attr.plain).then(|| value.as_ref().into());
                 self.bindings.push(Binding {
                     prefix,
                     attr: *attr,
+                    decoded,
                     ns,
                 });
             }
@@ -314,7 +330,7 @@ impl Scanner {
             return nth(NS_HEADER, i);
         }
         let mut bound = self.bindings.iter();
-        let same = bound.find(|b| b.ns >= NS_FRAME && *b.attr.value(buf) == *name);
+        let same = bound.find(|b| b.ns >= NS_FRAME && *b.value(buf) == *name);
         same.map_or(nth(NS_FRAME, self.bindings.len()), |b| b.ns)
     }
 
@@ -348,7 +364,7 @@ impl Scanner {
         match bound {
             Bound::Xml => Cow::Borrowed(ns::XML.as_bytes()),
             Bound::Frame(i) => match self.bindings.get(i) {
-                Some(binding) => binding.attr.value(buf),
+                Some(binding) => Cow::Borrowed(binding.value(buf)),
                 None => Cow::Borrowed(b""),
             },
             Bound::Header(i) => {
@@ -411,6 +427,9 @@ impl Scanner {
         if end > self.limits.max_stanza_bytes {
             return over_limit("stream header too large");
         }
+        if self.bindings.len() > Limits::HEADER_PREFIXES {
+            return over_limit("too many namespaces");
+        }
         if self.head.ns.as_str() != ns::STREAMS {
             return Err((
                 Condition::InvalidNamespace,
@@ -431,7 +450,7 @@ impl Scanner {
             .bindings
             .iter()
             .map(|b| {
-                let name = NsName::new(&text(&b.attr.value(buf)));
+                let name = NsName::new(&text(b.value(buf)));
                 (text(b.prefix.of(buf)).into(), name)
             })
             .collect();
@@ -459,7 +478,7 @@ impl Scanner {
     }
 }
 
-/// Indices are at most 64, the most prefixes in scope.
+/// Indices are at most 2^15, the most prefixes in scope.
 fn nth(first: NsId, index: usize) -> NsId {
     first.saturating_add(NsId::try_from(index).unwrap_or(NsId::MAX))
 }

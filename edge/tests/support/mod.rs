@@ -29,8 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 use xmpp_federation_edge::edge::Edge;
@@ -38,7 +38,8 @@ use xmpp_federation_edge::metrics::Metrics;
 use xmpp_federation_edge::policy::Policy;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::resolve::Resolver;
-use xmpp_federation_edge::stream::listen;
+use xmpp_federation_edge::router::Timing;
+use xmpp_federation_edge::stream::listen::{self, Listeners};
 use xmpp_federation_edge::tls::TlsSettings;
 
 pub const SECRET: &str = "s3cr3tf0rd14lb4ck";
@@ -129,6 +130,13 @@ impl Speaker {
         Self::new(TcpStream::connect(address).await.unwrap())
     }
 
+    /// From another address of this host.
+    pub async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self::new(socket.connect(address).await.unwrap())
+    }
+
     pub async fn say(&mut self, text: &str) {
         self.try_say(text.as_bytes()).await.unwrap();
     }
@@ -137,6 +145,11 @@ impl Speaker {
         let io = self.io.as_mut().unwrap();
         io.write_all(bytes).await?;
         io.flush().await
+    }
+
+    /// Says that nothing more will come.
+    pub async fn finish_writing(&mut self) {
+        let _ = self.io.as_mut().unwrap().shutdown().await;
     }
 
     /// Everything up to and including `what`.
@@ -190,6 +203,21 @@ impl Speaker {
         std::mem::take(&mut self.heard) + &String::from_utf8_lossy(&rest)
     }
 
+    /// The condition of the stream error that comes; the stream is ended behind it.
+    pub async fn condition(&mut self) -> String {
+        let text = self.hear("</stream:stream>").await;
+        let error = text
+            .split("<stream:error><")
+            .nth(1)
+            .unwrap_or_else(|| panic!("no error in {text}"));
+        error.split([' ', '/']).next().unwrap().to_owned()
+    }
+
+    /// Ends our writing; what comes can still be heard.
+    pub async fn shut(&mut self) {
+        let _ = self.io.as_mut().unwrap().shutdown().await;
+    }
+
     pub async fn start_tls_as_client(&mut self, name: &str) {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
@@ -199,6 +227,40 @@ impl Speaker {
             .await
             .unwrap();
         self.io = Some(Box::pin(tls));
+    }
+
+    /// The client's side of TLS by this configuration; gives the protocol that ALPN agreed on.
+    pub async fn try_tls_as_client(
+        &mut self,
+        name: &str,
+        config: rustls::ClientConfig,
+    ) -> std::io::Result<Option<Vec<u8>>> {
+        let io = self.io.take().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, io)
+            .await?;
+        let protocol = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        self.io = Some(Box::pin(tls));
+        Ok(protocol)
+    }
+
+    /// The server's side of TLS by this configuration; gives the name and the protocol that the
+    /// client asked for.
+    pub async fn tls_as_server(
+        &mut self,
+        config: rustls::ServerConfig,
+    ) -> (Option<String>, Option<Vec<u8>>) {
+        let io = self.io.take().unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
+            .accept(io)
+            .await
+            .unwrap();
+        let session = tls.get_ref().1;
+        let name = session.server_name().map(str::to_owned);
+        let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
+        self.io = Some(Box::pin(tls));
+        (name, protocol)
     }
 
     pub async fn start_tls_as_server(&mut self) {
@@ -263,6 +325,13 @@ impl Peer {
 
     /// The same up to our second header.
     pub async fn accept_tls_with(&self, id: &str) -> Speaker {
+        let (mut peer, local) = self.accept_tls().await;
+        peer.say(&header(self.domain, &local, id)).await;
+        peer
+    }
+
+    /// The same up to the edge's second header; with the domain that it comes from.
+    pub async fn accept_tls(&self) -> (Speaker, String) {
         let mut peer = self.accept_tcp().await;
         let first = peer.hear("version='1.0'>").await;
         assert!(
@@ -279,8 +348,7 @@ impl Peer {
             .await;
         peer.start_tls_as_server().await;
         peer.hear("version='1.0'>").await;
-        peer.say(&header(self.domain, &local, id)).await;
-        peer
+        (peer, local)
     }
 
     pub async fn accept_tcp(&self) -> Speaker {
@@ -293,7 +361,11 @@ impl Peer {
 
     /// Opens a stream to the edge through STARTTLS; gives the id of the edge's last header.
     pub async fn open(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
-        let mut peer = Speaker::connect(edge).await;
+        self.open_on(Speaker::connect(edge).await, to).await
+    }
+
+    /// The same on a connection that exists.
+    pub async fn open_on(&self, mut peer: Speaker, to: &str) -> (Speaker, String) {
         peer.say(&header(self.domain, to, "")).await;
         let features = peer.hear("</stream:features>").await;
         assert!(features.contains("<required/>"), "{features}");
@@ -301,6 +373,17 @@ impl Peer {
             .await;
         peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
             .await;
+        peer.start_tls_as_client(to).await;
+        peer.say(&header(self.domain, to, "")).await;
+        let text = peer.hear("</stream:features>").await;
+        assert!(text.contains("<errors/>"), "{text}");
+        let id = attribute(&text, "stream:stream", "id");
+        (peer, id)
+    }
+
+    /// Opens a stream with TLS from the first byte.
+    pub async fn open_direct(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
+        let mut peer = Speaker::connect(edge).await;
         peer.start_tls_as_client(to).await;
         peer.say(&header(self.domain, to, "")).await;
         let text = peer.hear("</stream:features>").await;
@@ -374,6 +457,11 @@ impl Router {
     }
 
     pub async fn accept(&self) -> RouterLink {
+        RouterLink::start(self.accept_stream().await)
+    }
+
+    /// A link that is up and that nobody reads yet.
+    pub async fn accept_stream(&self) -> Speaker {
         let mut speaker = self.accept_header().await;
         let handshake = speaker.hear("</handshake>").await;
         // SHA-1("router-stream" + "router-secret")
@@ -382,7 +470,7 @@ impl Router {
             "{handshake}"
         );
         speaker.say("<handshake/>").await;
-        RouterLink::start(speaker)
+        speaker
     }
 
     pub async fn accept_header(&self) -> Speaker {
@@ -404,7 +492,7 @@ impl Router {
 }
 
 impl RouterLink {
-    fn start(speaker: Speaker) -> Self {
+    pub fn start(speaker: Speaker) -> Self {
         let (heard_tx, heard) = mpsc::unbounded_channel();
         let (say, mut say_rx) = mpsc::unbounded_channel::<String>();
         let echo = Arc::new(AtomicBool::new(true));
@@ -450,6 +538,14 @@ impl RouterLink {
         let _ = self.say.send(text.to_owned());
     }
 
+    /// A way to say something from another task.
+    pub fn sayer(&self) -> impl Fn(&str) + Send + 'static {
+        let say = self.say.clone();
+        move |text| {
+            let _ = say.send(text.to_owned());
+        }
+    }
+
     /// The next element that is no ping.
     pub async fn hear(&mut self) -> String {
         timeout(PATIENCE, self.heard.recv())
@@ -479,6 +575,10 @@ fn end_of_first_element(xml: &str) -> Option<usize> {
     let mut at = 0;
     while let Some(open) = xml[at..].find('<') {
         let start = at + open;
+        if xml[start..].starts_with("<![CDATA[") {
+            at = start + xml[start..].find("]]>")? + 3;
+            continue;
+        }
         let end = start + xml[start..].find('>')? + 1;
         let tag = &xml[start..end];
         if tag.starts_with("</") {
@@ -498,6 +598,7 @@ fn end_of_first_element(xml: &str) -> Option<usize> {
 pub struct Lab {
     pub edge: Arc<Edge>,
     pub s2s: SocketAddr,
+    pub direct_tls: SocketAddr,
     pub live: watch::Sender<Arc<Live>>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -509,7 +610,8 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         .iter()
         .map(|peer| {
             let address = peer.listener.local_addr().unwrap();
-            format!("- domain: {}\n  addresses: ['{address}']\n", peer.domain)
+            let domain = Domain::parse(peer.domain).unwrap();
+            format!("- domain: {domain}\n  addresses: ['{address}']\n")
         })
         .collect();
     let endpoints: String = routers
@@ -560,6 +662,11 @@ pub fn live(config: EdgeConfig) -> Live {
 
 impl Lab {
     pub fn start(live: Live) -> Self {
+        Self::start_with(live, Timing::default())
+    }
+
+    /// With other times on the links than a router deserves.
+    pub fn start_with(live: Live, timing: Timing) -> Self {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -571,20 +678,28 @@ impl Lab {
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
+        let direct = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let direct_tls = direct.local_addr().unwrap();
+        let listeners = Listeners {
+            s2s: listener,
+            direct_tls: Some(direct),
+        };
         let (live, rx) = watch::channel(Arc::new(live));
-        let edge = Edge::new(
+        let edge = Edge::with_timing(
             rx,
             0,
             Arc::new(Metrics::default()),
             Arc::new(Registry::default()),
+            timing,
         );
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(edge.clone().run(listener, async move {
+        let task = tokio::spawn(edge.clone().run(listeners, async move {
             let _ = stopped.await;
         }));
         Self {
             edge,
             s2s,
+            direct_tls,
             live,
             stop: Some(stop),
             task,
@@ -599,6 +714,23 @@ impl Lab {
         (lab, peer, router, link)
     }
 
+    /// What is counted, as Prometheus reads it.
+    pub fn metric(&self, line: &str) -> u64 {
+        let text = self.edge.metrics.render(&self.edge.registry);
+        let value = text.lines().find_map(|found| found.strip_prefix(line));
+        value.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// Waits until something is so.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+    }
+
     /// SIGTERM.
     pub fn begin_stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
@@ -609,5 +741,126 @@ impl Lab {
             .await
             .expect("the edge did not stop")
             .unwrap();
+    }
+}
+
+/// A partner that nobody attacks, with a stream each way: what others suffer is seen here.
+pub struct Bystander {
+    _peer: Peer,
+    inward: Speaker,
+    outward: Speaker,
+    count: usize,
+}
+
+impl Bystander {
+    pub const DOMAIN: &'static str = "bystander.example";
+
+    async fn new(lab: &Lab, peer: Peer, link: &mut RouterLink) -> Self {
+        let inward = peer.open_authenticated(lab.s2s, "coluc.com").await;
+        link.say(&Self::message(
+            "alice@coluc.com",
+            "carol@bystander.example",
+            0,
+        ));
+        let mut outward = peer.accept_authenticated("coluc.com").await;
+        outward.hear("id='bystander-0'/>").await;
+        Self {
+            _peer: peer,
+            inward,
+            outward,
+            count: 0,
+        }
+    }
+
+    fn message(from: &str, to: &str, n: usize) -> String {
+        format!("<message from='{from}' to='{to}' id='bystander-{n}'/>")
+    }
+
+    /// One message in and one out over the streams that it has; gives everything else that came
+    /// over the link meanwhile.
+    pub async fn exchange(&mut self, link: &mut RouterLink) -> Vec<String> {
+        let (alice, carol) = ("alice@coluc.com", "carol@bystander.example");
+        self.count += 1;
+        let id = format!("id='bystander-{}'", self.count);
+        self.inward
+            .say(&Self::message(carol, alice, self.count))
+            .await;
+        let mut others = Vec::new();
+        loop {
+            let heard = link.hear().await;
+            if heard.contains(&id) {
+                break;
+            }
+            if !heard.contains("id='bystander-") {
+                others.push(heard);
+            }
+        }
+        link.say(&Self::message(alice, carol, self.count));
+        self.outward.hear(&format!("{id}/>")).await;
+        others
+    }
+
+    /// Exchanges messages for as long as something else lasts, and once more after it; gives
+    /// everything else that came over the link.
+    pub async fn during<T>(
+        &mut self,
+        link: &mut RouterLink,
+        other: impl Future<Output = T>,
+    ) -> (T, Vec<String>) {
+        let mut others = Vec::new();
+        let done = {
+            let exchanging = async {
+                loop {
+                    others.extend(self.exchange(link).await);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::select! {
+                done = other => done,
+                () = exchanging => unreachable!(),
+            }
+        };
+        others.extend(self.exchange(link).await);
+        (done, others)
+    }
+}
+
+/// An edge with a hostile or odd peer, `vngtp.lab`, and a bystander.
+pub struct Scene {
+    pub lab: Lab,
+    pub peer: Peer,
+    pub router: Router,
+    pub link: RouterLink,
+    pub bystander: Bystander,
+}
+
+impl Scene {
+    pub async fn new() -> Self {
+        Self::with(|_| {}, |_| {}).await
+    }
+
+    pub async fn with(
+        configure: impl FnOnce(&mut EdgeConfig),
+        prepare: impl FnOnce(&mut Live),
+    ) -> Self {
+        let (peer, other) = (
+            Peer::new("vngtp.lab").await,
+            Peer::new(Bystander::DOMAIN).await,
+        );
+        let router = Router::new().await;
+        let mut config = config(&[&peer, &other], &[&router]);
+        configure(&mut config);
+        let mut live = live(config);
+        prepare(&mut live);
+        let lab = Lab::start(live);
+        let mut link = router.accept().await;
+        let bystander = Bystander::new(&lab, other, &mut link).await;
+        Self {
+            lab,
+            peer,
+            router,
+            link,
+            bystander,
+        }
     }
 }

@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use xmpp_federation_core::edge_config::{
     CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, LinkProfile, Listen, Log,
-    ProxyProtocol, Router, Tls, TlsMode, TrustAnchors,
+    ProxyProtocol, Router, Tls, TrustAnchors,
 };
 
-use super::stateful_set::{CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET};
+use super::stateful_set::{
+    CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS,
+};
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
 use crate::controller::validate::Validated;
 
+/// Port of direct TLS (XEP-0368), in the pods and at the Service.
+pub const DIRECT_TLS_PORT: u16 = 5270;
 /// Key of the file in the ConfigMap.
 pub const FILE: &str = "edge.yaml";
 
@@ -23,6 +27,7 @@ pub type Links = Vec<(String, String)>;
 pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
     let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
     let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
+    let client = |name: &str| PathBuf::from(format!("{CLIENT_CERTIFICATE_DIR}/{name}"));
     let endpoints = if valid.active {
         links
             .iter()
@@ -42,6 +47,9 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
         listen: Listen {
             control: Some(PathBuf::from(CONTROL_SOCKET)),
             admin: std::net::SocketAddr::from(([0_u16; 8], ADMIN_PORT)),
+            direct_tls: valid
+                .direct_tls
+                .then(|| std::net::SocketAddr::from(([0_u16; 8], DIRECT_TLS_PORT))),
             ..Listen::default()
         },
         dialback: Dialback {
@@ -49,23 +57,30 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
             accept: Vec::new(),
         },
         tls: Tls {
-            mode: TlsMode::Required,
+            mode: valid.tls_mode,
             certificates: vec![CertificateFiles {
                 certificate_file: certificate("tls.crt"),
                 private_key_file: certificate("tls.key"),
             }],
-            client_certificate: None,
+            client_certificate: valid.client_certificate.as_ref().map(|_| CertificateFiles {
+                certificate_file: client("tls.crt"),
+                private_key_file: client("tls.key"),
+            }),
             trust_anchors: TrustAnchors {
                 system: valid.system_anchors,
                 file: valid.anchors.as_ref().map(|_| file("anchors.pem")),
             },
-            revocation_lists: Vec::new(),
-            require_client_certificates: false,
+            revocation_lists: valid
+                .revocation_lists
+                .iter()
+                .map(|_| file(REVOCATION_LISTS))
+                .collect(),
+            require_client_certificates: valid.require_client_certificates,
             min_version: valid.min_version,
         },
         privacy: valid.privacy.clone(),
         static_routes: valid.static_routes.clone(),
-        peers: Vec::new(),
+        peers: valid.peers.clone(),
         dns: Dns {
             resolvers: valid.resolvers.clone(),
             allow_private_targets: valid.allow_private.clone(),
@@ -80,7 +95,9 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
             endpoints,
         }],
         limits: valid.limits.clone(),
-        proxy_protocol: ProxyProtocol::default(),
+        proxy_protocol: ProxyProtocol {
+            trusted_sources: valid.proxy_sources.clone(),
+        },
         drain_delay: valid.drain_delay,
         log: Log::default(),
     }
@@ -114,6 +131,11 @@ mod tests {
     #[case("/staticRoutes", json!([{"domain": "vngtp.lab", "addresses": [{"host": "198.51.100.20", "port": 5270}]}]))]
     #[case("/edge/limits", json!({"maxStanzaBytes": 20000, "idleTimeout": "5m"}))]
     #[case("/tls", json!({"minVersion": "VersionTLS13", "trustAnchors": {"system": false, "secretRef": {"name": "a", "key": "b"}}}))]
+    #[case("/tls", json!({"mode": "Optional", "requireClientCertificates": true, "clientCertificate": {"secretRef": {"name": "c"}}, "revocationLists": {"configMapRef": {"name": "r", "key": "crl.pem"}}}))]
+    #[case("/tls", json!({"mode": "Disabled"}))]
+    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
+    #[case("/edge/directTls", json!({"enabled": true}))]
+    #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
     #[case("/activation", json!("Prepared"))]
     fn what_is_built_is_what_the_edge_accepts(#[case] path: &str, #[case] value: Value) {
         let valid = validated(&spec_with(path, value)).unwrap();

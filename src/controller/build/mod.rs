@@ -73,7 +73,7 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
     let mounted_hash = secrets::mounted_hash(&config_hash, material);
     let mountable = material.dialback.is_ok()
         && material.certificate.is_ok()
-        && material.anchors.is_ok()
+        && material.others.is_ok()
         && (material.router.is_ok() || !valid.active);
     Desired {
         dialback: secrets::dialback(valid, material),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::Links;
+use super::config::DIRECT_TLS_PORT;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::validate::Validated;
 
@@ -60,6 +61,10 @@ pub fn policy(valid: &Validated, links: &Links) -> Value {
             }
         }
     }
+    let mut internet = vec![json!({"protocol": "TCP", "port": 5269})];
+    if valid.direct_tls {
+        internet.push(json!({"protocol": "TCP", "port": DIRECT_TLS_PORT}));
+    }
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -69,7 +74,7 @@ pub fn policy(valid: &Validated, links: &Links) -> Value {
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 // The internet.
-                {"ports": [{"protocol": "TCP", "port": 5269}]},
+                {"ports": internet},
                 // The operator and whoever collects metrics; the kubelet's probes always pass.
                 {
                     "from": [{"namespaceSelector": {}}],

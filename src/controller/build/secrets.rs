@@ -103,6 +103,7 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
     ]
     .into_iter()
     .flatten()
+    .chain(material.brought.iter().map(SecretBytes::expose))
     {
         text.push_str(&super::sha256(super::sha256(bytes).as_bytes()));
     }

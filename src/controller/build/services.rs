@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::config::DIRECT_TLS_PORT;
 use crate::api::spec::ServiceType;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::validate::Validated;
@@ -41,12 +42,13 @@ pub fn public(valid: &Validated) -> Value {
     let mut put = |key: &str, value: Value| spec.insert(key.to_owned(), value);
     put("type", json!(service.type_));
     put("selector", valid.owner.pod_labels());
-    put(
-        "ports",
-        json!([
-            {"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"},
-        ]),
-    );
+    let mut ports = vec![
+        json!({"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"}),
+    ];
+    if valid.direct_tls {
+        ports.push(json!({"name": "xmpps-server", "port": DIRECT_TLS_PORT, "protocol": "TCP", "targetPort": "xmpps-server"}));
+    }
+    put("ports", json!(ports));
     if service.type_ != ServiceType::ClusterIP {
         put(
             "externalTrafficPolicy",

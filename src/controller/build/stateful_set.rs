@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::config::FILE;
+use super::config::{DIRECT_TLS_PORT, FILE};
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
 use crate::controller::validate::Validated;
@@ -12,6 +12,10 @@ use crate::imp::report::{SlotReport, SlotSync};
 pub const CONFIG_DIR: &str = "/etc/xmpp-federation/edge";
 /// Where the certificate is mounted.
 pub const CERTIFICATE_DIR: &str = "/etc/xmpp-federation/tls";
+/// Where a certificate for connecting is mounted.
+pub const CLIENT_CERTIFICATE_DIR: &str = "/etc/xmpp-federation/client-tls";
+/// File with revocation lists, beside the configuration.
+pub const REVOCATION_LISTS: &str = "revocation-lists.pem";
 /// Writable folder.
 const RUN_DIR: &str = "/run/xmpp-federation";
 /// Unix socket of the edge's `ctl`.
@@ -169,6 +173,25 @@ fn container(valid: &Validated) -> Value {
         || json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}}),
         |resources| json!(resources),
     );
+    let mut ports = vec![
+        json!({"name": "xmpp-server", "containerPort": 5269, "protocol": "TCP"}),
+        json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}),
+    ];
+    if valid.direct_tls {
+        ports.push(
+            json!({"name": "xmpps-server", "containerPort": DIRECT_TLS_PORT, "protocol": "TCP"}),
+        );
+    }
+    let mut mounts = vec![
+        json!({"name": "edge", "mountPath": CONFIG_DIR, "readOnly": true}),
+        json!({"name": "tls", "mountPath": CERTIFICATE_DIR, "readOnly": true}),
+        json!({"name": "run", "mountPath": RUN_DIR}),
+    ];
+    if valid.client_certificate.is_some() {
+        mounts.push(
+            json!({"name": "client-tls", "mountPath": CLIENT_CERTIFICATE_DIR, "readOnly": true}),
+        );
+    }
     let mut container = json!({
         "name": "edge",
         "image": valid.image,
@@ -180,10 +203,7 @@ fn container(valid: &Validated) -> Value {
                 "fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']",
             }},
         }],
-        "ports": [
-            {"name": "xmpp-server", "containerPort": 5269, "protocol": "TCP"},
-            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
-        ],
+        "ports": ports,
         // A slow start is no failure: the probe asks every second, for a minute.
         "startupProbe": probe("/livez", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
@@ -194,11 +214,7 @@ fn container(valid: &Validated) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [
-            {"name": "edge", "mountPath": CONFIG_DIR, "readOnly": true},
-            {"name": "tls", "mountPath": CERTIFICATE_DIR, "readOnly": true},
-            {"name": "run", "mountPath": RUN_DIR},
-        ],
+        "volumeMounts": mounts,
     });
     if let (Some(policy), Some(map)) = (valid.pull_policy, container.as_object_mut()) {
         map.insert("imagePullPolicy".to_owned(), json!(policy));
@@ -226,19 +242,32 @@ fn volumes(valid: &Validated) -> Value {
             "items": [{"key": anchors.key, "path": "anchors.pem"}],
         }}));
     }
+    if let Some(lists) = &valid.revocation_lists {
+        sources.push(json!({"configMap": {
+            "name": lists.name,
+            "items": [{"key": lists.key, "path": REVOCATION_LISTS}],
+        }}));
+    }
+    let pair = |name: &str, secret: &str| {
+        json!({"name": name, "secret": {
+            "secretName": secret,
+            "defaultMode": 0o440,
+            "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}],
+        }})
+    };
     let certificate = valid
         .brought_certificate
         .clone()
         .unwrap_or_else(|| valid.owner.certificate());
-    json!([
-        {"name": "edge", "projected": {"defaultMode": 0o440, "sources": sources}},
-        {"name": "tls", "secret": {
-            "secretName": certificate,
-            "defaultMode": 0o440,
-            "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}],
-        }},
-        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}},
-    ])
+    let mut volumes = vec![
+        json!({"name": "edge", "projected": {"defaultMode": 0o440, "sources": sources}}),
+        pair("tls", &certificate),
+        json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}),
+    ];
+    if let Some(client) = &valid.client_certificate {
+        volumes.push(pair("client-tls", client));
+    }
+    json!(volumes)
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ pub fn desired(
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
         maintenance: imp.maintenance,
+        hold_acts: false,
         poll_interval: imp.poll_interval.get(),
         requests: Requests {
             refresh: asked.refresh.clone(),

@@ -22,7 +22,7 @@ use super::kube::Error;
 use super::validate::Validated;
 use super::watch;
 use crate::api::{XmppFederation, request};
-use crate::imp::report::{Report, Status};
+use crate::imp::report::Report;
 
 /// A resolver that says nothing holds nothing up for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,15 +83,10 @@ pub async fn run(
         Err(sentence) => Err(sentence),
         Ok(mut desired) => {
             // Without the finalizer nothing is written: a deletion would leave rows behind.
-            let may_write = delete::has_finalizer(object) || !valid.active;
-            desired.maintenance |= !may_write;
+            desired.hold_acts = !delete::has_finalizer(object);
             let report = context.imp.reconcile(&desired).await;
             notes.extend(report.events.iter().map(Note::of));
-            let next_is_a_write = !may_write
-                && !valid.imp.spec.maintenance
-                && report.axl_authenticated.status == Status::True
-                && report.table.is_some();
-            if next_is_a_write {
+            if report.wants_to_act {
                 delete::add_finalizer(&context.client, object).await?;
                 return Ok(None);
             }

@@ -144,7 +144,7 @@ impl Axl<'_> {
     }
 
     /// Executes with the known version, or finds one by stepping on 599.
-    async fn execute(&mut self, operation: &str, sql: &str) -> Result<Element, CallError> {
+    async fn execute(&mut self, operation: &'static str, sql: &str) -> Result<Element, CallError> {
         let known = self.fixed.or(self.version);
         let steps: Vec<AxlVersion> = match self.fixed {
             Some(_) => Vec::new(),

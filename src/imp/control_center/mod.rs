@@ -120,7 +120,7 @@ impl ControlCenter<'_> {
         }
     }
 
-    async fn call(&self, operation: &str, body: &str) -> Result<Element, CallError> {
+    async fn call(&self, operation: &'static str, body: &str) -> Result<Element, CallError> {
         let soap_action = format!("\"{operation}\"");
         self.caller
             .call(Call {

@@ -4,10 +4,12 @@
 //! testkit demo --name demo                    twelve steps on a fresh lab, which is left running
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage standalone             the edge alone, without Kubernetes
+//! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! ```
 //! The last line is `demo: N passed, N failed`; the exit status says the same.
 
 mod aftermath;
+mod beyond;
 mod endings;
 mod evidence;
 mod full;
@@ -35,6 +37,8 @@ pub enum Stage {
     Full,
     /// The edge alone, run by hand
     Standalone,
+    /// What may happen afterwards, on a lab in which the twelve steps were played
+    Beyond,
 }
 
 /// Arguments of `testkit demo`.
@@ -50,7 +54,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "full")]
     pub stage: Stage,
     /// Play only this step, on a lab that is running; may be repeated
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=12))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=14))]
     pub step: Vec<u8>,
     /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure
     #[arg(long)]
@@ -75,7 +79,7 @@ async fn play(args: Args) -> Result<Report, Error> {
         kubernetes: args.stage == Stage::Full,
         ..Options::named(&args.name)
     };
-    let lab = if args.step.is_empty() {
+    let lab = if args.step.is_empty() && args.stage != Stage::Beyond {
         Lab::up(&options).await?
     } else {
         Lab::attach(&options.name, options.dir.as_deref())?
@@ -88,11 +92,12 @@ async fn play(args: Args) -> Result<Report, Error> {
             match stage {
                 Stage::Standalone => standalone::scenario(&world, &steps).await,
                 Stage::Full => full::scenario(&world, &steps).await,
+                Stage::Beyond => beyond::scenario(&world, &steps).await,
             }
         })
         .await;
     let passed = outcome.as_ref().is_ok_and(Report::all_passed);
-    if !passed && args.stage == Stage::Full {
+    if !passed && args.stage != Stage::Standalone {
         aftermath::collect(&lab).await;
     }
     if args.keep {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::imp::Imp;
+use super::resource::Pod;
 use super::users::User;
 use crate::Error;
 use crate::dns::{QueryRecord, RecordSpec};
@@ -74,6 +75,29 @@ impl World {
             .await?
             .error_for_status()?
             .json()
+            .await?)
+    }
+
+    /// What an edge pod tells at its admin port.
+    pub async fn edge_status(&self, pod: &Pod) -> Result<Value, Error> {
+        serde_json::from_str(&self.admin(pod, "status").await?)
+            .map_err(|error| format!("/status of {}: {error}", pod.name).into())
+    }
+
+    /// The metrics of an edge pod, as text.
+    pub async fn edge_metrics(&self, pod: &Pod) -> Result<String, Error> {
+        self.admin(pod, "metrics").await
+    }
+
+    async fn admin(&self, pod: &Pod, page: &str) -> Result<String, Error> {
+        let url = format!("http://{}:8080/{page}", pod.address);
+        Ok(self
+            .http
+            .get(url)
+            .send()
+            .await?
+            .error_for_status()?
+            .text()
             .await?)
     }
 

@@ -100,7 +100,7 @@ fn stricter(error: XmlError) -> bool {
 }
 
 /// Checks both directions; says whether the framer took all of it.
-fn compare(input: &[u8]) -> bool {
+pub(super) fn compare(input: &[u8]) -> bool {
     // White space before the root is legal, but not to rxml.
     let input = input.trim_ascii_start();
     let verdict = framer(input, 1 << 20);
@@ -135,7 +135,7 @@ fn compare(input: &[u8]) -> bool {
 }
 
 /// Pieces from which streams are mutated.
-const PIECES: &[&[u8]] = &[
+pub(super) const PIECES: &[&[u8]] = &[
     b"<",
     b">",
     b"/",
@@ -381,14 +381,14 @@ fn every_character_reference_and_every_character_is_judged_as_by_rxml() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1))]
+    #![proptest_config(seeded(1))]
 
     #[test]
     fn mutated_streams_are_judged_as_by_rxml(seed in any::<[u8; 16]>()) {
         use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
         let (taken, refused) = (Cell::new(0), Cell::new(0));
         let rng = TestRng::from_seed(RngAlgorithm::XorShift, &seed);
-        let mut runner = TestRunner::new_with_rng(ProptestConfig::with_cases(4000), rng);
+        let mut runner = TestRunner::new_with_rng(seeded(4000), rng);
         let mutations = proptest::collection::vec(mutation(), 1..4);
         runner.run(&mutations, |mutations| {
             let mut stream = STREAM.as_bytes().to_vec();
@@ -406,7 +406,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(seeded(400))]
 
     #[test]
     fn a_refused_stream_is_refused_the_same_byte_by_byte(mutation in mutation()) {

@@ -248,7 +248,7 @@ fn element() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(seeded(1500))]
 
     #[test]
     fn the_infoset_stays_the_same(xml in element(), header in 0..3usize) {

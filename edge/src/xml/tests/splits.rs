@@ -147,7 +147,7 @@ fn an_error_is_repeated_whatever_comes_next() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(seeded(200))]
 
     #[test]
     fn any_splits_give_the_same_frames(cuts in proptest::collection::vec(1usize..40, 1..400)) {

@@ -1,0 +1,248 @@
+//! The answers of the control socket as `ctl` prints them: tables for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::trace::printable;
+
+/// Longest text in a cell, bytes.
+const CELL: usize = 160;
+
+/// Columns as wide as their longest cell; the last one is not filled up.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    out
+}
+
+/// `3 s`, `12 min`, `5 h`, `4 d`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// `812 B`, `24 kB`, `3 MB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+fn text(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        Some(Value::String(text)) => printable(text, CELL),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// The answer to `connections`.
+pub fn connections(answer: &Value) -> String {
+    let streams = answer.as_array().map_or(&[][..], Vec::as_slice);
+    let mut rows = Vec::new();
+    for stream in streams {
+        let mut pairs: Vec<String> = list(stream, "pairs")
+            .iter()
+            .map(|pair| {
+                let (local, remote) = (text(pair, "local"), text(pair, "remote"));
+                format!("{local} - {remote} ({})", text(pair, "mechanism"))
+            })
+            .collect();
+        if pairs.is_empty() {
+            pairs.push(match stream.get("remote") {
+                Some(_) => format!("none yet; {}", text(stream, "remote")),
+                None => "none yet".to_owned(),
+            });
+        }
+        let tls = stream.get("tls").map_or_else(
+            || "none".to_owned(),
+            |tls| format!("{} {}", text(tls, "version"), text(tls, "cipher")),
+        );
+        let both = |received: &str, sent: &str, show: fn(u64) -> String| {
+            let (received, sent) = (number(stream, received), number(stream, sent));
+            format!("{} / {}", show(received), show(sent))
+        };
+        let mut pairs = pairs.into_iter();
+        rows.push(vec![
+            text(stream, "id"),
+            text(stream, "direction"),
+            text(stream, "peer"),
+            text(stream, "phase"),
+            text(stream, "purpose"),
+            pairs.next().unwrap_or_default(),
+            tls,
+            text(stream, "certificate"),
+            span(number(stream, "ageSeconds")),
+            span(number(stream, "idleSeconds")),
+            both("stanzasReceived", "stanzasSent", |n| n.to_string()),
+            both("bytesReceived", "bytesSent", size),
+        ]);
+        for pair in pairs {
+            let mut row = vec![String::new(); 5];
+            row.push(pair);
+            rows.push(row);
+        }
+    }
+    let head = [
+        "ID",
+        "DIRECTION",
+        "PEER",
+        "PHASE",
+        "FOR",
+        "PAIRS",
+        "TLS",
+        "CERTIFICATE",
+        "AGE",
+        "IDLE",
+        "STANZAS IN / OUT",
+        "BYTES IN / OUT",
+    ];
+    let mut out = table(&head, &rows);
+    let inbound = streams
+        .iter()
+        .filter(|stream| text(stream, "direction") == "inbound")
+        .count();
+    let outbound = streams.len() - inbound;
+    let _ = writeln!(out, "{inbound} inbound, {outbound} outbound");
+    out
+}
+
+/// The answer to `failures`.
+pub fn failures(answer: &Value) -> String {
+    let mut out = String::new();
+    let domains = answer.as_array().map_or(&[][..], Vec::as_slice);
+    for domain in domains {
+        let failing = domain.get("failing") == Some(&Value::Bool(true));
+        let state = match (failing, domain.get("lastSuccess")) {
+            (true, _) => format!("failing since {}", text(domain, "failingSince")),
+            (false, Some(_)) => format!("works again since {}", text(domain, "lastSuccess")),
+            (false, None) => "no attempt of ours fails".to_owned(),
+        };
+        let stranger = match domain.get("configured") {
+            Some(Value::Bool(true)) => "",
+            _ => ", not configured",
+        };
+        let _ = writeln!(out, "{}{stranger}: {state}", text(domain, "domain"));
+        let rows: Vec<_> = list(domain, "attempts")
+            .iter()
+            .map(|attempt| {
+                vec![
+                    String::new(),
+                    seconds_only(&text(attempt, "time")),
+                    text(attempt, "count"),
+                    text(attempt, "direction"),
+                    text(attempt, "stage"),
+                    text(attempt, "address"),
+                    attempt
+                        .get("reason")
+                        .and_then(Value::as_str)
+                        .map(|reason| printable(reason, usize::MAX))
+                        .unwrap_or_default(),
+                ]
+            })
+            .collect();
+        let head = ["", "LAST", "TIMES", "DIRECTION", "STAGE", "ADDRESS", "WHY"];
+        out.push_str(&table(&head, &rows));
+    }
+    if domains.is_empty() {
+        out.push_str("no attempt failed\n");
+    }
+    out
+}
+
+/// `2026-11-25T19:34:50.123456Z` without its fraction.
+fn seconds_only(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn connections_are_a_table_with_a_line_for_each_further_pair() {
+        let answer = json!([{
+            "id": 7, "direction": "inbound", "peer": "198.51.100.7:41234", "phase": "established",
+            "purpose": "stanzas", "tls": {"version": "TLSv1_3", "cipher": "TLS13_AES_128_GCM_SHA256"},
+            "certificate": "valid", "remote": "vngtp.lab", "since": "2026-11-25T19:34:50Z",
+            "ageSeconds": 4000, "idleSeconds": 3, "stanzasReceived": 12, "stanzasSent": 0,
+            "bytesReceived": 24_000, "bytesSent": 900,
+            "pairs": [
+                {"local": "coluc.com", "remote": "vngtp.lab", "mechanism": "dialback"},
+                {"local": "conf.coluc.com", "remote": "vngtp.lab", "mechanism": "external"},
+            ],
+        }]);
+        let shown = connections(&answer);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 4, "{shown}");
+        let expected = "7   inbound    198.51.100.7:41234  established  stanzas  coluc.com - vngtp.lab (dialback)       TLSv1_3 TLS13_AES_128_GCM_SHA256  valid        66 min  3 s   12 / 0            24 kB / 900 B";
+        assert_eq!(lines.get(1), Some(&expected));
+        let further = lines
+            .get(2)
+            .is_some_and(|line| line.trim_start() == "conf.coluc.com - vngtp.lab (external)");
+        assert!(further, "{shown}");
+        assert_eq!(lines.last(), Some(&"1 inbound, 0 outbound"));
+    }
+
+    #[test]
+    fn failures_say_when_where_and_why() {
+        let answer = json!([{
+            "domain": "vngtp.lab", "configured": true, "failing": true,
+            "failingSince": "2026-11-25T19:00:00Z",
+            "attempts": [{
+                "time": "2026-11-25T19:34:50.123456Z", "first": "2026-11-25T19:34:50.123456Z",
+                "count": 3, "direction": "outbound", "stage": "connect",
+                "address": "198.51.100.7:5269", "reason": "connection refused\u{1b}[2J",
+            }],
+        }]);
+        let shown = failures(&answer);
+        assert!(
+            shown.starts_with("vngtp.lab: failing since 2026-11-25T19:00:00Z\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("2026-11-25T19:34:50Z  3      outbound   connect  198.51.100.7:5269  connection refused\\u{1b}[2J"),
+            "{shown}"
+        );
+        assert_eq!(failures(&json!([])), "no attempt failed\n");
+    }
+}

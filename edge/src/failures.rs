@@ -1,0 +1,495 @@
+//! What went wrong with remote domains: the last attempts of each, by stage, for `ctl failures`.
+//!
+//! Domains that an administrator wrote down have a place of their own. All others share
+//! [`MAX_STRANGERS`] places, and those that only came in, or were only claimed by somebody, give
+//! way first: a stranger fills no memory and pushes nobody out. A domain takes at most about 20 kB
+//! ([`KEPT`] attempts each way with reasons of [`MAX_REASON`] bytes), all strangers 5 MB.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_status::PartnerFailure;
+
+use crate::metrics::Direction;
+
+/// Attempts remembered of one domain and direction.
+pub const KEPT: usize = 20;
+/// Domains remembered that nobody configured.
+pub const MAX_STRANGERS: usize = 256;
+/// Longest reason that is kept, bytes.
+pub const MAX_REASON: usize = 400;
+
+/// Where an attempt failed, in the order in which a stream passes these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The name: DNS, static routes, address rules.
+    Resolve,
+    /// TCP.
+    Connect,
+    /// STARTTLS and the handshake.
+    Tls,
+    /// The peer's certificate.
+    Certificate,
+    /// Headers and stream features.
+    Features,
+    /// SASL EXTERNAL.
+    External,
+    /// Server dialback.
+    Dialback,
+    /// The lists and the terms of the domain.
+    Policy,
+    /// The established stream.
+    Stream,
+}
+
+impl Stage {
+    /// Every stage.
+    pub const ALL: [Self; 9] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::Tls,
+        Self::Certificate,
+        Self::Features,
+        Self::External,
+        Self::Dialback,
+        Self::Policy,
+        Self::Stream,
+    ];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Certificate => "certificate",
+            Self::Features => "features",
+            Self::External => "external",
+            Self::Dialback => "dialback",
+            Self::Policy => "policy",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Who began.
+    pub direction: Direction,
+    /// Where it failed.
+    pub stage: Stage,
+    /// The peer's address, where there was one.
+    pub address: Option<SocketAddr>,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+impl Attempt {
+    /// We tried to reach the domain.
+    pub fn outbound(stage: Stage, address: Option<SocketAddr>, reason: impl Into<String>) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            stage,
+            address,
+            reason: reason.into(),
+        }
+    }
+
+    /// Somebody came in the name of the domain and was refused. Proves nothing about the domain.
+    pub fn inbound(stage: Stage, address: SocketAddr, reason: impl Into<String>) -> Self {
+        Self {
+            direction: Direction::Inbound,
+            stage,
+            address: Some(address),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// One attempt, or several equal ones in a row.
+#[derive(Debug)]
+struct Recorded {
+    stage: Stage,
+    address: Option<SocketAddr>,
+    reason: String,
+    first: Timestamp,
+    last: Timestamp,
+    count: u32,
+}
+
+#[derive(Debug)]
+struct Failing {
+    reason: String,
+    since: Timestamp,
+}
+
+/// What is remembered of one domain.
+#[derive(Debug, Default)]
+struct History {
+    failing: Option<Failing>,
+    worked: Option<Timestamp>,
+    outbound: VecDeque<Recorded>,
+    inbound: VecDeque<Recorded>,
+    /// Stanzas of ours have waited for it.
+    wanted: bool,
+    /// Grows with every use, over all domains.
+    used: u64,
+}
+
+/// All histories.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    partners: HashMap<Domain, History>,
+    strangers: HashMap<Domain, History>,
+    uses: u64,
+}
+
+/// What `ctl failures` shows of one domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainFailures {
+    /// The remote domain.
+    pub domain: Domain,
+    /// Whether an administrator wrote it down.
+    pub configured: bool,
+    /// Whether our last attempt to reach it failed.
+    pub failing: bool,
+    /// RFC 3339 time of the first failure since it last worked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<String>,
+    /// RFC 3339 time when an attempt of ours last succeeded, if one failed before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<String>,
+    /// Newest first; at most [`KEPT`] of each direction.
+    pub attempts: Vec<AttemptInfo>,
+}
+
+/// An attempt as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptInfo {
+    /// RFC 3339 time of the last one.
+    pub time: String,
+    /// RFC 3339 time of the first of equal ones in a row.
+    pub first: String,
+    /// How many equal ones in a row.
+    pub count: u32,
+    /// `inbound` or `outbound`.
+    pub direction: &'static str,
+    /// Where it failed.
+    pub stage: Stage,
+    /// The peer's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+impl Failures {
+    /// Records an attempt; `configured`: whether an administrator wrote the domain down.
+    pub(crate) fn record(&mut self, remote: &Domain, configured: bool, attempt: Attempt) {
+        let history = self.place(remote, configured);
+        let now = Timestamp::now();
+        let reason = cut(attempt.reason);
+        let list = match attempt.direction {
+            Direction::Inbound => &mut history.inbound,
+            Direction::Outbound => &mut history.outbound,
+        };
+        let ip = |address: &Option<SocketAddr>| address.map(|address| address.ip());
+        if let Some(newest) = list.back_mut()
+            && newest.stage == attempt.stage
+            && newest.reason == reason
+            && ip(&newest.address) == ip(&attempt.address)
+        {
+            newest.last = now;
+            newest.address = attempt.address;
+            newest.count = newest.count.saturating_add(1);
+            return;
+        }
+        if list.len() >= KEPT {
+            list.pop_front();
+        }
+        list.push_back(Recorded {
+            stage: attempt.stage,
+            address: attempt.address,
+            reason,
+            first: now,
+            last: now,
+            count: 1,
+        });
+    }
+
+    /// All ways to a domain failed. `wanted`: stanzas of ours waited for it.
+    pub(crate) fn failed(
+        &mut self,
+        remote: &Domain,
+        configured: bool,
+        wanted: bool,
+        reason: String,
+    ) {
+        let history = self.place(remote, configured);
+        history.wanted |= wanted;
+        let since = match &history.failing {
+            Some(failing) => failing.since,
+            None => Timestamp::now(),
+        };
+        let reason = cut(reason);
+        history.failing = Some(Failing { reason, since });
+    }
+
+    /// The domain's history, where it belongs by the configuration in force.
+    fn place(&mut self, remote: &Domain, configured: bool) -> &mut History {
+        self.uses += 1;
+        let used = self.uses;
+        let history = self.find(remote, configured);
+        history.used = used;
+        history
+    }
+
+    fn find(&mut self, remote: &Domain, configured: bool) -> &mut History {
+        if configured {
+            let known = self.strangers.remove(remote);
+            let partners = &mut self.partners;
+            return partners
+                .entry(remote.clone())
+                .or_insert_with(|| known.unwrap_or_default());
+        }
+        let known = self.partners.remove(remote);
+        if !self.strangers.contains_key(remote) && self.strangers.len() >= MAX_STRANGERS {
+            let oldest = self
+                .strangers
+                .iter()
+                .min_by_key(|(_, history)| (history.wanted, history.used));
+            if let Some(oldest) = oldest.map(|(domain, _)| domain.clone()) {
+                self.strangers.remove(&oldest);
+            }
+        }
+        self.strangers
+            .entry(remote.clone())
+            .or_insert_with(|| known.unwrap_or_default())
+    }
+
+    /// Domains that are not configured any more lose their own place.
+    pub(crate) fn retain_partners(&mut self, configured: impl Fn(&Domain) -> bool) {
+        self.partners.retain(|domain, _| configured(domain));
+    }
+
+    fn get_mut(&mut self, remote: &Domain) -> Option<&mut History> {
+        match self.partners.get_mut(remote) {
+            Some(history) => Some(history),
+            None => self.strangers.get_mut(remote),
+        }
+    }
+
+    /// An attempt of ours succeeded to its end.
+    pub(crate) fn works(&mut self, remote: &Domain) {
+        if let Some(history) = self.get_mut(remote) {
+            history.failing = None;
+            history.worked = Some(Timestamp::now());
+        }
+    }
+
+    /// A stream could be opened: whatever failed before that works again.
+    pub(crate) fn reached(&mut self, remote: &Domain) {
+        if let Some(history) = self.get_mut(remote)
+            && history.failing.is_some()
+            && history
+                .outbound
+                .back()
+                .is_some_and(|last| last.stage <= Stage::Features)
+        {
+            history.failing = None;
+            history.worked = Some(Timestamp::now());
+        }
+    }
+
+    /// How many domains our last attempt failed for.
+    pub(crate) fn failing_count(&self) -> usize {
+        let all = self.partners.values().chain(self.strangers.values());
+        all.filter(|history| history.failing.is_some()).count()
+    }
+
+    /// All domains for which our last attempt failed, sorted.
+    pub(crate) fn failing(&self) -> Vec<PartnerFailure> {
+        let all = self.partners.iter().chain(&self.strangers);
+        let mut failing: Vec<_> = all
+            .filter_map(|(domain, history)| {
+                let failing = history.failing.as_ref()?;
+                Some(PartnerFailure {
+                    domain: domain.clone(),
+                    reason: failing.reason.clone(),
+                    since: failing.since.to_string(),
+                })
+            })
+            .collect();
+        failing.sort_by(|a, b| a.domain.cmp(&b.domain));
+        failing
+    }
+
+    /// Histories of all domains, or of one; configured ones first.
+    pub(crate) fn list(&self, only: Option<&Domain>) -> Vec<DomainFailures> {
+        let partners = self.partners.iter().map(|(d, h)| (d, h, true));
+        let strangers = self.strangers.iter().map(|(d, h)| (d, h, false));
+        let mut list: Vec<_> = partners
+            .chain(strangers)
+            .filter(|(domain, ..)| only.is_none_or(|only| only == *domain))
+            .map(|(domain, history, configured)| history.show(domain, configured))
+            .collect();
+        list.sort_by(|a, b| (!a.configured, &a.domain).cmp(&(!b.configured, &b.domain)));
+        list
+    }
+}
+
+impl History {
+    fn show(&self, domain: &Domain, configured: bool) -> DomainFailures {
+        let outbound = self.outbound.iter().map(|r| (Direction::Outbound, r));
+        let inbound = self.inbound.iter().map(|r| (Direction::Inbound, r));
+        let mut attempts: Vec<_> = outbound.chain(inbound).collect();
+        attempts.sort_by_key(|(_, recorded)| std::cmp::Reverse(recorded.last));
+        DomainFailures {
+            domain: domain.clone(),
+            configured,
+            failing: self.failing.is_some(),
+            failing_since: self.failing.as_ref().map(|f| f.since.to_string()),
+            last_success: self.worked.map(|at| at.to_string()),
+            attempts: attempts
+                .into_iter()
+                .map(|(direction, recorded)| AttemptInfo {
+                    time: recorded.last.to_string(),
+                    first: recorded.first.to_string(),
+                    count: recorded.count,
+                    direction: direction.as_str(),
+                    stage: recorded.stage,
+                    address: recorded.address,
+                    reason: recorded.reason.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    let mut end = MAX_REASON;
+    if reason.len() > end {
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+    }
+    reason.shrink_to_fit();
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    fn domain(text: &str) -> Domain {
+        Domain::parse(text).unwrap()
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([198, 51, 100, 7], port))
+    }
+
+    fn refused(reason: &str) -> Attempt {
+        Attempt::inbound(Stage::Policy, address(40_000), reason)
+    }
+
+    #[test]
+    fn strangers_share_bounded_places_and_push_nobody_out_whom_we_wrote_to() {
+        let mut failures = Failures::default();
+        failures.record(&domain("partner.example"), true, refused("x"));
+        failures.failed(&domain("wanted.example"), false, true, "no answer".into());
+        for n in 0..10 * MAX_STRANGERS {
+            let name = domain(&format!("s{n}.example"));
+            failures.record(&name, false, refused("not on the allow list"));
+            let claimed = Attempt::outbound(Stage::Resolve, None, "no such name");
+            failures.record(&name, false, claimed);
+            failures.failed(&name, false, false, "no such name".into());
+        }
+        assert_eq!(failures.strangers.len(), MAX_STRANGERS);
+        assert_eq!(failures.list(Some(&domain("partner.example"))).len(), 1);
+        assert_eq!(failures.list(Some(&domain("wanted.example"))).len(), 1);
+        assert!(failures.list(Some(&domain("s0.example"))).is_empty());
+        let newest = format!("s{}.example", 10 * MAX_STRANGERS - 1);
+        assert_eq!(failures.list(Some(&domain(&newest))).len(), 1);
+    }
+
+    #[test]
+    fn a_domain_keeps_its_last_attempts_each_way_and_reasons_are_cut() {
+        let mut failures = Failures::default();
+        let partner = domain("partner.example");
+        for n in 0..100 {
+            let long = format!("{n} {}", "é".repeat(MAX_REASON));
+            failures.record(&partner, true, refused(&long));
+        }
+        let ours = Attempt::outbound(Stage::Tls, Some(address(5269)), "expired");
+        failures.record(&partner, true, ours);
+        let shown = &failures.list(None)[0];
+        assert_eq!(shown.attempts.len(), KEPT + 1);
+        assert_eq!(shown.attempts[0].reason, "expired");
+        assert!(shown.attempts[1].reason.starts_with("99 "));
+        assert!(shown.attempts.iter().all(|a| a.reason.len() <= MAX_REASON));
+    }
+
+    #[test]
+    fn equal_attempts_in_a_row_are_one_entry_with_a_count() {
+        let mut failures = Failures::default();
+        let partner = domain("partner.example");
+        for port in 1..=3 {
+            let attempt = Attempt::inbound(Stage::Dialback, address(port), "invalid key");
+            failures.record(&partner, true, attempt);
+        }
+        let shown = &failures.list(None)[0];
+        assert_eq!(shown.attempts.len(), 1);
+        assert_eq!(shown.attempts[0].count, 3);
+        assert_eq!(shown.attempts[0].address, Some(address(3)));
+    }
+
+    #[test]
+    fn a_success_ends_failing_and_leaves_the_history() {
+        let mut failures = Failures::default();
+        let partner = domain("partner.example");
+        failures.record(&partner, true, refused("no"));
+        assert!(
+            failures.failing().is_empty(),
+            "who comes in a name says nothing about it"
+        );
+        let refused_key = Attempt::outbound(Stage::Dialback, None, "invalid");
+        failures.record(&partner, true, refused_key);
+        assert!(failures.failing().is_empty(), "another address may do");
+        failures.failed(&partner, true, true, "invalid".into());
+        failures.reached(&partner);
+        assert_eq!(failures.failing()[0].reason, "invalid");
+        failures.works(&partner);
+        assert_eq!(failures.failing_count(), 0);
+        let no_answer = Attempt::outbound(Stage::Connect, None, "no answer");
+        failures.record(&partner, true, no_answer);
+        failures.failed(&partner, true, false, "no answer".into());
+        assert_eq!(failures.failing_count(), 1);
+        failures.reached(&partner);
+        assert_eq!(failures.failing_count(), 0);
+        let shown = &failures.list(None)[0];
+        assert!(!shown.failing && shown.last_success.is_some());
+        assert_eq!(shown.attempts.len(), 3);
+    }
+
+    #[test]
+    fn a_domain_changes_its_place_with_the_configuration() {
+        let mut failures = Failures::default();
+        let partner = domain("partner.example");
+        failures.record(&partner, false, refused("not on the allow list"));
+        failures.record(&partner, true, refused("another"));
+        assert_eq!(failures.list(None)[0].attempts.len(), 2);
+        assert!(failures.list(None)[0].configured);
+        failures.retain_partners(|_| false);
+        assert!(failures.list(None).is_empty());
+    }
+}

@@ -1,0 +1,185 @@
+//! Rates per remote domain (`peers[].messagesPerSecond`, `bytesPerSecond`): all streams of a domain
+//! share one token bucket that holds what one second brings. Who has used it up is not read until
+//! it has filled again; nothing is dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use xmpp_federation_core::Domain;
+
+use crate::policy::{PeerPolicy, Policy};
+
+/// What may be used at once: the rate of this time.
+const BURST: Duration = Duration::from_secs(1);
+
+/// The buckets of domains with a rate. As many as there are entries in `peers`, at most.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    known: Mutex<HashMap<Domain, Arc<Rate>>>,
+}
+
+impl Rates {
+    /// The bucket of a domain; `None` if it has no rate.
+    pub(super) fn of(&self, policy: &Policy, remote: &Domain) -> Option<Arc<Rate>> {
+        let wanted = Rate::new(policy.peer(remote))?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rate) = known.get(remote).filter(|rate| rate.is_like(&wanted)) {
+            return Some(rate.clone());
+        }
+        // A reload has changed this one, and may have taken others away.
+        known.retain(|other, _| Rate::new(policy.peer(other)).is_some());
+        let rate = Arc::new(wanted);
+        known.insert(remote.clone(), rate.clone());
+        Some(rate)
+    }
+}
+
+/// The rates of one domain and what it has used. A bucket is kept as the time when it will be
+/// full again.
+#[derive(Debug)]
+pub(super) struct Rate {
+    messages: Option<u32>,
+    bytes: Option<u64>,
+    full: Mutex<Full>,
+}
+
+#[derive(Debug, Default)]
+struct Full {
+    messages: Option<Instant>,
+    bytes: Option<Instant>,
+}
+
+impl Rate {
+    fn new(terms: &PeerPolicy) -> Option<Self> {
+        let (messages, bytes) = (terms.messages_per_second, terms.bytes_per_second);
+        (messages.is_some() || bytes.is_some()).then(|| Self {
+            messages,
+            bytes,
+            full: Mutex::default(),
+        })
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.messages == other.messages && self.bytes == other.bytes
+    }
+
+    /// A stanza of this size was taken; the time at which the next one may be, if that is not now.
+    pub(super) fn spend(&self, size: usize, now: Instant) -> Option<Instant> {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.messages.and_then(|rate| {
+            let one = cost(1, u64::from(rate));
+            // The next stanza needs room for itself.
+            spend(&mut full.messages, one, BURST.saturating_sub(one), now)
+        });
+        let size = u64::try_from(size).unwrap_or(u64::MAX);
+        let bytes = self
+            .bytes
+            .and_then(|rate| spend(&mut full.bytes, cost(size, rate), BURST, now));
+        next.max(bytes)
+    }
+}
+
+/// The time in which a rate brings this amount.
+fn cost(amount: u64, per_second: u64) -> Duration {
+    let nanos = amount.saturating_mul(1_000_000_000) / per_second.max(1);
+    Duration::from_nanos(nanos)
+}
+
+fn spend(
+    full: &mut Option<Instant>,
+    cost: Duration,
+    burst: Duration,
+    now: Instant,
+) -> Option<Instant> {
+    let until = full.unwrap_or(now).max(now) + cost;
+    *full = Some(until);
+    let next = until.checked_sub(burst)?;
+    (next > now).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+    use xmpp_federation_core::edge_config::EdgeConfig;
+
+    fn terms(messages: Option<u32>, bytes: Option<u64>) -> PeerPolicy {
+        PeerPolicy {
+            messages_per_second: messages,
+            bytes_per_second: bytes,
+            ..PeerPolicy::default()
+        }
+    }
+
+    /// Takes stanzas as fast as the rate allows for `seconds`; how many.
+    fn taken(terms: &PeerPolicy, size: usize, seconds: u64) -> u32 {
+        let start = Instant::now() + Duration::from_hours(1);
+        let (rate, mut now, mut count) = (Rate::new(terms).unwrap(), start, 0);
+        while now < start + Duration::from_secs(seconds) {
+            count += 1;
+            now = rate.spend(size, now).unwrap_or(now);
+        }
+        count
+    }
+
+    #[rstest]
+    #[case::messages(terms(Some(10), None), 1000, 10, 110)]
+    #[case::one_per_second(terms(Some(1), None), 1000, 10, 10)]
+    #[case::many(terms(Some(1000), None), 1000, 3, 4000)]
+    #[case::bytes(terms(None, Some(5000)), 1000, 10, 55)]
+    #[case::both_the_tighter_one_counts(terms(Some(10), Some(2000)), 1000, 10, 22)]
+    #[case::a_stanza_above_the_rate_waits_its_time(terms(None, Some(1000)), 10_000, 20, 3)]
+    fn what_comes_in_is_a_burst_of_one_second_and_the_rate(
+        #[case] terms: PeerPolicy,
+        #[case] size: usize,
+        #[case] seconds: u64,
+        #[case] expected: u32,
+    ) {
+        let count = taken(&terms, size, seconds);
+        assert!(count.abs_diff(expected) <= 1 + expected / 100, "{count}");
+    }
+
+    #[test]
+    fn a_bucket_fills_again_up_to_one_second() {
+        let rate = Rate::new(&terms(Some(4), None)).unwrap();
+        let start = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(rate.spend(1, start), None);
+        }
+        let next = rate.spend(1, start).unwrap();
+        assert_eq!(next, start + Duration::from_millis(250));
+        let later = start + Duration::from_mins(1);
+        for _ in 0..3 {
+            assert_eq!(rate.spend(1, later), None, "no more than a second's");
+        }
+        assert!(rate.spend(1, later).is_some());
+    }
+
+    #[test]
+    fn streams_of_a_domain_share_its_bucket_until_a_reload_changes_its_rate() {
+        let config = |peers: &str| {
+            let yaml = format!(
+                "domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npeers: [{peers}]\n"
+            );
+            serde_yaml::from_str::<EdgeConfig>(&yaml).unwrap()
+        };
+        let (vngtp, other) = (
+            Domain::parse("vngtp.lab").unwrap(),
+            Domain::parse("other.example").unwrap(),
+        );
+        let slow = Policy::new(&config(
+            "{domain: vngtp.lab, messagesPerSecond: 1}, {domain: other.example, bytesPerSecond: 9}",
+        ));
+        let rates = Rates::default();
+        let first = rates.of(&slow, &vngtp).unwrap();
+        assert!(Arc::ptr_eq(&first, &rates.of(&slow, &vngtp).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &rates.of(&slow, &other).unwrap()));
+        let faster = Policy::new(&config("{domain: vngtp.lab, messagesPerSecond: 2}"));
+        assert!(!Arc::ptr_eq(&first, &rates.of(&faster, &vngtp).unwrap()));
+        assert!(rates.of(&faster, &other).is_none());
+        assert_eq!(rates.known.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,123 @@
+//! Every metric with its labels and their values: what is registered, and what
+//! `docs/reference/edge-metrics.md` is written from.
+
+/// How Prometheus treats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; its name ends with `_total`.
+    Counter,
+    /// A value as it is now.
+    Gauge,
+    /// Durations in seconds: `_bucket`, `_sum`, `_count`.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Described {
+    /// Its name without the prefix `xmpp_edge_` and without the suffix of its kind.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its meaning.
+    pub help: &'static str,
+    /// Its labels, each with the values it takes in words.
+    pub labels: &'static [(&'static str, &'static str)],
+}
+
+const fn described(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [(&'static str, &'static str)],
+    help: &'static str,
+) -> Described {
+    Described {
+        name,
+        kind,
+        help,
+        labels,
+    }
+}
+
+const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
+const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
+const STATES: &str =
+    "`connecting`, `up`, `unreachable`, `unknown-component`, `wrong-secret`, `failed`";
+const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `link-down`, `foreign-sender`, `malformed`, `not-for-us`, `stopping`, `too-large`";
+
+/// Every metric, in the order of the reference.
+#[rustfmt::skip]
+pub const METRICS: &[Described] = &[
+    described("build_info", Kind::Gauge, &[("version", "the release")],
+        "Always 1; tells which release runs"),
+    described("streams", Kind::Gauge, &[DIRECTION],
+        "Open streams with peers"),
+    described("authenticated_streams", Kind::Gauge, &[DIRECTION, ("mechanism", "`dialback`, `external`")],
+        "Open streams with an authenticated pair of domains, by how their first pair was authenticated"),
+    described("connections_refused", Kind::Counter, &[("reason", "`total`, `per-address`, …")],
+        "Inbound connections turned away before any stream"),
+    described("proxy_headers", Kind::Counter, &[("outcome", "`v1`, `v2`, `local`, `malformed`, `timeout`, …")],
+        "PROXY headers of trusted load balancers"),
+    described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `own-domain`, `hosted`, `tls-required`, `tls-downgrade`, `tls-handshake`, `tls-disabled`, `certificate`, `pin`, `dialback`, `limits`, `addressing`, `authenticated`, `protocol`, `xml`, `time`")],
+        "Peers' streams, pairs and keys that were refused"),
+    described("attempts_failed", Kind::Counter, &[DIRECTION, ("stage", STAGES)],
+        "Attempts that failed, as ctl failures shows them"),
+    described("tls_handshakes", Kind::Counter, &[DIRECTION, ("version", "`TLSv1_2`, `TLSv1_3`"), ("cipher", "the suite's registered name")],
+        "TLS handshakes that ended well"),
+    described("tls_failures", Kind::Counter, &[DIRECTION],
+        "TLS handshakes that failed"),
+    described("peer_certificates", Kind::Counter, &[DIRECTION, ("verdict", "`valid`, `missing`, `invalid`")],
+        "Certificates of peers by what they prove"),
+    described("sasl", Kind::Counter, &[DIRECTION, ("outcome", "`success`; outbound `failure`; inbound the condition of RFC 6120 section 6.5 that the peer was told")],
+        "SASL EXTERNAL exchanges"),
+    described("dialback_seconds", Kind::Histogram, &[("role", "`initiating`, `receiving`, `authoritative`"), ("outcome", "`valid`, `invalid`, `error`, `timeout`")],
+        "Dialbacks, and how long they took"),
+    described("resolution_seconds", Kind::Histogram, &[("method", "`srv`, `address`, `static-route`, `none`"), ("outcome", "`ok`, `not-found`, `disabled`, `refused`, `temporary`")],
+        "Look-ups of remote domains, and how long they took"),
+    described("stanzas", Kind::Counter, &[DIRECTION],
+        "Stanzas passed on: inbound ones to links, outbound ones to peers"),
+    described("stanza_bytes", Kind::Counter, &[DIRECTION],
+        "Bytes of the stanzas passed on"),
+    described("stanzas_bounced", Kind::Counter, &[("cause", CAUSES)],
+        "Stanza errors made, by cause"),
+    described("stanza_errors", Kind::Counter, &[("condition", "a condition of RFC 6120 section 8.3.3")],
+        "Stanza errors made, by the condition that their receivers see"),
+    described("stanzas_dropped", Kind::Counter, &[("cause", CAUSES)],
+        "Stanzas that could not be delivered and must not be answered"),
+    described("stream_errors", Kind::Counter, &[DIRECTION, ("sender", "`edge`, `peer`"), ("condition", "a condition of RFC 6120 section 4.9.3")],
+        "Streams that ended with an error"),
+    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may")],
+        "Times that a peer was not read for a while"),
+    described("link_queue_stanzas", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
+        "Stanzas that wait for a link to an XCP router"),
+    described("link_queue_bytes", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
+        "Their bytes"),
+    described("outbound_queue_stanzas", Kind::Gauge, &[],
+        "Stanzas that wait for streams to remote domains"),
+    described("outbound_queue_bytes", Kind::Gauge, &[],
+        "Their bytes"),
+    described("outbound_domains", Kind::Gauge, &[],
+        "Remote domains with something waiting or a stream of ours open"),
+    described("links", Kind::Gauge, &[("state", STATES)],
+        "Links to XCP routers, by state"),
+    described("link_state", Kind::Gauge, &[("router", "name of the cluster in the configuration"), ("node", "name of the node in the configuration"), ("state", STATES)],
+        "1 for the state that the link to this node is in"),
+    described("link_failures", Kind::Counter, &[("state", STATES)],
+        "Failures of links to XCP routers"),
+    described("failing_partners", Kind::Gauge, &[],
+        "Remote domains whose last attempt failed"),
+    described("configuration_reloads", Kind::Counter, &[("outcome", "`loaded`, `refused`")],
+        "Configurations read"),
+    described("configuration_refused", Kind::Gauge, &[],
+        "1 while the configuration found last is refused and an older one is in force"),
+    described("certificate_expiry_timestamp_seconds", Kind::Gauge, &[],
+        "When the first of our certificates expires, Unix time"),
+];
+
+/// The meaning of a metric; empty for one that is not in the table, which a test finds.
+pub(super) fn help(name: &str) -> &'static str {
+    METRICS
+        .iter()
+        .find(|metric| metric.name == name)
+        .map_or("", |metric| metric.help)
+}

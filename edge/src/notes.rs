@@ -1,0 +1,120 @@
+//! What the edge notes about attempts that failed and peers that it refused: once for the log,
+//! the metrics and `ctl failures`.
+
+use std::io;
+use std::net::SocketAddr;
+
+use xmpp_federation_core::Domain;
+
+use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
+use crate::metrics::Direction;
+use crate::refusal::{Check, Refusal};
+use crate::registry::StreamEntry;
+use crate::stream::Failure;
+use crate::xml::StreamErrorCondition as Condition;
+
+impl Edge {
+    /// One way to a remote domain failed, or somebody was refused who came in its name.
+    pub(crate) fn attempt_failed(&self, remote: &Domain, attempt: Attempt) {
+        self.metrics
+            .attempt_failed(attempt.direction, attempt.stage);
+        self.registry.attempt_failed(remote, attempt);
+    }
+
+    /// A peer was refused by a check. `local`, `remote`: whom it wanted and in whose name it came,
+    /// as far as it said so.
+    pub(crate) fn refused(
+        &self,
+        direction: Direction,
+        peer: SocketAddr,
+        local: Option<&Domain>,
+        remote: Option<&Domain>,
+        refusal: &Refusal,
+    ) {
+        self.metrics.peer_refused(refusal.check.as_str());
+        refusal.log(direction, peer, local, remote);
+        if let Some(remote) = remote {
+            let attempt = Attempt {
+                direction,
+                stage: refusal.check.stage(),
+                address: Some(peer),
+                reason: refusal.reason.to_string(),
+            };
+            self.attempt_failed(remote, attempt);
+        }
+    }
+
+    /// A peer's stream ended by this failure; notes it if it was we who refused something.
+    pub(crate) fn stream_refused(&self, entry: &StreamEntry, failure: &Failure) {
+        if let Some(check) = failed_check(failure) {
+            let remote = entry.claimed();
+            let refusal = Refusal::new(check, failure.to_string());
+            self.refused(entry.direction, entry.peer, None, remote.as_ref(), &refusal);
+        }
+    }
+}
+
+/// Which check of ours an inbound stream failed; `None` if the peer or the network ended it, or
+/// if the refusal was noted where it arose.
+pub(crate) fn failed_check(failure: &Failure) -> Option<Check> {
+    let condition = match failure {
+        Failure::Refused(_) => return None,
+        Failure::Timeout(_) => return Some(Check::Time),
+        _ => failure.to_send()?.0,
+    };
+    Some(match condition {
+        Condition::HostUnknown | Condition::HostGone => Check::Hosted,
+        Condition::InvalidFrom | Condition::ImproperAddressing => Check::Addressing,
+        Condition::NotAuthorized => Check::Authenticated,
+        Condition::PolicyViolation => Check::Policy,
+        Condition::ResourceConstraint => Check::Limits,
+        Condition::UnsupportedVersion
+        | Condition::UnsupportedStanzaType
+        | Condition::UnsupportedFeature => Check::Protocol,
+        Condition::BadFormat
+        | Condition::BadNamespacePrefix
+        | Condition::InvalidNamespace
+        | Condition::InvalidXml
+        | Condition::NotWellFormed
+        | Condition::RestrictedXml
+        | Condition::UnsupportedEncoding => Check::Xml,
+        // Our own stop or fault is nobody's failed check.
+        _ => return None,
+    })
+}
+
+/// Where an outbound stream failed during its negotiation.
+pub(crate) fn failed_stage(failure: &Failure) -> Stage {
+    match failure {
+        Failure::Refused(refusal) => refusal.check.stage(),
+        Failure::Io(error) if error.kind() == io::ErrorKind::InvalidData => Stage::Tls,
+        _ => Stage::Features,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(
+        Failure::fault(Condition::PolicyViolation, "not allowed"),
+        Some("policy")
+    )]
+    #[case(Failure::fault(Condition::HostUnknown, "not hosted"), Some("hosted"))]
+    #[case(Failure::fault(Condition::NotWellFormed, "no"), Some("xml"))]
+    #[case(Failure::fault(Condition::SystemShutdown, "stopping"), None)]
+    #[case(Failure::Timeout("the negotiation of the stream"), Some("time"))]
+    #[case(io::Error::from(io::ErrorKind::ConnectionReset).into(), None)]
+    #[case(Refusal::new(Check::Pin, "noted where it arose").into(), None)]
+    #[case(Failure::Closed, None)]
+    #[case(Failure::Peer { condition: Condition::HostUnknown, text: None }, None)]
+    fn only_what_we_refused_names_a_check(
+        #[case] failure: Failure,
+        #[case] check: Option<&'static str>,
+    ) {
+        assert_eq!(failed_check(&failure).map(Check::as_str), check);
+    }
+}

@@ -1,0 +1,379 @@
+//! One address: TCP, header, STARTTLS or direct TLS, certificate, features.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use xmpp_federation_core::edge_config::TlsMode;
+use xmpp_federation_core::{Domain, StreamId};
+
+use super::names::Target;
+use super::{Plan, Report};
+use crate::metrics::Direction;
+use crate::policy::PeerPolicy;
+use crate::stream::transport::Transport;
+use crate::stream::{Failure, Wire, negotiation_limits};
+use crate::tls::{Verdict, server_name};
+use crate::trace::tls::{certificate, cipher, version};
+use crate::xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
+
+/// Time for a TCP connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A certificate that expires sooner deserves a look.
+const SOON: Duration = Duration::from_hours(14 * 24);
+
+/// A stream on which we may say who we are.
+pub(super) struct Reached {
+    pub(super) wire: Wire,
+    /// Of the latest header; empty if the peer gave none.
+    pub(super) id: Option<StreamId>,
+    pub(super) mechanisms: Vec<String>,
+}
+
+impl Reached {
+    /// Ends the stream.
+    pub(super) async fn leave(self) {
+        self.wire.hang_up(&Failure::Closed, String::new).await;
+    }
+}
+
+/// What failed on a stream: the check, what happened, what to do.
+struct Failed(&'static str, String, &'static str);
+
+impl Plan {
+    /// Looks at one address; gives the stream if it came to features.
+    pub(super) async fn reach(&self, target: &Target, report: &mut Report) -> Option<Reached> {
+        let subject = target.subject();
+        let tcp = self.connect(target, report).await?;
+        match self.negotiate(target, tcp, report).await {
+            Ok(reached) => Some(reached),
+            Err(Failed(check, detail, remedy)) => {
+                report.bad(check, &subject, detail, remedy);
+                None
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Target, report: &mut Report) -> Option<TcpStream> {
+        let subject = target.subject();
+        let started = Instant::now();
+        let opened = timeout(CONNECT, crate::resolve::connect::open(target.address)).await;
+        let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match opened {
+            Ok(tcp) => {
+                let ms = started.elapsed().as_millis();
+                report.good("connect", &subject, format!("TCP connection in {ms} ms"));
+                Some(tcp)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => {
+                let detail = "this host has no way to that network; an edge here tries the others";
+                report.warn("connect", &subject, detail, None);
+                None
+            }
+            Err(error) => {
+                let (detail, remedy) = match error.kind() {
+                    io::ErrorKind::TimedOut => (
+                        "no answer within 10 s".to_owned(),
+                        "a firewall on the way drops it, or the host is down: check our egress rules, then ask the peer's administrators",
+                    ),
+                    io::ErrorKind::ConnectionRefused => (
+                        "connection refused".to_owned(),
+                        "nothing listens there: the peer's server is down, or its SRV record names the wrong port",
+                    ),
+                    _ => (
+                        error.to_string(),
+                        "check the network between here and there",
+                    ),
+                };
+                report.bad("connect", &subject, detail, remedy);
+                None
+            }
+        }
+    }
+
+    async fn negotiate(
+        &self,
+        target: &Target,
+        tcp: TcpStream,
+        report: &mut Report,
+    ) -> Result<Reached, Failed> {
+        let limits = &self.config.limits;
+        let mut wire = Wire::new(
+            Transport::new(tcp),
+            negotiation_limits(limits),
+            Direction::Outbound,
+            self.metrics.clone(),
+        );
+        let time = limits.negotiation_timeout.0;
+        let steps = self.steps(target, &mut wire, report);
+        let done = timeout(time, steps).await.unwrap_or_else(|_| {
+            let seconds = time.as_secs();
+            Err(Failed(
+                "features",
+                format!("the peer did not finish the negotiation within {seconds} s"),
+                "the peer is overloaded, or something on the way swallows its answers",
+            ))
+        });
+        match done {
+            Ok((id, features)) => Ok(Reached {
+                wire,
+                id,
+                mechanisms: mechanisms(&features),
+            }),
+            Err(failed) => {
+                wire.hang_up(&Failure::Closed, String::new).await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn steps(
+        &self,
+        target: &Target,
+        wire: &mut Wire,
+        report: &mut Report,
+    ) -> Result<(Option<StreamId>, Node), Failed> {
+        let subject = target.subject();
+        let mode = self.mode();
+        let client = self.client.clone().filter(|_| mode != TlsMode::Disabled);
+        if target.direct {
+            let Some(client) = client else {
+                let detail = "direct TLS only, and TLS is disabled for this domain";
+                return Err(Failed("tls", detail.to_owned(), "change tls.mode"));
+            };
+            let mut client = ClientConfig::clone(&client);
+            client.alpn_protocols = vec![b"xmpp-server".to_vec()];
+            self.start_tls(Arc::new(client), wire, &subject, report)
+                .await?;
+            let (id, features) = self.begin(wire).await?;
+            report.good("features", &subject, describe(&features));
+            return Ok((id, features));
+        }
+        let (id, features) = self.begin(wire).await?;
+        let Some(client) = client else {
+            report.skip("tls", &subject, "TLS is disabled for this domain");
+            report.good("features", &subject, describe(&features));
+            return Ok((id, features));
+        };
+        let Some(offer) = features.child(ns::TLS, "starttls") else {
+            let detail = "STARTTLS is not offered";
+            if mode == TlsMode::Required {
+                let remedy = "the peer's administrators must switch TLS on, or tls.mode (or peers[].tlsMode) must be Optional here";
+                return Err(Failed("tls", detail.to_owned(), remedy));
+            }
+            report.warn("tls", &subject, detail, None);
+            report.good("features", &subject, describe(&features));
+            return Ok((id, features));
+        };
+        let required = offer.child(ns::TLS, "required").is_some();
+        let offered = if required { "required" } else { "offered" };
+        report.good("features", &subject, format!("STARTTLS is {offered}"));
+        self.ask_for_tls(wire).await?;
+        self.start_tls(client, wire, &subject, report).await?;
+        let (id, features) = self.begin(wire).await?;
+        report.good("features", &subject, describe(&features));
+        Ok((id, features))
+    }
+
+    fn mode(&self) -> TlsMode {
+        match &self.live {
+            Some(live) => live.policy.peer(&self.domain).tls_mode,
+            None => TlsMode::Optional,
+        }
+    }
+
+    /// Headers and features.
+    async fn begin(&self, wire: &mut Wire) -> Result<(Option<StreamId>, Node), Failed> {
+        let from = self.from.as_ref().map(Domain::to_unicode);
+        let to = self.domain.to_unicode();
+        let header = HeaderToSend {
+            content_ns: ns::SERVER,
+            from: from.as_deref(),
+            to: Some(&to),
+            version: true,
+            dialback: true,
+            ..HeaderToSend::default()
+        };
+        let said = async {
+            wire.send(header.write().unwrap_or_default()).await?;
+            let header = wire.header().await?;
+            if header.default_ns() != ns::SERVER {
+                return Err(Failure::fault(
+                    Condition::InvalidNamespace,
+                    "what answers there is no server for other servers",
+                ));
+            }
+            let id = header.id.as_deref().and_then(StreamId::from_peer);
+            if header.version.is_none() {
+                return Ok((id, Node::default()));
+            }
+            let features = wire.element().await?;
+            if !features.is(ns::STREAMS, "features") {
+                return Err(Failure::fault(
+                    Condition::BadFormat,
+                    "something else came where stream features were expected",
+                ));
+            }
+            Ok((id, features.parse()?))
+        };
+        said.await
+            .map_err(|failure| Failed("features", failure.to_string(), remedy(&failure)))
+    }
+
+    async fn ask_for_tls(&self, wire: &mut Wire) -> Result<(), Failed> {
+        let remedy = "the peer's TLS is broken: its log says why";
+        let asked = async {
+            wire.send(format!("<starttls xmlns='{}'/>", ns::TLS))
+                .await?;
+            let answer = wire.element().await?;
+            if !answer.is(ns::TLS, "proceed") || wire.restart() > 0 {
+                return Err(Failure::fault(
+                    Condition::PolicyViolation,
+                    "STARTTLS is offered and then refused, or more came behind <proceed/>",
+                ));
+            }
+            Ok(())
+        };
+        asked
+            .await
+            .map_err(|failure| Failed("tls", failure.to_string(), remedy))
+    }
+
+    async fn start_tls(
+        &self,
+        client: Arc<ClientConfig>,
+        wire: &mut Wire,
+        subject: &str,
+        report: &mut Report,
+    ) -> Result<(), Failed> {
+        let remedy = "compare TLS versions and ciphers; a peer that demands a client certificate closes here";
+        let failed = |detail: String| Failed("tls", detail, remedy);
+        let name = server_name(&self.domain)
+            .map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
+        let session = rustls::ClientConnection::new(client, name)
+            .map_err(|error| failed(error.to_string()))?;
+        let started = Instant::now();
+        let Wire {
+            transport, framer, ..
+        } = &mut *wire;
+        transport
+            .start_tls(session.into(), framer.buffer())
+            .await
+            .map_err(|error| failed(format!("the handshake failed: {error}")))?;
+        if let Some(tls) = transport.tls() {
+            let ms = started.elapsed().as_millis();
+            let detail = format!("{} {}, {ms} ms", version(tls), cipher(tls));
+            report.good("tls", subject, detail);
+        }
+        self.judge(wire, subject, report)
+    }
+
+    /// What the certificate is, and what it proves.
+    fn judge(&self, wire: &Wire, subject: &str, report: &mut Report) -> Result<(), Failed> {
+        let chain = wire.transport.tls().and_then(|tls| tls.peer_certificates());
+        let chain = chain.unwrap_or_default();
+        let shown: Vec<_> = chain.iter().take(4).map(|der| certificate(der)).collect();
+        let shown = shown.join("; then ");
+        let policy = self
+            .live
+            .as_ref()
+            .map(|live| live.policy.peer(&self.domain));
+        let needed = policy.is_some_and(PeerPolicy::needs_certificate);
+        let pins = policy.map_or(&[][..], |policy| &policy.pinned_sha256);
+        let why = match self.tls.judge(chain, &self.domain, pins) {
+            Verdict::Valid => {
+                let left = chain.first().and_then(|leaf| time_left(leaf));
+                if let Some(left) = left.filter(|left| *left < SOON) {
+                    let days = left.as_secs() / 86_400;
+                    let detail = format!("proves {}, for {days} more days: {shown}", self.domain);
+                    let remedy = "the peer's administrators should renew it";
+                    report.warn("certificate", subject, detail, Some(remedy));
+                } else {
+                    let detail = format!("proves {}: {shown}", self.domain);
+                    report.good("certificate", subject, detail);
+                }
+                return Ok(());
+            }
+            Verdict::Missing => "none was shown".to_owned(),
+            Verdict::Invalid(reason) => reason,
+        };
+        let detail = format!("does not prove {}: {why}: {shown}", self.domain);
+        if needed {
+            let remedy = "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in peers) must change";
+            return Err(Failed("certificate", detail, remedy));
+        }
+        let remedy = "dialback decides then; add the authority to tls.trustAnchors if it is yours";
+        report.warn("certificate", subject, detail, Some(remedy));
+        Ok(())
+    }
+}
+
+fn time_left(leaf: &[u8]) -> Option<Duration> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let end = parsed.validity().not_after.timestamp();
+    let left = end.saturating_sub(jiff::Timestamp::now().as_second());
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+/// What may help against a failure before anybody was authenticated.
+fn remedy(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Peer { condition, .. } => match condition {
+            Condition::HostUnknown | Condition::HostGone => {
+                "that server does not serve the domain: its SRV records or its configuration are wrong"
+            }
+            Condition::PolicyViolation | Condition::NotAuthorized => {
+                "the peer does not want us, or not so: ask its administrators to admit our domain"
+            }
+            Condition::RemoteConnectionFailed => {
+                "the peer could not reach our servers: check our own SRV records and port"
+            }
+            _ => "the peer's log says more",
+        },
+        Failure::Ended | Failure::Closed | Failure::Io(_) => {
+            "the peer, or a firewall on the way, closes the connection: ask its administrators whether our addresses are blocked"
+        }
+        Failure::Fault { .. } => "another service seems to listen there: check the port",
+        Failure::Timeout(_) | Failure::Refused(_) => "the peer's log says more",
+    }
+}
+
+fn mechanisms(features: &Node) -> Vec<String> {
+    let offers = features
+        .children()
+        .filter(|child| child.is(ns::SASL, "mechanisms"));
+    let mechanisms = offers.flat_map(Node::children).take(16);
+    mechanisms
+        .filter(|child| child.is(ns::SASL, "mechanism"))
+        .map(|child| child.text().trim().chars().take(32).collect())
+        .collect()
+}
+
+/// What the peer offers, in words.
+fn describe(features: &Node) -> String {
+    let mut parts = Vec::new();
+    match mechanisms(features) {
+        names if names.is_empty() => parts.push("no SASL".to_owned()),
+        names => parts.push(format!("SASL {}", names.join(" "))),
+    }
+    match features.child(ns::DIALBACK_FEATURE, "dialback") {
+        Some(offer) if offer.child(ns::DIALBACK_FEATURE, "errors").is_some() => {
+            parts.push("dialback with errors".to_owned());
+        }
+        Some(_) => parts.push("dialback".to_owned()),
+        None => parts.push("dialback not announced".to_owned()),
+    }
+    if let Some(limits) = features.child(ns::STREAM_LIMITS, "limits") {
+        for (name, unit) in [("max-bytes", "bytes a stanza"), ("idle-seconds", "s idle")] {
+            if let Some(limit) = limits.child(ns::STREAM_LIMITS, name) {
+                let number: String = limit.text().trim().chars().take(20).collect();
+                parts.push(format!("at most {number} {unit}"));
+            }
+        }
+    }
+    parts.join(", ")
+}

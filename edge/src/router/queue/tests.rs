@@ -1,0 +1,283 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+
+fn batch(size: usize) -> Batch {
+    Batch::one(Bytes::from(vec![b' '; size]))
+}
+
+fn numbered(size: usize, count: usize) -> Batch {
+    Batch {
+        count,
+        ..batch(size)
+    }
+}
+
+fn peer(name: &str) -> Source {
+    Source::Peer(Arc::new(Domain::parse(name).unwrap()))
+}
+
+fn up(queue: &Queue) -> Arc<Notify> {
+    let wake = Arc::new(Notify::new());
+    queue.link_up(0, &wake);
+    wake
+}
+
+fn take(queue: &Queue, wake: &Arc<Notify>, most: usize) -> Vec<Batch> {
+    queue.take(wake, 0, most, Instant::now()).batches
+}
+
+fn is_over(pause: &Pause) -> bool {
+    pause.0.has_changed().is_err() || !*pause.0.borrow()
+}
+
+#[tokio::test]
+async fn the_link_of_lowest_rank_takes_and_the_next_one_when_it_is_down() {
+    let queue = Queue::default();
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    assert!(queue.push(&Source::Edge, batch(10)).is_ok());
+    queue.link_up(1, &second);
+    queue.link_up(0, &first);
+    assert!(take(&queue, &second, 100).is_empty());
+    assert_eq!(take(&queue, &first, 100).len(), 1);
+    assert!(queue.push(&Source::Edge, batch(10)).is_ok());
+    assert!(queue.link_down(&first).is_empty());
+    assert_eq!(take(&queue, &second, 100).len(), 1);
+    assert!(!queue.is_settled());
+    queue.proven(2);
+    assert!(queue.is_settled());
+}
+
+#[tokio::test]
+async fn a_producer_pauses_at_the_high_water_mark_and_goes_on_below_the_low_one() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let bob = peer("vngtp.lab");
+    for _ in 0..4 {
+        assert!(queue.push(&bob, batch(HIGH_WATER / 4)).unwrap().is_none());
+    }
+    let mut pause = queue.push(&bob, batch(HIGH_WATER / 4)).unwrap().unwrap();
+    take(&queue, &wake, HIGH_WATER / 4);
+    assert!(!is_over(&pause), "one batch less is not enough");
+    take(&queue, &wake, HIGH_WATER);
+    pause.over().await;
+    assert!(is_over(&pause));
+}
+
+#[tokio::test]
+async fn who_has_more_than_its_share_pauses_and_the_others_go_on() {
+    let queue = Queue::default();
+    let _wake = up(&queue);
+    let flooder = peer("flood.example");
+    let pause = loop {
+        if let Some(pause) = queue.push(&flooder, batch(64 * 1024)).unwrap() {
+            break pause;
+        }
+    };
+    for n in 0..20 {
+        let quiet = peer(&format!("q{n}.example"));
+        assert!(queue.push(&quiet, batch(300)).unwrap().is_none());
+    }
+    assert!(!is_over(&pause));
+    assert!(queue.shut().is_none());
+}
+
+#[tokio::test]
+async fn one_stanza_of_a_quiet_peer_passes_a_flood_and_order_within_a_peer_is_kept() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let flooder = peer("flood.example");
+    for n in 0..60 {
+        let _ = queue.push(&flooder, numbered(64 * 1024, n)).unwrap();
+    }
+    // Taken already: nothing passes what has left.
+    let mut floods: Vec<_> = take(&queue, &wake, 256 * 1024);
+    for n in 0..20 {
+        let quiet = peer(&format!("q{n}.example"));
+        for k in [1000, 1001] {
+            let _ = queue.push(&quiet, numbered(300, k)).unwrap();
+        }
+    }
+    let next = take(&queue, &wake, 256 * 1024);
+    let quiet = next.iter().filter(|batch| batch.count >= 1000);
+    assert_eq!(quiet.count(), 40, "all of them in the first round");
+    let orders: Vec<_> = next
+        .iter()
+        .map(|b| b.count)
+        .filter(|c| *c >= 1000)
+        .collect();
+    assert!(orders.chunks(2).all(|pair| pair == [1000, 1001]));
+    floods.extend(next.into_iter().filter(|batch| batch.count < 1000));
+    loop {
+        let more = take(&queue, &wake, 256 * 1024);
+        if more.is_empty() {
+            break;
+        }
+        floods.extend(more);
+    }
+    let order: Vec<_> = floods.iter().map(|batch| batch.count).collect();
+    assert_eq!(order, (0..60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn two_that_flood_get_equal_parts_whatever_the_size_of_their_batches() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let (coarse, fine) = (peer("coarse.example"), peer("fine.example"));
+    for _ in 0..40 {
+        let _ = queue.push(&coarse, numbered(50_000, 1)).unwrap();
+    }
+    for _ in 0..4000 {
+        let _ = queue.push(&fine, numbered(500, 2)).unwrap();
+    }
+    let taken = take(&queue, &wake, 1_000_000);
+    let bytes = |who: usize| -> usize {
+        let theirs = taken.iter().filter(|batch| batch.count == who);
+        theirs.map(|batch| batch.bytes.len()).sum()
+    };
+    let (coarse, fine) = (bytes(1), bytes(2));
+    assert!(
+        coarse.abs_diff(fine) <= 50_000 + 2 * QUANTUM,
+        "{coarse} {fine}"
+    );
+}
+
+#[tokio::test]
+async fn everybody_pauses_only_when_too_much_waits_in_all() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let mut n = 0;
+    while queue.shut().is_none() {
+        n += 1;
+        let source = peer(&format!("s{n}.example"));
+        assert!(queue.push(&source, batch(50_000)).unwrap().is_none());
+        assert!(n * 50_000 <= SHUT + 50_000, "no bound in all");
+    }
+    let mut pause = queue.shut().unwrap();
+    take(&queue, &wake, SHUT - HIGH_WATER - 100_000);
+    assert!(!is_over(&pause));
+    take(&queue, &wake, 200_000);
+    pause.over().await;
+    assert!(queue.shut().is_none());
+}
+
+#[tokio::test]
+async fn sources_that_are_idle_cost_nothing() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    for n in 0..1000 {
+        let _ = queue.push(&peer(&format!("s{n}.example")), batch(10));
+    }
+    assert_eq!(take(&queue, &wake, HIGH_WATER).len(), 1000);
+    let inner = queue.lock();
+    assert_eq!((inner.sources.len(), inner.turns.len()), (0, 0));
+    assert!(inner.sources.capacity() <= SPARE && inner.turns.capacity() <= SPARE);
+    assert_eq!(inner.bytes, 0);
+}
+
+#[tokio::test]
+async fn only_what_waited_its_time_expires() {
+    let hold = Duration::from_secs(30);
+    let queue = Queue::default();
+    let source = peer("vngtp.lab");
+    let _ = queue.push(&source, batch(1));
+    let now = Instant::now();
+    let mut second = batch(2);
+    second.at = now + hold / 2;
+    let _ = queue.push(&source, second);
+    let mut other = batch(3);
+    other.at = now + hold / 2;
+    let _ = queue.push(&Source::Edge, other);
+    assert!(queue.expire(now + hold / 2, hold).is_empty());
+    let expired = queue.expire(now + hold, hold);
+    assert_eq!(
+        expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(),
+        [1]
+    );
+    assert!(!queue.is_empty());
+    assert_eq!(queue.clear().len(), 2);
+    assert!(queue.is_empty());
+}
+
+#[tokio::test]
+async fn a_paused_producer_goes_on_when_what_it_had_waiting_expired() {
+    let queue = Queue::default();
+    let bob = peer("vngtp.lab");
+    let mut pause = queue.push(&bob, batch(HIGH_WATER + 1)).unwrap().unwrap();
+    assert_eq!(queue.clear().len(), 1);
+    pause.over().await;
+}
+
+#[tokio::test]
+async fn the_preferred_link_waits_for_the_proof_of_what_the_other_one_wrote() {
+    let queue = Queue::new(Duration::from_secs(2));
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let bob = peer("vngtp.lab");
+    queue.link_up(1, &second);
+    let _ = queue.push(&bob, batch(1));
+    assert_eq!(take(&queue, &second, 100).len(), 1);
+    let _ = queue.push(&bob, batch(2));
+    queue.link_up(0, &first);
+    assert!(take(&queue, &second, 100).is_empty(), "no longer its turn");
+    let now = Instant::now();
+    let early = queue.take(&first, 0, 100, now);
+    assert!(early.batches.is_empty() && early.again.is_some());
+    first.notified().await;
+    queue.proven(1);
+    first.notified().await;
+    assert_eq!(queue.take(&first, 0, 100, now).batches.len(), 1);
+
+    // A link that never proves anything holds the next one up for a limited time.
+    let _ = queue.push(&bob, batch(3));
+    queue.link_down(&first);
+    let late = Instant::now() + Duration::from_secs(3);
+    assert_eq!(queue.take(&second, 0, 100, late).batches.len(), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_cluster_that_is_gone_is_delivered_or_given_back() {
+    let queue = Queue::default();
+    let bob = peer("vngtp.lab");
+    let wake = up(&queue);
+    for n in 1..=3 {
+        let _ = queue.push(&bob, batch(n));
+    }
+    assert!(queue.close().is_empty(), "its link delivers the rest");
+    assert!(queue.push(&bob, batch(4)).is_err());
+    assert_eq!(take(&queue, &wake, 1).len(), 1);
+    assert_eq!(queue.link_down(&wake).len(), 2);
+    assert!(queue.is_empty());
+
+    let unlinked = Queue::default();
+    let _ = unlinked.push(&bob, batch(1));
+    assert_eq!(unlinked.close().len(), 1);
+}
+
+#[tokio::test]
+async fn answers_to_the_router_are_counted_and_never_pause_anybody() {
+    let queue = Queue::default();
+    let _ = queue.push(&peer("vngtp.lab"), batch(500));
+    for n in 1..=20 {
+        let pushed = queue.push(&Source::Edge, batch(HIGH_WATER / 10));
+        assert!(pushed.unwrap().is_none());
+        assert_eq!(queue.answers(), n * (HIGH_WATER / 10));
+    }
+}
+
+#[tokio::test]
+async fn what_waits_moves_to_another_cluster_in_order_and_frees_its_producers() {
+    let (down, other) = (Queue::default(), Queue::default());
+    let wake = up(&other);
+    let bob = peer("vngtp.lab");
+    let mut pause = None;
+    for n in 0..5 {
+        pause = down.push(&bob, numbered(HIGH_WATER / 4, n)).unwrap();
+    }
+    assert!(down.move_to(&other).is_empty());
+    pause.unwrap().over().await;
+    assert!(down.is_empty());
+    let order: Vec<_> = take(&other, &wake, 2 * HIGH_WATER)
+        .iter()
+        .map(|batch| batch.count)
+        .collect();
+    assert_eq!(order, [0, 1, 2, 3, 4]);
+}
