@@ -122,7 +122,8 @@ case ${1:-} in
     phase "tests" cargo test --workspace --locked
     phase "generated files" generated
     phase "images" "$bin/testkit" lab images
-    phase "lab tests" cargo test --workspace --locked --test lab --test partner --test interop --test packaging --test dead_peer -- --ignored --test-threads=1
+    phase "lab tests" cargo test --workspace --locked \
+      --test lab --test partner --test interop --test packaging --test dead_peer -- --ignored --test-threads=1
     phase "demo" demo_steps
     summary
     ;;

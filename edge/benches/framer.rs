@@ -12,10 +12,15 @@
 )]
 
 use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use rxml::Parse;
+use xmpp_federation_edge::metrics::Direction;
+use xmpp_federation_edge::registry::Registry;
+use xmpp_federation_edge::trace::stream::StreamTrace;
 use xmpp_federation_edge::xml::{Frame, Framer, Limits, Reroot};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
@@ -56,6 +61,9 @@ fn main() {
     });
     report("framer, re-rooted, xml:lang added", rounds, || {
         framer_rerooted(lang.as_bytes())
+    });
+    report("framer, a stream that nobody watches", rounds, || {
+        framer_unwatched(plain.as_bytes())
     });
     report("framer, Cyrillic body", rounds, || {
         framer(utf8.as_bytes(), READ)
@@ -116,6 +124,19 @@ fn framer_addresses(input: &[u8]) -> usize {
             black_box((e.name(), e.ns(), e.from(), e.to()));
             count += 1;
         }
+    });
+    count
+}
+
+/// What `ctl trace` costs while it does not run: compare with the line "framer".
+fn framer_unwatched(input: &[u8]) -> usize {
+    let registry = Arc::new(Registry::default());
+    let guard = registry.open(Direction::Inbound, SocketAddr::from(([192, 0, 2, 1], 5269)));
+    let mut trace = StreamTrace::new(guard.entry.clone());
+    let mut count = 0;
+    each_frame(input, READ, |frame| {
+        trace.received(&frame);
+        count += usize::from(matches!(black_box(frame), Frame::Element(_)));
     });
     count
 }

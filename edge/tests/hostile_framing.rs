@@ -285,8 +285,9 @@ async fn who_never_stops_is_cut_off(#[values(Phase::Clear, Phase::Authenticated)
     let mut hostile = reach(phase, &lab, &peer).await;
     let attack = async {
         let _ = hostile.try_say(b"<message><body>").await;
+        let more = vec![b'x'; 64 * 1024];
         // The edge reads and drops for the time that a peer gets to close, no longer.
-        while hostile.try_say(&[b'x'; 64 * 1024]).await.is_ok() {
+        while hostile.try_say(&more).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

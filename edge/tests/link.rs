@@ -556,26 +556,58 @@ async fn more_reports_than_a_queue_takes_are_all_told() {
 #[tokio::test]
 async fn a_router_that_sends_only_what_must_be_refused_is_served_and_stays_linked() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let timing = Timing {
-        echo: Duration::from_secs(4),
-        ..SHORT
-    };
-    let lab = Lab::start_with(live(config(&[&peer], &[&router])), timing);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut link = router.accept().await;
     let body = "y".repeat(200);
     let refused = format!(
         "<message from='alice@coluc.com' to='x@evil.example' id='0'><body>{body}</body></message>"
     );
-    // 12 MB at once, whose answers fill more than one window; this router reads nothing while it
+    // 9 MB at once, whose answers fill more than one window; this router reads nothing while it
     // writes.
-    for _ in 0..40 {
+    for _ in 0..30 {
         link.say(&refused.repeat(1000));
     }
-    for _ in 0..40_000 {
+    for _ in 0..30_000 {
         assert!(link.hear().await.contains("<not-allowed "));
     }
     state(&lab, LinkState::Up).await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='good'/>");
     let mut stream = peer.accept_authenticated("coluc.com").await;
     stream.hear("id='good'/>").await;
+}
+
+#[rstest]
+#[case::larger_than_the_largest("<body>x</body>".repeat(30_000))]
+#[case::a_megabyte("x".repeat(1_000_000))]
+#[case::one_that_would_grow_beyond_reason(format!(
+    "<c:x xmlns:c='jabber:component:accept' xmlns:p='{}'>{}</c:x>",
+    "n".repeat(100_000),
+    "<p:a/>".repeat(20_000)
+))]
+#[tokio::test]
+async fn a_stanza_that_peers_may_not_get_is_answered_and_the_link_lives(#[case] inside: String) {
+    let (_lab, peer, _router, mut link) = Lab::with_link().await;
+    link.say(&format!(
+        "<message from='alice@coluc.com' to='bob@vngtp.lab' id='large'>{inside}</message>"
+    ));
+    let error = link.hear().await;
+    assert!(error.contains("<policy-violation "), "{error}");
+    assert_eq!(attribute(&error, "message", "id"), "large");
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>");
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let heard = stream.hear("/>").await;
+    assert!(heard.contains("id='after'"), "{heard}");
+}
+
+#[rstest]
+#[case::deep(format!("{}{}", "<a>".repeat(200), "</a>".repeat(200)))]
+#[case::wide(format!("<a{}/>", (0..200).map(|n| format!(" a{n}=''")).collect::<String>()))]
+#[tokio::test]
+async fn the_bounds_on_peers_are_not_put_on_the_router(#[case] inside: String) {
+    let (_lab, peer, _router, link) = Lab::with_link().await;
+    let stanza =
+        format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='odd'>{inside}</message>");
+    link.say(&stanza);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    assert_eq!(stream.hear("</message>").await, stanza);
 }

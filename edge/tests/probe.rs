@@ -229,6 +229,47 @@ async fn a_server_that_does_not_know_the_domain_is_bad() {
 }
 
 #[tokio::test]
+async fn direct_tls_is_looked_at_like_the_other_service() {
+    let peer = Peer::new("partner.example").await;
+    let port = peer.listener.local_addr().unwrap().port();
+    let zone = Zone {
+        srv: HashMap::from([
+            ("_xmpp-server._tcp.partner.example.", vec![(0, 0, ".")]),
+            (
+                "_xmpps-server._tcp.partner.example.",
+                vec![(0, port, "x.partner.example.")],
+            ),
+        ]),
+        addresses: HashMap::from([("x.partner.example.", vec!["127.0.0.1"])]),
+        ..Zone::default()
+    };
+    let mut config = config(&[], &[]);
+    config.privacy.mode = PrivacyMode::AllowAll;
+    config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+    let plan = plan(config, "partner.example", Some(zone));
+    let script = async {
+        let mut stream = peer.accept_tcp().await;
+        stream.start_tls_as_server().await;
+        stream.hear("version='1.0'>").await;
+        stream
+            .say(&header("partner.example", "coluc.com", "direct"))
+            .await;
+        stream.say("<stream:features/>").await;
+        stream.hear("</db:result>").await;
+        stream
+            .say("<db:result from='partner.example' to='coluc.com' type='valid'/></stream:stream>")
+            .await;
+        stream.hear_end().await;
+    };
+    let (report, ()) = tokio::join!(plan.run(), script);
+    let tls = finding(&report, "tls");
+    assert_eq!(tls.subject, format!("127.0.0.1:{port} (direct TLS)"));
+    assert_finding(&report, "tls", Verdict::Good, "TLSv1_3");
+    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert!(report.good, "{report}");
+}
+
+#[tokio::test]
 async fn nobody_listening_is_bad_at_connect() {
     let peer = Peer::new("vngtp.lab").await;
     let config = config(&[&peer], &[]);

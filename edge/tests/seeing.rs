@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use support::pki::{Pki, client};
 use support::{Lab, PATIENCE, Peer, Router, config, header, live};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::failures::{DomainFailures, Stage};
+use xmpp_federation_edge::trace::Filter;
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
@@ -250,6 +252,78 @@ async fn a_key_that_is_not_confirmed_is_remembered_and_makes_nobody_failing() {
         "{found:?}"
     );
     assert!(!found.failing);
+}
+
+#[tokio::test]
+async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
+    let pki = Pki::new();
+    let identity = pki.issue(&["vngtp.lab"], |_| {});
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let lab = Lab::start(pki.live(config(&[&peer], &[&router])));
+    let admin = admin(&lab).await;
+    let filter = Filter::parse("vngtp.lab").unwrap();
+    let mut watching = lab.edge.registry.tracers.watch(filter, false).unwrap();
+    let mut stream = support::Speaker::connect(lab.s2s).await;
+    let open = header("vngtp.lab", "coluc.com", "");
+    stream.say(&open).await;
+    stream.hear("</stream:features>").await;
+    stream
+        .say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    stream
+        .hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    let shown = client(Some(&identity));
+    stream.tls_client(shown, "coluc.com").await.unwrap();
+    stream.say(&open).await;
+    stream.hear("</stream:features>").await;
+    for (authzid, answer) in [
+        ("ZXZpbC5leGFtcGxl", "</failure>"),
+        ("=", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"),
+    ] {
+        stream
+            .say(&format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{authzid}</auth>"))
+            .await;
+        stream.hear(answer).await;
+    }
+    stream.say(&open).await;
+    stream.hear("</stream:features>").await;
+    let shown = until("the pair", || {
+        let streams = lab.edge.registry.streams(Some(&domain("vngtp.lab")));
+        streams
+            .into_iter()
+            .find(|stream| !stream.detail.pairs.is_empty())
+    })
+    .await;
+    assert_eq!(shown.detail.pairs[0].mechanism, "external");
+    assert_eq!(shown.detail.certificate.as_deref(), Some("valid"));
+    let metrics = get(admin, "/metrics").await;
+    for line in [
+        "xmpp_edge_sasl_total{direction=\"inbound\",outcome=\"success\"} 1",
+        "xmpp_edge_sasl_total{direction=\"inbound\",outcome=\"invalid-authzid\"} 1",
+        "xmpp_edge_peers_refused_total{check=\"certificate\"} 1",
+        "xmpp_edge_authenticated_streams{direction=\"inbound\",mechanism=\"external\"} 1",
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line} is missing in\n{metrics}"
+        );
+    }
+    let mut told = Vec::new();
+    while !told.iter().any(|text: &String| text.contains("<success")) {
+        let line = tokio::time::timeout(PATIENCE, watching.next()).await;
+        told.push(line.expect("no line came").unwrap().text);
+    }
+    let told = told.join("\n");
+    for text in [
+        "certificate 0: ",
+        "the peer's certificate for vngtp.lab: valid",
+        "mechanism='EXTERNAL'>ZXZpbC5leGFtcGxl</auth>",
+        "<invalid-authzid/>",
+        "mechanism='EXTERNAL'>=</auth>",
+    ] {
+        assert!(told.contains(text), "{text:?} is missing in\n{told}");
+    }
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ async fn features_without_dialback_end_with_the_idle_time(#[values(false, true)]
     assert!(!end.contains("error"), "{end}");
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
+    drop(stream);
     lab.until("the stream is gone", |lab| {
         lab.edge.registry.counts().inbound == 0
     })
@@ -226,6 +227,7 @@ async fn an_outbound_stream_is_closed_when_idle_and_opened_again_when_needed() {
     assert!(last.elapsed() >= Duration::from_millis(1900));
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
+    drop(stream);
     lab.until("the stream is gone", |lab| {
         lab.edge.registry.counts().outbound == 0
     })

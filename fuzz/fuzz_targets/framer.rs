@@ -64,6 +64,8 @@ fn stricter(error: XmlError) -> bool {
             | "the namespace of xmlns is bound"
             | "duplicate attribute"
             | "malformed XML declaration"
+            | "XML version other than 1.0"
+            | "encoding other than UTF-8"
             | "document is not standalone"
     )
 }

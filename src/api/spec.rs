@@ -625,10 +625,14 @@ pub struct PeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10_000, max = 16_777_216))]
     pub max_stanza_bytes: Option<i32>,
-    /// Stanzas taken from it per second.
+    /// Stanzas taken from it per second; above it, it is read no faster, and nothing is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub messages_per_second: Option<i32>,
+    /// Bytes of stanzas taken from it per second, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 1_000_000_000))]
+    pub bytes_per_second: Option<i32>,
 }
 
 /// Name resolution.

@@ -1,6 +1,7 @@
 //! Writes the definition of the resource to where people and the chart take it from, and the
 //! reference of reasons; `--check` says whether the committed files are what would be written, and shows the first difference.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,12 +55,12 @@ fn reasons() -> String {
         The message of a condition or event has the values and what to do; this page explains the words.\n"
         .to_owned();
     let mut table = |title: &str, rows: &[(&str, &str, &str)]| {
-        text.push_str(&format!(
-            "\n## {title}\n\n| reason | meaning | what to do |\n|---|---|---|\n"
-        ));
+        let head = "| reason | meaning | what to do |\n|---|---|---|";
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\n## {title}\n\n{head}");
         for (word, meaning, remedy) in rows {
             let remedy = if remedy.is_empty() { "–" } else { remedy };
-            text.push_str(&format!("| `{word}` | {meaning} | {remedy} |\n"));
+            let _ = writeln!(text, "| `{word}` | {meaning} | {remedy} |");
         }
     };
     let rows: Vec<_> = Reason::ALL

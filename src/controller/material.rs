@@ -125,7 +125,7 @@ fn certificate(
     observed: &Observed,
     now: Timestamp,
 ) -> Result<Certificate, String> {
-    if let Some(name) = &valid.brought_certificate {
+    if let Some(name) = &valid.tls.brought_certificate {
         let read = observed
             .secrets
             .get(name, "the certificate of spec.tls.certificate")?;
@@ -215,20 +215,20 @@ fn router(valid: &Validated, observed: &Observed) -> Result<SecretBytes, String>
 /// What is mounted besides certificate, dialback and router secrets.
 fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, String> {
     let mut found = Vec::new();
-    if let Some(reference) = &valid.anchors {
+    if let Some(reference) = &valid.tls.anchors {
         let purpose = "the authorities of spec.tls.trustAnchors";
         let anchors = observed
             .secrets
             .key(&reference.name, &reference.key, purpose)?;
         found.push(anchors.clone());
     }
-    if let Some(name) = &valid.client_certificate {
+    if let Some(name) = &valid.tls.client_certificate {
         let purpose = "the certificate of spec.tls.clientCertificate";
         let read = observed.secrets.get(name, purpose)?;
         found.push(read.key("tls.crt")?.clone());
         found.push(read.key("tls.key")?.clone());
     }
-    if let Some(reference) = &valid.revocation_lists {
+    if let Some(reference) = &valid.tls.revocation_lists {
         let lists = observed.revocation_lists.as_ref().ok_or_else(|| {
             format!(
                 "ConfigMap {} with key {:?}, the lists of spec.tls.revocationLists, does not exist in this namespace; create it",
@@ -242,7 +242,7 @@ fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, St
 
 fn brought(valid: &Validated, observed: &Observed) -> Vec<SecretBytes> {
     let mut bytes = others(valid, observed).unwrap_or_default();
-    if let Some(name) = &valid.brought_certificate
+    if let Some(name) = &valid.tls.brought_certificate
         && let Ok(read) = observed.secrets.get(name, "the certificate")
         && let Ok(key) = read.key("tls.key")
     {

@@ -56,28 +56,14 @@ pub struct Validated {
     pub drain_delay: HumanDuration,
     /// What is passed on to the pods.
     pub pod: PodSpec,
-    /// A brought certificate's Secret; `None`: our own authority.
-    pub brought_certificate: Option<String>,
-    /// The Secret with the certificate shown where the edge connects; `None`: the same one.
-    pub client_certificate: Option<String>,
-    /// Security mode.
-    pub tls_mode: TlsMode,
-    /// Whether a peer's certificate must be valid and name its domain.
-    pub require_client_certificates: bool,
-    /// ConfigMap and key with revocation lists.
-    pub revocation_lists: Option<spec::ConfigMapKeyRef>,
+    /// Certificates and security mode.
+    pub tls: TlsTerms,
     /// TLS from the first byte is served too.
     pub direct_tls: bool,
     /// Load balancers whose PROXY headers are believed.
     pub proxy_sources: Vec<Cidr>,
     /// Policy per remote domain.
     pub peers: Vec<Peer>,
-    /// Public authorities count.
-    pub system_anchors: bool,
-    /// Secret and key with further authorities.
-    pub anchors: Option<spec::SecretKeyRef>,
-    /// Lowest TLS version.
-    pub min_version: TlsVersion,
     /// Who may federate.
     pub privacy: Privacy,
     /// Fixed addresses.
@@ -92,6 +78,27 @@ pub struct Validated {
     pub imp: Imp,
     /// Namespace of the operator.
     pub operator_namespace: String,
+}
+
+/// Certificates and security mode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsTerms {
+    /// A brought certificate's Secret; `None`: our own authority.
+    pub brought_certificate: Option<String>,
+    /// The Secret with the certificate shown where the edge connects; `None`: the same one.
+    pub client_certificate: Option<String>,
+    /// Security mode.
+    pub mode: TlsMode,
+    /// Whether a peer's certificate must be valid and name its domain.
+    pub require_client_certificates: bool,
+    /// ConfigMap and key with revocation lists.
+    pub revocation_lists: Option<spec::ConfigMapKeyRef>,
+    /// Public authorities count.
+    pub system_anchors: bool,
+    /// Secret and key with further authorities.
+    pub anchors: Option<spec::SecretKeyRef>,
+    /// Lowest TLS version.
+    pub min_version: TlsVersion,
 }
 
 /// One cluster of IM and Presence.
@@ -211,15 +218,7 @@ pub fn run(
         spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
         A_NETWORK,
     );
-    let proxy_sources = problems.all(
-        "spec.edge.proxyProtocol.trustedSources",
-        spec.edge
-            .proxy_protocol
-            .iter()
-            .flat_map(|proxy| &proxy.trusted_sources)
-            .map(|n| n.0.as_str()),
-        A_NETWORK,
-    );
+    let proxy_sources = proxy_sources(&mut problems, spec);
     let peers = peers(&mut problems, spec, &hosted);
     let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
     if direct_tls && spec.tls.mode == spec::TlsMode::Disabled {
@@ -268,34 +267,10 @@ pub fn run(
         limits: limits(&spec.edge.limits),
         drain_delay: spec.edge.drain_delay.0,
         pod: spec.edge.pod.clone(),
-        brought_certificate: spec
-            .tls
-            .certificate
-            .as_ref()
-            .and_then(|c| c.secret_ref.as_ref())
-            .map(|r| r.name.clone()),
-        client_certificate: spec
-            .tls
-            .client_certificate
-            .as_ref()
-            .and_then(|c| c.secret_ref.as_ref())
-            .map(|r| r.name.clone()),
-        tls_mode: tls_mode(spec.tls.mode),
-        require_client_certificates: spec.tls.require_client_certificates,
-        revocation_lists: spec
-            .tls
-            .revocation_lists
-            .as_ref()
-            .map(|lists| lists.config_map_ref.clone()),
+        tls: tls_terms(spec),
         direct_tls,
         proxy_sources,
         peers,
-        system_anchors: spec.tls.trust_anchors.system,
-        anchors: spec.tls.trust_anchors.secret_ref.clone(),
-        min_version: match spec.tls.min_version {
-            spec::TlsVersion::VersionTLS12 => TlsVersion::VersionTLS12,
-            spec::TlsVersion::VersionTLS13 => TlsVersion::VersionTLS13,
-        },
         privacy,
         static_routes,
         resolvers,
@@ -354,6 +329,47 @@ fn static_routes(
     routes
 }
 
+fn proxy_sources(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<Cidr> {
+    let proxies = spec.edge.proxy_protocol.iter();
+    let networks = proxies.flat_map(|proxy| &proxy.trusted_sources);
+    problems.all(
+        "spec.edge.proxyProtocol.trustedSources",
+        networks.map(|network| network.0.as_str()),
+        A_NETWORK,
+    )
+}
+
+/// What the spec says of certificates and modes, in the edge's words.
+fn tls_terms(spec: &XmppFederationSpec) -> TlsTerms {
+    TlsTerms {
+        brought_certificate: spec
+            .tls
+            .certificate
+            .as_ref()
+            .and_then(|c| c.secret_ref.as_ref())
+            .map(|r| r.name.clone()),
+        client_certificate: spec
+            .tls
+            .client_certificate
+            .as_ref()
+            .and_then(|c| c.secret_ref.as_ref())
+            .map(|r| r.name.clone()),
+        mode: tls_mode(spec.tls.mode),
+        require_client_certificates: spec.tls.require_client_certificates,
+        revocation_lists: spec
+            .tls
+            .revocation_lists
+            .as_ref()
+            .map(|lists| lists.config_map_ref.clone()),
+        system_anchors: spec.tls.trust_anchors.system,
+        anchors: spec.tls.trust_anchors.secret_ref.clone(),
+        min_version: match spec.tls.min_version {
+            spec::TlsVersion::VersionTLS12 => TlsVersion::VersionTLS12,
+            spec::TlsVersion::VersionTLS13 => TlsVersion::VersionTLS13,
+        },
+    }
+}
+
 const fn tls_mode(mode: spec::TlsMode) -> TlsMode {
     match mode {
         spec::TlsMode::Required => TlsMode::Required,
@@ -402,6 +418,7 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
             pinned_sha256,
             max_stanza_bytes: peer.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),
             messages_per_second: peer.messages_per_second.and_then(|n| u32::try_from(n).ok()),
+            bytes_per_second: peer.bytes_per_second.and_then(|n| u64::try_from(n).ok()),
         });
     }
     peers

@@ -23,10 +23,9 @@ use super::ledger::{ActionRecord, Ledger, RestartAnswer};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
 use super::report::{Event, Removal, Report, reasons};
+use super::timings::Timings;
 use super::{restart, verdicts};
 
-/// After "busy", a restart is not tried again sooner than this.
-const BUSY: Duration = Duration::from_secs(30);
 /// Most reads in one reconcile; a plan that wants more goes on in the next.
 const MAX_STEPS: usize = 24;
 
@@ -37,13 +36,23 @@ pub struct Imp {
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
+    timings: Timings,
     clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
     /// By publisher: the right to call it.
-    publishers: Mutex<BTreeMap<String, Arc<AsyncMutex<RecentCalls>>>>,
+    publishers: Mutex<BTreeMap<PublisherKey, Arc<AsyncMutex<RecentCalls>>>>,
+    /// By host name: the publisher that answered there, by its pkid.
+    pkids: Mutex<BTreeMap<String, String>>,
 }
 
 /// Resource UID and name of the entry.
 type ClusterKey = (String, String);
+/// A cluster's publisher: by the pkid that it has in `processnode`, because one host may have
+/// several names; by name until that is known, which takes one AXL call and no other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum PublisherKey {
+    Pkid(String),
+    Name(String),
+}
 /// When Control Center was called in the last minute.
 type RecentCalls = VecDeque<Stamp>;
 
@@ -87,20 +96,25 @@ impl Imp {
             counter: Arc::new(Uncounted),
             clock,
             resolver,
+            timings: Timings::default(),
             clusters: Mutex::default(),
             publishers: Mutex::default(),
+            pkids: Mutex::default(),
         }
+    }
+
+    /// The same with other waits, for a simulated cluster that is quicker than a real one.
+    #[must_use]
+    pub fn timed(mut self, timings: Timings) -> Self {
+        self.timings = timings;
+        self
     }
 
     /// Brings one cluster one step nearer to what is desired, and reports.
     pub async fn reconcile(&self, desired: &Desired) -> Report {
         let cluster = self.cluster(desired);
         let mut cluster = cluster.lock().await;
-        let publisher = self.publisher(&desired.target.publisher);
-        let mut calls = publisher.lock().await;
-        cluster.seen.control_center_calls.clone_from(&calls);
-        let (step, events) = self.step(&mut cluster, desired).await;
-        calls.clone_from(&cluster.seen.control_center_calls);
+        let (step, events) = self.turn(&mut cluster, desired).await;
         let now = self.clock.now();
         let requeue_after = match &step {
             Step::Wait(wait) => {
@@ -202,22 +216,68 @@ impl Imp {
         Arc::clone(clusters.entry(key).or_default())
     }
 
-    fn publisher(&self, name: &str) -> Arc<AsyncMutex<VecDeque<Stamp>>> {
+    /// Waits for the right to call the publisher, and makes a step with it.
+    async fn turn(&self, cluster: &mut Cluster, desired: &Desired) -> (Step, Vec<Event>) {
+        let name = &desired.target.publisher;
+        let mut events = Vec::new();
+        let mut key = self.publisher_key(name);
+        // Twice at most: what is behind a name is learned once, and may change once.
+        for last in [false, true] {
+            let calls = self.calls(&key);
+            let mut calls = calls.lock().await;
+            cluster.seen.control_center_calls.clone_from(&calls);
+            let step = self
+                .step(cluster, desired, &mut events, (!last).then_some(&key))
+                .await;
+            calls.clone_from(&cluster.seen.control_center_calls);
+            if let Some(step) = step {
+                return (step, events);
+            }
+            key = self.publisher_key(name);
+        }
+        (Step::Read(Read::Rows), events)
+    }
+
+    fn calls(&self, key: &PublisherKey) -> Arc<AsyncMutex<RecentCalls>> {
         let mut publishers = self
             .publishers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(publishers.entry(name.to_owned()).or_default())
+        Arc::clone(publishers.entry(key.clone()).or_default())
+    }
+
+    fn publisher_key(&self, name: &str) -> PublisherKey {
+        let pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
+        pkids.get(name).map_or_else(
+            || PublisherKey::Name(name.to_owned()),
+            |pkid| PublisherKey::Pkid(pkid.clone()),
+        )
+    }
+
+    /// Notes which publisher answers at that name.
+    fn found_publisher(&self, name: &str, seen: &Observation) {
+        if let Some(node) = seen.node_list().iter().find(|node| node.publisher) {
+            let mut pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
+            pkids.insert(name.to_owned(), node.pkid.to_string());
+        }
     }
 
     /// Reads as long as the plan asks for it, does one thing if it asks for one, and returns what
-    /// the plan says then.
-    async fn step(&self, cluster: &mut Cluster, desired: &Desired) -> (Step, Vec<Event>) {
-        self.take_over(cluster, desired);
-        let mut events = Vec::new();
+    /// the plan says then; `None` as soon as the publisher turns out not to be the one that is held.
+    async fn step(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        events: &mut Vec<Event>,
+        held: Option<&PublisherKey>,
+    ) -> Option<Step> {
+        self.take_over(cluster, desired).await;
         let mut acted = false;
         for _ in 0..MAX_STEPS {
-            self.learn(cluster, desired, &mut events).await;
+            if held.is_some_and(|held| *held != self.publisher_key(&desired.target.publisher)) {
+                return None;
+            }
+            self.learn(cluster, desired, events).await;
             let step = effects::plan(effects::Input {
                 desired,
                 seen: &cluster.seen,
@@ -233,27 +293,26 @@ impl Imp {
                 Step::Read(read) if !acted => self.read(cluster, desired, read).await,
                 Step::Act(act) if !acted && !desired.hold_acts => {
                     acted = true;
-                    self.act(cluster, desired, act, &mut events).await;
+                    self.act(cluster, desired, act, events).await;
                 }
-                step => return (step, events),
+                step => return Some(step),
             }
             if matches!(cluster.caller, Some(Err(_))) {
                 break;
             }
         }
         let until = self.clock.now().plus(Duration::from_secs(5));
-        (
-            Step::Wait(Wait {
-                why: Why::Axl,
-                until,
-            }),
-            events,
-        )
+        Some(Step::Wait(Wait {
+            why: Why::Axl,
+            until,
+        }))
     }
 
     /// Takes over what changed in the target, and a refresh that was asked for.
-    fn take_over(&self, cluster: &mut Cluster, desired: &Desired) {
+    async fn take_over(&self, cluster: &mut Cluster, desired: &Desired) {
         let target = target_key(&desired.target);
+        // What a process finds at its start was asked of another one.
+        let asked_now = cluster.target.is_some();
         if cluster.target.as_ref() != Some(&target) {
             cluster.caller = Some(Caller::new(
                 &desired.target,
@@ -272,12 +331,20 @@ impl Imp {
                 };
             }
             cluster.seen.forgive();
+            cluster.seen.timings = self.timings;
             cluster.target = Some(target);
         }
         if cluster.seen.refreshed != desired.requests.refresh {
             cluster.seen.refreshed.clone_from(&desired.requests.refresh);
             if desired.requests.refresh.is_some() {
                 cluster.seen.refresh();
+                if asked_now {
+                    let target = &desired.target;
+                    self.logins.ask_again(&target.axl).await;
+                    if let Some(account) = &target.control_center {
+                        self.logins.ask_again(account).await;
+                    }
+                }
             }
         }
     }
@@ -310,7 +377,9 @@ impl Imp {
         };
         match loaded {
             Ok(Some(file)) => {
-                cluster.file = Some(file);
+                if cluster.file.replace(file).is_some() {
+                    cluster.seen.outdate();
+                }
                 cluster.ledger_error = None;
             }
             Ok(None) => {}
@@ -378,6 +447,7 @@ impl Imp {
                         asked,
                         answered,
                     });
+                    self.found_publisher(&desired.target.publisher, &cluster.seen);
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -680,7 +750,7 @@ impl Imp {
         self.counter.restarted(node, cause);
         cluster.seen.called_control_center(self.clock.now());
         let commanded = control_center(caller, &desired.target, node)
-            .restart_router()
+            .restart_router(planned.plus(self.timings.send_within))
             .await;
         let now = self.clock.now();
         let (answer, outcome) = match commanded {
@@ -694,7 +764,7 @@ impl Imp {
             }
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
-                    NotDone::Busy(why) => (BUSY, why),
+                    NotDone::Busy(why) => (self.timings.busy, why),
                     NotDone::Failed(error) => (
                         error.back_off(1, now.wall).max(Duration::from_secs(10)),
                         error.to_string(),

@@ -343,9 +343,7 @@ fn overdue(input: Input<'_>) -> Option<Read> {
                 return Some(Read::Rows);
             };
             let confirm = !seen.missing_since.is_empty()
-                && now
-                    .since(&rows.asked)
-                    .reached(super::observation::CONFIRM_MISSING);
+                && now.since(&rows.asked).reached(seen.timings.confirm_missing);
             if due || confirm || seen.axl_failure.is_some() || seen.due.contains(&Read::Rows) {
                 return Some(Read::Rows);
             }
@@ -395,7 +393,7 @@ fn next_poll(input: Input<'_>) -> Stamp {
         let wait = if seen.missing_since.is_empty() {
             poll
         } else {
-            super::observation::CONFIRM_MISSING
+            seen.timings.confirm_missing
         };
         left = left.min(now.since(&rows.asked).left(wait));
     }

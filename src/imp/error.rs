@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::ledger::logins::Rest;
 use super::report::reasons;
 use super::soap::{Fault, SoapError};
 
@@ -48,15 +49,12 @@ pub enum CallErrorKind {
         /// When this Secret version is tried again at the earliest.
         retry_at: Timestamp,
     },
-    /// Not sent, because this Secret version was answered 401.
-    Held {
-        /// When that was.
-        since: Timestamp,
-        /// When it is tried again at the earliest.
-        retry_at: Timestamp,
-    },
+    /// Not sent, because this account was answered 401, or may have been.
+    Held(Rest),
     /// Not sent, because whether this Secret version was accepted could not be recorded.
     Unrecorded(String),
+    /// Not sent, because it would have been sent too late.
+    HeldUp,
     /// HTTP 403.
     Forbidden,
     /// HTTP 503, or a fault that asks to slow down.
@@ -91,6 +89,7 @@ impl CallErrorKind {
         match self {
             Self::Unauthorized { .. } => "401",
             Self::Held { .. } => "held",
+            Self::HeldUp => "held-up",
             Self::Unrecorded(_) => "unrecorded",
             Self::Forbidden => "403",
             Self::Throttled(_) => "throttled",
@@ -120,8 +119,9 @@ impl CallError {
             | CallErrorKind::Unexpected(_) => true,
             CallErrorKind::Http(status) => status >= 500,
             CallErrorKind::Unauthorized { .. }
-            | CallErrorKind::Held { .. }
+            | CallErrorKind::Held(_)
             | CallErrorKind::Unrecorded(_)
+            | CallErrorKind::HeldUp
             | CallErrorKind::Forbidden
             | CallErrorKind::Throttled(_)
             | CallErrorKind::VersionUnsupported
@@ -139,7 +139,8 @@ impl CallError {
             Duration::from_secs(first.saturating_mul(factor).min(most))
         };
         match &self.kind {
-            CallErrorKind::Unauthorized { retry_at } | CallErrorKind::Held { retry_at, .. } => {
+            CallErrorKind::Unauthorized { retry_at }
+            | CallErrorKind::Held(Rest { retry_at, .. }) => {
                 Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
             }
             CallErrorKind::Throttled(Some(wait)) => {
@@ -154,18 +155,17 @@ impl CallError {
     /// Reason for a condition.
     pub fn reason(&self) -> &'static str {
         match self.kind {
-            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held { .. } => {
-                reasons::UNAUTHORIZED
-            }
+            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held(_) => reasons::UNAUTHORIZED,
             CallErrorKind::Unrecorded(_) => reasons::LEDGER_UNAVAILABLE,
             CallErrorKind::Forbidden => reasons::FORBIDDEN,
             CallErrorKind::Throttled(_) => reasons::THROTTLED,
             CallErrorKind::VersionUnsupported => reasons::VERSION_UNSUPPORTED,
             CallErrorKind::Fault(_) => reasons::FAULT,
             CallErrorKind::Certificate(_) | CallErrorKind::Tls(_) => reasons::CERTIFICATE_REFUSED,
-            CallErrorKind::Connect(_) | CallErrorKind::Timeout | CallErrorKind::Interrupted(_) => {
-                reasons::UNREACHABLE
-            }
+            CallErrorKind::Connect(_)
+            | CallErrorKind::Timeout
+            | CallErrorKind::Interrupted(_)
+            | CallErrorKind::HeldUp => reasons::UNREACHABLE,
             CallErrorKind::Http(_)
             | CallErrorKind::TooLarge
             | CallErrorKind::Malformed(_)
@@ -177,9 +177,7 @@ impl CallError {
     pub fn is_about_account(&self) -> bool {
         matches!(
             self.kind,
-            CallErrorKind::Unauthorized { .. }
-                | CallErrorKind::Held { .. }
-                | CallErrorKind::Forbidden
+            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held(_) | CallErrorKind::Forbidden
         )
     }
 
@@ -200,14 +198,12 @@ impl CallError {
                 self.remedy_401(),
                 minute(*retry_at)
             ),
-            CallErrorKind::Held { since, retry_at } => format!(
-                "the user of Secret {secret} was answered 401 at {}; {interface} at {server} is not asked before {} so that the account is not locked. {} Edit the Secret with the right password, or correct the account in IM&P",
-                minute(*since),
-                minute(*retry_at),
-                self.remedy_401()
-            ),
+            CallErrorKind::Held(rest) => self.held(rest),
             CallErrorKind::Unrecorded(why) => format!(
                 "{interface} at {server} is not asked, because the use of Secret {secret} cannot be recorded: {why}"
+            ),
+            CallErrorKind::HeldUp => format!(
+                "{interface} at {server} was not called, because the operator was held up between the record of the call and its sending"
             ),
             CallErrorKind::Forbidden => format!(
                 "{interface} at {server} answered 403: the user of Secret {secret} lacks a role; give its group the role {} in IM&P (User Management > User Settings > User Group)",
@@ -255,6 +251,30 @@ impl CallError {
             CallErrorKind::Malformed(why) => format!("the answer of {interface} at {server} {why}"),
             CallErrorKind::Unexpected(what) => format!("{interface} at {server}: {what}"),
         }
+    }
+
+    fn held(&self, rest: &Rest) -> String {
+        let (interface, server, secret) = (self.interface.name(), &self.server, &self.secret);
+        let since = minute(rest.since);
+        let whose = rest.other.as_ref().map_or_else(
+            || format!("the user of Secret {secret}"),
+            |other| format!("the user of Secret {other}, who is that of Secret {secret} too,"),
+        );
+        let (what, remedy) = if rest.told {
+            (format!("{whose} was answered 401 at {since}"), "")
+        } else {
+            (
+                format!(
+                    "the operator ended at {since} during a call by {whose} and may have been answered 401"
+                ),
+                ", or, if the password is right, set the annotation xmppfederation.io/refresh to a new value",
+            )
+        };
+        format!(
+            "{what}; {interface} at {server} is not asked before {} so that the account is not locked. {} Edit the Secret with the right password, or correct the account in IM&P{remedy}",
+            minute(rest.retry_at),
+            self.remedy_401()
+        )
     }
 
     fn remedy_401(&self) -> String {

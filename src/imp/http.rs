@@ -19,6 +19,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
+use super::clock::Stamp;
 use super::desired::{Credentials, ServerTrust, Target};
 use super::error::{CallError, CallErrorKind, Interface};
 use super::ledger::logins::{Logins, Outcome};
@@ -29,7 +30,7 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// To connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Counts what is done to IM&P; words come from small fixed sets.
 pub trait Counter: Send + Sync {
@@ -73,6 +74,8 @@ pub struct Call<'a> {
     pub body: &'a str,
     /// The account.
     pub account: &'a Credentials,
+    /// Where a late call does harm: not sent after this time.
+    pub not_after: Option<Stamp>,
 }
 
 impl Caller {
@@ -119,7 +122,7 @@ impl Caller {
             secret: call.account.secret.to_string(),
             kind,
         };
-        let permit = match self.logins.begin(&call.account.secret).await {
+        let permit = match self.logins.begin(call.account).await {
             Ok(permit) => permit,
             Err(kind) => {
                 self.counter.called(call.function, kind.word());
@@ -127,7 +130,14 @@ impl Caller {
                 return Err(failed(kind));
             }
         };
-        let answer = self.exchange(&call).await;
+        let late = call
+            .not_after
+            .is_some_and(|last| self.logins.now().mono_ms > last.mono_ms);
+        let answer = if late {
+            Err(CallErrorKind::HeldUp)
+        } else {
+            self.exchange(&call).await
+        };
         let outcome = match &answer {
             Ok((401, _)) => Outcome::Rejected,
             Ok(_) => Outcome::Accepted,

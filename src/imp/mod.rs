@@ -10,6 +10,7 @@
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`verdicts`]: what all of that means, in sentences
+//! - [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -33,9 +34,10 @@ pub mod registration;
 pub mod report;
 pub mod restart;
 pub mod soap;
+pub mod timings;
 pub mod verdicts;
 
 pub use cluster::Imp;
 
 #[cfg(test)]
-mod history_tests;
+mod histories;

@@ -12,6 +12,7 @@ use super::control_center::{ImpFederation, ServiceState};
 use super::error::CallError;
 use super::ledger::{RowRecord, RowState};
 use super::pkid::Pkid;
+use super::timings::Timings;
 
 /// A value and the times around its reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub enum Read {
 /// All that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Observation {
+    /// How long this process waits for things.
+    pub timings: Timings,
     /// The node list.
     pub nodes: Option<Seen<Vec<Node>>>,
     /// Name of the table.
@@ -72,6 +75,9 @@ pub struct Observation {
     pub unverified: bool,
     /// Component ids of our rows: since when every read of this process shows them.
     pub present_since: BTreeMap<ComponentId, Stamp>,
+    /// The rows of ours that the last read showed: an id whose row went and came again between
+    /// two reads is in another row.
+    pub present_rows: BTreeSet<Pkid>,
     /// Rows of ours that the last reads did not show: since when.
     pub missing_since: BTreeMap<Pkid, Stamp>,
     /// Services by node name.
@@ -92,8 +98,6 @@ pub struct Observation {
     pub restart_not_before: BTreeMap<String, (Stamp, String)>,
 }
 
-/// A row of ours that is missing is looked for once more after this.
-pub const CONFIRM_MISSING: Duration = Duration::from_mins(1);
 /// Control Center calls per minute and cluster; the limit of the facts is "under 12".
 pub const CALLS_PER_MINUTE: usize = 11;
 
@@ -118,7 +122,7 @@ impl Observation {
 
     /// How long until that many more Control Center calls are within the budget.
     pub fn budget_wait(&self, calls: usize, now: &Stamp) -> Duration {
-        let minute = Duration::from_mins(1);
+        let minute = self.timings.budget_window;
         let recent: Vec<Duration> = self
             .control_center_calls
             .iter()
@@ -144,6 +148,7 @@ impl Observation {
     /// Takes in a read of all rows, given which pkids are ours.
     pub fn saw_rows(&mut self, rows: Seen<Vec<Row>>, ours: &BTreeMap<Pkid, RowRecord>) {
         let mut present = BTreeMap::new();
+        let mut present_rows = BTreeSet::new();
         let mut missing = BTreeMap::new();
         for (pkid, record) in ours {
             let there = rows.value.iter().any(|row| {
@@ -152,11 +157,22 @@ impl Observation {
             match record.state {
                 RowState::Deleting => {}
                 _ if there => {
-                    let since = self.present_since.get(&record.component_id);
-                    present.insert(
-                        record.component_id.clone(),
-                        since.copied().unwrap_or(rows.answered),
-                    );
+                    present_rows.insert(*pkid);
+                    let since = self
+                        .present_since
+                        .get(&record.component_id)
+                        .filter(|_| self.present_rows.contains(pkid));
+                    // Of two rows with one id the older one counts: it stands as long as it is shown.
+                    match since {
+                        Some(since) => {
+                            present.insert(record.component_id.clone(), *since);
+                        }
+                        None => {
+                            present
+                                .entry(record.component_id.clone())
+                                .or_insert(rows.answered);
+                        }
+                    }
                 }
                 RowState::Present => {
                     let since = self.missing_since.get(pkid);
@@ -166,6 +182,7 @@ impl Observation {
             }
         }
         self.present_since = present;
+        self.present_rows = present_rows;
         self.missing_since = missing;
         self.rows = Some(rows);
         self.unverified = false;
@@ -183,6 +200,17 @@ impl Observation {
         self.due.extend(names.into_iter().map(Read::Services));
         self.human_looked = true;
         self.forgive();
+    }
+
+    /// Another process wrote to the ledger: what was seen before that may be older than what it
+    /// wrote, and must not be held against it.
+    pub fn outdate(&mut self) {
+        self.rows = None;
+        self.unverified = false;
+        self.present_since.clear();
+        self.present_rows.clear();
+        self.missing_since.clear();
+        self.services.clear();
     }
 
     /// Failures are forgotten: what they were about has changed.

@@ -2,11 +2,35 @@
 //! were seen doing, the ledger, the policy and the clock. And the evidence it rests on: whether a
 //! router provably started after a point in time.
 //!
-//! The rules, from the design's "What may never happen": a restart needs rows that were inserted,
-//! a round that was asked for, or IM&P's own federation gone Off behind it; one node at a time,
-//! all others healthy; never sooner than the propagation delay after the rows were read back;
-//! never within `minInterval`; never a second command while one may have arrived, unless a human
-//! asks; and on the very first registration the second node waits for the first one's link.
+//! The rules:
+//!
+//! - (a) a restart needs rows that were inserted, a round that was asked for, or IM&P's own
+//!   federation gone Off behind it
+//! - (b) never a second command to a node while one may have arrived, unless a human asks
+//! - (c) never while another node is not back and healthy
+//! - (d) never outside the mode that the policy sets
+//! - (e) never within `minInterval` of that node's last one
+//! - (f) never sooner than the propagation delay after the rows were read back
+//! - (g) on the very first registration the second node waits for the first one's link
+//!
+//! # Commands without an answer
+//!
+//! A command is *on its way* from the writing of its intent until an answer tells what became of
+//! it. Where the answer is lost, tells nothing, or the operator ended before it was recorded, the
+//! command is on its way until [`Timings::latest_arrival`](super::timings::Timings::latest_arrival):
+//! it may take the router down at any moment until then. Nothing that is seen meanwhile shortens
+//! that. A router that provably started after the intent has read the rows, whoever restarted it,
+//! so the node needs no further restart; but a restart by others looks just like the command's
+//! own outcome, and the command may still come. Therefore, while a command to a node is on its way:
+//!
+//! - no other node is restarted (c), whatever a human asks for: a human's request is a decision
+//!   about that command, not about two nodes at once
+//! - that node is not commanded again (b), except where a human asked after the command
+//!
+//! and afterwards the node has to be looked at once more before it counts as healthy. Only one
+//! process's own clock proves that the time is over: another process counts from the moment at
+//! which it found the record. A ledger that was restored, or that is new where rows of ours stand
+//! already, may have lost commands: every node then counts as having one on its way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,27 +39,12 @@ use std::time::Duration;
 use xmpp_federation_core::ComponentId;
 
 use super::axl::Node;
-use super::clock::Stamp;
+use super::clock::{Elapsed, Stamp};
 use super::control_center::ServiceState;
 use super::desired::{RestartMode, RestartPolicy};
 use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
 use super::observation::{Observation, Seen, Services};
 
-/// From a command to the first look: polls must not be quicker than 5 s, and an up time of 0 says
-/// nothing, so a restart of 5 s is seen at the first look.
-pub const FIRST_LOOK: Duration = Duration::from_millis(6_500);
-/// Between looks at a router that is restarting.
-pub const LOOK_EVERY: Duration = Duration::from_secs(6);
-/// The same after the first minute.
-const LOOK_SLOWLY: Duration = Duration::from_secs(15);
-/// A restart that is not over after this hangs.
-pub const RESTART_DEADLINE: Duration = Duration::from_mins(15);
-/// How long an unanswered command is watched before a human is asked.
-pub const AMBIGUOUS_DEADLINE: Duration = Duration::from_mins(5);
-/// A router's state counts for this long when another one is to be restarted.
-pub const FRESH: Duration = Duration::from_secs(15);
-/// Between looks at the first node's link.
-const CANARY_EVERY: Duration = Duration::from_secs(3);
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;
 
@@ -88,6 +97,8 @@ pub enum WaitKind {
     MinInterval,
     /// All nodes to be healthy and readable.
     NotHealthy,
+    /// A command whose arrival nobody told of to have arrived, if it ever does.
+    OnItsWay,
     /// The first node's link.
     Canary,
     /// A call that failed without effect to be repeated.
@@ -259,7 +270,7 @@ pub fn next(input: Input<'_>) -> Next {
     {
         return Next::Wait(refused.unwrap_or_else(|| Waiting {
             kind: WaitKind::Canary,
-            until: now.plus(CANARY_EVERY),
+            until: now.plus(input.seen.timings.canary_every),
             message: format!(
                 "{first} was restarted first; {} waits until the edge's link to {first} works, which shows that the new rows do: if it does not come up, check TCP 7400 and imp[].router.secretRef",
                 names(candidates.iter().map(|(node, _)| node.name.as_str()))
@@ -352,11 +363,11 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         .get(node)
         .and_then(|record| record.last_restart)
     {
-        let asked = ledger.rounds.iter().any(|round| {
-            matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node)
-        });
         let elapsed = now.since(&last);
-        if !asked && !policy.min_interval.is_zero() && !elapsed.reached(policy.min_interval) {
+        if !asked_since(ledger, node)
+            && !policy.min_interval.is_zero()
+            && !elapsed.reached(policy.min_interval)
+        {
             return Next::Wait(Waiting {
                 kind: WaitKind::MinInterval,
                 until: now.plus(elapsed.left(policy.min_interval)),
@@ -368,12 +379,16 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             });
         }
     }
+    if let Some(waiting) = nodes
+        .iter()
+        .find_map(|other| on_its_way(input, node, &other.name, reason))
+    {
+        return Next::Wait(waiting);
+    }
+    let to_be_read = |other: &str| !is_fresh(input, other) || is_unsettled(ledger, node, other);
     // Looks at all nodes, the command and the first look after it have to fit into the budget
     // together, or the first look would be too old when its turn to be used comes.
-    let stale = nodes
-        .iter()
-        .filter(|node| !is_fresh(input, &node.name))
-        .count();
+    let stale = nodes.iter().filter(|node| to_be_read(&node.name)).count();
     let room = seen.budget_wait(stale + 2, &now);
     if !room.is_zero() {
         return Next::Wait(Waiting {
@@ -405,13 +420,13 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         let Some(services) = seen.services.get(name) else {
             return Next::Read(name.clone());
         };
-        if !is_fresh(input, name) {
+        if to_be_read(name) {
             return Next::Read(name.clone());
         }
         if services.value.router != ServiceState::Started || services.value.up_time.is_none() {
             return Next::Wait(Waiting {
                 kind: WaitKind::NotHealthy,
-                until: now.plus(now.since(&services.asked).left(FRESH)),
+                until: now.plus(now.since(&services.asked).left(seen.timings.fresh)),
                 message: format!(
                     "no router is restarted while that of {name} is {:?}{}",
                     services.value.router,
@@ -430,10 +445,52 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     }
 }
 
+/// Whether a human asked for a restart of this node after the last command to it: a request
+/// stays pending until a start behind a command for it is proven.
+fn asked_since(ledger: &Ledger, node: &str) -> bool {
+    ledger.rounds.iter().any(|round| {
+        matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node)
+    })
+}
+
+/// Whether a command to `other` may be on its way, or was not followed by a look since its time
+/// ran out, and that keeps `node` from being restarted.
+fn is_unsettled(ledger: &Ledger, node: &str, other: &str) -> bool {
+    let excused = node == other && asked_since(ledger, node);
+    !excused && ledger.on_its_way(other).is_some()
+}
+
+/// The wait for a command to `other` that may still arrive.
+fn on_its_way(input: Input<'_>, node: &str, other: &str, reason: &str) -> Option<Waiting> {
+    let Input { ledger, now, .. } = input;
+    if !is_unsettled(ledger, node, other) {
+        return None;
+    }
+    let since = ledger.on_its_way(other)?;
+    let latest = input.seen.timings.latest_arrival;
+    let left = match now.since(&since) {
+        Elapsed::Certain(elapsed) => latest.saturating_sub(elapsed),
+        Elapsed::Estimated(_) => latest,
+    };
+    let until = now.plus(left);
+    (!left.is_zero()).then(|| Waiting {
+        kind: WaitKind::OnItsWay,
+        until,
+        message: format!(
+            "{node} is not restarted before {}: a command to restart Cisco XCP Router on {other} was sent or may have been sent, what became of it was not told, and until then it may still arrive. Needed because {reason}",
+            until.wall.strftime("%Y-%m-%d %H:%M:%S UTC")
+        ),
+    })
+}
+
 /// Whether a node was looked at lately, and later than its rows were readable.
 fn is_fresh(input: Input<'_>, node: &str) -> bool {
     input.seen.services.get(node).is_some_and(|services| {
-        !input.now.since(&services.asked).reached(FRESH) && asked_after_rows(services, input.ledger)
+        !input
+            .now
+            .since(&services.asked)
+            .reached(input.seen.timings.fresh)
+            && asked_after_rows(services, input.ledger)
     })
 }
 
@@ -441,10 +498,8 @@ fn is_fresh(input: Input<'_>, node: &str) -> bool {
 fn asked_after_rows(services: &Seen<Services>, ledger: &Ledger) -> bool {
     ledger.readable.as_ref().is_none_or(|readable| {
         match services.asked.since(&readable.baseline.at) {
-            super::clock::Elapsed::Certain(_) => {
-                services.asked.mono_ms >= readable.baseline.at.mono_ms
-            }
-            super::clock::Elapsed::Estimated(_) => true,
+            Elapsed::Certain(_) => services.asked.mono_ms >= readable.baseline.at.mono_ms,
+            Elapsed::Estimated(_) => true,
         }
     })
 }
@@ -465,7 +520,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
             WaitKind::Refused,
             format!("{node} refuses to restart Cisco XCP Router over Control Center ({why})"),
         ),
-        Some(RestartAnswer::Accepted) if elapsed.reached(RESTART_DEADLINE) => (
+        Some(RestartAnswer::Accepted) if elapsed.reached(input.seen.timings.restart_deadline) => (
             WaitKind::Hangs,
             format!(
                 "the restart of Cisco XCP Router on {node} accepted at {} is not over ({state}). Look at the node, restart the service by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
@@ -477,8 +532,8 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
             format!("Cisco XCP Router on {node} is restarting ({state})"),
         ),
         Some(RestartAnswer::Ambiguous(_)) | None
-            if !elapsed.reached(AMBIGUOUS_DEADLINE)
-                && elapsed != super::clock::Elapsed::Estimated(None) =>
+            if !elapsed.reached(input.seen.timings.ambiguous_deadline)
+                && elapsed != Elapsed::Estimated(None) =>
         {
             (
                 WaitKind::Restarting,
@@ -503,13 +558,15 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
         ),
     };
     let every = match kind {
-        WaitKind::Restarting if !elapsed.reached(Duration::from_mins(1)) => LOOK_EVERY,
-        WaitKind::Restarting => LOOK_SLOWLY,
+        WaitKind::Restarting if !elapsed.reached(Duration::from_mins(1)) => {
+            input.seen.timings.look_every
+        }
+        WaitKind::Restarting => input.seen.timings.look_slowly,
         _ => Duration::from_mins(1),
     };
     let first = match elapsed {
-        super::clock::Elapsed::Certain(elapsed) => FIRST_LOOK.saturating_sub(elapsed),
-        super::clock::Elapsed::Estimated(_) => Duration::ZERO,
+        Elapsed::Certain(elapsed) => input.seen.timings.first_look.saturating_sub(elapsed),
+        Elapsed::Estimated(_) => Duration::ZERO,
     };
     (
         kind,
@@ -538,8 +595,8 @@ fn look(input: Input<'_>, node: &str, first: Duration, every: Duration, waiting:
         .get(node)
         .map_or(Duration::ZERO, |failure| {
             match failure.retry_at.since(&now) {
-                super::clock::Elapsed::Certain(left) => left,
-                super::clock::Elapsed::Estimated(_) => Duration::ZERO,
+                Elapsed::Certain(left) => left,
+                Elapsed::Estimated(_) => Duration::ZERO,
             }
         });
     let left = first.max(again).max(failure);
@@ -583,7 +640,7 @@ fn by_hand(input: Input<'_>, asked: &Waiting, needy: &[(&Node, String)]) -> Next
             input,
             &node.name,
             Duration::ZERO,
-            LOOK_SLOWLY,
+            input.seen.timings.look_slowly,
             asked.clone(),
         ) {
             Next::Wait(waiting) => {

@@ -384,7 +384,7 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
 fn restart_verdict(waiting: &Waiting) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => reasons::RESTARTING,
-        WaitKind::OutcomeUnknown => reasons::RESTART_OUTCOME_UNKNOWN,
+        WaitKind::OutcomeUnknown | WaitKind::OnItsWay => reasons::RESTART_OUTCOME_UNKNOWN,
         WaitKind::Hangs => reasons::RESTART_HANGS,
         WaitKind::Refused => reasons::RESTART_REFUSED,
         WaitKind::ByHand => reasons::RESTART_BY_HAND,

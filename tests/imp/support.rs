@@ -75,6 +75,10 @@ impl LedgerStore for MemoryStore {
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
         Box::pin(async move { Ok(self.0.lock().unwrap().keys().cloned().collect()) })
     }
+
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        Box::pin(async { Ok([1; 32]) })
+    }
 }
 
 /// One simulated cluster and one operator.

@@ -202,6 +202,24 @@ impl EdgeConfig {
                     );
                 }
             }
+            if peer.max_stanza_bytes.is_some_and(|most| most < 10_000) {
+                found.add(
+                    &at("maxStanzaBytes"),
+                    "is less than 10000, which every server must take (RFC 6120 section 13.12)",
+                );
+            }
+            if peer.messages_per_second == Some(0) {
+                found.add(
+                    &at("messagesPerSecond"),
+                    "is 0, so nothing would be taken; give 1 or more, or deny the domain in privacy",
+                );
+            }
+            if peer.bytes_per_second.is_some_and(|rate| rate < 1000) {
+                found.add(
+                    &at("bytesPerSecond"),
+                    "is less than 1000, so that one stanza would take minutes; give 1000 or more",
+                );
+            }
             if peer.tls_mode.unwrap_or(self.tls.mode) == TlsMode::Disabled {
                 let required = peer
                     .require_certificate
@@ -577,6 +595,30 @@ routers:
         "",
         "- domain: a.example\n  pinnedSha256: [AA:BB]\n",
         Some("peers[0].pinnedSha256[0]: \"AA:BB\" is no SHA-256 fingerprint")
+    )]
+    #[case::small_stanzas(
+        "",
+        "",
+        "- domain: a.example\n  maxStanzaBytes: 9999\n",
+        Some("line 23: peers[0].maxStanzaBytes: is less than 10000")
+    )]
+    #[case::no_messages(
+        "",
+        "",
+        "- domain: a.example\n  messagesPerSecond: 0\n",
+        Some("line 23: peers[0].messagesPerSecond: is 0")
+    )]
+    #[case::no_bytes(
+        "",
+        "",
+        "- domain: a.example\n  bytesPerSecond: 999\n",
+        Some("line 23: peers[0].bytesPerSecond: is less than 1000")
+    )]
+    #[case::rates(
+        "",
+        "",
+        "- domain: a.example\n  maxStanzaBytes: 10000\n  messagesPerSecond: 1\n  bytesPerSecond: 1000\n",
+        None
     )]
     #[case::good_pin(
         "",

@@ -152,7 +152,12 @@ async fn behind_balancer(
         Ok(Header { origin, outcome }) => {
             edge.metrics.proxy_header(outcome);
             match origin {
-                Origin::Client(client) => client,
+                Origin::Client(client) => {
+                    edge.registry.tracers.about_address(client, || {
+                        format!("relayed by {balancer}, PROXY {outcome}")
+                    });
+                    client
+                }
                 Origin::Balancer => balancer,
             }
         }

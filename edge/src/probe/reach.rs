@@ -16,7 +16,7 @@ use super::{Plan, Report};
 use crate::metrics::Direction;
 use crate::policy::PeerPolicy;
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, negotiation_limits};
+use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
 use crate::tls::{Verdict, server_name};
 use crate::trace::tls::{certificate, cipher, version};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
@@ -145,10 +145,8 @@ impl Plan {
                 let detail = "direct TLS only, and TLS is disabled for this domain";
                 return Err(Failed("tls", detail.to_owned(), "change tls.mode"));
             };
-            let mut client = ClientConfig::clone(&client);
-            client.alpn_protocols = vec![b"xmpp-server".to_vec()];
-            self.start_tls(Arc::new(client), wire, &subject, report)
-                .await?;
+            let client = direct_tls::client(&client);
+            self.start_tls(client, wire, &subject, report).await?;
             let (id, features) = self.begin(wire).await?;
             report.good("features", &subject, describe(&features));
             return Ok((id, features));

@@ -162,8 +162,8 @@ impl fmt::Display for Report {
         let (bad, warnings) = (count(Verdict::Bad), count(Verdict::Warning));
         match (self.good, warnings) {
             (true, 0) => writeln!(f, "all good"),
-            (true, _) => writeln!(f, "works, with {warnings} warnings"),
-            (false, _) => writeln!(f, "{bad} bad, {warnings} warnings"),
+            (true, _) => writeln!(f, "works; {warnings} to look at"),
+            (false, _) => writeln!(f, "{bad} bad, {warnings} to look at"),
         }
     }
 }

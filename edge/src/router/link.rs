@@ -17,7 +17,7 @@ use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::registry::LinkEntry;
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, stanza_limits};
+use crate::stream::{Failure, Wire, link_limits};
 use crate::xml::{Frame, HeaderToSend, StreamErrorCondition, ns};
 
 /// Time for one attempt: name look-up, TCP, handshake.
@@ -169,7 +169,7 @@ impl Link {
         };
         let mut wire = Wire::new(
             Transport::new(tcp),
-            stanza_limits(&self.edge.live().config.limits),
+            link_limits(&self.edge.live().config.limits),
             Direction::Outbound,
             self.edge.metrics.clone(),
         );

@@ -304,7 +304,7 @@ impl Up<'_> {
                     }
                     size += element.bytes().len();
                     count += 1;
-                    self.take_stanza(&live, &element)?;
+                    self.take_stanza(&live, &element);
                 }
             }
         }
@@ -340,7 +340,7 @@ impl Up<'_> {
     }
 
     /// The trust rules of the link: hosted sender, foreign recipient, stanzas only.
-    fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) -> Result<(), Failure> {
+    fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) {
         if !is_stanza(element, ns::COMPONENT) {
             tracing::warn!(
                 router = self.link.cluster.name,
@@ -349,34 +349,41 @@ impl Up<'_> {
                 namespace = element.ns(),
                 "the XCP router sent something that is no stanza; it is dropped"
             );
-            return Ok(());
+            return;
         }
         let sender = element
             .from()
             .and_then(|from| self.domains.domain_of(&from));
         let Some(local) = sender.filter(|local| live.hosted.contains(local)) else {
             self.refuse(live, element, Cause::ForeignSender);
-            return Ok(());
+            return;
         };
         let served = select(&self.link.edge.routers.clusters(), live, &local).is_some();
         let Some(to) = element.to().filter(|_| served) else {
             self.refuse(live, element, Cause::Malformed);
-            return Ok(());
+            return;
         };
         if domain_part(&to) == self.link.id.as_str() {
             self.refuse(live, element, Cause::NotForUs);
-            return Ok(());
+            return;
         }
         let Some(remote) = self.domains.domain_of(&to) else {
             self.refuse(live, element, Cause::Malformed);
-            return Ok(());
+            return;
         };
         if live.hosted.contains(&remote) {
             self.refuse(live, element, Cause::NotForUs);
-            return Ok(());
+            return;
         }
-        element.reroot_into(Reroot::TO_SERVER, &mut self.scratch)?;
+        let limits = &live.config.limits;
+        let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
+        // One user's stanza must not break the link for all.
+        let moved = element.reroot_into(Reroot::TO_SERVER, &mut self.scratch);
         let stanza = self.scratch.split().freeze();
+        if bytes > most || moved.is_err() {
+            self.refuse(live, element, Cause::TooLarge { bytes, most });
+            return;
+        }
         let pushed = self
             .link
             .edge
@@ -385,7 +392,6 @@ impl Up<'_> {
         if let Err(cause) = pushed {
             self.refuse(live, element, cause);
         }
-        Ok(())
     }
 
     /// Answers the router's stanza on this cluster's links.

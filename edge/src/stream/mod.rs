@@ -281,7 +281,22 @@ pub fn negotiation_limits(limits: &ConfiguredLimits) -> Limits {
     }
 }
 
-/// The framer's limits for an authenticated peer, and for a router.
+/// Bytes of the largest stanza read from a router.
+const LINK_STANZA: usize = 4 * 1024 * 1024;
+
+/// The framer's limits for a router. It is trusted, and breaking one of them breaks the link with
+/// everything on it that is not proven: what peers may not get is answered instead.
+pub fn link_limits(limits: &ConfiguredLimits) -> Limits {
+    Limits {
+        max_stanza_bytes: limits.max_stanza_bytes.max(LINK_STANZA),
+        max_depth: limits.max_depth.max(1024),
+        max_attributes: limits.max_attributes.max(1024),
+        max_namespaces: 1024,
+        max_name_bytes: 1024,
+    }
+}
+
+/// The framer's limits for an authenticated peer.
 pub fn stanza_limits(limits: &ConfiguredLimits) -> Limits {
     let fixed = Limits::stanzas(limits.max_stanza_bytes);
     Limits {

@@ -57,26 +57,31 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
             accept: Vec::new(),
         },
         tls: Tls {
-            mode: valid.tls_mode,
+            mode: valid.tls.mode,
             certificates: vec![CertificateFiles {
                 certificate_file: certificate("tls.crt"),
                 private_key_file: certificate("tls.key"),
             }],
-            client_certificate: valid.client_certificate.as_ref().map(|_| CertificateFiles {
-                certificate_file: client("tls.crt"),
-                private_key_file: client("tls.key"),
-            }),
+            client_certificate: valid
+                .tls
+                .client_certificate
+                .as_ref()
+                .map(|_| CertificateFiles {
+                    certificate_file: client("tls.crt"),
+                    private_key_file: client("tls.key"),
+                }),
             trust_anchors: TrustAnchors {
-                system: valid.system_anchors,
-                file: valid.anchors.as_ref().map(|_| file("anchors.pem")),
+                system: valid.tls.system_anchors,
+                file: valid.tls.anchors.as_ref().map(|_| file("anchors.pem")),
             },
             revocation_lists: valid
+                .tls
                 .revocation_lists
                 .iter()
                 .map(|_| file(REVOCATION_LISTS))
                 .collect(),
-            require_client_certificates: valid.require_client_certificates,
-            min_version: valid.min_version,
+            require_client_certificates: valid.tls.require_client_certificates,
+            min_version: valid.tls.min_version,
         },
         privacy: valid.privacy.clone(),
         static_routes: valid.static_routes.clone(),
@@ -133,7 +138,7 @@ mod tests {
     #[case("/tls", json!({"minVersion": "VersionTLS13", "trustAnchors": {"system": false, "secretRef": {"name": "a", "key": "b"}}}))]
     #[case("/tls", json!({"mode": "Optional", "requireClientCertificates": true, "clientCertificate": {"secretRef": {"name": "c"}}, "revocationLists": {"configMapRef": {"name": "r", "key": "crl.pem"}}}))]
     #[case("/tls", json!({"mode": "Disabled"}))]
-    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
+    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50, "bytesPerSecond": 100_000}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
     #[case("/edge/directTls", json!({"enabled": true}))]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
     #[case("/activation", json!("Prepared"))]

@@ -187,7 +187,7 @@ fn container(valid: &Validated) -> Value {
         json!({"name": "tls", "mountPath": CERTIFICATE_DIR, "readOnly": true}),
         json!({"name": "run", "mountPath": RUN_DIR}),
     ];
-    if valid.client_certificate.is_some() {
+    if valid.tls.client_certificate.is_some() {
         mounts.push(
             json!({"name": "client-tls", "mountPath": CLIENT_CERTIFICATE_DIR, "readOnly": true}),
         );
@@ -236,13 +236,13 @@ fn volumes(valid: &Validated) -> Value {
             "items": [{"key": imp, "path": format!("router/{imp}")}],
         }}),
     ];
-    if let Some(anchors) = &valid.anchors {
+    if let Some(anchors) = &valid.tls.anchors {
         sources.push(json!({"secret": {
             "name": anchors.name,
             "items": [{"key": anchors.key, "path": "anchors.pem"}],
         }}));
     }
-    if let Some(lists) = &valid.revocation_lists {
+    if let Some(lists) = &valid.tls.revocation_lists {
         sources.push(json!({"configMap": {
             "name": lists.name,
             "items": [{"key": lists.key, "path": REVOCATION_LISTS}],
@@ -256,6 +256,7 @@ fn volumes(valid: &Validated) -> Value {
         }})
     };
     let certificate = valid
+        .tls
         .brought_certificate
         .clone()
         .unwrap_or_else(|| valid.owner.certificate());
@@ -264,7 +265,7 @@ fn volumes(valid: &Validated) -> Value {
         pair("tls", &certificate),
         json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}),
     ];
-    if let Some(client) = &valid.client_certificate {
+    if let Some(client) = &valid.tls.client_certificate {
         volumes.push(pair("client-tls", client));
     }
     json!(volumes)

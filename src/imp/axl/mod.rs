@@ -166,6 +166,7 @@ impl Axl<'_> {
                     soap_action: &soap_action,
                     body: &body,
                     account: self.account,
+                    not_after: None,
                 })
                 .await;
             match result {

@@ -1,6 +1,7 @@
 //! Control Center Services: the state of one node's services, and the one command there is:
 //! restart of `Cisco XCP Router`. There is no way to say anything else.
 
+use super::clock::Stamp;
 use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::http::{Call, Caller};
@@ -102,14 +103,17 @@ fn restart_request(node: &str) -> String {
 impl ControlCenter<'_> {
     /// The state of the node's services.
     pub async fn services(&self) -> Result<Services, CallError> {
-        let answer = self.call("soapGetServiceStatus", &status_request()).await?;
+        let answer = self
+            .call("soapGetServiceStatus", &status_request(), None)
+            .await?;
         read_services(&answer).map_err(|what| self.unexpected(what))
     }
 
-    /// Commands the restart of the node's `Cisco XCP Router`.
-    pub async fn restart_router(&self) -> Commanded {
+    /// Commands the restart of the node's `Cisco XCP Router`; not sent after that time.
+    pub async fn restart_router(&self, not_after: Stamp) -> Commanded {
+        let request = restart_request(self.node);
         match self
-            .call("soapDoControlServices", &restart_request(self.node))
+            .call("soapDoControlServices", &request, Some(not_after))
             .await
         {
             Ok(answer) => read_commanded(&answer),
@@ -120,7 +124,12 @@ impl ControlCenter<'_> {
         }
     }
 
-    async fn call(&self, operation: &'static str, body: &str) -> Result<Element, CallError> {
+    async fn call(
+        &self,
+        operation: &'static str,
+        body: &str,
+        not_after: Option<Stamp>,
+    ) -> Result<Element, CallError> {
         let soap_action = format!("\"{operation}\"");
         self.caller
             .call(Call {
@@ -131,6 +140,7 @@ impl ControlCenter<'_> {
                 soap_action: &soap_action,
                 body,
                 account: self.account,
+                not_after,
             })
             .await
     }

@@ -27,8 +27,10 @@ impl Ledger {
         }
     }
 
-    /// A row of somebody else becomes ours; it asks for nothing.
+    /// A row of somebody else becomes ours; it asks for nothing. Where it was ours before, this
+    /// ledger is not the first one.
     pub fn adopt(&mut self, pkid: Pkid, id: &ComponentId) {
+        self.commands_lost = true;
         self.rows.insert(
             pkid,
             RowRecord {
@@ -87,9 +89,11 @@ impl Ledger {
             rounds,
             answer: None,
             previous: record.last_restart,
+            previous_on_its_way: record.on_its_way,
             made_canary,
         });
         record.last_restart = Some(planned);
+        record.on_its_way = Some(planned);
     }
 
     /// After a restart command: its answer, or `None` where it certainly was not carried out.
@@ -105,6 +109,9 @@ impl Ledger {
         let unmake_canary = !carried_out && restart.made_canary;
         if !carried_out {
             record.last_restart = restart.previous;
+        }
+        if !matches!(answer, Some(RestartAnswer::Ambiguous(_))) {
+            record.on_its_way = restart.previous_on_its_way;
         }
         match answer {
             Some(answer) => restart.answer = Some(answer),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::imp::clock::{Elapsed, Stamp};
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{Activation, Desired};
-use crate::imp::observation::{CONFIRM_MISSING, Observation};
+use crate::imp::observation::Observation;
 use crate::imp::report::{Event, reasons};
 use crate::imp::restart::started_after;
 
@@ -40,6 +40,7 @@ pub fn learn(
             .clone_from(&desired.requests.restart_routers);
     }
     unjump(ledger, now);
+    commands_on_their_way(ledger, seen, now);
     rows(ledger, seen, &mut events);
     readable(ledger, desired, seen, now);
     requests(ledger, desired, seen, now);
@@ -91,10 +92,42 @@ fn unjump(ledger: &mut Ledger, now: Stamp) {
     }
 }
 
+/// What may still arrive: counted by this process's own clock alone, and over only with a look at
+/// the node that is later than the latest arrival.
+fn commands_on_their_way(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
+    if ledger.commands_lost && !seen.node_list().is_empty() {
+        ledger.commands_lost = false;
+        for node in seen.node_list() {
+            ledger.node_mut(&node.name).on_its_way = Some(now);
+        }
+    }
+    for (name, record) in &mut ledger.nodes {
+        let Some(since) = &mut record.on_its_way else {
+            continue;
+        };
+        if since.process != now.process {
+            *since = now;
+        }
+        let looked = seen.services.get(name).is_some_and(|services| {
+            matches!(services.asked.since(since), Elapsed::Certain(elapsed)
+                if elapsed >= seen.timings.latest_arrival)
+        });
+        if looked {
+            record.on_its_way = None;
+        }
+    }
+}
+
 fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
     let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
         return;
     };
+    let stood: BTreeSet<_> = ledger
+        .rows
+        .iter()
+        .filter(|(_, record)| record.state == RowState::Present)
+        .map(|(pkid, _)| *pkid)
+        .collect();
     let mut gone = Vec::new();
     for (pkid, record) in &mut ledger.rows {
         let shown = rows.value.iter().any(|row| row.pkid == pkid.to_string());
@@ -102,10 +135,11 @@ fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
             RowState::Planned if shown => record.state = RowState::Present,
             RowState::Deleting if !shown => gone.push((*pkid, false)),
             RowState::Present if !shown => {
-                let confirmed = seen
-                    .missing_since
-                    .get(pkid)
-                    .is_some_and(|since| rows.asked.since(since).reached(CONFIRM_MISSING));
+                let confirmed = seen.missing_since.get(pkid).is_some_and(|since| {
+                    rows.asked
+                        .since(since)
+                        .reached(seen.timings.confirm_missing)
+                });
                 if confirmed {
                     gone.push((*pkid, true));
                 }
@@ -129,7 +163,7 @@ fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
                 ),
             });
         }
-        ledger.forget_row(&pkid);
+        ledger.forget_row(&pkid, &stood);
     }
 }
 
@@ -179,7 +213,7 @@ fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now:
             !matches!(restart.answer, Some(RestartAnswer::Accepted))
                 || now
                     .since(&restart.planned)
-                    .reached(crate::imp::restart::RESTART_DEADLINE)
+                    .reached(seen.timings.restart_deadline)
         });
         if open {
             record.restart = None;
@@ -292,11 +326,6 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
 
 /// A command whose router provably started since is over.
 fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp) {
-    let known: BTreeSet<_> = ledger
-        .rows
-        .values()
-        .map(|row| row.component_id.clone())
-        .collect();
     let Some(record) = ledger.nodes.get_mut(name) else {
         return;
     };
@@ -305,10 +334,7 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
         .as_ref()
         .is_some_and(|restart| started_after(&restart.baseline, name, &seen.services));
     if back && let Some(restart) = record.restart.take() {
-        // Rows that went meanwhile are not counted.
-        record
-            .loaded
-            .extend(restart.ids.intersection(&known).cloned());
+        record.loaded.extend(restart.ids);
         for round in &mut ledger.rounds {
             if restart.rounds.contains(&round.cause) {
                 round.pending.remove(name);

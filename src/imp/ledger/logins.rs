@@ -1,22 +1,28 @@
 //! The rule of one 401: AXL and Control Center on every node share an account, and IM&P locks it
 //! after a few failures. A Secret version that was answered 401 is not used again, anywhere, for
-//! an hour; this is kept in one ConfigMap for all clusters, because it is known before any
-//! publisher is.
+//! an hour; nor is another Secret with the same user and password. This is kept in one ConfigMap
+//! for all clusters, because it is known before any publisher is.
 //!
-//! The first use of a version is written down before the call: where the operator dies in
-//! between, the answer may have been 401 and counts as one.
+//! Every use is written down before the call, also of an account that was accepted before: where
+//! the operator dies in between, the answer may have been 401 and counts as one, until a human asks
+//! for another try. Which Secrets have the same account is told by a keyed digest; its key is a
+//! random one of this installation, kept in a Secret, so that the ConfigMap tells nothing about
+//! passwords.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hmac::{Hmac, Mac};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use sha2::Sha256;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard};
 
 use super::store::{LedgerStore, StoreError, Stored};
 use crate::imp::clock::{Clock, Stamp};
-use crate::imp::desired::SecretVersion;
+use crate::imp::desired::{Credentials, SecretVersion};
 use crate::imp::error::CallErrorKind;
 
 /// Name of the ConfigMap.
@@ -31,12 +37,15 @@ struct Login {
     uid: String,
     resource_version: String,
     state: LoginState,
+    /// Digest of user and password; `None` where the key for it cannot be had.
+    #[serde(default)]
+    account: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum LoginState {
-    /// A call may be under way since.
+    /// A call is under way since.
     Trying(Stamp),
     /// The last call told nothing about the account.
     Untold,
@@ -46,10 +55,35 @@ enum LoginState {
     Rejected(Stamp),
 }
 
-/// By `namespace/name`.
+/// All that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
+    /// By `namespace/name`.
     secrets: BTreeMap<String, Login>,
+    /// Accounts that were answered 401, by digest: when, and in which Secret (`namespace/name`).
+    /// The Secret may have been edited since; another one may still hold the account.
+    #[serde(default)]
+    rejected: BTreeMap<String, (Stamp, String)>,
+}
+
+impl Record {
+    fn note(&mut self, of: &Use, state: LoginState) {
+        self.secrets.insert(of.key(), of.login(state));
+        let Some(account) = &of.account else {
+            return;
+        };
+        match state {
+            LoginState::Rejected(now) => {
+                self.rejected
+                    .retain(|_, (since, _)| !now.since(since).reached(REST));
+                self.rejected.insert(account.clone(), (now, of.key()));
+            }
+            LoginState::Accepted => {
+                self.rejected.remove(account);
+            }
+            LoginState::Trying(_) | LoginState::Untold => {}
+        }
+    }
 }
 
 /// What an answer says about the account.
@@ -63,60 +97,99 @@ pub enum Outcome {
     Untold,
 }
 
-/// Whether a version may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Decision {
-    /// Yes, and nothing has to be written.
-    Go,
-    /// Yes, after writing that it is tried.
-    GoFirst,
-    /// Not before then.
-    Hold {
-        since: Timestamp,
-        retry_at: Timestamp,
-    },
+/// Why an account rests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// When it was answered 401, or may have been.
+    pub since: Timestamp,
+    /// When it is tried again at the earliest.
+    pub retry_at: Timestamp,
+    /// `namespace/name` of another Secret with the same account that was used then.
+    pub other: Option<String>,
+    /// Whether the answer is known: `false` where an operator ended during the call.
+    pub told: bool,
 }
 
-fn decide(login: Option<&Login>, secret: &SecretVersion, now: Stamp) -> Decision {
-    let Some(login) = login.filter(|login| {
-        login.uid == secret.uid && login.resource_version == secret.resource_version
-    }) else {
-        return Decision::GoFirst;
-    };
-    let rests = |since: Stamp| {
-        let elapsed = now.since(&since);
-        if elapsed.reached(REST) {
-            Decision::GoFirst
-        } else {
-            Decision::Hold {
+/// One use of a Secret: which, and whose account it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Use {
+    secret: SecretVersion,
+    account: Option<String>,
+}
+
+impl Use {
+    fn key(&self) -> String {
+        format!("{}/{}", self.secret.namespace, self.secret.name)
+    }
+
+    /// Whether that entry is about this account.
+    fn concerns(&self, key: &str, login: &Login) -> bool {
+        let same_version = key == self.key()
+            && login.uid == self.secret.uid
+            && login.resource_version == self.secret.resource_version;
+        // Another version of the same Secret is a human's new try, whatever is in it.
+        let same_account =
+            key != self.key() && self.account.is_some() && login.account == self.account;
+        same_version || same_account
+    }
+
+    fn login(&self, state: LoginState) -> Login {
+        Login {
+            uid: self.secret.uid.clone(),
+            resource_version: self.secret.resource_version.clone(),
+            state,
+            account: self.account.clone(),
+        }
+    }
+}
+
+/// Why this account must not be used now; `None`: it may be.
+fn rest(record: &Record, wanted: &Use, now: Stamp) -> Option<Rest> {
+    let logins = record
+        .secrets
+        .iter()
+        .filter(|(key, login)| wanted.concerns(key, login))
+        .filter_map(|(key, login)| match login.state {
+            LoginState::Rejected(since) => Some((since, key, true)),
+            // Of this process: its own call, which is over, since only one is made at a time.
+            LoginState::Trying(since) if since.process != now.process => Some((since, key, false)),
+            LoginState::Trying(_) | LoginState::Untold | LoginState::Accepted => None,
+        });
+    let edited = wanted
+        .account
+        .as_ref()
+        .and_then(|account| record.rejected.get(account))
+        .filter(|(_, key)| *key != wanted.key())
+        .map(|(since, key)| (*since, key, true));
+    logins
+        .chain(edited)
+        .filter_map(|(since, key, told)| {
+            let elapsed = now.since(&since);
+            (!elapsed.reached(REST)).then(|| Rest {
                 since: since.wall,
                 retry_at: now.plus(elapsed.left(REST)).wall,
-            }
-        }
-    };
-    match login.state {
-        LoginState::Accepted => Decision::Go,
-        LoginState::Untold => Decision::GoFirst,
-        LoginState::Trying(since) if since.process == now.process => Decision::GoFirst,
-        LoginState::Trying(since) | LoginState::Rejected(since) => rests(since),
-    }
+                other: (*key != wanted.key()).then(|| key.clone()),
+                told,
+            })
+        })
+        .max_by_key(|rest| rest.retry_at)
 }
 
 /// Guards the use of accounts, over all clusters of this process.
 pub struct Logins {
     store: Arc<dyn LedgerStore>,
     clock: Arc<dyn Clock>,
-    /// One call at a time per Secret, so that a 401 is known before the next.
+    /// One call at a time per Secret and per account, so that a 401 is known before the next.
     gates: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
     record: AsyncMutex<Option<(Record, Option<Stored>)>>,
+    key: OnceCell<[u8; 32]>,
 }
 
 /// The right to make one call with a Secret's account.
 pub struct Permit {
     logins: Arc<Logins>,
-    secret: SecretVersion,
-    first: bool,
-    _gate: OwnedMutexGuard<()>,
+    granted: Use,
+    _gates: Vec<OwnedMutexGuard<()>>,
 }
 
 impl Logins {
@@ -127,46 +200,89 @@ impl Logins {
             clock,
             gates: Mutex::default(),
             record: AsyncMutex::new(None),
+            key: OnceCell::new(),
         }
     }
 
+    /// The time by which all this goes.
+    pub fn now(&self) -> Stamp {
+        self.clock.now()
+    }
+
     /// Waits for its turn and asks for permission to make one call.
-    pub async fn begin(self: &Arc<Self>, secret: &SecretVersion) -> Result<Permit, CallErrorKind> {
-        let key = key(secret);
-        let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(gates.entry(key.clone()).or_default())
-        };
-        let gate = gate.lock_owned().await;
+    pub async fn begin(
+        self: &Arc<Self>,
+        credentials: &Credentials,
+    ) -> Result<Permit, CallErrorKind> {
+        let wanted = self.usage(credentials).await;
+        // The Secret first, always: no two can wait for each other.
+        let mut gates = vec![self.gate(format!("secret {}", wanted.key())).await];
+        if let Some(account) = &wanted.account {
+            gates.push(self.gate(format!("account {account}")).await);
+        }
         let now = self.clock.now();
-        let decision = {
+        let rest = {
             let mut record = self.record.lock().await;
             if record.is_none() {
                 *record = Some(self.load().await?);
             }
-            let known = record
+            record
                 .as_ref()
-                .and_then(|(record, _)| record.secrets.get(&key));
-            decide(known, secret, now)
+                .and_then(|(record, _)| rest(record, &wanted, now))
         };
-        let first = match decision {
-            Decision::Hold { since, retry_at } => {
-                return Err(CallErrorKind::Held { since, retry_at });
-            }
-            Decision::Go => false,
-            Decision::GoFirst => {
-                self.note(secret, LoginState::Trying(now))
-                    .await
-                    .map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
-                true
-            }
-        };
+        if let Some(rest) = rest {
+            return Err(CallErrorKind::Held(rest));
+        }
+        self.note(&wanted, LoginState::Trying(now))
+            .await
+            .map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
         Ok(Permit {
             logins: Arc::clone(self),
-            secret: secret.clone(),
-            first,
-            _gate: gate,
+            granted: wanted,
+            _gates: gates,
         })
+    }
+
+    /// A human asks for another try where it is not known whether the last one was answered 401.
+    pub async fn ask_again(&self, credentials: &Credentials) {
+        let wanted = self.usage(credentials).await;
+        let now = self.clock.now();
+        let mut guard = self.record.lock().await;
+        let Some((record, _)) = guard.as_mut() else {
+            return;
+        };
+        for (key, login) in &mut record.secrets {
+            let open =
+                matches!(login.state, LoginState::Trying(since) if since.process != now.process);
+            if open && wanted.concerns(key, login) {
+                login.state = LoginState::Untold;
+            }
+        }
+    }
+
+    async fn gate(&self, key: String) -> OwnedMutexGuard<()> {
+        let gate = {
+            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for are made anew when they are wanted.
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(gates.entry(key).or_default())
+        };
+        gate.lock_owned().await
+    }
+
+    async fn usage(&self, credentials: &Credentials) -> Use {
+        let key = self.key.get_or_try_init(|| self.store.key()).await;
+        let account = match key {
+            Ok(key) => digest(key, credentials),
+            Err(error) => {
+                tracing::warn!(%error, "Secrets with the same account cannot be told");
+                None
+            }
+        };
+        Use {
+            secret: credentials.secret.clone(),
+            account,
+        }
     }
 
     async fn load(&self) -> Result<(Record, Option<Stored>), CallErrorKind> {
@@ -190,15 +306,10 @@ impl Logins {
     }
 
     /// Notes a state in memory and in the store; in memory also where the store fails.
-    async fn note(&self, secret: &SecretVersion, state: LoginState) -> Result<(), StoreError> {
+    async fn note(&self, of: &Use, state: LoginState) -> Result<(), StoreError> {
         let mut guard = self.record.lock().await;
         let (record, stored) = guard.get_or_insert_with(Default::default);
-        let login = Login {
-            uid: secret.uid.clone(),
-            resource_version: secret.resource_version.clone(),
-            state,
-        };
-        record.secrets.insert(key(secret), login.clone());
+        record.note(of, state);
         for _ in 0..3 {
             let text = serde_json::to_string(record)
                 .map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -213,7 +324,7 @@ impl Logins {
                     *stored = self.store.read(NAME).await?;
                     let text = stored.as_ref().map_or("", |stored| &stored.data);
                     *record = serde_json::from_str(text).unwrap_or_default();
-                    record.secrets.insert(key(secret), login.clone());
+                    record.note(of, state);
                 }
                 Err(error) => return Err(error),
             }
@@ -227,95 +338,36 @@ impl Permit {
     pub async fn finish(self, outcome: Outcome) -> Timestamp {
         let now = self.logins.clock.now();
         let state = match outcome {
-            Outcome::Rejected => Some(LoginState::Rejected(now)),
-            Outcome::Accepted if self.first => Some(LoginState::Accepted),
-            Outcome::Untold if self.first => Some(LoginState::Untold),
-            Outcome::Accepted | Outcome::Untold => None,
+            Outcome::Rejected => LoginState::Rejected(now),
+            Outcome::Accepted => LoginState::Accepted,
+            Outcome::Untold => LoginState::Untold,
         };
-        if let Some(state) = state
-            && let Err(error) = self.logins.note(&self.secret, state).await
-        {
+        if let Err(error) = self.logins.note(&self.granted, state).await {
             // In memory it is noted, so this process keeps the rule; the next one reads "trying".
-            tracing::warn!(secret = %self.secret, %error, "the outcome of a login could not be recorded");
+            tracing::warn!(secret = %self.granted.secret, %error, "the outcome of a login could not be recorded");
         }
         now.plus(REST).wall
     }
 }
 
-fn key(secret: &SecretVersion) -> String {
-    format!("{}/{}", secret.namespace, secret.name)
+/// Tells accounts apart without telling anything about them.
+fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).ok()?;
+    // The length keeps user and password apart.
+    mac.update(
+        &u64::try_from(credentials.username.len())
+            .ok()?
+            .to_be_bytes(),
+    );
+    mac.update(credentials.username.as_bytes());
+    mac.update(credentials.password.expose());
+    let bytes = mac.finalize().into_bytes();
+    Some(bytes.iter().take(16).fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use rstest::rstest;
-
-    fn stamp(process: u64, second: i64) -> Stamp {
-        Stamp {
-            wall: Timestamp::from_second(1_000_000 + second).unwrap(),
-            process,
-            mono_ms: u64::try_from(second).unwrap() * 1000,
-        }
-    }
-
-    fn secret(resource_version: &str) -> SecretVersion {
-        SecretVersion {
-            namespace: "ns".into(),
-            name: "cups-axl".into(),
-            uid: "u".into(),
-            resource_version: resource_version.into(),
-        }
-    }
-
-    fn held_until(second: i64) -> Decision {
-        Decision::Hold {
-            since: stamp(1, 0).wall,
-            retry_at: stamp(1, second).wall,
-        }
-    }
-
-    #[rstest]
-    #[case::accepted(LoginState::Accepted, "7", stamp(1, 10), Decision::Go)]
-    #[case::accepted_of_another_version(LoginState::Accepted, "8", stamp(1, 10), Decision::GoFirst)]
-    #[case::rejected(LoginState::Rejected(stamp(1, 0)), "7", stamp(1, 10), held_until(3600))]
-    #[case::rejected_in_another_process(
-        LoginState::Rejected(stamp(1, 0)),
-        "7",
-        stamp(2, 10),
-        held_until(3600)
-    )]
-    #[case::rejected_an_hour_ago(
-        LoginState::Rejected(stamp(1, 0)),
-        "7",
-        stamp(1, 3600),
-        Decision::GoFirst
-    )]
-    #[case::rejected_of_another_version(
-        LoginState::Rejected(stamp(1, 0)),
-        "8",
-        stamp(1, 10),
-        Decision::GoFirst
-    )]
-    #[case::died_while_trying(LoginState::Trying(stamp(1, 0)), "7", stamp(2, 10), held_until(3600))]
-    #[case::nothing_told(LoginState::Untold, "7", stamp(2, 10), Decision::GoFirst)]
-    fn one_401_per_secret_version(
-        #[case] state: LoginState,
-        #[case] used: &str,
-        #[case] now: Stamp,
-        #[case] expected: Decision,
-    ) {
-        let login = Login {
-            uid: "u".into(),
-            resource_version: "7".into(),
-            state,
-        };
-        assert_eq!(decide(Some(&login), &secret(used), now), expected);
-    }
-
-    #[test]
-    fn a_secret_never_used_is_tried_first() {
-        assert_eq!(decide(None, &secret("1"), stamp(1, 0)), Decision::GoFirst);
-    }
-}
+mod tests;

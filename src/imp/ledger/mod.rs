@@ -28,6 +28,10 @@ const MAX_ACTIONS: usize = 20;
 /// The record of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each stored under its own name"
+)]
 pub struct Ledger {
     /// Version of the format.
     pub schema: u32,
@@ -69,6 +73,9 @@ pub struct Ledger {
     /// It was restored, and a request that stands now was made before that.
     #[serde(default)]
     pub restored: bool,
+    /// Commands may have been sent that stand in no record, because it was lost or restored.
+    #[serde(default)]
+    pub commands_lost: bool,
     /// The last actions, oldest first.
     #[serde(default)]
     pub actions: Vec<ActionRecord>,
@@ -165,6 +172,10 @@ pub struct NodeRecord {
     /// When the last command was sent.
     #[serde(default)]
     pub last_restart: Option<Stamp>,
+    /// From when on the latest arrival counts of a command whose answer did not tell what became
+    /// of it, the open one or one before it; gone after a look at the node behind that time.
+    #[serde(default)]
+    pub on_its_way: Option<Stamp>,
 }
 
 /// A restart command: written before it is sent.
@@ -191,6 +202,9 @@ pub struct Restart {
     /// When the command before this one was sent, should this one turn out not to have been.
     #[serde(default)]
     pub previous: Option<Stamp>,
+    /// What was on its way before this one, should this one turn out not to be.
+    #[serde(default)]
+    pub previous_on_its_way: Option<Stamp>,
     /// Whether it made its node the first of the very first registration.
     #[serde(default)]
     pub made_canary: bool,
@@ -242,6 +256,7 @@ impl Ledger {
             federation_was_on: false,
             handled_restart_token: None,
             restored: false,
+            commands_lost: false,
             actions: Vec::new(),
         }
     }
@@ -270,17 +285,30 @@ impl Ledger {
             .is_some_and(|record| record.loaded.contains(id))
     }
 
-    /// A row is gone: what routers read of it counts no longer.
-    pub fn forget_row(&mut self, pkid: &Pkid) {
+    /// From when on the latest arrival of a command to that node counts, where one may be on its way.
+    pub fn on_its_way(&self, node: &str) -> Option<Stamp> {
+        self.nodes.get(node).and_then(|record| record.on_its_way)
+    }
+
+    /// A row is gone: what routers read of it counts no longer, unless another row of ours with its
+    /// id, one of `stood`, was there before it went.
+    pub fn forget_row(&mut self, pkid: &Pkid, stood: &BTreeSet<Pkid>) {
         let Some(row) = self.rows.remove(pkid) else {
             return;
         };
         let id = row.component_id;
-        if self.rows.values().any(|other| other.component_id == id) {
+        let stands = |(other, row): (&Pkid, &RowRecord)| {
+            row.component_id == id && row.state == RowState::Present && stood.contains(other)
+        };
+        if self.rows.iter().any(stands) {
             return;
         }
         for node in self.nodes.values_mut() {
             node.loaded.remove(&id);
+            // A start to come reads what stands then, which may be another row, or none.
+            if let Some(restart) = &mut node.restart {
+                restart.ids.remove(&id);
+            }
         }
         if let Some(readable) = &mut self.readable {
             readable.ids.remove(&id);
@@ -291,13 +319,20 @@ impl Ledger {
     /// in it asks for a restart.
     pub fn distrust(&mut self) {
         self.restored = true;
+        self.commands_lost = true;
         self.readable = None;
         self.rounds.clear();
+        self.federation_was_on = false;
         for row in self.rows.values_mut() {
             row.asks_restart = false;
         }
         for node in self.nodes.values_mut() {
             node.loaded.clear();
+            // What is open stays open, but a start behind it proves nothing about rows of today.
+            if let Some(restart) = &mut node.restart {
+                restart.ids.clear();
+                restart.rounds.clear();
+            }
         }
     }
 }

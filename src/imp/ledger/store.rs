@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use super::{Ledger, SCHEMA};
 
 /// The ConfigMap's key.
 const KEY: &str = "ledger.json";
+/// The Secret with this installation's key, and its key.
+const KEY_SECRET: &str = "xmpp-federation-imp-accounts";
+const KEY_FIELD: &str = "key";
 /// Marks the ConfigMaps that are ledgers.
 const LABEL: &str = "xmppfederation.io/imp-ledger";
 
@@ -51,19 +55,23 @@ pub trait LedgerStore: Send + Sync {
     ) -> BoxFuture<'a, Result<Stored, StoreError>>;
     /// The names of all.
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+    /// A random key of this installation, made where there is none, and kept as a secret.
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
 }
 
 /// ConfigMaps in one namespace.
 #[derive(Clone)]
 pub struct KubeStore {
     api: Api<ConfigMap>,
+    secrets: Api<Secret>,
 }
 
 impl KubeStore {
     /// Uses that namespace, which is the operator's.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(client.clone(), namespace),
+            secrets: Api::namespaced(client, namespace),
         }
     }
 }
@@ -141,6 +149,53 @@ impl LedgerStore for KubeStore {
                 .filter_map(|map| map.metadata.name)
                 .collect())
         })
+    }
+
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        Box::pin(self.read_key())
+    }
+}
+
+impl KubeStore {
+    /// Reads the key; makes it where there is none.
+    async fn read_key(&self) -> Result<[u8; 32], StoreError> {
+        let failed = |what: &dyn std::fmt::Display| {
+            StoreError::Unavailable(format!("Secret {KEY_SECRET}: {what}"))
+        };
+        // A second round finds what somebody else made meanwhile.
+        for _ in 0..2 {
+            let found = self.secrets.get_opt(KEY_SECRET).await;
+            if let Some(secret) = found.map_err(|error| failed(&error))? {
+                return secret
+                    .data
+                    .and_then(|mut data| data.remove(KEY_FIELD))
+                    .and_then(|bytes| bytes.0.try_into().ok())
+                    .ok_or_else(|| failed(&"it holds no key of 32 bytes; delete it"));
+            }
+            let key: [u8; 32] = rand::random();
+            let secret = Secret {
+                metadata: ObjectMeta {
+                    name: Some(KEY_SECRET.to_owned()),
+                    labels: Some(BTreeMap::from([(
+                        "app.kubernetes.io/managed-by".to_owned(),
+                        "xmpp-federation-operator".to_owned(),
+                    )])),
+                    ..ObjectMeta::default()
+                },
+                immutable: Some(true),
+                data: Some(BTreeMap::from([(
+                    KEY_FIELD.to_owned(),
+                    ByteString(key.to_vec()),
+                )])),
+                ..Secret::default()
+            };
+            match self.secrets.create(&PostParams::default(), &secret).await {
+                Ok(_) => return Ok(key),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Err(StoreError::Conflict)
     }
 }
 

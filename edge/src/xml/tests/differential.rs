@@ -93,8 +93,10 @@ fn stricter(error: XmlError) -> bool {
             | "the namespace of xmlns is bound"
             // rxml lets a second `xmlns` pass.
             | "duplicate attribute"
-            // Of the XML declaration.
+            // Of the XML declaration, in whose values rxml passes over a carriage return.
             | "malformed XML declaration"
+            | "XML version other than 1.0"
+            | "encoding other than UTF-8"
             | "document is not standalone"
     )
 }

@@ -1,0 +1,190 @@
+//! Operators that are broken in one way each: if the histories do not catch one, they prove less
+//! than they claim.
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use rstest::rstest;
+
+use super::operations::{ops, ops_that_forget, setups};
+use super::properties::{config, run};
+use crate::imp::clock::Stamp;
+use crate::imp::control_center::ServiceState;
+use crate::imp::desired::{Desired, RestartMode};
+use crate::imp::effects::{Input, Step, plan};
+use crate::imp::ledger::{Ledger, RestartAnswer};
+use crate::imp::observation::Observation;
+use crate::imp::timings::Timings;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Sends the command, then writes the intent.
+    CallsBeforeItRecords,
+    /// Takes no answer for "not carried out".
+    TakesSilenceForNo,
+    /// Takes a command without an answer as over once a router started.
+    ForgetsWhatIsOnItsWay,
+    /// Thinks that a command arrives within a minute or never.
+    WaitsTooShort,
+    /// Believes the wall clock of another process about what is on its way.
+    BelievesWallClocks,
+    /// Thinks that a human's request is about all nodes.
+    TakesARequestForAll,
+    /// Does not ask whether the others are running.
+    DoesNotLook,
+    /// Uses what it saw long ago.
+    UsesOldLooks,
+    ForgetsMinInterval,
+    ForgetsThePropagationDelay,
+    ForgetsTheCanary,
+    ForgetsServedRequests,
+    ForgetsMaintenance,
+    ForgetsTheMode,
+    ClaimsWhatItCommanded,
+    TrustsARestoredLedger,
+    AdoptsUnasked,
+    ForgetsWhoHasTheCluster,
+    ForgetsTheBudget,
+}
+
+impl Mutant {
+    pub fn plan(self, input: Input<'_>) -> Step {
+        let mut desired = input.desired.clone();
+        let mut seen = input.seen.clone();
+        let mut ledger = input.ledger.cloned();
+        let now = input.now;
+        if let Some(ledger) = &mut ledger {
+            match self {
+                Self::ForgetsWhatIsOnItsWay => {
+                    for record in ledger.nodes.values_mut() {
+                        record.on_its_way = None;
+                    }
+                }
+                Self::TakesARequestForAll => {
+                    for (name, record) in &mut ledger.nodes {
+                        if ledger
+                            .rounds
+                            .iter()
+                            .any(|round| round.pending.contains(name))
+                        {
+                            record.on_its_way = None;
+                        }
+                    }
+                }
+                Self::ForgetsMinInterval => {
+                    desired.restart.min_interval = std::time::Duration::ZERO
+                }
+                Self::ForgetsTheCanary => ledger.canary_passed = true,
+                Self::ForgetsWhoHasTheCluster => ledger.owner = Some(desired.owner.clone()),
+                _ => {}
+            }
+        }
+        match self {
+            Self::DoesNotLook => {
+                for services in seen.services.values_mut() {
+                    services.value.router = ServiceState::Started;
+                    services.value.up_time.get_or_insert(1);
+                }
+            }
+            Self::UsesOldLooks => seen.timings.fresh = std::time::Duration::from_mins(10),
+            Self::ForgetsMaintenance => desired.maintenance = false,
+            Self::ForgetsTheMode => desired.restart.mode = RestartMode::Automatic,
+            Self::AdoptsUnasked => desired.requests.adopt_rows = Some("x".into()),
+            Self::ForgetsTheBudget => seen.control_center_calls.clear(),
+            _ => {}
+        }
+        plan(Input {
+            desired: &desired,
+            seen: &seen,
+            ledger: ledger.as_ref(),
+            now,
+            fresh: input.fresh,
+        })
+    }
+
+    pub fn before_learning(self, desired: &mut Desired, seen: &mut Observation) {
+        if self == Self::WaitsTooShort {
+            seen.timings.latest_arrival = std::time::Duration::from_mins(1);
+        }
+        if self == Self::ForgetsThePropagationDelay {
+            desired.restart.propagation_delay = std::time::Duration::ZERO;
+        }
+    }
+
+    pub fn after_learning(self, ledger: &mut Ledger, before: &Ledger, now: Stamp) {
+        match self {
+            Self::BelievesWallClocks => {
+                let latest = Timings::default().latest_arrival;
+                for (name, record) in &mut ledger.nodes {
+                    let over = |since: Stamp| {
+                        since.process != now.process && now.since(&since).reached(latest)
+                    };
+                    if before.on_its_way(name).is_some_and(over) {
+                        record.on_its_way = None;
+                    }
+                }
+            }
+            Self::ForgetsServedRequests => ledger.handled_restart_token = None,
+            Self::ClaimsWhatItCommanded => {
+                for record in ledger.nodes.values_mut() {
+                    if let Some(restart) = &record.restart {
+                        record.loaded.extend(restart.ids.clone());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn answer(self, answer: Option<RestartAnswer>) -> Option<RestartAnswer> {
+        match answer {
+            Some(RestartAnswer::Ambiguous(_)) if self == Self::TakesSilenceForNo => None,
+            other => other,
+        }
+    }
+}
+
+/// Whether some history makes it break that rule.
+fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
+    const HISTORIES: u32 = 4_000;
+    let mut runner = TestRunner::new(config(HISTORIES));
+    let ops = if forgetting {
+        ops_that_forget().boxed()
+    } else {
+        ops().boxed()
+    };
+    let histories = (setups(), prop::collection::vec(ops, 1..160));
+    (0..HISTORIES).any(|_| {
+        let (setup, history) = histories.new_tree(&mut runner).unwrap().current();
+        let world = run(setup, &history, Some(mutant));
+        world.violation.is_some_and(|how| how.starts_with(rule))
+    })
+}
+
+#[rstest]
+#[case(Mutant::CallsBeforeItRecords, "2(b)", false)]
+#[case(Mutant::TakesSilenceForNo, "2(b)", false)]
+#[case(Mutant::ForgetsWhatIsOnItsWay, "2(c)", false)]
+#[case(Mutant::WaitsTooShort, "2(c)", false)]
+#[case(Mutant::BelievesWallClocks, "2(c)", false)]
+#[case(Mutant::TakesARequestForAll, "2(c)", false)]
+#[case(Mutant::DoesNotLook, "2(c)", false)]
+#[case(Mutant::UsesOldLooks, "2(c)", false)]
+#[case(Mutant::ForgetsMinInterval, "2(e)", false)]
+#[case(Mutant::ForgetsThePropagationDelay, "2(f)", false)]
+#[case(Mutant::ForgetsTheCanary, "2(g)", false)]
+#[case(Mutant::ForgetsServedRequests, "2(a)", false)]
+#[case(Mutant::ForgetsMaintenance, "2(d)", false)]
+#[case(Mutant::ForgetsTheMode, "2(d)", false)]
+#[case(Mutant::ClaimsWhatItCommanded, "3", false)]
+#[case(Mutant::TrustsARestoredLedger, "3", true)]
+#[case(Mutant::AdoptsUnasked, "4", true)]
+#[case(Mutant::ForgetsWhoHasTheCluster, "7", false)]
+#[case(Mutant::ForgetsTheBudget, "rate", false)]
+fn a_broken_operator_is_caught(
+    #[case] mutant: Mutant,
+    #[case] rule: &str,
+    #[case] forgetting: bool,
+) {
+    assert!(caught(mutant, rule, forgetting), "{mutant:?} keeps {rule}");
+}
