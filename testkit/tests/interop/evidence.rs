@@ -108,7 +108,7 @@ fn prosody(log: &str, ours: &str, partner: &str, direction: Direction) -> Option
         }
         found.tls |= line.contains("Stream encrypted");
         if line.contains(&dialback) {
-            found.mechanism = "dialback".to_owned();
+            "dialback".clone_into(&mut found.mechanism);
         }
     }
     Some(found)

@@ -151,7 +151,7 @@ const RULES: &[Rule] = &[
 ];
 
 impl Rule {
-    fn fits(&self, cell: &Cell) -> bool {
+    fn fits(&self, cell: Cell) -> bool {
         self.modes.contains(&cell.mode)
             && self
                 .required
@@ -165,7 +165,7 @@ impl Rule {
 }
 
 /// Why a cell is not tried.
-fn skipped(cell: &Cell) -> Option<&'static str> {
+fn skipped(cell: Cell) -> Option<&'static str> {
     if cell.mode == Mode::Disabled && cell.required {
         return Some(
             "Disabled with required certificates: no certificate is ever shown without TLS, nothing could federate",
@@ -216,7 +216,7 @@ pub async fn play(world: &World, table: &mut Table) -> Result<(), Error> {
                     direction,
                     server,
                 };
-                match skipped(&cell(Direction::Out)) {
+                match skipped(cell(Direction::Out)) {
                     Some(why) => *skips.entry(why).or_default() += Direction::BOTH.len(),
                     None => meetings.push(Direction::BOTH.map(cell)),
                 }
@@ -273,7 +273,7 @@ pub async fn play(world: &World, table: &mut Table) -> Result<(), Error> {
 }
 
 async fn try_cell(world: &World, cell: Cell) -> Tried {
-    let rule = RULES.iter().find(|rule| rule.fits(&cell));
+    let rule = RULES.iter().find(|rule| rule.fits(cell));
     let seen = match see(world, &cell).await {
         Ok(seen) => seen,
         Err(error) => Seen::Trouble(error.to_string()),
@@ -289,7 +289,7 @@ async fn try_cell(world: &World, cell: Cell) -> Tried {
             };
             told = Some(format!("{sender} is told {outcome}"));
             let expected = rule.is_some_and(|rule| {
-                let check = if by_partner(&cell) {
+                let check = if by_partner(cell) {
                     PARTNER
                 } else {
                     rule.check
@@ -322,7 +322,7 @@ const PARTNER: &str = "partner";
 
 /// Whether the partner does not get as far as being refused: ejabberd ends its own stream where the edge offers no TLS and
 /// it requires it, and where the edge requires TLS and its own is off. Prosody asks for TLS, or goes on without.
-fn by_partner(cell: &Cell) -> bool {
+fn by_partner(cell: Cell) -> bool {
     let at_odds = match cell.peer {
         Tls::Required => cell.mode == Mode::Disabled,
         Tls::Off => cell.mode == Mode::Required || cell.required,
@@ -374,7 +374,7 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
     };
     if outcome != Outcome::Delivered {
         let mut checks = failed_checks(&edge, &local, &partner, cell.direction);
-        if by_partner(cell) {
+        if by_partner(*cell) {
             let file = world.server_log(world.partner(&partner).process);
             let words = format!("s2s connection {partner} -> {local}: Stream closed by local host");
             // It writes its log a little later.
@@ -400,10 +400,14 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
     Ok(Seen::Arrived(pair.to_string()))
 }
 
+/// Places of mode, whether certificates are required, the partner's mode, its certificate.
+type Line = (usize, bool, usize, usize);
+/// Whether it is ejabberd, and whether the partner opens the stream.
+type Column = (bool, bool);
+
 /// A line for each combination, a column for each server and direction.
 fn rendered(tried: &[Tried]) -> String {
-    let mut lines: BTreeMap<(usize, bool, usize, usize), BTreeMap<(usize, bool), &Tried>> =
-        BTreeMap::new();
+    let mut lines: BTreeMap<Line, BTreeMap<Column, &Tried>> = BTreeMap::new();
     for one in tried {
         let Cell {
             mode,
@@ -425,10 +429,7 @@ fn rendered(tried: &[Tried]) -> String {
                 .position(|other| *other == certificate)
                 .unwrap_or(0),
         );
-        let column = (
-            usize::from(server == Server::Ejabberd),
-            direction == Direction::In,
-        );
+        let column = (server == Server::Ejabberd, direction == Direction::In);
         lines.entry(at).or_default().insert(column, one);
     }
     let mut text = format!(
@@ -446,8 +447,7 @@ fn rendered(tried: &[Tried]) -> String {
         let Some(Tried { cell, .. }) = line.values().next() else {
             continue;
         };
-        let column =
-            |column: (usize, bool)| line.get(&column).map_or("-", |tried| tried.seen.as_str());
+        let column = |column: Column| line.get(&column).map_or("-", |tried| tried.seen.as_str());
         let certificate = if cell.peer == Tls::Off {
             "(none)"
         } else {
@@ -459,10 +459,10 @@ fn rendered(tried: &[Tried]) -> String {
             format!("{:?}", cell.mode),
             if cell.required { "cert" } else { "-" },
             format!("{:?}", cell.peer),
-            column((0, false)),
-            column((0, true)),
-            column((1, false)),
-            column((1, true)),
+            column((false, false)),
+            column((false, true)),
+            column((true, false)),
+            column((true, true)),
         );
     }
     text
