@@ -83,6 +83,42 @@ async fn a_wrong_password_from_the_start_is_tried_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_secrets_with_one_account_count_as_one() {
+    let mut bench = Bench::start(quick()).await;
+    bench.desired.restart.mode = RestartMode::Manual;
+    let mut other = secret("1", "axlpassword");
+    other.secret.name = "cups-control-center".into();
+    other.secret.uid = "u-2".into();
+    bench.desired.target.control_center = Some(other);
+    bench
+        .until(10, "registered", |r| {
+            r.components_registered.status == Status::True
+        })
+        .await;
+    bench.change(Change {
+        password: Some("changed".into()),
+        ..Change::default()
+    });
+    bench.desired.requests.refresh = Some("1".into());
+    bench
+        .until(5, "rejected", |r| {
+            r.axl_authenticated.reason == reasons::UNAUTHORIZED
+        })
+        .await;
+    bench.desired.requests.refresh = Some("2".into());
+    bench.keep_on(1.0).await;
+    bench.restart_operator();
+    bench.keep_on(1.0).await;
+    let bad: Vec<_> = bench
+        .sim
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.auth == "bad")
+        .collect();
+    assert_eq!(bad.len(), 1, "{bad:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_role_is_told_apart_by_interface() {
     for (fault, interface, role) in [
         ("axl-403", "AXL", "Standard AXL API Access"),

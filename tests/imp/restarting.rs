@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 use testkit::imp::{FaultOptions, ImpConfig};
 use xmpp_federation_operator::imp::desired::RestartMode;
 use xmpp_federation_operator::imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_operator::imp::timings::Timings;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other() {
-    let mut bench = Bench::start(ImpConfig {
-        restart_s: 5.0,
-        replication_s: 1.0,
-        ..ImpConfig::default()
-    })
+    // With the waits of production.
+    let mut bench = Bench::timed(
+        ImpConfig {
+            restart_s: 5.0,
+            replication_s: 1.0,
+            ..ImpConfig::default()
+        },
+        Timings::default(),
+    )
     .await;
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.desired.restart.propagation_delay = Duration::from_secs(2);
@@ -221,4 +226,41 @@ async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
     bench.sim.restart_router(SUBSCRIBER).unwrap();
     bench.until_ready(60).await;
     assert_eq!(bench.restart_commands().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_names_of_one_cluster_have_one_budget() {
+    const WINDOW_MS: u64 = 6_000;
+    let mut bench = Bench::start(quick()).await;
+    bench.desired.restart.mode = RestartMode::Manual;
+    bench.desired.poll_interval = Duration::from_millis(100);
+    let mut second = bench.desired.clone();
+    second.target.publisher = PUBLISHER.to_owned();
+    second.owner.uid = "r-2".into();
+    second.owner.name = "second".into();
+    bench.desired.live_owners.insert("r-2".into());
+    second.live_owners.clone_from(&bench.desired.live_owners);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(2 * WINDOW_MS) {
+        bench.once().await;
+        bench.operator.reconcile(&second).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let calls: Vec<u64> = bench
+        .sim
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.service == "control-center")
+        .map(|call| call.at_ms)
+        .collect();
+    assert!(calls.len() >= 20, "the budget is used: {calls:?}");
+    // A call arrives a little later than it was counted.
+    let window = WINDOW_MS - 500;
+    for (first, from) in calls.iter().enumerate() {
+        let within = calls[first..]
+            .iter()
+            .filter(|at| **at < from + window)
+            .count();
+        assert!(within < 12, "{within} calls: {calls:?}");
+    }
 }

@@ -15,6 +15,7 @@ use xmpp_federation_operator::imp::desired::{
 };
 use xmpp_federation_operator::imp::ledger::store::{LedgerStore, StoreError, Stored};
 use xmpp_federation_operator::imp::report::{Event, Report, Status as Verdict};
+use xmpp_federation_operator::imp::timings::Timings;
 
 /// Names in the lab.
 pub const PUBLISHER: &str = "ecup10.coluc.com";
@@ -85,6 +86,7 @@ impl LedgerStore for MemoryStore {
 pub struct Bench {
     pub sim: SimulatedImp,
     pub store: Arc<MemoryStore>,
+    timings: Timings,
     pub operator: Imp,
     pub desired: Desired,
     pub events: Vec<Event>,
@@ -95,10 +97,30 @@ pub struct Bench {
 /// A simulator that restarts and replicates quickly.
 pub fn quick() -> ImpConfig {
     ImpConfig {
-        restart_s: 1.0,
+        // As many calls in [`quick_timings`]' window as a real cluster allows in a minute.
+        control_center_per_minute: 120,
+        // Longer than the second by which an up time may be wrong.
+        restart_s: 1.5,
         replication_s: 0.2,
         config_manager_s: 0.1,
         ..ImpConfig::default()
+    }
+}
+
+/// The operator's waits in proportion to that. An up time is whole seconds, and a router that
+/// has just started has none, so looks cannot be much quicker than this.
+pub fn quick_timings() -> Timings {
+    Timings {
+        first_look: Duration::from_millis(2_800),
+        look_every: Duration::from_secs(1),
+        look_slowly: Duration::from_secs(2),
+        canary_every: Duration::from_millis(500),
+        fresh: Duration::from_secs(3),
+        latest_arrival: Duration::from_secs(4),
+        confirm_missing: Duration::from_secs(2),
+        budget_window: Duration::from_secs(6),
+        busy: Duration::from_secs(2),
+        ..Timings::default()
     }
 }
 
@@ -124,14 +146,21 @@ pub fn secret(version: &str, password: &str) -> Credentials {
 }
 
 impl Bench {
+    /// A simulated cluster as [`quick`] makes them, and an operator with waits to match.
     pub async fn start(config: ImpConfig) -> Self {
+        Self::timed(config, quick_timings()).await
+    }
+
+    /// The same with other waits.
+    pub async fn timed(config: ImpConfig, timings: Timings) -> Self {
         let sim = SimulatedImp::start(config).await.unwrap();
         let store = Arc::new(MemoryStore::default());
-        let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>);
+        let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>).timed(timings);
         let desired = desired(&sim);
         Self {
             sim,
             store,
+            timings,
             operator,
             desired,
             events: Vec::new(),
@@ -141,7 +170,8 @@ impl Bench {
 
     /// The operator's process ends and another one starts.
     pub fn restart_operator(&mut self) {
-        self.operator = Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>);
+        self.operator =
+            Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
     }
 
     /// One reconcile.

@@ -182,53 +182,61 @@ impl World {
 
     fn learn(&mut self, actor: Actor) {
         let now = self.stamp(actor.process);
-        let trusting = self.mutant == Some(Mutant::TrustsARestoredLedger);
-        let stored = self.store.load(trusting);
-        let mut desired = self.desired[actor.resource].clone();
         let mutant = self.mutant;
-        let known = self.known(actor);
-        if let Some(mutant) = mutant {
-            mutant.before_learning(&mut desired, &mut known.seen);
-        }
+        let known = &mut self.processes[actor.process].known[actor.resource];
         if known.seen.nodes.is_none() {
             return;
         }
         if known.file.is_none() || known.broken {
+            let stored = self
+                .store
+                .load(mutant == Some(Mutant::TrustsARestoredLedger));
             if known.file.replace(stored).is_some() {
                 known.seen.outdate();
             }
             known.broken = false;
         }
-        let (expected, before) = known.file.clone().unwrap();
+        let Some((expected, before)) = known.file.take() else {
+            return;
+        };
+        let desired = &self.desired[actor.resource];
         let mut ledger = before.clone();
-        learn(&mut ledger, &desired, &mut known.seen, now);
-        if let Some(mutant) = mutant {
-            mutant.after_learning(&mut ledger, &before, now);
-        }
-        if ledger != before && self.save(actor, expected, &ledger) {
-            let asks = |ledger: &Ledger| {
-                let off = |round: &&Round| round.cause == RoundCause::FederationOff;
-                ledger.rounds.iter().filter(off).count()
-            };
-            if asks(&ledger) > asks(&before) {
-                self.saw_federation_off();
+        match mutant {
+            None => {
+                learn(&mut ledger, desired, &mut known.seen, now);
+            }
+            Some(mutant) => {
+                let mut desired = desired.clone();
+                mutant.before_learning(&mut desired, &mut known.seen);
+                learn(&mut ledger, &desired, &mut known.seen, now);
+                mutant.after_learning(&mut ledger, &before, now);
             }
         }
         // One that leads no more and has an old ledger reports to nobody.
-        if actor.resource == 0
-            && let Some((version, ledger)) = self.known(actor).file.clone()
-            && self.store.is_current(version)
-        {
+        let current = self.store.is_current(expected);
+        if actor.resource == 0 && current {
             self.check_proof(&ledger);
+        }
+        let changed = ledger != before;
+        let asks = |ledger: &Ledger| {
+            let off = |round: &&Round| round.cause == RoundCause::FederationOff;
+            ledger.rounds.iter().filter(off).count()
+        };
+        if changed && current && asks(&ledger) > asks(&before) {
+            self.saw_federation_off();
+        }
+        self.known(actor).file = Some((expected, before));
+        if changed {
+            self.save(actor, expected, ledger);
         }
     }
 
     /// Whether it was written.
-    fn save(&mut self, actor: Actor, expected: Option<u64>, ledger: &Ledger) -> bool {
-        let written = self.store.save(expected, ledger);
+    fn save(&mut self, actor: Actor, expected: Option<u64>, ledger: Ledger) -> bool {
+        let written = self.store.save(expected, &ledger);
         let known = self.known(actor);
         match written {
-            Some(version) => known.file = Some((Some(version), ledger.clone())),
+            Some(version) => known.file = Some((Some(version), ledger)),
             None => known.broken = true,
         }
         written.is_some()
@@ -239,7 +247,7 @@ impl World {
             return false;
         };
         change(&mut ledger);
-        self.save(actor, expected, &ledger)
+        self.save(actor, expected, ledger)
     }
 
     fn read(&mut self, actor: Actor, read: &Read) {

@@ -10,9 +10,9 @@ use super::operations::{Op, Setup, ops, ops_that_forget, setups};
 use super::world::{NAMES, World};
 use crate::imp::effects::Why;
 
-/// Histories per property.
-const CASES: u32 = 1_500;
-/// Plans that a run of one property makes at least.
+/// Histories per property; `PROPTEST_CASES=N` walks others.
+const CASES: u32 = 1_000;
+/// Plans that such a run makes at least.
 const STEPS: u64 = 100_000;
 
 /// The seed of the histories: the same ones in every run, because one that fails should be news
@@ -20,6 +20,12 @@ const STEPS: u64 = 100_000;
 pub fn seed() -> u64 {
     let chosen = std::env::var("PROPTEST_RNG_SEED");
     chosen.ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn cases() -> u32 {
+    let chosen = std::env::var("PROPTEST_CASES");
+    let chosen = chosen.ok().and_then(|text| text.parse().ok());
+    chosen.unwrap_or(CASES)
 }
 
 pub fn config(cases: u32) -> ProptestConfig {
@@ -48,18 +54,19 @@ pub fn run(setup: Setup, history: &[Op], mutant: Option<Mutant>) -> World {
 fn check(ops: impl Strategy<Value = Op>, property: impl Fn(World) -> Result<World, TestCaseError>) {
     let steps = Cell::new(0_u64);
     let histories = (setups(), prop::collection::vec(ops, 1..160));
-    let result = TestRunner::new(config(CASES)).run(&histories, |(setup, history)| {
+    let result = TestRunner::new(config(cases())).run(&histories, |(setup, history)| {
         let world = property(run(setup, &history, None))?;
         steps.set(steps.get() + world.steps);
         Ok(())
     });
-    println!("seed {}, {CASES} histories, {} plans", seed(), steps.get());
+    let (seed, cases, steps) = (seed(), cases(), steps.get());
+    println!("seed {seed}, {cases} histories, {steps} plans");
     match result {
-        Ok(()) => assert!(steps.get() >= STEPS, "only {} plans", steps.get()),
+        Ok(()) => assert!(steps >= STEPS || cases < CASES, "only {steps} plans"),
         Err(TestError::Fail(why, (setup, history))) => {
-            panic!("seed {}: {why}\n{setup:?}\n{history:#?}", seed())
+            panic!("seed {seed}: {why}\n{setup:?}\n{history:#?}")
         }
-        Err(TestError::Abort(why)) => panic!("seed {}: aborted: {why}", seed()),
+        Err(TestError::Abort(why)) => panic!("seed {seed}: aborted: {why}"),
     }
 }
 

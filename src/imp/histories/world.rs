@@ -501,19 +501,18 @@ impl World {
 
     /// Rule 3: what is claimed to be loaded, is. An id whose row somebody took away is no claim.
     pub fn check_proof(&mut self, ledger: &Ledger) {
-        let wanted = self.desired[0].wanted().to_vec();
-        for (node, name) in NAMES.iter().enumerate() {
-            let Some(record) = ledger.nodes.get(*name) else {
-                continue;
-            };
-            let wrong = record.loaded.iter().find(|id| {
+        let wanted = self.desired[0].wanted();
+        let wrong = NAMES.iter().enumerate().find_map(|(node, name)| {
+            let claimed = &ledger.nodes.get(*name)?.loaded;
+            let id = claimed.iter().find(|id| {
                 wanted.contains(id)
                     && self.stands(id).is_some()
                     && !self.routers[node].loaded.contains(*id)
-            });
-            if let Some(id) = wrong.cloned() {
-                self.violate("3", format!("{name} is claimed to have read {id}"));
-            }
+            })?;
+            Some(format!("{name} is claimed to have read {id}"))
+        });
+        if let Some(how) = wrong {
+            self.violate("3", how);
         }
     }
 

@@ -24,6 +24,9 @@ impl Ledger {
     pub fn intend_delete(&mut self, pkid: Pkid) {
         if let Some(row) = self.rows.get_mut(&pkid) {
             row.state = RowState::Deleting;
+            let id = row.component_id.clone();
+            let standing = self.standing();
+            self.unclaim(&id, &standing);
         }
     }
 

@@ -122,12 +122,7 @@ fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
     let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
         return;
     };
-    let stood: BTreeSet<_> = ledger
-        .rows
-        .iter()
-        .filter(|(_, record)| record.state == RowState::Present)
-        .map(|(pkid, _)| *pkid)
-        .collect();
+    let stood = ledger.standing();
     let mut gone = Vec::new();
     for (pkid, record) in &mut ledger.rows {
         let shown = rows.value.iter().any(|row| row.pkid == pkid.to_string());

@@ -296,23 +296,37 @@ impl Ledger {
         let Some(row) = self.rows.remove(pkid) else {
             return;
         };
-        let id = row.component_id;
+        self.unclaim(&row.component_id, stood);
+    }
+
+    /// A row with that id is to go, or is gone: what routers read of it counts no longer, unless
+    /// one of `stood` has that id too.
+    pub fn unclaim(&mut self, id: &ComponentId, stood: &BTreeSet<Pkid>) {
         let stands = |(other, row): (&Pkid, &RowRecord)| {
-            row.component_id == id && row.state == RowState::Present && stood.contains(other)
+            row.component_id == *id && row.state == RowState::Present && stood.contains(other)
         };
         if self.rows.iter().any(stands) {
             return;
         }
         for node in self.nodes.values_mut() {
-            node.loaded.remove(&id);
+            node.loaded.remove(id);
             // A start to come reads what stands then, which may be another row, or none.
             if let Some(restart) = &mut node.restart {
-                restart.ids.remove(&id);
+                restart.ids.remove(id);
             }
         }
         if let Some(readable) = &mut self.readable {
-            readable.ids.remove(&id);
+            readable.ids.remove(id);
         }
+    }
+
+    /// Our rows that stood when they were read last.
+    pub fn standing(&self) -> BTreeSet<Pkid> {
+        self.rows
+            .iter()
+            .filter(|(_, row)| row.state == RowState::Present)
+            .map(|(pkid, _)| *pkid)
+            .collect()
     }
 
     /// The ledger was restored from somewhere: rows stay ours, but nothing is proven, and nothing
