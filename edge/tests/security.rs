@@ -483,7 +483,7 @@ fn cell_config(cell: &Cell, config: &mut EdgeConfig) -> Option<()> {
     config.problems().is_empty().then_some(())
 }
 
-fn run_matrix(table: &'static str, name: &str, outcome: impl AsyncFn(&Cell) -> (String, String)) {
+fn run_matrix(table: &'static str, name: &str, outcome: &impl AsyncFn(&Cell) -> (String, String)) {
     let mut wrong = Vec::new();
     let mut told = vec![format!(
         "{name}: edge's mode, certificates required, peer's mode, certificate shown: outcome"
@@ -522,7 +522,7 @@ fn run_matrix(table: &'static str, name: &str, outcome: impl AsyncFn(&Cell) -> (
 
 #[test]
 fn matrix_of_modes_and_certificates_where_the_peer_connects() {
-    run_matrix(INBOUND, "inbound", async |cell: &Cell| {
+    run_matrix(INBOUND, "inbound", &async |cell: &Cell| {
         log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
@@ -581,7 +581,7 @@ fn matrix_of_modes_and_certificates_where_the_peer_connects() {
 
 #[test]
 fn matrix_of_modes_and_certificates_where_the_edge_connects() {
-    run_matrix(OUTBOUND, "outbound", async |cell: &Cell| {
+    run_matrix(OUTBOUND, "outbound", &async |cell: &Cell| {
         let since = now_in_log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
