@@ -43,6 +43,7 @@ use super::control_center::ServiceState;
 use super::desired::{RestartMode, RestartPolicy};
 use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
 use super::observation::{Observation, Seen, Services};
+use super::timings::Timings;
 
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;
@@ -407,10 +408,37 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             });
         }
     }
+    let provable = provable_up_time(seen.timings);
+    if let Some(services) = seen.services.get(node)
+        && let Some(up_time) = services.value.up_time.filter(|up_time| *up_time < provable)
+    {
+        let since = match now.since(&services.asked) {
+            Elapsed::Certain(since) => since.as_secs(),
+            Elapsed::Estimated(_) => 0,
+        };
+        let left = provable.saturating_sub(up_time.saturating_add(since));
+        if left == 0 {
+            return Next::Read(node.to_owned());
+        }
+        return Next::Wait(Waiting {
+            kind: WaitKind::NotHealthy,
+            until: now.plus(Duration::from_secs(left)),
+            message: format!(
+                "Cisco XCP Router on {node} has just started; it is restarted when it is up for {provable} s, so that one start can be told from the next. Needed because {reason}"
+            ),
+        });
+    }
     Next::Restart {
         node: node.to_owned(),
         reason: reason.to_owned(),
     }
+}
+
+/// The up time in seconds from which on a restart is proven by a smaller one even where the first
+/// look behind it has to wait for its turn.
+fn provable_up_time(timings: Timings) -> u64 {
+    let looked = timings.first_look + timings.look_every;
+    looked.as_secs() + 2
 }
 
 /// Whether a human asked for a restart of this node after the last command to it: a request

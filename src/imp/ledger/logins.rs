@@ -10,6 +10,7 @@
 //! passwords.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -361,10 +362,11 @@ fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
     mac.update(credentials.username.as_bytes());
     mac.update(credentials.password.expose());
     let bytes = mac.finalize().into_bytes();
-    Some(bytes.iter().take(16).fold(String::new(), |mut text, byte| {
-        text.push_str(&format!("{byte:02x}"));
-        text
-    }))
+    let mut text = String::new();
+    for byte in bytes.iter().take(16) {
+        write!(text, "{byte:02x}").ok()?;
+    }
+    Some(text)
 }
 
 #[cfg(test)]
