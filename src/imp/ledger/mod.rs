@@ -26,6 +26,10 @@ pub const SCHEMA: u32 = 1;
 const MAX_ACTIONS: usize = 20;
 
 /// The record of one cluster.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "facts that hold or do not, independently of each other"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(
