@@ -62,7 +62,6 @@ pub enum Op {
 
 /// What a history starts from.
 #[derive(Debug, Clone, Copy)]
-#[allow(clippy::struct_field_names, reason = "the unit is part of each name")]
 pub struct Setup {
     /// Replication lag.
     pub lag_ms: u64,

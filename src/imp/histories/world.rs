@@ -34,10 +34,6 @@ pub struct Down {
 
 /// A command of ours.
 #[derive(Debug, Clone, Copy)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "what the checks ask, each by itself"
-)]
 pub struct Command {
     at_ms: u64,
     /// Whether an answer told what became of it.

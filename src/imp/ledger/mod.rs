@@ -32,10 +32,6 @@ const MAX_ACTIONS: usize = 20;
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, each stored under its own name"
-)]
 pub struct Ledger {
     /// Version of the format.
     pub schema: u32,
