@@ -19,6 +19,8 @@ use crate::stream::listen::Listeners;
 pub const AT_MOST: Duration = Duration::from_secs(25);
 /// What remains of [`AT_MOST`] when waiting for remote servers ends and reporting begins.
 const FOR_REPORTS: Duration = Duration::from_secs(10);
+/// How long the last answers are waited for when there is no time left.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// How often it is looked whether anything is left to do.
 const LOOK: Duration = Duration::from_millis(20);
 /// The links are closed when nothing has been under way for this long.
@@ -69,8 +71,8 @@ pub(crate) async fn run(
     let _ = timeout_at(deadline, edge.inbound.close()).await;
 
     let _ = timeout_at(deadline, settle(&edge, deadline)).await;
-    tracing::info!("stopping: closing outbound streams");
-    let _ = timeout_at(deadline + Duration::from_secs(1), edge.outbound.close()).await;
+    close_streams(&edge, deadline).await;
+    let _ = timeout_at(deadline + Duration::from_secs(1), edge.outbound.closed()).await;
     linking.cancel();
     let _ = timeout_at(deadline + Duration::from_secs(2), routers).await;
     edge.log_rate.end();
@@ -109,6 +111,37 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
         tracing::info!("stopping: opening links again for errors to hosted senders");
         edge.routers.set_mode(Mode::Run);
         linked_by = deadline - CLOSE_TIME;
+    }
+}
+
+/// Closes the outbound streams. Only their peers' own ends say that everything was read: what they
+/// do not confirm is reported, over links that are opened once more.
+async fn close_streams(edge: &Arc<Edge>, deadline: Instant) {
+    tracing::info!("stopping: closing outbound streams");
+    edge.outbound.close();
+    let ends_by = (deadline - CLOSE_TIME).max(Instant::now() + LAST_WORD);
+    until(ends_by, || edge.outbound.all_ended()).await;
+    // Nothing is sent any more: what routers still bring is reported.
+    edge.outbound.give_up();
+    edge.outbound.hang_up();
+    until(Instant::now() + LAST_WORD, || {
+        edge.outbound.all_ended() && edge.outbound.is_settled()
+    })
+    .await;
+    while !edge.routers.is_settled() && Instant::now() < deadline - LAST_WORD {
+        tracing::info!("stopping: opening links again for errors to hosted senders");
+        edge.routers.set_mode(Mode::Run);
+        until(deadline - LAST_WORD, || edge.routers.is_settled()).await;
+        edge.routers.set_mode(Mode::Finish);
+        until(deadline, || edge.routers.all_down()).await;
+        sleep(QUIET).await;
+    }
+    let stanzas = edge.routers.abandon(edge);
+    if stanzas > 0 {
+        tracing::warn!(
+            stanzas,
+            "stopping: no link to an XCP router came up for what waits; it is dropped"
+        );
     }
 }
 

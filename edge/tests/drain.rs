@@ -131,3 +131,60 @@ async fn an_idle_edge_stops_at_once() {
         .await
         .unwrap();
 }
+
+/// A message that a peer took and of which it does not say, when its stream is closed, that it read
+/// it; the link is closed by then.
+async fn unconfirmed(
+    lab: &mut Lab,
+    peer: &Peer,
+    mut link: support::RouterLink,
+) -> support::Speaker {
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='unread'/>");
+    let mut bob = peer.accept_authenticated("coluc.com").await;
+    bob.hear("id='unread'/>").await;
+    lab.begin_stop();
+    assert_eq!(link.hear().await, "</stream:stream>");
+    link.say("</stream:stream>");
+    link.say("");
+    bob.hear("</stream:stream>").await;
+    bob
+}
+
+#[tokio::test]
+async fn what_a_peer_does_not_confirm_at_the_very_end_is_reported_over_a_new_link() {
+    let (mut lab, peer, router, link) = Lab::with_link().await;
+    let _silent = unconfirmed(&mut lab, &peer, link).await;
+    let mut again = router.accept_stream().await;
+    let error = again.hear("</message>").await;
+    assert_eq!(attribute(&error, "message", "id"), "unread");
+    assert!(error.contains("type='error'"), "{error}");
+    assert!(error.contains("may have arrived"), "{error}");
+    let ping = again.hear("</iq>").await;
+    // What a router says now finds no stream any more, and its sender is told.
+    again
+        .say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='late'/>")
+        .await;
+    let late = again.hear("</message>").await;
+    assert_eq!(attribute(&late, "message", "id"), "late");
+    assert!(late.contains("type='error'"), "{late}");
+    again.say(&ping).await;
+    let ping = again.hear("</iq>").await;
+    again.say(&ping).await;
+    again.hear("</stream:stream>").await;
+    again.say("</stream:stream>").await;
+    again.hear_end().await;
+    drop(again);
+    lab.stopped().await;
+}
+
+#[tokio::test]
+async fn what_nobody_can_be_told_any_more_is_counted_as_dropped() {
+    let (mut lab, peer, router, link) = Lab::with_link().await;
+    let edge = lab.edge.clone();
+    let _silent = unconfirmed(&mut lab, &peer, link).await;
+    drop(router);
+    lab.stopped().await;
+    let text = edge.metrics.render(&edge.registry);
+    let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"link-down\"} 1";
+    assert!(text.contains(dropped), "{text}");
+}

@@ -35,10 +35,15 @@ pub struct Outbound {
     /// Bytes waiting for all remote domains together.
     waiting: Arc<AtomicUsize>,
     tasks: TaskTracker,
+    /// Streams of which it is not known yet what must be reported.
+    open: AtomicUsize,
     /// Cancelled when an orderly stop has nothing left to send: streams close.
     close: CancellationToken,
     /// Cancelled when an orderly stop cannot wait any longer: what waits is reported.
     give_up: CancellationToken,
+    /// Cancelled when peers' ends are not waited for any longer: what they did not confirm is
+    /// reported.
+    hang_up: CancellationToken,
 }
 
 impl Outbound {
@@ -136,10 +141,24 @@ impl Outbound {
         self.give_up.cancel();
     }
 
-    /// Closes all streams in an orderly way; returns when that is done.
-    pub async fn close(&self) {
+    /// Closes all streams in an orderly way.
+    pub fn close(&self) {
         self.close.cancel();
         self.tasks.close();
+    }
+
+    /// Ends the streams that still wait for their peers' ends.
+    pub fn hang_up(&self) {
+        self.hang_up.cancel();
+    }
+
+    /// Whether all streams have ended and what their peers did not confirm is reported.
+    pub fn all_ended(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
+
+    /// After [`Self::close`]: returns when all connections are closed, too.
+    pub async fn closed(&self) {
         self.tasks.wait().await;
     }
 }

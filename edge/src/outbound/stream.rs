@@ -83,6 +83,7 @@ struct Stream<'a> {
 
 /// Uses a stream until it ends.
 pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End {
+    edge.outbound.open.fetch_add(1, Ordering::AcqRel);
     let mut stream = Stream {
         edge,
         route,
@@ -152,6 +153,9 @@ impl Stream<'_> {
                     Ok(())
                 }
                 () = edge.outbound.give_up.cancelled(), if waits => self.give_up(),
+                () = edge.outbound.hang_up.cancelled(), if !open => {
+                    Err(Failure::Timeout("closing the stream"))
+                }
                 Ok(()) = changes.changed(), if open => self.check_lists(),
             };
             if let Err(failure) = step {
@@ -564,6 +568,7 @@ impl Stream<'_> {
                 self.edge.report_to_router(&bytes, Cause::StreamLost);
             }
         }
+        self.edge.outbound.open.fetch_sub(1, Ordering::AcqRel);
         self.route.writing.store(false, Ordering::Release);
         let (local, refused) = (
             self.pairs
@@ -600,11 +605,7 @@ impl Stream<'_> {
             drop(guard);
         };
         // While the edge stops, the process must not end before the peer has read everything.
-        if self.edge.draining() {
-            goodbye.await;
-        } else {
-            tokio::spawn(goodbye);
-        }
+        self.edge.outbound.tasks.spawn(goodbye);
         match (self.used, refused) {
             (true, _) => End::Used,
             (false, Some(cause)) => End::Refused(cause),

@@ -141,6 +141,21 @@ impl Routers {
         }
     }
 
+    /// Drops everything that waits for a link, when nobody can be told any more; gives the number
+    /// of stanzas.
+    pub fn abandon(&self, edge: &Edge) -> usize {
+        let mut stanzas = 0;
+        for cluster in self.clusters().iter() {
+            for batch in cluster.queue.clear() {
+                stanzas += batch.count;
+            }
+        }
+        for _ in 0..stanzas {
+            edge.metrics.dropped(Cause::LinkDown.as_str());
+        }
+        stanzas
+    }
+
     /// What waits for a cluster without any link goes to one that has a link and serves at least
     /// the same domains (an intercluster peer).
     fn pass_on(&self, edge: &Arc<Edge>, down: &Arc<Cluster>) {
