@@ -54,21 +54,36 @@ impl Outbound {
         remote: &Domain,
         stanza: Bytes,
     ) -> Result<(), Cause> {
+        self.push_all(edge, live, local, remote, &mut vec![stanza])
+    }
+
+    /// The same for several stanzas between the same domains: one lock and one wake-up for all. Takes
+    /// what is queued out of `stanzas`; the senders of what is left must be told the error.
+    pub fn push_all(
+        &self,
+        edge: &Arc<Edge>,
+        live: &Live,
+        local: &Domain,
+        remote: &Domain,
+        stanzas: &mut Vec<Bytes>,
+    ) -> Result<(), Cause> {
         if live.policy.check(remote).is_err() {
             return Err(Cause::Denied);
         }
         let mut routes = self.lock();
         if let Some(route) = routes.get(remote) {
-            return route.push(&live.config.limits, local, stanza);
+            return route.push_all(&live.config.limits, local, stanzas);
         }
         if routes.len() >= MAX_ROUTES {
             return Err(Cause::QueueFull);
         }
         let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
-        route.push(&live.config.limits, local, stanza)?;
-        routes.insert(remote.clone(), route.clone());
-        self.tasks.spawn(route.run(edge.clone()));
-        Ok(())
+        let pushed = route.push_all(&live.config.limits, local, stanzas);
+        if !route.is_empty() {
+            routes.insert(remote.clone(), route.clone());
+            self.tasks.spawn(route.run(edge.clone()));
+        }
+        pushed
     }
 
     /// A stream from this domain was authenticated: it lives, so its back-off is void.

@@ -69,7 +69,14 @@ impl Route {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, limits: &Limits, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
+    /// Queues stanzas of one pair until something is full; those that were queued are taken out of
+    /// `stanzas`.
+    pub(super) fn push_all(
+        &self,
+        limits: &Limits,
+        local: &Domain,
+        stanzas: &mut Vec<Bytes>,
+    ) -> Result<(), Cause> {
         let mut queues = self.lock();
         if !queues.pairs.contains_key(local) {
             queues.pairs.insert(local.clone(), Pair::default());
@@ -77,18 +84,40 @@ impl Route {
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
-        if pair.waiting.len() >= limits.max_queued_stanzas
-            || pair.bytes + stanza.len() > limits.max_queued_bytes
-            || self.total.load(Ordering::Relaxed) + stanza.len() > MAX_WAITING
-        {
-            return Err(Cause::QueueFull);
+        let now = Instant::now();
+        let waiting = self.total.load(Ordering::Relaxed);
+        let (mut count, mut bytes) = (0, 0);
+        for stanza in &*stanzas {
+            let more = bytes + stanza.len();
+            if pair.waiting.len() + count >= limits.max_queued_stanzas
+                || pair.bytes + more > limits.max_queued_bytes
+                || waiting + more > MAX_WAITING
+            {
+                break;
+            }
+            (count, bytes) = (count + 1, more);
         }
-        pair.bytes += stanza.len();
-        self.total.fetch_add(stanza.len(), Ordering::Relaxed);
-        pair.waiting.push_back((Instant::now(), stanza));
+        let fitting = stanzas.drain(..count).map(|stanza| (now, stanza));
+        pair.waiting.extend(fitting);
+        pair.bytes += bytes;
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+        if pair.waiting.is_empty() {
+            queues.pairs.remove(local);
+        }
         drop(queues);
-        self.wake.notify_one();
-        Ok(())
+        if count > 0 {
+            self.wake.notify_one();
+        }
+        if stanzas.is_empty() {
+            Ok(())
+        } else {
+            Err(Cause::QueueFull)
+        }
+    }
+
+    #[cfg(test)]
+    fn push(&self, limits: &Limits, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
+        self.push_all(limits, local, &mut vec![stanza])
     }
 
     pub(super) fn retry(&self) {
@@ -245,14 +274,15 @@ impl Route {
         }
         let hold = live.config.limits.dialback_timeout.0;
         let mut opener = {
-            let resolving = Opener::resolve(edge, &self.remote);
+            // In boxes that go before the stream's long life begins.
+            let resolving = Box::pin(Opener::resolve(edge, &self.remote));
             self.ageing(edge, hold, resolving).await?
         };
         loop {
             let Some(local) = self.waiting().into_iter().next() else {
                 return Ok(());
             };
-            let opening = opener.open(&local, Purpose::Stanzas);
+            let opening = Box::pin(opener.open(&local, Purpose::Stanzas));
             let stream = self.ageing(edge, hold, opening).await?;
             match stream::run(edge, self, stream).await {
                 stream::End::Used => return Ok(()),
@@ -326,6 +356,26 @@ impl Route {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order() {
+        let route = Route::new(Domain::parse("a.example").unwrap(), Arc::default());
+        let local = Domain::parse("coluc.com").unwrap();
+        let limits = Limits {
+            max_queued_stanzas: 3,
+            ..Limits::default()
+        };
+        let mut stanzas: Vec<_> = ["<a/>", "<b/>", "<c/>", "<d/>", "<e/>"]
+            .map(|text| Bytes::from_static(text.as_bytes()))
+            .into();
+        let pushed = route.push_all(&limits, &local, &mut stanzas);
+        assert_eq!(pushed, Err(Cause::QueueFull));
+        assert_eq!(stanzas, [&b"<d/>"[..], &b"<e/>"[..]]);
+        let queued = Bytes::from_static(b"<a/><b/><c/>");
+        assert_eq!(route.take(&local, 1024), (queued, 3));
+        assert_eq!(route.push_all(&limits, &local, &mut stanzas), Ok(()));
+        assert!(stanzas.is_empty());
+    }
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_pair_and_over_all_routes() {
