@@ -70,6 +70,15 @@ pub(super) struct Session {
 
 /// Serves one connection from its first byte to its end.
 pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
+    // What only the beginning needs is in a box that goes before the stream's long life begins:
+    // as a part of this task it would take its memory to the end.
+    if let Some(session) = Box::pin(open(edge, tcp, guard)).await {
+        session.run().await;
+    }
+}
+
+/// Negotiates; tells the peer why if that fails.
+async fn open(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) -> Option<Box<Session>> {
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
@@ -97,7 +106,7 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 %peer, from = negotiated.from.map(|d| d.to_string()), stream_id = %negotiated.id,
                 "inbound stream negotiated"
             );
-            let session = Session {
+            Some(Box::new(Session {
                 edge,
                 wire,
                 guard,
@@ -110,14 +119,14 @@ pub(super) async fn serve(edge: Arc<Edge>, tcp: TcpStream, guard: StreamGuard) {
                 last: None,
                 paused: None,
                 closing: None,
-            };
-            session.run().await;
+            }))
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
+            None
         }
     }
 }
@@ -130,7 +139,7 @@ fn shutdown() -> Failure {
 }
 
 impl Session {
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let edge = self.edge.clone();
         let mut changes = edge.changes();
         // What came right behind the TLS handshake is in the framer already.
@@ -147,7 +156,7 @@ impl Session {
                 closing,
                 guard,
                 ..
-            } = &mut self;
+            } = &mut *self;
             let open = closing.is_none();
             // Who does not read our answers is not read either, so they cannot pile up.
             let read = paused.is_none() && (!open || !wire.transport.needs_flush());
@@ -176,6 +185,11 @@ impl Session {
             };
         };
         self.deliver();
+        // In a box for the same reason as the beginning.
+        Box::pin(self.end(failure)).await;
+    }
+
+    async fn end(self: Box<Self>, failure: Failure) {
         tracing::info!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -187,7 +201,7 @@ impl Session {
             closing,
             guard,
             ..
-        } = self;
+        } = *self;
         if closing.is_some() {
             wire.finish().await;
         } else {
@@ -405,7 +419,7 @@ impl Session {
         self.guard.update(|detail| {
             detail
                 .pairs
-                .retain(|pair| pair.local != *local || pair.remote != *remote)
+                .retain(|pair| pair.local != *local || pair.remote != *remote);
         });
         self.last = None;
     }

@@ -83,12 +83,21 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         gave_up: false,
     };
     let failure = stream.run().await;
-    stream.end(failure).await
+    // In a box: as a part of the task it would take its memory while the stream is idle.
+    Box::pin(stream.end(failure)).await
 }
 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
-        let mut changes = self.edge.changes();
+        let (edge, route) = (self.edge, self.route);
+        let mut changes = edge.changes();
+        // What happens rarely is registered once and not anew in each turn.
+        let entry = self.opened.guard.entry.clone();
+        let closed = entry.close.cancelled();
+        let stopped = edge.outbound.close.cancelled();
+        let gave_up = edge.outbound.give_up.cancelled();
+        let timer = sleep_until(self.deadline());
+        tokio::pin!(closed, stopped, gave_up, timer);
         // What came right behind the features is in the framer already.
         if let Err(failure) = self.take_frames() {
             return failure;
@@ -98,40 +107,48 @@ impl Stream<'_> {
                 return failure;
             }
             let idle = !self.opened.wire.transport.needs_flush();
-            self.route.writing.store(!idle, Ordering::Release);
+            route.writing.store(!idle, Ordering::Release);
             let deadline = self.deadline();
-            let Self {
-                opened,
-                route,
-                edge,
-                closing,
-                gave_up,
-                ..
-            } = self;
-            let open = closing.is_none();
-            let waits = !*gave_up;
+            // It may wake early: the deadline moves with every turn, and moving a timer costs.
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            let (open, waits) = (self.closing.is_none(), !self.gave_up);
+            let wire = &mut self.opened.wire;
             let step = tokio::select! {
-                turn = opened.wire.transport.turn(true, opened.wire.framer.buffer()) => match turn {
+                // Much traffic must not keep a reload waiting.
+                biased;
+                () = std::future::ready(()), if open && changes.has_changed().unwrap_or(false) => {
+                    changes.mark_unchanged();
+                    self.check_lists()
+                }
+                turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
                     Ok(Turn::Read) => self.take_frames(),
                     Ok(Turn::Flushed) => Ok(()),
                     Ok(Turn::End) => Err(Failure::Ended),
                     Err(error) => Err(error.into()),
                 },
+                () = &mut stopped, if open => {
+                    self.close();
+                    Ok(())
+                }
+                () = &mut closed, if open => {
+                    self.close();
+                    Ok(())
+                }
+                () = &mut gave_up, if waits => self.give_up(),
                 () = route.wake.notified(), if open => {
                     // One pass of the scheduler: whoever is ready appends first.
                     tokio::task::yield_now().await;
                     Ok(())
                 }
-                () = sleep_until(deadline) => self.timed_out(),
-                () = edge.outbound.close.cancelled(), if open => {
-                    self.close();
-                    Ok(())
+                () = &mut timer => {
+                    if Instant::now() >= deadline {
+                        self.timed_out()
+                    } else {
+                        Ok(())
+                    }
                 }
-                () = opened.guard.entry.close.cancelled(), if open => {
-                    self.close();
-                    Ok(())
-                }
-                () = edge.outbound.give_up.cancelled(), if waits => self.give_up(),
                 Ok(()) = changes.changed(), if open => self.check_lists(),
             };
             if let Err(failure) = step {
