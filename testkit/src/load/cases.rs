@@ -21,6 +21,7 @@ pub struct Sizes {
     set_ups: usize,
     idle_streams: usize,
     fan_out: usize,
+    in_clear: bool,
     handshakes: Duration,
     rounds: usize,
     warm_up: Duration,
@@ -34,6 +35,7 @@ impl Sizes {
             set_ups: 21,
             idle_streams: 1000,
             fan_out: 300,
+            in_clear: true,
             handshakes: Duration::from_secs(2),
             rounds,
             warm_up: Duration::from_millis(250),
@@ -47,6 +49,7 @@ impl Sizes {
             set_ups: 2,
             idle_streams: 10,
             fan_out: 10,
+            in_clear: false,
             handshakes: Duration::from_millis(100),
             rounds: 1,
             warm_up: Duration::from_millis(20),
@@ -374,7 +377,7 @@ pub fn measure(
     let mut places = 0..PLACES;
     for (cases, tls) in [(WITH_TLS, true), (IN_CLEAR, false)] {
         let cases: Vec<&Case> = cases.iter().filter(|case| case.wanted(filters)).collect();
-        if cases.is_empty() {
+        if cases.is_empty() || !(tls || sizes.in_clear) {
             continue;
         }
         let tls = tls.then(Tls::new).transpose()?;

@@ -36,6 +36,16 @@ pub struct Row {
     pub figures: Vec<Figure>,
 }
 
+/// Whether a figure that there should be is missing.
+pub fn incomplete(rows: &[Row]) -> bool {
+    let mut figures = rows.iter().flat_map(|row| &row.figures);
+    figures.any(|figure| match figure {
+        Figure::Values(values) => values.is_empty(),
+        // Without a reason it is not meant to be there.
+        Figure::None(reason) => !reason.is_empty(),
+    })
+}
+
 /// The table as text, aligned, with bars as in Markdown.
 pub fn table(columns: &[String], rows: &[Row]) -> String {
     let mut cells: Vec<Vec<String>> = vec![
@@ -115,6 +125,7 @@ mod tests {
                 Figure::None("it ended".to_owned()),
             ],
         };
+        assert!(incomplete(std::slice::from_ref(&row)));
         let text = table(&["a".to_owned(), "b".to_owned()], &[row]);
         assert!(
             text.contains("| flow   | k/s  | ≥ 5  | 2.00 | – |"),
