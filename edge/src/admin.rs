@@ -1,18 +1,36 @@
 //! The admin port: health, metrics and status over HTTP, for the cluster's network. Nothing
 //! personal is told here; the control socket tells more.
+//!
+//! Whoever holds connections without asking anything cannot keep probes out: each connection is for
+//! one request and a short time, and when there are too many, the oldest gives way to the newest.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::Listener;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
 use crate::edge::Edge;
 use crate::reload::Rejection;
+
+/// Connections at once.
+const MOST: usize = 64;
+/// How long a request's header may take.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// How long a connection may last, request and answer.
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -50,7 +68,7 @@ impl Admin {
     }
 
     /// Serves until the process ends.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self, mut listener: TcpListener) {
         let routes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
@@ -60,8 +78,27 @@ impl Admin {
                 get(async |State(admin): State<Admin>| Json(admin.status())),
             )
             .with_state(self);
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(reason = %error, "the admin port stopped");
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIME)
+            .keep_alive(false);
+        let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
+        loop {
+            // Goes on after errors, such as too few descriptors.
+            let (tcp, _) = Listener::accept(&mut listener).await;
+            open.retain(|connection| !connection.is_finished());
+            // Who asks is answered at once, so the oldest is the one that most likely only stays.
+            if open.len() >= MOST
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
+            let service = TowerToHyperService::new(routes.clone());
+            let connection = http.serve_connection(TokioIo::new(tcp), service);
+            open.push_back(tokio::spawn(async move {
+                // A client that leaves or is too slow is its own affair.
+                let _ = timeout(CONNECTION_TIME, connection).await;
+            }));
         }
     }
 }

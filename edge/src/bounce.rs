@@ -9,6 +9,10 @@ use crate::xml::{Element, XmlWriter};
 /// Namespace of stanza error conditions (RFC 6120 section 8.3.2).
 pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 
+/// Bytes that an error may have although its stanza has fewer: what every server takes (RFC 6120
+/// section 13.12).
+const ALWAYS_TAKEN: usize = 10_000;
+
 /// Why a stanza did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
@@ -118,6 +122,8 @@ impl Cause {
 
 /// The error to send back, in the default namespace; `None` if nobody may be told: errors and
 /// results are never answered, other elements are no stanzas, and without `from` there is nobody.
+/// Nor if the error would be larger than the stanza and [`ALWAYS_TAKEN`], which escaping can make of
+/// long addresses; an id that long is left out where the error means something without it.
 pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     let name = match stanza.name() {
         "message" => "message",
@@ -132,12 +138,27 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         _ => false,
     };
     let from = stanza.from().filter(|_| !silent)?;
+    let most = stanza.bytes().len().max(ALWAYS_TAKEN);
+    let write = |id: Option<&str>| {
+        error(name, stanza, &from, id, cause).filter(|error| error.len() <= most)
+    };
+    // What an iq asked can only be told by its id.
+    write(stanza.id().as_deref()).or_else(|| write(None).filter(|_| name != "iq"))
+}
+
+fn error(
+    name: &'static str,
+    stanza: &Element,
+    from: &str,
+    id: Option<&str>,
+    cause: Cause,
+) -> Option<Bytes> {
     let Row(_, condition, error_type, _) = cause.row();
     let mut w = XmlWriter::new();
     w.start(name)
         .attr_opt("from", stanza.to().as_deref())
-        .attr("to", &from)
-        .attr_opt("id", stanza.id().as_deref())
+        .attr("to", from)
+        .attr_opt("id", id)
         .attr("type", "error");
     w.start("error")
         .attr("type", error_type)
@@ -159,7 +180,7 @@ mod tests {
     use rstest::rstest;
 
     fn element(xml: &str) -> Element {
-        let mut framer = Framer::new(Limits::stanzas(10_000));
+        let mut framer = Framer::new(Limits::stanzas(200_000));
         let (server, streams) = (ns::SERVER, ns::STREAMS);
         framer.feed(format!("<s:stream xmlns='{server}' xmlns:s='{streams}'>{xml}").as_bytes());
         framer.next_frame().unwrap();
@@ -201,6 +222,36 @@ mod tests {
         let node = answer.parse().unwrap();
         let error = node.child("jabber:server", "error").unwrap();
         assert!(error.child(STANZA_ERRORS, "resource-constraint").is_some());
+    }
+
+    #[rstest]
+    #[case::ids_of_apostrophes("message", "'", 5000, 5, true, false)]
+    #[case::ids_of_references("presence", "&amp;", 20_000, 5, true, true)]
+    #[case::an_iq_is_known_by_its_id("iq", "'", 5000, 5, false, false)]
+    #[case::an_iq_with_a_long_id("iq", "i", 20_000, 5, true, true)]
+    #[case::addresses_of_apostrophes("message", "i", 5, 3000, false, false)]
+    fn an_error_is_not_larger_than_its_stanza_or_what_everybody_takes(
+        #[case] name: &str,
+        #[case] character: &str,
+        #[case] of_id: usize,
+        #[case] of_resource: usize,
+        #[case] told: bool,
+        #[case] with_id: bool,
+    ) {
+        let (id, resource) = (character.repeat(of_id), "'".repeat(of_resource));
+        let xml = format!(
+            "<{name} from=\"a@x.example/{resource}\" to='b@y.example' id=\"{id}\"><b>{}</b></{name}>",
+            "x".repeat(500)
+        );
+        let stanza = element(&xml);
+        let error = bounce(&stanza, Cause::QueueFull);
+        assert_eq!(error.is_some(), told);
+        if let Some(error) = error {
+            assert!(error.len() <= xml.len().max(10_000), "{}", error.len());
+            let answer = element(std::str::from_utf8(&error).unwrap());
+            assert_eq!(answer.to(), stanza.from());
+            assert_eq!(answer.id(), stanza.id().filter(|_| with_id));
+        }
     }
 
     #[rstest]

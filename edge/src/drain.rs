@@ -48,7 +48,10 @@ pub(crate) async fn run(
         }
     }
     let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        () = edge.log_rate.run() => {}
+    }
 
     edge.start_draining();
     let delay = edge.live().config.drain_delay.0;
@@ -70,6 +73,7 @@ pub(crate) async fn run(
     let _ = timeout_at(deadline + Duration::from_secs(1), edge.outbound.close()).await;
     linking.cancel();
     let _ = timeout_at(deadline + Duration::from_secs(2), routers).await;
+    edge.log_rate.end();
     tracing::info!(
         links = edge.routers.is_settled(),
         streams = edge.outbound.is_settled(),

@@ -10,6 +10,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
+use crate::log_rate::LogRate;
 use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
@@ -35,6 +36,7 @@ pub struct Edge {
     pub(crate) verifier: Verifier,
     pub(crate) routers: Routers,
     pub(crate) memory: PeerMemory,
+    pub(crate) log_rate: LogRate,
     draining: AtomicBool,
 }
 
@@ -69,6 +71,7 @@ impl Edge {
             verifier: Verifier::new(verifications),
             routers: Routers::new(timing),
             memory: PeerMemory::default(),
+            log_rate: LogRate::default(),
             draining: AtomicBool::new(false),
         })
     }

@@ -7,8 +7,8 @@
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop
-//! - [`registry`], [`failures`], [`trace`], [`metrics`], [`logging`]: what can be seen, and
-//!   [`admin`], [`control`], [`ctl`]: through which doors
+//! - [`registry`], [`failures`], [`trace`], [`metrics`], [`logging`]: what can be seen (a peer fills no
+//!   log: `log_rate`), and [`admin`], [`control`], [`ctl`]: through which doors
 //! - [`probe`]: one remote domain looked at step by step, without a running edge
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod drain;
 pub mod edge;
 pub mod failures;
 pub mod inbound;
+mod log_rate;
 pub mod logging;
 pub mod metrics;
 mod notes;

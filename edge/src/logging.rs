@@ -42,7 +42,7 @@ pub const TOPICS: &[(&str, &[&str])] = &[
     ("links", &["router"]),
     ("config", &["config", "reload"]),
     ("control", &["control", "admin"]),
-    ("refused", &["refusal"]),
+    ("refused", &["refusal", "log_rate"]),
 ];
 
 /// The crate's name as its lines carry it; people write `edge`.

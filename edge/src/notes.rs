@@ -2,12 +2,14 @@
 //! the metrics and `ctl failures`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
+use crate::log_rate::{EXCHANGES, REFUSALS};
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamEntry;
@@ -33,7 +35,11 @@ impl Edge {
         refusal: &Refusal,
     ) {
         self.metrics.peer_refused(refusal.check.as_str());
-        refusal.log(direction, peer, local, remote);
+        let check = refusal.check.as_str();
+        let now = Instant::now();
+        if self.log_rate.admit(check, peer.ip(), REFUSALS, now) {
+            refusal.log(direction, peer, local, remote);
+        }
         if let Some(remote) = remote {
             let attempt = Attempt {
                 direction,
@@ -43,6 +49,11 @@ impl Edge {
             };
             self.attempt_failed(remote, attempt);
         }
+    }
+
+    /// Whether a line about a step that a peer can repeat as often as it likes is to be written.
+    pub(crate) fn may_log(&self, about: &'static str, peer: IpAddr) -> bool {
+        self.log_rate.admit(about, peer, EXCHANGES, Instant::now())
     }
 
     /// A peer's stream ended by this failure; notes it if it was we who refused something.

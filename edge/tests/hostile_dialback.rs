@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use rstest::rstest;
 use support::{Lab, Peer, Router, SECRET, Scene, Speaker, attribute, config, header, live};
+use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
@@ -509,6 +510,39 @@ async fn a_later_version_is_answered_with_ours(#[case] version: &str, #[case] go
     } else {
         assert_eq!(bob.condition().await, "unsupported-version");
     }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_peer_from_before_version_1_gets_neither_version_nor_features(
+    #[values("", " version='0.9'")] version: &str,
+    #[values(TlsMode::Required, TlsMode::Optional, TlsMode::Disabled)] mode: TlsMode,
+) {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.tls.mode = mode;
+    let lab = Lab::start(live(config));
+    let opening =
+        header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", &format!("{version}>"));
+    let mut bob = Speaker::connect(lab.s2s).await;
+    bob.say(&opening).await;
+    let answer = if mode == TlsMode::Required {
+        bob.hear("</stream:stream>").await
+    } else {
+        // Straight to dialback.
+        bob.say(&result("vngtp.lab", "other.example", "key")).await;
+        bob.hear("</db:result>").await
+    };
+    assert_eq!(attribute(&answer, "stream:stream", "from"), "coluc.com");
+    let (_, header) = answer.split_once("<stream:stream ").unwrap();
+    let (header, rest) = header.split_once('>').unwrap();
+    assert!(!header.contains("version"), "{header}");
+    assert!(!rest.contains("features"), "{rest}");
+    let expected = match mode {
+        TlsMode::Required => "<policy-violation ",
+        _ => "<item-not-found ",
+    };
+    assert!(rest.contains(expected), "{rest}");
 }
 
 #[tokio::test]

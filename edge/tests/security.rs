@@ -483,7 +483,7 @@ fn cell_config(cell: &Cell, config: &mut EdgeConfig) -> Option<()> {
     config.problems().is_empty().then_some(())
 }
 
-fn run_matrix(table: &'static str, name: &str, outcome: impl AsyncFn(&Cell) -> (String, String)) {
+fn run_matrix(table: &'static str, name: &str, outcome: &impl AsyncFn(&Cell) -> (String, String)) {
     let mut wrong = Vec::new();
     let mut told = vec![format!(
         "{name}: edge's mode, certificates required, peer's mode, certificate shown: outcome"
@@ -522,7 +522,7 @@ fn run_matrix(table: &'static str, name: &str, outcome: impl AsyncFn(&Cell) -> (
 
 #[test]
 fn matrix_of_modes_and_certificates_where_the_peer_connects() {
-    run_matrix(INBOUND, "inbound", async |cell: &Cell| {
+    run_matrix(INBOUND, "inbound", &async |cell: &Cell| {
         log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
@@ -581,7 +581,7 @@ fn matrix_of_modes_and_certificates_where_the_peer_connects() {
 
 #[test]
 fn matrix_of_modes_and_certificates_where_the_edge_connects() {
-    run_matrix(OUTBOUND, "outbound", async |cell: &Cell| {
+    run_matrix(OUTBOUND, "outbound", &async |cell: &Cell| {
         let since = now_in_log();
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
@@ -1559,4 +1559,56 @@ async fn a_new_certificate_is_shown_on_new_streams_and_live_ones_go_on() {
     assert_eq!(shown, renewed.chain);
     let status = world.lab.edge.live();
     assert_eq!(status.tls.leaf_sha256, Some(renewed.sha256()));
+}
+
+// --- how much a peer can make the edge log ------------------------------------------------------
+
+#[tokio::test]
+async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
+    const FLOOD: usize = 300;
+    let since = now_in_log();
+    let (mut lab, peer, _router, mut link) = Lab::with_link().await;
+    let mut bob = Speaker::connect_from([127, 0, 5, 1], lab.s2s).await;
+    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
+    bob.hear("</stream:features>").await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    bob.hear(PROCEED).await;
+    bob.start_tls_as_client("coluc.com").await;
+    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
+    bob.hear("</stream:features>").await;
+    for _ in 0..FLOOD {
+        bob.say("<db:result from='vngtp.lab' to='other.example'>key</db:result>")
+            .await;
+        bob.hear("</db:result>").await;
+        bob.say("<db:verify from='vngtp.lab' to='coluc.com' id='x'>key</db:verify>")
+            .await;
+        bob.hear("type='invalid'/>").await;
+    }
+    // All is counted.
+    assert_eq!(
+        lab.metric("xmpp_edge_peers_refused_total{check=\"hosted\"}"),
+        FLOOD as u64
+    );
+    let attempts = lab.edge.registry.failures(None).remove(0).attempts;
+    assert_eq!(attempts[0].count as usize, FLOOD);
+    drop(bob);
+    lab.begin_stop();
+    assert_eq!(link.hear().await, "</stream:stream>");
+    link.say("</stream:stream>");
+    link.say("");
+    lab.stopped().await;
+    drop(peer);
+    let text = log().0.lock().unwrap()[since..].to_vec();
+    let text = String::from_utf8_lossy(&text);
+    let lines = |what: &str| {
+        let about = |line: &&str| line.contains(what) && line.contains("127.0.5.1");
+        text.lines().filter(about).count()
+    };
+    assert_eq!(lines("peer refused"), 20);
+    assert_eq!(lines("db:verify received and answered"), 60);
+    assert_eq!(lines("these were not written"), 2);
+    for unwritten in [FLOOD - 20, FLOOD - 60] {
+        assert_eq!(lines(&format!("lines={unwritten}")), 1);
+    }
 }

@@ -47,6 +47,7 @@ reasons! {
     SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";
     NoPods: "No edge pod is wanted.", "Set spec.edge.replicas above 0.";
     PodsNotReady: "Fewer edge pods are ready than wanted.", "Look at the pods named in the message.";
+    PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
     ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
     ConfigRejected: "A pod refused the newest configuration and goes on with the old one.", "Correct the value named in the message.";
     NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";

@@ -13,7 +13,7 @@ use super::apply::{self, ApplyError};
 use super::build::{self, Known, pods_to_run};
 use super::context::{Context, Guarded, Memory};
 use super::events::Note;
-use super::kube::{Error as KubeError, call};
+use super::kube::{Error as KubeError, Kind, call};
 use super::names::Owner;
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
@@ -244,7 +244,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
     let known = known(&valid, &observed, &memory);
     let desired = build::all(&valid, &material, &known);
 
-    match apply::run(
+    let written = match apply::run(
         &context.client,
         &context.sent,
         &valid.owner,
@@ -253,15 +253,20 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
     )
     .await
     {
-        Ok(written) if written.is_empty() => {}
-        Ok(written) => tracing::info!(
+        Ok(written) => written,
+        Err(error) => return not_applied(context, object, error).await,
+    };
+    if !written.is_empty() {
+        tracing::info!(
             namespace = valid.owner.namespace,
             name = valid.owner.name,
             objects = written.join(", "),
             "applied"
-        ),
-        Err(error) => return not_applied(context, object, error).await,
+        );
     }
+    let controller_changed = written
+        .iter()
+        .any(|object| object.starts_with(Kind::StatefulSet.as_str()));
     let told = apply::tell_pods(
         &context.client,
         &valid.owner,
@@ -291,6 +296,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         observed: &observed,
         material: &material,
         desired: &desired,
+        controller_changed,
         pods_allowed: known.pods,
         imp: &outcome.imp,
         records: &outcome.records,

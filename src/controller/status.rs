@@ -34,6 +34,8 @@ pub struct Found<'a> {
     pub material: &'a Material,
     /// What is wanted.
     pub desired: &'a Desired,
+    /// The pods' controller was changed in this reconcile.
+    pub controller_changed: bool,
     /// Pods that may run now.
     pub pods_allowed: u16,
     /// IM and Presence, or which Secret is missing.
@@ -282,6 +284,12 @@ fn edge(found: &Found<'_>) -> Verdict {
         );
         return Verdict::no(Reason::PodsNotReady, message);
     }
+    if being_replaced(found) {
+        return Verdict::no(
+            Reason::PodsReplaced,
+            "edge pods are being replaced, one after the other; the ones that run go on serving",
+        );
+    }
     let stale: Vec<&str> = pods
         .iter()
         .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash))
@@ -323,6 +331,28 @@ fn edge(found: &Found<'_>) -> Verdict {
     Verdict::yes(format!(
         "{ready} of {wanted} edge pods are ready with the newest configuration"
     ))
+}
+
+/// Whether pods of an earlier template run, as far as their controller has told by now.
+fn being_replaced(found: &Found<'_>) -> bool {
+    let Some(set) = &found.observed.live.stateful_set else {
+        return false;
+    };
+    let number = |pointer: &str| {
+        set.data
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_i64)
+    };
+    let text = |pointer: &str| {
+        set.data
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_str)
+    };
+    let unseen = set.metadata.generation > number("/status/observedGeneration");
+    let updated = number("/status/updatedReplicas").unwrap_or(0);
+    let behind = text("/status/updateRevision") != text("/status/currentRevision")
+        && updated < number("/spec/replicas").unwrap_or(0);
+    found.controller_changed || unseen || behind
 }
 
 fn links(found: &Found<'_>) -> Verdict {
@@ -641,6 +671,7 @@ mod tests {
         pods: Vec<EdgePod>,
         addresses: Vec<IpAddr>,
         desired: Desired,
+        stateful_set: Option<kube::api::DynamicObject>,
     }
 
     fn link(state: LinkState) -> LinkStatus {
@@ -705,6 +736,7 @@ mod tests {
             pods: vec![pod],
             addresses: vec!["203.0.113.10".parse().unwrap()],
             desired,
+            stateful_set: None,
         }
     }
 
@@ -712,7 +744,10 @@ mod tests {
         let observed = Observed {
             secrets: Secrets::default(),
             revocation_lists: None,
-            live: Live::default(),
+            live: Live {
+                stateful_set: world.stateful_set.clone(),
+                ..Live::default()
+            },
             pods: world.pods.clone(),
         };
         let found = Found {
@@ -720,6 +755,7 @@ mod tests {
             observed: &observed,
             material: &world.material,
             desired: &world.desired,
+            controller_changed: false,
             pods_allowed: world.valid.replicas,
             imp: &Err("Secret cups-axl does not exist".to_owned()),
             records: &Err("no answer".to_owned()),
@@ -748,6 +784,31 @@ mod tests {
     fn in_a_sound_world_all_is_well(#[case] kind: Type) {
         let verdict = verdict(&world("", Value::Null), kind);
         assert_eq!(verdict.state, State::True, "{}", verdict.message);
+    }
+
+    #[rstest]
+    // generation, seen, current and newest revision, pods of the newest
+    #[case(2, 2, ("b", "b"), 1, "AsWanted")]
+    #[case(3, 2, ("b", "b"), 1, "PodsReplaced")]
+    #[case(3, 3, ("b", "c"), 0, "PodsReplaced")]
+    #[case(3, 3, ("b", "c"), 1, "AsWanted")]
+    fn pods_of_an_earlier_template_are_not_available(
+        #[case] generation: i64,
+        #[case] seen: i64,
+        #[case] revisions: (&str, &str),
+        #[case] updated: i64,
+        #[case] reason: &str,
+    ) {
+        let mut world = world("", Value::Null);
+        let set = serde_json::json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "coluc-edge", "generation": generation},
+            "spec": {"replicas": 1},
+            "status": {"observedGeneration": seen, "updatedReplicas": updated,
+                "currentRevision": revisions.0, "updateRevision": revisions.1},
+        });
+        world.stateful_set = Some(serde_json::from_value(set).unwrap());
+        assert_eq!(verdict(&world, Type::EdgeAvailable).reason, reason);
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Call<'a> {
     pub body: &'a str,
     /// The account.
     pub account: &'a Credentials,
-    /// Where a late call does harm: not sent after this time.
+    /// Where a late call does harm: not sent at this time or later.
     pub not_after: Option<Stamp>,
 }
 
@@ -132,7 +132,7 @@ impl Caller {
         };
         let late = call
             .not_after
-            .is_some_and(|last| self.logins.now().mono_ms > last.mono_ms);
+            .is_some_and(|last| self.logins.now().mono_ms >= last.mono_ms);
         let answer = if late {
             Err(CallErrorKind::HeldUp)
         } else {

@@ -44,6 +44,7 @@ use super::control_center::ServiceState;
 use super::desired::{RestartMode, RestartPolicy};
 use super::ledger::{Baseline, Ledger, Restart, RestartAnswer, RoundCause};
 use super::observation::{Observation, Seen, Services};
+use super::timings::Timings;
 
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;
@@ -385,10 +386,12 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     {
         return Next::Wait(waiting);
     }
-    let to_be_read = |other: &str| !is_fresh(input, other) || is_unsettled(ledger, node, other);
     // Looks at all nodes, the command and the first look after it have to fit into the budget
     // together, or the first look would be too old when its turn to be used comes.
-    let stale = nodes.iter().filter(|node| to_be_read(&node.name)).count();
+    let stale = nodes
+        .iter()
+        .filter(|other| to_be_read(input, node, &other.name))
+        .count();
     let room = seen.budget_wait(stale + 2, &now);
     if !room.is_zero() {
         return Next::Wait(Waiting {
@@ -399,7 +402,28 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             ),
         });
     }
-    // Every node, this one included, has to be seen healthy, just now.
+    if let Some(not_yet) = unhealthy(input, node) {
+        return not_yet;
+    }
+    if let Some(not_yet) = just_started(input, node, reason) {
+        return not_yet;
+    }
+    Next::Restart {
+        node: node.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Whether `other` has to be looked at before `node` is restarted.
+fn to_be_read(input: Input<'_>, node: &str, other: &str) -> bool {
+    !is_fresh(input, other) || is_unsettled(input.ledger, node, other)
+}
+
+/// Every node, this one included, has to be seen healthy, just now.
+fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
+    let Input {
+        nodes, seen, now, ..
+    } = input;
     for other in nodes {
         let name = &other.name;
         if let Some(failure) = seen.control_center_failures.get(name)
@@ -408,23 +432,23 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
                 .since(&now)
                 .reached(Duration::from_millis(1))
         {
-            return Next::Wait(Waiting {
+            return Some(Next::Wait(Waiting {
                 kind: WaitKind::NotHealthy,
                 until: failure.retry_at,
                 message: format!(
                     "no router is restarted while the state of {name} is not known: {}",
                     failure.error
                 ),
-            });
+            }));
         }
         let Some(services) = seen.services.get(name) else {
-            return Next::Read(name.clone());
+            return Some(Next::Read(name.clone()));
         };
-        if to_be_read(name) {
-            return Next::Read(name.clone());
+        if to_be_read(input, node, name) {
+            return Some(Next::Read(name.clone()));
         }
         if services.value.router != ServiceState::Started || services.value.up_time.is_none() {
-            return Next::Wait(Waiting {
+            return Some(Next::Wait(Waiting {
                 kind: WaitKind::NotHealthy,
                 until: now.plus(now.since(&services.asked).left(seen.timings.fresh)),
                 message: format!(
@@ -436,13 +460,42 @@ fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
                         ""
                     }
                 ),
-            });
+            }));
         }
     }
-    Next::Restart {
-        node: node.to_owned(),
-        reason: reason.to_owned(),
+    None
+}
+
+/// The start of a router that has just started could be taken for the one that is to come.
+fn just_started(input: Input<'_>, node: &str, reason: &str) -> Option<Next> {
+    let provable = provable_up_time(input.seen.timings);
+    if let Some(services) = input.seen.services.get(node)
+        && let Some(up_time) = services.value.up_time.filter(|up_time| *up_time < provable)
+    {
+        let since = match input.now.since(&services.asked) {
+            Elapsed::Certain(since) => since.as_secs(),
+            Elapsed::Estimated(_) => 0,
+        };
+        let left = provable.saturating_sub(up_time.saturating_add(since));
+        if left == 0 {
+            return Some(Next::Read(node.to_owned()));
+        }
+        return Some(Next::Wait(Waiting {
+            kind: WaitKind::NotHealthy,
+            until: input.now.plus(Duration::from_secs(left)),
+            message: format!(
+                "Cisco XCP Router on {node} has just started; it is restarted when it is up for {provable} s, so that one start can be told from the next. Needed because {reason}"
+            ),
+        }));
     }
+    None
+}
+
+/// The up time in seconds from which on a restart is proven by a smaller one even where the first
+/// look behind it has to wait for its turn.
+fn provable_up_time(timings: Timings) -> u64 {
+    let looked = timings.first_look + timings.look_every;
+    looked.as_secs() + 2
 }
 
 /// Whether a human asked for a restart of this node after the last command to it: a request

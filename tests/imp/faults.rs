@@ -3,8 +3,9 @@
 use testkit::imp::FaultOptions;
 use xmpp_federation_operator::imp::desired::RestartMode;
 use xmpp_federation_operator::imp::report::{Status, reasons};
+use xmpp_federation_operator::imp::timings::Timings;
 
-use crate::support::{Bench, PUBLISHER, id, quick};
+use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};
 
 fn only(operation: &str, count: u64) -> FaultOptions {
     FaultOptions {
@@ -49,6 +50,26 @@ async fn an_operator_that_dies_after_the_command_does_not_send_it_again() {
     bench.until_ready(40).await;
     assert_eq!(bench.restarts(), [1, 1]);
     assert_eq!(bench.restart_commands().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_was_held_up_does_not_send_the_command_any_more() {
+    let timings = Timings {
+        send_within: std::time::Duration::ZERO,
+        ..quick_timings()
+    };
+    let mut bench = Bench::timed(quick(), timings).await;
+    let report = bench
+        .until(15, "held up", |r| {
+            r.routers_in_sync.message.contains("held up")
+        })
+        .await;
+    assert_eq!(report.routers_in_sync.status, Status::False);
+    assert!(bench.restart_commands().is_empty());
+    // The next one is on time.
+    bench.set_timings(quick_timings());
+    bench.until_ready(40).await;
+    assert_eq!(bench.restarts(), [1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

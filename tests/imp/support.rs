@@ -115,7 +115,7 @@ pub fn quick_timings() -> Timings {
         look_every: Duration::from_secs(1),
         look_slowly: Duration::from_secs(2),
         canary_every: Duration::from_millis(500),
-        fresh: Duration::from_secs(3),
+        fresh: Duration::from_secs(2),
         latest_arrival: Duration::from_secs(4),
         confirm_missing: Duration::from_secs(2),
         budget_window: Duration::from_secs(6),
@@ -172,6 +172,12 @@ impl Bench {
     pub fn restart_operator(&mut self) {
         self.operator =
             Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
+    }
+
+    /// The same, and the new one has other waits.
+    pub fn set_timings(&mut self, timings: Timings) {
+        self.timings = timings;
+        self.restart_operator();
     }
 
     /// One reconcile.

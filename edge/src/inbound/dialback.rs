@@ -119,12 +119,15 @@ impl Session {
         self.edge
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
-        tracing::info!(
-            role = Role::Authoritative.as_str(), %local, %remote,
-            stream_id = request.id.as_ref().map(ToString::to_string),
-            peer = %self.guard.entry.peer, answer = ?answer,
-            "db:verify received and answered"
-        );
+        let peer = self.guard.entry.peer;
+        if self.edge.may_log("db:verify received", peer.ip()) {
+            tracing::info!(
+                role = Role::Authoritative.as_str(), %local, %remote,
+                stream_id = request.id.as_ref().map(ToString::to_string),
+                %peer, answer = ?answer,
+                "db:verify received and answered"
+            );
+        }
         self.answer(request, answer)
     }
 
@@ -180,11 +183,13 @@ impl Session {
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
-        tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
-        tracing::info!(
-            role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
-            "dialback timer started"
-        );
+        if self.edge.may_log("db:result received", peer.ip()) {
+            tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
+            tracing::info!(
+                role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
+                "dialback timer started"
+            );
+        }
         let question = Question {
             local,
             remote,
@@ -266,12 +271,15 @@ impl Session {
         } else {
             "FAILED"
         };
-        tracing::info!(
-            role = Role::Receiving.as_str(), %local, %remote, peer = %self.guard.entry.peer,
-            from = "PENDING", to = state, answer = ?answer,
-            ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "state of the pair changed"
-        );
+        let peer = self.guard.entry.peer;
+        if self.edge.may_log("db:result answered", peer.ip()) {
+            tracing::info!(
+                role = Role::Receiving.as_str(), %local, %remote, %peer,
+                from = "PENDING", to = state, answer = ?answer,
+                ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "state of the pair changed"
+            );
+        }
         self.answer(&request, answer)?;
         let shown = self
             .shown

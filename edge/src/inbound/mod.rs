@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::stream::direct_tls::Service;
+pub(crate) use per_address::network_of;
 use per_address::{PerAddress, Use};
 use proxy::{Header, HeaderError, Origin};
 

@@ -21,7 +21,7 @@ pub(super) struct Use {
 impl PerAddress {
     /// One more use by this address, unless it has `most` already.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Use> {
-        let address = counted_as(address);
+        let address = network_of(address);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.get(&address).copied().unwrap_or(0);
         if count >= most {
@@ -36,7 +36,7 @@ impl PerAddress {
 }
 
 /// The address, or the first of its network.
-fn counted_as(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64)).into(),

@@ -195,10 +195,12 @@ async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<As
         Ok(opened) => {
             edge.registry.partner_reached(remote);
             opened.guard.update(|detail| detail.verifies = true);
-            tracing::info!(
-                role = Role::Receiving.as_str(), %remote, address = %opened.address,
-                "stream used for dialback only"
-            );
+            if edge.may_log("stream for db:verify", opened.address.ip()) {
+                tracing::info!(
+                    role = Role::Receiving.as_str(), %remote, address = %opened.address,
+                    "stream used for dialback only"
+                );
+            }
             let mut asking = Asking {
                 edge,
                 remote,
@@ -346,11 +348,13 @@ impl Asking<'_> {
             let _ = asked.answer.send(Outcome::Invalid);
             return;
         };
-        tracing::info!(
-            role = Role::Receiving.as_str(), %local, %remote, stream_id = %id,
-            address = %self.opened.address,
-            "db:verify sent"
-        );
+        let address = self.opened.address;
+        if self.edge.may_log("db:verify sent", address.ip()) {
+            tracing::info!(
+                role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
+                "db:verify sent"
+            );
+        }
         self.opened.wire.transport.queue(Bytes::from(xml));
         self.open.push(Sent {
             asked,
@@ -417,11 +421,14 @@ impl Asking<'_> {
             Answer::Invalid => Outcome::Invalid,
             Answer::Error(_) | Answer::Unknown => Outcome::Failed("remote-server-not-found"),
         };
-        tracing::info!(
-            role = Role::Receiving.as_str(), %local, remote = %self.remote, stream_id = %id,
-            answer = ?outcome, ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "db:verify answered"
-        );
+        let address = self.opened.address.ip();
+        if self.edge.may_log("db:verify answered", address) {
+            tracing::info!(
+                role = Role::Receiving.as_str(), %local, remote = %self.remote, stream_id = %id,
+                answer = ?outcome, ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "db:verify answered"
+            );
+        }
         // The stream that asked may be gone.
         let _ = asked.answer.send(outcome);
         Ok(())

@@ -133,6 +133,9 @@ struct Inner {
     /// The cluster is not configured any more.
     closed: bool,
     spare: Option<VecDeque<Batch>>,
+    /// How often a source was looked at for its turn.
+    #[cfg(test)]
+    looks: usize,
 }
 
 /// What waits from one source.
@@ -147,6 +150,12 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Rounds that must pass before it may send its next batch.
+    fn rounds(&self) -> usize {
+        let next = self.batches.front().map_or(0, |next| next.bytes.len());
+        next.saturating_sub(self.deficit).div_ceil(QUANTUM)
+    }
+
     fn release(&mut self, share: usize) {
         if self.bytes <= share / LOW_WATER {
             self.hold = None;
@@ -166,10 +175,16 @@ impl Inner {
         }
     }
 
-    /// The next batch by deficit round robin.
+    /// The next batch by deficit round robin. Looks at each source three times at most, however
+    /// large the batches are.
     fn next(&mut self) -> Option<Batch> {
         let share = self.share();
+        let mut passed = 0;
         loop {
+            #[cfg(test)]
+            {
+                self.looks += 1;
+            }
             let source = self.turns.front()?;
             let Some(waiting) = self.sources.get_mut(source) else {
                 self.turns.pop_front();
@@ -179,6 +194,10 @@ impl Inner {
             if size > waiting.deficit && self.turns.len() > 1 {
                 waiting.deficit += QUANTUM;
                 self.turns.rotate_left(1);
+                passed += 1;
+                if passed == self.turns.len() {
+                    self.pass_rounds();
+                }
                 continue;
             }
             let batch = waiting.batches.pop_front();
@@ -194,6 +213,19 @@ impl Inner {
             if batch.is_some() {
                 return batch;
             }
+        }
+    }
+
+    /// Nobody could send for a whole round: as many rounds as nobody can send in pass at once.
+    fn pass_rounds(&mut self) {
+        let rounds = self.sources.values().map(Waiting::rounds).min();
+        let passing = rounds.unwrap_or(0) * QUANTUM;
+        for waiting in self.sources.values_mut() {
+            waiting.deficit += passing;
+        }
+        #[cfg(test)]
+        {
+            self.looks += self.sources.len();
         }
     }
 

@@ -109,7 +109,7 @@ impl ControlCenter<'_> {
         read_services(&answer).map_err(|what| self.unexpected(what))
     }
 
-    /// Commands the restart of the node's `Cisco XCP Router`; not sent after that time.
+    /// Commands the restart of the node's `Cisco XCP Router`; not sent at that time or later.
     pub async fn restart_router(&self, not_after: Stamp) -> Commanded {
         let request = restart_request(self.node);
         match self

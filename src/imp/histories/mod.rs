@@ -19,6 +19,8 @@
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     clippy::cast_possible_truncation,
+    clippy::struct_excessive_bools,
+    clippy::struct_field_names,
     reason = "tests"
 )]
 

@@ -72,7 +72,7 @@ impl Mutant {
                     }
                 }
                 Self::ForgetsMinInterval => {
-                    desired.restart.min_interval = std::time::Duration::ZERO
+                    desired.restart.min_interval = std::time::Duration::ZERO;
                 }
                 Self::ForgetsTheCanary => ledger.canary_passed = true,
                 Self::ForgetsWhoHasTheCluster => ledger.owner = Some(desired.owner.clone()),

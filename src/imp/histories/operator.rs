@@ -19,7 +19,7 @@ use crate::imp::desired::{
 use crate::imp::effects::{Act, Input, Step, Wait, Why, plan};
 use crate::imp::error::{CallError, CallErrorKind, Interface};
 use crate::imp::ledger::learn::learn;
-use crate::imp::ledger::{Ledger, RestartAnswer, Round, RoundCause};
+use crate::imp::ledger::{Ledger, RestartAnswer};
 use crate::imp::observation::{Failure, Observation, Read, Seen};
 use crate::imp::pkid::Pkid;
 use crate::imp::registration::Blocked;
@@ -218,11 +218,7 @@ impl World {
             self.check_proof(&ledger);
         }
         let changed = ledger != before;
-        let asks = |ledger: &Ledger| {
-            let off = |round: &&Round| round.cause == RoundCause::FederationOff;
-            ledger.rounds.iter().filter(off).count()
-        };
-        if changed && current && asks(&ledger) > asks(&before) {
+        if changed && current && before.federation_was_on && !ledger.federation_was_on {
             self.saw_federation_off();
         }
         self.known(actor).file = Some((expected, before));

@@ -46,7 +46,7 @@ pub fn learn(
     requests(ledger, desired, seen, now);
     federation(ledger, seen, now);
     routers(ledger, seen, now, &mut events);
-    canary(ledger, desired);
+    canary(ledger, desired, seen, now);
     events
 }
 
@@ -374,7 +374,7 @@ fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
 
 /// A router that is not being restarted accepts one of our ids: the rows do what they are for. On
 /// the very first registration no router knows an id before it was restarted.
-fn canary(ledger: &mut Ledger, desired: &Desired) {
+fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp) {
     if ledger.canary_passed {
         return;
     }
@@ -386,7 +386,12 @@ fn canary(ledger: &mut Ledger, desired: &Desired) {
         let restarting = ledger
             .nodes
             .get(&link.node)
-            .is_some_and(|record| record.restart.is_some());
+            .and_then(|record| record.restart.as_ref())
+            // One that a human is asked about is not under way.
+            .is_some_and(|restart| {
+                !now.since(&restart.planned)
+                    .reached(seen.timings.restart_deadline)
+            });
         link.up && ours && !restarting
     });
 }

@@ -362,11 +362,11 @@ fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
     mac.update(credentials.username.as_bytes());
     mac.update(credentials.password.expose());
     let bytes = mac.finalize().into_bytes();
-    Some(bytes.iter().take(16).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    let mut text = String::new();
+    for byte in bytes.iter().take(16) {
+        write!(text, "{byte:02x}").ok()?;
+    }
+    Some(text)
 }
 
 #[cfg(test)]

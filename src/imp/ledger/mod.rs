@@ -26,12 +26,12 @@ pub const SCHEMA: u32 = 1;
 const MAX_ACTIONS: usize = 20;
 
 /// The record of one cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "independent facts, each stored under its own name"
+    reason = "facts that hold or do not, independently of each other"
 )]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ledger {
     /// Version of the format.
     pub schema: u32,

@@ -1,5 +1,7 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
+use proptest::prelude::*;
+use rstest::rstest;
 
 fn batch(size: usize) -> Batch {
     Batch::one(Bytes::from(vec![b' '; size]))
@@ -280,4 +282,77 @@ async fn what_waits_moves_to_another_cluster_in_order_and_frees_its_producers() 
         .map(|batch| batch.count)
         .collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
+}
+
+#[rstest]
+#[case::the_others_are_as_large(4000, 4 * 1024 * 1024)]
+#[case::the_others_need_some_rounds(4000, 300_000)]
+#[case::the_others_send_at_once(4000, 300)]
+fn a_large_batch_among_thousands_of_sources_costs_few_looks(
+    #[case] sources: usize,
+    #[case] size: usize,
+) {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let large = batch(4 * 1024 * 1024);
+    let _ = queue.push(&peer("large.example"), large.clone());
+    let mut other = large;
+    other.bytes.truncate(size);
+    for n in 0..sources {
+        let _ = queue.push(&peer(&format!("s{n}.example")), other.clone());
+    }
+    let mut bytes = 0;
+    for _ in 0..20 {
+        queue.lock().looks = 0;
+        let taken = take(&queue, &wake, 256 * 1024);
+        bytes += taken.iter().map(|batch| batch.bytes.len()).sum::<usize>();
+        let looks = queue.lock().looks;
+        let most = taken.len() + 3 * (sources + 1);
+        assert!(looks <= most, "{looks} looks for {} batches", taken.len());
+    }
+    assert!(bytes > 1_000_000);
+}
+
+/// The order by the rules of deficit round robin, one quantum after the other.
+fn order_by_the_book(pushed: &[(usize, usize)]) -> Vec<usize> {
+    let mut turns: VecDeque<(usize, usize, VecDeque<(usize, usize)>)> = VecDeque::new();
+    for (n, (source, size)) in pushed.iter().enumerate() {
+        match turns.iter_mut().find(|(known, ..)| known == source) {
+            Some((.., waiting)) => waiting.push_back((n, *size)),
+            None => turns.push_back((*source, QUANTUM, VecDeque::from([(n, *size)]))),
+        }
+    }
+    let mut order = Vec::new();
+    while let Some((source, deficit, mut waiting)) = turns.pop_front() {
+        let (n, size) = waiting[0];
+        if size > deficit && !turns.is_empty() {
+            turns.push_back((source, deficit + QUANTUM, waiting));
+            continue;
+        }
+        waiting.pop_front();
+        order.push(n);
+        if !waiting.is_empty() {
+            turns.push_front((source, deficit.saturating_sub(size), waiting));
+        }
+    }
+    order
+}
+
+proptest! {
+    #[test]
+    fn rounds_that_pass_at_once_change_no_order(
+        pushed in prop::collection::vec((0_usize..6, prop_oneof![1_usize..2000, 1_usize..400_000]), 1..60),
+    ) {
+        let queue = Queue::default();
+        let wake = up(&queue);
+        let bytes = Bytes::from(vec![b' '; 400_000]);
+        for (n, (source, size)) in pushed.iter().enumerate() {
+            let mut batch = Batch::one(bytes.slice(..*size));
+            batch.count = n;
+            let _ = queue.push(&peer(&format!("s{source}.example")), batch);
+        }
+        let taken = take(&queue, &wake, usize::MAX);
+        let order: Vec<_> = taken.iter().map(|batch| batch.count).collect();
+        prop_assert_eq!(order, order_by_the_book(&pushed));
+    }
 }
