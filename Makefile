@@ -17,6 +17,10 @@ demo: ## From one resource to delivered messages, in a lab that is left running
 test: ## All tests: format, lints, unit tests, and the demo's steps in a lab of their own
 	@testkit/run.sh test
 
+.PHONY: bench
+bench: ## The edge's data path beside Prosody and ejabberd: one table (10 minutes, most of it the build)
+	@testkit/run.sh bench
+
 .PHONY: shell
 shell: ## A shell in the running lab, with kubectl
 	@[ -x $(TESTKIT) ] || { echo "there is no lab: run make demo first" >&2; exit 1; }

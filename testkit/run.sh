@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What `make demo`, `make test` and others do, phase by phase, with the time of each.
-# Usage: run.sh demo [NAME] | test | lint | audit | clean-lab
+# Usage: run.sh demo [NAME] | test | bench | lint | audit | clean-lab
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 bin=$target/x86_64-unknown-linux-gnu/debug
+release=$target/x86_64-unknown-linux-gnu/release
 times=()
 
 phase() {
@@ -87,6 +88,18 @@ demo_steps() {
   return "$status"
 }
 
+# A few hundred messages through the benchmark's chain: it must not rot between the times that somebody needs figures.
+bench_smoke() {
+  "$bin/testkit" bench --smoke --dir target/bench-smoke --server "edge=$bin/xmpp-federation-edge" --server relay
+}
+
+# Figures want what is shipped: the release profile.
+bench_build() { cargo build --release --locked -p xmpp-federation-edge -p testkit --bins --examples; }
+bench_framer() { "$release/examples/framer"; }
+bench_chain() {
+  "$release/testkit" bench --server "edge=$release/xmpp-federation-edge" --server relay --server prosody --server ejabberd
+}
+
 audit() {
   if ! command -v cargo-deny >/dev/null; then
     phase "cargo-deny" cargo install --locked cargo-deny --target x86_64-unknown-linux-gnu
@@ -134,10 +147,18 @@ case ${1:-} in
     phase "lints" clippy
     phase "tests" tests
     phase "generated files" generated
+    phase "benchmark, smoke" bench_smoke
     phase "images" "$bin/testkit" lab images
     phase "lab tests" cargo test --workspace --locked \
       --test lab --test partner --test interop --test packaging --test dead_peer -- --ignored --test-threads=1
     phase "demo" demo_steps
+    summary
+    ;;
+  bench)
+    phase "set-up" testkit/setup.sh pause
+    phase "build" bench_build
+    phase "framer" bench_framer
+    phase "chain" bench_chain
     summary
     ;;
   lint)
@@ -147,7 +168,7 @@ case ${1:-} in
   audit) audit ;;
   clean-lab) clean_lab ;;
   *)
-    echo "usage: run.sh demo [NAME] | test | lint | audit | clean-lab" >&2
+    echo "usage: run.sh demo [NAME] | test | bench | lint | audit | clean-lab" >&2
     exit 2
     ;;
 esac

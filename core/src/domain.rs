@@ -6,13 +6,14 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A canonical domain name of at least two labels, or of one when parsed with [`Domain::parse`]
-/// from a source that may hold single labels; never an IP literal.
+/// from a source that may hold single labels; never an IP literal. Clones share the text.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Domain(Box<str>);
+pub struct Domain(Arc<str>);
 
 /// Why a text is not a federated domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +94,7 @@ impl Domain {
         } else {
             Err(DomainError::NotCanonical {
                 given: text.to_owned(),
-                canonical: domain.0.into(),
+                canonical: domain.to_string(),
             })
         }
     }

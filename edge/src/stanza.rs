@@ -27,7 +27,7 @@ pub struct DomainCache {
 /// Spellings remembered; a peer that uses more only loses the saving.
 const CACHED: usize = 64;
 /// Longest spelling worth remembering; no valid domain is longer.
-const LONGEST: usize = 1024;
+pub(crate) const LONGEST: usize = 1024;
 
 impl DomainCache {
     /// The canonical domain of an address, `None` if its domain part is no federated domain.

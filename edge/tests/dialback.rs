@@ -332,6 +332,35 @@ async fn a_key_that_nobody_answers_is_given_up_after_the_dialback_time() {
 }
 
 #[tokio::test]
+async fn traffic_of_one_pair_does_not_put_off_the_dialback_time_of_another() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.limits.dialback_timeout = "1s".parse().unwrap();
+    let _lab = Lab::start(live(config));
+    let mut link = router.accept().await;
+    let busy = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='busy'/>";
+    link.say(busy);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    stream.hear("id='busy'/>").await;
+    link.say("<message from='room@conf.coluc.com' to='bob@vngtp.lab' id='late'/>");
+    stream.hear("</db:result>").await;
+    let say = link.sayer();
+    let traffic = async {
+        loop {
+            say(busy);
+            stream.hear("id='busy'/>").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let error = tokio::select! {
+        error = link.hear() => error,
+        () = traffic => unreachable!(),
+    };
+    assert_eq!(attribute(&error, "message", "id"), "late");
+    assert!(error.contains("<remote-server-timeout "), "{error}");
+}
+
+#[tokio::test]
 async fn what_waits_from_a_domain_that_a_reload_took_away_shows_no_key() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let before = config(&[&peer], &[&router]);

@@ -270,6 +270,18 @@ async fn a_peer_is_paused_while_no_router_takes_anything_and_goes_on_afterwards(
 }
 
 #[tokio::test]
+async fn what_came_in_one_piece_with_the_end_of_the_link_leaves_in_order() {
+    let (_lab, peer, _router, link) = Lab::with_link().await;
+    let message = |id| format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='{id}'/>");
+    let all: String = (1..=3).map(message).collect();
+    link.say(&format!("{all}</stream:stream>"));
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let came = stream.hear("id='3'/>").await;
+    let at = |id: &str| came.find(id).unwrap_or_else(|| panic!("{id}: {came}"));
+    assert!(at("id='1'") < at("id='2'"), "{came}");
+}
+
+#[tokio::test]
 async fn endpoints_come_and_go_with_the_configuration() {
     let router = Router::new().await;
     let with = config(&[], &[&router]);

@@ -4,6 +4,7 @@
 //! - [`imp`]: the simulated Unified CM IM and Presence cluster
 //! - [`dns`]: authoritative and recursive DNS of the lab
 //! - [`partner`]: real XMPP servers as federation partners, and their users
+//! - [`load`]: the benchmark of servers, the edge among them
 //! - [`demo`]: the acceptance scenario, step by step
 //!
 //! Nothing here uses the protocol code of the edge or the operator.
@@ -12,6 +13,7 @@ pub mod demo;
 pub mod dns;
 pub mod imp;
 pub mod lab;
+pub mod load;
 pub mod partner;
 
 /// Any failure in the testkit: a sentence for the person who runs it.

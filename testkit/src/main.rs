@@ -1,7 +1,7 @@
 //! `testkit`: one command for all parts of the lab.
 
 use clap::{Parser, Subcommand};
-use testkit::{demo, dns, imp, lab, partner};
+use testkit::{demo, dns, imp, lab, load, partner};
 
 #[derive(Parser)]
 #[command(name = "testkit", about = "The lab of the XMPP federation operator")]
@@ -24,14 +24,25 @@ enum Command {
     PartnerServer(partner::server::ServerArgs),
     /// Plays the acceptance scenario
     Demo(demo::Args),
+    /// Compares servers: throughput, processor time, memory
+    Bench(load::Args),
+    /// Relays without any check; the floor of the comparison
+    #[command(hide = true)]
+    BenchRelay(load::relay::Args),
 }
 
 fn main() -> std::process::ExitCode {
+    let command = Cli::parse().command;
+    // A line for each look-up would be part of what is measured.
+    let level = match command {
+        Command::Bench(_) => tracing::Level::WARN,
+        _ => tracing::Level::INFO,
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        .with_max_level(level)
         .init();
-    let command = Cli::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -50,6 +61,8 @@ fn main() -> std::process::ExitCode {
             Command::Partner(args) => partner::run(args).await,
             Command::PartnerServer(args) => partner::server::run(&args),
             Command::Demo(args) => demo::run(args).await,
+            Command::Bench(args) => load::run(args).await,
+            Command::BenchRelay(args) => load::relay::run(&args),
         }
     });
     match outcome {

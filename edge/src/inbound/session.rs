@@ -98,6 +98,24 @@ pub(super) async fn serve(
     service: Service,
     deadline: Instant,
 ) {
+    // What only the beginning needs is in a box that goes before the stream's long life begins:
+    // as a part of this task it would take its memory to the end.
+    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, service, deadline)).await {
+        session.run(first).await;
+    }
+}
+
+/// A stream that was negotiated, and what the peer said already.
+type Begun = (Box<Session>, Option<Box<Element>>);
+
+/// Negotiates; tells the peer why if that fails.
+async fn open(
+    edge: Arc<Edge>,
+    tcp: TcpStream,
+    guard: StreamGuard,
+    service: Service,
+    deadline: Instant,
+) -> Option<Begun> {
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
@@ -125,7 +143,7 @@ pub(super) async fn serve(
                 %peer, from = negotiated.addresses.from.as_ref().map(Domain::as_str), stream_id = %negotiated.id,
                 "inbound stream negotiated"
             );
-            let session = Session {
+            let session = Box::new(Session {
                 edge,
                 wire,
                 guard,
@@ -141,12 +159,13 @@ pub(super) async fn serve(
                 paused: None,
                 throttled: None,
                 closing: None,
-            };
-            session.run(negotiated.first).await;
+            });
+            Some((session, negotiated.first.map(Box::new)))
         }
         // Load balancers look whether somebody listens, and leave.
         Err(Failure::Io(_) | Failure::Ended) if !wire.transport.has_received() => {
             tracing::debug!(%peer, "a connection was closed before its first byte");
+            None
         }
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
@@ -154,6 +173,7 @@ pub(super) async fn serve(
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
+            None
         }
     }
 }
@@ -167,7 +187,7 @@ fn shutdown() -> Failure {
 
 impl Session {
     /// `first`: what the peer said already.
-    async fn run(mut self, first: Option<Element>) {
+    async fn run(mut self: Box<Self>, first: Option<Box<Element>>) {
         let edge = self.edge.clone();
         let mut changes = edge.changes();
         // What came right behind the negotiation is in the framer already.
@@ -190,11 +210,14 @@ impl Session {
                 lanes,
                 throttled,
                 ..
-            } = &mut self;
+            } = &mut *self;
             let open = closing.is_none();
-            let (waits, throttled) = (paused.is_some(), *throttled);
+            let waits = paused.is_some();
             // Who does not read our answers is not read either, so they cannot pile up.
             let read = !waits && throttled.is_none() && (!open || !wire.transport.needs_flush());
+            let go_on = throttled.filter(|_| !waits);
+            // One timer for both: it is a good part of what an idle stream takes.
+            let timer = sleep_until(go_on.map_or(deadline, |at| at.min(deadline)));
             step = tokio::select! {
                 turn = gated(lanes, read, wire.transport.turn(read, wire.framer.buffer())) => match turn {
                     Gated::Shut(pause) => {
@@ -211,11 +234,14 @@ impl Session {
                     self.paused = None;
                     Ok(())
                 }
-                () = sleep_until(throttled.unwrap_or(deadline)), if throttled.is_some() && !waits => {
-                    self.throttled = None;
-                    self.take_frames()
+                () = timer => {
+                    if go_on.is_some_and(|at| Instant::now() >= at) {
+                        self.throttled = None;
+                        self.take_frames()
+                    } else {
+                        self.timed_out()
+                    }
                 }
-                () = sleep_until(deadline) => self.timed_out(),
                 () = edge.inbound.close.cancelled(), if open => {
                     self.close(Some(&shutdown()));
                     self.take_frames()
@@ -228,8 +254,13 @@ impl Session {
             };
         };
         self.deliver();
+        // In a box for the same reason as the beginning.
+        Box::pin(self.end(failure)).await;
+    }
+
+    async fn end(self: Box<Self>, failure: Failure) {
         if self.closing.is_none() {
-            edge.stream_refused(&self.guard.entry, &failure);
+            self.edge.stream_refused(&self.guard.entry, &failure);
         }
         tracing::info!(
             peer = %self.guard.entry.peer,
@@ -238,11 +269,12 @@ impl Session {
             "inbound stream ended"
         );
         let Self {
+            edge,
             wire,
             closing,
             guard,
             ..
-        } = self;
+        } = *self;
         if closing.is_some() {
             wire.finish().await;
         } else {

@@ -61,12 +61,25 @@ impl Outbound {
         remote: &Domain,
         stanza: Bytes,
     ) -> Result<(), Cause> {
+        self.push_all(edge, live, local, remote, &mut vec![stanza])
+    }
+
+    /// The same for several stanzas between the same domains: one lock and one wake-up for all. Takes
+    /// what is queued out of `stanzas`; the senders of what is left must be told the error.
+    pub fn push_all(
+        &self,
+        edge: &Arc<Edge>,
+        live: &Live,
+        local: &Domain,
+        remote: &Domain,
+        stanzas: &mut Vec<Bytes>,
+    ) -> Result<(), Cause> {
         let limits = &live.config.limits;
         let room = Room {
             stanzas: limits.max_queued_stanzas,
             bytes: limits.max_queued_bytes,
         };
-        self.queue(edge, live, local, remote, stanza, room)
+        self.queue(edge, live, local, remote, stanzas, room)
     }
 
     /// Queues an error for a remote sender whose stanza did not arrive. Nobody could be told that
@@ -80,7 +93,7 @@ impl Outbound {
         remote: &Domain,
         error: Bytes,
     ) -> Result<(), Cause> {
-        self.queue(edge, live, local, remote, error, Room::ANY)
+        self.queue(edge, live, local, remote, &mut vec![error], Room::ANY)
     }
 
     fn queue(
@@ -89,7 +102,7 @@ impl Outbound {
         live: &Live,
         local: &Domain,
         remote: &Domain,
-        stanza: Bytes,
+        stanzas: &mut Vec<Bytes>,
         room: Room,
     ) -> Result<(), Cause> {
         if live.policy.check(remote).is_err() {
@@ -97,16 +110,18 @@ impl Outbound {
         }
         let mut routes = self.lock();
         if let Some(route) = routes.get(remote) {
-            return route.push(room, local, stanza);
+            return route.push_all(room, local, stanzas);
         }
         if routes.len() >= MAX_ROUTES {
             return Err(Cause::QueueFull);
         }
         let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
-        route.push(room, local, stanza)?;
-        routes.insert(remote.clone(), route.clone());
-        self.tasks.spawn(route.run(edge.clone()));
-        Ok(())
+        let pushed = route.push_all(room, local, stanzas);
+        if !route.is_empty() {
+            routes.insert(remote.clone(), route.clone());
+            self.tasks.spawn(route.run(edge.clone()));
+        }
+        pushed
     }
 
     /// A stream from this domain was authenticated: it lives, so its back-off is void.

@@ -100,34 +100,65 @@ impl Route {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, room: Room, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
-        let mut queues = self.lock();
+    /// Queues those stanzas of one pair that there is room for, and takes them out of `stanzas`;
+    /// what is left keeps its order.
+    pub(super) fn push_all(
+        &self,
+        room: Room,
+        local: &Domain,
+        stanzas: &mut Vec<Bytes>,
+    ) -> Result<(), Cause> {
+        // A report has nobody who could be told that it found no room.
+        let report = room.bytes == usize::MAX;
+        let now = Instant::now();
+        let mut guard = self.lock();
+        let queues = &mut *guard;
         if !queues.pairs.contains_key(local) {
             queues.pairs.insert(local.clone(), Pair::default());
         }
         let Some(pair) = queues.pairs.get_mut(local) else {
             return Err(Cause::QueueFull);
         };
-        let small = pair.bytes + stanza.len() <= SMALL;
-        // A report has nobody who could be told that it found no room.
-        let report = room.bytes == usize::MAX;
-        let most = if small || report {
-            MAX_WAITING
-        } else {
-            MAX_WAITING - RESERVE
-        };
-        if pair.waiting.len() >= room.stanzas
-            || pair.bytes + stanza.len() > room.bytes
-            || self.total.load(Ordering::Relaxed) + stanza.len() > most
-        {
-            return Err(Cause::QueueFull);
+        let total = self.total.load(Ordering::Relaxed);
+        let (mut left, mut added) = (Vec::new(), 0);
+        for stanza in stanzas.drain(..) {
+            let size = stanza.len();
+            let small = pair.bytes + size <= SMALL;
+            let most = if small || report {
+                MAX_WAITING
+            } else {
+                MAX_WAITING - RESERVE
+            };
+            if pair.waiting.len() >= room.stanzas
+                || pair.bytes + size > room.bytes
+                || total + added + size > most
+            {
+                left.push(stanza);
+                continue;
+            }
+            added += size;
+            pair.bytes += size;
+            pair.waiting.push_back((now, stanza));
         }
-        pair.bytes += stanza.len();
-        self.total.fetch_add(stanza.len(), Ordering::Relaxed);
-        pair.waiting.push_back((Instant::now(), stanza));
-        drop(queues);
-        self.wake.notify_one();
-        Ok(())
+        self.total.fetch_add(added, Ordering::Relaxed);
+        if pair.waiting.is_empty() {
+            queues.pairs.remove(local);
+        }
+        drop(guard);
+        if added > 0 {
+            self.wake.notify_one();
+        }
+        *stanzas = left;
+        if stanzas.is_empty() {
+            Ok(())
+        } else {
+            Err(Cause::QueueFull)
+        }
+    }
+
+    #[cfg(test)]
+    fn push(&self, room: Room, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
+        self.push_all(room, local, &mut vec![stanza])
     }
 
     pub(super) fn retry(&self) {
@@ -308,7 +339,8 @@ impl Route {
         }
         let hold = live.config.limits.dialback_timeout.0;
         let mut opener = {
-            let resolving = Opener::resolve(edge, &self.remote);
+            // In boxes that go before the stream's long life begins.
+            let resolving = Box::pin(Opener::resolve(edge, &self.remote));
             self.ageing(edge, hold, resolving).await?
         };
         loop {
@@ -316,7 +348,7 @@ impl Route {
             let Some(local) = self.waiting().into_iter().next() else {
                 return Ok(());
             };
-            let opening = opener.open(&local, Purpose::Stanzas);
+            let opening = Box::pin(opener.open(&local, Purpose::Stanzas));
             let stream = self.ageing(edge, hold, opening).await?;
             match stream::run(edge, self, stream).await {
                 stream::End::Used => return Ok(()),
@@ -391,6 +423,33 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    #[test]
+    fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let route = Route::new(Domain::parse("a.example").unwrap(), total.clone());
+        let local = Domain::parse("coluc.com").unwrap();
+        let room = Room {
+            stanzas: 3,
+            bytes: 15,
+        };
+        let of = |texts: &[&'static str]| -> Vec<_> {
+            let texts = texts.iter();
+            texts
+                .map(|text| Bytes::from_static(text.as_bytes()))
+                .collect()
+        };
+        let mut stanzas = of(&["<a/>", "<too-large/>", "<b/>", "<c/>", "<d/>", "<e/>"]);
+        let pushed = route.push_all(room, &local, &mut stanzas);
+        assert_eq!(pushed, Err(Cause::QueueFull));
+        assert_eq!(stanzas, of(&["<too-large/>", "<d/>", "<e/>"]));
+        assert_eq!(total.load(Ordering::Relaxed), 12);
+        let taken = route.take(&local, 1024, None);
+        assert_eq!((&taken.bytes[..], taken.count), (&b"<a/><b/><c/>"[..], 3));
+        stanzas.remove(0);
+        assert_eq!(route.push_all(room, &local, &mut stanzas), Ok(()));
+        assert!(stanzas.is_empty());
+    }
+
     #[tokio::test]
     async fn what_waits_is_bounded_by_pair_and_over_all_routes() {
         let total = Arc::new(AtomicUsize::new(0));
@@ -428,6 +487,7 @@ mod tests {
         assert_eq!(total.load(Ordering::Relaxed), MAX_WAITING - 25);
         assert!(route.is_settled() && other.is_settled());
     }
+
     #[test]
     fn what_the_peer_would_not_take_is_set_aside_and_the_rest_keeps_its_order() {
         let total = Arc::new(AtomicUsize::new(0));

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
@@ -13,6 +14,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use super::connect::Opened;
 use super::route::{Route, Taken};
 use crate::bounce::Cause;
+use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
@@ -76,6 +78,8 @@ struct Stream<'a> {
     recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
+    /// When to look what is late; while anything may be.
+    look_at: Option<Instant>,
     closing: Option<Instant>,
     /// The edge stops and waits no longer.
     gave_up: bool,
@@ -93,6 +97,7 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         recent: VecDeque::new(),
         recent_bytes: 0,
         last_use: Instant::now(),
+        look_at: None,
         closing: None,
         gave_up: false,
     };
@@ -100,12 +105,30 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         stream.valid(&local, Mechanism::External);
     }
     let failure = stream.run().await;
-    stream.end(failure).await
+    // In a box: as a part of the task it would take its memory while the stream is idle.
+    Box::pin(stream.end(failure)).await
+}
+
+/// Waits for a reload; gives back what to wait with for the next one.
+async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver<Arc<Live>> {
+    if changes.changed().await.is_err() {
+        // Nobody reloads any more.
+        std::future::pending::<()>().await;
+    }
+    changes
 }
 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
-        let mut changes = self.edge.changes();
+        let (edge, route) = (self.edge, self.route);
+        // What happens rarely is registered once and not anew in each turn.
+        let entry = self.opened.guard.entry.clone();
+        let closed = entry.close.cancelled();
+        let stopped = edge.outbound.close.cancelled();
+        let gave_up = edge.outbound.give_up.cancelled();
+        let changed = next_change(edge.changes());
+        let timer = sleep_until(self.deadline());
+        tokio::pin!(closed, stopped, gave_up, changed, timer);
         // It was opened under the configuration of a while ago.
         if let Err(failure) = self.check_lists() {
             return failure;
@@ -119,45 +142,66 @@ impl Stream<'_> {
                 return failure;
             }
             let idle = !self.opened.wire.transport.needs_flush();
-            self.route.writing.store(!idle, Ordering::Release);
+            route.writing.store(!idle, Ordering::Release);
             let deadline = self.deadline();
-            let Self {
-                opened,
-                route,
-                edge,
-                closing,
-                gave_up,
-                ..
-            } = self;
-            let open = closing.is_none();
-            let waits = !*gave_up;
+            // It may wake early: the deadline moves with every turn, and moving a timer costs.
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            let (open, waits) = (self.closing.is_none(), !self.gave_up);
+            let wire = &mut self.opened.wire;
             let step = tokio::select! {
-                turn = opened.wire.transport.turn(true, opened.wire.framer.buffer()) => match turn {
-                    Ok(Turn::Read) => self.take_frames(),
-                    Ok(Turn::Flushed) => Ok(()),
-                    Ok(Turn::End) => Err(Failure::Ended),
-                    Err(error) => Err(error.into()),
-                },
-                () = route.wake.notified(), if open => {
-                    // One pass of the scheduler: whoever is ready appends first.
-                    tokio::task::yield_now().await;
-                    Ok(())
-                }
-                () = sleep_until(deadline) => self.timed_out(),
-                () = edge.outbound.close.cancelled(), if open => {
-                    self.close();
-                    Ok(())
-                }
-                () = opened.guard.entry.close.cancelled(), if open => {
-                    self.close();
-                    Ok(())
-                }
-                () = edge.outbound.give_up.cancelled(), if waits => self.give_up(),
-                () = edge.outbound.hang_up.cancelled(), if !open => {
-                    Err(Failure::Timeout("closing the stream"))
-                }
-                Ok(()) = changes.changed(), if open => self.check_lists(),
-            };
+                            // Much traffic keeps nothing waiting that happens rarely.
+                            biased;
+                            next = &mut changed, if open => {
+                                changed.set(next_change(next));
+                                self.check_lists()
+                            }
+                            () = &mut stopped, if open => {
+                                self.close();
+                                Ok(())
+                            }
+                            () = &mut closed, if open => {
+                                self.close();
+                                Ok(())
+                            }
+                            () = &mut gave_up, if waits => self.give_up(),
+                            () = &mut timer => {
+                                if Instant::now() >= deadline {
+                                    self.timed_out()
+                                } else {
+                                    Ok(())
+                                }
+                            }
+                            turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
+                                Ok(Turn::Read) => self.take_frames(),
+                                Ok(Turn::Flushed) => Ok(()),
+                                Ok(Turn::End) => Err(Failure::Ended),
+                                Err(error) => Err(error.into()),
+                            },
+                            () = route.wake.notified(), if open => {
+                                // One pass of the scheduler: whoever is ready appends first.
+                                tokio::task::yield_now().await;
+                                Ok(())
+                            }
+            <<<<<<< HEAD
+                            () = sleep_until(deadline) => self.timed_out(),
+                            () = edge.outbound.close.cancelled(), if open => {
+                                self.close();
+                                Ok(())
+                            }
+                            () = opened.guard.entry.close.cancelled(), if open => {
+                                self.close();
+                                Ok(())
+                            }
+                            () = edge.outbound.give_up.cancelled(), if waits => self.give_up(),
+                            () = edge.outbound.hang_up.cancelled(), if !open => {
+                                Err(Failure::Timeout("closing the stream"))
+                            }
+                            Ok(()) = changes.changed(), if open => self.check_lists(),
+            =======
+            >>>>>>> benchmerge
+                        };
             if let Err(failure) = step {
                 return failure;
             }
@@ -407,7 +451,9 @@ impl Stream<'_> {
         self.opened.limits.idle_timeout(own)
     }
 
-    fn deadline(&self) -> Instant {
+    /// When to call [`Self::timed_out`]. Turns do not put it off: traffic of one pair must not keep
+    /// what is late of another from being noticed.
+    fn deadline(&mut self) -> Instant {
         let now = Instant::now();
         if let Some(closing) = self.closing {
             return closing;
@@ -419,15 +465,17 @@ impl Stream<'_> {
                 .values()
                 .any(|state| matches!(state, PairState::Pending(_)));
         let idle = self.last_use + self.idle_timeout();
-        if busy {
-            idle.min(now + Duration::from_secs(1))
-        } else {
-            idle
+        if !busy {
+            self.look_at = None;
+            return idle;
         }
+        let look = *self.look_at.get_or_insert(now + Duration::from_secs(1));
+        if idle > now { idle.min(look) } else { look }
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
+        self.look_at = None;
         if self.closing.is_some() {
             return Err(Failure::Timeout("closing the stream"));
         }

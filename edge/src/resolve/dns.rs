@@ -12,6 +12,8 @@ use hickory_resolver::config::{
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// An SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +57,18 @@ pub(crate) fn absolute(name: &str) -> String {
 pub struct Dns {
     /// Why there is none stays an error of each look-up: static routes work without DNS.
     resolver: Result<TokioResolver, String>,
+    /// A place for each question that was just asked.
+    asking: Semaphore,
 }
 
 /// How long a resolver may take over a question; it is asked twice.
 const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Questions asked at once. A burst of hundreds, as when many partners are called after a start,
+/// overflows a resolver's socket, and each one that is lost costs a time-out.
+const AT_ONCE: usize = 64;
+/// A question that takes longer keeps its place no more: slow domains hold up no others.
+const SLOW: Duration = Duration::from_millis(50);
 
 impl Dns {
     /// Asks the resolvers of a configuration.
@@ -83,6 +93,7 @@ impl Dns {
         };
         Self {
             resolver: config.and_then(build),
+            asking: Semaphore::new(AT_ONCE),
         }
     }
 
@@ -95,7 +106,16 @@ impl Dns {
         let mut parsed = Name::from_ascii(name).map_err(|error| fail(error.to_string()))?;
         parsed.set_fqdn(true);
         let resolver = self.resolver.as_ref().map_err(|why| fail(why.clone()))?;
-        match resolver.lookup(parsed, record_type).await {
+        let place = self.asking.acquire().await;
+        let asked = resolver.lookup(parsed, record_type);
+        tokio::pin!(asked);
+        let answer = if let Ok(answer) = timeout(SLOW, &mut asked).await {
+            answer
+        } else {
+            drop(place);
+            asked.await
+        };
+        match answer {
             Ok(answer) => Ok(answer
                 .answers()
                 .iter()
@@ -188,5 +208,39 @@ impl Lookup for Dns {
                 _ => Ok(found),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_questions_that_nobody_answers_do_not_keep_others_from_being_asked() {
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dns = Arc::new(Dns::new(&[server.local_addr().unwrap()]));
+        let asked = 3 * AT_ONCE;
+        for n in 0..asked {
+            let dns = dns.clone();
+            tokio::spawn(async move { dns.addresses(&format!("d{n}.example.")).await });
+        }
+        // Each question anew until its name is known; a place kept for the whole time-out would
+        // let through only the first ones.
+        let mut names = HashSet::new();
+        let mut packet = [0; 512];
+        let all = timeout(TIMEOUT, async {
+            while names.len() < asked {
+                let (size, _) = server.recv_from(&mut packet).await.unwrap();
+                // Behind the header: one label's length and text.
+                let label = packet.get(12..size).unwrap();
+                let length = usize::from(*label.first().unwrap());
+                names.insert(label.get(1..=length).unwrap().to_vec());
+            }
+        });
+        assert!(all.await.is_ok(), "{} of {asked} were asked", names.len());
     }
 }

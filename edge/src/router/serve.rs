@@ -1,7 +1,7 @@
 //! A link that is up: one task writes what waits in batches, proves what the router has
 //! processed, and takes what the router sends.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use xmpp_federation_core::Domain;
 
 use super::link::Link;
 use super::queue::{Batch, Source};
@@ -17,7 +18,7 @@ use super::{Mode, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::metrics::Direction;
-use crate::stanza::{DomainCache, domain_part, is_stanza};
+use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure, Wire};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
@@ -31,6 +32,88 @@ const ANSWERS: usize = 8 * 1024 * 1024;
 /// Bytes of them at which it is not read at all.
 const MANY_ANSWERS: usize = 4 * ANSWERS;
 
+/// Ways of stanzas that a link remembers; a router that uses more only loses the saving.
+const LANES: usize = 1024;
+
+/// A way of stanzas that was checked: hosted sender, foreign recipient.
+struct Lane {
+    from: Box<str>,
+    to: Box<str>,
+    local: Domain,
+    remote: Domain,
+    /// Those of this turn.
+    stanzas: Vec<Bytes>,
+}
+
+/// The ways that the router's stanzas take under one configuration.
+#[derive(Default)]
+struct Lanes {
+    live: Option<Arc<Live>>,
+    all: Vec<Lane>,
+    /// By the domain parts of `from` and `to` as written, with a separator that neither can have.
+    known: HashMap<Box<str>, usize>,
+    /// The last stanza's: most are like the one before.
+    last: usize,
+    key: String,
+    /// Those with stanzas.
+    used: Vec<usize>,
+}
+
+impl Lanes {
+    /// What was checked under another configuration does not count.
+    fn under(&mut self, live: &Arc<Live>) {
+        let same = self.live.as_ref().is_some_and(|own| Arc::ptr_eq(own, live));
+        if !same || self.all.len() > LANES {
+            self.known = HashMap::new();
+            self.all = Vec::new();
+            self.live = Some(live.clone());
+        }
+    }
+
+    fn find(&mut self, from: &str, to: &str) -> Option<usize> {
+        let last = self.all.get(self.last);
+        if last.is_some_and(|lane| *lane.from == *from && *lane.to == *to) {
+            return Some(self.last);
+        }
+        if from.len().max(to.len()) > LONGEST {
+            return None;
+        }
+        self.write_key(from, to);
+        self.last = *self.known.get(self.key.as_str())?;
+        Some(self.last)
+    }
+
+    fn add(&mut self, from: &str, to: &str, local: Domain, remote: Domain) -> usize {
+        self.write_key(from, to);
+        self.last = self.all.len();
+        self.known.insert(self.key.as_str().into(), self.last);
+        self.all.push(Lane {
+            from: from.into(),
+            to: to.into(),
+            local,
+            remote,
+            stanzas: Vec::new(),
+        });
+        self.last
+    }
+
+    fn write_key(&mut self, from: &str, to: &str) {
+        self.key.clear();
+        self.key.push_str(from);
+        self.key.push('\0');
+        self.key.push_str(to);
+    }
+
+    fn append(&mut self, lane: usize, stanza: Bytes) {
+        if let Some(found) = self.all.get_mut(lane) {
+            if found.stanzas.is_empty() {
+                self.used.push(lane);
+            }
+            found.stanzas.push(stanza);
+        }
+    }
+}
+
 /// State of one stay up.
 struct Up<'a> {
     link: &'a Link,
@@ -43,6 +126,7 @@ struct Up<'a> {
     nonce: u64,
     pings: u64,
     domains: DomainCache,
+    lanes: Lanes,
     scratch: BytesMut,
     last_heard: Instant,
     /// It is our turn, and the queue gives nothing before another link's proof or this time.
@@ -81,6 +165,7 @@ impl Link {
             nonce: rand::random(),
             pings: 0,
             domains: DomainCache::default(),
+            lanes: Lanes::default(),
             scratch: BytesMut::new(),
             last_heard: Instant::now(),
             turn_at: None,
@@ -288,11 +373,31 @@ impl Up<'_> {
 
     fn take_frames(&mut self) -> Result<(), Failure> {
         let live = self.link.edge.live();
-        let mut count = 0;
-        let mut size = 0;
+        self.lanes.under(&live);
+        let (mut count, mut size) = (0, 0);
+        let taken = self.take_all(&live, &mut count, &mut size);
+        // Also when the link fails: what was accepted before leaves.
+        self.hand_over(&live);
+        if count > 0 {
+            self.link
+                .edge
+                .metrics
+                .stanzas(Direction::Outbound, count, size);
+        } else {
+            self.wire.framer.shrink();
+        }
+        taken
+    }
+
+    fn take_all(
+        &mut self,
+        live: &Arc<Live>,
+        count: &mut usize,
+        size: &mut usize,
+    ) -> Result<(), Failure> {
         loop {
             match self.wire.framer.next_frame()? {
-                None => break,
+                None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
                 Some(Frame::Header(_)) => {}
                 Some(Frame::Element(element)) => {
@@ -302,21 +407,34 @@ impl Up<'_> {
                     if self.take_echo(&element) {
                         continue;
                     }
-                    size += element.bytes().len();
-                    count += 1;
-                    self.take_stanza(&live, &element);
+                    *size += element.bytes().len();
+                    *count += 1;
+                    self.take_stanza(live, &element);
                 }
             }
         }
-        if count > 0 {
-            self.link
-                .edge
-                .metrics
-                .stanzas(Direction::Outbound, count, size);
-        } else {
-            self.wire.framer.shrink();
+    }
+
+    /// Hands the stanzas of this turn to the streams of their recipients' domains.
+    fn hand_over(&mut self, live: &Arc<Live>) {
+        let edge = &self.link.edge;
+        let mut used = std::mem::take(&mut self.lanes.used);
+        for lane in used.drain(..) {
+            let Some(lane) = self.lanes.all.get_mut(lane) else {
+                continue;
+            };
+            // An idle lane holds no memory.
+            let mut stanzas = std::mem::take(&mut lane.stanzas);
+            let pushed =
+                edge.outbound
+                    .push_all(edge, live, &lane.local, &lane.remote, &mut stanzas);
+            if let Err(cause) = pushed {
+                for element in split(&stanzas.concat(), ns::SERVER) {
+                    self.refuse(live, &element, cause);
+                }
+            }
         }
-        Ok(())
+        self.lanes.used = used;
     }
 
     /// Whether this is the echo of our ping; then what it covers is proven.
@@ -351,47 +469,49 @@ impl Up<'_> {
             );
             return;
         }
-        let sender = element
-            .from()
-            .and_then(|from| self.domains.domain_of(&from));
-        let Some(local) = sender.filter(|local| live.hosted.contains(local)) else {
-            self.refuse(live, element, Cause::ForeignSender);
-            return;
+        let (from, to) = (element.from(), element.to());
+        let known = match (&from, &to) {
+            (Some(from), Some(to)) => self.lanes.find(domain_part(from), domain_part(to)),
+            _ => None,
         };
-        let served = select(&self.link.edge.routers.clusters(), live, &local).is_some();
-        let Some(to) = element.to().filter(|_| served) else {
-            self.refuse(live, element, Cause::Malformed);
-            return;
+        let lane = match known {
+            Some(lane) => lane,
+            None => match self.check(live, from.as_deref(), to.as_deref()) {
+                Ok(lane) => lane,
+                Err(cause) => return self.refuse(live, element, cause),
+            },
         };
-        if domain_part(&to) == self.link.id.as_str() {
-            self.refuse(live, element, Cause::NotForUs);
-            return;
-        }
-        let Some(remote) = self.domains.domain_of(&to) else {
-            self.refuse(live, element, Cause::Malformed);
-            return;
-        };
-        if live.hosted.contains(&remote) {
-            self.refuse(live, element, Cause::NotForUs);
-            return;
-        }
         let limits = &live.config.limits;
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
         // One user's stanza must not break the link for all.
         let moved = element.reroot_into(Reroot::TO_SERVER, &mut self.scratch);
         let stanza = self.scratch.split().freeze();
         if bytes > most || moved.is_err() {
-            self.refuse(live, element, Cause::TooLarge { bytes, most });
-            return;
+            return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
-        let pushed = self
-            .link
-            .edge
-            .outbound
-            .push(&self.link.edge, live, &local, &remote, stanza);
-        if let Err(cause) = pushed {
-            self.refuse(live, element, cause);
+        self.lanes.append(lane, stanza);
+    }
+
+    /// Whether a stanza may go from one address to the other; then it has a lane from now on.
+    fn check(&mut self, live: &Live, from: Option<&str>, to: Option<&str>) -> Result<usize, Cause> {
+        let sender = from.and_then(|from| self.domains.domain_of(from));
+        let local = sender
+            .filter(|local| live.hosted.contains(local))
+            .ok_or(Cause::ForeignSender)?;
+        let served = select(&self.link.edge.routers.clusters(), live, &local).is_some();
+        let to = to.filter(|_| served).ok_or(Cause::Malformed)?;
+        if domain_part(to) == self.link.id.as_str() {
+            return Err(Cause::NotForUs);
         }
+        let remote = self.domains.domain_of(to).ok_or(Cause::Malformed)?;
+        if live.hosted.contains(&remote) {
+            return Err(Cause::NotForUs);
+        }
+        if live.policy.check(&remote).is_err() {
+            return Err(Cause::Denied);
+        }
+        let from = domain_part(from.unwrap_or_default());
+        Ok(self.lanes.add(from, domain_part(to), local, remote))
     }
 
     /// Answers the router's stanza on this cluster's links.
