@@ -105,8 +105,7 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         stream.valid(&local, Mechanism::External);
     }
     let failure = stream.run().await;
-    // In a box: as a part of the task it would take its memory while the stream is idle.
-    Box::pin(stream.end(failure)).await
+    stream.end(failure)
 }
 
 /// Waits for a reload; gives back what to wait with for the next one.
@@ -126,9 +125,10 @@ impl Stream<'_> {
         let closed = entry.close.cancelled();
         let stopped = edge.outbound.close.cancelled();
         let gave_up = edge.outbound.give_up.cancelled();
+        let hung_up = edge.outbound.hang_up.cancelled();
         let changed = next_change(edge.changes());
         let timer = sleep_until(self.deadline());
-        tokio::pin!(closed, stopped, gave_up, changed, timer);
+        tokio::pin!(closed, stopped, gave_up, hung_up, changed, timer);
         // It was opened under the configuration of a while ago.
         if let Err(failure) = self.check_lists() {
             return failure;
@@ -151,57 +151,43 @@ impl Stream<'_> {
             let (open, waits) = (self.closing.is_none(), !self.gave_up);
             let wire = &mut self.opened.wire;
             let step = tokio::select! {
-                            // Much traffic keeps nothing waiting that happens rarely.
-                            biased;
-                            next = &mut changed, if open => {
-                                changed.set(next_change(next));
-                                self.check_lists()
-                            }
-                            () = &mut stopped, if open => {
-                                self.close();
+                        // Much traffic keeps nothing waiting that happens rarely.
+                        biased;
+                        next = &mut changed, if open => {
+                            changed.set(next_change(next));
+                            self.check_lists()
+                        }
+                        () = &mut stopped, if open => {
+                            self.close();
+                            Ok(())
+                        }
+                        () = &mut closed, if open => {
+                            self.close();
+                            Ok(())
+                        }
+                        () = &mut gave_up, if waits => self.give_up(),
+            () = &mut hung_up, if !open => {
+                Err(Failure::Timeout("closing the stream"))
+            }
+                        () = &mut timer => {
+                            if Instant::now() >= deadline {
+                                self.timed_out()
+                            } else {
                                 Ok(())
                             }
-                            () = &mut closed, if open => {
-                                self.close();
-                                Ok(())
-                            }
-                            () = &mut gave_up, if waits => self.give_up(),
-                            () = &mut timer => {
-                                if Instant::now() >= deadline {
-                                    self.timed_out()
-                                } else {
-                                    Ok(())
-                                }
-                            }
-                            turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
-                                Ok(Turn::Read) => self.take_frames(),
-                                Ok(Turn::Flushed) => Ok(()),
-                                Ok(Turn::End) => Err(Failure::Ended),
-                                Err(error) => Err(error.into()),
-                            },
-                            () = route.wake.notified(), if open => {
-                                // One pass of the scheduler: whoever is ready appends first.
-                                tokio::task::yield_now().await;
-                                Ok(())
-                            }
-            <<<<<<< HEAD
-                            () = sleep_until(deadline) => self.timed_out(),
-                            () = edge.outbound.close.cancelled(), if open => {
-                                self.close();
-                                Ok(())
-                            }
-                            () = opened.guard.entry.close.cancelled(), if open => {
-                                self.close();
-                                Ok(())
-                            }
-                            () = edge.outbound.give_up.cancelled(), if waits => self.give_up(),
-                            () = edge.outbound.hang_up.cancelled(), if !open => {
-                                Err(Failure::Timeout("closing the stream"))
-                            }
-                            Ok(()) = changes.changed(), if open => self.check_lists(),
-            =======
-            >>>>>>> benchmerge
-                        };
+                        }
+                        turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
+                            Ok(Turn::Read) => self.take_frames(),
+                            Ok(Turn::Flushed) => Ok(()),
+                            Ok(Turn::End) => Err(Failure::Ended),
+                            Err(error) => Err(error.into()),
+                        },
+                        () = route.wake.notified(), if open => {
+                            // One pass of the scheduler: whoever is ready appends first.
+                            tokio::task::yield_now().await;
+                            Ok(())
+                        }
+                    };
             if let Err(failure) = step {
                 return failure;
             }
