@@ -100,7 +100,7 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
         stream.valid(&local, Mechanism::External);
     }
     let failure = stream.run().await;
-    stream.end(failure).await
+    stream.end(failure)
 }
 
 impl Stream<'_> {
@@ -553,7 +553,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn end(mut self, failure: Failure) -> End {
+    fn end(mut self, failure: Failure) -> End {
         // Only the peer's own end says that it has read to ours.
         let orderly = match &failure {
             Failure::Closed => true,

@@ -313,9 +313,12 @@ fn a_large_batch_among_thousands_of_sources_costs_few_looks(
     assert!(bytes > 1_000_000);
 }
 
+/// A source by the book: its number, its deficit, and what waits by number and size.
+type Turn = (usize, usize, VecDeque<(usize, usize)>);
+
 /// The order by the rules of deficit round robin, one quantum after the other.
 fn order_by_the_book(pushed: &[(usize, usize)]) -> Vec<usize> {
-    let mut turns: VecDeque<(usize, usize, VecDeque<(usize, usize)>)> = VecDeque::new();
+    let mut turns: VecDeque<Turn> = VecDeque::new();
     for (n, (source, size)) in pushed.iter().enumerate() {
         match turns.iter_mut().find(|(known, ..)| known == source) {
             Some((.., waiting)) => waiting.push_back((n, *size)),
