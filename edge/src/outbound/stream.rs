@@ -106,6 +106,7 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
     }
     let failure = stream.run().await;
     stream.end(failure)
+<<<<<<< HEAD
 }
 
 /// Waits for a reload; gives back what to wait with for the next one.
@@ -115,6 +116,8 @@ async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver
         std::future::pending::<()>().await;
     }
     changes
+=======
+>>>>>>> finish
 }
 
 impl Stream<'_> {
@@ -587,7 +590,7 @@ impl Stream<'_> {
         }
     }
 
-    async fn end(mut self, failure: Failure) -> End {
+    fn end(mut self, failure: Failure) -> End {
         // Only the peer's own end says that it has read to ours.
         let orderly = match &failure {
             Failure::Closed => true,

@@ -313,7 +313,7 @@ fn a_large_batch_among_thousands_of_sources_costs_few_looks(
     assert!(bytes > 1_000_000);
 }
 
-/// A source, its deficit, and what of it waits: number and size.
+/// A source by the book: its number, its deficit, and what waits by number and size.
 type Turn = (usize, usize, VecDeque<(usize, usize)>);
 
 /// The order by the rules of deficit round robin, one quantum after the other.
