@@ -106,7 +106,6 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
     }
     let failure = stream.run().await;
     stream.end(failure)
-<<<<<<< HEAD
 }
 
 /// Waits for a reload; gives back what to wait with for the next one.
@@ -116,8 +115,6 @@ async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver
         std::future::pending::<()>().await;
     }
     changes
-=======
->>>>>>> finish
 }
 
 impl Stream<'_> {
