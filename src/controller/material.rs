@@ -76,12 +76,13 @@ impl Certificate {
 
 /// Decides on all material.
 pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp) -> Material {
+    let others = others(valid, observed);
     Material {
         dialback: dialback(valid, &observed.live, rotate),
         certificate: certificate(valid, observed, now),
         router: router(valid, observed),
-        others: others(valid, observed).map(drop),
-        brought: brought(valid, observed),
+        brought: brought(valid, observed, others.as_deref().unwrap_or_default()),
+        others: others.map(drop),
     }
 }
 
@@ -240,8 +241,8 @@ fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, St
     Ok(found)
 }
 
-fn brought(valid: &Validated, observed: &Observed) -> Vec<SecretBytes> {
-    let mut bytes = others(valid, observed).unwrap_or_default();
+fn brought(valid: &Validated, observed: &Observed, others: &[SecretBytes]) -> Vec<SecretBytes> {
+    let mut bytes = others.to_vec();
     if let Some(name) = &valid.tls.brought_certificate
         && let Ok(read) = observed.secrets.get(name, "the certificate")
         && let Ok(key) = read.key("tls.key")
