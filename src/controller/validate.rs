@@ -9,6 +9,7 @@ use xmpp_federation_core::edge_config::{
 };
 use xmpp_federation_core::{ComponentId, Domain, Realm};
 
+use super::build::edge_config;
 use super::names::Owner;
 use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
@@ -248,7 +249,7 @@ pub fn run(
     if !certificate_names.contains(&hostname) {
         certificate_names.push(hostname.clone());
     }
-    Ok(Validated {
+    let valid = Validated {
         owner,
         active: later::wants_registration(spec.activation),
         hosted,
@@ -278,7 +279,19 @@ pub fn run(
         deny: settings.cluster_networks.clone(),
         imp,
         operator_namespace: settings.namespace.clone(),
-    })
+    };
+    accepted_by_the_edge(&valid)?;
+    Ok(valid)
+}
+
+/// The edge's own rules, asked before its pods are: what they refuse never reaches them.
+fn accepted_by_the_edge(valid: &Validated) -> Result<(), Refusal> {
+    let problems = edge_config(valid, &Vec::new()).problems();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let sentence = |problem| format!("spec gives the edge a value that it refuses: {problem}");
+    Err(Refusal::Invalid(problems.iter().map(sentence).collect()))
 }
 
 fn privacy(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Privacy {
@@ -622,6 +635,8 @@ mod tests {
     #[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
     #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["lb"]}), "trustedSources[0]: \"lb\" is not a network")]
+    #[case("/edge/proxyProtocol", json!({"trustedSources": ["0.0.0.0/0"]}), "proxyProtocol.trustedSources[0]: 0.0.0.0/0 is every address")]
+    #[case("/tls", json!({"mode": "Disabled", "requireClientCertificates": true}), "tls.requireClientCertificates: true cannot hold with tls.mode Disabled")]
     #[case("/peers", json!([{"domain": "coluc.com"}]), "spec.peers[0].domain: coluc.com is hosted here")]
     #[case("/peers", json!([{"domain": "a.example"}, {"domain": "a.example"}]), "spec.peers[1].domain: a.example has two entries")]
     #[case("/peers", json!([{"domain": "a.example", "pinnedSha256": ["zz"]}]), "spec.peers[0].pinnedSha256: \"zz\" is not a SHA-256")]
