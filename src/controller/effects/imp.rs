@@ -130,6 +130,7 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
+            bouncing: None,
         })
         .collect()
 }
