@@ -117,7 +117,7 @@ fn provable_up_time(timings: Timings) -> u64 {
 
 /// Whether a human asked for a restart of this node after the last command to it: a request
 /// stays pending until a start behind a command for it is proven.
-fn asked_since(ledger: &Ledger, node: &str) -> bool {
+pub(super) fn asked_since(ledger: &Ledger, node: &str) -> bool {
     ledger.rounds.iter().any(|round| {
         matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node)
     })

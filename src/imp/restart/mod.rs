@@ -33,7 +33,8 @@
 //! already, may have lost commands: every node then counts as having one on its way.
 //!
 //! - [`next`] puts it together; [`evidence`] is what proves a start; [`need`] why a router has to be
-//!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes
+//!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes and the
+//!   restart [`window`]
 //! - [`watch`]: commands whose outcome is open; [`by_hand`]: what a human does
 
 mod allowed;
@@ -42,6 +43,7 @@ pub mod evidence;
 mod health;
 pub mod need;
 pub mod watch;
+mod window;
 
 use xmpp_federation_core::ComponentId;
 
@@ -104,6 +106,8 @@ pub enum WaitKind {
     ByHand,
     /// `minInterval`.
     MinInterval,
+    /// The restart window.
+    Window,
     /// All nodes to be healthy and readable.
     NotHealthy,
     /// A command whose arrival nobody told of to have arrived, if it ever does.
@@ -179,7 +183,11 @@ pub fn next(input: Input<'_>) -> Next {
         if canary.is_some_and(|first| *first != node.name) {
             continue;
         }
-        match allowed(input, &node.name, reason) {
+        let next = match window::closed(input, &node.name, &needy) {
+            Some(waiting) => Next::Wait(waiting),
+            None => allowed(input, &node.name, reason),
+        };
+        match next {
             Next::Wait(waiting) => {
                 if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
                     later = Some(waiting);
