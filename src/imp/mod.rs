@@ -10,7 +10,7 @@
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`verdicts`]: what all of that means, in sentences
-//! - [`timings`]: how long things are waited for
+//! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -36,6 +36,7 @@ pub mod restart;
 pub mod soap;
 pub mod timings;
 pub mod verdicts;
+pub mod window;
 
 pub use cluster::Imp;
 
