@@ -11,6 +11,7 @@
 
 mod accounts;
 mod faults;
+mod health;
 mod registering;
 mod restarting;
 mod support;

@@ -92,6 +92,8 @@ pub struct Bench {
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
     pub edges: bool,
+    /// The condition under which everything that is sent to a router comes back.
+    pub bouncing: Option<String>,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -116,6 +118,8 @@ pub fn quick_timings() -> Timings {
         look_slowly: Duration::from_secs(2),
         canary_every: Duration::from_millis(500),
         fresh: Duration::from_secs(2),
+        settle: Duration::from_secs(2),
+        services_deadline: Duration::from_secs(4),
         latest_arrival: Duration::from_secs(4),
         confirm_missing: Duration::from_secs(2),
         budget_window: Duration::from_secs(6),
@@ -165,6 +169,7 @@ impl Bench {
             desired,
             events: Vec::new(),
             edges: true,
+            bouncing: None,
         }
     }
 
@@ -255,9 +260,10 @@ impl Bench {
                 let started = node.router.status == Status::Started;
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
+                let bouncing = self.bouncing.clone();
                 wanted.clone().into_iter().map(move |id| Link {
                     up: started && loaded.contains(id.as_str()),
-                    bouncing: None,
+                    bouncing: bouncing.clone(),
                     node: name.clone(),
                     component_id: id,
                 })

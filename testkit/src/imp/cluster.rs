@@ -42,6 +42,12 @@ pub struct Cluster {
     pub users: Users,
     /// Name of the component table.
     pub table: String,
+    /// See `ImpConfig`.
+    pub services_lag: Duration,
+    /// See `ImpConfig`.
+    pub not_activated: BTreeSet<String>,
+    /// How long a router may be down in a redundancy group; `None`: there are none.
+    pub failover: Option<Duration>,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -196,6 +202,12 @@ impl Cluster {
                 seconds(config.lockout_s)?,
             ),
             table: config.table.clone(),
+            services_lag: seconds(config.services_lag_s)?,
+            not_activated: config.not_activated.iter().cloned().collect(),
+            failover: config
+                .redundancy
+                .then(|| seconds(config.failover_s))
+                .transpose()?,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
