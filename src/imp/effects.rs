@@ -333,7 +333,14 @@ fn overdue(input: Input<'_>) -> Option<Read> {
             .as_ref()
             .map_or(nodes.asked, |rows| later(rows.asked, nodes.asked));
         let due = now.since(&last).reached(poll);
-        if seen.due.contains(&Read::Nodes) || due && now.since(&nodes.asked).reached(NODES_EVERY) {
+        let confirm = !seen.missing_nodes.is_empty()
+            && now
+                .since(&nodes.asked)
+                .reached(seen.timings.confirm_missing);
+        if seen.due.contains(&Read::Nodes)
+            || confirm
+            || due && now.since(&nodes.asked).reached(NODES_EVERY)
+        {
             return Some(Read::Nodes);
         }
         if input.ledger.is_some() {
@@ -394,6 +401,10 @@ fn next_poll(input: Input<'_>) -> Stamp {
         if let Some(nodes) = &seen.nodes {
             let last = later(rows.asked, nodes.asked);
             left = left.min(now.since(&last).left(poll));
+            if !seen.missing_nodes.is_empty() {
+                let confirm = seen.timings.confirm_missing;
+                left = left.min(now.since(&nodes.asked).left(confirm));
+            }
         }
         if !seen.missing_since.is_empty() {
             let confirm = seen.timings.confirm_missing;

@@ -51,6 +51,15 @@ impl Services {
     }
 }
 
+/// A node that the list does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingNode {
+    /// When the first list without it was asked for.
+    pub since: Stamp,
+    /// When the last one was.
+    pub read: Stamp,
+}
+
 /// A failure that was not followed by a success yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -84,6 +93,9 @@ pub struct Observation {
     pub timings: Timings,
     /// The node list.
     pub nodes: Option<Seen<Vec<Node>>>,
+    /// Nodes that stand on the record and not in the list, until that is confirmed; they are in
+    /// `nodes` all the same.
+    pub missing_nodes: BTreeMap<Pkid, MissingNode>,
     /// Name of the table.
     pub table: Option<Table>,
     /// All rows; reading them is due after whatever may have changed them.

@@ -256,6 +256,7 @@ pub mod reasons {
         ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
+        NODE_REMOVED = "NodeRemoved": "Event: IM&P's node list does not name a node any more.", "Look at System > Server where that was not meant.";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }
 }

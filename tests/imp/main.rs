@@ -12,6 +12,7 @@
 mod accounts;
 mod faults;
 mod health;
+mod nodes;
 mod registering;
 mod restarting;
 mod support;

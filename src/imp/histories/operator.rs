@@ -256,6 +256,7 @@ impl World {
                 let value = NAMES
                     .iter()
                     .zip([0_u128, 1])
+                    .filter(|(_, number)| self.lists(*number as usize))
                     .map(|(name, number)| Node {
                         pkid: Pkid::from_u128(number),
                         name: (*name).to_owned(),
@@ -353,6 +354,14 @@ impl World {
                 if record.is_some_and(|ledger| ledger.rows.is_empty()) {
                     self.first_registration();
                 }
+                let record = self
+                    .known(actor)
+                    .file
+                    .as_ref()
+                    .map(|(_, ledger)| ledger.clone());
+                if let Some(ledger) = record {
+                    self.check_insert(&ledger);
+                }
                 if !self.record(actor, |ledger| ledger.intend_insert(pkid, &id)) {
                     return true;
                 }
@@ -377,6 +386,7 @@ impl World {
                 if !ours {
                     self.violate("4", format!("the row of {id} is not ours"));
                 }
+                self.check_delete(pkid);
                 if !self.record(actor, |ledger| ledger.intend_delete(pkid)) {
                     return true;
                 }
@@ -502,6 +512,8 @@ impl World {
     /// No more faults: goes on until nothing is left to do, answering what a human is asked for.
     pub fn settle(&mut self) -> Why {
         self.links = true;
+        self.hide(false);
+        self.desired[0].requests.refresh = Some("settle".into());
         self.federate(ImpFederation::Off);
         let desired = &mut self.desired[0];
         desired.activation = Activation::Active;

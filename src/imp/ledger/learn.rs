@@ -10,6 +10,7 @@ use crate::imp::observation::Observation;
 use crate::imp::report::{Event, reasons};
 use crate::imp::restart::started_after;
 
+use super::nodes::nodes;
 use super::{
     ActionRecord, Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState,
     UpTimeMark,
@@ -39,6 +40,7 @@ pub fn learn(
             .handled_restart_token
             .clone_from(&desired.requests.restart_routers);
     }
+    nodes(ledger, seen, &mut events);
     unjump(ledger, now);
     commands_on_their_way(ledger, seen, now);
     rows(ledger, seen, &mut events);

@@ -8,6 +8,7 @@
 pub mod intent;
 pub mod learn;
 pub mod logins;
+mod nodes;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,6 +164,12 @@ pub enum RoundCause {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeRecord {
+    /// Its key in `processnode`, which it keeps when it is renamed.
+    #[serde(default)]
+    pub pkid: Option<Pkid>,
+    /// The node list does not name it any more.
+    #[serde(default)]
+    pub gone: bool,
     /// Component ids that its router provably read.
     #[serde(default)]
     pub loaded: BTreeSet<ComponentId>,
