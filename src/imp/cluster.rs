@@ -875,7 +875,7 @@ fn target_key(target: &Target) -> String {
 }
 
 /// `https://host:port` of a host, with its override.
-fn server(target: &Target, host: &str) -> String {
+pub(super) fn server(target: &Target, host: &str) -> String {
     let port = target
         .addresses
         .get(host)
