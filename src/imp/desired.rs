@@ -216,4 +216,7 @@ pub struct Link {
     pub component_id: ComponentId,
     /// Whether the router accepted the handshake and the link stands.
     pub up: bool,
+    /// While everything that is sent over the link comes back as an error: the condition it comes
+    /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
+    pub bouncing: Option<String>,
 }

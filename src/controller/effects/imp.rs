@@ -130,6 +130,11 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
+            bouncing: link
+                .returned
+                .as_ref()
+                .filter(|returned| returned.everything)
+                .map(|returned| returned.condition.clone()),
         })
         .collect()
 }

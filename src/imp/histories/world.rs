@@ -371,6 +371,7 @@ impl World {
                     node: (*name).to_owned(),
                     component_id: id.clone(),
                     up,
+                    bouncing: None,
                 });
             }
         }
