@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_status::{LinkState, LinkStatus, PartnerFailure, StreamCounts};
+use xmpp_federation_core::edge_status::{
+    Announced, LinkState, LinkStatus, PartnerFailure, StreamCounts,
+};
 
 use crate::config::Live;
 use crate::failures::{Attempt, DomainFailures, Failures};
@@ -260,6 +262,8 @@ impl Drop for StreamGuard {
 #[derive(Debug)]
 pub struct LinkEntry {
     status: Mutex<LinkStatus>,
+    /// When the router accepted the handshake.
+    opened: Mutex<Option<Instant>>,
 }
 
 impl LinkEntry {
@@ -275,9 +279,30 @@ impl LinkEntry {
         }
     }
 
+    /// The router accepted the handshake; nothing is known of an announcement yet.
+    pub fn opened(&self) {
+        *lock(&self.opened) = Some(Instant::now());
+        lock(&self.status).announced = None;
+    }
+
+    /// The link is closed or broken, and what was announced over it is over.
+    pub fn closed(&self) {
+        *lock(&self.opened) = None;
+        lock(&self.status).announced = None;
+    }
+
+    /// Records how the router announced the component.
+    pub fn announced(&self, announced: Announced) {
+        lock(&self.status).announced = Some(announced);
+    }
+
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
-        lock(&self.status).clone()
+        let opened = *lock(&self.opened);
+        LinkStatus {
+            open_seconds: opened.map(|at| at.elapsed().as_secs()),
+            ..lock(&self.status).clone()
+        }
     }
 }
 
@@ -360,6 +385,7 @@ impl Registry {
     pub fn add_link(&self, status: LinkStatus) -> Arc<LinkEntry> {
         let entry = Arc::new(LinkEntry {
             status: Mutex::new(status),
+            opened: Mutex::new(None),
         });
         lock(&self.links).push(entry.clone());
         entry

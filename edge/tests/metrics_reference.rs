@@ -108,6 +108,8 @@ fn everything() -> String {
         state: LinkState::Up,
         since: String::new(),
         reason: None,
+        open_seconds: None,
+        announced: None,
     });
     let of = Direction::Inbound;
     metrics.connection_refused("total");

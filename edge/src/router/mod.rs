@@ -301,6 +301,8 @@ impl Routers {
                     state: LinkState::Connecting,
                     since: jiff::Timestamp::now().to_string(),
                     reason: None,
+                    open_seconds: None,
+                    announced: None,
                 };
                 let link = link::Link::new(
                     edge.clone(),
