@@ -254,6 +254,7 @@ pub mod reasons {
         ROW_DELETED = "RowDeleted": "Event: a row was deleted, or not.", "";
         ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
+        ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }
