@@ -109,6 +109,11 @@ impl SimulatedImp {
         self.cluster.calls.requests()
     }
 
+    /// How often that fault struck since the simulation began.
+    pub fn struck(&self, name: &str) -> u64 {
+        self.cluster.faults.struck(name)
+    }
+
     /// How many bytes of huge answers (the faults `…-huge`) were taken from the node.
     pub fn huge_bytes(&self) -> usize {
         self.cluster.huge_bytes.load(Ordering::Relaxed)

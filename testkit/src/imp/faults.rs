@@ -122,7 +122,11 @@ pub enum FaultForm {
 
 /// The faults switched on.
 #[derive(Debug, Default)]
-pub struct Faults(Mutex<BTreeMap<String, FaultOptions>>);
+pub struct Faults(
+    Mutex<BTreeMap<String, FaultOptions>>,
+    /// How often each of them struck.
+    Mutex<BTreeMap<String, u64>>,
+);
 
 impl Faults {
     /// Switches one on, replacing what was set before under that name.
@@ -170,7 +174,17 @@ impl Faults {
             Some(count) => *count -= 1,
             None => {}
         }
-        Some(options.clone())
+        let options = options.clone();
+        drop(faults);
+        let mut struck = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        *struck.entry(name.into()).or_default() += 1;
+        Some(options)
+    }
+
+    /// How often that fault struck.
+    pub fn struck(&self, name: &str) -> u64 {
+        let struck = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        struck.get(name).copied().unwrap_or_default()
     }
 
     /// Whether the fault is on at this node, without counting it down.
