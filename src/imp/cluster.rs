@@ -315,12 +315,13 @@ impl Imp {
         // What a process finds at its start was asked of another one.
         let asked_now = cluster.target.is_some();
         if cluster.target.as_ref() != Some(&target) {
-            cluster.caller = Some(Caller::new(
+            let caller = Caller::new(
                 &desired.target,
                 self.resolver.clone(),
                 Arc::clone(&self.logins),
                 Arc::clone(&self.counter),
-            ));
+            );
+            cluster.caller = Some(caller.map(|caller| caller.within(self.timings.call)));
             let same_host = cluster
                 .target
                 .as_ref()
@@ -511,8 +512,9 @@ impl Imp {
             .axl_failure
             .as_ref()
             .map_or(0, |failure| failure.count)
+            .max(cluster.seen.write_failures.saturating_sub(1))
             + 1;
-        let retry_at = now.plus(error.back_off(count, now.wall));
+        let retry_at = now.plus(error.back_off(count, now.wall, self.timings.back_off_unit));
         cluster.seen.axl_failure = Some(Failure {
             error,
             count,
@@ -553,7 +555,8 @@ impl Imp {
                     .get(&node)
                     .map_or(0, |failure| failure.count)
                     + 1;
-                let retry_at = answered.plus(error.back_off(count, answered.wall));
+                let unit = self.timings.back_off_unit;
+                let retry_at = answered.plus(error.back_off(count, answered.wall, unit));
                 cluster.seen.control_center_failures.insert(
                     node,
                     Failure {
@@ -623,8 +626,12 @@ impl Imp {
                     return;
                 };
                 let before = cluster.rows_of_ours();
+                let shown =
+                    cluster.seen.rows.as_ref().is_some_and(|rows| {
+                        rows.value.iter().any(|row| row.pkid == pkid.to_string())
+                    });
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
-                let result = axl.delete(table, pkid, &id).await;
+                let result = axl.delete(table, pkid, &id, shown).await;
                 cluster.axl_version = axl.version;
                 if result.is_ok() {
                     if let Some(rows) = &mut cluster.seen.rows {
@@ -721,12 +728,16 @@ impl Imp {
         events.push(deed.event());
         let record = deed.record();
         match result {
-            Ok(1) => cluster.seen.axl_failure = None,
-            // Not what was expected: look again.
-            Ok(_) => {
-                cluster.seen.due.insert(Read::Rows);
+            Ok(rows) => {
+                cluster.seen.axl_failure = None;
+                cluster.seen.write_failures = 0;
+                // A row that was never seen: look whether it is gone.
+                if rows != 1 {
+                    cluster.seen.due.insert(Read::Rows);
+                }
             }
             Err(error) => {
+                cluster.seen.write_failures = cluster.seen.write_failures.saturating_add(1);
                 cluster.seen.due.insert(Read::Rows);
                 if matches!(error.kind, CallErrorKind::Fault(_)) {
                     cluster.seen.due.insert(Read::Table);
@@ -767,6 +778,7 @@ impl Imp {
         let now = self.clock.now();
         let (answer, outcome, told) = match commanded {
             Commanded::Answered(answer) => {
+                cluster.seen.restart_failures.remove(node);
                 let (outcome, told) = match &answer {
                     RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
                     RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
@@ -777,10 +789,19 @@ impl Imp {
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
                     NotDone::Busy(why) => (self.timings.busy, why),
-                    NotDone::Failed(error) => (
-                        error.back_off(1, now.wall).max(Duration::from_secs(10)),
-                        error.to_string(),
-                    ),
+                    NotDone::Failed(error) => {
+                        let count = cluster
+                            .seen
+                            .restart_failures
+                            .entry(node.to_owned())
+                            .or_default();
+                        *count = count.saturating_add(1);
+                        let unit = self.timings.back_off_unit;
+                        (
+                            error.back_off(*count, now.wall, unit).max(unit * 10),
+                            error.to_string(),
+                        )
+                    }
                 };
                 cluster
                     .seen

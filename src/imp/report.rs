@@ -221,6 +221,7 @@ pub mod reasons {
         FORBIDDEN = "Forbidden": "HTTP 403: the account lacks a role.", "Give it Standard AXL API Access (AXL) or a serviceability role (Control Center), as the message says.";
         UNREACHABLE = "Unreachable": "No answer, or no connection.", "Check name, port 8443 and the network between operator and IM&P.";
         CERTIFICATE_REFUSED = "CertificateRefused": "The tomcat certificate of IM&P is not accepted.", "Put its authority into imp[].tls.caSecretRef, or its fingerprint into pinnedSha256.";
+        TLS_FAILED = "TlsHandshakeFailed": "No TLS connection to IM&P: it speaks only TLS 1.0 or 1.1 (releases before 11.5), or is no TLS server.", "Allow TLS 1.2 in IM&P or update it; check imp[].axl.port.";
         THROTTLED = "Throttled": "IM&P asked to wait: HTTP 503, or an exceeded rate.", "Wait; it is tried again by itself.";
         VERSION_UNSUPPORTED = "AxlVersionUnsupported": "No AXL version is answered.", "Check imp[].axl.version, and that the AXL service is activated.";
         FAULT = "SoapFault": "IM&P answered with a SOAP fault.", "Read the message; it is IM&P's.";

@@ -151,9 +151,12 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
     for (action, pkid, id) in late {
         unanswered(ledger, action, pkid, &id, now, events);
     }
+    // However many rows went: that was one time.
+    if gone.iter().any(|(_, vanished)| *vanished) {
+        ledger.vanished = ledger.vanished.saturating_add(1);
+    }
     for (pkid, vanished) in gone {
         if vanished {
-            ledger.vanished = ledger.vanished.saturating_add(1);
             let id = ledger
                 .rows
                 .get(&pkid)
