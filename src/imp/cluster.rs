@@ -20,10 +20,10 @@ use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
-use super::ledger::{Ledger, RestartAnswer};
+use super::ledger::{Ledger, RestartAnswer, RowRecord};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
-use super::report::{Event, Removal, Report, reasons};
+use super::report::{Event, Removal, Report, reasons, row_left};
 use super::timings::Timings;
 use super::{restart, verdicts};
 
@@ -155,24 +155,39 @@ impl Imp {
         let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
-        let done = claimed || none_left;
-        let rows_left = match (ledger, cluster.seen.table) {
-            (Some(ledger), table) if !done => {
-                let table = table.map_or("xmpps2snodes", super::axl::Table::name);
-                ledger
-                    .rows
-                    .iter()
-                    .map(|(pkid, row)| {
-                        format!(
-                            "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
-                            row.component_id
-                        )
-                    })
-                    .collect()
-            }
+        // The cluster is free for another resource, before this one is told to be done.
+        let freed = none_left
+            && !claimed
+            && self
+                .record(&mut cluster, |ledger| ledger.free(&desired.owner))
+                .await;
+        let done = claimed || freed;
+        let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let table = cluster.seen.table.map(super::axl::Table::name);
+        let rows_left = match ledger {
+            Some(ledger) if !done => rows_left(ledger, table),
             _ => Vec::new(),
         };
+        let like_ours: Vec<String> = cluster
+            .seen
+            .rows
+            .iter()
+            .filter(|_| freed)
+            .flat_map(|rows| &rows.value)
+            .filter(|row| {
+                let ids = &desired.component_ids;
+                ids.iter().any(|id| id.as_str() == row.cp_id)
+            })
+            .map(|row| row_left(&row.cp_id, &row.pkid, table))
+            .collect();
         let mut events = report.events;
+        events.extend(like_ours.iter().map(|row| Event {
+            warning: true,
+            reason: reasons::IDENTICAL_FOREIGN_ROW,
+            message: format!(
+                "A row with a component id of ours stays in IM&P's table, as the record does not show it as ours; if it is (a lost record), remove it on the publisher's command line: {row}"
+            ),
+        }));
         let message = if done {
             let deleted = std::mem::take(&mut cluster.deleted);
             if deleted.is_empty() {
@@ -201,6 +216,20 @@ impl Imp {
             events,
             requeue_after: report.requeue_after,
         }
+    }
+
+    /// The rows of a resource as the record has them, without asking IM&P, each with the command
+    /// that removes it by hand; `None` where no record tells of this resource.
+    pub async fn recorded(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+        table: Option<&str>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let file = self
+            .ledger_of(owner_uid, &publisher.to_ascii_lowercase())
+            .await?;
+        Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
     /// Forgets a resource that is gone; ledgers stay.
@@ -373,7 +402,8 @@ impl Imp {
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
-                self.find_ledger(desired).await
+                self.ledger_of(&desired.owner.uid, &desired.target.publisher)
+                    .await
             }
             None => Ok(None),
         };
@@ -410,18 +440,19 @@ impl Imp {
         events.extend(learned);
     }
 
-    async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
+    async fn ledger_of(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+    ) -> Result<Option<LedgerFile>, StoreError> {
         for name in self.store.names().await? {
-            let Some(publisher) = super::ledger::store::publisher_of(&name) else {
+            let Some(pkid) = super::ledger::store::publisher_of(&name) else {
                 continue;
             };
-            let file = LedgerFile::load(&*self.store, publisher).await?;
-            let ours = file
-                .ledger
-                .owner
-                .as_ref()
-                .is_some_and(|owner| owner.uid == desired.owner.uid);
-            if ours && file.ledger.known_as.contains(&desired.target.publisher) {
+            let file = LedgerFile::load(&*self.store, pkid).await?;
+            let owner = file.ledger.owner.as_ref();
+            let ours = owner.is_some_and(|owner| owner.uid == owner_uid);
+            if ours && file.ledger.known_as.contains(publisher) {
                 return Ok(Some(file));
             }
         }
@@ -870,6 +901,14 @@ impl Cluster {
         let rows = self.seen.rows.as_ref();
         rows.map_or(0, |rows| rows.value.iter().filter(ours).count())
     }
+}
+
+/// All rows of ours that may stand in the table, for a person who removes them.
+fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
+    let row = |(pkid, row): (&Pkid, &RowRecord)| {
+        row_left(row.component_id.as_str(), &pkid.to_string(), table)
+    };
+    ledger.rows.iter().map(row).collect()
 }
 
 /// Changes when anything about reaching the cluster does; the first line is the publisher.

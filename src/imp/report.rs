@@ -192,6 +192,12 @@ pub struct Removal {
     pub requeue_after: Duration,
 }
 
+/// A row for a person who removes it by hand on the publisher's command line.
+pub fn row_left(component_id: &str, pkid: &str, table: Option<&str>) -> String {
+    let table = table.unwrap_or("xmpps2snodes");
+    format!("{component_id} ({pkid}): run sql delete from {table} where pkid = '{pkid}'")
+}
+
 /// Reasons of the conditions and events of this module; the documentation is generated from here.
 pub mod reasons {
     /// One reason.

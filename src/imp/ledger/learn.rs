@@ -64,18 +64,8 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
                 .handled_restart_token
                 .clone_from(&desired.requests.restart_routers);
         }
-        Activation::Prepared
-            if ledger.rows.is_empty()
-                && ledger
-                    .owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.uid == desired.owner.uid) =>
-        {
-            ledger.owner = None;
-            ledger.rounds.clear();
-            ledger.readable = None;
-        }
-        _ => {}
+        Activation::Prepared => ledger.free(&desired.owner),
+        Activation::Active => {}
     }
 }
 
