@@ -39,6 +39,7 @@ fn essence(status: Option<&EdgeStatus>) -> Essence {
             (returned.sent, returned.returned) = (0, 0);
         }
         link.returned.take_if(|returned| !returned.everything);
+        link.open_seconds = None;
     }
     // Only the first is told with its reason, which may change with each attempt.
     for failure in status.failing_partners.iter_mut().skip(1) {
@@ -240,6 +241,7 @@ mod tests {
     #[case::another_configuration("/configHash", json!("cd"), true)]
     #[case::partner("/failingPartners", json!([{"domain": "vngtp.lab", "reason": "x", "since": "2023-11-14T22:13:20Z"}]), true)]
     #[case::users_away("/links/0/returned", returned(false, 9), false)]
+    #[case::time_goes_on("/links/0/openSeconds", json!(77), false)]
     #[case::streams("/streams", json!({"inbound": 7, "outbound": 9}), false)]
     #[tokio::test]
     async fn what_a_condition_follows_from_is_news_and_nothing_else(

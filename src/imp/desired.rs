@@ -8,6 +8,7 @@ use std::time::Duration;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use super::axl::AxlVersion;
+use super::window::Window;
 
 /// One IM&P cluster as one resource wants it.
 #[derive(Debug, Clone)]
@@ -178,10 +179,12 @@ pub struct RestartPolicy {
 }
 
 /// Who restarts routers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestartMode {
     /// The operator, as soon as the rules allow it.
     Automatic,
+    /// The operator, while this is open.
+    Window(Window),
     /// A human; the operator says which nodes and how.
     Manual,
 }

@@ -92,6 +92,7 @@ impl Link {
             };
             match established {
                 Ok(wire) => {
+                    self.entry.opened();
                     self.entry.set(LinkState::Up, None);
                     tracing::info!(
                         router = self.cluster.name,
@@ -102,6 +103,7 @@ impl Link {
                     );
                     let since = tokio::time::Instant::now();
                     let end = self.serve(wire, &mut mode, &stop).await;
+                    self.entry.closed();
                     if since.elapsed() >= LASTING {
                         backoff.reset();
                     }
@@ -146,6 +148,7 @@ impl Link {
         self.edge.metrics.link_failed(match down.state {
             LinkState::Unreachable => "unreachable",
             LinkState::UnknownComponent => "unknown-component",
+            LinkState::NotGateway => "not-gateway",
             LinkState::WrongSecret => "wrong-secret",
             LinkState::Connecting | LinkState::Up | LinkState::Failed => "failed",
         });

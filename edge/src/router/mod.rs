@@ -306,6 +306,8 @@ impl Routers {
                     reason: None,
                     last_up: None,
                     returned: None,
+                    open_seconds: None,
+                    announced: None,
                 };
                 let link = link::Link::new(
                     edge.clone(),

@@ -183,6 +183,8 @@ mod tests {
     #[case::table_and_manual("Manual", Router::Behind(reasons::PROPAGATING), link(LinkState::UnknownComponent), "TableNotRead", &["is Manual", CLI, MENU])]
     #[case::table_and_refused("Automatic", Router::Behind(reasons::RESTART_REFUSED), link(LinkState::UnknownComponent), "TableNotRead", &[CLI, MENU])]
     #[case::table_and_no_record("Automatic", Router::Behind(reasons::UNPROVEN), link(LinkState::UnknownComponent), "TableNotRead", &[ASK, CLI])]
+    #[case::no_gateway("Manual", Router::Behind(reasons::RESTART_BY_HAND), link(LinkState::NotGateway), "TableNotRead", &["accepts the link, but knows no gateway", CLI, MENU, "since 2023-11-14T22:13:20Z"])]
+    #[case::no_gateway_any_more("Automatic", Router::InSync, link(LinkState::NotGateway), "RowNotKnown", &["restored or rebuilt"])]
     #[case::lost("Automatic", Router::InSync, link(LinkState::UnknownComponent), "RowNotKnown", &["restored or rebuilt", "run sql select * from xmpps2snodes", "utils dbreplication runtimestate", ASK, CLI])]
     #[case::restarting("Automatic", Router::Restarting, link(LinkState::Unreachable), "LinksDown", &["is being restarted"])]
     #[case::restarting_refuses("Automatic", Router::Restarting, link(LinkState::UnknownComponent), "LinksDown", &["is being restarted"])]

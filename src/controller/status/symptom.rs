@@ -10,7 +10,7 @@ use super::Found;
 use crate::api::reasons::Reason;
 use crate::api::spec::RestartMode;
 use crate::imp::report::{NodeReport, Report, reasons};
-use crate::imp::restart::BY_HAND;
+use crate::imp::restart::by_hand::BY_HAND;
 
 /// One pod's link to one node.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
         LinkState::WrongSecret => Symptom::WrongSecret,
         _ if restarting => Symptom::Restarting,
         LinkState::Unreachable => Symptom::NoWay,
-        LinkState::UnknownComponent => match (report(found), node) {
+        LinkState::UnknownComponent | LinkState::NotGateway => match (report(found), node) {
             (Some(report), _) if !stands(report, status) => Symptom::NoRow,
             (_, Some(node)) if node.in_sync => Symptom::RowLost,
             _ => Symptom::TableNotRead,
@@ -119,12 +119,14 @@ impl Symptom {
                 port = found.valid.imp.spec.router.port
             ),
             Self::TableNotRead => format!(
-                "the XCP router of {node} at {address} refuses {component_id} of pod {pod} since {since}{}: its row stands in IM&P's table, but Cisco XCP Router on {node} has not read the table since the row was written, of which IM&P may show no notice. {}",
+                "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row stands in IM&P's table, but Cisco XCP Router on {node} has not read the table since the row was written, of which IM&P may show no notice. {}",
+                refuses(link.status),
                 was_up(link.status),
                 who(found, node)
             ),
             Self::NoRow => format!(
-                "the XCP router of {node} at {address} refuses {component_id} of pod {pod} since {since}{}: its row is not in IM&P's table; see ComponentsRegistered",
+                "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row is not in IM&P's table; see ComponentsRegistered",
+                refuses(link.status),
                 was_up(link.status)
             ),
             Self::Restarting => format!(
@@ -148,6 +150,15 @@ fn service(found: &Found<'_>, link: &LinkStatus) -> String {
     state.map_or_else(String::new, |state| {
         format!("Control Center last said that Cisco XCP Router is {state:?} there. ")
     })
+}
+
+/// How a router shows that it does not know the component id.
+const fn refuses(link: &LinkStatus) -> &'static str {
+    match link.state {
+        // Profile Xcp: its announcement lacks the way to foreign domains, and stanzas bounce.
+        LinkState::NotGateway => "accepts the link, but knows no gateway by the id",
+        _ => "refuses",
+    }
 }
 
 fn was_up(link: &LinkStatus) -> String {
@@ -192,7 +203,8 @@ fn row_lost(found: &Found<'_>, link: Link<'_>) -> String {
     } = link.status;
     let table = report(found).and_then(|report| report.table.as_deref());
     format!(
-        "the XCP router of {node} at {address} refuses {component_id} of pod {} since {since}{}, although it had provably started behind the row and the row stands in the publisher's table: IM&P was restored or rebuilt, or the router restarted by itself while {node}'s copy of the table lacked the row. On that node's command line, look at `run sql select * from {}`. If the row is there, restart the router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other. If it is not, mend the replication first (`utils dbreplication runtimestate`)",
+        "the XCP router of {node} at {address} {} {component_id} of pod {} since {since}{}, although it had provably started behind the row and the row stands in the publisher's table: IM&P was restored or rebuilt, or the router restarted by itself while {node}'s copy of the table lacked the row. On that node's command line, look at `run sql select * from {}`. If the row is there, restart the router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other. If it is not, mend the replication first (`utils dbreplication runtimestate`)",
+        refuses(link.status),
         link.pod.name,
         was_up(link.status),
         table.unwrap_or("xmpps2snodes")

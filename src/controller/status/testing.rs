@@ -44,6 +44,8 @@ pub fn link(state: LinkState) -> LinkStatus {
         reason: None,
         last_up: None,
         returned: None,
+        open_seconds: None,
+        announced: None,
     }
 }
 
