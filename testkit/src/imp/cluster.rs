@@ -3,7 +3,7 @@
 use super::{
     auth::Auth,
     calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Spread},
+    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
     database::{Database, Snapshot},
     faults::Faults,
     router::Router,
@@ -42,6 +42,8 @@ pub struct Cluster {
     pub users: Users,
     /// Name of the component table.
     pub table: String,
+    /// What the routers speak.
+    pub profile: Profile,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -196,6 +198,7 @@ impl Cluster {
                 seconds(config.lockout_s)?,
             ),
             table: config.table.clone(),
+            profile: config.router_profile,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
