@@ -3,7 +3,7 @@
 use super::{
     auth::Auth,
     calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Spread},
+    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
     database::{Database, Snapshot},
     faults::Faults,
     router::Router,
@@ -44,6 +44,8 @@ pub struct Cluster {
     pub table: String,
     /// How many bytes of huge answers went out.
     pub huge_bytes: AtomicUsize,
+    /// What the routers speak.
+    pub profile: Profile,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -199,6 +201,7 @@ impl Cluster {
             ),
             table: config.table.clone(),
             huge_bytes: AtomicUsize::new(0),
+            profile: config.router_profile,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
