@@ -20,10 +20,10 @@ use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
-use super::ledger::{Ledger, RestartAnswer};
+use super::ledger::{Ledger, RestartAnswer, RowRecord};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
-use super::report::{Event, Removal, Report, reasons};
+use super::report::{Event, Removal, Report, reasons, row_left};
 use super::timings::Timings;
 use super::{restart, verdicts};
 
@@ -155,24 +155,39 @@ impl Imp {
         let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
-        let done = claimed || none_left;
-        let rows_left = match (ledger, cluster.seen.table) {
-            (Some(ledger), table) if !done => {
-                let table = table.map_or("xmpps2snodes", super::axl::Table::name);
-                ledger
-                    .rows
-                    .iter()
-                    .map(|(pkid, row)| {
-                        format!(
-                            "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
-                            row.component_id
-                        )
-                    })
-                    .collect()
-            }
+        // The cluster is free for another resource, before this one is told to be done.
+        let freed = none_left
+            && !claimed
+            && self
+                .record(&mut cluster, |ledger| ledger.free(&desired.owner))
+                .await;
+        let done = claimed || freed;
+        let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let table = cluster.seen.table.map(super::axl::Table::name);
+        let rows_left = match ledger {
+            Some(ledger) if !done => rows_left(ledger, table),
             _ => Vec::new(),
         };
+        let like_ours: Vec<String> = cluster
+            .seen
+            .rows
+            .iter()
+            .filter(|_| freed)
+            .flat_map(|rows| &rows.value)
+            .filter(|row| {
+                let ids = &desired.component_ids;
+                ids.iter().any(|id| id.as_str() == row.cp_id)
+            })
+            .map(|row| row_left(&row.cp_id, &row.pkid, table))
+            .collect();
         let mut events = report.events;
+        events.extend(like_ours.iter().map(|row| Event {
+            warning: true,
+            reason: reasons::IDENTICAL_FOREIGN_ROW,
+            message: format!(
+                "A row with a component id of ours stays in IM&P's table, as the record does not show it as ours; if it is (a lost record), remove it on the publisher's command line: {row}"
+            ),
+        }));
         let message = if done {
             let deleted = std::mem::take(&mut cluster.deleted);
             if deleted.is_empty() {
@@ -201,6 +216,20 @@ impl Imp {
             events,
             requeue_after: report.requeue_after,
         }
+    }
+
+    /// The rows of a resource as the record has them, without asking IM&P, each with the command
+    /// that removes it by hand; `None` where no record tells of this resource.
+    pub async fn recorded(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+        table: Option<&str>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let file = self
+            .ledger_of(owner_uid, &publisher.to_ascii_lowercase())
+            .await?;
+        Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
     /// Forgets a resource that is gone; ledgers stay.
@@ -315,12 +344,13 @@ impl Imp {
         // What a process finds at its start was asked of another one.
         let asked_now = cluster.target.is_some();
         if cluster.target.as_ref() != Some(&target) {
-            cluster.caller = Some(Caller::new(
+            let caller = Caller::new(
                 &desired.target,
                 self.resolver.clone(),
                 Arc::clone(&self.logins),
                 Arc::clone(&self.counter),
-            ));
+            );
+            cluster.caller = Some(caller.map(|caller| caller.within(self.timings.call)));
             let same_host = cluster
                 .target
                 .as_ref()
@@ -372,7 +402,8 @@ impl Imp {
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
-                self.find_ledger(desired).await
+                self.ledger_of(&desired.owner.uid, &desired.target.publisher)
+                    .await
             }
             None => Ok(None),
         };
@@ -409,18 +440,19 @@ impl Imp {
         events.extend(learned);
     }
 
-    async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
+    async fn ledger_of(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+    ) -> Result<Option<LedgerFile>, StoreError> {
         for name in self.store.names().await? {
-            let Some(publisher) = super::ledger::store::publisher_of(&name) else {
+            let Some(pkid) = super::ledger::store::publisher_of(&name) else {
                 continue;
             };
-            let file = LedgerFile::load(&*self.store, publisher).await?;
-            let ours = file
-                .ledger
-                .owner
-                .as_ref()
-                .is_some_and(|owner| owner.uid == desired.owner.uid);
-            if ours && file.ledger.known_as.contains(&desired.target.publisher) {
+            let file = LedgerFile::load(&*self.store, pkid).await?;
+            let owner = file.ledger.owner.as_ref();
+            let ours = owner.is_some_and(|owner| owner.uid == owner_uid);
+            if ours && file.ledger.known_as.contains(publisher) {
                 return Ok(Some(file));
             }
         }
@@ -511,8 +543,9 @@ impl Imp {
             .axl_failure
             .as_ref()
             .map_or(0, |failure| failure.count)
+            .max(cluster.seen.write_failures.saturating_sub(1))
             + 1;
-        let retry_at = now.plus(error.back_off(count, now.wall));
+        let retry_at = now.plus(error.back_off(count, now.wall, self.timings.back_off_unit));
         cluster.seen.axl_failure = Some(Failure {
             error,
             count,
@@ -553,7 +586,8 @@ impl Imp {
                     .get(&node)
                     .map_or(0, |failure| failure.count)
                     + 1;
-                let retry_at = answered.plus(error.back_off(count, answered.wall));
+                let unit = self.timings.back_off_unit;
+                let retry_at = answered.plus(error.back_off(count, answered.wall, unit));
                 cluster.seen.control_center_failures.insert(
                     node,
                     Failure {
@@ -623,8 +657,12 @@ impl Imp {
                     return;
                 };
                 let before = cluster.rows_of_ours();
+                let shown =
+                    cluster.seen.rows.as_ref().is_some_and(|rows| {
+                        rows.value.iter().any(|row| row.pkid == pkid.to_string())
+                    });
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
-                let result = axl.delete(table, pkid, &id).await;
+                let result = axl.delete(table, pkid, &id, shown).await;
                 cluster.axl_version = axl.version;
                 if result.is_ok() {
                     if let Some(rows) = &mut cluster.seen.rows {
@@ -721,12 +759,16 @@ impl Imp {
         events.push(deed.event());
         let record = deed.record();
         match result {
-            Ok(1) => cluster.seen.axl_failure = None,
-            // Not what was expected: look again.
-            Ok(_) => {
-                cluster.seen.due.insert(Read::Rows);
+            Ok(rows) => {
+                cluster.seen.axl_failure = None;
+                cluster.seen.write_failures = 0;
+                // A row that was never seen: look whether it is gone.
+                if rows != 1 {
+                    cluster.seen.due.insert(Read::Rows);
+                }
             }
             Err(error) => {
+                cluster.seen.write_failures = cluster.seen.write_failures.saturating_add(1);
                 cluster.seen.due.insert(Read::Rows);
                 if matches!(error.kind, CallErrorKind::Fault(_)) {
                     cluster.seen.due.insert(Read::Table);
@@ -767,6 +809,7 @@ impl Imp {
         let now = self.clock.now();
         let (answer, outcome, told) = match commanded {
             Commanded::Answered(answer) => {
+                cluster.seen.restart_failures.remove(node);
                 let (outcome, told) = match &answer {
                     RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
                     RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
@@ -777,10 +820,19 @@ impl Imp {
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
                     NotDone::Busy(why) => (self.timings.busy, why),
-                    NotDone::Failed(error) => (
-                        error.back_off(1, now.wall).max(Duration::from_secs(10)),
-                        error.to_string(),
-                    ),
+                    NotDone::Failed(error) => {
+                        let count = cluster
+                            .seen
+                            .restart_failures
+                            .entry(node.to_owned())
+                            .or_default();
+                        *count = count.saturating_add(1);
+                        let unit = self.timings.back_off_unit;
+                        (
+                            error.back_off(*count, now.wall, unit).max(unit * 10),
+                            error.to_string(),
+                        )
+                    }
                 };
                 cluster
                     .seen
@@ -849,6 +901,14 @@ impl Cluster {
         let rows = self.seen.rows.as_ref();
         rows.map_or(0, |rows| rows.value.iter().filter(ours).count())
     }
+}
+
+/// All rows of ours that may stand in the table, for a person who removes them.
+fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
+    let row = |(pkid, row): (&Pkid, &RowRecord)| {
+        row_left(row.component_id.as_str(), &pkid.to_string(), table)
+    };
+    ledger.rows.iter().map(row).collect()
 }
 
 /// Changes when anything about reaching the cluster does; the first line is the publisher.

@@ -12,7 +12,7 @@
 //! - [`audit`]: what was done, told as event, log line, recent action and count
 //! - [`verdicts`]: what all of that means, in sentences
 //! - [`preflight`]: the same clients, asked by an administrator before anything is installed
-//! - [`timings`]: how long things are waited for
+//! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -40,6 +40,7 @@ pub mod restart;
 pub mod soap;
 pub mod timings;
 pub mod verdicts;
+pub mod window;
 
 pub use cluster::Imp;
 

@@ -64,18 +64,8 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
                 .handled_restart_token
                 .clone_from(&desired.requests.restart_routers);
         }
-        Activation::Prepared
-            if ledger.rows.is_empty()
-                && ledger
-                    .owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.uid == desired.owner.uid) =>
-        {
-            ledger.owner = None;
-            ledger.rounds.clear();
-            ledger.readable = None;
-        }
-        _ => {}
+        Activation::Prepared => ledger.free(&desired.owner),
+        Activation::Active => {}
     }
 }
 
@@ -151,9 +141,12 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
     for (action, pkid, id) in late {
         unanswered(ledger, action, pkid, &id, now, events);
     }
+    // However many rows went: that was one time.
+    if gone.iter().any(|(_, vanished)| *vanished) {
+        ledger.vanished = ledger.vanished.saturating_add(1);
+    }
     for (pkid, vanished) in gone {
         if vanished {
-            ledger.vanished = ledger.vanished.saturating_add(1);
             let id = ledger
                 .rows
                 .get(&pkid)

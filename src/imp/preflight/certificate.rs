@@ -74,7 +74,7 @@ impl Facts {
     /// All of it, with what would accept it.
     pub fn told(&self, host: &str, version: &str) -> String {
         let names = if self.names.is_empty() {
-            "no names but its subject".to_owned()
+            "no names".to_owned()
         } else {
             let more = self.names.len().saturating_sub(NAMES_SHOWN);
             let shown: Vec<&str> = self
@@ -84,12 +84,12 @@ impl Facts {
                 .map(String::as_str)
                 .collect();
             match more {
-                0 => shown.join(", "),
-                more => format!("{} and {more} more", shown.join(", ")),
+                0 => format!("names {}", shown.join(", ")),
+                more => format!("names {} and {more} more", shown.join(", ")),
             }
         };
         format!(
-            "subject {}; issuer {}; names {names}; valid until {}; SHA-256 {}; {version}; {}",
+            "subject {}; issuer {}; {names}; valid until {}; SHA-256 {}; {version}; {}",
             self.subject,
             if self.self_issued {
                 "itself"

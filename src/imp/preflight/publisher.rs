@@ -287,8 +287,11 @@ impl Asked<'_> {
             return false;
         }
         let mut client = self.client();
-        let result = self.ask(client.delete(table, pkid, &nobody)).await;
-        let go_on = !matches!(result, Ok(1..));
+        let result = self.ask(client.delete(table, pkid, &nobody, false)).await;
+        let go_on = match &result {
+            Ok(count) => *count == 0,
+            Err(error) => !matches!(error.kind, CallErrorKind::Unexpected(_)),
+        };
         let row = match result {
             Ok(0) => Row::ok(
                 Check::AxlWrite,
