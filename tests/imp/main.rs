@@ -10,7 +10,12 @@
 )]
 
 mod accounts;
+mod client;
+mod cost;
+mod fault_table;
 mod faults;
+mod golden;
 mod registering;
 mod restarting;
+mod rows;
 mod support;
