@@ -356,10 +356,13 @@ impl Imp {
                 .as_ref()
                 .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
             if !same_host {
+                // These are the publisher's, over all resources.
+                let calls = std::mem::take(&mut cluster.seen.control_center_calls);
                 *cluster = Cluster {
                     caller: cluster.caller.take(),
                     ..Cluster::default()
                 };
+                cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
             cluster.seen.timings = self.timings;

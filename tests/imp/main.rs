@@ -11,7 +11,12 @@
 
 mod accounts;
 mod audit;
+mod client;
+mod cost;
+mod fault_table;
 mod faults;
+mod golden;
 mod registering;
 mod restarting;
+mod rows;
 mod support;
