@@ -366,6 +366,12 @@ fn links(found: &Found<'_>) -> Verdict {
     if let Err(sentence) = &found.material.router {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
+    if found.imp.as_ref().is_ok_and(Report::served_by_others) {
+        return Verdict::unknown(
+            reasons::FOREIGN_COMPONENTS,
+            "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
+        );
+    }
     let nodes: Vec<&str> = match found.imp {
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
