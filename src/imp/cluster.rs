@@ -16,6 +16,7 @@ use super::control_center::{Commanded, ControlCenter, NotDone};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
+use super::federation::Check;
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
@@ -365,8 +366,16 @@ impl Imp {
                 cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
+            // Whether it is accepted shows at once, not at the next poll.
+            if cluster.target.is_some() {
+                cluster.seen.look_again();
+            }
             cluster.seen.timings = self.timings;
             cluster.target = Some(target);
+        }
+        let check = cluster.seen.federation_check.as_ref();
+        if check.map(|check| &check.check) != desired.federation_check.as_ref() {
+            cluster.seen.federation_check = None;
         }
         if cluster.seen.refreshed != desired.requests.refresh {
             cluster.seen.refreshed.clone_from(&desired.requests.refresh);
@@ -519,6 +528,20 @@ impl Imp {
                     }
                     Err(error) => Err(error),
                 },
+                None => Ok(()),
+            },
+            Read::Federation => match &desired.federation_check {
+                Some(check) => super::federation::ask(&mut axl, check).await.map(|value| {
+                    let answered = self.clock.now();
+                    cluster.seen.federation_check = Some(Check {
+                        check: check.clone(),
+                        seen: Seen {
+                            value,
+                            asked,
+                            answered,
+                        },
+                    });
+                }),
                 None => Ok(()),
             },
             Read::Services(_) => Ok(()),

@@ -10,6 +10,7 @@ use super::axl::{Node, Row, Table};
 use super::clock::Stamp;
 use super::control_center::{ImpFederation, ServiceState};
 use super::error::CallError;
+use super::federation::Check;
 use super::ledger::{RowRecord, RowState};
 use super::pkid::Pkid;
 use super::timings::Timings;
@@ -56,6 +57,8 @@ pub enum Read {
     Table,
     /// All rows.
     Rows,
+    /// The administrator's own check of IM&P's federation.
+    Federation,
     /// Services of the node of that name.
     Services(String),
 }
@@ -86,6 +89,8 @@ pub struct Observation {
     pub write_failures: u32,
     /// Restart commands in a row that failed without effect, by node name.
     pub restart_failures: BTreeMap<String, u32>,
+    /// What the administrator's own check of IM&P's federation said last.
+    pub federation_check: Option<Check>,
     /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
@@ -217,15 +222,22 @@ impl Observation {
 
     /// Everything is to be read again because somebody asked; what is known stays until then.
     pub fn refresh(&mut self) {
-        self.due.extend([Read::Nodes, Read::Rows]);
+        self.due.insert(Read::Nodes);
+        self.look_again();
+        self.federation_check = None;
+        self.human_looked = true;
+        self.forgive();
+    }
+
+    /// Rows and services are to be read again because the way to them changed.
+    pub fn look_again(&mut self) {
+        self.due.insert(Read::Rows);
         let names: Vec<String> = self
             .node_list()
             .iter()
             .map(|node| node.name.clone())
             .collect();
         self.due.extend(names.into_iter().map(Read::Services));
-        self.human_looked = true;
-        self.forgive();
     }
 
     /// Another process wrote to the ledger: what was seen before that may be older than what it

@@ -374,6 +374,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        federation_check: None,
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),

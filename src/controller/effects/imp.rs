@@ -15,8 +15,8 @@ use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::validate::Validated;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
+    Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -100,6 +100,10 @@ pub fn desired(
             spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
+        federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
+            query: check.query.clone(),
+            off_value: check.off_value.clone(),
+        }),
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),

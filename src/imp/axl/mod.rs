@@ -117,6 +117,26 @@ impl Axl<'_> {
         read_rows(&answer).map_err(|what| self.unexpected(what))
     }
 
+    /// The value of a query that is to answer one row with one column; the inner error says what
+    /// else it answered.
+    pub async fn one_value(&mut self, query: &str) -> Result<Result<String, String>, CallError> {
+        let answer = self.execute("executeSQLQuery", query).await?;
+        let rows: Vec<&Element> = rows_of(&answer).collect();
+        Ok(match rows.as_slice() {
+            [row] => match row.children.as_slice() {
+                [column] => Ok(column.text.clone()),
+                columns => Err(format!(
+                    "the query answered {} columns instead of one",
+                    columns.len()
+                )),
+            },
+            rows => Err(format!(
+                "the query answered {} rows instead of one",
+                rows.len()
+            )),
+        })
+    }
+
     /// Inserts one row; any other number of rows is an error. Returns the number.
     pub async fn insert(
         &mut self,

@@ -273,11 +273,7 @@ fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
     let states: Vec<ImpFederation> = seen
         .node_list()
         .iter()
-        .map(|node| {
-            seen.services
-                .get(&node.name)
-                .map_or(ImpFederation::Unknown, |services| services.value.federation)
-        })
+        .map(|node| seen.federation(&node.name))
         .collect();
     if states.contains(&ImpFederation::On) {
         ledger.federation_was_on = true;
