@@ -12,7 +12,7 @@ use xmpp_federation_core::ComponentId;
 use super::audit::{self, Action, Deed, Outcome};
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
-use super::control_center::{Commanded, ControlCenter, NotDone};
+use super::control_center::{Commanded, ControlCenter, NotDone, Which};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
@@ -493,6 +493,7 @@ impl Imp {
                         .seen
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster.seen.ask_for_all();
                     cluster.seen.nodes = Some(Seen {
                         value,
                         asked,
@@ -544,6 +545,23 @@ impl Imp {
                 }),
                 None => Ok(()),
             },
+            Read::Redundancy => match axl.redundancy().await {
+                Ok(value) => {
+                    let answered = self.clock.now();
+                    cluster.seen.redundancy = Some(Seen {
+                        value,
+                        asked,
+                        answered,
+                    });
+                    Ok(())
+                }
+                Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
+                    tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
+                    cluster.seen.redundancy_unreadable = true;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -586,11 +604,32 @@ impl Imp {
         caller: &Caller,
         node: String,
     ) {
-        let asked = self.clock.now();
+        let mut asked = self.clock.now();
         cluster.seen.called_control_center(asked);
-        let answer = control_center(caller, &desired.target, &node)
-            .services()
-            .await;
+        let which = match cluster.seen.without_services.contains(&node) {
+            true => Which::Needed,
+            false => Which::All,
+        };
+        let control_center = control_center(caller, &desired.target, &node);
+        let mut answer = control_center.services(which).await;
+        if let Err(error) = &answer
+            && matches!(error.kind, CallErrorKind::Fault(_))
+            && which == Which::All
+        {
+            // Perhaps about a name that this release does not know.
+            let first = error.to_string();
+            asked = self.clock.now();
+            cluster.seen.called_control_center(asked);
+            answer = control_center.services(Which::Needed).await;
+            if answer.is_ok() {
+                tracing::info!(
+                    node,
+                    error = first,
+                    "XCP services cannot be read here; they say nothing"
+                );
+                cluster.seen.without_services.insert(node.clone());
+            }
+        }
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
         match answer {

@@ -182,6 +182,7 @@ fn unbounded(input: Input<'_>) -> Step {
         None => match restart::next(restart) {
             restart::Next::Nothing => wait(Why::Settled),
             restart::Next::Read(node) => Step::Read(Read::Services(node)),
+            restart::Next::ReadRedundancy => Step::Read(Read::Redundancy),
             restart::Next::Wait(waiting) => restart_wait(input, waiting),
             restart::Next::Restart { node, reason } => Step::Act(Act::Restart { node, reason }),
         },

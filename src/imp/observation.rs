@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
-use super::axl::{Node, Row, Table};
+use super::axl::{HaState, Node, Row, Table};
 use super::clock::Stamp;
+use super::control_center::beside::Down;
 use super::control_center::{ImpFederation, ServiceState};
 use super::error::CallError;
 use super::federation::Check;
@@ -27,7 +28,7 @@ pub struct Seen<T> {
 }
 
 /// A node's services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Services {
     /// The XCP router.
     pub router: ServiceState,
@@ -35,6 +36,20 @@ pub struct Services {
     pub up_time: Option<u64>,
     /// IM&P's own federation, as this node shows it.
     pub federation: ImpFederation,
+    /// The activated XCP services that do not run.
+    pub down: Vec<Down>,
+    /// Seconds since the last start of the router or an activated XCP service, where it is known.
+    pub youngest: Option<u64>,
+}
+
+impl Services {
+    /// Whether that service does not come by itself: the router is up for long enough.
+    pub fn stays_down(&self, down: &Down, timings: &Timings) -> bool {
+        let up = self.up_time.map(Duration::from_secs);
+        self.router == ServiceState::Started
+            && up.is_some_and(|up| up >= timings.services_deadline)
+            && down.state == ServiceState::Stopped
+    }
 }
 
 /// A failure that was not followed by a success yet.
@@ -61,6 +76,8 @@ pub enum Read {
     Federation,
     /// Services of the node of that name.
     Services(String),
+    /// States of the nodes in their redundancy groups.
+    Redundancy,
 }
 
 /// All that is known.
@@ -91,6 +108,13 @@ pub struct Observation {
     pub restart_failures: BTreeMap<String, u32>,
     /// What the administrator's own check of IM&P's federation said last.
     pub federation_check: Option<Check>,
+    /// Nodes that answer a fault where they are asked for all services, and not where they are
+    /// asked for those that are needed.
+    pub without_services: BTreeSet<String>,
+    /// States in the redundancy groups, read before a restart.
+    pub redundancy: Option<Seen<Vec<HaState>>>,
+    /// There is no way to read them here.
+    pub redundancy_unreadable: bool,
     /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
@@ -226,6 +250,7 @@ impl Observation {
         self.look_again();
         self.federation_check = None;
         self.human_looked = true;
+        self.ask_for_all();
         self.forgive();
     }
 
@@ -240,6 +265,12 @@ impl Observation {
         self.due.extend(names.into_iter().map(Read::Services));
     }
 
+    /// What could not be read is tried once more: releases change.
+    pub fn ask_for_all(&mut self) {
+        self.without_services.clear();
+        self.redundancy_unreadable = false;
+    }
+
     /// Another process wrote to the ledger: what was seen before that may be older than what it
     /// wrote, and must not be held against it.
     pub fn outdate(&mut self) {
@@ -249,6 +280,7 @@ impl Observation {
         self.present_rows.clear();
         self.missing_since.clear();
         self.services.clear();
+        self.redundancy = None;
     }
 
     /// Failures are forgotten: what they were about has changed.

@@ -270,6 +270,9 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .map(String::as_str)
         .collect();
     if behind.is_empty() {
+        if let Some(message) = still_bouncing(input) {
+            return Verdict::no(reasons::STILL_BOUNCING, message);
+        }
         return Verdict::yes(
             reasons::IN_SYNC,
             format!(
@@ -322,7 +325,7 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
             reasons::RESTARTING,
             format!("Cisco XCP Router on {node} is restarted next: {reason}"),
         ),
-        Step::Read(Read::Services(_)) => Verdict::no(
+        Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
             reasons::RESTARTING,
             format!(
                 "Cisco XCP Router on {behind} has not provably read all rows; its state is read next"
@@ -335,6 +338,30 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
     }
 }
 
+/// A router that provably read the rows, took the link, and returns all the same everything that is
+/// sent over it.
+fn still_bouncing(input: &Input<'_>) -> Option<String> {
+    let ledger = input.ledger?;
+    let wanted = input.desired.wanted();
+    let (link, condition) = input.desired.links.iter().find_map(|link| {
+        let proven = wanted.contains(&link.component_id)
+            && input
+                .seen
+                .node_list()
+                .iter()
+                .any(|node| node.name == link.node)
+            && node_in_sync(ledger, &link.node, wanted);
+        let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
+        Some((link, condition))
+    })?;
+    let table = input.seen.table.map_or("xmpps2snodes", Table::name);
+    Some(format!(
+        "Cisco XCP Router on {node} started after the row of {id} was readable and accepts its link, and still everything that is sent there comes back ({condition}). Look whether the row stands in {node}'s own table, on its command line: run sql select * from {table}. Cisco's last resort is a reboot of the cluster's nodes, which this operator never does: one after the other, on their command lines: utils system restart",
+        node = link.node,
+        id = link.component_id,
+    ))
+}
+
 fn restart_verdict(waiting: &Waiting) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => reasons::RESTARTING,
@@ -344,7 +371,7 @@ fn restart_verdict(waiting: &Waiting) -> Verdict {
         WaitKind::ByHand => reasons::RESTART_BY_HAND,
         WaitKind::MinInterval => reasons::MIN_INTERVAL,
         WaitKind::Window => reasons::RESTART_WINDOW,
-        WaitKind::NotHealthy => reasons::NODE_NOT_HEALTHY,
+        WaitKind::NotHealthy | WaitKind::Unhealthy => reasons::NODE_NOT_HEALTHY,
         WaitKind::Canary => reasons::CANARY,
         WaitKind::CallFailed => reasons::UNREACHABLE,
     };
@@ -377,7 +404,7 @@ fn progress(input: &Input<'_>) -> Progress {
             Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
         }),
         Step::Wait(wait) => match &wait.why {
-            Why::Settled => Progress::Done,
+            Why::Settled => still_bouncing(input).map_or(Progress::Done, Progress::Stalled),
             Why::Claimed(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
                 Progress::Stalled(
                     blocked(&wait.why)
@@ -389,6 +416,7 @@ fn progress(input: &Input<'_>) -> Progress {
                 WaitKind::ByHand
                 | WaitKind::Refused
                 | WaitKind::Hangs
+                | WaitKind::Unhealthy
                 | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
                 _ => Progress::Reconciling(waiting.message.clone()),
             },

@@ -16,6 +16,7 @@ mod cost;
 mod fault_table;
 mod faults;
 mod golden;
+mod health;
 mod registering;
 mod restarting;
 mod rows;

@@ -100,6 +100,8 @@ pub struct Bench {
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
     pub edges: bool,
+    /// The condition under which everything that is sent to a router comes back.
+    pub bouncing: Option<String>,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -124,6 +126,8 @@ pub fn quick_timings() -> Timings {
         look_slowly: Duration::from_secs(2),
         canary_every: Duration::from_millis(500),
         fresh: Duration::from_secs(2),
+        settle: Duration::from_secs(2),
+        services_deadline: Duration::from_secs(4),
         latest_arrival: Duration::from_secs(4),
         confirm_missing: Duration::from_secs(2),
         budget_window: Duration::from_secs(6),
@@ -182,6 +186,7 @@ impl Bench {
             desired,
             events: Vec::new(),
             edges: true,
+            bouncing: None,
         }
     }
 
@@ -272,9 +277,10 @@ impl Bench {
                 let started = node.router.status == Status::Started;
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
+                let bouncing = self.bouncing.clone();
                 wanted.clone().into_iter().map(move |id| Link {
                     up: started && loaded.contains(id.as_str()),
-                    bouncing: None,
+                    bouncing: bouncing.clone(),
                     node: name.clone(),
                     component_id: id,
                 })

@@ -294,6 +294,16 @@ impl World {
                     &ours,
                 );
             }
+            Read::Redundancy => {
+                let shown = self.redundancy();
+                let seen = &mut self.known(actor).seen;
+                seen.redundancy_unreadable = shown.is_none();
+                seen.redundancy = shown.map(|value| Seen {
+                    value,
+                    asked,
+                    answered,
+                });
+            }
             Read::Services(name) => {
                 let node = NAMES.iter().position(|known| known == name).unwrap();
                 let value = self.services(node);
@@ -563,6 +573,10 @@ impl World {
                 ) =>
             {
                 self.token();
+            }
+            Why::Restart(waiting) if waiting.kind == WaitKind::Unhealthy => {
+                self.start_services();
+                self.desired[0].requests.refresh = Some(self.now_ms.to_string());
             }
             _ => {
                 let now = self.stamp(actor.process);
