@@ -65,6 +65,13 @@ pub struct LinkStatus {
     /// was sent nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Returned>,
+    /// Whole seconds since the router accepted the handshake, by a clock that does not jump;
+    /// absent while there is no link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_seconds: Option<u64>,
+    /// Profile Xcp: how the router announced this component over the link that is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announced>,
 }
 
 /// When a link was up last.
@@ -94,17 +101,33 @@ pub struct Returned {
     pub everything: bool,
 }
 
+/// What a router says of this edge's component (profile Xcp), out of the configuration that it
+/// read when it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Announced {
+    /// It is the way to foreign domains (`<default-gateway/>`).
+    pub gateway: bool,
+    /// Number of names in `<local-hosts>`.
+    pub local_hosts: usize,
+    /// RFC 3339 time at which it said so.
+    pub at: String,
+}
+
 /// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkState {
-    /// Dialling or in the handshake.
+    /// Dialling or in the handshake; with profile Xcp also waiting for the announcement.
     Connecting,
-    /// The handshake was accepted.
+    /// It carries stanzas.
     Up,
     /// No TCP connection: closed port or network.
     Unreachable,
     /// The router knows no such component id (it has not read its table since).
     UnknownComponent,
+    /// Profile Xcp: the handshake was accepted, but the router does not announce the component as
+    /// its gateway (it has not read its table since), so it would send nothing over the link.
+    NotGateway,
     /// The shared secret is wrong.
     WrongSecret,
     /// Any other failure.

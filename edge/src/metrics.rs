@@ -294,6 +294,7 @@ impl Metrics {
             LinkState::Up,
             LinkState::Unreachable,
             LinkState::UnknownComponent,
+            LinkState::NotGateway,
             LinkState::WrongSecret,
             LinkState::Failed,
         ] {
@@ -493,6 +494,7 @@ pub const fn link_state(state: LinkState) -> &'static str {
         LinkState::Up => "up",
         LinkState::Unreachable => "unreachable",
         LinkState::UnknownComponent => "unknown-component",
+        LinkState::NotGateway => "not-gateway",
         LinkState::WrongSecret => "wrong-secret",
         LinkState::Failed => "failed",
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::{
-    LastUp, LinkState, LinkStatus, PartnerFailure, StreamCounts,
+    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, StreamCounts,
 };
 
 use crate::config::Live;
@@ -264,6 +264,8 @@ impl Drop for StreamGuard {
 pub struct LinkEntry {
     status: Mutex<LinkStatus>,
     returned: Mutex<Returned>,
+    /// When the router accepted the handshake.
+    opened: Mutex<Option<Instant>>,
 }
 
 impl LinkEntry {
@@ -287,11 +289,30 @@ impl LinkEntry {
         }
     }
 
+    /// The router accepted the handshake; nothing is known of an announcement yet.
+    pub fn opened(&self) {
+        *lock(&self.opened) = Some(Instant::now());
+        lock(&self.status).announced = None;
+    }
+
+    /// The link is closed or broken, and what was announced over it is over.
+    pub fn closed(&self) {
+        *lock(&self.opened) = None;
+        lock(&self.status).announced = None;
+    }
+
+    /// Records how the router announced the component.
+    pub fn announced(&self, announced: Announced) {
+        lock(&self.status).announced = Some(announced);
+    }
+
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
         let returned = lock(&self.returned).told(Instant::now());
+        let opened = *lock(&self.opened);
         LinkStatus {
             returned,
+            open_seconds: opened.map(|at| at.elapsed().as_secs()),
             ..lock(&self.status).clone()
         }
     }
@@ -382,6 +403,7 @@ impl Registry {
         let entry = Arc::new(LinkEntry {
             status: Mutex::new(status),
             returned: Mutex::default(),
+            opened: Mutex::new(None),
         });
         lock(&self.links).push(entry.clone());
         entry

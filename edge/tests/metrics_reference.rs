@@ -110,6 +110,8 @@ fn everything() -> String {
         reason: None,
         last_up: None,
         returned: None,
+        open_seconds: None,
+        announced: None,
     });
     let of = Direction::Inbound;
     metrics.connection_refused("total");

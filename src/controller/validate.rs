@@ -467,6 +467,14 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             addresses.push((node.name.to_ascii_lowercase(), address));
         }
     }
+    if let Some(check) = &entry.federation_check
+        && !is_one_select(&check.query)
+    {
+        problems.0.push(format!(
+            "{field}.federationCheck.query: {:?} is not one SELECT on one line of at most 1000 bytes without a semicolon and without INTO; write one",
+            check.query
+        ));
+    }
     let mut pins = Vec::new();
     for text in entry.tls.pinned_sha256.iter().flatten() {
         match fingerprint(text) {
@@ -502,6 +510,16 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         addresses,
         pins,
     }
+}
+
+/// Whether a query can do nothing but read, and is one.
+fn is_one_select(query: &str) -> bool {
+    let lower = query.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    lower.starts_with("select ")
+        && query.len() <= 1000
+        && !query.contains(|c: char| c == ';' || c.is_control())
+        && !words.any(|word| word == "into")
 }
 
 /// 64 hexadecimal digits, colons between bytes allowed.

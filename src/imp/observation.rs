@@ -9,8 +9,9 @@ use xmpp_federation_core::ComponentId;
 use super::axl::{HaState, Node, Row, Table};
 use super::clock::Stamp;
 use super::control_center::beside::Down;
-use super::control_center::{ImpFederation, ServiceState};
+use super::control_center::{ImpFederation, ServiceState, Which};
 use super::error::CallError;
+use super::federation::Check;
 use super::ledger::{RowRecord, RowState};
 use super::pkid::Pkid;
 use super::timings::Timings;
@@ -80,6 +81,8 @@ pub enum Read {
     Table,
     /// All rows.
     Rows,
+    /// The administrator's own check of IM&P's federation.
+    Federation,
     /// Services of the node of that name.
     Services(String),
     /// States of the nodes in their redundancy groups.
@@ -111,9 +114,17 @@ pub struct Observation {
     pub missing_since: BTreeMap<Pkid, Stamp>,
     /// Services by node name.
     pub services: BTreeMap<String, Seen<Services>>,
+    /// Writes that failed in a row, whatever was read between them.
+    pub write_failures: u32,
+    /// Restart commands in a row that failed without effect, by node name.
+    pub restart_failures: BTreeMap<String, u32>,
+    /// What the administrator's own check of IM&P's federation said last.
+    pub federation_check: Option<Check>,
     /// Nodes that answer a fault where they are asked for all services, and not where they are
     /// asked for those that are needed.
     pub without_services: BTreeSet<String>,
+    /// Nodes that have just answered a fault to the first, and are asked for the second at once.
+    pub suspects: BTreeSet<String>,
     /// States in the redundancy groups, read before a restart.
     pub redundancy: Option<Seen<Vec<HaState>>>,
     /// There is no way to read them here.
@@ -186,6 +197,13 @@ impl Observation {
         let mut present = BTreeMap::new();
         let mut present_rows = BTreeSet::new();
         let mut missing = BTreeMap::new();
+        let confirm = self.timings.confirm_missing;
+        // The last read, and what was answered with success since.
+        let expected: BTreeSet<&str> = self
+            .rows
+            .iter()
+            .flat_map(|seen| seen.value.iter().map(|row| row.pkid.as_str()))
+            .collect();
         for (pkid, record) in ours {
             let there = rows.value.iter().any(|row| {
                 row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str()
@@ -210,11 +228,26 @@ impl Observation {
                         }
                     }
                 }
+                // With another id it is not missing but somebody's.
+                RowState::Present if rows.value.iter().any(|row| row.pkid == pkid.to_string()) => {}
                 RowState::Present => {
                     let since = self.missing_since.get(pkid);
                     missing.insert(*pkid, since.copied().unwrap_or(rows.asked));
                 }
-                RowState::Planned => {}
+                // Its INSERT was answered with success, and this read may be a partial one. A
+                // second read that lacks it too shows that the answer was wrong.
+                RowState::Planned => {
+                    let pkid_text = pkid.to_string();
+                    let since =
+                        self.missing_since.get(pkid).copied().or_else(|| {
+                            expected.contains(pkid_text.as_str()).then_some(rows.asked)
+                        });
+                    if let Some(since) = since
+                        && !rows.asked.since(&since).reached(confirm)
+                    {
+                        missing.insert(*pkid, since);
+                    }
+                }
             }
         }
         self.present_since = present;
@@ -227,16 +260,58 @@ impl Observation {
 
     /// Everything is to be read again because somebody asked; what is known stays until then.
     pub fn refresh(&mut self) {
-        self.due.extend([Read::Nodes, Read::Rows]);
+        self.due.insert(Read::Nodes);
+        self.look_again();
+        self.federation_check = None;
+        self.human_looked = true;
+        self.ask_for_all();
+        self.forgive();
+    }
+
+    /// Rows and services are to be read again because the way to them changed.
+    pub fn look_again(&mut self) {
+        self.due.insert(Read::Rows);
         let names: Vec<String> = self
             .node_list()
             .iter()
             .map(|node| node.name.clone())
             .collect();
         self.due.extend(names.into_iter().map(Read::Services));
-        self.human_looked = true;
-        self.ask_for_all();
-        self.forgive();
+    }
+
+    /// What a node is asked for: where it answers faults, now this and now that.
+    pub fn services_to_ask(&self, node: &str) -> Which {
+        let odd = |failure: &Failure| failure.count % 2 == 1;
+        let failing = self.control_center_failures.get(node).is_some_and(odd);
+        if failing || self.without_services.contains(node) || self.suspects.contains(node) {
+            Which::Needed
+        } else {
+            Which::All
+        }
+    }
+
+    /// A node answered a fault: whether it is asked at once for what is needed alone.
+    pub fn suspect_names(&mut self, node: &str, which: Which) -> bool {
+        let suspect = which == Which::All && !self.control_center_failures.contains_key(node);
+        if suspect {
+            self.suspects.insert(node.to_owned());
+            self.due.insert(Read::Services(node.to_owned()));
+        }
+        suspect
+    }
+
+    /// What an answer tells of the names. After a failure that had to do with other things, they
+    /// are all asked for again.
+    pub fn services_answered(&mut self, node: &str, which: Which, good: bool) {
+        let suspect = self.suspects.remove(node);
+        if !good || which == Which::All {
+            return;
+        }
+        if suspect {
+            self.without_services.insert(node.to_owned());
+        } else if !self.without_services.contains(node) {
+            self.due.insert(Read::Services(node.to_owned()));
+        }
     }
 
     /// What could not be read is tried once more: releases change.
@@ -260,6 +335,8 @@ impl Observation {
     /// Failures are forgotten: what they were about has changed.
     pub fn forgive(&mut self) {
         self.axl_failure = None;
+        self.write_failures = 0;
+        self.restart_failures.clear();
         self.control_center_failures.clear();
         self.restart_not_before.clear();
     }

@@ -10,9 +10,15 @@
 )]
 
 mod accounts;
+mod audit;
+mod client;
+mod cost;
+mod fault_table;
 mod faults;
+mod golden;
 mod health;
 mod nodes;
 mod registering;
 mod restarting;
+mod rows;
 mod support;

@@ -15,8 +15,8 @@ use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::validate::Validated;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
+    Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -91,7 +91,9 @@ pub fn desired(
                     .imp
                     .window
                     .clone()
-                    .map_or(RestartMode::Manual, RestartMode::Window),
+                    .map_or(RestartMode::Manual, |window| {
+                        RestartMode::Window(Box::new(window))
+                    }),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -100,6 +102,10 @@ pub fn desired(
             spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
+        federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
+            query: check.query.clone(),
+            off_value: check.off_value.clone(),
+        }),
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
@@ -136,7 +142,11 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
-            bouncing: None,
+            bouncing: link
+                .returned
+                .as_ref()
+                .filter(|returned| returned.everything)
+                .map(|returned| returned.condition.clone()),
         })
         .collect()
 }

@@ -7,6 +7,7 @@ mod records;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ pub use records::Records;
 
 use super::build::Links;
 use super::context::{Context, Memory};
-use super::delete;
+use super::delete::{self, LastReach};
 use super::dereference::Observed;
 use super::events::Note;
 use super::kube::Error;
@@ -79,14 +80,18 @@ pub async fn run(
         .iter()
         .filter_map(ResourceExt::uid)
         .collect();
-    let imp = match desired(valid, &observed.secrets, &observed.pods, &asked, live) {
+    let wanted = desired(valid, &observed.secrets, &observed.pods, &asked, live);
+    context.remember(&valid.owner.uid, |memory| {
+        LastReach::see(&mut memory.reach, wanted.as_ref().ok(), Timestamp::now());
+    });
+    let imp = match wanted {
         Err(sentence) => Err(sentence),
         Ok(mut desired) => {
             // Without the finalizer nothing is written: a deletion would leave rows behind.
             desired.hold_acts = !delete::has_finalizer(object);
             let report = context.imp.reconcile(&desired).await;
             notes.extend(report.events.iter().map(Note::of));
-            if report.wants_to_act {
+            if desired.hold_acts && may_leave_rows(&report) {
                 delete::add_finalizer(&context.client, object).await?;
                 return Ok(None);
             }
@@ -109,6 +114,12 @@ pub async fn run(
         addresses,
         notes,
     }))
+}
+
+/// Whether a deletion has something to remove: a write is due, or rows are ours already, as those
+/// that a former resource gave up or retained.
+fn may_leave_rows(report: &Report) -> bool {
+    report.wants_to_act || !report.registrations.is_empty()
 }
 
 /// Given by hand, or what the Service shows.

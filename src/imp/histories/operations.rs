@@ -89,7 +89,7 @@ impl From<Mode> for RestartMode {
             Mode::Manual => Self::Manual,
             Mode::Window => {
                 let open = Duration::from_secs(WINDOW_OPEN_S as u64);
-                Self::Window(Window::new("0 */2 * * *", open, None).unwrap())
+                Self::Window(Box::new(Window::new("0 */2 * * *", open, None).unwrap()))
             }
         }
     }
