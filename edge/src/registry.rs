@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::{
-    Announced, LinkState, LinkStatus, PartnerFailure, StreamCounts,
+    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, StreamCounts,
 };
 
 use crate::config::Live;
 use crate::failures::{Attempt, DomainFailures, Failures};
 use crate::metrics::Direction;
+use crate::router::returned::Returned;
 use crate::trace::Tracers;
 
 /// Open streams, links and failing partners of one edge.
@@ -262,6 +263,7 @@ impl Drop for StreamGuard {
 #[derive(Debug)]
 pub struct LinkEntry {
     status: Mutex<LinkStatus>,
+    returned: Mutex<Returned>,
     /// When the router accepted the handshake.
     opened: Mutex<Option<Instant>>,
 }
@@ -271,8 +273,16 @@ impl LinkEntry {
     pub fn set(&self, state: LinkState, reason: Option<String>) {
         let mut status = lock(&self.status);
         if status.state != state {
+            let until = jiff::Timestamp::now().to_string();
+            let from = std::mem::replace(&mut status.since, until.clone());
+            if status.state == LinkState::Up {
+                status.last_up = Some(LastUp { from, until });
+            } else if state == LinkState::Up {
+                status.last_up = None;
+            }
             status.state = state;
-            status.since = jiff::Timestamp::now().to_string();
+            // What a router did before says nothing about what it does now.
+            *lock(&self.returned) = Returned::default();
         }
         if reason.is_some() || state == LinkState::Up {
             status.reason = reason;
@@ -298,11 +308,18 @@ impl LinkEntry {
 
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
+        let returned = lock(&self.returned).told(Instant::now());
         let opened = *lock(&self.opened);
         LinkStatus {
+            returned,
             open_seconds: opened.map(|at| at.elapsed().as_secs()),
             ..lock(&self.status).clone()
         }
+    }
+
+    /// Notes what the router did with what it was sent.
+    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
+        note(&mut lock(&self.returned))
     }
 }
 
@@ -385,6 +402,7 @@ impl Registry {
     pub fn add_link(&self, status: LinkStatus) -> Arc<LinkEntry> {
         let entry = Arc::new(LinkEntry {
             status: Mutex::new(status),
+            returned: Mutex::default(),
             opened: Mutex::new(None),
         });
         lock(&self.links).push(entry.clone());

@@ -37,6 +37,8 @@ reasons! {
     Prepared: "spec.activation is Prepared: no rows and no links.", "Set activation to Active at the cut-over.";
     Paused: "spec.paused is true: nothing is done.", "Set paused to false.";
     Deleting: "The resource is being deleted.", "";
+    RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
+    RowsRetained: "Event: rows stay in IM and Presence, because onDelete is Retain.", "";
     SpecUnreadable: "The object does not fit the schema of this release.", "Correct the field named in the message.";
     SpecInvalid: "A value of the spec is wrong or not available in this release.", "Correct the field named in the message.";
     UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";

@@ -1,6 +1,7 @@
 //! One link to one XCP router: dialling, the handshake (XEP-0114) and with profile Xcp the
 //! announcement, dialling again.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,7 +215,10 @@ impl Link {
         let deadline = tokio::time::Instant::now() + ATTEMPT;
         let tcp = match timeout_at(deadline, self.connect()).await {
             Ok(connected) => connected?,
-            Err(_) => return Err(self.unreachable("no answer")),
+            Err(_) => {
+                let meaning = meaning(io::ErrorKind::TimedOut);
+                return Err(self.unreachable(&format!("no answer{meaning}")));
+            }
         };
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -242,7 +246,7 @@ impl Link {
         for address in found {
             match crate::resolve::connect::open(address).await {
                 Ok(tcp) => return Ok(tcp),
-                Err(error) => last = error.to_string(),
+                Err(error) => last = format!("{error}{}", meaning(error.kind())),
             }
         }
         Err(self.unreachable(&last))
@@ -339,12 +343,38 @@ impl Link {
                     "the XCP router of {node} refuses the shared secret; correct the router secret"
                 ),
             ),
+            Failure::Peer {
+                condition: StreamErrorCondition::Conflict,
+                ..
+            } => (
+                LinkState::Failed,
+                format!(
+                    "link to the XCP router of {node}: {failure}; somebody else is linked as {}: an earlier pod whose end the router has not noticed yet, or another edge with the same hostname",
+                    self.id
+                ),
+            ),
             other => (
                 LinkState::Failed,
                 format!("link to the XCP router of {node}: {other}"),
             ),
         };
         Down { state, reason }
+    }
+}
+
+/// What a failed attempt tells about the way there.
+const fn meaning(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => {
+            " (the host answers, but nothing listens on that port, or a firewall rejects it)"
+        }
+        io::ErrorKind::TimedOut => {
+            " (the host is down, or a firewall on the way drops what is sent to that port)"
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            " (there is no route to it)"
+        }
+        _ => "",
     }
 }
 

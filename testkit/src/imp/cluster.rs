@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub struct Cluster {
     pub table: String,
     /// What the routers speak.
     pub profile: Profile,
+    /// How many bytes of huge answers went out.
+    pub huge_bytes: AtomicUsize,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -199,6 +201,7 @@ impl Cluster {
             ),
             table: config.table.clone(),
             profile: config.router_profile,
+            huge_bytes: AtomicUsize::new(0),
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),

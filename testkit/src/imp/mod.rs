@@ -45,6 +45,7 @@ mod config;
 mod control;
 mod control_center;
 mod database;
+mod distort;
 mod faults;
 mod http;
 mod listen;
@@ -56,11 +57,11 @@ mod users;
 pub(crate) mod xml;
 
 pub use auth::AccountState;
-pub use calls::{Call, fingerprint};
+pub use calls::{Call, RecordedRequest, fingerprint};
 pub use cluster::Change;
 pub use config::{Account, Federation, ImpConfig, NodeConfig, Profile, Row, Spread, UserConfig};
 pub use control::{ClusterState, NodeState, SqlResult};
-pub use faults::{FaultOptions, NAMES as FAULT_NAMES};
+pub use faults::{FaultForm, FaultOptions, NAMES as FAULT_NAMES};
 pub use router::{LinkState, Restart, RouterState, Status};
 pub use users::Item;
 
@@ -93,6 +94,10 @@ pub struct NodeHandle {
     pub control: SocketAddr,
     /// SHA-256 of the node's certificate (DER), lower-case hex.
     pub certificate_sha256: String,
+    /// The certificate that the node shows under the fault `tls-self-signed`, PEM.
+    pub self_signed_pem: String,
+    /// SHA-256 of it (DER), lower-case hex.
+    pub self_signed_sha256: String,
 }
 
 impl SimulatedImp {
@@ -121,6 +126,8 @@ impl SimulatedImp {
                 xcp: xcp.local_addr()?,
                 control: control.local_addr()?,
                 certificate_sha256: calls::hex(&Sha256::digest(&identity.certificate)),
+                self_signed_pem: identity.self_signed_pem.clone(),
+                self_signed_sha256: calls::hex(&Sha256::digest(&identity.self_signed_der)),
             });
             // Subscribers begin as copies, also in what was drawn by lot (pkids).
             let node = Node::new(&config, place, nodes.is_empty(), snapshot.as_ref())?;
@@ -128,7 +135,7 @@ impl SimulatedImp {
                 snapshot = Some(node.database.snapshot()?);
             }
             nodes.push(Arc::new(node));
-            sockets.push((https, xcp, control, identity.acceptor));
+            sockets.push((https, xcp, control, identity));
         }
         let cluster = Arc::new(Cluster::new(&config, nodes)?);
         let mut imp = Self {
@@ -137,8 +144,8 @@ impl SimulatedImp {
             guard: None,
             cluster: cluster.clone(),
         };
-        for (node, (https, xcp, control, tls)) in cluster.nodes.iter().zip(sockets) {
-            tokio::spawn(http::serve(cluster.clone(), node.clone(), https, tls));
+        for (node, (https, xcp, control, identity)) in cluster.nodes.iter().zip(sockets) {
+            tokio::spawn(http::serve(cluster.clone(), node.clone(), https, identity));
             cluster.run_router(node, xcp);
             let routes = control::routes(imp.clone());
             let ended = cluster.ended.clone();

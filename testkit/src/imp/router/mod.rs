@@ -246,6 +246,16 @@ impl Router {
         services
     }
 
+    /// All services are as much older.
+    pub fn age(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        for service in self.lock().services.values_mut() {
+            if let Some(at) = &mut service.started_at_ms {
+                *at = at.saturating_sub(by);
+            }
+        }
+    }
+
     /// The link with that component id.
     pub fn link(&self, id: &str) -> Option<Arc<Link>> {
         self.lock().links.iter().find(|link| link.id == id).cloned()
