@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::announcement::Announced;
+use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
@@ -92,6 +94,8 @@ pub struct Bench {
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
     pub edges: bool,
+    /// Profile Xcp: routers announce nobody as their gateway, whatever they have read.
+    pub ignorant: bool,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -165,6 +169,7 @@ impl Bench {
             desired,
             events: Vec::new(),
             edges: true,
+            ignorant: false,
         }
     }
 
@@ -246,6 +251,7 @@ impl Bench {
         if !self.edges {
             return Vec::new();
         }
+        let (announces, ignorant) = (self.desired.announces, self.ignorant);
         let wanted: BTreeSet<ComponentId> = self.desired.component_ids.iter().cloned().collect();
         self.sim
             .state()
@@ -256,8 +262,13 @@ impl Bench {
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
                 wanted.clone().into_iter().map(move |id| Link {
-                    up: started && loaded.contains(id.as_str()),
+                    up: started && loaded.contains(id.as_str()) && !ignorant,
                     bouncing: None,
+                    announced: (announces && started).then(|| Announced {
+                        gateway: loaded.contains(id.as_str()) && !ignorant,
+                        asked: SystemClock.now(),
+                        open_seconds: 0,
+                    }),
                     node: name.clone(),
                     component_id: id,
                 })
@@ -360,6 +371,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }

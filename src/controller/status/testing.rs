@@ -18,6 +18,7 @@ use super::super::validate::Validated;
 use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
+use crate::imp::clock::{Clock as _, SystemClock};
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {
@@ -86,6 +87,7 @@ pub fn world(path: &str, value: Value) -> World {
         stopping: false,
         told: None,
         trouble: None,
+        asked: SystemClock.now(),
         status: Ok(told),
     };
     World {
