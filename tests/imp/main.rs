@@ -10,6 +10,7 @@
 )]
 
 mod accounts;
+mod announcing;
 mod audit;
 mod client;
 mod cost;
