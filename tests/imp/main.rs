@@ -12,6 +12,8 @@
 mod accounts;
 mod audit;
 mod faults;
+mod federation;
 mod registering;
 mod restarting;
 mod support;
+mod symptom_one;
