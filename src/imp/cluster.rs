@@ -357,10 +357,13 @@ impl Imp {
                 .as_ref()
                 .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
             if !same_host {
+                // These are the publisher's, over all resources.
+                let calls = std::mem::take(&mut cluster.seen.control_center_calls);
                 *cluster = Cluster {
                     caller: cluster.caller.take(),
                     ..Cluster::default()
                 };
+                cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
             // Whether it is accepted shows at once, not at the next poll.
@@ -958,7 +961,7 @@ fn target_key(target: &Target) -> String {
 }
 
 /// `https://host:port` of a host, with its override.
-fn server(target: &Target, host: &str) -> String {
+pub(super) fn server(target: &Target, host: &str) -> String {
     let port = target
         .addresses
         .get(host)

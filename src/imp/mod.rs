@@ -12,6 +12,7 @@
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`audit`]: what was done, told as event, log line, recent action and count
 //! - [`verdicts`]: what all of that means, in sentences
+//! - [`preflight`]: the same clients, asked by an administrator before anything is installed
 //! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
@@ -34,6 +35,7 @@ pub mod http;
 pub mod ledger;
 pub mod observation;
 pub mod pkid;
+pub mod preflight;
 pub mod registration;
 pub mod report;
 pub mod restart;

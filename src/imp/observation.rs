@@ -190,6 +190,8 @@ impl Observation {
                         }
                     }
                 }
+                // With another id it is not missing but somebody's.
+                RowState::Present if rows.value.iter().any(|row| row.pkid == pkid.to_string()) => {}
                 RowState::Present => {
                     let since = self.missing_since.get(pkid);
                     missing.insert(*pkid, since.copied().unwrap_or(rows.asked));

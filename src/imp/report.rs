@@ -43,6 +43,25 @@ pub struct Report {
     pub wants_to_act: bool,
 }
 
+impl Report {
+    /// Rows of others stand in the table and none of ours: until that is settled the domain is
+    /// theirs, and no link of ours takes a part of its traffic, even where a router still knows our
+    /// ids from before.
+    pub fn served_by_others(&self) -> bool {
+        self.components_registered.reason == reasons::FOREIGN_COMPONENTS && !self.has_rows()
+    }
+
+    /// The look that this tells of was still one of a resource that was Prepared: whether rows of
+    /// others stand in the way is not known yet.
+    pub fn was_prepared(&self) -> bool {
+        self.components_registered.reason == reasons::PREPARED && !self.has_rows()
+    }
+
+    fn has_rows(&self) -> bool {
+        self.slots.iter().any(|slot| slot.registered)
+    }
+}
+
 /// What a condition says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {

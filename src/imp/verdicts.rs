@@ -58,17 +58,7 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         axl_version: input.axl_version.map(|version| version.to_string()),
         table: seen.table.map(|table| table.to_string()),
         nodes: nodes(input),
-        registrations: ledger.map_or_else(Vec::new, |ledger| {
-            ledger
-                .rows
-                .iter()
-                .filter(|(_, row)| row.state == RowState::Present)
-                .map(|(pkid, row)| Registration {
-                    component_id: row.component_id.clone(),
-                    pkid: *pkid,
-                })
-                .collect()
-        }),
+        registrations: registrations(input),
         slots: desired
             .component_ids
             .iter()
@@ -84,6 +74,21 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         requeue_after,
         wants_to_act: desired.hold_acts && matches!(input.step, Step::Act(_)),
     }
+}
+
+/// Rows of another resource's are not this one's.
+fn registrations(input: &Input<'_>) -> Vec<Registration> {
+    let owner = &input.desired.owner;
+    let ours = |ledger: &&Ledger| ledger.claimed_by_another(owner).is_none();
+    let rows = input.ledger.filter(ours).map(|ledger| &ledger.rows);
+    rows.into_iter()
+        .flatten()
+        .filter(|(_, row)| row.state == RowState::Present)
+        .map(|(pkid, row)| Registration {
+            component_id: row.component_id.clone(),
+            pkid: *pkid,
+        })
+        .collect()
 }
 
 fn components_registered(input: &Input<'_>) -> Verdict {

@@ -11,9 +11,14 @@
 
 mod accounts;
 mod audit;
+mod client;
+mod cost;
+mod fault_table;
 mod faults;
 mod federation;
+mod golden;
 mod registering;
 mod restarting;
+mod rows;
 mod support;
 mod symptom_one;

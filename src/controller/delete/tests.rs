@@ -548,6 +548,8 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
         said = bench.context.imp.reconcile(&desired).await;
     }
     assert_eq!(said.components_registered.status, report::Status::True);
+    // Nothing is written, and yet its deletion will have rows to remove.
+    assert_eq!((said.wants_to_act, said.registrations.len()), (false, 2));
     assert_eq!((bench.rows(), inserts(&bench)), (rows, before));
 }
 

@@ -1,6 +1,8 @@
 //! Control Center Services: the state of one node's services, and the one command there is:
 //! restart of `Cisco XCP Router`. There is no way to say anything else.
 
+pub mod listing;
+
 use super::clock::Stamp;
 use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};

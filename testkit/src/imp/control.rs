@@ -119,6 +119,11 @@ impl SimulatedImp {
         self.cluster.huge_bytes.load(Ordering::Relaxed)
     }
 
+    /// The most requests that were being answered at a time, over all nodes.
+    pub fn most_in_flight(&self) -> usize {
+        self.cluster.in_flight.1.load(Ordering::SeqCst)
+    }
+
     /// Makes all services of all nodes as much older: for tests that count with a clock of their own.
     pub fn age(&self, by: Duration) {
         for node in &self.cluster.nodes {
