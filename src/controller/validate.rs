@@ -467,6 +467,14 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             addresses.push((node.name.to_ascii_lowercase(), address));
         }
     }
+    if let Some(check) = &entry.federation_check
+        && !is_one_select(&check.query)
+    {
+        problems.0.push(format!(
+            "{field}.federationCheck.query: {:?} is not one SELECT on one line of at most 1000 bytes without a semicolon and without INTO; write one",
+            check.query
+        ));
+    }
     let mut pins = Vec::new();
     for text in entry.tls.pinned_sha256.iter().flatten() {
         match fingerprint(text) {
@@ -502,6 +510,16 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         addresses,
         pins,
     }
+}
+
+/// Whether a query can do nothing but read, and is one.
+fn is_one_select(query: &str) -> bool {
+    let lower = query.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    lower.starts_with("select ")
+        && query.len() <= 1000
+        && !query.contains(|c: char| c == ';' || c.is_control())
+        && !words.any(|word| word == "into")
 }
 
 /// 64 hexadecimal digits, colons between bytes allowed.
@@ -643,6 +661,21 @@ mod tests {
             ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]
         );
         assert!(valid.active);
+    }
+
+    #[rstest]
+    #[case("SELECT paramvalue FROM processconfig WHERE paramname = 'x'", true)]
+    #[case("select into_value from t", true)]
+    #[case("SELECT a FROM b; DELETE FROM b", false)]
+    #[case("SELECT a FROM b INTO TEMP c", false)]
+    #[case("SELECT a FROM b\nWHERE c", false)]
+    #[case("DELETE FROM b", false)]
+    #[case("EXECUTE PROCEDURE select ()", false)]
+    #[case("selection", false)]
+    fn a_check_of_the_federation_only_reads(#[case] query: &str, #[case] taken: bool) {
+        let check = json!({"query": query, "offValue": "0"});
+        let valid = validated(&spec_with("/imp/0/federationCheck", check));
+        assert_eq!(valid.is_ok(), taken, "{:?}", valid.err());
     }
 
     #[rstest]

@@ -169,6 +169,8 @@ mod tests {
                 router: ServiceState::Started,
                 up_time,
                 federation: ImpFederation::Off,
+                down: Vec::new(),
+                youngest: None,
             },
             asked: stamp(process, 899),
             answered: stamp(process, 900),

@@ -16,8 +16,8 @@ use crate::controller::validate::Validated;
 use crate::imp::announcement::Announced;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
+    Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -101,6 +101,10 @@ pub fn desired(
             spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
+        federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
+            query: check.query.clone(),
+            off_value: check.off_value.clone(),
+        }),
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
@@ -138,7 +142,11 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
-            bouncing: None,
+            bouncing: link
+                .returned
+                .as_ref()
+                .filter(|returned| returned.everything)
+                .map(|returned| returned.condition.clone()),
             announced: link.announced.as_ref().zip(link.open_seconds).map(
                 |(announced, open_seconds)| Announced {
                     gateway: announced.gateway,

@@ -1,5 +1,7 @@
 //! The conditions about IM and Presence: the verdicts of [`crate::imp`], carried over.
 
+use super::symptom::{self, Symptom};
+use super::{Found, links};
 use crate::api::conditions::{Findings, State, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::imp::report::{Progress, Report, Status, reasons};
@@ -26,7 +28,7 @@ pub(super) fn not_asked(findings: &mut Findings, missing: &str) {
 }
 
 /// What IM and Presence was found to be.
-pub(super) fn verdicts(findings: &mut Findings, report: &Report) {
+pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>, report: &Report) {
     for (kind, verdict) in [
         (Type::AxlAuthenticated, &report.axl_authenticated),
         (Type::ComponentsRegistered, &report.components_registered),
@@ -47,6 +49,11 @@ pub(super) fn verdicts(findings: &mut Findings, report: &Report) {
             },
         );
     }
+    if report.routers_in_sync.status == Status::True
+        && let Some(verdict) = not_known_any_more(found)
+    {
+        findings.add(Type::RoutersInSync, verdict);
+    }
     match &report.progress {
         Progress::Done => {}
         Progress::Reconciling(message) => {
@@ -65,6 +72,17 @@ pub(super) fn verdicts(findings: &mut Findings, report: &Report) {
         }
     }
 }
+/// What was proven of a router is over when it refuses a row that it had read.
+fn not_known_any_more(found: &Found<'_>) -> Option<Verdict> {
+    let lost = links::all(found)
+        .filter(|_| found.valid.active)
+        .find(|link| symptom::of(found, *link) == Some(Symptom::RowLost))?;
+    Some(Verdict::no(
+        Symptom::RowLost.reason(),
+        Symptom::RowLost.sentence(found, lost),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]

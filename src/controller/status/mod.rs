@@ -1,8 +1,8 @@
 //! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
 //! nothing in it moves unless something happened.
 //!
-//! One file per condition; [`imp`] carries over the verdicts of [`crate::imp`], [`details`] is
-//! everything but the conditions.
+//! One file per condition; [`symptom`] tells what a link that does not work is a sign of, [`imp`]
+//! carries over the verdicts of [`crate::imp`], [`details`] is everything but the conditions.
 
 mod certificate;
 mod details;
@@ -12,6 +12,7 @@ mod imp;
 mod links;
 mod partners;
 mod records;
+mod symptom;
 #[cfg(test)]
 mod testing;
 
@@ -69,7 +70,7 @@ pub fn findings(found: &Found<'_>) -> Findings {
     findings.add(Type::RecordsVerified, records::verdict(found));
     findings.add(Type::PartnersReachable, partners::verdict(found));
     match found.imp {
-        Ok(report) => imp::verdicts(&mut findings, report),
+        Ok(report) => imp::verdicts(&mut findings, found, report),
         Err(missing) => imp::not_asked(&mut findings, missing),
     }
     findings
