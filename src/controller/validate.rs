@@ -664,6 +664,21 @@ mod tests {
     }
 
     #[rstest]
+    #[case("SELECT paramvalue FROM processconfig WHERE paramname = 'x'", true)]
+    #[case("select into_value from t", true)]
+    #[case("SELECT a FROM b; DELETE FROM b", false)]
+    #[case("SELECT a FROM b INTO TEMP c", false)]
+    #[case("SELECT a FROM b\nWHERE c", false)]
+    #[case("DELETE FROM b", false)]
+    #[case("EXECUTE PROCEDURE select ()", false)]
+    #[case("selection", false)]
+    fn a_check_of_the_federation_only_reads(#[case] query: &str, #[case] taken: bool) {
+        let check = json!({"query": query, "offValue": "0"});
+        let valid = validated(&spec_with("/imp/0/federationCheck", check));
+        assert_eq!(valid.is_ok(), taken, "{:?}", valid.err());
+    }
+
+    #[rstest]
     #[case("/domains", json!(["bücher.example"]), "write \"xn--bcher-kva.example\"")]
     #[case("/domains", json!(["192.0.2.1"]), "is an IP address")]
     #[case("/privacy/domains", json!(["coluc.com"]), "hosted here; the list names remote domains only")]
@@ -701,7 +716,6 @@ mod tests {
     #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
-    #[case("/imp/0/router/profile", json!("Xcp"))]
     fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
         #[case] path: &str,
         #[case] value: Value,

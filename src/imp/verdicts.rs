@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
+use super::announcement::{self, Proof};
 use super::axl::{AxlVersion, Table};
 use super::desired::{Activation, Desired};
 use super::effects::{Act, Step, Why};
@@ -269,6 +270,9 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .filter(|node| !node_in_sync(ledger, node, wanted))
         .map(String::as_str)
         .collect();
+    if behind.is_empty() && desired.announces {
+        return announcement::verdict(&nodes, desired, &input.seen.services);
+    }
     if behind.is_empty() {
         if let Some(message) = still_bouncing(input) {
             return Verdict::no(reasons::STILL_BOUNCING, message);
@@ -448,6 +452,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
         .iter()
         .map(|node| {
             let services = seen.services.get(&node.name);
+            let announced = desired.announces.then(|| {
+                announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services)
+            });
             NodeReport {
                 name: node.name.clone(),
                 address: desired
@@ -459,7 +466,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
                 router: services.map(|services| services.value.router),
                 up_time: services.and_then(|services| services.value.up_time),
                 in_sync: ledger
-                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted())),
+                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
+                    && !matches!(announced, Some(Proof::NotGateway(_))),
+                announcement_unseen: announced == Some(Proof::Nothing),
                 pending_restart: ledger
                     .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
             }
@@ -516,6 +525,8 @@ fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
     })
 }
 
+/// What decides which pods run. Announcements do not count here, whatever the profile: without its
+/// pod no link would ever show one.
 fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
     let Some(ledger) = input.ledger else {
         return SlotSync::Unknown;

@@ -10,11 +10,13 @@
 )]
 
 mod accounts;
+mod announcing;
 mod audit;
 mod client;
 mod cost;
 mod fault_table;
 mod faults;
+mod federation;
 mod golden;
 mod health;
 mod nodes;
@@ -22,3 +24,4 @@ mod registering;
 mod restarting;
 mod rows;
 mod support;
+mod symptom_one;

@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::announcement::Announced;
+use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
@@ -102,6 +104,8 @@ pub struct Bench {
     pub edges: bool,
     /// The condition under which everything that is sent to a router comes back.
     pub bouncing: Option<String>,
+    /// Profile Xcp: routers announce nobody as their gateway, whatever they have read.
+    pub ignorant: bool,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -187,6 +191,7 @@ impl Bench {
             events: Vec::new(),
             edges: true,
             bouncing: None,
+            ignorant: false,
         }
     }
 
@@ -268,6 +273,7 @@ impl Bench {
         if !self.edges {
             return Vec::new();
         }
+        let (announces, ignorant) = (self.desired.announces, self.ignorant);
         let wanted: BTreeSet<ComponentId> = self.desired.component_ids.iter().cloned().collect();
         self.sim
             .state()
@@ -279,8 +285,13 @@ impl Bench {
                 let loaded = node.router.loaded_ids;
                 let bouncing = self.bouncing.clone();
                 wanted.clone().into_iter().map(move |id| Link {
-                    up: started && loaded.contains(id.as_str()),
+                    up: started && loaded.contains(id.as_str()) && !ignorant,
                     bouncing: bouncing.clone(),
+                    announced: (announces && started).then(|| Announced {
+                        gateway: loaded.contains(id.as_str()) && !ignorant,
+                        asked: SystemClock.now(),
+                        open_seconds: 0,
+                    }),
                     node: name.clone(),
                     component_id: id,
                 })
@@ -384,6 +395,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }

@@ -100,6 +100,7 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }

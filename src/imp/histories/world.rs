@@ -517,6 +517,7 @@ impl World {
                     component_id: id.clone(),
                     up,
                     bouncing: None,
+                    announced: None,
                 });
             }
         }
