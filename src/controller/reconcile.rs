@@ -10,7 +10,7 @@ use kube::{Resource as _, ResourceExt};
 use serde_json::Value;
 
 use super::apply::{self, ApplyError};
-use super::build::{self, Known, pods_to_run};
+use super::build::{self, Known, Links, pods_to_run};
 use super::context::{Context, Guarded, Memory};
 use super::events::Note;
 use super::kube::{Error as KubeError, Kind, call};
@@ -290,7 +290,8 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
     )
     .await?;
 
-    let effects = effects::run(context, object, &valid, &observed, &known.links, &memory).await?;
+    let addresses = addresses(&observed, &memory);
+    let effects = effects::run(context, object, &valid, &observed, &addresses, &memory).await?;
     let Some(outcome) = effects else {
         return Ok(Action::requeue(Duration::ZERO));
     };
@@ -397,12 +398,19 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
     wait
 }
 
+/// Where the routers are, by earlier looks.
+fn addresses(observed: &dereference::Observed, memory: &Memory) -> Links {
+    let links = memory.links.clone();
+    links.unwrap_or_else(|| effects::addresses_written(observed))
+}
+
 /// What earlier looks at the world tell.
 fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -> Known {
-    let links = memory
-        .links
-        .clone()
-        .unwrap_or_else(|| effects::addresses_written(observed));
+    let others = |report: &Report| report.served_by_others() || report.was_prepared();
+    let links = match &memory.report {
+        Some(report) if others(report) => Links::new(),
+        _ => addresses(observed, memory),
+    };
     let running = observed
         .live
         .stateful_set

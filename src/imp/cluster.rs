@@ -12,10 +12,11 @@ use xmpp_federation_core::ComponentId;
 use super::audit::{self, Action, Deed, Outcome};
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
-use super::control_center::{Commanded, ControlCenter, NotDone};
+use super::control_center::{Commanded, ControlCenter, NotDone, Which};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
+use super::federation::Check;
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
@@ -356,14 +357,25 @@ impl Imp {
                 .as_ref()
                 .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
             if !same_host {
+                // These are the publisher's, over all resources.
+                let calls = std::mem::take(&mut cluster.seen.control_center_calls);
                 *cluster = Cluster {
                     caller: cluster.caller.take(),
                     ..Cluster::default()
                 };
+                cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
+            // Whether it is accepted shows at once, not at the next poll.
+            if cluster.target.is_some() {
+                cluster.seen.look_again();
+            }
             cluster.seen.timings = self.timings;
             cluster.target = Some(target);
+        }
+        let check = cluster.seen.federation_check.as_ref();
+        if check.map(|check| &check.check) != desired.federation_check.as_ref() {
+            cluster.seen.federation_check = None;
         }
         if cluster.seen.refreshed != desired.requests.refresh {
             cluster.seen.refreshed.clone_from(&desired.requests.refresh);
@@ -481,6 +493,7 @@ impl Imp {
                         .seen
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster.seen.ask_for_all();
                     cluster.seen.nodes = Some(Seen {
                         value,
                         asked,
@@ -517,6 +530,37 @@ impl Imp {
                     Err(error) => Err(error),
                 },
                 None => Ok(()),
+            },
+            Read::Federation => match &desired.federation_check {
+                Some(check) => super::federation::ask(&mut axl, check).await.map(|value| {
+                    let answered = self.clock.now();
+                    cluster.seen.federation_check = Some(Check {
+                        check: check.clone(),
+                        seen: Seen {
+                            value,
+                            asked,
+                            answered,
+                        },
+                    });
+                }),
+                None => Ok(()),
+            },
+            Read::Redundancy => match axl.redundancy().await {
+                Ok(value) => {
+                    let answered = self.clock.now();
+                    cluster.seen.redundancy = Some(Seen {
+                        value,
+                        asked,
+                        answered,
+                    });
+                    Ok(())
+                }
+                Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
+                    tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
+                    cluster.seen.redundancy_unreadable = true;
+                    Ok(())
+                }
+                Err(error) => Err(error),
             },
             Read::Services(_) => Ok(()),
         };
@@ -560,11 +604,32 @@ impl Imp {
         caller: &Caller,
         node: String,
     ) {
-        let asked = self.clock.now();
+        let mut asked = self.clock.now();
         cluster.seen.called_control_center(asked);
-        let answer = control_center(caller, &desired.target, &node)
-            .services()
-            .await;
+        let which = match cluster.seen.without_services.contains(&node) {
+            true => Which::Needed,
+            false => Which::All,
+        };
+        let control_center = control_center(caller, &desired.target, &node);
+        let mut answer = control_center.services(which).await;
+        if let Err(error) = &answer
+            && matches!(error.kind, CallErrorKind::Fault(_))
+            && which == Which::All
+        {
+            // Perhaps about a name that this release does not know.
+            let first = error.to_string();
+            asked = self.clock.now();
+            cluster.seen.called_control_center(asked);
+            answer = control_center.services(Which::Needed).await;
+            if answer.is_ok() {
+                tracing::info!(
+                    node,
+                    error = first,
+                    "XCP services cannot be read here; they say nothing"
+                );
+                cluster.seen.without_services.insert(node.clone());
+            }
+        }
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
         match answer {

@@ -43,6 +43,25 @@ pub struct Report {
     pub wants_to_act: bool,
 }
 
+impl Report {
+    /// Rows of others stand in the table and none of ours: until that is settled the domain is
+    /// theirs, and no link of ours takes a part of its traffic, even where a router still knows our
+    /// ids from before.
+    pub fn served_by_others(&self) -> bool {
+        self.components_registered.reason == reasons::FOREIGN_COMPONENTS && !self.has_rows()
+    }
+
+    /// The look that this tells of was still one of a resource that was Prepared: whether rows of
+    /// others stand in the way is not known yet.
+    pub fn was_prepared(&self) -> bool {
+        self.components_registered.reason == reasons::PREPARED && !self.has_rows()
+    }
+
+    fn has_rows(&self) -> bool {
+        self.slots.iter().any(|slot| slot.registered)
+    }
+}
+
 /// What a condition says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -120,6 +139,8 @@ pub struct NodeReport {
     pub up_time: Option<u64>,
     /// Whether its router provably read all rows.
     pub in_sync: bool,
+    /// Profile Xcp: whether how it announces us is still unseen.
+    pub announcement_unseen: bool,
     /// The restart that is due or under way.
     pub pending_restart: Option<PendingRestart>,
 }
@@ -253,6 +274,9 @@ pub mod reasons {
         RESTART_WINDOW = "WaitingForWindow": "Routers are restarted when the window of imp[].restart opens.", "Wait until the time in the message, or ask with xmppfederation.io/restart-routers.";
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
+        STILL_BOUNCING = "StillBouncingAfterRestart": "A router that provably read the rows returns everything that is sent to it.", "Check the table on that node; Cisco's last resort is a reboot of the cluster's nodes by an administrator.";
+        NOT_ANNOUNCED = "NotAnnouncedAsGateway": "Profile Xcp: a router that was restarted accepts the links but does not announce the edge as its gateway.", "Check Cisco XCP Config Manager on the node in the message, then ask with xmppfederation.io/restart-routers.";
+        ANNOUNCEMENT_UNSEEN = "AnnouncementNotSeen": "Profile Xcp: no link opened after the router's start shows how it announces the edge.", "Wait for the links; see RouterLinksUp.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
         FEDERATION_OFF = "NotActivated": "IM&P's own XMPP federation is off, as it must be.", "";
         FEDERATION_ON = "FederationOn": "IM&P's own XMPP federation is on.", "Turn it off: Presence > Inter-Domain Federation > XMPP Federation > Settings.";

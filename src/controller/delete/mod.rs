@@ -214,7 +214,16 @@ async fn remove(
         Err(sentence) => {
             let last = context.recall(&owner.uid).reach;
             let usable = last.as_ref().and_then(|last| last.usable(asked));
-            usable.cloned().ok_or(sentence)?
+            let Some(last) = usable else {
+                return Err(sentence);
+            };
+            tracing::info!(
+                namespace = owner.namespace,
+                name = owner.name,
+                sentence,
+                "rows are removed with what was read before the deletion"
+            );
+            last.clone()
         }
     };
     desired.maintenance = imp.maintenance;

@@ -91,7 +91,7 @@ pub async fn run(
             desired.hold_acts = !delete::has_finalizer(object);
             let report = context.imp.reconcile(&desired).await;
             notes.extend(report.events.iter().map(Note::of));
-            if report.wants_to_act {
+            if desired.hold_acts && may_leave_rows(&report) {
                 delete::add_finalizer(&context.client, object).await?;
                 return Ok(None);
             }
@@ -114,6 +114,12 @@ pub async fn run(
         addresses,
         notes,
     }))
+}
+
+/// Whether a deletion has something to remove: a write is due, or rows are ours already, as those
+/// that a former resource gave up or retained.
+fn may_leave_rows(report: &Report) -> bool {
+    report.wants_to_act || !report.registrations.is_empty()
 }
 
 /// Given by hand, or what the Service shows.

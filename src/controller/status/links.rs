@@ -8,6 +8,7 @@ use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::imp::report::reasons;
 
 /// Further links that are named beside the first.
 const NAMED: usize = 4;
@@ -22,6 +23,16 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     }
     if let Err(sentence) = &found.material.router {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
+    }
+    if found
+        .imp
+        .as_ref()
+        .is_ok_and(|report| report.served_by_others())
+    {
+        return Verdict::unknown(
+            reasons::FOREIGN_COMPONENTS,
+            "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
+        );
     }
     let nodes: Vec<&str> = match found.imp {
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),

@@ -34,6 +34,10 @@ pub enum Mutant {
     DoesNotLook,
     /// Uses what it saw long ago.
     UsesOldLooks,
+    /// Looks at routers alone.
+    ForgetsTheServices,
+    ForgetsToSettle,
+    ForgetsTheRedundancyGroup,
     ForgetsMinInterval,
     ForgetsThePropagationDelay,
     ForgetsTheCanary,
@@ -87,7 +91,19 @@ impl Mutant {
                 for services in seen.services.values_mut() {
                     services.value.router = ServiceState::Started;
                     services.value.up_time.get_or_insert(1);
+                    services.value.down.clear();
+                    services.value.youngest = services.value.up_time;
                 }
+            }
+            Self::ForgetsTheServices => {
+                for services in seen.services.values_mut() {
+                    services.value.down.clear();
+                }
+            }
+            Self::ForgetsToSettle => seen.timings.settle = std::time::Duration::ZERO,
+            Self::ForgetsTheRedundancyGroup => {
+                seen.redundancy = None;
+                seen.redundancy_unreadable = true;
             }
             Self::UsesOldLooks => seen.timings.fresh = std::time::Duration::from_mins(10),
             Self::ForgetsMaintenance => desired.maintenance = false,
@@ -187,6 +203,9 @@ fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
 #[case(Mutant::TakesARequestForAll, "2(c)", false)]
 #[case(Mutant::DoesNotLook, "2(c)", false)]
 #[case(Mutant::UsesOldLooks, "2(c)", false)]
+#[case(Mutant::ForgetsTheServices, "2(c)", false)]
+#[case(Mutant::ForgetsToSettle, "2(c)", false)]
+#[case(Mutant::ForgetsTheRedundancyGroup, "2(c)", false)]
 #[case(Mutant::ForgetsMinInterval, "2(e)", false)]
 #[case(Mutant::ForgetsThePropagationDelay, "2(f)", false)]
 #[case(Mutant::ForgetsTheCanary, "2(g)", false)]

@@ -57,6 +57,9 @@ pub enum Op {
     Token,
     Refresh,
     Links(bool),
+    StopService(usize),
+    StartServices,
+    FailOver(usize),
     LoseLedger,
     Adopt,
     /// The first time: a backup is made.
@@ -157,6 +160,9 @@ impl World {
             Op::Token => self.token(),
             Op::Refresh => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
             Op::Links(up) => self.links = up,
+            Op::StopService(node) => self.stop_service(node),
+            Op::StartServices => self.start_services(),
+            Op::FailOver(to) => self.fail_over(to),
             Op::LoseLedger => self.lose_ledger(),
             Op::Adopt => self.desired[0].requests.adopt_rows = Some("yes".into()),
             Op::RestoreLedger => self.back_up_or_restore(),
@@ -223,6 +229,9 @@ pub fn ops() -> impl Strategy<Value = Op> {
         3 => Just(Op::Token),
         3 => Just(Op::Refresh),
         2 => any::<bool>().prop_map(Op::Links),
+        1 => (0_usize..2).prop_map(Op::StopService),
+        2 => Just(Op::StartServices),
+        1 => (0_usize..2).prop_map(Op::FailOver),
     ]
 }
 

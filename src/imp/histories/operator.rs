@@ -96,9 +96,11 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        federation_check: None,
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }
@@ -269,6 +271,7 @@ impl World {
                 });
             }
             Read::Table => self.known(actor).seen.table = Some(Table::Xmpps2snodes),
+            Read::Federation => unreachable!("no check is wanted"),
             Read::Rows => {
                 let value = self
                     .rows()
@@ -291,6 +294,16 @@ impl World {
                     },
                     &ours,
                 );
+            }
+            Read::Redundancy => {
+                let shown = self.redundancy();
+                let seen = &mut self.known(actor).seen;
+                seen.redundancy_unreadable = shown.is_none();
+                seen.redundancy = shown.map(|value| Seen {
+                    value,
+                    asked,
+                    answered,
+                });
             }
             Read::Services(name) => {
                 let node = NAMES.iter().position(|known| known == name).unwrap();
@@ -561,6 +574,10 @@ impl World {
                 ) =>
             {
                 self.token();
+            }
+            Why::Restart(waiting) if waiting.kind == WaitKind::Unhealthy => {
+                self.start_services();
+                self.desired[0].requests.refresh = Some(self.now_ms.to_string());
             }
             _ => {
                 let now = self.stamp(actor.process);

@@ -9,7 +9,9 @@ use xmpp_federation_core::ComponentId;
 use super::mutants::Mutant;
 use super::operations::{Setup, WINDOW_EVERY_S, WINDOW_OPEN_S};
 use super::operator::{self, Actor, Process};
+use crate::imp::axl::HaState;
 use crate::imp::clock::Stamp;
+use crate::imp::control_center::beside::{self, Down};
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{Activation, Desired, Link, RestartMode};
 use crate::imp::ledger::{Ledger, Round, RoundCause};
@@ -25,7 +27,7 @@ const SLACK_MS: u64 = 1_000;
 
 /// A router that is not running.
 #[derive(Debug, Clone, Copy)]
-pub struct Down {
+pub struct Outage {
     since_ms: u64,
     back_ms: u64,
     /// Whether a command of ours has a part in it.
@@ -52,7 +54,7 @@ pub struct Command {
 pub struct Router {
     started_ms: u64,
     pub loaded: BTreeSet<ComponentId>,
-    down: Option<Down>,
+    down: Option<Outage>,
     /// When commands arrive that are still on their way.
     late_ms: Vec<u64>,
     /// What can still come of commands that stand in no record and have left no trace.
@@ -63,6 +65,12 @@ pub struct Router {
     since_cause: u32,
     /// A human asked for a restart of it, and neither a command nor a start has come of it yet.
     asked: bool,
+    /// The XCP services beside it run from then on.
+    services_ms: u64,
+    /// An administrator stopped one of them then, and whether a human asked for restarts since.
+    stopped: Option<(u64, bool)>,
+    /// Such a service was started again then.
+    restarted_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -146,6 +154,8 @@ pub struct World {
     pub federation: ImpFederation,
     /// It went Off since somebody saw it do so.
     went_off: bool,
+    /// The node that has its group's users, and since when.
+    runs_for_the_other: Option<(usize, u64)>,
     pub links: bool,
     pub link_worked: bool,
     first_node: Option<usize>,
@@ -178,6 +188,7 @@ impl World {
             routers: [Router::default(), Router::default()],
             federation: ImpFederation::Off,
             went_off: false,
+            runs_for_the_other: None,
             links: true,
             link_worked: false,
             first_node: None,
@@ -237,6 +248,8 @@ impl World {
     /// Lets time pass, with what happens meanwhile, in its order.
     pub fn pass(&mut self, ms: u64) {
         let end = self.now_ms + ms;
+        // What is slow in one thing is in the other.
+        let lag_ms = self.lag_ms;
         loop {
             let next = self
                 .routers
@@ -267,6 +280,7 @@ impl World {
                     let router = &mut self.routers[node];
                     router.down = None;
                     router.started_ms = self.now_ms;
+                    router.services_ms = self.now_ms + lag_ms;
                     router.loaded = loaded;
                 }
             }
@@ -276,7 +290,7 @@ impl World {
 
     pub fn stop(&mut self, node: usize, for_ms: u64, ours: bool) {
         let before = self.routers[node].down;
-        self.routers[node].down = Some(Down {
+        self.routers[node].down = Some(Outage {
             since_ms: before.map_or(self.now_ms, |down| down.since_ms),
             back_ms: self.now_ms + for_ms,
             ours: ours || before.is_some_and(|down| down.ours),
@@ -359,7 +373,68 @@ impl World {
             },
             up_time: (router.down.is_none() && up > 0).then_some(up),
             federation: self.federation,
+            down: self.services_down(node),
+            youngest: router.down.is_none().then(|| {
+                let since_ms = self.now_ms.saturating_sub(router.services_ms);
+                up.min(since_ms / 1_000)
+            }),
         }
+    }
+
+    fn services_down(&self, node: usize) -> Vec<Down> {
+        let router = &self.routers[node];
+        let mut down = Vec::new();
+        if router.down.is_some() || self.now_ms < router.services_ms {
+            down.push(Down {
+                name: beside::NAMES[0],
+                state: ServiceState::Starting,
+            });
+        }
+        if router.stopped.is_some() {
+            down.push(Down {
+                name: beside::NAMES[1],
+                state: ServiceState::Stopped,
+            });
+        }
+        down
+    }
+
+    pub fn stop_service(&mut self, node: usize) {
+        let now_ms = self.now_ms;
+        let router = &mut self.routers[node];
+        // Between two polls nobody sees that it ran.
+        let unseen = router.restarted_ms.is_some_and(|at| at + 600_000 > now_ms);
+        router.stopped.get_or_insert((now_ms, unseen));
+    }
+
+    /// A human puts in order what keeps routers from being restarted.
+    pub fn start_services(&mut self) {
+        for router in &mut self.routers {
+            if router.stopped.take().is_some() {
+                router.restarted_ms = Some(self.now_ms);
+            }
+        }
+        self.runs_for_the_other = None;
+    }
+
+    pub fn fail_over(&mut self, to: usize) {
+        self.runs_for_the_other = Some((to, self.now_ms));
+    }
+
+    /// What the table of redundancy groups shows; some releases show nothing.
+    pub fn redundancy(&self) -> Option<Vec<HaState>> {
+        let state = |node: usize| HaState {
+            name: NAMES[node].to_owned(),
+            number: match self.runs_for_the_other {
+                Some((other, _)) if other == node => 4,
+                _ => 3,
+            },
+        };
+        self.redundancy_shows().then(|| vec![state(0), state(1)])
+    }
+
+    fn redundancy_shows(&self) -> bool {
+        self.lag_ms % 2 == 0
     }
 
     pub fn links_now(&mut self) -> Vec<Link> {
@@ -374,6 +449,7 @@ impl World {
                     component_id: id.clone(),
                     up,
                     bouncing: None,
+                    announced: None,
                 });
             }
         }
@@ -408,6 +484,9 @@ impl World {
         self.cause();
         for router in &mut self.routers {
             router.asked = true;
+            if let Some((_, asked)) = &mut router.stopped {
+                *asked = true;
+            }
             for command in &mut router.commands {
                 command.human_since = true;
             }
@@ -574,6 +653,7 @@ impl World {
                 format!("{} is not back ({down:?}): {reason}", 1 - node),
             );
         }
+        self.check_health(node, reason);
         if !self.mode_allows(actor, node)
             || desired.maintenance
             || desired.activation != Activation::Active
@@ -607,6 +687,35 @@ impl World {
         }
         if !self.link_worked && self.first_node.is_some_and(|first| first != node) {
             self.violate("2(g)", format!("{node} before the first one's link worked"));
+        }
+    }
+
+    /// Rule 2 (c), beside the routers: services and redundancy groups, as far as a look shows them.
+    fn check_health(&mut self, node: usize, reason: &str) {
+        let timings = Timings::default();
+        let now_ms = self.now_ms;
+        let fresh_ms = timings.fresh.as_millis() as u64 + SLACK_MS;
+        // Whole seconds are read.
+        let settle_ms = timings.settle.as_millis() as u64 - 1_000;
+        for (index, router) in self.routers.clone().iter().enumerate() {
+            let up_ms = router.started_ms.max(router.services_ms);
+            if router.down.is_none() && up_ms > now_ms {
+                self.violate("2(c)", format!("services of {index} are not up: {reason}"));
+            }
+            if index != node && router.down.is_none() && up_ms + settle_ms > now_ms {
+                self.violate("2(c)", format!("{index} has just come back: {reason}"));
+            }
+            if let Some((at_ms, false)) = router.stopped
+                && at_ms + fresh_ms < now_ms
+            {
+                self.violate("2(c)", format!("a service of {index} is stopped: {reason}"));
+            }
+        }
+        if let Some((other, at_ms)) = self.runs_for_the_other
+            && self.redundancy_shows()
+            && at_ms + fresh_ms < now_ms
+        {
+            self.violate("2(c)", format!("{other} runs for the other one: {reason}"));
         }
     }
 

@@ -176,6 +176,10 @@ pub struct NodeRecord {
     /// of it, the open one or one before it; gone after a look at the node behind that time.
     #[serde(default)]
     pub on_its_way: Option<Stamp>,
+    /// XCP services that did not run when a human asked for a restart all the same, and have not
+    /// run since.
+    #[serde(default)]
+    pub excused: BTreeSet<String>,
 }
 
 /// A restart command: written before it is sent.
@@ -352,6 +356,7 @@ impl Ledger {
         }
         for node in self.nodes.values_mut() {
             node.loaded.clear();
+            node.excused.clear();
             // What is open stays open, but a start behind it proves nothing about rows of today.
             if let Some(restart) = &mut node.restart {
                 restart.ids.clear();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::health::{to_be_read, unhealthy};
+use super::health::{settling, stopped, to_be_read, unhealthy};
+use super::redundancy::{failed_over, seen_failed_over};
 use super::{Input, Next, WaitKind, Waiting};
 use crate::imp::clock::Elapsed;
 use crate::imp::ledger::{Ledger, RoundCause};
@@ -55,6 +56,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     {
         return Next::Wait(waiting);
     }
+    if let Some(not_yet) = stopped(input).or_else(|| seen_failed_over(input)) {
+        return not_yet;
+    }
     // Looks at all nodes, the command and the first look after it have to fit into the budget
     // together, or the first look would be too old when its turn to be used comes.
     let stale = nodes
@@ -75,6 +79,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         return not_yet;
     }
     if let Some(not_yet) = just_started(input, node, reason) {
+        return not_yet;
+    }
+    if let Some(not_yet) = settling(input, node, reason).or_else(|| failed_over(input)) {
         return not_yet;
     }
     Next::Restart {
