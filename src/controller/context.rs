@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::apply::Sent;
 use super::build::Links;
 use super::delete::LastReach;
+use super::dereference::ADMIN_PORT;
 use super::effects::Records;
 use super::validate::Settings;
 use crate::api::XmppFederation;
@@ -35,6 +36,8 @@ pub struct Context {
     pub imp: Imp,
     /// Edge pods.
     pub edges: edges::Client,
+    /// What they said last.
+    pub edges_seen: Arc<edges::watch::Watch>,
     /// Metrics.
     pub metrics: Metrics,
     /// Settings of this operator.
@@ -84,6 +87,7 @@ impl Context {
             client,
             imp,
             edges,
+            edges_seen: Arc::new(edges::watch::Watch::new(ADMIN_PORT)),
             metrics,
             settings,
             instance,

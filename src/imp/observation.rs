@@ -82,6 +82,10 @@ pub struct Observation {
     pub missing_since: BTreeMap<Pkid, Stamp>,
     /// Services by node name.
     pub services: BTreeMap<String, Seen<Services>>,
+    /// Writes that failed in a row, whatever was read between them.
+    pub write_failures: u32,
+    /// Restart commands in a row that failed without effect, by node name.
+    pub restart_failures: BTreeMap<String, u32>,
     /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
@@ -150,6 +154,13 @@ impl Observation {
         let mut present = BTreeMap::new();
         let mut present_rows = BTreeSet::new();
         let mut missing = BTreeMap::new();
+        let confirm = self.timings.confirm_missing;
+        // The last read, and what was answered with success since.
+        let expected: BTreeSet<&str> = self
+            .rows
+            .iter()
+            .flat_map(|seen| seen.value.iter().map(|row| row.pkid.as_str()))
+            .collect();
         for (pkid, record) in ours {
             let there = rows.value.iter().any(|row| {
                 row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str()
@@ -178,7 +189,20 @@ impl Observation {
                     let since = self.missing_since.get(pkid);
                     missing.insert(*pkid, since.copied().unwrap_or(rows.asked));
                 }
-                RowState::Planned => {}
+                // Its INSERT was answered with success, and this read may be a partial one. A
+                // second read that lacks it too shows that the answer was wrong.
+                RowState::Planned => {
+                    let pkid_text = pkid.to_string();
+                    let since =
+                        self.missing_since.get(pkid).copied().or_else(|| {
+                            expected.contains(pkid_text.as_str()).then_some(rows.asked)
+                        });
+                    if let Some(since) = since
+                        && !rows.asked.since(&since).reached(confirm)
+                    {
+                        missing.insert(*pkid, since);
+                    }
+                }
             }
         }
         self.present_since = present;
@@ -216,6 +240,8 @@ impl Observation {
     /// Failures are forgotten: what they were about has changed.
     pub fn forgive(&mut self) {
         self.axl_failure = None;
+        self.write_failures = 0;
+        self.restart_failures.clear();
         self.control_center_failures.clear();
         self.restart_not_before.clear();
     }

@@ -246,6 +246,7 @@ pub mod reasons {
         FORBIDDEN = "Forbidden": "HTTP 403: the account lacks a role.", "Give it Standard AXL API Access (AXL) or a serviceability role (Control Center), as the message says.";
         UNREACHABLE = "Unreachable": "No answer, or no connection.", "Check name, port 8443 and the network between operator and IM&P.";
         CERTIFICATE_REFUSED = "CertificateRefused": "The tomcat certificate of IM&P is not accepted.", "Put its authority into imp[].tls.caSecretRef, or its fingerprint into pinnedSha256.";
+        TLS_FAILED = "TlsHandshakeFailed": "No TLS connection to IM&P: it speaks only TLS 1.0 or 1.1 (releases before 11.5), or is no TLS server.", "Allow TLS 1.2 in IM&P or update it; check imp[].axl.port.";
         THROTTLED = "Throttled": "IM&P asked to wait: HTTP 503, or an exceeded rate.", "Wait; it is tried again by itself.";
         VERSION_UNSUPPORTED = "AxlVersionUnsupported": "No AXL version is answered.", "Check imp[].axl.version, and that the AXL service is activated.";
         FAULT = "SoapFault": "IM&P answered with a SOAP fault.", "Read the message; it is IM&P's.";
@@ -268,6 +269,7 @@ pub mod reasons {
         RESTART_OUTCOME_UNKNOWN = "RestartOutcomeUnknown": "A restart command may or may not have arrived.", "Look at the node; ask for another one with xmppfederation.io/restart-routers.";
         RESTART_HANGS = "RestartHangs": "A restart did not finish.", "Look at the node's services in Cisco Unified IM and Presence Serviceability.";
         MIN_INTERVAL = "MinInterval": "The node was restarted less than imp[].restart.minInterval ago.", "Wait, or ask with xmppfederation.io/restart-routers.";
+        RESTART_WINDOW = "WaitingForWindow": "Routers are restarted when the window of imp[].restart opens.", "Wait until the time in the message, or ask with xmppfederation.io/restart-routers.";
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
@@ -278,6 +280,7 @@ pub mod reasons {
         ROW_DELETED = "RowDeleted": "Event: a row was deleted, or not.", "";
         ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
+        ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }

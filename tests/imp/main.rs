@@ -10,6 +10,7 @@
 )]
 
 mod accounts;
+mod audit;
 mod faults;
 mod registering;
 mod restarting;

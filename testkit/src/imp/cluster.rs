@@ -3,7 +3,7 @@
 use super::{
     auth::Auth,
     calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Spread},
+    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
     database::{Database, Snapshot},
     faults::Faults,
     router::Router,
@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,10 @@ pub struct Cluster {
     pub users: Users,
     /// Name of the component table.
     pub table: String,
+    /// How many bytes of huge answers went out.
+    pub huge_bytes: AtomicUsize,
+    /// What the routers speak.
+    pub profile: Profile,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -196,6 +200,8 @@ impl Cluster {
                 seconds(config.lockout_s)?,
             ),
             table: config.table.clone(),
+            huge_bytes: AtomicUsize::new(0),
+            profile: config.router_profile,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),

@@ -3,6 +3,7 @@
 use super::{
     cluster::{Cluster, Node},
     config::Federation,
+    distort::distort,
     http::{Answer, Request},
     router::{Control, FEDERATION, ROUTER, Service},
     soap,
@@ -52,6 +53,18 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     if !request.is_xml() {
         return Answer::html(415, "Content-Type must be text/xml;charset=UTF-8");
     }
+    if strike("cc-404").is_some() {
+        return Answer::html(404, "Not Found");
+    }
+    if strike("cc-500").is_some() {
+        return Answer::html(500, "Internal Server Error");
+    }
+    if let Some(options) = strike("cc-503") {
+        return Answer {
+            retry_after: options.seconds,
+            ..Answer::html(503, "Service Unavailable")
+        };
+    }
     let limit = cluster.settings().control_center_per_minute;
     if strike("cc-rate").is_some() || exceeded(node, limit) {
         return fault(
@@ -86,6 +99,16 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
             &format!("{} and all inside it belong into {NS}", operation.name),
         );
     }
+    if let Some(options) = strike("cc-late") {
+        let (cluster, node) = (cluster.clone(), node.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(options.seconds.unwrap_or(1))).await;
+            if operation.name == "soapDoControlServices" {
+                control(&cluster, &node, &operation);
+            }
+        });
+        return Answer::never();
+    }
     let answer = match operation.name.as_str() {
         "soapGetServiceStatus" => status(cluster, node, &operation),
         "soapDoControlServices" => control(cluster, node, &operation),
@@ -94,7 +117,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     if strike("cc-reply-lost").is_some() {
         return Answer::lost();
     }
-    answer
+    distort(answer, "cc", strike)
 }
 
 /// Whether one more request is beyond the allowed number per minute; one that is refused does not count.
