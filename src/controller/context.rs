@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use kube::Client;
 use kube::core::DeserializeGuard;
@@ -11,6 +12,8 @@ use serde_json::Value;
 
 use super::apply::Sent;
 use super::build::Links;
+use super::delete::LastReach;
+use super::dereference::ADMIN_PORT;
 use super::effects::Records;
 use super::validate::Settings;
 use crate::api::XmppFederation;
@@ -33,6 +36,8 @@ pub struct Context {
     pub imp: Imp,
     /// Edge pods.
     pub edges: edges::Client,
+    /// What they said last.
+    pub edges_seen: Arc<edges::watch::Watch>,
     /// Metrics.
     pub metrics: Metrics,
     /// Settings of this operator.
@@ -62,6 +67,10 @@ pub struct Memory {
     pub accepted: Option<(Option<i64>, Value)>,
     /// Failures in a row.
     pub failures: u32,
+    /// How IM and Presence was reached last, for a deletion that finds the Secret gone.
+    pub reach: Option<LastReach>,
+    /// When this process began with the deletion.
+    pub deleting_since: Option<Instant>,
 }
 
 impl Context {
@@ -78,6 +87,7 @@ impl Context {
             client,
             imp,
             edges,
+            edges_seen: Arc::new(edges::watch::Watch::new(ADMIN_PORT)),
             metrics,
             settings,
             instance,
@@ -106,6 +116,7 @@ impl Context {
 
     /// Forgets a resource that is gone.
     pub fn forget(&self, uid: &str) {
+        self.imp.forget(uid);
         if let Ok(mut memory) = self.memory.lock() {
             memory.remove(uid);
         }

@@ -103,6 +103,8 @@ pub struct EdgePod {
     pub uid: String,
     /// Its slot.
     pub index: u16,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
     /// Whether Kubernetes calls it ready.
     pub ready: bool,
     /// Whether it is being deleted.
@@ -342,6 +344,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
             .and_then(|n| n.parse().ok())
             .unwrap_or(0),
         uid: pod.uid().unwrap_or_default(),
+        ip,
         ready,
         stopping: pod.metadata.deletion_timestamp.is_some(),
         told: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),

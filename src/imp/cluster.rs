@@ -9,6 +9,7 @@ use reqwest::dns::Resolve;
 use tokio::sync::Mutex as AsyncMutex;
 use xmpp_federation_core::ComponentId;
 
+use super::audit::{self, Action, Deed, Outcome};
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
 use super::control_center::{Commanded, ControlCenter, NotDone};
@@ -19,10 +20,10 @@ use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
-use super::ledger::{ActionRecord, Ledger, RestartAnswer};
+use super::ledger::{Ledger, RestartAnswer, RowRecord};
 use super::observation::{Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
-use super::report::{Event, Removal, Report, reasons};
+use super::report::{Event, Removal, Report, reasons, row_left};
 use super::timings::Timings;
 use super::{restart, verdicts};
 
@@ -154,24 +155,39 @@ impl Imp {
         let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
-        let done = claimed || none_left;
-        let rows_left = match (ledger, cluster.seen.table) {
-            (Some(ledger), table) if !done => {
-                let table = table.map_or("xmpps2snodes", super::axl::Table::name);
-                ledger
-                    .rows
-                    .iter()
-                    .map(|(pkid, row)| {
-                        format!(
-                            "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
-                            row.component_id
-                        )
-                    })
-                    .collect()
-            }
+        // The cluster is free for another resource, before this one is told to be done.
+        let freed = none_left
+            && !claimed
+            && self
+                .record(&mut cluster, |ledger| ledger.free(&desired.owner))
+                .await;
+        let done = claimed || freed;
+        let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let table = cluster.seen.table.map(super::axl::Table::name);
+        let rows_left = match ledger {
+            Some(ledger) if !done => rows_left(ledger, table),
             _ => Vec::new(),
         };
+        let like_ours: Vec<String> = cluster
+            .seen
+            .rows
+            .iter()
+            .filter(|_| freed)
+            .flat_map(|rows| &rows.value)
+            .filter(|row| {
+                let ids = &desired.component_ids;
+                ids.iter().any(|id| id.as_str() == row.cp_id)
+            })
+            .map(|row| row_left(&row.cp_id, &row.pkid, table))
+            .collect();
         let mut events = report.events;
+        events.extend(like_ours.iter().map(|row| Event {
+            warning: true,
+            reason: reasons::IDENTICAL_FOREIGN_ROW,
+            message: format!(
+                "A row with a component id of ours stays in IM&P's table, as the record does not show it as ours; if it is (a lost record), remove it on the publisher's command line: {row}"
+            ),
+        }));
         let message = if done {
             let deleted = std::mem::take(&mut cluster.deleted);
             if deleted.is_empty() {
@@ -200,6 +216,20 @@ impl Imp {
             events,
             requeue_after: report.requeue_after,
         }
+    }
+
+    /// The rows of a resource as the record has them, without asking IM&P, each with the command
+    /// that removes it by hand; `None` where no record tells of this resource.
+    pub async fn recorded(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+        table: Option<&str>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let file = self
+            .ledger_of(owner_uid, &publisher.to_ascii_lowercase())
+            .await?;
+        Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
     /// Forgets a resource that is gone; ledgers stay.
@@ -375,7 +405,8 @@ impl Imp {
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
-                self.find_ledger(desired).await
+                self.ledger_of(&desired.owner.uid, &desired.target.publisher)
+                    .await
             }
             None => Ok(None),
         };
@@ -396,6 +427,7 @@ impl Imp {
             return;
         };
         let mut ledger = file.ledger.clone();
+        let before = ledger.actions.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
             && let Err(error) = file.save(&*self.store, ledger).await
@@ -403,21 +435,27 @@ impl Imp {
             cluster.ledger_error = Some(error.to_string());
             return;
         }
+        for action in &file.ledger.actions {
+            if !before.contains(action) {
+                audit::announce_learned(action, &*self.counter);
+            }
+        }
         events.extend(learned);
     }
 
-    async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
+    async fn ledger_of(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+    ) -> Result<Option<LedgerFile>, StoreError> {
         for name in self.store.names().await? {
-            let Some(publisher) = super::ledger::store::publisher_of(&name) else {
+            let Some(pkid) = super::ledger::store::publisher_of(&name) else {
                 continue;
             };
-            let file = LedgerFile::load(&*self.store, publisher).await?;
-            let ours = file
-                .ledger
-                .owner
-                .as_ref()
-                .is_some_and(|owner| owner.uid == desired.owner.uid);
-            if ours && file.ledger.known_as.contains(&desired.target.publisher) {
+            let file = LedgerFile::load(&*self.store, pkid).await?;
+            let owner = file.ledger.owner.as_ref();
+            let ours = owner.is_some_and(|owner| owner.uid == owner_uid);
+            if ours && file.ledger.known_as.contains(publisher) {
                 return Ok(Some(file));
             }
         }
@@ -593,6 +631,7 @@ impl Imp {
                 let Some(table) = cluster.seen.table else {
                     return;
                 };
+                let before = cluster.rows_of_ours();
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
                 let result = axl.insert(table, pkid, &id).await;
                 cluster.axl_version = axl.version;
@@ -605,16 +644,10 @@ impl Imp {
                     });
                     cluster.seen.unverified = true;
                 }
-                let reason = format!("slot of {}", desired.owner);
-                self.row_done(
-                    cluster,
-                    "InsertRow",
-                    reasons::ROW_INSERTED,
-                    (pkid, id.as_str(), &reason),
-                    result,
-                    events,
-                )
-                .await;
+                let reason = format!("{} has a slot for it", desired.owner);
+                let row = (pkid, id.as_str(), reason.as_str());
+                self.row_done(cluster, Action::InsertRow, row, before, result, events)
+                    .await;
             }
             Act::Delete { pkid, id, reason } => {
                 if !self
@@ -626,6 +659,7 @@ impl Imp {
                 let Some(table) = cluster.seen.table else {
                     return;
                 };
+                let before = cluster.rows_of_ours();
                 let shown =
                     cluster.seen.rows.as_ref().is_some_and(|rows| {
                         rows.value.iter().any(|row| row.pkid == pkid.to_string())
@@ -642,15 +676,9 @@ impl Imp {
                         cluster.deleted.push(id.to_string());
                     }
                 }
-                self.row_done(
-                    cluster,
-                    "DeleteRow",
-                    reasons::ROW_DELETED,
-                    (pkid, id.as_str(), reason),
-                    result,
-                    events,
-                )
-                .await;
+                let row = (pkid, id.as_str(), reason);
+                self.row_done(cluster, Action::DeleteRow, row, before, result, events)
+                    .await;
             }
             Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
             Act::Restart { node, reason } => {
@@ -668,26 +696,26 @@ impl Imp {
         id: &ComponentId,
         events: &mut Vec<Event>,
     ) {
-        let at = self.clock.now().wall;
+        let deed = Deed {
+            at: self.clock.now().wall,
+            action: Action::AdoptRow,
+            subject: format!("{id} ({pkid})"),
+            reason: "the annotation xmppfederation.io/adopt-rows asks for it".to_owned(),
+            outcome: Outcome::Done,
+            told:
+                "it was of somebody else, it is ours from now on; nothing was written to the table"
+                    .to_owned(),
+        };
         let saved = self
             .record(cluster, |ledger| {
                 ledger.adopt(pkid, id);
-                ledger.acted(ActionRecord {
-                    at,
-                    action: "AdoptRow".to_owned(),
-                    subject: format!("{id} ({pkid})"),
-                    reason: "the annotation xmppfederation.io/adopt-rows".to_owned(),
-                    outcome: "recorded as ours".to_owned(),
-                });
+                ledger.acted(deed.record());
             })
             .await;
         if saved {
             cluster.seen.due.insert(Read::Rows);
-            events.push(Event {
-                warning: false,
-                reason: reasons::ROW_ADOPTED,
-                message: format!("The row of {id} ({pkid}) is ours from now on, as xmppfederation.io/adopt-rows asks"),
-            });
+            deed.announce(&*self.counter);
+            events.push(deed.event());
         }
     }
 
@@ -695,29 +723,44 @@ impl Imp {
     async fn row_done(
         &self,
         cluster: &mut Cluster,
-        action: &str,
-        event: &'static str,
+        action: Action,
         (pkid, id, reason): (Pkid, &str, &str),
+        before: usize,
         result: Result<u64, CallError>,
         events: &mut Vec<Event>,
     ) {
-        let outcome = match &result {
-            Ok(rows) => format!("{rows} row(s)"),
-            Err(error) => error.to_string(),
+        let (outcome, told) = match &result {
+            Ok(rows) => (
+                if *rows == 1 {
+                    Outcome::Done
+                } else {
+                    Outcome::NotDone
+                },
+                format!(
+                    "{rows} row(s); the table had {before} rows of ours, has {}",
+                    cluster.rows_of_ours()
+                ),
+            ),
+            Err(error) => (
+                if error.may_have_arrived() {
+                    Outcome::Unknown
+                } else {
+                    Outcome::NotDone
+                },
+                format!("the table had {before} rows of ours; {error}"),
+            ),
         };
-        let record = ActionRecord {
+        let deed = Deed {
             at: self.clock.now().wall,
-            action: action.to_owned(),
+            action,
             subject: format!("{id} ({pkid})"),
             reason: reason.to_owned(),
-            outcome: outcome.clone(),
+            outcome,
+            told,
         };
-        tracing::info!(action, %pkid, component_id = id, reason, outcome, "IM&P table");
-        events.push(Event {
-            warning: result.is_err(),
-            reason: event,
-            message: format!("{action} {id} ({pkid}), because of {reason}: {outcome}"),
-        });
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
         match result {
             Ok(rows) => {
                 cluster.seen.axl_failure = None;
@@ -767,15 +810,15 @@ impl Imp {
             .restart_router(planned.plus(self.timings.send_within))
             .await;
         let now = self.clock.now();
-        let (answer, outcome) = match commanded {
+        let (answer, outcome, told) = match commanded {
             Commanded::Answered(answer) => {
                 cluster.seen.restart_failures.remove(node);
-                let outcome = match &answer {
-                    RestartAnswer::Accepted => "accepted".to_owned(),
-                    RestartAnswer::Refused(why) => format!("refused ({why})"),
-                    RestartAnswer::Ambiguous(why) => format!("unknown ({why})"),
+                let (outcome, told) = match &answer {
+                    RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
+                    RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
+                    RestartAnswer::Ambiguous(why) => (Outcome::Unknown, format!("unknown ({why})")),
                 };
-                (Some(answer), outcome)
+                (Some(answer), outcome, told)
             }
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
@@ -798,28 +841,28 @@ impl Imp {
                     .seen
                     .restart_not_before
                     .insert(node.to_owned(), (now.plus(wait), why.clone()));
-                (None, format!("not carried out ({why})"))
+                (None, Outcome::NotDone, format!("not carried out ({why})"))
             }
         };
-        tracing::info!(
-            action = "RestartRouter",
-            node,
-            reason,
-            outcome,
-            "IM&P restart"
-        );
-        events.push(Event {
-            warning: !matches!(answer, Some(RestartAnswer::Accepted)),
-            reason: reasons::ROUTER_RESTART,
-            message: format!("Restart of Cisco XCP Router on {node}, because {reason}: {outcome}"),
-        });
-        let record = ActionRecord {
+        let up_time = seen
+            .services
+            .get(node)
+            .and_then(|services| services.value.up_time)
+            .map_or_else(
+                || "not known".to_owned(),
+                |seconds| format!("{seconds} s before"),
+            );
+        let deed = Deed {
             at: now.wall,
-            action: "RestartRouter".to_owned(),
+            action: Action::RestartRouter,
             subject: node.to_owned(),
             reason,
             outcome,
+            told: format!("{told}; up time {up_time}"),
         };
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
         self.record(cluster, |ledger| {
             ledger.acted(record);
             ledger.restart_answered(node, answer);
@@ -849,6 +892,26 @@ impl Cluster {
     fn ledger(&self) -> Option<&Ledger> {
         self.file.as_ref().map(|file| &file.ledger)
     }
+
+    /// How many rows of ours stand in the table, as far as is known.
+    fn rows_of_ours(&self) -> usize {
+        let ours = |row: &&Row| {
+            row.pkid.parse().is_ok_and(|pkid: Pkid| {
+                self.ledger()
+                    .is_some_and(|ledger| ledger.rows.contains_key(&pkid))
+            })
+        };
+        let rows = self.seen.rows.as_ref();
+        rows.map_or(0, |rows| rows.value.iter().filter(ours).count())
+    }
+}
+
+/// All rows of ours that may stand in the table, for a person who removes them.
+fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
+    let row = |(pkid, row): (&Pkid, &RowRecord)| {
+        row_left(row.component_id.as_str(), &pkid.to_string(), table)
+    };
+    ledger.rows.iter().map(row).collect()
 }
 
 /// Changes when anything about reaching the cluster does; the first line is the publisher.

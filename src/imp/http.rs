@@ -40,6 +40,8 @@ pub trait Counter: Send + Sync {
     fn called(&self, operation: &'static str, outcome: &'static str);
     /// A restart was commanded on a node, for this cause.
     fn restarted(&self, node: &str, cause: &'static str);
+    /// Something was done, with the words of [`super::audit`].
+    fn acted(&self, action: &'static str, outcome: &'static str);
 }
 
 /// Counts nothing.
@@ -49,6 +51,7 @@ pub struct Uncounted;
 impl Counter for Uncounted {
     fn called(&self, _: &'static str, _: &'static str) {}
     fn restarted(&self, _: &str, _: &'static str) {}
+    fn acted(&self, _: &'static str, _: &'static str) {}
 }
 
 /// Calls the nodes of one cluster.

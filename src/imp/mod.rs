@@ -9,8 +9,9 @@
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
+//! - [`audit`]: what was done, told as event, log line, recent action and count
 //! - [`verdicts`]: what all of that means, in sentences
-//! - [`timings`]: how long things are waited for
+//! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -19,6 +20,7 @@
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
 
+pub mod audit;
 pub mod axl;
 pub mod clock;
 pub mod cluster;
@@ -36,6 +38,7 @@ pub mod restart;
 pub mod soap;
 pub mod timings;
 pub mod verdicts;
+pub mod window;
 
 pub use cluster::Imp;
 

@@ -192,6 +192,12 @@ pub struct Removal {
     pub requeue_after: Duration,
 }
 
+/// A row for a person who removes it by hand on the publisher's command line.
+pub fn row_left(component_id: &str, pkid: &str, table: Option<&str>) -> String {
+    let table = table.unwrap_or("xmpps2snodes");
+    format!("{component_id} ({pkid}): run sql delete from {table} where pkid = '{pkid}'")
+}
+
 /// Reasons of the conditions and events of this module; the documentation is generated from here.
 pub mod reasons {
     /// One reason.
@@ -244,6 +250,7 @@ pub mod reasons {
         RESTART_OUTCOME_UNKNOWN = "RestartOutcomeUnknown": "A restart command may or may not have arrived.", "Look at the node; ask for another one with xmppfederation.io/restart-routers.";
         RESTART_HANGS = "RestartHangs": "A restart did not finish.", "Look at the node's services in Cisco Unified IM and Presence Serviceability.";
         MIN_INTERVAL = "MinInterval": "The node was restarted less than imp[].restart.minInterval ago.", "Wait, or ask with xmppfederation.io/restart-routers.";
+        RESTART_WINDOW = "WaitingForWindow": "Routers are restarted when the window of imp[].restart opens.", "Wait until the time in the message, or ask with xmppfederation.io/restart-routers.";
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
@@ -254,6 +261,7 @@ pub mod reasons {
         ROW_DELETED = "RowDeleted": "Event: a row was deleted, or not.", "";
         ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
+        ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }

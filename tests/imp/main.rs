@@ -10,6 +10,7 @@
 )]
 
 mod accounts;
+mod audit;
 mod client;
 mod cost;
 mod fault_table;

@@ -41,9 +41,8 @@ const fn described(
 
 const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
 const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
-const STATES: &str =
-    "`connecting`, `up`, `unreachable`, `unknown-component`, `wrong-secret`, `failed`";
-const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `link-down`, `foreign-sender`, `malformed`, `not-for-us`, `stopping`, `too-large`";
+const STATES: &str = "`connecting`, `up`, `unreachable`, `unknown-component`, `not-gateway`, `wrong-secret`, `failed`";
+const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `stopping`, `too-large`";
 
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]
@@ -102,6 +101,10 @@ pub const METRICS: &[Described] = &[
         "Links to XCP routers, by state"),
     described("link_state", Kind::Gauge, &[("router", "name of the cluster in the configuration"), ("node", "name of the node in the configuration"), ("state", STATES)],
         "1 for the state that the link to this node is in"),
+    described("link_returns_everything", Kind::Gauge, &[("router", "name of the cluster in the configuration"), ("node", "name of the node in the configuration")],
+        "1 while the router of this node accepts the link but returns every message and request as an error"),
+    described("stanzas_returned", Kind::Counter, &[("condition", "a stanza error condition of RFC 6120 section 8.3.3")],
+        "Messages and requests that came back from a router as errors"),
     described("link_failures", Kind::Counter, &[("state", STATES)],
         "Failures of links to XCP routers"),
     described("failing_partners", Kind::Gauge, &[],

@@ -2,10 +2,16 @@
 //!
 //! Each cluster has one [`queue`]; the first link that is up takes from it, so what has not left
 //! goes over another link when one breaks. A [`link`] proves by pings to our own component id
-//! what the router has processed; what is unproven when it breaks is reported to its senders.
+//! what the router has processed; what is unproven when it breaks is reported to its senders. What
+//! comes back although the link is up is counted by [`returned`].
+//! With profile Xcp each stanza travels in an `envelope`, and a link carries nothing before the
+//! router's `announcement` says that we are its gateway.
 
+mod announcement;
+mod envelope;
 pub mod link;
 pub mod queue;
+pub mod returned;
 mod serve;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xmpp_federation_core::edge_config::{Endpoint, Router};
+use xmpp_federation_core::edge_config::{Endpoint, LinkProfile, Router};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{ComponentId, Domain};
 
@@ -39,22 +45,27 @@ pub enum Mode {
 pub struct Timing {
     /// A router that does not answer our ping for so long processes nothing; 20 s.
     pub echo: Duration,
-    /// A silent link is pinged this often, so that a dead router is noticed; 30 s.
+    /// A silent link is pinged this often, so that a router that is dead or cut off is noticed
+    /// within half a minute; 5 s.
     pub quiet: Duration,
     /// How long a stanza may wait for a link; 30 s.
     pub hold: Duration,
     /// How long a link whose turn begins waits for the proof of what the last one wrote, so that
     /// the order within a pair is kept; 2 s.
     pub handover: Duration,
+    /// Profile Xcp: how long a router may take to announce a component whose handshake it
+    /// accepted; 10 s.
+    pub announcement: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
             echo: Duration::from_secs(20),
-            quiet: Duration::from_secs(30),
+            quiet: Duration::from_secs(5),
             hold: Duration::from_secs(30),
             handover: Duration::from_secs(2),
+            announcement: Duration::from_secs(10),
         }
     }
 }
@@ -85,6 +96,7 @@ struct Running {
     router: String,
     endpoint: Endpoint,
     component_id: ComponentId,
+    profile: LinkProfile,
     stop: CancellationToken,
 }
 
@@ -301,13 +313,17 @@ impl Routers {
                     state: LinkState::Connecting,
                     since: jiff::Timestamp::now().to_string(),
                     reason: None,
+                    last_up: None,
+                    returned: None,
+                    open_seconds: None,
+                    announced: None,
                 };
                 let link = link::Link::new(
                     edge.clone(),
                     cluster.clone(),
                     rank,
                     endpoint.clone(),
-                    id.clone(),
+                    (id.clone(), router.profile),
                     edge.registry.add_link(status),
                 );
                 let (mode, redial) = (self.mode.subscribe(), self.redial.subscribe());
@@ -316,6 +332,7 @@ impl Routers {
                     router: router.name.clone(),
                     endpoint: endpoint.clone(),
                     component_id: id.clone(),
+                    profile: router.profile,
                     stop,
                 });
             }
@@ -325,7 +342,7 @@ impl Routers {
 
 impl Running {
     fn matches(&self, router: &Router, id: &ComponentId) -> bool {
-        self.router == router.name && self.component_id == *id
+        self.router == router.name && self.component_id == *id && self.profile == router.profile
     }
 }
 

@@ -1,6 +1,8 @@
 //! A link that is up: one task writes what waits in batches, proves what the router has
 //! processed, and takes what the router sends.
 
+mod xcp;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,9 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::LinkProfile;
 
+use super::envelope::{self, Envelopes};
 use super::link::Link;
 use super::queue::{Batch, Source};
+use super::returned::{Heard, condition};
 use super::{Mode, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
@@ -121,6 +126,8 @@ struct Up<'a> {
     wake: Arc<Notify>,
     window: VecDeque<Batch>,
     window_bytes: usize,
+    /// Messages and requests in the window.
+    unproven: usize,
     ping: Option<Ping>,
     /// Unpredictable part of ping ids: only the router's own echo counts.
     nonce: u64,
@@ -129,10 +136,19 @@ struct Up<'a> {
     lanes: Lanes,
     scratch: BytesMut,
     last_heard: Instant,
+    /// What this turn's stanzas say about the router.
+    heard: Option<Heard>,
     /// It is our turn, and the queue gives nothing before another link's proof or this time.
     turn_at: Option<Instant>,
     /// Another link takes what waits from now on; this one only proves what it wrote.
     stepped_down: bool,
+    /// It takes what waits when its turn comes: always, or with profile Xcp once the router has
+    /// announced us as its gateway.
+    carries: bool,
+    /// Until when the router has to say how it announces us.
+    awaiting: Option<Instant>,
+    /// Profile Xcp.
+    envelopes: Option<Envelopes>,
     /// We have closed our side.
     closing: Option<Instant>,
 }
@@ -154,13 +170,17 @@ impl Link {
     ) -> Result<(), Failure> {
         let wake = Arc::new(Notify::new());
         self.edge.routers.serving.fetch_add(1, Ordering::AcqRel);
-        self.cluster.queue.link_up(self.rank, &wake);
+        let announced = self.profile == LinkProfile::Xcp;
+        if !announced {
+            self.cluster.queue.link_up(self.rank, &wake);
+        }
         let mut up = Up {
             link: self,
             wire,
             wake: wake.clone(),
             window: VecDeque::new(),
             window_bytes: 0,
+            unproven: 0,
             ping: None,
             nonce: rand::random(),
             pings: 0,
@@ -168,8 +188,12 @@ impl Link {
             lanes: Lanes::default(),
             scratch: BytesMut::new(),
             last_heard: Instant::now(),
+            heard: None,
             turn_at: None,
             stepped_down: false,
+            carries: !announced,
+            awaiting: announced.then(|| Instant::now() + self.edge.routers.timing.announcement),
+            envelopes: announced.then(Envelopes::default),
             closing: None,
         };
         let mut end = up.run(mode, stop).await;
@@ -218,9 +242,9 @@ impl Up<'_> {
         loop {
             finish |= stop.is_cancelled() || *mode.borrow() == Mode::Finish;
             if stop.is_cancelled() && !self.stepped_down {
-                self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
+                self.stepped_down = !self.carries || self.link.cluster.queue.step_down(&self.wake);
             }
-            self.write();
+            self.write()?;
             if finish && self.closing.is_none() && self.may_close() {
                 for batch in self.link.cluster.queue.link_down(&self.wake) {
                     self.link.edge.report(&batch.bytes, Cause::LinkDown);
@@ -284,7 +308,7 @@ impl Up<'_> {
 
     /// Everything that waits for this link is written and proven.
     fn may_close(&self) -> bool {
-        let nothing = self.stepped_down || self.link.cluster.queue.is_empty();
+        let nothing = self.stepped_down || !self.carries || self.link.cluster.queue.is_empty();
         self.window.is_empty() && nothing && !self.wire.transport.needs_flush()
     }
 
@@ -294,13 +318,18 @@ impl Up<'_> {
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
-        self.closing.unwrap_or(alive).min(alive).min(turn)
+        let announced = self.awaiting.unwrap_or(alive);
+        let closing = self.closing.unwrap_or(alive);
+        closing.min(alive).min(turn).min(announced)
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         if self.closing.is_some_and(|closing| now >= closing) {
             return Err(Failure::Timeout("closing the stream"));
+        }
+        if self.awaiting.is_some_and(|until| now >= until) {
+            self.not_announced();
         }
         match &self.ping {
             Some(ping) if now >= ping.sent + self.timing().echo => {
@@ -317,22 +346,32 @@ impl Up<'_> {
     }
 
     /// Hands the next batches to the socket once it has taken the last ones.
-    fn write(&mut self) {
+    fn write(&mut self) -> Result<(), Failure> {
         self.turn_at = None;
         if self.wire.transport.needs_flush() || self.closing.is_some() {
-            return;
+            return Ok(());
         }
         let room = self.room();
         if room > 0 {
             let queue = &self.link.cluster.queue;
             let taken = queue.take(&self.wake, self.window.len(), room, Instant::now());
             self.turn_at = taken.again;
-            let batches = taken.batches;
             let (mut count, mut size) = (0, 0);
-            for batch in &batches {
+            for batch in &taken.batches {
                 count += batch.count;
+                self.unproven += batch.requests;
                 size += batch.bytes.len();
-                self.wire.transport.queue(batch.bytes.clone());
+            }
+            // From here on they are reported, whatever becomes of the link.
+            let first = self.window.len();
+            self.window.extend(taken.batches);
+            self.window_bytes += size;
+            for batch in self.window.range(first..) {
+                let bytes = match &mut self.envelopes {
+                    None => batch.bytes.clone(),
+                    Some(envelopes) => envelopes.wrap(&batch.bytes, self.link.id.as_str())?,
+                };
+                self.wire.transport.queue(bytes);
             }
             if count > 0 {
                 self.link
@@ -340,12 +379,11 @@ impl Up<'_> {
                     .metrics
                     .stanzas(Direction::Inbound, count, size);
             }
-            self.window_bytes += size;
-            self.window.extend(batches);
         }
         if self.ping.is_none() && !self.window.is_empty() {
             self.send_ping();
         }
+        Ok(())
     }
 
     /// A ping to ourselves: the router processes in order, so its echo proves all before it.
@@ -361,9 +399,12 @@ impl Up<'_> {
             .attr("to", own);
         w.empty("ping", "urn:xmpp:ping").end();
         // Component ids and our numbers are always writable.
-        self.wire
-            .transport
-            .queue(Bytes::from(w.finish().unwrap_or_default()));
+        let mut ping = w.finish().unwrap_or_default();
+        if self.envelopes.is_some() {
+            // On the way of all stanzas: in order with them.
+            ping = envelope::around(own, own, &ping);
+        }
+        self.wire.transport.queue(Bytes::from(ping));
         self.ping = Some(Ping {
             id,
             covers: self.window.len(),
@@ -378,6 +419,10 @@ impl Up<'_> {
         let taken = self.take_all(&live, &mut count, &mut size);
         // Also when the link fails: what was accepted before leaves.
         self.hand_over(&live);
+        if let Some(heard) = self.heard.take() {
+            let entry = &self.link.entry;
+            entry.returned(|returned| returned.heard(heard));
+        }
         if count > 0 {
             self.link
                 .edge
@@ -407,9 +452,14 @@ impl Up<'_> {
                     if self.take_echo(&element) {
                         continue;
                     }
-                    *size += element.bytes().len();
-                    *count += 1;
-                    self.take_stanza(live, &element);
+                    let bytes = if self.envelopes.is_some() {
+                        self.take_xcp(live, &element)
+                    } else {
+                        self.take_stanza(live, &element);
+                        Some(element.bytes().len())
+                    };
+                    *size += bytes.unwrap_or(0);
+                    *count += usize::from(bytes.is_some());
                 }
             }
         }
@@ -447,8 +497,15 @@ impl Up<'_> {
             return id.is_some_and(|id| id.starts_with(&format!("proof-{:016x}-", self.nonce)));
         };
         let proven = ping.covers.min(self.window.len());
+        let mut requests = 0;
         for batch in self.window.drain(..proven) {
             self.window_bytes = self.window_bytes.saturating_sub(batch.bytes.len());
+            requests += batch.requests;
+        }
+        if requests > 0 {
+            self.unproven = self.unproven.saturating_sub(requests);
+            let entry = &self.link.entry;
+            entry.returned(|returned| returned.processed(Instant::now(), requests));
         }
         if self.window.is_empty() {
             self.window = VecDeque::new();
@@ -481,6 +538,7 @@ impl Up<'_> {
                 Err(cause) => return self.refuse(live, element, cause),
             },
         };
+        self.hear(element);
         let limits = &live.config.limits;
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
         // One user's stanza must not break the link for all.
@@ -490,6 +548,31 @@ impl Up<'_> {
             return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
         self.lanes.append(lane, stanza);
+    }
+
+    /// What a stanza of a hosted user says about the router that passes it on.
+    fn hear(&mut self, element: &Element) {
+        let heard = Heard::of(element);
+        if heard != Heard::Returned {
+            self.heard = self.heard.max(Some(heard));
+            return;
+        }
+        let from = element.from();
+        let (condition, now, unproven) = (condition(element), Instant::now(), self.unproven);
+        let entry = &self.link.entry;
+        let news = entry.returned(|returned| {
+            let from = from.as_deref().unwrap_or_default();
+            returned.came_back(now, condition, from, unproven)
+        });
+        self.link.edge.metrics.returned(condition);
+        if news {
+            tracing::warn!(
+                router = self.link.cluster.name,
+                node = self.link.endpoint.name,
+                condition,
+                "the XCP router accepts the link but returns every message and request"
+            );
+        }
     }
 
     /// Whether a stanza may go from one address to the other; then it has a lane from now on.
@@ -517,7 +600,10 @@ impl Up<'_> {
     /// Answers the router's stanza on this cluster's links.
     fn refuse(&mut self, live: &Live, element: &Element, cause: Cause) {
         let edge = &self.link.edge;
-        if cause == Cause::ForeignSender || cause == Cause::NotForUs {
+        if matches!(
+            cause,
+            Cause::ForeignSender | Cause::NotForUs | Cause::BadEnvelope
+        ) {
             tracing::warn!(
                 router = self.link.cluster.name,
                 node = self.link.endpoint.name,

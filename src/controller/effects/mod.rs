@@ -7,6 +7,7 @@ mod records;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ pub use records::Records;
 
 use super::build::Links;
 use super::context::{Context, Memory};
-use super::delete;
+use super::delete::{self, LastReach};
 use super::dereference::Observed;
 use super::events::Note;
 use super::kube::Error;
@@ -79,7 +80,11 @@ pub async fn run(
         .iter()
         .filter_map(ResourceExt::uid)
         .collect();
-    let imp = match desired(valid, &observed.secrets, &observed.pods, &asked, live) {
+    let wanted = desired(valid, &observed.secrets, &observed.pods, &asked, live);
+    context.remember(&valid.owner.uid, |memory| {
+        LastReach::see(&mut memory.reach, wanted.as_ref().ok(), Timestamp::now());
+    });
+    let imp = match wanted {
         Err(sentence) => Err(sentence),
         Ok(mut desired) => {
             // Without the finalizer nothing is written: a deletion would leave rows behind.

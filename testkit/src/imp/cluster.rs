@@ -3,7 +3,7 @@
 use super::{
     auth::Auth,
     calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Spread},
+    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
     database::{Database, Snapshot},
     faults::Faults,
     router::Router,
@@ -46,6 +46,8 @@ pub struct Cluster {
     pub huge_bytes: AtomicUsize,
     /// Requests that are being answered, and the most there were at a time.
     pub in_flight: (AtomicUsize, AtomicUsize),
+    /// What the routers speak.
+    pub profile: Profile,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -207,6 +209,7 @@ impl Cluster {
             table: config.table.clone(),
             huge_bytes: AtomicUsize::new(0),
             in_flight: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            profile: config.router_profile,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),

@@ -1,0 +1,68 @@
+//! `CertificateReady`: the certificate shown to peers is valid and has all names.
+
+use xmpp_federation_core::Domain;
+
+use super::super::material::Certificate;
+use super::super::validate::Validated;
+use super::Found;
+use crate::api::conditions::Verdict;
+use crate::api::reasons::Reason;
+
+pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+    let certificate = match &found.material.certificate {
+        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Ok(certificate) => certificate,
+    };
+    let secret = secret_name(found.valid, certificate);
+    let info = match certificate.inspect() {
+        Err(sentence) => {
+            return Verdict::no(
+                Reason::SecretInvalid,
+                format!("Secret {secret}: {sentence}"),
+            );
+        }
+        Ok(info) => info,
+    };
+    if info.not_after <= found.now {
+        return Verdict::no(
+            Reason::CertificateExpired,
+            format!(
+                "the certificate in Secret {secret} expired on {}; peers refuse it; renew it",
+                info.not_after
+            ),
+        );
+    }
+    let missing = info.missing(&found.valid.hosted);
+    if !missing.is_empty() {
+        return Verdict::no(
+            Reason::CertificateNames,
+            format!(
+                "the certificate in Secret {secret} does not cover {}; have it issued with all of them as subject alternative names",
+                names(&missing)
+            ),
+        );
+    }
+    if let Err(sentence) = &found.material.others {
+        return Verdict::no(Reason::SecretMissing, sentence.clone());
+    }
+    Verdict::yes(format!(
+        "Secret {secret}, issued by {}, valid until {}",
+        info.issuer, info.not_after
+    ))
+}
+
+/// The Secret that the certificate comes from.
+pub(super) fn secret_name(valid: &Validated, certificate: &Certificate) -> String {
+    match certificate {
+        Certificate::Own { .. } => valid.owner.certificate(),
+        Certificate::Brought { secret, .. } => secret.clone(),
+    }
+}
+
+fn names(domains: &[&Domain]) -> String {
+    domains
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,145 @@
+//! Everything but the conditions.
+
+use super::super::dereference::EdgePod;
+use super::super::material::Certificate;
+use super::Found;
+use super::certificate::secret_name;
+use crate::api::status::{
+    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, NodeStatus,
+    PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
+};
+use crate::imp::report::Report;
+
+/// The status, without its conditions; what cannot be looked at now stays as it was.
+pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
+    let valid = found.valid;
+    let running: Vec<&EdgePod> = found.observed.pods.iter().filter(|p| !p.stopping).collect();
+    let ready = running.iter().filter(|p| p.ready).count();
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let certificate = found
+        .material
+        .certificate
+        .as_ref()
+        .ok()
+        .and_then(|certificate| {
+            let info = certificate.inspect().ok()?;
+            Some(CertificateStatus {
+                source: match certificate {
+                    Certificate::Own { .. } => "OwnAuthority".to_owned(),
+                    Certificate::Brought { .. } => "Secret".to_owned(),
+                },
+                secret_name: secret_name(valid, certificate),
+                not_after: info.not_after.to_string(),
+                issuer: info.issuer,
+                fingerprint: info.fingerprint_sha256,
+            })
+        });
+    XmppFederationStatus {
+        observed_generation: previous.observed_generation,
+        conditions: Vec::new(),
+        edge: Some(EdgeStatus {
+            replicas: number(running.len()),
+            ready_replicas: number(ready),
+            ready: format!("{ready}/{}", valid.replicas),
+            selector: valid.owner.selector(),
+            addresses: found.addresses.iter().map(ToString::to_string).collect(),
+        }),
+        certificate,
+        dialback: found
+            .material
+            .dialback
+            .as_ref()
+            .ok()
+            .map(|_| DialbackStatus {
+                secret_name: valid.owner.dialback(),
+                rotated_at: None,
+                stage: "Steady".to_owned(),
+            }),
+        records: match found.records {
+            Ok(records) => records
+                .found
+                .iter()
+                .map(|r| RecordStatus {
+                    name: r.name.clone(),
+                    state: format!("{:?}", r.state),
+                    message: r.message.clone(),
+                })
+                .collect(),
+            Err(_) => previous.records.clone(),
+        },
+        imp: match found.imp {
+            Ok(report) => vec![imp_status(found, report, previous)],
+            Err(_) => previous.imp.clone(),
+        },
+        handled_requests: previous.handled_requests.clone(),
+    }
+}
+
+fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatus) -> ImpStatus {
+    let name = &found.valid.imp.spec.name;
+    let before = previous.imp.iter().find(|imp| imp.name == *name);
+    ImpStatus {
+        name: name.clone(),
+        axl_version: report
+            .axl_version
+            .clone()
+            .or_else(|| before.and_then(|b| b.axl_version.clone())),
+        table: report
+            .table
+            .clone()
+            .or_else(|| before.and_then(|b| b.table.clone())),
+        nodes: report
+            .nodes
+            .iter()
+            .map(|node| NodeStatus {
+                name: node.name.clone(),
+                address: found
+                    .links
+                    .iter()
+                    .find(|(name, _)| *name == node.name)
+                    .map_or_else(|| node.name.clone(), |(_, address)| address.clone()),
+                router: if node
+                    .pending_restart
+                    .as_ref()
+                    .is_some_and(|p| !p.id.is_empty())
+                {
+                    "Restarting"
+                } else if node.in_sync {
+                    "InSync"
+                } else if node.router.is_none() {
+                    "Unknown"
+                } else {
+                    "RestartNeeded"
+                }
+                .to_owned(),
+                pending_restart: node.pending_restart.as_ref().and_then(|p| {
+                    Some(PendingRestart {
+                        id: p.id.clone(),
+                        reason: p.reason.clone(),
+                        started_at: p.started_at.clone()?,
+                    })
+                }),
+            })
+            .collect(),
+        registrations: report
+            .registrations
+            .iter()
+            .map(|row| RegistrationStatus {
+                component_id: row.component_id.to_string(),
+                pkid: row.pkid.to_string(),
+            })
+            .collect(),
+        handled_restart_token: report.handled_restart_token.clone(),
+        recent_actions: report
+            .recent_actions
+            .iter()
+            .map(|action| ActionStatus {
+                at: action.at.to_string(),
+                action: format!(
+                    "{} {}: {} ({})",
+                    action.action, action.subject, action.outcome, action.reason
+                ),
+            })
+            .collect(),
+    }
+}

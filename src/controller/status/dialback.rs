@@ -1,0 +1,67 @@
+//! `DialbackSecretReady`: the secret exists and all pods sign with it.
+
+use super::super::build::sha256;
+use super::{Found, answering};
+use crate::api::conditions::Verdict;
+use crate::api::reasons::Reason;
+
+pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+    let name = found.valid.owner.dialback();
+    let secret = match &found.material.dialback {
+        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Ok(dialback) => &dialback.secret,
+    };
+    let mark = mark(secret.expose());
+    let stale: Vec<&str> = answering(&found.observed.pods)
+        .filter(|(_, status)| status.dialback_secrets.first().is_some_and(|m| *m != mark))
+        .map(|(pod, _)| pod.name.as_str())
+        .collect();
+    if stale.is_empty() {
+        Verdict::yes(format!("Secret {name}, the same in all pods"))
+    } else {
+        Verdict::no(
+            Reason::ConfigNotLoaded,
+            format!(
+                "{} still sign with another secret than Secret {name} holds; they are being told",
+                stale.join(", ")
+            ),
+        )
+    }
+}
+
+/// A secret as the edge shows it: told apart from others without giving it away.
+pub(super) fn mark(secret: &[u8]) -> String {
+    sha256(&unhex(&sha256(secret))).chars().take(16).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    digits
+        .chunks_exact(2)
+        .filter_map(|pair| match pair {
+            [high, low] => u8::try_from(high * 16 + low).ok(),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::testing::{status, verdict, world};
+    use crate::api::conditions::{State, Type};
+    use serde_json::Value;
+
+    #[test]
+    fn a_pod_that_signs_with_another_secret_is_named() {
+        let mut world = world("", Value::Null);
+        status(&mut world).dialback_secrets = vec!["0123456789abcdef".to_owned()];
+        let verdict = verdict(&world, Type::DialbackSecretReady);
+        assert_eq!(verdict.state, State::False);
+        assert!(
+            verdict.message.contains("coluc-edge-0"),
+            "{}",
+            verdict.message
+        );
+    }
+}

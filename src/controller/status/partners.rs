@@ -1,0 +1,90 @@
+//! `PartnersReachable`: the partners that are configured by name can be reached.
+
+use xmpp_federation_core::edge_config::PrivacyMode;
+
+use super::super::effects::Records;
+use super::{Found, answering};
+use crate::api::conditions::Verdict;
+use crate::api::reasons::Reason;
+use crate::records::RecordState;
+
+pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+    let valid = found.valid;
+    if valid.privacy.mode == PrivacyMode::AllowList
+        && valid.privacy.domains.is_empty()
+        && valid.static_routes.is_empty()
+    {
+        return Verdict::no(
+            Reason::EmptyAllowList,
+            "the allow list is empty, so nothing federates; list partners in spec.privacy.domains",
+        );
+    }
+    let failing = answering(&found.observed.pods)
+        .flat_map(|(pod, status)| status.failing_partners.iter().map(move |f| (pod, f)))
+        .next();
+    if let Some((pod, failure)) = failing {
+        return Verdict::no(
+            Reason::PartnersFailing,
+            format!(
+                "{} since {} (pod {}): {}",
+                failure.domain, failure.since, pod.name, failure.reason
+            ),
+        );
+    }
+    let missing = |records: &Records| {
+        records
+            .found
+            .iter()
+            .find(|r| r.state == RecordState::PartnerMissing)
+            .cloned()
+    };
+    if let Some(record) = found.records.as_ref().ok().and_then(missing) {
+        return Verdict::no(
+            Reason::PartnersFailing,
+            format!("{}: {}", record.name, record.message),
+        );
+    }
+    if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() {
+        return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
+    }
+    Verdict::yes("no configured partner fails")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::testing::{status, verdict, world};
+    use crate::api::conditions::{State, Type};
+    use serde_json::{Value, json};
+    use xmpp_federation_core::Domain;
+    use xmpp_federation_core::edge_status::PartnerFailure;
+
+    #[test]
+    fn a_failing_partner_is_told_with_its_last_reason() {
+        let mut world = world("", Value::Null);
+        status(&mut world).failing_partners = vec![PartnerFailure {
+            domain: Domain::parse("vngtp.lab").unwrap(),
+            reason: "no SRV record".to_owned(),
+            since: "2023-11-14T22:13:20Z".to_owned(),
+        }];
+        let verdict = verdict(&world, Type::PartnersReachable);
+        assert_eq!(verdict.reason, "PartnersFailing");
+        assert!(
+            verdict.message.contains("no SRV record"),
+            "{}",
+            verdict.message
+        );
+    }
+
+    #[test]
+    fn an_empty_allow_list_is_said() {
+        let verdict = verdict(
+            &world("/privacy", json!({"mode": "AllowList"})),
+            Type::PartnersReachable,
+        );
+        assert_eq!(
+            (verdict.state, verdict.reason),
+            (State::False, "EmptyAllowList")
+        );
+    }
+}

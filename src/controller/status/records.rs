@@ -1,0 +1,35 @@
+//! `RecordsVerified`: public records lead to the edge.
+
+use super::Found;
+use crate::api::conditions::Verdict;
+use crate::api::reasons::Reason;
+use crate::records::RecordState;
+
+pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+    let records = match found.records {
+        Ok(records) => records,
+        Err(sentence) => return Verdict::unknown(Reason::RecordsUnknown, sentence.clone()),
+    };
+    let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
+    if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {
+        return Verdict::no(
+            Reason::RecordsWrong,
+            format!("{}: {}", record.name, record.message),
+        );
+    }
+    if let Some(record) = of(&[RecordState::Unknown]) {
+        return Verdict::unknown(
+            Reason::RecordsUnknown,
+            format!("{}: {}", record.name, record.message),
+        );
+    }
+    let own = records
+        .found
+        .iter()
+        .filter(|r| r.state == RecordState::Verified)
+        .count();
+    Verdict::yes(format!(
+        "{own} SRV records lead to {}",
+        found.valid.hostname
+    ))
+}

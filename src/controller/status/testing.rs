@@ -1,0 +1,186 @@
+//! A world in which all is well, for tests that spoil one thing.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rstest::rstest;
+use serde_json::Value;
+use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts};
+
+use super::super::build::{Desired, Known, Links, all};
+use super::super::dereference::{EdgePod, Live, Observed, Secrets};
+use super::super::material::{Dialback, Material};
+use super::super::testing::{spec_with, validated};
+use super::super::validate::Validated;
+use super::dialback::mark;
+use super::{Found, findings};
+use crate::api::conditions::{State, Type, Verdict};
+use crate::imp::control_center::RouterState;
+use crate::imp::report::{self as imp, Report, reasons};
+
+/// A world in which one pod runs; each test spoils one thing.
+pub struct World {
+    pub valid: Validated,
+    pub material: Material,
+    pub pods: Vec<EdgePod>,
+    pub addresses: Vec<IpAddr>,
+    pub desired: Desired,
+    pub stateful_set: Option<kube::api::DynamicObject>,
+    pub imp: Result<Report, String>,
+}
+
+pub fn link(state: LinkState) -> LinkStatus {
+    LinkStatus {
+        router: "main".to_owned(),
+        node: "ecup10.coluc.com".to_owned(),
+        address: "10.244.200.10:7400".to_owned(),
+        component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
+        state,
+        since: "2023-11-14T22:13:20Z".to_owned(),
+        reason: None,
+        last_up: None,
+        returned: None,
+        open_seconds: None,
+        announced: None,
+    }
+}
+
+pub fn world(path: &str, value: Value) -> World {
+    let mut spec = spec_with(path, value);
+    spec.edge.replicas = spec.edge.replicas.min(1);
+    let valid = validated(&spec).unwrap();
+    let secret = SecretBytes::new(vec![b'a'; 64]);
+    let material = Material {
+        dialback: Ok(Dialback {
+            secret: secret.clone(),
+            fresh: false,
+        }),
+        certificate: Err("no certificate".to_owned()),
+        router: Ok(SecretBytes::new(b"secret".to_vec())),
+        others: Ok(()),
+        brought: Vec::new(),
+    };
+    let desired = all(
+        &valid,
+        &material,
+        &Known {
+            links: Links::new(),
+            pods: 1,
+        },
+    );
+    let told = Told {
+        config_hash: desired.config_hash.clone(),
+        rejected: None,
+        certificate_sha256: None,
+        dialback_secrets: vec![mark(secret.expose())],
+        draining: false,
+        links: vec![link(LinkState::Up)],
+        failing_partners: Vec::new(),
+        streams: StreamCounts::default(),
+    };
+    let pod = EdgePod {
+        name: "coluc-edge-0".to_owned(),
+        uid: "pod-1".to_owned(),
+        index: 0,
+        ip: None,
+        ready: true,
+        stopping: false,
+        told: None,
+        trouble: None,
+        status: Ok(told),
+    };
+    World {
+        valid,
+        material,
+        pods: vec![pod],
+        addresses: vec!["203.0.113.10".parse().unwrap()],
+        desired,
+        stateful_set: None,
+        imp: Err("Secret cups-axl does not exist".to_owned()),
+    }
+}
+
+pub fn verdict(world: &World, kind: Type) -> Verdict {
+    let observed = Observed {
+        secrets: Secrets::default(),
+        revocation_lists: None,
+        live: Live {
+            stateful_set: world.stateful_set.clone(),
+            ..Live::default()
+        },
+        pods: world.pods.clone(),
+    };
+    let found = Found {
+        valid: &world.valid,
+        observed: &observed,
+        material: &world.material,
+        desired: &world.desired,
+        controller_changed: false,
+        pods_allowed: world.valid.replicas,
+        imp: &world.imp,
+        records: &Err("no answer".to_owned()),
+        addresses: &world.addresses,
+        links: &Links::new(),
+        now: Timestamp::from_second(1_700_000_000).unwrap(),
+    };
+    let findings = findings(&found);
+    findings
+        .verdicts
+        .into_iter()
+        .rev()
+        .find(|(k, _)| *k == kind)
+        .unwrap()
+        .1
+}
+
+pub fn status(world: &mut World) -> &mut Told {
+    world.pods.first_mut().unwrap().status.as_mut().unwrap()
+}
+
+/// What IM and Presence is found to be: one node, whose router runs.
+pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report {
+    let id = link(LinkState::Up).component_id;
+    Report {
+        axl_authenticated: imp::Verdict::yes(reasons::AUTHENTICATED, "accepted"),
+        components_registered: imp::Verdict::yes(reasons::REGISTERED, "all there"),
+        routers_in_sync: routers,
+        imp_federation_off: imp::Verdict::yes(reasons::FEDERATION_OFF, "off"),
+        progress: imp::Progress::Done,
+        axl_version: Some("14.0".to_owned()),
+        table: Some("xmpps2snodes".to_owned()),
+        nodes: vec![imp::NodeReport {
+            name: "ecup10.coluc.com".to_owned(),
+            address: None,
+            publisher: true,
+            router: Some(RouterState::Started),
+            up_time: Some(1000),
+            in_sync,
+            pending_restart: None,
+        }],
+        registrations: Vec::new(),
+        slots: vec![imp::SlotReport {
+            component_id: id,
+            registered,
+            sync: imp::SlotSync::Unknown,
+        }],
+        handled_restart_token: None,
+        recent_actions: Vec::new(),
+        events: Vec::new(),
+        requeue_after: Duration::from_mins(5),
+        wants_to_act: false,
+    }
+}
+
+#[rstest]
+#[case(Type::EdgeAvailable)]
+#[case(Type::DialbackSecretReady)]
+#[case(Type::RouterLinksUp)]
+#[case(Type::PartnersReachable)]
+fn in_a_sound_world_all_is_well(#[case] kind: Type) {
+    let verdict = verdict(&world("", Value::Null), kind);
+    assert_eq!(verdict.state, State::True, "{}", verdict.message);
+}
