@@ -716,7 +716,6 @@ mod tests {
     #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
-    #[case("/imp/0/router/profile", json!("Xcp"))]
     fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
         #[case] path: &str,
         #[case] value: Value,

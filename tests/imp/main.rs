@@ -10,6 +10,7 @@
 )]
 
 mod accounts;
+mod announcing;
 mod audit;
 mod client;
 mod cost;
@@ -17,6 +18,8 @@ mod fault_table;
 mod faults;
 mod federation;
 mod golden;
+mod health;
+mod nodes;
 mod registering;
 mod restarting;
 mod rows;

@@ -8,7 +8,7 @@ use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::imp::report::reasons;
+use crate::imp::report::{Report, reasons};
 
 /// Further links that are named beside the first.
 const NAMED: usize = 4;
@@ -24,11 +24,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if let Err(sentence) = &found.material.router {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
-    if found
-        .imp
-        .as_ref()
-        .is_ok_and(|report| report.served_by_others())
-    {
+    if found.imp.as_ref().is_ok_and(Report::served_by_others) {
         return Verdict::unknown(
             reasons::FOREIGN_COMPONENTS,
             "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",

@@ -66,6 +66,7 @@ fn desired(account: Account) -> Desired {
             tls: ServerTrust::Insecure,
         },
         component_ids: Vec::new(),
+        announces: false,
         activation: Activation::Active,
         restart: RestartPolicy {
             mode: RestartMode::Automatic,
@@ -128,6 +129,8 @@ fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict
             router: ServiceState::Started,
             up_time: Some(5),
             federation: ImpFederation::Off,
+            down: Vec::new(),
+            youngest: None,
         };
         seen.services.insert(
             "ecup10.coluc.com".to_owned(),
