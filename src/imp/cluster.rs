@@ -206,7 +206,11 @@ impl Imp {
                 message
             }
         } else if report.axl_authenticated.status == super::report::Status::False {
-            report.axl_authenticated.message
+            // What the condition says beside the error is not about rows, and an event is short.
+            let failure = cluster.seen.axl_failure.as_ref();
+            failure.map_or(report.axl_authenticated.message, |failure| {
+                failure.error.to_string()
+            })
         } else {
             report.components_registered.message
         };

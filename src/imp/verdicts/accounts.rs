@@ -186,7 +186,7 @@ fn cause(error: &CallError) -> String {
     if error.kind == CallErrorKind::Forbidden {
         return String::new();
     }
-    "An account that IM&P has locked is answered 401 too: Cisco Unified CM IM and Presence Administration > User Management > Application User > Edit Credential shows and ends that".to_owned()
+    "An account that IM&P has locked is answered 401 too: IM&P's administration shows and ends that at User Management > Application User > Edit Credential".to_owned()
 }
 
 #[cfg(test)]
