@@ -4,7 +4,7 @@
 //! value with the sentence; and validation asks again, for objects that were stored under an older
 //! schema. Who implements a value removes its row.
 
-use super::spec::{Activation, Publish, RouterProfile, XmppFederationSpec};
+use super::spec::{Activation, Publish, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {
@@ -94,13 +94,6 @@ pub const NOT_YET: &[NotYet] = &[
         rule: "self.imp.size() == 1",
         instead: "describe one cluster of IM and Presence",
         used: |s| s.imp.len() > 1,
-    },
-    NotYet {
-        schema_path: &["imp", "[]", "router"],
-        field: "spec.imp[].router.profile Xcp",
-        rule: "self.profile == 'Component'",
-        instead: "use Component",
-        used: |s| s.imp.iter().any(|i| i.router.profile == RouterProfile::Xcp),
     },
 ];
 

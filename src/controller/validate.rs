@@ -467,6 +467,14 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             addresses.push((node.name.to_ascii_lowercase(), address));
         }
     }
+    if let Some(check) = &entry.federation_check
+        && !is_one_select(&check.query)
+    {
+        problems.0.push(format!(
+            "{field}.federationCheck.query: {:?} is not one SELECT on one line of at most 1000 bytes without a semicolon and without INTO; write one",
+            check.query
+        ));
+    }
     let mut pins = Vec::new();
     for text in entry.tls.pinned_sha256.iter().flatten() {
         match fingerprint(text) {
@@ -502,6 +510,16 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         addresses,
         pins,
     }
+}
+
+/// Whether a query can do nothing but read, and is one.
+fn is_one_select(query: &str) -> bool {
+    let lower = query.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    lower.starts_with("select ")
+        && query.len() <= 1000
+        && !query.contains(|c: char| c == ';' || c.is_control())
+        && !words.any(|word| word == "into")
 }
 
 /// 64 hexadecimal digits, colons between bytes allowed.
@@ -646,6 +664,21 @@ mod tests {
     }
 
     #[rstest]
+    #[case("SELECT paramvalue FROM processconfig WHERE paramname = 'x'", true)]
+    #[case("select into_value from t", true)]
+    #[case("SELECT a FROM b; DELETE FROM b", false)]
+    #[case("SELECT a FROM b INTO TEMP c", false)]
+    #[case("SELECT a FROM b\nWHERE c", false)]
+    #[case("DELETE FROM b", false)]
+    #[case("EXECUTE PROCEDURE select ()", false)]
+    #[case("selection", false)]
+    fn a_check_of_the_federation_only_reads(#[case] query: &str, #[case] taken: bool) {
+        let check = json!({"query": query, "offValue": "0"});
+        let valid = validated(&spec_with("/imp/0/federationCheck", check));
+        assert_eq!(valid.is_ok(), taken, "{:?}", valid.err());
+    }
+
+    #[rstest]
     #[case("/domains", json!(["bücher.example"]), "write \"xn--bcher-kva.example\"")]
     #[case("/domains", json!(["192.0.2.1"]), "is an IP address")]
     #[case("/privacy/domains", json!(["coluc.com"]), "hosted here; the list names remote domains only")]
@@ -683,7 +716,6 @@ mod tests {
     #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
-    #[case("/imp/0/router/profile", json!("Xcp"))]
     fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
         #[case] path: &str,
         #[case] value: Value,

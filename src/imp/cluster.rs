@@ -10,12 +10,13 @@ use tokio::sync::Mutex as AsyncMutex;
 use xmpp_federation_core::ComponentId;
 
 use super::audit::{self, Action, Deed, Outcome};
-use super::axl::{Axl, AxlVersion, Row};
+use super::axl::{Axl, AxlVersion, HaState, Row};
 use super::clock::{Clock, Stamp, SystemClock};
 use super::control_center::{Commanded, ControlCenter, NotDone};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
+use super::federation::Check;
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
@@ -356,14 +357,25 @@ impl Imp {
                 .as_ref()
                 .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
             if !same_host {
+                // These are the publisher's, over all resources.
+                let calls = std::mem::take(&mut cluster.seen.control_center_calls);
                 *cluster = Cluster {
                     caller: cluster.caller.take(),
                     ..Cluster::default()
                 };
+                cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
+            // Whether it is accepted shows at once, not at the next poll.
+            if cluster.target.is_some() {
+                cluster.seen.look_again();
+            }
             cluster.seen.timings = self.timings;
             cluster.target = Some(target);
+        }
+        let check = cluster.seen.federation_check.as_ref();
+        if check.map(|check| &check.check) != desired.federation_check.as_ref() {
+            cluster.seen.federation_check = None;
         }
         if cluster.seen.refreshed != desired.requests.refresh {
             cluster.seen.refreshed.clone_from(&desired.requests.refresh);
@@ -481,6 +493,7 @@ impl Imp {
                         .seen
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster.seen.ask_for_all();
                     cluster.seen.nodes = Some(Seen {
                         value,
                         asked,
@@ -518,6 +531,21 @@ impl Imp {
                 },
                 None => Ok(()),
             },
+            Read::Federation => match &desired.federation_check {
+                Some(check) => super::federation::ask(&mut axl, check).await.map(|value| {
+                    let answered = self.clock.now();
+                    cluster.seen.federation_check = Some(Check {
+                        check: check.clone(),
+                        seen: Seen {
+                            value,
+                            asked,
+                            answered,
+                        },
+                    });
+                }),
+                None => Ok(()),
+            },
+            Read::Redundancy => self.take_redundancy(cluster, asked, axl.redundancy().await),
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -553,6 +581,31 @@ impl Imp {
         });
     }
 
+    /// Takes in the states of redundancy groups; where there are none, that is remembered.
+    fn take_redundancy(
+        &self,
+        cluster: &mut Cluster,
+        asked: Stamp,
+        states: Result<Vec<HaState>, CallError>,
+    ) -> Result<(), CallError> {
+        match states {
+            Ok(value) => {
+                cluster.seen.redundancy = Some(Seen {
+                    value,
+                    asked,
+                    answered: self.clock.now(),
+                });
+                Ok(())
+            }
+            Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
+                tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
+                cluster.seen.redundancy_unreadable = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn read_services(
         &self,
         cluster: &mut Cluster,
@@ -562,11 +615,20 @@ impl Imp {
     ) {
         let asked = self.clock.now();
         cluster.seen.called_control_center(asked);
+        let which = cluster.seen.services_to_ask(&node);
         let answer = control_center(caller, &desired.target, &node)
-            .services()
+            .services(which)
             .await;
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
+        if let Err(error) = &answer
+            && matches!(error.kind, CallErrorKind::Fault(_))
+            && cluster.seen.suspect_names(&node, which)
+        {
+            tracing::info!(node, %error, "perhaps a service has another name here: those that are needed are asked for alone");
+            return;
+        }
+        cluster.seen.services_answered(&node, which, answer.is_ok());
         match answer {
             Ok(value) => {
                 cluster.seen.control_center_failures.remove(&node);
@@ -935,7 +997,7 @@ fn target_key(target: &Target) -> String {
 }
 
 /// `https://host:port` of a host, with its override.
-fn server(target: &Target, host: &str) -> String {
+pub(super) fn server(target: &Target, host: &str) -> String {
     let port = target
         .addresses
         .get(host)

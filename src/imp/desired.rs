@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
+use super::announcement::Announced;
 use super::axl::AxlVersion;
 use super::window::Window;
 
@@ -28,6 +29,8 @@ pub struct Desired {
     pub restart: RestartPolicy,
     /// What other systems' rows mean.
     pub foreign_components: ForeignComponents,
+    /// What tells whether IM&P's own federation is off where its services do not.
+    pub federation_check: Option<FederationCheck>,
     /// No writes and no restarts.
     pub maintenance: bool,
     /// The next write or restart is only announced ([`super::report::Report::wants_to_act`]), not
@@ -37,6 +40,8 @@ pub struct Desired {
     pub poll_interval: Duration,
     /// Values of the annotations.
     pub requests: Requests,
+    /// Routers of profile Xcp: they are in sync only when they announce us, too.
+    pub announces: bool,
     /// Router links as the running edge pods report them, just read; empty where no pod answered.
     pub links: Vec<Link>,
 }
@@ -184,7 +189,7 @@ pub enum RestartMode {
     /// The operator, as soon as the rules allow it.
     Automatic,
     /// The operator, while this is open.
-    Window(Window),
+    Window(Box<Window>),
     /// A human; the operator says which nodes and how.
     Manual,
 }
@@ -196,6 +201,15 @@ pub enum ForeignComponents {
     Refuse,
     /// They are left alone.
     Tolerate,
+}
+
+/// A query of the administrator's own, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederationCheck {
+    /// One SELECT that answers one row with one column.
+    pub query: String,
+    /// The value that means Off; every other means On.
+    pub off_value: String,
 }
 
 /// Values of the annotations; each value is served once.
@@ -222,4 +236,6 @@ pub struct Link {
     /// While everything that is sent over the link comes back as an error: the condition it comes
     /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
     pub bouncing: Option<String>,
+    /// Profile Xcp, while the link is open: how the router announced the component.
+    pub announced: Option<Announced>,
 }

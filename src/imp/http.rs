@@ -307,7 +307,7 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     error.downcast_ref()
 }
 
-fn certificate_words(error: &CertificateError) -> String {
+pub(super) fn certificate_words(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "it was not issued by one of the given CAs".to_owned()
@@ -344,10 +344,19 @@ pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {
 
 fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(trust)?)
+        .with_no_client_auth())
+}
+
+/// Judges certificates in that way. The error is a sentence about what the way refers to.
+pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(match trust {
         ServerTrust::Ca { pem, source } => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -369,11 +378,7 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
             fingerprints: None,
             provider,
         }),
-    };
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+    })
 }
 
 /// Accepts a leaf by fingerprint, or any; either way the peer has to own its key.

@@ -7,10 +7,13 @@
 //! - [`cluster`]: [`Imp`], the one entry point: observes, plans, does at most one thing, records it
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
+//! - [`announcement`]: what routers of profile Xcp say of our components
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
+//! - [`federation`]: whether IM&P's own XMPP federation is off
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`audit`]: what was done, told as event, log line, recent action and count
 //! - [`verdicts`]: what all of that means, in sentences
+//! - [`preflight`]: the same clients, asked by an administrator before anything is installed
 //! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
@@ -20,6 +23,7 @@
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
 
+pub mod announcement;
 pub mod audit;
 pub mod axl;
 pub mod clock;
@@ -28,10 +32,12 @@ pub mod control_center;
 pub mod desired;
 pub mod effects;
 pub mod error;
+pub mod federation;
 pub mod http;
 pub mod ledger;
 pub mod observation;
 pub mod pkid;
+pub mod preflight;
 pub mod registration;
 pub mod report;
 pub mod restart;

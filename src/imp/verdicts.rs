@@ -1,14 +1,17 @@
 //! What observation, ledger and plan mean: conditions, nodes, slots, in sentences that name what
 //! failed, with which value, and what to do. Pure.
 
+mod accounts;
+mod federation;
+
 use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
+use super::announcement::{self, Proof};
 use super::axl::{AxlVersion, Table};
-use super::control_center::ImpFederation;
-use super::desired::{Activation, Desired, ServerTrust};
-use super::effects::{Act, Step, Why, federation_on};
+use super::desired::{Activation, Desired};
+use super::effects::{Act, Step, Why};
 use super::ledger::{Ledger, RowState};
 use super::observation::{Observation, Read};
 use super::registration::Blocked;
@@ -16,6 +19,8 @@ use super::report::{
     Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
     Verdict, reasons,
 };
+use federation::TURN_OFF;
+
 use super::restart::{WaitKind, Waiting, names, need};
 
 /// What a report is made from.
@@ -46,10 +51,10 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         ..
     } = *input;
     Report {
-        axl_authenticated: axl_authenticated(input),
+        axl_authenticated: accounts::verdict(input),
         components_registered: components_registered(input),
         routers_in_sync: routers_in_sync(input),
-        imp_federation_off: imp_federation_off(seen),
+        imp_federation_off: federation::verdict(seen, desired.federation_check.as_ref()),
         progress: progress(input),
         axl_version: input.axl_version.map(|version| version.to_string()),
         table: seen.table.map(|table| table.to_string()),
@@ -85,59 +90,6 @@ fn registrations(input: &Input<'_>) -> Vec<Registration> {
             pkid: *pkid,
         })
         .collect()
-}
-
-fn axl_authenticated(input: &Input<'_>) -> Verdict {
-    let Input { desired, seen, .. } = *input;
-    if let Some(error) = input.setup_error {
-        return Verdict::no(reasons::CERTIFICATE_REFUSED, error.clone());
-    }
-    if let Some(failure) = &seen.axl_failure {
-        return Verdict::no(failure.error.reason(), failure.error.to_string());
-    }
-    let about_account = seen
-        .control_center_failures
-        .values()
-        .find(|failure| failure.error.is_about_account());
-    if let Some(failure) = about_account {
-        return Verdict::no(failure.error.reason(), failure.error.to_string());
-    }
-    if seen.nodes.is_none() {
-        return Verdict::unknown(
-            reasons::NOT_TRIED,
-            format!("AXL at {} has not been asked yet", desired.target.publisher),
-        );
-    }
-    let (reached, unreached): (Vec<_>, Vec<_>) = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.as_str())
-        .partition(|name| {
-            seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name)
-        });
-    let mut message = format!(
-        "AXL {} at {} accepts the user of Secret {}",
-        input
-            .axl_version
-            .map(|version| version.to_string())
-            .unwrap_or_default(),
-        desired.target.publisher,
-        desired.target.axl.secret
-    );
-    if !reached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(reached.into_iter());
-        message += " too";
-    }
-    if !unreached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(unreached.into_iter());
-        message += " has not answered";
-    }
-    if matches!(desired.target.tls, ServerTrust::Insecure) {
-        message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
-    }
-    Verdict::yes(reasons::AUTHENTICATED, message)
 }
 
 fn components_registered(input: &Input<'_>) -> Verdict {
@@ -300,8 +252,6 @@ fn blocked(why: &Why) -> Option<Verdict> {
     })
 }
 
-const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";
-
 fn routers_in_sync(input: &Input<'_>) -> Verdict {
     let Input { desired, step, .. } = *input;
     if desired.activation == Activation::Prepared {
@@ -320,7 +270,13 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .filter(|node| !node_in_sync(ledger, node, wanted))
         .map(String::as_str)
         .collect();
+    if behind.is_empty() && desired.announces {
+        return announcement::verdict(&nodes, desired, &input.seen.services);
+    }
     if behind.is_empty() {
+        if let Some(message) = still_bouncing(input) {
+            return Verdict::no(reasons::STILL_BOUNCING, message);
+        }
         return Verdict::yes(
             reasons::IN_SYNC,
             format!(
@@ -373,7 +329,7 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
             reasons::RESTARTING,
             format!("Cisco XCP Router on {node} is restarted next: {reason}"),
         ),
-        Step::Read(Read::Services(_)) => Verdict::no(
+        Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
             reasons::RESTARTING,
             format!(
                 "Cisco XCP Router on {behind} has not provably read all rows; its state is read next"
@@ -386,6 +342,30 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
     }
 }
 
+/// A router that provably read the rows, took the link, and returns all the same everything that is
+/// sent over it.
+fn still_bouncing(input: &Input<'_>) -> Option<String> {
+    let ledger = input.ledger?;
+    let wanted = input.desired.wanted();
+    let (link, condition) = input.desired.links.iter().find_map(|link| {
+        let proven = wanted.contains(&link.component_id)
+            && input
+                .seen
+                .node_list()
+                .iter()
+                .any(|node| node.name == link.node)
+            && node_in_sync(ledger, &link.node, wanted);
+        let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
+        Some((link, condition))
+    })?;
+    let table = input.seen.table.map_or("xmpps2snodes", Table::name);
+    Some(format!(
+        "Cisco XCP Router on {node} started after the row of {id} was readable and accepts its link, and still everything that is sent there comes back ({condition}). Look whether the row stands in {node}'s own table, on its command line: run sql select * from {table}. Cisco's last resort is a reboot of the cluster's nodes, which this operator never does: one after the other, on their command lines: utils system restart",
+        node = link.node,
+        id = link.component_id,
+    ))
+}
+
 fn restart_verdict(waiting: &Waiting) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => reasons::RESTARTING,
@@ -395,7 +375,7 @@ fn restart_verdict(waiting: &Waiting) -> Verdict {
         WaitKind::ByHand => reasons::RESTART_BY_HAND,
         WaitKind::MinInterval => reasons::MIN_INTERVAL,
         WaitKind::Window => reasons::RESTART_WINDOW,
-        WaitKind::NotHealthy => reasons::NODE_NOT_HEALTHY,
+        WaitKind::NotHealthy | WaitKind::Unhealthy => reasons::NODE_NOT_HEALTHY,
         WaitKind::Canary => reasons::CANARY,
         WaitKind::CallFailed => reasons::UNREACHABLE,
     };
@@ -415,49 +395,6 @@ fn capitalized(text: &str) -> String {
     }
 }
 
-fn imp_federation_off(seen: &Observation) -> Verdict {
-    let on = federation_on(seen);
-    if !on.is_empty() {
-        return Verdict::no(
-            reasons::FEDERATION_ON,
-            format!(
-                "IM&P's own XMPP federation is on ({}), and both at once is not supported; {TURN_OFF}",
-                on.join(", ")
-            ),
-        );
-    }
-    let state = |name: &str| {
-        seen.services
-            .get(name)
-            .map_or(ImpFederation::Unknown, |services| services.value.federation)
-    };
-    let unknown: Vec<&str> = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.as_str())
-        .filter(|name| state(name) != ImpFederation::Off)
-        .collect();
-    if seen.node_list().is_empty() {
-        return Verdict::unknown(
-            reasons::FEDERATION_UNKNOWN,
-            "The state of IM&P's own XMPP federation has not been read yet",
-        );
-    }
-    if unknown.is_empty() {
-        return Verdict::yes(
-            reasons::FEDERATION_OFF,
-            "Cisco XCP XMPP Federation Connection Manager is not activated on any node",
-        );
-    }
-    let nodes = names(unknown.into_iter());
-    Verdict::unknown(
-        reasons::FEDERATION_UNKNOWN,
-        format!(
-            "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated; deactivating it (Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off"
-        ),
-    )
-}
-
 fn progress(input: &Input<'_>) -> Progress {
     if let Some(error) = input.setup_error {
         return Progress::Stalled(error.clone());
@@ -471,7 +408,7 @@ fn progress(input: &Input<'_>) -> Progress {
             Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
         }),
         Step::Wait(wait) => match &wait.why {
-            Why::Settled => Progress::Done,
+            Why::Settled => still_bouncing(input).map_or(Progress::Done, Progress::Stalled),
             Why::Claimed(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
                 Progress::Stalled(
                     blocked(&wait.why)
@@ -483,6 +420,7 @@ fn progress(input: &Input<'_>) -> Progress {
                 WaitKind::ByHand
                 | WaitKind::Refused
                 | WaitKind::Hangs
+                | WaitKind::Unhealthy
                 | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
                 _ => Progress::Reconciling(waiting.message.clone()),
             },
@@ -514,6 +452,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
         .iter()
         .map(|node| {
             let services = seen.services.get(&node.name);
+            let announced = desired.announces.then(|| {
+                announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services)
+            });
             NodeReport {
                 name: node.name.clone(),
                 address: desired
@@ -525,7 +466,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
                 router: services.map(|services| services.value.router),
                 up_time: services.and_then(|services| services.value.up_time),
                 in_sync: ledger
-                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted())),
+                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
+                    && !matches!(announced, Some(Proof::NotGateway(_))),
+                announcement_unseen: announced == Some(Proof::Nothing),
                 pending_restart: ledger
                     .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
             }
@@ -561,9 +504,10 @@ fn node_in_sync(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> bool {
 fn node_names(input: &Input<'_>) -> Vec<String> {
     let seen = input.seen.node_list();
     if seen.is_empty() {
-        input
-            .ledger
-            .map_or_else(Vec::new, |ledger| ledger.nodes.keys().cloned().collect())
+        input.ledger.map_or_else(Vec::new, |ledger| {
+            let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
+            listed.map(|(name, _)| name.clone()).collect()
+        })
     } else {
         seen.iter().map(|node| node.name.clone()).collect()
     }
@@ -581,6 +525,8 @@ fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
     })
 }
 
+/// What decides which pods run. Announcements do not count here, whatever the profile: without its
+/// pod no link would ever show one.
 fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
     let Some(ledger) = input.ledger else {
         return SlotSync::Unknown;

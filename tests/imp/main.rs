@@ -10,8 +10,18 @@
 )]
 
 mod accounts;
+mod announcing;
 mod audit;
+mod client;
+mod cost;
+mod fault_table;
 mod faults;
+mod federation;
+mod golden;
+mod health;
+mod nodes;
 mod registering;
 mod restarting;
+mod rows;
 mod support;
+mod symptom_one;

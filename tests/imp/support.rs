@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::announcement::Announced;
+use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
@@ -23,7 +25,7 @@ pub const SUBSCRIBER: &str = "ecup10s.coluc.com";
 
 /// ConfigMaps in memory: versions and identities as the API server gives them.
 #[derive(Default)]
-pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>);
+pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>, Mutex<u64>);
 
 impl MemoryStore {
     fn next(&self) -> String {
@@ -35,6 +37,11 @@ impl MemoryStore {
     /// How many writes there were.
     pub fn writes(&self) -> u64 {
         *self.1.lock().unwrap()
+    }
+
+    /// How many of them were into a cluster's ledger; the others note the use of accounts.
+    pub fn ledger_writes(&self) -> u64 {
+        *self.2.lock().unwrap()
     }
 
     /// Loses everything, as a cluster rebuilt from Git does.
@@ -68,6 +75,9 @@ impl LedgerStore for MemoryStore {
             }
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
             let stored = Stored { data, version, uid };
+            if xmpp_federation_operator::imp::ledger::store::publisher_of(name).is_some() {
+                *self.2.lock().unwrap() += 1;
+            }
             maps.insert(name.to_owned(), stored.clone());
             Ok(stored)
         })
@@ -92,6 +102,10 @@ pub struct Bench {
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
     pub edges: bool,
+    /// The condition under which everything that is sent to a router comes back.
+    pub bouncing: Option<String>,
+    /// Profile Xcp: routers announce nobody as their gateway, whatever they have read.
+    pub ignorant: bool,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -116,6 +130,8 @@ pub fn quick_timings() -> Timings {
         look_slowly: Duration::from_secs(2),
         canary_every: Duration::from_millis(500),
         fresh: Duration::from_secs(2),
+        settle: Duration::from_secs(2),
+        services_deadline: Duration::from_secs(4),
         latest_arrival: Duration::from_secs(4),
         confirm_missing: Duration::from_secs(2),
         budget_window: Duration::from_secs(6),
@@ -145,6 +161,15 @@ pub fn secret(version: &str, password: &str) -> Credentials {
     }
 }
 
+/// A fingerprint from its hexadecimal form.
+pub fn pin(hex: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    }
+    bytes
+}
+
 impl Bench {
     /// A simulated cluster as [`quick`] makes them, and an operator with waits to match.
     pub async fn start(config: ImpConfig) -> Self {
@@ -165,6 +190,8 @@ impl Bench {
             desired,
             events: Vec::new(),
             edges: true,
+            bouncing: None,
+            ignorant: false,
         }
     }
 
@@ -246,6 +273,7 @@ impl Bench {
         if !self.edges {
             return Vec::new();
         }
+        let (announces, ignorant) = (self.desired.announces, self.ignorant);
         let wanted: BTreeSet<ComponentId> = self.desired.component_ids.iter().cloned().collect();
         self.sim
             .state()
@@ -255,9 +283,15 @@ impl Bench {
                 let started = node.router.status == Status::Started;
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
+                let bouncing = self.bouncing.clone();
                 wanted.clone().into_iter().map(move |id| Link {
-                    up: started && loaded.contains(id.as_str()),
-                    bouncing: None,
+                    up: started && loaded.contains(id.as_str()) && !ignorant,
+                    bouncing: bouncing.clone(),
+                    announced: (announces && started).then(|| Announced {
+                        gateway: loaded.contains(id.as_str()) && !ignorant,
+                        asked: SystemClock.now(),
+                        open_seconds: 0,
+                    }),
                     node: name.clone(),
                     component_id: id,
                 })
@@ -357,9 +391,11 @@ fn desired(sim: &SimulatedImp) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        federation_check: None,
         hold_acts: false,
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }

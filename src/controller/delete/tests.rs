@@ -472,11 +472,12 @@ async fn a_deletion_ends(
 
 /// The events name the reason, and each row with the statement that removes it.
 fn named(events: &[String], rows: &[String], words: &str) {
-    assert_eq!(events.len(), 1, "{events:#?}");
-    assert!(events[0].contains(words), "{events:#?}");
+    // Events are short: what one does not hold goes on in the next.
+    let told = events.join("\n");
+    assert!(told.contains(words), "{events:#?}");
     for pkid in rows {
         let statement = format!("run sql delete from xmpps2snodes where pkid = '{pkid}'");
-        assert!(events[0].contains(&statement), "{events:#?}");
+        assert!(told.contains(&statement), "{events:#?}");
     }
 }
 

@@ -13,10 +13,11 @@ use crate::api::spec;
 use crate::controller::build::Links;
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::validate::Validated;
+use crate::imp::announcement::Announced;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
+    Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -91,7 +92,9 @@ pub fn desired(
                     .imp
                     .window
                     .clone()
-                    .map_or(RestartMode::Manual, RestartMode::Window),
+                    .map_or(RestartMode::Manual, |window| {
+                        RestartMode::Window(Box::new(window))
+                    }),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -100,6 +103,10 @@ pub fn desired(
             spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
+        federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
+            query: check.query.clone(),
+            off_value: check.off_value.clone(),
+        }),
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
@@ -108,6 +115,7 @@ pub fn desired(
             restart_routers: asked.restart_routers.clone(),
             adopt_rows: asked.adopt_rows.clone(),
         },
+        announces: imp.router.profile == spec::RouterProfile::Xcp,
         links: links_seen(valid, pods),
     })
 }
@@ -129,10 +137,10 @@ fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, String> {
 fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
     pods.iter()
         .filter(|pod| !pod.stopping)
-        .filter_map(|pod| pod.status.as_ref().ok())
-        .flat_map(|status| &status.links)
-        .filter(|link| link.router == valid.imp.spec.name)
-        .map(|link| Link {
+        .filter_map(|pod| Some((pod.asked, pod.status.as_ref().ok()?)))
+        .flat_map(|(asked, status)| status.links.iter().map(move |link| (asked, link)))
+        .filter(|(_, link)| link.router == valid.imp.spec.name)
+        .map(|(asked, link)| Link {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
@@ -141,6 +149,13 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
                 .as_ref()
                 .filter(|returned| returned.everything)
                 .map(|returned| returned.condition.clone()),
+            announced: link.announced.as_ref().zip(link.open_seconds).map(
+                |(announced, open_seconds)| Announced {
+                    gateway: announced.gateway,
+                    asked,
+                    open_seconds,
+                },
+            ),
         })
         .collect()
 }

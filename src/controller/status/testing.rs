@@ -19,6 +19,7 @@ use super::super::validate::Validated;
 use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
+use crate::imp::clock::{Clock as _, SystemClock};
 use crate::imp::control_center::RouterState;
 use crate::imp::report::{self as imp, Report, reasons};
 
@@ -91,6 +92,7 @@ pub fn world(path: &str, value: Value) -> World {
         stopping: false,
         told: None,
         trouble: None,
+        asked: SystemClock.now(),
         status: Ok(told),
     };
     World {
@@ -159,6 +161,7 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
             router: Some(RouterState::Started),
             up_time: Some(1000),
             in_sync,
+            announcement_unseen: false,
             pending_restart: None,
         }],
         registrations: Vec::new(),

@@ -46,6 +46,14 @@ pub struct Cluster {
     pub huge_bytes: AtomicUsize,
     /// What the routers speak.
     pub profile: Profile,
+    /// Requests that are being answered, and the most there were at a time.
+    pub in_flight: (AtomicUsize, AtomicUsize),
+    /// See `ImpConfig`.
+    pub services_lag: Duration,
+    /// See `ImpConfig`.
+    pub not_activated: BTreeSet<String>,
+    /// How long a router may be down in a redundancy group; `None`: there are none.
+    pub failover: Option<Duration>,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -74,6 +82,8 @@ pub struct Settings {
     pub router_secret: String,
     /// See `ImpConfig`.
     pub spread: Spread,
+    /// How long each request is thought about.
+    pub think: Duration,
 }
 
 /// A change of settings: what is absent stays.
@@ -102,6 +112,8 @@ pub struct Change {
     pub router_secret: Option<String>,
     /// Spreading over components.
     pub spread: Option<Spread>,
+    /// Seconds for which each request is thought about before it is answered.
+    pub think_s: Option<f64>,
     /// True: all session cookies go stale.
     pub forget_sessions: Option<bool>,
 }
@@ -182,6 +194,7 @@ impl Cluster {
             axl_versions: config.axl_versions.clone(),
             router_secret: config.router_secret.clone(),
             spread: config.spread,
+            think: Duration::ZERO,
         };
         Ok(Self {
             users: Users::new(config, &nodes)?,
@@ -202,6 +215,13 @@ impl Cluster {
             table: config.table.clone(),
             huge_bytes: AtomicUsize::new(0),
             profile: config.router_profile,
+            in_flight: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            services_lag: seconds(config.services_lag_s)?,
+            not_activated: config.not_activated.iter().cloned().collect(),
+            failover: config
+                .redundancy
+                .then(|| seconds(config.failover_s))
+                .transpose()?,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
@@ -224,6 +244,7 @@ impl Cluster {
         let restart = change.restart_s.map(seconds).transpose()?;
         let replication = change.replication_s.map(seconds).transpose()?;
         let config_manager = change.config_manager_s.map(seconds).transpose()?;
+        let think = change.think_s.map(seconds).transpose()?;
         let mut settings = self.lock_settings();
         let now = settings.clone();
         *settings = Settings {
@@ -238,6 +259,7 @@ impl Cluster {
             axl_versions: change.axl_versions.unwrap_or(now.axl_versions),
             router_secret: change.router_secret.unwrap_or(now.router_secret),
             spread: change.spread.unwrap_or(now.spread),
+            think: think.unwrap_or(now.think),
         };
         drop(settings);
         if let Some(accounts) = change.accounts {

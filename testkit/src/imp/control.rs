@@ -119,6 +119,11 @@ impl SimulatedImp {
         self.cluster.huge_bytes.load(Ordering::Relaxed)
     }
 
+    /// The most requests that were being answered at a time, over all nodes.
+    pub fn most_in_flight(&self) -> usize {
+        self.cluster.in_flight.1.load(Ordering::SeqCst)
+    }
+
     /// Makes all services of all nodes as much older: for tests that count with a clock of their own.
     pub fn age(&self, by: Duration) {
         for node in &self.cluster.nodes {
@@ -164,6 +169,16 @@ impl SimulatedImp {
             -1 => Ok(()),
             -1029 => Err(format!("{name}: an operation is pending")),
             code => Err(format!("{name}: refused with {code}")),
+        }
+    }
+
+    /// Stops or starts a service of a node as an administrator does; returns at once.
+    pub fn switch_service(&self, name: &str, service: &str, on: bool) -> Result<(), String> {
+        let node = self.find(name)?;
+        let control = if on { Control::Start } else { Control::Stop };
+        match self.cluster.control(node, service, control, "hand") {
+            -1 => Ok(()),
+            code => Err(format!("{name}, {service}: refused with {code}")),
         }
     }
 

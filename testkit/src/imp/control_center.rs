@@ -111,6 +111,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     }
     let answer = match operation.name.as_str() {
         "soapGetServiceStatus" => status(cluster, node, &operation),
+        "soapGetStaticServiceList" => list(cluster, node),
         "soapDoControlServices" => control(cluster, node, &operation),
         other => return fault("Client", &format!("No such operation '{other}'")),
     };
@@ -173,12 +174,41 @@ fn status(cluster: &Cluster, node: &Node, operation: &Element) -> Answer {
             let code = match services.get(name.as_str()) {
                 None => -1010,
                 Some(_) if name == FEDERATION && federation == Federation::Off => -1068,
+                Some(_) if cluster.not_activated.contains(name) => -1068,
                 Some(_) => -1,
             };
             item(name, services.get(name.as_str()), code)
         })
         .collect();
     reply("soapGetServiceStatus", 0, -1, "", &items)
+}
+
+/// All services; where a restart of the router is refused, the list says so too.
+fn list(cluster: &Cluster, node: &Node) -> Answer {
+    let refused = cluster.faults.is_on("restart-refused", &node.name);
+    let items: Vec<String> = node
+        .router
+        .services(cluster.settings().federation)
+        .keys()
+        .map(|name| {
+            format!(
+                "<ns1:item><ns1:ServiceName>{}</ns1:ServiceName><ns1:ServiceType>Service</ns1:ServiceType>\
+                 <ns1:Deployable>{}</ns1:Deployable><ns1:GroupName>IM and Presence Services</ns1:GroupName>\
+                 <ns1:DependentServices/></ns1:item>",
+                escape(name),
+                !(refused && *name == ROUTER)
+            )
+        })
+        .collect();
+    let items = items.concat();
+    Answer::xml(
+        200,
+        soap::envelope(&format!(
+            "<ns1:soapGetStaticServiceListResponse xmlns:ns1=\"{NS}\"><ns1:soapGetStaticServiceListReturn>\
+             <ns1:Services>{items}</ns1:Services>\
+             </ns1:soapGetStaticServiceListReturn></ns1:soapGetStaticServiceListResponse>"
+        )),
+    )
 }
 
 fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Answer {

@@ -269,6 +269,13 @@ async fn handle(
     cluster
         .calls
         .keep_request(&node.name, &head.method, &head.uri, &request.headers, &body);
+    let (now, most) = &cluster.in_flight;
+    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    let think = cluster.settings().think;
+    if !think.is_zero() {
+        tokio::time::sleep(think).await;
+    }
+    now.fetch_sub(1, Ordering::SeqCst);
     let answer = match head.uri.path() {
         "/axl/" => axl::answer(cluster, node, &mut request),
         CONTROL_CENTER => control_center::answer(cluster, node, &mut request),
