@@ -89,13 +89,6 @@ pub const NOT_YET: &[NotYet] = &[
         used: |s| s.dns.publish != Publish::None,
     },
     NotYet {
-        schema_path: &[],
-        field: "spec.imp with more than one entry",
-        rule: "self.imp.size() == 1",
-        instead: "describe one cluster of IM and Presence",
-        used: |s| s.imp.len() > 1,
-    },
-    NotYet {
         schema_path: &["imp", "[]", "router"],
         field: "spec.imp[].router.profile Xcp",
         rule: "self.profile == 'Component'",

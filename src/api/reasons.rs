@@ -56,6 +56,7 @@ reasons! {
     CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
     RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";
     RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
+    ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
     LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
     PartnersFailing: "A configured partner cannot be reached.", "See the reason in the message; it is rarely on our side.";
     NoPartners: "No partner is configured by name.", "";

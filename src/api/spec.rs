@@ -92,9 +92,10 @@ pub struct XmppFederationSpec {
     #[serde(default)]
     pub dns: DnsSpec,
 
-    /// The clusters of IM and Presence, one entry each.
+    /// The clusters of IM and Presence, one entry each. Rows and restarts of one cluster never wait
+    /// for another one. An entry that is removed has its rows removed first, as with a deletion.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    #[schemars(length(min = 1, max = 6))]
+    #[schemars(length(min = 1, max = 8))]
     pub imp: Vec<ImpSpec>,
 
     /// Stops all work on this resource: nothing is written, to Kubernetes or to IM and Presence.
@@ -673,7 +674,8 @@ pub struct ImpSpec {
         regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// Which domains this cluster serves; empty: all.
+    /// Which of domains and chatNodeAliases this cluster serves; empty: all. Clusters that serve the
+    /// same domain are intercluster peers: a stanza goes to one healthy node of one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub domains: Vec<DomainName>,

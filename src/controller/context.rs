@@ -1,7 +1,7 @@
 //! What all reconciles share: clients, and what this process remembers between two of them.
 //! Nothing in the memory is needed for correctness: an operator that has just started reads it anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kube::Client;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::apply::Sent;
 use super::build::Links;
 use super::effects::Records;
+use super::turns::Turns;
 use super::validate::Settings;
 use crate::api::XmppFederation;
 use crate::edges;
@@ -30,7 +31,9 @@ pub struct Context {
     /// Kubernetes.
     pub client: Client,
     /// IM and Presence.
-    pub imp: Imp,
+    pub imp: Arc<Imp>,
+    /// What is asked of it now.
+    pub turns: Turns,
     /// Edge pods.
     pub edges: edges::Client,
     /// Metrics.
@@ -52,8 +55,8 @@ pub struct Context {
 /// What is remembered of one resource.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// Last answer of IM and Presence.
-    pub report: Option<Report>,
+    /// The clusters of IM and Presence, by entry of the spec.
+    pub imp: BTreeMap<String, LastLook>,
     /// Addresses of the routers.
     pub links: Option<Links>,
     /// Public records.
@@ -62,6 +65,15 @@ pub struct Memory {
     pub accepted: Option<(Option<i64>, Value)>,
     /// Failures in a row.
     pub failures: u32,
+}
+
+/// One cluster as it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub struct LastLook {
+    /// Its last answer.
+    pub report: Option<Report>,
+    /// It fails as a whole: neither its publisher answers nor any link to it stands.
+    pub failing: bool,
 }
 
 impl Context {
@@ -74,8 +86,10 @@ impl Context {
         settings: Settings,
         instance: String,
     ) -> Self {
+        let imp = Arc::new(imp);
         Self {
             client,
+            turns: Turns::new(Arc::clone(&imp)),
             imp,
             edges,
             metrics,

@@ -10,16 +10,18 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::context::Context;
-use super::effects::{self, Asked};
+use super::effects::{self, Asked, Resource, farewell};
 use super::events::{self, Note};
 use super::kube::{Error, call};
+use super::left::Former;
 use super::names::Owner;
 use super::{answer, dereference, reconcile, validate, watch};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
-use crate::api::spec::OnDelete;
-use crate::api::status::XmppFederationStatus;
+use crate::api::spec::{ImpSpec, OnDelete};
+use crate::api::status::{ImpStatus, XmppFederationStatus};
 use crate::api::{FINALIZER, XmppFederation, request};
+use crate::imp::desired::{Desired, Place};
 use crate::imp::report::Removal;
 
 /// A removal that failed is tried again after this.
@@ -41,17 +43,15 @@ pub enum Step {
     Wait(String),
 }
 
-/// Decides before anything is tried. Pure.
-pub fn plan(object: &XmppFederation, now: Timestamp) -> Step {
-    let Some(imp) = object.spec.imp.first() else {
-        return Step::Release;
-    };
+/// Decides for one cluster before anything is tried. Pure.
+pub fn plan(object: &XmppFederation, imp: &ImpSpec, now: Timestamp) -> Step {
     if !has_finalizer(object) || imp.on_delete == OnDelete::Retain {
         return Step::Release;
     }
-    if object.annotations().contains_key(request::ABANDON_ROWS) {
+    if abandons(object) {
         return Step::GiveUp(left_behind(
             object.status.as_ref(),
+            &imp.name,
             &format!("the annotation {} asks for it", request::ABANDON_ROWS),
         ));
     }
@@ -61,9 +61,10 @@ pub fn plan(object: &XmppFederation, now: Timestamp) -> Step {
         } else {
             "spec.imp[].maintenance"
         };
-        if timed_out(object, now) {
+        if timed_out(object, imp, now) {
             return Step::GiveUp(left_behind(
                 object.status.as_ref(),
+                &imp.name,
                 &format!("{which} was true for all of deletionTimeout"),
             ));
         }
@@ -75,11 +76,16 @@ pub fn plan(object: &XmppFederation, now: Timestamp) -> Step {
     Step::Remove
 }
 
-/// Decides after a removal was tried and is not done. Pure.
-pub fn after(object: &XmppFederation, outcome: &Result<Removal, String>, now: Timestamp) -> Step {
+/// Decides for one cluster after a removal was tried and is not done. Pure.
+pub fn after(
+    object: &XmppFederation,
+    imp: &ImpSpec,
+    outcome: &Result<Removal, String>,
+    now: Timestamp,
+) -> Step {
     match outcome {
         Ok(removal) if removal.done => Step::Release,
-        _ if timed_out(object, now) => {
+        _ if timed_out(object, imp, now) => {
             let why = match outcome {
                 Ok(removal) => removal.message.clone(),
                 Err(sentence) => sentence.clone(),
@@ -91,7 +97,9 @@ pub fn after(object: &XmppFederation, outcome: &Result<Removal, String>, now: Ti
                         removal.rows_left.join("; ")
                     )
                 }
-                _ => return Step::GiveUp(left_behind(object.status.as_ref(), &why)),
+                _ => {
+                    return Step::GiveUp(left_behind(object.status.as_ref(), &imp.name, &why));
+                }
             };
             Step::GiveUp(format!("{why}; {rows}"))
         }
@@ -103,17 +111,54 @@ pub fn after(object: &XmppFederation, outcome: &Result<Removal, String>, now: Ti
     }
 }
 
+/// What all clusters together mean: one that waits keeps the resource, until its own time is over,
+/// and none keeps the rows of another. Pure.
+pub fn all(steps: Vec<(String, Step)>) -> Step {
+    let several = steps.len() > 1;
+    let named = |name: String, sentence: String| {
+        if several {
+            format!("{name}: {sentence}")
+        } else {
+            sentence
+        }
+    };
+    let (mut waits, mut given_up) = (Vec::new(), Vec::new());
+    for (name, step) in steps {
+        match step {
+            Step::Release => {}
+            Step::GiveUp(sentence) => given_up.push(named(name, sentence)),
+            Step::Wait(sentence) => waits.push(named(name, sentence)),
+            Step::Remove => return Step::Remove,
+        }
+    }
+    if !waits.is_empty() {
+        Step::Wait(waits.join("; "))
+    } else if given_up.is_empty() {
+        Step::Release
+    } else {
+        Step::GiveUp(given_up.join("; "))
+    }
+}
+
+/// Whether a person gives rows up. A value that gave up those of a cluster that left the spec is
+/// served.
+pub fn abandons(object: &XmppFederation) -> bool {
+    let value = object.annotations().get(request::ABANDON_ROWS);
+    let served = |value: &String| {
+        let status = object.status.as_ref();
+        let mut handled = status.into_iter().flat_map(|s| &s.handled_requests);
+        handled.any(|h| h.annotation == request::ABANDON_ROWS && h.value == *value)
+    };
+    value.is_some_and(|value| !served(value))
+}
+
 /// Whether rows may exist.
 pub fn has_finalizer(object: &XmppFederation) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-fn timed_out(object: &XmppFederation, now: Timestamp) -> bool {
-    let timeout = object
-        .spec
-        .imp
-        .first()
-        .map_or(Duration::ZERO, |imp| imp.deletion_timeout.get());
+fn timed_out(object: &XmppFederation, imp: &ImpSpec, now: Timestamp) -> bool {
+    let timeout = imp.deletion_timeout.get();
     object
         .metadata
         .deletion_timestamp
@@ -123,14 +168,18 @@ fn timed_out(object: &XmppFederation, now: Timestamp) -> bool {
         })
 }
 
-/// Names the rows of the last status with the SQL that removes them.
-fn left_behind(status: Option<&XmppFederationStatus>, why: &str) -> String {
-    let Some(imp) = status.and_then(|s| s.imp.first()) else {
-        return format!("gave up: {why}; no row of ours is known");
-    };
-    if imp.registrations.is_empty() {
-        return format!("gave up: {why}; no row of ours is known");
+/// Names the rows of an entry in the last status, with the SQL that removes them.
+fn left_behind(status: Option<&XmppFederationStatus>, entry: &str, why: &str) -> String {
+    let known = status.and_then(|s| s.imp.iter().find(|imp| imp.name == entry));
+    match known {
+        Some(imp) if !imp.registrations.is_empty() => {
+            format!("gave up: {why}; {}", rows_of(imp))
+        }
+        _ => format!("gave up: {why}; no row of ours is known"),
     }
+}
+
+fn rows_of(imp: &ImpStatus) -> String {
     let table = imp.table.as_deref().unwrap_or("xmpps2snodes");
     let rows: Vec<String> = imp
         .registrations
@@ -143,7 +192,7 @@ fn left_behind(status: Option<&XmppFederationStatus>, why: &str) -> String {
         .map(|r| r.component_id.as_str())
         .collect();
     format!(
-        "gave up: {why}; rows of {} may be left; on the IM and Presence publisher: {}",
+        "rows of {} may be left; on the IM and Presence publisher: {}",
         ids.join(", "),
         rows.join("; ")
     )
@@ -218,36 +267,56 @@ pub async fn unreadable(
     if !waited && !object.annotations().contains_key(request::ABANDON_ROWS) {
         return Ok(Action::requeue(RETRY));
     }
-    let sentence = left_behind(
-        Some(status),
-        "the object does not fit the schema of this release",
-    );
+    let rows: Vec<String> = status
+        .imp
+        .iter()
+        .filter(|imp| !imp.registrations.is_empty())
+        .map(|imp| format!("{}: {}", imp.name, rows_of(imp)))
+        .collect();
+    let rows = if rows.is_empty() {
+        "no row of ours is known".to_owned()
+    } else {
+        rows.join("; ")
+    };
+    let sentence = format!("gave up: the object does not fit the schema of this release; {rows}");
     tracing::warn!(name = object.name_any(), sentence, "deletion gives up rows");
     context.metrics.abandoned_rows.inc();
     set_without_ours(&context.client, object).await?;
     Ok(Action::await_change())
 }
 
-/// The resource is going: one step.
+/// The resource is going: one step, at all its clusters at once.
 pub async fn run(
     context: &Context,
     object: &XmppFederation,
     owner: &Owner,
+    former: &Result<Vec<Former>, String>,
 ) -> Result<Action, reconcile::Error> {
     let now = Timestamp::now();
+    // What a turn still inserts would be left behind.
+    context.turns.settle(&owner.uid).await;
     let mut notes = Vec::new();
     let mut again = RETRY;
-    let mut step = plan(object, now);
-    if step == Step::Remove {
+    let mut steps = plans(object, former, now);
+    if steps.iter().any(|(_, step)| *step == Step::Remove) {
         let sentence = "rows are being removed from IM and Presence";
         answer_deleting(context, object, sentence.to_owned(), now).await?;
-        let outcome = remove(context, object, owner).await?;
-        if let Ok(removal) = &outcome {
-            notes.extend(removal.events.iter().map(Note::of));
-            again = removal.requeue_after.max(Duration::from_millis(100));
+        let former = former.as_deref().unwrap_or_default();
+        let outcomes = remove(context, object, owner, former, &steps).await?;
+        for (outcome, (_, step)) in outcomes.into_iter().zip(&mut steps) {
+            let Some((imp, outcome)) = outcome else {
+                continue;
+            };
+            if let Ok(removal) = &outcome {
+                notes.extend(removal.events.iter().map(Note::of));
+                if !removal.done {
+                    again = again.min(removal.requeue_after.max(Duration::from_millis(100)));
+                }
+            }
+            *step = after(object, &imp, &outcome, now);
         }
-        step = after(object, &outcome, now);
     }
+    let step = all(steps);
     match step {
         Step::Release => {}
         Step::GiveUp(sentence) => {
@@ -274,6 +343,7 @@ pub async fn run(
     events::publish(&context.client, object, &context.instance, &notes).await;
     release(&context.client, object).await?;
     context.forget(&owner.uid);
+    context.imp.forget(&owner.uid);
     context.sent.forget(owner);
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
     Ok(Action::await_change())
@@ -310,27 +380,86 @@ async fn answer_deleting(
     answer::finish(context, object, status, Vec::new()).await
 }
 
-/// One step of removing rows, or why it cannot be tried.
+/// What is done about each cluster, in the order of the spec, then those that it names no more.
+fn plans(
+    object: &XmppFederation,
+    former: &Result<Vec<Former>, String>,
+    now: Timestamp,
+) -> Vec<(String, Step)> {
+    let entries = object.spec.imp.iter();
+    let mut steps: Vec<(String, Step)> = entries
+        .map(|imp| (imp.name.clone(), plan(object, imp, now)))
+        .collect();
+    match former {
+        Ok(former) => steps.extend(former.iter().map(|former| {
+            let step = match &former.entry {
+                _ if former.left.rows.is_empty() => Step::Release,
+                Some(imp) => match plan(object, imp, now) {
+                    // The status may know it by another name.
+                    Step::GiveUp(_) => Step::GiveUp(former.rows_by_hand("its rows were given up")),
+                    step => step,
+                },
+                None => Step::GiveUp(former.rows_by_hand("how it was reached is not recorded")),
+            };
+            (former.name(), step)
+        })),
+        // Rows may be left in clusters that nobody names: it is read again while there is time.
+        Err(sentence) => {
+            let waits = object.spec.imp.iter().any(|imp| {
+                has_finalizer(object) && !abandons(object) && !timed_out(object, imp, now)
+            });
+            if waits {
+                steps.push(("ledgers".to_owned(), Step::Wait(sentence.clone())));
+            }
+        }
+    }
+    steps
+}
+
+/// One cluster's entry, and a step of removing its rows there or why that cannot be tried.
+type Tried = (ImpSpec, Result<Removal, String>);
+
+/// Removes where it is planned, everywhere at once; in the order of the plans.
 async fn remove(
     context: &Context,
     object: &XmppFederation,
     owner: &Owner,
-) -> Result<Result<Removal, String>, reconcile::Error> {
-    let secrets = dereference::secrets(&context.client, owner, &object.spec).await?;
-    let valid = match validate::run(owner.clone(), &object.spec, &context.settings, &[]) {
-        Ok(valid) => valid,
-        Err(refusal) => return Ok(Err(reconcile::refused(refusal).1)),
+    former: &[Former],
+    steps: &[(String, Step)],
+) -> Result<Vec<Option<Tried>>, reconcile::Error> {
+    let names = dereference::secret_names(&object.spec, former);
+    let secrets = dereference::secrets(&context.client, owner, names).await?;
+    let resource = Resource {
+        owner,
+        component_ids: &[],
+        active: false,
+        live_owners: watch::known(context)
+            .iter()
+            .filter_map(ResourceExt::uid)
+            .collect(),
+        asked: Asked::default(),
     };
-    let live = watch::known(context)
-        .iter()
-        .filter_map(ResourceExt::uid)
-        .collect();
-    Ok(
-        match effects::desired(&valid, &secrets, &[], &Asked::default(), live) {
-            Ok(desired) => Ok(context.imp.remove(&desired).await),
-            Err(sentence) => Err(sentence),
-        },
-    )
+    let wanted = |imp: &ImpSpec| -> Result<Desired, String> {
+        let cluster = validate::former(imp)?;
+        effects::desired(&resource, &cluster, Place::default(), &secrets, &[])
+    };
+    let named = object.spec.imp.iter().map(|imp| Some((imp, wanted(imp))));
+    let others = former.iter().map(|former| {
+        let entry = former.entry.as_ref()?;
+        Some((entry, farewell::removal(&resource, former, &secrets)))
+    });
+    let tries = named
+        .chain(others)
+        .zip(steps)
+        .map(|(one, (_, step))| async move {
+            let (imp, desired) = one.filter(|_| *step == Step::Remove)?;
+            let outcome = match desired {
+                Ok(desired) => Ok(context.imp.remove(&desired).await),
+                Err(sentence) => Err(sentence),
+            };
+            Some((imp.clone(), outcome))
+        });
+    Ok(futures::future::join_all(tries).await)
 }
 
 #[cfg(test)]
@@ -338,7 +467,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::super::testing::spec_with;
     use super::*;
-    use crate::api::status::{ImpStatus, RegistrationStatus};
+    use crate::api::status::{HandledRequest, ImpStatus, RegistrationStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -367,6 +496,10 @@ mod tests {
         object
     }
 
+    fn entry(object: &XmppFederation) -> &ImpSpec {
+        object.spec.imp.first().unwrap()
+    }
+
     fn kind(step: &Step) -> &'static str {
         match step {
             Step::Release => "release",
@@ -390,7 +523,8 @@ mod tests {
         #[case] since: i64,
         #[case] expected: &str,
     ) {
-        assert_eq!(kind(&plan(&object(path, value, since), now())), expected);
+        let object = object(path, value, since);
+        assert_eq!(kind(&plan(&object, entry(&object), now())), expected);
     }
 
     #[test]
@@ -399,7 +533,7 @@ mod tests {
         object
             .annotations_mut()
             .insert(request::ABANDON_ROWS.to_owned(), "yes".to_owned());
-        let Step::GiveUp(sentence) = plan(&object, now()) else {
+        let Step::GiveUp(sentence) = plan(&object, entry(&object), now()) else {
             panic!("did not give up")
         };
         assert!(
@@ -428,8 +562,9 @@ mod tests {
             events: Vec::new(),
             requeue_after: Duration::ZERO,
         });
+        let object = object("", Value::Null, since);
         assert_eq!(
-            kind(&after(&object("", Value::Null, since), &outcome, now())),
+            kind(&after(&object, entry(&object), &outcome, now())),
             expected
         );
     }
@@ -442,8 +577,9 @@ mod tests {
         #[case] expected: &str,
     ) {
         let outcome = Err("Secret cups-axl does not exist".to_owned());
+        let object = object("", Value::Null, since);
         assert_eq!(
-            kind(&after(&object("", Value::Null, since), &outcome, now())),
+            kind(&after(&object, entry(&object), &outcome, now())),
             expected
         );
     }
@@ -452,6 +588,44 @@ mod tests {
     fn without_the_finalizer_nothing_can_be_left() {
         let mut object = object("", Value::Null, 0);
         object.metadata.finalizers = None;
-        assert_eq!(plan(&object, now()), Step::Release);
+        assert_eq!(plan(&object, entry(&object), now()), Step::Release);
+    }
+
+    #[rstest]
+    // One that waits keeps the resource, whatever the others say; given up is told with its name.
+    #[case(&[("a", Step::Release), ("b", Step::Release)], &Step::Release)]
+    #[case(&[("a", Step::Release), ("b", Step::Wait("no answer".to_owned()))], &Step::Wait("b: no answer".to_owned()))]
+    #[case(&[("a", Step::GiveUp("rows".to_owned())), ("b", Step::Wait("no answer".to_owned()))], &Step::Wait("b: no answer".to_owned()))]
+    #[case(&[("a", Step::GiveUp("rows".to_owned())), ("b", Step::Release)], &Step::GiveUp("a: rows".to_owned()))]
+    #[case(&[("a", Step::Wait("no answer".to_owned()))], &Step::Wait("no answer".to_owned()))]
+    fn of_several_clusters_the_last_one_releases_the_resource(
+        #[case] steps: &[(&str, Step)],
+        #[case] expected: &Step,
+    ) {
+        let steps = steps
+            .iter()
+            .map(|(name, step)| ((*name).to_owned(), step.clone()))
+            .collect();
+        assert_eq!(all(steps), *expected);
+    }
+
+    #[test]
+    fn a_value_that_gave_up_a_cluster_before_does_not_give_up_the_resource() {
+        let mut object = object("", Value::Null, 0);
+        object
+            .annotations_mut()
+            .insert(request::ABANDON_ROWS.to_owned(), "yes".to_owned());
+        assert!(abandons(&object));
+        let handled = HandledRequest {
+            annotation: request::ABANDON_ROWS.to_owned(),
+            value: "yes".to_owned(),
+        };
+        object
+            .status
+            .as_mut()
+            .unwrap()
+            .handled_requests
+            .push(handled);
+        assert!(!abandons(&object));
     }
 }

@@ -14,6 +14,7 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::{Error, Kind, call};
+use super::left::Former;
 use super::names::Owner;
 use crate::api::spec::XmppFederationSpec;
 use crate::edges;
@@ -128,11 +129,12 @@ pub struct Observed {
     pub pods: Vec<EdgePod>,
 }
 
-/// Names of the Secrets a spec refers to.
-pub fn secret_names(spec: &XmppFederationSpec) -> Vec<String> {
+/// Names of the Secrets a spec refers to, and those of clusters that it does not name any more.
+pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String> {
     let mut names: Vec<String> = spec
         .imp
         .iter()
+        .chain(former.iter().filter_map(|former| former.entry.as_ref()))
         .flat_map(|imp| {
             [
                 Some(imp.credentials_secret_ref.name.clone()),
@@ -173,10 +175,11 @@ pub async fn run(
     edges: &edges::Client,
     owner: &Owner,
     spec: &XmppFederationSpec,
+    former: &[Former],
 ) -> Result<Observed, Error> {
     let ((secrets, revocation_lists), (live, pods)) = try_join(
         try_join(
-            secrets(client, owner, spec),
+            secrets(client, owner, secret_names(spec, former)),
             revocation_lists(client, owner, spec),
         ),
         try_join(
@@ -203,13 +206,9 @@ async fn get(
     call(what, kind.api(client, &owner.namespace).get_opt(name)).await
 }
 
-/// The Secrets that the spec names.
-pub async fn secrets(
-    client: &Client,
-    owner: &Owner,
-    spec: &XmppFederationSpec,
-) -> Result<Secrets, Error> {
-    let reads = secret_names(spec).into_iter().map(|name| async move {
+/// The Secrets of these names.
+pub async fn secrets(client: &Client, owner: &Owner, names: Vec<String>) -> Result<Secrets, Error> {
+    let reads = names.into_iter().map(|name| async move {
         let found = get(client, Kind::Secret, owner, &name).await?;
         let read = found.map(|object| Read {
             version: SecretVersion {

@@ -12,15 +12,17 @@ use xmpp_federation_core::ComponentId;
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
 use super::control_center::{Commanded, ControlCenter, NotDone};
-use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
+use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Sibling, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
+use super::ledger::shelf::Shelf;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
 use super::ledger::{ActionRecord, Ledger, RestartAnswer};
-use super::observation::{Failure, Observation, Read, Seen};
+use super::left::rows_by_hand;
+use super::observation::{Barred, Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
 use super::report::{Event, Removal, Report, reasons};
 use super::timings::Timings;
@@ -31,11 +33,11 @@ const MAX_STEPS: usize = 24;
 
 /// All IM&P clusters of this operator.
 pub struct Imp {
-    store: Arc<dyn LedgerStore>,
     counter: Arc<dyn Counter>,
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
+    shelf: Shelf,
     timings: Timings,
     clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
     /// By publisher: the right to call it.
@@ -92,7 +94,7 @@ impl Imp {
     ) -> Self {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
-            store,
+            shelf: Shelf::new(store),
             counter: Arc::new(Uncounted),
             clock,
             resolver,
@@ -148,27 +150,16 @@ impl Imp {
         let cluster = self.cluster(desired);
         let mut cluster = cluster.lock().await;
         let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let barred = cluster.seen.barred.is_some();
         let claimed = ledger
             .and_then(|ledger| ledger.claimed_by_another(&desired.owner))
             .is_some();
         let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
-        let done = claimed || none_left;
-        let rows_left = match (ledger, cluster.seen.table) {
-            (Some(ledger), table) if !done => {
-                let table = table.map_or("xmpps2snodes", super::axl::Table::name);
-                ledger
-                    .rows
-                    .iter()
-                    .map(|(pkid, row)| {
-                        format!(
-                            "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
-                            row.component_id
-                        )
-                    })
-                    .collect()
-            }
+        let done = !barred && (claimed || none_left);
+        let rows_left = match ledger {
+            Some(ledger) if !done && !barred => rows_by_hand(ledger, cluster.seen.table),
             _ => Vec::new(),
         };
         let mut events = report.events;
@@ -247,11 +238,18 @@ impl Imp {
     }
 
     fn publisher_key(&self, name: &str) -> PublisherKey {
+        self.pkid_of(name)
+            .map_or_else(|| PublisherKey::Name(name.to_owned()), PublisherKey::Pkid)
+    }
+
+    /// The pkid of the publisher that answered at that name, to this process.
+    pub(super) fn pkid_of(&self, name: &str) -> Option<String> {
         let pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
-        pkids.get(name).map_or_else(
-            || PublisherKey::Name(name.to_owned()),
-            |pkid| PublisherKey::Pkid(pkid.clone()),
-        )
+        pkids.get(name).cloned()
+    }
+
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// Notes which publisher answers at that name.
@@ -359,15 +357,11 @@ impl Imp {
             .map(|node| node.pkid.to_string());
         let loaded = match publisher {
             Some(pkid) => {
-                let other = cluster
-                    .file
-                    .as_ref()
-                    .is_none_or(|file| file.ledger.publisher != pkid);
-                if other || cluster.ledger_error.is_some() {
-                    LedgerFile::load(&*self.store, &pkid).await.map(Some)
-                } else {
-                    Ok(None)
+                let newer = self.shelf.newer(&pkid, cluster.file.as_ref()).await;
+                if newer.is_ok() {
+                    cluster.ledger_error = None;
                 }
+                newer
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
@@ -391,10 +385,11 @@ impl Imp {
         let Some(file) = &mut cluster.file else {
             return;
         };
+        cluster.seen.barred = self.barred(&cluster.seen, &file.ledger, desired);
         let mut ledger = file.ledger.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
-            && let Err(error) = file.save(&*self.store, ledger).await
+            && let Err(error) = self.shelf.save(file, ledger).await
         {
             cluster.ledger_error = Some(error.to_string());
             return;
@@ -403,21 +398,36 @@ impl Imp {
     }
 
     async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
-        for name in self.store.names().await? {
-            let Some(publisher) = super::ledger::store::publisher_of(&name) else {
-                continue;
-            };
-            let file = LedgerFile::load(&*self.store, publisher).await?;
-            let ours = file
-                .ledger
-                .owner
+        let is_it = |ledger: &Ledger| match &desired.place.only {
+            Some(pkid) => ledger.publisher == *pkid,
+            None => ledger.known_as.contains(&desired.target.publisher),
+        };
+        let ours = |ledger: &Ledger| {
+            let owner = ledger.owner.as_ref();
+            owner.is_some_and(|owner| owner.uid == desired.owner.uid)
+        };
+        let mut files = self.shelf.all().await?.into_iter();
+        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+    }
+
+    /// Why nothing may be done at the publisher of this ledger.
+    fn barred(&self, seen: &Observation, ledger: &Ledger, desired: &Desired) -> Option<Barred> {
+        let place = &desired.place;
+        if seen.nodes.is_some()
+            && place
+                .only
                 .as_ref()
-                .is_some_and(|owner| owner.uid == desired.owner.uid);
-            if ours && file.ledger.known_as.contains(&desired.target.publisher) {
-                return Ok(Some(file));
-            }
+                .is_some_and(|pkid| *pkid != ledger.publisher)
+        {
+            return Some(Barred::Elsewhere(ledger.publisher.clone()));
         }
-        Ok(None)
+        let same = |sibling: &&Sibling| match self.pkid_of(&sibling.publisher) {
+            Some(pkid) => pkid == ledger.publisher,
+            // Not asked by this process yet; the ledger knows its names.
+            None => ledger.known_as.contains(&sibling.publisher),
+        };
+        let sibling = place.earlier.iter().find(same)?;
+        Some(Barred::SameAs(sibling.entry.clone()))
     }
 
     async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) {
@@ -810,7 +820,7 @@ impl Imp {
         };
         let mut ledger = file.ledger.clone();
         change(&mut ledger);
-        match file.save(&*self.store, ledger).await {
+        match self.shelf.save(file, ledger).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the ledger could not be written");

@@ -8,6 +8,7 @@
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
+//! - [`left`]: clusters that a resource's spec does not name any more
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`verdicts`]: what all of that means, in sentences
 //! - [`timings`]: how long things are waited for
@@ -28,6 +29,7 @@ pub mod effects;
 pub mod error;
 pub mod http;
 pub mod ledger;
+pub mod left;
 pub mod observation;
 pub mod pkid;
 pub mod registration;

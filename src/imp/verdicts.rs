@@ -8,9 +8,9 @@ use xmpp_federation_core::ComponentId;
 use super::axl::{AxlVersion, Table};
 use super::control_center::ImpFederation;
 use super::desired::{Activation, Desired, ServerTrust};
-use super::effects::{Act, Step, Why, federation_on};
+use super::effects::{Act, Step, Wait, Why, federation_on};
 use super::ledger::{Ledger, RowState};
-use super::observation::{Observation, Read};
+use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
 use super::report::{
     Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
@@ -45,16 +45,18 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         ledger,
         ..
     } = *input;
+    // What another resource or entry did there is told by that one.
+    let ours = ledger.filter(|_| !rests(input));
     Report {
         axl_authenticated: axl_authenticated(input),
         components_registered: components_registered(input),
         routers_in_sync: routers_in_sync(input),
-        imp_federation_off: imp_federation_off(seen),
+        imp_federation_off: imp_federation_off(input),
         progress: progress(input),
         axl_version: input.axl_version.map(|version| version.to_string()),
         table: seen.table.map(|table| table.to_string()),
         nodes: nodes(input),
-        registrations: ledger.map_or_else(Vec::new, |ledger| {
+        registrations: ours.map_or_else(Vec::new, |ledger| {
             ledger
                 .rows
                 .iter()
@@ -74,12 +76,24 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
                 sync: slot_sync(input, id),
             })
             .collect(),
-        handled_restart_token: ledger.and_then(|ledger| ledger.handled_restart_token.clone()),
-        recent_actions: ledger.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
+        handled_restart_token: ours.and_then(|ledger| ledger.handled_restart_token.clone()),
+        recent_actions: ours.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
         events,
         requeue_after,
+        barred: seen.barred.is_some(),
         wants_to_act: desired.hold_acts && matches!(input.step, Step::Act(_)),
     }
+}
+
+/// Whether another resource or entry has the cluster, so that only the node list is read.
+fn rests(input: &Input<'_>) -> bool {
+    matches!(
+        input.step,
+        Step::Wait(Wait {
+            why: Why::Claimed(_) | Why::Barred(_),
+            ..
+        })
+    )
 }
 
 fn axl_authenticated(input: &Input<'_>) -> Verdict {
@@ -124,7 +138,9 @@ fn axl_authenticated(input: &Input<'_>) -> Verdict {
         message += &names(reached.into_iter());
         message += " too";
     }
-    if !unreached.is_empty() {
+    if rests(input) {
+        message += "; nothing else is read there by this resource";
+    } else if !unreached.is_empty() {
         message += "; Control Center of ";
         message += &names(unreached.into_iter());
         message += " has not answered";
@@ -255,6 +271,18 @@ fn blocked(why: &Why) -> Option<Verdict> {
             reasons::CLAIMED,
             format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
+            ),
+        ),
+        Why::Barred(Barred::SameAs(entry)) => Verdict::no(
+            reasons::SAME_CLUSTER,
+            format!(
+                "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
+            ),
+        ),
+        Why::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
+            reasons::OTHER_CLUSTER,
+            format!(
+                "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
         Why::Blocked(Blocked::Foreign(rows)) => Verdict::no(
@@ -409,7 +437,14 @@ fn capitalized(text: &str) -> String {
     }
 }
 
-fn imp_federation_off(seen: &Observation) -> Verdict {
+fn imp_federation_off(input: &Input<'_>) -> Verdict {
+    let seen = input.seen;
+    if rests(input) {
+        return Verdict::unknown(
+            reasons::FEDERATION_UNKNOWN,
+            "Whoever has this IM&P cluster looks at its own XMPP federation",
+        );
+    }
     let on = federation_on(seen);
     if !on.is_empty() {
         return Verdict::no(
@@ -466,13 +501,15 @@ fn progress(input: &Input<'_>) -> Progress {
         }),
         Step::Wait(wait) => match &wait.why {
             Why::Settled => Progress::Done,
-            Why::Claimed(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
-                Progress::Stalled(
-                    blocked(&wait.why)
-                        .map(|verdict| verdict.message)
-                        .unwrap_or_default(),
-                )
-            }
+            Why::Claimed(_)
+            | Why::Barred(_)
+            | Why::Blocked(_)
+            | Why::FederationOn(_)
+            | Why::Vanished => Progress::Stalled(
+                blocked(&wait.why)
+                    .map(|verdict| verdict.message)
+                    .unwrap_or_default(),
+            ),
             Why::Restart(waiting) => match waiting.kind {
                 WaitKind::ByHand
                 | WaitKind::Refused

@@ -10,7 +10,7 @@ use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedIm
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
 use xmpp_federation_operator::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
+    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
 };
 use xmpp_federation_operator::imp::ledger::store::{LedgerStore, StoreError, Stored};
@@ -357,6 +357,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
         hold_acts: false,
+        place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),

@@ -3,11 +3,22 @@
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 
 use super::super::dereference::EdgePod;
+use super::super::effects::Looked;
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::imp::report::reasons;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+/// One verdict per cluster.
+pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
+    found
+        .imp
+        .iter()
+        .map(|looked| (looked.entry.clone(), of_one(found, looked)))
+        .collect()
+}
+
+fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
     let valid = found.valid;
     if !valid.active {
         return Verdict::unknown(
@@ -15,10 +26,16 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             "spec.activation is Prepared, so no link is opened",
         );
     }
-    if let Err(sentence) = &found.material.router {
+    if let Some(sentence) = found.material.router_missing(&looked.entry) {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
-    let nodes: Vec<&str> = match found.imp {
+    let nodes: Vec<&str> = match &looked.report {
+        Ok(report) if report.barred => {
+            return Verdict::unknown(
+                reasons::SAME_CLUSTER,
+                "no link is opened for it, see ComponentsRegistered",
+            );
+        }
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
@@ -27,11 +44,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     for (pod, status) in
         answering(&found.observed.pods).filter(|(p, _)| p.index < found.pods_allowed)
     {
-        for link in status
-            .links
-            .iter()
-            .filter(|l| l.router == valid.imp.spec.name)
-        {
+        for link in status.links.iter().filter(|l| l.router == looked.entry) {
             if link.state == LinkState::Up {
                 up += 1;
                 continue;

@@ -12,12 +12,14 @@ use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatu
 
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
-use super::super::material::{Dialback, Material};
+use super::super::effects::Looked;
+use super::super::material::{Dialback, Material, RouterSecret};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
+use crate::api::reasons::Reason;
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {
@@ -52,7 +54,15 @@ pub fn world(path: &str, value: Value) -> World {
             fresh: false,
         }),
         certificate: Err("no certificate".to_owned()),
-        router: Ok(SecretBytes::new(b"secret".to_vec())),
+        routers: valid
+            .imp
+            .iter()
+            .map(|imp| RouterSecret {
+                entry: imp.spec.name.clone(),
+                bytes: Some(SecretBytes::new(b"secret".to_vec())),
+                missing: None,
+            })
+            .collect(),
         others: Ok(()),
         brought: Vec::new(),
     };
@@ -104,6 +114,20 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         },
         pods: world.pods.clone(),
     };
+    let looked: Vec<Looked> = world
+        .valid
+        .imp
+        .iter()
+        .map(|imp| Looked {
+            entry: imp.spec.name.clone(),
+            report: Err(Verdict::no(
+                Reason::SecretMissing,
+                "Secret cups-axl does not exist",
+            )),
+            current: true,
+            failing: false,
+        })
+        .collect();
     let found = Found {
         valid: &world.valid,
         observed: &observed,
@@ -111,7 +135,8 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         desired: &world.desired,
         controller_changed: false,
         pods_allowed: world.valid.replicas,
-        imp: &Err("Secret cups-axl does not exist".to_owned()),
+        imp: &looked,
+        leaving: &[],
         records: &Err("no answer".to_owned()),
         addresses: &world.addresses,
         links: &Links::new(),

@@ -8,6 +8,7 @@
 pub mod intent;
 pub mod learn;
 pub mod logins;
+pub mod shelf;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,9 @@ pub struct Ledger {
     /// The resource that is active on the cluster.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// How that resource reaches the cluster, in the controller's words.
+    #[serde(default)]
+    pub reach: Option<String>,
     /// Our rows by pkid.
     #[serde(default)]
     pub rows: BTreeMap<Pkid, RowRecord>,
@@ -246,6 +250,7 @@ impl Ledger {
             publisher: publisher.into(),
             known_as: BTreeSet::new(),
             owner: None,
+            reach: None,
             rows: BTreeMap::new(),
             vanished: 0,
             readable: None,
