@@ -58,19 +58,76 @@ pub struct LinkStatus {
     /// The last failure as a sentence, kept until the link is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When this pod's link was up last; absent while it is up, and where it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_up: Option<LastUp>,
+    /// What the router returned since it last took something; absent: it takes what it is sent, or
+    /// was sent nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<Returned>,
+    /// Whole seconds since the router accepted the handshake, by a clock that does not jump;
+    /// absent while there is no link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_seconds: Option<u64>,
+    /// Profile Xcp: how the router announced this component over the link that is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announced>,
+}
+
+/// When a link was up last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastUp {
+    /// RFC 3339 time of the accepted handshake.
+    pub from: String,
+    /// RFC 3339 time of its end.
+    pub until: String,
+}
+
+/// Messages and requests that came back as stanza errors over the link that they were sent on,
+/// without a single other one being taken meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Returned {
+    /// RFC 3339 time of the first of them.
+    pub since: String,
+    /// Messages and requests that the router has processed since then.
+    pub sent: u64,
+    /// Of these, how many came back.
+    pub returned: u64,
+    /// The condition of all of them, a word of RFC 6120 section 8.3.3.
+    pub condition: String,
+    /// Whether that is more than single addressees who cannot be reached: the router takes nothing.
+    pub everything: bool,
+}
+
+/// What a router says of this edge's component (profile Xcp), out of the configuration that it
+/// read when it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Announced {
+    /// It is the way to foreign domains (`<default-gateway/>`).
+    pub gateway: bool,
+    /// Number of names in `<local-hosts>`.
+    pub local_hosts: usize,
+    /// RFC 3339 time at which it said so.
+    pub at: String,
 }
 
 /// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkState {
-    /// Dialling or in the handshake.
+    /// Dialling or in the handshake; with profile Xcp also waiting for the announcement.
     Connecting,
-    /// The handshake was accepted.
+    /// It carries stanzas.
     Up,
     /// No TCP connection: closed port or network.
     Unreachable,
     /// The router knows no such component id (it has not read its table since).
     UnknownComponent,
+    /// Profile Xcp: the handshake was accepted, but the router does not announce the component as
+    /// its gateway (it has not read its table since), so it would send nothing over the link.
+    NotGateway,
     /// The shared secret is wrong.
     WrongSecret,
     /// Any other failure.

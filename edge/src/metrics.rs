@@ -156,6 +156,8 @@ pub struct Metrics {
     outbound_queue_bytes: Gauge,
     outbound_domains: Gauge,
     link_state: Gauges<3>,
+    returned: Counters<1>,
+    link_returns: Gauges<2>,
 }
 
 impl Default for Metrics {
@@ -194,6 +196,8 @@ impl Default for Metrics {
             outbound_queue_bytes: Gauge::default(),
             outbound_domains: Gauge::default(),
             link_state: Family::default(),
+            returned: Family::default(),
+            link_returns: Family::default(),
         };
         metrics.register();
         let version = [label("version", env!("CARGO_PKG_VERSION"))];
@@ -243,6 +247,8 @@ impl Metrics {
             "outbound_queue_bytes": outbound_queue_bytes,
             "outbound_domains": outbound_domains,
             "link_state": link_state,
+            "stanzas_returned": returned,
+            "link_returns_everything": link_returns,
         );
     }
 
@@ -270,7 +276,12 @@ impl Metrics {
         let links = registry.links();
         // Nodes that are not configured any more must not be told of.
         self.link_state.clear();
+        self.link_returns.clear();
         for link in &links {
+            let everything = link.returned.as_ref().is_some_and(|r| r.everything);
+            self.link_returns
+                .get_or_create(&[named("router", &link.router), named("node", &link.node)])
+                .set(i64::from(everything));
             let labels = [
                 named("router", &link.router),
                 named("node", &link.node),
@@ -283,6 +294,7 @@ impl Metrics {
             LinkState::Up,
             LinkState::Unreachable,
             LinkState::UnknownComponent,
+            LinkState::NotGateway,
             LinkState::WrongSecret,
             LinkState::Failed,
         ] {
@@ -460,6 +472,13 @@ impl Metrics {
             .inc();
     }
 
+    /// A stanza came back from a router as an error; a word of RFC 6120 section 8.3.3.
+    pub fn returned(&self, condition: &'static str) {
+        self.returned
+            .get_or_create(&[label("condition", condition)])
+            .inc();
+    }
+
     /// A link attempt ended badly or a link broke; a [`LinkState`] in words.
     pub fn link_failed(&self, state: &'static str) {
         self.link_failures
@@ -475,6 +494,7 @@ pub const fn link_state(state: LinkState) -> &'static str {
         LinkState::Up => "up",
         LinkState::Unreachable => "unreachable",
         LinkState::UnknownComponent => "unknown-component",
+        LinkState::NotGateway => "not-gateway",
         LinkState::WrongSecret => "wrong-secret",
         LinkState::Failed => "failed",
     }

@@ -11,11 +11,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_status::{LinkState, LinkStatus, PartnerFailure, StreamCounts};
+use xmpp_federation_core::edge_status::{
+    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, StreamCounts,
+};
 
 use crate::config::Live;
 use crate::failures::{Attempt, DomainFailures, Failures};
 use crate::metrics::Direction;
+use crate::router::returned::Returned;
 use crate::trace::Tracers;
 
 /// Open streams, links and failing partners of one edge.
@@ -260,6 +263,9 @@ impl Drop for StreamGuard {
 #[derive(Debug)]
 pub struct LinkEntry {
     status: Mutex<LinkStatus>,
+    returned: Mutex<Returned>,
+    /// When the router accepted the handshake.
+    opened: Mutex<Option<Instant>>,
 }
 
 impl LinkEntry {
@@ -267,17 +273,53 @@ impl LinkEntry {
     pub fn set(&self, state: LinkState, reason: Option<String>) {
         let mut status = lock(&self.status);
         if status.state != state {
+            let until = jiff::Timestamp::now().to_string();
+            let from = std::mem::replace(&mut status.since, until.clone());
+            if status.state == LinkState::Up {
+                status.last_up = Some(LastUp { from, until });
+            } else if state == LinkState::Up {
+                status.last_up = None;
+            }
             status.state = state;
-            status.since = jiff::Timestamp::now().to_string();
+            // What a router did before says nothing about what it does now.
+            *lock(&self.returned) = Returned::default();
         }
         if reason.is_some() || state == LinkState::Up {
             status.reason = reason;
         }
     }
 
+    /// The router accepted the handshake; nothing is known of an announcement yet.
+    pub fn opened(&self) {
+        *lock(&self.opened) = Some(Instant::now());
+        lock(&self.status).announced = None;
+    }
+
+    /// The link is closed or broken, and what was announced over it is over.
+    pub fn closed(&self) {
+        *lock(&self.opened) = None;
+        lock(&self.status).announced = None;
+    }
+
+    /// Records how the router announced the component.
+    pub fn announced(&self, announced: Announced) {
+        lock(&self.status).announced = Some(announced);
+    }
+
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
-        lock(&self.status).clone()
+        let returned = lock(&self.returned).told(Instant::now());
+        let opened = *lock(&self.opened);
+        LinkStatus {
+            returned,
+            open_seconds: opened.map(|at| at.elapsed().as_secs()),
+            ..lock(&self.status).clone()
+        }
+    }
+
+    /// Notes what the router did with what it was sent.
+    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
+        note(&mut lock(&self.returned))
     }
 }
 
@@ -360,6 +402,8 @@ impl Registry {
     pub fn add_link(&self, status: LinkStatus) -> Arc<LinkEntry> {
         let entry = Arc::new(LinkEntry {
             status: Mutex::new(status),
+            returned: Mutex::default(),
+            opened: Mutex::new(None),
         });
         lock(&self.links).push(entry.clone());
         entry

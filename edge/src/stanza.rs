@@ -11,6 +11,16 @@ pub fn is_stanza(element: &Element, content_ns: &str) -> bool {
     element.ns() == content_ns && matches!(element.name(), "message" | "presence" | "iq")
 }
 
+/// Whether the stanza comes back as an error where nobody takes it: a message or a request.
+/// Presence is left out, which servers drop in silence (RFC 6121 section 8.5).
+pub fn wants_answer(element: &Element) -> bool {
+    match element.name() {
+        "message" => element.type_().as_deref() != Some("error"),
+        "iq" => matches!(element.type_().as_deref(), Some("get" | "set")),
+        _ => false,
+    }
+}
+
 /// The domain part of an address, as written (RFC 7622 section 3.1).
 pub fn domain_part(address: &str) -> &str {
     let bare = address.split_once('/').map_or(address, |(bare, _)| bare);

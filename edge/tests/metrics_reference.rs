@@ -108,6 +108,10 @@ fn everything() -> String {
         state: LinkState::Up,
         since: String::new(),
         reason: None,
+        last_up: None,
+        returned: None,
+        open_seconds: None,
+        announced: None,
     });
     let of = Direction::Inbound;
     metrics.connection_refused("total");
@@ -121,6 +125,7 @@ fn everything() -> String {
     metrics.stream_error(of, true, "host-unknown");
     metrics.resolved(None, "temporary", Duration::from_millis(1));
     metrics.link_failed("unreachable");
+    metrics.returned("item-not-found");
     metrics.configuration_refused(true);
     metrics.sasl(of, "success");
     metrics.proxy_header("v2");

@@ -4,7 +4,7 @@
 //! value with the sentence; and validation asks again, for objects that were stored under an older
 //! schema. Who implements a value removes its row.
 
-use super::spec::{Activation, Publish, RestartMode, RouterProfile, XmppFederationSpec};
+use super::spec::{Activation, Publish, RouterProfile, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {
@@ -94,13 +94,6 @@ pub const NOT_YET: &[NotYet] = &[
         rule: "self.profile == 'Component'",
         instead: "use Component",
         used: |s| s.imp.iter().any(|i| i.router.profile == RouterProfile::Xcp),
-    },
-    NotYet {
-        schema_path: &["imp", "[]", "restart"],
-        field: "spec.imp[].restart.mode Window",
-        rule: "self.mode != 'Window'",
-        instead: "use Automatic, or Manual and restart the routers yourself at a quiet hour",
-        used: |s| s.imp.iter().any(|i| i.restart.mode == RestartMode::Window),
     },
 ];
 

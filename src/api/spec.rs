@@ -859,10 +859,12 @@ pub enum RestartMode {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct WindowSpec {
-    /// Cron expression of its start.
+    /// Its start in five cron fields (minute, hour, day of month, month, day of week), on the clock
+    /// of timeZone. A fixed time that a change of the clock skips comes right behind the gap, one
+    /// that is repeated comes once; with a wildcard in minute or hour it follows the clock.
     #[schemars(length(min = 1, max = 128))]
     pub schedule: String,
-    /// How long it is open.
+    /// How long it is open, in elapsed time: 5m to 168h. A restart begun inside may end outside.
     pub duration: Duration,
     /// IANA time zone. Absent: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]

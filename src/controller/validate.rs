@@ -14,6 +14,7 @@ use super::names::Owner;
 use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
+use crate::imp::window::Window;
 
 /// What the operator itself adds to every resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub struct TlsTerms {
 pub struct Imp {
     /// The entry of the spec; its plain values are used as they are.
     pub spec: spec::ImpSpec,
+    /// When routers may be restarted, in mode Window.
+    pub window: Option<Window>,
     /// Which hosted domains it serves; empty: all.
     pub domains: Vec<Domain>,
     /// Port of the routers.
@@ -540,8 +543,27 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             )),
         }
     }
+    let window = entry.restart.window.as_ref().and_then(|window| {
+        let zone = window.time_zone.as_deref();
+        Window::new(&window.schedule, window.duration.get(), zone)
+            .map_err(|sentences| {
+                let at = format!("{field}.restart.window");
+                let sentences = sentences.into_iter().map(|said| format!("{at}.{said}"));
+                problems.0.extend(sentences);
+            })
+            .ok()
+    });
+    if window.is_none() && entry.restart.mode == spec::RestartMode::Window {
+        let missing = entry.restart.window.is_none();
+        problems.0.extend(missing.then(|| {
+            format!(
+                "{field}.restart.mode: Window needs restart.window; write its schedule and duration"
+            )
+        }));
+    }
     Imp {
         spec: entry.clone(),
+        window,
         domains,
         router_port: port(entry.router.port),
         addresses,
@@ -701,6 +723,10 @@ mod tests {
     #[case("/imp/0/domains", json!(["other.example"]), "add it there")]
     #[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
     #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
+    #[case("/imp/0/restart", json!({"mode": "Window"}), "spec.imp[main].restart.mode: Window needs restart.window")]
+    #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 30 2 *", "duration": "1h"}}), "spec.imp[main].restart.window.schedule: \"0 2 30 2 *\" never comes")]
+    #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "1m"}}), "spec.imp[main].restart.window.duration: 60 s is too short")]
+    #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "1h", "timeZone": "CEST"}}), "spec.imp[main].restart.window.timeZone: \"CEST\" is not")]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["lb"]}), "trustedSources[0]: \"lb\" is not a network")]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["0.0.0.0/0"]}), "proxyProtocol.trustedSources[0]: 0.0.0.0/0 is every address")]
     #[case("/tls", json!({"mode": "Disabled", "requireClientCertificates": true}), "tls.requireClientCertificates: true cannot hold with tls.mode Disabled")]
@@ -725,7 +751,6 @@ mod tests {
     #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
     #[case("/imp/0/router/profile", json!("Xcp"))]
-    #[case("/imp/0/restart", json!({"mode": "Window"}))]
     fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
         #[case] path: &str,
         #[case] value: Value,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use super::axl::AxlVersion;
+use super::window::Window;
 
 /// One IM&P cluster as one resource wants it.
 #[derive(Debug, Clone)]
@@ -202,10 +203,12 @@ pub struct RestartPolicy {
 }
 
 /// Who restarts routers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestartMode {
     /// The operator, as soon as the rules allow it.
     Automatic,
+    /// The operator, while this is open.
+    Window(Window),
     /// A human; the operator says which nodes and how.
     Manual,
 }
@@ -240,4 +243,7 @@ pub struct Link {
     pub component_id: ComponentId,
     /// Whether the router accepted the handshake and the link stands.
     pub up: bool,
+    /// While everything that is sent over the link comes back as an error: the condition it comes
+    /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
+    pub bouncing: Option<String>,
 }

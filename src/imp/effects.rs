@@ -416,12 +416,14 @@ fn next_poll(input: Input<'_>) -> Stamp {
     if seen.axl_failure.is_some() {
         // Counted already.
     } else if let Some(rows) = &seen.rows {
-        let wait = if seen.missing_since.is_empty() {
-            poll
-        } else {
-            seen.timings.confirm_missing
-        };
-        left = left.min(now.since(&rows.asked).left(wait));
+        if let Some(nodes) = &seen.nodes {
+            let last = later(rows.asked, nodes.asked);
+            left = left.min(now.since(&last).left(poll));
+        }
+        if !seen.missing_since.is_empty() {
+            let confirm = seen.timings.confirm_missing;
+            left = left.min(now.since(&rows.asked).left(confirm));
+        }
     }
     for node in seen.node_list() {
         if let Some(failure) = seen.control_center_failures.get(&node.name) {

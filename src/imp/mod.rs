@@ -11,7 +11,7 @@
 //! - [`left`]: clusters that a resource's spec does not name any more
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`verdicts`]: what all of that means, in sentences
-//! - [`timings`]: how long things are waited for
+//! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
@@ -38,6 +38,7 @@ pub mod restart;
 pub mod soap;
 pub mod timings;
 pub mod verdicts;
+pub mod window;
 
 pub use cluster::Imp;
 

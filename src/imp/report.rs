@@ -248,6 +248,7 @@ pub mod reasons {
         RESTART_OUTCOME_UNKNOWN = "RestartOutcomeUnknown": "A restart command may or may not have arrived.", "Look at the node; ask for another one with xmppfederation.io/restart-routers.";
         RESTART_HANGS = "RestartHangs": "A restart did not finish.", "Look at the node's services in Cisco Unified IM and Presence Serviceability.";
         MIN_INTERVAL = "MinInterval": "The node was restarted less than imp[].restart.minInterval ago.", "Wait, or ask with xmppfederation.io/restart-routers.";
+        RESTART_WINDOW = "WaitingForWindow": "Routers are restarted when the window of imp[].restart opens.", "Wait until the time in the message, or ask with xmppfederation.io/restart-routers.";
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";

@@ -417,6 +417,7 @@ fn restart_verdict(waiting: &Waiting) -> Verdict {
         WaitKind::Refused => reasons::RESTART_REFUSED,
         WaitKind::ByHand => reasons::RESTART_BY_HAND,
         WaitKind::MinInterval => reasons::MIN_INTERVAL,
+        WaitKind::Window => reasons::RESTART_WINDOW,
         WaitKind::NotHealthy => reasons::NODE_NOT_HEALTHY,
         WaitKind::Canary => reasons::CANARY,
         WaitKind::CallFailed => reasons::UNREACHABLE,

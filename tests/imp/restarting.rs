@@ -6,6 +6,7 @@ use testkit::imp::{FaultOptions, ImpConfig};
 use xmpp_federation_operator::imp::desired::RestartMode;
 use xmpp_federation_operator::imp::report::{Progress, SlotSync, Status, reasons};
 use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_operator::imp::window::Window;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 
@@ -263,4 +264,46 @@ async fn two_names_of_one_cluster_have_one_budget() {
             .count();
         assert!(within < 12, "{within} calls: {calls:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
+    let mut bench = Bench::start(quick()).await;
+    // It opens in about twelve hours.
+    let hour = (jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .hour()
+        + 12)
+        % 24;
+    let window = Window::new(&format!("0 {hour} * * *"), Duration::from_hours(1), None).unwrap();
+    bench.desired.restart.mode = RestartMode::Window(window);
+    let report = bench
+        .until(15, "waiting for the window", |r| {
+            r.routers_in_sync.reason == reasons::RESTART_WINDOW
+        })
+        .await;
+    for part in [
+        PUBLISHER,
+        SUBSCRIBER,
+        &format!("{hour:02}:00 UTC"),
+        "restart-routers",
+    ] {
+        assert!(
+            report.routers_in_sync.message.contains(part),
+            "{}",
+            report.routers_in_sync.message
+        );
+    }
+    assert!(
+        matches!(&report.progress, Progress::Reconciling(said) if said.contains("window")),
+        "{:?}",
+        report.progress
+    );
+    let calls = bench.sim.calls(0).len();
+    bench.keep_on(3.0).await;
+    assert_eq!(bench.restarts(), [0, 0]);
+    assert_eq!(bench.sim.calls(0).len(), calls, "waiting needs no calls");
+    bench.desired.requests.restart_routers = Some("now".into());
+    bench.until_ready(60).await;
+    assert_eq!(bench.restarts(), [1, 1]);
 }

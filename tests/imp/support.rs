@@ -257,6 +257,7 @@ impl Bench {
                 let loaded = node.router.loaded_ids;
                 wanted.clone().into_iter().map(move |id| Link {
                     up: started && loaded.contains(id.as_str()),
+                    bouncing: None,
                     node: name.clone(),
                     component_id: id,
                 })

@@ -25,6 +25,7 @@ use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
 use crate::stanza::is_stanza;
 use crate::stream::direct_tls::{self, Service};
+use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
 use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
@@ -312,11 +313,11 @@ impl<'a> Negotiation<'a> {
         server: Arc<rustls::ServerConfig>,
         addresses: &Addresses,
     ) -> Result<(), Failure> {
-        let session = rustls::ServerConnection::new(server).map_err(std::io::Error::other)?;
+        let session = TlsSession::server(server).map_err(std::io::Error::other)?;
         let Wire {
             transport, framer, ..
         } = &mut *self.wire;
-        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
+        if let Err(error) = transport.start_tls(session, framer.buffer()).await {
             let reason = format!("TLS handshake: {error}");
             // Who closes before the first byte has not tried.
             if transport.has_received() {

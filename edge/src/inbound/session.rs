@@ -26,7 +26,7 @@ use crate::outbound::connect::describe_tls;
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
-use crate::stanza::{DomainCache, domain_part, is_stanza};
+use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
 use crate::stream::direct_tls::Service;
 use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
@@ -437,6 +437,7 @@ impl Session {
             }
             element.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
             lane.builder.count += 1;
+            lane.builder.requests += usize::from(wants_answer(element));
             if let Some(rate) = &lane.rate
                 && self.closing.is_none()
             {

@@ -19,6 +19,7 @@ use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self, Service};
+use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Client, Kept, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
@@ -262,11 +263,11 @@ impl<'a> Opening<'a> {
                 "no TLS name for this domain",
             )
         })?;
-        let session = rustls::ClientConnection::new(config, name).map_err(std::io::Error::other)?;
+        let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
         let Wire {
             transport, framer, ..
         } = &mut self.wire;
-        if let Err(error) = transport.start_tls(session.into(), framer.buffer()).await {
+        if let Err(error) = transport.start_tls(session, framer.buffer()).await {
             self.edge.metrics.tls_failed(Direction::Outbound);
             return Err(
                 std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),

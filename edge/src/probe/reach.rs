@@ -15,6 +15,7 @@ use super::names::Target;
 use super::{Plan, Report};
 use crate::metrics::Direction;
 use crate::policy::PeerPolicy;
+use crate::stream::tls::TlsSession;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
 use crate::tls::{Verdict, server_name};
@@ -252,14 +253,14 @@ impl Plan {
         let failed = |detail: String| Failed("tls", detail, remedy);
         let name = server_name(&self.domain)
             .map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
-        let session = rustls::ClientConnection::new(client, name)
-            .map_err(|error| failed(error.to_string()))?;
+        let session =
+            TlsSession::client(client, name).map_err(|error| failed(error.to_string()))?;
         let started = Instant::now();
         let Wire {
             transport, framer, ..
         } = &mut *wire;
         transport
-            .start_tls(session.into(), framer.buffer())
+            .start_tls(session, framer.buffer())
             .await
             .map_err(|error| failed(format!("the handshake failed: {error}")))?;
         if let Some(tls) = transport.tls() {

@@ -1,5 +1,6 @@
 //! One link to one XCP router: dialling, the handshake (XEP-0114), dialling again.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ impl Link {
             };
             match established {
                 Ok(wire) => {
+                    self.entry.opened();
                     self.entry.set(LinkState::Up, None);
                     tracing::info!(
                         router = self.cluster.name,
@@ -101,6 +103,7 @@ impl Link {
                     );
                     let since = tokio::time::Instant::now();
                     let end = self.serve(wire, &mut mode, &stop).await;
+                    self.entry.closed();
                     if since.elapsed() >= LASTING {
                         backoff.reset();
                     }
@@ -145,6 +148,7 @@ impl Link {
         self.edge.metrics.link_failed(match down.state {
             LinkState::Unreachable => "unreachable",
             LinkState::UnknownComponent => "unknown-component",
+            LinkState::NotGateway => "not-gateway",
             LinkState::WrongSecret => "wrong-secret",
             LinkState::Connecting | LinkState::Up | LinkState::Failed => "failed",
         });
@@ -165,7 +169,10 @@ impl Link {
         let deadline = tokio::time::Instant::now() + ATTEMPT;
         let tcp = match timeout_at(deadline, self.connect()).await {
             Ok(connected) => connected?,
-            Err(_) => return Err(self.unreachable("no answer")),
+            Err(_) => {
+                let meaning = meaning(io::ErrorKind::TimedOut);
+                return Err(self.unreachable(&format!("no answer{meaning}")));
+            }
         };
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -193,7 +200,7 @@ impl Link {
         for address in found {
             match crate::resolve::connect::open(address).await {
                 Ok(tcp) => return Ok(tcp),
-                Err(error) => last = error.to_string(),
+                Err(error) => last = format!("{error}{}", meaning(error.kind())),
             }
         }
         Err(self.unreachable(&last))
@@ -284,12 +291,38 @@ impl Link {
                     "the XCP router of {node} refuses the shared secret; correct the router secret"
                 ),
             ),
+            Failure::Peer {
+                condition: StreamErrorCondition::Conflict,
+                ..
+            } => (
+                LinkState::Failed,
+                format!(
+                    "link to the XCP router of {node}: {failure}; somebody else is linked as {}: an earlier pod whose end the router has not noticed yet, or another edge with the same hostname",
+                    self.id
+                ),
+            ),
             other => (
                 LinkState::Failed,
                 format!("link to the XCP router of {node}: {other}"),
             ),
         };
         Down { state, reason }
+    }
+}
+
+/// What a failed attempt tells about the way there.
+const fn meaning(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => {
+            " (the host answers, but nothing listens on that port, or a firewall rejects it)"
+        }
+        io::ErrorKind::TimedOut => {
+            " (the host is down, or a firewall on the way drops what is sent to that port)"
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            " (there is no route to it)"
+        }
+        _ => "",
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Each cluster has one [`queue`]; the first link that is up takes from it, so what has not left
 //! goes over another link when one breaks. A [`link`] proves by pings to our own component id
-//! what the router has processed; what is unproven when it breaks is reported to its senders.
+//! what the router has processed; what is unproven when it breaks is reported to its senders. What
+//! comes back although the link is up is counted by [`returned`].
 
 pub mod link;
 pub mod queue;
+pub mod returned;
 mod serve;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +41,8 @@ pub enum Mode {
 pub struct Timing {
     /// A router that does not answer our ping for so long processes nothing; 20 s.
     pub echo: Duration,
-    /// A silent link is pinged this often, so that a dead router is noticed; 30 s.
+    /// A silent link is pinged this often, so that a router that is dead or cut off is noticed
+    /// within half a minute; 5 s.
     pub quiet: Duration,
     /// How long a stanza may wait for a link; 30 s.
     pub hold: Duration,
@@ -52,7 +55,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             echo: Duration::from_secs(20),
-            quiet: Duration::from_secs(30),
+            quiet: Duration::from_secs(5),
             hold: Duration::from_secs(30),
             handover: Duration::from_secs(2),
         }
@@ -301,6 +304,10 @@ impl Routers {
                     state: LinkState::Connecting,
                     since: jiff::Timestamp::now().to_string(),
                     reason: None,
+                    last_up: None,
+                    returned: None,
+                    open_seconds: None,
+                    announced: None,
                 };
                 let link = link::Link::new(
                     edge.clone(),

@@ -47,6 +47,8 @@ pub struct Batch {
     pub bytes: Bytes,
     /// Number of stanzas.
     pub count: usize,
+    /// Of these, how many would come back as an error where nobody takes them.
+    pub requests: usize,
     at: Instant,
 }
 
@@ -57,26 +59,31 @@ pub struct BatchBuilder {
     pub out: BytesMut,
     /// Number of stanzas appended.
     pub count: usize,
+    /// Of these, how many would come back as an error where nobody takes them.
+    pub requests: usize,
 }
 
 impl BatchBuilder {
     /// What was collected; `None` if nothing was.
     pub fn finish(&mut self) -> Option<Batch> {
         let count = std::mem::take(&mut self.count);
+        let requests = std::mem::take(&mut self.requests);
         (count > 0).then(|| Batch {
             bytes: self.out.split().freeze(),
             count,
+            requests,
             at: Instant::now(),
         })
     }
 }
 
 impl Batch {
-    /// A single stanza.
+    /// A single stanza that nobody answers, as an error.
     pub fn one(bytes: Bytes) -> Self {
         Self {
             bytes,
             count: 1,
+            requests: 0,
             at: Instant::now(),
         }
     }

@@ -14,6 +14,7 @@ use xmpp_federation_core::Domain;
 
 use super::link::Link;
 use super::queue::{Batch, Source};
+use super::returned::{Heard, condition};
 use super::{Mode, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
@@ -121,6 +122,8 @@ struct Up<'a> {
     wake: Arc<Notify>,
     window: VecDeque<Batch>,
     window_bytes: usize,
+    /// Messages and requests in the window.
+    unproven: usize,
     ping: Option<Ping>,
     /// Unpredictable part of ping ids: only the router's own echo counts.
     nonce: u64,
@@ -129,6 +132,8 @@ struct Up<'a> {
     lanes: Lanes,
     scratch: BytesMut,
     last_heard: Instant,
+    /// What this turn's stanzas say about the router.
+    heard: Option<Heard>,
     /// It is our turn, and the queue gives nothing before another link's proof or this time.
     turn_at: Option<Instant>,
     /// Another link takes what waits from now on; this one only proves what it wrote.
@@ -161,6 +166,7 @@ impl Link {
             wake: wake.clone(),
             window: VecDeque::new(),
             window_bytes: 0,
+            unproven: 0,
             ping: None,
             nonce: rand::random(),
             pings: 0,
@@ -168,6 +174,7 @@ impl Link {
             lanes: Lanes::default(),
             scratch: BytesMut::new(),
             last_heard: Instant::now(),
+            heard: None,
             turn_at: None,
             stepped_down: false,
             closing: None,
@@ -331,6 +338,7 @@ impl Up<'_> {
             let (mut count, mut size) = (0, 0);
             for batch in &batches {
                 count += batch.count;
+                self.unproven += batch.requests;
                 size += batch.bytes.len();
                 self.wire.transport.queue(batch.bytes.clone());
             }
@@ -378,6 +386,10 @@ impl Up<'_> {
         let taken = self.take_all(&live, &mut count, &mut size);
         // Also when the link fails: what was accepted before leaves.
         self.hand_over(&live);
+        if let Some(heard) = self.heard.take() {
+            let entry = &self.link.entry;
+            entry.returned(|returned| returned.heard(heard));
+        }
         if count > 0 {
             self.link
                 .edge
@@ -447,8 +459,15 @@ impl Up<'_> {
             return id.is_some_and(|id| id.starts_with(&format!("proof-{:016x}-", self.nonce)));
         };
         let proven = ping.covers.min(self.window.len());
+        let mut requests = 0;
         for batch in self.window.drain(..proven) {
             self.window_bytes = self.window_bytes.saturating_sub(batch.bytes.len());
+            requests += batch.requests;
+        }
+        if requests > 0 {
+            self.unproven = self.unproven.saturating_sub(requests);
+            let entry = &self.link.entry;
+            entry.returned(|returned| returned.processed(Instant::now(), requests));
         }
         if self.window.is_empty() {
             self.window = VecDeque::new();
@@ -481,6 +500,7 @@ impl Up<'_> {
                 Err(cause) => return self.refuse(live, element, cause),
             },
         };
+        self.hear(element);
         let limits = &live.config.limits;
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
         // One user's stanza must not break the link for all.
@@ -490,6 +510,31 @@ impl Up<'_> {
             return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
         self.lanes.append(lane, stanza);
+    }
+
+    /// What a stanza of a hosted user says about the router that passes it on.
+    fn hear(&mut self, element: &Element) {
+        let heard = Heard::of(element);
+        if heard != Heard::Returned {
+            self.heard = self.heard.max(Some(heard));
+            return;
+        }
+        let from = element.from();
+        let (condition, now, unproven) = (condition(element), Instant::now(), self.unproven);
+        let entry = &self.link.entry;
+        let news = entry.returned(|returned| {
+            let from = from.as_deref().unwrap_or_default();
+            returned.came_back(now, condition, from, unproven)
+        });
+        self.link.edge.metrics.returned(condition);
+        if news {
+            tracing::warn!(
+                router = self.link.cluster.name,
+                node = self.link.endpoint.name,
+                condition,
+                "the XCP router accepts the link but returns every message and request"
+            );
+        }
     }
 
     /// Whether a stanza may go from one address to the other; then it has a lane from now on.

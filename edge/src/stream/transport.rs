@@ -5,23 +5,26 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustls::Connection;
+use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::tls::TlsSession;
 use crate::metrics::Direction;
 use crate::registry::StreamEntry;
 use crate::trace::stream::StreamTrace;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
 const SCRATCH: usize = 64 * 1024;
+/// Room for a read behind an incomplete TLS record or handshake message, which may be 64 kB long.
+const LEAST_READ: usize = 16 * 1024;
 /// Slices given to one vectored write.
 const SLICES: usize = 32;
 
@@ -44,7 +47,7 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Transport {
     tcp: TcpStream,
-    tls: Option<Box<Connection>>,
+    tls: Option<Box<TlsSession>>,
     clear: VecDeque<Bytes>,
     received: bool,
     written: u64,
@@ -90,8 +93,8 @@ impl Transport {
     }
 
     /// The TLS session, for its parameters and the peer's certificates.
-    pub fn tls(&self) -> Option<&Connection> {
-        self.tls.as_deref()
+    pub fn tls(&self) -> Option<&CommonState> {
+        self.tls.as_deref().map(TlsSession::state)
     }
 
     /// Whether the peer ever sent anything.
@@ -101,7 +104,11 @@ impl Transport {
 
     /// Whether something that was queued has not been written yet.
     pub fn needs_flush(&self) -> bool {
-        !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+        !self.clear.is_empty()
+            || self
+                .tls
+                .as_ref()
+                .is_some_and(|tls| !tls.outgoing().is_empty())
     }
 
     /// Bytes given to the system so far, TLS's own included.
@@ -120,10 +127,7 @@ impl Transport {
             trace.sent(&bytes);
         }
         match &mut self.tls {
-            // Its buffer has no limit, so it takes everything.
-            Some(tls) => {
-                let _ = tls.writer().write_all(&bytes);
-            }
+            Some(tls) => tls.send(&bytes),
             None if bytes.is_empty() => {}
             None => self.clear.push_back(bytes),
         }
@@ -178,19 +182,12 @@ impl Transport {
         let Some(tls) = &mut self.tls else {
             return Poll::Ready(Ok(()));
         };
-        while tls.wants_write() {
-            match tls.write_tls(&mut PollWrite {
-                tcp: &mut self.tcp,
-                cx,
-            }) {
-                Ok(written) => {
-                    self.written += written as u64;
-                    if let Some(trace) = &self.trace {
-                        trace.moved(Direction::Outbound, written);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
+        while !tls.outgoing().is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, tls.outgoing()))?;
+            tls.written(written);
+            self.written += written as u64;
+            if let Some(trace) = &self.trace {
+                trace.moved(Direction::Outbound, written);
             }
         }
         Poll::Ready(Ok(()))
@@ -198,49 +195,43 @@ impl Transport {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<Turn>> {
         READ.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            // What a TLS record lacks is read right behind its beginning.
+            let kept = self.tls.as_ref().map_or(0, |tls| tls.incomplete().len());
+            if scratch.len() < kept + LEAST_READ {
+                scratch.resize(kept + LEAST_READ, 0);
+            }
+            let mut buffer = ReadBuf::new(scratch.get_mut(kept..).unwrap_or_default());
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
-            let mut received = buffer.filled();
+            let received = buffer.filled().len();
             if let Some(trace) = &mut self.trace {
-                if received.is_empty() {
+                if received == 0 {
                     trace.event(|| "the peer ended the connection".to_owned());
                 } else {
-                    trace.moved(Direction::Inbound, received.len());
+                    trace.moved(Direction::Inbound, received);
                 }
             }
-            if received.is_empty() {
+            if received == 0 {
                 self.ended = true;
                 return Poll::Ready(Ok(Turn::End));
             }
             self.received = true;
+            let filled = scratch.get_mut(..kept + received).unwrap_or_default();
             let Some(tls) = &mut self.tls else {
-                into.extend_from_slice(received);
+                into.extend_from_slice(filled);
                 return Poll::Ready(Ok(Turn::Read));
             };
-            let before = into.len();
-            while !received.is_empty() && !self.ended {
-                tls.read_tls(&mut received)?;
-                match tls.process_new_packets() {
-                    Ok(state) => self.ended = state.peer_has_closed(),
-                    Err(error) => {
-                        // The alert that tells the peer why; best effort.
-                        let _ = tls.write_tls(&mut PollWrite {
-                            tcp: &mut self.tcp,
-                            cx,
-                        });
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-                    }
-                }
-                let mut reader = tls.reader();
-                while let Ok(content) = reader.fill_buf() {
-                    let taken = content.len();
-                    if taken == 0 {
-                        break;
-                    }
-                    into.extend_from_slice(content);
-                    reader.consume(taken);
-                }
+            for (to, from) in filled.iter_mut().zip(tls.incomplete()) {
+                *to = *from;
             }
+            let before = into.len();
+            if let Err(error) = tls.receive(filled, into) {
+                // Best effort: the alert that tells the peer why.
+                if !tls.outgoing().is_empty() {
+                    let _ = Pin::new(&mut self.tcp).poll_write(cx, tls.outgoing());
+                }
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+            self.ended = tls.ended();
             let nothing = into.len() == before;
             Poll::Ready(Ok(if self.ended && nothing {
                 Turn::End
@@ -251,9 +242,9 @@ impl Transport {
     }
 
     /// Starts TLS and completes the handshake; content that came right behind it goes to `into`.
-    pub async fn start_tls(&mut self, mut tls: Connection, into: &mut BytesMut) -> io::Result<()> {
+    pub async fn start_tls(&mut self, mut tls: TlsSession, into: &mut BytesMut) -> io::Result<()> {
         self.flush().await?;
-        tls.set_buffer_limit(None);
+        tls.start().map_err(io::Error::other)?;
         self.tls = Some(Box::new(tls));
         let done = self.handshake(into).await;
         let tls = self.tls.as_deref();
@@ -267,7 +258,7 @@ impl Transport {
     }
 
     async fn handshake(&mut self, into: &mut BytesMut) -> io::Result<()> {
-        while self.needs_flush() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+        while self.needs_flush() || self.tls().is_some_and(CommonState::is_handshaking) {
             if self.turn(true, into).await? == Turn::End {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -278,7 +269,7 @@ impl Transport {
     /// Ends the writing direction: what is queued, TLS's own end, then TCP's.
     pub async fn finish_writing(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
+            tls.send_end();
         }
         self.flush().await?;
         self.tcp.shutdown().await
@@ -296,31 +287,5 @@ fn unacknowledged(tcp: &TcpStream) -> u64 {
         u64::try_from(bytes).unwrap_or(0)
     } else {
         0
-    }
-}
-
-/// Lets rustls write to a socket that is polled.
-struct PollWrite<'a, 'b> {
-    tcp: &'a mut TcpStream,
-    cx: &'a mut Context<'b>,
-}
-
-impl Write for PollWrite<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match Pin::new(&mut *self.tcp).poll_write(self.cx, bytes) {
-            Poll::Ready(done) => done,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match Pin::new(&mut *self.tcp).poll_write_vectored(self.cx, slices) {
-            Poll::Ready(done) => done,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Which of our certificates is shown: the one that covers the domain in question.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -38,12 +39,23 @@ pub(super) fn choose<'a>(
         .unwrap_or(0)
 }
 
+thread_local! {
+    static ASKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The name in the hello that this thread has answered last; once. The library's interface without
+/// buffers does not keep it.
+pub fn asked_name() -> Option<String> {
+    ASKED.take()
+}
+
 /// Answers SNI.
 #[derive(Debug)]
 pub(super) struct ByDomain(pub(super) Vec<(Arc<CertifiedKey>, ShownCertificate)>);
 
 impl ResolvesServerCert for ByDomain {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED.set(hello.server_name().map(ToOwned::to_owned));
         let asked = hello
             .server_name()
             .and_then(|name| Domain::parse(name).ok());

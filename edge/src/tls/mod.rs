@@ -16,7 +16,7 @@ pub mod memory;
 mod revocation;
 pub mod terms;
 
-pub use choice::ShownCertificate;
+pub use choice::{ShownCertificate, asked_name};
 pub use judge::Verdict;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};

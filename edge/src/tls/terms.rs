@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use rustls::Connection;
+use rustls::CommonState;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
@@ -50,7 +50,7 @@ pub fn no_tls(live: &Live, remote: Option<&Domain>) -> Refusal {
 pub fn check(
     live: &Live,
     memory: &PeerMemory,
-    tls: Option<&Connection>,
+    tls: Option<&CommonState>,
     kept: &Kept,
     remote: &Domain,
 ) -> Result<(), Refusal> {
@@ -69,7 +69,7 @@ pub fn check(
 /// Whether the certificate of a session proves a remote domain.
 pub fn certificate(
     live: &Live,
-    tls: &Connection,
+    tls: &CommonState,
     kept: &Kept,
     remote: &Domain,
 ) -> Result<(), Refusal> {

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use rustls::Connection;
+use rustls::CommonState;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use xmpp_federation_core::certificate::CertificateNames;
 
 use super::printable;
+use crate::stream::tls::TlsSession;
 
 /// Certificates of a chain that are described.
 const CHAIN: usize = 5;
@@ -16,29 +17,29 @@ const NAMES: usize = 8;
 const NAME: usize = 128;
 
 /// The version as people write it.
-pub fn version(tls: &Connection) -> &'static str {
+pub fn version(tls: &CommonState) -> &'static str {
     tls.protocol_version()
         .and_then(|version| version.as_str())
         .unwrap_or("TLS")
 }
 
 /// The cipher suite, by its registered name.
-pub fn cipher(tls: &Connection) -> &'static str {
+pub fn cipher(tls: &CommonState) -> &'static str {
     tls.negotiated_cipher_suite()
         .and_then(|suite| suite.suite().as_str())
         .unwrap_or("?")
 }
 
 /// What a completed handshake agreed on.
-pub(crate) fn session(tls: &Connection) -> String {
+pub(crate) fn session(session: &TlsSession) -> String {
+    let tls = session.state();
     let mut out = format!("TLS established: {} {}", version(tls), cipher(tls));
-    if let Connection::Server(server) = tls {
-        match server.server_name() {
-            Some(name) => {
-                let _ = write!(out, "; asked for {}", printable(name, NAME));
-            }
-            None => out.push_str("; asked for no name"),
+    match session.asked_name() {
+        Some(Some(name)) => {
+            let _ = write!(out, "; asked for {}", printable(name, NAME));
         }
+        Some(None) => out.push_str("; asked for no name"),
+        None => {}
     }
     let chain = tls.peer_certificates().unwrap_or_default();
     if chain.is_empty() {

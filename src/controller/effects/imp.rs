@@ -99,8 +99,14 @@ pub fn desired(
         restart: RestartPolicy {
             mode: match imp.restart.mode {
                 spec::RestartMode::Automatic => RestartMode::Automatic,
-                // Window is refused before; were it not, nothing would be restarted unasked.
-                spec::RestartMode::Manual | spec::RestartMode::Window => RestartMode::Manual,
+                spec::RestartMode::Manual => RestartMode::Manual,
+                // Without a window it is refused before; were it not, nothing would be restarted
+                // unasked.
+                spec::RestartMode::Window => valid
+                    .imp
+                    .window
+                    .clone()
+                    .map_or(RestartMode::Manual, RestartMode::Window),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -147,6 +153,7 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
+            bouncing: None,
         })
         .collect()
 }

@@ -99,6 +99,16 @@ fn describe(pod: &EdgePod, link: &LinkStatus) -> String {
         LinkState::Unreachable => {
             "check port and firewall; what arrives there shows `utils network capture eth0 file axl_inject.pcap count 1000000 size all` on that node"
         }
+        LinkState::NotGateway => {
+            return format!(
+                "{node} accepts the link of pod {} at {} since {}, but its Cisco XCP Router does not know the component id {} as a gateway yet ({reason}), so stanzas for partners bounce there: it reads its table only when it starts and needs a restart after the row was written, see RoutersInSync",
+                pod.name,
+                link.address,
+                link.since,
+                link.component_id,
+                node = link.node,
+            );
+        }
         LinkState::WrongSecret => "correct the Secret of spec.imp[].router.secretRef",
         LinkState::Connecting => "wait for the handshake",
         LinkState::Up | LinkState::Failed => "read the pod's log",
@@ -120,6 +130,11 @@ mod tests {
 
     #[rstest]
     #[case(LinkState::UnknownComponent, "see RoutersInSync")]
+    #[case(
+        LinkState::NotGateway,
+        "needs a restart after the row was written, see RoutersInSync"
+    )]
+    #[case(LinkState::NotGateway, "since 2023-11-14T22:13:20Z")]
     #[case(
         LinkState::Unreachable,
         "utils network capture eth0 file axl_inject.pcap count 1000000 size all"

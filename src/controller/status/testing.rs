@@ -40,6 +40,10 @@ pub fn link(state: LinkState) -> LinkStatus {
         state,
         since: "2023-11-14T22:13:20Z".to_owned(),
         reason: None,
+        last_up: None,
+        returned: None,
+        open_seconds: None,
+        announced: None,
     }
 }
 

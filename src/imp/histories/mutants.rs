@@ -12,7 +12,7 @@ use crate::imp::clock::Stamp;
 use crate::imp::control_center::ServiceState;
 use crate::imp::desired::{Desired, RestartMode};
 use crate::imp::effects::{Input, Step, plan};
-use crate::imp::ledger::{Ledger, RestartAnswer};
+use crate::imp::ledger::{Ledger, NodeRecord, RestartAnswer};
 use crate::imp::observation::Observation;
 use crate::imp::timings::Timings;
 
@@ -40,6 +40,9 @@ pub enum Mutant {
     ForgetsServedRequests,
     ForgetsMaintenance,
     ForgetsTheMode,
+    ForgetsTheWindow,
+    /// Goes on with a round that began inside.
+    ForgetsThatTheWindowCloses,
     ClaimsWhatItCommanded,
     TrustsARestoredLedger,
     AdoptsUnasked,
@@ -88,7 +91,21 @@ impl Mutant {
             }
             Self::UsesOldLooks => seen.timings.fresh = std::time::Duration::from_mins(10),
             Self::ForgetsMaintenance => desired.maintenance = false,
-            Self::ForgetsTheMode => desired.restart.mode = RestartMode::Automatic,
+            Self::ForgetsTheMode if desired.restart.mode == RestartMode::Manual => {
+                desired.restart.mode = RestartMode::Automatic;
+            }
+            Self::ForgetsTheWindow if desired.restart.mode != RestartMode::Manual => {
+                desired.restart.mode = RestartMode::Automatic;
+            }
+            Self::ForgetsThatTheWindowCloses if desired.restart.mode != RestartMode::Manual => {
+                let begun = |record: &NodeRecord| record.last_restart.is_some();
+                if ledger
+                    .as_ref()
+                    .is_some_and(|ledger| ledger.nodes.values().any(begun))
+                {
+                    desired.restart.mode = RestartMode::Automatic;
+                }
+            }
             Self::AdoptsUnasked => desired.requests.adopt_rows = Some("x".into()),
             Self::ForgetsTheBudget => seen.control_center_calls.clear(),
             _ => {}
@@ -176,6 +193,8 @@ fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
 #[case(Mutant::ForgetsServedRequests, "2(a)", false)]
 #[case(Mutant::ForgetsMaintenance, "2(d)", false)]
 #[case(Mutant::ForgetsTheMode, "2(d)", false)]
+#[case(Mutant::ForgetsTheWindow, "2(d)", false)]
+#[case(Mutant::ForgetsThatTheWindowCloses, "2(d)", false)]
 #[case(Mutant::ClaimsWhatItCommanded, "3", false)]
 #[case(Mutant::TrustsARestoredLedger, "3", true)]
 #[case(Mutant::AdoptsUnasked, "4", true)]

@@ -1,5 +1,7 @@
 //! What can happen.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::operator::Actor;
@@ -8,6 +10,7 @@ use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{Activation, RestartMode};
 use crate::imp::pkid::Pkid;
 use crate::imp::timings::Timings;
+use crate::imp::window::Window;
 
 /// What goes wrong with the next call that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,7 @@ pub enum Op {
     AddSlot,
     Rename,
     Activation(Activation),
-    Mode(RestartMode),
+    Mode(Mode),
     Maintenance(bool),
     Federation(ImpFederation),
     /// Somebody deletes a row of ours.
@@ -58,6 +61,31 @@ pub enum Op {
     Adopt,
     /// The first time: a backup is made.
     RestoreLedger,
+}
+
+/// [`RestartMode`], with one window for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Automatic,
+    Window,
+    Manual,
+}
+
+/// A window opens every so often, for so long; the world counts it in seconds.
+pub const WINDOW_EVERY_S: i64 = 7_200;
+pub const WINDOW_OPEN_S: i64 = 1_800;
+
+impl From<Mode> for RestartMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Automatic => Self::Automatic,
+            Mode::Manual => Self::Manual,
+            Mode::Window => {
+                let open = Duration::from_secs(WINDOW_OPEN_S as u64);
+                Self::Window(Window::new("0 */2 * * *", open, None).unwrap())
+            }
+        }
+    }
 }
 
 /// What a history starts from.
@@ -117,7 +145,7 @@ impl World {
             }
             Op::Rename => self.rename(),
             Op::Activation(activation) => self.desired[0].activation = activation,
-            Op::Mode(mode) => self.desired[0].restart.mode = mode,
+            Op::Mode(mode) => self.desired[0].restart.mode = mode.into(),
             Op::Maintenance(on) => self.desired[0].maintenance = on,
             Op::Federation(state) => self.federate(state),
             Op::RowVanishes => {
@@ -186,7 +214,7 @@ pub fn ops() -> impl Strategy<Value = Op> {
         1 => Just(Op::Rename),
         1 => prop_oneof![1 => Just(Activation::Prepared), 3 => Just(Activation::Active)]
             .prop_map(Op::Activation),
-        1 => prop_oneof![1 => Just(RestartMode::Manual), 3 => Just(RestartMode::Automatic)]
+        2 => prop_oneof![1 => Just(Mode::Manual), 2 => Just(Mode::Automatic), 3 => Just(Mode::Window)]
             .prop_map(Op::Mode),
         1 => prop_oneof![1 => Just(true), 3 => Just(false)].prop_map(Op::Maintenance),
         1 => prop_oneof![1 => Just(ImpFederation::On), 2 => Just(ImpFederation::Off)]

@@ -217,6 +217,7 @@ impl World {
         let current = self.store.is_current(expected);
         if actor.resource == 0 && current {
             self.check_proof(&ledger);
+            self.served(&ledger);
         }
         let changed = ledger != before;
         if changed && current && before.federation_was_on && !ledger.federation_was_on {
@@ -436,7 +437,7 @@ impl World {
         if !unwritten && !self.record(actor, intent) {
             return true;
         }
-        self.check_command(actor.resource, node, reason);
+        self.check_command(actor, node, reason);
         let carried_out = !matches!(fault, Fault::Refused | Fault::NotDone);
         if carried_out {
             self.commanded(node);
@@ -496,7 +497,10 @@ impl World {
         let desired = &mut self.desired[0];
         desired.activation = Activation::Active;
         desired.maintenance = false;
-        desired.restart.mode = RestartMode::Automatic;
+        // In a window everything ends in sync too, later.
+        if desired.restart.mode == RestartMode::Manual {
+            desired.restart.mode = RestartMode::Automatic;
+        }
         let actor = Actor {
             process: self.leader,
             resource: 0,

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 
 use super::mutants::Mutant;
-use super::operations::{Op, Setup, ops, ops_that_forget, setups};
+use super::operations::{Fault, Op, Setup, ops, ops_that_forget, setups};
+use super::operator::Actor;
 use super::world::{NAMES, World};
 use crate::imp::effects::Why;
 
@@ -106,4 +107,27 @@ fn every_history_keeps_the_rules_and_ends_in_sync() {
 #[test]
 fn lost_and_restored_ledgers_keep_the_rules_too() {
     check(ops_that_forget(), settled);
+}
+
+#[test]
+fn in_order_it_sleeps_from_poll_to_poll() {
+    let mut world = World::new(Setup {
+        lag_ms: 0,
+        min_interval_ms: 0,
+        skew_ms: 0,
+    });
+    assert_eq!(world.settle(), Why::Settled);
+    let leader = Actor {
+        process: world.leader,
+        resource: 0,
+    };
+    let (from_ms, mut reconciles) = (world.now_ms, 0);
+    while world.now_ms < from_ms + 3 * 3_600_000 {
+        if let Some(wait) = world.reconcile(leader, Fault::None) {
+            world.wait_or_answer(leader, &wait);
+        }
+        reconciles += 1;
+    }
+    // Rows and two nodes, each at its own time, 36 times.
+    assert!(reconciles <= 4 * 36, "{reconciles}");
 }

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use xmpp_federation_core::ComponentId;
 
 use super::mutants::Mutant;
-use super::operations::Setup;
-use super::operator::{self, Process};
+use super::operations::{Setup, WINDOW_EVERY_S, WINDOW_OPEN_S};
+use super::operator::{self, Actor, Process};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{Activation, Desired, Link, RestartMode};
-use crate::imp::ledger::Ledger;
+use crate::imp::ledger::{Ledger, Round, RoundCause};
 use crate::imp::observation::Services;
 use crate::imp::pkid::Pkid;
 use crate::imp::timings::Timings;
@@ -61,6 +61,8 @@ pub struct Router {
     commands: Vec<Command>,
     /// Commands since the last cause.
     since_cause: u32,
+    /// A human asked for a restart of it, and neither a command nor a start has come of it yet.
+    asked: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -371,6 +373,7 @@ impl World {
                     node: (*name).to_owned(),
                     component_id: id.clone(),
                     up,
+                    bouncing: None,
                 });
             }
         }
@@ -404,6 +407,7 @@ impl World {
         self.desired[0].requests.restart_routers = Some(format!("t{}", self.tokens));
         self.cause();
         for router in &mut self.routers {
+            router.asked = true;
             for command in &mut router.commands {
                 command.human_since = true;
             }
@@ -482,6 +486,7 @@ impl World {
         let at_ms = self.now_ms;
         let router = &mut self.routers[node];
         router.since_cause += 1;
+        router.asked = false;
         router.commands.push(Command {
             at_ms,
             told: false,
@@ -496,6 +501,19 @@ impl World {
     pub fn told(&mut self, node: usize) {
         if let Some(command) = self.routers[node].commands.last_mut() {
             command.told = true;
+        }
+    }
+
+    /// The request that was made last is known to be served where nothing of it is pending.
+    pub fn served(&mut self, ledger: &Ledger) {
+        if ledger.handled_restart_token != self.desired[0].requests.restart_routers {
+            return;
+        }
+        for (router, name) in self.routers.iter_mut().zip(NAMES) {
+            let pending = |round: &Round| {
+                matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(name)
+            };
+            router.asked &= ledger.rounds.iter().any(pending);
         }
     }
 
@@ -517,7 +535,8 @@ impl World {
     }
 
     /// Rules 2 (a) to (g), against what really is and what can be known.
-    pub fn check_command(&mut self, resource: usize, node: usize, reason: &str) {
+    pub fn check_command(&mut self, actor: Actor, node: usize, reason: &str) {
+        let resource = actor.resource;
         let timings = Timings::default();
         let latest_ms = timings.latest_arrival.as_millis() as u64;
         let fresh_ms = timings.fresh.as_millis() as u64 + SLACK_MS;
@@ -555,7 +574,7 @@ impl World {
                 format!("{} is not back ({down:?}): {reason}", 1 - node),
             );
         }
-        if desired.restart.mode != RestartMode::Automatic
+        if !self.mode_allows(actor, node)
             || desired.maintenance
             || desired.activation != Activation::Active
         {
@@ -588,6 +607,19 @@ impl World {
         }
         if !self.link_worked && self.first_node.is_some_and(|first| first != node) {
             self.violate("2(g)", format!("{node} before the first one's link worked"));
+        }
+    }
+
+    /// Whether mode and window let this operator restart that node now, by its own wall clock.
+    fn mode_allows(&self, actor: Actor, node: usize) -> bool {
+        match self.desired[0].restart.mode {
+            RestartMode::Automatic => true,
+            RestartMode::Manual => false,
+            RestartMode::Window(_) => {
+                let wall_s = self.stamp(actor.process).wall.as_second();
+                let open = wall_s.rem_euclid(WINDOW_EVERY_S) < WINDOW_OPEN_S;
+                open || self.routers[node].asked
+            }
         }
     }
 

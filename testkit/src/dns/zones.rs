@@ -229,7 +229,12 @@ impl Zones {
             }
             let soa = self.soa(origin);
             // A name with records below it exists, even when it has none itself (RFC 8020).
-            let exists = self.sets.keys().any(|(known, _)| name.zone_of(known));
+            // In canonical order (RFC 4034, 6.1) what lies below a name follows it directly.
+            let exists = self
+                .sets
+                .range((name.clone(), RecordType::from(0))..)
+                .next()
+                .is_some_and(|((known, _), _)| name.zone_of(known));
             return if exists {
                 Found::NoData(answer, soa)
             } else {

@@ -1,0 +1,482 @@
+//! One TLS session that holds no memory for records while it is idle: the library's interface
+//! without buffers. What came in stands in the caller's memory; only an incomplete record is kept.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+
+use crate::tls::asked_name;
+
+/// What a record adds to its content at most: header, nonce or type, and tag.
+const OVERHEAD: usize = 64;
+/// Content of a record (RFC 8446 section 5.1).
+const RECORD: usize = 16 * 1024;
+
+/// A session in one of the two roles.
+pub struct TlsSession {
+    side: Side,
+    asked: Option<String>,
+    incomplete: Vec<u8>,
+    outgoing: BytesMut,
+    ended: bool,
+    failed: bool,
+}
+
+enum Side {
+    Client(UnbufferedClientConnection),
+    Server(UnbufferedServerConnection),
+}
+
+/// What is to be sent when the session can.
+#[derive(Clone, Copy)]
+enum Say<'a> {
+    Nothing,
+    Content(&'a [u8]),
+    End,
+}
+
+/// What one step of the session asks for.
+enum Next {
+    Again,
+    Ended,
+    Idle,
+}
+
+impl TlsSession {
+    /// On a connection that we open; `name` goes into SNI.
+    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
+        UnbufferedClientConnection::new(config, name).map(|side| Self::new(Side::Client(side)))
+    }
+
+    /// On a connection that a peer opened.
+    pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        UnbufferedServerConnection::new(config).map(|side| Self::new(Side::Server(side)))
+    }
+
+    fn new(side: Side) -> Self {
+        Self {
+            side,
+            asked: None,
+            incomplete: Vec::new(),
+            outgoing: BytesMut::new(),
+            ended: false,
+            failed: false,
+        }
+    }
+
+    /// Version, cipher suite, certificates.
+    pub fn state(&self) -> &CommonState {
+        match &self.side {
+            Side::Client(side) => side,
+            Side::Server(side) => side,
+        }
+    }
+
+    /// For the server's role: the name that the peer asked for by SNI.
+    pub fn asked_name(&self) -> Option<Option<&str>> {
+        matches!(self.side, Side::Server(_)).then_some(self.asked.as_deref())
+    }
+
+    /// Whether the peer said that it sends no more.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Records that are to be written.
+    pub fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
+    /// So many bytes of [`TlsSession::outgoing`] were written.
+    pub fn written(&mut self, bytes: usize) {
+        self.outgoing.advance(bytes.min(self.outgoing.len()));
+        if self.outgoing.is_empty() {
+            self.outgoing = BytesMut::new();
+        }
+    }
+
+    /// Starts the handshake in the client's role.
+    pub fn start(&mut self) -> Result<(), Error> {
+        self.go_on(Say::Nothing)
+    }
+
+    /// Bytes kept for a record or message that is not complete; they belong before the next ones.
+    pub fn incomplete(&self) -> &[u8] {
+        &self.incomplete
+    }
+
+    /// Takes in what came: [`TlsSession::incomplete`], then new bytes. Content goes to `into`. After
+    /// an error an alert may be left to be written, and nothing else is done any more.
+    pub fn receive(&mut self, records: &mut [u8], into: &mut BytesMut) -> Result<(), Error> {
+        let (used, done) = self.advance(records, Say::Nothing, into);
+        let rest = records.get_mut(used..).unwrap_or_default();
+        if done.is_err() {
+            self.take_alert(rest);
+        }
+        self.incomplete = rest.to_vec();
+        done
+    }
+
+    /// Encrypts content; without effect before the handshake is over and after an error.
+    pub fn send(&mut self, content: &[u8]) {
+        if !content.is_empty() {
+            let _ = self.go_on(Say::Content(content));
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn send_end(&mut self) {
+        let _ = self.go_on(Say::End);
+    }
+
+    /// Goes on with what is there. The library wants to see what it has not used up at every call.
+    fn go_on(&mut self, say: Say<'_>) -> Result<(), Error> {
+        let mut records = std::mem::take(&mut self.incomplete);
+        let (used, done) = self.advance(&mut records, say, &mut BytesMut::new());
+        records.drain(..used.min(records.len()));
+        self.incomplete = records;
+        done
+    }
+
+    /// Goes on until the session needs more bytes; how many of them are used up.
+    fn advance(
+        &mut self,
+        records: &mut [u8],
+        say: Say<'_>,
+        into: &mut BytesMut,
+    ) -> (usize, Result<(), Error>) {
+        let mut used = 0;
+        while !self.failed {
+            let rest = records.get_mut(used..).unwrap_or_default();
+            let (discard, next) = self.step(rest, say, into);
+            used += discard;
+            match next {
+                Ok(Next::Again) => {}
+                Ok(Next::Ended) => self.ended = true,
+                Ok(Next::Idle) => break,
+                Err(error) => {
+                    self.failed = true;
+                    return (used, Err(error));
+                }
+            }
+        }
+        (used, Ok(()))
+    }
+
+    fn step(
+        &mut self,
+        records: &mut [u8],
+        say: Say<'_>,
+        into: &mut BytesMut,
+    ) -> (usize, Result<Next, Error>) {
+        match &mut self.side {
+            Side::Client(side) => {
+                let status = side.process_tls_records(records);
+                step(status, &mut self.outgoing, say, into)
+            }
+            Side::Server(side) => {
+                let handshaking = side.is_handshaking();
+                let status = side.process_tls_records(records);
+                if handshaking && let Some(name) = asked_name() {
+                    self.asked = Some(name);
+                }
+                step(status, &mut self.outgoing, say, into)
+            }
+        }
+    }
+
+    /// What the library still has to say after an error; it does not look at any bytes again.
+    fn take_alert(&mut self, records: &mut [u8]) {
+        while self.state().wants_write() {
+            if self
+                .step(records, Say::Nothing, &mut BytesMut::new())
+                .1
+                .is_err()
+            {
+                break;
+            }
+        }
+    }
+}
+
+/// One step; the bytes to discard, and how it goes on.
+fn step<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    outgoing: &mut BytesMut,
+    say: Say<'_>,
+    into: &mut BytesMut,
+) -> (usize, Result<Next, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let next = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                None => break Ok(Next::Again),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    into.extend_from_slice(record.payload);
+                }
+            }
+        },
+        Ok(ConnectionState::EncodeTlsData(mut data)) => put(outgoing, 1024, |room| {
+            data.encode(room).map_err(|error| match error {
+                EncodeError::InsufficientSize(size) => Some(size),
+                EncodeError::AlreadyEncoded => None,
+            })
+        })
+        .map(|()| Next::Again),
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            // It stands in what is to be written, and order is kept there.
+            data.done();
+            Ok(Next::Again)
+        }
+        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+            let size = |error| match error {
+                EncryptError::InsufficientSize(size) => Some(size),
+                EncryptError::EncryptExhausted => None,
+            };
+            match say {
+                Say::Nothing => Ok(()),
+                Say::Content(content) => {
+                    let records = content.len() / RECORD + 1;
+                    put(outgoing, content.len() + records * OVERHEAD, |room| {
+                        traffic.encrypt(content, room).map_err(size)
+                    })
+                }
+                Say::End => put(outgoing, OVERHEAD, |room| {
+                    traffic.queue_close_notify(room).map_err(size)
+                }),
+            }
+            .map(|()| Next::Idle)
+        }
+        Ok(ConnectionState::PeerClosed) => Ok(Next::Ended),
+        Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Ok(Next::Idle),
+        // Early data is never agreed on.
+        Ok(_) => Err(Error::General("an unexpected state of TLS".to_owned())),
+    };
+    (discard, next)
+}
+
+/// Appends what `write` puts into room of about that size, or of the size that it names.
+fn put(
+    outgoing: &mut BytesMut,
+    size: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
+) -> Result<(), Error> {
+    let start = outgoing.len();
+    let mut size = size;
+    // The second time it has the room that was asked for.
+    for _ in 0..2 {
+        outgoing.resize(start + size, 0);
+        let done = write(outgoing.get_mut(start..).unwrap_or_default());
+        outgoing.truncate(start + *done.as_ref().unwrap_or(&0));
+        match done {
+            Ok(_) => return Ok(()),
+            Err(Some(more)) => size = more.required_size,
+            Err(None) => break,
+        }
+    }
+    Err(Error::EncryptError)
+}
+
+impl fmt::Debug for TlsSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.side {
+            Side::Client(_) => "client",
+            Side::Server(_) => "server",
+        };
+        write!(f, "TlsSession({role})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::generate_simple_self_signed;
+    use rstest::rstest;
+    use rustls::SupportedProtocolVersion;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::version::{TLS12, TLS13};
+
+    type Configs = (Arc<ServerConfig>, Arc<ClientConfig>);
+
+    fn configs(version: &'static SupportedProtocolVersion) -> Configs {
+        let made = generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+        let der = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der.clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots.clone()),
+            provider.clone(),
+        );
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            .with_single_cert(vec![der], key)
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (Arc::new(server), Arc::new(client))
+    }
+
+    fn pair((server, client): &Configs) -> [TlsSession; 2] {
+        let name = ServerName::try_from("coluc.com").unwrap();
+        let mut client = TlsSession::client(client.clone(), name).unwrap();
+        client.start().unwrap();
+        [client, TlsSession::server(server.clone()).unwrap()]
+    }
+
+    /// Carries bytes to and fro in pieces of these sizes until nothing is left to carry; `spoil`
+    /// changes the byte at that place of all that is carried.
+    fn carry(
+        sessions: &mut [TlsSession; 2],
+        sizes: &[usize],
+        mut spoil: Option<(usize, u8)>,
+        heard: &mut [BytesMut; 2],
+    ) -> Result<(), Error> {
+        let mut sizes = sizes.iter().copied().cycle();
+        loop {
+            let mut idle = true;
+            for from in 0..2 {
+                let to = 1 - from;
+                while !sessions[from].outgoing().is_empty() {
+                    idle = false;
+                    let size = sizes.next().unwrap().min(sessions[from].outgoing().len());
+                    let mut piece = sessions[to].incomplete().to_vec();
+                    let kept = piece.len();
+                    piece.extend_from_slice(&sessions[from].outgoing()[..size]);
+                    sessions[from].written(size);
+                    if let Some((place, bits)) = &mut spoil {
+                        if *place < size {
+                            piece[kept + *place] ^= *bits;
+                            spoil = None;
+                        } else {
+                            *place -= size;
+                        }
+                    }
+                    sessions[to].receive(&mut piece, &mut heard[to])?;
+                }
+            }
+            if idle {
+                return Ok(());
+            }
+        }
+    }
+
+    #[rstest]
+    #[case::tls_1_2(&TLS12)]
+    #[case::tls_1_3(&TLS13)]
+    fn an_idle_session_keeps_no_bytes(#[case] version: &'static SupportedProtocolVersion) {
+        let mut sessions = pair(&configs(version));
+        let mut heard = [BytesMut::new(), BytesMut::new()];
+        carry(&mut sessions, &[7], None, &mut heard).unwrap();
+        for session in &sessions {
+            assert!(!session.state().is_handshaking());
+            assert_eq!(session.incomplete.capacity(), 0);
+            assert_eq!(session.outgoing.capacity(), 0);
+        }
+    }
+
+    #[rstest]
+    #[case::tls_1_2(&TLS12)]
+    #[case::tls_1_3(&TLS13)]
+    fn the_end_is_told_once_everything_was_heard(
+        #[case] version: &'static SupportedProtocolVersion,
+    ) {
+        let mut sessions = pair(&configs(version));
+        let mut heard = [BytesMut::new(), BytesMut::new()];
+        carry(&mut sessions, &[900], None, &mut heard).unwrap();
+        sessions[0].send(b"last words");
+        sessions[0].send_end();
+        carry(&mut sessions, &[900], None, &mut heard).unwrap();
+        assert!(sessions[1].ended());
+        assert_eq!(&heard[1][..], b"last words");
+        sessions[1].send(b"the other direction goes on");
+        carry(&mut sessions, &[900], None, &mut heard).unwrap();
+        assert_eq!(&heard[0][..], b"the other direction goes on");
+    }
+
+    #[rstest]
+    #[case::tls_1_2(&TLS12)]
+    #[case::tls_1_3(&TLS13)]
+    fn an_error_leaves_an_alert_to_be_written(#[case] version: &'static SupportedProtocolVersion) {
+        let (server, client) = configs(version);
+        let (mut server, mut client) = ((*server).clone(), (*client).clone());
+        server.alpn_protocols = vec![b"xmpp-server".to_vec()];
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let mut sessions = pair(&(Arc::new(server), Arc::new(client)));
+        let mut heard = [BytesMut::new(), BytesMut::new()];
+        let error = carry(&mut sessions, &[900], None, &mut heard).unwrap_err();
+        assert_eq!(error, Error::NoApplicationProtocol);
+        let told = carry(&mut sessions, &[900], None, &mut heard).unwrap_err();
+        let alert = rustls::AlertDescription::NoApplicationProtocol;
+        assert_eq!(told, Error::AlertReceived(alert));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn content_arrives_in_whatever_pieces_records_do(
+            newest in any::<bool>(),
+            sizes in prop::collection::vec(1usize..40_000, 1..8),
+            contents in prop::collection::vec((0usize..2, 0usize..70_000), 1..6),
+        ) {
+            let mut sessions = pair(&configs(if newest { &TLS13 } else { &TLS12 }));
+            let mut heard = [BytesMut::new(), BytesMut::new()];
+            carry(&mut sessions, &sizes, None, &mut heard).unwrap();
+            let mut said = [Vec::new(), Vec::new()];
+            for (n, (from, length)) in contents.into_iter().enumerate() {
+                let content: Vec<u8> = (0..length).map(|i| (i * 31 + n) as u8).collect();
+                sessions[from].send(&content);
+                said[1 - from].extend(content);
+                carry(&mut sessions, &sizes, None, &mut heard).unwrap();
+            }
+            prop_assert_eq!(&heard[0][..], &said[0][..]);
+            prop_assert_eq!(&heard[1][..], &said[1][..]);
+        }
+
+        #[test]
+        fn a_spoilt_byte_ends_the_session_and_nothing_wrong_is_heard(
+            newest in any::<bool>(),
+            sizes in prop::collection::vec(1usize..3_000, 1..8),
+            place in 0usize..5_000,
+            bits in 1u8..=255,
+        ) {
+            let mut sessions = pair(&configs(if newest { &TLS13 } else { &TLS12 }));
+            let mut heard = [BytesMut::new(), BytesMut::new()];
+            let content = b"all is well ".repeat(200);
+            let mut done = carry(&mut sessions, &sizes, Some((place, bits)), &mut heard);
+            // What the error does not forbid must not panic, whoever goes on.
+            for from in 0..2 {
+                sessions[from].send(&content);
+                let more = carry(&mut sessions, &sizes, None, &mut heard);
+                done = done.and(more);
+            }
+            for heard in &heard {
+                prop_assert!(content.starts_with(heard));
+            }
+            if sessions[0].state().is_handshaking() || sessions[1].state().is_handshaking() {
+                prop_assert!(heard[0].is_empty() || heard[1].is_empty());
+            }
+            sessions.iter_mut().for_each(TlsSession::send_end);
+        }
+    }
+}

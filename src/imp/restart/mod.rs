@@ -1,0 +1,212 @@
+//! Which router is restarted next, if any: a pure function of rows, nodes, what their routers
+//! were seen doing, the ledger, the policy and the clock. And the evidence it rests on: whether a
+//! router provably started after a point in time.
+//!
+//! The rules:
+//!
+//! - (a) a restart needs rows that were inserted, a round that was asked for, or IM&P's own
+//!   federation gone Off behind it
+//! - (b) never a second command to a node while one may have arrived, unless a human asks
+//! - (c) never while another node is not back and healthy
+//! - (d) never outside the mode that the policy sets
+//! - (e) never within `minInterval` of that node's last one
+//! - (f) never sooner than the propagation delay after the rows were read back
+//! - (g) on the very first registration the second node waits for the first one's link
+//!
+//! # Commands without an answer
+//!
+//! A command is *on its way* from the writing of its intent until an answer tells what became of
+//! it. Where the answer is lost, tells nothing, or the operator ended before it was recorded, the
+//! command is on its way until [`Timings::latest_arrival`](super::timings::Timings::latest_arrival):
+//! it may take the router down at any moment until then. Nothing that is seen meanwhile shortens
+//! that. A router that provably started after the intent has read the rows, whoever restarted it,
+//! so the node needs no further restart; but a restart by others looks just like the command's
+//! own outcome, and the command may still come. Therefore, while a command to a node is on its way:
+//!
+//! - no other node is restarted (c), whatever a human asks for: a human's request is a decision
+//!   about that command, not about two nodes at once
+//! - that node is not commanded again (b), except where a human asked after the command
+//!
+//! and afterwards the node has to be looked at once more before it counts as healthy. Only one
+//! process's own clock proves that the time is over: another process counts from the moment at
+//! which it found the record. A ledger that was restored, or that is new where rows of ours stand
+//! already, may have lost commands: every node then counts as having one on its way.
+//!
+//! - [`next`] puts it together; [`evidence`] is what proves a start; [`need`] why a router has to be
+//!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes and the
+//!   restart [`window`]
+//! - [`watch`]: commands whose outcome is open; [`by_hand`]: what a human does
+
+mod allowed;
+pub mod by_hand;
+pub mod evidence;
+mod health;
+pub mod need;
+pub mod watch;
+mod window;
+
+use xmpp_federation_core::ComponentId;
+
+use super::axl::Node;
+use super::clock::Stamp;
+use super::desired::RestartPolicy;
+use super::ledger::Ledger;
+use super::observation::Observation;
+
+use allowed::allowed;
+use by_hand::by_hand;
+use watch::open_restart;
+
+pub use by_hand::asked_of_human;
+pub use evidence::started_after;
+pub use need::{Need, need};
+pub use watch::watch_open;
+
+/// The next thing to do about restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// No router needs anything.
+    Nothing,
+    /// Look at this node's services now.
+    Read(String),
+    /// Restart this node's router, for this reason.
+    Restart {
+        /// Node name.
+        node: String,
+        /// Why, as a sentence.
+        reason: String,
+    },
+    /// Not now.
+    Wait(Waiting),
+}
+
+/// Why not now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// What for.
+    pub kind: WaitKind,
+    /// When to look again.
+    pub until: Stamp,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What a restart waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitKind {
+    /// One that is under way.
+    Restarting,
+    /// A human, because a command may or may not have arrived.
+    OutcomeUnknown,
+    /// A human, because a restart does not end.
+    Hangs,
+    /// A human, because IM&P refuses the command.
+    Refused,
+    /// A human, because the mode is Manual.
+    ByHand,
+    /// `minInterval`.
+    MinInterval,
+    /// The restart window.
+    Window,
+    /// All nodes to be healthy and readable.
+    NotHealthy,
+    /// A command whose arrival nobody told of to have arrived, if it ever does.
+    OnItsWay,
+    /// The first node's link.
+    Canary,
+    /// A call that failed without effect to be repeated.
+    CallFailed,
+    /// Room for the calls in IM&P's rate limit.
+    Budget,
+}
+
+/// What the planner needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Desired ids; all of them were read back.
+    pub ids: &'a [ComponentId],
+    /// The nodes.
+    pub nodes: &'a [Node],
+    /// What was seen.
+    pub seen: &'a Observation,
+    /// The record.
+    pub ledger: &'a Ledger,
+    /// The policy.
+    pub policy: &'a RestartPolicy,
+    /// The clock.
+    pub now: Stamp,
+}
+
+/// Plans.
+pub fn next(input: Input<'_>) -> Next {
+    let Input {
+        ids,
+        nodes,
+        ledger,
+        now,
+        ..
+    } = input;
+    let refused = match watch_open(input) {
+        Some(Next::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
+        Some(other) => return other,
+        None => None,
+    };
+    let needy: Vec<(&Node, String)> = nodes
+        .iter()
+        .filter_map(|node| need(&node.name, ids, ledger).map(|need| (node, need.to_string())))
+        .collect();
+    if needy.is_empty() {
+        return Next::Nothing;
+    }
+    if let Some(asked) = asked_of_human(input) {
+        return by_hand(input, &asked, &needy);
+    }
+    let candidates: Vec<&(&Node, String)> = needy
+        .iter()
+        .filter(|(node, _)| open_restart(ledger, &node.name).is_none())
+        .collect();
+    let canary = ledger.canary.as_ref().filter(|_| !ledger.canary_passed);
+    if let Some(first) = canary
+        && !candidates.iter().any(|(node, _)| node.name == *first)
+    {
+        return Next::Wait(refused.unwrap_or_else(|| Waiting {
+            kind: WaitKind::Canary,
+            until: now.plus(input.seen.timings.canary_every),
+            message: format!(
+                "{first} was restarted first; {} waits until the edge's link to {first} works, which shows that the new rows do: if it does not come up, check TCP 7400 and imp[].router.secretRef",
+                names(candidates.iter().map(|(node, _)| node.name.as_str()))
+            ),
+        }));
+    }
+    let mut later: Option<Waiting> = refused;
+    for (node, reason) in candidates {
+        if canary.is_some_and(|first| *first != node.name) {
+            continue;
+        }
+        let next = match window::closed(input, &node.name, &needy) {
+            Some(waiting) => Next::Wait(waiting),
+            None => allowed(input, &node.name, reason),
+        };
+        match next {
+            Next::Wait(waiting) => {
+                if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
+                    later = Some(waiting);
+                }
+            }
+            other => return other,
+        }
+    }
+    later.map_or(Next::Nothing, Next::Wait)
+}
+/// `a`, `a and b`, `a, b and c`.
+pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names: Vec<&str> = names.collect();
+    let Some(last) = names.pop() else {
+        return "no node".to_owned();
+    };
+    if names.is_empty() {
+        last.to_owned()
+    } else {
+        format!("{} and {last}", names.join(", "))
+    }
+}
