@@ -44,6 +44,7 @@ use super::values::{Address, DomainName, Duration, Network, any_object, any_obje
 #[x_kube(validation = Rule::new("!has(self.chatNodeAliases) || self.chatNodeAliases.all(a, !(a in self.domains))").message("list a name either in domains or in chatNodeAliases, not in both").field_path(".chatNodeAliases"))]
 #[x_kube(validation = Rule::new("!has(self.edge.directTls) || !self.edge.directTls.enabled || !has(self.tls) || self.tls.mode != 'Disabled'").message("direct TLS cannot be served while tls.mode is Disabled; disable directTls, or choose Required or Optional").field_path(".edge"))]
 #[x_kube(validation = Rule::new("self.imp.all(i, !has(i.domains) || i.domains.all(d, d in self.domains || (has(self.chatNodeAliases) && d in self.chatNodeAliases)))").message("an entry of imp serves domains of spec.domains or chatNodeAliases only; add the missing one there or remove it from imp").field_path(".imp"))]
+#[x_kube(validation = Rule::new("self.imp.all(i, self.imp.filter(j, j.publisher.lowerAscii() == i.publisher.lowerAscii()).size() == 1)").message("a cluster of IM and Presence has one entry, and two name the same publisher; put the domains of both into one").field_path(".imp"))]
 pub struct XmppFederationSpec {
     /// Active: everything. Prepared: everything except rows in IM and Presence and links to its
     /// routers, for migration and rollback. Default Active.

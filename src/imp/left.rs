@@ -84,13 +84,21 @@ impl Imp {
         }
         ledger.owner = None;
         ledger.rounds.clear();
-        ledger.acted(ActionRecord {
-            at,
-            action: "GiveUpRows".to_owned(),
-            subject: rows_by_hand(&ledger, None).join("; "),
-            reason: why.to_owned(),
-            outcome: "left as they are".to_owned(),
-        });
+        let rows: Vec<&str> = ledger
+            .rows
+            .values()
+            .map(|row| row.component_id.as_str())
+            .collect();
+        if !rows.is_empty() {
+            let subject = rows.join(", ");
+            ledger.acted(ActionRecord {
+                at,
+                action: "GiveUpRows".to_owned(),
+                subject,
+                reason: why.to_owned(),
+                outcome: "left as they are".to_owned(),
+            });
+        }
         self.shelf().save(&mut file, ledger).await
     }
 }

@@ -10,6 +10,8 @@
 )]
 
 mod accounts;
+mod apiserver;
+mod clusters;
 mod faults;
 mod registering;
 mod restarting;

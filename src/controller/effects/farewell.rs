@@ -7,7 +7,7 @@ use crate::api::XmppFederation;
 use crate::controller::context::Context;
 use crate::controller::dereference::Secrets;
 use crate::controller::events::Note;
-use crate::controller::left::{Former, Leaving, Step};
+use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};
 use crate::controller::validate;
 use crate::imp::desired::{Desired, Place};
@@ -78,24 +78,38 @@ impl<'a> Farewell<'a> {
     /// Takes the answers, and gives up what has to be given up; what is still to be done.
     pub(super) async fn conclude(
         mut self,
+        object: &XmppFederation,
         turns: &mut [Turn],
         notes: &mut Vec<Note>,
     ) -> Vec<Leaving> {
         let mut leaving = Vec::new();
+        // A publisher that was asked just now may have turned out to be another name of one of them.
+        let still = left::by(self.context, object).await.ok();
+        let is_left = |former: &Former| {
+            let same = |other: &Former| other.left.publisher == former.left.publisher;
+            still.as_ref().is_none_or(|still| still.iter().any(same))
+        };
         for One {
             former,
             since,
             mut step,
         } in std::mem::take(&mut self.all)
         {
+            if matches!(step, Step::Wait(_)) && !is_left(former) {
+                continue;
+            }
             let turn = turns.iter_mut().find(|turn| turn.key == former.key());
             match turn.and_then(|turn| turn.answer.take()) {
                 Some(Answer::Removal(removal)) => {
                     notes.extend(removal.events.iter().map(Note::of));
-                    if removal.done {
-                        continue;
-                    }
+                    let done = removal.done;
                     step = former.after(&Ok(*removal), since, self.now);
+                    if done {
+                        match self.end_claim(former, "its rows are removed").await {
+                            Ok(()) => continue,
+                            Err(message) => step = Step::Wait(message),
+                        }
+                    }
                 }
                 _ if step == Step::Remove => {
                     step = Step::Wait("its publisher has not answered yet".to_owned());
@@ -120,6 +134,16 @@ impl<'a> Farewell<'a> {
         leaving
     }
 
+    /// Whoever is active there next has the cluster.
+    async fn end_claim(&self, former: &Former, why: &str) -> Result<(), String> {
+        let (uid, publisher) = (&self.resource.owner.uid, &former.left.publisher);
+        self.context
+            .imp
+            .give_up(uid, publisher, why, self.now)
+            .await
+            .map_err(|error| format!("the claim on it cannot be ended: {error}"))
+    }
+
     async fn give_up(
         &self,
         former: &Former,
@@ -137,12 +161,7 @@ impl<'a> Farewell<'a> {
                 ),
             ),
         };
-        let (uid, publisher) = (&self.resource.owner.uid, &former.left.publisher);
-        self.context
-            .imp
-            .give_up(uid, publisher, &message, self.now)
-            .await
-            .map_err(|error| format!("the claim on it cannot be ended: {error}"))?;
+        self.end_claim(former, &message).await?;
         if former.left.rows.is_empty() {
             return Ok(());
         }

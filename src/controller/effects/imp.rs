@@ -102,8 +102,7 @@ pub fn desired(
                 spec::RestartMode::Manual => RestartMode::Manual,
                 // Without a window it is refused before; were it not, nothing would be restarted
                 // unasked.
-                spec::RestartMode::Window => valid
-                    .imp
+                spec::RestartMode::Window => cluster
                     .window
                     .clone()
                     .map_or(RestartMode::Manual, RestartMode::Window),

@@ -149,7 +149,7 @@ pub async fn run(
         events::publish(&context.client, object, &context.instance, &notes).await;
         return Ok(None);
     }
-    let leaving = farewell.conclude(&mut turns, &mut notes).await;
+    let leaving = farewell.conclude(object, &mut turns, &mut notes).await;
     let mut looked = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
