@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -13,6 +13,7 @@ use xmpp_federation_operator::controller::{Context, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::imp::Imp;
 use xmpp_federation_operator::imp::ledger::store::KubeStore;
+use xmpp_federation_operator::imp::preflight;
 use xmpp_federation_operator::runtime::{health, lease, logging, metrics::Metrics};
 
 /// Name of the Lease.
@@ -45,8 +46,50 @@ struct Args {
     log: String,
 }
 
+/// The subcommand that looks at an IM&P cluster and needs no Kubernetes.
+const PREFLIGHT: &str = "preflight";
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let subcommand = preflight::options::Options::command().name(PREFLIGHT);
+    let command = Args::command()
+        .subcommand(subcommand)
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true);
+    let matches = command.get_matches();
+    let failed = |error: clap::Error| -> ExitCode { error.exit() };
+    match matches.subcommand() {
+        Some((PREFLIGHT, matches)) => preflight::options::Options::from_arg_matches(matches)
+            .map_or_else(failed, |options| look(&options)),
+        _ => Args::from_arg_matches(&matches).map_or_else(failed, operate),
+    }
+}
+
+/// The pre-flight check: 0 where nothing failed, 1 where something did, 2 for wrong use.
+fn look(options: &preflight::options::Options) -> ExitCode {
+    let logging = options.log.as_deref().map_or(Ok(()), logging::to_stderr);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let prepared = logging.and_then(|()| {
+        let runtime = runtime.map_err(|error| format!("the runtime cannot be set up: {error}"))?;
+        Ok((runtime, options.plan()?))
+    });
+    match prepared {
+        Ok((runtime, plan)) => {
+            let sheet = runtime.block_on(preflight::run(&plan));
+            print!("{}", options.print(&sheet));
+            // A resolver that hangs is not waited for.
+            runtime.shutdown_background();
+            ExitCode::from(u8::from(sheet.failed()))
+        }
+        Err(sentence) => {
+            eprintln!("{sentence}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn operate(args: Args) -> ExitCode {
     if let Err(sentence) = logging::init(&args.log) {
         eprintln!("{sentence}");
         return ExitCode::from(2);

@@ -78,7 +78,7 @@ chart_takes_over() {
 demo_steps() {
   local name status=0
   name=$(test_lab)
-  { "$bin/testkit" demo --name "$name" --keep && "$bin/testkit" demo --stage beyond --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name"; } || status=$?
+  { "$bin/testkit" demo --name "$name" --keep && "$bin/testkit" demo --stage beyond --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name" && "$bin/testkit" demo --stage migration --name "$name" --keep; } || status=$?
   if [ "$status" != 0 ]; then
     echo "the logs of this run are in target/lab-logs/$name" >&2
     "$bin/testkit" lab down --name "$name" --keep-logs "target/lab-logs/$name" || true

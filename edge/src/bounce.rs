@@ -41,12 +41,16 @@ pub enum Cause {
     StreamLost,
     /// The link to the XCP router broke after the stanza was written; it may have arrived.
     LinkLost,
+    /// The XCP router gave the stanza back (profile Xcp).
+    RouterRefused,
     /// No link to an XCP router came up in time.
     LinkDown,
     /// The stanza's sender is not of a hosted domain.
     ForeignSender,
     /// `from` or `to` is missing or no address.
     Malformed,
+    /// The XCP router's envelope around the stanza held something else too (profile Xcp).
+    BadEnvelope,
     /// The stanza is addressed to this edge itself, or back to a hosted domain.
     NotForUs,
     /// The edge stops and could not deliver in time.
@@ -64,7 +68,7 @@ struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Denied,
         Self::NotFound,
         Self::Unreachable,
@@ -75,9 +79,11 @@ impl Cause {
         Self::TooLarge { bytes: 0, most: 0 },
         Self::StreamLost,
         Self::LinkLost,
+        Self::RouterRefused,
         Self::LinkDown,
         Self::ForeignSender,
         Self::Malformed,
+        Self::BadEnvelope,
         Self::NotForUs,
         Self::Stopping,
     ];
@@ -95,9 +101,11 @@ impl Cause {
             Self::TooLarge { .. } => Row("too-large", "policy-violation", "modify", "The message is larger than the remote server takes"),
             Self::StreamLost => Row("stream-lost", "remote-server-timeout", "wait", "The connection to the remote server broke; the message may have arrived"),
             Self::LinkLost => Row("link-lost", "recipient-unavailable", "wait", "The connection to the messaging system broke; the message may have arrived"),
+            Self::RouterRefused => Row("router-refused", "recipient-unavailable", "wait", "The messaging system did not take the message"),
             Self::LinkDown => Row("link-down", "recipient-unavailable", "wait", "The messaging system is not reachable at the moment"),
             Self::ForeignSender => Row("foreign-sender", "not-authorized", "cancel", "The sender's domain is not federated here"),
             Self::Malformed => Row("malformed", "jid-malformed", "modify", "The address is not valid"),
+            Self::BadEnvelope => Row("bad-envelope", "bad-request", "modify", "The message came in a form that cannot be understood"),
             Self::NotForUs => Row("not-for-us", "service-unavailable", "cancel", "This address takes no messages"),
             Self::Stopping => Row("stopping", "remote-server-timeout", "wait", "The gateway was stopped before the remote server could be reached"),
         }
@@ -265,9 +273,11 @@ mod tests {
     #[case(Cause::TooLarge { bytes: 10_001, most: 10_000 }, "policy-violation", "modify")]
     #[case(Cause::StreamLost, "remote-server-timeout", "wait")]
     #[case(Cause::LinkLost, "recipient-unavailable", "wait")]
+    #[case(Cause::RouterRefused, "recipient-unavailable", "wait")]
     #[case(Cause::LinkDown, "recipient-unavailable", "wait")]
     #[case(Cause::ForeignSender, "not-authorized", "cancel")]
     #[case(Cause::Malformed, "jid-malformed", "modify")]
+    #[case(Cause::BadEnvelope, "bad-request", "modify")]
     #[case(Cause::NotForUs, "service-unavailable", "cancel")]
     #[case(Cause::Stopping, "remote-server-timeout", "wait")]
     fn each_cause_has_its_condition_type_and_text(

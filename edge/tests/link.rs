@@ -310,6 +310,7 @@ const SHORT: Timing = Timing {
     quiet: Duration::from_secs(30),
     hold: Duration::from_secs(30),
     handover: Duration::from_secs(2),
+    announcement: Duration::from_secs(10),
 };
 
 #[tokio::test]

@@ -37,6 +37,8 @@ reasons! {
     Prepared: "spec.activation is Prepared: no rows and no links.", "Set activation to Active at the cut-over.";
     Paused: "spec.paused is true: nothing is done.", "Set paused to false.";
     Deleting: "The resource is being deleted.", "";
+    RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
+    RowsRetained: "Event: rows stay in IM and Presence, because onDelete is Retain.", "";
     SpecUnreadable: "The object does not fit the schema of this release.", "Correct the field named in the message.";
     SpecInvalid: "A value of the spec is wrong or not available in this release.", "Correct the field named in the message.";
     UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";
@@ -58,6 +60,11 @@ reasons! {
     RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
     ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
     LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
+    RouterSecretWrong: "A router refuses the shared secret.", "Correct the Secret and key of spec.imp[].router.secretRef named in the message.";
+    RouterUnreachable: "A pod cannot connect to TCP 7400 of a node: a closed port or the network.", "Check the router and the way there; the message has the command that captures on IM&P.";
+    TableNotRead: "A router refuses a component id whose row stands: it has not read its table since (symptom two of Cisco's guide).", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
+    RowNotKnown: "A router that had read a row refuses its component id: IM&P was restored or rebuilt, or the router read another copy of the table.", "Look at the table on that node, then restart its router, as the message says.";
+    EverythingReturned: "A router accepts the link and returns every message and request.", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
     PartnersFailing: "A configured partner cannot be reached.", "See the reason in the message; it is rarely on our side.";
     NoPartners: "No partner is configured by name.", "";
     InternalError: "The operator failed.", "Report it with the message.";

@@ -711,6 +711,11 @@ pub struct ImpSpec {
     /// Refuse or Tolerate rows of other federation edges. Default Refuse.
     #[serde(default)]
     pub foreign_components: ForeignComponents,
+    /// Your own check whether IM and Presence's federation is off, for nodes whose services do not
+    /// prove it. Cisco publishes no table that tells: what the query means is yours to find out and
+    /// to answer for. Absent: such a node stays Unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federation_check: Option<FederationCheckSpec>,
     /// No writes and no restarts, as during an upgrade of IM and Presence. Default false.
     #[serde(default)]
     pub maintenance: bool,
@@ -871,6 +876,20 @@ pub struct WindowSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub time_zone: Option<String>,
+}
+
+/// One query over AXL, asked in place of every other read of the rows, and only while the services
+/// prove nothing.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.query.matches('^[Ss][Ee][Ll][Ee][Cc][Tt] [^;]*$') && !self.query.matches('(?i)(^|[^a-z0-9_])into([^a-z0-9_]|$)')").message("write one SELECT on one line without a semicolon and without INTO").field_path(".query"))]
+pub struct FederationCheckSpec {
+    /// One SELECT that answers exactly one row with one column.
+    #[schemars(length(min = 8, max = 1000))]
+    pub query: String,
+    /// The value that means that it is off; any other means that it is on.
+    #[schemars(length(max = 256))]
+    pub off_value: String,
 }
 
 /// What rows of other federation edges mean.

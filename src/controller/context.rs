@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use kube::Client;
 use kube::core::DeserializeGuard;
@@ -11,6 +12,8 @@ use serde_json::Value;
 
 use super::apply::Sent;
 use super::build::Links;
+use super::delete::LastReach;
+use super::dereference::ADMIN_PORT;
 use super::effects::Records;
 use super::turns::Turns;
 use super::validate::Settings;
@@ -36,6 +39,8 @@ pub struct Context {
     pub turns: Turns,
     /// Edge pods.
     pub edges: edges::Client,
+    /// What they said last.
+    pub edges_seen: Arc<edges::watch::Watch>,
     /// Metrics.
     pub metrics: Metrics,
     /// Settings of this operator.
@@ -65,6 +70,11 @@ pub struct Memory {
     pub accepted: Option<(Option<i64>, Value)>,
     /// Failures in a row.
     pub failures: u32,
+    /// How IM and Presence was reached last, for a deletion that finds the Secret gone.
+    /// By entry of the spec.
+    pub reach: BTreeMap<String, Option<LastReach>>,
+    /// When this process began with the deletion.
+    pub deleting_since: Option<Instant>,
 }
 
 /// One cluster as it was looked at last.
@@ -92,6 +102,7 @@ impl Context {
             turns: Turns::new(Arc::clone(&imp)),
             imp,
             edges,
+            edges_seen: Arc::new(edges::watch::Watch::new(ADMIN_PORT)),
             metrics,
             settings,
             instance,
@@ -120,6 +131,7 @@ impl Context {
 
     /// Forgets a resource that is gone.
     pub fn forget(&self, uid: &str) {
+        self.imp.forget(uid);
         if let Ok(mut memory) = self.memory.lock() {
             memory.remove(uid);
         }

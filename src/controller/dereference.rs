@@ -16,7 +16,7 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 use super::kube::{Error, Kind, call};
 use super::left::Former;
 use super::names::Owner;
-use crate::api::spec::XmppFederationSpec;
+use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
 use crate::imp::desired::SecretVersion;
 
@@ -104,6 +104,8 @@ pub struct EdgePod {
     pub uid: String,
     /// Its slot.
     pub index: u16,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
     /// Whether Kubernetes calls it ready.
     pub ready: bool,
     /// Whether it is being deleted.
@@ -131,20 +133,11 @@ pub struct Observed {
 
 /// Names of the Secrets a spec refers to, and those of clusters that it does not name any more.
 pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String> {
-    let mut names: Vec<String> = spec
-        .imp
-        .iter()
-        .chain(former.iter().filter_map(|former| former.entry.as_ref()))
-        .flat_map(|imp| {
-            [
-                Some(imp.credentials_secret_ref.name.clone()),
-                imp.control_center_credentials_secret_ref
-                    .as_ref()
-                    .map(|r| r.name.clone()),
-                imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
-                Some(imp.router.secret_ref.name.clone()),
-            ]
-        })
+    let former = former.iter().filter_map(|former| former.entry.as_ref());
+    let clusters = secret_names_of(spec.imp.iter().chain(former));
+    let mut names: Vec<String> = clusters
+        .into_iter()
+        .map(Some)
         .chain([
             spec.tls
                 .certificate
@@ -167,6 +160,24 @@ pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String>
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Names of the Secrets that entries of spec.imp refer to.
+pub fn secret_names_of<'a>(entries: impl IntoIterator<Item = &'a ImpSpec>) -> Vec<String> {
+    entries
+        .into_iter()
+        .flat_map(|imp| {
+            [
+                Some(imp.credentials_secret_ref.name.clone()),
+                imp.control_center_credentials_secret_ref
+                    .as_ref()
+                    .map(|r| r.name.clone()),
+                imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
+                Some(imp.router.secret_ref.name.clone()),
+            ]
+        })
+        .flatten()
+        .collect()
 }
 
 /// Reads everything.
@@ -341,6 +352,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
             .and_then(|n| n.parse().ok())
             .unwrap_or(0),
         uid: pod.uid().unwrap_or_default(),
+        ip,
         ready,
         stopping: pod.metadata.deletion_timestamp.is_some(),
         told: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),

@@ -33,7 +33,7 @@ impl Note {
 }
 
 /// Longest note the API takes.
-const LONGEST: usize = 1024;
+pub const LONGEST: usize = 1024;
 
 /// Writes notes; a failure is logged only, as no event is worth a failed reconcile.
 pub async fn publish(client: &Client, object: &XmppFederation, instance: &str, notes: &[Note]) {

@@ -11,7 +11,7 @@ use kube::{Resource as _, ResourceExt};
 use serde_json::Value;
 
 use super::apply::{self, ApplyError};
-use super::build::{self, ClusterSlots, Known, pods_to_run};
+use super::build::{self, ClusterSlots, Known, Links, pods_to_run};
 use super::context::{Context, Guarded, LastLook, Memory};
 use super::effects::Looked;
 use super::events::Note;
@@ -32,8 +32,11 @@ use crate::runtime::metrics::Word;
 const SOON: Duration = Duration::from_secs(1);
 /// While something fails that we can only look at again.
 const LATER: Duration = Duration::from_secs(5);
-/// While everything is as wanted: the edges are asked this often.
-const STEADY: Duration = Duration::from_secs(15);
+/// While everything is as wanted. What changes starts a reconcile by itself, edges included (see
+/// [`crate::edges::watch`]); this is for what a watch may have missed.
+const STEADY: Duration = Duration::from_mins(2);
+/// While something is used that no watch tells of: users' ConfigMaps.
+const UNWATCHED: Duration = Duration::from_secs(15);
 
 /// A reconcile that did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +143,7 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
             context.imp.forget(&owner.uid);
             context.sent.forget(&owner);
         }
+        context.edges_seen.forget(&(namespace, name));
         return Ok(Action::await_change());
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
@@ -148,9 +152,11 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
     let secrets = dereference::secret_names(&object.spec, known);
     context.refers(&namespace, &name, &secrets);
     if object.metadata.deletion_timestamp.is_some() {
+        context.edges_seen.forget(&(namespace, name));
         return delete::run(context, &object, &owner, &former).await;
     }
     if object.spec.paused {
+        context.edges_seen.forget(&(namespace, name));
         let previous = object.status.clone().unwrap_or_default();
         let conditions = conditions::paused(
             &previous.conditions,
@@ -236,6 +242,14 @@ async fn work(
         former,
     ))
     .await?;
+    context.edges_seen.saw(
+        (owner.namespace.clone(), owner.name.clone()),
+        observed
+            .pods
+            .iter()
+            .filter(|pod| !pod.stopping)
+            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
+    );
     let valid = match validate::run(
         owner,
         &object.spec,
@@ -294,7 +308,11 @@ async fn work(
     )
     .await?;
 
-    let effects = effects::run(context, object, &valid, &observed, former, &known, &memory).await?;
+    let addresses = addresses(&observed, &memory);
+    let effects = effects::run(
+        context, object, &valid, &observed, former, &addresses, &memory,
+    )
+    .await?;
     let Some(outcome) = effects else {
         return Ok(Action::requeue(Duration::ZERO));
     };
@@ -412,11 +430,15 @@ async fn conclude(
 
 /// When to look again.
 fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
-    let mut wait = if ready && !told { STEADY } else { LATER };
+    let mut wait = match (ready && !told, &found.observed.revocation_lists) {
+        (true, None) => STEADY,
+        (true, Some(_)) => UNWATCHED,
+        (false, _) => LATER,
+    };
     let pods_settle = found.observed.pods.len() != usize::from(found.pods_allowed)
         || found.observed.pods.iter().any(|pod| {
-            !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash
-                && s.links.iter().all(|l| l.state == xmpp_federation_core::edge_status::LinkState::Up))
+            // Links are looked at all the time, see [`crate::edges::watch`].
+            !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash)
                 || pod.stopping
         });
     if told || (pods_settle && !ready) {
@@ -439,18 +461,26 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
     if let Ok(records) = found.records {
         wait = wait.min(records.due_in().max(SOON));
     }
-    if wait == STEADY {
+    if wait >= UNWATCHED {
         wait += jitter(&found.valid.owner.uid, Duration::from_secs(3));
     }
     wait
 }
 
+/// Where the routers are, by earlier looks.
+fn addresses(observed: &dereference::Observed, memory: &Memory) -> Links {
+    let links = memory.links.clone();
+    links.unwrap_or_else(|| effects::addresses_written(observed))
+}
+
 /// What earlier looks at the world tell.
 fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -> Known {
-    let links = memory
-        .links
-        .clone()
-        .unwrap_or_else(|| effects::addresses_written(observed));
+    let others = |report: &Report| report.served_by_others() || report.was_prepared();
+    let mut links = addresses(observed, memory);
+    links.retain(|entry, _| {
+        let last = memory.imp.get(entry).and_then(|last| last.report.as_ref());
+        !last.is_some_and(others)
+    });
     let running = observed
         .live
         .stateful_set

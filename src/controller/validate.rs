@@ -534,6 +534,14 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             addresses.push((node.name.to_ascii_lowercase(), address));
         }
     }
+    if let Some(check) = &entry.federation_check
+        && !is_one_select(&check.query)
+    {
+        problems.0.push(format!(
+            "{field}.federationCheck.query: {:?} is not one SELECT on one line of at most 1000 bytes without a semicolon and without INTO; write one",
+            check.query
+        ));
+    }
     let mut pins = Vec::new();
     for text in entry.tls.pinned_sha256.iter().flatten() {
         match fingerprint(text) {
@@ -569,6 +577,16 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         addresses,
         pins,
     }
+}
+
+/// Whether a query can do nothing but read, and is one.
+fn is_one_select(query: &str) -> bool {
+    let lower = query.to_ascii_lowercase();
+    let mut words = lower.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    lower.starts_with("select ")
+        && query.len() <= 1000
+        && !query.contains(|c: char| c == ';' || c.is_control())
+        && !words.any(|word| word == "into")
 }
 
 /// 64 hexadecimal digits, colons between bytes allowed.
@@ -648,6 +666,16 @@ fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Resul
     Ok(())
 }
 
+/// Component id of each slot, as far as the host name is one.
+pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
+    let Ok(host) = Domain::parse(&spec.edge.hostname.0) else {
+        return Vec::new();
+    };
+    (0..spec.slots())
+        .map(|i| ComponentId::of_realm(&Realm::of_replica(&host, i)))
+        .collect()
+}
+
 /// What a resource claims; values that are no domains claim nothing.
 pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
     let domains = spec
@@ -656,17 +684,8 @@ pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
         .chain(&spec.chat_node_aliases)
         .map(|d| d.0.clone())
         .collect();
-    let component_ids = Domain::parse(&spec.edge.hostname.0)
-        .map(|host| {
-            (0..spec.slots())
-                .map(|i| {
-                    ComponentId::of_realm(&Realm::of_replica(&host, i))
-                        .as_str()
-                        .to_owned()
-                })
-                .collect()
-        })
-        .unwrap_or_default();
+    let ids = component_ids(spec).into_iter();
+    let component_ids = ids.map(|id| id.as_str().to_owned()).collect();
     Claim {
         resource,
         domains,

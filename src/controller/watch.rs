@@ -117,8 +117,13 @@ pub async fn run(
         references
     };
 
+    let edges = Arc::clone(&context.edges_seen)
+        .news(context.edges.clone())
+        .map(|(namespace, name)| ObjectRef::<Guarded>::new(&name).within(&namespace));
+
     Controller::for_stream(resources, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(edges)
         .watches_stream(metadata::<StatefulSet>(&context, &scope, &ours), by_label)
         .watches_stream(metadata::<Service>(&context, &scope, &ours), by_label)
         .watches_stream(metadata::<ConfigMap>(&context, &scope, &ours), by_label)

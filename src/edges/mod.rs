@@ -1,4 +1,7 @@
-//! What the operator asks of running edge pods: their status, over the admin port.
+//! What the operator asks of running edge pods: their status, over the admin port; [`watch`] asks
+//! by itself.
+
+pub mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -9,22 +9,23 @@ use reqwest::dns::Resolve;
 use tokio::sync::Mutex as AsyncMutex;
 use xmpp_federation_core::ComponentId;
 
+use super::audit::{self, Action, Deed, Outcome};
 use super::axl::{Axl, AxlVersion, Row};
 use super::clock::{Clock, Stamp, SystemClock};
 use super::control_center::{Commanded, ControlCenter, NotDone};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Sibling, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
+use super::federation::Check;
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
 use super::ledger::shelf::Shelf;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
-use super::ledger::{ActionRecord, Ledger, RestartAnswer};
-use super::left::rows_by_hand;
+use super::ledger::{Ledger, RestartAnswer, RowRecord};
 use super::observation::{Barred, Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
-use super::report::{Event, Removal, Report, reasons};
+use super::report::{Event, Removal, Report, reasons, row_left};
 use super::timings::Timings;
 use super::{restart, verdicts};
 
@@ -157,12 +158,40 @@ impl Imp {
         let none_left = ledger.is_some_and(|ledger| ledger.rows.is_empty())
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
-        let done = !barred && (claimed || none_left);
+        // The cluster is free for another resource, before this one is told to be done.
+        let freed = none_left
+            && !barred
+            && !claimed
+            && self
+                .record(&mut cluster, |ledger| ledger.free(&desired.owner))
+                .await;
+        let done = !barred && (claimed || freed);
+        let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let table = cluster.seen.table.map(super::axl::Table::name);
         let rows_left = match ledger {
-            Some(ledger) if !done && !barred => rows_by_hand(ledger, cluster.seen.table),
+            Some(ledger) if !done && !barred => rows_left(ledger, table),
             _ => Vec::new(),
         };
+        let like_ours: Vec<String> = cluster
+            .seen
+            .rows
+            .iter()
+            .filter(|_| freed)
+            .flat_map(|rows| &rows.value)
+            .filter(|row| {
+                let ids = &desired.component_ids;
+                ids.iter().any(|id| id.as_str() == row.cp_id)
+            })
+            .map(|row| row_left(&row.cp_id, &row.pkid, table))
+            .collect();
         let mut events = report.events;
+        events.extend(like_ours.iter().map(|row| Event {
+            warning: true,
+            reason: reasons::IDENTICAL_FOREIGN_ROW,
+            message: format!(
+                "A row with a component id of ours stays in IM&P's table, as the record does not show it as ours; if it is (a lost record), remove it on the publisher's command line: {row}"
+            ),
+        }));
         let message = if done {
             let deleted = std::mem::take(&mut cluster.deleted);
             if deleted.is_empty() {
@@ -191,6 +220,20 @@ impl Imp {
             events,
             requeue_after: report.requeue_after,
         }
+    }
+
+    /// The rows of a resource as the record has them, without asking IM&P, each with the command
+    /// that removes it by hand; `None` where no record tells of this resource.
+    pub async fn recorded(
+        &self,
+        owner_uid: &str,
+        publisher: &str,
+        table: Option<&str>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let publisher = publisher.to_ascii_lowercase();
+        let is_it = |ledger: &Ledger| ledger.known_as.contains(&publisher);
+        let file = self.ledger_of(owner_uid, is_it).await?;
+        Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
     /// Forgets a resource that is gone; ledgers stay.
@@ -312,25 +355,37 @@ impl Imp {
         // What a process finds at its start was asked of another one.
         let asked_now = cluster.target.is_some();
         if cluster.target.as_ref() != Some(&target) {
-            cluster.caller = Some(Caller::new(
+            let caller = Caller::new(
                 &desired.target,
                 self.resolver.clone(),
                 Arc::clone(&self.logins),
                 Arc::clone(&self.counter),
-            ));
+            );
+            cluster.caller = Some(caller.map(|caller| caller.within(self.timings.call)));
             let same_host = cluster
                 .target
                 .as_ref()
                 .is_some_and(|old| old.split('\n').next() == target.split('\n').next());
             if !same_host {
+                // These are the publisher's, over all resources.
+                let calls = std::mem::take(&mut cluster.seen.control_center_calls);
                 *cluster = Cluster {
                     caller: cluster.caller.take(),
                     ..Cluster::default()
                 };
+                cluster.seen.control_center_calls = calls;
             }
             cluster.seen.forgive();
+            // Whether it is accepted shows at once, not at the next poll.
+            if cluster.target.is_some() {
+                cluster.seen.look_again();
+            }
             cluster.seen.timings = self.timings;
             cluster.target = Some(target);
+        }
+        let check = cluster.seen.federation_check.as_ref();
+        if check.map(|check| &check.check) != desired.federation_check.as_ref() {
+            cluster.seen.federation_check = None;
         }
         if cluster.seen.refreshed != desired.requests.refresh {
             cluster.seen.refreshed.clone_from(&desired.requests.refresh);
@@ -365,7 +420,11 @@ impl Imp {
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
-                self.find_ledger(desired).await
+                let is_it = |ledger: &Ledger| match &desired.place.only {
+                    Some(pkid) => ledger.publisher == *pkid,
+                    None => ledger.known_as.contains(&desired.target.publisher),
+                };
+                self.ledger_of(&desired.owner.uid, is_it).await
             }
             None => Ok(None),
         };
@@ -387,6 +446,7 @@ impl Imp {
         };
         cluster.seen.barred = self.barred(&cluster.seen, &file.ledger, desired);
         let mut ledger = file.ledger.clone();
+        let before = ledger.actions.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
             && let Err(error) = self.shelf.save(file, ledger).await
@@ -394,17 +454,22 @@ impl Imp {
             cluster.ledger_error = Some(error.to_string());
             return;
         }
+        for action in &file.ledger.actions {
+            if !before.contains(action) {
+                audit::announce_learned(action, &*self.counter);
+            }
+        }
         events.extend(learned);
     }
 
-    async fn find_ledger(&self, desired: &Desired) -> Result<Option<LedgerFile>, StoreError> {
-        let is_it = |ledger: &Ledger| match &desired.place.only {
-            Some(pkid) => ledger.publisher == *pkid,
-            None => ledger.known_as.contains(&desired.target.publisher),
-        };
+    async fn ledger_of(
+        &self,
+        owner_uid: &str,
+        is_it: impl Fn(&Ledger) -> bool,
+    ) -> Result<Option<LedgerFile>, StoreError> {
         let ours = |ledger: &Ledger| {
             let owner = ledger.owner.as_ref();
-            owner.is_some_and(|owner| owner.uid == desired.owner.uid)
+            owner.is_some_and(|owner| owner.uid == owner_uid)
         };
         let mut files = self.shelf.all().await?.into_iter();
         Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
@@ -413,12 +478,8 @@ impl Imp {
     /// Why nothing may be done at the publisher of this ledger.
     fn barred(&self, seen: &Observation, ledger: &Ledger, desired: &Desired) -> Option<Barred> {
         let place = &desired.place;
-        if seen.nodes.is_some()
-            && place
-                .only
-                .as_ref()
-                .is_some_and(|pkid| *pkid != ledger.publisher)
-        {
+        let only = place.only.as_ref();
+        if seen.nodes.is_some() && only.is_some_and(|pkid| *pkid != ledger.publisher) {
             return Some(Barred::Elsewhere(ledger.publisher.clone()));
         }
         let same = |sibling: &&Sibling| match self.pkid_of(&sibling.publisher) {
@@ -489,6 +550,20 @@ impl Imp {
                 },
                 None => Ok(()),
             },
+            Read::Federation => match &desired.federation_check {
+                Some(check) => super::federation::ask(&mut axl, check).await.map(|value| {
+                    let answered = self.clock.now();
+                    cluster.seen.federation_check = Some(Check {
+                        check: check.clone(),
+                        seen: Seen {
+                            value,
+                            asked,
+                            answered,
+                        },
+                    });
+                }),
+                None => Ok(()),
+            },
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -514,8 +589,9 @@ impl Imp {
             .axl_failure
             .as_ref()
             .map_or(0, |failure| failure.count)
+            .max(cluster.seen.write_failures.saturating_sub(1))
             + 1;
-        let retry_at = now.plus(error.back_off(count, now.wall));
+        let retry_at = now.plus(error.back_off(count, now.wall, self.timings.back_off_unit));
         cluster.seen.axl_failure = Some(Failure {
             error,
             count,
@@ -556,7 +632,8 @@ impl Imp {
                     .get(&node)
                     .map_or(0, |failure| failure.count)
                     + 1;
-                let retry_at = answered.plus(error.back_off(count, answered.wall));
+                let unit = self.timings.back_off_unit;
+                let retry_at = answered.plus(error.back_off(count, answered.wall, unit));
                 cluster.seen.control_center_failures.insert(
                     node,
                     Failure {
@@ -597,6 +674,7 @@ impl Imp {
                 let Some(table) = cluster.seen.table else {
                     return;
                 };
+                let before = cluster.rows_of_ours();
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
                 let result = axl.insert(table, pkid, &id).await;
                 cluster.axl_version = axl.version;
@@ -609,16 +687,10 @@ impl Imp {
                     });
                     cluster.seen.unverified = true;
                 }
-                let reason = format!("slot of {}", desired.owner);
-                self.row_done(
-                    cluster,
-                    "InsertRow",
-                    reasons::ROW_INSERTED,
-                    (pkid, id.as_str(), &reason),
-                    result,
-                    events,
-                )
-                .await;
+                let reason = format!("{} has a slot for it", desired.owner);
+                let row = (pkid, id.as_str(), reason.as_str());
+                self.row_done(cluster, Action::InsertRow, row, before, result, events)
+                    .await;
             }
             Act::Delete { pkid, id, reason } => {
                 if !self
@@ -630,8 +702,13 @@ impl Imp {
                 let Some(table) = cluster.seen.table else {
                     return;
                 };
+                let before = cluster.rows_of_ours();
+                let shown =
+                    cluster.seen.rows.as_ref().is_some_and(|rows| {
+                        rows.value.iter().any(|row| row.pkid == pkid.to_string())
+                    });
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
-                let result = axl.delete(table, pkid, &id).await;
+                let result = axl.delete(table, pkid, &id, shown).await;
                 cluster.axl_version = axl.version;
                 if result.is_ok() {
                     if let Some(rows) = &mut cluster.seen.rows {
@@ -642,15 +719,9 @@ impl Imp {
                         cluster.deleted.push(id.to_string());
                     }
                 }
-                self.row_done(
-                    cluster,
-                    "DeleteRow",
-                    reasons::ROW_DELETED,
-                    (pkid, id.as_str(), reason),
-                    result,
-                    events,
-                )
-                .await;
+                let row = (pkid, id.as_str(), reason);
+                self.row_done(cluster, Action::DeleteRow, row, before, result, events)
+                    .await;
             }
             Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
             Act::Restart { node, reason } => {
@@ -668,26 +739,26 @@ impl Imp {
         id: &ComponentId,
         events: &mut Vec<Event>,
     ) {
-        let at = self.clock.now().wall;
+        let deed = Deed {
+            at: self.clock.now().wall,
+            action: Action::AdoptRow,
+            subject: format!("{id} ({pkid})"),
+            reason: "the annotation xmppfederation.io/adopt-rows asks for it".to_owned(),
+            outcome: Outcome::Done,
+            told:
+                "it was of somebody else, it is ours from now on; nothing was written to the table"
+                    .to_owned(),
+        };
         let saved = self
             .record(cluster, |ledger| {
                 ledger.adopt(pkid, id);
-                ledger.acted(ActionRecord {
-                    at,
-                    action: "AdoptRow".to_owned(),
-                    subject: format!("{id} ({pkid})"),
-                    reason: "the annotation xmppfederation.io/adopt-rows".to_owned(),
-                    outcome: "recorded as ours".to_owned(),
-                });
+                ledger.acted(deed.record());
             })
             .await;
         if saved {
             cluster.seen.due.insert(Read::Rows);
-            events.push(Event {
-                warning: false,
-                reason: reasons::ROW_ADOPTED,
-                message: format!("The row of {id} ({pkid}) is ours from now on, as xmppfederation.io/adopt-rows asks"),
-            });
+            deed.announce(&*self.counter);
+            events.push(deed.event());
         }
     }
 
@@ -695,36 +766,55 @@ impl Imp {
     async fn row_done(
         &self,
         cluster: &mut Cluster,
-        action: &str,
-        event: &'static str,
+        action: Action,
         (pkid, id, reason): (Pkid, &str, &str),
+        before: usize,
         result: Result<u64, CallError>,
         events: &mut Vec<Event>,
     ) {
-        let outcome = match &result {
-            Ok(rows) => format!("{rows} row(s)"),
-            Err(error) => error.to_string(),
+        let (outcome, told) = match &result {
+            Ok(rows) => (
+                if *rows == 1 {
+                    Outcome::Done
+                } else {
+                    Outcome::NotDone
+                },
+                format!(
+                    "{rows} row(s); the table had {before} rows of ours, has {}",
+                    cluster.rows_of_ours()
+                ),
+            ),
+            Err(error) => (
+                if error.may_have_arrived() {
+                    Outcome::Unknown
+                } else {
+                    Outcome::NotDone
+                },
+                format!("the table had {before} rows of ours; {error}"),
+            ),
         };
-        let record = ActionRecord {
+        let deed = Deed {
             at: self.clock.now().wall,
-            action: action.to_owned(),
+            action,
             subject: format!("{id} ({pkid})"),
             reason: reason.to_owned(),
-            outcome: outcome.clone(),
+            outcome,
+            told,
         };
-        tracing::info!(action, %pkid, component_id = id, reason, outcome, "IM&P table");
-        events.push(Event {
-            warning: result.is_err(),
-            reason: event,
-            message: format!("{action} {id} ({pkid}), because of {reason}: {outcome}"),
-        });
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
         match result {
-            Ok(1) => cluster.seen.axl_failure = None,
-            // Not what was expected: look again.
-            Ok(_) => {
-                cluster.seen.due.insert(Read::Rows);
+            Ok(rows) => {
+                cluster.seen.axl_failure = None;
+                cluster.seen.write_failures = 0;
+                // A row that was never seen: look whether it is gone.
+                if rows != 1 {
+                    cluster.seen.due.insert(Read::Rows);
+                }
             }
             Err(error) => {
+                cluster.seen.write_failures = cluster.seen.write_failures.saturating_add(1);
                 cluster.seen.due.insert(Read::Rows);
                 if matches!(error.kind, CallErrorKind::Fault(_)) {
                     cluster.seen.due.insert(Read::Table);
@@ -763,49 +853,59 @@ impl Imp {
             .restart_router(planned.plus(self.timings.send_within))
             .await;
         let now = self.clock.now();
-        let (answer, outcome) = match commanded {
+        let (answer, outcome, told) = match commanded {
             Commanded::Answered(answer) => {
-                let outcome = match &answer {
-                    RestartAnswer::Accepted => "accepted".to_owned(),
-                    RestartAnswer::Refused(why) => format!("refused ({why})"),
-                    RestartAnswer::Ambiguous(why) => format!("unknown ({why})"),
+                cluster.seen.restart_failures.remove(node);
+                let (outcome, told) = match &answer {
+                    RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
+                    RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
+                    RestartAnswer::Ambiguous(why) => (Outcome::Unknown, format!("unknown ({why})")),
                 };
-                (Some(answer), outcome)
+                (Some(answer), outcome, told)
             }
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
                     NotDone::Busy(why) => (self.timings.busy, why),
-                    NotDone::Failed(error) => (
-                        error.back_off(1, now.wall).max(Duration::from_secs(10)),
-                        error.to_string(),
-                    ),
+                    NotDone::Failed(error) => {
+                        let count = cluster
+                            .seen
+                            .restart_failures
+                            .entry(node.to_owned())
+                            .or_default();
+                        *count = count.saturating_add(1);
+                        let unit = self.timings.back_off_unit;
+                        (
+                            error.back_off(*count, now.wall, unit).max(unit * 10),
+                            error.to_string(),
+                        )
+                    }
                 };
                 cluster
                     .seen
                     .restart_not_before
                     .insert(node.to_owned(), (now.plus(wait), why.clone()));
-                (None, format!("not carried out ({why})"))
+                (None, Outcome::NotDone, format!("not carried out ({why})"))
             }
         };
-        tracing::info!(
-            action = "RestartRouter",
-            node,
-            reason,
-            outcome,
-            "IM&P restart"
-        );
-        events.push(Event {
-            warning: !matches!(answer, Some(RestartAnswer::Accepted)),
-            reason: reasons::ROUTER_RESTART,
-            message: format!("Restart of Cisco XCP Router on {node}, because {reason}: {outcome}"),
-        });
-        let record = ActionRecord {
+        let up_time = seen
+            .services
+            .get(node)
+            .and_then(|services| services.value.up_time)
+            .map_or_else(
+                || "not known".to_owned(),
+                |seconds| format!("{seconds} s before"),
+            );
+        let deed = Deed {
             at: now.wall,
-            action: "RestartRouter".to_owned(),
+            action: Action::RestartRouter,
             subject: node.to_owned(),
             reason,
             outcome,
+            told: format!("{told}; up time {up_time}"),
         };
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
         self.record(cluster, |ledger| {
             ledger.acted(record);
             ledger.restart_answered(node, answer);
@@ -835,6 +935,26 @@ impl Cluster {
     fn ledger(&self) -> Option<&Ledger> {
         self.file.as_ref().map(|file| &file.ledger)
     }
+
+    /// How many rows of ours stand in the table, as far as is known.
+    fn rows_of_ours(&self) -> usize {
+        let ours = |row: &&Row| {
+            row.pkid.parse().is_ok_and(|pkid: Pkid| {
+                self.ledger()
+                    .is_some_and(|ledger| ledger.rows.contains_key(&pkid))
+            })
+        };
+        let rows = self.seen.rows.as_ref();
+        rows.map_or(0, |rows| rows.value.iter().filter(ours).count())
+    }
+}
+
+/// All rows of ours that may stand in the table, for a person who removes them.
+pub(super) fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
+    let row = |(pkid, row): (&Pkid, &RowRecord)| {
+        row_left(row.component_id.as_str(), &pkid.to_string(), table)
+    };
+    ledger.rows.iter().map(row).collect()
 }
 
 /// Changes when anything about reaching the cluster does; the first line is the publisher.
@@ -861,7 +981,7 @@ fn target_key(target: &Target) -> String {
 }
 
 /// `https://host:port` of a host, with its override.
-fn server(target: &Target, host: &str) -> String {
+pub(super) fn server(target: &Target, host: &str) -> String {
     let port = target
         .addresses
         .get(host)

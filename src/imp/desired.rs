@@ -28,6 +28,8 @@ pub struct Desired {
     pub restart: RestartPolicy,
     /// What other systems' rows mean.
     pub foreign_components: ForeignComponents,
+    /// What tells whether IM&P's own federation is off where its services do not.
+    pub federation_check: Option<FederationCheck>,
     /// No writes and no restarts.
     pub maintenance: bool,
     /// The next write or restart is only announced ([`super::report::Report::wants_to_act`]), not
@@ -220,6 +222,15 @@ pub enum ForeignComponents {
     Refuse,
     /// They are left alone.
     Tolerate,
+}
+
+/// A query of the administrator's own, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederationCheck {
+    /// One SELECT that answers one row with one column.
+    pub query: String,
+    /// The value that means Off; every other means On.
+    pub off_value: String,
 }
 
 /// Values of the annotations; each value is served once.

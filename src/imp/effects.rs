@@ -292,11 +292,7 @@ fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
 pub fn federation_on(seen: &Observation) -> Vec<String> {
     seen.node_list()
         .iter()
-        .filter(|node| {
-            seen.services
-                .get(&node.name)
-                .is_some_and(|services| services.value.federation == ImpFederation::On)
-        })
+        .filter(|node| seen.federation(&node.name) == ImpFederation::On)
         .map(|node| node.name.clone())
         .collect()
 }
@@ -332,10 +328,7 @@ fn overdue(input: Input<'_>) -> Option<Read> {
             return Some(Read::Nodes);
         };
         // One read per poll interval, whichever.
-        let last = seen
-            .rows
-            .as_ref()
-            .map_or(nodes.asked, |rows| later(rows.asked, nodes.asked));
+        let last = last_asked(seen, nodes.asked);
         let due = now.since(&last).reached(poll);
         if seen.due.contains(&Read::Nodes) || due && now.since(&nodes.asked).reached(NODES_EVERY) {
             return Some(Read::Nodes);
@@ -350,6 +343,13 @@ fn overdue(input: Input<'_>) -> Option<Read> {
             let Some(rows) = &seen.rows else {
                 return Some(Read::Rows);
             };
+            // In place of every other read of the rows.
+            if desired.federation_check.is_some() && seen.federation_is_open() {
+                let asked = seen.federation_check.as_ref().map(|c| c.seen.asked);
+                if asked.is_none_or(|asked| due && now.since(&asked).reached(2 * poll)) {
+                    return Some(Read::Federation);
+                }
+            }
             let confirm = !seen.missing_since.is_empty()
                 && now.since(&rows.asked).reached(seen.timings.confirm_missing);
             if due || confirm || seen.axl_failure.is_some() || seen.due.contains(&Read::Rows) {
@@ -417,7 +417,7 @@ fn next_poll(input: Input<'_>) -> Stamp {
         // Counted already.
     } else if let Some(rows) = &seen.rows {
         if let Some(nodes) = &seen.nodes {
-            let last = later(rows.asked, nodes.asked);
+            let last = last_asked(seen, nodes.asked);
             left = left.min(now.since(&last).left(poll));
         }
         if !seen.missing_since.is_empty() {
@@ -436,6 +436,13 @@ fn next_poll(input: Input<'_>) -> Stamp {
         left = left.min(seen.budget_wait(1, &now));
     }
     now.plus(left.max(Duration::from_millis(100)))
+}
+
+/// When AXL was last asked for something that is read again and again.
+fn last_asked(seen: &Observation, nodes: Stamp) -> Stamp {
+    let rows = seen.rows.as_ref().map(|rows| rows.asked);
+    let check = seen.federation_check.as_ref().map(|c| c.seen.asked);
+    [rows, check].into_iter().flatten().fold(nodes, later)
 }
 
 fn restart_wait(input: Input<'_>, waiting: Waiting) -> Step {

@@ -132,11 +132,13 @@ impl CallError {
         }
     }
 
-    /// When to try again after this failed `count` times in a row (from 1), as seen from `now`.
-    pub fn back_off(&self, count: u32, now: Timestamp) -> Duration {
-        let doubling = |first: u64, most: u64| {
-            let factor = 1_u64 << count.saturating_sub(1).min(12);
-            Duration::from_secs(first.saturating_mul(factor).min(most))
+    /// When to try again after this failed `count` times in a row (from 1), as seen from `now`:
+    /// doubled each time up to 5 min. Without jitter, because a publisher has one caller, and each
+    /// of its calls waits for the one before. `unit` is a second.
+    pub fn back_off(&self, count: u32, now: Timestamp, unit: Duration) -> Duration {
+        let doubling = |first: u32, most: u32| {
+            let factor = 1_u32 << count.saturating_sub(1).min(12);
+            unit.saturating_mul(first.saturating_mul(factor).min(most))
         };
         match &self.kind {
             CallErrorKind::Unauthorized { retry_at }
@@ -144,7 +146,7 @@ impl CallError {
                 Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
             }
             CallErrorKind::Throttled(Some(wait)) => {
-                (*wait).clamp(Duration::from_secs(10), Duration::from_mins(10))
+                (*wait).clamp(doubling(10, 300), unit.saturating_mul(600))
             }
             CallErrorKind::Throttled(None) => doubling(10, 300),
             CallErrorKind::Forbidden | CallErrorKind::VersionUnsupported => doubling(60, 300),
@@ -161,7 +163,8 @@ impl CallError {
             CallErrorKind::Throttled(_) => reasons::THROTTLED,
             CallErrorKind::VersionUnsupported => reasons::VERSION_UNSUPPORTED,
             CallErrorKind::Fault(_) => reasons::FAULT,
-            CallErrorKind::Certificate(_) | CallErrorKind::Tls(_) => reasons::CERTIFICATE_REFUSED,
+            CallErrorKind::Certificate(_) => reasons::CERTIFICATE_REFUSED,
+            CallErrorKind::Tls(_) => reasons::TLS_FAILED,
             CallErrorKind::Connect(_)
             | CallErrorKind::Timeout
             | CallErrorKind::Interrupted(_)
@@ -213,7 +216,7 @@ impl CallError {
                 format!("{interface} at {server} asks to slow down; the call is repeated later")
             }
             CallErrorKind::VersionUnsupported => format!(
-                "{interface} at {server} answers 599 to every version from 15.0 to 9.1; check that Cisco AXL Web Service is activated, or set imp[].axl.version"
+                "{interface} at {server} answers 599 to every version from 15.0 to 9.1, or to the one that imp[].axl.version sets; check that Cisco AXL Web Service is activated, and remove imp[].axl.version or correct it"
             ),
             CallErrorKind::Fault(fault) => {
                 format!("{interface} at {server} answered a fault: {fault}")
@@ -226,7 +229,9 @@ impl CallError {
                 }
             ),
             CallErrorKind::Http(status) => {
-                format!("{interface} at {server} answered HTTP {status}")
+                format!(
+                    "{interface} at {server} answered HTTP {status}, which it does not on its own; check that imp[].publisher names IM and Presence and that no proxy stands between"
+                )
             }
             CallErrorKind::Connect(why) => format!(
                 "no connection to {interface} at {server}: {why}; check the name, the network, and that TCP 8443 is open; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"
@@ -248,7 +253,9 @@ impl CallError {
                     "the answer of {interface} at {server} is larger than 4 MiB and was not read"
                 )
             }
-            CallErrorKind::Malformed(why) => format!("the answer of {interface} at {server} {why}"),
+            CallErrorKind::Malformed(why) => format!(
+                "the answer of {interface} at {server} {why}; check that imp[].publisher names IM and Presence and that no proxy stands between"
+            ),
             CallErrorKind::Unexpected(what) => format!("{interface} at {server}: {what}"),
         }
     }

@@ -2,7 +2,8 @@
 //! certificates, bounds on size and time, the rule of one 401, and one log line per call.
 //!
 //! Connections are not kept: a request on a kept connection that the server just closed would
-//! leave open whether it arrived. Nor are cookies: a stale session is answered 404.
+//! leave open whether it arrived. Nor are cookies: a stale session is answered 404. Where AXL
+//! answers 404 all the same, it is asked once more at once; nothing was executed.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -25,11 +26,12 @@ use super::error::{CallError, CallErrorKind, Interface};
 use super::ledger::logins::{Logins, Outcome};
 use super::soap::{self, Answer, Element};
 
-/// The largest answer that is read.
+/// The largest answer that is read: twenty thousand rows, where a table of component ids has ten.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
-/// To connect, TLS included.
+/// To connect, TLS included: three tries of a SYN, which is lost now and then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole call.
+/// For a whole call, the last byte of the answer included, however slowly they come: IM&P takes a
+/// few seconds for a restart command on a busy node, and a reconcile must not hang on one cluster.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Counts what is done to IM&P; words come from small fixed sets.
@@ -38,6 +40,8 @@ pub trait Counter: Send + Sync {
     fn called(&self, operation: &'static str, outcome: &'static str);
     /// A restart was commanded on a node, for this cause.
     fn restarted(&self, node: &str, cause: &'static str);
+    /// Something was done, with the words of [`super::audit`].
+    fn acted(&self, action: &'static str, outcome: &'static str);
 }
 
 /// Counts nothing.
@@ -47,6 +51,7 @@ pub struct Uncounted;
 impl Counter for Uncounted {
     fn called(&self, _: &'static str, _: &'static str) {}
     fn restarted(&self, _: &str, _: &'static str) {}
+    fn acted(&self, _: &'static str, _: &'static str) {}
 }
 
 /// Calls the nodes of one cluster.
@@ -55,6 +60,7 @@ pub struct Caller {
     client: reqwest::Client,
     logins: Arc<Logins>,
     counter: Arc<dyn Counter>,
+    timeout: Duration,
 }
 
 /// One call.
@@ -92,8 +98,7 @@ impl Caller {
             .no_proxy()
             .http1_only()
             .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
+            .connect_timeout(CONNECT_TIMEOUT);
         if let Some(resolver) = resolver {
             builder = builder.dns_resolver(resolver);
         }
@@ -110,7 +115,15 @@ impl Caller {
             client,
             logins,
             counter,
+            timeout: CALL_TIMEOUT,
         })
+    }
+
+    /// The same with another bound on a whole call.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// Calls, and returns the operation's response element.
@@ -133,11 +146,17 @@ impl Caller {
         let late = call
             .not_after
             .is_some_and(|last| self.logins.now().mono_ms >= last.mono_ms);
-        let answer = if late {
+        let mut answer = if late {
             Err(CallErrorKind::HeldUp)
         } else {
             self.exchange(&call).await
         };
+        if call.interface == Interface::Axl && matches!(answer, Ok((404, _))) {
+            self.counter
+                .called(call.function, CallErrorKind::Http(404).word());
+            log(&call, 404, "asked once more at once", started);
+            answer = self.exchange(&call).await;
+        }
         let outcome = match &answer {
             Ok((401, _)) => Outcome::Rejected,
             Ok(_) => Outcome::Accepted,
@@ -174,6 +193,7 @@ impl Caller {
             .header(ACCEPT, "text/xml")
             .header("SOAPAction", call.soap_action)
             .body(call.body.to_owned())
+            .timeout(self.timeout)
             .send()
             .await;
         let mut response = response.map_err(|error| transport(&error))?;
@@ -214,18 +234,11 @@ fn read(
         599 => Err(CallErrorKind::VersionUnsupported),
         200 | 500 => match soap::answer(bytes) {
             Ok(Answer::Response(element)) => Ok(element),
-            Ok(Answer::Fault(fault)) => {
-                let text = fault.to_string();
-                Err(
-                    if text.contains("Exceeded allowed rate")
-                        || text.contains("Maximum AXL Memory Allocation Consumed")
-                    {
-                        CallErrorKind::Throttled(None)
-                    } else {
-                        CallErrorKind::Fault(fault)
-                    },
-                )
-            }
+            Ok(Answer::Fault(fault)) => Err(if fault.asks_to_slow_down() {
+                CallErrorKind::Throttled(None)
+            } else {
+                CallErrorKind::Fault(fault)
+            }),
             Err(_) if status == 500 => Err(CallErrorKind::Http(500)),
             Err(error) => Err(CallErrorKind::Malformed(error)),
         },
@@ -294,7 +307,7 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     error.downcast_ref()
 }
 
-fn certificate_words(error: &CertificateError) -> String {
+pub(super) fn certificate_words(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "it was not issued by one of the given CAs".to_owned()
@@ -305,13 +318,22 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet".to_owned()
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is for another name".to_owned()
+        CertificateError::NotValidForName => "it is for another name".to_owned(),
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "it names no host as subjectAltName, and a common name alone counts for nothing"
+                .to_owned()
+        }
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            soap::told(&format!("it is for another name ({})", presented.join(", ")))
         }
         CertificateError::ApplicationVerificationFailure => {
             "its SHA-256 fingerprint is none of the pinned ones".to_owned()
         }
-        other => other.to_string(),
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is its own authority (CA:true), as tomcat certificates that IM&P made itself are, and can only be pinned"
+                .to_owned()
+        }
+        other => soap::told(&other.to_string()),
     }
 }
 
@@ -322,10 +344,19 @@ pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {
 
 fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(trust)?)
+        .with_no_client_auth())
+}
+
+/// Judges certificates in that way. The error is a sentence about what the way refers to.
+pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(match trust {
         ServerTrust::Ca { pem, source } => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -347,11 +378,7 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
             fingerprints: None,
             provider,
         }),
-    };
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+    })
 }
 
 /// Accepts a leaf by fingerprint, or any; either way the peer has to own its key.

@@ -3,10 +3,9 @@
 
 use jiff::Timestamp;
 
-use super::axl::Table;
-use super::cluster::Imp;
+use super::cluster::{Imp, rows_left};
+use super::ledger::ActionRecord;
 use super::ledger::store::StoreError;
-use super::ledger::{ActionRecord, Ledger};
 
 /// Such a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl Imp {
                     .cloned()
                     .unwrap_or_else(|| ledger.publisher.clone()),
                 reach: ledger.reach.clone(),
-                rows: rows_by_hand(ledger, None),
+                rows: rows_left(ledger, None),
                 unclear: unclear.clone(),
             })
             .collect())
@@ -101,19 +100,4 @@ impl Imp {
         }
         self.shelf().save(&mut file, ledger).await
     }
-}
-
-/// Our rows, each with the SQL that removes it.
-pub fn rows_by_hand(ledger: &Ledger, table: Option<Table>) -> Vec<String> {
-    let table = table.map_or("xmpps2snodes", Table::name);
-    ledger
-        .rows
-        .iter()
-        .map(|(pkid, row)| {
-            format!(
-                "{} ({pkid}): run sql delete from {table} where pkid = '{pkid}'",
-                row.component_id
-            )
-        })
-        .collect()
 }

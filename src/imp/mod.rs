@@ -9,8 +9,11 @@
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`left`]: clusters that a resource's spec does not name any more
+//! - [`federation`]: whether IM&P's own XMPP federation is off
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
+//! - [`audit`]: what was done, told as event, log line, recent action and count
 //! - [`verdicts`]: what all of that means, in sentences
+//! - [`preflight`]: the same clients, asked by an administrator before anything is installed
 //! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
@@ -20,6 +23,7 @@
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
 
+pub mod audit;
 pub mod axl;
 pub mod clock;
 pub mod cluster;
@@ -27,11 +31,13 @@ pub mod control_center;
 pub mod desired;
 pub mod effects;
 pub mod error;
+pub mod federation;
 pub mod http;
 pub mod ledger;
 pub mod left;
 pub mod observation;
 pub mod pkid;
+pub mod preflight;
 pub mod registration;
 pub mod report;
 pub mod restart;

@@ -10,6 +10,7 @@ use super::axl::{Node, Row, Table};
 use super::clock::Stamp;
 use super::control_center::{ImpFederation, ServiceState};
 use super::error::CallError;
+use super::federation::Check;
 use super::ledger::{RowRecord, RowState};
 use super::pkid::Pkid;
 use super::timings::Timings;
@@ -56,6 +57,8 @@ pub enum Read {
     Table,
     /// All rows.
     Rows,
+    /// The administrator's own check of IM&P's federation.
+    Federation,
     /// Services of the node of that name.
     Services(String),
 }
@@ -91,6 +94,12 @@ pub struct Observation {
     pub missing_since: BTreeMap<Pkid, Stamp>,
     /// Services by node name.
     pub services: BTreeMap<String, Seen<Services>>,
+    /// Writes that failed in a row, whatever was read between them.
+    pub write_failures: u32,
+    /// Restart commands in a row that failed without effect, by node name.
+    pub restart_failures: BTreeMap<String, u32>,
+    /// What the administrator's own check of IM&P's federation said last.
+    pub federation_check: Option<Check>,
     /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
@@ -161,6 +170,13 @@ impl Observation {
         let mut present = BTreeMap::new();
         let mut present_rows = BTreeSet::new();
         let mut missing = BTreeMap::new();
+        let confirm = self.timings.confirm_missing;
+        // The last read, and what was answered with success since.
+        let expected: BTreeSet<&str> = self
+            .rows
+            .iter()
+            .flat_map(|seen| seen.value.iter().map(|row| row.pkid.as_str()))
+            .collect();
         for (pkid, record) in ours {
             let there = rows.value.iter().any(|row| {
                 row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str()
@@ -185,11 +201,26 @@ impl Observation {
                         }
                     }
                 }
+                // With another id it is not missing but somebody's.
+                RowState::Present if rows.value.iter().any(|row| row.pkid == pkid.to_string()) => {}
                 RowState::Present => {
                     let since = self.missing_since.get(pkid);
                     missing.insert(*pkid, since.copied().unwrap_or(rows.asked));
                 }
-                RowState::Planned => {}
+                // Its INSERT was answered with success, and this read may be a partial one. A
+                // second read that lacks it too shows that the answer was wrong.
+                RowState::Planned => {
+                    let pkid_text = pkid.to_string();
+                    let since =
+                        self.missing_since.get(pkid).copied().or_else(|| {
+                            expected.contains(pkid_text.as_str()).then_some(rows.asked)
+                        });
+                    if let Some(since) = since
+                        && !rows.asked.since(&since).reached(confirm)
+                    {
+                        missing.insert(*pkid, since);
+                    }
+                }
             }
         }
         self.present_since = present;
@@ -202,15 +233,22 @@ impl Observation {
 
     /// Everything is to be read again because somebody asked; what is known stays until then.
     pub fn refresh(&mut self) {
-        self.due.extend([Read::Nodes, Read::Rows]);
+        self.due.insert(Read::Nodes);
+        self.look_again();
+        self.federation_check = None;
+        self.human_looked = true;
+        self.forgive();
+    }
+
+    /// Rows and services are to be read again because the way to them changed.
+    pub fn look_again(&mut self) {
+        self.due.insert(Read::Rows);
         let names: Vec<String> = self
             .node_list()
             .iter()
             .map(|node| node.name.clone())
             .collect();
         self.due.extend(names.into_iter().map(Read::Services));
-        self.human_looked = true;
-        self.forgive();
     }
 
     /// Another process wrote to the ledger: what was seen before that may be older than what it
@@ -227,6 +265,8 @@ impl Observation {
     /// Failures are forgotten: what they were about has changed.
     pub fn forgive(&mut self) {
         self.axl_failure = None;
+        self.write_failures = 0;
+        self.restart_failures.clear();
         self.control_center_failures.clear();
         self.restart_not_before.clear();
     }

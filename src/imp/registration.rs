@@ -11,6 +11,9 @@ use super::desired::ForeignComponents;
 use super::ledger::{Ledger, RowState};
 use super::pkid::Pkid;
 
+/// How many rows of others are told.
+const MAX_TOLD: usize = 8;
+
 /// The next thing to do about rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -110,9 +113,16 @@ pub fn next(input: Input<'_>) -> Step {
         }
     }
     if input.foreign == ForeignComponents::Refuse && !desired.is_empty() && !foreign.is_empty() {
-        return Step::Blocked(Blocked::Foreign(
-            foreign.iter().map(ToString::to_string).collect(),
-        ));
+        // A message tells a few of them; the table may hold thousands.
+        let mut told: Vec<String> = foreign
+            .iter()
+            .take(MAX_TOLD)
+            .map(ToString::to_string)
+            .collect();
+        if let Some(more) = foreign.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
+            told.push(format!("{more} more"));
+        }
+        return Step::Blocked(Blocked::Foreign(told));
     }
     if let Some(id) = desired.iter().find(|id| !has(id)) {
         let planned = ledger
@@ -169,7 +179,7 @@ fn altered(rows: &[Row], ledger: &Ledger) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
     use crate::imp::ledger::RowRecord;
     use rstest::rstest;
@@ -277,6 +287,24 @@ mod tests {
             fresh: FRESH,
         });
         assert_eq!(matches!(step, Step::Blocked(_)), blocked, "{step:?}");
+    }
+
+    #[test]
+    fn of_many_rows_of_others_some_are_told() {
+        let rows: Vec<Row> = (1..=20_000).map(|number| row(number, 5)).collect();
+        let step = next(Input {
+            desired: &[id(0)],
+            rows: &rows,
+            ledger: &ledger(&[]),
+            foreign: ForeignComponents::Refuse,
+            adopt: false,
+            fresh: FRESH,
+        });
+        let Step::Blocked(Blocked::Foreign(told)) = step else {
+            panic!("{step:?}");
+        };
+        assert_eq!(told.len(), MAX_TOLD + 1);
+        assert_eq!(told.last().map(String::as_str), Some("19992 more"));
     }
 
     #[test]

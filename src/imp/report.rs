@@ -46,6 +46,25 @@ pub struct Report {
     pub wants_to_act: bool,
 }
 
+impl Report {
+    /// Rows of others stand in the table and none of ours: until that is settled the domain is
+    /// theirs, and no link of ours takes a part of its traffic, even where a router still knows our
+    /// ids from before.
+    pub fn served_by_others(&self) -> bool {
+        self.components_registered.reason == reasons::FOREIGN_COMPONENTS && !self.has_rows()
+    }
+
+    /// The look that this tells of was still one of a resource that was Prepared: whether rows of
+    /// others stand in the way is not known yet.
+    pub fn was_prepared(&self) -> bool {
+        self.components_registered.reason == reasons::PREPARED && !self.has_rows()
+    }
+
+    fn has_rows(&self) -> bool {
+        self.slots.iter().any(|slot| slot.registered)
+    }
+}
+
 /// What a condition says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -195,6 +214,12 @@ pub struct Removal {
     pub requeue_after: Duration,
 }
 
+/// A row for a person who removes it by hand on the publisher's command line.
+pub fn row_left(component_id: &str, pkid: &str, table: Option<&str>) -> String {
+    let table = table.unwrap_or("xmpps2snodes");
+    format!("{component_id} ({pkid}): run sql delete from {table} where pkid = '{pkid}'")
+}
+
 /// Reasons of the conditions and events of this module; the documentation is generated from here.
 pub mod reasons {
     /// One reason.
@@ -224,6 +249,7 @@ pub mod reasons {
         FORBIDDEN = "Forbidden": "HTTP 403: the account lacks a role.", "Give it Standard AXL API Access (AXL) or a serviceability role (Control Center), as the message says.";
         UNREACHABLE = "Unreachable": "No answer, or no connection.", "Check name, port 8443 and the network between operator and IM&P.";
         CERTIFICATE_REFUSED = "CertificateRefused": "The tomcat certificate of IM&P is not accepted.", "Put its authority into imp[].tls.caSecretRef, or its fingerprint into pinnedSha256.";
+        TLS_FAILED = "TlsHandshakeFailed": "No TLS connection to IM&P: it speaks only TLS 1.0 or 1.1 (releases before 11.5), or is no TLS server.", "Allow TLS 1.2 in IM&P or update it; check imp[].axl.port.";
         THROTTLED = "Throttled": "IM&P asked to wait: HTTP 503, or an exceeded rate.", "Wait; it is tried again by itself.";
         VERSION_UNSUPPORTED = "AxlVersionUnsupported": "No AXL version is answered.", "Check imp[].axl.version, and that the AXL service is activated.";
         FAULT = "SoapFault": "IM&P answered with a SOAP fault.", "Read the message; it is IM&P's.";
@@ -259,6 +285,7 @@ pub mod reasons {
         ROW_DELETED = "RowDeleted": "Event: a row was deleted, or not.", "";
         ROW_ADOPTED = "RowAdopted": "Event: a row was taken over.", "";
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
+        ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }

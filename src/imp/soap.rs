@@ -10,6 +10,11 @@ use quick_xml::events::{BytesRef, Event};
 const MAX_DEPTH: usize = 32;
 /// Most elements accepted in one answer.
 const MAX_ELEMENTS: usize = 200_000;
+/// Longest name of an element accepted, in bytes; the interfaces' own have 30.
+const MAX_NAME: usize = 128;
+/// Most characters of a text of theirs that are told: messages end up in conditions, events, the
+/// log and the ledger, which all have bounds of their own.
+const MAX_TOLD: usize = 300;
 
 /// One element: local name, text (trimmed) and children; attributes are not kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +38,28 @@ pub struct Fault {
     pub axl_code: Option<i64>,
     /// `axlmessage` of an `axlError`.
     pub axl_message: Option<String>,
+}
+
+impl Fault {
+    /// Whether it is about the rate or the amount of requests: nothing was executed.
+    pub fn asks_to_slow_down(&self) -> bool {
+        [Some(&self.message), self.axl_message.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|text| {
+                text.contains("Exceeded allowed rate")
+                    || text.contains("Maximum AXL Memory Allocation Consumed")
+            })
+    }
+
+    /// Whether it says that the request itself is at fault (SOAP 1.1 section 4.4.1), so that
+    /// nothing was executed; any other fault may come from the middle of the work.
+    pub fn refuses_request(&self) -> bool {
+        let code = self.code.rsplit(':').next().unwrap_or_default();
+        ["Client", "VersionMismatch", "MustUnderstand"]
+            .iter()
+            .any(|word| code == *word || code.starts_with(&format!("{word}.")))
+    }
 }
 
 impl std::fmt::Display for Fault {
@@ -103,7 +130,7 @@ pub fn answer(body: &[u8]) -> Result<Answer, SoapError> {
 
 fn fault(element: &Element) -> Fault {
     let axl = element.find("axlError");
-    let text = |of: &Element, name: &str| of.find(name).map(|found| found.text.clone());
+    let text = |of: &Element, name: &str| of.find(name).map(|found| told(&found.text));
     Fault {
         code: text(element, "faultcode").unwrap_or_default(),
         message: text(element, "faultstring").unwrap_or_default(),
@@ -112,6 +139,19 @@ fn fault(element: &Element) -> Fault {
             .and_then(|code| code.parse().ok()),
         axl_message: axl.and_then(|axl| text(axl, "axlmessage").or_else(|| text(axl, "message"))),
     }
+}
+
+/// A text of the other side as it may be told: on one line, and not longer than a message can be.
+pub fn told(text: &str) -> String {
+    let mut told: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_TOLD)
+        .collect();
+    if text.chars().nth(MAX_TOLD).is_some() {
+        told.push('…');
+    }
+    told
 }
 
 impl Element {
@@ -139,7 +179,7 @@ impl Element {
 
 /// Reads a document into a tree.
 fn parse(body: &[u8]) -> Result<Element, SoapError> {
-    let malformed = |error: &dyn std::fmt::Display| SoapError::Malformed(error.to_string());
+    let malformed = |error: &dyn std::fmt::Display| SoapError::Malformed(told(&error.to_string()));
     let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
     let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
     reader.config_mut().expand_empty_elements = true;
@@ -151,14 +191,15 @@ fn parse(body: &[u8]) -> Result<Element, SoapError> {
         match event {
             Event::Start(start) => {
                 count += 1;
-                if open.len() >= MAX_DEPTH || count > MAX_ELEMENTS {
+                let name = start.local_name().into_inner();
+                if open.len() >= MAX_DEPTH || count > MAX_ELEMENTS || name.len() > MAX_NAME {
                     return Err(SoapError::TooLarge);
                 }
                 if root.is_some() {
                     return Err(SoapError::Malformed("a second root element".to_owned()));
                 }
                 open.push(Element {
-                    name: start.local_name().into_inner().to_owned(),
+                    name: name.to_owned(),
                     ..Element::default()
                 });
             }
@@ -204,7 +245,7 @@ fn push(open: &mut [Element], text: &str) -> Result<(), SoapError> {
 fn resolve(reference: &BytesRef<'_>) -> Result<char, SoapError> {
     if let Some(character) = reference
         .resolve_char_ref()
-        .map_err(|error| SoapError::Malformed(error.to_string()))?
+        .map_err(|error| SoapError::Malformed(told(&error.to_string())))?
     {
         return Ok(character);
     }
@@ -274,6 +315,58 @@ mod tests {
     #[case::two_roots("<e:Envelope xmlns:e='x'><e:Body><r/></e:Body></e:Envelope><x/>")]
     fn what_is_no_answer_is_refused(#[case] text: &str) {
         assert!(answer(text.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_a_fault_tells_is_one_bounded_line() {
+        let long = "x\ny".repeat(100_000);
+        let text = format!(
+            "<e:Envelope xmlns:e='x'><e:Body><e:Fault><faultcode>{long}</faultcode><faultstring>{long}</faultstring><detail><axlError><axlcode>1</axlcode><axlmessage>{long}</axlmessage></axlError></detail></e:Fault></e:Body></e:Envelope>"
+        );
+        let Answer::Fault(fault) = answer(text.as_bytes()).unwrap() else {
+            panic!("no fault");
+        };
+        for told in [
+            &fault.code,
+            &fault.message,
+            fault.axl_message.as_ref().unwrap(),
+        ] {
+            assert!(told.chars().count() <= MAX_TOLD + 1 && !told.contains('\n'));
+        }
+    }
+
+    #[rstest]
+    #[case::faultstring(
+        "Maximum AXL Memory Allocation Consumed. Please retry",
+        "An error",
+        true
+    )]
+    #[case::axl_message("An error", "Maximum AXL Memory Allocation Consumed.", true)]
+    #[case::rate(
+        "Exceeded allowed rate for Control Center. Current allowed rate …",
+        "",
+        true
+    )]
+    #[case::another("The specified table (x) is not in the database.", "", false)]
+    fn a_request_to_slow_down_is_found_wherever_it_stands(
+        #[case] message: &str,
+        #[case] axl: &str,
+        #[case] expected: bool,
+    ) {
+        let fault = Fault {
+            message: message.to_owned(),
+            axl_message: Some(axl.to_owned()),
+            ..Fault::default()
+        };
+        assert_eq!(fault.asks_to_slow_down(), expected);
+    }
+
+    #[test]
+    fn absurd_names_are_refused_and_not_repeated() {
+        let text = format!("<{0}></{0}>", "a".repeat(10_000));
+        assert_eq!(answer(text.as_bytes()), Err(SoapError::TooLarge));
+        let text = format!("<a><{}</a>", "b".repeat(10_000));
+        assert!(answer(text.as_bytes()).unwrap_err().to_string().len() < 2_000);
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub struct Timings {
     pub budget_window: Duration,
     /// After "busy", a restart is not tried again sooner than this.
     pub busy: Duration,
+    /// For a whole call.
+    pub call: Duration,
+    /// What back-offs count in: the first ones are 5, 10 or 60 of it, the longest 300.
+    pub back_off_unit: Duration,
 }
 
 impl Default for Timings {
@@ -55,6 +59,8 @@ impl Default for Timings {
             confirm_missing: Duration::from_mins(1),
             budget_window: Duration::from_mins(1),
             busy: Duration::from_secs(30),
+            call: super::http::CALL_TIMEOUT,
+            back_off_unit: Duration::from_secs(1),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What observation, ledger and plan mean: conditions, nodes, slots, in sentences that name what
 //! failed, with which value, and what to do. Pure.
 
+mod accounts;
+mod federation;
+
 use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
 use super::axl::{AxlVersion, Table};
-use super::control_center::ImpFederation;
-use super::desired::{Activation, Desired, ServerTrust};
-use super::effects::{Act, Step, Wait, Why, federation_on};
+use super::desired::{Activation, Desired};
+use super::effects::{Act, Step, Wait, Why};
 use super::ledger::{Ledger, RowState};
 use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
@@ -16,6 +18,8 @@ use super::report::{
     Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
     Verdict, reasons,
 };
+use federation::TURN_OFF;
+
 use super::restart::{WaitKind, Waiting, names, need};
 
 /// What a report is made from.
@@ -48,25 +52,22 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
     // What another resource or entry did there is told by that one.
     let ours = ledger.filter(|_| !rests(input));
     Report {
-        axl_authenticated: axl_authenticated(input),
+        axl_authenticated: accounts::verdict(input),
         components_registered: components_registered(input),
         routers_in_sync: routers_in_sync(input),
-        imp_federation_off: imp_federation_off(input),
+        imp_federation_off: if rests(input) {
+            Verdict::unknown(
+                reasons::FEDERATION_UNKNOWN,
+                "Whoever has this IM&P cluster looks at its own XMPP federation",
+            )
+        } else {
+            federation::verdict(seen, desired.federation_check.as_ref())
+        },
         progress: progress(input),
         axl_version: input.axl_version.map(|version| version.to_string()),
         table: seen.table.map(|table| table.to_string()),
         nodes: nodes(input),
-        registrations: ours.map_or_else(Vec::new, |ledger| {
-            ledger
-                .rows
-                .iter()
-                .filter(|(_, row)| row.state == RowState::Present)
-                .map(|(pkid, row)| Registration {
-                    component_id: row.component_id.clone(),
-                    pkid: *pkid,
-                })
-                .collect()
-        }),
+        registrations: registrations(ours),
         slots: desired
             .component_ids
             .iter()
@@ -96,59 +97,17 @@ fn rests(input: &Input<'_>) -> bool {
     )
 }
 
-fn axl_authenticated(input: &Input<'_>) -> Verdict {
-    let Input { desired, seen, .. } = *input;
-    if let Some(error) = input.setup_error {
-        return Verdict::no(reasons::CERTIFICATE_REFUSED, error.clone());
-    }
-    if let Some(failure) = &seen.axl_failure {
-        return Verdict::no(failure.error.reason(), failure.error.to_string());
-    }
-    let about_account = seen
-        .control_center_failures
-        .values()
-        .find(|failure| failure.error.is_about_account());
-    if let Some(failure) = about_account {
-        return Verdict::no(failure.error.reason(), failure.error.to_string());
-    }
-    if seen.nodes.is_none() {
-        return Verdict::unknown(
-            reasons::NOT_TRIED,
-            format!("AXL at {} has not been asked yet", desired.target.publisher),
-        );
-    }
-    let (reached, unreached): (Vec<_>, Vec<_>) = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.as_str())
-        .partition(|name| {
-            seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name)
-        });
-    let mut message = format!(
-        "AXL {} at {} accepts the user of Secret {}",
-        input
-            .axl_version
-            .map(|version| version.to_string())
-            .unwrap_or_default(),
-        desired.target.publisher,
-        desired.target.axl.secret
-    );
-    if !reached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(reached.into_iter());
-        message += " too";
-    }
-    if rests(input) {
-        message += "; nothing else is read there by this resource";
-    } else if !unreached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(unreached.into_iter());
-        message += " has not answered";
-    }
-    if matches!(desired.target.tls, ServerTrust::Insecure) {
-        message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
-    }
-    Verdict::yes(reasons::AUTHENTICATED, message)
+/// The rows that were read back.
+fn registrations(ledger: Option<&Ledger>) -> Vec<Registration> {
+    let rows = ledger.map(|ledger| &ledger.rows);
+    rows.into_iter()
+        .flatten()
+        .filter(|(_, row)| row.state == RowState::Present)
+        .map(|(pkid, row)| Registration {
+            component_id: row.component_id.clone(),
+            pkid: *pkid,
+        })
+        .collect()
 }
 
 fn components_registered(input: &Input<'_>) -> Verdict {
@@ -323,8 +282,6 @@ fn blocked(why: &Why) -> Option<Verdict> {
     })
 }
 
-const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";
-
 fn routers_in_sync(input: &Input<'_>) -> Verdict {
     let Input { desired, step, .. } = *input;
     if desired.activation == Activation::Prepared {
@@ -436,56 +393,6 @@ fn capitalized(text: &str) -> String {
     } else {
         text.to_owned()
     }
-}
-
-fn imp_federation_off(input: &Input<'_>) -> Verdict {
-    let seen = input.seen;
-    if rests(input) {
-        return Verdict::unknown(
-            reasons::FEDERATION_UNKNOWN,
-            "Whoever has this IM&P cluster looks at its own XMPP federation",
-        );
-    }
-    let on = federation_on(seen);
-    if !on.is_empty() {
-        return Verdict::no(
-            reasons::FEDERATION_ON,
-            format!(
-                "IM&P's own XMPP federation is on ({}), and both at once is not supported; {TURN_OFF}",
-                on.join(", ")
-            ),
-        );
-    }
-    let state = |name: &str| {
-        seen.services
-            .get(name)
-            .map_or(ImpFederation::Unknown, |services| services.value.federation)
-    };
-    let unknown: Vec<&str> = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.as_str())
-        .filter(|name| state(name) != ImpFederation::Off)
-        .collect();
-    if seen.node_list().is_empty() {
-        return Verdict::unknown(
-            reasons::FEDERATION_UNKNOWN,
-            "The state of IM&P's own XMPP federation has not been read yet",
-        );
-    }
-    if unknown.is_empty() {
-        return Verdict::yes(
-            reasons::FEDERATION_OFF,
-            "Cisco XCP XMPP Federation Connection Manager is not activated on any node",
-        );
-    }
-    let nodes = names(unknown.into_iter());
-    Verdict::unknown(
-        reasons::FEDERATION_UNKNOWN,
-        format!(
-            "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated; deactivating it (Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off"
-        ),
-    )
 }
 
 fn progress(input: &Input<'_>) -> Progress {

@@ -10,6 +10,34 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use xmpp_federation_core::Domain;
 
+/// A service that servers look for by SRV record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// STARTTLS (RFC 6120).
+    Server,
+    /// TLS from the first byte (XEP-0368).
+    DirectTls,
+}
+
+impl Service {
+    /// The port on which the edge's Service offers it.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Server => 5269,
+            Self::DirectTls => 5270,
+        }
+    }
+
+    /// Name of a domain's records.
+    pub fn record(self, domain: &Domain) -> String {
+        let label = match self {
+            Self::Server => "_xmpp-server",
+            Self::DirectTls => "_xmpps-server",
+        };
+        format!("{label}._tcp.{domain}")
+    }
+}
+
 /// An SRV record's data (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Srv {
@@ -52,8 +80,8 @@ pub enum Addresses {
 
 /// Asks DNS; a trait so that tests can answer without a network.
 pub trait Lookup {
-    /// `_xmpp-server._tcp.<domain>`.
-    fn srv(&self, domain: &Domain) -> impl Future<Output = SrvAnswer> + Send;
+    /// The SRV records of a service of a domain.
+    fn srv(&self, service: Service, domain: &Domain) -> impl Future<Output = SrvAnswer> + Send;
     /// A and AAAA of a host name.
     fn addresses(&self, host: &str) -> impl Future<Output = Addresses> + Send;
 }
@@ -112,11 +140,8 @@ fn text(name: &Name) -> String {
 }
 
 impl Lookup for RecordResolver {
-    async fn srv(&self, domain: &Domain) -> SrvAnswer {
-        match self
-            .ask(&format!("_xmpp-server._tcp.{domain}"), RecordType::SRV)
-            .await
-        {
+    async fn srv(&self, service: Service, domain: &Domain) -> SrvAnswer {
+        match self.ask(&service.record(domain), RecordType::SRV).await {
             Ok(records) => {
                 let found: Vec<Srv> = records
                     .into_iter()

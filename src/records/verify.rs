@@ -5,10 +5,8 @@ use std::net::IpAddr;
 use futures::StreamExt as _;
 use xmpp_federation_core::Domain;
 
-use super::lookup::{Addresses, Lookup, Srv, SrvAnswer};
+use super::lookup::{Addresses, Lookup, Service, Srv, SrvAnswer};
 
-/// Public S2S port.
-const PORT: u16 = 5269;
 /// Questions under way at once.
 const PARALLEL: usize = 8;
 
@@ -17,6 +15,8 @@ const PARALLEL: usize = 8;
 pub struct Wanted {
     /// Federated domains and chat aliases: each needs its own SRV record.
     pub domains: Vec<Domain>,
+    /// Whether TLS from the first byte is offered: each domain then needs that record too.
+    pub direct_tls: bool,
     /// The public name that the SRV records point to.
     pub hostname: Domain,
     /// The addresses under which the Service is reached; empty while it has none.
@@ -53,38 +53,85 @@ pub struct RecordStatus {
     pub message: String,
 }
 
+/// What is looked at: ours by service, or a partner's.
+#[derive(Clone)]
+enum Question {
+    Own(Service, Domain),
+    Partner(Domain),
+}
+
 /// Looks all records up; the order of the answer is that of the question.
 pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
     // Owned questions: a stream over borrowed ones is not Send for all lifetimes.
-    let ours = wanted.domains.iter().map(|domain| (domain.clone(), false));
-    let partners = wanted.partners.iter().map(|domain| (domain.clone(), true));
-    let questions: Vec<(Domain, bool)> = ours.chain(partners).collect();
+    let own = |service| {
+        let domains = wanted.domains.iter().cloned();
+        domains.map(move |domain| Question::Own(service, domain))
+    };
+    let partners = wanted.partners.iter().cloned().map(Question::Partner);
+    let questions: Vec<Question> = own(Service::Server)
+        .chain(own(Service::DirectTls))
+        .chain(partners)
+        .collect();
     futures::stream::iter(questions)
-        .map(|(domain, partner)| async move {
-            if partner {
-                partner_record(dns, &domain).await
-            } else {
-                own_record(dns, &domain, wanted).await
+        .map(|question| async move {
+            match question {
+                Question::Own(Service::DirectTls, domain) if !wanted.direct_tls => {
+                    not_offered(dns, &domain, wanted).await
+                }
+                Question::Own(service, domain) => {
+                    Some(own_record(dns, service, &domain, wanted).await)
+                }
+                Question::Partner(domain) => Some(partner_record(dns, &domain).await),
             }
         })
         .buffered(PARALLEL)
+        .filter_map(std::future::ready)
         .collect()
         .await
 }
 
-fn record_name(domain: &Domain) -> String {
-    format!("_xmpp-server._tcp.{domain}")
+/// Direct TLS is not offered, so no record may say that it is: a peer that prefers it would come
+/// to a closed port, or to another server. No answer is no such record.
+async fn not_offered(
+    dns: &(impl Lookup + Sync),
+    domain: &Domain,
+    wanted: &Wanted,
+) -> Option<RecordStatus> {
+    let service = Service::DirectTls;
+    let SrvAnswer::Found(records) = dns.srv(service, domain).await else {
+        return None;
+    };
+    let record = records.iter().find(|record| !record.target.is_empty())?;
+    let remedy = if record.target == wanted.hostname.as_str() {
+        "set spec.edge.directTls.enabled, or remove the record"
+    } else {
+        "remove the record, or point it to the edge and set spec.edge.directTls.enabled"
+    };
+    Some(RecordStatus {
+        name: service.record(domain),
+        state: RecordState::Wrong,
+        message: format!(
+            "it leads peers that prefer direct TLS to {} port {}, and the edge does not offer it; {remedy}",
+            record.target, record.port
+        ),
+    })
 }
 
-async fn own_record(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wanted) -> RecordStatus {
-    let name = record_name(domain);
-    let should = format!("{name}. SRV 10 0 {PORT} {}.", wanted.hostname);
+async fn own_record(
+    dns: &(impl Lookup + Sync),
+    service: Service,
+    domain: &Domain,
+    wanted: &Wanted,
+) -> RecordStatus {
+    let name = service.record(domain);
+    let port = service.port();
+    let should = format!("{name}. SRV 10 0 {port} {}.", wanted.hostname);
     let status = |state, message| RecordStatus {
         name: name.clone(),
         state,
         message,
     };
-    let records = match dns.srv(domain).await {
+    let records = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => records,
         SrvAnswer::Absent => {
             return status(
@@ -101,7 +148,7 @@ async fn own_record(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wanted
             );
         }
     };
-    if let Some(problem) = wrong_record(&records, wanted) {
+    if let Some(problem) = wrong_record(&records, port, wanted) {
         return status(RecordState::Wrong, format!("{problem}; publish `{should}`"));
     }
     let host = wanted.hostname.as_str();
@@ -127,12 +174,13 @@ async fn own_record(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wanted
         Addresses::Found {
             addresses,
             alias: None,
-        } => compare(&addresses, wanted, status),
+        } => compare(&addresses, port, wanted, status),
     }
 }
 
 fn compare(
     found: &[IpAddr],
+    port: u16,
     wanted: &Wanted,
     status: impl Fn(RecordState, String) -> RecordStatus,
 ) -> RecordStatus {
@@ -154,7 +202,7 @@ fn compare(
     if foreign.is_empty() {
         return status(
             RecordState::Verified,
-            format!("{host} port {PORT}, {}", join(found)),
+            format!("{host} port {port}, {}", join(found)),
         );
     }
     status(
@@ -168,7 +216,7 @@ fn compare(
 }
 
 /// What is wrong with a set of SRV records: every one must lead to us.
-fn wrong_record(records: &[Srv], wanted: &Wanted) -> Option<String> {
+fn wrong_record(records: &[Srv], port: u16, wanted: &Wanted) -> Option<String> {
     records.iter().find_map(|record| {
         if record.target.is_empty() {
             Some("its target is `.`, which says that the service is not offered".to_owned())
@@ -177,8 +225,8 @@ fn wrong_record(records: &[Srv], wanted: &Wanted) -> Option<String> {
                 "its target is {}, not {}",
                 record.target, wanted.hostname
             ))
-        } else if record.port != PORT {
-            Some(format!("its port is {}, not {PORT}", record.port))
+        } else if record.port != port {
+            Some(format!("its port is {}, not {port}", record.port))
         } else {
             None
         }
@@ -186,7 +234,8 @@ fn wrong_record(records: &[Srv], wanted: &Wanted) -> Option<String> {
 }
 
 async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordStatus {
-    let (state, message) = match dns.srv(domain).await {
+    let service = Service::Server;
+    let (state, message) = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => {
             let list: Vec<String> = records
                 .iter()
@@ -198,8 +247,9 @@ async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordSt
             Addresses::Found { addresses, .. } => (
                 RecordState::PartnerFound,
                 format!(
-                    "no SRV record; its address {} is used with port {PORT}",
-                    join(&addresses)
+                    "no SRV record; its address {} is used with port {}",
+                    join(&addresses),
+                    service.port()
                 ),
             ),
             _ => (
@@ -215,7 +265,7 @@ async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordSt
         ),
     };
     RecordStatus {
-        name: record_name(domain),
+        name: service.record(domain),
         state,
         message,
     }
@@ -234,11 +284,15 @@ mod tests {
     use super::*;
     use rstest::rstest;
 
+    /// Answers for the service, no record of the other one, and the addresses.
     struct Fixed(SrvAnswer, Addresses);
 
     impl Lookup for Fixed {
-        async fn srv(&self, _: &Domain) -> SrvAnswer {
-            self.0.clone()
+        async fn srv(&self, service: Service, _: &Domain) -> SrvAnswer {
+            match service {
+                Service::Server => self.0.clone(),
+                Service::DirectTls => SrvAnswer::Absent,
+            }
         }
         async fn addresses(&self, _: &str) -> Addresses {
             self.1.clone()
@@ -319,20 +373,77 @@ mod tests {
     ) {
         let wanted = Wanted {
             domains: vec![Domain::parse("coluc.com").unwrap()],
+            direct_tls: false,
             hostname: Domain::parse(HOST).unwrap(),
             addresses: vec!["203.0.113.10".parse().unwrap()],
             partners: Vec::new(),
         };
         let found = verify(&Fixed(srv, addresses), &wanted).await;
+        assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].name, "_xmpp-server._tcp.coluc.com");
         assert_eq!(found[0].state, state, "{found:?}");
         assert!(found[0].message.contains(says), "{found:?}");
+    }
+
+    /// STARTTLS is as it should be; this is the answer for direct TLS.
+    struct Direct(SrvAnswer);
+
+    impl Lookup for Direct {
+        async fn srv(&self, service: Service, _: &Domain) -> SrvAnswer {
+            match service {
+                Service::Server => srv(HOST, 5269),
+                Service::DirectTls => self.0.clone(),
+            }
+        }
+        async fn addresses(&self, _: &str) -> Addresses {
+            ip("203.0.113.10")
+        }
+    }
+
+    #[rstest]
+    #[case::as_it_should_be(true, srv(HOST, 5270), Some((RecordState::Verified, "port 5270, 203.0.113.10")))]
+    #[case::the_other_port(true, srv(HOST, 5269), Some((RecordState::Wrong, "its port is 5269, not 5270")))]
+    #[case::another_host(true, srv("old.coluc.com", 5270), Some((RecordState::Wrong, "its target is old.coluc.com")))]
+    #[case::said_not_to_be_offered(true, srv("", 0), Some((RecordState::Wrong, "not offered")))]
+    #[case::not_published(true, SrvAnswer::Absent, Some((RecordState::Absent, "publish `_xmpps-server._tcp.coluc.com. SRV 10 0 5270 eft-xwye-a.coluc.com.`")))]
+    #[case::no_answer(true, SrvAnswer::Failed("timed out".to_owned()), Some((RecordState::Unknown, "timed out")))]
+    #[case::off_and_not_published(false, SrvAnswer::Absent, None)]
+    #[case::off_and_said_so(false, srv("", 0), None)]
+    #[case::off_and_no_answer(false, SrvAnswer::Failed("timed out".to_owned()), None)]
+    #[case::off_and_published(false, srv(HOST, 5270), Some((RecordState::Wrong, "set spec.edge.directTls.enabled, or remove")))]
+    #[case::off_and_elsewhere(false, srv("old.coluc.com", 5270), Some((RecordState::Wrong, "old.coluc.com port 5270")))]
+    #[tokio::test]
+    async fn direct_tls_has_a_record_of_its_own(
+        #[case] direct_tls: bool,
+        #[case] answer: SrvAnswer,
+        #[case] expected: Option<(RecordState, &str)>,
+    ) {
+        let wanted = Wanted {
+            domains: vec![Domain::parse("coluc.com").unwrap()],
+            direct_tls,
+            hostname: Domain::parse(HOST).unwrap(),
+            addresses: vec!["203.0.113.10".parse().unwrap()],
+            partners: Vec::new(),
+        };
+        let found = verify(&Direct(answer), &wanted).await;
+        assert_eq!(found[0].state, RecordState::Verified, "{found:?}");
+        assert_eq!(
+            found.len(),
+            1 + usize::from(expected.is_some()),
+            "{found:?}"
+        );
+        if let Some((state, says)) = expected {
+            assert_eq!(found[1].name, "_xmpps-server._tcp.coluc.com");
+            assert_eq!(found[1].state, state, "{found:?}");
+            assert!(found[1].message.contains(says), "{found:?}");
+        }
     }
 
     #[tokio::test]
     async fn partners_are_looked_up_and_never_blamed_on_us() {
         let wanted = Wanted {
             domains: Vec::new(),
+            direct_tls: false,
             hostname: Domain::parse(HOST).unwrap(),
             addresses: Vec::new(),
             partners: vec![Domain::parse("vngtp.lab").unwrap()],

@@ -21,3 +21,19 @@ pub fn init(directives: &str) -> Result<(), String> {
         .try_init()
         .map_err(|error| format!("logging was started twice: {error}"))
 }
+
+/// The same on standard error, for a command whose output is something else.
+pub fn to_stderr(directives: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
+        format!("{directives:?} is no list of log directives: {error}; use for example info")
+    })?;
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|error| format!("logging was started twice: {error}"))
+}

@@ -48,6 +48,15 @@ pub struct Restart {
     pub reason: &'static str,
 }
 
+/// Labels of something done to IM and Presence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Act {
+    /// What, as `InsertRow`.
+    pub action: &'static str,
+    /// How it went: `done`, `not-done`, `unknown`.
+    pub outcome: &'static str,
+}
+
 /// Handles of all metrics; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -62,6 +71,8 @@ pub struct Metrics {
     pub api_requests: Family<Word, Counter>,
     /// AXL and Control Center requests.
     pub axl_requests: Family<Call, Counter>,
+    /// Rows written and adopted, routers restarted and back.
+    pub imp_actions: Family<Act, Counter>,
     /// XCP Router restarts asked for.
     pub router_restarts: Family<Restart, Counter>,
     /// End of the certificate's validity, seconds since 1970.
@@ -119,6 +130,11 @@ impl Metrics {
             "Requests to AXL and Control Center by operation and outcome",
             Family::default()
         );
+        let imp_actions = register!(
+            "imp_actions",
+            "Rows written and adopted, XCP Routers restarted and back, by action and outcome",
+            Family::default()
+        );
         let router_restarts = register!(
             "router_restarts",
             "Restarts of the XCP Router asked for, by node and reason",
@@ -156,6 +172,7 @@ impl Metrics {
             reconcile_errors,
             api_requests,
             axl_requests,
+            imp_actions,
             router_restarts,
             certificate_not_after,
             srv_record_ready,
@@ -200,6 +217,11 @@ impl crate::imp::http::Counter for Metrics {
             reason: cause,
         };
         self.router_restarts.get_or_create(&restart).inc();
+    }
+
+    fn acted(&self, action: &'static str, outcome: &'static str) {
+        let act = Act { action, outcome };
+        self.imp_actions.get_or_create(&act).inc();
     }
 }
 

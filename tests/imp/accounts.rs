@@ -6,7 +6,7 @@ use testkit::imp::{Change, FaultOptions, fingerprint};
 use xmpp_federation_operator::imp::desired::{RestartMode, ServerTrust};
 use xmpp_federation_operator::imp::report::{SlotSync, Status, reasons};
 
-use crate::support::{Bench, quick, secret};
+use crate::support::{Bench, pin, quick, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_is_tried_once_over_all_ports() {
@@ -199,12 +199,4 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
         "{}",
         report.axl_authenticated.message
     );
-}
-
-fn pin(hex: &str) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    }
-    bytes
 }

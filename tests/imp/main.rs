@@ -11,8 +11,14 @@
 
 mod accounts;
 mod apiserver;
+mod audit;
+mod client;
 mod clusters;
+mod cost;
+mod fault_table;
 mod faults;
+mod golden;
 mod registering;
 mod restarting;
+mod rows;
 mod support;

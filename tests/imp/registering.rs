@@ -83,6 +83,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
     );
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert!(bench.calls("axl", "executeSQLUpdate").is_empty());
+    assert!(report.served_by_others(), "no link takes a part of it");
 
     bench.desired.foreign_components = ForeignComponents::Tolerate;
     bench.desired.restart.mode = RestartMode::Manual;
@@ -91,12 +92,21 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
             r.components_registered.status == Status::True
         })
         .await;
+    // A federation that works is not cut off because another one comes up beside it.
+    bench.desired.foreign_components = ForeignComponents::Refuse;
+    let report = bench
+        .until(5, "named", |r| {
+            r.components_registered.reason == reasons::FOREIGN_COMPONENTS
+        })
+        .await;
+    assert!(!report.served_by_others() && !report.was_prepared());
     bench.desired.activation = Activation::Prepared;
-    bench
+    let report = bench
         .until(10, "removed", |r| {
             r.components_registered.reason == reasons::PREPARED
         })
         .await;
+    assert!(report.was_prepared());
     assert_eq!(bench.rows(), [(foreign.pkid, foreign.cp_id)]);
 }
 

@@ -23,7 +23,7 @@ pub const SUBSCRIBER: &str = "ecup10s.coluc.com";
 
 /// ConfigMaps in memory: versions and identities as the API server gives them.
 #[derive(Default)]
-pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>);
+pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>, Mutex<u64>);
 
 impl MemoryStore {
     fn next(&self) -> String {
@@ -35,6 +35,11 @@ impl MemoryStore {
     /// How many writes there were.
     pub fn writes(&self) -> u64 {
         *self.1.lock().unwrap()
+    }
+
+    /// How many of them were into a cluster's ledger; the others note the use of accounts.
+    pub fn ledger_writes(&self) -> u64 {
+        *self.2.lock().unwrap()
     }
 
     /// Loses everything, as a cluster rebuilt from Git does.
@@ -68,6 +73,9 @@ impl LedgerStore for MemoryStore {
             }
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
             let stored = Stored { data, version, uid };
+            if xmpp_federation_operator::imp::ledger::store::publisher_of(name).is_some() {
+                *self.2.lock().unwrap() += 1;
+            }
             maps.insert(name.to_owned(), stored.clone());
             Ok(stored)
         })
@@ -143,6 +151,15 @@ pub fn secret(version: &str, password: &str) -> Credentials {
         username: "axluser".into(),
         password: SecretBytes::new(password.as_bytes().to_vec()),
     }
+}
+
+/// A fingerprint from its hexadecimal form.
+pub fn pin(hex: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    }
+    bytes
 }
 
 impl Bench {
@@ -357,6 +374,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        federation_check: None,
         hold_acts: false,
         place: Place::default(),
         poll_interval: Duration::from_mins(5),

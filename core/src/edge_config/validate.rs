@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::types::{EdgeConfig, LinkProfile, TlsMode};
+use super::types::{EdgeConfig, TlsMode};
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -289,15 +289,6 @@ impl EdgeConfig {
                 found.add(
                     &at("name"),
                     &format!("{:?} is used twice; names must differ", router.name),
-                );
-            }
-            if router.profile == LinkProfile::Xcp {
-                found.add(
-                    &at("profile"),
-                    &format!(
-                        "Xcp {later}use Component",
-                        later = "is not available in this release; "
-                    ),
                 );
             }
             if router.component_ids.is_empty() {

@@ -41,9 +41,8 @@ const fn described(
 
 const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
 const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
-const STATES: &str =
-    "`connecting`, `up`, `unreachable`, `unknown-component`, `wrong-secret`, `failed`";
-const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `link-down`, `foreign-sender`, `malformed`, `not-for-us`, `stopping`, `too-large`";
+const STATES: &str = "`connecting`, `up`, `unreachable`, `unknown-component`, `not-gateway`, `wrong-secret`, `failed`";
+const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `stopping`, `too-large`";
 
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]

@@ -1,4 +1,5 @@
-//! One link to one XCP router: dialling, the handshake (XEP-0114), dialling again.
+//! One link to one XCP router: dialling, the handshake (XEP-0114) and with profile Xcp the
+//! announcement, dialling again.
 
 use std::io;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use xmpp_federation_core::edge_config::Endpoint;
+use xmpp_federation_core::edge_config::{Endpoint, LinkProfile};
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use super::{Cluster, Mode};
+use super::{Cluster, Mode, announcement};
 use crate::backoff::Backoff;
 use crate::edge::Edge;
 use crate::metrics::Direction;
@@ -39,6 +40,7 @@ pub struct Link {
     pub(super) rank: usize,
     pub(super) endpoint: Endpoint,
     pub(super) id: ComponentId,
+    pub(super) profile: LinkProfile,
     pub(super) entry: Arc<LinkEntry>,
 }
 
@@ -56,7 +58,7 @@ impl Link {
         cluster: Arc<Cluster>,
         rank: usize,
         endpoint: Endpoint,
-        id: ComponentId,
+        (id, profile): (ComponentId, LinkProfile),
         entry: Arc<LinkEntry>,
     ) -> Self {
         Self {
@@ -65,6 +67,7 @@ impl Link {
             rank,
             endpoint,
             id,
+            profile,
             entry,
         }
     }
@@ -92,15 +95,7 @@ impl Link {
             };
             match established {
                 Ok(wire) => {
-                    self.entry.opened();
-                    self.entry.set(LinkState::Up, None);
-                    tracing::info!(
-                        router = self.cluster.name,
-                        node = self.endpoint.name,
-                        address = %self.endpoint.address,
-                        component_id = %self.id,
-                        "link to the XCP router is up"
-                    );
+                    self.opened();
                     let since = tokio::time::Instant::now();
                     let end = self.serve(wire, &mut mode, &stop).await;
                     self.entry.closed();
@@ -132,6 +127,50 @@ impl Link {
         self.edge.registry.remove_link(&self.entry);
     }
 
+    /// The router accepted the handshake.
+    fn opened(&self) {
+        self.entry.opened();
+        match self.profile {
+            LinkProfile::Component => self.is_up(),
+            LinkProfile::Xcp => {
+                // What the last link was found to be stays until this one is found to be better.
+                if self.entry.status().state != LinkState::NotGateway {
+                    self.entry.set(LinkState::Connecting, None);
+                }
+                tracing::info!(
+                    router = self.cluster.name,
+                    node = self.endpoint.name,
+                    address = %self.endpoint.address,
+                    component_id = %self.id,
+                    "the XCP router accepts the link; its announcement is waited for"
+                );
+            }
+        }
+    }
+
+    /// The link carries stanzas.
+    pub(super) fn is_up(&self) {
+        self.entry.set(LinkState::Up, None);
+        tracing::info!(
+            router = self.cluster.name,
+            node = self.endpoint.name,
+            address = %self.endpoint.address,
+            component_id = %self.id,
+            "link to the XCP router is up"
+        );
+    }
+
+    /// The link is accepted, but nothing would be sent over it; `why` says what the router does.
+    pub(super) fn is_no_gateway(&self, why: &str) {
+        self.failed(&Down {
+            state: LinkState::NotGateway,
+            reason: format!(
+                "the XCP router of {} accepts the component {} and {why}: its row is missing or the router has not been restarted since",
+                self.endpoint.name, self.id
+            ),
+        });
+    }
+
     /// A router that does not listen is probably just starting, and asking costs it nothing.
     fn pause(&self, backoff: &mut Backoff) -> Duration {
         let wait = backoff.wait();
@@ -153,7 +192,14 @@ impl Link {
             LinkState::Connecting | LinkState::Up | LinkState::Failed => "failed",
         });
         // Attempts go on every few seconds; only news is worth a line.
-        if news {
+        if news && down.state == LinkState::NotGateway {
+            tracing::warn!(
+                router = self.cluster.name,
+                node = self.endpoint.name,
+                reason = down.reason,
+                "the XCP router accepts the link and sends nothing over it"
+            );
+        } else if news {
             tracing::warn!(
                 router = self.cluster.name,
                 node = self.endpoint.name,
@@ -217,9 +263,12 @@ impl Link {
     }
 
     async fn handshake(&self, wire: &mut Wire) -> Result<(), Failure> {
+        let xcp = self.profile == LinkProfile::Xcp;
         let header = HeaderToSend {
             content_ns: ns::COMPONENT,
             to: Some(self.id.as_str()),
+            id: xcp.then_some(self.id.as_str()),
+            version: xcp,
             ..HeaderToSend::default()
         };
         // A component id has only characters that XML can express.
@@ -245,6 +294,9 @@ impl Link {
                 continue;
             };
             if element.is(ns::COMPONENT, "handshake") {
+                if xcp {
+                    wire.send(announcement::announce(self.id.as_str())).await?;
+                }
                 return Ok(());
             }
             if !element.is(ns::STREAMS, "features") {

@@ -4,7 +4,11 @@
 //! goes over another link when one breaks. A [`link`] proves by pings to our own component id
 //! what the router has processed; what is unproven when it breaks is reported to its senders. What
 //! comes back although the link is up is counted by [`returned`].
+//! With profile Xcp each stanza travels in an `envelope`, and a link carries nothing before the
+//! router's `announcement` says that we are its gateway.
 
+mod announcement;
+mod envelope;
 pub mod link;
 pub mod queue;
 pub mod returned;
@@ -17,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use xmpp_federation_core::edge_config::{Endpoint, Router};
+use xmpp_federation_core::edge_config::{Endpoint, LinkProfile, Router};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{ComponentId, Domain};
 
@@ -49,6 +53,9 @@ pub struct Timing {
     /// How long a link whose turn begins waits for the proof of what the last one wrote, so that
     /// the order within a pair is kept; 2 s.
     pub handover: Duration,
+    /// Profile Xcp: how long a router may take to announce a component whose handshake it
+    /// accepted; 10 s.
+    pub announcement: Duration,
 }
 
 impl Default for Timing {
@@ -58,6 +65,7 @@ impl Default for Timing {
             quiet: Duration::from_secs(5),
             hold: Duration::from_secs(30),
             handover: Duration::from_secs(2),
+            announcement: Duration::from_secs(10),
         }
     }
 }
@@ -88,6 +96,7 @@ struct Running {
     router: String,
     endpoint: Endpoint,
     component_id: ComponentId,
+    profile: LinkProfile,
     stop: CancellationToken,
 }
 
@@ -314,7 +323,7 @@ impl Routers {
                     cluster.clone(),
                     rank,
                     endpoint.clone(),
-                    id.clone(),
+                    (id.clone(), router.profile),
                     edge.registry.add_link(status),
                 );
                 let (mode, redial) = (self.mode.subscribe(), self.redial.subscribe());
@@ -323,6 +332,7 @@ impl Routers {
                     router: router.name.clone(),
                     endpoint: endpoint.clone(),
                     component_id: id.clone(),
+                    profile: router.profile,
                     stop,
                 });
             }
@@ -332,7 +342,7 @@ impl Routers {
 
 impl Running {
     fn matches(&self, router: &Router, id: &ComponentId) -> bool {
-        self.router == router.name && self.component_id == *id
+        self.router == router.name && self.component_id == *id && self.profile == router.profile
     }
 }
 

@@ -1,6 +1,8 @@
 //! A link that is up: one task writes what waits in batches, proves what the router has
 //! processed, and takes what the router sends.
 
+mod xcp;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +13,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::LinkProfile;
 
+use super::envelope::{self, Envelopes};
 use super::link::Link;
 use super::queue::{Batch, Source};
 use super::returned::{Heard, condition};
@@ -138,6 +142,13 @@ struct Up<'a> {
     turn_at: Option<Instant>,
     /// Another link takes what waits from now on; this one only proves what it wrote.
     stepped_down: bool,
+    /// It takes what waits when its turn comes: always, or with profile Xcp once the router has
+    /// announced us as its gateway.
+    carries: bool,
+    /// Until when the router has to say how it announces us.
+    awaiting: Option<Instant>,
+    /// Profile Xcp.
+    envelopes: Option<Envelopes>,
     /// We have closed our side.
     closing: Option<Instant>,
 }
@@ -159,7 +170,10 @@ impl Link {
     ) -> Result<(), Failure> {
         let wake = Arc::new(Notify::new());
         self.edge.routers.serving.fetch_add(1, Ordering::AcqRel);
-        self.cluster.queue.link_up(self.rank, &wake);
+        let announced = self.profile == LinkProfile::Xcp;
+        if !announced {
+            self.cluster.queue.link_up(self.rank, &wake);
+        }
         let mut up = Up {
             link: self,
             wire,
@@ -177,6 +191,9 @@ impl Link {
             heard: None,
             turn_at: None,
             stepped_down: false,
+            carries: !announced,
+            awaiting: announced.then(|| Instant::now() + self.edge.routers.timing.announcement),
+            envelopes: announced.then(Envelopes::default),
             closing: None,
         };
         let mut end = up.run(mode, stop).await;
@@ -225,9 +242,9 @@ impl Up<'_> {
         loop {
             finish |= stop.is_cancelled() || *mode.borrow() == Mode::Finish;
             if stop.is_cancelled() && !self.stepped_down {
-                self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
+                self.stepped_down = !self.carries || self.link.cluster.queue.step_down(&self.wake);
             }
-            self.write();
+            self.write()?;
             if finish && self.closing.is_none() && self.may_close() {
                 for batch in self.link.cluster.queue.link_down(&self.wake) {
                     self.link.edge.report(&batch.bytes, Cause::LinkDown);
@@ -291,7 +308,7 @@ impl Up<'_> {
 
     /// Everything that waits for this link is written and proven.
     fn may_close(&self) -> bool {
-        let nothing = self.stepped_down || self.link.cluster.queue.is_empty();
+        let nothing = self.stepped_down || !self.carries || self.link.cluster.queue.is_empty();
         self.window.is_empty() && nothing && !self.wire.transport.needs_flush()
     }
 
@@ -301,13 +318,18 @@ impl Up<'_> {
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
-        self.closing.unwrap_or(alive).min(alive).min(turn)
+        let announced = self.awaiting.unwrap_or(alive);
+        let closing = self.closing.unwrap_or(alive);
+        closing.min(alive).min(turn).min(announced)
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         if self.closing.is_some_and(|closing| now >= closing) {
             return Err(Failure::Timeout("closing the stream"));
+        }
+        if self.awaiting.is_some_and(|until| now >= until) {
+            self.not_announced();
         }
         match &self.ping {
             Some(ping) if now >= ping.sent + self.timing().echo => {
@@ -324,23 +346,32 @@ impl Up<'_> {
     }
 
     /// Hands the next batches to the socket once it has taken the last ones.
-    fn write(&mut self) {
+    fn write(&mut self) -> Result<(), Failure> {
         self.turn_at = None;
         if self.wire.transport.needs_flush() || self.closing.is_some() {
-            return;
+            return Ok(());
         }
         let room = self.room();
         if room > 0 {
             let queue = &self.link.cluster.queue;
             let taken = queue.take(&self.wake, self.window.len(), room, Instant::now());
             self.turn_at = taken.again;
-            let batches = taken.batches;
             let (mut count, mut size) = (0, 0);
-            for batch in &batches {
+            for batch in &taken.batches {
                 count += batch.count;
                 self.unproven += batch.requests;
                 size += batch.bytes.len();
-                self.wire.transport.queue(batch.bytes.clone());
+            }
+            // From here on they are reported, whatever becomes of the link.
+            let first = self.window.len();
+            self.window.extend(taken.batches);
+            self.window_bytes += size;
+            for batch in self.window.range(first..) {
+                let bytes = match &mut self.envelopes {
+                    None => batch.bytes.clone(),
+                    Some(envelopes) => envelopes.wrap(&batch.bytes, self.link.id.as_str())?,
+                };
+                self.wire.transport.queue(bytes);
             }
             if count > 0 {
                 self.link
@@ -348,12 +379,11 @@ impl Up<'_> {
                     .metrics
                     .stanzas(Direction::Inbound, count, size);
             }
-            self.window_bytes += size;
-            self.window.extend(batches);
         }
         if self.ping.is_none() && !self.window.is_empty() {
             self.send_ping();
         }
+        Ok(())
     }
 
     /// A ping to ourselves: the router processes in order, so its echo proves all before it.
@@ -369,9 +399,12 @@ impl Up<'_> {
             .attr("to", own);
         w.empty("ping", "urn:xmpp:ping").end();
         // Component ids and our numbers are always writable.
-        self.wire
-            .transport
-            .queue(Bytes::from(w.finish().unwrap_or_default()));
+        let mut ping = w.finish().unwrap_or_default();
+        if self.envelopes.is_some() {
+            // On the way of all stanzas: in order with them.
+            ping = envelope::around(own, own, &ping);
+        }
+        self.wire.transport.queue(Bytes::from(ping));
         self.ping = Some(Ping {
             id,
             covers: self.window.len(),
@@ -419,9 +452,14 @@ impl Up<'_> {
                     if self.take_echo(&element) {
                         continue;
                     }
-                    *size += element.bytes().len();
-                    *count += 1;
-                    self.take_stanza(live, &element);
+                    let bytes = if self.envelopes.is_some() {
+                        self.take_xcp(live, &element)
+                    } else {
+                        self.take_stanza(live, &element);
+                        Some(element.bytes().len())
+                    };
+                    *size += bytes.unwrap_or(0);
+                    *count += usize::from(bytes.is_some());
                 }
             }
         }
@@ -562,7 +600,10 @@ impl Up<'_> {
     /// Answers the router's stanza on this cluster's links.
     fn refuse(&mut self, live: &Live, element: &Element, cause: Cause) {
         let edge = &self.link.edge;
-        if cause == Cause::ForeignSender || cause == Cause::NotForUs {
+        if matches!(
+            cause,
+            Cause::ForeignSender | Cause::NotForUs | Cause::BadEnvelope
+        ) {
             tracing::warn!(
                 router = self.link.cluster.name,
                 node = self.link.endpoint.name,

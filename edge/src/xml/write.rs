@@ -16,7 +16,7 @@ pub fn is_writable(value: &str) -> bool {
 
 /// Appends `value` for use inside `'…'` or `"…"`. Tabs and line ends become
 /// references, since a parser would turn them into spaces.
-pub(super) fn escape_attribute(value: &str, out: &mut String) {
+pub(crate) fn escape_attribute(value: &str, out: &mut String) {
     escape(value, out, |c| match c {
         '&' => Some("&amp;"),
         '<' => Some("&lt;"),

@@ -474,11 +474,7 @@ impl Router {
     }
 
     pub async fn accept_header(&self) -> Speaker {
-        let (tcp, _) = timeout(PATIENCE, self.listener.accept())
-            .await
-            .expect("the edge did not dial the router")
-            .unwrap();
-        let mut speaker = Speaker::new(tcp);
+        let mut speaker = self.accept_tcp().await;
         let opened = speaker.hear("accept'").await + &speaker.hear(">").await;
         assert_eq!(attribute(&opened, "stream:stream", "to"), COMPONENT);
         speaker
@@ -489,6 +485,71 @@ impl Router {
             .await;
         speaker
     }
+
+    async fn accept_tcp(&self) -> Speaker {
+        let (tcp, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("the edge did not dial the router")
+            .unwrap();
+        Speaker::new(tcp)
+    }
+
+    /// Profile Xcp: a link that was accepted, whose component has announced itself.
+    pub async fn accept_xcp_stream(&self) -> Speaker {
+        let mut speaker = self.accept_tcp().await;
+        let opened = speaker.hear("<stream:stream").await + &speaker.hear(">").await;
+        assert_eq!(
+            opened,
+            format!(
+                "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
+                 xmlns:stream='http://etherx.jabber.org/streams' to='{COMPONENT}' id='{COMPONENT}' version='1.0'>"
+            )
+        );
+        speaker
+            .say(&format!(
+                "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' \
+                 xmlns='jabber:component:accept' from='{COMPONENT}' id='65f0c3a1' \
+                 xmlns:jd='http://jabber.com/config/jabberd' jd:realm='jabber'><stream:features/>"
+            ))
+            .await;
+        // SHA-1("65f0c3a1" + "router-secret")
+        assert_eq!(
+            speaker.hear("</handshake>").await,
+            "<handshake>c53c932f23615d1856c351e88a8c5527a38e3f20</handshake>"
+        );
+        speaker.say("<handshake/>").await;
+        assert_eq!(
+            speaker.hear("</route>").await,
+            format!(
+                "<route from='{COMPONENT}' to='presence@-internal' type='component-presence'>\
+                 <presence from='{COMPONENT}' to='presence@-internal'>\
+                 <x xmlns='http://www.jabber.com/schemas/component-presence.xsd' protocol-version='1.1'/>\
+                 </presence></route>"
+            )
+        );
+        speaker
+    }
+
+    /// Profile Xcp: a link that was accepted and announced as the router's gateway.
+    pub async fn accept_xcp(&self) -> RouterLink {
+        let mut speaker = self.accept_xcp_stream().await;
+        speaker.say(&announced(COMPONENT, GATEWAY)).await;
+        RouterLink::start(speaker)
+    }
+}
+
+/// What a router says of the component that is its way to foreign domains.
+pub const GATEWAY: &str =
+    "<local-hosts><host>cm-2_s2scp-1.eft-xwye-a-coluc-com</host></local-hosts><default-gateway/>";
+
+/// A router's announcement of a component.
+pub fn announced(component: &str, inside: &str) -> String {
+    format!(
+        "<route from='{component}' to='{COMPONENT}' type='component-presence'>\
+         <presence from='{component}' to='{COMPONENT}'>\
+         <x xmlns='http://www.jabber.com/schemas/component-presence.xsd' protocol-version='1.1'>{inside}</x>\
+         </presence></route>"
+    )
 }
 
 impl RouterLink {
@@ -505,7 +566,8 @@ impl RouterLink {
                 while let Some(end) = end_of_first_element(&heard) {
                     let rest = heard.split_off(end);
                     let element = std::mem::replace(&mut heard, rest);
-                    if element.contains("id='proof-") && element.starts_with("<iq") {
+                    let is_ping = element.starts_with("<iq") || element.starts_with("<route");
+                    if is_ping && element.contains("id='proof-") {
                         if echoing.load(Ordering::SeqCst) {
                             let _ = write.write_all(element.as_bytes()).await;
                         }

@@ -1,5 +1,7 @@
 //! Clusters that the spec names no more: their rows are removed beside everything else.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 use super::{Asked, Resource, desired};
@@ -200,7 +202,7 @@ pub fn removal(
     };
     let gone = Resource {
         owner: resource.owner,
-        component_ids: &[],
+        component_ids: Cow::Borrowed(&[]),
         active: false,
         live_owners: resource.live_owners.clone(),
         asked: Asked::default(),

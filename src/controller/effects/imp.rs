@@ -1,6 +1,7 @@
 //! Translates between the resource and the IM and Presence module: what it is asked for, and where
 //! the edges find the routers it tells of.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -16,8 +17,8 @@ use crate::controller::names;
 use crate::controller::validate::Imp;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
+    Place, Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -26,7 +27,7 @@ pub struct Resource<'a> {
     /// The resource.
     pub owner: &'a names::Owner,
     /// Component id of each slot.
-    pub component_ids: &'a [ComponentId],
+    pub component_ids: Cow<'a, [ComponentId]>,
     /// Whether rows are wanted.
     pub active: bool,
     /// UIDs of all resources.
@@ -114,6 +115,10 @@ pub fn desired(
             spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
             spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
         },
+        federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
+            query: check.query.clone(),
+            off_value: check.off_value.clone(),
+        }),
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
@@ -152,7 +157,11 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
-            bouncing: None,
+            bouncing: link
+                .returned
+                .as_ref()
+                .filter(|returned| returned.everything)
+                .map(|returned| returned.condition.clone()),
         })
         .collect()
 }

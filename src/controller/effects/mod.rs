@@ -5,10 +5,12 @@ pub mod farewell;
 mod imp;
 mod records;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -17,15 +19,16 @@ use xmpp_federation_core::edge_status::LinkState;
 pub use imp::{Resource, addresses_written, desired};
 pub use records::Records;
 
-use super::build::{Known, Links, Nodes};
+use super::build::{Links, Nodes};
 use super::context::{Context, LastLook, Memory};
+use super::delete::{self, LastReach};
 use super::dereference::{EdgePod, Observed};
 use super::events::{self, Note};
 use super::kube::Error;
 use super::left::{self, Former, Leaving};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
-use super::{delete, watch};
+use super::watch;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::{XmppFederation, request};
@@ -95,14 +98,14 @@ pub async fn run(
     valid: &Validated,
     observed: &Observed,
     former: &[Former],
-    known: &Known,
+    known: &Links,
     memory: &Memory,
 ) -> Result<Option<Outcome>, Error> {
     let asked = Asked::of(object);
     let refresh = asked.refresh.clone();
     let resource = Resource {
         owner: &valid.owner,
-        component_ids: &valid.component_ids,
+        component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
         live_owners: watch::known(context)
             .iter()
@@ -113,12 +116,18 @@ pub async fn run(
     let mut notes = Vec::new();
     // A turn that was asked for with an earlier spec may still write where rows are to go.
     let earlier = context.turns.busy(&valid.owner.uid);
+    let now = Timestamp::now();
     let mut missing = BTreeMap::new();
     let mut asks = Vec::new();
     for (place, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, place);
-        match desired(&resource, cluster, place, &observed.secrets, &observed.pods) {
+        let wanted = desired(&resource, cluster, place, &observed.secrets, &observed.pods);
+        context.remember(&valid.owner.uid, |memory| {
+            let last = memory.reach.entry(entry.clone()).or_default();
+            LastReach::see(last, wanted.as_ref().ok(), now);
+        });
+        match wanted {
             Err(sentence) => {
                 missing.insert(entry, sentence);
             }
@@ -142,9 +151,9 @@ pub async fn run(
             );
         }
     }
-    let wants_to_act =
-        |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if report.wants_to_act);
-    if turns.iter().any(wants_to_act) {
+    let binds =
+        |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
+    if !delete::has_finalizer(object) && turns.iter().any(binds) {
         delete::add_finalizer(&context.client, object).await?;
         events::publish(&context.client, object, &context.instance, &notes).await;
         return Ok(None);
@@ -166,7 +175,7 @@ pub async fn run(
     let mut links = Links::new();
     for (cluster, looked) in valid.imp.iter().zip(&looked) {
         let entry = &cluster.spec.name;
-        let before = known.links.get(entry);
+        let before = known.get(entry);
         let nodes = match &looked.report {
             Ok(report) if report.barred => Nodes::new(),
             Ok(report) if !report.nodes.is_empty() => {
@@ -253,6 +262,12 @@ fn look(
         current,
         failing: !answers && !linked,
     }
+}
+
+/// Whether a deletion has something to remove: a write is due, or rows are ours already, as those
+/// that a former resource gave up or retained.
+fn may_leave_rows(report: &Report) -> bool {
+    report.wants_to_act || !report.registrations.is_empty()
 }
 
 /// Given by hand, or what the Service shows.

@@ -73,6 +73,7 @@ pub async fn look(
     };
     let wanted = Wanted {
         domains: valid.hosted.clone(),
+        direct_tls: valid.direct_tls,
         hostname: valid.hostname.clone(),
         addresses,
         partners,

@@ -2,8 +2,9 @@
 
 use super::super::effects::Looked;
 use super::super::left::Leaving;
-use super::Found;
 use super::clusters::{over_all, sentences};
+use super::symptom::{self, Symptom};
+use super::{Found, links};
 use crate::api::conditions::{Findings, State, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::request;
@@ -20,7 +21,13 @@ pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
         let mut named: Vec<(String, Verdict)> = found
             .imp
             .iter()
-            .map(|looked| (looked.entry.clone(), of_one(kind, looked)))
+            .map(|looked| {
+                let mut verdict = of_one(kind, looked);
+                if kind == Type::RoutersInSync && verdict.state == State::True {
+                    verdict = not_known_any_more(found, looked).unwrap_or(verdict);
+                }
+                (looked.entry.clone(), verdict)
+            })
             .collect();
         if kind == Type::ComponentsRegistered {
             named.extend(found.leaving.iter().map(|leaving| {
@@ -74,6 +81,17 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
         reason: verdict.reason,
         message: verdict.message.clone(),
     }
+}
+
+/// What was proven of a router is over when it refuses a row that it had read.
+fn not_known_any_more(found: &Found<'_>, looked: &Looked) -> Option<Verdict> {
+    let lost = links::all(found, &looked.entry)
+        .filter(|_| found.valid.active)
+        .find(|link| symptom::of(found, *link) == Some(Symptom::RowLost))?;
+    Some(Verdict::no(
+        Symptom::RowLost.reason(),
+        Symptom::RowLost.sentence(found, lost),
+    ))
 }
 
 /// One that waits for a person stalls the resource; the others go on nevertheless.

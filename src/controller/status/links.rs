@@ -1,13 +1,18 @@
-//! `RouterLinksUp`: every pod is linked to every router.
+//! `RouterLinksUp`: every pod is linked to every router, and the routers take what they are sent.
 
-use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
+use std::fmt::Write as _;
 
-use super::super::dereference::EdgePod;
+use xmpp_federation_core::edge_status::LinkState;
+
 use super::super::effects::Looked;
+use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::imp::report::reasons;
+
+/// Further links that are named beside the first.
+const NAMED: usize = 4;
 
 /// One verdict per cluster.
 pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
@@ -36,30 +41,23 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
                 "no link is opened for it, see ComponentsRegistered",
             );
         }
+        Ok(report) if report.served_by_others() => {
+            return Verdict::unknown(
+                reasons::FOREIGN_COMPONENTS,
+                "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
+            );
+        }
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let mut up = 0;
-    let mut down = Vec::new();
-    for (pod, status) in
-        answering(&found.observed.pods).filter(|(p, _)| p.index < found.pods_allowed)
-    {
-        for link in status.links.iter().filter(|l| l.router == looked.entry) {
-            if link.state == LinkState::Up {
-                up += 1;
-                continue;
-            }
-            down.push(describe(pod, link));
-        }
+    let links: Vec<Link<'_>> = all(found, &looked.entry).collect();
+    if let Some(verdict) = broken(found, &links) {
+        return verdict;
     }
-    if let Some(first) = down.first() {
-        let more = if down.len() > 1 {
-            format!(" (and {} more)", down.len() - 1)
-        } else {
-            String::new()
-        };
-        return Verdict::no(Reason::LinksDown, format!("{first}{more}"));
-    }
+    let up = links
+        .iter()
+        .filter(|link| link.status.state == LinkState::Up)
+        .count();
     if up == 0 {
         return Verdict::unknown(
             Reason::NotLookedYet,
@@ -90,70 +88,214 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
     ))
 }
 
-fn describe(pod: &EdgePod, link: &LinkStatus) -> String {
-    let reason = link.reason.as_deref().unwrap_or("no reason given");
-    let remedy = match link.state {
-        LinkState::UnknownComponent => {
-            "its XCP router has not read the table since the row was written, see RoutersInSync"
-        }
-        LinkState::Unreachable => {
-            "check port and firewall; what arrives there shows `utils network capture eth0 file axl_inject.pcap count 1000000 size all` on that node"
-        }
-        LinkState::NotGateway => {
-            return format!(
-                "{node} accepts the link of pod {} at {} since {}, but its Cisco XCP Router does not know the component id {} as a gateway yet ({reason}), so stanzas for partners bounce there: it reads its table only when it starts and needs a restart after the row was written, see RoutersInSync",
-                pod.name,
-                link.address,
-                link.since,
-                link.component_id,
-                node = link.node,
+/// The links to one cluster of the pods that may run.
+pub(super) fn all<'a>(
+    found: &Found<'a>,
+    router: &'a str,
+) -> impl Iterator<Item = Link<'a>> + use<'a> {
+    let allowed = found.pods_allowed;
+    answering(&found.observed.pods)
+        .filter(move |(pod, _)| pod.index < allowed)
+        .flat_map(move |(pod, told)| {
+            let own = told.links.iter().filter(move |link| link.router == router);
+            own.map(move |status| Link { pod, status })
+        })
+}
+
+/// What is wrong with the links, the symptom that needs a person most first.
+fn broken(found: &Found<'_>, links: &[Link<'_>]) -> Option<Verdict> {
+    let mut wrong: Vec<(Symptom, Link<'_>)> = links
+        .iter()
+        .filter_map(|link| Some((symptom::of(found, *link)?, *link)))
+        .collect();
+    // Stable: by pod within one symptom.
+    wrong.sort_by_key(|(symptom, _)| *symptom);
+    let (symptom, first) = wrong.first()?;
+    let mut message = symptom.sentence(found, *first);
+    let others = wrong.get(1..).unwrap_or_default();
+    if !others.is_empty() {
+        message += ". The same or the like:";
+        for (symptom, link) in others.iter().take(NAMED) {
+            let _ = write!(
+                message,
+                " pod {} to {} ({});",
+                link.pod.name,
+                link.status.node,
+                symptom.reason()
             );
         }
-        LinkState::WrongSecret => "correct the Secret of spec.imp[].router.secretRef",
-        LinkState::Connecting => "wait for the handshake",
-        LinkState::Up | LinkState::Failed => "read the pod's log",
-    };
-    format!(
-        "pod {} has no link to {} at {} ({:?}: {reason}); {remedy}",
-        pod.name, link.node, link.address, link.state
-    )
+        if let Some(more) = others.len().checked_sub(NAMED + 1) {
+            let _ = write!(message, " and {} more;", more + 1);
+        }
+        message.pop();
+    }
+    Some(Verdict::no(symptom.reason(), message))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::testing::{link, status, verdict, world};
-    use super::*;
+    use super::super::testing::{World, link, report, status, verdict, world};
     use crate::api::conditions::{State, Type};
+    use crate::imp::report::{PendingRestart, Verdict, reasons};
     use rstest::rstest;
     use serde_json::{Value, json};
+    use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, Returned};
+
+    /// What is known of the node's router.
+    #[derive(Debug, Clone, Copy)]
+    enum Router {
+        /// No row of this id is in the table.
+        NoRow,
+        /// A restart is needed; the condition's reason.
+        Behind(&'static str),
+        InSync,
+        Restarting,
+    }
+
+    fn seen(mode: &str, router: Router, link: LinkStatus) -> World {
+        let mut world = world("/imp/0/restart/mode", json!(mode));
+        world.imp = Ok(match router {
+            Router::NoRow => report(
+                false,
+                false,
+                Verdict::no(reasons::REGISTERING, "not written"),
+            ),
+            Router::Behind(reason) => report(true, false, Verdict::no(reason, "restart it")),
+            Router::InSync => report(true, true, Verdict::yes(reasons::IN_SYNC, "all of them")),
+            Router::Restarting => {
+                let mut report =
+                    report(true, false, Verdict::no(reasons::RESTARTING, "restarting"));
+                let node = report.nodes.first_mut().unwrap();
+                node.pending_restart = Some(PendingRestart {
+                    id: "r-1".to_owned(),
+                    reason: "row written".to_owned(),
+                    started_at: None,
+                });
+                report
+            }
+        });
+        status(&mut world).links = vec![link];
+        world
+    }
+
+    /// A link over which everything comes back.
+    fn bouncing() -> LinkStatus {
+        LinkStatus {
+            returned: Some(Returned {
+                since: "2023-11-14T22:13:20Z".to_owned(),
+                sent: 41,
+                returned: 40,
+                condition: "remote-server-not-found".to_owned(),
+                everything: true,
+            }),
+            ..link(LinkState::Up)
+        }
+    }
+
+    const CAPTURE: &str = "utils network capture eth0 file axl_inject.pcap count 1000000 size all";
+    const CLI: &str = "utils service restart Cisco XCP Router";
+    const MENU: &str = "Tools > Control Center - Network Services";
+    const ASK: &str = "xmppfederation.io/restart-routers";
 
     #[rstest]
-    #[case(LinkState::UnknownComponent, "see RoutersInSync")]
-    #[case(
-        LinkState::NotGateway,
-        "needs a restart after the row was written, see RoutersInSync"
-    )]
-    #[case(LinkState::NotGateway, "since 2023-11-14T22:13:20Z")]
-    #[case(
-        LinkState::Unreachable,
-        "utils network capture eth0 file axl_inject.pcap count 1000000 size all"
-    )]
-    #[case(LinkState::WrongSecret, "spec.imp[].router.secretRef")]
-    fn a_link_that_is_down_is_told_with_its_own_remedy(
-        #[case] state: LinkState,
-        #[case] remedy: &str,
+    #[case::port("Automatic", Router::InSync, link(LinkState::Unreachable), "RouterUnreachable", &[CAPTURE, "port 7400", "firewall", "is Started there"])]
+    #[case::port_of_a_router_that_is_behind("Manual", Router::Behind(reasons::RESTART_BY_HAND), link(LinkState::Unreachable), "RouterUnreachable", &[CAPTURE])]
+    #[case::secret("Automatic", Router::InSync, link(LinkState::WrongSecret), "RouterSecretWrong", &["Secret cups-router", "key \"secret\"", "spec.imp[].router.secretRef"])]
+    #[case::secret_during_a_restart("Automatic", Router::Restarting, link(LinkState::WrongSecret), "RouterSecretWrong", &["cups-router"])]
+    #[case::row("Automatic", Router::NoRow, link(LinkState::UnknownComponent), "LinksDown", &["not in IM&P's table", "ComponentsRegistered"])]
+    #[case::table_by_plan("Automatic", Router::Behind(reasons::MIN_INTERVAL), link(LinkState::UnknownComponent), "TableNotRead", &["The operator restarts it", "RoutersInSync", "no notice"])]
+    #[case::table_by_hand("Manual", Router::Behind(reasons::RESTART_BY_HAND), link(LinkState::UnknownComponent), "TableNotRead", &[CLI, MENU])]
+    #[case::table_and_manual("Manual", Router::Behind(reasons::PROPAGATING), link(LinkState::UnknownComponent), "TableNotRead", &["is Manual", CLI, MENU])]
+    #[case::table_and_refused("Automatic", Router::Behind(reasons::RESTART_REFUSED), link(LinkState::UnknownComponent), "TableNotRead", &[CLI, MENU])]
+    #[case::table_and_no_record("Automatic", Router::Behind(reasons::UNPROVEN), link(LinkState::UnknownComponent), "TableNotRead", &[ASK, CLI])]
+    #[case::no_gateway("Manual", Router::Behind(reasons::RESTART_BY_HAND), link(LinkState::NotGateway), "TableNotRead", &["accepts the link, but knows no gateway", CLI, MENU, "since 2023-11-14T22:13:20Z"])]
+    #[case::no_gateway_any_more("Automatic", Router::InSync, link(LinkState::NotGateway), "RowNotKnown", &["restored or rebuilt"])]
+    #[case::lost("Automatic", Router::InSync, link(LinkState::UnknownComponent), "RowNotKnown", &["restored or rebuilt", "run sql select * from xmpps2snodes", "utils dbreplication runtimestate", ASK, CLI])]
+    #[case::restarting("Automatic", Router::Restarting, link(LinkState::Unreachable), "LinksDown", &["is being restarted"])]
+    #[case::restarting_refuses("Automatic", Router::Restarting, link(LinkState::UnknownComponent), "LinksDown", &["is being restarted"])]
+    #[case::anything_else("Automatic", Router::InSync, link(LinkState::Failed), "LinksDown", &["read the pod's log"])]
+    #[case::returned("Automatic", Router::InSync, bouncing(), "EverythingReturned", &["40 of 41", "remote-server-not-found", CLI, ASK, "Feature Services"])]
+    #[case::returned_by_plan("Automatic", Router::Behind(reasons::MIN_INTERVAL), bouncing(), "EverythingReturned", &["The operator restarts it"])]
+    #[case::returned_and_manual("Manual", Router::Behind(reasons::RESTART_BY_HAND), bouncing(), "EverythingReturned", &[CLI, MENU])]
+    fn each_symptom_has_its_own_reason_and_remedy(
+        #[case] mode: &str,
+        #[case] router: Router,
+        #[case] link: LinkStatus,
+        #[case] reason: &str,
+        #[case] parts: &[&str],
     ) {
-        let mut world = world("", Value::Null);
-        status(&mut world).links = vec![link(state)];
-        let verdict = verdict(&world, Type::RouterLinksUp);
-        assert_eq!(verdict.state, State::False);
-        assert!(verdict.message.contains(remedy), "{}", verdict.message);
-        assert!(
-            verdict.message.contains("ecup10.coluc.com"),
-            "{}",
-            verdict.message
+        let verdict = verdict(&seen(mode, router, link), Type::RouterLinksUp);
+        assert_eq!((verdict.state, verdict.reason), (State::False, reason));
+        for part in parts.iter().chain(&["ecup10.coluc.com", "coluc-edge-0"]) {
+            assert!(
+                verdict.message.contains(part),
+                "{part:?} is not in {}",
+                verdict.message
+            );
+        }
+    }
+
+    #[test]
+    fn single_users_who_are_away_are_not_told() {
+        let mut link = bouncing();
+        link.returned.as_mut().unwrap().everything = false;
+        let verdict = verdict(
+            &seen("Automatic", Router::InSync, link),
+            Type::RouterLinksUp,
         );
+        assert_eq!(verdict.state, State::True, "{}", verdict.message);
+    }
+
+    #[rstest]
+    #[case(LinkState::UnknownComponent, State::False)]
+    #[case(LinkState::Unreachable, State::True)]
+    #[case(LinkState::WrongSecret, State::True)]
+    #[case(LinkState::Up, State::True)]
+    fn a_router_that_refuses_what_it_had_read_is_not_in_sync_any_more(
+        #[case] state: LinkState,
+        #[case] in_sync: State,
+    ) {
+        let mut link = link(state);
+        link.last_up = Some(LastUp {
+            from: "2023-11-01T08:00:00Z".to_owned(),
+            until: "2023-11-14T22:13:20Z".to_owned(),
+        });
+        let world = seen("Automatic", Router::InSync, link);
+        let verdict = verdict(&world, Type::RoutersInSync);
+        assert_eq!(verdict.state, in_sync, "{}", verdict.message);
+        if in_sync == State::False {
+            assert_eq!(verdict.reason, "RowNotKnown");
+            let lasted = "the link was up from 2023-11-01T08:00:00Z until 2023-11-14T22:13:20Z";
+            assert!(verdict.message.contains(lasted), "{}", verdict.message);
+        }
+    }
+
+    #[test]
+    fn what_a_person_has_to_do_is_said_before_what_passes() {
+        let mut world = seen(
+            "Automatic",
+            Router::Behind(reasons::MIN_INTERVAL),
+            link(LinkState::UnknownComponent),
+        );
+        let links = &mut status(&mut world).links;
+        for (state, node) in [
+            (LinkState::Connecting, "ecup10s.coluc.com"),
+            (LinkState::WrongSecret, "ecup10t.coluc.com"),
+        ] {
+            let mut more = link(state);
+            node.clone_into(&mut more.node);
+            links.push(more);
+        }
+        let verdict = verdict(&world, Type::RouterLinksUp);
+        assert_eq!(verdict.reason, "RouterSecretWrong");
+        for part in [
+            "to ecup10t.coluc.com",
+            "pod coluc-edge-0 to ecup10.coluc.com (TableNotRead);",
+            "pod coluc-edge-0 to ecup10s.coluc.com (LinksDown)",
+        ] {
+            assert!(verdict.message.contains(part), "{}", verdict.message);
+        }
     }
 
     #[test]
@@ -166,5 +308,17 @@ mod tests {
             (verdict.state, verdict.reason),
             (State::Unknown, "Prepared")
         );
+    }
+
+    #[rstest]
+    #[case(LinkState::UnknownComponent, "TableNotRead")]
+    #[case(LinkState::Unreachable, "RouterUnreachable")]
+    fn a_link_is_judged_also_while_nothing_is_known_of_im_and_presence(
+        #[case] state: LinkState,
+        #[case] reason: &str,
+    ) {
+        let mut world = world("", Value::Null);
+        status(&mut world).links = vec![link(state)];
+        assert_eq!(verdict(&world, Type::RouterLinksUp).reason, reason);
     }
 }

@@ -1,8 +1,9 @@
 //! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
 //! nothing in it moves unless something happened.
 //!
-//! One file per condition; [`clusters`] is what several clusters mean together, [`imp`] carries over the verdicts of [`crate::imp`], [`details`] is
-//! everything but the conditions.
+//! One file per condition; [`clusters`] is what several clusters mean together, [`symptom`] what a
+//! link that does not work is a sign of, [`imp`] carries over the verdicts of [`crate::imp`],
+//! [`details`] is everything but the conditions.
 
 mod certificate;
 mod clusters;
@@ -13,6 +14,7 @@ mod imp;
 mod links;
 mod partners;
 mod records;
+mod symptom;
 #[cfg(test)]
 mod testing;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rstest::rstest;
@@ -20,6 +21,8 @@ use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::imp::control_center::RouterState;
+use crate::imp::report::{self as imp, Report, reasons};
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {
@@ -29,6 +32,7 @@ pub struct World {
     pub addresses: Vec<IpAddr>,
     pub desired: Desired,
     pub stateful_set: Option<kube::api::DynamicObject>,
+    pub imp: Result<Report, String>,
 }
 
 pub fn link(state: LinkState) -> LinkStatus {
@@ -92,6 +96,7 @@ pub fn world(path: &str, value: Value) -> World {
         name: "coluc-edge-0".to_owned(),
         uid: "pod-1".to_owned(),
         index: 0,
+        ip: None,
         ready: true,
         stopping: false,
         told: None,
@@ -105,6 +110,7 @@ pub fn world(path: &str, value: Value) -> World {
         addresses: vec!["203.0.113.10".parse().unwrap()],
         desired,
         stateful_set: None,
+        imp: Err("Secret cups-axl does not exist".to_owned()),
     }
 }
 
@@ -124,10 +130,10 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         .iter()
         .map(|imp| Looked {
             entry: imp.spec.name.clone(),
-            report: Err(Verdict::no(
-                Reason::SecretMissing,
-                "Secret cups-axl does not exist",
-            )),
+            report: world
+                .imp
+                .clone()
+                .map_err(|missing| Verdict::no(Reason::SecretMissing, missing)),
             current: true,
             failing: false,
         })
@@ -150,6 +156,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
     findings
         .verdicts
         .into_iter()
+        .rev()
         .find(|(k, _)| *k == kind)
         .unwrap()
         .1
@@ -157,6 +164,41 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
 
 pub fn status(world: &mut World) -> &mut Told {
     world.pods.first_mut().unwrap().status.as_mut().unwrap()
+}
+
+/// What IM and Presence is found to be: one node, whose router runs.
+pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report {
+    let id = link(LinkState::Up).component_id;
+    Report {
+        barred: false,
+        axl_authenticated: imp::Verdict::yes(reasons::AUTHENTICATED, "accepted"),
+        components_registered: imp::Verdict::yes(reasons::REGISTERED, "all there"),
+        routers_in_sync: routers,
+        imp_federation_off: imp::Verdict::yes(reasons::FEDERATION_OFF, "off"),
+        progress: imp::Progress::Done,
+        axl_version: Some("14.0".to_owned()),
+        table: Some("xmpps2snodes".to_owned()),
+        nodes: vec![imp::NodeReport {
+            name: "ecup10.coluc.com".to_owned(),
+            address: None,
+            publisher: true,
+            router: Some(RouterState::Started),
+            up_time: Some(1000),
+            in_sync,
+            pending_restart: None,
+        }],
+        registrations: Vec::new(),
+        slots: vec![imp::SlotReport {
+            component_id: id,
+            registered,
+            sync: imp::SlotSync::Unknown,
+        }],
+        handled_restart_token: None,
+        recent_actions: Vec::new(),
+        events: Vec::new(),
+        requeue_after: Duration::from_mins(5),
+        wants_to_act: false,
+    }
 }
 
 #[rstest]

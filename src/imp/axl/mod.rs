@@ -11,7 +11,7 @@ use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::http::{Call, Caller};
 use super::pkid::Pkid;
-use super::soap::{self, Element};
+use super::soap::{self, Element, Fault};
 
 pub use sql::Table;
 pub use version::AxlVersion;
@@ -44,6 +44,9 @@ impl fmt::Display for Row {
         write!(f, "{} ({})", plain(&self.cp_id), plain(&self.pkid))
     }
 }
+
+/// Most nodes believed; the largest IM&P cluster has six.
+const MAX_NODES: usize = 64;
 
 /// AXL of one publisher.
 pub struct Axl<'a> {
@@ -79,10 +82,11 @@ impl Axl<'_> {
     /// The IM&P nodes, publisher first, then by name. An empty list is an error.
     pub async fn nodes(&mut self) -> Result<Vec<Node>, CallError> {
         let answer = match self.execute("executeSQLQuery", sql::NODES).await {
+            // Only without the column: with it, all rows would be those of call managers too.
             Err(CallError {
-                kind: CallErrorKind::Fault(_),
+                kind: CallErrorKind::Fault(fault),
                 ..
-            }) => {
+            }) if lacks_column(&fault) => {
                 self.execute("executeSQLQuery", sql::NODES_WITHOUT_ROLE)
                     .await?
             }
@@ -113,24 +117,57 @@ impl Axl<'_> {
         read_rows(&answer).map_err(|what| self.unexpected(what))
     }
 
-    /// Inserts one row; returns the number of rows inserted.
+    /// The value of a query that is to answer one row with one column; the inner error says what
+    /// else it answered.
+    pub async fn one_value(&mut self, query: &str) -> Result<Result<String, String>, CallError> {
+        let answer = self.execute("executeSQLQuery", query).await?;
+        let rows: Vec<&Element> = rows_of(&answer).collect();
+        Ok(match rows.as_slice() {
+            [row] => match row.children.as_slice() {
+                [column] => Ok(column.text.clone()),
+                columns => Err(format!(
+                    "the query answered {} columns instead of one",
+                    columns.len()
+                )),
+            },
+            rows => Err(format!(
+                "the query answered {} rows instead of one",
+                rows.len()
+            )),
+        })
+    }
+
+    /// Inserts one row; any other number of rows is an error. Returns the number.
     pub async fn insert(
         &mut self,
         table: Table,
         pkid: Pkid,
         id: &ComponentId,
     ) -> Result<u64, CallError> {
-        self.update(&sql::insert(table, pkid, id)).await
+        match self.update(&sql::insert(table, pkid, id)).await? {
+            1 => Ok(1),
+            rows => Err(self.unexpected(format!(
+                "the INSERT of {id} ({pkid}) was answered with rowsUpdated {rows} instead of 1"
+            ))),
+        }
     }
 
-    /// Deletes one row; returns the number of rows deleted.
+    /// Deletes one row; returns the number of rows deleted, 0 or 1. `shown` tells whether the row
+    /// was there, so that 0 is an error.
     pub async fn delete(
         &mut self,
         table: Table,
         pkid: Pkid,
         id: &ComponentId,
+        shown: bool,
     ) -> Result<u64, CallError> {
-        self.update(&sql::delete(table, pkid, id)).await
+        match self.update(&sql::delete(table, pkid, id)).await? {
+            1 => Ok(1),
+            0 if !shown => Ok(0),
+            rows => Err(self.unexpected(format!(
+                "the DELETE of {id} ({pkid}) was answered with rowsUpdated {rows} instead of 1"
+            ))),
+        }
     }
 
     async fn update(&mut self, sql: &str) -> Result<u64, CallError> {
@@ -202,6 +239,14 @@ impl Axl<'_> {
     }
 }
 
+/// Whether a fault says that a column is missing: Informix' error -217, which names it.
+fn lacks_column(fault: &Fault) -> bool {
+    let named = |text: &str| text.to_ascii_lowercase().contains("tkprocessnoderole");
+    fault.axl_code == Some(-217)
+        || named(&fault.message)
+        || fault.axl_message.as_deref().is_some_and(named)
+}
+
 /// The rows of an answer; `<return/>` has none.
 fn rows_of(answer: &Element) -> impl Iterator<Item = &Element> {
     answer
@@ -250,7 +295,22 @@ fn read_nodes(answer: &Element) -> Result<Vec<Node>, String> {
             publisher: row.child_text("tknodeusage") == Some("0"),
         });
     }
+    if nodes.len() > MAX_NODES {
+        return Err(format!(
+            "processnode lists {} IM and Presence nodes; more than {MAX_NODES} are not believed",
+            nodes.len()
+        ));
+    }
     nodes.sort_by(|a, b| (!a.publisher, &a.name).cmp(&(!b.publisher, &b.name)));
+    let twice = nodes.iter().enumerate().find(|(at, node)| {
+        nodes
+            .iter()
+            .skip(at + 1)
+            .any(|other| other.name == node.name)
+    });
+    if let Some((_, node)) = twice {
+        return Err(format!("processnode lists {} twice", node.name));
+    }
     match nodes.iter().filter(|node| node.publisher).count() {
         1 => Ok(nodes),
         0 if nodes.is_empty() => Err("processnode lists no IM and Presence node".to_owned()),
@@ -358,10 +418,32 @@ mod tests {
     }
 
     #[rstest]
+    #[case::informix(Some(-217), "Column not found", true)]
+    #[case::in_words(Some(-1), "Column (tkprocessnoderole) not found in any table", true)]
+    #[case::busy(Some(-1), "The database is busy", false)]
+    #[case::no_table(Some(-206), "The specified table is not in the database", false)]
+    fn only_a_missing_column_lets_nodes_be_read_without_their_role(
+        #[case] code: Option<i64>,
+        #[case] message: &str,
+        #[case] expected: bool,
+    ) {
+        let fault = Fault {
+            axl_code: code,
+            axl_message: Some(message.to_owned()),
+            ..Fault::default()
+        };
+        assert_eq!(lacks_column(&fault), expected);
+    }
+
+    #[rstest]
     #[case::empty(String::new())]
     #[case::two_publishers(format!("{}{}", node("a", "0"), node("b", "0")))]
     #[case::no_publisher(node("a", "1"))]
     #[case::an_absurd_name(node("a' or 'b", "0"))]
+    #[case::control_characters(node("a\u{7}b", "0"))]
+    #[case::a_long_name(node(&"a".repeat(10_000), "0"))]
+    #[case::twice(format!("{}{}{}", node("a", "0"), node("b", "1"), node("B", "1")))]
+    #[case::too_many((0..100).map(|n| node(&format!("n{n}"), if n == 0 { "0" } else { "1" })).collect::<String>())]
     fn a_node_list_that_cannot_be_used_is_an_error(#[case] rows: String) {
         assert!(read_nodes(&answer(&format!("<return>{rows}</return>"))).is_err());
     }

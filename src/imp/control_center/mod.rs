@@ -1,6 +1,8 @@
 //! Control Center Services: the state of one node's services, and the one command there is:
 //! restart of `Cisco XCP Router`. There is no way to say anything else.
 
+pub mod listing;
+
 use super::clock::Stamp;
 use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};
@@ -117,7 +119,7 @@ impl ControlCenter<'_> {
             .await
         {
             Ok(answer) => read_commanded(&answer),
-            Err(error) if error.may_have_arrived() => {
+            Err(error) if error.may_have_arrived() || from_the_middle(&error) => {
                 Commanded::Answered(RestartAnswer::Ambiguous(error.to_string()))
             }
             Err(error) => Commanded::NotDone(NotDone::Failed(error)),
@@ -153,6 +155,12 @@ impl ControlCenter<'_> {
             kind: CallErrorKind::Unexpected(what),
         }
     }
+}
+
+/// Whether it is a fault that does not say that nothing was done: the service manager behind the
+/// interface may have taken the command all the same.
+fn from_the_middle(error: &CallError) -> bool {
+    matches!(&error.kind, CallErrorKind::Fault(fault) if !fault.refuses_request())
 }
 
 fn number(element: &Element, name: &str) -> Option<i64> {
@@ -222,7 +230,7 @@ fn read_commanded(answer: &Element) -> Commanded {
         if text.is_empty() {
             format!("reason code {code}")
         } else {
-            format!("reason code {code}: {text}")
+            format!("reason code {code}: {}", soap::told(text))
         }
     };
     match code {
@@ -319,6 +327,28 @@ mod tests {
     #[case::no_such_service(&entry(ROUTER, "Unknown", -1010, "0"))]
     fn a_node_without_router_is_an_error(#[case] items: &str) {
         assert!(read_services(&answer("soapGetServiceStatus", 0, -1, items)).is_err());
+    }
+
+    #[rstest]
+    #[case::client("soapenv:Client", false)]
+    #[case::client_of_axis("soapenv:Client.NoSOAPAction", false)]
+    #[case::server("soapenv:Server", true)]
+    #[case::server_of_axis("soapenv:Server.userException", true)]
+    #[case::none("", true)]
+    fn only_a_fault_of_the_request_proves_that_nothing_was_done(
+        #[case] code: &str,
+        #[case] may_be_done: bool,
+    ) {
+        let error = CallError {
+            interface: Interface::ControlCenter,
+            server: String::new(),
+            secret: String::new(),
+            kind: CallErrorKind::Fault(soap::Fault {
+                code: code.to_owned(),
+                ..soap::Fault::default()
+            }),
+        };
+        assert_eq!(from_the_middle(&error), may_be_done);
     }
 
     #[rstest]

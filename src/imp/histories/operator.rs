@@ -96,6 +96,7 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         },
         foreign_components: ForeignComponents::Refuse,
         maintenance: false,
+        federation_check: None,
         hold_acts: false,
         place: Place::default(),
         poll_interval: Duration::from_mins(5),
@@ -270,6 +271,7 @@ impl World {
                 });
             }
             Read::Table => self.known(actor).seen.table = Some(Table::Xmpps2snodes),
+            Read::Federation => unreachable!("no check is wanted"),
             Read::Rows => {
                 let value = self
                     .rows()

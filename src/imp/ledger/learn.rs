@@ -3,17 +3,16 @@
 
 use std::collections::BTreeSet;
 
+use crate::imp::audit::{Action, Deed, Outcome};
 use crate::imp::clock::{Elapsed, Stamp};
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{Activation, Desired};
 use crate::imp::observation::Observation;
+use crate::imp::pkid::Pkid;
 use crate::imp::report::{Event, reasons};
 use crate::imp::restart::started_after;
 
-use super::{
-    ActionRecord, Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState,
-    UpTimeMark,
-};
+use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
 /// has the cluster.
@@ -47,7 +46,7 @@ pub fn learn(
     }
     unjump(ledger, now);
     commands_on_their_way(ledger, seen, now);
-    rows(ledger, seen, &mut events);
+    rows(ledger, seen, now, &mut events);
     readable(ledger, desired, seen, now);
     requests(ledger, desired, seen, now);
     federation(ledger, seen, now);
@@ -71,18 +70,8 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
                 .handled_restart_token
                 .clone_from(&desired.requests.restart_routers);
         }
-        Activation::Prepared
-            if ledger.rows.is_empty()
-                && ledger
-                    .owner
-                    .as_ref()
-                    .is_some_and(|owner| owner.uid == desired.owner.uid) =>
-        {
-            ledger.owner = None;
-            ledger.rounds.clear();
-            ledger.readable = None;
-        }
-        _ => {}
+        Activation::Prepared => ledger.free(&desired.owner),
+        Activation::Active => {}
     }
 }
 
@@ -124,17 +113,24 @@ fn commands_on_their_way(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
     }
 }
 
-fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
+fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
     let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
         return;
     };
     let stood = ledger.standing();
     let mut gone = Vec::new();
+    let mut late = Vec::new();
     for (pkid, record) in &mut ledger.rows {
         let shown = rows.value.iter().any(|row| row.pkid == pkid.to_string());
         match record.state {
-            RowState::Planned if shown => record.state = RowState::Present,
-            RowState::Deleting if !shown => gone.push((*pkid, false)),
+            RowState::Planned if shown => {
+                record.state = RowState::Present;
+                late.push((Action::InsertRow, *pkid, record.component_id.to_string()));
+            }
+            RowState::Deleting if !shown => {
+                late.push((Action::DeleteRow, *pkid, record.component_id.to_string()));
+                gone.push((*pkid, false));
+            }
             RowState::Present if !shown => {
                 let confirmed = seen.missing_since.get(pkid).is_some_and(|since| {
                     rows.asked
@@ -148,9 +144,15 @@ fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
             _ => {}
         }
     }
+    for (action, pkid, id) in late {
+        unanswered(ledger, action, pkid, &id, now, events);
+    }
+    // However many rows went: that was one time.
+    if gone.iter().any(|(_, vanished)| *vanished) {
+        ledger.vanished = ledger.vanished.saturating_add(1);
+    }
     for (pkid, vanished) in gone {
         if vanished {
-            ledger.vanished = ledger.vanished.saturating_add(1);
             let id = ledger
                 .rows
                 .get(&pkid)
@@ -166,6 +168,40 @@ fn rows(ledger: &mut Ledger, seen: &Observation, events: &mut Vec<Event>) {
         }
         ledger.forget_row(&pkid, &stood);
     }
+}
+
+/// A write whose answer was not heard, or whose process ended, turns out to have been done.
+fn unanswered(
+    ledger: &mut Ledger,
+    action: Action,
+    pkid: Pkid,
+    id: &str,
+    now: Stamp,
+    events: &mut Vec<Event>,
+) {
+    let subject = format!("{id} ({pkid})");
+    let told = ledger.actions.iter().any(|known| {
+        known.action == action.word()
+            && known.subject == subject
+            && known.outcome.starts_with("1 row")
+    });
+    if told {
+        return;
+    }
+    let shows = match action {
+        Action::InsertRow => "shows the row",
+        _ => "does not show the row any more",
+    };
+    let deed = Deed {
+        at: now.wall,
+        action,
+        subject,
+        reason: "it was under way".to_owned(),
+        outcome: Outcome::Done,
+        told: format!("1 row, whose answer was not heard or not recorded; the table {shows}"),
+    };
+    ledger.acted(deed.record());
+    events.push(deed.event());
 }
 
 /// All desired rows are there and the propagation delay is over, by this process's own reads.
@@ -243,11 +279,7 @@ fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
     let states: Vec<ImpFederation> = seen
         .node_list()
         .iter()
-        .map(|node| {
-            seen.services
-                .get(&node.name)
-                .map_or(ImpFederation::Unknown, |services| services.value.federation)
-        })
+        .map(|node| seen.federation(&node.name))
         .collect();
     if states.contains(&ImpFederation::On) {
         ledger.federation_was_on = true;
@@ -314,7 +346,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
                 mark(&mut round.baseline, name, seen);
             }
         }
-        close_restart(ledger, name, seen, now);
+        close_restart(ledger, name, seen, now, events);
     }
     // A round does not wait for nodes that are no more.
     ledger.rounds.retain_mut(|round| {
@@ -326,7 +358,13 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
 }
 
 /// A command whose router provably started since is over.
-fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp) {
+fn close_restart(
+    ledger: &mut Ledger,
+    name: &str,
+    seen: &Observation,
+    now: Stamp,
+    events: &mut Vec<Event>,
+) {
     let Some(record) = ledger.nodes.get_mut(name) else {
         return;
     };
@@ -341,16 +379,29 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
                 round.pending.remove(name);
             }
         }
-        ledger.acted(ActionRecord {
+        let seconds = |up_time: Option<u64>| {
+            up_time.map_or_else(|| "not known".to_owned(), |up_time| format!("{up_time} s"))
+        };
+        let before = restart.baseline.up_times.get(name).map(|mark| mark.seconds);
+        let after = seen
+            .services
+            .get(name)
+            .and_then(|services| services.value.up_time);
+        let deed = Deed {
             at: now.wall,
-            action: "RouterBack".to_owned(),
+            action: Action::RouterBack,
             subject: name.to_owned(),
             reason: restart.reason,
-            outcome: format!(
-                "started again after the command of {}",
-                restart.planned.wall
+            outcome: Outcome::Done,
+            told: format!(
+                "up time {} before the command of {}, {} after",
+                seconds(before),
+                restart.planned.wall.strftime("%Y-%m-%d %H:%M:%S UTC"),
+                seconds(after)
             ),
-        });
+        };
+        ledger.acted(deed.record());
+        events.push(deed.event());
     }
 }
 

@@ -271,6 +271,16 @@ impl Ledger {
         self.owner.as_ref().filter(|other| other.uid != owner.uid)
     }
 
+    /// The resource gives the cluster up, where it has it and no row of ours is left.
+    pub fn free(&mut self, owner: &Owner) {
+        let has = self.owner.as_ref().is_some_and(|o| o.uid == owner.uid);
+        if has && self.rows.is_empty() {
+            self.owner = None;
+            self.rounds.clear();
+            self.readable = None;
+        }
+    }
+
     /// Adds an action, dropping the oldest.
     pub fn acted(&mut self, action: ActionRecord) {
         self.actions.push(action);

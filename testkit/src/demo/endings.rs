@@ -147,11 +147,7 @@ pub async fn removal(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
     let rows = imp::rows_over_axl(&world.imp_ca(), &account.user, &account.password).await?;
     ensure(rows.is_empty(), || format!("rows are left: {rows:?}"))?;
     talk.say(imp::as_cli(&rows));
-    talk.wait("an empty namespace", Duration::from_mins(1), async || {
-        let left = remains(world, sample).await?;
-        ensure(left.is_empty(), || format!("left: {}", left.join(", ")))
-    })
-    .await?;
+    emptied(talk, world, sample).await?;
     talk.fact(
         "namespace",
         format_args!("{}: nothing of ours left", sample.namespace),
@@ -162,6 +158,15 @@ pub async fn removal(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
     talk.fact("routers", "not restarted");
     talk.fact("Event", event(world, sample).await?);
     again(talk, world, sample).await
+}
+
+/// Waits until nothing of ours is left in the namespace.
+pub async fn emptied(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
+    talk.wait("an empty namespace", Duration::from_mins(1), async || {
+        let left = remains(world, sample).await?;
+        ensure(left.is_empty(), || format!("left: {}", left.join(", ")))
+    })
+    .await
 }
 
 /// Objects in the namespace that neither Kubernetes nor the administrator put there.

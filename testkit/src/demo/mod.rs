@@ -5,16 +5,19 @@
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage standalone             the edge alone, without Kubernetes
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
+//! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
 //! ```
 //! The last line is `demo: N passed, N failed`; the exit status says the same.
 
 mod aftermath;
 mod beyond;
+mod deletion;
 mod endings;
 mod evidence;
 mod full;
 mod imp;
 mod install;
+mod migration;
 mod ready;
 mod registration;
 pub mod report;
@@ -39,6 +42,8 @@ pub enum Stage {
     Standalone,
     /// What may happen afterwards, on a lab in which the twelve steps were played
     Beyond,
+    /// From Expressway and back, and deletions with something in the way, on such a lab
+    Migration,
 }
 
 /// Arguments of `testkit demo`.
@@ -54,7 +59,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "full")]
     pub stage: Stage,
     /// Play only this step, on a lab that is running; may be repeated
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=14))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=21))]
     pub step: Vec<u8>,
     /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure
     #[arg(long)]
@@ -79,7 +84,8 @@ async fn play(args: Args) -> Result<Report, Error> {
         kubernetes: args.stage == Stage::Full,
         ..Options::named(&args.name)
     };
-    let lab = if args.step.is_empty() && args.stage != Stage::Beyond {
+    let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
+    let lab = if args.step.is_empty() && !running {
         Lab::up(&options).await?
     } else {
         Lab::attach(&options.name, options.dir.as_deref())?
@@ -93,6 +99,7 @@ async fn play(args: Args) -> Result<Report, Error> {
                 Stage::Standalone => standalone::scenario(&world, &steps).await,
                 Stage::Full => full::scenario(&world, &steps).await,
                 Stage::Beyond => beyond::scenario(&world, &steps).await,
+                Stage::Migration => migration::scenario(&world, &steps).await,
             }
         })
         .await;

@@ -140,6 +140,76 @@ impl Sample {
         Ok(list(&pods, "/items").iter().map(Pod::read).collect())
     }
 
+    /// As kubectl names it.
+    pub fn reference(&self) -> String {
+        format!("xmppfederation/{}", self.name)
+    }
+
+    /// Merges into the resource.
+    pub async fn patch(&self, world: &World, patch: &Value) -> Result<(), Error> {
+        let (reference, patch) = (self.reference(), patch.to_string());
+        let arguments = ["-n", &self.namespace, "patch", &reference];
+        let arguments = [&arguments[..], &["--type=merge", "-p", &patch]].concat();
+        world.lab.kubectl(&arguments).await?;
+        Ok(())
+    }
+
+    /// The file's description of the IM&P cluster with one field more, or other.
+    pub fn imp_with(&self, field: &str, value: &Value) -> Value {
+        let mut imp = self.resource.pointer("/spec/imp/0").cloned();
+        if let Some(imp) = imp.as_mut().and_then(Value::as_object_mut) {
+            imp.insert(field.to_owned(), value.clone());
+        }
+        imp.unwrap_or_default()
+    }
+
+    /// Asks for something by annotation, with a value that was never there.
+    pub async fn annotate(&self, world: &World, request: &str) -> Result<(), Error> {
+        let annotation = format!("xmppfederation.io/{request}={:x}", rand::random::<u64>());
+        let reference = self.reference();
+        let arguments = ["-n", &self.namespace, "annotate", "--overwrite"];
+        let arguments = [&arguments[..], &[&reference, &annotation]].concat();
+        world.lab.kubectl(&arguments).await?;
+        Ok(())
+    }
+
+    /// A condition with that status, said about the resource as it is now.
+    pub async fn observed(
+        &self,
+        world: &World,
+        kind: &str,
+        status: &str,
+    ) -> Result<Condition, Error> {
+        let resource = self.now(world).await?;
+        let seen = resource.pointer("/status/observedGeneration");
+        let current = resource.pointer("/metadata/generation");
+        ensure(seen.is_some() && seen == current, || {
+            format!("generation {current:?}, observed {seen:?}")
+        })?;
+        expect_condition(&resource, kind, status)
+    }
+
+    /// What the newest Events of that reason say about the resource of this name.
+    pub async fn event(&self, world: &World, reason: &str) -> Result<String, Error> {
+        self.event_of(world, reason, "").await
+    }
+
+    /// The same for one of the resources that had this name; empty: any.
+    pub async fn event_of(&self, world: &World, reason: &str, uid: &str) -> Result<String, Error> {
+        let arguments = ["-n", &self.namespace, "events.v1.events.k8s.io"];
+        let sorted = ["--sort-by=.metadata.creationTimestamp"];
+        let events = world.get(&[&arguments[..], &sorted].concat()).await?;
+        let fits = |event: &&Value| {
+            text(event, "/reason") == reason
+                && text(event, "/regarding/kind") == "XmppFederation"
+                && text(event, "/regarding/name") == self.name
+                && (uid.is_empty() || text(event, "/regarding/uid") == uid)
+        };
+        let found = list(&events, "/items").iter().rev().find(fits);
+        let found = found.ok_or_else(|| format!("there is no Event {reason}"))?;
+        Ok(text(found, "/note").to_owned())
+    }
+
     /// IM&P's account as the Secret has it.
     pub async fn account(&self, world: &World) -> Result<Account, Error> {
         use base64::Engine as _;

@@ -91,6 +91,11 @@ impl World {
 
     async fn admin(&self, pod: &Pod, page: &str) -> Result<String, Error> {
         let url = format!("http://{}:8080/{page}", pod.address);
+        self.page(&url).await
+    }
+
+    /// What stands at a URL.
+    pub async fn page(&self, url: &str) -> Result<String, Error> {
         Ok(self
             .http
             .get(url)

@@ -3,12 +3,14 @@
 use super::{
     cluster::{Cluster, Node},
     database::Rows,
+    distort::distort,
+    faults::{FaultForm, FaultOptions},
     http::{Answer, Request},
     soap,
     sql::{self, SqlError, Verb},
     xml::{Element, escape},
 };
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 /// Answers one request to `/axl/`.
 pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Answer {
@@ -17,8 +19,13 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
     if let Some((_, operation)) = &header {
         request.operation.clone_from(operation);
     }
+    let renamed = cluster.faults.is_on("axl-other-table", &node.name);
     // What the request is about, before anything is decided: faults may be limited to it.
-    let parsed = soap::operation(&request.body);
+    let parsed = if renamed {
+        soap::operation(other_table(&String::from_utf8_lossy(&request.body)).as_bytes())
+    } else {
+        soap::operation(&request.body)
+    };
     if let Ok(operation) = &parsed {
         request.operation.clone_from(&operation.name);
         request.detail = operation
@@ -26,16 +33,22 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
             .map(Element::text)
             .unwrap_or_default();
     }
-    let verb = request
-        .detail
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_string();
-    let operations = [request.operation.clone(), verb];
-    let operations = [operations[0].as_str(), operations[1].as_str()];
+    if renamed {
+        request.detail = other_table(&request.detail);
+    }
+    let mut words = request.detail.split_whitespace();
+    let verb = words.next().unwrap_or_default().to_string();
+    let table = words
+        .skip_while(|word| !["from", "into"].contains(&word.to_lowercase().as_str()))
+        .nth(1)
+        .unwrap_or_default();
+    let about = format!("{verb} {table}");
+    let operation = request.operation.clone();
+    let operations = [operation.as_str(), verb.as_str(), about.as_str()];
     let strike = |name: &str| cluster.faults.strike(name, &node.name, &operations);
 
+    // It is in force already; here it is counted.
+    strike("axl-other-table");
     if strike("axl-timeout").is_some() {
         return Answer::never();
     }
@@ -60,8 +73,8 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
     if !request.is_xml() {
         return Answer::html(415, "Content-Type must be text/xml;charset=UTF-8");
     }
-    if strike("axl-503").is_some() {
-        return Answer::html(503, "Service Unavailable");
+    if let Some(refusal) = refusal(strike) {
+        return refusal;
     }
     let version = match &header {
         Some((version, _))
@@ -76,16 +89,70 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
         Err(text) => return Answer::xml(500, soap::fault("Client", &text, "")),
     };
     if let Some(options) = strike("axl-fault") {
-        let message = options
-            .message
-            .unwrap_or_else(|| "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed".into());
-        return fault(options.code.unwrap_or(-1), &message, &request.operation);
+        return fault_in_form(options, &request.operation, &version);
     }
-    let answer = execute(cluster, node, &operation, header.as_ref(), &version);
+    if let Some(options) = strike("axl-late") {
+        let (cluster, name) = (cluster.clone(), node.name.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(options.seconds.unwrap_or(1))).await;
+            if let Some(node) = cluster.node(&name) {
+                execute(&cluster, node, &operation, header.as_ref(), &version);
+            }
+        });
+        return Answer::never();
+    }
+    let mut answer = execute(cluster, node, &operation, header.as_ref(), &version);
+    if renamed {
+        answer.body = other_table(&answer.body);
+    }
     if strike("axl-reply-lost").is_some() {
         return Answer::lost();
     }
-    answer
+    distort(answer, "axl", strike)
+}
+
+/// The fault that is asked for, by default the one of a server that is short of memory.
+fn fault_in_form(options: FaultOptions, operation: &str, version: &str) -> Answer {
+    let message = options
+        .message
+        .unwrap_or_else(|| "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed".into());
+    let code = options.code.unwrap_or(-1);
+    match options.form {
+        FaultForm::Unqualified => fault(code, &message, operation),
+        FaultForm::Qualified => Answer::xml(
+            500,
+            soap::fault(
+                "Server",
+                "An error occurred.",
+                &format!(
+                    "<axl:axlError xmlns:axl=\"http://www.cisco.com/AXL/API/{version}\"><axl:axlcode>{code}</axl:axlcode><axl:axlmessage>{}</axl:axlmessage></axl:axlError>",
+                    escape(&message)
+                ),
+            ),
+        ),
+        FaultForm::Bare => Answer::xml(500, soap::fault("Server", &message, "")),
+    }
+}
+
+/// The web server's own refusals.
+fn refusal(strike: impl Fn(&str) -> Option<FaultOptions>) -> Option<Answer> {
+    if strike("axl-404").is_some() {
+        return Some(Answer::html(404, "Not Found"));
+    }
+    if strike("axl-500").is_some() {
+        return Some(Answer::html(500, "Internal Server Error"));
+    }
+    strike("axl-503").map(|options| Answer {
+        retry_after: options.seconds,
+        ..Answer::html(503, "Service Unavailable")
+    })
+}
+
+/// The text with the two names of the component table exchanged.
+fn other_table(text: &str) -> String {
+    text.replace("xmpps2snodes", "\0")
+        .replace("xmpp2snodes", "xmpps2snodes")
+        .replace('\0', "xmpp2snodes")
 }
 
 fn execute(

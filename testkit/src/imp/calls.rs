@@ -1,8 +1,11 @@
 //! The record of everything that was asked of the cluster, so that tests can count.
 
+use axum::http;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::VecDeque,
+    fmt::Write as _,
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -34,11 +37,62 @@ pub struct Call {
     pub credential: Option<String>,
 }
 
+/// One request as it came, in the lines that matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedRequest {
+    /// The node that was called.
+    pub node: String,
+    /// Request line, the headers `Content-Type`, `Accept`, `SOAPAction` and `Authorization` (its credentials left out), an empty
+    /// line, and the body as it is.
+    pub text: String,
+}
+
+/// How many requests are kept.
+const MAX_REQUESTS: usize = 2_000;
+
 /// The record of calls, oldest first.
 #[derive(Debug, Default)]
-pub struct Calls(Mutex<Vec<Call>>);
+pub struct Calls(Mutex<Vec<Call>>, Mutex<VecDeque<RecordedRequest>>);
 
 impl Calls {
+    /// Keeps a request.
+    pub fn keep_request(
+        &self,
+        node: &str,
+        method: &http::Method,
+        uri: &http::Uri,
+        headers: &http::HeaderMap,
+        body: &[u8],
+    ) {
+        let mut text = format!("{method} {} HTTP/1.1\n", uri.path());
+        for name in ["Content-Type", "Accept", "SOAPAction", "Authorization"] {
+            for value in headers.get_all(name) {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                let shown = match value.split_once(' ') {
+                    Some((scheme, _)) if name == "Authorization" => format!("{scheme} …"),
+                    _ => value.into_owned(),
+                };
+                let _ = writeln!(text, "{name}: {shown}");
+            }
+        }
+        text.push('\n');
+        text.push_str(&String::from_utf8_lossy(body));
+        let mut requests = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.push_back(RecordedRequest {
+            node: node.into(),
+            text,
+        });
+        if requests.len() > MAX_REQUESTS {
+            requests.pop_front();
+        }
+    }
+
+    /// The last requests, oldest first.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        let requests = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.iter().cloned().collect()
+    }
+
     /// Adds a call; number and time are filled in.
     pub fn record(&self, mut call: Call) {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);

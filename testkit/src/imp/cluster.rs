@@ -3,7 +3,7 @@
 use super::{
     auth::Auth,
     calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Spread},
+    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
     database::{Database, Snapshot},
     faults::Faults,
     router::Router,
@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,12 @@ pub struct Cluster {
     pub users: Users,
     /// Name of the component table.
     pub table: String,
+    /// How many bytes of huge answers went out.
+    pub huge_bytes: AtomicUsize,
+    /// What the routers speak.
+    pub profile: Profile,
+    /// Requests that are being answered, and the most there were at a time.
+    pub in_flight: (AtomicUsize, AtomicUsize),
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -70,6 +76,8 @@ pub struct Settings {
     pub router_secret: String,
     /// See `ImpConfig`.
     pub spread: Spread,
+    /// How long each request is thought about.
+    pub think: Duration,
 }
 
 /// A change of settings: what is absent stays.
@@ -98,6 +106,8 @@ pub struct Change {
     pub router_secret: Option<String>,
     /// Spreading over components.
     pub spread: Option<Spread>,
+    /// Seconds for which each request is thought about before it is answered.
+    pub think_s: Option<f64>,
     /// True: all session cookies go stale.
     pub forget_sessions: Option<bool>,
 }
@@ -178,6 +188,7 @@ impl Cluster {
             axl_versions: config.axl_versions.clone(),
             router_secret: config.router_secret.clone(),
             spread: config.spread,
+            think: Duration::ZERO,
         };
         Ok(Self {
             users: Users::new(config, &nodes)?,
@@ -196,6 +207,9 @@ impl Cluster {
                 seconds(config.lockout_s)?,
             ),
             table: config.table.clone(),
+            huge_bytes: AtomicUsize::new(0),
+            profile: config.router_profile,
+            in_flight: (AtomicUsize::new(0), AtomicUsize::new(0)),
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
@@ -218,6 +232,7 @@ impl Cluster {
         let restart = change.restart_s.map(seconds).transpose()?;
         let replication = change.replication_s.map(seconds).transpose()?;
         let config_manager = change.config_manager_s.map(seconds).transpose()?;
+        let think = change.think_s.map(seconds).transpose()?;
         let mut settings = self.lock_settings();
         let now = settings.clone();
         *settings = Settings {
@@ -232,6 +247,7 @@ impl Cluster {
             axl_versions: change.axl_versions.unwrap_or(now.axl_versions),
             router_secret: change.router_secret.unwrap_or(now.router_secret),
             spread: change.spread.unwrap_or(now.spread),
+            think: think.unwrap_or(now.think),
         };
         drop(settings);
         if let Some(accounts) = change.accounts {

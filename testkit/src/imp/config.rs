@@ -23,6 +23,8 @@ pub struct ImpConfig {
     pub lockout_s: f64,
     /// The shared secret of the XCP routers.
     pub router_secret: String,
+    /// What the XCP routers speak with components.
+    pub router_profile: Profile,
     /// Name of the table of S2S component ids: `xmpps2snodes` or `xmpp2snodes`.
     pub table: String,
     /// Rows present from the start.
@@ -129,6 +131,16 @@ pub enum Federation {
     Unknown,
 }
 
+/// What the XCP routers of a cluster speak with components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// XEP-0114 alone; an id that is not loaded is refused.
+    Component,
+    /// XEP-0114 with announcements and `<route/>`; an id that is not loaded gets nothing.
+    Xcp,
+}
+
 /// How stanzas of users are spread over the linked components of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,6 +186,7 @@ impl Default for ImpConfig {
             lockout_after: 3,
             lockout_s: 1800.0,
             router_secret: "router-secret".into(),
+            router_profile: Profile::Component,
             table: "xmpps2snodes".into(),
             rows: Vec::new(),
             axl_versions: ["14.0", "12.5", "12.0", "11.5"].map(String::from).into(),

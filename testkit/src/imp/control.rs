@@ -17,7 +17,7 @@
 use super::{
     SimulatedImp,
     auth::AccountState,
-    calls::Call,
+    calls::{Call, RecordedRequest},
     cluster::{Change, Cluster},
     config::{Federation, Row},
     faults::FaultOptions,
@@ -34,7 +34,11 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Everything that can be seen of a cluster.
 #[derive(Debug, Clone, Serialize)]
@@ -98,6 +102,33 @@ impl SimulatedImp {
     /// The record of calls behind that number.
     pub fn calls(&self, after: u64) -> Vec<Call> {
         self.cluster.calls.after(after)
+    }
+
+    /// The last requests as they came, oldest first.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.cluster.calls.requests()
+    }
+
+    /// How often that fault struck since the simulation began.
+    pub fn struck(&self, name: &str) -> u64 {
+        self.cluster.faults.struck(name)
+    }
+
+    /// How many bytes of huge answers (the faults `…-huge`) were taken from the node.
+    pub fn huge_bytes(&self) -> usize {
+        self.cluster.huge_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The most requests that were being answered at a time, over all nodes.
+    pub fn most_in_flight(&self) -> usize {
+        self.cluster.in_flight.1.load(Ordering::SeqCst)
+    }
+
+    /// Makes all services of all nodes as much older: for tests that count with a clock of their own.
+    pub fn age(&self, by: Duration) {
+        for node in &self.cluster.nodes {
+            node.router.age(by);
+        }
     }
 
     /// Switches a fault on.

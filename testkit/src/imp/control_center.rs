@@ -3,6 +3,7 @@
 use super::{
     cluster::{Cluster, Node},
     config::Federation,
+    distort::distort,
     http::{Answer, Request},
     router::{Control, FEDERATION, ROUTER, Service},
     soap,
@@ -52,6 +53,18 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     if !request.is_xml() {
         return Answer::html(415, "Content-Type must be text/xml;charset=UTF-8");
     }
+    if strike("cc-404").is_some() {
+        return Answer::html(404, "Not Found");
+    }
+    if strike("cc-500").is_some() {
+        return Answer::html(500, "Internal Server Error");
+    }
+    if let Some(options) = strike("cc-503") {
+        return Answer {
+            retry_after: options.seconds,
+            ..Answer::html(503, "Service Unavailable")
+        };
+    }
     let limit = cluster.settings().control_center_per_minute;
     if strike("cc-rate").is_some() || exceeded(node, limit) {
         return fault(
@@ -86,15 +99,26 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
             &format!("{} and all inside it belong into {NS}", operation.name),
         );
     }
+    if let Some(options) = strike("cc-late") {
+        let (cluster, node) = (cluster.clone(), node.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(options.seconds.unwrap_or(1))).await;
+            if operation.name == "soapDoControlServices" {
+                control(&cluster, &node, &operation);
+            }
+        });
+        return Answer::never();
+    }
     let answer = match operation.name.as_str() {
         "soapGetServiceStatus" => status(cluster, node, &operation),
+        "soapGetStaticServiceList" => list(cluster, node),
         "soapDoControlServices" => control(cluster, node, &operation),
         other => return fault("Client", &format!("No such operation '{other}'")),
     };
     if strike("cc-reply-lost").is_some() {
         return Answer::lost();
     }
-    answer
+    distort(answer, "cc", strike)
 }
 
 /// Whether one more request is beyond the allowed number per minute; one that is refused does not count.
@@ -156,6 +180,34 @@ fn status(cluster: &Cluster, node: &Node, operation: &Element) -> Answer {
         })
         .collect();
     reply("soapGetServiceStatus", 0, -1, "", &items)
+}
+
+/// All services; where a restart of the router is refused, the list says so too.
+fn list(cluster: &Cluster, node: &Node) -> Answer {
+    let refused = cluster.faults.is_on("restart-refused", &node.name);
+    let items: Vec<String> = node
+        .router
+        .services(cluster.settings().federation)
+        .keys()
+        .map(|name| {
+            format!(
+                "<ns1:item><ns1:ServiceName>{}</ns1:ServiceName><ns1:ServiceType>Service</ns1:ServiceType>\
+                 <ns1:Deployable>{}</ns1:Deployable><ns1:GroupName>IM and Presence Services</ns1:GroupName>\
+                 <ns1:DependentServices/></ns1:item>",
+                escape(name),
+                !(refused && *name == ROUTER)
+            )
+        })
+        .collect();
+    let items = items.concat();
+    Answer::xml(
+        200,
+        soap::envelope(&format!(
+            "<ns1:soapGetStaticServiceListResponse xmlns:ns1=\"{NS}\"><ns1:soapGetStaticServiceListReturn>\
+             <ns1:Services>{items}</ns1:Services>\
+             </ns1:soapGetStaticServiceListReturn></ns1:soapGetStaticServiceListResponse>"
+        )),
+    )
 }
 
 fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Answer {

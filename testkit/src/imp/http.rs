@@ -6,15 +6,23 @@ use super::{
     calls::Call,
     cluster::{Cluster, Node},
     control_center,
+    tls::{self, Identity},
 };
-use axum::{body::Body, http};
+use axum::{
+    body::{Body, Bytes},
+    http,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 const CONTROL_CENTER: &str = "/controlcenterservice2/services/ControlCenterServices";
 const MAX_BODY: usize = 1 << 20;
+/// Length of a huge answer.
+const HUGE: usize = 100_000_000;
 
 /// One request, and what is known about it for the record.
 pub struct Request {
@@ -35,10 +43,31 @@ pub struct Request {
 
 /// What to do with a request.
 pub struct Answer {
-    status: u16,
-    content_type: &'static str,
-    body: String,
-    outcome: &'static str,
+    /// HTTP status; 0: none.
+    pub status: u16,
+    /// Of the body.
+    pub content_type: &'static str,
+    /// The whole body.
+    pub body: String,
+    /// For the record.
+    pub outcome: &'static str,
+    /// How it goes out.
+    pub delivery: Delivery,
+    /// Seconds of a header `Retry-After`.
+    pub retry_after: Option<u64>,
+}
+
+/// How the bytes of an answer go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// At once.
+    Whole,
+    /// One by one, five a second.
+    Drip,
+    /// The first half of them; then the connection breaks.
+    Reset,
+    /// Behind them come so many others that 100 MB are full.
+    Huge,
 }
 
 impl Answer {
@@ -49,6 +78,8 @@ impl Answer {
             content_type: "text/xml;charset=UTF-8",
             body,
             outcome: if status == 200 { "ok" } else { "refused" },
+            delivery: Delivery::Whole,
+            retry_after: None,
         }
     }
 
@@ -61,6 +92,8 @@ impl Answer {
                 "<html><head><title>{text}</title></head><body><h1>HTTP Status {status}</h1><p>{text}</p></body></html>"
             ),
             outcome: if status == 200 { "ok" } else { "refused" },
+            delivery: Delivery::Whole,
+            retry_after: None,
         }
     }
 
@@ -71,6 +104,8 @@ impl Answer {
             content_type: "",
             body: String::new(),
             outcome: "reply lost",
+            delivery: Delivery::Whole,
+            retry_after: None,
         }
     }
 
@@ -134,8 +169,9 @@ pub async fn serve(
     cluster: Arc<Cluster>,
     node: Arc<Node>,
     listener: TcpListener,
-    tls: TlsAcceptor,
+    identity: Identity,
 ) {
+    let identity = Arc::new(identity);
     loop {
         let stream = tokio::select! {
             () = cluster.ended.cancelled() => return,
@@ -148,18 +184,45 @@ pub async fn serve(
                 }
             },
         };
-        let (cluster, node, tls) = (cluster.clone(), node.clone(), tls.clone());
+        let (cluster, node, identity) = (cluster.clone(), node.clone(), identity.clone());
         tokio::spawn(async move {
             let ended = cluster.ended.clone();
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = connection(cluster, node, stream, tls) => {}
+                () = connection(cluster, node, stream, &identity) => {}
             }
         });
     }
 }
 
-async fn connection(cluster: Arc<Cluster>, node: Arc<Node>, stream: TcpStream, tls: TlsAcceptor) {
+async fn connection(
+    cluster: Arc<Cluster>,
+    node: Arc<Node>,
+    stream: TcpStream,
+    identity: &Identity,
+) {
+    let strikes = |name: &str| {
+        cluster
+            .faults
+            .strike(name, &node.name, &["connect"])
+            .is_some()
+    };
+    if strikes("tcp-closed") {
+        return;
+    }
+    if strikes("tls-old") {
+        tls::answer_as_tls_1_0(stream).await;
+        return;
+    }
+    let tls = if strikes("tls-expired") {
+        &identity.expired
+    } else if strikes("tls-other-name") {
+        &identity.other_name
+    } else if strikes("tls-self-signed") {
+        &identity.self_signed
+    } else {
+        &identity.acceptor
+    };
     let stream = match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -203,6 +266,16 @@ async fn handle(
             control_center: false,
         },
     };
+    cluster
+        .calls
+        .keep_request(&node.name, &head.method, &head.uri, &request.headers, &body);
+    let (now, most) = &cluster.in_flight;
+    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    let think = cluster.settings().think;
+    if !think.is_zero() {
+        tokio::time::sleep(think).await;
+    }
+    now.fetch_sub(1, Ordering::SeqCst);
     let answer = match head.uri.path() {
         "/axl/" => axl::answer(cluster, node, &mut request),
         CONTROL_CENTER => control_center::answer(cluster, node, &mut request),
@@ -248,7 +321,47 @@ async fn handle(
     if let Some(cookie) = cookie {
         response = response.header("set-cookie", cookie);
     }
+    if let Some(seconds) = answer.retry_after {
+        response = response.header("retry-after", seconds);
+    }
     response
-        .body(Body::from(answer.body))
+        .body(deliver(cluster.clone(), answer.body, answer.delivery))
         .map_err(|_| "the answer cannot be built")
+}
+
+fn deliver(cluster: Arc<Cluster>, body: String, delivery: Delivery) -> Body {
+    let bytes = Bytes::from(body);
+    match delivery {
+        Delivery::Whole => Body::from(bytes),
+        Delivery::Drip => Body::from_stream(futures::stream::unfold(0, move |at| {
+            let next = bytes.get(at..=at).map(Bytes::copy_from_slice);
+            async move {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                next.map(|next| (Ok::<_, std::io::Error>(next), at + 1))
+            }
+        })),
+        Delivery::Reset => {
+            let half = bytes.slice(..bytes.len() / 2);
+            Body::from_stream(futures::stream::iter([
+                Ok(half),
+                Err(std::io::Error::other("broken on purpose")),
+            ]))
+        }
+        Delivery::Huge => {
+            let chunk = Bytes::from("<row><pkid>0</pkid></row>\n".repeat(2_500));
+            Body::from_stream(futures::stream::unfold(0, move |sent| {
+                let next = if sent == 0 {
+                    // Cut before its end, so that the rest belongs to it.
+                    bytes.slice(..bytes.len() * 2 / 3)
+                } else {
+                    chunk.clone()
+                };
+                cluster.huge_bytes.fetch_add(next.len(), Ordering::Relaxed);
+                std::future::ready(
+                    (sent < HUGE)
+                        .then(|| (Ok::<_, std::io::Error>(next.clone()), sent + next.len())),
+                )
+            }))
+        }
+    }
 }

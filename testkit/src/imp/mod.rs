@@ -28,6 +28,7 @@
 //! | Control Center acts on its own node; restarts are asynchronous; `UpTime` in seconds; reason codes; a request limit | so; a request for another node is a fault; `UpTime` counts from the start of the process and is -1 until it is fully up |
 //! | a restart of the router takes all XCP services with it; stop and start leaves them down | so |
 //! | XCP router: XEP-0114 handshake with the shared secret; ids that are not in its configuration get no traffic | `host-unknown` on the stream header, `not-authorized` for a wrong secret, `conflict` for an id that is linked already |
+//! | a capture of a Jabber XCP 7.7 router: header with realm, features, handshake for whoever has the secret, `xdb` requests to the config manager, announcements with `<default-gateway/>` by the router's configuration, stanzas in `<route/>` | `router-profile: xcp`: so; its module says what is decided beyond the capture |
 //! | without a federation component, stanzas to foreign domains bounce | `remote-server-not-found` to the sender, counted |
 //!
 //! Invented, because nothing is published: the texts of faults and of reason codes; `ReturnCode` 1 for a refused
@@ -44,6 +45,7 @@ mod config;
 mod control;
 mod control_center;
 mod database;
+mod distort;
 mod faults;
 mod http;
 mod listen;
@@ -55,11 +57,11 @@ mod users;
 pub(crate) mod xml;
 
 pub use auth::AccountState;
-pub use calls::{Call, fingerprint};
+pub use calls::{Call, RecordedRequest, fingerprint};
 pub use cluster::Change;
-pub use config::{Account, Federation, ImpConfig, NodeConfig, Row, Spread, UserConfig};
+pub use config::{Account, Federation, ImpConfig, NodeConfig, Profile, Row, Spread, UserConfig};
 pub use control::{ClusterState, NodeState, SqlResult};
-pub use faults::{FaultOptions, NAMES as FAULT_NAMES};
+pub use faults::{FaultForm, FaultOptions, NAMES as FAULT_NAMES};
 pub use router::{LinkState, Restart, RouterState, Status};
 pub use users::Item;
 
@@ -92,6 +94,10 @@ pub struct NodeHandle {
     pub control: SocketAddr,
     /// SHA-256 of the node's certificate (DER), lower-case hex.
     pub certificate_sha256: String,
+    /// The certificate that the node shows under the fault `tls-self-signed`, PEM.
+    pub self_signed_pem: String,
+    /// SHA-256 of it (DER), lower-case hex.
+    pub self_signed_sha256: String,
 }
 
 impl SimulatedImp {
@@ -120,6 +126,8 @@ impl SimulatedImp {
                 xcp: xcp.local_addr()?,
                 control: control.local_addr()?,
                 certificate_sha256: calls::hex(&Sha256::digest(&identity.certificate)),
+                self_signed_pem: identity.self_signed_pem.clone(),
+                self_signed_sha256: calls::hex(&Sha256::digest(&identity.self_signed_der)),
             });
             // Subscribers begin as copies, also in what was drawn by lot (pkids).
             let node = Node::new(&config, place, nodes.is_empty(), snapshot.as_ref())?;
@@ -127,7 +135,7 @@ impl SimulatedImp {
                 snapshot = Some(node.database.snapshot()?);
             }
             nodes.push(Arc::new(node));
-            sockets.push((https, xcp, control, identity.acceptor));
+            sockets.push((https, xcp, control, identity));
         }
         let cluster = Arc::new(Cluster::new(&config, nodes)?);
         let mut imp = Self {
@@ -136,8 +144,8 @@ impl SimulatedImp {
             guard: None,
             cluster: cluster.clone(),
         };
-        for (node, (https, xcp, control, tls)) in cluster.nodes.iter().zip(sockets) {
-            tokio::spawn(http::serve(cluster.clone(), node.clone(), https, tls));
+        for (node, (https, xcp, control, identity)) in cluster.nodes.iter().zip(sockets) {
+            tokio::spawn(http::serve(cluster.clone(), node.clone(), https, identity));
             cluster.run_router(node, xcp);
             let routes = control::routes(imp.clone());
             let ended = cluster.ended.clone();
@@ -189,6 +197,9 @@ pub struct Args {
     /// Shared secret of the XCP routers
     #[arg(long)]
     router_secret: Option<String>,
+    /// What the XCP routers speak with components
+    #[arg(long)]
+    router_profile: Option<Profile>,
     /// Duration of a router restart, seconds
     #[arg(long)]
     restart_s: Option<f64>,
@@ -219,6 +230,7 @@ impl Args {
             account.password = self.password.unwrap_or(account.password.clone());
         }
         config.router_secret = self.router_secret.unwrap_or(config.router_secret);
+        config.router_profile = self.router_profile.unwrap_or(config.router_profile);
         config.restart_s = self.restart_s.unwrap_or(config.restart_s);
         config.replication_s = self.replication_s.unwrap_or(config.replication_s);
         config.config_manager_s = self.config_manager_s.unwrap_or(config.config_manager_s);

@@ -1,8 +1,10 @@
-//! A component's link (XEP-0114, profile `Component`): header, handshake, stanzas, the end.
+//! A component's link (XEP-0114): header, handshake, stanzas, the end.
 
+use super::xcp;
 use crate::imp::{
     calls::{Call, hex, now_ms},
     cluster::{Cluster, Node},
+    config::Profile,
     xml::{Element, StreamEvent, StreamParser},
 };
 use serde::Serialize;
@@ -11,7 +13,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Namespace of a component's stanzas.
 pub const COMPONENT_NS: &str = "jabber:component:accept";
-const STREAM_NS: &str = "http://etherx.jabber.org/streams";
+pub(super) const STREAM_NS: &str = "http://etherx.jabber.org/streams";
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Stanzas that may wait for one link before their senders wait.
 const QUEUE: usize = 4096;
@@ -43,6 +45,13 @@ pub struct Link {
     sent: AtomicU64,
     received: AtomicU64,
     echoed: AtomicU64,
+    profile: Profile,
+    /// Its id was in the table when the router started.
+    pub(super) gateway: bool,
+    /// It has announced itself (profile `Xcp`).
+    pub(super) announced: AtomicBool,
+    /// Iqs written (profile `Xcp`).
+    pub(super) iqs: AtomicU64,
 }
 
 /// What goes out on a link.
@@ -50,6 +59,8 @@ pub struct Link {
 pub enum Outgoing {
     /// A stanza; comes back to its sender where the link breaks before it was written.
     Stanza(Element),
+    /// The router's own words (profile `Xcp`); nobody misses them.
+    Own(Element),
     /// Bytes as a test wants them.
     Raw(Vec<u8>),
 }
@@ -69,6 +80,10 @@ pub struct LinkState {
     pub received: u64,
     /// Of these, IQs to its own id, sent back.
     pub echoed: u64,
+    /// Whether its id was in the table when the router started.
+    pub gateway: bool,
+    /// Whether it has announced itself; always with profile `Component`.
+    pub announced: bool,
 }
 
 impl Link {
@@ -81,7 +96,14 @@ impl Link {
             sent: self.sent.load(Ordering::Relaxed),
             received: self.received.load(Ordering::Relaxed),
             echoed: self.echoed.load(Ordering::Relaxed),
+            gateway: self.gateway,
+            announced: self.announced.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether stanzas go over it.
+    pub(super) fn carries(&self) -> bool {
+        self.gateway && self.announced.load(Ordering::Relaxed)
     }
 
     /// Queues; gives back what a closed link cannot take.
@@ -189,7 +211,11 @@ async fn serve(
             opening.open(&cluster, &node, &mut incoming, &mut write),
         ) => opened.unwrap_or_else(|_| Err(StreamError("connection-timeout", "no handshake in time".into()))),
     };
-    let Opening { id, header_sent } = opening;
+    let Opening {
+        id,
+        header_sent,
+        gateway,
+    } = opening;
     let record = |outcome: &str, auth| {
         cluster.calls.record(Call {
             seq: 0,
@@ -215,6 +241,10 @@ async fn serve(
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             echoed: AtomicU64::new(0),
+            profile: cluster.profile,
+            gateway,
+            announced: AtomicBool::new(cluster.profile == Profile::Component),
+            iqs: AtomicU64::new(0),
         });
         register(&node, &link, &run)?;
         Ok(link)
@@ -254,6 +284,8 @@ fn keepalive(stream: &TcpStream) {
 struct Opening {
     id: String,
     header_sent: bool,
+    /// Whether the router's table has the id.
+    gateway: bool,
 }
 
 impl Opening {
@@ -276,17 +308,30 @@ impl Opening {
                 format!("{{{}}}{}", header.ns, header.name),
             ));
         }
-        let stream_id = format!("{:X}{:016x}", now_ms() / 1000, rand::random::<u64>());
-        let answer = format!(
-            "<?xml version='1.0'?><stream:stream xmlns='{COMPONENT_NS}' xmlns:stream='{STREAM_NS}' from='{}' id='{stream_id}'>",
-            crate::imp::xml::escape(&self.id)
-        );
+        let seconds = now_ms() / 1000;
+        let (stream_id, answer) = match cluster.profile {
+            Profile::Component => {
+                let stream_id = format!("{seconds:X}{:016x}", rand::random::<u64>());
+                let answer = format!(
+                    "<?xml version='1.0'?><stream:stream xmlns='{COMPONENT_NS}' xmlns:stream='{STREAM_NS}' from='{}' id='{stream_id}'>",
+                    crate::imp::xml::escape(&self.id)
+                );
+                (stream_id, answer)
+            }
+            Profile::Xcp => {
+                xcp::check_header(&header)?;
+                let stream_id = format!("{seconds:x}");
+                let answer = xcp::header(&self.id, &stream_id);
+                (stream_id, answer)
+            }
+        };
         write
             .write_all(answer.as_bytes())
             .await
             .map_err(|_| gone())?;
         self.header_sent = true;
-        if !node.router.lock().loaded.contains(&self.id) {
+        self.gateway = node.router.lock().loaded.contains(&self.id);
+        if cluster.profile == Profile::Component && !self.gateway {
             return Err(StreamError(
                 "host-unknown",
                 format!("`{}` is not loaded", self.id),
@@ -416,7 +461,10 @@ async fn stanzas(
 ) -> Result<(), StreamError> {
     while let Some(StreamEvent::Stanza(stanza)) = incoming.event().await? {
         link.received.fetch_add(1, Ordering::Relaxed);
-        cluster.from_component(node, link, stanza).await?;
+        match link.profile {
+            Profile::Component => cluster.from_component(node, link, stanza).await?,
+            Profile::Xcp => cluster.from_xcp_component(node, link, stanza).await?,
+        }
     }
     Ok(())
 }
@@ -480,7 +528,14 @@ impl Writer {
         for outgoing in batch.iter() {
             match outgoing {
                 Outgoing::Stanza(stanza) => {
-                    bytes.extend_from_slice(stanza.to_xml(COMPONENT_NS).as_bytes());
+                    let text = match self.link.profile {
+                        Profile::Component => stanza.to_xml(COMPONENT_NS),
+                        Profile::Xcp => xcp::outgoing(&self.link, stanza),
+                    };
+                    bytes.extend_from_slice(text.as_bytes());
+                }
+                Outgoing::Own(element) => {
+                    bytes.extend_from_slice(element.to_xml(COMPONENT_NS).as_bytes());
                 }
                 Outgoing::Raw(raw) => bytes.extend_from_slice(raw),
             }

@@ -1,11 +1,14 @@
 //! The XCP router of a node and the services around it: what runs, since when, which component ids the router has
 //! loaded, which components are linked, and how a restart goes.
 //!
+//! The `link` is XEP-0114, with the additions of profile `xcp` where the cluster's routers speak that.
+//!
 //! A restart of `R` seconds: `Stopping` for 0.3 R (all links drop at once, the port is closed), then `Starting` for
 //! 0.7 R. The ids are loaded at the moment `Starting` begins, which is also the start time that `UpTime` counts from.
 
 mod link;
 mod routing;
+mod xcp;
 
 pub use link::{COMPONENT_NS, Link, LinkState, Outgoing};
 pub use routing::{domain_of, error_answer};
@@ -115,6 +118,8 @@ pub struct RouterState {
     pub sent: u64,
     /// Stanzas over links that were not taken (unknown user, foreign domain).
     pub refused: u64,
+    /// Requests for configuration, which the edge must never send (profile `Xcp`).
+    pub config_requests: u64,
     /// First link since the router's start.
     pub first_link_at_ms: Option<u64>,
 }
@@ -140,6 +145,7 @@ struct State {
     delivered: u64,
     sent: u64,
     refused: u64,
+    config_requests: u64,
     first_link_at_ms: Option<u64>,
 }
 
@@ -179,6 +185,7 @@ impl Router {
             delivered: 0,
             sent: 0,
             refused: 0,
+            config_requests: 0,
             first_link_at_ms: None,
         }))
     }
@@ -219,6 +226,7 @@ impl Router {
             delivered: state.delivered,
             sent: state.sent,
             refused: state.refused,
+            config_requests: state.config_requests,
             first_link_at_ms: state.first_link_at_ms,
         }
     }
@@ -236,6 +244,16 @@ impl Router {
             );
         }
         services
+    }
+
+    /// All services are as much older.
+    pub fn age(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        for service in self.lock().services.values_mut() {
+            if let Some(at) = &mut service.started_at_ms {
+                *at = at.saturating_sub(by);
+            }
+        }
     }
 
     /// The link with that component id.

@@ -3,6 +3,7 @@
 use super::{
     ROUTER, Status,
     link::{COMPONENT_NS, Link, Outgoing, StreamError},
+    xcp,
 };
 use crate::imp::{
     cluster::{Cluster, Node},
@@ -89,6 +90,13 @@ impl Cluster {
                 format!("`{from}` is an address of this cluster"),
             ));
         }
+        if !link.carries() {
+            node.router.lock().refused += 1;
+            if let Some(answer) = xcp::returned(&stanza) {
+                let _ = link.send(Outgoing::Own(answer)).await;
+            }
+            return Ok(());
+        }
         if to_domain == link.id {
             // In order with everything else on this link: proof that what came before was processed.
             link.count_echo();
@@ -153,7 +161,7 @@ impl Cluster {
                     return;
                 }
                 Err(Outgoing::Stanza(back)) => stanza = back,
-                Err(Outgoing::Raw(_)) => return,
+                Err(Outgoing::Raw(_) | Outgoing::Own(_)) => return,
             }
         }
         self.bounce(node, &stanza, "remote-server-not-found");
@@ -164,7 +172,9 @@ impl Cluster {
         let others = self.nodes.iter().filter(|other| other.name != node.name);
         std::iter::once(node).chain(others).find_map(|over| {
             let mut state = over.router.lock();
-            if state.service(ROUTER).status != Status::Started || state.links.is_empty() {
+            let carrying = state.links.iter().filter(|link| link.carries());
+            let links: Vec<Arc<Link>> = carrying.cloned().collect();
+            if state.service(ROUTER).status != Status::Started || links.is_empty() {
                 return None;
             }
             state.turn = state.turn.wrapping_add(1);
@@ -176,7 +186,7 @@ impl Cluster {
                     usize::try_from(hasher.finish() >> 32).unwrap_or(0)
                 }
             };
-            let link = state.links.get(turn % state.links.len())?.clone();
+            let link = links.get(turn % links.len())?.clone();
             drop(state);
             Some((over.clone(), link))
         })

@@ -10,6 +10,7 @@ mod axl;
 mod control_center;
 mod replication;
 mod router;
+mod xcp;
 
 use super::*;
 use std::time::{Duration, Instant};

@@ -6,14 +6,14 @@ use tokio::{
     net::TcpStream,
 };
 
-const BOB: &str = "bob@vngtp.lab";
-const ALICE: &str = "alice@coluc.com";
+pub(super) const BOB: &str = "bob@vngtp.lab";
+pub(super) const ALICE: &str = "alice@coluc.com";
 const CAROL: &str = "carol@coluc.com";
 
 /// A component written in bytes.
-struct Component {
-    stream: TcpStream,
-    seen: String,
+pub(super) struct Component {
+    pub(super) stream: TcpStream,
+    pub(super) seen: String,
 }
 
 impl Component {
@@ -40,7 +40,7 @@ impl Component {
     }
 
     /// Waits for the header, sends the handshake; all that came until it was answered.
-    async fn shake(&mut self, _imp: &SimulatedImp, secret: &str) -> String {
+    pub(super) async fn shake(&mut self, _imp: &SimulatedImp, secret: &str) -> String {
         let header = self.read_until(" id='").await;
         let rest = header.split_once(" id='").unwrap().1.to_string();
         let rest = if rest.contains('\'') {
@@ -56,16 +56,16 @@ impl Component {
             .await
     }
 
-    async fn write(&mut self, text: &str) {
+    pub(super) async fn write(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    async fn read_until(&mut self, what: &str) -> String {
+    pub(super) async fn read_until(&mut self, what: &str) -> String {
         self.read_until_any(&[what]).await
     }
 
     /// Everything so far; panics when the connection ends before.
-    async fn read_until_any(&mut self, what: &[&str]) -> String {
+    pub(super) async fn read_until_any(&mut self, what: &[&str]) -> String {
         let mut buffer = [0; 4096];
         while !what.iter().any(|what| self.seen.contains(what)) {
             let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read(&mut buffer));
@@ -81,7 +81,7 @@ impl Component {
     }
 
     /// Everything until the other side ends.
-    async fn rest(mut self) -> String {
+    pub(super) async fn rest(mut self) -> String {
         let mut bytes = Vec::new();
         let _ = self.stream.read_to_end(&mut bytes).await;
         self.seen + std::str::from_utf8(&bytes).unwrap()
@@ -90,6 +90,10 @@ impl Component {
 
 /// A cluster whose routers have these ids loaded from the start.
 async fn cluster(ids: &[&str]) -> SimulatedImp {
+    cluster_of(Profile::Component, ids).await
+}
+
+pub(super) async fn cluster_of(router_profile: Profile, ids: &[&str]) -> SimulatedImp {
     let rows = ids
         .iter()
         .map(|id| Row {
@@ -97,12 +101,16 @@ async fn cluster(ids: &[&str]) -> SimulatedImp {
             cp_id: (*id).into(),
         })
         .collect();
-    SimulatedImp::start(ImpConfig { rows, ..quick() })
-        .await
-        .unwrap()
+    SimulatedImp::start(ImpConfig {
+        rows,
+        router_profile,
+        ..quick()
+    })
+    .await
+    .unwrap()
 }
 
-async fn inbox(imp: &SimulatedImp, jid: &str, after: u64) -> Vec<Item> {
+pub(super) async fn inbox(imp: &SimulatedImp, jid: &str, after: u64) -> Vec<Item> {
     let items = imp.inbox(jid, after, Duration::from_secs(5)).await.unwrap();
     assert!(!items.is_empty(), "nothing for {jid} behind {after}");
     items

@@ -1,0 +1,173 @@
+//! What a router of profile Xcp says: announcements, and stanzas in envelopes.
+
+use std::sync::Arc;
+
+use xmpp_federation_core::edge_status::Announced;
+
+use super::Up;
+use crate::bounce::Cause;
+use crate::config::Live;
+use crate::router::announcement::{self, Announcement};
+use crate::router::envelope::Inside;
+use crate::stanza::{domain_part, is_stanza};
+use crate::xml::{Element, Reroot, ns};
+
+/// Type of the envelope in which a router gives something back.
+const RETURNED: &str = "error";
+
+/// The same namespace on both sides: what is declared around an element goes along.
+const TO_ITSELF: Reroot = Reroot {
+    from: ns::COMPONENT,
+    to: ns::COMPONENT,
+};
+
+impl Up<'_> {
+    /// Takes one element; gives the bytes of what counts as a stanza.
+    pub(super) fn take_xcp(&mut self, live: &Arc<Live>, element: &Element) -> Option<usize> {
+        let inside = match &mut self.envelopes {
+            Some(envelopes) if element.is(ns::COMPONENT, "route") => envelopes.open(element),
+            _ => {
+                if announcement::is_announcement(element, None, self.link.id.as_str()) {
+                    self.take_announcement(element);
+                    return None;
+                }
+                self.take_stanza(live, element);
+                return Some(element.bytes().len());
+            }
+        };
+        match inside {
+            Inside::One(inside) => self.take_routed(live, element, &inside),
+            Inside::Nothing => {
+                self.odd("an empty envelope");
+                None
+            }
+            Inside::Odd(mut all) => {
+                all.retain(|inside| is_stanza(inside, ns::COMPONENT));
+                for stanza in &all {
+                    self.refuse(live, stanza, Cause::BadEnvelope);
+                }
+                if all.is_empty() {
+                    self.odd("an envelope with something else than one stanza");
+                }
+                Some(element.bytes().len())
+            }
+        }
+    }
+
+    fn take_routed(
+        &mut self,
+        live: &Arc<Live>,
+        envelope: &Element,
+        inside: &Element,
+    ) -> Option<usize> {
+        if self.take_echo(inside) {
+            return None;
+        }
+        let own = self.link.id.as_str();
+        let kind = envelope.type_();
+        if announcement::is_announcement(inside, kind.as_deref(), own) {
+            self.take_announcement(inside);
+            return None;
+        }
+        let size = inside.bytes().len();
+        if kind.as_deref() == Some(RETURNED) && self.is_ours(live, inside) {
+            self.give_back(inside);
+        } else if is_stanza(inside, ns::COMPONENT) && !self.is_for(envelope, inside) {
+            self.refuse(live, inside, Cause::NotForUs);
+        } else {
+            self.take_stanza(live, inside);
+        }
+        Some(size)
+    }
+
+    /// Whether an envelope goes where its stanza does, or just to us. One without address leaves
+    /// it to the stanza.
+    fn is_for(&self, envelope: &Element, stanza: &Element) -> bool {
+        let (Some(outer), Some(inner)) = (envelope.to(), stanza.to()) else {
+            return true;
+        };
+        let outer = domain_part(&outer);
+        outer.eq_ignore_ascii_case(domain_part(&inner))
+            || outer.eq_ignore_ascii_case(self.link.id.as_str())
+    }
+
+    /// Whether a stanza is one that went to the router: from outside to a hosted domain.
+    fn is_ours(&mut self, live: &Live, stanza: &Element) -> bool {
+        let mut hosted = |address: Option<&str>| {
+            address
+                .and_then(|address| self.domains.domain_of(address))
+                .map(|domain| live.hosted.contains(&domain))
+        };
+        is_stanza(stanza, ns::COMPONENT)
+            && hosted(stanza.from().as_deref()) == Some(false)
+            && hosted(stanza.to().as_deref()) == Some(true)
+    }
+
+    /// The router could not deliver a stanza of ours: its sender is told.
+    fn give_back(&self, stanza: &Element) {
+        // Only what would grow beyond reason cannot be moved, and it did not when it came in.
+        if let Ok(stanza) = stanza.reroot(TO_ITSELF) {
+            self.link.edge.report(&stanza, Cause::RouterRefused);
+        }
+    }
+
+    /// Nobody can be told about it.
+    fn odd(&self, what: &'static str) {
+        let metrics = &self.link.edge.metrics;
+        metrics.dropped(Cause::BadEnvelope.as_str());
+        tracing::warn!(
+            router = self.link.cluster.name,
+            node = self.link.endpoint.name,
+            what,
+            "the XCP router sent what cannot be understood; it is dropped"
+        );
+    }
+
+    /// Whether the link carries stanzas follows what the router says of us.
+    fn take_announcement(&mut self, presence: &Element) {
+        let link = self.link;
+        let Some(announcement) = announcement::read(presence, link.id.as_str()) else {
+            tracing::debug!(
+                router = link.cluster.name,
+                node = link.endpoint.name,
+                component = presence.from().as_deref(),
+                "the XCP router announces another component"
+            );
+            return;
+        };
+        let Announcement {
+            gateway,
+            local_hosts,
+        } = announcement;
+        self.awaiting = None;
+        link.entry.announced(Announced {
+            gateway,
+            local_hosts,
+            at: jiff::Timestamp::now().to_string(),
+        });
+        match (gateway, self.carries) {
+            // A link that is closing does not begin anew.
+            (true, false) if self.closing.is_none() && !self.stepped_down => {
+                self.carries = true;
+                link.cluster.queue.link_up(link.rank, &self.wake);
+                link.is_up();
+            }
+            (false, true) => {
+                self.carries = false;
+                for batch in link.cluster.queue.link_down(&self.wake) {
+                    link.edge.report(&batch.bytes, Cause::LinkDown);
+                }
+                link.edge.routers.pass_on(&link.edge, &link.cluster);
+                link.is_no_gateway("announces it without <default-gateway/> now");
+            }
+            (false, false) => link.is_no_gateway("announces it without <default-gateway/>"),
+            (true, _) => {}
+        }
+    }
+
+    /// The router has not said anything about us in time.
+    pub(super) fn not_announced(&mut self) {
+        self.awaiting = None;
+        self.link.is_no_gateway("has not announced it in time");
+    }
+}

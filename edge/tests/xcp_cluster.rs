@@ -1,0 +1,317 @@
+//! Two replicas of the edge, as processes, at a simulated cluster whose routers speak profile Xcp:
+//! before and after the restart that makes the routers read the table.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Peer, SECRET, Speaker, attribute};
+use testkit::imp::{ClusterState, ImpConfig, Profile, SimulatedImp, Status};
+
+const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
+const IDS: [&str; 2] = [
+    "cm-2_s2scp-1.eft-xwye-a-coluc-com",
+    "cm-2_s2scp-1.eft-xwye-a-1-coluc-com",
+];
+const ALICE: &str = "alice@coluc.com";
+
+/// One replica and its files.
+struct Replica {
+    folder: PathBuf,
+    child: Child,
+    s2s: SocketAddr,
+}
+
+impl Replica {
+    fn start(index: usize, peer: &Peer, imp: &SimulatedImp) -> Self {
+        let name = format!("edge-xcp-{}-{index}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+        write("tls.crt", &made.cert.pem());
+        write("tls.key", &made.signing_key.serialize_pem());
+        write("dialback", SECRET);
+        write("router", "router-secret");
+        // The edge tells no port that the system chose.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let s2s = free.local_addr().unwrap();
+        drop(free);
+        write("edge.yaml", &config(&folder, s2s, peer, imp));
+        let mut child = Command::new(EDGE)
+            .args(["--index", &index.to_string(), "--config"])
+            .arg(folder.join("edge.yaml"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        let started = log.any(|line| line.unwrap().contains("the edge starts"));
+        assert!(started, "the edge does not start");
+        // A full pipe would stop the edge.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { folder, child, s2s }
+    }
+
+    /// The links as `ctl status` tells of them.
+    fn links(&self) -> Vec<Value> {
+        let output = Command::new(EDGE)
+            .args(["ctl", "--socket"])
+            .arg(self.folder.join("control.sock"))
+            .arg("status")
+            .output()
+            .unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let links = status["links"].as_array().cloned();
+        links.unwrap_or_default()
+    }
+
+    /// Waits until the links to both nodes are in that state.
+    async fn linked(&self, state: &str, id: &str, gateway: bool) {
+        let waiting = async {
+            loop {
+                let links = self.links();
+                let all = |link: &Value| {
+                    link["state"] == state
+                        && link["componentId"] == id
+                        && link["announced"]["gateway"] == gateway
+                };
+                if links.len() == 2 && links.iter().all(all) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        assert!(in_time.is_ok(), "not {state}: {:#?}", self.links());
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn config(folder: &Path, s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> String {
+    let here = folder.display();
+    let endpoints: String = imp
+        .nodes()
+        .iter()
+        .map(|node| format!("  - {{name: {}, address: '{}'}}\n", node.name, node.xcp))
+        .collect();
+    format!(
+        "\
+domains: [coluc.com]
+listen: {{s2s: '{s2s}', admin: '127.0.0.1:0', control: {here}/control.sock}}
+dialback: {{sign: {here}/dialback}}
+tls:
+  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
+staticRoutes:
+- {{domain: {domain}, addresses: ['{address}']}}
+routers:
+- name: main
+  profile: Xcp
+  componentIds: [{first}, {second}]
+  secretFile: {here}/router
+  endpoints:
+{endpoints}drainDelay: 0s
+",
+        domain = peer.domain,
+        address = peer.listener.local_addr().unwrap(),
+        first = IDS[0],
+        second = IDS[1],
+    )
+}
+
+async fn until(imp: &SimulatedImp, what: &str, holds: impl Fn(&ClusterState) -> bool) {
+    let waiting = async {
+        while !holds(&imp.state()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    assert!(in_time.is_ok(), "never: {what}: {:#?}", imp.state());
+}
+
+async fn restart(imp: &SimulatedImp) {
+    let count: Vec<_> = imp
+        .state()
+        .nodes
+        .iter()
+        .map(|node| node.router.restarts.len())
+        .collect();
+    for node in imp.nodes() {
+        imp.restart_router(&node.name).unwrap();
+    }
+    until(imp, "both routers are back", |state| {
+        state.nodes.iter().zip(&count).all(|(node, before)| {
+            node.router.status == Status::Started && node.router.restarts.len() > *before
+        })
+    })
+    .await;
+}
+
+fn message(n: usize) -> String {
+    format!("<message from='bob@vngtp.lab' to='{ALICE}' id='{n}'><body>x</body></message>")
+}
+
+/// The ids of messages that alice has, errors aside.
+async fn inbox(imp: &SimulatedImp) -> HashSet<usize> {
+    let items = imp.inbox(ALICE, 0, Duration::ZERO).await.unwrap();
+    let good = items
+        .iter()
+        .filter(|item| !item.stanza.contains("type='error'"));
+    good.map(|item| attribute(&item.stanza, "message", "id").parse().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
+    let peer = Peer::new("vngtp.lab").await;
+    let imp = SimulatedImp::start(ImpConfig {
+        router_profile: Profile::Xcp,
+        restart_s: 0.4,
+        replication_s: 0.1,
+        config_manager_s: 0.05,
+        ..ImpConfig::default()
+    })
+    .await
+    .unwrap();
+    let replicas: Vec<_> = (0..2)
+        .map(|index| Replica::start(index, &peer, &imp))
+        .collect();
+
+    // Accepted everywhere, known nowhere.
+    for (replica, id) in replicas.iter().zip(IDS) {
+        replica.linked("NotGateway", id, false).await;
+    }
+    imp.send(ALICE, "<message to='bob@vngtp.lab' id='900'/>")
+        .await
+        .unwrap();
+    let items = imp.inbox(ALICE, 0, Duration::from_secs(10)).await.unwrap();
+    assert!(
+        items[0].stanza.contains("<remote-server-not-found "),
+        "{items:?}"
+    );
+    // What a partner sends waits for half a minute, and is not given to a router that would drop it.
+    let mut bob: Vec<Speaker> = Vec::new();
+    for replica in &replicas {
+        bob.push(peer.open_authenticated(replica.s2s, "coluc.com").await);
+    }
+    bob[0].say(&message(0)).await;
+    bob[1].say(&message(1)).await;
+
+    for id in IDS {
+        imp.sql(&format!(
+            "INSERT INTO xmpps2snodes (pkid, cp_id) VALUES (newid(), '{id}')"
+        ))
+        .unwrap();
+    }
+    until(&imp, "both routers are configured", |state| {
+        let mut nodes = state.nodes.iter();
+        nodes.all(|node| node.router.configured_ids.len() == 2)
+    })
+    .await;
+    for (replica, id) in replicas.iter().zip(IDS) {
+        replica.linked("NotGateway", id, false).await;
+    }
+    restart(&imp).await;
+    for (replica, id) in replicas.iter().zip(IDS) {
+        replica.linked("Up", id, true).await;
+    }
+    let waiting = async {
+        while inbox(&imp).await != HashSet::from([0, 1]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    assert!(in_time.is_ok(), "what waited did not arrive");
+
+    // The router spreads over both replicas.
+    let mut back = Vec::new();
+    for n in 100..102 {
+        imp.send(ALICE, &format!("<message to='bob@vngtp.lab' id='{n}'/>"))
+            .await
+            .unwrap();
+        let mut stream = peer.accept_authenticated("coluc.com").await;
+        let heard = stream.hear("/>").await;
+        assert!(heard.contains(&format!("id='{n}'")), "{heard}");
+        back.push(stream);
+    }
+
+    // The routers restart under traffic: everything is delivered or reported.
+    const COUNT: usize = 600;
+    let (tx, mut reported) = tokio::sync::mpsc::unbounded_channel();
+    for mut stream in back {
+        let tx = tx.clone();
+        tokio::spawn(async move {
+            loop {
+                let error = stream.hear("</message>").await;
+                assert!(error.contains("type='error'"), "{error}");
+                let _ = tx.send(attribute(&error, "message", "id").parse::<usize>().unwrap());
+            }
+        });
+    }
+    let writer = tokio::spawn(async move {
+        for n in 2..COUNT {
+            bob[n % 2].say(&message(n)).await;
+            if n % 10 == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        bob
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    restart(&imp).await;
+    let _bob = writer.await.unwrap();
+    let mut told = HashSet::new();
+    let waiting = async {
+        loop {
+            while let Ok(id) = reported.try_recv() {
+                told.insert(id);
+            }
+            let there = inbox(&imp).await;
+            if there.union(&told).count() == COUNT {
+                return there.len();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(40), waiting).await;
+    let delivered = in_time.expect("stanzas are neither delivered nor reported");
+    println!("{delivered} delivered, {} reported of {COUNT}", told.len());
+    for (replica, id) in replicas.iter().zip(IDS) {
+        replica.linked("Up", id, true).await;
+    }
+
+    // Nothing was said that a router does not understand, and nobody asked for its secrets.
+    let state = imp.state();
+    assert!(
+        state
+            .nodes
+            .iter()
+            .all(|node| node.router.config_requests == 0)
+    );
+    let odd: Vec<_> = imp
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.service == "xcp" && call.outcome != "ok")
+        .collect();
+    assert!(odd.is_empty(), "{odd:?}");
+}

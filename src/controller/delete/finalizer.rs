@@ -1,0 +1,81 @@
+//! The finalizer: put on before the first write to IM and Presence, taken off at the end of a
+//! deletion.
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::api::{FINALIZER, XmppFederation};
+use crate::controller::kube::{Error, call};
+
+/// How often a change is tried anew because somebody else, or we, wrote meanwhile.
+const TRIES: usize = 4;
+
+/// Whether rows may exist.
+pub fn has_finalizer(object: &impl ResourceExt) -> bool {
+    object.finalizers().iter().any(|f| f == FINALIZER)
+}
+
+/// Adds the finalizer, right before the first write to IM and Presence.
+pub async fn add_finalizer(client: &Client, object: &XmppFederation) -> Result<(), Error> {
+    let mut finalizers = object.finalizers().to_vec();
+    finalizers.push(FINALIZER.to_owned());
+    set(client, object, &finalizers).await
+}
+
+/// Takes it off. The object may have changed since it was read, not least by our own status: the
+/// list is then read again, so that nobody else's finalizer is lost.
+pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), Error> {
+    let others = |finalizers: &[String]| -> Vec<String> {
+        let others = finalizers.iter().filter(|f| *f != FINALIZER);
+        others.cloned().collect()
+    };
+    if !has_finalizer(object) {
+        return Ok(());
+    }
+    let mut result = set(client, object, &others(object.finalizers())).await;
+    for _ in 1..TRIES {
+        if !matches!(&result, Err(error) if error.code() == Some(409)) {
+            break;
+        }
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let api: Api<XmppFederation> = Api::namespaced(client.clone(), &namespace);
+        let what = || format!("XmppFederation {name} cannot be read");
+        let Some(now) = call(what, api.get_metadata_opt(&name)).await? else {
+            return Ok(());
+        };
+        if now.uid() != object.uid() || !has_finalizer(&now) {
+            return Ok(());
+        }
+        result = set(client, &now, &others(now.finalizers())).await;
+    }
+    result
+}
+
+/// Replaces the list, on exactly the version that was read.
+async fn set(
+    client: &Client,
+    object: &impl ResourceExt,
+    finalizers: &[String],
+) -> Result<(), Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<XmppFederation> = Api::namespaced(client.clone(), &namespace);
+    let patch = json!({"metadata": {
+        "resourceVersion": object.resource_version(),
+        "finalizers": finalizers,
+    }});
+    let name = object.name_any();
+    let what = || format!("the finalizers of {name} cannot be changed");
+    // Metadata alone comes back, so that an object that this release cannot read is no obstacle.
+    let params = PatchParams::default();
+    match call(
+        what,
+        api.patch_metadata(&name, &params, &Patch::Merge(&patch)),
+    )
+    .await
+    {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(404) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,378 @@
+//! Deletion: our rows leave IM and Presence, no router is restarted, and nothing can hold the
+//! resource for ever.
+//!
+//! - [`plan`](mod@plan): what comes next about one IM&P cluster; pure
+//! - [`finalizer`]: what keeps the object until then
+//! - [`left`]: rows that stay, and how a person removes them
+
+pub mod finalizer;
+pub mod left;
+pub mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+
+pub use finalizer::{add_finalizer, has_finalizer};
+use plan::{Age, Step};
+
+use super::context::Context;
+use super::dereference::Secrets;
+use super::effects::{self, Asked, Resource, farewell};
+use super::events::{self, Note};
+use super::left::Former;
+use super::names::Owner;
+use super::{answer, dereference, reconcile, validate, watch};
+use crate::api::conditions::{self, Findings};
+use crate::api::reasons::Reason;
+use crate::api::spec::ImpSpec;
+use crate::api::status::XmppFederationStatus;
+use crate::api::{XmppFederation, request};
+use crate::imp::desired::{Desired, Place};
+use crate::imp::report::Removal;
+
+/// An object that this release cannot read is looked at again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// An object that cannot be read says no deletionTimeout; this is its default.
+const UNREADABLE_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// A Secret that went so shortly before the resource went with it, as in a namespace that is
+/// deleted; one that went earlier was taken away from us.
+const WENT_TOGETHER: Duration = Duration::from_mins(1);
+
+/// The last sight of what IM and Presence is reached with, in memory alone.
+#[derive(Debug, Clone)]
+pub struct LastReach {
+    desired: Arc<Desired>,
+    /// Since when a Secret of it is missing.
+    missing_since: Option<Timestamp>,
+}
+
+impl LastReach {
+    /// Takes in what one reconcile of a living resource found.
+    pub fn see(last: &mut Option<Self>, found: Option<&Desired>, now: Timestamp) {
+        if let Some(desired) = found {
+            *last = Some(Self {
+                desired: Arc::new(desired.clone()),
+                missing_since: None,
+            });
+        } else if let Some(reach) = last {
+            let since = *reach.missing_since.get_or_insert(now);
+            if lasted(since, now) > WENT_TOGETHER {
+                *last = None;
+            }
+        }
+    }
+
+    /// What a deletion asked for at that time may still use although the Secret is gone.
+    fn usable(&self, asked: Timestamp) -> Option<&Desired> {
+        let together = self
+            .missing_since
+            .is_none_or(|since| lasted(since, asked) <= WENT_TOGETHER);
+        together.then_some(&*self.desired)
+    }
+}
+
+fn lasted(since: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(since)).unwrap_or_default()
+}
+
+/// One cluster's part of a deletion.
+struct Part {
+    name: String,
+    imp: ImpSpec,
+    /// Where the spec does not name it any more.
+    former: Option<Former>,
+    step: Step,
+    removal: Option<Removal>,
+}
+
+/// The end of one cluster's part: what is told of it.
+struct End {
+    reason: Reason,
+    why: String,
+    rows: Vec<String>,
+}
+
+/// The resource is going: one step.
+pub async fn run(
+    context: &Context,
+    object: &XmppFederation,
+    owner: &Owner,
+    former: &Result<Vec<Former>, String>,
+) -> Result<Action, reconcile::Error> {
+    // What a turn still inserts would be left behind.
+    context.turns.settle(&owner.uid).await;
+    let age = age(context, object, owner);
+    let mut notes = Vec::new();
+    let mut ends = Vec::new();
+    let mut waits = Vec::new();
+    let mut again = Duration::MAX;
+    let mut parts = parts(object, former.as_deref().unwrap_or_default(), age);
+    if parts.iter().any(|part| part.step == Step::Remove) {
+        let sentence = "rows are being removed from IM and Presence";
+        say(context, object, sentence, age.now).await;
+        // All at once: the time-outs of one cluster are nobody else's.
+        let tries = parts
+            .iter_mut()
+            .filter(|part| part.step == Step::Remove)
+            .map(|part| async move {
+                let outcome = remove(context, object, owner, part, age.asked).await;
+                part.step = plan::after(&part.imp, &outcome, age);
+                part.removal = outcome.ok();
+            });
+        futures::future::join_all(tries).await;
+    }
+    let several = parts.len() > 1;
+    for part in parts {
+        let mut wanted = Duration::MAX;
+        if let Some(removal) = &part.removal {
+            notes.extend(removal.events.iter().map(Note::of));
+            wanted = removal.requeue_after;
+        }
+        let named = |sentence: String| {
+            if several {
+                format!("{}: {sentence}", part.name)
+            } else {
+                sentence
+            }
+        };
+        let (reason, why) = match part.step {
+            Step::Release | Step::Remove => continue,
+            Step::Wait(sentence) => {
+                waits.push(named(sentence));
+                again = again.min(age.again(&part.imp, wanted));
+                continue;
+            }
+            Step::GiveUp(why) => (Reason::RowsAbandoned, named(why)),
+            Step::Retain => (Reason::RowsRetained, named("onDelete is Retain".to_owned())),
+        };
+        let rows = match part.former {
+            Some(former) => former.left.rows,
+            None => left::rows(context, object, owner, &part.imp, part.removal).await,
+        };
+        ends.push(End { reason, why, rows });
+    }
+    for former in former.iter().flatten().filter(|f| f.entry.is_none()) {
+        if former.has_rows() {
+            let why = format!("{}: how it was reached is not recorded", former.name());
+            let rows = former.left.rows.clone();
+            let reason = Reason::RowsAbandoned;
+            ends.push(End { reason, why, rows });
+        }
+    }
+    if let Err(sentence) = former {
+        // Read again while there is time: rows may stand in clusters that nobody names.
+        let mut left = object.spec.imp.iter().map(|imp| age.left(imp));
+        let time = left.any(|left| !left.is_zero());
+        if time && has_finalizer(object) && !abandons(object) {
+            waits.push(sentence.clone());
+            again = again.min(RETRY);
+        }
+    }
+    if !waits.is_empty() {
+        events::publish(&context.client, object, &context.instance, &notes).await;
+        say(context, object, &waits.join("; "), age.now).await;
+        return Ok(Action::requeue(again));
+    }
+    for end in &ends {
+        notes.extend(left::tell(owner, end.reason, &end.why, &end.rows));
+    }
+    events::publish(&context.client, object, &context.instance, &notes).await;
+    finalizer::release(&context.client, object).await?;
+    for end in ends
+        .iter()
+        .filter(|end| end.reason == Reason::RowsAbandoned)
+    {
+        left::count(context, &end.rows);
+    }
+    context.forget(&owner.uid);
+    context.imp.forget(&owner.uid);
+    context.sent.forget(owner);
+    tracing::info!(namespace = owner.namespace, name = owner.name, "released");
+    Ok(Action::await_change())
+}
+
+/// What is done about each cluster: those of the spec, then those that it names no more.
+fn parts(object: &XmppFederation, former: &[Former], age: Age) -> Vec<Part> {
+    let named = object.spec.imp.iter().map(|imp| Part {
+        name: imp.name.clone(),
+        imp: imp.clone(),
+        former: None,
+        step: plan::plan(object, imp, age),
+        removal: None,
+    });
+    let former = former.iter().filter(|former| former.has_rows());
+    let others = former.filter_map(|former| {
+        let imp = former.entry.clone()?;
+        Some(Part {
+            name: former.name(),
+            step: plan::plan(object, &imp, age),
+            imp,
+            former: Some(former.clone()),
+            removal: None,
+        })
+    });
+    named.chain(others).collect()
+}
+
+/// Whether a person gives rows up. A value that gave up those of a cluster that left the spec is
+/// served.
+pub fn abandons(object: &XmppFederation) -> bool {
+    let value = object.annotations().get(request::ABANDON_ROWS);
+    let served = |value: &String| {
+        let status = object.status.as_ref();
+        let mut handled = status.into_iter().flat_map(|s| &s.handled_requests);
+        handled.any(|h| h.annotation == request::ABANDON_ROWS && h.value == *value)
+    };
+    value.is_some_and(|value| !served(value))
+}
+
+/// How long the deletion goes on; notes when this process began with it.
+fn age(context: &Context, object: &XmppFederation, owner: &Owner) -> Age {
+    let now = Timestamp::now();
+    let mut began = Instant::now();
+    context.remember(&owner.uid, |memory| {
+        began = *memory.deleting_since.get_or_insert(began);
+    });
+    Age {
+        asked: object
+            .metadata
+            .deletion_timestamp
+            .as_ref()
+            .map_or(now, |time| time.0),
+        now,
+        at_it: began.elapsed(),
+    }
+}
+
+/// Says in the status what the deletion waits for, unless it says so already. That it cannot be
+/// said holds nothing up.
+async fn say(context: &Context, object: &XmppFederation, sentence: &str, now: Timestamp) {
+    let previous = object.status.clone().unwrap_or_default();
+    let waits = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+        c.type_ == "Reconciling" && c.reason == Reason::Deleting.as_str()
+    };
+    // The first step announces itself; later ones replace it only when they have more to say.
+    let announced = previous.conditions.iter().any(waits);
+    if announced && sentence.starts_with("rows are being removed") {
+        return;
+    }
+    let findings = Findings {
+        reconciling: Some((Reason::Deleting.as_str(), sentence.to_owned())),
+        active: true,
+        ..Findings::default()
+    };
+    let generation = object.metadata.generation;
+    let conditions = conditions::assemble(&previous.conditions, generation, now, &findings);
+    let status = XmppFederationStatus {
+        conditions,
+        observed_generation: generation,
+        ..previous
+    };
+    if let Err(error) = answer::finish(context, object, status, Vec::new()).await {
+        tracing::warn!(name = object.name_any(), %error, "the status of a deletion is not written");
+    }
+}
+
+/// One step of removing rows, or why it cannot be tried.
+async fn remove(
+    context: &Context,
+    object: &XmppFederation,
+    owner: &Owner,
+    part: &Part,
+    asked: Timestamp,
+) -> Result<Removal, String> {
+    let names = dereference::secret_names_of([&part.imp]);
+    let secrets = dereference::secrets(&context.client, owner, names)
+        .await
+        .map_err(|error| error.sentence());
+    let resource = resource(context, object, owner);
+    let found = secrets.and_then(|secrets| match &part.former {
+        None => wanted(&resource, &part.imp, &secrets),
+        Some(former) => farewell::removal(&resource, former, &secrets),
+    });
+    let mut desired = match found {
+        Ok(desired) => desired,
+        Err(sentence) => {
+            let last = context.recall(&owner.uid).reach;
+            let last = last.get(&part.name).filter(|_| part.former.is_none());
+            let usable = last
+                .and_then(Option::as_ref)
+                .and_then(|last| last.usable(asked));
+            let Some(last) = usable else {
+                return Err(sentence);
+            };
+            tracing::info!(
+                namespace = owner.namespace,
+                name = owner.name,
+                sentence,
+                "rows are removed with what was read before the deletion"
+            );
+            last.clone()
+        }
+    };
+    desired.maintenance = part.imp.maintenance;
+    desired.hold_acts = false;
+    Ok(context.imp.remove(&desired).await)
+}
+
+/// On whose behalf rows are removed.
+fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
+    Resource {
+        owner,
+        component_ids: Cow::Owned(validate::component_ids(&object.spec)),
+        active: true,
+        live_owners: watch::known(context)
+            .iter()
+            .filter_map(ResourceExt::uid)
+            .collect(),
+        asked: Asked::default(),
+    }
+}
+
+/// How IM and Presence is reached, by what the API server has now.
+fn wanted(resource: &Resource<'_>, imp: &ImpSpec, secrets: &Secrets) -> Result<Desired, String> {
+    let cluster = validate::former(imp)?;
+    effects::desired(resource, &cluster, Place::default(), secrets, &[])
+}
+
+/// An object that this release cannot read is going: its rows cannot be removed, and it cannot
+/// be held for ever either.
+pub async fn unreadable(
+    context: &Context,
+    object: &DynamicObject,
+    status: &XmppFederationStatus,
+) -> Result<Action, reconcile::Error> {
+    if !has_finalizer(object) {
+        return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    let asked = object.metadata.deletion_timestamp.as_ref();
+    let waited = asked.map_or(Duration::ZERO, |asked| lasted(asked.0, now));
+    let abandoned = object.annotations().contains_key(request::ABANDON_ROWS);
+    if waited < UNREADABLE_TIMEOUT && !abandoned {
+        return Ok(Action::requeue(RETRY));
+    }
+    let owner = Owner {
+        name: object.name_any(),
+        namespace: object.namespace().unwrap_or_default(),
+        uid: object.uid().unwrap_or_default(),
+    };
+    let rows: Vec<String> = status.imp.iter().flat_map(left::of_status).collect();
+    // The object does not fit the type that events are written for: the log has to do.
+    let why = "the object does not fit the schema of this release";
+    left::tell(&owner, Reason::RowsAbandoned, why, &rows);
+    finalizer::release(&context.client, object).await?;
+    left::count(context, &rows);
+    context.forget(&owner.uid);
+    Ok(Action::await_change())
+}

@@ -1,0 +1,625 @@
+//! Deletions against an API server that keeps one resource and its Secrets, and a simulated IM&P
+//! cluster with our rows in its table.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response, StatusCode};
+use kube::Client;
+use kube::client::Body;
+use rstest::rstest;
+use serde_json::{Value, json};
+use testkit::imp::{FaultOptions, ImpConfig, SimulatedImp};
+
+use super::*;
+use crate::controller::testing::{settings, spec};
+use crate::edges;
+use crate::imp::Imp;
+use crate::imp::ledger::store::{LedgerStore, StoreError, Stored};
+use crate::imp::report;
+use crate::runtime::metrics::Metrics;
+
+/// What the API server holds and refuses.
+#[derive(Default)]
+struct ApiServer {
+    resource: Value,
+    secrets: BTreeMap<String, Value>,
+    /// The namespace is being deleted: nothing is created in it any more.
+    terminating: bool,
+    /// Statuses are refused.
+    no_status: bool,
+    /// So many changes of finalizers meet somebody else's change.
+    conflicts: u32,
+    events: Vec<(String, String)>,
+    /// The finalizers were taken off.
+    released: u32,
+}
+
+impl ApiServer {
+    fn answer(&mut self, method: &Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let last = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let refuse = |code: StatusCode| {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "refused", "reason": "", "code": code.as_u16()});
+            (code, status)
+        };
+        if path.contains("/secrets/") {
+            return match self.secrets.get(&last) {
+                Some(secret) => (StatusCode::OK, secret.clone()),
+                None => refuse(StatusCode::NOT_FOUND),
+            };
+        }
+        if path.contains("/events") {
+            if self.terminating {
+                return refuse(StatusCode::FORBIDDEN);
+            }
+            let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+            self.events.push((text("reason"), text("note")));
+            return (StatusCode::CREATED, body.clone());
+        }
+        if method == Method::PATCH && last == "status" {
+            if self.no_status {
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            self.resource["status"] = body["status"].clone();
+            self.touch();
+            return (StatusCode::OK, self.resource.clone());
+        }
+        if method == Method::PATCH {
+            if self.conflicts > 0 {
+                self.conflicts -= 1;
+                self.touch();
+            }
+            if body["metadata"]["resourceVersion"] != self.resource["metadata"]["resourceVersion"] {
+                return refuse(StatusCode::CONFLICT);
+            }
+            self.resource["metadata"]["finalizers"] = body["metadata"]["finalizers"].clone();
+            self.released += 1;
+            self.touch();
+        }
+        let metadata = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+            "metadata": self.resource["metadata"]});
+        (StatusCode::OK, metadata)
+    }
+
+    fn touch(&mut self) {
+        let version: u64 = self.resource["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        self.resource["metadata"]["resourceVersion"] = json!((version + 1).to_string());
+    }
+}
+
+fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
+    let server = Arc::clone(server);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = Arc::clone(&server);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await?;
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let (code, answer) =
+                server
+                    .lock()
+                    .unwrap()
+                    .answer(&parts.method, parts.uri.path(), &body);
+            let response = Response::builder()
+                .status(code)
+                .body(Body::from(serde_json::to_vec(&answer).unwrap()));
+            Ok::<_, kube::Error>(response.unwrap())
+        }
+    });
+    Client::new(service, "federation")
+}
+
+/// ConfigMaps in memory.
+#[derive(Default)]
+struct Ledgers(Mutex<BTreeMap<String, Stored>>);
+
+impl LedgerStore for Ledgers {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        Box::pin(async move { Ok(self.0.lock().unwrap().get(name).cloned()) })
+    }
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        data: String,
+        expected: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        Box::pin(async move {
+            let version = expected.map_or(1, |v| v.parse::<u64>().unwrap() + 1);
+            let stored = Stored {
+                data,
+                version: version.to_string(),
+                uid: name.to_owned(),
+            };
+            self.0
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), stored.clone());
+            Ok(stored)
+        })
+    }
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(async move { Ok(self.0.lock().unwrap().keys().cloned().collect()) })
+    }
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        Box::pin(async { Ok([1; 32]) })
+    }
+}
+
+/// A resource that is being deleted, with two rows in the table of a simulated cluster.
+struct Bench {
+    sim: SimulatedImp,
+    server: Arc<Mutex<ApiServer>>,
+    ledgers: Arc<Ledgers>,
+    context: Context,
+    owner: Owner,
+}
+
+/// An account of the simulated cluster, as a Secret.
+fn secret(name: &str, data: &[(&str, &str)]) -> (String, Value) {
+    let data: serde_json::Map<String, Value> = data
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), json!(STANDARD.encode(value))))
+        .collect();
+    let object = json!({"kind": "Secret", "apiVersion": "v1", "data": data, "metadata": {
+        "name": name, "namespace": "federation", "uid": name, "resourceVersion": "1"}});
+    (name.to_owned(), object)
+}
+
+fn names(object: &XmppFederation) -> Vec<String> {
+    dereference::secret_names(&object.spec, &[])
+}
+
+/// What the first entry is asked for.
+fn wanted_of(
+    context: &Context,
+    object: &XmppFederation,
+    owner: &Owner,
+    secrets: &Secrets,
+) -> Desired {
+    wanted(
+        &resource(context, object, owner),
+        &object.spec.imp[0],
+        secrets,
+    )
+    .unwrap()
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let sim = SimulatedImp::start(ImpConfig::default()).await.unwrap();
+        let mut spec = spec();
+        spec["edge"]["replicas"] = json!(2);
+        let imp = &mut spec["imp"][0];
+        // Control Center of the second node is not needed to write rows.
+        imp["nodes"] = json!([{"name": "cups.ciscotac.net", "address": "127.0.0.1"},
+            {"name": "ecup10.coluc.com", "address": "127.0.0.1"},
+            {"name": "ecup10s.coluc.com", "address": "127.0.0.1"}]);
+        imp["axl"] = json!({"port": sim.nodes()[0].https.port()});
+        imp["restart"] = json!({"mode": "Manual"});
+        imp["deletionTimeout"] = json!("1s");
+        let resource = json!({"kind": "XmppFederation", "apiVersion": "xmppfederation.io/v1alpha1", "spec": spec,
+            "metadata": {"name": "coluc", "namespace": "federation", "uid": "uid-1", "generation": 1,
+                "resourceVersion": "10", "finalizers": ["others.example/one", crate::api::FINALIZER]}});
+        let secrets = [
+            secret(
+                "cups-axl",
+                &[("username", "axluser"), ("password", "axlpassword")],
+            ),
+            secret("cups-ca", &[("ca.crt", sim.ca_pem())]),
+            secret("cups-router", &[("secret", "router-secret")]),
+        ];
+        let server = Arc::new(Mutex::new(ApiServer {
+            resource,
+            secrets: secrets.into_iter().collect(),
+            ..ApiServer::default()
+        }));
+        let ledgers = Arc::new(Ledgers::default());
+        let context = Self::context(&server, &ledgers);
+        let owner = crate::controller::testing::owner();
+        let bench = Self {
+            sim,
+            server,
+            ledgers,
+            context,
+            owner,
+        };
+        bench.register().await;
+        bench.set("/metadata/deletionTimestamp", json!(Timestamp::now()));
+        bench
+    }
+
+    fn context(server: &Arc<Mutex<ApiServer>>, ledgers: &Arc<Ledgers>) -> Context {
+        let ledgers = Arc::clone(ledgers) as Arc<dyn LedgerStore>;
+        Context::new(
+            client(server),
+            Imp::new(ledgers),
+            edges::Client::new().unwrap(),
+            Metrics::new(),
+            settings(),
+            "operator-1".to_owned(),
+        )
+    }
+
+    /// As a living resource: its rows are written, and how that was done is remembered.
+    async fn register(&self) {
+        let object = self.object();
+        for _ in 0..50 {
+            let secrets = dereference::secrets(&self.context.client, &self.owner, names(&object))
+                .await
+                .unwrap();
+            let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
+            self.context.remember(&self.owner.uid, |memory| {
+                LastReach::see(
+                    memory.reach.entry("main".to_owned()).or_default(),
+                    Some(&desired),
+                    Timestamp::now(),
+                );
+            });
+            let said = self.context.imp.reconcile(&desired).await;
+            if said.components_registered.status == report::Status::True {
+                return;
+            }
+        }
+        panic!("the rows are not written");
+    }
+
+    fn set(&self, pointer: &str, value: Value) {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let mut server = self.server.lock().unwrap();
+        let parent = server.resource.pointer_mut(parent).unwrap();
+        parent
+            .as_object_mut()
+            .unwrap()
+            .insert(key.to_owned(), value);
+    }
+
+    fn object(&self) -> XmppFederation {
+        serde_json::from_value(self.server.lock().unwrap().resource.clone()).unwrap()
+    }
+
+    /// Another process takes over.
+    fn restart_operator(&mut self) {
+        self.context = Self::context(&self.server, &self.ledgers);
+    }
+
+    /// Reconciles until the resource is released, and gives the time it took.
+    async fn delete(&self) -> Duration {
+        let began = Instant::now();
+        while self.server.lock().unwrap().released == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "it hangs");
+            let action = run(&self.context, &self.object(), &self.owner, &Ok(Vec::new()))
+                .await
+                .unwrap();
+            if action == Action::await_change() {
+                break;
+            }
+            // The longest of the waits that are asked for ends with the deletion's.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        began.elapsed()
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let rows = self.sim.state().nodes[0].rows.clone();
+        rows.into_iter().map(|row| row.pkid).collect()
+    }
+
+    fn events(&self, reason: &str) -> Vec<String> {
+        let server = self.server.lock().unwrap();
+        let of = server.events.iter().filter(|(had, _)| had == reason);
+        of.map(|(_, note)| note.clone()).collect()
+    }
+
+    fn abandoned(&self) -> u64 {
+        self.context.metrics.abandoned_rows.get()
+    }
+}
+
+/// What is wrong while the resource is being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Nothing,
+    Unreachable,
+    Unauthorized,
+    Throttled,
+    SecretGoneEarlier,
+    SecretGoneWithUs,
+    SecretGoneAndNewProcess,
+    AuthoritiesGone,
+    Maintenance,
+    Paused,
+    SpecInvalid,
+    NoStatus,
+    Conflict,
+    Retain,
+    Abandon,
+    AbandonWhilePaused,
+}
+
+impl Trouble {
+    fn make(self, bench: &mut Bench) {
+        let fault = |name: &str| {
+            bench.sim.set_fault(name, FaultOptions::default()).unwrap();
+        };
+        let gone = |name: &str| {
+            bench.server.lock().unwrap().secrets.remove(name);
+        };
+        match self {
+            Self::Nothing => {}
+            Self::Unreachable => bench.set("/spec/imp/0/axl", json!({"port": 1})),
+            Self::Unauthorized => fault("axl-401"),
+            Self::Throttled => fault("axl-503"),
+            Self::SecretGoneEarlier => {
+                gone("cups-axl");
+                let long_ago = Timestamp::now() - Duration::from_secs(61);
+                bench.context.remember(&bench.owner.uid, |memory| {
+                    LastReach::see(
+                        memory.reach.entry("main".to_owned()).or_default(),
+                        None,
+                        long_ago,
+                    );
+                });
+            }
+            Self::SecretGoneWithUs => {
+                gone("cups-axl");
+                gone("cups-ca");
+            }
+            Self::SecretGoneAndNewProcess => {
+                gone("cups-axl");
+                bench.restart_operator();
+            }
+            Self::AuthoritiesGone => gone("cups-ca"),
+            Self::Maintenance => bench.set("/spec/imp/0/maintenance", json!(true)),
+            Self::Paused => bench.set("/spec/paused", json!(true)),
+            Self::SpecInvalid => bench.set("/spec/domains", json!(["bücher.example"])),
+            Self::NoStatus => bench.server.lock().unwrap().no_status = true,
+            Self::Conflict => bench.server.lock().unwrap().conflicts = 2,
+            Self::Retain => bench.set("/spec/imp/0/onDelete", json!("Retain")),
+            Self::Abandon | Self::AbandonWhilePaused => {
+                let annotation = json!({request::ABANDON_ROWS: "yes"});
+                bench.set("/metadata/annotations", annotation);
+                bench.set("/spec/paused", json!(self == Self::AbandonWhilePaused));
+            }
+        }
+    }
+}
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// No row is left.
+    Removed,
+    /// Rows stay, because they are to.
+    Retained,
+    /// `deletionTimeout` is over; the event says these words.
+    GivenUp(&'static str),
+    /// Before `deletionTimeout`; the event says these words.
+    GivenUpAtOnce(&'static str),
+}
+
+#[rstest]
+#[case(Trouble::Nothing, Ends::Removed)]
+#[case(
+    Trouble::Unreachable,
+    Ends::GivenUp("no connection to AXL at https://cups.ciscotac.net:1")
+)]
+#[case(Trouble::Unauthorized, Ends::GivenUp("401"))]
+#[case(Trouble::Throttled, Ends::GivenUp("asks to slow down"))]
+#[case(Trouble::SecretGoneEarlier, Ends::GivenUp("Secret cups-axl"))]
+#[case(Trouble::SecretGoneWithUs, Ends::Removed)]
+#[case(Trouble::SecretGoneAndNewProcess, Ends::GivenUp("Secret cups-axl"))]
+#[case(Trouble::AuthoritiesGone, Ends::Removed)]
+#[case(Trouble::Maintenance, Ends::GivenUp("maintenance is true"))]
+#[case(Trouble::Paused, Ends::GivenUp("spec.paused is true"))]
+#[case(Trouble::SpecInvalid, Ends::Removed)]
+#[case(Trouble::NoStatus, Ends::Removed)]
+#[case(Trouble::Conflict, Ends::Removed)]
+#[case(Trouble::Retain, Ends::Retained)]
+#[case(Trouble::Abandon, Ends::GivenUpAtOnce(request::ABANDON_ROWS))]
+#[case(
+    Trouble::AbandonWhilePaused,
+    Ends::GivenUpAtOnce(request::ABANDON_ROWS)
+)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_ends(
+    #[case] trouble: Trouble,
+    #[case] ends: Ends,
+    #[values(false, true)] terminating: bool,
+) {
+    let mut bench = Bench::start().await;
+    let rows = bench.rows();
+    assert_eq!(rows.len(), 2);
+    trouble.make(&mut bench);
+    bench.server.lock().unwrap().terminating = terminating;
+    let calls = bench.sim.calls(0).len();
+
+    let took = bench.delete().await;
+
+    let finalizers = bench.object().finalizers().to_vec();
+    assert_eq!(finalizers, ["others.example/one"], "only ours goes");
+    let abandoned = bench.events("RowsAbandoned");
+    match ends {
+        Ends::Removed => {
+            assert!(bench.rows().is_empty());
+            assert_eq!((bench.abandoned(), abandoned.len()), (0, 0));
+        }
+        Ends::Retained => {
+            assert_eq!(bench.rows(), rows);
+            assert_eq!((bench.abandoned(), abandoned.len()), (0, 0));
+            if !terminating {
+                named(&bench.events("RowsRetained"), &rows, "Retain");
+            }
+        }
+        Ends::GivenUp(words) | Ends::GivenUpAtOnce(words) => {
+            assert_eq!(bench.rows(), rows);
+            assert_eq!(bench.abandoned(), 2);
+            if terminating {
+                assert!(abandoned.is_empty(), "no event can be written");
+            } else {
+                named(&abandoned, &rows, words);
+            }
+            let at_once = matches!(ends, Ends::GivenUpAtOnce(_));
+            assert_eq!(took < Duration::from_secs(1), at_once, "{took:?}");
+        }
+    }
+    let bad: Vec<_> = bench
+        .sim
+        .calls(0)
+        .into_iter()
+        .skip(calls)
+        .filter(|call| call.status == 401)
+        .collect();
+    let refused = usize::from(trouble == Trouble::Unauthorized);
+    assert_eq!(bad.len(), refused, "one use of a refused account: {bad:#?}");
+    let restarts: usize = bench
+        .sim
+        .state()
+        .nodes
+        .iter()
+        .map(|node| node.router.restarts.len())
+        .sum();
+    assert_eq!(restarts, 0);
+}
+
+/// The events name the reason, and each row with the statement that removes it.
+fn named(events: &[String], rows: &[String], words: &str) {
+    assert_eq!(events.len(), 1, "{events:#?}");
+    assert!(events[0].contains(words), "{events:#?}");
+    for pkid in rows {
+        let statement = format!("run sql delete from xmpps2snodes where pkid = '{pkid}'");
+        assert!(events[0].contains(&statement), "{events:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
+    let mut bench = Bench::start().await;
+    bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
+    Trouble::Unauthorized.make(&mut bench);
+    run(
+        &bench.context,
+        &bench.object(),
+        &bench.owner,
+        &Ok(Vec::new()),
+    )
+    .await
+    .unwrap();
+    let status = bench.server.lock().unwrap().resource["status"].clone();
+    let conditions = status["conditions"].as_array().unwrap();
+    let said = conditions
+        .iter()
+        .find(|condition| condition["type"] == "Reconciling")
+        .unwrap();
+    assert_eq!(said["reason"], "Deleting");
+    let message = said["message"].as_str().unwrap();
+    for words in ["401", "given up at 20", "deletionTimeout", "abandon-rows"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_removal_the_record_is_free_for_another_resource() {
+    let bench = Bench::start().await;
+    bench.delete().await;
+    let texts: Vec<String> = bench
+        .ledgers
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(_, stored)| stored.data.contains("DeleteRow"))
+        .map(|(_, stored)| stored.data.clone())
+        .collect();
+    let ledger: Value = serde_json::from_str(&texts[0]).unwrap();
+    assert_eq!(ledger["ledger"]["owner"], Value::Null, "{ledger:#}");
+    assert_eq!(ledger["ledger"]["rows"], json!({}), "{ledger:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
+    let mut bench = Bench::start().await;
+    let rows = bench.rows();
+    Trouble::Abandon.make(&mut bench);
+    bench.delete().await;
+    // Applied again, it is another resource.
+    let inserts = |bench: &Bench| {
+        let calls = bench.sim.calls(0).into_iter();
+        calls.filter(|c| c.detail.starts_with("INSERT")).count()
+    };
+    let before = inserts(&bench);
+    assert_eq!(before, 2);
+    bench.restart_operator();
+    bench.owner.uid = "uid-2".to_owned();
+    let object = bench.object();
+    let secrets = dereference::secrets(&bench.context.client, &bench.owner, names(&object))
+        .await
+        .unwrap();
+    let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
+    desired.live_owners = BTreeSet::from(["uid-2".to_owned()]);
+    let mut said = bench.context.imp.reconcile(&desired).await;
+    for _ in 0..10 {
+        if said.components_registered.status == report::Status::True {
+            break;
+        }
+        said = bench.context.imp.reconcile(&desired).await;
+    }
+    assert_eq!(said.components_registered.status, report::Status::True);
+    // Nothing is written, and yet its deletion will have rows to remove.
+    assert_eq!((said.wants_to_act, said.registrations.len()), (false, 2));
+    assert_eq!((bench.rows(), inserts(&bench)), (rows, before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_lost_record_does_not_show_are_told_and_stay() {
+    let mut bench = Bench::start().await;
+    let rows = bench.rows();
+    bench.ledgers.0.lock().unwrap().clear();
+    bench.restart_operator();
+    bench.delete().await;
+    assert_eq!(bench.rows(), rows);
+    let told = bench.events("IdenticalForeignRow");
+    assert_eq!(told.len(), 2, "{told:#?}");
+    for pkid in &rows {
+        assert!(told.iter().any(|note| note.contains(pkid)), "{told:#?}");
+    }
+}
+
+#[rstest]
+#[case(None, "yes", true)]
+#[case(Some("yes"), "yes", false)]
+#[case(Some("yes"), "again", true)]
+fn a_value_that_gave_up_a_former_cluster_does_not_give_up_the_resource(
+    #[case] served: Option<&str>,
+    #[case] value: &str,
+    #[case] abandons: bool,
+) {
+    let mut object = XmppFederation::new("coluc", serde_json::from_value(spec()).unwrap());
+    object
+        .annotations_mut()
+        .insert(request::ABANDON_ROWS.to_owned(), value.to_owned());
+    let handled = served.map(|value| crate::api::status::HandledRequest {
+        annotation: request::ABANDON_ROWS.to_owned(),
+        value: value.to_owned(),
+    });
+    object.status = Some(XmppFederationStatus {
+        handled_requests: handled.into_iter().collect(),
+        ..XmppFederationStatus::default()
+    });
+    assert_eq!(super::abandons(&object), abandons);
+}
