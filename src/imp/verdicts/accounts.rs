@@ -64,7 +64,9 @@ fn accepted(input: &Input<'_>) -> Verdict {
         message += &names(reached.into_iter());
         message += " too";
     }
-    if !unreached.is_empty() {
+    if super::rests(input) {
+        message += "; nothing else is read there by this resource";
+    } else if !unreached.is_empty() {
         message += "; Control Center of ";
         message += &names(unreached.into_iter());
         message += " has not answered";
