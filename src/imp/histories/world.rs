@@ -502,7 +502,7 @@ impl World {
     }
 
     fn redundancy_shows(&self) -> bool {
-        self.lag_ms % 2 == 0
+        self.lag_ms.is_multiple_of(2)
     }
 
     pub fn links_now(&mut self) -> Vec<Link> {
