@@ -89,6 +89,15 @@ pub enum Read {
     Redundancy,
 }
 
+/// Why a publisher that answers is not one to do anything at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Barred {
+    /// This entry of the same resource leads to it too, and comes first.
+    SameAs(String),
+    /// Another one is meant: this pkid was found.
+    Elsewhere(String),
+}
+
 /// All that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Observation {
@@ -139,6 +148,8 @@ pub struct Observation {
     pub due: BTreeSet<Read>,
     /// The last value of the annotation `refresh` that was served.
     pub refreshed: Option<String>,
+    /// Why nothing may be done at this publisher, whoever has the cluster.
+    pub barred: Option<Barred>,
     /// A human asked for a refresh since the ledger learned last.
     pub human_looked: bool,
     /// Restarts that were answered with "later" and when they may be tried again, by node name.

@@ -11,8 +11,10 @@
 
 mod accounts;
 mod announcing;
+mod apiserver;
 mod audit;
 mod client;
+mod clusters;
 mod cost;
 mod fault_table;
 mod faults;

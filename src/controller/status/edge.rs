@@ -41,7 +41,10 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Err(sentence), None) = (&found.material.router, &found.observed.live.stateful_set) {
+        if let (Some(sentence), None) = (
+            found.material.no_router_secret(),
+            &found.observed.live.stateful_set,
+        ) {
             message.push_str(": they cannot start, ");
             message.push_str(sentence);
             return Verdict::no(Reason::SecretMissing, message);

@@ -257,3 +257,13 @@ pub fn ops_that_forget() -> impl Strategy<Value = Op> {
         2 => Just(Op::RestoreLedger),
     ]
 }
+
+/// The same, and a person who wants to see everything anew all the time.
+pub fn ops_that_hurry() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => ops(),
+        3 => Just(Op::Refresh),
+        3 => (1_u64..4).prop_map(Op::Wait),
+        6 => Just(Op::Reconcile(Fault::None)),
+    ]
+}

@@ -13,7 +13,7 @@ use crate::imp::axl::{Node, Row, Table};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Owner, Requests, RestartMode,
+    Activation, Credentials, Desired, ForeignComponents, Owner, Place, Requests, RestartMode,
     RestartPolicy, SecretVersion, ServerTrust, Target,
 };
 use crate::imp::effects::{Act, Input, Step, Wait, Why, plan};
@@ -98,6 +98,7 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         maintenance: false,
         federation_check: None,
         hold_acts: false,
+        place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         announces: false,

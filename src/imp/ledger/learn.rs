@@ -24,12 +24,18 @@ pub fn learn(
     now: Stamp,
 ) -> Vec<Event> {
     let mut events = Vec::new();
+    if seen.barred.is_some() {
+        return events;
+    }
     claim(ledger, desired);
     if ledger.claimed_by_another(&desired.owner).is_some() {
         return events;
     }
     if desired.activation == Activation::Active {
         ledger.known_as.insert(desired.target.publisher.clone());
+        if desired.place.reach.is_some() {
+            ledger.reach.clone_from(&desired.place.reach);
+        }
     }
     if std::mem::take(&mut seen.human_looked) && ledger.vanished >= 2 {
         ledger.vanished = 0;

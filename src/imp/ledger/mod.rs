@@ -9,6 +9,7 @@ pub mod intent;
 pub mod learn;
 pub mod logins;
 mod nodes;
+pub mod shelf;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,9 @@ pub struct Ledger {
     /// The resource that is active on the cluster.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// How that resource reaches the cluster, in the controller's words.
+    #[serde(default)]
+    pub reach: Option<String>,
     /// Our rows by pkid.
     #[serde(default)]
     pub rows: BTreeMap<Pkid, RowRecord>,
@@ -257,6 +261,7 @@ impl Ledger {
             publisher: publisher.into(),
             known_as: BTreeSet::new(),
             owner: None,
+            reach: None,
             rows: BTreeMap::new(),
             vanished: 0,
             readable: None,

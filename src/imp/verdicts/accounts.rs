@@ -64,7 +64,9 @@ fn accepted(input: &Input<'_>) -> Verdict {
         message += &names(reached.into_iter());
         message += " too";
     }
-    if !unreached.is_empty() {
+    if super::rests(input) {
+        message += "; nothing else is read there by this resource";
+    } else if !unreached.is_empty() {
         message += "; Control Center of ";
         message += &names(unreached.into_iter());
         message += " has not answered";
@@ -186,7 +188,7 @@ fn cause(error: &CallError) -> String {
     if error.kind == CallErrorKind::Forbidden {
         return String::new();
     }
-    "An account that IM&P has locked is answered 401 too: Cisco Unified CM IM and Presence Administration > User Management > Application User > Edit Credential shows and ends that".to_owned()
+    "An account that IM&P has locked is answered 401 too: IM&P's administration shows and ends that at User Management > Application User > Edit Credential".to_owned()
 }
 
 #[cfg(test)]
