@@ -242,14 +242,7 @@ async fn work(
         former,
     ))
     .await?;
-    context.edges_seen.saw(
-        (owner.namespace.clone(), owner.name.clone()),
-        observed
-            .pods
-            .iter()
-            .filter(|pod| !pod.stopping)
-            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
-    );
+    watch_edges(context, &owner, &observed);
     let valid = match validate::run(
         owner,
         &object.spec,
@@ -381,6 +374,15 @@ struct Served<'a> {
     lost: bool,
     /// Rows of former clusters were given up.
     abandoned: bool,
+}
+
+/// What the pods say from now on starts a reconcile where it differs from what they said to this one.
+fn watch_edges(context: &Context, owner: &Owner, observed: &dereference::Observed) {
+    let pods = observed.pods.iter().filter(|pod| !pod.stopping);
+    context.edges_seen.saw(
+        (owner.namespace.clone(), owner.name.clone()),
+        pods.filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
+    );
 }
 
 /// Writes status and events; whether the resource is ready.
