@@ -401,15 +401,6 @@ struct Served<'a> {
     abandoned: bool,
 }
 
-/// What the pods say from now on starts a reconcile where it differs from what they said to this one.
-fn watch_edges(context: &Context, owner: &Owner, observed: &dereference::Observed) {
-    let pods = observed.pods.iter().filter(|pod| !pod.stopping);
-    context.edges_seen.saw(
-        (owner.namespace.clone(), owner.name.clone()),
-        pods.filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
-    );
-}
-
 /// Writes status and events; whether the resource is ready.
 async fn conclude(
     context: &Context,
