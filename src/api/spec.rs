@@ -871,7 +871,7 @@ pub struct WindowSpec {
     /// that is repeated comes once; with a wildcard in minute or hour it follows the clock.
     #[schemars(length(min = 1, max = 128))]
     pub schedule: String,
-    /// How long it is open, in elapsed time: 5m to 168h. A restart begun inside may end outside.
+    /// How long it is open, in elapsed time: 1m to 168h. A restart begun inside may end outside.
     pub duration: Duration,
     /// IANA time zone. Absent: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
