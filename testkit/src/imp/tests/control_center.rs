@@ -141,7 +141,7 @@ async fn children_must_be_qualified_and_the_action_must_fit() {
     )
     .await;
     assert_eq!(status, 500);
-    let (status, _) = ask(&imp, PUBLISHER, "soapGetStaticServiceList", "").await;
+    let (status, _) = ask(&imp, PUBLISHER, "soapDoServiceDeployment", "").await;
     assert_eq!(status, 500);
 }
 
