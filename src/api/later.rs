@@ -88,13 +88,6 @@ pub const NOT_YET: &[NotYet] = &[
         instead: "use None and publish the records that status.records asks for",
         used: |s| s.dns.publish != Publish::None,
     },
-    NotYet {
-        schema_path: &[],
-        field: "spec.imp with more than one entry",
-        rule: "self.imp.size() == 1",
-        instead: "describe one cluster of IM and Presence",
-        used: |s| s.imp.len() > 1,
-    },
 ];
 
 /// The sentences that apply to a spec; empty if it uses nothing of the table.

@@ -58,6 +58,7 @@ reasons! {
     CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
     RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";
     RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
+    ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
     LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
     RouterSecretWrong: "A router refuses the shared secret.", "Correct the Secret and key of spec.imp[].router.secretRef named in the message.";
     RouterUnreachable: "A pod cannot connect to TCP 7400 of a node: a closed port or the network.", "Check the router and the way there; the message has the command that captures on IM&P.";

@@ -44,6 +44,7 @@ use super::values::{Address, DomainName, Duration, Network, any_object, any_obje
 #[x_kube(validation = Rule::new("!has(self.chatNodeAliases) || self.chatNodeAliases.all(a, !(a in self.domains))").message("list a name either in domains or in chatNodeAliases, not in both").field_path(".chatNodeAliases"))]
 #[x_kube(validation = Rule::new("!has(self.edge.directTls) || !self.edge.directTls.enabled || !has(self.tls) || self.tls.mode != 'Disabled'").message("direct TLS cannot be served while tls.mode is Disabled; disable directTls, or choose Required or Optional").field_path(".edge"))]
 #[x_kube(validation = Rule::new("self.imp.all(i, !has(i.domains) || i.domains.all(d, d in self.domains || (has(self.chatNodeAliases) && d in self.chatNodeAliases)))").message("an entry of imp serves domains of spec.domains or chatNodeAliases only; add the missing one there or remove it from imp").field_path(".imp"))]
+#[x_kube(validation = Rule::new("self.imp.all(i, self.imp.filter(j, j.publisher.lowerAscii() == i.publisher.lowerAscii()).size() == 1)").message("a cluster of IM and Presence has one entry, and two name the same publisher; put the domains of both into one").field_path(".imp"))]
 pub struct XmppFederationSpec {
     /// Active: everything. Prepared: everything except rows in IM and Presence and links to its
     /// routers, for migration and rollback. Default Active.
@@ -92,9 +93,10 @@ pub struct XmppFederationSpec {
     #[serde(default)]
     pub dns: DnsSpec,
 
-    /// The clusters of IM and Presence, one entry each.
+    /// The clusters of IM and Presence, one entry each. Rows and restarts of one cluster never wait
+    /// for another one. An entry that is removed has its rows removed first, as with a deletion.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    #[schemars(length(min = 1, max = 6))]
+    #[schemars(length(min = 1, max = 8))]
     pub imp: Vec<ImpSpec>,
 
     /// Stops all work on this resource: nothing is written, to Kubernetes or to IM and Presence.
@@ -673,7 +675,8 @@ pub struct ImpSpec {
         regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// Which domains this cluster serves; empty: all.
+    /// Which of domains and chatNodeAliases this cluster serves; empty: all. Clusters that serve the
+    /// same domain are intercluster peers: a stanza goes to one healthy node of one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub domains: Vec<DomainName>,
@@ -868,7 +871,7 @@ pub struct WindowSpec {
     /// that is repeated comes once; with a wildcard in minute or hour it follows the clock.
     #[schemars(length(min = 1, max = 128))]
     pub schedule: String,
-    /// How long it is open, in elapsed time: 5m to 168h. A restart begun inside may end outside.
+    /// How long it is open, in elapsed time: 1m to 168h. A restart begun inside may end outside.
     pub duration: Duration,
     /// IANA time zone. Absent: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,9 +29,10 @@ pub struct XmppFederationStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1200))]
     pub records: Vec<RecordStatus>,
-    /// The clusters of IM and Presence.
+    /// The clusters of IM and Presence, in the order of the spec; then those that left it and may
+    /// still hold rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 6))]
+    #[schemars(length(max = 32))]
     pub imp: Vec<ImpStatus>,
     /// Requests by annotation that were served, by annotation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -103,8 +104,11 @@ pub struct RecordStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct ImpStatus {
-    /// Name of the entry in the spec.
+    /// Name of the entry in the spec; of one that left it, with its publisher.
     pub name: String,
+    /// Set while the cluster is not in the spec any more and its rows are being removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<LeavingStatus>,
     /// Version of AXL in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axl_version: Option<String>,
@@ -126,6 +130,16 @@ pub struct ImpStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub recent_actions: Vec<ActionStatus>,
+}
+
+/// A cluster that left the spec.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LeavingStatus {
+    /// RFC 3339 time since when its rows are being removed.
+    pub since: String,
+    /// What that waits for.
+    pub message: String,
 }
 
 /// One node.

@@ -1,7 +1,7 @@
 //! What all reconciles share: clients, and what this process remembers between two of them.
 //! Nothing in the memory is needed for correctness: an operator that has just started reads it anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use super::build::Links;
 use super::delete::LastReach;
 use super::dereference::ADMIN_PORT;
 use super::effects::Records;
+use super::turns::Turns;
 use super::validate::Settings;
 use crate::api::XmppFederation;
 use crate::edges;
@@ -33,7 +34,9 @@ pub struct Context {
     /// Kubernetes.
     pub client: Client,
     /// IM and Presence.
-    pub imp: Imp,
+    pub imp: Arc<Imp>,
+    /// What is asked of it now.
+    pub turns: Turns,
     /// Edge pods.
     pub edges: edges::Client,
     /// What they said last.
@@ -57,8 +60,8 @@ pub struct Context {
 /// What is remembered of one resource.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// Last answer of IM and Presence.
-    pub report: Option<Report>,
+    /// The clusters of IM and Presence, by entry of the spec.
+    pub imp: BTreeMap<String, LastLook>,
     /// Addresses of the routers.
     pub links: Option<Links>,
     /// Public records.
@@ -68,9 +71,19 @@ pub struct Memory {
     /// Failures in a row.
     pub failures: u32,
     /// How IM and Presence was reached last, for a deletion that finds the Secret gone.
-    pub reach: Option<LastReach>,
+    /// By entry of the spec.
+    pub reach: BTreeMap<String, Option<LastReach>>,
     /// When this process began with the deletion.
     pub deleting_since: Option<Instant>,
+}
+
+/// One cluster as it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub struct LastLook {
+    /// Its last answer.
+    pub report: Option<Report>,
+    /// It fails as a whole: neither its publisher answers nor any link to it stands.
+    pub failing: bool,
 }
 
 impl Context {
@@ -83,8 +96,10 @@ impl Context {
         settings: Settings,
         instance: String,
     ) -> Self {
+        let imp = Arc::new(imp);
         Self {
             client,
+            turns: Turns::new(Arc::clone(&imp)),
             imp,
             edges,
             edges_seen: Arc::new(edges::watch::Watch::new(ADMIN_PORT)),

@@ -14,8 +14,9 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::{Error, Kind, call};
+use super::left::Former;
 use super::names::Owner;
-use crate::api::spec::XmppFederationSpec;
+use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
 use crate::imp::clock::{Clock as _, Stamp, SystemClock};
 use crate::imp::desired::SecretVersion;
@@ -133,21 +134,13 @@ pub struct Observed {
     pub pods: Vec<EdgePod>,
 }
 
-/// Names of the Secrets a spec refers to.
-pub fn secret_names(spec: &XmppFederationSpec) -> Vec<String> {
-    let mut names: Vec<String> = spec
-        .imp
-        .iter()
-        .flat_map(|imp| {
-            [
-                Some(imp.credentials_secret_ref.name.clone()),
-                imp.control_center_credentials_secret_ref
-                    .as_ref()
-                    .map(|r| r.name.clone()),
-                imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
-                Some(imp.router.secret_ref.name.clone()),
-            ]
-        })
+/// Names of the Secrets a spec refers to, and those of clusters that it does not name any more.
+pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String> {
+    let former = former.iter().filter_map(|former| former.entry.as_ref());
+    let clusters = secret_names_of(spec.imp.iter().chain(former));
+    let mut names: Vec<String> = clusters
+        .into_iter()
+        .map(Some)
         .chain([
             spec.tls
                 .certificate
@@ -172,16 +165,35 @@ pub fn secret_names(spec: &XmppFederationSpec) -> Vec<String> {
     names
 }
 
+/// Names of the Secrets that entries of spec.imp refer to.
+pub fn secret_names_of<'a>(entries: impl IntoIterator<Item = &'a ImpSpec>) -> Vec<String> {
+    entries
+        .into_iter()
+        .flat_map(|imp| {
+            [
+                Some(imp.credentials_secret_ref.name.clone()),
+                imp.control_center_credentials_secret_ref
+                    .as_ref()
+                    .map(|r| r.name.clone()),
+                imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
+                Some(imp.router.secret_ref.name.clone()),
+            ]
+        })
+        .flatten()
+        .collect()
+}
+
 /// Reads everything.
 pub async fn run(
     client: &Client,
     edges: &edges::Client,
     owner: &Owner,
     spec: &XmppFederationSpec,
+    former: &[Former],
 ) -> Result<Observed, Error> {
     let ((secrets, revocation_lists), (live, pods)) = try_join(
         try_join(
-            secrets(client, owner, spec),
+            secrets(client, owner, secret_names(spec, former)),
             revocation_lists(client, owner, spec),
         ),
         try_join(
@@ -208,13 +220,9 @@ async fn get(
     call(what, kind.api(client, &owner.namespace).get_opt(name)).await
 }
 
-/// The Secrets that the spec names.
-pub async fn secrets(
-    client: &Client,
-    owner: &Owner,
-    spec: &XmppFederationSpec,
-) -> Result<Secrets, Error> {
-    let reads = secret_names(spec).into_iter().map(|name| async move {
+/// The Secrets of these names.
+pub async fn secrets(client: &Client, owner: &Owner, names: Vec<String>) -> Result<Secrets, Error> {
+    let reads = names.into_iter().map(|name| async move {
         let found = get(client, Kind::Secret, owner, &name).await?;
         let read = found.map(|object| Read {
             version: SecretVersion {

@@ -4,8 +4,9 @@
 use jiff::Timestamp;
 use xmpp_federation_core::SecretBytes;
 
+use super::build;
 use super::dereference::{Live, Observed, secret_data};
-use super::validate::Validated;
+use super::validate::{Imp, Validated};
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
 use crate::{api, secrets};
 
@@ -19,14 +20,47 @@ pub struct Material {
     pub dialback: Result<Dialback, String>,
     /// The certificate, or why there is none.
     pub certificate: Result<Certificate, String>,
-    /// The routers' shared secret, or why there is none.
-    pub router: Result<SecretBytes, String>,
+    /// The routers' shared secrets, in the order of spec.imp.
+    pub routers: Vec<RouterSecret>,
     /// What else of the user's is mounted, or why it cannot be: anchors, a certificate for
     /// connecting, revocation lists.
     pub others: Result<(), String>,
     /// The bytes of everything mounted that is the user's own, in a fixed order: what changes here
     /// has to reach the pods.
     pub brought: Vec<SecretBytes>,
+}
+
+/// The shared secret of one cluster's routers.
+#[derive(Debug, Clone)]
+pub struct RouterSecret {
+    /// Name of the entry in spec.imp.
+    pub entry: String,
+    /// What pods mount: the user's, or what was copied of it before it went missing.
+    pub bytes: Option<SecretBytes>,
+    /// Why it is not the user's.
+    pub missing: Option<String>,
+}
+
+impl Material {
+    /// Why the routers' secret of an entry is missing.
+    pub fn router_missing(&self, entry: &str) -> Option<&String> {
+        self.router(entry)?.missing.as_ref()
+    }
+
+    /// Why no cluster's routers can be dialled, where that is so.
+    pub fn no_router_secret(&self) -> Option<&String> {
+        if self.routers.iter().any(|router| router.bytes.is_some()) {
+            return None;
+        }
+        self.routers
+            .iter()
+            .find_map(|router| router.missing.as_ref())
+    }
+
+    /// The routers' secret of an entry.
+    pub fn router(&self, entry: &str) -> Option<&RouterSecret> {
+        self.routers.iter().find(|secret| secret.entry == entry)
+    }
 }
 
 /// The dialback secret.
@@ -80,7 +114,7 @@ pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp)
     Material {
         dialback: dialback(valid, &observed.live, rotate),
         certificate: certificate(valid, observed, now),
-        router: router(valid, observed),
+        routers: routers(valid, observed),
         brought: brought(valid, observed, others.as_deref().unwrap_or_default()),
         others: others.map(drop),
     }
@@ -201,16 +235,35 @@ fn certificate(
     }
 }
 
-fn router(valid: &Validated, observed: &Observed) -> Result<SecretBytes, String> {
-    let reference = &valid.imp.spec.router.secret_ref;
-    observed
-        .secrets
-        .key(
-            &reference.name,
-            &reference.key,
-            "the XCP routers' secret of spec.imp[].router",
-        )
-        .map(|secret| SecretBytes::from_file_contents(secret.expose().to_vec()))
+fn routers(valid: &Validated, observed: &Observed) -> Vec<RouterSecret> {
+    let mut copied = observed.live.router.as_ref().map(secret_data);
+    let mut secret = |imp: &Imp| {
+        let entry = &imp.spec.name;
+        let reference = &imp.spec.router.secret_ref;
+        let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");
+        let found = observed
+            .secrets
+            .key(&reference.name, &reference.key, &purpose);
+        let (bytes, missing) = match found {
+            Ok(secret) => (
+                Some(SecretBytes::from_file_contents(secret.expose().to_vec())),
+                None,
+            ),
+            Err(sentence) => (
+                copied
+                    .as_mut()
+                    .and_then(|copies| copies.remove(&build::router_file(entry)))
+                    .filter(|copy| copy.expose() != build::MISSING.as_bytes()),
+                Some(sentence),
+            ),
+        };
+        RouterSecret {
+            entry: entry.clone(),
+            bytes,
+            missing,
+        }
+    };
+    valid.imp.iter().map(&mut secret).collect()
 }
 
 /// What is mounted besides certificate, dialback and router secrets.

@@ -4,6 +4,8 @@
 //! - [`dereference`], [`validate`], [`material`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
 //!   [`answer`]: what is told and written back
+//! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
+//!   the spec names no more
 //! - [`kube`]: bounded calls; [`names`]: names and labels of objects
 
 pub mod answer;
@@ -16,12 +18,14 @@ pub mod dereference;
 pub mod effects;
 pub mod events;
 pub mod kube;
+pub mod left;
 pub mod material;
 pub mod names;
 pub mod reconcile;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod turns;
 pub mod validate;
 pub mod watch;
 

@@ -1,5 +1,6 @@
 //! One reconcile, from the resource to its status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,15 +11,17 @@ use kube::{Resource as _, ResourceExt};
 use serde_json::Value;
 
 use super::apply::{self, ApplyError};
-use super::build::{self, Known, Links, pods_to_run};
-use super::context::{Context, Guarded, Memory};
+use super::build::{self, ClusterSlots, Known, Links, pods_to_run};
+use super::context::{Context, Guarded, LastLook, Memory};
+use super::effects::{Looked, Outcome};
 use super::events::Note;
 use super::kube::{Error as KubeError, Kind, call};
+use super::left::{self, Former};
 use super::names::Owner;
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
 use super::{answer, change_log, delete, dereference, effects, material, watch};
-use crate::api::conditions;
+use crate::api::conditions::{self, State};
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
@@ -137,16 +140,20 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
     let Some(object) = call(what, api.get_opt(&name)).await? else {
         if let Some(owner) = Owner::of(seen) {
             context.forget(&owner.uid);
+            context.imp.forget(&owner.uid);
             context.sent.forget(&owner);
         }
         context.edges_seen.forget(&(namespace, name));
         return Ok(Action::await_change());
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
-    context.refers(&namespace, &name, &dereference::secret_names(&object.spec));
+    let former = left::by(context, &object).await;
+    let known = former.as_deref().unwrap_or_default();
+    let secrets = dereference::secret_names(&object.spec, known);
+    context.refers(&namespace, &name, &secrets);
     if object.metadata.deletion_timestamp.is_some() {
         context.edges_seen.forget(&(namespace, name));
-        return delete::run(context, &object, &owner).await;
+        return delete::run(context, &object, &owner, &former).await;
     }
     if object.spec.paused {
         context.edges_seen.forget(&(namespace, name));
@@ -164,7 +171,12 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
         answer::finish(context, &object, status, Vec::new()).await?;
         return Ok(Action::await_change());
     }
-    Box::pin(work(context, &object, owner)).await
+    // Nothing hangs on them but rows of former clusters, which are looked for again.
+    let former = former.unwrap_or_else(|sentence| {
+        tracing::warn!(namespace, name, sentence, "former clusters");
+        Vec::new()
+    });
+    Box::pin(work(context, &object, owner, &former)).await
 }
 
 /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
@@ -213,7 +225,12 @@ fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str)
 }
 
 /// The five steps.
-async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Result<Action, Error> {
+async fn work(
+    context: &Context,
+    object: &XmppFederation,
+    owner: Owner,
+    former: &[Former],
+) -> Result<Action, Error> {
     let now = Timestamp::now();
     let memory = context.recall(&owner.uid);
     let previous = object.status.clone().unwrap_or_default();
@@ -222,16 +239,10 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         &context.edges,
         &owner,
         &object.spec,
+        former,
     ))
     .await?;
-    context.edges_seen.saw(
-        (owner.namespace.clone(), owner.name.clone()),
-        observed
-            .pods
-            .iter()
-            .filter(|pod| !pod.stopping)
-            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
-    );
+    note_edges(context, &owner, &observed);
     let valid = match validate::run(
         owner,
         &object.spec,
@@ -242,17 +253,13 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         Err(refusal) => {
             let (reason, sentence) = refused(refusal);
             answer::stalled(context, object, reason, sentence).await?;
-            // Another resource may go away; a wrong value changes only with the object.
-            return Ok(match reason {
-                Reason::UsedTwice => Action::requeue(LATER),
-                _ => Action::await_change(),
-            });
+            return Ok(after_refusal(reason));
         }
     };
     change_log::accepted(context, object, &valid, &memory);
+    let served = handled(&previous, request::ROTATE_DIALBACK);
     let rotate = object.annotations().get(request::ROTATE_DIALBACK);
-    let rotate =
-        rotate.filter(|v| handled(&previous, request::ROTATE_DIALBACK) != Some(v.as_str()));
+    let rotate = rotate.filter(|value| served != Some(value.as_str()));
     let lost = observed.live.dialback.is_none();
     let material = material::run(&valid, &observed, rotate.is_some() && lost, now);
     let known = known(&valid, &observed, &memory);
@@ -270,14 +277,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         Ok(written) => written,
         Err(error) => return not_applied(context, object, error).await,
     };
-    if !written.is_empty() {
-        tracing::info!(
-            namespace = valid.owner.namespace,
-            name = valid.owner.name,
-            objects = written.join(", "),
-            "applied"
-        );
-    }
+    note_written(&valid.owner, &written);
     let controller_changed = written
         .iter()
         .any(|object| object.starts_with(Kind::StatefulSet.as_str()));
@@ -291,20 +291,14 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
     .await?;
 
     let addresses = addresses(&observed, &memory);
-    let effects = effects::run(context, object, &valid, &observed, &addresses, &memory).await?;
+    let effects = effects::run(
+        context, object, &valid, &observed, former, &addresses, &memory,
+    )
+    .await?;
     let Some(outcome) = effects else {
         return Ok(Action::requeue(Duration::ZERO));
     };
-    context.remember(&valid.owner.uid, |memory| {
-        if let Ok(report) = &outcome.imp {
-            memory.report = Some(Report {
-                events: Vec::new(),
-                ..report.clone()
-            });
-        }
-        memory.links = Some(outcome.links.clone());
-        memory.records = outcome.records.as_ref().ok().cloned();
-    });
+    note_outcome(context, &valid.owner.uid, &outcome);
 
     let found = Found {
         valid: &valid,
@@ -314,12 +308,19 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
         controller_changed,
         pods_allowed: known.pods,
         imp: &outcome.imp,
+        leaving: &outcome.leaving,
         records: &outcome.records,
         addresses: &outcome.addresses,
         links: &outcome.links,
         now,
     };
-    let ready = conclude(context, object, &found, outcome.notes, rotate, lost).await?;
+    let abandoned = delete::abandons(object) && former.iter().any(Former::has_rows);
+    let served = Served {
+        rotate,
+        lost,
+        abandoned,
+    };
+    let ready = conclude(context, object, &found, outcome.notes, &served).await?;
 
     // What this reconcile learned changes what is to be built: at once.
     let after = context.recall(&valid.owner.uid);
@@ -329,20 +330,90 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner) -> Resul
     Ok(Action::requeue(wait(&found, ready, told)))
 }
 
+/// Another resource may go away; a wrong value changes only with the object.
+fn after_refusal(reason: Reason) -> Action {
+    match reason {
+        Reason::UsedTwice => Action::requeue(LATER),
+        _ => Action::await_change(),
+    }
+}
+
+/// The pods whose status is asked for between reconciles.
+fn note_edges(context: &Context, owner: &Owner, observed: &dereference::Observed) {
+    context.edges_seen.saw(
+        (owner.namespace.clone(), owner.name.clone()),
+        observed
+            .pods
+            .iter()
+            .filter(|pod| !pod.stopping)
+            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
+    );
+}
+
+fn note_written(owner: &Owner, written: &[String]) {
+    if !written.is_empty() {
+        tracing::info!(
+            namespace = owner.namespace,
+            name = owner.name,
+            objects = written.join(", "),
+            "applied"
+        );
+    }
+}
+
+/// What was learned about the world outside, for the next reconcile.
+fn note_outcome(context: &Context, uid: &str, outcome: &Outcome) {
+    context.remember(uid, |memory| {
+        memory.imp = outcome
+            .imp
+            .iter()
+            .map(|looked| (looked.entry.clone(), remembered(looked, &memory.imp)))
+            .collect();
+        memory.links = Some(outcome.links.clone());
+        memory.records = outcome.records.as_ref().ok().cloned();
+    });
+}
+
+/// A look at one cluster without what is told once.
+fn remembered(looked: &Looked, before: &BTreeMap<String, LastLook>) -> LastLook {
+    let report = match &looked.report {
+        Ok(report) => Some(Report {
+            events: Vec::new(),
+            ..report.clone()
+        }),
+        Err(_) => before
+            .get(&looked.entry)
+            .and_then(|last| last.report.clone()),
+    };
+    LastLook {
+        report,
+        failing: looked.failing,
+    }
+}
+
+/// Requests by annotation of which this reconcile took care.
+struct Served<'a> {
+    /// A rotation that is asked for.
+    rotate: Option<&'a String>,
+    /// The dialback secret had been lost.
+    lost: bool,
+    /// Rows of former clusters were given up.
+    abandoned: bool,
+}
+
 /// Writes status and events; whether the resource is ready.
 async fn conclude(
     context: &Context,
     object: &XmppFederation,
     found: &Found<'_>,
     mut notes: Vec<Note>,
-    rotate: Option<&String>,
-    lost: bool,
+    served: &Served<'_>,
 ) -> Result<bool, Error> {
     let previous = object.status.clone().unwrap_or_default();
     let findings = status::findings(found);
     let mut next = status::details(found, &previous);
-    if let Some(value) = rotate {
-        if !lost {
+    if let Some(value) = served.rotate {
+        if !served.lost {
             notes.push(Note {
                 warning: true,
                 reason: Reason::SpecInvalid.to_string(),
@@ -355,8 +426,13 @@ async fn conclude(
         set_handled(&mut next, request::ROTATE_DIALBACK, value);
     }
     let refresh = object.annotations().get(request::REFRESH);
-    if let Some(value) = refresh.filter(|_| found.records.is_ok() && found.imp.is_ok()) {
+    let looked = found.imp.iter().all(|l| l.report.is_ok() && l.current);
+    if let Some(value) = refresh.filter(|_| found.records.is_ok() && looked) {
         set_handled(&mut next, request::REFRESH, value);
+    }
+    let abandon = object.annotations().get(request::ABANDON_ROWS);
+    if let Some(value) = abandon.filter(|_| served.abandoned) {
+        set_handled(&mut next, request::ABANDON_ROWS, value);
     }
     let generation = object.metadata.generation;
     next.observed_generation = generation;
@@ -386,8 +462,19 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
     if told || (pods_settle && !ready) {
         wait = SOON;
     }
-    if let Ok(report) = found.imp {
-        wait = wait.min(report.requeue_after.max(Duration::from_millis(100)));
+    for looked in found.imp {
+        match &looked.report {
+            Ok(report) if looked.current => {
+                wait = wait.min(report.requeue_after.max(Duration::from_millis(100)));
+            }
+            // Its answer is on its way, or one to an earlier question has just come.
+            Ok(_) => wait = wait.min(SOON),
+            Err(verdict) if verdict.state == State::Unknown => wait = wait.min(SOON),
+            Err(_) => {}
+        }
+    }
+    if !found.leaving.is_empty() {
+        wait = wait.min(SOON);
     }
     if let Ok(records) = found.records {
         wait = wait.min(records.due_in().max(SOON));
@@ -407,10 +494,11 @@ fn addresses(observed: &dereference::Observed, memory: &Memory) -> Links {
 /// What earlier looks at the world tell.
 fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -> Known {
     let others = |report: &Report| report.served_by_others() || report.was_prepared();
-    let links = match &memory.report {
-        Some(report) if others(report) => Links::new(),
-        _ => addresses(observed, memory),
-    };
+    let mut links = addresses(observed, memory);
+    links.retain(|entry, _| {
+        let last = memory.imp.get(entry).and_then(|last| last.report.as_ref());
+        !last.is_some_and(others)
+    });
     let running = observed
         .live
         .stateful_set
@@ -418,14 +506,22 @@ fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -
         .and_then(|s| s.data.pointer("/spec/replicas"))
         .and_then(Value::as_u64)
         .and_then(|n| u16::try_from(n).ok());
-    let slots = memory
-        .report
-        .as_ref()
-        .map(|r| r.slots.as_slice())
-        .unwrap_or_default();
+    let clusters: Vec<ClusterSlots<'_>> = valid
+        .imp
+        .iter()
+        .map(|cluster| {
+            let last = memory.imp.get(&cluster.spec.name);
+            let report = last.and_then(|last| last.report.as_ref());
+            ClusterSlots {
+                domains: &cluster.domains,
+                failing: last.is_some_and(|last| last.failing),
+                slots: report.map_or(&[], |report| report.slots.as_slice()),
+            }
+        })
+        .collect();
     // Prepared: without rows there is nothing to be in sync with.
     let pods = if valid.active {
-        pods_to_run(valid.replicas, slots, running)
+        pods_to_run(valid.replicas, &valid.hosted, &clusters, running)
     } else {
         valid.replicas
     };

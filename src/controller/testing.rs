@@ -1,6 +1,11 @@
 //! What the tests of the pure steps start from.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use serde_json::{Value, json};
 
@@ -59,6 +64,28 @@ pub fn spec_with(path: &str, value: Value) -> XmppFederationSpec {
             .unwrap()
             .insert(key.to_owned(), value);
     }
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A further entry of spec.imp, with Secrets of its own.
+pub fn entry(name: &str, publisher: &str, domains: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "publisher": publisher,
+        "domains": domains,
+        "credentialsSecretRef": {"name": format!("{name}-axl")},
+        "tls": {"insecureSkipVerify": true},
+        "router": {"port": 7401, "secretRef": {"name": format!("{name}-router"), "key": "secret"}},
+        "restart": {"mode": "Automatic"},
+    })
+}
+
+/// The guide's resource with these entries of spec.imp behind its own, which serves those domains.
+pub fn with_entries(own: &[&str], others: &[Value]) -> XmppFederationSpec {
+    let mut spec = spec();
+    let entries = spec.pointer_mut("/imp").unwrap().as_array_mut().unwrap();
+    entries[0]["domains"] = json!(own);
+    entries.extend(others.iter().cloned());
     serde_json::from_value(spec).unwrap()
 }
 

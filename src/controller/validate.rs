@@ -9,7 +9,7 @@ use xmpp_federation_core::edge_config::{
 };
 use xmpp_federation_core::{ComponentId, Domain, Realm};
 
-use super::build::edge_config;
+use super::build::{Links, edge_config};
 use super::names::Owner;
 use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
@@ -76,8 +76,8 @@ pub struct Validated {
     pub allow_private: Vec<Cidr>,
     /// Networks that it must not lead to.
     pub deny: Vec<Cidr>,
-    /// The cluster of IM and Presence.
-    pub imp: Imp,
+    /// The clusters of IM and Presence, in the order of the spec; at least one.
+    pub imp: Vec<Imp>,
     /// Namespace of the operator.
     pub operator_namespace: String,
 }
@@ -231,16 +231,8 @@ pub fn run(
                 .to_owned(),
         );
     }
-    let imp = spec
-        .imp
-        .first()
-        .map(|entry| imp(&mut problems, entry, &hosted));
-    if imp.is_none() {
-        problems
-            .0
-            .push("spec.imp: is empty; describe one cluster of IM and Presence".to_owned());
-    }
-    let (Some(hostname), Some(imp), true) = (hostname, imp, problems.0.is_empty()) else {
+    let imp = clusters(&mut problems, spec, &hosted);
+    let (Some(hostname), true) = (hostname, problems.0.is_empty()) else {
         return Err(Refusal::Invalid(problems.0));
     };
     let component_ids: Vec<ComponentId> = (0..slots)
@@ -289,7 +281,7 @@ pub fn run(
 
 /// The edge's own rules, asked before its pods are: what they refuse never reaches them.
 fn accepted_by_the_edge(valid: &Validated) -> Result<(), Refusal> {
-    let problems = edge_config(valid, &Vec::new()).problems();
+    let problems = edge_config(valid, &Links::new()).problems();
     if problems.is_empty() {
         return Ok(());
     }
@@ -450,6 +442,81 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+/// All entries of spec.imp, and what may not be between them.
+fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<Imp> {
+    if spec.imp.is_empty() {
+        problems.0.push(
+            "spec.imp: is empty; describe at least one cluster of IM and Presence".to_owned(),
+        );
+    }
+    let found: Vec<Imp> = spec
+        .imp
+        .iter()
+        .map(|entry| imp(problems, entry, hosted))
+        .collect();
+    for (i, entry) in found.iter().enumerate() {
+        let earlier = found.get(..i).unwrap_or_default();
+        let name = &entry.spec.name;
+        if earlier.iter().any(|other| other.spec.name == *name) {
+            problems.0.push(format!(
+                "spec.imp[{name}]: the name is used by two entries; give each its own"
+            ));
+        } else if let Some(other) = earlier
+            .iter()
+            .find(|other| other.publisher() == entry.publisher())
+        {
+            problems.0.push(format!(
+                "spec.imp[{name}].publisher: {} is the publisher of spec.imp[{}] too; a cluster has one entry, put all its domains there",
+                entry.publisher(),
+                other.spec.name
+            ));
+        }
+    }
+    // With an entry that serves all, nothing can be left over.
+    let unserved: Vec<&str> = hosted
+        .iter()
+        .filter(|domain| !found.iter().any(|entry| entry.serves(domain)))
+        .map(Domain::as_str)
+        .collect();
+    if !unserved.is_empty() && !found.is_empty() {
+        problems.0.push(format!(
+            "spec.imp: no entry serves {}; add it to the domains of one, or leave domains of an entry empty for all",
+            unserved.join(", ")
+        ));
+    }
+    found
+}
+
+/// An entry that is in the spec no more, as it was accepted last. Its domains count no longer.
+pub fn former(entry: &spec::ImpSpec) -> Result<Imp, String> {
+    let mut problems = Problems(Vec::new());
+    let found = imp(
+        &mut problems,
+        &spec::ImpSpec {
+            domains: Vec::new(),
+            ..entry.clone()
+        },
+        &[],
+    );
+    if problems.0.is_empty() {
+        Ok(found)
+    } else {
+        Err(problems.0.join("; "))
+    }
+}
+
+impl Imp {
+    /// Host name or address of the publisher, as names are compared.
+    pub fn publisher(&self) -> String {
+        self.spec.publisher.to_ascii_lowercase()
+    }
+
+    /// Whether the cluster has that domain's users.
+    pub fn serves(&self, domain: &Domain) -> bool {
+        self.domains.is_empty() || self.domains.contains(domain)
+    }
+}
+
 fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp {
     let field = format!("spec.imp[{}]", entry.name);
     let domains = problems.domains(&format!("{field}.domains"), &entry.domains);
@@ -599,6 +666,16 @@ fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Resul
     Ok(())
 }
 
+/// Component id of each slot, as far as the host name is one.
+pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
+    let Ok(host) = Domain::parse(&spec.edge.hostname.0) else {
+        return Vec::new();
+    };
+    (0..spec.slots())
+        .map(|i| ComponentId::of_realm(&Realm::of_replica(&host, i)))
+        .collect()
+}
+
 /// What a resource claims; values that are no domains claim nothing.
 pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
     let domains = spec
@@ -607,17 +684,8 @@ pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
         .chain(&spec.chat_node_aliases)
         .map(|d| d.0.clone())
         .collect();
-    let component_ids = Domain::parse(&spec.edge.hostname.0)
-        .map(|host| {
-            (0..spec.slots())
-                .map(|i| {
-                    ComponentId::of_realm(&Realm::of_replica(&host, i))
-                        .as_str()
-                        .to_owned()
-                })
-                .collect()
-        })
-        .unwrap_or_default();
+    let ids = component_ids(spec).into_iter();
+    let component_ids = ids.map(|id| id.as_str().to_owned()).collect();
     Claim {
         resource,
         domains,
@@ -628,7 +696,7 @@ pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-    use super::super::testing::{owner, settings, spec_with, validated};
+    use super::super::testing::{entry, owner, settings, spec_with, validated, with_entries};
     use super::*;
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -691,7 +759,7 @@ mod tests {
     #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
     #[case("/imp/0/restart", json!({"mode": "Window"}), "spec.imp[main].restart.mode: Window needs restart.window")]
     #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 30 2 *", "duration": "1h"}}), "spec.imp[main].restart.window.schedule: \"0 2 30 2 *\" never comes")]
-    #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "1m"}}), "spec.imp[main].restart.window.duration: 60 s is too short")]
+    #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "30s"}}), "spec.imp[main].restart.window.duration: 30 s is too short")]
     #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "1h", "timeZone": "CEST"}}), "spec.imp[main].restart.window.timeZone: \"CEST\" is not")]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["lb"]}), "trustedSources[0]: \"lb\" is not a network")]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["0.0.0.0/0"]}), "proxyProtocol.trustedSources[0]: 0.0.0.0/0 is every address")]
@@ -725,6 +793,57 @@ mod tests {
             said.contains("is not available in this release; "),
             "{said}"
         );
+    }
+
+    #[rstest]
+    #[case::peers(&[], &["other.example.net"], &[])]
+    #[case::split(&["coluc.com"], &["other.example.net"], &["conf.coluc.com"])]
+    #[case::three(&["coluc.com"], &["b.example.net", "c.example.net"], &["coluc.com", "conf.coluc.com"])]
+    fn several_clusters_are_taken(
+        #[case] own: &[&str],
+        #[case] publishers: &[&str],
+        #[case] domains: &[&str],
+    ) {
+        let others: Vec<Value> = publishers
+            .iter()
+            .zip('b'..)
+            .map(|(publisher, name)| entry(&name.to_string(), publisher, domains))
+            .collect();
+        let valid = validated(&with_entries(own, &others)).unwrap();
+        assert_eq!(valid.imp.len(), publishers.len() + 1);
+        let hosted = valid.hosted.iter();
+        assert!(
+            hosted
+                .clone()
+                .all(|d| valid.imp.iter().any(|imp| imp.serves(d)))
+        );
+    }
+
+    #[rstest]
+    #[case::same_publisher(&[], &entry("b", "CUPS.ciscotac.net", &[]), "spec.imp[b].publisher: cups.ciscotac.net is the publisher of spec.imp[main] too")]
+    #[case::same_name(&[], &entry("main", "b.example.net", &[]), "spec.imp[main]: the name is used by two entries")]
+    #[case::unserved(&["coluc.com"], &entry("b", "b.example.net", &["coluc.com"]), "spec.imp: no entry serves conf.coluc.com")]
+    #[case::foreign_domain(&[], &entry("b", "b.example.net", &["other.example"]), "spec.imp[b].domains: other.example is not in spec.domains")]
+    fn what_two_clusters_may_not_share_is_named(
+        #[case] own: &[&str],
+        #[case] other: &Value,
+        #[case] says: &str,
+    ) {
+        let Err(Refusal::Invalid(sentences)) =
+            validated(&with_entries(own, std::slice::from_ref(other)))
+        else {
+            panic!("accepted")
+        };
+        assert!(sentences.iter().any(|s| s.contains(says)), "{sentences:?}");
+    }
+
+    #[test]
+    fn an_entry_that_left_the_spec_is_judged_without_its_domains() {
+        let left: spec::ImpSpec =
+            serde_json::from_value(entry("b", "B.example.net", &["gone.example"])).unwrap();
+        let found = former(&left).unwrap();
+        assert_eq!(found.publisher(), "b.example.net");
+        assert!(found.domains.is_empty());
     }
 
     #[test]

@@ -100,6 +100,7 @@ pub async fn run(
             PredicateConfig::default(),
         );
 
+    let finishing = Arc::clone(&context);
     let referrers = Arc::clone(&context.referrers);
     let by_reference = move |secret: PartialObjectMeta<Secret>| {
         let namespace = secret.namespace().unwrap_or_default();
@@ -140,6 +141,8 @@ pub async fn run(
             }
         })
         .await;
+    // A turn that a reconcile did not wait for may still write.
+    finishing.turns.finish().await;
 }
 
 /// The resource that an object's label names.

@@ -10,19 +10,20 @@ use tokio::sync::Mutex as AsyncMutex;
 use xmpp_federation_core::ComponentId;
 
 use super::audit::{self, Action, Deed, Outcome};
-use super::axl::{Axl, AxlVersion, Row};
+use super::axl::{Axl, AxlVersion, HaState, Row};
 use super::clock::{Clock, Stamp, SystemClock};
-use super::control_center::{Commanded, ControlCenter, NotDone, Which};
-use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Target};
+use super::control_center::{Commanded, ControlCenter, NotDone};
+use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Sibling, Target};
 use super::effects::{self, Act, Step, Wait, Why};
 use super::error::{CallError, CallErrorKind};
 use super::federation::Check;
 use super::http::{Caller, Counter, Uncounted};
 use super::ledger::learn::learn;
 use super::ledger::logins::Logins;
+use super::ledger::shelf::Shelf;
 use super::ledger::store::{LedgerFile, LedgerStore, StoreError};
 use super::ledger::{Ledger, RestartAnswer, RowRecord};
-use super::observation::{Failure, Observation, Read, Seen};
+use super::observation::{Barred, Failure, Observation, Read, Seen};
 use super::pkid::Pkid;
 use super::report::{Event, Removal, Report, reasons, row_left};
 use super::timings::Timings;
@@ -33,11 +34,11 @@ const MAX_STEPS: usize = 24;
 
 /// All IM&P clusters of this operator.
 pub struct Imp {
-    store: Arc<dyn LedgerStore>,
     counter: Arc<dyn Counter>,
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
+    shelf: Shelf,
     timings: Timings,
     clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
     /// By publisher: the right to call it.
@@ -94,7 +95,7 @@ impl Imp {
     ) -> Self {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
-            store,
+            shelf: Shelf::new(store),
             counter: Arc::new(Uncounted),
             clock,
             resolver,
@@ -150,6 +151,7 @@ impl Imp {
         let cluster = self.cluster(desired);
         let mut cluster = cluster.lock().await;
         let ledger = cluster.file.as_ref().map(|file| &file.ledger);
+        let barred = cluster.seen.barred.is_some();
         let claimed = ledger
             .and_then(|ledger| ledger.claimed_by_another(&desired.owner))
             .is_some();
@@ -158,15 +160,16 @@ impl Imp {
             && cluster.ledger_error.is_none();
         // The cluster is free for another resource, before this one is told to be done.
         let freed = none_left
+            && !barred
             && !claimed
             && self
                 .record(&mut cluster, |ledger| ledger.free(&desired.owner))
                 .await;
-        let done = claimed || freed;
+        let done = !barred && (claimed || freed);
         let ledger = cluster.file.as_ref().map(|file| &file.ledger);
         let table = cluster.seen.table.map(super::axl::Table::name);
         let rows_left = match ledger {
-            Some(ledger) if !done => rows_left(ledger, table),
+            Some(ledger) if !done && !barred => rows_left(ledger, table),
             _ => Vec::new(),
         };
         let like_ours: Vec<String> = cluster
@@ -206,7 +209,11 @@ impl Imp {
                 message
             }
         } else if report.axl_authenticated.status == super::report::Status::False {
-            report.axl_authenticated.message
+            // What the condition says beside the error is not about rows, and an event is short.
+            let failure = cluster.seen.axl_failure.as_ref();
+            failure.map_or(report.axl_authenticated.message, |failure| {
+                failure.error.to_string()
+            })
         } else {
             report.components_registered.message
         };
@@ -227,9 +234,9 @@ impl Imp {
         publisher: &str,
         table: Option<&str>,
     ) -> Result<Option<Vec<String>>, StoreError> {
-        let file = self
-            .ledger_of(owner_uid, &publisher.to_ascii_lowercase())
-            .await?;
+        let publisher = publisher.to_ascii_lowercase();
+        let is_it = |ledger: &Ledger| ledger.known_as.contains(&publisher);
+        let file = self.ledger_of(owner_uid, is_it).await?;
         Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
@@ -278,11 +285,18 @@ impl Imp {
     }
 
     fn publisher_key(&self, name: &str) -> PublisherKey {
+        self.pkid_of(name)
+            .map_or_else(|| PublisherKey::Name(name.to_owned()), PublisherKey::Pkid)
+    }
+
+    /// The pkid of the publisher that answered at that name, to this process.
+    pub(super) fn pkid_of(&self, name: &str) -> Option<String> {
         let pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
-        pkids.get(name).map_or_else(
-            || PublisherKey::Name(name.to_owned()),
-            |pkid| PublisherKey::Pkid(pkid.clone()),
-        )
+        pkids.get(name).cloned()
+    }
+
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// Notes which publisher answers at that name.
@@ -402,20 +416,19 @@ impl Imp {
             .map(|node| node.pkid.to_string());
         let loaded = match publisher {
             Some(pkid) => {
-                let other = cluster
-                    .file
-                    .as_ref()
-                    .is_none_or(|file| file.ledger.publisher != pkid);
-                if other || cluster.ledger_error.is_some() {
-                    LedgerFile::load(&*self.store, &pkid).await.map(Some)
-                } else {
-                    Ok(None)
+                let newer = self.shelf.newer(&pkid, cluster.file.as_ref()).await;
+                if newer.is_ok() {
+                    cluster.ledger_error = None;
                 }
+                newer
             }
             // IM&P does not answer: what is known of the cluster is found by the publisher's name.
             None if cluster.file.is_none() && cluster.seen.axl_failure.is_some() => {
-                self.ledger_of(&desired.owner.uid, &desired.target.publisher)
-                    .await
+                let is_it = |ledger: &Ledger| match &desired.place.only {
+                    Some(pkid) => ledger.publisher == *pkid,
+                    None => ledger.known_as.contains(&desired.target.publisher),
+                };
+                self.ledger_of(&desired.owner.uid, is_it).await
             }
             None => Ok(None),
         };
@@ -435,11 +448,12 @@ impl Imp {
         let Some(file) = &mut cluster.file else {
             return;
         };
+        cluster.seen.barred = self.barred(&cluster.seen, &file.ledger, desired);
         let mut ledger = file.ledger.clone();
         let before = ledger.actions.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
-            && let Err(error) = file.save(&*self.store, ledger).await
+            && let Err(error) = self.shelf.save(file, ledger).await
         {
             cluster.ledger_error = Some(error.to_string());
             return;
@@ -455,20 +469,30 @@ impl Imp {
     async fn ledger_of(
         &self,
         owner_uid: &str,
-        publisher: &str,
+        is_it: impl Fn(&Ledger) -> bool,
     ) -> Result<Option<LedgerFile>, StoreError> {
-        for name in self.store.names().await? {
-            let Some(pkid) = super::ledger::store::publisher_of(&name) else {
-                continue;
-            };
-            let file = LedgerFile::load(&*self.store, pkid).await?;
-            let owner = file.ledger.owner.as_ref();
-            let ours = owner.is_some_and(|owner| owner.uid == owner_uid);
-            if ours && file.ledger.known_as.contains(publisher) {
-                return Ok(Some(file));
-            }
+        let ours = |ledger: &Ledger| {
+            let owner = ledger.owner.as_ref();
+            owner.is_some_and(|owner| owner.uid == owner_uid)
+        };
+        let mut files = self.shelf.all().await?.into_iter();
+        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+    }
+
+    /// Why nothing may be done at the publisher of this ledger.
+    fn barred(&self, seen: &Observation, ledger: &Ledger, desired: &Desired) -> Option<Barred> {
+        let place = &desired.place;
+        let only = place.only.as_ref();
+        if seen.nodes.is_some() && only.is_some_and(|pkid| *pkid != ledger.publisher) {
+            return Some(Barred::Elsewhere(ledger.publisher.clone()));
         }
-        Ok(None)
+        let same = |sibling: &&Sibling| match self.pkid_of(&sibling.publisher) {
+            Some(pkid) => pkid == ledger.publisher,
+            // Not asked by this process yet; the ledger knows its names.
+            None => ledger.known_as.contains(&sibling.publisher),
+        };
+        let sibling = place.earlier.iter().find(same)?;
+        Some(Barred::SameAs(sibling.entry.clone()))
     }
 
     async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) {
@@ -545,23 +569,9 @@ impl Imp {
                 }),
                 None => Ok(()),
             },
-            Read::Redundancy => match axl.redundancy().await {
-                Ok(value) => {
-                    let answered = self.clock.now();
-                    cluster.seen.redundancy = Some(Seen {
-                        value,
-                        asked,
-                        answered,
-                    });
-                    Ok(())
-                }
-                Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
-                    tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
-                    cluster.seen.redundancy_unreadable = true;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
+            Read::Redundancy => self
+                .take_redundancy(cluster, asked, axl.redundancy().await)
+                .map_or(Ok(()), Err),
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -597,6 +607,31 @@ impl Imp {
         });
     }
 
+    /// Takes in the states of redundancy groups; where there are none, that is remembered.
+    fn take_redundancy(
+        &self,
+        cluster: &mut Cluster,
+        asked: Stamp,
+        states: Result<Vec<HaState>, CallError>,
+    ) -> Option<CallError> {
+        match states {
+            Ok(value) => {
+                cluster.seen.redundancy = Some(Seen {
+                    value,
+                    asked,
+                    answered: self.clock.now(),
+                });
+                None
+            }
+            Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
+                tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
+                cluster.seen.redundancy_unreadable = true;
+                None
+            }
+            Err(error) => Some(error),
+        }
+    }
+
     async fn read_services(
         &self,
         cluster: &mut Cluster,
@@ -604,34 +639,22 @@ impl Imp {
         caller: &Caller,
         node: String,
     ) {
-        let mut asked = self.clock.now();
+        let asked = self.clock.now();
         cluster.seen.called_control_center(asked);
-        let which = match cluster.seen.without_services.contains(&node) {
-            true => Which::Needed,
-            false => Which::All,
-        };
-        let control_center = control_center(caller, &desired.target, &node);
-        let mut answer = control_center.services(which).await;
-        if let Err(error) = &answer
-            && matches!(error.kind, CallErrorKind::Fault(_))
-            && which == Which::All
-        {
-            // Perhaps about a name that this release does not know.
-            let first = error.to_string();
-            asked = self.clock.now();
-            cluster.seen.called_control_center(asked);
-            answer = control_center.services(Which::Needed).await;
-            if answer.is_ok() {
-                tracing::info!(
-                    node,
-                    error = first,
-                    "XCP services cannot be read here; they say nothing"
-                );
-                cluster.seen.without_services.insert(node.clone());
-            }
-        }
+        let which = cluster.seen.services_to_ask(&node);
+        let answer = control_center(caller, &desired.target, &node)
+            .services(which)
+            .await;
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
+        if let Err(error) = &answer
+            && matches!(error.kind, CallErrorKind::Fault(_))
+            && cluster.seen.suspect_names(&node, which)
+        {
+            tracing::info!(node, %error, "perhaps a service has another name here: those that are needed are asked for alone");
+            return;
+        }
+        cluster.seen.services_answered(&node, which, answer.is_ok());
         match answer {
             Ok(value) => {
                 cluster.seen.control_center_failures.remove(&node);
@@ -939,7 +962,7 @@ impl Imp {
         };
         let mut ledger = file.ledger.clone();
         change(&mut ledger);
-        match file.save(&*self.store, ledger).await {
+        match self.shelf.save(file, ledger).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the ledger could not be written");
@@ -969,7 +992,7 @@ impl Cluster {
 }
 
 /// All rows of ours that may stand in the table, for a person who removes them.
-fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
+pub(super) fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
     let row = |(pkid, row): (&Pkid, &RowRecord)| {
         row_left(row.component_id.as_str(), &pkid.to_string(), table)
     };

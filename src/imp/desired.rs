@@ -42,6 +42,8 @@ pub struct Desired {
     pub requests: Requests,
     /// Routers of profile Xcp: they are in sync only when they announce us, too.
     pub announces: bool,
+    /// Where it stands among the resource's clusters.
+    pub place: Place,
     /// Router links as the running edge pods report them, just read; empty where no pod answered.
     pub links: Vec<Link>,
 }
@@ -72,6 +74,28 @@ impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
+}
+
+/// Where a cluster stands among those of its resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Entries before this one. One that leads to the same publisher has the cluster.
+    pub earlier: Vec<Sibling>,
+    /// Kept in the ledger while the resource is active there, for the controller alone: how to
+    /// reach the cluster once the spec does not say it any more. No secrets.
+    pub reach: Option<String>,
+    /// The publisher's pkid, where nothing may be done at any other one: names are given to new
+    /// machines.
+    pub only: Option<String>,
+}
+
+/// Another entry of `spec.imp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sibling {
+    /// Its name.
+    pub entry: String,
+    /// Its publisher, lower case.
+    pub publisher: String,
 }
 
 /// How to reach an IM&P cluster.
@@ -189,7 +213,7 @@ pub enum RestartMode {
     /// The operator, as soon as the rules allow it.
     Automatic,
     /// The operator, while this is open.
-    Window(Window),
+    Window(Box<Window>),
     /// A human; the operator says which nodes and how.
     Manual,
 }

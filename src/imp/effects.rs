@@ -9,7 +9,7 @@ use super::clock::Stamp;
 use super::control_center::ImpFederation;
 use super::desired::{Activation, Desired, Owner};
 use super::ledger::Ledger;
-use super::observation::{Observation, Read};
+use super::observation::{Barred, Observation, Read};
 use super::pkid::Pkid;
 use super::registration::{self, Blocked};
 use super::restart::{self, Waiting};
@@ -85,6 +85,8 @@ pub enum Why {
     Ledger,
     /// A cluster that another resource has.
     Claimed(Owner),
+    /// A cluster that another entry of the same resource has, or one that is not meant.
+    Barred(Barred),
     /// The end of maintenance.
     Maintenance,
     /// A human, because of rows.
@@ -161,6 +163,9 @@ fn unbounded(input: Input<'_>) -> Step {
             until,
         });
     };
+    if let Some(barred) = &seen.barred {
+        return wait(Why::Barred(barred.clone()));
+    }
     if let Some(other) = ledger.claimed_by_another(&desired.owner) {
         return wait(Why::Claimed(other.clone()));
     }
@@ -326,8 +331,18 @@ fn overdue(input: Input<'_>) -> Option<Read> {
         // One read per poll interval, whichever.
         let last = last_asked(seen, nodes.asked);
         let due = now.since(&last).reached(poll);
-        if seen.due.contains(&Read::Nodes) || due && now.since(&nodes.asked).reached(NODES_EVERY) {
+        let confirm = !seen.missing_nodes.is_empty()
+            && now
+                .since(&nodes.asked)
+                .reached(seen.timings.confirm_missing);
+        if seen.due.contains(&Read::Nodes)
+            || confirm
+            || due && now.since(&nodes.asked).reached(NODES_EVERY)
+        {
             return Some(Read::Nodes);
+        }
+        if rests(input) {
+            return None;
         }
         if input.ledger.is_some() {
             if seen.table.is_none() || seen.due.contains(&Read::Table) {
@@ -350,8 +365,20 @@ fn overdue(input: Input<'_>) -> Option<Read> {
             }
         }
     }
+    if rests(input) {
+        return None;
+    }
     // What the budget does not allow must not hold up what needs no such call.
     overdue_services(input).filter(|_| seen.budget_wait(1, &now).is_zero())
+}
+
+/// Whether somebody else looks at this cluster: however many resources name it, only one reads its
+/// rows and services. The ledger tells when that ends.
+pub fn rests(input: Input<'_>) -> bool {
+    input.seen.barred.is_some()
+        || input
+            .ledger
+            .is_some_and(|ledger| ledger.claimed_by_another(&input.desired.owner).is_some())
 }
 
 /// A node whose services have to be read.
@@ -390,10 +417,20 @@ fn next_poll(input: Input<'_>) -> Stamp {
     let mut left = poll;
     if let Some(failure) = &seen.axl_failure {
         left = left.min(retry_left(&failure.retry_at, &now));
+    }
+    if rests(input) {
+        return now.plus(left.max(Duration::from_millis(100)));
+    }
+    if seen.axl_failure.is_some() {
+        // Counted already.
     } else if let Some(rows) = &seen.rows {
         if let Some(nodes) = &seen.nodes {
             let last = last_asked(seen, nodes.asked);
             left = left.min(now.since(&last).left(poll));
+            if !seen.missing_nodes.is_empty() {
+                let confirm = seen.timings.confirm_missing;
+                left = left.min(now.since(&nodes.asked).left(confirm));
+            }
         }
         if !seen.missing_since.is_empty() {
             let confirm = seen.timings.confirm_missing;

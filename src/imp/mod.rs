@@ -9,6 +9,7 @@
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`announcement`]: what routers of profile Xcp say of our components
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
+//! - [`left`]: clusters that a resource's spec does not name any more
 //! - [`federation`]: whether IM&P's own XMPP federation is off
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`audit`]: what was done, told as event, log line, recent action and count
@@ -35,6 +36,7 @@ pub mod error;
 pub mod federation;
 pub mod http;
 pub mod ledger;
+pub mod left;
 pub mod observation;
 pub mod pkid;
 pub mod preflight;

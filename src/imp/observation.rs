@@ -9,7 +9,7 @@ use xmpp_federation_core::ComponentId;
 use super::axl::{HaState, Node, Row, Table};
 use super::clock::Stamp;
 use super::control_center::beside::Down;
-use super::control_center::{ImpFederation, ServiceState};
+use super::control_center::{ImpFederation, ServiceState, Which};
 use super::error::CallError;
 use super::federation::Check;
 use super::ledger::{RowRecord, RowState};
@@ -52,6 +52,15 @@ impl Services {
     }
 }
 
+/// A node that the list does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingNode {
+    /// When the first list without it was asked for.
+    pub since: Stamp,
+    /// When the last one was.
+    pub read: Stamp,
+}
+
 /// A failure that was not followed by a success yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -80,6 +89,15 @@ pub enum Read {
     Redundancy,
 }
 
+/// Why a publisher that answers is not one to do anything at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Barred {
+    /// This entry of the same resource leads to it too, and comes first.
+    SameAs(String),
+    /// Another one is meant: this pkid was found.
+    Elsewhere(String),
+}
+
 /// All that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Observation {
@@ -87,6 +105,9 @@ pub struct Observation {
     pub timings: Timings,
     /// The node list.
     pub nodes: Option<Seen<Vec<Node>>>,
+    /// Nodes that stand on the record and not in the list, until that is confirmed; they are in
+    /// `nodes` all the same.
+    pub missing_nodes: BTreeMap<Pkid, MissingNode>,
     /// Name of the table.
     pub table: Option<Table>,
     /// All rows; reading them is due after whatever may have changed them.
@@ -111,6 +132,8 @@ pub struct Observation {
     /// Nodes that answer a fault where they are asked for all services, and not where they are
     /// asked for those that are needed.
     pub without_services: BTreeSet<String>,
+    /// Nodes that have just answered a fault to the first, and are asked for the second at once.
+    pub suspects: BTreeSet<String>,
     /// States in the redundancy groups, read before a restart.
     pub redundancy: Option<Seen<Vec<HaState>>>,
     /// There is no way to read them here.
@@ -125,6 +148,8 @@ pub struct Observation {
     pub due: BTreeSet<Read>,
     /// The last value of the annotation `refresh` that was served.
     pub refreshed: Option<String>,
+    /// Why nothing may be done at this publisher, whoever has the cluster.
+    pub barred: Option<Barred>,
     /// A human asked for a refresh since the ledger learned last.
     pub human_looked: bool,
     /// Restarts that were answered with "later" and when they may be tried again, by node name.
@@ -263,6 +288,41 @@ impl Observation {
             .map(|node| node.name.clone())
             .collect();
         self.due.extend(names.into_iter().map(Read::Services));
+    }
+
+    /// What a node is asked for: where it answers faults, now this and now that.
+    pub fn services_to_ask(&self, node: &str) -> Which {
+        let odd = |failure: &Failure| failure.count % 2 == 1;
+        let failing = self.control_center_failures.get(node).is_some_and(odd);
+        if failing || self.without_services.contains(node) || self.suspects.contains(node) {
+            Which::Needed
+        } else {
+            Which::All
+        }
+    }
+
+    /// A node answered a fault: whether it is asked at once for what is needed alone.
+    pub fn suspect_names(&mut self, node: &str, which: Which) -> bool {
+        let suspect = which == Which::All && !self.control_center_failures.contains_key(node);
+        if suspect {
+            self.suspects.insert(node.to_owned());
+            self.due.insert(Read::Services(node.to_owned()));
+        }
+        suspect
+    }
+
+    /// What an answer tells of the names. After a failure that had to do with other things, they
+    /// are all asked for again.
+    pub fn services_answered(&mut self, node: &str, which: Which, good: bool) {
+        let suspect = self.suspects.remove(node);
+        if !good || which == Which::All {
+            return;
+        }
+        if suspect {
+            self.without_services.insert(node.to_owned());
+        } else if !self.without_services.contains(node) {
+            self.due.insert(Read::Services(node.to_owned()));
+        }
     }
 
     /// What could not be read is tried once more: releases change.

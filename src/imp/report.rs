@@ -39,6 +39,9 @@ pub struct Report {
     pub events: Vec<Event>,
     /// When to call again at the latest; zero: at once.
     pub requeue_after: Duration,
+    /// Another entry of the same resource has the cluster, or it is not the one that is meant: no
+    /// link is wanted for this entry.
+    pub barred: bool,
     /// A write or restart is due and was held back as asked for.
     pub wants_to_act: bool,
 }
@@ -260,6 +263,8 @@ pub mod reasons {
         IDENTICAL_FOREIGN_ROW = "IdenticalForeignRow": "A row with our component id was not written by this operator.", "Take it over with the annotation xmppfederation.io/adopt-rows, or remove it.";
         ROWS_VANISHED = "RowsVanished": "Rows of ours were removed twice: something else writes the table.", "Find the other writer (Expressway-C?), then ask for a look with xmppfederation.io/refresh.";
         CLAIMED = "ClaimedByAnother": "Another resource has this IM&P cluster.", "Delete one of the two, or set it to Prepared.";
+        SAME_CLUSTER = "SameCluster": "Two entries of spec.imp lead to one cluster.", "Keep one of the two, with the domains of both.";
+        OTHER_CLUSTER = "OtherCluster": "The publisher's name leads to another cluster by now.", "Remove the rows named in the message by hand, where the old cluster still runs.";
         MAINTENANCE = "Maintenance": "imp[].maintenance is true: no writes, no restarts.", "Set it to false after the upgrade.";
         LEDGER_UNAVAILABLE = "LedgerUnavailable": "The record of what was done to this cluster cannot be read or written; nothing is done without it.", "Check the operator's right to ConfigMaps in its namespace.";
         NODE_LIST = "NodeListUnusable": "IM&P's node list is empty or has no publisher.", "Check the account's rights and that imp[].publisher is the publisher.";
@@ -287,6 +292,7 @@ pub mod reasons {
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
         ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
+        NODE_REMOVED = "NodeRemoved": "Event: IM&P's node list does not name a node any more.", "Look at System > Server where that was not meant.";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }
 }

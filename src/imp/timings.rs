@@ -58,7 +58,7 @@ impl Default for Timings {
             look_slowly: Duration::from_secs(15),
             canary_every: Duration::from_secs(3),
             fresh: Duration::from_secs(15),
-            settle: Duration::from_secs(15),
+            settle: Duration::from_secs(8),
             services_deadline: Duration::from_mins(5),
             restart_deadline: Duration::from_mins(15),
             ambiguous_deadline: Duration::from_mins(5),

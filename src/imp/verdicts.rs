@@ -11,9 +11,9 @@ use xmpp_federation_core::ComponentId;
 use super::announcement::{self, Proof};
 use super::axl::{AxlVersion, Table};
 use super::desired::{Activation, Desired};
-use super::effects::{Act, Step, Why};
+use super::effects::{Act, Step, Wait, Why};
 use super::ledger::{Ledger, RowState};
-use super::observation::{Observation, Read};
+use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
 use super::report::{
     Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
@@ -50,16 +50,25 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         ledger,
         ..
     } = *input;
+    // What another resource or entry did there is told by that one.
+    let ours = ledger.filter(|_| !rests(input));
     Report {
         axl_authenticated: accounts::verdict(input),
         components_registered: components_registered(input),
         routers_in_sync: routers_in_sync(input),
-        imp_federation_off: federation::verdict(seen, desired.federation_check.as_ref()),
+        imp_federation_off: if rests(input) {
+            Verdict::unknown(
+                reasons::FEDERATION_UNKNOWN,
+                "Whoever has this IM&P cluster looks at its own XMPP federation",
+            )
+        } else {
+            federation::verdict(seen, desired.federation_check.as_ref())
+        },
         progress: progress(input),
         axl_version: input.axl_version.map(|version| version.to_string()),
         table: seen.table.map(|table| table.to_string()),
         nodes: nodes(input),
-        registrations: registrations(input),
+        registrations: registrations(ours),
         slots: desired
             .component_ids
             .iter()
@@ -69,19 +78,29 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
                 sync: slot_sync(input, id),
             })
             .collect(),
-        handled_restart_token: ledger.and_then(|ledger| ledger.handled_restart_token.clone()),
-        recent_actions: ledger.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
+        handled_restart_token: ours.and_then(|ledger| ledger.handled_restart_token.clone()),
+        recent_actions: ours.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
         events,
         requeue_after,
+        barred: seen.barred.is_some(),
         wants_to_act: desired.hold_acts && matches!(input.step, Step::Act(_)),
     }
 }
 
-/// Rows of another resource's are not this one's.
-fn registrations(input: &Input<'_>) -> Vec<Registration> {
-    let owner = &input.desired.owner;
-    let ours = |ledger: &&Ledger| ledger.claimed_by_another(owner).is_none();
-    let rows = input.ledger.filter(ours).map(|ledger| &ledger.rows);
+/// Whether another resource or entry has the cluster, so that only the node list is read.
+fn rests(input: &Input<'_>) -> bool {
+    matches!(
+        input.step,
+        Step::Wait(Wait {
+            why: Why::Claimed(_) | Why::Barred(_),
+            ..
+        })
+    )
+}
+
+/// The rows that were read back.
+fn registrations(ledger: Option<&Ledger>) -> Vec<Registration> {
+    let rows = ledger.map(|ledger| &ledger.rows);
     rows.into_iter()
         .flatten()
         .filter(|(_, row)| row.state == RowState::Present)
@@ -212,6 +231,18 @@ fn blocked(why: &Why) -> Option<Verdict> {
             reasons::CLAIMED,
             format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
+            ),
+        ),
+        Why::Barred(Barred::SameAs(entry)) => Verdict::no(
+            reasons::SAME_CLUSTER,
+            format!(
+                "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
+            ),
+        ),
+        Why::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
+            reasons::OTHER_CLUSTER,
+            format!(
+                "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
         Why::Blocked(Blocked::Foreign(rows)) => Verdict::no(
@@ -409,13 +440,15 @@ fn progress(input: &Input<'_>) -> Progress {
         }),
         Step::Wait(wait) => match &wait.why {
             Why::Settled => still_bouncing(input).map_or(Progress::Done, Progress::Stalled),
-            Why::Claimed(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
-                Progress::Stalled(
-                    blocked(&wait.why)
-                        .map(|verdict| verdict.message)
-                        .unwrap_or_default(),
-                )
-            }
+            Why::Claimed(_)
+            | Why::Barred(_)
+            | Why::Blocked(_)
+            | Why::FederationOn(_)
+            | Why::Vanished => Progress::Stalled(
+                blocked(&wait.why)
+                    .map(|verdict| verdict.message)
+                    .unwrap_or_default(),
+            ),
             Why::Restart(waiting) => match waiting.kind {
                 WaitKind::ByHand
                 | WaitKind::Refused
@@ -504,9 +537,10 @@ fn node_in_sync(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> bool {
 fn node_names(input: &Input<'_>) -> Vec<String> {
     let seen = input.seen.node_list();
     if seen.is_empty() {
-        input
-            .ledger
-            .map_or_else(Vec::new, |ledger| ledger.nodes.keys().cloned().collect())
+        input.ledger.map_or_else(Vec::new, |ledger| {
+            let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
+            listed.map(|(name, _)| name.clone()).collect()
+        })
     } else {
         seen.iter().map(|node| node.name.clone()).collect()
     }

@@ -11,14 +11,17 @@
 
 mod accounts;
 mod announcing;
+mod apiserver;
 mod audit;
 mod client;
+mod clusters;
 mod cost;
 mod fault_table;
 mod faults;
 mod federation;
 mod golden;
 mod health;
+mod nodes;
 mod registering;
 mod restarting;
 mod rows;

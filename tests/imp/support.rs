@@ -12,7 +12,7 @@ use xmpp_federation_operator::imp::Imp;
 use xmpp_federation_operator::imp::announcement::Announced;
 use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Requests,
+    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
 };
 use xmpp_federation_operator::imp::ledger::store::{LedgerStore, StoreError, Stored};
@@ -393,6 +393,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         maintenance: false,
         federation_check: None,
         hold_acts: false,
+        place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         announces: false,

@@ -1,5 +1,6 @@
 //! The edge's configuration: one file for all pods, in a ConfigMap.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -14,35 +15,23 @@ use super::stateful_set::{
 use crate::api::spec::RouterProfile;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
-use crate::controller::validate::Validated;
+use crate::controller::validate::{Imp, Validated};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
 pub const DIRECT_TLS_PORT: u16 = 5270;
 /// Key of the file in the ConfigMap.
 pub const FILE: &str = "edge.yaml";
 
-/// Addresses of the XCP routers: node name and address, publisher first.
-pub type Links = Vec<(String, String)>;
+/// Addresses of the XCP routers by name of the entry in spec.imp.
+pub type Links = BTreeMap<String, Nodes>;
+/// Node names and addresses of one cluster, publisher first.
+pub type Nodes = Vec<(String, String)>;
 
 /// What the file says.
 pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
     let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
     let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
     let client = |name: &str| PathBuf::from(format!("{CLIENT_CERTIFICATE_DIR}/{name}"));
-    let endpoints = if valid.active {
-        links
-            .iter()
-            .map(|(name, address)| Endpoint {
-                name: name.clone(),
-                address: HostPort {
-                    host: address.clone(),
-                    port: valid.imp.router_port,
-                },
-            })
-            .collect()
-    } else {
-        Vec::new()
-    };
     EdgeConfig {
         domains: valid.hosted.clone(),
         listen: Listen {
@@ -92,23 +81,49 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
             allow_private_targets: valid.allow_private.clone(),
             deny_targets: valid.deny.clone(),
         },
-        routers: vec![Router {
-            name: valid.imp.spec.name.clone(),
-            domains: valid.imp.domains.clone(),
-            profile: match valid.imp.spec.router.profile {
-                RouterProfile::Component => LinkProfile::Component,
-                RouterProfile::Xcp => LinkProfile::Xcp,
-            },
-            component_ids: valid.component_ids.clone(),
-            secret_file: file(&format!("router/{}", valid.imp.spec.name)),
-            endpoints,
-        }],
+        routers: valid
+            .imp
+            .iter()
+            .map(|imp| router(valid, imp, links))
+            .collect(),
         limits: valid.limits.clone(),
         proxy_protocol: ProxyProtocol {
             trusted_sources: valid.proxy_sources.clone(),
         },
         drain_delay: valid.drain_delay,
         log: Log::default(),
+    }
+}
+
+/// Key in the Secret, and name of the file in the pod, with the secret of a cluster's routers.
+pub fn router_file(entry: &str) -> String {
+    format!("router-{entry}")
+}
+
+/// One cluster's links; none while no link is wanted.
+fn router(valid: &Validated, imp: &Imp, links: &Links) -> Router {
+    let name = &imp.spec.name;
+    let nodes = links.get(name).filter(|_| valid.active);
+    Router {
+        name: name.clone(),
+        domains: imp.domains.clone(),
+        profile: match imp.spec.router.profile {
+            RouterProfile::Component => LinkProfile::Component,
+            RouterProfile::Xcp => LinkProfile::Xcp,
+        },
+        component_ids: valid.component_ids.clone(),
+        secret_file: PathBuf::from(format!("{CONFIG_DIR}/{}", router_file(name))),
+        endpoints: nodes
+            .into_iter()
+            .flatten()
+            .map(|(name, address)| Endpoint {
+                name: name.clone(),
+                address: HostPort {
+                    host: address.clone(),
+                    port: imp.router_port,
+                },
+            })
+            .collect(),
     }
 }
 
@@ -125,12 +140,14 @@ pub fn config_map(valid: &Validated, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::testing::{spec_with, validated};
+    use super::super::super::testing::{entry, spec_with, validated, with_entries};
     use super::*;
     use rstest::rstest;
+    use xmpp_federation_core::Domain;
 
     fn links() -> Links {
-        vec![("ecup10.coluc.com".to_owned(), "10.244.200.10".to_owned())]
+        let node = ("ecup10.coluc.com".to_owned(), "10.244.200.10".to_owned());
+        Links::from([("main".to_owned(), vec![node])])
     }
 
     #[rstest]
@@ -174,6 +191,51 @@ mod tests {
                 .iter()
                 .all(|r| r.endpoints.is_empty())
         );
+    }
+
+    #[test]
+    fn each_cluster_has_its_router_with_its_own_nodes_domains_and_port() {
+        let other = entry("second", "cups2.example.net", &["conf.coluc.com"]);
+        let valid = validated(&with_entries(&["coluc.com"], &[other])).unwrap();
+        let mut links = links();
+        let node = ("cups2.example.net".to_owned(), "10.244.201.10".to_owned());
+        links.insert("second".to_owned(), vec![node]);
+        links.insert("gone".to_owned(), Vec::new());
+        let config = edge_config(&valid, &links);
+        assert_eq!(EdgeConfig::from_yaml(&config.to_yaml()).unwrap(), config);
+        let told: Vec<String> = config
+            .routers
+            .iter()
+            .map(|router| {
+                let domains: Vec<&str> = router.domains.iter().map(Domain::as_str).collect();
+                let endpoints: Vec<String> = router
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.address.to_string())
+                    .collect();
+                format!(
+                    "{} {} {} {}",
+                    router.name,
+                    domains.join(","),
+                    endpoints.join(","),
+                    router.secret_file.display()
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "main coluc.com 10.244.200.10:7400 /etc/xmpp-federation/edge/router-main",
+                "second conf.coluc.com 10.244.201.10:7401 /etc/xmpp-federation/edge/router-second",
+            ]
+        );
+        let policy = super::super::policy::policy(&valid, &links).to_string();
+        for allowed in [
+            r#"{"ports":[{"port":7400,"protocol":"TCP"}],"to":[{"ipBlock":{"cidr":"10.244.200.10/32"}}]}"#,
+            r#"{"ports":[{"port":7401,"protocol":"TCP"}],"to":[{"ipBlock":{"cidr":"10.244.201.10/32"}}]}"#,
+        ] {
+            assert!(policy.contains(allowed), "{policy}");
+        }
     }
 
     #[test]

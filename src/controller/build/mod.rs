@@ -3,6 +3,7 @@
 mod budget;
 mod config;
 mod policy;
+mod running;
 mod secrets;
 mod services;
 mod stateful_set;
@@ -11,8 +12,9 @@ use serde_json::Value;
 
 use super::material::Material;
 use super::validate::Validated;
-pub use config::{Links, edge_config};
-pub use stateful_set::pods_to_run;
+pub use config::{Links, Nodes, edge_config, router_file};
+pub use running::{ClusterSlots, pods_to_run};
+pub use secrets::MISSING;
 
 /// All objects of one resource. Applying takes this apart field by field, so that none can be
 /// forgotten.
@@ -68,13 +70,14 @@ pub struct Known {
 
 /// Builds everything.
 pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
-    let text = edge_config(valid, &known.links).to_yaml();
+    let links = dialled(material, &known.links);
+    let text = edge_config(valid, &links).to_yaml();
     let config_hash = sha256(text.as_bytes());
     let mounted_hash = secrets::mounted_hash(&config_hash, material);
     let mountable = material.dialback.is_ok()
         && material.certificate.is_ok()
         && material.others.is_ok()
-        && (material.router.is_ok() || !valid.active);
+        && (material.no_router_secret().is_none() || !valid.active);
     Desired {
         dialback: secrets::dialback(valid, material),
         authority: secrets::authority(valid, material),
@@ -85,7 +88,7 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
         pods_service: services::headless(valid),
         service: services::public(valid),
         budget: budget::budget(valid),
-        policy: policy::policy(valid, &known.links),
+        policy: policy::policy(valid, &links),
         stateful_set: if mountable {
             Wanted::Object(stateful_set::stateful_set(valid, known.pods))
         } else {
@@ -94,6 +97,20 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
         config_hash,
         mounted_hash,
     }
+}
+
+/// The routers that pods dial: not those whose secret nobody has, as they would refuse it. The
+/// pods serve the other clusters meanwhile.
+fn dialled(material: &Material, links: &Links) -> Links {
+    links
+        .iter()
+        .filter(|(entry, _)| {
+            material
+                .router(entry)
+                .is_some_and(|router| router.bytes.is_some())
+        })
+        .map(|(entry, nodes)| (entry.clone(), nodes.clone()))
+        .collect()
 }
 
 /// Lower-case hexadecimal SHA-256.

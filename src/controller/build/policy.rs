@@ -41,15 +41,17 @@ pub fn policy(valid: &Validated, links: &Links) -> Value {
             .collect();
         egress.push(json!({"to": blocks}));
     }
-    let routers: Vec<Value> = links
-        .iter()
-        .filter_map(|(_, address)| host_block(address))
-        .collect();
-    if valid.active && !routers.is_empty() {
-        egress.push(json!({
-            "to": routers,
-            "ports": [{"protocol": "TCP", "port": valid.imp.router_port}],
-        }));
+    for imp in valid.imp.iter().filter(|_| valid.active) {
+        let nodes = links.get(&imp.spec.name).into_iter().flatten();
+        let routers: Vec<Value> = nodes
+            .filter_map(|(_, address)| host_block(address))
+            .collect();
+        if !routers.is_empty() {
+            egress.push(json!({
+                "to": routers,
+                "ports": [{"protocol": "TCP", "port": imp.router_port}],
+            }));
+        }
     }
     for route in &valid.static_routes {
         for address in &route.addresses {

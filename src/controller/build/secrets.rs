@@ -2,10 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use xmpp_federation_core::SecretBytes;
 
-use super::Wanted;
+use super::{Wanted, router_file};
 use crate::controller::material::{Certificate, DIALBACK_KEY, Material};
 use crate::controller::validate::Validated;
 
@@ -76,16 +76,32 @@ pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
     }
 }
 
+/// Stands where the secret of a cluster's routers is missing.
+pub const MISSING: &str = "the secret of these routers is missing, no link is opened";
+
 /// Copies of the routers' secrets; what was copied once stays while the original is missing.
 pub fn router(valid: &Validated, material: &Material) -> Wanted {
-    let bytes = match &material.router {
-        Ok(bytes) => bytes.clone(),
-        // No link is opened, but the file has to exist.
-        Err(_) if !valid.active => SecretBytes::new(Vec::new()),
-        Err(_) => return Wanted::AsItIs,
-    };
-    let data = json!({valid.imp.spec.name.clone(): encode(bytes.expose())});
-    Wanted::Object(secret(valid, &valid.owner.router(), "Opaque", &data))
+    if valid.active && material.no_router_secret().is_some() {
+        return Wanted::AsItIs;
+    }
+    let data: Map<String, Value> = material
+        .routers
+        .iter()
+        .map(|router| {
+            // Without one no link is opened, but the edge wants a file with something in it.
+            let bytes = router
+                .bytes
+                .as_ref()
+                .map_or(MISSING.as_bytes(), SecretBytes::expose);
+            (router_file(&router.entry), json!(encode(bytes)))
+        })
+        .collect();
+    Wanted::Object(secret(
+        valid,
+        &valid.owner.router(),
+        "Opaque",
+        &Value::Object(data),
+    ))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed
@@ -94,7 +110,6 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
     let mut text = config_hash.to_owned();
     for bytes in [
         material.dialback.as_ref().ok().map(|d| d.secret.expose()),
-        material.router.as_ref().ok().map(SecretBytes::expose),
         material
             .certificate
             .as_ref()
@@ -103,9 +118,95 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
     ]
     .into_iter()
     .flatten()
+    .chain(
+        material
+            .routers
+            .iter()
+            .filter_map(|router| router.bytes.as_ref())
+            .map(SecretBytes::expose),
+    )
     .chain(material.brought.iter().map(SecretBytes::expose))
     {
         text.push_str(&super::sha256(super::sha256(bytes).as_bytes()));
     }
     super::sha256(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::super::material::RouterSecret;
+    use super::super::super::testing::{entry, validated, with_entries};
+    use super::super::{Known, Links, all};
+    use super::*;
+
+    fn material(secrets: [Option<&str>; 2]) -> Material {
+        let secret = |(bytes, entry): (Option<&str>, &str)| RouterSecret {
+            entry: entry.to_owned(),
+            bytes: bytes.map(|text| SecretBytes::new(text.as_bytes().to_vec())),
+            missing: bytes
+                .is_none()
+                .then(|| format!("Secret {entry}-router is missing")),
+        };
+        Material {
+            dialback: Err(String::new()),
+            certificate: Err(String::new()),
+            routers: secrets
+                .into_iter()
+                .zip(["main", "second"])
+                .map(secret)
+                .collect(),
+            others: Ok(()),
+            brought: Vec::new(),
+        }
+    }
+
+    #[rstest::rstest]
+    #[case::both([Some("one"), Some("two")], Some(["one", "two"]), ["main", "second"].as_slice())]
+    // The pods serve the other cluster; the one without a secret is not dialled.
+    #[case::one_missing([Some("one"), None], Some(["one", MISSING]), &["main"])]
+    // What was copied once stays.
+    #[case::both_missing([None, None], None, &[])]
+    fn a_missing_routers_secret_holds_up_its_own_cluster_alone(
+        #[case] secrets: [Option<&str>; 2],
+        #[case] copied: Option<[&str; 2]>,
+        #[case] dialled: &[&str],
+    ) {
+        let other = entry("second", "cups2.example.net", &[]);
+        let valid = validated(&with_entries(&[], &[other])).unwrap();
+        let material = material(secrets);
+        let nodes = |name: &str| vec![(name.to_owned(), "10.244.200.10".to_owned())];
+        let known = Known {
+            links: Links::from([
+                ("main".to_owned(), nodes("a")),
+                ("second".to_owned(), nodes("b")),
+            ]),
+            pods: 1,
+        };
+        let desired = all(&valid, &material, &known);
+        match (copied, &desired.router) {
+            (Some(texts), Wanted::Object(secret)) => {
+                for (key, text) in ["router-main", "router-second"].into_iter().zip(texts) {
+                    assert_eq!(
+                        secret.pointer(&format!("/data/{key}")),
+                        Some(&json!(encode(text.as_bytes())))
+                    );
+                }
+            }
+            (copied, wanted) => {
+                assert_eq!((copied.is_none(), wanted == &Wanted::AsItIs), (true, true));
+            }
+        }
+        let text = desired.config.pointer("/data/edge.yaml").unwrap();
+        let config =
+            xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text.as_str().unwrap())
+                .unwrap();
+        let with_links: Vec<&str> = config
+            .routers
+            .iter()
+            .filter(|router| !router.endpoints.is_empty())
+            .map(|router| router.name.as_str())
+            .collect();
+        assert_eq!(with_links, dialled);
+    }
 }

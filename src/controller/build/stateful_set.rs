@@ -6,7 +6,6 @@ use super::config::{DIRECT_TLS_PORT, FILE};
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
 use crate::controller::validate::Validated;
-use crate::imp::report::{SlotReport, SlotSync};
 
 /// Where the configuration and secrets are mounted.
 pub const CONFIG_DIR: &str = "/etc/xmpp-federation/edge";
@@ -24,34 +23,6 @@ pub const CONTROL_SOCKET: &str = "/run/xmpp-federation/control.sock";
 const FINISH_SECONDS: u64 = 30;
 /// A user of no machine.
 const USER: i64 = 65532;
-
-/// How many pods may run: once any slot is in sync, only pods of leading slots in sync; a pod that
-/// no router knows would bounce its share of the traffic. What cannot be told changes nothing.
-pub fn pods_to_run(wanted: u16, slots: &[SlotReport], running: Option<u16>) -> u16 {
-    let any = slots.iter().any(|slot| slot.sync == SlotSync::InSync);
-    let unknown = slots.is_empty() || slots.iter().any(|slot| slot.sync == SlotSync::Unknown);
-    if !any {
-        return match running {
-            // Nothing is proven: no pod is started or stopped because of that.
-            Some(running) if unknown => wanted.min(running),
-            _ => wanted,
-        };
-    }
-    let leading = slots
-        .iter()
-        .enumerate()
-        .take_while(|(index, slot)| match slot.sync {
-            SlotSync::InSync => true,
-            SlotSync::Unknown => running.is_some_and(|running| *index < usize::from(running)),
-            SlotSync::NotInSync => false,
-        })
-        .count();
-    match u16::try_from(leading).unwrap_or(u16::MAX) {
-        // Slot 0 lags behind another one: stopping everything would help nobody.
-        0 => wanted.min(running.unwrap_or(wanted)),
-        leading => wanted.min(leading),
-    }
-}
 
 /// The StatefulSet.
 pub fn stateful_set(valid: &Validated, pods: u16) -> Value {
@@ -224,17 +195,14 @@ fn container(valid: &Validated) -> Value {
 
 /// One projected volume without subPath for what the edge watches: only so do changes arrive.
 fn volumes(valid: &Validated) -> Value {
-    let imp = &valid.imp.spec.name;
     let mut sources = vec![
         json!({"configMap": {"name": valid.owner.edge(), "items": [{"key": FILE, "path": FILE}]}}),
         json!({"secret": {
             "name": valid.owner.dialback(),
             "items": [{"key": DIALBACK_KEY, "path": format!("dialback/{DIALBACK_KEY}")}],
         }}),
-        json!({"secret": {
-            "name": valid.owner.router(),
-            "items": [{"key": imp, "path": format!("router/{imp}")}],
-        }}),
+        // Without items: a cluster that comes or goes needs no new pods.
+        json!({"secret": {"name": valid.owner.router()}}),
     ];
     if let Some(anchors) = &valid.tls.anchors {
         sources.push(json!({"secret": {
@@ -276,53 +244,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::testing::{spec_with, validated};
     use super::*;
-    use rstest::rstest;
-    use xmpp_federation_core::{ComponentId, Domain, Realm};
-
-    fn slots(states: &str) -> Vec<SlotReport> {
-        let host = Domain::parse("edge.example.com").unwrap();
-        states
-            .chars()
-            .zip(0..)
-            .map(|(state, index)| SlotReport {
-                component_id: ComponentId::of_realm(&Realm::of_replica(&host, index)),
-                registered: true,
-                sync: match state {
-                    'y' => SlotSync::InSync,
-                    'n' => SlotSync::NotInSync,
-                    _ => SlotSync::Unknown,
-                },
-            })
-            .collect()
-    }
-
-    #[rstest]
-    // First registration: nothing is in sync, everybody runs (the first link is the canary).
-    #[case(2, "nn", None, 2)]
-    #[case(2, "nn", Some(2), 2)]
-    #[case(2, "", None, 2)]
-    // In sync.
-    #[case(2, "yy", Some(2), 2)]
-    #[case(1, "yy", Some(2), 1)]
-    // A third replica whose row no router has read.
-    #[case(3, "yyn", Some(2), 2)]
-    #[case(3, "yyy", Some(2), 3)]
-    // An operator that has just started knows nothing: nobody is started or stopped.
-    #[case(3, "", Some(2), 2)]
-    #[case(2, "??", Some(2), 2)]
-    // A lost ledger stops no running pod and starts none.
-    #[case(3, "yy?", Some(3), 3)]
-    #[case(3, "yy?", Some(2), 2)]
-    // Slot 0 lags behind: stopping everything would help nobody.
-    #[case(2, "ny", Some(2), 2)]
-    fn only_pods_of_slots_in_sync_run_once_any_is(
-        #[case] wanted: u16,
-        #[case] states: &str,
-        #[case] running: Option<u16>,
-        #[case] expected: u16,
-    ) {
-        assert_eq!(pods_to_run(wanted, &slots(states), running), expected);
-    }
 
     #[test]
     fn pods_satisfy_pod_security_restricted_and_have_no_token() {

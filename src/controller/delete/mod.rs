@@ -11,6 +11,7 @@ pub mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,9 @@ use plan::{Age, Step};
 
 use super::context::Context;
 use super::dereference::Secrets;
-use super::effects::{self, Asked};
+use super::effects::{self, Asked, Resource, farewell};
 use super::events::{self, Note};
+use super::left::Former;
 use super::names::Owner;
 use super::{answer, dereference, reconcile, validate, watch};
 use crate::api::conditions::{self, Findings};
@@ -33,7 +35,7 @@ use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
-use crate::imp::desired::Desired;
+use crate::imp::desired::{Desired, Place};
 use crate::imp::report::Removal;
 
 /// An object that this release cannot read is looked at again after this.
@@ -83,6 +85,16 @@ fn lasted(since: Timestamp, until: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(since)).unwrap_or_default()
 }
 
+/// One cluster's part of a deletion.
+struct Part {
+    name: String,
+    imp: ImpSpec,
+    /// Where the spec does not name it any more.
+    former: Option<Former>,
+    step: Step,
+    removal: Option<Removal>,
+}
+
 /// The end of one cluster's part: what is told of it.
 struct End {
     reason: Reason,
@@ -95,39 +107,76 @@ pub async fn run(
     context: &Context,
     object: &XmppFederation,
     owner: &Owner,
+    former: &Result<Vec<Former>, String>,
 ) -> Result<Action, reconcile::Error> {
+    // What a turn still inserts would be left behind.
+    context.turns.settle(&owner.uid).await;
     let age = age(context, object, owner);
     let mut notes = Vec::new();
     let mut ends = Vec::new();
     let mut waits = Vec::new();
     let mut again = Duration::MAX;
-    for imp in &object.spec.imp {
+    let mut parts = parts(object, former.as_deref().unwrap_or_default(), age);
+    if parts.iter().any(|part| part.step == Step::Remove) {
+        let sentence = "rows are being removed from IM and Presence";
+        say(context, object, sentence, age.now).await;
+        // All at once: the time-outs of one cluster are nobody else's.
+        let tries = parts
+            .iter_mut()
+            .filter(|part| part.step == Step::Remove)
+            .map(|part| async move {
+                let outcome = remove(context, object, owner, part, age.asked).await;
+                part.step = plan::after(&part.imp, &outcome, age);
+                part.removal = outcome.ok();
+            });
+        futures::future::join_all(tries).await;
+    }
+    let several = parts.len() > 1;
+    for part in parts {
         let mut wanted = Duration::MAX;
-        let mut removal = None;
-        let mut step = plan::plan(object, imp, age);
-        if step == Step::Remove {
-            let sentence = "rows are being removed from IM and Presence";
-            say(context, object, sentence, age.now).await;
-            let outcome = remove(context, object, owner, imp, age.asked).await;
-            if let Ok(removal) = &outcome {
-                notes.extend(removal.events.iter().map(Note::of));
-                wanted = removal.requeue_after;
-            }
-            step = plan::after(imp, &outcome, age);
-            removal = outcome.ok();
+        if let Some(removal) = &part.removal {
+            notes.extend(removal.events.iter().map(Note::of));
+            wanted = removal.requeue_after;
         }
-        let (reason, why) = match step {
+        let named = |sentence: String| {
+            if several {
+                format!("{}: {sentence}", part.name)
+            } else {
+                sentence
+            }
+        };
+        let (reason, why) = match part.step {
             Step::Release | Step::Remove => continue,
             Step::Wait(sentence) => {
-                waits.push(sentence);
-                again = again.min(age.again(imp, wanted));
+                waits.push(named(sentence));
+                again = again.min(age.again(&part.imp, wanted));
                 continue;
             }
-            Step::GiveUp(why) => (Reason::RowsAbandoned, why),
-            Step::Retain => (Reason::RowsRetained, "onDelete is Retain".to_owned()),
+            Step::GiveUp(why) => (Reason::RowsAbandoned, named(why)),
+            Step::Retain => (Reason::RowsRetained, named("onDelete is Retain".to_owned())),
         };
-        let rows = left::rows(context, object, owner, imp, removal).await;
+        let rows = match part.former {
+            Some(former) => former.left.rows,
+            None => left::rows(context, object, owner, &part.imp, part.removal).await,
+        };
         ends.push(End { reason, why, rows });
+    }
+    for former in former.iter().flatten().filter(|f| f.entry.is_none()) {
+        if former.has_rows() {
+            let why = format!("{}: how it was reached is not recorded", former.name());
+            let rows = former.left.rows.clone();
+            let reason = Reason::RowsAbandoned;
+            ends.push(End { reason, why, rows });
+        }
+    }
+    if let Err(sentence) = former {
+        // Read again while there is time: rows may stand in clusters that nobody names.
+        let mut left = object.spec.imp.iter().map(|imp| age.left(imp));
+        let time = left.any(|left| !left.is_zero());
+        if time && has_finalizer(object) && !abandons(object) {
+            waits.push(sentence.clone());
+            again = again.min(RETRY);
+        }
     }
     if !waits.is_empty() {
         events::publish(&context.client, object, &context.instance, &notes).await;
@@ -146,9 +195,45 @@ pub async fn run(
         left::count(context, &end.rows);
     }
     context.forget(&owner.uid);
+    context.imp.forget(&owner.uid);
     context.sent.forget(owner);
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
     Ok(Action::await_change())
+}
+
+/// What is done about each cluster: those of the spec, then those that it names no more.
+fn parts(object: &XmppFederation, former: &[Former], age: Age) -> Vec<Part> {
+    let named = object.spec.imp.iter().map(|imp| Part {
+        name: imp.name.clone(),
+        imp: imp.clone(),
+        former: None,
+        step: plan::plan(object, imp, age),
+        removal: None,
+    });
+    let former = former.iter().filter(|former| former.has_rows());
+    let others = former.filter_map(|former| {
+        let imp = former.entry.clone()?;
+        Some(Part {
+            name: former.name(),
+            step: plan::plan(object, &imp, age),
+            imp,
+            former: Some(former.clone()),
+            removal: None,
+        })
+    });
+    named.chain(others).collect()
+}
+
+/// Whether a person gives rows up. A value that gave up those of a cluster that left the spec is
+/// served.
+pub fn abandons(object: &XmppFederation) -> bool {
+    let value = object.annotations().get(request::ABANDON_ROWS);
+    let served = |value: &String| {
+        let status = object.status.as_ref();
+        let mut handled = status.into_iter().flat_map(|s| &s.handled_requests);
+        handled.any(|h| h.annotation == request::ABANDON_ROWS && h.value == *value)
+    };
+    value.is_some_and(|value| !served(value))
 }
 
 /// How long the deletion goes on; notes when this process began with it.
@@ -203,17 +288,26 @@ async fn remove(
     context: &Context,
     object: &XmppFederation,
     owner: &Owner,
-    imp: &ImpSpec,
+    part: &Part,
     asked: Timestamp,
 ) -> Result<Removal, String> {
-    let secrets = dereference::secrets(&context.client, owner, &object.spec)
+    let names = dereference::secret_names_of([&part.imp]);
+    let secrets = dereference::secrets(&context.client, owner, names)
         .await
         .map_err(|error| error.sentence());
-    let mut desired = match secrets.and_then(|secrets| wanted(context, object, owner, &secrets)) {
+    let resource = resource(context, object, owner);
+    let found = secrets.and_then(|secrets| match &part.former {
+        None => wanted(&resource, &part.imp, &secrets),
+        Some(former) => farewell::removal(&resource, former, &secrets),
+    });
+    let mut desired = match found {
         Ok(desired) => desired,
         Err(sentence) => {
             let last = context.recall(&owner.uid).reach;
-            let usable = last.as_ref().and_then(|last| last.usable(asked));
+            let last = last.get(&part.name).filter(|_| part.former.is_none());
+            let usable = last
+                .and_then(Option::as_ref)
+                .and_then(|last| last.usable(asked));
             let Some(last) = usable else {
                 return Err(sentence);
             };
@@ -226,25 +320,29 @@ async fn remove(
             last.clone()
         }
     };
-    desired.maintenance = imp.maintenance;
+    desired.maintenance = part.imp.maintenance;
     desired.hold_acts = false;
     Ok(context.imp.remove(&desired).await)
 }
 
+/// On whose behalf rows are removed.
+fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
+    Resource {
+        owner,
+        component_ids: Cow::Owned(validate::component_ids(&object.spec)),
+        active: true,
+        live_owners: watch::known(context)
+            .iter()
+            .filter_map(ResourceExt::uid)
+            .collect(),
+        asked: Asked::default(),
+    }
+}
+
 /// How IM and Presence is reached, by what the API server has now.
-fn wanted(
-    context: &Context,
-    object: &XmppFederation,
-    owner: &Owner,
-    secrets: &Secrets,
-) -> Result<Desired, String> {
-    let valid = validate::run(owner.clone(), &object.spec, &context.settings, &[])
-        .map_err(|refusal| reconcile::refused(refusal).1)?;
-    let live = watch::known(context)
-        .iter()
-        .filter_map(ResourceExt::uid)
-        .collect();
-    effects::desired(&valid, secrets, &[], &Asked::default(), live)
+fn wanted(resource: &Resource<'_>, imp: &ImpSpec, secrets: &Secrets) -> Result<Desired, String> {
+    let cluster = validate::former(imp)?;
+    effects::desired(resource, &cluster, Place::default(), secrets, &[])
 }
 
 /// An object that this release cannot read is going: its rows cannot be removed, and it cannot

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 
-use super::has_finalizer;
+use super::{abandons, has_finalizer};
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::{XmppFederation, request};
 use crate::imp::report::Removal;
@@ -78,7 +77,7 @@ pub fn plan(object: &XmppFederation, imp: &ImpSpec, age: Age) -> Step {
     if imp.on_delete == OnDelete::Retain {
         return Step::Retain;
     }
-    if object.annotations().contains_key(request::ABANDON_ROWS) {
+    if abandons(object) {
         return Step::GiveUp(format!(
             "the annotation {} asks for it",
             request::ABANDON_ROWS
@@ -125,6 +124,7 @@ mod tests {
     use super::*;
     use crate::api::FINALIZER;
     use crate::controller::testing::spec_with;
+    use kube::ResourceExt as _;
     use rstest::rstest;
     use serde_json::{Value, json};
 

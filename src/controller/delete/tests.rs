@@ -181,6 +181,25 @@ fn secret(name: &str, data: &[(&str, &str)]) -> (String, Value) {
     (name.to_owned(), object)
 }
 
+fn names(object: &XmppFederation) -> Vec<String> {
+    dereference::secret_names(&object.spec, &[])
+}
+
+/// What the first entry is asked for.
+fn wanted_of(
+    context: &Context,
+    object: &XmppFederation,
+    owner: &Owner,
+    secrets: &Secrets,
+) -> Desired {
+    wanted(
+        &resource(context, object, owner),
+        &object.spec.imp[0],
+        secrets,
+    )
+    .unwrap()
+}
+
 impl Bench {
     async fn start() -> Self {
         let sim = SimulatedImp::start(ImpConfig::default()).await.unwrap();
@@ -241,12 +260,16 @@ impl Bench {
     async fn register(&self) {
         let object = self.object();
         for _ in 0..50 {
-            let secrets = dereference::secrets(&self.context.client, &self.owner, &object.spec)
+            let secrets = dereference::secrets(&self.context.client, &self.owner, names(&object))
                 .await
                 .unwrap();
-            let desired = wanted(&self.context, &object, &self.owner, &secrets).unwrap();
+            let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
             self.context.remember(&self.owner.uid, |memory| {
-                LastReach::see(&mut memory.reach, Some(&desired), Timestamp::now());
+                LastReach::see(
+                    memory.reach.entry("main".to_owned()).or_default(),
+                    Some(&desired),
+                    Timestamp::now(),
+                );
             });
             let said = self.context.imp.reconcile(&desired).await;
             if said.components_registered.status == report::Status::True {
@@ -279,8 +302,8 @@ impl Bench {
     async fn delete(&self) -> Duration {
         let began = Instant::now();
         while self.server.lock().unwrap().released == 0 {
-            assert!(began.elapsed() < Duration::from_secs(60), "it hangs");
-            let action = run(&self.context, &self.object(), &self.owner)
+            assert!(began.elapsed() < Duration::from_mins(1), "it hangs");
+            let action = run(&self.context, &self.object(), &self.owner, &Ok(Vec::new()))
                 .await
                 .unwrap();
             if action == Action::await_change() {
@@ -346,7 +369,11 @@ impl Trouble {
                 gone("cups-axl");
                 let long_ago = Timestamp::now() - Duration::from_secs(61);
                 bench.context.remember(&bench.owner.uid, |memory| {
-                    LastReach::see(&mut memory.reach, None, long_ago);
+                    LastReach::see(
+                        memory.reach.entry("main".to_owned()).or_default(),
+                        None,
+                        long_ago,
+                    );
                 });
             }
             Self::SecretGoneWithUs => {
@@ -486,9 +513,14 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
     let mut bench = Bench::start().await;
     bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
     Trouble::Unauthorized.make(&mut bench);
-    run(&bench.context, &bench.object(), &bench.owner)
-        .await
-        .unwrap();
+    run(
+        &bench.context,
+        &bench.object(),
+        &bench.owner,
+        &Ok(Vec::new()),
+    )
+    .await
+    .unwrap();
     let status = bench.server.lock().unwrap().resource["status"].clone();
     let conditions = status["conditions"].as_array().unwrap();
     let said = conditions
@@ -536,10 +568,10 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
     bench.restart_operator();
     bench.owner.uid = "uid-2".to_owned();
     let object = bench.object();
-    let secrets = dereference::secrets(&bench.context.client, &bench.owner, &object.spec)
+    let secrets = dereference::secrets(&bench.context.client, &bench.owner, names(&object))
         .await
         .unwrap();
-    let mut desired = wanted(&bench.context, &object, &bench.owner, &secrets).unwrap();
+    let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
     desired.live_owners = BTreeSet::from(["uid-2".to_owned()]);
     let mut said = bench.context.imp.reconcile(&desired).await;
     for _ in 0..10 {
@@ -567,4 +599,28 @@ async fn rows_that_a_lost_record_does_not_show_are_told_and_stay() {
     for pkid in &rows {
         assert!(told.iter().any(|note| note.contains(pkid)), "{told:#?}");
     }
+}
+
+#[rstest]
+#[case(None, "yes", true)]
+#[case(Some("yes"), "yes", false)]
+#[case(Some("yes"), "again", true)]
+fn a_value_that_gave_up_a_former_cluster_does_not_give_up_the_resource(
+    #[case] served: Option<&str>,
+    #[case] value: &str,
+    #[case] abandons: bool,
+) {
+    let mut object = XmppFederation::new("coluc", serde_json::from_value(spec()).unwrap());
+    object
+        .annotations_mut()
+        .insert(request::ABANDON_ROWS.to_owned(), value.to_owned());
+    let handled = served.map(|value| crate::api::status::HandledRequest {
+        annotation: request::ABANDON_ROWS.to_owned(),
+        value: value.to_owned(),
+    });
+    object.status = Some(XmppFederationStatus {
+        handled_requests: handled.into_iter().collect(),
+        ..XmppFederationStatus::default()
+    });
+    assert_eq!(super::abandons(&object), abandons);
 }

@@ -1,42 +1,59 @@
 //! Translates between the resource and the IM and Presence module: what it is asked for, and where
 //! the edges find the routers it tells of.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_core::edge_status::LinkState;
+use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use super::{Asked, DNS_TIMEOUT};
 use crate::api::spec;
-use crate::controller::build::Links;
+use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
-use crate::controller::validate::Validated;
+use crate::controller::names;
+use crate::controller::validate::Imp;
 use crate::imp::announcement::Announced;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
     Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
-    Requests, RestartMode, RestartPolicy, ServerTrust, Target,
+    Place, Requests, RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
+/// On whose behalf clusters are asked for something.
+pub struct Resource<'a> {
+    /// The resource.
+    pub owner: &'a names::Owner,
+    /// Component id of each slot.
+    pub component_ids: Cow<'a, [ComponentId]>,
+    /// Whether rows are wanted.
+    pub active: bool,
+    /// UIDs of all resources.
+    pub live_owners: BTreeSet<String>,
+    /// What a person asks for.
+    pub asked: Asked,
+}
+
 /// What the IM and Presence module is asked for, or which Secret is missing.
 pub fn desired(
-    valid: &Validated,
+    resource: &Resource<'_>,
+    cluster: &Imp,
+    place: Place,
     secrets: &Secrets,
     pods: &[EdgePod],
-    asked: &Asked,
-    live_owners: BTreeSet<String>,
 ) -> Result<Desired, String> {
-    let imp = &valid.imp.spec;
+    let imp = &cluster.spec;
+    let Resource { owner, asked, .. } = resource;
     let axl = credentials(secrets, &imp.credentials_secret_ref.name)?;
     let control_center = imp
         .control_center_credentials_secret_ref
         .as_ref()
         .map(|reference| credentials(secrets, &reference.name))
         .transpose()?;
-    let tls = match (&imp.tls.ca_secret_ref, valid.imp.pins.is_empty()) {
+    let tls = match (&imp.tls.ca_secret_ref, cluster.pins.is_empty()) {
         (Some(ca), _) => ServerTrust::Ca {
             pem: secrets
                 .key(&ca.name, &ca.key, "the authorities of spec.imp[].tls")?
@@ -44,7 +61,7 @@ pub fn desired(
                 .to_vec(),
             source: format!("Secret {}, key {}", ca.name, ca.key),
         },
-        (None, false) => ServerTrust::Pinned(valid.imp.pins.clone()),
+        (None, false) => ServerTrust::Pinned(cluster.pins.clone()),
         (None, true) => ServerTrust::Insecure,
     };
     let axl_version = match &imp.axl.version {
@@ -56,18 +73,17 @@ pub fn desired(
     };
     Ok(Desired {
         owner: Owner {
-            namespace: valid.owner.namespace.clone(),
-            name: valid.owner.name.clone(),
-            uid: valid.owner.uid.clone(),
+            namespace: owner.namespace.clone(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
         },
-        live_owners,
+        live_owners: resource.live_owners.clone(),
         target: Target {
             name: imp.name.clone(),
-            publisher: imp.publisher.to_ascii_lowercase(),
+            publisher: cluster.publisher(),
             port: u16::try_from(imp.axl.port).unwrap_or(8443),
             axl_version,
-            addresses: valid
-                .imp
+            addresses: cluster
                 .addresses
                 .iter()
                 .map(|(name, address)| (name.clone(), NodeAddress::from(*address)))
@@ -76,8 +92,8 @@ pub fn desired(
             control_center,
             tls,
         },
-        component_ids: valid.component_ids.clone(),
-        activation: if valid.active {
+        component_ids: resource.component_ids.to_vec(),
+        activation: if resource.active {
             Activation::Active
         } else {
             Activation::Prepared
@@ -88,11 +104,12 @@ pub fn desired(
                 spec::RestartMode::Manual => RestartMode::Manual,
                 // Without a window it is refused before; were it not, nothing would be restarted
                 // unasked.
-                spec::RestartMode::Window => valid
-                    .imp
+                spec::RestartMode::Window => cluster
                     .window
                     .clone()
-                    .map_or(RestartMode::Manual, RestartMode::Window),
+                    .map_or(RestartMode::Manual, |window| {
+                        RestartMode::Window(Box::new(window))
+                    }),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -114,7 +131,8 @@ pub fn desired(
             adopt_rows: asked.adopt_rows.clone(),
         },
         announces: imp.router.profile == spec::RouterProfile::Xcp,
-        links: links_seen(valid, pods),
+        place,
+        links: links_seen(&imp.name, pods),
     })
 }
 
@@ -132,12 +150,13 @@ fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, String> {
     })
 }
 
-fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
+/// The links to one cluster, as pods that go on tell of them.
+fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
     pods.iter()
         .filter(|pod| !pod.stopping)
         .filter_map(|pod| Some((pod.asked, pod.status.as_ref().ok()?)))
         .flat_map(|(asked, status)| status.links.iter().map(move |link| (asked, link)))
-        .filter(|(_, link)| link.router == valid.imp.spec.name)
+        .filter(|(_, link)| link.router == entry)
         .map(|(asked, link)| Link {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
@@ -159,12 +178,13 @@ fn links_seen(valid: &Validated, pods: &[EdgePod]) -> Vec<Link> {
 }
 
 /// Addresses of the routers: overrides first, then what the names resolve to, then what was known.
-pub async fn router_addresses(valid: &Validated, nodes: &[NodeReport], known: &Links) -> Links {
+pub async fn router_addresses(imp: &Imp, nodes: &[NodeReport], known: Option<&Nodes>) -> Nodes {
     let resolved = nodes.iter().map(|node| async move {
         let lower = node.name.to_ascii_lowercase();
-        let given = valid.imp.addresses.iter().find(|(name, _)| *name == lower);
+        let given = imp.addresses.iter().find(|(name, _)| *name == lower);
         let before = known
-            .iter()
+            .into_iter()
+            .flatten()
             .find(|(name, _)| *name == node.name)
             .map(|(_, a)| a.clone());
         let address = match given {
@@ -211,8 +231,11 @@ pub fn addresses_written(observed: &Observed) -> Links {
     };
     config
         .routers
-        .iter()
-        .flat_map(|router| &router.endpoints)
-        .map(|endpoint| (endpoint.name.clone(), endpoint.address.host.clone()))
+        .into_iter()
+        .map(|router| {
+            let endpoints = router.endpoints.into_iter();
+            let nodes = endpoints.map(|endpoint| (endpoint.name, endpoint.address.host));
+            (router.name, nodes.collect())
+        })
         .collect()
 }

@@ -1,9 +1,12 @@
-//! Step five: what lies outside Kubernetes. At most one action towards IM and Presence, by the
-//! plan of [`crate::imp`]; public records looked at when they are due. Nothing sleeps.
+//! Step five: what lies outside Kubernetes. At most one action per cluster of IM and Presence, by
+//! the plan of [`crate::imp`]; public records looked at when they are due. Nothing sleeps.
 
+pub mod farewell;
 mod imp;
 mod records;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,19 +14,27 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::Value;
 
-pub use imp::{addresses_written, desired};
+use xmpp_federation_core::edge_status::LinkState;
+
+pub use imp::{Resource, addresses_written, desired};
 pub use records::Records;
 
-use super::build::Links;
-use super::context::{Context, Memory};
+use super::build::{Links, Nodes};
+use super::context::{Context, LastLook, Memory};
 use super::delete::{self, LastReach};
-use super::dereference::Observed;
-use super::events::Note;
+use super::dereference::{EdgePod, Observed};
+use super::events::{self, Note};
 use super::kube::Error;
-use super::validate::Validated;
+use super::left::{self, Former, Leaving};
+use super::turns::{Answer, Ask, Turn};
+use super::validate::{Imp, Validated};
 use super::watch;
+use crate::api::conditions::Verdict;
+use crate::api::reasons::Reason;
 use crate::api::{XmppFederation, request};
-use crate::imp::report::Report;
+use crate::imp::desired::{Place, Sibling};
+use crate::imp::report::{Event, Report, Status};
+use farewell::Farewell;
 
 /// A resolver that says nothing holds nothing up for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,10 +62,25 @@ impl Asked {
     }
 }
 
+/// What one cluster of IM and Presence answered.
+#[derive(Debug)]
+pub struct Looked {
+    /// Name of the entry in spec.imp.
+    pub entry: String,
+    /// Its state; or, for `AxlAuthenticated`, why it could not be asked.
+    pub report: Result<Report, Verdict>,
+    /// It was asked in this reconcile, with what is wanted now.
+    pub current: bool,
+    /// Neither its publisher answers nor any link to it stands.
+    pub failing: bool,
+}
+
 /// What the world outside answered.
 pub struct Outcome {
-    /// IM and Presence, or which Secret is missing.
-    pub imp: Result<Report, String>,
+    /// The clusters of IM and Presence, in the order of the spec.
+    pub imp: Vec<Looked>,
+    /// Clusters that the spec names no more and that may hold rows of ours.
+    pub leaving: Vec<Leaving>,
     /// Public records, or why they could not be looked at.
     pub records: Result<Records, String>,
     /// Addresses of the routers.
@@ -71,49 +97,171 @@ pub async fn run(
     object: &XmppFederation,
     valid: &Validated,
     observed: &Observed,
+    former: &[Former],
     known: &Links,
     memory: &Memory,
 ) -> Result<Option<Outcome>, Error> {
     let asked = Asked::of(object);
+    let refresh = asked.refresh.clone();
+    let resource = Resource {
+        owner: &valid.owner,
+        component_ids: Cow::Borrowed(&valid.component_ids),
+        active: valid.active,
+        live_owners: watch::known(context)
+            .iter()
+            .filter_map(ResourceExt::uid)
+            .collect(),
+        asked,
+    };
     let mut notes = Vec::new();
-    let live = watch::known(context)
-        .iter()
-        .filter_map(ResourceExt::uid)
-        .collect();
-    let wanted = desired(valid, &observed.secrets, &observed.pods, &asked, live);
-    context.remember(&valid.owner.uid, |memory| {
-        LastReach::see(&mut memory.reach, wanted.as_ref().ok(), Timestamp::now());
-    });
-    let imp = match wanted {
-        Err(sentence) => Err(sentence),
-        Ok(mut desired) => {
-            // Without the finalizer nothing is written: a deletion would leave rows behind.
-            desired.hold_acts = !delete::has_finalizer(object);
-            let report = context.imp.reconcile(&desired).await;
-            notes.extend(report.events.iter().map(Note::of));
-            if desired.hold_acts && may_leave_rows(&report) {
-                delete::add_finalizer(&context.client, object).await?;
-                return Ok(None);
+    // A turn that was asked for with an earlier spec may still write where rows are to go.
+    let earlier = context.turns.busy(&valid.owner.uid);
+    let now = Timestamp::now();
+    let mut missing = BTreeMap::new();
+    let mut asks = Vec::new();
+    for (place, cluster) in valid.imp.iter().enumerate() {
+        let entry = cluster.spec.name.clone();
+        let place = place_of(valid, place);
+        let wanted = desired(&resource, cluster, place, &observed.secrets, &observed.pods);
+        context.remember(&valid.owner.uid, |memory| {
+            let last = memory.reach.entry(entry.clone()).or_default();
+            LastReach::see(last, wanted.as_ref().ok(), now);
+        });
+        match wanted {
+            Err(sentence) => {
+                missing.insert(entry, sentence);
             }
-            Ok(report)
+            Ok(mut desired) => {
+                // Without the finalizer nothing is written: a deletion would leave rows behind.
+                desired.hold_acts = !delete::has_finalizer(object);
+                asks.push((entry, Ask::Step(Box::new(desired))));
+            }
         }
-    };
-    let links = match &imp {
-        Ok(report) if !report.nodes.is_empty() => {
-            imp::router_addresses(valid, &report.nodes, known).await
+    }
+    let mut farewell = Farewell::new(context, object, resource, former);
+    asks.extend(farewell.asks(&observed.secrets, earlier));
+    let mut turns = context.turns.take(&valid.owner.uid, asks).await;
+    for turn in &turns {
+        if let Some(Answer::Step(report)) = &turn.answer {
+            notes.extend(
+                report
+                    .events
+                    .iter()
+                    .map(|event| note(valid, &turn.key, event)),
+            );
         }
-        _ => known.clone(),
-    };
+    }
+    let binds =
+        |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
+    if !delete::has_finalizer(object) && turns.iter().any(binds) {
+        delete::add_finalizer(&context.client, object).await?;
+        events::publish(&context.client, object, &context.instance, &notes).await;
+        return Ok(None);
+    }
+    let leaving = farewell.conclude(object, &mut turns, &mut notes).await;
+    let mut looked = Vec::new();
+    for cluster in &valid.imp {
+        let entry = &cluster.spec.name;
+        let turn = turns.iter_mut().find(|turn| turn.key == *entry);
+        let last = memory.imp.get(entry);
+        looked.push(look(
+            cluster,
+            turn,
+            missing.remove(entry),
+            last,
+            &observed.pods,
+        ));
+    }
+    let mut links = Links::new();
+    for (cluster, looked) in valid.imp.iter().zip(&looked) {
+        let entry = &cluster.spec.name;
+        let before = known.get(entry);
+        let routers = match &looked.report {
+            Ok(report) if report.barred => Nodes::new(),
+            Ok(report) if !report.nodes.is_empty() => {
+                imp::router_addresses(cluster, &report.nodes, before).await
+            }
+            _ => before.cloned().unwrap_or_default(),
+        };
+        links.insert(entry.clone(), routers);
+    }
     let addresses = public_addresses(valid, observed);
     let last = memory.records.clone();
-    let records = records::look(valid, addresses.clone(), asked.refresh.as_ref(), last).await;
+    let records = records::look(valid, addresses.clone(), refresh.as_ref(), last).await;
     Ok(Some(Outcome {
-        imp,
+        imp: looked,
+        leaving,
         records,
         links,
         addresses,
         notes,
     }))
+}
+
+/// An event, with the entry where there are several.
+fn note(valid: &Validated, entry: &str, event: &Event) -> Note {
+    let mut note = Note::of(event);
+    if valid.imp.len() > 1 {
+        note.message = format!("{entry}: {}", note.message);
+    }
+    note
+}
+
+/// Where an entry stands among the others.
+fn place_of(valid: &Validated, index: usize) -> Place {
+    let before = valid.imp.get(..index).unwrap_or_default();
+    Place {
+        earlier: before
+            .iter()
+            .map(|cluster| Sibling {
+                entry: cluster.spec.name.clone(),
+                publisher: cluster.publisher(),
+            })
+            .collect(),
+        reach: valid
+            .imp
+            .get(index)
+            .and_then(|cluster| left::reach(&cluster.spec)),
+        only: None,
+    }
+}
+
+/// What is known of a cluster now.
+fn look(
+    cluster: &Imp,
+    turn: Option<&mut Turn>,
+    missing: Option<String>,
+    last: Option<&LastLook>,
+    pods: &[EdgePod],
+) -> Looked {
+    let entry = &cluster.spec.name;
+    let current = turn.as_ref().is_some_and(|turn| turn.current);
+    let answer = turn.and_then(|turn| turn.answer.take());
+    let report = match (missing, answer) {
+        (Some(sentence), _) => Err(Verdict::no(Reason::SecretMissing, sentence)),
+        (None, Some(Answer::Step(report))) => Ok(*report),
+        // It keeps others waiting no longer; what it said last holds until it answers.
+        (None, _) => match last.and_then(|last| last.report.clone()) {
+            Some(report) => Ok(report),
+            None => Err(Verdict::unknown(
+                Reason::NotLookedYet,
+                format!("{} has not answered yet", cluster.publisher()),
+            )),
+        },
+    };
+    let answers = matches!(&report, Ok(report) if report.axl_authenticated.status != Status::False);
+    let linked = pods
+        .iter()
+        .filter(|pod| !pod.stopping)
+        .filter_map(|pod| pod.status.as_ref().ok())
+        .flat_map(|status| &status.links)
+        .any(|link| link.router == *entry && link.state == LinkState::Up);
+    Looked {
+        entry: entry.clone(),
+        report,
+        current,
+        failing: !answers && !linked,
+    }
 }
 
 /// Whether a deletion has something to remove: a write is due, or rows are ours already, as those

@@ -5,8 +5,8 @@ use super::super::material::Certificate;
 use super::Found;
 use super::certificate::secret_name;
 use crate::api::status::{
-    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, NodeStatus,
-    PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
+    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus,
+    NodeStatus, PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
 use crate::imp::report::Report;
 
@@ -67,19 +67,42 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
                 .collect(),
             Err(_) => previous.records.clone(),
         },
-        imp: match found.imp {
-            Ok(report) => vec![imp_status(found, report, previous)],
-            Err(_) => previous.imp.clone(),
-        },
+        imp: clusters(found, previous),
         handled_requests: previous.handled_requests.clone(),
     }
 }
 
-fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatus) -> ImpStatus {
-    let name = &found.valid.imp.spec.name;
-    let before = previous.imp.iter().find(|imp| imp.name == *name);
+/// Those of the spec, then those that left it.
+fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus> {
+    let before = |name: &str| previous.imp.iter().find(|imp| imp.name == name);
+    let named = found.imp.iter().filter_map(|looked| {
+        let before = before(&looked.entry);
+        match &looked.report {
+            Ok(report) => Some(imp_status(found, &looked.entry, report, before)),
+            Err(_) => before.cloned(),
+        }
+    });
+    let left = found.leaving.iter().map(|leaving| ImpStatus {
+        name: leaving.name.clone(),
+        leaving: Some(LeavingStatus {
+            since: leaving.since.to_string(),
+            message: leaving.message.clone(),
+        }),
+        ..ImpStatus::default()
+    });
+    named.chain(left).collect()
+}
+
+fn imp_status(
+    found: &Found<'_>,
+    name: &str,
+    report: &Report,
+    before: Option<&ImpStatus>,
+) -> ImpStatus {
+    let addresses = found.links.get(name);
     ImpStatus {
-        name: name.clone(),
+        name: name.to_owned(),
+        leaving: None,
         axl_version: report
             .axl_version
             .clone()
@@ -93,9 +116,9 @@ fn imp_status(found: &Found<'_>, report: &Report, previous: &XmppFederationStatu
             .iter()
             .map(|node| NodeStatus {
                 name: node.name.clone(),
-                address: found
-                    .links
-                    .iter()
+                address: addresses
+                    .into_iter()
+                    .flatten()
                     .find(|(name, _)| *name == node.name)
                     .map_or_else(|| node.name.clone(), |(_, address)| address.clone()),
                 router: if node

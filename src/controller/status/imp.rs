@@ -1,86 +1,153 @@
 //! The conditions about IM and Presence: the verdicts of [`crate::imp`], carried over.
 
+use super::super::effects::Looked;
+use super::super::left::Leaving;
+use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
 use super::{Found, links};
 use crate::api::conditions::{Findings, State, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::api::request;
 use crate::imp::report::{Progress, Report, Status, reasons};
 
-/// A Secret is missing, so that nothing can be asked.
-pub(super) fn not_asked(findings: &mut Findings, missing: &str) {
-    findings.add(
-        Type::AxlAuthenticated,
-        Verdict::no(Reason::SecretMissing, missing),
-    );
+/// What the clusters of IM and Presence were found to be.
+pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
     for kind in [
+        Type::AxlAuthenticated,
         Type::ComponentsRegistered,
         Type::RoutersInSync,
         Type::ImpFederationOff,
     ] {
-        findings.add(
-            kind,
-            Verdict::unknown(
-                Reason::SecretMissing,
-                "cannot be looked at: a Secret is missing, see AxlAuthenticated",
-            ),
-        );
+        let mut named: Vec<(String, Verdict)> = found
+            .imp
+            .iter()
+            .map(|looked| {
+                let mut verdict = of_one(kind, looked);
+                if kind == Type::RoutersInSync && verdict.state == State::True {
+                    verdict = not_known_any_more(found, looked).unwrap_or(verdict);
+                }
+                (looked.entry.clone(), verdict)
+            })
+            .collect();
+        if kind == Type::ComponentsRegistered {
+            named.extend(found.leaving.iter().map(|leaving| {
+                let verdict = Verdict::no(Reason::ClusterLeft, still_there(leaving));
+                (leaving.name.clone(), verdict)
+            }));
+        }
+        findings.add(kind, over_all(named));
     }
+    progress(findings, found);
 }
 
-/// What IM and Presence was found to be.
-pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>, report: &Report) {
-    for (kind, verdict) in [
-        (Type::AxlAuthenticated, &report.axl_authenticated),
-        (Type::ComponentsRegistered, &report.components_registered),
-        (Type::RoutersInSync, &report.routers_in_sync),
-        (Type::ImpFederationOff, &report.imp_federation_off),
-    ] {
-        let state = match verdict.status {
+/// A cluster that the spec names no more still has rows.
+fn still_there(leaving: &Leaving) -> String {
+    format!(
+        "it is not in spec.imp any more, and its rows are being removed: {}; they are given up by the annotation {}, or removed by hand on its publisher: {}",
+        leaving.message,
+        request::ABANDON_ROWS,
+        leaving.rows.join("; ")
+    )
+}
+
+/// One cluster's verdict on one condition.
+fn of_one(kind: Type, looked: &Looked) -> Verdict {
+    let report = match &looked.report {
+        Ok(report) => report,
+        Err(verdict) if kind == Type::AxlAuthenticated => return verdict.clone(),
+        Err(verdict) => {
+            return Verdict::unknown(
+                verdict.reason,
+                if verdict.state == State::False {
+                    "cannot be looked at: a Secret is missing, see AxlAuthenticated"
+                } else {
+                    "cannot be looked at yet, see AxlAuthenticated"
+                },
+            );
+        }
+    };
+    let verdict = match kind {
+        Type::ComponentsRegistered => &report.components_registered,
+        Type::RoutersInSync => &report.routers_in_sync,
+        Type::ImpFederationOff => &report.imp_federation_off,
+        _ => &report.axl_authenticated,
+    };
+    Verdict {
+        state: match verdict.status {
             Status::True => State::True,
             Status::False => State::False,
             Status::Unknown => State::Unknown,
-        };
-        findings.add(
-            kind,
-            Verdict {
-                state,
-                reason: verdict.reason,
-                message: verdict.message.clone(),
-            },
-        );
-    }
-    if report.routers_in_sync.status == Status::True
-        && let Some(verdict) = not_known_any_more(found)
-    {
-        findings.add(Type::RoutersInSync, verdict);
-    }
-    match &report.progress {
-        Progress::Done => {}
-        Progress::Reconciling(message) => {
-            findings.reconciling = Some((Reason::InProgress.as_str(), message.clone()));
-        }
-        Progress::Stalled(message) => {
-            let reason = [
-                &report.axl_authenticated,
-                &report.components_registered,
-                &report.routers_in_sync,
-            ]
-            .iter()
-            .find(|verdict| verdict.status == Status::False)
-            .map_or(reasons::RESTART_BY_HAND, |verdict| verdict.reason);
-            findings.stalled = Some((reason, message.clone()));
-        }
+        },
+        reason: verdict.reason,
+        message: verdict.message.clone(),
     }
 }
+
 /// What was proven of a router is over when it refuses a row that it had read.
-fn not_known_any_more(found: &Found<'_>) -> Option<Verdict> {
-    let lost = links::all(found)
+fn not_known_any_more(found: &Found<'_>, looked: &Looked) -> Option<Verdict> {
+    let lost = links::all(found, &looked.entry)
         .filter(|_| found.valid.active)
         .find(|link| symptom::of(found, *link) == Some(Symptom::RowLost))?;
     Some(Verdict::no(
         Symptom::RowLost.reason(),
         Symptom::RowLost.sentence(found, lost),
     ))
+}
+
+/// One that waits for a person stalls the resource; the others go on nevertheless.
+fn progress(findings: &mut Findings, found: &Found<'_>) {
+    let several = found.imp.len() > 1;
+    let mut reconciling = Vec::new();
+    let mut stalled = Vec::new();
+    let mut why = None;
+    for looked in found.imp {
+        let Ok(report) = &looked.report else {
+            continue;
+        };
+        match &report.progress {
+            Progress::Done => {}
+            Progress::Reconciling(message) => reconciling.push((looked.entry.as_str(), message)),
+            Progress::Stalled(message) => {
+                stalled.push((looked.entry.as_str(), message));
+                why.get_or_insert_with(|| reason_of(report));
+            }
+        }
+    }
+    let told = |sentences_of: &[(&str, &String)]| {
+        if several {
+            sentences(
+                sentences_of
+                    .iter()
+                    .map(|(name, text)| (*name, text.as_str())),
+            )
+        } else {
+            sentences_of
+                .first()
+                .map(|(_, text)| (*text).clone())
+                .unwrap_or_default()
+        }
+    };
+    if !reconciling.is_empty() {
+        findings.reconciling = Some((Reason::InProgress.as_str(), told(&reconciling)));
+    } else if let Some(leaving) = found.leaving.first() {
+        let message = format!("{}: {}", leaving.name, leaving.message);
+        findings.reconciling = Some((Reason::ClusterLeft.as_str(), message));
+    }
+    if let Some(why) = why {
+        findings.stalled = Some((why, told(&stalled)));
+    }
+}
+
+/// The reason of the first condition that fails.
+fn reason_of(report: &Report) -> &'static str {
+    [
+        &report.axl_authenticated,
+        &report.components_registered,
+        &report.routers_in_sync,
+    ]
+    .iter()
+    .find(|verdict| verdict.status == Status::False)
+    .map_or(reasons::RESTART_BY_HAND, |verdict| verdict.reason)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use xmpp_federation_core::edge_status::LinkState;
 
+use super::super::effects::Looked;
 use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
@@ -13,7 +14,16 @@ use crate::imp::report::reasons;
 /// Further links that are named beside the first.
 const NAMED: usize = 4;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
+/// One verdict per cluster.
+pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
+    found
+        .imp
+        .iter()
+        .map(|looked| (looked.entry.clone(), of_one(found, looked)))
+        .collect()
+}
+
+fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
     let valid = found.valid;
     if !valid.active {
         return Verdict::unknown(
@@ -21,24 +31,26 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             "spec.activation is Prepared, so no link is opened",
         );
     }
-    if let Err(sentence) = &found.material.router {
+    if let Some(sentence) = found.material.router_missing(&looked.entry) {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
-    if found
-        .imp
-        .as_ref()
-        .is_ok_and(|report| report.served_by_others())
-    {
-        return Verdict::unknown(
-            reasons::FOREIGN_COMPONENTS,
-            "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
-        );
-    }
-    let nodes: Vec<&str> = match found.imp {
+    let nodes: Vec<&str> = match &looked.report {
+        Ok(report) if report.barred => {
+            return Verdict::unknown(
+                reasons::SAME_CLUSTER,
+                "no link is opened for it, see ComponentsRegistered",
+            );
+        }
+        Ok(report) if report.served_by_others() => {
+            return Verdict::unknown(
+                reasons::FOREIGN_COMPONENTS,
+                "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
+            );
+        }
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let links: Vec<Link<'_>> = all(found).collect();
+    let links: Vec<Link<'_>> = all(found, &looked.entry).collect();
     if let Some(verdict) = broken(found, &links) {
         return verdict;
     }
@@ -76,13 +88,16 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     ))
 }
 
-/// The links of the pods that may run.
-pub(super) fn all<'a>(found: &Found<'a>) -> impl Iterator<Item = Link<'a>> + use<'a> {
-    let (router, allowed) = (&found.valid.imp.spec.name, found.pods_allowed);
+/// The links to one cluster of the pods that may run.
+pub(super) fn all<'a>(
+    found: &Found<'a>,
+    router: &'a str,
+) -> impl Iterator<Item = Link<'a>> + use<'a> {
+    let allowed = found.pods_allowed;
     answering(&found.observed.pods)
         .filter(move |(pod, _)| pod.index < allowed)
         .flat_map(move |(pod, told)| {
-            let own = told.links.iter().filter(move |link| link.router == *router);
+            let own = told.links.iter().filter(move |link| link.router == router);
             own.map(move |status| Link { pod, status })
         })
 }

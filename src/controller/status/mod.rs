@@ -1,10 +1,12 @@
 //! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
 //! nothing in it moves unless something happened.
 //!
-//! One file per condition; [`symptom`] tells what a link that does not work is a sign of, [`imp`]
-//! carries over the verdicts of [`crate::imp`], [`details`] is everything but the conditions.
+//! One file per condition; [`clusters`] is what several clusters mean together, [`symptom`] what a
+//! link that does not work is a sign of, [`imp`] carries over the verdicts of [`crate::imp`],
+//! [`details`] is everything but the conditions.
 
 mod certificate;
+mod clusters;
 mod details;
 mod dialback;
 mod edge;
@@ -25,11 +27,11 @@ pub use details::details;
 
 use super::build::{Desired, Links};
 use super::dereference::{EdgePod, Observed};
-use super::effects::Records;
+use super::effects::{Looked, Records};
+use super::left::Leaving;
 use super::material::Material;
 use super::validate::Validated;
 use crate::api::conditions::{Findings, Type};
-use crate::imp::report::Report;
 
 /// All that one reconcile found out.
 pub struct Found<'a> {
@@ -45,8 +47,10 @@ pub struct Found<'a> {
     pub controller_changed: bool,
     /// Pods that may run now.
     pub pods_allowed: u16,
-    /// IM and Presence, or which Secret is missing.
-    pub imp: &'a Result<Report, String>,
+    /// The clusters of IM and Presence, in the order of the spec.
+    pub imp: &'a [Looked],
+    /// Clusters that the spec names no more and that may hold rows of ours.
+    pub leaving: &'a [Leaving],
     /// Public records, or why they could not be looked at.
     pub records: &'a Result<Records, String>,
     /// Public addresses.
@@ -66,13 +70,13 @@ pub fn findings(found: &Found<'_>) -> Findings {
     findings.add(Type::DialbackSecretReady, dialback::verdict(found));
     findings.add(Type::CertificateReady, certificate::verdict(found));
     findings.add(Type::EdgeAvailable, edge::verdict(found));
-    findings.add(Type::RouterLinksUp, links::verdict(found));
+    findings.add(
+        Type::RouterLinksUp,
+        clusters::over_all(links::verdicts(found)),
+    );
     findings.add(Type::RecordsVerified, records::verdict(found));
     findings.add(Type::PartnersReachable, partners::verdict(found));
-    match found.imp {
-        Ok(report) => imp::verdicts(&mut findings, found, report),
-        Err(missing) => imp::not_asked(&mut findings, missing),
-    }
+    imp::verdicts(&mut findings, found);
     findings
 }
 

@@ -8,7 +8,7 @@ use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use super::super::dereference::EdgePod;
 use super::Found;
 use crate::api::reasons::Reason;
-use crate::api::spec::RestartMode;
+use crate::api::spec::{ImpSpec, RestartMode};
 use crate::imp::report::{NodeReport, Report, reasons};
 use crate::imp::restart::by_hand::BY_HAND;
 
@@ -56,21 +56,31 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
         LinkState::WrongSecret => Symptom::WrongSecret,
         _ if restarting => Symptom::Restarting,
         LinkState::Unreachable => Symptom::NoWay,
-        LinkState::UnknownComponent | LinkState::NotGateway => match (report(found), node) {
-            (Some(report), _) if !stands(report, status) => Symptom::NoRow,
-            (_, Some(node)) if node.in_sync => Symptom::RowLost,
-            _ => Symptom::TableNotRead,
-        },
+        LinkState::UnknownComponent | LinkState::NotGateway => {
+            match (report(found, status), node) {
+                (Some(report), _) if !stands(report, status) => Symptom::NoRow,
+                (_, Some(node)) if node.in_sync => Symptom::RowLost,
+                _ => Symptom::TableNotRead,
+            }
+        }
         LinkState::Connecting | LinkState::Failed => Symptom::Other,
     })
 }
 
-fn report<'a>(found: &Found<'a>) -> Option<&'a Report> {
-    found.imp.as_ref().ok()
+/// What the cluster of a link was found to be.
+fn report<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a Report> {
+    let looked = found.imp.iter().find(|l| l.entry == link.router)?;
+    looked.report.as_ref().ok()
+}
+
+/// The entry of the spec that a link belongs to.
+fn entry<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a ImpSpec> {
+    let entries = found.valid.imp.iter().map(|imp| &imp.spec);
+    entries.into_iter().find(|spec| spec.name == link.router)
 }
 
 fn node<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a NodeReport> {
-    let nodes = &report(found)?.nodes;
+    let nodes = &report(found, link)?.nodes;
     nodes.iter().find(|node| node.name == link.node)
 }
 
@@ -105,10 +115,10 @@ impl Symptom {
         let why = link.status.reason.as_deref().unwrap_or("no reason given");
         match self {
             Self::WrongSecret => {
-                let secret = &found.valid.imp.spec.router.secret_ref;
+                let secret = entry(found, link.status).map(|entry| &entry.router.secret_ref);
+                let (key, name) = secret.map_or(("", ""), |secret| (&*secret.key, &*secret.name));
                 format!(
-                    "pod {pod} has no link to {node} at {address} since {since}: the XCP router refuses the shared secret; correct key {:?} of Secret {} (spec.imp[].router.secretRef), which the pods take over without a restart",
-                    secret.key, secret.name
+                    "pod {pod} has no link to {node} at {address} since {since}: the XCP router refuses the shared secret; correct key {key:?} of Secret {name} (spec.imp[].router.secretRef), which the pods take over without a restart"
                 )
             }
             Self::RowLost => row_lost(found, link),
@@ -116,13 +126,13 @@ impl Symptom {
             Self::NoWay => format!(
                 "pod {pod} has no link to {node} at {address} since {since}: {why}. {}What of it arrives at IM&P shows, on that node's command line, `utils network capture eth0 file axl_inject.pcap count 1000000 size all`: nothing to port {port} means that a firewall or NetworkPolicy between the pods and {node} drops it, connections that are reset mean that Cisco XCP Router does not listen",
                 service(found, link.status),
-                port = found.valid.imp.spec.router.port
+                port = entry(found, link.status).map_or(7400, |entry| entry.router.port)
             ),
             Self::TableNotRead => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row stands in IM&P's table, but Cisco XCP Router on {node} has not read the table since the row was written, of which IM&P may show no notice. {}",
                 refuses(link.status),
                 was_up(link.status),
-                who(found, node)
+                who(found, link.status)
             ),
             Self::NoRow => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row is not in IM&P's table; see ComponentsRegistered",
@@ -168,10 +178,11 @@ fn was_up(link: &LinkStatus) -> String {
 }
 
 /// Who restarts a router that has not read the table.
-fn who(found: &Found<'_>, node: &str) -> String {
+fn who(found: &Found<'_>, link: &LinkStatus) -> String {
+    let node = &link.node;
     let by_hand = format!("Restart Cisco XCP Router on {node}: {BY_HAND}");
-    let mode = found.valid.imp.spec.restart.mode;
-    let plan = report(found).map(|report| report.routers_in_sync.reason);
+    let manual = entry(found, link).is_some_and(|entry| entry.restart.mode == RestartMode::Manual);
+    let plan = report(found, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(
             reasons::RESTART_BY_HAND
@@ -179,7 +190,7 @@ fn who(found: &Found<'_>, node: &str) -> String {
             | reasons::RESTART_HANGS
             | reasons::RESTART_OUTCOME_UNKNOWN,
         ) => by_hand,
-        _ if mode == RestartMode::Manual => {
+        _ if manual => {
             format!("spec.imp[].restart.mode is Manual, so a person does it. {by_hand}")
         }
         Some(reasons::UNPROVEN) => format!(
@@ -201,7 +212,7 @@ fn row_lost(found: &Found<'_>, link: Link<'_>) -> String {
         since,
         ..
     } = link.status;
-    let table = report(found).and_then(|report| report.table.as_deref());
+    let table = report(found, link.status).and_then(|report| report.table.as_deref());
     format!(
         "the XCP router of {node} at {address} {} {component_id} of pod {} since {since}{}, although it had provably started behind the row and the row stands in the publisher's table: IM&P was restored or rebuilt, or the router restarted by itself while {node}'s copy of the table lacked the row. On that node's command line, look at `run sql select * from {}`. If the row is there, restart the router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other. If it is not, mend the replication first (`utils dbreplication runtimestate`)",
         refuses(link.status),
@@ -229,7 +240,7 @@ fn returned(found: &Found<'_>, link: Link<'_>) -> String {
             Some(self_node) if self_node.in_sync => format!(
                 "This one provably started behind the rows; look at IM&P's services on {node} (Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services), then restart its router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other"
             ),
-            _ => who(found, node),
+            _ => who(found, link.status),
         }
     )
 }

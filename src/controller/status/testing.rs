@@ -13,12 +13,14 @@ use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatu
 
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
-use super::super::material::{Dialback, Material};
+use super::super::effects::Looked;
+use super::super::material::{Dialback, Material, RouterSecret};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
+use crate::api::reasons::Reason;
 use crate::imp::clock::{Clock as _, SystemClock};
 use crate::imp::control_center::RouterState;
 use crate::imp::report::{self as imp, Report, reasons};
@@ -61,7 +63,15 @@ pub fn world(path: &str, value: Value) -> World {
             fresh: false,
         }),
         certificate: Err("no certificate".to_owned()),
-        router: Ok(SecretBytes::new(b"secret".to_vec())),
+        routers: valid
+            .imp
+            .iter()
+            .map(|imp| RouterSecret {
+                entry: imp.spec.name.clone(),
+                bytes: Some(SecretBytes::new(b"secret".to_vec())),
+                missing: None,
+            })
+            .collect(),
         others: Ok(()),
         brought: Vec::new(),
     };
@@ -116,6 +126,20 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         },
         pods: world.pods.clone(),
     };
+    let looked: Vec<Looked> = world
+        .valid
+        .imp
+        .iter()
+        .map(|imp| Looked {
+            entry: imp.spec.name.clone(),
+            report: world
+                .imp
+                .clone()
+                .map_err(|missing| Verdict::no(Reason::SecretMissing, missing)),
+            current: true,
+            failing: false,
+        })
+        .collect();
     let found = Found {
         valid: &world.valid,
         observed: &observed,
@@ -123,7 +147,8 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         desired: &world.desired,
         controller_changed: false,
         pods_allowed: world.valid.replicas,
-        imp: &world.imp,
+        imp: &looked,
+        leaving: &[],
         records: &Err("no answer".to_owned()),
         addresses: &world.addresses,
         links: &Links::new(),
@@ -147,6 +172,7 @@ pub fn status(world: &mut World) -> &mut Told {
 pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report {
     let id = link(LinkState::Up).component_id;
     Report {
+        barred: false,
         axl_authenticated: imp::Verdict::yes(reasons::AUTHENTICATED, "accepted"),
         components_registered: imp::Verdict::yes(reasons::REGISTERED, "all there"),
         routers_in_sync: routers,

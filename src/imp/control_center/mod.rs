@@ -96,11 +96,12 @@ fn status_request(which: Which) -> String {
         Which::All => &beside::NAMES,
         Which::Needed => &[],
     };
-    let names: String = [ROUTER, FEDERATION]
+    let names: Vec<String> = [ROUTER, FEDERATION]
         .iter()
         .chain(beside)
         .map(|name| format!("<soap:ServiceStatus>{name}</soap:ServiceStatus>"))
         .collect();
+    let names = names.concat();
     soap::envelope(
         "soap",
         NAMESPACE,

@@ -6,11 +6,11 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rstest::rstest;
 
-use super::operations::{ops, ops_that_forget, setups};
+use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
 use super::properties::{config, run};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::ServiceState;
-use crate::imp::desired::{Desired, RestartMode};
+use crate::imp::desired::{Desired, ForeignComponents, RestartMode};
 use crate::imp::effects::{Input, Step, plan};
 use crate::imp::ledger::{Ledger, NodeRecord, RestartAnswer};
 use crate::imp::observation::Observation;
@@ -38,6 +38,8 @@ pub enum Mutant {
     ForgetsTheServices,
     ForgetsToSettle,
     ForgetsTheRedundancyGroup,
+    /// Believes the first node list without a node.
+    BelievesOneNodeList,
     ForgetsMinInterval,
     ForgetsThePropagationDelay,
     ForgetsTheCanary,
@@ -50,6 +52,8 @@ pub enum Mutant {
     ClaimsWhatItCommanded,
     TrustsARestoredLedger,
     AdoptsUnasked,
+    ToleratesUnasked,
+    FightsAnotherWriter,
     ForgetsWhoHasTheCluster,
     ForgetsTheBudget,
 }
@@ -81,6 +85,7 @@ impl Mutant {
                 Self::ForgetsMinInterval => {
                     desired.restart.min_interval = std::time::Duration::ZERO;
                 }
+                Self::FightsAnotherWriter => ledger.vanished = 0,
                 Self::ForgetsTheCanary => ledger.canary_passed = true,
                 Self::ForgetsWhoHasTheCluster => ledger.owner = Some(desired.owner.clone()),
                 _ => {}
@@ -122,6 +127,7 @@ impl Mutant {
                     desired.restart.mode = RestartMode::Automatic;
                 }
             }
+            Self::ToleratesUnasked => desired.foreign_components = ForeignComponents::Tolerate,
             Self::AdoptsUnasked => desired.requests.adopt_rows = Some("x".into()),
             Self::ForgetsTheBudget => seen.control_center_calls.clear(),
             _ => {}
@@ -138,6 +144,13 @@ impl Mutant {
     pub fn before_learning(self, desired: &mut Desired, seen: &mut Observation) {
         if self == Self::WaitsTooShort {
             seen.timings.latest_arrival = std::time::Duration::from_mins(1);
+        }
+        if self == Self::BelievesOneNodeList {
+            let missing: Vec<_> = seen.missing_nodes.keys().copied().collect();
+            if let Some(nodes) = &mut seen.nodes {
+                nodes.value.retain(|node| !missing.contains(&node.pkid));
+            }
+            seen.timings.confirm_missing = std::time::Duration::ZERO;
         }
         if self == Self::ForgetsThePropagationDelay {
             desired.restart.propagation_delay = std::time::Duration::ZERO;
@@ -178,14 +191,9 @@ impl Mutant {
 }
 
 /// Whether some history makes it break that rule.
-fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
+fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
     const HISTORIES: u32 = 4_000;
     let mut runner = TestRunner::new(config(HISTORIES));
-    let ops = if forgetting {
-        ops_that_forget().boxed()
-    } else {
-        ops().boxed()
-    };
     let histories = (setups(), prop::collection::vec(ops, 1..160));
     (0..HISTORIES).any(|_| {
         let (setup, history) = histories.new_tree(&mut runner).unwrap().current();
@@ -206,6 +214,7 @@ fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
 #[case(Mutant::ForgetsTheServices, "2(c)", false)]
 #[case(Mutant::ForgetsToSettle, "2(c)", false)]
 #[case(Mutant::ForgetsTheRedundancyGroup, "2(c)", false)]
+#[case(Mutant::BelievesOneNodeList, "2(c)", false)]
 #[case(Mutant::ForgetsMinInterval, "2(e)", false)]
 #[case(Mutant::ForgetsThePropagationDelay, "2(f)", false)]
 #[case(Mutant::ForgetsTheCanary, "2(g)", false)]
@@ -217,12 +226,25 @@ fn caught(mutant: Mutant, rule: &str, forgetting: bool) -> bool {
 #[case(Mutant::ClaimsWhatItCommanded, "3", false)]
 #[case(Mutant::TrustsARestoredLedger, "3", true)]
 #[case(Mutant::AdoptsUnasked, "4", true)]
+#[case(Mutant::ToleratesUnasked, "4", false)]
+#[case(Mutant::FightsAnotherWriter, "4", false)]
 #[case(Mutant::ForgetsWhoHasTheCluster, "7", false)]
-#[case(Mutant::ForgetsTheBudget, "rate", false)]
 fn a_broken_operator_is_caught(
     #[case] mutant: Mutant,
     #[case] rule: &str,
     #[case] forgetting: bool,
 ) {
-    assert!(caught(mutant, rule, forgetting), "{mutant:?} keeps {rule}");
+    let ops = if forgetting {
+        ops_that_forget().boxed()
+    } else {
+        ops().boxed()
+    };
+    assert!(caught(mutant, rule, ops), "{mutant:?} keeps {rule}");
+}
+
+/// Only a person who asks again and again comes near the limit.
+#[test]
+fn an_operator_that_forgets_the_budget_is_caught_when_it_is_hurried() {
+    let ops = ops_that_hurry().boxed();
+    assert!(caught(Mutant::ForgetsTheBudget, "rate", ops));
 }

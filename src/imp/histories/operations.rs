@@ -54,12 +54,18 @@ pub enum Op {
     Federation(ImpFederation),
     /// Somebody deletes a row of ours.
     RowVanishes,
+    /// Somebody else writes a row of their own.
+    ForeignRow,
+    /// They are gone again.
+    NoForeignRows,
     Token,
     Refresh,
     Links(bool),
     StopService(usize),
     StartServices,
     FailOver(usize),
+    /// The node list names one node only, or both again.
+    HideNode(bool),
     LoseLedger,
     Adopt,
     /// The first time: a backup is made.
@@ -85,7 +91,7 @@ impl From<Mode> for RestartMode {
             Mode::Manual => Self::Manual,
             Mode::Window => {
                 let open = Duration::from_secs(WINDOW_OPEN_S as u64);
-                Self::Window(Window::new("0 */2 * * *", open, None).unwrap())
+                Self::Window(Box::new(Window::new("0 */2 * * *", open, None).unwrap()))
             }
         }
     }
@@ -157,11 +163,14 @@ impl World {
                     self.delete(pkid);
                 }
             }
+            Op::ForeignRow => self.insert_foreign(),
+            Op::NoForeignRows => self.delete_foreign(),
             Op::Token => self.token(),
             Op::Refresh => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
             Op::Links(up) => self.links = up,
             Op::StopService(node) => self.stop_service(node),
             Op::StartServices => self.start_services(),
+            Op::HideNode(hidden) => self.hide(hidden),
             Op::FailOver(to) => self.fail_over(to),
             Op::LoseLedger => self.lose_ledger(),
             Op::Adopt => self.desired[0].requests.adopt_rows = Some("yes".into()),
@@ -226,12 +235,16 @@ pub fn ops() -> impl Strategy<Value = Op> {
         1 => prop_oneof![1 => Just(ImpFederation::On), 2 => Just(ImpFederation::Off)]
             .prop_map(Op::Federation),
         1 => Just(Op::RowVanishes),
+        1 => Just(Op::ForeignRow),
+        8 => Just(Op::NoForeignRows),
         3 => Just(Op::Token),
         3 => Just(Op::Refresh),
         2 => any::<bool>().prop_map(Op::Links),
         1 => (0_usize..2).prop_map(Op::StopService),
-        2 => Just(Op::StartServices),
+        // What holds everything up does not last: little else would happen.
+        8 => Just(Op::StartServices),
         1 => (0_usize..2).prop_map(Op::FailOver),
+        4 => prop_oneof![1 => Just(true), 3 => Just(false)].prop_map(Op::HideNode),
     ]
 }
 
@@ -242,5 +255,15 @@ pub fn ops_that_forget() -> impl Strategy<Value = Op> {
         1 => Just(Op::LoseLedger),
         2 => Just(Op::Adopt),
         2 => Just(Op::RestoreLedger),
+    ]
+}
+
+/// The same, and a person who wants to see everything anew all the time.
+pub fn ops_that_hurry() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => ops(),
+        3 => Just(Op::Refresh),
+        3 => (1_u64..4).prop_map(Op::Wait),
+        6 => Just(Op::Reconcile(Fault::None)),
     ]
 }

@@ -13,7 +13,7 @@ use crate::imp::axl::{Node, Row, Table};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Owner, Requests, RestartMode,
+    Activation, Credentials, Desired, ForeignComponents, Owner, Place, Requests, RestartMode,
     RestartPolicy, SecretVersion, ServerTrust, Target,
 };
 use crate::imp::effects::{Act, Input, Step, Wait, Why, plan};
@@ -98,6 +98,7 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         maintenance: false,
         federation_check: None,
         hold_acts: false,
+        place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         announces: false,
@@ -258,6 +259,7 @@ impl World {
                 let value = NAMES
                     .iter()
                     .zip([0_u128, 1])
+                    .filter(|(_, number)| self.lists(*number as usize))
                     .map(|(name, number)| Node {
                         pkid: Pkid::from_u128(number),
                         name: (*name).to_owned(),
@@ -356,6 +358,14 @@ impl World {
                 if record.is_some_and(|ledger| ledger.rows.is_empty()) {
                     self.first_registration();
                 }
+                let record = self
+                    .known(actor)
+                    .file
+                    .as_ref()
+                    .map(|(_, ledger)| ledger.clone());
+                if let Some(ledger) = record {
+                    self.check_insert(&ledger);
+                }
                 if !self.record(actor, |ledger| ledger.intend_insert(pkid, &id)) {
                     return true;
                 }
@@ -380,6 +390,7 @@ impl World {
                 if !ours {
                     self.violate("4", format!("the row of {id} is not ours"));
                 }
+                self.check_delete(pkid);
                 if !self.record(actor, |ledger| ledger.intend_delete(pkid)) {
                     return true;
                 }
@@ -505,6 +516,8 @@ impl World {
     /// No more faults: goes on until nothing is left to do, answering what a human is asked for.
     pub fn settle(&mut self) -> Why {
         self.links = true;
+        self.hide(false);
+        self.desired[0].requests.refresh = Some("settle".into());
         self.federate(ImpFederation::Off);
         let desired = &mut self.desired[0];
         desired.activation = Activation::Active;

@@ -14,6 +14,7 @@ use crate::imp::clock::Stamp;
 use crate::imp::control_center::beside::{self, Down};
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{Activation, Desired, Link, RestartMode};
+use crate::imp::effects::NODES_EVERY;
 use crate::imp::ledger::{Ledger, Round, RoundCause};
 use crate::imp::observation::Services;
 use crate::imp::pkid::Pkid;
@@ -77,6 +78,8 @@ pub struct Router {
 pub struct Entry {
     pub pkid: Pkid,
     pub id: ComponentId,
+    /// Somebody else wrote it.
+    pub foreign: bool,
     written_ms: u64,
     deleted_ms: Option<u64>,
 }
@@ -156,6 +159,10 @@ pub struct World {
     went_off: bool,
     /// The node that has its group's users, and since when.
     runs_for_the_other: Option<(usize, u64)>,
+    /// Since when the node list does not name the second node.
+    hidden_ms: Option<u64>,
+    /// When it was named again.
+    shown_ms: Option<u64>,
     pub links: bool,
     pub link_worked: bool,
     first_node: Option<usize>,
@@ -189,6 +196,8 @@ impl World {
             federation: ImpFederation::Off,
             went_off: false,
             runs_for_the_other: None,
+            hidden_ms: None,
+            shown_ms: None,
             links: true,
             link_worked: false,
             first_node: None,
@@ -346,10 +355,54 @@ impl World {
             self.table.push(Entry {
                 pkid,
                 id: id.clone(),
+                foreign: false,
                 written_ms: self.now_ms,
                 deleted_ms: None,
             });
             self.cause();
+        }
+    }
+
+    /// Somebody else registers a component.
+    pub fn insert_foreign(&mut self) {
+        self.pkids += 1;
+        self.table.push(Entry {
+            pkid: Pkid::from_u128(1 << 100 | self.pkids),
+            id: format!("cm-2_s2scp-1.expressway-{}", self.pkids)
+                .parse()
+                .unwrap(),
+            foreign: true,
+            written_ms: self.now_ms,
+            deleted_ms: None,
+        });
+    }
+
+    pub fn delete_foreign(&mut self) {
+        let now_ms = self.now_ms;
+        for row in self.table.iter_mut().filter(|row| row.foreign) {
+            row.deleted_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// Rule 4, before a row is deleted.
+    pub fn check_delete(&mut self, pkid: Pkid) {
+        let foreign = self.rows().find(|row| row.pkid == pkid && row.foreign);
+        if let Some(id) = foreign.map(|row| row.id.clone()) {
+            self.violate("4", format!("the row of {id} is somebody else's"));
+        }
+    }
+
+    /// Rules 4 and 2: beside rows of others, as far as a look shows them, nothing is inserted, and
+    /// rows that went twice are not written a third time.
+    pub fn check_insert(&mut self, ledger: &Ledger) {
+        let fresh_ms = 60_000 + SLACK_MS;
+        let old = |row: &&Entry| row.foreign && row.written_ms + fresh_ms < self.now_ms;
+        let beside = self.rows().find(old).map(|row| row.id.clone());
+        if let Some(id) = beside {
+            self.violate("4", format!("a row is inserted beside that of {id}"));
+        }
+        if ledger.vanished >= 2 {
+            self.violate("4", "rows that vanished twice are written again");
         }
     }
 
@@ -399,6 +452,28 @@ impl World {
         down
     }
 
+    /// The node list loses the second node, or has it again.
+    pub fn hide(&mut self, hidden: bool) {
+        if hidden {
+            self.hidden_ms.get_or_insert(self.now_ms);
+        } else if self.hidden_ms.take().is_some() {
+            self.shown_ms = Some(self.now_ms);
+        }
+    }
+
+    pub fn lists(&self, node: usize) -> bool {
+        node == 0 || self.hidden_ms.is_none()
+    }
+
+    /// Whether the operator may rightly take that node for gone: two lists without it, a minute
+    /// apart, and no one since.
+    fn is_forgotten(&self, node: usize) -> bool {
+        let every_ms = (NODES_EVERY + Duration::from_mins(10)).as_millis() as u64;
+        let read = |at: u64| at + every_ms > self.now_ms;
+        let gone = self.hidden_ms.is_some_and(|at| at + 60_000 <= self.now_ms);
+        node == 1 && (gone || self.shown_ms.is_some_and(read))
+    }
+
     pub fn stop_service(&mut self, node: usize) {
         let now_ms = self.now_ms;
         let router = &mut self.routers[node];
@@ -434,7 +509,7 @@ impl World {
     }
 
     fn redundancy_shows(&self) -> bool {
-        self.lag_ms % 2 == 0
+        self.lag_ms.is_multiple_of(2)
     }
 
     pub fn links_now(&mut self) -> Vec<Link> {
@@ -639,13 +714,15 @@ impl World {
                 format!("a command to {node} may still arrive: {reason}"),
             );
         }
-        if other.commands.iter().any(may_arrive) || !other.late_ms.is_empty() {
+        let alone = self.is_forgotten(1 - node);
+        if !alone && (other.commands.iter().any(may_arrive) || !other.late_ms.is_empty()) {
             self.violate(
                 "2(c)",
                 format!("a command to {} may still arrive: {reason}", 1 - node),
             );
         }
         if let Some(down) = other.down
+            && !alone
             && (down.ours || down.since_ms + fresh_ms < now_ms)
         {
             self.violate(
@@ -685,7 +762,8 @@ impl World {
                 Some(_) => {}
             }
         }
-        if !self.link_worked && self.first_node.is_some_and(|first| first != node) {
+        let first = self.first_node.filter(|first| !self.is_forgotten(*first));
+        if !self.link_worked && first.is_some_and(|first| first != node) {
             self.violate("2(g)", format!("{node} before the first one's link worked"));
         }
     }
@@ -698,6 +776,9 @@ impl World {
         // Whole seconds are read.
         let settle_ms = timings.settle.as_millis() as u64 - 1_000;
         for (index, router) in self.routers.clone().iter().enumerate() {
+            if self.is_forgotten(index) {
+                continue;
+            }
             let up_ms = router.started_ms.max(router.services_ms);
             if router.down.is_none() && up_ms > now_ms {
                 self.violate("2(c)", format!("services of {index} are not up: {reason}"));
@@ -713,6 +794,7 @@ impl World {
         }
         if let Some((other, at_ms)) = self.runs_for_the_other
             && self.redundancy_shows()
+            && !self.is_forgotten(other)
             && at_ms + fresh_ms < now_ms
         {
             self.violate("2(c)", format!("{other} runs for the other one: {reason}"));

@@ -12,6 +12,7 @@ use crate::imp::pkid::Pkid;
 use crate::imp::report::{Event, reasons};
 use crate::imp::restart::started_after;
 
+use super::nodes::nodes;
 use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
@@ -23,12 +24,18 @@ pub fn learn(
     now: Stamp,
 ) -> Vec<Event> {
     let mut events = Vec::new();
+    if seen.barred.is_some() {
+        return events;
+    }
     claim(ledger, desired);
     if ledger.claimed_by_another(&desired.owner).is_some() {
         return events;
     }
     if desired.activation == Activation::Active {
         ledger.known_as.insert(desired.target.publisher.clone());
+        if desired.place.reach.is_some() {
+            ledger.reach.clone_from(&desired.place.reach);
+        }
     }
     if std::mem::take(&mut seen.human_looked) && ledger.vanished >= 2 {
         ledger.vanished = 0;
@@ -38,6 +45,7 @@ pub fn learn(
             .handled_restart_token
             .clone_from(&desired.requests.restart_routers);
     }
+    nodes(ledger, seen, &mut events);
     unjump(ledger, now);
     commands_on_their_way(ledger, seen, now);
     rows(ledger, seen, now, &mut events);

@@ -8,6 +8,8 @@
 pub mod intent;
 pub mod learn;
 pub mod logins;
+mod nodes;
+pub mod shelf;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +45,9 @@ pub struct Ledger {
     /// The resource that is active on the cluster.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// How that resource reaches the cluster, in the controller's words.
+    #[serde(default)]
+    pub reach: Option<String>,
     /// Our rows by pkid.
     #[serde(default)]
     pub rows: BTreeMap<Pkid, RowRecord>,
@@ -163,6 +168,12 @@ pub enum RoundCause {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeRecord {
+    /// Its key in `processnode`, which it keeps when it is renamed.
+    #[serde(default)]
+    pub pkid: Option<Pkid>,
+    /// The node list does not name it any more.
+    #[serde(default)]
+    pub gone: bool,
     /// Component ids that its router provably read.
     #[serde(default)]
     pub loaded: BTreeSet<ComponentId>,
@@ -250,6 +261,7 @@ impl Ledger {
             publisher: publisher.into(),
             known_as: BTreeSet::new(),
             owner: None,
+            reach: None,
             rows: BTreeMap::new(),
             vanished: 0,
             readable: None,

@@ -247,6 +247,15 @@ impl LedgerFile {
         })
     }
 
+    /// Whether both are the same version of the same object.
+    pub fn is_version_of(&self, other: &Self) -> bool {
+        let version = |file: &Self| {
+            let stored = file.stored.as_ref();
+            stored.map(|stored| (stored.uid.clone(), stored.version.clone()))
+        };
+        self.name == other.name && version(self) == version(other)
+    }
+
     /// Writes a changed ledger; on success it is the one in here.
     pub async fn save(
         &mut self,

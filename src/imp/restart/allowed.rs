@@ -19,6 +19,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         now,
         ..
     } = input;
+    if let Some(waiting) = missing_node(input) {
+        return Next::Wait(waiting);
+    }
     if let Some((not_before, why)) = seen.restart_not_before.get(node) {
         let left = not_before.since(&now);
         if left.reached(Duration::from_millis(1)) {
@@ -88,6 +91,24 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         node: node.to_owned(),
         reason: reason.to_owned(),
     }
+}
+
+/// A node that the list does not name may be there all the same.
+fn missing_node(input: Input<'_>) -> Option<Waiting> {
+    let seen = input.seen;
+    let (pkid, missing) = seen.missing_nodes.first_key_value()?;
+    let node = input.nodes.iter().find(|node| node.pkid == *pkid)?;
+    let confirm = seen.timings.confirm_missing;
+    let left = input.now.since(&missing.read).left(confirm);
+    Some(Waiting {
+        kind: WaitKind::NotHealthy,
+        until: input.now.plus(left),
+        message: format!(
+            "{} is missing in IM&P's node list; no router is restarted before a second read, {} s later, shows whether it is gone",
+            node.name,
+            confirm.as_secs()
+        ),
+    })
 }
 
 /// The start of a router that has just started could be taken for the one that is to come.

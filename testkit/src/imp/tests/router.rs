@@ -102,8 +102,8 @@ pub(super) async fn cluster_of(router_profile: Profile, ids: &[&str]) -> Simulat
         })
         .collect();
     SimulatedImp::start(ImpConfig {
-        rows,
         router_profile,
+        rows,
         ..quick()
     })
     .await

@@ -1,0 +1,80 @@
+//! One verdict over all clusters of IM and Presence. With a single one it is that one's; of several
+//! each sentence names its entry, and what fails comes before what is not known.
+
+use crate::api::conditions::{State, Verdict};
+
+/// A verdict and the name of its entry.
+pub(super) type Named = (String, Verdict);
+
+/// False where one is, then Unknown where one is, else True with what each says.
+pub(super) fn over_all(mut verdicts: Vec<Named>) -> Verdict {
+    if verdicts.len() == 1
+        && let Some((_, verdict)) = verdicts.pop()
+    {
+        return verdict;
+    }
+    let state = [State::False, State::Unknown]
+        .into_iter()
+        .find(|state| verdicts.iter().any(|(_, verdict)| verdict.state == *state))
+        .unwrap_or(State::True);
+    let told: Vec<&Named> = verdicts
+        .iter()
+        .filter(|(_, verdict)| verdict.state == state)
+        .collect();
+    Verdict {
+        state,
+        reason: told.first().map_or("", |(_, verdict)| verdict.reason),
+        message: sentences(
+            told.iter()
+                .map(|(name, v)| (name.as_str(), v.message.as_str())),
+        ),
+    }
+}
+
+/// Sentences, each behind the name of its entry.
+pub(super) fn sentences<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    named
+        .map(|(name, sentence)| format!("{name}: {sentence}"))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn verdict(letter: char) -> Verdict {
+        match letter {
+            'y' => Verdict::yes("good"),
+            'n' => Verdict::no("Bad", "bad"),
+            _ => Verdict::unknown("Dark", "not known"),
+        }
+    }
+
+    #[rstest]
+    #[case("y", State::True, "AsWanted", "good")]
+    #[case("n", State::False, "Bad", "bad")]
+    #[case("yy", State::True, "AsWanted", "a: good; b: good")]
+    #[case("yn", State::False, "Bad", "b: bad")]
+    #[case("?n", State::False, "Bad", "b: bad")]
+    #[case("y?", State::Unknown, "Dark", "b: not known")]
+    #[case("nyn", State::False, "Bad", "a: bad; c: bad")]
+    fn one_that_fails_speaks_for_all(
+        #[case] states: &str,
+        #[case] state: State,
+        #[case] reason: &str,
+        #[case] message: &str,
+    ) {
+        let named = states
+            .chars()
+            .zip('a'..)
+            .map(|(letter, name)| (name.to_string(), verdict(letter)))
+            .collect();
+        let found = over_all(named);
+        assert_eq!(
+            (found.state, found.reason, found.message.as_str()),
+            (state, reason, message)
+        );
+    }
+}

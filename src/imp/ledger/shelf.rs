@@ -1,0 +1,94 @@
+//! All ledgers as this process read or wrote them last. Only one process writes at a time, so each
+//! is read once; one that could not be written is read anew. Resources that share a cluster see
+//! here what another one wrote, without asking anybody.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Ledger;
+use super::store::{LedgerFile, LedgerStore, StoreError, publisher_of};
+
+/// The ledgers.
+pub struct Shelf {
+    store: Arc<dyn LedgerStore>,
+    files: Mutex<Files>,
+}
+
+#[derive(Default)]
+struct Files {
+    /// Every ledger that exists is in here.
+    complete: bool,
+    by_publisher: BTreeMap<String, LedgerFile>,
+}
+
+impl Shelf {
+    /// Knows none yet.
+    pub fn new(store: Arc<dyn LedgerStore>) -> Self {
+        Self {
+            store,
+            files: Mutex::default(),
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger of the publisher with that pkid.
+    pub async fn get(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
+        let known = self.files().by_publisher.get(publisher).cloned();
+        match known {
+            Some(file) => Ok(file),
+            None => self.load(publisher).await,
+        }
+    }
+
+    /// The same where it differs from what the caller has.
+    pub async fn newer(
+        &self,
+        publisher: &str,
+        than: Option<&LedgerFile>,
+    ) -> Result<Option<LedgerFile>, StoreError> {
+        let same = |file: &LedgerFile| than.is_some_and(|own| own.is_version_of(file));
+        if self.files().by_publisher.get(publisher).is_some_and(same) {
+            return Ok(None);
+        }
+        self.get(publisher).await.map(Some)
+    }
+
+    async fn load(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
+        let file = LedgerFile::load(&*self.store, publisher).await?;
+        let mut files = self.files();
+        files
+            .by_publisher
+            .insert(publisher.to_owned(), file.clone());
+        Ok(file)
+    }
+
+    /// Writes a changed ledger; on success it is the one in `file`.
+    pub async fn save(&self, file: &mut LedgerFile, ledger: Ledger) -> Result<(), StoreError> {
+        let publisher = file.ledger.publisher.clone();
+        let result = file.save(&*self.store, ledger).await;
+        let mut files = self.files();
+        if result.is_ok() {
+            files.by_publisher.insert(publisher, file.clone());
+        } else {
+            files.by_publisher.remove(&publisher);
+            files.complete = false;
+        }
+        result
+    }
+
+    /// All that exist.
+    pub async fn all(&self) -> Result<Vec<LedgerFile>, StoreError> {
+        if !self.files().complete {
+            for name in self.store.names().await? {
+                if let Some(publisher) = publisher_of(&name) {
+                    self.get(publisher).await?;
+                }
+            }
+            self.files().complete = true;
+        }
+        Ok(self.files().by_publisher.values().cloned().collect())
+    }
+}

@@ -1,0 +1,569 @@
+//! One resource and several clusters of IM and Presence: the whole reconcile against simulated
+//! clusters and an API server in memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
+use testkit::imp::{Call, ImpConfig, NodeConfig, SimulatedImp};
+use xmpp_federation_operator::controller::{Context, Settings, reconcile};
+use xmpp_federation_operator::edges;
+use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::ledger::store::KubeStore;
+use xmpp_federation_operator::runtime::metrics::Metrics;
+
+use crate::apiserver::ApiServer;
+use crate::support::{quick, quick_timings};
+
+const RESOURCE: &str = "/apis/xmppfederation.io/v1alpha1/namespaces/federation/xmppfederations";
+
+fn secret(name: &str) -> String {
+    format!("/api/v1/namespaces/federation/secrets/{name}")
+}
+
+/// A DNS server that knows no name, and says so at once.
+async fn nameless_dns() -> String {
+    use rand::Rng as _;
+    let address = format!(
+        "127.77.{}.{}",
+        rand::rng().random::<u8>(),
+        rand::rng().random_range(1..255_u8)
+    );
+    let socket = tokio::net::UdpSocket::bind((address.as_str(), 53))
+        .await
+        .expect("port 53 of a loopback address");
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query).await {
+            let mut answer = query[..length].to_vec();
+            // A response, recursion available, NXDOMAIN; only the question.
+            answer[2] |= 0x80;
+            answer[3] = 0x83;
+            answer[6..12].fill(0);
+            let question = 12 + answer[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+            answer.truncate(question);
+            let _ = socket.send_to(&answer, from).await;
+        }
+    });
+    address
+}
+
+/// A cluster of one node.
+async fn cluster(name: &str) -> SimulatedImp {
+    let node = NodeConfig {
+        name: format!("{name}.example.net"),
+        aliases: vec![format!("{name}-again.example.net")],
+        ..NodeConfig::default()
+    };
+    SimulatedImp::start(ImpConfig {
+        nodes: vec![node],
+        users: Vec::new(),
+        ..quick()
+    })
+    .await
+    .unwrap()
+}
+
+/// An entry of spec.imp whose publisher has that name and answers at that port.
+fn entry(name: &str, publisher: &str, port: u16, mode: &str) -> Value {
+    json!({
+        "name": name,
+        "publisher": publisher,
+        "nodes": [{"name": publisher, "address": "127.0.0.1"}],
+        "axl": {"port": port},
+        "credentialsSecretRef": {"name": format!("{name}-axl")},
+        "tls": {"insecureSkipVerify": true},
+        "router": {"secretRef": {"name": "routers", "key": "secret"}},
+        "restart": {"mode": mode, "propagationDelay": "1s", "minInterval": "0s"},
+    })
+}
+
+fn of(sim: &SimulatedImp, name: &str, mode: &str) -> Value {
+    let port = sim.nodes()[0].https.port();
+    let mut entry = entry(name, &format!("{name}.example.net"), port, mode);
+    let node = json!({"name": sim.nodes()[0].name, "address": "127.0.0.1"});
+    let nodes = entry["nodes"].as_array_mut().unwrap();
+    if !nodes.contains(&node) {
+        nodes.push(node);
+    }
+    entry
+}
+
+/// An operator and its resources.
+struct World {
+    api: ApiServer,
+    context: Arc<Context>,
+    dns: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let api = ApiServer::default();
+        api.put(
+            &secret("routers"),
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "routers", "namespace": "federation"},
+                "data": {"secret": "c2VjcmV0"}}),
+        );
+        let context = Self::operator(&api);
+        let dns = nameless_dns().await;
+        Self { api, context, dns }
+    }
+
+    fn operator(api: &ApiServer) -> Arc<Context> {
+        let client = api.client();
+        let store = KubeStore::new(client.clone(), "xmpp-federation-system");
+        Arc::new(Context::new(
+            client,
+            Imp::new(Arc::new(store)).timed(quick_timings()),
+            edges::Client::new().unwrap(),
+            Metrics::new(),
+            Settings {
+                edge_image: "edge:1".to_owned(),
+                namespace: "xmpp-federation-system".to_owned(),
+                cluster_networks: Vec::new(),
+            },
+            "operator-0".to_owned(),
+        ))
+    }
+
+    /// The process ends and another one starts.
+    fn restart(&mut self) {
+        self.context = Self::operator(&self.api);
+    }
+
+    fn account(&self, name: &str, password: &str) {
+        use base64::Engine as _;
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        self.api.put(
+            &secret(name),
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "federation"},
+                "data": {"username": encode("axluser"), "password": encode(password)}}),
+        );
+    }
+
+    fn resource(&self, name: &str, domain: &str, entries: &[Value]) {
+        for entry in entries {
+            let secret_name = entry["credentialsSecretRef"]["name"].as_str().unwrap();
+            if self.api.get(&secret(secret_name)).is_none() {
+                self.account(secret_name, "axlpassword");
+            }
+        }
+        self.api.put(
+            &format!("{RESOURCE}/{name}"),
+            json!({
+                "apiVersion": "xmppfederation.io/v1alpha1",
+                "kind": "XmppFederation",
+                "metadata": {"name": name, "namespace": "federation", "generation": 1,
+                    "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {
+                    "domains": [domain],
+                    "edge": {"hostname": format!("edge.{domain}"), "replicas": 1,
+                        "publicAddresses": ["203.0.113.10"]},
+                    "dns": {"resolvers": [self.dns]},
+                    "privacy": {"domains": ["vngtp.lab"]},
+                    "imp": entries,
+                },
+            }),
+        );
+    }
+
+    fn set_entries(&self, name: &str, entries: &[Value]) {
+        self.api.edit(&format!("{RESOURCE}/{name}"), |object| {
+            object["spec"]["imp"] = json!(entries);
+            let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
+            object["metadata"]["generation"] = json!(generation);
+        });
+    }
+
+    fn object(&self, name: &str) -> Option<Value> {
+        self.api.get(&format!("{RESOURCE}/{name}"))
+    }
+
+    /// One reconcile; how long it took.
+    async fn once(&self, name: &str) -> Duration {
+        let Some(object) = self.object(name) else {
+            return Duration::ZERO;
+        };
+        let guarded = DeserializeGuard(Ok(serde_json::from_value(object).unwrap()));
+        let started = Instant::now();
+        reconcile::reconcile(Arc::new(guarded), Arc::clone(&self.context))
+            .await
+            .unwrap();
+        started.elapsed()
+    }
+
+    /// Reconciles until the resource is as expected (`None`: it is gone).
+    async fn until(&self, name: &str, what: &str, done: impl Fn(Option<&Seen>) -> bool) -> Seen {
+        let started = Instant::now();
+        loop {
+            self.once(name).await;
+            let seen = self.object(name).map(Seen);
+            if done(seen.as_ref()) {
+                return seen.unwrap_or(Seen(Value::Null));
+            }
+            assert!(
+                started.elapsed() < Duration::from_mins(1),
+                "not {what}: {:#}",
+                seen.map_or(Value::Null, |seen| seen.0["status"].clone())
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The resource as it is stored.
+struct Seen(Value);
+
+impl Seen {
+    /// Status and message of a condition; empty where there is none.
+    fn condition(&self, kind: &str) -> (String, String) {
+        let conditions = self.0["status"]["conditions"].as_array();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == kind)
+            .map(|found| (text(&found["status"]), text(&found["message"])))
+            .unwrap_or_default()
+    }
+
+    fn cluster(&self, name: &str) -> Option<&Value> {
+        let clusters = self.0["status"]["imp"].as_array()?;
+        clusters.iter().find(|cluster| cluster["name"] == name)
+    }
+
+    fn in_sync(&self, name: &str) -> bool {
+        self.cluster(name)
+            .is_some_and(|cluster| cluster["nodes"][0]["router"] == "InSync")
+    }
+
+    fn rows(&self, name: &str) -> usize {
+        self.cluster(name)
+            .and_then(|cluster| cluster["registrations"].as_array())
+            .map_or(0, Vec::len)
+    }
+}
+
+fn rows(sim: &SimulatedImp) -> usize {
+    sim.state().nodes[0].rows.len()
+}
+
+fn restarts(sim: &SimulatedImp) -> usize {
+    sim.state().nodes[0].router.restarts.len()
+}
+
+fn calls(sim: &SimulatedImp, service: &str) -> Vec<Call> {
+    let calls = sim.calls(0).into_iter();
+    calls.filter(|call| call.service == service).collect()
+}
+
+/// A host that takes connections and never says a word.
+async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            taken.push(stream);
+        }
+    });
+    (port, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
+    let world = World::new().await;
+    let (good, locked, manual) =
+        tokio::join!(cluster("good"), cluster("locked"), cluster("manual"));
+    let (port, _silent) = silent().await;
+    world.account("locked-axl", "wrong");
+    world.resource(
+        "coluc",
+        "coluc.com",
+        &[
+            entry("silent", "silent.example.net", port, "Automatic"),
+            of(&good, "good", "Automatic"),
+            of(&locked, "locked", "Automatic"),
+            of(&manual, "manual", "Manual"),
+        ],
+    );
+    let started = Instant::now();
+    let seen = world
+        .until("coluc", "in sync where it can be", |seen| {
+            let seen = seen.unwrap();
+            seen.in_sync("good") && seen.condition("RoutersInSync").1.contains("manual: ")
+        })
+        .await;
+    // The silent one costs a time-out each time that it is tried again.
+    assert!(
+        started.elapsed() < Duration::from_secs(19),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!((rows(&good), restarts(&good)), (1, 1));
+    assert_eq!((rows(&manual), restarts(&manual)), (1, 0));
+    assert_eq!(rows(&locked), 0);
+    assert_eq!(locked.calls(0).len(), 1, "one 401 and no more");
+
+    let (status, message) = seen.condition("AxlAuthenticated");
+    assert_eq!(status, "False");
+    assert!(
+        message.contains("locked: AXL") && message.contains("401"),
+        "{message}"
+    );
+    let (status, message) = seen.condition("RoutersInSync");
+    assert_eq!(status, "False");
+    assert!(message.contains("manual.example.net"), "{message}");
+    assert!(!message.contains("good: "), "{message}");
+    let (status, message) = seen.condition("Stalled");
+    assert_eq!(status, "True");
+    assert!(message.starts_with("manual: "), "{message}");
+
+    // What one is asked for again does not hold the others up either.
+    for _ in 0..5 {
+        let took = world.once("coluc").await;
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+
+    // Deletion: what can be removed is, and what cannot keeps the resource until it is given up.
+    world.api.edit(&format!("{RESOURCE}/coluc"), |object| {
+        object["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
+    });
+    let seen = world
+        .until("coluc", "without rows", |_| {
+            rows(&good) == 0 && rows(&manual) == 0
+        })
+        .await;
+    let (_, message) = seen.condition("Reconciling");
+    assert!(message.contains("silent: no connection"), "{message}");
+    world.api.edit(&format!("{RESOURCE}/coluc"), |object| {
+        object["metadata"]["annotations"] = json!({"xmppfederation.io/abandon-rows": "yes"});
+    });
+    world.until("coluc", "gone", |seen| seen.is_none()).await;
+    assert_eq!((restarts(&good), restarts(&manual)), (1, 0));
+    assert_eq!(locked.calls(0).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
+    let mut world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let entries = [
+        of(&first, "first", "Automatic"),
+        of(&second, "second", "Automatic"),
+    ];
+    world.resource("coluc", "coluc.com", &entries);
+    world
+        .until("coluc", "in sync", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("first") && seen.in_sync("second"))
+        })
+        .await;
+
+    // Nobody who saw the entry is there any more; its Secret is missing for a while.
+    world.api.delete(&secret("second-axl"));
+    world.set_entries("coluc", &entries[..1]);
+    world.restart();
+    let seen = world
+        .until("coluc", "told of what left", |seen| {
+            seen.is_some_and(|seen| seen.cluster("second (second.example.net)").is_some())
+        })
+        .await;
+    let (status, message) = seen.condition("ComponentsRegistered");
+    assert_eq!(status, "False");
+    for part in [
+        "second (second.example.net): it is not in spec.imp any more",
+        "Secret second-axl",
+        "run sql delete from xmpps2snodes where pkid = '",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(seen.in_sync("first"));
+    assert_eq!(rows(&second), 1);
+
+    world.account("second-axl", "axlpassword");
+    let seen = world
+        .until("coluc", "without what left", |seen| {
+            seen.is_some_and(|seen| seen.cluster("second (second.example.net)").is_none())
+        })
+        .await;
+    assert_eq!(seen.condition("ComponentsRegistered").0, "True");
+    assert_eq!((rows(&first), restarts(&first)), (1, 1));
+    assert_eq!((rows(&second), restarts(&second)), (0, 1));
+    let events = world.api.events();
+    assert!(
+        events.iter().any(|e| e.starts_with("RestartWouldClean: ")),
+        "{events:#?}"
+    );
+
+    // It comes back, as if it had never been there.
+    world.set_entries("coluc", &entries);
+    world
+        .until("coluc", "in sync again", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("second"))
+        })
+        .await;
+    assert_eq!((rows(&second), restarts(&second)), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_cluster_that_cannot_be_reached_is_given_up_with_its_sql() {
+    let world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let mut entries = [
+        of(&first, "first", "Automatic"),
+        of(&second, "second", "Manual"),
+    ];
+    entries[1]["deletionTimeout"] = json!("3s");
+    world.resource("coluc", "coluc.com", &entries);
+    world
+        .until("coluc", "registered", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("first") && seen.rows("second") == 1)
+        })
+        .await;
+    let pkid = second.state().nodes[0].rows[0].pkid.clone();
+    drop(second);
+    world.set_entries("coluc", &entries[..1]);
+    world
+        .until("coluc", "removing", |seen| {
+            seen.is_some_and(|seen| seen.cluster("second (second.example.net)").is_some())
+        })
+        .await;
+    let seen = world
+        .until("coluc", "given up", |seen| {
+            seen.is_some_and(|seen| seen.cluster("second (second.example.net)").is_none())
+        })
+        .await;
+    assert_eq!(seen.condition("ComponentsRegistered").0, "True");
+    let sql = format!("run sql delete from xmpps2snodes where pkid = '{pkid}'");
+    let events = world.api.events();
+    assert!(
+        events
+            .iter()
+            .any(|e| e.starts_with("RowsAbandoned: ") && e.contains(&sql)),
+        "{events:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_publisher_in_an_entry_moves_the_rows_and_another_name_of_the_same_does_not() {
+    let mut world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let mut entry = of(&first, "first", "Automatic");
+    world.resource("coluc", "coluc.com", &[entry.clone()]);
+    let in_sync = |seen: Option<&Seen>| seen.is_some_and(|seen| seen.in_sync("first"));
+    world.until("coluc", "in sync", in_sync).await;
+
+    // The same machine by another name: nothing is removed, nothing restarted.
+    entry["publisher"] = json!("first-again.example.net");
+    entry["nodes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "first-again.example.net", "address": "127.0.0.1"}));
+    world.set_entries("coluc", &[entry.clone()]);
+    world.restart();
+    for _ in 0..10 {
+        let seen = world.until("coluc", "in sync", in_sync).await;
+        assert_eq!(seen.0["status"]["imp"].as_array().unwrap().len(), 1);
+    }
+    assert_eq!((rows(&first), restarts(&first)), (1, 1));
+
+    // Another machine.
+    let moved = json!({
+        "publisher": "second.example.net",
+        "nodes": [{"name": "second.example.net", "address": "127.0.0.1"}],
+        "axl": {"port": second.nodes()[0].https.port()},
+    });
+    for (key, value) in moved.as_object().unwrap() {
+        entry[key] = value.clone();
+    }
+    world.set_entries("coluc", &[entry]);
+    world
+        .until("coluc", "moved", |_| {
+            rows(&first) == 0 && restarts(&second) == 1
+        })
+        .await;
+    world.until("coluc", "in sync", in_sync).await;
+    assert_eq!((rows(&second), restarts(&second)), (1, 1));
+    assert_eq!((rows(&first), restarts(&first)), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_names_of_one_cluster_are_told_and_work_once() {
+    let mut world = World::new().await;
+    let sim = cluster("first").await;
+    let port = sim.nodes()[0].https.port();
+    let mut again = entry("again", "first-again.example.net", port, "Automatic");
+    again["nodes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "first.example.net", "address": "127.0.0.1"}));
+    world.resource("coluc", "coluc.com", &[of(&sim, "first", "Manual"), again]);
+    for _ in 0..2 {
+        let seen = world
+            .until("coluc", "told", |seen| {
+                seen.is_some_and(|seen| {
+                    seen.rows("first") == 1
+                        && seen.condition("ComponentsRegistered").1.contains("again: ")
+                })
+            })
+            .await;
+        let (status, message) = seen.condition("ComponentsRegistered");
+        assert_eq!(status, "False");
+        assert!(message.contains("spec.imp[first]"), "{message}");
+        assert_eq!(seen.condition("Stalled").0, "True");
+        for _ in 0..20 {
+            world.once("coluc").await;
+        }
+        // The first entry is Manual, and so is the cluster.
+        assert_eq!((rows(&sim), restarts(&sim)), (1, 0));
+        world.restart();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_in_the_second_entry_of_another_resource_is_taken() {
+    let world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let entries = [
+        of(&first, "first", "Automatic"),
+        of(&second, "second", "Automatic"),
+    ];
+    world.resource("coluc", "coluc.com", &entries);
+    world
+        .until("coluc", "in sync", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("first") && seen.in_sync("second"))
+        })
+        .await;
+    world.resource("other", "other.example", &entries[1..]);
+    let seen = world
+        .until("other", "stalled", |seen| {
+            seen.is_some_and(|seen| seen.condition("Stalled").0 == "True")
+        })
+        .await;
+    let (_, message) = seen.condition("Stalled");
+    assert!(message.contains("federation/coluc"), "{message}");
+    let before = second.calls(0).len();
+    for _ in 0..20 {
+        world.once("other").await;
+    }
+    assert_eq!(second.calls(0).len(), before, "it is not read twice");
+    assert_eq!(
+        calls(&second, "control-center").len(),
+        calls(&first, "control-center").len()
+    );
+
+    // As soon as the cluster is free it is the other one's.
+    world.set_entries("coluc", &entries[..1]);
+    world
+        .until("coluc", "released", |_| rows(&second) == 0)
+        .await;
+    world.once("coluc").await;
+    world
+        .until("other", "in sync", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("second"))
+        })
+        .await;
+    assert_eq!((rows(&second), restarts(&second)), (1, 2));
+}
