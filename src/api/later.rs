@@ -4,7 +4,7 @@
 //! value with the sentence; and validation asks again, for objects that were stored under an older
 //! schema. Who implements a value removes its row.
 
-use super::spec::{Activation, Publish, RouterProfile, XmppFederationSpec};
+use super::spec::{Activation, Publish, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {
@@ -87,13 +87,6 @@ pub const NOT_YET: &[NotYet] = &[
         rule: "self.publish == 'None'",
         instead: "use None and publish the records that status.records asks for",
         used: |s| s.dns.publish != Publish::None,
-    },
-    NotYet {
-        schema_path: &["imp", "[]", "router"],
-        field: "spec.imp[].router.profile Xcp",
-        rule: "self.profile == 'Component'",
-        instead: "use Component",
-        used: |s| s.imp.iter().any(|i| i.router.profile == RouterProfile::Xcp),
     },
 ];
 

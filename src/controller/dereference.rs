@@ -18,6 +18,7 @@ use super::left::Former;
 use super::names::Owner;
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
+use crate::imp::clock::{Clock as _, Stamp, SystemClock};
 use crate::imp::desired::SecretVersion;
 
 /// Port of the edge's admin interface.
@@ -114,6 +115,8 @@ pub struct EdgePod {
     pub told: Option<String>,
     /// Why it does not run, as Kubernetes says.
     pub trouble: Option<String>,
+    /// When it was asked, or would have been.
+    pub asked: Stamp,
     /// What it says of itself; the error is a sentence.
     pub status: Result<EdgeStatus, String>,
 }
@@ -339,6 +342,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
     let ip: Option<IpAddr> = status
         .and_then(|s| s.pod_ip.as_ref())
         .and_then(|ip| ip.parse().ok());
+    let asked = SystemClock.now();
     let answer = match ip {
         Some(ip) => edges::fetch_status(edges, ip, ADMIN_PORT)
             .await
@@ -357,6 +361,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
         stopping: pod.metadata.deletion_timestamp.is_some(),
         told: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),
         trouble: waiting.or(unscheduled),
+        asked,
         status: answer,
         name,
     }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use xmpp_federation_core::ComponentId;
 
 use super::audit::{self, Action, Deed, Outcome};
-use super::axl::{Axl, AxlVersion, Row};
+use super::axl::{Axl, AxlVersion, HaState, Row};
 use super::clock::{Clock, Stamp, SystemClock};
 use super::control_center::{Commanded, ControlCenter, NotDone};
 use super::desired::{Activation, Credentials, Desired, NodeAddress, ServerTrust, Sibling, Target};
@@ -209,7 +209,11 @@ impl Imp {
                 message
             }
         } else if report.axl_authenticated.status == super::report::Status::False {
-            report.axl_authenticated.message
+            // What the condition says beside the error is not about rows, and an event is short.
+            let failure = cluster.seen.axl_failure.as_ref();
+            failure.map_or(report.axl_authenticated.message, |failure| {
+                failure.error.to_string()
+            })
         } else {
             report.components_registered.message
         };
@@ -513,6 +517,7 @@ impl Imp {
                         .seen
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
+                    cluster.seen.ask_for_all();
                     cluster.seen.nodes = Some(Seen {
                         value,
                         asked,
@@ -564,6 +569,7 @@ impl Imp {
                 }),
                 None => Ok(()),
             },
+            Read::Redundancy => self.take_redundancy(cluster, asked, axl.redundancy().await),
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -599,6 +605,31 @@ impl Imp {
         });
     }
 
+    /// Takes in the states of redundancy groups; where there are none, that is remembered.
+    fn take_redundancy(
+        &self,
+        cluster: &mut Cluster,
+        asked: Stamp,
+        states: Result<Vec<HaState>, CallError>,
+    ) -> Result<(), CallError> {
+        match states {
+            Ok(value) => {
+                cluster.seen.redundancy = Some(Seen {
+                    value,
+                    asked,
+                    answered: self.clock.now(),
+                });
+                Ok(())
+            }
+            Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
+                tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
+                cluster.seen.redundancy_unreadable = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn read_services(
         &self,
         cluster: &mut Cluster,
@@ -608,11 +639,20 @@ impl Imp {
     ) {
         let asked = self.clock.now();
         cluster.seen.called_control_center(asked);
+        let which = cluster.seen.services_to_ask(&node);
         let answer = control_center(caller, &desired.target, &node)
-            .services()
+            .services(which)
             .await;
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
+        if let Err(error) = &answer
+            && matches!(error.kind, CallErrorKind::Fault(_))
+            && cluster.seen.suspect_names(&node, which)
+        {
+            tracing::info!(node, %error, "perhaps a service has another name here: those that are needed are asked for alone");
+            return;
+        }
+        cluster.seen.services_answered(&node, which, answer.is_ok());
         match answer {
             Ok(value) => {
                 cluster.seen.control_center_failures.remove(&node);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
+use super::announcement::Announced;
 use super::axl::AxlVersion;
 use super::window::Window;
 
@@ -39,6 +40,8 @@ pub struct Desired {
     pub poll_interval: Duration,
     /// Values of the annotations.
     pub requests: Requests,
+    /// Routers of profile Xcp: they are in sync only when they announce us, too.
+    pub announces: bool,
     /// Where it stands among the resource's clusters.
     pub place: Place,
     /// Router links as the running edge pods report them, just read; empty where no pod answered.
@@ -210,7 +213,7 @@ pub enum RestartMode {
     /// The operator, as soon as the rules allow it.
     Automatic,
     /// The operator, while this is open.
-    Window(Window),
+    Window(Box<Window>),
     /// A human; the operator says which nodes and how.
     Manual,
 }
@@ -257,4 +260,6 @@ pub struct Link {
     /// While everything that is sent over the link comes back as an error: the condition it comes
     /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
     pub bouncing: Option<String>,
+    /// Profile Xcp, while the link is open: how the router announced the component.
+    pub announced: Option<Announced>,
 }

@@ -187,6 +187,7 @@ fn unbounded(input: Input<'_>) -> Step {
         None => match restart::next(restart) {
             restart::Next::Nothing => wait(Why::Settled),
             restart::Next::Read(node) => Step::Read(Read::Services(node)),
+            restart::Next::ReadRedundancy => Step::Read(Read::Redundancy),
             restart::Next::Wait(waiting) => restart_wait(input, waiting),
             restart::Next::Restart { node, reason } => Step::Act(Act::Restart { node, reason }),
         },
@@ -330,7 +331,14 @@ fn overdue(input: Input<'_>) -> Option<Read> {
         // One read per poll interval, whichever.
         let last = last_asked(seen, nodes.asked);
         let due = now.since(&last).reached(poll);
-        if seen.due.contains(&Read::Nodes) || due && now.since(&nodes.asked).reached(NODES_EVERY) {
+        let confirm = !seen.missing_nodes.is_empty()
+            && now
+                .since(&nodes.asked)
+                .reached(seen.timings.confirm_missing);
+        if seen.due.contains(&Read::Nodes)
+            || confirm
+            || due && now.since(&nodes.asked).reached(NODES_EVERY)
+        {
             return Some(Read::Nodes);
         }
         if rests(input) {
@@ -419,6 +427,10 @@ fn next_poll(input: Input<'_>) -> Stamp {
         if let Some(nodes) = &seen.nodes {
             let last = last_asked(seen, nodes.asked);
             left = left.min(now.since(&last).left(poll));
+            if !seen.missing_nodes.is_empty() {
+                let confirm = seen.timings.confirm_missing;
+                left = left.min(now.since(&nodes.asked).left(confirm));
+            }
         }
         if !seen.missing_since.is_empty() {
             let confirm = seen.timings.confirm_missing;

@@ -7,6 +7,7 @@
 //! - [`cluster`]: [`Imp`], the one entry point: observes, plans, does at most one thing, records it
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
+//! - [`announcement`]: what routers of profile Xcp say of our components
 //! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
 //! - [`left`]: clusters that a resource's spec does not name any more
 //! - [`federation`]: whether IM&P's own XMPP federation is off
@@ -23,6 +24,7 @@
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
 
+pub mod announcement;
 pub mod audit;
 pub mod axl;
 pub mod clock;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
-use super::axl::{Node, Row, Table};
+use super::axl::{HaState, Node, Row, Table};
 use super::clock::Stamp;
-use super::control_center::{ImpFederation, ServiceState};
+use super::control_center::beside::Down;
+use super::control_center::{ImpFederation, ServiceState, Which};
 use super::error::CallError;
 use super::federation::Check;
 use super::ledger::{RowRecord, RowState};
@@ -27,7 +28,7 @@ pub struct Seen<T> {
 }
 
 /// A node's services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Services {
     /// The XCP router.
     pub router: ServiceState,
@@ -35,6 +36,29 @@ pub struct Services {
     pub up_time: Option<u64>,
     /// IM&P's own federation, as this node shows it.
     pub federation: ImpFederation,
+    /// The activated XCP services that do not run.
+    pub down: Vec<Down>,
+    /// Seconds since the last start of the router or an activated XCP service, where it is known.
+    pub youngest: Option<u64>,
+}
+
+impl Services {
+    /// Whether that service does not come by itself: the router is up for long enough.
+    pub fn stays_down(&self, down: &Down, timings: &Timings) -> bool {
+        let up = self.up_time.map(Duration::from_secs);
+        self.router == ServiceState::Started
+            && up.is_some_and(|up| up >= timings.services_deadline)
+            && down.state == ServiceState::Stopped
+    }
+}
+
+/// A node that the list does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingNode {
+    /// When the first list without it was asked for.
+    pub since: Stamp,
+    /// When the last one was.
+    pub read: Stamp,
 }
 
 /// A failure that was not followed by a success yet.
@@ -61,6 +85,8 @@ pub enum Read {
     Federation,
     /// Services of the node of that name.
     Services(String),
+    /// States of the nodes in their redundancy groups.
+    Redundancy,
 }
 
 /// Why a publisher that answers is not one to do anything at.
@@ -79,6 +105,9 @@ pub struct Observation {
     pub timings: Timings,
     /// The node list.
     pub nodes: Option<Seen<Vec<Node>>>,
+    /// Nodes that stand on the record and not in the list, until that is confirmed; they are in
+    /// `nodes` all the same.
+    pub missing_nodes: BTreeMap<Pkid, MissingNode>,
     /// Name of the table.
     pub table: Option<Table>,
     /// All rows; reading them is due after whatever may have changed them.
@@ -100,6 +129,15 @@ pub struct Observation {
     pub restart_failures: BTreeMap<String, u32>,
     /// What the administrator's own check of IM&P's federation said last.
     pub federation_check: Option<Check>,
+    /// Nodes that answer a fault where they are asked for all services, and not where they are
+    /// asked for those that are needed.
+    pub without_services: BTreeSet<String>,
+    /// Nodes that have just answered a fault to the first, and are asked for the second at once.
+    pub suspects: BTreeSet<String>,
+    /// States in the redundancy groups, read before a restart.
+    pub redundancy: Option<Seen<Vec<HaState>>>,
+    /// There is no way to read them here.
+    pub redundancy_unreadable: bool,
     /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
@@ -237,6 +275,7 @@ impl Observation {
         self.look_again();
         self.federation_check = None;
         self.human_looked = true;
+        self.ask_for_all();
         self.forgive();
     }
 
@@ -251,6 +290,47 @@ impl Observation {
         self.due.extend(names.into_iter().map(Read::Services));
     }
 
+    /// What a node is asked for: where it answers faults, now this and now that.
+    pub fn services_to_ask(&self, node: &str) -> Which {
+        let odd = |failure: &Failure| failure.count % 2 == 1;
+        let failing = self.control_center_failures.get(node).is_some_and(odd);
+        if failing || self.without_services.contains(node) || self.suspects.contains(node) {
+            Which::Needed
+        } else {
+            Which::All
+        }
+    }
+
+    /// A node answered a fault: whether it is asked at once for what is needed alone.
+    pub fn suspect_names(&mut self, node: &str, which: Which) -> bool {
+        let suspect = which == Which::All && !self.control_center_failures.contains_key(node);
+        if suspect {
+            self.suspects.insert(node.to_owned());
+            self.due.insert(Read::Services(node.to_owned()));
+        }
+        suspect
+    }
+
+    /// What an answer tells of the names. After a failure that had to do with other things, they
+    /// are all asked for again.
+    pub fn services_answered(&mut self, node: &str, which: Which, good: bool) {
+        let suspect = self.suspects.remove(node);
+        if !good || which == Which::All {
+            return;
+        }
+        if suspect {
+            self.without_services.insert(node.to_owned());
+        } else if !self.without_services.contains(node) {
+            self.due.insert(Read::Services(node.to_owned()));
+        }
+    }
+
+    /// What could not be read is tried once more: releases change.
+    pub fn ask_for_all(&mut self) {
+        self.without_services.clear();
+        self.redundancy_unreadable = false;
+    }
+
     /// Another process wrote to the ledger: what was seen before that may be older than what it
     /// wrote, and must not be held against it.
     pub fn outdate(&mut self) {
@@ -260,6 +340,7 @@ impl Observation {
         self.present_rows.clear();
         self.missing_since.clear();
         self.services.clear();
+        self.redundancy = None;
     }
 
     /// Failures are forgotten: what they were about has changed.

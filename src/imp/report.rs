@@ -142,6 +142,8 @@ pub struct NodeReport {
     pub up_time: Option<u64>,
     /// Whether its router provably read all rows.
     pub in_sync: bool,
+    /// Profile Xcp: whether how it announces us is still unseen.
+    pub announcement_unseen: bool,
     /// The restart that is due or under way.
     pub pending_restart: Option<PendingRestart>,
 }
@@ -277,6 +279,9 @@ pub mod reasons {
         RESTART_WINDOW = "WaitingForWindow": "Routers are restarted when the window of imp[].restart opens.", "Wait until the time in the message, or ask with xmppfederation.io/restart-routers.";
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
+        STILL_BOUNCING = "StillBouncingAfterRestart": "A router that provably read the rows returns everything that is sent to it.", "Check the table on that node; Cisco's last resort is a reboot of the cluster's nodes by an administrator.";
+        NOT_ANNOUNCED = "NotAnnouncedAsGateway": "Profile Xcp: a router that was restarted accepts the links but does not announce the edge as its gateway.", "Check Cisco XCP Config Manager on the node in the message, then ask with xmppfederation.io/restart-routers.";
+        ANNOUNCEMENT_UNSEEN = "AnnouncementNotSeen": "Profile Xcp: no link opened after the router's start shows how it announces the edge.", "Wait for the links; see RouterLinksUp.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
         FEDERATION_OFF = "NotActivated": "IM&P's own XMPP federation is off, as it must be.", "";
         FEDERATION_ON = "FederationOn": "IM&P's own XMPP federation is on.", "Turn it off: Presence > Inter-Domain Federation > XMPP Federation > Settings.";
@@ -287,6 +292,7 @@ pub mod reasons {
         ROUTER_RESTART = "RouterRestart": "Event: a restart was commanded, with its reason and answer.", "";
         ROUTER_BACK = "RouterBack": "Event: a router that was restarted is back, with its up times before and after.", "";
         ROUTER_IN_SYNC = "RouterInSync": "Event: a router is back and has read the rows.", "";
+        NODE_REMOVED = "NodeRemoved": "Event: IM&P's node list does not name a node any more.", "Look at System > Server where that was not meant.";
         RESTART_WOULD_CLEAN = "RestartWouldClean": "Event: rows are gone, and routers know them until they are restarted.", "Restart the routers at a quiet hour, if at all.";
     }
 }

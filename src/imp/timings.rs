@@ -18,6 +18,12 @@ pub struct Timings {
     pub canary_every: Duration,
     /// A router's state counts for this long when another one is to be restarted.
     pub fresh: Duration,
+    /// From the last start of a router or an XCP service of a node to the restart of another node's
+    /// router. Control Center may show a service Started just before a restarted router takes it
+    /// down, edges and clients come back one after the other, and what fails at once shows.
+    pub settle: Duration,
+    /// An XCP service that is stopped when its router is up for this long does not come by itself.
+    pub services_deadline: Duration,
     /// A restart that is not over after this hangs.
     pub restart_deadline: Duration,
     /// How long an unanswered command is watched before a human is asked.
@@ -52,6 +58,8 @@ impl Default for Timings {
             look_slowly: Duration::from_secs(15),
             canary_every: Duration::from_secs(3),
             fresh: Duration::from_secs(15),
+            settle: Duration::from_secs(8),
+            services_deadline: Duration::from_mins(5),
             restart_deadline: Duration::from_mins(15),
             ambiguous_deadline: Duration::from_mins(5),
             latest_arrival: Duration::from_mins(10),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::ComponentId;
 
+use super::announcement::{self, Proof};
 use super::axl::{AxlVersion, Table};
 use super::desired::{Activation, Desired};
 use super::effects::{Act, Step, Wait, Why};
@@ -300,7 +301,13 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .filter(|node| !node_in_sync(ledger, node, wanted))
         .map(String::as_str)
         .collect();
+    if behind.is_empty() && desired.announces {
+        return announcement::verdict(&nodes, desired, &input.seen.services);
+    }
     if behind.is_empty() {
+        if let Some(message) = still_bouncing(input) {
+            return Verdict::no(reasons::STILL_BOUNCING, message);
+        }
         return Verdict::yes(
             reasons::IN_SYNC,
             format!(
@@ -353,7 +360,7 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
             reasons::RESTARTING,
             format!("Cisco XCP Router on {node} is restarted next: {reason}"),
         ),
-        Step::Read(Read::Services(_)) => Verdict::no(
+        Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
             reasons::RESTARTING,
             format!(
                 "Cisco XCP Router on {behind} has not provably read all rows; its state is read next"
@@ -366,6 +373,30 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
     }
 }
 
+/// A router that provably read the rows, took the link, and returns all the same everything that is
+/// sent over it.
+fn still_bouncing(input: &Input<'_>) -> Option<String> {
+    let ledger = input.ledger?;
+    let wanted = input.desired.wanted();
+    let (link, condition) = input.desired.links.iter().find_map(|link| {
+        let proven = wanted.contains(&link.component_id)
+            && input
+                .seen
+                .node_list()
+                .iter()
+                .any(|node| node.name == link.node)
+            && node_in_sync(ledger, &link.node, wanted);
+        let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
+        Some((link, condition))
+    })?;
+    let table = input.seen.table.map_or("xmpps2snodes", Table::name);
+    Some(format!(
+        "Cisco XCP Router on {node} started after the row of {id} was readable and accepts its link, and still everything that is sent there comes back ({condition}). Look whether the row stands in {node}'s own table, on its command line: run sql select * from {table}. Cisco's last resort is a reboot of the cluster's nodes, which this operator never does: one after the other, on their command lines: utils system restart",
+        node = link.node,
+        id = link.component_id,
+    ))
+}
+
 fn restart_verdict(waiting: &Waiting) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => reasons::RESTARTING,
@@ -375,7 +406,7 @@ fn restart_verdict(waiting: &Waiting) -> Verdict {
         WaitKind::ByHand => reasons::RESTART_BY_HAND,
         WaitKind::MinInterval => reasons::MIN_INTERVAL,
         WaitKind::Window => reasons::RESTART_WINDOW,
-        WaitKind::NotHealthy => reasons::NODE_NOT_HEALTHY,
+        WaitKind::NotHealthy | WaitKind::Unhealthy => reasons::NODE_NOT_HEALTHY,
         WaitKind::Canary => reasons::CANARY,
         WaitKind::CallFailed => reasons::UNREACHABLE,
     };
@@ -408,7 +439,7 @@ fn progress(input: &Input<'_>) -> Progress {
             Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
         }),
         Step::Wait(wait) => match &wait.why {
-            Why::Settled => Progress::Done,
+            Why::Settled => still_bouncing(input).map_or(Progress::Done, Progress::Stalled),
             Why::Claimed(_)
             | Why::Barred(_)
             | Why::Blocked(_)
@@ -422,6 +453,7 @@ fn progress(input: &Input<'_>) -> Progress {
                 WaitKind::ByHand
                 | WaitKind::Refused
                 | WaitKind::Hangs
+                | WaitKind::Unhealthy
                 | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
                 _ => Progress::Reconciling(waiting.message.clone()),
             },
@@ -453,6 +485,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
         .iter()
         .map(|node| {
             let services = seen.services.get(&node.name);
+            let announced = desired.announces.then(|| {
+                announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services)
+            });
             NodeReport {
                 name: node.name.clone(),
                 address: desired
@@ -464,7 +499,9 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
                 router: services.map(|services| services.value.router),
                 up_time: services.and_then(|services| services.value.up_time),
                 in_sync: ledger
-                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted())),
+                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
+                    && !matches!(announced, Some(Proof::NotGateway(_))),
+                announcement_unseen: announced == Some(Proof::Nothing),
                 pending_restart: ledger
                     .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
             }
@@ -500,9 +537,10 @@ fn node_in_sync(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> bool {
 fn node_names(input: &Input<'_>) -> Vec<String> {
     let seen = input.seen.node_list();
     if seen.is_empty() {
-        input
-            .ledger
-            .map_or_else(Vec::new, |ledger| ledger.nodes.keys().cloned().collect())
+        input.ledger.map_or_else(Vec::new, |ledger| {
+            let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
+            listed.map(|(name, _)| name.clone()).collect()
+        })
     } else {
         seen.iter().map(|node| node.name.clone()).collect()
     }
@@ -520,6 +558,8 @@ fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
     })
 }
 
+/// What decides which pods run. Announcements do not count here, whatever the profile: without its
+/// pod no link would ever show one.
 fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
     let Some(ledger) = input.ledger else {
         return SlotSync::Unknown;

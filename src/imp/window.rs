@@ -17,7 +17,7 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
 /// The shortest window: looks at all nodes, the command and its propagation have to fit in.
-pub const SHORTEST: Duration = Duration::from_mins(5);
+pub const SHORTEST: Duration = Duration::from_mins(1);
 /// The longest window.
 pub const LONGEST: Duration = Duration::from_hours(7 * 24);
 /// How far ahead the end of overlapping windows is followed.
@@ -77,9 +77,9 @@ impl Window {
     fn check_that_it_comes(&self, schedule: &str) -> Result<(), Vec<String>> {
         let from = jiff::civil::date(FIRST_YEAR, 1, 1).to_zoned(self.zone.clone());
         let comes = from
-            .and_then(|from| {
+            .map(|from| {
                 let next = self.cron.find_next_occurrence(&from, true).ok();
-                Ok(next.is_some_and(|next| next.year() < FIRST_YEAR + 50))
+                next.is_some_and(|next| next.year() < FIRST_YEAR + 50)
             })
             .unwrap_or(false);
         if comes {
@@ -177,7 +177,7 @@ fn length_of(duration: Duration) -> Result<(), String> {
     let seconds = duration.as_secs();
     if duration < SHORTEST {
         Err(format!(
-            "duration: {seconds} s is too short for one restart with the looks around it; write 5m or more"
+            "duration: {seconds} s is too short for one restart with the looks around it; write 1m or more"
         ))
     } else if duration > LONGEST {
         Err(format!(
@@ -412,7 +412,7 @@ mod tests {
     #[case::an_unknown_zone("0 2 * * *", 3600, Some("Europe/Bonn"), &["timeZone: \"Europe/Bonn\" is not", "Europe/Berlin"])]
     #[case::an_empty_zone("0 2 * * *", 3600, Some(""), &["timeZone: \"\" is not"])]
     #[case::a_path_for_a_zone("0 2 * * *", 3600, Some("../../etc/passwd"), &["timeZone: "])]
-    #[case::too_short("0 2 * * *", 299, None, &["duration: 299 s is too short", "5m or more"])]
+    #[case::too_short("0 2 * * *", 59, None, &["duration: 59 s is too short", "1m or more"])]
     #[case::too_long("0 2 * * *", 604_801, None, &["duration: 604801 s is longer than a week"])]
     #[case::all_at_once("x", 0, Some("y"), &["schedule: ", "timeZone: ", "duration: "])]
     fn what_is_wrong_is_named_with_field_value_and_remedy(

@@ -10,15 +10,21 @@
 )]
 
 mod accounts;
+mod announcing;
 mod apiserver;
 mod audit;
 mod client;
 mod clusters;
 mod cost;
+mod cost_at_scale;
 mod fault_table;
 mod faults;
+mod federation;
 mod golden;
+mod health;
+mod nodes;
 mod registering;
 mod restarting;
 mod rows;
 mod support;
+mod symptom_one;

@@ -276,7 +276,7 @@ async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
         + 12)
         % 24;
     let window = Window::new(&format!("0 {hour} * * *"), Duration::from_hours(1), None).unwrap();
-    bench.desired.restart.mode = RestartMode::Window(window);
+    bench.desired.restart.mode = RestartMode::Window(Box::new(window));
     let report = bench
         .until(15, "waiting for the window", |r| {
             r.routers_in_sync.reason == reasons::RESTART_WINDOW

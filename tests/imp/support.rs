@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
+use xmpp_federation_operator::imp::announcement::Announced;
+use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
     RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
@@ -100,6 +102,10 @@ pub struct Bench {
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
     pub edges: bool,
+    /// The condition under which everything that is sent to a router comes back.
+    pub bouncing: Option<String>,
+    /// Profile Xcp: routers announce nobody as their gateway, whatever they have read.
+    pub ignorant: bool,
 }
 
 /// A simulator that restarts and replicates quickly.
@@ -124,6 +130,8 @@ pub fn quick_timings() -> Timings {
         look_slowly: Duration::from_secs(2),
         canary_every: Duration::from_millis(500),
         fresh: Duration::from_secs(2),
+        settle: Duration::from_secs(2),
+        services_deadline: Duration::from_secs(4),
         latest_arrival: Duration::from_secs(4),
         confirm_missing: Duration::from_secs(2),
         budget_window: Duration::from_secs(6),
@@ -182,6 +190,8 @@ impl Bench {
             desired,
             events: Vec::new(),
             edges: true,
+            bouncing: None,
+            ignorant: false,
         }
     }
 
@@ -263,6 +273,7 @@ impl Bench {
         if !self.edges {
             return Vec::new();
         }
+        let (announces, ignorant) = (self.desired.announces, self.ignorant);
         let wanted: BTreeSet<ComponentId> = self.desired.component_ids.iter().cloned().collect();
         self.sim
             .state()
@@ -272,9 +283,15 @@ impl Bench {
                 let started = node.router.status == Status::Started;
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
+                let bouncing = self.bouncing.clone();
                 wanted.clone().into_iter().map(move |id| Link {
-                    up: started && loaded.contains(id.as_str()),
-                    bouncing: None,
+                    up: started && loaded.contains(id.as_str()) && !ignorant,
+                    bouncing: bouncing.clone(),
+                    announced: (announces && started).then(|| Announced {
+                        gateway: loaded.contains(id.as_str()) && !ignorant,
+                        asked: SystemClock.now(),
+                        open_seconds: 0,
+                    }),
                     node: name.clone(),
                     component_id: id,
                 })
@@ -325,7 +342,7 @@ impl Bench {
     }
 }
 
-fn desired(sim: &SimulatedImp) -> Desired {
+pub fn desired(sim: &SimulatedImp) -> Desired {
     let mut addresses: BTreeMap<String, NodeAddress> = sim
         .nodes()
         .iter()
@@ -337,7 +354,9 @@ fn desired(sim: &SimulatedImp) -> Desired {
             (node.name.clone(), address)
         })
         .collect();
-    addresses.insert("cups.ciscotac.net".into(), addresses[PUBLISHER]);
+    if let Some(publisher) = addresses.get(PUBLISHER).copied() {
+        addresses.insert("cups.ciscotac.net".into(), publisher);
+    }
     // Nothing else may be reached by mistake.
     assert!(
         addresses
@@ -379,6 +398,7 @@ fn desired(sim: &SimulatedImp) -> Desired {
         place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }

@@ -261,7 +261,8 @@ pub enum LinkProfile {
     /// Plain XEP-0114.
     #[default]
     Component,
-    /// XEP-0114 with XCP's announcements and route wrapping.
+    /// XEP-0114 with XCP's announcements and route wrapping; proven against a simulator and a public
+    /// capture only.
     Xcp,
 }
 

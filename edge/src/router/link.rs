@@ -213,13 +213,11 @@ impl Link {
     /// Dials and authenticates.
     async fn establish(&self) -> Result<Wire, Down> {
         let deadline = tokio::time::Instant::now() + ATTEMPT;
-        let tcp = match timeout_at(deadline, self.connect()).await {
-            Ok(connected) => connected?,
-            Err(_) => {
-                let meaning = meaning(io::ErrorKind::TimedOut);
-                return Err(self.unreachable(&format!("no answer{meaning}")));
-            }
+        let Ok(connected) = timeout_at(deadline, self.connect()).await else {
+            let meaning = meaning(io::ErrorKind::TimedOut);
+            return Err(self.unreachable(&format!("no answer{meaning}")));
         };
+        let tcp = connected?;
         let mut wire = Wire::new(
             Transport::new(tcp),
             link_limits(&self.edge.live().config.limits),

@@ -59,18 +59,17 @@ fn is_of_users(condition: &str) -> bool {
 /// errors' namespace that is one. No tree is built, since everybody may cause errors.
 pub fn condition(error: &Element) -> &'static str {
     let bytes = error.bytes();
-    let found = memchr::memmem::rfind_iter(bytes, STANZA_ERRORS.as_bytes()).take(4);
+    let mut found = memchr::memmem::rfind_iter(bytes, STANZA_ERRORS.as_bytes()).take(4);
     found
-        .filter_map(|at| {
+        .find_map(|at| {
             let before = bytes.get(..at)?;
             let tag = before.get(memchr::memrchr(b'<', before)? + 1..)?;
-            let name = tag.split(|b| b.is_ascii_whitespace()).next()?;
+            let name = tag.split(u8::is_ascii_whitespace).next()?;
             let local = name.rsplit(|b| *b == b':').next()?;
             CONDITIONS
                 .into_iter()
                 .find(|known| known.as_bytes() == local)
         })
-        .next()
         .unwrap_or(UNDEFINED)
 }
 

@@ -557,11 +557,15 @@ impl Up<'_> {
             self.heard = self.heard.max(Some(heard));
             return;
         }
-        let from = element.from();
-        let (condition, now, unproven) = (condition(element), Instant::now(), self.unproven);
+        self.came_back(condition(element), element.from().as_deref());
+    }
+
+    /// A message or request for that address came back.
+    fn came_back(&self, condition: &'static str, from: Option<&str>) {
+        let (now, unproven) = (Instant::now(), self.unproven);
         let entry = &self.link.entry;
         let news = entry.returned(|returned| {
-            let from = from.as_deref().unwrap_or_default();
+            let from = from.unwrap_or_default();
             returned.came_back(now, condition, from, unproven)
         });
         self.link.edge.metrics.returned(condition);

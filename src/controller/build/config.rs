@@ -12,6 +12,7 @@ use xmpp_federation_core::edge_config::{
 use super::stateful_set::{
     CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS,
 };
+use crate::api::spec::RouterProfile;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
 use crate::controller::validate::{Imp, Validated};
@@ -106,7 +107,10 @@ fn router(valid: &Validated, imp: &Imp, links: &Links) -> Router {
     Router {
         name: name.clone(),
         domains: imp.domains.clone(),
-        profile: LinkProfile::Component,
+        profile: match imp.spec.router.profile {
+            RouterProfile::Component => LinkProfile::Component,
+            RouterProfile::Xcp => LinkProfile::Xcp,
+        },
         component_ids: valid.component_ids.clone(),
         secret_file: PathBuf::from(format!("{CONFIG_DIR}/{}", router_file(name))),
         endpoints: nodes
@@ -159,10 +163,23 @@ mod tests {
     #[case("/edge/directTls", json!({"enabled": true}))]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
     #[case("/activation", json!("Prepared"))]
+    #[case("/imp/0/router/profile", json!("Xcp"))]
     fn what_is_built_is_what_the_edge_accepts(#[case] path: &str, #[case] value: Value) {
         let valid = validated(&spec_with(path, value)).unwrap();
         let config = edge_config(&valid, &links());
         assert_eq!(EdgeConfig::from_yaml(&config.to_yaml()).unwrap(), config);
+    }
+
+    #[rstest]
+    #[case(json!("Component"), LinkProfile::Component)]
+    #[case(json!("Xcp"), LinkProfile::Xcp)]
+    fn the_links_speak_the_profile_of_the_resource(
+        #[case] profile: Value,
+        #[case] expected: LinkProfile,
+    ) {
+        let valid = validated(&spec_with("/imp/0/router/profile", profile)).unwrap();
+        let config = edge_config(&valid, &links());
+        assert!(config.routers.iter().all(|r| r.profile == expected));
     }
 
     #[test]

@@ -83,9 +83,9 @@ pub fn tell(owner: &Owner, reason: Reason, why: &str, rows: &[String]) -> Vec<No
     for (number, row) in rows.iter().enumerate() {
         let joint = if number == 0 { " " } else { "; " };
         match messages.last_mut() {
-            Some(last) if last.len() + joint.len() + row.len() <= LONGEST => {
-                last.push_str(joint);
-                last.push_str(row);
+            Some(newest) if newest.len() + joint.len() + row.len() <= LONGEST => {
+                newest.push_str(joint);
+                newest.push_str(row);
             }
             _ => messages.push(row.clone()),
         }

@@ -302,7 +302,7 @@ impl Bench {
     async fn delete(&self) -> Duration {
         let began = Instant::now();
         while self.server.lock().unwrap().released == 0 {
-            assert!(began.elapsed() < Duration::from_secs(60), "it hangs");
+            assert!(began.elapsed() < Duration::from_mins(1), "it hangs");
             let action = run(&self.context, &self.object(), &self.owner, &Ok(Vec::new()))
                 .await
                 .unwrap();
@@ -499,11 +499,12 @@ async fn a_deletion_ends(
 
 /// The events name the reason, and each row with the statement that removes it.
 fn named(events: &[String], rows: &[String], words: &str) {
-    assert_eq!(events.len(), 1, "{events:#?}");
-    assert!(events[0].contains(words), "{events:#?}");
+    // Events are short: what one does not hold goes on in the next.
+    let told = events.join("\n");
+    assert!(told.contains(words), "{events:#?}");
     for pkid in rows {
         let statement = format!("run sql delete from xmpps2snodes where pkid = '{pkid}'");
-        assert!(events[0].contains(&statement), "{events:#?}");
+        assert!(told.contains(&statement), "{events:#?}");
     }
 }
 

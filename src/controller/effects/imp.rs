@@ -15,6 +15,7 @@ use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
+use crate::imp::announcement::Announced;
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
     Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
@@ -106,7 +107,9 @@ pub fn desired(
                 spec::RestartMode::Window => cluster
                     .window
                     .clone()
-                    .map_or(RestartMode::Manual, RestartMode::Window),
+                    .map_or(RestartMode::Manual, |window| {
+                        RestartMode::Window(Box::new(window))
+                    }),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -127,6 +130,7 @@ pub fn desired(
             restart_routers: asked.restart_routers.clone(),
             adopt_rows: asked.adopt_rows.clone(),
         },
+        announces: imp.router.profile == spec::RouterProfile::Xcp,
         place,
         links: links_seen(&imp.name, pods),
     })
@@ -150,10 +154,10 @@ fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, String> {
 fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
     pods.iter()
         .filter(|pod| !pod.stopping)
-        .filter_map(|pod| pod.status.as_ref().ok())
-        .flat_map(|status| &status.links)
-        .filter(|link| link.router == entry)
-        .map(|link| Link {
+        .filter_map(|pod| Some((pod.asked, pod.status.as_ref().ok()?)))
+        .flat_map(|(asked, status)| status.links.iter().map(move |link| (asked, link)))
+        .filter(|(_, link)| link.router == entry)
+        .map(|(asked, link)| Link {
             node: link.node.clone(),
             component_id: link.component_id.clone(),
             up: link.state == LinkState::Up,
@@ -162,6 +166,13 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
                 .as_ref()
                 .filter(|returned| returned.everything)
                 .map(|returned| returned.condition.clone()),
+            announced: link.announced.as_ref().zip(link.open_seconds).map(
+                |(announced, open_seconds)| Announced {
+                    gateway: announced.gateway,
+                    asked,
+                    open_seconds,
+                },
+            ),
         })
         .collect()
 }

@@ -21,6 +21,7 @@ use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::imp::clock::{Clock as _, SystemClock};
 use crate::imp::control_center::RouterState;
 use crate::imp::report::{self as imp, Report, reasons};
 
@@ -101,6 +102,7 @@ pub fn world(path: &str, value: Value) -> World {
         stopping: false,
         told: None,
         trouble: None,
+        asked: SystemClock.now(),
         status: Ok(told),
     };
     World {
@@ -185,6 +187,7 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
             router: Some(RouterState::Started),
             up_time: Some(1000),
             in_sync,
+            announcement_unseen: false,
             pending_restart: None,
         }],
         registrations: Vec::new(),

@@ -44,6 +44,9 @@ pub const NODES: &str = "SELECT pkid, name, nodeid, tkprocessnoderole, tknodeusa
 /// The same where the column of the role is missing (9.x).
 pub const NODES_WITHOUT_ROLE: &str = "SELECT pkid, name, nodeid, tknodeusage FROM processnode";
 
+/// The nodes in their redundancy groups.
+pub const REDUNDANCY: &str = "SELECT name, tkhaserverstate FROM enterprisenode";
+
 /// All rows.
 pub fn rows(table: Table) -> String {
     format!("SELECT pkid, cp_id FROM {table}")

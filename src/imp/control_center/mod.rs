@@ -1,6 +1,7 @@
 //! Control Center Services: the state of one node's services, and the one command there is:
 //! restart of `Cisco XCP Router`. There is no way to say anything else.
 
+pub mod beside;
 pub mod listing;
 
 use super::clock::Stamp;
@@ -69,6 +70,15 @@ pub enum NotDone {
     Failed(CallError),
 }
 
+/// Which services are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The router, IM&P's own federation, and all XCP services beside them.
+    All,
+    /// The first two: for a node that answers a fault where it does not know a name.
+    Needed,
+}
+
 /// Control Center of one node.
 pub struct ControlCenter<'a> {
     /// Who calls.
@@ -81,13 +91,21 @@ pub struct ControlCenter<'a> {
     pub account: &'a Credentials,
 }
 
-fn status_request() -> String {
+fn status_request(which: Which) -> String {
+    let beside: &[&str] = match which {
+        Which::All => &beside::NAMES,
+        Which::Needed => &[],
+    };
+    let names: Vec<String> = [ROUTER, FEDERATION]
+        .iter()
+        .chain(beside)
+        .map(|name| format!("<soap:ServiceStatus>{name}</soap:ServiceStatus>"))
+        .collect();
+    let names = names.concat();
     soap::envelope(
         "soap",
         NAMESPACE,
-        &format!(
-            "<soap:soapGetServiceStatus><soap:ServiceStatus>{ROUTER}</soap:ServiceStatus><soap:ServiceStatus>{FEDERATION}</soap:ServiceStatus></soap:soapGetServiceStatus>"
-        ),
+        &format!("<soap:soapGetServiceStatus>{names}</soap:soapGetServiceStatus>"),
     )
 }
 
@@ -104,9 +122,9 @@ fn restart_request(node: &str) -> String {
 
 impl ControlCenter<'_> {
     /// The state of the node's services.
-    pub async fn services(&self) -> Result<Services, CallError> {
+    pub async fn services(&self, which: Which) -> Result<Services, CallError> {
         let answer = self
-            .call("soapGetServiceStatus", &status_request(), None)
+            .call("soapGetServiceStatus", &status_request(which), None)
             .await?;
         read_services(&answer).map_err(|what| self.unexpected(what))
     }
@@ -199,14 +217,22 @@ fn read_services(answer: &Element) -> Result<Services, String> {
         Some(item) if state(item) == ServiceState::Started => ImpFederation::On,
         _ => ImpFederation::Unknown,
     };
-    let up_time = number(router, "UpTime")
-        .filter(|seconds| (1..=MAX_UP_TIME).contains(seconds))
-        .and_then(|seconds| u64::try_from(seconds).ok());
+    let up_time = up_time(router);
+    let (down, youngest) = beside::read(answer);
     Ok(Services {
         router: state(router),
         up_time,
         federation,
+        down,
+        youngest: youngest.into_iter().chain(up_time).min(),
     })
+}
+
+/// Seconds since a service started; `None` where the answer is 0, negative or absurd.
+fn up_time(item: &Element) -> Option<u64> {
+    number(item, "UpTime")
+        .filter(|seconds| (1..=MAX_UP_TIME).contains(seconds))
+        .and_then(|seconds| u64::try_from(seconds).ok())
 }
 
 /// HTTP 200 proves nothing: the codes of the whole and of the item have to say success.
@@ -307,6 +333,28 @@ mod tests {
         let items = entry(ROUTER, "Started", -1, "5") + &entry(FEDERATION, state, code, "5");
         let services = read_services(&answer("soapGetServiceStatus", 0, -1, &items)).unwrap();
         assert_eq!(services.federation, expected);
+    }
+
+    #[rstest]
+    #[case::all_run(&[("Cisco XCP Connection Manager", "Started", -1, "70"), ("Cisco XCP Authentication Service", "Started", -1, "30")], &[], Some(30))]
+    #[case::one_is_stopped(&[("Cisco XCP Connection Manager", "Stopped", -1, "-1")], &["Cisco XCP Connection Manager"], Some(50))]
+    #[case::one_comes_and_one_goes(&[("Cisco XCP Directory Service", "Starting", -1, "0"), ("Cisco XCP Web Connection Manager", "Stopping", -1, "9")], &["Cisco XCP Directory Service", "Cisco XCP Web Connection Manager"], Some(50))]
+    #[case::not_activated(&[("Cisco XCP Message Archiver", "Stopped", -1068, "-1")], &[], Some(50))]
+    #[case::no_such_service(&[("Cisco XCP Message Archiver", "Unknown", -1010, "-1")], &[], Some(50))]
+    #[case::a_state_that_nobody_described(&[("Cisco XCP Message Archiver", "Resting", -1, "-1")], &[], Some(50))]
+    #[case::not_ours_to_judge(&[("Cisco SIP Proxy", "Stopped", -1, "-1")], &[], Some(50))]
+    fn services_beside_the_router(
+        #[case] entries: &[(&str, &str, i64, &str)],
+        #[case] down: &[&str],
+        #[case] youngest: Option<u64>,
+    ) {
+        let mut items = entry(ROUTER, "Started", -1, "50");
+        for (name, state, code, up_time) in entries {
+            items += &entry(name, state, *code, up_time);
+        }
+        let services = read_services(&answer("soapGetServiceStatus", 0, -1, &items)).unwrap();
+        let names: Vec<_> = services.down.iter().map(|down| down.name).collect();
+        assert_eq!((names.as_slice(), services.youngest), (down, youngest));
     }
 
     #[rstest]

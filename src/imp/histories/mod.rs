@@ -1,7 +1,9 @@
 //! Histories of operators and a cluster of two nodes: crashes before and after each call, lost
 //! answers, commands that arrive late or never, restarts by others, jumps and differences of wall
 //! clocks, replication lag, lost and restored ledgers, a paused leader that goes on beside its
-//! successor, a second resource on the cluster, humans who ask for this and that.
+//! successor, a second resource on the cluster, windows that open and close, services that come late
+//! or are stopped, nodes that fail over or are missing in the node list, rows of others and of
+//! another writer, humans who ask for this and that.
 //!
 //! After every step the design's rules are checked against what really is, which no operator in
 //! here can see; and once faults stop, everything ends in sync, answering what a human is asked for.

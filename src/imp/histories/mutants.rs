@@ -10,7 +10,7 @@ use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
 use super::properties::{config, run};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::ServiceState;
-use crate::imp::desired::{Desired, RestartMode};
+use crate::imp::desired::{Desired, ForeignComponents, RestartMode};
 use crate::imp::effects::{Input, Step, plan};
 use crate::imp::ledger::{Ledger, NodeRecord, RestartAnswer};
 use crate::imp::observation::Observation;
@@ -34,6 +34,12 @@ pub enum Mutant {
     DoesNotLook,
     /// Uses what it saw long ago.
     UsesOldLooks,
+    /// Looks at routers alone.
+    ForgetsTheServices,
+    ForgetsToSettle,
+    ForgetsTheRedundancyGroup,
+    /// Believes the first node list without a node.
+    BelievesOneNodeList,
     ForgetsMinInterval,
     ForgetsThePropagationDelay,
     ForgetsTheCanary,
@@ -46,6 +52,8 @@ pub enum Mutant {
     ClaimsWhatItCommanded,
     TrustsARestoredLedger,
     AdoptsUnasked,
+    ToleratesUnasked,
+    FightsAnotherWriter,
     ForgetsWhoHasTheCluster,
     ForgetsTheBudget,
 }
@@ -77,6 +85,7 @@ impl Mutant {
                 Self::ForgetsMinInterval => {
                     desired.restart.min_interval = std::time::Duration::ZERO;
                 }
+                Self::FightsAnotherWriter => ledger.vanished = 0,
                 Self::ForgetsTheCanary => ledger.canary_passed = true,
                 Self::ForgetsWhoHasTheCluster => ledger.owner = Some(desired.owner.clone()),
                 _ => {}
@@ -87,7 +96,19 @@ impl Mutant {
                 for services in seen.services.values_mut() {
                     services.value.router = ServiceState::Started;
                     services.value.up_time.get_or_insert(1);
+                    services.value.down.clear();
+                    services.value.youngest = services.value.up_time;
                 }
+            }
+            Self::ForgetsTheServices => {
+                for services in seen.services.values_mut() {
+                    services.value.down.clear();
+                }
+            }
+            Self::ForgetsToSettle => seen.timings.settle = std::time::Duration::ZERO,
+            Self::ForgetsTheRedundancyGroup => {
+                seen.redundancy = None;
+                seen.redundancy_unreadable = true;
             }
             Self::UsesOldLooks => seen.timings.fresh = std::time::Duration::from_mins(10),
             Self::ForgetsMaintenance => desired.maintenance = false,
@@ -106,6 +127,7 @@ impl Mutant {
                     desired.restart.mode = RestartMode::Automatic;
                 }
             }
+            Self::ToleratesUnasked => desired.foreign_components = ForeignComponents::Tolerate,
             Self::AdoptsUnasked => desired.requests.adopt_rows = Some("x".into()),
             Self::ForgetsTheBudget => seen.control_center_calls.clear(),
             _ => {}
@@ -122,6 +144,13 @@ impl Mutant {
     pub fn before_learning(self, desired: &mut Desired, seen: &mut Observation) {
         if self == Self::WaitsTooShort {
             seen.timings.latest_arrival = std::time::Duration::from_mins(1);
+        }
+        if self == Self::BelievesOneNodeList {
+            let missing: Vec<_> = seen.missing_nodes.keys().copied().collect();
+            if let Some(nodes) = &mut seen.nodes {
+                nodes.value.retain(|node| !missing.contains(&node.pkid));
+            }
+            seen.timings.confirm_missing = std::time::Duration::ZERO;
         }
         if self == Self::ForgetsThePropagationDelay {
             desired.restart.propagation_delay = std::time::Duration::ZERO;
@@ -182,6 +211,10 @@ fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
 #[case(Mutant::TakesARequestForAll, "2(c)", false)]
 #[case(Mutant::DoesNotLook, "2(c)", false)]
 #[case(Mutant::UsesOldLooks, "2(c)", false)]
+#[case(Mutant::ForgetsTheServices, "2(c)", false)]
+#[case(Mutant::ForgetsToSettle, "2(c)", false)]
+#[case(Mutant::ForgetsTheRedundancyGroup, "2(c)", false)]
+#[case(Mutant::BelievesOneNodeList, "2(c)", false)]
 #[case(Mutant::ForgetsMinInterval, "2(e)", false)]
 #[case(Mutant::ForgetsThePropagationDelay, "2(f)", false)]
 #[case(Mutant::ForgetsTheCanary, "2(g)", false)]
@@ -193,6 +226,8 @@ fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
 #[case(Mutant::ClaimsWhatItCommanded, "3", false)]
 #[case(Mutant::TrustsARestoredLedger, "3", true)]
 #[case(Mutant::AdoptsUnasked, "4", true)]
+#[case(Mutant::ToleratesUnasked, "4", false)]
+#[case(Mutant::FightsAnotherWriter, "4", false)]
 #[case(Mutant::ForgetsWhoHasTheCluster, "7", false)]
 fn a_broken_operator_is_caught(
     #[case] mutant: Mutant,

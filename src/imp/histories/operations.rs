@@ -54,9 +54,16 @@ pub enum Op {
     Federation(ImpFederation),
     /// Somebody deletes a row of ours.
     RowVanishes,
+    /// Somebody else writes a row of their own.
+    ForeignRow,
     Token,
     Refresh,
     Links(bool),
+    StopService(usize),
+    StartServices,
+    FailOver(usize),
+    /// The node list names one node only, or both again.
+    HideNode(bool),
     LoseLedger,
     Adopt,
     /// The first time: a backup is made.
@@ -82,7 +89,7 @@ impl From<Mode> for RestartMode {
             Mode::Manual => Self::Manual,
             Mode::Window => {
                 let open = Duration::from_secs(WINDOW_OPEN_S as u64);
-                Self::Window(Window::new("0 */2 * * *", open, None).unwrap())
+                Self::Window(Box::new(Window::new("0 */2 * * *", open, None).unwrap()))
             }
         }
     }
@@ -154,9 +161,14 @@ impl World {
                     self.delete(pkid);
                 }
             }
+            Op::ForeignRow => self.insert_foreign(),
             Op::Token => self.token(),
             Op::Refresh => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
             Op::Links(up) => self.links = up,
+            Op::StopService(node) => self.stop_service(node),
+            Op::StartServices => self.start_services(),
+            Op::HideNode(hidden) => self.hide(hidden),
+            Op::FailOver(to) => self.fail_over(to),
             Op::LoseLedger => self.lose_ledger(),
             Op::Adopt => self.desired[0].requests.adopt_rows = Some("yes".into()),
             Op::RestoreLedger => self.back_up_or_restore(),
@@ -220,9 +232,14 @@ pub fn ops() -> impl Strategy<Value = Op> {
         1 => prop_oneof![1 => Just(ImpFederation::On), 2 => Just(ImpFederation::Off)]
             .prop_map(Op::Federation),
         1 => Just(Op::RowVanishes),
+        1 => Just(Op::ForeignRow),
         3 => Just(Op::Token),
         3 => Just(Op::Refresh),
         2 => any::<bool>().prop_map(Op::Links),
+        1 => (0_usize..2).prop_map(Op::StopService),
+        2 => Just(Op::StartServices),
+        1 => (0_usize..2).prop_map(Op::FailOver),
+        1 => any::<bool>().prop_map(Op::HideNode),
     ]
 }
 

@@ -101,6 +101,7 @@ pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
         place: Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
+        announces: false,
         links: Vec::new(),
     }
 }
@@ -258,6 +259,7 @@ impl World {
                 let value = NAMES
                     .iter()
                     .zip([0_u128, 1])
+                    .filter(|(_, number)| self.lists(*number as usize))
                     .map(|(name, number)| Node {
                         pkid: Pkid::from_u128(number),
                         name: (*name).to_owned(),
@@ -294,6 +296,16 @@ impl World {
                     },
                     &ours,
                 );
+            }
+            Read::Redundancy => {
+                let shown = self.redundancy();
+                let seen = &mut self.known(actor).seen;
+                seen.redundancy_unreadable = shown.is_none();
+                seen.redundancy = shown.map(|value| Seen {
+                    value,
+                    asked,
+                    answered,
+                });
             }
             Read::Services(name) => {
                 let node = NAMES.iter().position(|known| known == name).unwrap();
@@ -346,6 +358,14 @@ impl World {
                 if record.is_some_and(|ledger| ledger.rows.is_empty()) {
                     self.first_registration();
                 }
+                let record = self
+                    .known(actor)
+                    .file
+                    .as_ref()
+                    .map(|(_, ledger)| ledger.clone());
+                if let Some(ledger) = record {
+                    self.check_insert(&ledger);
+                }
                 if !self.record(actor, |ledger| ledger.intend_insert(pkid, &id)) {
                     return true;
                 }
@@ -370,6 +390,7 @@ impl World {
                 if !ours {
                     self.violate("4", format!("the row of {id} is not ours"));
                 }
+                self.check_delete(pkid);
                 if !self.record(actor, |ledger| ledger.intend_delete(pkid)) {
                     return true;
                 }
@@ -495,6 +516,8 @@ impl World {
     /// No more faults: goes on until nothing is left to do, answering what a human is asked for.
     pub fn settle(&mut self) -> Why {
         self.links = true;
+        self.hide(false);
+        self.desired[0].requests.refresh = Some("settle".into());
         self.federate(ImpFederation::Off);
         let desired = &mut self.desired[0];
         desired.activation = Activation::Active;
@@ -564,6 +587,10 @@ impl World {
                 ) =>
             {
                 self.token();
+            }
+            Why::Restart(waiting) if waiting.kind == WaitKind::Unhealthy => {
+                self.start_services();
+                self.desired[0].requests.refresh = Some(self.now_ms.to_string());
             }
             _ => {
                 let now = self.stamp(actor.process);

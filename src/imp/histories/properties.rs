@@ -12,7 +12,7 @@ use super::world::{NAMES, World};
 use crate::imp::effects::Why;
 
 /// Histories per property; `PROPTEST_CASES=N` walks others.
-const CASES: u32 = 1_000;
+const CASES: u32 = 350;
 /// Plans that such a run makes at least.
 const STEPS: u64 = 100_000;
 

@@ -9,9 +9,12 @@ use xmpp_federation_core::ComponentId;
 use super::mutants::Mutant;
 use super::operations::{Setup, WINDOW_EVERY_S, WINDOW_OPEN_S};
 use super::operator::{self, Actor, Process};
+use crate::imp::axl::HaState;
 use crate::imp::clock::Stamp;
+use crate::imp::control_center::beside::{self, Down};
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{Activation, Desired, Link, RestartMode};
+use crate::imp::effects::NODES_EVERY;
 use crate::imp::ledger::{Ledger, Round, RoundCause};
 use crate::imp::observation::Services;
 use crate::imp::pkid::Pkid;
@@ -25,7 +28,7 @@ const SLACK_MS: u64 = 1_000;
 
 /// A router that is not running.
 #[derive(Debug, Clone, Copy)]
-pub struct Down {
+pub struct Outage {
     since_ms: u64,
     back_ms: u64,
     /// Whether a command of ours has a part in it.
@@ -52,7 +55,7 @@ pub struct Command {
 pub struct Router {
     started_ms: u64,
     pub loaded: BTreeSet<ComponentId>,
-    down: Option<Down>,
+    down: Option<Outage>,
     /// When commands arrive that are still on their way.
     late_ms: Vec<u64>,
     /// What can still come of commands that stand in no record and have left no trace.
@@ -63,12 +66,20 @@ pub struct Router {
     since_cause: u32,
     /// A human asked for a restart of it, and neither a command nor a start has come of it yet.
     asked: bool,
+    /// The XCP services beside it run from then on.
+    services_ms: u64,
+    /// An administrator stopped one of them then, and whether a human asked for restarts since.
+    stopped: Option<(u64, bool)>,
+    /// Such a service was started again then.
+    restarted_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub pkid: Pkid,
     pub id: ComponentId,
+    /// Somebody else wrote it.
+    pub foreign: bool,
     written_ms: u64,
     deleted_ms: Option<u64>,
 }
@@ -146,6 +157,12 @@ pub struct World {
     pub federation: ImpFederation,
     /// It went Off since somebody saw it do so.
     went_off: bool,
+    /// The node that has its group's users, and since when.
+    runs_for_the_other: Option<(usize, u64)>,
+    /// Since when the node list does not name the second node.
+    hidden_ms: Option<u64>,
+    /// When it was named again.
+    shown_ms: Option<u64>,
     pub links: bool,
     pub link_worked: bool,
     first_node: Option<usize>,
@@ -178,6 +195,9 @@ impl World {
             routers: [Router::default(), Router::default()],
             federation: ImpFederation::Off,
             went_off: false,
+            runs_for_the_other: None,
+            hidden_ms: None,
+            shown_ms: None,
             links: true,
             link_worked: false,
             first_node: None,
@@ -237,6 +257,8 @@ impl World {
     /// Lets time pass, with what happens meanwhile, in its order.
     pub fn pass(&mut self, ms: u64) {
         let end = self.now_ms + ms;
+        // What is slow in one thing is in the other.
+        let lag_ms = self.lag_ms;
         loop {
             let next = self
                 .routers
@@ -267,6 +289,7 @@ impl World {
                     let router = &mut self.routers[node];
                     router.down = None;
                     router.started_ms = self.now_ms;
+                    router.services_ms = self.now_ms + lag_ms;
                     router.loaded = loaded;
                 }
             }
@@ -276,7 +299,7 @@ impl World {
 
     pub fn stop(&mut self, node: usize, for_ms: u64, ours: bool) {
         let before = self.routers[node].down;
-        self.routers[node].down = Some(Down {
+        self.routers[node].down = Some(Outage {
             since_ms: before.map_or(self.now_ms, |down| down.since_ms),
             back_ms: self.now_ms + for_ms,
             ours: ours || before.is_some_and(|down| down.ours),
@@ -332,10 +355,47 @@ impl World {
             self.table.push(Entry {
                 pkid,
                 id: id.clone(),
+                foreign: false,
                 written_ms: self.now_ms,
                 deleted_ms: None,
             });
             self.cause();
+        }
+    }
+
+    /// Somebody else registers a component.
+    pub fn insert_foreign(&mut self) {
+        self.pkids += 1;
+        self.table.push(Entry {
+            pkid: Pkid::from_u128(1 << 100 | self.pkids),
+            id: format!("cm-2_s2scp-1.expressway-{}", self.pkids)
+                .parse()
+                .unwrap(),
+            foreign: true,
+            written_ms: self.now_ms,
+            deleted_ms: None,
+        });
+    }
+
+    /// Rule 4, before a row is deleted.
+    pub fn check_delete(&mut self, pkid: Pkid) {
+        let foreign = self.rows().find(|row| row.pkid == pkid && row.foreign);
+        if let Some(id) = foreign.map(|row| row.id.clone()) {
+            self.violate("4", format!("the row of {id} is somebody else's"));
+        }
+    }
+
+    /// Rules 4 and 2: beside rows of others, as far as a look shows them, nothing is inserted, and
+    /// rows that went twice are not written a third time.
+    pub fn check_insert(&mut self, ledger: &Ledger) {
+        let fresh_ms = 60_000 + SLACK_MS;
+        let old = |row: &&Entry| row.foreign && row.written_ms + fresh_ms < self.now_ms;
+        let beside = self.rows().find(old).map(|row| row.id.clone());
+        if let Some(id) = beside {
+            self.violate("4", format!("a row is inserted beside that of {id}"));
+        }
+        if ledger.vanished >= 2 {
+            self.violate("4", "rows that vanished twice are written again");
         }
     }
 
@@ -359,7 +419,90 @@ impl World {
             },
             up_time: (router.down.is_none() && up > 0).then_some(up),
             federation: self.federation,
+            down: self.services_down(node),
+            youngest: router.down.is_none().then(|| {
+                let since_ms = self.now_ms.saturating_sub(router.services_ms);
+                up.min(since_ms / 1_000)
+            }),
         }
+    }
+
+    fn services_down(&self, node: usize) -> Vec<Down> {
+        let router = &self.routers[node];
+        let mut down = Vec::new();
+        if router.down.is_some() || self.now_ms < router.services_ms {
+            down.push(Down {
+                name: beside::NAMES[0],
+                state: ServiceState::Starting,
+            });
+        }
+        if router.stopped.is_some() {
+            down.push(Down {
+                name: beside::NAMES[1],
+                state: ServiceState::Stopped,
+            });
+        }
+        down
+    }
+
+    /// The node list loses the second node, or has it again.
+    pub fn hide(&mut self, hidden: bool) {
+        if hidden {
+            self.hidden_ms.get_or_insert(self.now_ms);
+        } else if self.hidden_ms.take().is_some() {
+            self.shown_ms = Some(self.now_ms);
+        }
+    }
+
+    pub fn lists(&self, node: usize) -> bool {
+        node == 0 || self.hidden_ms.is_none()
+    }
+
+    /// Whether the operator may rightly take that node for gone: two lists without it, a minute
+    /// apart, and no one since.
+    fn is_forgotten(&self, node: usize) -> bool {
+        let every_ms = (NODES_EVERY + Duration::from_mins(10)).as_millis() as u64;
+        let read = |at: u64| at + every_ms > self.now_ms;
+        let gone = self.hidden_ms.is_some_and(|at| at + 60_000 <= self.now_ms);
+        node == 1 && (gone || self.shown_ms.is_some_and(read))
+    }
+
+    pub fn stop_service(&mut self, node: usize) {
+        let now_ms = self.now_ms;
+        let router = &mut self.routers[node];
+        // Between two polls nobody sees that it ran.
+        let unseen = router.restarted_ms.is_some_and(|at| at + 600_000 > now_ms);
+        router.stopped.get_or_insert((now_ms, unseen));
+    }
+
+    /// A human puts in order what keeps routers from being restarted.
+    pub fn start_services(&mut self) {
+        for router in &mut self.routers {
+            if router.stopped.take().is_some() {
+                router.restarted_ms = Some(self.now_ms);
+            }
+        }
+        self.runs_for_the_other = None;
+    }
+
+    pub fn fail_over(&mut self, to: usize) {
+        self.runs_for_the_other = Some((to, self.now_ms));
+    }
+
+    /// What the table of redundancy groups shows; some releases show nothing.
+    pub fn redundancy(&self) -> Option<Vec<HaState>> {
+        let state = |node: usize| HaState {
+            name: NAMES[node].to_owned(),
+            number: match self.runs_for_the_other {
+                Some((other, _)) if other == node => 4,
+                _ => 3,
+            },
+        };
+        self.redundancy_shows().then(|| vec![state(0), state(1)])
+    }
+
+    fn redundancy_shows(&self) -> bool {
+        self.lag_ms % 2 == 0
     }
 
     pub fn links_now(&mut self) -> Vec<Link> {
@@ -374,6 +517,7 @@ impl World {
                     component_id: id.clone(),
                     up,
                     bouncing: None,
+                    announced: None,
                 });
             }
         }
@@ -408,6 +552,9 @@ impl World {
         self.cause();
         for router in &mut self.routers {
             router.asked = true;
+            if let Some((_, asked)) = &mut router.stopped {
+                *asked = true;
+            }
             for command in &mut router.commands {
                 command.human_since = true;
             }
@@ -560,13 +707,15 @@ impl World {
                 format!("a command to {node} may still arrive: {reason}"),
             );
         }
-        if other.commands.iter().any(may_arrive) || !other.late_ms.is_empty() {
+        let alone = self.is_forgotten(1 - node);
+        if !alone && (other.commands.iter().any(may_arrive) || !other.late_ms.is_empty()) {
             self.violate(
                 "2(c)",
                 format!("a command to {} may still arrive: {reason}", 1 - node),
             );
         }
         if let Some(down) = other.down
+            && !alone
             && (down.ours || down.since_ms + fresh_ms < now_ms)
         {
             self.violate(
@@ -574,6 +723,7 @@ impl World {
                 format!("{} is not back ({down:?}): {reason}", 1 - node),
             );
         }
+        self.check_health(node, reason);
         if !self.mode_allows(actor, node)
             || desired.maintenance
             || desired.activation != Activation::Active
@@ -605,8 +755,42 @@ impl World {
                 Some(_) => {}
             }
         }
-        if !self.link_worked && self.first_node.is_some_and(|first| first != node) {
+        let first = self.first_node.filter(|first| !self.is_forgotten(*first));
+        if !self.link_worked && first.is_some_and(|first| first != node) {
             self.violate("2(g)", format!("{node} before the first one's link worked"));
+        }
+    }
+
+    /// Rule 2 (c), beside the routers: services and redundancy groups, as far as a look shows them.
+    fn check_health(&mut self, node: usize, reason: &str) {
+        let timings = Timings::default();
+        let now_ms = self.now_ms;
+        let fresh_ms = timings.fresh.as_millis() as u64 + SLACK_MS;
+        // Whole seconds are read.
+        let settle_ms = timings.settle.as_millis() as u64 - 1_000;
+        for (index, router) in self.routers.clone().iter().enumerate() {
+            if self.is_forgotten(index) {
+                continue;
+            }
+            let up_ms = router.started_ms.max(router.services_ms);
+            if router.down.is_none() && up_ms > now_ms {
+                self.violate("2(c)", format!("services of {index} are not up: {reason}"));
+            }
+            if index != node && router.down.is_none() && up_ms + settle_ms > now_ms {
+                self.violate("2(c)", format!("{index} has just come back: {reason}"));
+            }
+            if let Some((at_ms, false)) = router.stopped
+                && at_ms + fresh_ms < now_ms
+            {
+                self.violate("2(c)", format!("a service of {index} is stopped: {reason}"));
+            }
+        }
+        if let Some((other, at_ms)) = self.runs_for_the_other
+            && self.redundancy_shows()
+            && !self.is_forgotten(other)
+            && at_ms + fresh_ms < now_ms
+        {
+            self.violate("2(c)", format!("{other} runs for the other one: {reason}"));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::imp::pkid::Pkid;
 use crate::imp::report::{Event, reasons};
 use crate::imp::restart::started_after;
 
+use super::nodes::nodes;
 use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
@@ -44,10 +45,12 @@ pub fn learn(
             .handled_restart_token
             .clone_from(&desired.requests.restart_routers);
     }
+    nodes(ledger, seen, &mut events);
     unjump(ledger, now);
     commands_on_their_way(ledger, seen, now);
     rows(ledger, seen, now, &mut events);
     readable(ledger, desired, seen, now);
+    excuses(ledger, seen);
     requests(ledger, desired, seen, now);
     federation(ledger, seen, now);
     routers(ledger, seen, now, &mut events);
@@ -231,6 +234,18 @@ fn readable(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Sta
     }
 }
 
+/// A service that runs again is missed when it stops once more.
+fn excuses(ledger: &mut Ledger, seen: &Observation) {
+    for (name, record) in &mut ledger.nodes {
+        if let Some(services) = seen.services.get(name) {
+            let down = &services.value.down;
+            record
+                .excused
+                .retain(|name| down.iter().any(|down| down.name == name));
+        }
+    }
+}
+
 /// The annotation `restart-routers`, once per value.
 fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) {
     let token = &desired.requests.restart_routers;
@@ -255,6 +270,12 @@ fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now:
         if open {
             record.restart = None;
         }
+    }
+    for (name, services) in &seen.services {
+        // Those that it was told of: what is still coming is waited for.
+        let down = services.value.down.iter();
+        let stays = down.filter(|down| services.value.stays_down(down, &seen.timings));
+        ledger.node_mut(name).excused = stays.map(|down| down.name.to_owned()).collect();
     }
     seen.restart_not_before.clear();
     ledger

@@ -8,6 +8,7 @@
 pub mod intent;
 pub mod learn;
 pub mod logins;
+mod nodes;
 pub mod shelf;
 pub mod store;
 
@@ -167,6 +168,12 @@ pub enum RoundCause {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeRecord {
+    /// Its key in `processnode`, which it keeps when it is renamed.
+    #[serde(default)]
+    pub pkid: Option<Pkid>,
+    /// The node list does not name it any more.
+    #[serde(default)]
+    pub gone: bool,
     /// Component ids that its router provably read.
     #[serde(default)]
     pub loaded: BTreeSet<ComponentId>,
@@ -180,6 +187,10 @@ pub struct NodeRecord {
     /// of it, the open one or one before it; gone after a look at the node behind that time.
     #[serde(default)]
     pub on_its_way: Option<Stamp>,
+    /// XCP services that did not run when a human asked for a restart all the same, and have not
+    /// run since.
+    #[serde(default)]
+    pub excused: BTreeSet<String>,
 }
 
 /// A restart command: written before it is sent.
@@ -357,6 +368,7 @@ impl Ledger {
         }
         for node in self.nodes.values_mut() {
             node.loaded.clear();
+            node.excused.clear();
             // What is open stays open, but a start behind it proves nothing about rows of today.
             if let Some(restart) = &mut node.restart {
                 restart.ids.clear();

@@ -9,7 +9,7 @@ use super::publisher::{Access, NodeName};
 use super::sheet::{Check, Row, Sheet};
 use crate::imp::cluster::server;
 use crate::imp::control_center::listing::Listing;
-use crate::imp::control_center::{ControlCenter, ImpFederation, ServiceState};
+use crate::imp::control_center::{ControlCenter, ImpFederation, ServiceState, Which};
 use crate::imp::error::{CallErrorKind, Interface};
 use crate::imp::observation::{CALLS_PER_MINUTE, Services};
 
@@ -114,7 +114,7 @@ async fn services(
         plan,
         Interface::ControlCenter,
         asked,
-        control_center.services(),
+        control_center.services(Which::Needed),
     )
     .await;
     account.note(&result);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::health::{to_be_read, unhealthy};
+use super::health::{settling, stopped, to_be_read, unhealthy};
+use super::redundancy::{failed_over, seen_failed_over};
 use super::{Input, Next, WaitKind, Waiting};
 use crate::imp::clock::Elapsed;
 use crate::imp::ledger::{Ledger, RoundCause};
@@ -18,6 +19,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         now,
         ..
     } = input;
+    if let Some(waiting) = missing_node(input) {
+        return Next::Wait(waiting);
+    }
     if let Some((not_before, why)) = seen.restart_not_before.get(node) {
         let left = not_before.since(&now);
         if left.reached(Duration::from_millis(1)) {
@@ -55,6 +59,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     {
         return Next::Wait(waiting);
     }
+    if let Some(not_yet) = stopped(input).or_else(|| seen_failed_over(input)) {
+        return not_yet;
+    }
     // Looks at all nodes, the command and the first look after it have to fit into the budget
     // together, or the first look would be too old when its turn to be used comes.
     let stale = nodes
@@ -77,10 +84,31 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     if let Some(not_yet) = just_started(input, node, reason) {
         return not_yet;
     }
+    if let Some(not_yet) = settling(input, node, reason).or_else(|| failed_over(input)) {
+        return not_yet;
+    }
     Next::Restart {
         node: node.to_owned(),
         reason: reason.to_owned(),
     }
+}
+
+/// A node that the list does not name may be there all the same.
+fn missing_node(input: Input<'_>) -> Option<Waiting> {
+    let seen = input.seen;
+    let (pkid, missing) = seen.missing_nodes.first_key_value()?;
+    let node = input.nodes.iter().find(|node| node.pkid == *pkid)?;
+    let confirm = seen.timings.confirm_missing;
+    let left = input.now.since(&missing.read).left(confirm);
+    Some(Waiting {
+        kind: WaitKind::NotHealthy,
+        until: input.now.plus(left),
+        message: format!(
+            "{} is missing in IM&P's node list; no router is restarted before a second read, {} s later, shows whether it is gone",
+            node.name,
+            confirm.as_secs()
+        ),
+    })
 }
 
 /// The start of a router that has just started could be taken for the one that is to come.

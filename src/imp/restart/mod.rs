@@ -33,8 +33,8 @@
 //! already, may have lost commands: every node then counts as having one on its way.
 //!
 //! - [`next`] puts it together; [`evidence`] is what proves a start; [`need`] why a router has to be
-//!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes and the
-//!   restart [`window`]
+//!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes, their
+//!   [`redundancy`] groups and the restart [`window`]
 //! - [`watch`]: commands whose outcome is open; [`by_hand`]: what a human does
 
 mod allowed;
@@ -42,6 +42,7 @@ pub mod by_hand;
 pub mod evidence;
 mod health;
 pub mod need;
+mod redundancy;
 pub mod watch;
 mod window;
 
@@ -69,6 +70,8 @@ pub enum Next {
     Nothing,
     /// Look at this node's services now.
     Read(String),
+    /// Look at the redundancy groups now.
+    ReadRedundancy,
     /// Restart this node's router, for this reason.
     Restart {
         /// Node name.
@@ -110,6 +113,8 @@ pub enum WaitKind {
     Window,
     /// All nodes to be healthy and readable.
     NotHealthy,
+    /// A human, because a service does not run, or a node runs for another one.
+    Unhealthy,
     /// A command whose arrival nobody told of to have arrived, if it ever does.
     OnItsWay,
     /// The first node's link.

@@ -71,10 +71,27 @@ fn accepted(input: &Input<'_>) -> Verdict {
         message += &names(unreached.into_iter());
         message += " has not answered";
     }
+    let strangers = strange_overrides(input);
+    if !strangers.is_empty() {
+        message += "; imp[].nodes gives addresses to ";
+        message += &names(strangers.into_iter());
+        message += ", which IM&P does not list as nodes: its nodes are ";
+        message += &names(seen.node_list().iter().map(|node| node.name.as_str()));
+    }
     if matches!(desired.target.tls, ServerTrust::Insecure) {
         message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
     }
     Verdict::yes(reasons::AUTHENTICATED, message)
+}
+
+/// Names with an address of their own that belong to no node.
+fn strange_overrides<'a>(input: &Input<'a>) -> Vec<&'a str> {
+    let target = &input.desired.target;
+    let known = |name: &str| {
+        name == target.publisher || input.seen.node_list().iter().any(|node| node.name == name)
+    };
+    let given = target.addresses.keys().map(String::as_str);
+    given.filter(|name| !known(name)).collect()
 }
 
 /// Whether both interfaces are asked with one user and password, be it from two Secrets.
@@ -171,7 +188,7 @@ fn cause(error: &CallError) -> String {
     if error.kind == CallErrorKind::Forbidden {
         return String::new();
     }
-    "An account that IM&P has locked is answered 401 too: Cisco Unified CM IM and Presence Administration > User Management > Application User > Edit Credential shows and ends that".to_owned()
+    "An account that IM&P has locked is answered 401 too: IM&P's administration shows and ends that at User Management > Application User > Edit Credential".to_owned()
 }
 
 #[cfg(test)]

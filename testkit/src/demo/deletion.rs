@@ -16,7 +16,7 @@ use crate::lab::hosts;
 /// `deletionTimeout` of the resources here, in seconds.
 const TIMEOUT: u64 = 5;
 /// A deletion that takes longer hangs.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_mins(1);
 /// Rows are written within this time.
 const WRITTEN: Duration = Duration::from_secs(40);
 /// Where no host is.

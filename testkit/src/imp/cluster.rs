@@ -48,6 +48,12 @@ pub struct Cluster {
     pub profile: Profile,
     /// Requests that are being answered, and the most there were at a time.
     pub in_flight: (AtomicUsize, AtomicUsize),
+    /// See `ImpConfig`.
+    pub services_lag: Duration,
+    /// See `ImpConfig`.
+    pub not_activated: BTreeSet<String>,
+    /// How long a router may be down in a redundancy group; `None`: there are none.
+    pub failover: Option<Duration>,
     /// Ends all tasks.
     pub ended: CancellationToken,
     settings: Mutex<Settings>,
@@ -210,6 +216,12 @@ impl Cluster {
             huge_bytes: AtomicUsize::new(0),
             profile: config.router_profile,
             in_flight: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            services_lag: seconds(config.services_lag_s)?,
+            not_activated: config.not_activated.iter().cloned().collect(),
+            failover: config
+                .redundancy
+                .then(|| seconds(config.failover_s))
+                .transpose()?,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),

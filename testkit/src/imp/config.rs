@@ -39,6 +39,14 @@ pub struct ImpConfig {
     pub config_manager_s: f64,
     /// Duration of a restart of the XCP router, seconds.
     pub restart_s: f64,
+    /// From the router being up to the XCP services beside it being up, seconds.
+    pub services_lag_s: f64,
+    /// XCP services that are not activated.
+    pub not_activated: Vec<String>,
+    /// Whether there is a table `enterprisenode` with the states of redundancy groups.
+    pub redundancy: bool,
+    /// A router that is down for longer gives its users to the group's other node, seconds.
+    pub failover_s: f64,
     /// For how long everything has been up when the simulation starts, seconds.
     pub initial_up_time_s: u64,
     /// State of the cluster's own XMPP federation.
@@ -194,6 +202,10 @@ impl Default for ImpConfig {
             replication_s: 1.0,
             config_manager_s: 0.5,
             restart_s: 5.0,
+            services_lag_s: 0.0,
+            not_activated: Vec::new(),
+            redundancy: false,
+            failover_s: 90.0,
             initial_up_time_s: 86_400,
             federation: Federation::Off,
             notice: true,

@@ -172,6 +172,16 @@ impl SimulatedImp {
         }
     }
 
+    /// Stops or starts a service of a node as an administrator does; returns at once.
+    pub fn switch_service(&self, name: &str, service: &str, on: bool) -> Result<(), String> {
+        let node = self.find(name)?;
+        let control = if on { Control::Start } else { Control::Stop };
+        match self.cluster.control(node, service, control, "hand") {
+            -1 => Ok(()),
+            code => Err(format!("{name}, {service}: refused with {code}")),
+        }
+    }
+
     /// Any SQL that `SQLite` takes, on the publisher's database; writes are replicated.
     pub fn sql(&self, text: &str) -> Result<SqlResult, String> {
         let outcome = if text.trim_start().to_ascii_lowercase().starts_with("select") {

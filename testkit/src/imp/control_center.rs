@@ -174,6 +174,7 @@ fn status(cluster: &Cluster, node: &Node, operation: &Element) -> Answer {
             let code = match services.get(name.as_str()) {
                 None => -1010,
                 Some(_) if name == FEDERATION && federation == Federation::Off => -1068,
+                Some(_) if cluster.not_activated.contains(name) => -1068,
                 Some(_) => -1,
             };
             item(name, services.get(name.as_str()), code)

@@ -56,6 +56,19 @@ impl Database {
                 (name, id),
             )?;
         }
+        if config.redundancy {
+            connection.execute_batch(
+                "CREATE TABLE enterprisenode (name VARCHAR(255) NOT NULL, isprimary CHAR(1), tkhaserverstate INTEGER NOT NULL);",
+            )?;
+            for node in &config.nodes {
+                // Under their host names alone, and normal.
+                let host = node.name.split('.').next().unwrap_or_default();
+                connection.execute(
+                    "INSERT INTO enterprisenode (name, isprimary, tkhaserverstate) VALUES (?1, 't', 3)",
+                    [host],
+                )?;
+            }
+        }
         // As a mixed cluster shows it: a row that is no host, the call manager, then the IM&P nodes. Without roles
         // (9.x) IM&P has a database to itself.
         let mut nodes = vec![("EnterpriseWideData".to_string(), 1, 0)];

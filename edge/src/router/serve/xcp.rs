@@ -105,6 +105,11 @@ impl Up<'_> {
 
     /// The router could not deliver a stanza of ours: its sender is told.
     fn give_back(&self, stanza: &Element) {
+        let is_request = matches!(stanza.name(), "message" | "iq");
+        if is_request && stanza.type_().as_deref() != Some("error") {
+            // The envelope does not say why.
+            self.came_back("undefined-condition", stanza.to().as_deref());
+        }
         // Only what would grow beyond reason cannot be moved, and it did not when it came in.
         if let Ok(stanza) = stanza.reroot(TO_ITSELF) {
             self.link.edge.report(&stanza, Cause::RouterRefused);

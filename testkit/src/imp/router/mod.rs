@@ -136,6 +136,8 @@ struct State {
     notice: bool,
     /// A start or stop is under way.
     busy: bool,
+    /// Services that somebody stopped: a restart of the router does not bring them back.
+    stopped_by_hand: BTreeSet<&'static str>,
     restarts: Vec<Restart>,
     /// Ends the running router: its port and its links.
     run: CancellationToken,
@@ -177,6 +179,7 @@ impl Router {
             loaded: ids,
             notice: false,
             busy: false,
+            stopped_by_hand: BTreeSet::new(),
             restarts: Vec::new(),
             run: CancellationToken::new(),
             links: Vec::new(),
@@ -294,6 +297,17 @@ impl State {
         );
     }
 
+    /// The services that go with the router, but for those that somebody stopped.
+    fn set_services(&mut self, status: Status, started_at_ms: u64) {
+        for name in XCP_SERVICES {
+            if self.stopped_by_hand.contains(name) {
+                self.set(name, Status::Stopped, None);
+            } else {
+                self.set(name, status, Some(started_at_ms));
+            }
+        }
+    }
+
     /// The process begins to end: links drop, the port closes.
     fn stop(&mut self, status: Status) {
         self.run.cancel();
@@ -342,6 +356,10 @@ impl Cluster {
         state.busy = true;
         if name != ROUTER {
             state.set(name, Status::Stopping, None);
+            match control {
+                Control::Stop => state.stopped_by_hand.insert(name),
+                Control::Start | Control::Restart => state.stopped_by_hand.remove(name),
+            };
             drop(state);
             let (cluster, node) = (self.clone(), node.clone());
             tokio::spawn(async move {
@@ -425,9 +443,7 @@ impl Cluster {
             state.notice = false;
             state.set(ROUTER, Status::Starting, Some(began));
             if with_services {
-                for name in XCP_SERVICES {
-                    state.set(name, Status::Starting, Some(began));
-                }
+                state.set_services(Status::Starting, began);
             }
             if let Some(restart) = state.restarts.last_mut() {
                 restart.starting_at_ms = Some(began);
@@ -449,15 +465,48 @@ impl Cluster {
         let mut state = node.router.lock();
         state.busy = false;
         state.set(ROUTER, Status::Started, Some(began));
-        if with_services {
-            for name in XCP_SERVICES {
-                state.set(name, Status::Started, Some(began));
-            }
+        if with_services && self.services_lag.is_zero() {
+            state.set_services(Status::Started, began);
+        } else if with_services {
+            let (cluster, node, run) = (self.clone(), node.clone(), state.run.clone());
+            tokio::spawn(async move {
+                cluster.pause(cluster.services_lag).await;
+                let mut state = node.router.lock();
+                if !run.is_cancelled() {
+                    state.set_services(Status::Started, now_ms());
+                }
+            });
         }
+        let mut down_ms = 0;
         if let Some(restart) = state.restarts.last_mut() {
             restart.started_at_ms = Some(now_ms());
+            down_ms = now_ms().saturating_sub(restart.requested_at_ms);
         }
         tracing::info!(node = node.name, ids = ?state.loaded, "XCP router started");
+        drop(state);
+        self.fail_over(node, Duration::from_millis(down_ms));
+    }
+
+    /// The other node of the group has taken over where this one was down for too long, and keeps
+    /// the users until somebody lets them fall back.
+    fn fail_over(self: &Arc<Self>, node: &Arc<Node>, down: Duration) {
+        let other = self.nodes.iter().find(|other| other.name != node.name);
+        let (Some(failover), Some(other)) = (self.failover, other) else {
+            return;
+        };
+        if down < failover {
+            return;
+        }
+        let host = |node: &Node| node.name.split('.').next().unwrap_or_default().to_string();
+        let text = format!(
+            "UPDATE enterprisenode SET tkhaserverstate = CASE name WHEN '{}' THEN 4 ELSE 7 END WHERE name IN ('{}', '{}')",
+            host(other),
+            host(other),
+            host(node)
+        );
+        if let Err(error) = self.write(|database| database.raw(&text)) {
+            tracing::error!(error, "failover");
+        }
     }
 
     /// Takes components on that listener until the router stops.
