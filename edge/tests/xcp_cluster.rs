@@ -110,11 +110,12 @@ impl Drop for Replica {
 
 fn config(folder: &Path, s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> String {
     let here = folder.display();
-    let endpoints: String = imp
+    let endpoints: Vec<_> = imp
         .nodes()
         .iter()
         .map(|node| format!("  - {{name: {}, address: '{}'}}\n", node.name, node.xcp))
         .collect();
+    let endpoints = endpoints.concat();
     format!(
         "\
 domains: [coluc.com]
@@ -255,8 +256,33 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
         back.push(stream);
     }
 
-    // The routers restart under traffic: everything is delivered or reported.
-    const COUNT: usize = 600;
+    restart_under_traffic(&imp, bob, back).await;
+    for (replica, id) in replicas.iter().zip(IDS) {
+        replica.linked("Up", id, true).await;
+    }
+
+    // Nothing was said that a router does not understand, and nobody asked for its secrets.
+    let state = imp.state();
+    assert!(
+        state
+            .nodes
+            .iter()
+            .all(|node| node.router.config_requests == 0)
+    );
+    let odd: Vec<_> = imp
+        .calls(0)
+        .into_iter()
+        .filter(|call| call.service == "xcp" && call.outcome != "ok")
+        .collect();
+    assert!(odd.is_empty(), "{odd:?}");
+}
+
+/// Messages of the second part, with the two of the first.
+const COUNT: usize = 600;
+
+/// Both routers restart while the partner writes: everything is delivered or reported. `back`: the
+/// edges' streams to the partner.
+async fn restart_under_traffic(imp: &SimulatedImp, mut bob: Vec<Speaker>, back: Vec<Speaker>) {
     let (tx, mut reported) = tokio::sync::mpsc::unbounded_channel();
     for mut stream in back {
         let tx = tx.clone();
@@ -278,7 +304,7 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
         bob
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    restart(&imp).await;
+    restart(imp).await;
     let _bob = writer.await.unwrap();
     let mut told = HashSet::new();
     let waiting = async {
@@ -286,7 +312,7 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
             while let Ok(id) = reported.try_recv() {
                 told.insert(id);
             }
-            let there = inbox(&imp).await;
+            let there = inbox(imp).await;
             if there.union(&told).count() == COUNT {
                 return there.len();
             }
@@ -296,22 +322,4 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
     let in_time = tokio::time::timeout(Duration::from_secs(40), waiting).await;
     let delivered = in_time.expect("stanzas are neither delivered nor reported");
     println!("{delivered} delivered, {} reported of {COUNT}", told.len());
-    for (replica, id) in replicas.iter().zip(IDS) {
-        replica.linked("Up", id, true).await;
-    }
-
-    // Nothing was said that a router does not understand, and nobody asked for its secrets.
-    let state = imp.state();
-    assert!(
-        state
-            .nodes
-            .iter()
-            .all(|node| node.router.config_requests == 0)
-    );
-    let odd: Vec<_> = imp
-        .calls(0)
-        .into_iter()
-        .filter(|call| call.service == "xcp" && call.outcome != "ok")
-        .collect();
-    assert!(odd.is_empty(), "{odd:?}");
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::apply::{self, ApplyError};
 use super::build::{self, ClusterSlots, Known, Links, pods_to_run};
 use super::context::{Context, Guarded, LastLook, Memory};
-use super::effects::Looked;
+use super::effects::{Looked, Outcome};
 use super::events::Note;
 use super::kube::{Error as KubeError, Kind, call};
 use super::left::{self, Former};
@@ -242,14 +242,7 @@ async fn work(
         former,
     ))
     .await?;
-    context.edges_seen.saw(
-        (owner.namespace.clone(), owner.name.clone()),
-        observed
-            .pods
-            .iter()
-            .filter(|pod| !pod.stopping)
-            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
-    );
+    note_edges(context, &owner, &observed);
     let valid = match validate::run(
         owner,
         &object.spec,
@@ -260,17 +253,13 @@ async fn work(
         Err(refusal) => {
             let (reason, sentence) = refused(refusal);
             answer::stalled(context, object, reason, sentence).await?;
-            // Another resource may go away; a wrong value changes only with the object.
-            return Ok(match reason {
-                Reason::UsedTwice => Action::requeue(LATER),
-                _ => Action::await_change(),
-            });
+            return Ok(after_refusal(reason));
         }
     };
     change_log::accepted(context, object, &valid, &memory);
+    let served = handled(&previous, request::ROTATE_DIALBACK);
     let rotate = object.annotations().get(request::ROTATE_DIALBACK);
-    let rotate =
-        rotate.filter(|v| handled(&previous, request::ROTATE_DIALBACK) != Some(v.as_str()));
+    let rotate = rotate.filter(|value| served != Some(value.as_str()));
     let lost = observed.live.dialback.is_none();
     let material = material::run(&valid, &observed, rotate.is_some() && lost, now);
     let known = known(&valid, &observed, &memory);
@@ -288,14 +277,7 @@ async fn work(
         Ok(written) => written,
         Err(error) => return not_applied(context, object, error).await,
     };
-    if !written.is_empty() {
-        tracing::info!(
-            namespace = valid.owner.namespace,
-            name = valid.owner.name,
-            objects = written.join(", "),
-            "applied"
-        );
-    }
+    note_written(&valid.owner, &written);
     let controller_changed = written
         .iter()
         .any(|object| object.starts_with(Kind::StatefulSet.as_str()));
@@ -316,15 +298,7 @@ async fn work(
     let Some(outcome) = effects else {
         return Ok(Action::requeue(Duration::ZERO));
     };
-    context.remember(&valid.owner.uid, |memory| {
-        memory.imp = outcome
-            .imp
-            .iter()
-            .map(|looked| (looked.entry.clone(), remembered(looked, &memory.imp)))
-            .collect();
-        memory.links = Some(outcome.links.clone());
-        memory.records = outcome.records.as_ref().ok().cloned();
-    });
+    note_outcome(context, &valid.owner.uid, &outcome);
 
     let found = Found {
         valid: &valid,
@@ -354,6 +328,50 @@ async fn work(
         return Ok(Action::requeue(Duration::ZERO));
     }
     Ok(Action::requeue(wait(&found, ready, told)))
+}
+
+/// Another resource may go away; a wrong value changes only with the object.
+fn after_refusal(reason: Reason) -> Action {
+    match reason {
+        Reason::UsedTwice => Action::requeue(LATER),
+        _ => Action::await_change(),
+    }
+}
+
+/// The pods whose status is asked for between reconciles.
+fn note_edges(context: &Context, owner: &Owner, observed: &dereference::Observed) {
+    context.edges_seen.saw(
+        (owner.namespace.clone(), owner.name.clone()),
+        observed
+            .pods
+            .iter()
+            .filter(|pod| !pod.stopping)
+            .filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
+    );
+}
+
+fn note_written(owner: &Owner, written: &[String]) {
+    if !written.is_empty() {
+        tracing::info!(
+            namespace = owner.namespace,
+            name = owner.name,
+            objects = written.join(", "),
+            "applied"
+        );
+    }
+}
+
+/// What was learned about the world outside, for the next reconcile.
+fn note_outcome(context: &Context, uid: &str, outcome: &Outcome) {
+    context.remember(uid, |memory| {
+        memory.imp = outcome
+            .imp
+            .iter()
+            .map(|looked| (looked.entry.clone(), remembered(looked, &memory.imp)))
+            .collect();
+        memory.links = Some(outcome.links.clone());
+        memory.records = outcome.records.as_ref().ok().cloned();
+    });
 }
 
 /// A look at one cluster without what is told once.

@@ -3,7 +3,7 @@
 //! A router of this profile accepts the link of whoever has the secret, so an open link proves
 //! nothing about the rows. Its announcement does: `<default-gateway/>` is there only if the id stood
 //! in the configuration that the router read when it started. It counts only over a link that was
-//! opened after that start, by clocks that do not jump: the router's UpTime, the age of the link,
+//! opened after that start, by clocks that do not jump: the router's up time, the age of the link,
 //! and this process's own clock around both answers.
 
 use std::collections::BTreeMap;

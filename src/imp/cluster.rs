@@ -569,7 +569,9 @@ impl Imp {
                 }),
                 None => Ok(()),
             },
-            Read::Redundancy => self.take_redundancy(cluster, asked, axl.redundancy().await),
+            Read::Redundancy => self
+                .take_redundancy(cluster, asked, axl.redundancy().await)
+                .map_or(Ok(()), Err),
             Read::Services(_) => Ok(()),
         };
         cluster.axl_version = axl.version;
@@ -611,7 +613,7 @@ impl Imp {
         cluster: &mut Cluster,
         asked: Stamp,
         states: Result<Vec<HaState>, CallError>,
-    ) -> Result<(), CallError> {
+    ) -> Option<CallError> {
         match states {
             Ok(value) => {
                 cluster.seen.redundancy = Some(Seen {
@@ -619,14 +621,14 @@ impl Imp {
                     asked,
                     answered: self.clock.now(),
                 });
-                Ok(())
+                None
             }
             Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => {
                 tracing::info!(%error, "states in redundancy groups cannot be read here; they say nothing");
                 cluster.seen.redundancy_unreadable = true;
-                Ok(())
+                None
             }
-            Err(error) => Err(error),
+            Err(error) => Some(error),
         }
     }
 

@@ -76,12 +76,10 @@ impl Window {
 
     fn check_that_it_comes(&self, schedule: &str) -> Result<(), Vec<String>> {
         let from = jiff::civil::date(FIRST_YEAR, 1, 1).to_zoned(self.zone.clone());
-        let comes = from
-            .map(|from| {
-                let next = self.cron.find_next_occurrence(&from, true).ok();
-                next.is_some_and(|next| next.year() < FIRST_YEAR + 50)
-            })
-            .unwrap_or(false);
+        let comes = from.is_ok_and(|from| {
+            let next = self.cron.find_next_occurrence(&from, true).ok();
+            next.is_some_and(|next| next.year() < FIRST_YEAR + 50)
+        });
         if comes {
             return Ok(());
         }

@@ -204,7 +204,7 @@ impl World {
                 return seen.unwrap_or(Seen(Value::Null));
             }
             assert!(
-                started.elapsed() < Duration::from_secs(60),
+                started.elapsed() < Duration::from_mins(1),
                 "not {what}: {:#}",
                 seen.map_or(Value::Null, |seen| seen.0["status"].clone())
             );

@@ -444,7 +444,7 @@ mod tests {
             carry(&mut sessions, &sizes, None, &mut heard).unwrap();
             let mut said = [Vec::new(), Vec::new()];
             for (n, (from, length)) in contents.into_iter().enumerate() {
-                let content: Vec<u8> = (0..length).map(|i| (i * 31 + n) as u8).collect();
+                let content: Vec<u8> = (0..length).map(|i| u8::try_from((i * 31 + n) % 251).unwrap()).collect();
                 sessions[from].send(&content);
                 said[1 - from].extend(content);
                 carry(&mut sessions, &sizes, None, &mut heard).unwrap();

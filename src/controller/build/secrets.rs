@@ -194,7 +194,7 @@ mod tests {
                 }
             }
             (copied, wanted) => {
-                assert_eq!((copied.is_none(), wanted == &Wanted::AsItIs), (true, true))
+                assert_eq!((copied.is_none(), wanted == &Wanted::AsItIs), (true, true));
             }
         }
         let text = desired.config.pointer("/data/edge.yaml").unwrap();

@@ -176,14 +176,14 @@ pub async fn run(
     for (cluster, looked) in valid.imp.iter().zip(&looked) {
         let entry = &cluster.spec.name;
         let before = known.get(entry);
-        let nodes = match &looked.report {
+        let routers = match &looked.report {
             Ok(report) if report.barred => Nodes::new(),
             Ok(report) if !report.nodes.is_empty() => {
                 imp::router_addresses(cluster, &report.nodes, before).await
             }
             _ => before.cloned().unwrap_or_default(),
         };
-        links.insert(entry.clone(), nodes);
+        links.insert(entry.clone(), routers);
     }
     let addresses = public_addresses(valid, observed);
     let last = memory.records.clone();

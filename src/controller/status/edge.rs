@@ -71,27 +71,8 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             "edge pods are being replaced, one after the other; the ones that run go on serving",
         );
     }
-    let stale: Vec<&str> = pods
-        .iter()
-        .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash))
-        .map(|pod| pod.name.as_str())
-        .collect();
-    if let Some(name) = stale.first() {
-        let why = pods
-            .iter()
-            .find_map(|p| p.status.as_ref().err().filter(|_| p.name == *name));
-        return match why {
-            Some(error) => {
-                Verdict::unknown(Reason::ConfigNotLoaded, format!("pod {name}: {error}"))
-            }
-            None => Verdict::no(
-                Reason::ConfigNotLoaded,
-                format!(
-                    "{} have not loaded the newest configuration yet; they are told again until they have",
-                    stale.join(", ")
-                ),
-            ),
-        };
+    if let Some(verdict) = outdated(found, &pods) {
+        return verdict;
     }
     if found.addresses.is_empty() && found.valid.service.type_ == ServiceType::LoadBalancer {
         return Verdict::no(
@@ -112,6 +93,29 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     Verdict::yes(format!(
         "{ready} of {wanted} edge pods are ready with the newest configuration"
     ))
+}
+
+/// Pods that have not loaded the newest configuration.
+fn outdated(found: &Found<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
+    let stale: Vec<&str> = pods
+        .iter()
+        .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash))
+        .map(|pod| pod.name.as_str())
+        .collect();
+    let name = stale.first()?;
+    let why = pods
+        .iter()
+        .find_map(|p| p.status.as_ref().err().filter(|_| p.name == *name));
+    Some(match why {
+        Some(error) => Verdict::unknown(Reason::ConfigNotLoaded, format!("pod {name}: {error}")),
+        None => Verdict::no(
+            Reason::ConfigNotLoaded,
+            format!(
+                "{} have not loaded the newest configuration yet; they are told again until they have",
+                stale.join(", ")
+            ),
+        ),
+    })
 }
 
 /// Whether pods of an earlier template run, as far as their controller has told by now.

@@ -56,6 +56,8 @@ pub enum Op {
     RowVanishes,
     /// Somebody else writes a row of their own.
     ForeignRow,
+    /// They are gone again.
+    NoForeignRows,
     Token,
     Refresh,
     Links(bool),
@@ -162,6 +164,7 @@ impl World {
                 }
             }
             Op::ForeignRow => self.insert_foreign(),
+            Op::NoForeignRows => self.delete_foreign(),
             Op::Token => self.token(),
             Op::Refresh => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
             Op::Links(up) => self.links = up,
@@ -233,13 +236,15 @@ pub fn ops() -> impl Strategy<Value = Op> {
             .prop_map(Op::Federation),
         1 => Just(Op::RowVanishes),
         1 => Just(Op::ForeignRow),
+        8 => Just(Op::NoForeignRows),
         3 => Just(Op::Token),
         3 => Just(Op::Refresh),
         2 => any::<bool>().prop_map(Op::Links),
         1 => (0_usize..2).prop_map(Op::StopService),
-        2 => Just(Op::StartServices),
+        // What holds everything up does not last: little else would happen.
+        8 => Just(Op::StartServices),
         1 => (0_usize..2).prop_map(Op::FailOver),
-        1 => any::<bool>().prop_map(Op::HideNode),
+        4 => prop_oneof![1 => Just(true), 3 => Just(false)].prop_map(Op::HideNode),
     ]
 }
 

@@ -377,6 +377,13 @@ impl World {
         });
     }
 
+    pub fn delete_foreign(&mut self) {
+        let now_ms = self.now_ms;
+        for row in self.table.iter_mut().filter(|row| row.foreign) {
+            row.deleted_ms.get_or_insert(now_ms);
+        }
+    }
+
     /// Rule 4, before a row is deleted.
     pub fn check_delete(&mut self, pkid: Pkid) {
         let foreign = self.rows().find(|row| row.pkid == pkid && row.foreign);
@@ -502,7 +509,7 @@ impl World {
     }
 
     fn redundancy_shows(&self) -> bool {
-        self.lag_ms % 2 == 0
+        self.lag_ms.is_multiple_of(2)
     }
 
     pub fn links_now(&mut self) -> Vec<Link> {

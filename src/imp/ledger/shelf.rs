@@ -70,14 +70,11 @@ impl Shelf {
         let publisher = file.ledger.publisher.clone();
         let result = file.save(&*self.store, ledger).await;
         let mut files = self.files();
-        match &result {
-            Ok(()) => {
-                files.by_publisher.insert(publisher, file.clone());
-            }
-            Err(_) => {
-                files.by_publisher.remove(&publisher);
-                files.complete = false;
-            }
+        if result.is_ok() {
+            files.by_publisher.insert(publisher, file.clone());
+        } else {
+            files.by_publisher.remove(&publisher);
+            files.complete = false;
         }
         result
     }

@@ -11,7 +11,7 @@ use crate::imp::axl::Node;
 use crate::imp::clock::{Clock as _, Stamp, SystemClock};
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{
-    Activation, Credentials, ForeignComponents, Owner, Requests, RestartMode, RestartPolicy,
+    Activation, Credentials, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy,
     SecretVersion, Target,
 };
 use crate::imp::effects::{Step, Wait, Why};
@@ -67,6 +67,7 @@ fn desired(account: Account) -> Desired {
         },
         component_ids: Vec::new(),
         announces: false,
+        place: Place::default(),
         activation: Activation::Active,
         restart: RestartPolicy {
             mode: RestartMode::Automatic,
