@@ -78,7 +78,6 @@ fn desired(account: Account) -> Desired {
         federation_check: None,
         maintenance: false,
         hold_acts: false,
-        place: crate::imp::desired::Place::default(),
         poll_interval: Duration::from_mins(5),
         requests: Requests::default(),
         links: Vec::new(),
