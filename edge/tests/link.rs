@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
+use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
@@ -545,6 +546,56 @@ async fn of_two_clusters_for_the_same_domains_the_one_with_a_link_takes_everythi
         assert_eq!(id(&two.hear().await), n);
     }
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+/// To a room of the chat alias instead of a user of the domain.
+fn to_room(n: usize) -> String {
+    message(n).replace("alice@coluc.com", "room@conf.coluc.com")
+}
+
+#[rstest]
+// Each its own domain: what is for the one that is down goes to nobody else.
+#[case::apart(&["coluc.com"], &["conf.coluc.com"], None)]
+// The other one serves all: it takes what is for the one that is down.
+#[case::peers(&[], &["conf.coluc.com"], Some(0))]
+#[tokio::test]
+async fn of_two_clusters_each_gets_its_domains_and_a_peer_takes_over(
+    #[case] of_first: &[&str],
+    #[case] of_second: &[&str],
+    #[case] takes_over: Option<usize>,
+) {
+    let domains = |names: &[&str]| names.iter().map(|n| Domain::parse(n).unwrap()).collect();
+    let peer = Peer::new("vngtp.lab").await;
+    let (first, second) = (Router::new().await, Router::new().await);
+    let mut both = config(&[&peer], &[&first]);
+    let mut other = config(&[], &[&second]).routers.remove(0);
+    other.name = "other".to_owned();
+    other.domains = domains(of_second);
+    both.routers[0].domains = domains(of_first);
+    // The one that serves fewer domains first: of those that serve one, the first with a link takes it.
+    both.routers.insert(0, other);
+    let mut live = live(both);
+    live.router_secrets.push(live.router_secrets[0].clone());
+    let lab = Lab::start(live);
+    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let mut user = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let mut room = peer.open_authenticated(lab.s2s, "conf.coluc.com").await;
+    for n in 0..3 {
+        user.say(&message(n)).await;
+        assert_eq!(id(&one.hear().await), n);
+        room.say(&to_room(n)).await;
+        assert_eq!(id(&two.hear().await), n);
+    }
+    drop(second);
+    two.cut().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    room.say(&to_room(10)).await;
+    if takes_over.is_some() {
+        assert!(one.hear().await.contains("room@conf.coluc.com"));
+    }
+    user.say(&message(11)).await;
+    let heard = one.hear().await;
+    assert_eq!(id(&heard), 11, "{heard}");
 }
 
 #[tokio::test]

@@ -337,7 +337,7 @@ fn overdue(input: Input<'_>) -> Option<Read> {
                 .reached(seen.timings.confirm_missing);
         if seen.due.contains(&Read::Nodes)
             || confirm
-            || due && now.since(&nodes.asked).reached(NODES_EVERY)
+            || due && now.since(&nodes.asked).reached(NODES_EVERY) && !rests(input)
         {
             return Some(Read::Nodes);
         }

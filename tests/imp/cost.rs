@@ -15,10 +15,10 @@ use crate::support::{Bench, id, quick};
 
 /// The system's clock, and how far it was moved.
 #[derive(Debug, Default)]
-struct MovedClock(AtomicU64);
+pub struct MovedClock(AtomicU64);
 
 impl MovedClock {
-    fn advance(&self, by: Duration) {
+    pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap();
         self.0.fetch_add(by, Ordering::SeqCst);
     }

@@ -16,6 +16,7 @@ mod audit;
 mod client;
 mod clusters;
 mod cost;
+mod cost_at_scale;
 mod fault_table;
 mod faults;
 mod federation;
