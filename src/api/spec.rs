@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xmpp_federation_core::{ComponentId, Domain, Realm};
 
 use super::status::XmppFederationStatus;
 use super::values::{Address, DomainName, Duration, Network, any_object, any_objects};
@@ -918,5 +919,12 @@ impl XmppFederationSpec {
     pub fn slots(&self) -> u16 {
         let slots = self.edge.slots.unwrap_or(self.edge.replicas).max(1);
         u16::try_from(slots).unwrap_or(1)
+    }
+
+    /// The component id of each slot, given the host name of the edge.
+    pub fn component_ids(&self, hostname: &Domain) -> Vec<ComponentId> {
+        (0..self.slots())
+            .map(|slot| ComponentId::of_realm(&Realm::of_replica(hostname, slot)))
+            .collect()
     }
 }

@@ -7,7 +7,7 @@ use xmpp_federation_core::edge_config::{
     Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode,
     TlsVersion,
 };
-use xmpp_federation_core::{ComponentId, Domain, Realm};
+use xmpp_federation_core::{ComponentId, Domain};
 
 use super::build::{Links, edge_config};
 use super::names::Owner;
@@ -235,9 +235,7 @@ pub fn run(
     let (Some(hostname), true) = (hostname, problems.0.is_empty()) else {
         return Err(Refusal::Invalid(problems.0));
     };
-    let component_ids: Vec<ComponentId> = (0..slots)
-        .map(|i| ComponentId::of_realm(&Realm::of_replica(&hostname, i)))
-        .collect();
+    let component_ids = spec.component_ids(&hostname);
     used_twice(&hosted, &component_ids, claims)?;
 
     let mut certificate_names = hosted.clone();
@@ -671,9 +669,7 @@ pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
     let Ok(host) = Domain::parse(&spec.edge.hostname.0) else {
         return Vec::new();
     };
-    (0..spec.slots())
-        .map(|i| ComponentId::of_realm(&Realm::of_replica(&host, i)))
-        .collect()
+    spec.component_ids(&host)
 }
 
 /// What a resource claims; values that are no domains claim nothing.

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use serde::Deserialize as _;
-use xmpp_federation_core::{ComponentId, Domain, Realm};
+use xmpp_federation_core::{ComponentId, Domain};
 
 use super::options::Addresses;
 use crate::api::XmppFederation;
@@ -103,9 +103,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
             .ca_secret_ref
             .as_ref()
             .map(|ca| format!("Secret {}, key {}", ca.name, ca.key)),
-        component_ids: (0..spec.slots())
-            .map(|slot| ComponentId::of_realm(&Realm::of_replica(&hostname, slot)))
-            .collect(),
+        component_ids: spec.component_ids(&hostname),
     })
 }
 
