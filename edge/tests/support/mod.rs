@@ -13,6 +13,7 @@
 )]
 
 pub mod pki;
+pub mod process;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

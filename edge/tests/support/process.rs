@@ -1,0 +1,102 @@
+//! An edge that is a process of its own, so that its memory and its time can be read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{COMPONENT, Peer, Router};
+
+/// The process and its folder; both go when it is dropped.
+pub struct Process {
+    child: Child,
+    pub folder: PathBuf,
+    pub s2s: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Process {
+    /// An edge for coluc.com with a static route to the peer `vngtp.lab`; `more` is further
+    /// configuration, YAML at the top level.
+    pub fn start(peer: &Peer, router: &Router, more: &str) -> Self {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("edge-process-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+        write("tls.crt", &made.cert.pem());
+        write("tls.key", &made.signing_key.serialize_pem());
+        write("dialback", "0123456789abcdef0123456789abcdef");
+        write("router", "router-secret");
+        let (s2s, admin) = (free(), free());
+        let here = folder.display();
+        let way = peer.listener.local_addr().unwrap();
+        let node = router.listener.local_addr().unwrap();
+        let yaml = format!(
+            "\
+domains: [coluc.com]
+listen: {{s2s: '{s2s}', admin: '{admin}'}}
+dialback: {{sign: {here}/dialback}}
+tls:
+  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
+staticRoutes: [{{domain: vngtp.lab, addresses: ['{way}']}}]
+routers:
+- name: main
+  componentIds: [{COMPONENT}]
+  secretFile: {here}/router
+  endpoints: [{{name: node0, address: '{node}'}}]
+drainDelay: 0s
+{more}
+"
+        );
+        write("edge.yaml", &yaml);
+        let child = Command::new(env!("CARGO_BIN_EXE_xmpp-federation-edge"))
+            .arg("--config")
+            .arg(folder.join("edge.yaml"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            folder,
+            s2s,
+            admin,
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The most memory that it ever had, in kilobytes.
+    pub fn most(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The memory that it has now, in kilobytes.
+    pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An address of the loopback that nobody listens on.
+fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
