@@ -94,6 +94,11 @@ pub struct Cidr {
 const CIDR: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
 
 impl Cidr {
+    /// An address of the network, as written.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Length of the network part, bits.
     pub const fn prefix(&self) -> u8 {
         self.prefix

@@ -1,7 +1,7 @@
 //! Where the domain is reached: routes of the configuration, or SRV records of both services and
 //! addresses, each with the verdict of the address rules.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Plan, Report};
@@ -164,6 +164,9 @@ impl Plan {
             let remedy = "the domain's administrators must publish A or AAAA records for it";
             report.bad("address", host, "has no address in DNS", remedy);
         }
+        if addresses.iter().any(IpAddr::is_ipv6) {
+            self.rules.learn_nat64(&*self.lookup).await;
+        }
         let mut targets = Vec::new();
         for ip in addresses.into_iter().take(MOST) {
             let address = SocketAddr::new(ip, port);
@@ -171,8 +174,8 @@ impl Plan {
                 Err(refused) if !trusted => report.bad(
                     "address",
                     host,
-                    format!("{ip} is refused because it is {}", refused.class),
-                    "if it is meant, add its network to dns.allowPrivateTargets or give the domain a static route",
+                    format!("{ip} is refused because {}", refused.cause()),
+                    &format!("if it is meant, {}", refused.remedy()),
                 ),
                 _ => {
                     report.good("address", host, ip.to_string());

@@ -10,6 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort};
 
+use super::dns::Lookup;
+use super::nat64::Nat64;
+
 /// The addresses of our XCP routers: those in the configuration and those that the links found.
 #[derive(Debug, Default)]
 pub struct RouterAddresses(RwLock<HashMap<HostPort, Vec<SocketAddr>>>);
@@ -40,6 +43,7 @@ impl RouterAddresses {
 pub struct AddressRules {
     allow: Vec<Cidr>,
     deny: Vec<Cidr>,
+    nat64: Arc<Nat64>,
     routers: Arc<RouterAddresses>,
     own_ports: Vec<u16>,
     is_ours: fn(IpAddr) -> bool,
@@ -47,14 +51,33 @@ pub struct AddressRules {
 
 /// An address that is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{address} is refused because it is {class}; if it is meant, add its network to dns.allowPrivateTargets or give the domain a static route"
-)]
+#[error("{address} is refused because {}; if it is meant, {}", self.cause(), self.remedy())]
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
+    /// The IPv4 address that it stands for, if that is what is refused.
+    pub inside: Option<Ipv4Addr>,
     /// Its class, with an article.
     pub class: &'static str,
+}
+
+impl RefusedAddress {
+    /// What is wrong with it, as the end of a sentence.
+    pub fn cause(&self) -> String {
+        match self.inside {
+            Some(inside) => format!("{inside}, which it stands for (NAT64), is {}", self.class),
+            None => format!("it is {}", self.class),
+        }
+    }
+
+    /// What to do if the address is meant.
+    pub fn remedy(&self) -> String {
+        let network = match self.inside {
+            Some(inside) => format!("the network of {inside}"),
+            None => "its network".to_owned(),
+        };
+        format!("add {network} to dns.allowPrivateTargets or give the domain a static route")
+    }
 }
 
 impl AddressRules {
@@ -69,6 +92,7 @@ impl AddressRules {
         Self {
             allow: config.dns.allow_private_targets.clone(),
             deny: config.dns.deny_targets.clone(),
+            nat64: Arc::new(Nat64::new(&config.dns.allow_private_targets)),
             routers,
             own_ports: [Some(config.listen.s2s), config.listen.direct_tls]
                 .into_iter()
@@ -83,13 +107,42 @@ impl AddressRules {
         &self.routers
     }
 
-    /// Whether DNS may lead to this address.
+    /// Learns what IPv6 addresses stand for IPv4 ones here; called before such are judged.
+    pub(crate) async fn learn_nat64(&self, lookup: &dyn Lookup) {
+        self.nat64.learn(lookup).await;
+    }
+
+    /// Whether DNS may lead to this address. An IPv4 address inside an IPv6 one (NAT64) is judged
+    /// in its place: no exception counts for the form it is written in.
     pub fn check(&self, address: SocketAddr) -> Result<(), RefusedAddress> {
-        let ip = address.ip();
-        let refuse = |class| Err(RefusedAddress { address: ip, class });
+        let inside = self.nat64.inside(address.ip());
+        if inside.is_empty() {
+            return self.judge(address, None);
+        }
+        for four in inside {
+            self.judge(address, Some(four))?;
+        }
+        Ok(())
+    }
+
+    fn judge(&self, address: SocketAddr, inside: Option<Ipv4Addr>) -> Result<(), RefusedAddress> {
+        let refuse = |class| {
+            Err(RefusedAddress {
+                address: address.ip(),
+                inside,
+                class,
+            })
+        };
+        let ip = inside.map_or(address.ip(), IpAddr::V4);
         let plain = SocketAddr::new(ip.to_canonical(), address.port());
+        // A link may have found a router in the other form.
+        let is_of = |router: &SocketAddr| match router.ip() {
+            ip if ip == plain.ip() => true,
+            ip => self.nat64.inside(ip).iter().any(|ip| *ip == plain.ip()),
+        };
         // Never, whatever is allowed: it would be a loop or a way into the router.
-        if self.routers.any(|router| *router == plain) {
+        let is_router = |router: &SocketAddr| router.port() == plain.port() && is_of(router);
+        if self.routers.any(is_router) {
             return refuse("one of our routers");
         }
         let ours = (self.is_ours)(plain.ip());
@@ -105,10 +158,11 @@ impl AddressRules {
         if ours {
             return refuse("an address of this host");
         }
-        if self.routers.any(|router| router.ip() == plain.ip()) {
+        if self.routers.any(is_of) {
             return refuse("a host of one of our routers");
         }
-        if self.deny.iter().any(|network| network.contains(ip)) {
+        let denied = |network: &Cidr| network.contains(ip) || network.contains(address.ip());
+        if self.deny.iter().any(denied) {
             return refuse("in a network of dns.denyTargets");
         }
         Ok(())
@@ -116,8 +170,10 @@ impl AddressRules {
 }
 
 /// The class of an address that no public server has; `None` for a public one.
-/// Sources: IANA special-purpose address registries (RFC 6890). Documentation networks count as
-/// public: they are not routed anyway, and labs use them as their internet.
+/// Sources: IANA special-purpose address registries (RFC 6890), the IPv6 address space (all public
+/// addresses are of 2000::/3), and addresses that clouds answer on inside every network of theirs.
+/// Documentation networks count as public: they are not routed anyway, and labs use them as their
+/// internet.
 fn special_class(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => special_v4(ip),
@@ -126,7 +182,7 @@ fn special_class(ip: IpAddr) -> Option<&'static str> {
 }
 
 fn special_v4(ip: Ipv4Addr) -> Option<&'static str> {
-    let [a, b, c, _] = ip.octets();
+    let [a, b, c, d] = ip.octets();
     Some(match (a, b, c) {
         (0, ..) => "an unspecified address",
         (127, ..) => "a loopback address",
@@ -135,6 +191,10 @@ fn special_v4(ip: Ipv4Addr) -> Option<&'static str> {
         (169, 254, _) => "a link-local address",
         (100, b, _) if (64..128).contains(&b) => "a shared (CGNAT) address",
         (192, 0, 0) | (198, 18..=19, _) => "a special-purpose address",
+        (192, 88, 99) => "a 6to4 relay's address",
+        // Azure's host of each virtual machine; IBM's services and private endpoints.
+        (168, 63, 129) if d == 16 => "a cloud provider's internal address",
+        (161, 26, _) | (166, 8..=11, _) => "a cloud provider's internal address",
         (224..=239, ..) => "a multicast address",
         (240.., ..) => "a reserved or broadcast address",
         _ => return None,
@@ -152,12 +212,14 @@ fn special_v6(ip: Ipv6Addr) -> Option<&'static str> {
         (0x64, 0xff9b) if third <= 1 => "a NAT64 address",
         (0x100, 0) => "a discard address",
         (0x2001, 0) => "a Teredo address",
+        (0x2001, 0x2 | 0x10..=0x2f) => "a special-purpose address",
         (0x2002, _) => "a 6to4 address",
         (0xfc00..=0xfdff, _) => "a unique local address",
         (0xfe80..=0xfebf, _) => "a link-local address",
         (0xfec0..=0xfeff, _) => "a site-local address",
         (0xff00..=0xffff, _) => "a multicast address",
-        _ => return None,
+        (0x2000..=0x3fff, _) => return None,
+        _ => "in no public network",
     })
 }
 
@@ -184,7 +246,11 @@ mod tests {
 
     fn rules() -> AddressRules {
         let routers = Arc::<RouterAddresses>::default();
-        for text in ["198.51.100.7:7400", "10.9.0.7:7400"] {
+        for text in [
+            "198.51.100.7:7400",
+            "10.9.0.7:7400",
+            "[64:ff9b::203.0.114.7]:7400",
+        ] {
             routers.learn(&text.parse().unwrap(), &[text.parse().unwrap()]);
         }
         AddressRules {
@@ -193,6 +259,7 @@ mod tests {
                 "127.0.0.0/8".parse().unwrap(),
             ],
             deny: vec!["203.0.113.0/24".parse().unwrap()],
+            nat64: Arc::default(),
             routers,
             own_ports: vec![5269, 5271],
             is_ours: |ip| ip == "198.51.100.1".parse::<IpAddr>().unwrap() || ip.is_loopback(),
@@ -221,8 +288,40 @@ mod tests {
     #[case("[::1]:5270", "loopback")]
     #[case("[::ffff:8.8.8.8]:5269", "mapped")]
     #[case("[::8.8.8.8]:5269", "compatible")]
-    #[case("[64:ff9b::8.8.8.8]:5269", "NAT64")]
-    #[case("[64:ff9b:1::1]:5269", "NAT64")]
+    #[case("168.63.129.16:80", "cloud")]
+    #[case("168.63.129.17:5269", "")]
+    #[case("161.26.0.10:53", "cloud")]
+    #[case("166.9.1.1:443", "cloud")]
+    #[case("166.12.1.1:443", "")]
+    #[case("192.88.99.1:5269", "6to4")]
+    #[case("[64:ff9b:0:1::1]:5269", "NAT64")]
+    #[case("[2001:2::1]:5269", "special")]
+    #[case("[2001:20::1]:5269", "special")]
+    #[case("[2001:500::1]:5269", "")]
+    #[case("[5f00::1]:5269", "no public")]
+    #[case("[4000::1]:5269", "no public")]
+    // The IPv4 address inside counts.
+    #[case("[64:ff9b::8.8.8.8]:5269", "")]
+    #[case("[64:ff9b::198.51.100.20]:5269", "")]
+    #[case("[64:ff9b::10.0.0.5]:5269", "private")]
+    #[case("[64:ff9b::172.16.0.1]:5269", "private")]
+    #[case("[64:ff9b::127.0.0.1]:5269", "this edge itself")]
+    #[case("[64:ff9b::169.254.169.254]:80", "link-local")]
+    #[case("[64:ff9b::168.63.129.16]:80", "cloud")]
+    #[case("[64:ff9b::]:5269", "unspecified")]
+    #[case("[64:ff9b::203.0.113.9]:5269", "denyTargets")]
+    #[case("[64:ff9b::198.51.100.1]:443", "address of this host")]
+    #[case("[64:ff9b::198.51.100.7]:7400", "one of our routers")]
+    #[case("[64:ff9b::198.51.100.7]:5269", "host of one of our routers")]
+    #[case("[64:ff9b::203.0.114.7]:7400", "one of our routers")]
+    #[case("203.0.114.7:7400", "one of our routers")]
+    #[case("[64:ff9b::10.9.0.7]:7400", "one of our routers")]
+    #[case("[64:ff9b::10.9.1.1]:5269", "")]
+    #[case("[64:ff9b:1::198.51.100.20]:5269", "")]
+    #[case("[64:ff9b:1::1]:5269", "unspecified")]
+    #[case("[64:ff9b:1::10.0.0.5]:5269", "private")]
+    #[case("[64:ff9b:1:a00:0:501:c633:6414]:5269", "private")]
+    #[case("[64:ff9b:1::10.9.0.7]:7400", "one of our routers")]
     #[case("[2002:a00:1::]:5269", "6to4")]
     #[case("[2001::1]:5269", "Teredo")]
     #[case("[fc00::1]:5269", "unique local")]
@@ -251,6 +350,36 @@ mod tests {
                     "{refused}"
                 );
             }
+        }
+    }
+
+    #[rstest]
+    #[case("64:ff9b::/96", "64:ff9b::10.0.0.5", true)]
+    #[case("64:ff9b::/96", "64:ff9b::198.51.100.20", false)]
+    #[case("64:ff9b::/96", "64:ff9b::169.254.169.254", true)]
+    #[case("64:ff9b::/32", "64:ff9b:1::10.0.0.5", true)]
+    #[case("64:ff9b::10.0.0.5/128", "64:ff9b::10.0.0.5", true)]
+    #[case("64:ff9b:1:abcd::/96", "64:ff9b:1:abcd::10.0.0.5", true)]
+    #[case("64:ff9b:1:abcd::/96", "64:ff9b:1:abcd::198.51.100.20", false)]
+    #[case("10.0.0.0/8", "64:ff9b::10.0.0.5", false)]
+    #[case("::/0", "64:ff9b::10.0.0.5", true)]
+    #[case("0.0.0.0/0", "64:ff9b::198.51.100.7", true)]
+    fn an_exception_for_nat64_opens_nothing_that_is_private(
+        #[case] allowed: Cidr,
+        #[case] address: IpAddr,
+        #[case] refused: bool,
+    ) {
+        let rules = AddressRules {
+            nat64: Arc::new(Nat64::new(&[allowed])),
+            allow: vec![allowed],
+            ..rules()
+        };
+        let answer = rules.check(SocketAddr::new(address, 7400));
+        assert_eq!(answer.is_err(), refused, "{answer:?}");
+        if let Err(refused) = answer {
+            let inside = refused.inside.unwrap().to_string();
+            let sentence = refused.to_string();
+            assert_eq!(sentence.matches(&inside).count(), 2, "{sentence}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! - [`dns`]: the questions asked of DNS, as a trait, and its real implementation
 //! - [`srv`]: from SRV answers to targets in order (RFC 2782)
 //! - [`address_rules`]: which addresses DNS may lead to
+//! - `nat64`: the IPv4 addresses that IPv6 ones stand for
 //! - [`connect`]: attempts raced across addresses, bounded in number and time
 //!
 //! [`Resolver::resolve`] looks up, [`Attempts`] connects; after a TLS or stream failure
@@ -11,6 +12,7 @@
 pub mod address_rules;
 pub mod connect;
 pub mod dns;
+mod nat64;
 pub mod srv;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -293,8 +295,13 @@ impl Resolver {
     ) -> VecDeque<Candidate> {
         group.truncate(self.bounds.attempts);
         let answers = futures::future::join_all(group.iter().map(|target| self.host(&target.host)));
+        let answers = answers.await;
+        if method != Method::StaticRoute && answers.iter().flatten().flatten().any(IpAddr::is_ipv6)
+        {
+            self.rules.learn_nat64(&*self.lookup).await;
+        }
         let mut turns: Vec<VecDeque<Candidate>> = Vec::with_capacity(group.len());
-        for (target, answer) in group.iter().zip(answers.await) {
+        for (target, answer) in group.iter().zip(answers) {
             let addresses = match answer {
                 Ok(addresses) if addresses.is_empty() => {
                     failures

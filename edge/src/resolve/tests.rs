@@ -160,6 +160,27 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
     "a vngtp.lab. = ::1\na vngtp.lab. = 198.51.100.20",
     "address 198.51.100.20:5269"
 )]
+// A network without IPv4: the resolver puts the address of an IPv4 host into an IPv6 one.
+#[case(
+    "{SRV} 0 0 5269 x.vngtp.lab.\na x.vngtp.lab. = 64:ff9b::198.51.100.20",
+    "srv [64:ff9b::c633:6414]:5269"
+)]
+#[case(
+    "{SRV} 0 0 80 x.vngtp.lab.\na x.vngtp.lab. = 64:ff9b::10.0.0.5",
+    "refused"
+)]
+#[case(
+    "a vngtp.lab. = 2001:db8:64::10.0.0.5\na ipv4only.arpa. = 2001:db8:64::192.0.0.170",
+    "refused"
+)]
+#[case(
+    "a vngtp.lab. = 2001:db8:64::198.51.100.20\na ipv4only.arpa. = 2001:db8:64::192.0.0.170",
+    "address [2001:db8:64::c633:6414]:5269"
+)]
+#[case(
+    "a vngtp.lab. = 2001:db8:64::10.0.0.5\nfail ipv4only.arpa.",
+    "address [2001:db8:64::a00:5]:5269"
+)]
 // The next priority is used when the first has nothing usable.
 #[case(
     "{SRV} 1 0 5269 x.vngtp.lab.\n{SRV} 2 0 5270 y.vngtp.lab.\na x.vngtp.lab. = 10.0.0.1\na y.vngtp.lab. = 198.51.100.21",
