@@ -5,12 +5,13 @@
 //! asking side hangs up.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use socket2::{SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -83,6 +84,8 @@ pub enum Response {
 const TRACE_SECONDS: u64 = 600;
 /// How long one may run.
 const MAX_TRACE_SECONDS: u64 = 24 * 3600;
+/// Connections that may wait to be accepted.
+const WAITING: i32 = 128;
 /// Longest request line.
 const MAX_LINE: u64 = 16 * 1024;
 
@@ -97,16 +100,17 @@ pub struct Control {
 
 impl Control {
     /// Listens at a path that only this user may connect to; a socket left behind by an earlier
-    /// process is replaced.
+    /// process is replaced, and nothing else.
     pub fn bind(path: &Path, admin: Admin, level: LogLevel) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
+        remove_stale(path)?;
+        let socket = Socket::new(socket2::Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // Before it listens: nobody connects with other permissions.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        socket.listen(WAITING)?;
+        socket.set_nonblocking(true)?;
         Ok(Self {
-            listener,
+            listener: UnixListener::from_std(socket.into())?,
             path: path.to_owned(),
             admin,
             level,
@@ -130,6 +134,36 @@ impl Control {
                 }
             }
         }
+    }
+}
+
+/// Removes the socket of a process that is gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let taken = |kind, why: &str| {
+        let remedy = "give listen.control another path";
+        Err(io::Error::new(kind, format!("{why}, or {remedy}")))
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            let why = "there is something that is not a socket; move it away";
+            return taken(io::ErrorKind::AlreadyExists, why);
+        }
+        Ok(_) => {}
+    }
+    let socket = Socket::new(socket2::Domain::UNIX, Type::STREAM, None)?;
+    // A process that does not accept must not hold this one.
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => taken(
+            io::ErrorKind::AddrInUse,
+            "another process answers there; stop it",
+        ),
     }
 }
 
@@ -309,5 +343,43 @@ impl Asked {
             Ok(Response::Error(error)) => Err(error),
             Err(error) => Err(format!("the edge's answer is not understood: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config::fixture::Folder;
+
+    #[test]
+    fn only_the_socket_of_a_process_that_is_gone_is_removed() {
+        let folder = Folder::new();
+        let path = folder.path().join("control");
+        remove_stale(&path).unwrap();
+
+        folder.write("control", "somebody's");
+        let error = remove_stale(&path).unwrap_err().to_string();
+        assert!(error.contains("not a socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's");
+        std::fs::remove_file(&path).unwrap();
+
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = remove_stale(&path).unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        // Also one that does not get round to accepting.
+        let waiting: Vec<_> = std::iter::from_fn(|| {
+            let socket = Socket::new(socket2::Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let connected = socket.connect(&SockAddr::unix(&path).unwrap());
+            connected.is_ok().then_some(socket)
+        })
+        .take(10_000)
+        .collect();
+        assert!(remove_stale(&path).is_err(), "{} wait", waiting.len());
+        drop(other);
+
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
     }
 }

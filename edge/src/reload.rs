@@ -21,6 +21,8 @@ use crate::metrics::Metrics;
 
 /// A volume swap is several events; what follows within this time belongs to it.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How often it waits again because there were more changes.
+const MOST_SETTLES: usize = 20;
 /// The files are read again after this time even if nothing was seen to change.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -92,8 +94,13 @@ impl Reloader {
                 () = sleep_until(poll) => {}
                 () = self.live.closed() => return,
             }
-            sleep(SETTLE).await;
-            while changed.try_recv().is_ok() {}
+            // A file that is being written is read when that is over, as far as can be seen.
+            for _ in 0..MOST_SETTLES {
+                sleep(SETTLE).await;
+                if changed.try_recv().is_err() {
+                    break;
+                }
+            }
         }
     }
 
@@ -244,6 +251,7 @@ fn keep_what_needs_a_new_process(running: &Live, fresh: &mut Live, index: usize)
     let mut kept = Vec::new();
     if fresh.config.listen != running.config.listen {
         fresh.config.listen = running.config.listen.clone();
+        fresh.resolver = Arc::new(fresh.resolver.listening(&fresh.config.listen));
         kept.push("listen".to_owned());
     }
     for (i, router) in fresh.config.routers.iter_mut().enumerate() {

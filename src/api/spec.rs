@@ -349,7 +349,7 @@ pub struct LimitsSpec {
     /// Time for a dialback answer. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialback_timeout: Option<Duration>,
-    /// A stream without stanzas is closed after this time. Default 10m.
+    /// A stream on which nothing comes is closed after this time. Default 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Duration>,
 }

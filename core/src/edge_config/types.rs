@@ -248,7 +248,8 @@ pub struct Peer {
 pub struct Dns {
     /// Addresses of resolvers, port 53; empty: those of /etc/resolv.conf.
     pub resolvers: Vec<IpAddr>,
-    /// Private networks that DNS may lead to all the same.
+    /// Private networks that DNS may lead to all the same. An IPv4 address inside an IPv6 one
+    /// (NAT64) is judged in its place: list its IPv4 network, not the NAT64 prefix.
     pub allow_private_targets: Vec<Cidr>,
     /// Networks that DNS must not lead to either, besides private ones: the cluster's pods and
     /// services. What is in `allowPrivateTargets` is excepted.
@@ -304,7 +305,7 @@ pub struct Limits {
     pub max_stanza_bytes: usize,
     /// Largest element before authentication, bytes.
     pub max_unauthenticated_bytes: usize,
-    /// Deepest nesting inside a stanza.
+    /// Deepest nesting inside a stanza, 256 at most.
     pub max_depth: usize,
     /// Attributes of one element, namespace declarations included.
     pub max_attributes: usize,
@@ -324,8 +325,8 @@ pub struct Limits {
     pub negotiation_timeout: HumanDuration,
     /// Time for a dialback answer, and for a stanza to wait for its stream.
     pub dialback_timeout: HumanDuration,
-    /// A stream without stanzas is closed after this time; one on which nobody is authenticated
-    /// after a minute at the latest.
+    /// A stream on which nothing comes is closed after this time; white space counts as something
+    /// once a pair is authenticated. Before, the stream is closed after a minute at the latest.
     pub idle_timeout: HumanDuration,
 }
 

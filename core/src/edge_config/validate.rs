@@ -3,8 +3,12 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::types::{EdgeConfig, TlsMode};
+
+/// Elements inside each other that the edge can write anew, the stanza itself included.
+const MOST_DEPTH: usize = 256;
 
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -315,6 +319,27 @@ impl EdgeConfig {
                 ),
             );
         }
+        if self.limits.max_depth > MOST_DEPTH {
+            found.add(
+                "limits.maxDepth",
+                &format!(
+                    "{} is too large; stanzas are read and written anew to a depth of {MOST_DEPTH} at most",
+                    self.limits.max_depth
+                ),
+            );
+        }
+        for (field, time) in [
+            ("negotiationTimeout", self.limits.negotiation_timeout),
+            ("dialbackTimeout", self.limits.dialback_timeout),
+            ("idleTimeout", self.limits.idle_timeout),
+        ] {
+            if time.0 < Duration::from_secs(1) {
+                found.add(
+                    &format!("limits.{field}"),
+                    &format!("{time} is too short for anybody; give 1s or more"),
+                );
+            }
+        }
         for (field, value) in [
             (
                 "maxUnauthenticatedBytes",
@@ -500,6 +525,29 @@ routers:
         let result = EdgeConfig::from_yaml(&format!("{GOOD}{more}"));
         match result {
             Ok(_) => assert_eq!(says, "", "{more} was accepted"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!says.is_empty() && error.contains(says), "{error}");
+            }
+        }
+    }
+
+    #[rstest]
+    #[case(
+        "negotiationTimeout: 0s",
+        "line 22: limits.negotiationTimeout: 0ms is too short"
+    )]
+    #[case(
+        "dialbackTimeout: 999ms",
+        "line 22: limits.dialbackTimeout: 999ms is too short"
+    )]
+    #[case("idleTimeout: 0h", "line 22: limits.idleTimeout: 0ms is too short")]
+    #[case("idleTimeout: 1000ms", "")]
+    #[case("maxDepth: 256", "")]
+    #[case("maxDepth: 257", "line 22: limits.maxDepth: 257 is too large")]
+    fn limits_that_let_nobody_in_are_refused(#[case] limit: &str, #[case] says: &str) {
+        match EdgeConfig::from_yaml(&format!("{GOOD}limits:\n  {limit}\n")) {
+            Ok(_) => assert_eq!(says, "", "{limit} was accepted"),
             Err(error) => {
                 let error = error.to_string();
                 assert!(!says.is_empty() && error.contains(says), "{error}");

@@ -82,13 +82,18 @@ pub(super) fn new_id() -> StreamId {
     StreamId::from_random(rand::random())
 }
 
+/// An address of a header; some servers write an empty one where they name none.
+fn named(address: Option<&str>) -> Option<&str> {
+    address.filter(|address| !address.is_empty())
+}
+
 /// Our header as answer to the peer's.
 pub(super) fn answer_header(live: &Live, theirs: Option<&StreamHeader>, id: &StreamId) -> String {
     let fallback = live.config.domains.first().map_or("", Domain::as_str);
     let header = HeaderToSend {
         content_ns: ns::SERVER,
-        from: Some(theirs.and_then(|h| h.to.as_deref()).unwrap_or(fallback)),
-        to: theirs.and_then(|h| h.from.as_deref()),
+        from: Some(named(theirs.and_then(|h| h.to.as_deref())).unwrap_or(fallback)),
+        to: named(theirs.and_then(|h| h.from.as_deref())),
         id: Some(id.as_str()),
         // A server from before XMPP 1.0 is answered as such (RFC 6120 section 4.7.5).
         version: !theirs.is_some_and(|theirs| matches!(major_version(theirs), Ok(None))),
@@ -118,7 +123,8 @@ pub(super) fn read_header(
     }
     let version = major_version(theirs)?;
     let domain = |text: Option<&str>| {
-        text.map(Domain::parse).transpose().map_err(|_| {
+        let named = named(text);
+        named.map(Domain::parse).transpose().map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,
                 "from and to of a stream must be domains",
@@ -239,15 +245,17 @@ impl<'a> Negotiation<'a> {
             first,
         };
         if announced.pre_xmpp_1 {
-            return if mode == TlsMode::Required {
-                // A stream without version cannot start TLS.
-                Err(self.refuse(
-                    terms::no_tls(&self.live, addresses.from.as_ref()),
-                    &addresses,
-                ))
-            } else {
-                Ok(in_clear(addresses, None))
-            };
+            if mode != TlsMode::Required {
+                return Ok(in_clear(addresses, None));
+            }
+            // A stream without version cannot start TLS.
+            if addresses.from.is_some() {
+                let refusal = terms::no_tls(&self.live, addresses.from.as_ref());
+                return Err(self.refuse(refusal, &addresses));
+            }
+            // Whose terms count is known once a domain is named.
+            let first = self.asked(mode, None, &addresses).await?;
+            return Ok(in_clear(addresses, first));
         }
         let server = self.live.tls.server.clone();
         let offered = Some(mode).filter(|mode| *mode != TlsMode::Disabled && server.is_some());
@@ -412,7 +420,8 @@ impl<'a> Negotiation<'a> {
             let reason = "the peer asks for TLS, which is disabled for it here";
             return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), addresses));
         }
-        if self.wire.framer.buffered() > 0 {
+        // White space means nothing, and some tools send a line end.
+        if self.wire.framer.holds_more_than_space() {
             self.wire.send(failure).await?;
             return Err(Failure::fault(
                 StreamErrorCondition::PolicyViolation,

@@ -201,6 +201,7 @@ impl Session {
                 break failure;
             }
             let deadline = self.deadline();
+            let held = self.wire.framer.buffered();
             let Self {
                 wire,
                 pending,
@@ -224,7 +225,13 @@ impl Session {
                         self.paused = Some(pause);
                         Ok(())
                     }
-                    Gated::Turn(Ok(Turn::Read)) => self.take_frames(),
+                    Gated::Turn(Ok(Turn::Read)) => {
+                        // White space is traffic too, as XEP-0478 counts it, once a pair counts.
+                        if !self.pairs.is_empty() && self.wire.framer.buffered() > held {
+                            self.last_use = Instant::now();
+                        }
+                        self.take_frames()
+                    }
                     Gated::Turn(Ok(Turn::Flushed)) => Ok(()),
                     Gated::Turn(Ok(Turn::End)) => Err(Failure::Ended),
                     Gated::Turn(Err(error)) => Err(error.into()),

@@ -49,10 +49,15 @@ impl Plan {
         }
         let plain_name = format!("_xmpp-server._tcp.{}", self.domain);
         let direct_name = format!("_xmpps-server._tcp.{}", self.domain);
-        let plain = self.srv(&plain_name, report).await;
-        let direct = self.srv(&direct_name, report).await;
-        let (Ok(plain), Ok(direct)) = (plain, direct) else {
+        let Ok(plain) = self.srv(&plain_name, false, report).await else {
             return Vec::new();
+        };
+        // Direct TLS is one more way: without knowing, an edge goes on where it can.
+        let optional = plain.is_empty() || !plain.iter().all(is_none);
+        let direct = match self.srv(&direct_name, optional, report).await {
+            Ok(direct) => direct,
+            Err(_) if optional => Vec::new(),
+            Err(_) => return Vec::new(),
         };
         if plain.is_empty() && direct.is_empty() {
             report.warn(
@@ -94,11 +99,23 @@ impl Plan {
         targets
     }
 
-    async fn srv(&self, name: &str, report: &mut Report) -> Result<Vec<SrvRecord>, LookupError> {
+    /// `optional`: whether an edge can do without the answer.
+    async fn srv(
+        &self,
+        name: &str,
+        optional: bool,
+        report: &mut Report,
+    ) -> Result<Vec<SrvRecord>, LookupError> {
         let started = Instant::now();
         let answer = self.lookup.srv(&format!("{name}.")).await;
         let ms = started.elapsed().as_millis();
         match &answer {
+            Err(error) if optional => report.warn(
+                "dns",
+                name,
+                error.to_string(),
+                Some("the domain's name servers must answer that there is no such record; an edge goes on without"),
+            ),
             Err(error) => report.bad(
                 "dns",
                 name,

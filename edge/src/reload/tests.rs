@@ -1,6 +1,7 @@
 //! Files changed under a running reloader, as Kubernetes and as people change them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 
 use super::*;
@@ -226,6 +227,11 @@ fn what_needs_a_new_process_keeps_its_running_value_and_is_named() {
             .load()
             .unwrap()
     };
+    let text = yaml(folder.path());
+    folder.write(
+        "edge.yaml",
+        &format!("{text}listen: {{directTls: '[::]:5270'}}\n"),
+    );
     let running = load();
     let text = yaml(folder.path())
         .replace("eft-xwye-a-coluc-com", "other-coluc-com")
@@ -235,6 +241,13 @@ fn what_needs_a_new_process_keeps_its_running_value_and_is_named() {
     let kept = keep_what_needs_a_new_process(&running, &mut fresh, 0);
     assert_eq!(kept, ["listen", "routers[0].componentIds[0]"]);
     assert_eq!(fresh.config.listen, running.config.listen);
+    let rules = &fresh.resolver.rules;
+    let ours = |port| rules.check(SocketAddr::from(([127, 0, 0, 1], port)));
+    for port in [5269, 5270, 8080] {
+        let refused = ours(port).unwrap_err();
+        assert_eq!(refused.class, "this edge itself", "port {port}");
+    }
+    assert_eq!(ours(6269).unwrap_err().class, "a loopback address");
     assert_eq!(fresh.config.routers, running.config.routers);
 }
 

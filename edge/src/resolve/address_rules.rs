@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort};
+use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort, Listen};
 
 use super::dns::Lookup;
 use super::nat64::Nat64;
@@ -94,17 +94,22 @@ impl AddressRules {
             deny: config.dns.deny_targets.clone(),
             nat64: Arc::new(Nat64::new(&config.dns.allow_private_targets)),
             routers,
-            own_ports: [Some(config.listen.s2s), config.listen.direct_tls]
-                .into_iter()
-                .flatten()
-                .map(|address| address.port())
-                .collect(),
+            own_ports: own_ports(&config.listen),
             is_ours: belongs_to_this_host,
         }
     }
 
     pub(super) fn routers(&self) -> &RouterAddresses {
         &self.routers
+    }
+
+    /// The same for an edge that listens elsewhere.
+    #[must_use]
+    pub(crate) fn listening(&self, listen: &Listen) -> Self {
+        Self {
+            own_ports: own_ports(listen),
+            ..self.clone()
+        }
     }
 
     /// Learns what IPv6 addresses stand for IPv4 ones here; called before such are judged.
@@ -169,9 +174,14 @@ impl AddressRules {
     }
 }
 
+fn own_ports(listen: &Listen) -> Vec<u16> {
+    let all = [Some(listen.s2s), listen.direct_tls, Some(listen.admin)];
+    all.iter().flatten().map(SocketAddr::port).collect()
+}
+
 /// The class of an address that no public server has; `None` for a public one.
 /// Sources: IANA special-purpose address registries (RFC 6890), the IPv6 address space (all public
-/// addresses are of 2000::/3), and addresses that clouds answer on inside every network of theirs.
+/// addresses are of `2000::/3`), and addresses that clouds answer on inside every network of theirs.
 /// Documentation networks count as public: they are not routed anyway, and labs use them as their
 /// internet.
 fn special_class(ip: IpAddr) -> Option<&'static str> {

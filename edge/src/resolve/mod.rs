@@ -17,13 +17,16 @@ pub mod srv;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::maybe_done;
 use rand::seq::SliceRandom;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, TlsMode};
+use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, TlsMode};
 
 use crate::policy::Policy;
 pub use crate::stream::direct_tls::Service;
@@ -159,7 +162,7 @@ impl ResolveError {
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
-    rules: Arc<AddressRules>,
+    pub(crate) rules: Arc<AddressRules>,
     routes: Arc<HashMap<Domain, Vec<Target>>>,
     policy: Arc<Policy>,
     bounds: Bounds,
@@ -174,8 +177,12 @@ impl fmt::Debug for Resolver {
     }
 }
 
+type SrvAnswer = Result<Vec<SrvRecord>, LookupError>;
+
 /// Addresses of one host that are looked at.
 const MOST_ADDRESSES: usize = 16;
+/// How long `_xmpps-server` is waited for when the domain can be reached without it.
+const GRACE: Duration = Duration::from_millis(300);
 /// Failures told in one sentence.
 const MOST_FAILURES: usize = 4;
 
@@ -213,6 +220,14 @@ impl Resolver {
             routes: Arc::new(fixed),
             policy: Arc::new(Policy::new(config)),
             bounds: Bounds::default(),
+        }
+    }
+
+    /// The same for an edge that listens elsewhere than its configuration says.
+    pub(crate) fn listening(&self, listen: &Listen) -> Self {
+        Self {
+            rules: Arc::new(self.rules.listening(listen)),
+            ..self.clone()
         }
     }
 
@@ -269,7 +284,7 @@ impl Resolver {
         let with_direct = self.policy.peer(domain).tls_mode != TlsMode::Disabled;
         let plain = format!("_xmpp-server._tcp.{domain}.");
         let direct = format!("_xmpps-server._tcp.{domain}.");
-        let (plain, direct) = futures::join!(self.lookup.srv(&plain), self.lookup.srv(&direct));
+        let (plain, direct) = self.services(&plain, &direct).await;
         Ok(
             match srv::choose(domain, plain, direct, with_direct, &mut rand::rng())? {
                 Choice::Targets(groups) => (Method::Srv, groups),
@@ -283,6 +298,28 @@ impl Resolver {
                 }
             },
         )
+    }
+
+    /// The SRV records of both services. The second answer is waited for as long as it decides
+    /// something: many name servers drop questions for names that they do not know.
+    async fn services(&self, plain: &str, direct: &str) -> (SrvAnswer, SrvAnswer) {
+        let mut second = pin!(maybe_done(self.lookup.srv(direct)));
+        let mut first = self.lookup.srv(plain);
+        let plain = poll_fn(|cx| {
+            let _ = second.as_mut().poll(cx);
+            first.as_mut().poll(cx)
+        })
+        .await;
+        let wait = match &plain {
+            Ok(records) if srv::offered(records) => GRACE,
+            // With time left for the domain's own addresses.
+            Ok(_) => self.bounds.total / 3,
+            Err(_) => Duration::ZERO,
+        };
+        let _ = tokio::time::timeout(wait, second.as_mut()).await;
+        let late = || LookupError(format!("the DNS look-up of SRV {direct} took too long"));
+        let direct = second.take_output().unwrap_or_else(|| Err(late()));
+        (plain, direct)
     }
 
     /// The allowed addresses of one priority's targets. Targets take turns, so that their order

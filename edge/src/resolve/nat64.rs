@@ -20,12 +20,12 @@ use super::dns::Lookup;
 
 /// The lengths that a prefix may have (RFC 6052 section 2.2).
 const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
-/// 64:ff9b::/96.
+/// `64:ff9b::/96`.
 const WELL_KNOWN: Prefix = Prefix {
     network: 0x64_ff9b << 96,
     length: 96,
 };
-/// 64:ff9b:1::/48: its prefixes are anybody's choice.
+/// `64:ff9b:1::/48`: its prefixes are anybody's choice.
 const LOCAL_USE: Prefix = Prefix {
     network: 0x64_ff9b_0001 << 80,
     length: 48,

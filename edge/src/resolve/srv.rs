@@ -36,8 +36,9 @@ pub fn choose(
     };
     let plain = plain.map_err(temporary)?;
     let direct = match direct {
-        // The domain can be reached without knowing.
-        Err(_) if offered(&plain) => Vec::new(),
+        // Direct TLS is one more way (XEP-0368 section 3): the domain can be reached without
+        // knowing, by its records or by its own addresses.
+        Err(_) if offered(&plain) || plain.is_empty() => Vec::new(),
         answer => answer.map_err(temporary)?,
     };
     if plain.is_empty() && direct.is_empty() {
@@ -90,7 +91,7 @@ fn nowhere(domain: &Domain, plain: &[SrvRecord], direct: &[SrvRecord]) -> Resolv
 }
 
 /// Whether there are records; a single one with target `.` says "not here" (RFC 2782, "Target").
-fn offered(records: &[SrvRecord]) -> bool {
+pub(super) fn offered(records: &[SrvRecord]) -> bool {
     !records
         .iter()
         .all(|record| record.target == "." || record.target.is_empty())
@@ -216,7 +217,7 @@ mod tests {
     // Broken answers are temporary where they would decide, else ignored.
     #[case(&["!"], &[], "temporary")]
     #[case(&["!"], &["0 0 5270 xmpp.vngtp.lab."], "temporary")]
-    #[case(&[], &["!"], "temporary")]
+    #[case(&[], &["!"], "fallback")]
     #[case(&["0 0 0 ."], &["!"], "temporary")]
     #[case(&["0 0 5269 xmpp.vngtp.lab."], &["!"], "xmpp.vngtp.lab:5269")]
     // Priorities in order, doubles once.

@@ -88,6 +88,21 @@ impl Lookup for Slow {
     }
 }
 
+/// Name servers that never say anything about `_xmpps-server`.
+struct WithoutDirect(Arc<Table>);
+
+impl Lookup for WithoutDirect {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+        if name.starts_with("_xmpps-server.") {
+            return Box::pin(std::future::pending());
+        }
+        self.0.srv(name)
+    }
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+        self.0.addresses(name)
+    }
+}
+
 fn config(more: &str) -> EdgeConfig {
     EdgeConfig::from_yaml(&format!(
         "\
@@ -136,6 +151,10 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
 )]
 #[case(
     "fail _xmpps-server._tcp.vngtp.lab.\na vngtp.lab. = 198.51.100.20",
+    "address 198.51.100.20:5269"
+)]
+#[case(
+    "{SRV} 0 0 0 .\nfail _xmpps-server._tcp.vngtp.lab.\na vngtp.lab. = 198.51.100.20",
     "temporary"
 )]
 #[case("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20", "disabled")]
@@ -214,6 +233,47 @@ async fn dns_answers_decide_where_a_domain_is_reached(#[case] table: &str, #[cas
         }
     };
     assert_eq!(found, expected);
+}
+
+#[rstest]
+#[case::records("{SRV} 0 0 5269 vngtp.lab.", "srv", GRACE)]
+#[case::no_records("", "address", Duration::from_secs(3) / 3)]
+#[tokio::test]
+async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothing(
+    #[case] table: &str,
+    #[case] method: &str,
+    #[case] wait: Duration,
+) {
+    let table =
+        Table::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
+    let lookup = Arc::new(WithoutDirect(table));
+    let total = Duration::from_secs(3);
+    let resolver = Resolver::with_lookup(&config(""), lookup, Arc::default())
+        .with_bounds(Bounds { total, ..quick() });
+    let found = resolver.resolve(&vngtp()).await.unwrap();
+    assert_eq!(found.method.as_str(), method);
+    assert!(
+        found.took >= wait && found.took < wait + Duration::from_secs(1),
+        "{:?}",
+        found.took
+    );
+}
+
+#[tokio::test]
+async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
+    let table = Table::read(&format!("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20"));
+    let resolver =
+        Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default())
+            .with_bounds(Bounds {
+                total: Duration::from_millis(300),
+                ..quick()
+            });
+    let error = resolver.resolve(&vngtp()).await.unwrap_err();
+    assert_eq!(error.as_str(), "temporary", "{error}");
+    assert!(
+        error.to_string().contains("_xmpps-server._tcp.vngtp.lab."),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -132,6 +132,11 @@ impl Framer {
         self.buf.len()
     }
 
+    /// Was more than white space appended that is not yet part of a frame?
+    pub fn holds_more_than_space(&self) -> bool {
+        self.buf.iter().any(|&byte| !is_space(byte))
+    }
+
     /// Is an element (or the header) begun and not complete?
     pub fn in_frame(&self) -> bool {
         !self.buf.is_empty() && self.scanner.state != State::Ended

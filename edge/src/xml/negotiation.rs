@@ -45,7 +45,7 @@ pub enum Content {
     Node(Node),
 }
 
-/// Deeper trees are refused; a [`Node`] is dropped recursively.
+/// Deeper trees are refused; a [`Node`] is dropped recursively. The configuration allows no more.
 const MAX_DEPTH: usize = 256;
 
 /// How much an element may grow when names are written out. A namespace is declared once and used
@@ -219,7 +219,8 @@ pub(super) fn events(
                     if matches!(event, Event::StartElement(..)) && depth == 2 {
                         elements += 1;
                     }
-                    if depth > MAX_DEPTH {
+                    // The root around the element is one more.
+                    if depth > MAX_DEPTH + 1 {
                         return Err(refused(
                             StreamErrorCondition::PolicyViolation,
                             "elements nested too deeply",

@@ -11,4 +11,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod idle;
 mod memory;
+mod odd_peers;

@@ -1,0 +1,262 @@
+//! What servers of the field say that is unusual and right, or wrong and harmless.
+
+use rstest::rstest;
+use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
+
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
+
+async fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    change(&mut config);
+    let lab = Lab::start(live(config));
+    let link = router.accept().await;
+    (lab, peer, link)
+}
+
+fn peer_terms(config: &mut EdgeConfig, terms: &str) {
+    config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
+}
+
+const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
+
+/// sslscan, nmap and others end the line.
+#[rstest]
+#[case::line_end("\r\n")]
+#[case::spaces("  \n\t ")]
+#[tokio::test]
+async fn white_space_behind_starttls_is_no_reason_to_refuse(#[case] behind: &str) {
+    let (lab, peer, _link) = start(|_| {}).await;
+    let mut tool = Speaker::connect(lab.s2s).await;
+    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
+    tool.hear("</stream:features>").await;
+    tool.say(&format!("{STARTTLS}{behind}")).await;
+    tool.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    tool.start_tls_as_client("coluc.com").await;
+    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
+    let text = tool.hear("</stream:features>").await;
+    let id = attribute(&text, "stream:stream", "id");
+    peer.authenticate(&mut tool, &id, "coluc.com").await;
+}
+
+/// A header without `to` and `version`, as servers from before XMPP 1.0 open their verification
+/// streams with, or with an empty `from`.
+fn old_header(from: &str) -> String {
+    format!(
+        "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' \
+         xmlns:stream='http://etherx.jabber.org/streams'{from}>"
+    )
+}
+
+const VERIFY: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='0a1b2c3d4'>k</db:verify>";
+
+#[rstest]
+#[case::optional(TlsMode::Optional, "", true)]
+#[case::optional_for_this_one(TlsMode::Required, "tlsMode: Optional", true)]
+#[case::disabled_for_this_one(TlsMode::Required, "tlsMode: Disabled", true)]
+#[case::required(TlsMode::Required, "", false)]
+#[case::required_of_this_one(TlsMode::Optional, "tlsMode: Required", false)]
+#[tokio::test]
+async fn an_old_servers_question_in_clear_is_judged_by_its_own_terms(
+    #[case] mode: TlsMode,
+    #[case] terms: &str,
+    #[case] answered: bool,
+    #[values("", " from=''", " from='vngtp.lab'")] from: &str,
+) {
+    let (lab, _peer, _link) = start(|config| {
+        config.tls.mode = mode;
+        if !terms.is_empty() {
+            peer_terms(config, terms);
+        }
+    })
+    .await;
+    let mut old = Speaker::connect(lab.s2s).await;
+    old.say(&old_header(from)).await;
+    old.say(VERIFY).await;
+    if answered {
+        let answer = old.hear("type='invalid'/>").await;
+        assert_eq!(attribute(&answer, "db:verify", "id"), "0a1b2c3d4");
+        assert!(!answer.contains("to=''"), "{answer}");
+        return;
+    }
+    let end = old.hear("policy-violation").await;
+    assert!(!end.contains("type='invalid'"), "{end}");
+    // Partner and remedy are named, whether or not the header said who it is.
+    let failures = lab.edge.registry.failures(None);
+    let [failure] = &failures[..] else {
+        panic!("{failures:?}");
+    };
+    assert_eq!(failure.domain.as_str(), "vngtp.lab");
+    let reason = &failure.attempts[0].reason;
+    assert!(
+        reason.contains("TLS is required of vngtp.lab") && reason.contains("tlsMode"),
+        "{reason}"
+    );
+}
+
+/// As the logs of working federations with Cisco's servers show it: a language that is none, ids
+/// of nine hexadecimal digits, the key repeated in the answers.
+mod xcp_edge {
+    use super::*;
+
+    const LANGUAGE: &str = " xml:lang='en-US.UTF-8'";
+
+    fn xcp_header(id: &str) -> String {
+        header("vngtp.lab", "coluc.com", id).replace(" from=", &format!("{LANGUAGE} from="))
+    }
+
+    /// Takes one of the edge's connections to features with dialback.
+    async fn accept(peer: &Peer) -> Speaker {
+        let (mut stream, local) = peer.accept_tls().await;
+        assert_eq!(local, "coluc.com");
+        stream.say(&xcp_header("5d0f3a7c1")).await;
+        stream
+            .say(
+                "<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>",
+            )
+            .await;
+        stream
+    }
+
+    #[tokio::test]
+    async fn its_stanzas_arrive() {
+        let (lab, peer, mut link) = start(|_| {}).await;
+        let mut bob = Speaker::connect(lab.s2s).await;
+        bob.say(&xcp_header("")).await;
+        bob.hear("</stream:features>").await;
+        bob.say(STARTTLS).await;
+        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            .await;
+        bob.start_tls_as_client("coluc.com").await;
+        bob.say(&xcp_header("")).await;
+        bob.hear("</stream:features>").await;
+        bob.say("<db:result from='vngtp.lab' to='coluc.com'>0f1e2d3c4b5a</db:result>")
+            .await;
+        let mut asked = accept(&peer).await;
+        let question = asked.hear("</db:verify>").await;
+        let id = attribute(&question, "db:verify", "id");
+        asked
+            .say(&format!(
+                "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'>0f1e2d3c4b5a</db:verify>"
+            ))
+            .await;
+        bob.hear("type='valid'/>").await;
+        bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='x'/>")
+            .await;
+        let stanza = link.hear().await;
+        assert_eq!(attribute(&stanza, "message", "xml:lang"), "en-US.UTF-8");
+        assert_eq!(attribute(&stanza, "message", "id"), "x");
+    }
+
+    #[tokio::test]
+    async fn it_gets_ours() {
+        let (_lab, peer, link) = start(|_| {}).await;
+        link.say(MESSAGE);
+        let mut stream = accept(&peer).await;
+        let shown = stream.hear("</db:result>").await;
+        let key = shown.split('>').nth(1).unwrap().split('<').next().unwrap();
+        stream
+            .say(&format!(
+                "<db:result from='vngtp.lab' to='coluc.com' type='valid'>{key}</db:result>"
+            ))
+            .await;
+        stream.hear("id='m1'").await;
+    }
+
+    #[tokio::test]
+    async fn its_questions_in_clear_are_answered_where_its_terms_allow_it() {
+        let (lab, _peer, _link) = start(|config| peer_terms(config, "tlsMode: Optional")).await;
+        let mut asking = Speaker::connect(lab.s2s).await;
+        asking.say(&xcp_header("")).await;
+        let features = asking.hear("</stream:features>").await;
+        assert!(!features.contains("<required/>"), "{features}");
+        asking.say(VERIFY).await;
+        let answer = asking.hear("type='invalid'/>").await;
+        assert_eq!(attribute(&answer, "db:verify", "id"), "0a1b2c3d4");
+    }
+}
+
+#[rstest]
+#[case::of_another_namespace(
+    "<bidi xmlns='urn:xmpp:bidi'/><dialback xmlns='urn:xmpp:features:dialback'/>"
+)]
+// Our certificate does not count there, and nothing else is offered.
+#[case::only_external(
+    "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
+)]
+#[case::nothing("")]
+#[tokio::test]
+async fn features_after_tls_may_be_odd(#[case] features: &str) {
+    let (_lab, peer, link) = start(|_| {}).await;
+    link.say(MESSAGE);
+    let mut stream = peer.accept_tls_with("odd-features").await;
+    stream
+        .say(&format!("<stream:features>{features}</stream:features>"))
+        .await;
+    let asked = stream.hear("</db:result>").await;
+    assert!(!asked.contains("bidi"), "{asked}");
+    stream
+        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
+        .await;
+    stream.hear("id='m1'").await;
+}
+
+#[rstest]
+#[case::without("")]
+#[case::empty(" from=''")]
+#[tokio::test]
+async fn an_inbound_header_need_not_name_its_sender(#[case] from: &str) {
+    let (lab, peer, mut link) = start(|_| {}).await;
+    let header = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", from);
+    let mut bob = Speaker::connect(lab.s2s).await;
+    bob.say(&header).await;
+    bob.hear("</stream:features>").await;
+    bob.say(STARTTLS).await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    bob.start_tls_as_client("coluc.com").await;
+    bob.say(&header).await;
+    let text = bob.hear("</stream:features>").await;
+    assert!(!text.contains("to=''"), "{text}");
+    let id = attribute(&text, "stream:stream", "id");
+    peer.authenticate(&mut bob, &id, "coluc.com").await;
+    let message = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='x'/>";
+    bob.say(message).await;
+    assert_eq!(link.hear().await, message);
+}
+
+/// The answer to a header that names its sender, as some servers write it.
+#[tokio::test]
+async fn an_answer_to_our_header_may_have_an_empty_to() {
+    let (_lab, peer, link) = start(|_| {}).await;
+    link.say(MESSAGE);
+    let (mut stream, _) = peer.accept_tls().await;
+    stream.say(&header("vngtp.lab", "", "id-1")).await;
+    stream
+        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
+        .await;
+    stream.hear("</db:result>").await;
+    stream
+        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
+        .await;
+    stream.hear("id='m1'").await;
+}
+
+/// A name that only the header binds makes the stanza be written anew, however deep it is.
+#[tokio::test]
+async fn a_stanza_of_the_greatest_depth_is_written_anew() {
+    let (lab, peer, mut link) = start(|config| config.limits.max_depth = 256).await;
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let (open, close) = ("<a>".repeat(255), "</a>".repeat(255));
+    bob.say(&format!(
+        "<s:message xmlns:s='jabber:server' xmlns='urn:x' from='bob@vngtp.lab' to='alice@coluc.com'>{open}{close}</s:message>"
+    ))
+    .await;
+    let stanza = link.hear().await;
+    assert_eq!(
+        stanza.matches("</a>").count() + stanza.matches("<a/>").count(),
+        255
+    );
+}
