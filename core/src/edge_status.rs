@@ -1,5 +1,7 @@
 //! What an edge tells at `/status` of its admin port; nothing personal.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ComponentId, Domain};
@@ -27,6 +29,29 @@ pub struct EdgeStatus {
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.
     pub streams: StreamCounts,
+    /// What the edge may hold in memory; absent: an older edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryBounds>,
+}
+
+/// Bounds on memory, derived from what the process may use or configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryBounds {
+    /// The memory that the process may use.
+    pub limit_bytes: u64,
+    /// The file that says so.
+    pub limit_from: String,
+    /// What all bounds add up to.
+    pub sum_bytes: u64,
+    /// Each bound in bytes.
+    pub parts: BTreeMap<String, u64>,
+    /// Inbound connections at once.
+    pub connections: u64,
+    /// Remote domains with something waiting or a stream open.
+    pub routes: u64,
+    /// Keys being verified at once.
+    pub verifications: u64,
 }
 
 /// A configuration that was not taken over.

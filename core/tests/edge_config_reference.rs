@@ -208,6 +208,7 @@ fn section(
             _ if field.required => "required".to_owned(),
             (Some(_), kind) if !kind.starts_with("Vec<") => "–".to_owned(),
             (_, kind) if kind.starts_with("Vec<") => "empty".to_owned(),
+            _ if field.meaning.contains("Default: derived") => "derived".to_owned(),
             (_, kind) if kind.starts_with("Option<") => "none".to_owned(),
             _ => default_of(defaults, &full),
         };

@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use xmpp_federation_core::edge_config::{ConfigError, Dns as DnsConfig, EdgeConfig, Problem};
 use xmpp_federation_core::{Domain, SecretBytes};
 
+use crate::budget::{Budget, MemoryLimit};
 use crate::dialback::DialbackSecrets;
 use crate::policy::Policy;
 use crate::resolve::{Dns, Lookup, Resolver, RouterAddresses};
@@ -36,6 +37,8 @@ pub struct Live {
     pub resolver: Arc<Resolver>,
     /// Shared secret of each entry in `config.routers`, in that order.
     pub router_secrets: Vec<SecretBytes>,
+    /// How much memory everything may hold.
+    pub budget: Budget,
     /// What deserves a warning although it works, as sentences.
     pub warnings: Vec<String>,
     /// The files named in the configuration and the hash of each one's contents.
@@ -103,6 +106,7 @@ fn hex(bytes: &[u8]) -> String {
 pub struct Loader {
     path: PathBuf,
     index: usize,
+    memory: MemoryLimit,
     routers: Arc<RouterAddresses>,
     /// The DNS client and what it was made from: a reload keeps its cache.
     dns: Mutex<Option<(DnsConfig, Arc<dyn Lookup>)>>,
@@ -126,6 +130,7 @@ impl Loader {
         Self {
             path: path.into(),
             index,
+            memory: MemoryLimit::of_this_process(),
             routers: Arc::default(),
             dns: Mutex::new(None),
         }
@@ -230,7 +235,10 @@ impl Loader {
         }
         let resolver =
             Resolver::with_lookup(&config, self.lookup(&config.dns), self.routers.clone());
+        let budget = Budget::new(self.memory.clone(), &config.limits);
+        warnings.extend(budget.warning());
         Ok(Live {
+            budget,
             hosted: config.domains.iter().cloned().collect(),
             policy: Policy::new(&config),
             dialback: DialbackSecrets::new(sign, accept),

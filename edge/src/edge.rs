@@ -59,7 +59,7 @@ impl Edge {
         registry: Arc<Registry>,
         timing: Timing,
     ) -> Arc<Self> {
-        let verifications = live.borrow().config.limits.max_verifications;
+        let verifications = live.borrow().budget.verifications;
         registry.follow(live.clone());
         Arc::new(Self {
             live,

@@ -6,7 +6,7 @@
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
-//! - [`edge`]: ties them together; [`drain`]: the orderly stop
+//! - [`edge`]: ties them together; [`drain`]: the orderly stop; [`budget`]: how much memory all may hold
 //! - [`registry`], [`failures`], [`trace`], [`metrics`], [`logging`]: what can be seen (a peer fills no
 //!   log: `log_rate`), and [`admin`], [`control`], [`ctl`]: through which doors
 //! - [`probe`]: one remote domain looked at step by step, without a running edge
@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod bounce;
+pub mod budget;
 pub mod config;
 pub mod control;
 pub mod ctl;

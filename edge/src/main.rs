@@ -375,6 +375,16 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
         domains = edge.live().config.domains.len(),
         "the edge starts"
     );
+    let budget = &edge.live().budget;
+    tracing::info!(
+        limit = %budget.limit,
+        sum_bytes = budget.sum(),
+        connections = budget.connections,
+        verifications = budget.verifications,
+        routes = budget.routes,
+        outbound_waiting_bytes = budget.outbound_waiting,
+        "bounds on memory"
+    );
     tokio::spawn(admin.serve(admin_port));
     tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
     tokio::spawn(follow_reloads(receiver, level, edge.clone()));

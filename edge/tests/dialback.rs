@@ -112,7 +112,7 @@ async fn keys_under_way_are_bounded_per_stream_and_the_others_are_answered_at_on
 async fn one_address_gets_a_quarter_of_all_verifications() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = 8;
+    config.limits.max_verifications = Some(8);
     let lab = Lab::start(live(config));
     let mut streams = Vec::new();
     for _ in 0..2 {
@@ -134,7 +134,7 @@ async fn questions_to_one_domain_are_bounded_however_many_streams_ask_them() {
     const STREAMS: usize = 9;
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = 10_000;
+    config.limits.max_verifications = Some(10_000);
     config
         .domains
         .extend((0..16).map(|n| format!("d{n}.coluc.com").parse().unwrap()));

@@ -290,7 +290,7 @@ async fn a_thousand_domains_on_one_stream_cost_a_bounded_number_of_look_ups() {
     });
     let (lab, peer, _link) = start(&zone, |config| {
         config.limits.max_pairs_per_stream = 10_000;
-        config.limits.max_verifications = 20;
+        config.limits.max_verifications = Some(20);
     })
     .await;
     let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;

@@ -441,7 +441,7 @@ async fn pairs_and_questions_of_one_stream_are_bounded() {
 async fn one_address_gets_its_share_of_the_questions_and_no_more() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = 8;
+    config.limits.max_verifications = Some(8);
     let lab = Lab::start(live(config));
     let mut streams = Vec::new();
     for _ in 0..2 {

@@ -291,7 +291,7 @@ async fn ten_thousand_domains_on_one_stream_cost_a_bounded_number_of_look_ups() 
         ..
     } = scene(&zone, |config| {
         config.limits.max_pairs_per_stream = DOMAINS;
-        config.limits.max_verifications = 20;
+        config.limits.max_verifications = Some(20);
         config.limits.dialback_timeout = "10m".parse().unwrap();
     })
     .await;

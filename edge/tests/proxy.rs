@@ -276,7 +276,7 @@ async fn the_bound_per_address_is_on_clients_and_not_on_their_balancer() {
 #[tokio::test]
 async fn the_bound_on_all_connections_includes_those_that_wait_for_a_header() {
     let (lab, _peer, _link) = start("127.0.0.0/8", |config| {
-        config.limits.max_connections = 3;
+        config.limits.max_connections = Some(3);
     })
     .await;
     let mut waiting = Vec::new();

@@ -319,7 +319,7 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 1_048_576))]
     pub max_unauthenticated_bytes: Option<i32>,
-    /// Inbound connections of one pod. Default 10000.
+    /// Inbound connections of one pod. Default: as many as its memory limit carries, at most 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<i32>,
@@ -331,7 +331,8 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_pairs_per_stream: Option<i32>,
-    /// Dialback verifications under way at once. Default 256.
+    /// Dialback verifications under way at once. Default: as many as the pod's memory limit carries, at
+    /// most 1024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_verifications: Option<i32>,

@@ -610,11 +610,8 @@ fn port(number: i32) -> u16 {
 }
 
 fn limits(spec: &LimitsSpec) -> Limits {
-    let usize_or = |value: Option<i32>, default: usize| {
-        value
-            .and_then(|v| usize::try_from(v).ok())
-            .unwrap_or(default)
-    };
+    let given = |value: Option<i32>| value.and_then(|v| usize::try_from(v).ok());
+    let usize_or = |value: Option<i32>, default: usize| given(value).unwrap_or(default);
     let d = Limits::default();
     Limits {
         max_stanza_bytes: usize_or(spec.max_stanza_bytes, d.max_stanza_bytes),
@@ -622,13 +619,13 @@ fn limits(spec: &LimitsSpec) -> Limits {
             spec.max_unauthenticated_bytes,
             d.max_unauthenticated_bytes,
         ),
-        max_connections: usize_or(spec.max_connections, d.max_connections),
+        max_connections: given(spec.max_connections),
         max_connections_per_address: usize_or(
             spec.max_connections_per_address,
             d.max_connections_per_address,
         ),
         max_pairs_per_stream: usize_or(spec.max_pairs_per_stream, d.max_pairs_per_stream),
-        max_verifications: usize_or(spec.max_verifications, d.max_verifications),
+        max_verifications: given(spec.max_verifications),
         max_queued_stanzas: usize_or(spec.max_queued_stanzas, d.max_queued_stanzas),
         max_queued_bytes: usize_or(spec.max_queued_bytes, d.max_queued_bytes),
         negotiation_timeout: spec

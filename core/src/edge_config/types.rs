@@ -309,14 +309,18 @@ pub struct Limits {
     pub max_depth: usize,
     /// Attributes of one element, namespace declarations included.
     pub max_attributes: usize,
-    /// Inbound connections in total.
-    pub max_connections: usize,
+    /// Inbound connections in total. Default: derived from the memory limit, as all bounds together
+    /// must stay within 60 % of it; a tenth of the limit at 24 KiB each, at most 10000 (512 MiB: 2184).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<usize>,
     /// Inbound connections from one address.
     pub max_connections_per_address: usize,
     /// Domain pairs on one stream.
     pub max_pairs_per_stream: usize,
-    /// Dialback verifications under way at once.
-    pub max_verifications: usize,
+    /// Dialback verifications under way at once. Default: derived from the memory limit, 2 % of it
+    /// at 40 KiB each, at most 1024 (512 MiB: 262).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_verifications: Option<usize>,
     /// Stanzas waiting for one remote domain.
     pub max_queued_stanzas: usize,
     /// Bytes waiting for one remote domain.
@@ -337,10 +341,10 @@ impl Default for Limits {
             max_unauthenticated_bytes: 16_384,
             max_depth: 128,
             max_attributes: 64,
-            max_connections: 10_000,
+            max_connections: None,
             max_connections_per_address: 256,
             max_pairs_per_stream: 64,
-            max_verifications: 256,
+            max_verifications: None,
             max_queued_stanzas: 4096,
             max_queued_bytes: 8 * 1024 * 1024,
             negotiation_timeout: HumanDuration(Duration::from_secs(30)),

@@ -347,13 +347,16 @@ impl EdgeConfig {
             ),
             ("maxDepth", self.limits.max_depth),
             ("maxAttributes", self.limits.max_attributes),
-            ("maxConnections", self.limits.max_connections),
+            ("maxConnections", self.limits.max_connections.unwrap_or(1)),
             (
                 "maxConnectionsPerAddress",
                 self.limits.max_connections_per_address,
             ),
             ("maxPairsPerStream", self.limits.max_pairs_per_stream),
-            ("maxVerifications", self.limits.max_verifications),
+            (
+                "maxVerifications",
+                self.limits.max_verifications.unwrap_or(1),
+            ),
             ("maxQueuedStanzas", self.limits.max_queued_stanzas),
             ("maxQueuedBytes", self.limits.max_queued_bytes),
         ] {

@@ -169,7 +169,7 @@ impl Session {
                 full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
         }
         // A quarter of all for one address: it cannot keep the others from being verified.
-        let most = limits.max_verifications.div_ceil(4);
+        let most = live.budget.verifications.div_ceil(4);
         let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
         let refusal = refusal.or_else(|| {
             let busy = || Refusal::new(Check::Limits, "too many keys of this address at once");

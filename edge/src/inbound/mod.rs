@@ -101,7 +101,7 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let live = edge.live();
     let limits = &live.config.limits;
-    if edge.inbound.tasks.len() >= limits.max_connections {
+    if edge.inbound.tasks.len() >= live.budget.connections {
         refuse(edge, peer, "total");
         return;
     }

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budget;
 mod idle;
 mod memory;
 mod odd_peers;

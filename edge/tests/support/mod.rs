@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_core::{Domain, SecretBytes};
+use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 use xmpp_federation_edge::edge::Edge;
@@ -710,6 +711,7 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
 
 pub fn live(config: EdgeConfig) -> Live {
     Live {
+        budget: Budget::new(MemoryLimit::of_this_process(), &config.limits),
         config_hash: String::new(),
         hosted: config.domains.iter().cloned().collect::<HashSet<_>>(),
         policy: Policy::new(&config),
