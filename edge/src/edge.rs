@@ -1,6 +1,7 @@
 //! One running edge: the state all tasks share, and how stanzas that did not arrive are reported.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ use crate::log_rate::LogRate;
 use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
+use crate::partners::Partners;
 use crate::registry::Registry;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
@@ -36,6 +38,7 @@ pub struct Edge {
     pub(crate) verifier: Verifier,
     pub(crate) routers: Routers,
     pub(crate) memory: PeerMemory,
+    pub(crate) partners: Partners,
     pub(crate) log_rate: LogRate,
     draining: AtomicBool,
 }
@@ -71,6 +74,7 @@ impl Edge {
             verifier: Verifier::new(verifications),
             routers: Routers::new(timing),
             memory: PeerMemory::default(),
+            partners: Partners::default(),
             log_rate: LogRate::default(),
             draining: AtomicBool::new(false),
         })
@@ -111,6 +115,11 @@ impl Edge {
             outbound_bytes,
             outbound_domains,
         }
+    }
+
+    /// Whether this address belongs to a configured partner, before anything is proven.
+    pub fn is_partners_address(&self, live: &Live, address: IpAddr) -> bool {
+        self.partners.owns(&live.policy, address)
     }
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.

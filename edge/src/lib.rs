@@ -2,7 +2,7 @@
 //!
 //! - [`config`], [`reload`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
 //! - [`xml`]: framer with original bytes, re-rooting, negotiation; [`stream`]: headers, STARTTLS, closing
-//! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate; [`refusal`]: by which check not
+//! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate, [`partners`]: at which addresses; [`refusal`]: by which check not
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
@@ -28,6 +28,7 @@ pub mod logging;
 pub mod metrics;
 mod notes;
 pub mod outbound;
+pub mod partners;
 pub mod policy;
 pub mod probe;
 pub mod refusal;

@@ -2,9 +2,12 @@
 //! canonical names only.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
+
+use crate::inbound::network_of;
 
 /// The lists of one configuration. Asked before any look-up and for every pair.
 #[derive(Debug, Clone)]
@@ -12,6 +15,8 @@ pub struct Policy {
     mode: PrivacyMode,
     listed: HashSet<Domain>,
     routed: HashSet<Domain>,
+    /// Addresses that static routes name, of IPv6 by network of 64 bits.
+    route_addresses: HashSet<IpAddr>,
     hosted: HashSet<Domain>,
     general: PeerPolicy,
     peers: HashMap<Domain, PeerPolicy>,
@@ -94,6 +99,12 @@ impl Policy {
                 .iter()
                 .map(|r| r.domain.clone())
                 .collect(),
+            route_addresses: config
+                .static_routes
+                .iter()
+                .flat_map(|route| &route.addresses)
+                .filter_map(|address| address.host.parse().ok().map(network_of))
+                .collect(),
             hosted: config.domains.iter().cloned().collect(),
         }
     }
@@ -109,6 +120,11 @@ impl Policy {
         let listed = self.mode == PrivacyMode::AllowList && self.listed.contains(remote);
         (listed || self.routed.contains(remote) || self.peers.contains_key(remote))
             && self.check(remote).is_ok()
+    }
+
+    /// Whether a static route names this address or its network.
+    pub(crate) fn routes_to(&self, network: IpAddr) -> bool {
+        self.route_addresses.contains(&network)
     }
 
     /// The terms for a remote domain, or for whoever has not named itself yet.
@@ -144,6 +160,7 @@ mod tests {
             mode,
             listed: HashSet::from([domain("listed.example")]),
             routed: HashSet::from([domain("routed.example")]),
+            route_addresses: HashSet::new(),
             hosted: HashSet::from([domain("coluc.com")]),
             general: PeerPolicy::default(),
             peers: HashMap::new(),

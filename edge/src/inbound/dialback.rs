@@ -313,8 +313,13 @@ impl Session {
     ) {
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
+        let peer = self.guard.entry.peer.ip();
+        self.edge
+            .partners
+            .authenticated(&live.policy, &remote, peer);
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
-            self.edge.memory.used_tls.note(&remote, ());
+            let partner = live.policy.is_partner(&remote);
+            self.edge.memory.used_tls.note(&remote, partner, ());
         }
         let pair = Pair {
             local,

@@ -99,6 +99,9 @@ impl Opener {
                     let (method, targets) = (resolution.method.as_str(), resolution.targets());
                     format!("resolved by {method}: {targets}")
                 });
+                for address in resolution.addresses() {
+                    edge.partners.resolved(&live.policy, remote, address.ip());
+                }
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
                     edge: edge.clone(),

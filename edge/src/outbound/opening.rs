@@ -288,7 +288,8 @@ impl<'a> Opening<'a> {
     /// answering, and the next one must not run into the same.
     async fn external(&mut self, client: &Client) -> Result<bool, Failure> {
         let refused = &self.edge.memory.refused_external;
-        refused.note(self.remote, client.leaf_sha256.clone());
+        let partner = self.edge.live().policy.is_partner(self.remote);
+        refused.note(self.remote, partner, client.leaf_sha256.clone());
         self.phase = Phase::External;
         let sasl = ns::SASL;
         self.wire

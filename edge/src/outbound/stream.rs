@@ -398,9 +398,16 @@ impl Stream<'_> {
             });
         });
         self.edge.registry.partner_works(remote);
+        let address = self.opened.address.ip();
+        self.edge
+            .partners
+            .authenticated(&live.policy, remote, address);
         let tls = self.opened.wire.transport.is_tls();
         if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
-            self.edge.memory.used_tls.note(remote, ());
+            self.edge
+                .memory
+                .used_tls
+                .note(remote, live.policy.is_partner(remote), ());
         }
         if mechanism == Mechanism::External {
             tracing::info!(

@@ -10,7 +10,7 @@ use xmpp_federation_core::Domain;
 const TLS_LIFE: Duration = Duration::from_hours(24);
 /// How long SASL EXTERNAL is not tried with a domain that refused it.
 const EXTERNAL_LIFE: Duration = Duration::from_mins(10);
-/// Domains remembered for one fact; the oldest gives way.
+/// Domains that nobody configured, remembered for one fact; the oldest gives way.
 const MOST: usize = 4096;
 
 /// What matters for the next stream with a remote domain.
@@ -37,24 +37,34 @@ impl Default for PeerMemory {
 #[derive(Debug)]
 pub struct Memory<T> {
     life: Duration,
-    facts: Mutex<HashMap<Domain, (Instant, T)>>,
+    facts: Mutex<Facts<T>>,
+}
+
+#[derive(Debug)]
+struct Facts<T> {
+    /// Configured partners have their room to themselves; the configuration bounds it.
+    partners: HashMap<Domain, (Instant, T)>,
+    strangers: HashMap<Domain, (Instant, T)>,
 }
 
 impl<T: PartialEq> Memory<T> {
     fn new(life: Duration) -> Self {
         Self {
             life,
-            facts: Mutex::new(HashMap::new()),
+            facts: Mutex::new(Facts {
+                partners: HashMap::new(),
+                strangers: HashMap::new(),
+            }),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Domain, (Instant, T)>> {
+    fn lock(&self) -> MutexGuard<'_, Facts<T>> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The fact holds for the domain from now on.
-    pub fn note(&self, domain: &Domain, fact: T) {
-        self.note_at(domain, fact, Instant::now());
+    /// The fact holds for the domain from now on; `partner`: whether it is configured.
+    pub fn note(&self, domain: &Domain, partner: bool, fact: T) {
+        self.note_at(domain, partner, fact, Instant::now());
     }
 
     /// Whether this fact was noted for the domain and is not too old.
@@ -62,32 +72,52 @@ impl<T: PartialEq> Memory<T> {
         self.holds_at(domain, fact, Instant::now())
     }
 
-    fn note_at(&self, domain: &Domain, fact: T, now: Instant) {
+    fn note_at(&self, domain: &Domain, partner: bool, fact: T, now: Instant) {
         let mut facts = self.lock();
-        facts.insert(domain.clone(), (now, fact));
-        if facts.len() > MOST {
-            facts.retain(|_, (at, _)| now.duration_since(*at) < self.life);
+        // The configuration may have changed since it was noted last.
+        facts.partners.remove(domain);
+        facts.strangers.remove(domain);
+        let fresh = |(at, _): &(Instant, T)| now.duration_since(*at) < self.life;
+        if partner {
+            if facts.partners.len() >= MOST {
+                facts.partners.retain(|_, known| fresh(known));
+            }
+            facts.partners.insert(domain.clone(), (now, fact));
+            return;
         }
-        if facts.len() > MOST {
-            let oldest = facts.iter().min_by_key(|(_, (at, _))| *at);
+        let strangers = &mut facts.strangers;
+        if strangers.len() >= MOST {
+            strangers.retain(|_, known| fresh(known));
+        }
+        if strangers.len() >= MOST {
+            let oldest = strangers.iter().min_by_key(|(_, (at, _))| *at);
             if let Some(oldest) = oldest.map(|(domain, _)| domain.clone()) {
-                facts.remove(&oldest);
+                strangers.remove(&oldest);
             }
         }
+        strangers.insert(domain.clone(), (now, fact));
     }
 
     fn holds_at(&self, domain: &Domain, fact: &T, now: Instant) -> bool {
         let facts = self.lock();
-        facts
-            .get(domain)
+        let known = facts.partners.get(domain);
+        known
+            .or_else(|| facts.strangers.get(domain))
             .is_some_and(|(at, known)| known == fact && now.duration_since(*at) < self.life)
     }
 
     /// Forgets one domain, or all.
     pub fn forget(&self, domain: Option<&Domain>) {
-        match domain {
-            Some(domain) => drop(self.lock().remove(domain)),
-            None => self.lock().clear(),
+        let mut facts = self.lock();
+        let Facts {
+            partners,
+            strangers,
+        } = &mut *facts;
+        for facts in [partners, strangers] {
+            match domain {
+                Some(domain) => drop(facts.remove(domain)),
+                None => facts.clear(),
+            }
         }
     }
 }
@@ -106,15 +136,15 @@ mod tests {
         let memory = Memory::new(Duration::from_mins(1));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        memory.note_at(&domain(0), 1, start);
+        memory.note_at(&domain(0), false, 1, start);
         assert!(memory.holds_at(&domain(0), &1, after(59)));
         assert!(!memory.holds_at(&domain(0), &1, after(60)));
         assert!(!memory.holds_at(&domain(0), &2, start));
         assert!(!memory.holds_at(&domain(1), &1, start));
         for n in 1..=MOST {
-            memory.note_at(&domain(n), 1, after(30));
+            memory.note_at(&domain(n), false, 1, after(30));
         }
-        assert_eq!(memory.lock().len(), MOST);
+        assert_eq!(memory.lock().strangers.len(), MOST);
         assert!(
             !memory.holds_at(&domain(0), &1, after(30)),
             "the oldest gave way"
@@ -124,8 +154,26 @@ mod tests {
         memory.forget(Some(&domain(1)));
         assert!(!memory.holds_at(&domain(1), &1, after(30)));
         assert!(!memory.holds_at(&domain(2), &1, after(90)));
-        memory.note_at(&domain(MOST + 1), 1, after(90));
-        memory.note_at(&domain(MOST + 2), 1, after(90));
-        assert_eq!(memory.lock().len(), 2, "what is too old makes room");
+        memory.note_at(&domain(MOST + 1), false, 1, after(90));
+        memory.note_at(&domain(MOST + 2), false, 1, after(90));
+        assert_eq!(
+            memory.lock().strangers.len(),
+            2,
+            "what is too old makes room"
+        );
+    }
+
+    #[test]
+    fn strangers_do_not_push_a_configured_partner_out() {
+        let memory = Memory::new(Duration::from_mins(1));
+        let start = Instant::now();
+        memory.note_at(&domain(0), true, 1, start);
+        for n in 1..=2 * MOST {
+            memory.note_at(&domain(n), false, 1, start);
+        }
+        assert!(memory.holds_at(&domain(0), &1, start));
+        assert_eq!(memory.lock().strangers.len(), MOST);
+        memory.forget(Some(&domain(0)));
+        assert!(!memory.holds_at(&domain(0), &1, start));
     }
 }
