@@ -11,6 +11,7 @@ PACKAGES=(
   containerd runc containernetworking-plugins buildah # containers
   iproute2 nftables conntrack kmod procps util-linux  # network namespaces, kube-proxy
   gcc libc6-dev binutils                              # static binaries
+  libexpat1-dev                                       # the judge of what the edge writes to a router
   prosody lua-event lua-unbound ejabberd              # federation partners; without libunbound Prosody asks the machine's resolver
   ca-certificates curl openssl
 )

@@ -53,6 +53,10 @@ pub enum Cause {
     BadEnvelope,
     /// The stanza is addressed to this edge itself, or back to a hosted domain.
     NotForUs,
+    /// A name or namespace in it is one that not every XML parser takes.
+    Unportable,
+    /// Stanzas of its sender have ended links to the XCP router.
+    BreaksLinks,
     /// The edge stops and could not deliver in time.
     Stopping,
 }
@@ -68,7 +72,7 @@ struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Denied,
         Self::NotFound,
         Self::Unreachable,
@@ -85,6 +89,8 @@ impl Cause {
         Self::Malformed,
         Self::BadEnvelope,
         Self::NotForUs,
+        Self::Unportable,
+        Self::BreaksLinks,
         Self::Stopping,
     ];
 
@@ -107,6 +113,8 @@ impl Cause {
             Self::Malformed => Row("malformed", "jid-malformed", "modify", "The address is not valid"),
             Self::BadEnvelope => Row("bad-envelope", "bad-request", "modify", "The message came in a form that cannot be understood"),
             Self::NotForUs => Row("not-for-us", "service-unavailable", "cancel", "This address takes no messages"),
+            Self::Unportable => Row("unportable", "not-acceptable", "modify", "The message holds a name that not every server can read"),
+            Self::BreaksLinks => Row("breaks-links", "not-acceptable", "cancel", "The messaging system ended its connection over messages from this address"),
             Self::Stopping => Row("stopping", "remote-server-timeout", "wait", "The gateway was stopped before the remote server could be reached"),
         }
     }
@@ -279,6 +287,8 @@ mod tests {
     #[case(Cause::Malformed, "jid-malformed", "modify")]
     #[case(Cause::BadEnvelope, "bad-request", "modify")]
     #[case(Cause::NotForUs, "service-unavailable", "cancel")]
+    #[case(Cause::Unportable, "not-acceptable", "modify")]
+    #[case(Cause::BreaksLinks, "not-acceptable", "cancel")]
     #[case(Cause::Stopping, "remote-server-timeout", "wait")]
     fn each_cause_has_its_condition_type_and_text(
         #[case] cause: Cause,

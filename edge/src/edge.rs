@@ -17,6 +17,7 @@ use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::partners::Partners;
 use crate::registry::Registry;
+use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
 use crate::stream::listen::Listeners;
@@ -109,8 +110,13 @@ impl Edge {
             let (stanzas, bytes) = cluster.queue.depth();
             (cluster.name.clone(), stanzas, bytes)
         });
+        let suspects = clusters.iter().map(|cluster| {
+            let (suspected, refused) = cluster.queue.suspects();
+            (cluster.name.clone(), suspected, refused)
+        });
         Depths {
             links: links.collect(),
+            suspects: suspects.collect(),
             outbound_stanzas,
             outbound_bytes,
             outbound_domains,
@@ -159,6 +165,13 @@ impl Edge {
                 _ => false,
             };
             self.count_report(told, cause);
+        }
+    }
+
+    /// Tells the senders of what a cluster's queue did not take.
+    pub(crate) fn report_refused(self: &Arc<Self>, queue: &Queue) {
+        for (batch, cause) in queue.refused() {
+            self.report(&batch.bytes, cause);
         }
     }
 

@@ -111,6 +111,8 @@ fn as_gauge(count: usize) -> i64 {
 pub struct Depths {
     /// Each cluster's name, and the stanzas and bytes that wait for its links.
     pub links: Vec<(String, usize, usize)>,
+    /// Each cluster's name, and how many senders are suspected and refused there.
+    pub suspects: Vec<(String, usize, usize)>,
     /// Stanzas that wait for streams to remote domains.
     pub outbound_stanzas: usize,
     /// Their bytes.
@@ -152,6 +154,7 @@ pub struct Metrics {
     bounce_conditions: Counters<1>,
     link_queue_stanzas: Gauges<1>,
     link_queue_bytes: Gauges<1>,
+    suspects: Gauges<2>,
     outbound_queue_stanzas: Gauge,
     outbound_queue_bytes: Gauge,
     outbound_domains: Gauge,
@@ -192,6 +195,7 @@ impl Default for Metrics {
             bounce_conditions: Family::default(),
             link_queue_stanzas: Family::default(),
             link_queue_bytes: Family::default(),
+            suspects: Family::default(),
             outbound_queue_stanzas: Gauge::default(),
             outbound_queue_bytes: Gauge::default(),
             outbound_domains: Gauge::default(),
@@ -243,6 +247,7 @@ impl Metrics {
             "pauses": pauses,
             "link_queue_stanzas": link_queue_stanzas,
             "link_queue_bytes": link_queue_bytes,
+            "suspects": suspects,
             "outbound_queue_stanzas": outbound_queue_stanzas,
             "outbound_queue_bytes": outbound_queue_bytes,
             "outbound_domains": outbound_domains,
@@ -426,6 +431,13 @@ impl Metrics {
     pub fn set_depths(&self, depths: &Depths) {
         self.link_queue_stanzas.clear();
         self.link_queue_bytes.clear();
+        self.suspects.clear();
+        for (router, suspected, refused) in &depths.suspects {
+            for (state, count) in [("suspected", suspected), ("refused", refused)] {
+                let labels = [named("router", router), label("state", state)];
+                self.suspects.get_or_create(&labels).set(as_gauge(*count));
+            }
+        }
         for (router, stanzas, bytes) in &depths.links {
             let labels = [named("router", router)];
             let (waiting, size) = (&self.link_queue_stanzas, &self.link_queue_bytes);

@@ -134,6 +134,7 @@ fn everything() -> String {
     metrics.attempt_failed(of, Stage::Resolve);
     metrics.set_depths(&Depths {
         links: vec![("main".to_owned(), 1, 100)],
+        suspects: vec![("main".to_owned(), 1, 0)],
         ..Depths::default()
     });
     metrics.render(&registry)

@@ -1,5 +1,7 @@
 //! `db:result` and `db:verify` as they are read and written.
 
+use std::borrow::Cow;
+
 use xmpp_federation_core::{DialbackKey, Domain, StreamId};
 
 use crate::bounce::STANZA_ERRORS;
@@ -91,23 +93,28 @@ impl Received {
 
     /// Reads an element for which [`Self::kind_of`] gave a kind.
     pub fn parse(element: &Element, kind: Kind) -> Result<Self, Malformed> {
-        let node = element.parse().map_err(|_| Malformed::Xml)?;
-        let address = |name: &str| {
-            let text = node.attr(name).ok_or(Malformed::Addressing)?;
-            let domain = Domain::parse(text).map_err(|_| Malformed::Addressing)?;
-            Ok((text.to_owned(), domain))
+        // The strict parser takes even fewer names; such an element is only answered.
+        let node = match element.unportable() {
+            None => element.parse().map_err(|_| Malformed::Xml)?,
+            Some(_) => Node::default(),
         };
-        let (from, from_domain) = address("from")?;
-        let (to, to_domain) = address("to")?;
+        let address = |text: Option<Cow<'_, str>>| {
+            let text = text.ok_or(Malformed::Addressing)?;
+            let domain = Domain::parse(&text).map_err(|_| Malformed::Addressing)?;
+            Ok((text.into_owned(), domain))
+        };
+        let (from, from_domain) = address(element.from())?;
+        let (to, to_domain) = address(element.to())?;
         let id = match kind {
             Kind::Result => None,
             Kind::Verify => Some(
-                node.attr("id")
-                    .and_then(StreamId::from_peer)
+                element
+                    .id()
+                    .and_then(|id| StreamId::from_peer(&id))
                     .ok_or(Malformed::Id)?,
             ),
         };
-        let answer = node.attr("type").map(|text| answer(text, &node));
+        let answer = element.type_().map(|text| answer(&text, &node));
         let key = node.text();
         let key = key.trim();
         if key.len() > MAX_KEY {

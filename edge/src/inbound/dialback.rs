@@ -52,6 +52,14 @@ impl Session {
             };
             Failure::fault(condition, error.to_string())
         })?;
+        if let Some(name) = element.unportable()
+            && request.answer.is_none()
+        {
+            let (local, remote) = (&request.to_domain, &request.from_domain);
+            let reason = format!("not every XML parser takes {name:?}, so the element is refused");
+            self.log(&Refusal::new(Check::Xml, reason), local, remote);
+            return self.answer(&request, Reply::Error("not-acceptable"));
+        }
         if request.answer.is_some() {
             // Whoever answers what was not asked tries to authenticate somebody (CVE-2012-3525).
             return Err(Failure::fault(

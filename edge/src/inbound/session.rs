@@ -23,6 +23,7 @@ use crate::dialback::elements::Received;
 use crate::edge::Edge;
 use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
+use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
@@ -422,7 +423,7 @@ impl Session {
                 let local = self.domains.domain(to).ok_or_else(addressing)?;
                 self.check_pair(live, &local, &remote)?;
                 let Some(lane) = self.lane_for(live, &local, &remote) else {
-                    self.refuse(live, element, &local, &remote);
+                    self.refuse(live, element, &local, &remote, Cause::LinkDown);
                     return Ok(());
                 };
                 self.last = Some(Last {
@@ -433,6 +434,7 @@ impl Session {
                 lane
             }
         };
+        let unportable = element.unportable();
         if let Some(lane) = self.lanes.get_mut(lane) {
             let size = element.bytes().len();
             // The framer has the largest limit of all domains on this stream.
@@ -442,9 +444,11 @@ impl Session {
                     "stanza too large",
                 ));
             }
-            element.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
-            lane.builder.count += 1;
-            lane.builder.requests += usize::from(wants_answer(element));
+            if unportable.is_none() {
+                element.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
+                lane.builder.count += 1;
+                lane.builder.requests += usize::from(wants_answer(element));
+            }
             if let Some(rate) = &lane.rate
                 && self.closing.is_none()
             {
@@ -455,7 +459,35 @@ impl Session {
                 }
             }
         }
+        if let Some(name) = unportable {
+            let domains = self.domains.domain(from).zip(self.domains.domain(to));
+            let (remote, local) = domains.ok_or_else(addressing)?;
+            self.refuse_name(live, element, &local, &remote, name);
+        }
         Ok(())
+    }
+
+    /// One user's stanza must not break the links for all.
+    fn refuse_name(
+        &self,
+        live: &Live,
+        element: &Element,
+        local: &Domain,
+        remote: &Domain,
+        name: &str,
+    ) {
+        let reason =
+            format!("not every XML parser takes {name:?}, so the stanza with it is refused");
+        let refusal = Refusal::new(Check::Xml, reason);
+        let peer = self.guard.entry.peer;
+        self.edge.refused(
+            Direction::Inbound,
+            peer,
+            Some(local),
+            Some(remote),
+            &refusal,
+        );
+        self.refuse(live, element, local, remote, Cause::Unportable);
     }
 
     fn check_pair(&self, live: &Live, local: &Domain, remote: &Domain) -> Result<(), Failure> {
@@ -526,9 +558,15 @@ impl Session {
         }
     }
 
-    /// No cluster serves the domain any more.
-    fn refuse(&self, live: &Live, element: &Element, local: &Domain, remote: &Domain) {
-        let cause = Cause::LinkDown;
+    /// Answers a stanza that goes no further.
+    fn refuse(
+        &self,
+        live: &Live,
+        element: &Element,
+        local: &Domain,
+        remote: &Domain,
+        cause: Cause,
+    ) {
         let told = bounce(element, cause).is_some_and(|error| {
             self.edge
                 .outbound
@@ -557,6 +595,7 @@ impl Session {
                     // A reload took the cluster away just now.
                     Err(batch) => self.edge.report(&batch.bytes, Cause::LinkDown),
                 }
+                self.edge.report_refused(&lane.cluster.queue);
             }
             // An idle stream holds no buffer.
             lane.builder.out = bytes::BytesMut::new();

@@ -42,7 +42,7 @@ const fn described(
 const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
 const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
 const STATES: &str = "`connecting`, `up`, `unreachable`, `unknown-component`, `not-gateway`, `wrong-secret`, `failed`";
-const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `stopping`, `too-large`";
+const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `unportable`, `breaks-links`, `stopping`, `too-large`";
 
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]
@@ -91,6 +91,8 @@ pub const METRICS: &[Described] = &[
         "Stanzas that wait for a link to an XCP router"),
     described("link_queue_bytes", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
         "Their bytes"),
+    described("suspects", Kind::Gauge, &[("router", "name of the cluster in the configuration"), ("state", "`suspected`: sent one by one; `refused`")],
+        "Senders over whose stanzas a router may have ended its link, and those it did end one over"),
     described("outbound_queue_stanzas", Kind::Gauge, &[],
         "Stanzas that wait for streams to remote domains"),
     described("outbound_queue_bytes", Kind::Gauge, &[],

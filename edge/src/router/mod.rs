@@ -2,7 +2,8 @@
 //!
 //! Each cluster has one [`queue`]; the first link that is up takes from it, so what has not left
 //! goes over another link when one breaks. A [`link`] proves by pings to our own component id
-//! what the router has processed; what is unproven when it breaks is reported to its senders. What
+//! what the router has processed; what is unproven when it breaks is reported to its senders, and if
+//! the router ended the link over a stanza, they are `suspects`. What
 //! comes back although the link is up is counted by [`returned`].
 //! With profile Xcp each stanza travels in an `envelope`, and a link carries nothing before the
 //! router's `announcement` says that we are its gateway.
@@ -13,6 +14,7 @@ pub mod link;
 pub mod queue;
 pub mod returned;
 mod serve;
+mod suspects;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -171,7 +173,7 @@ impl Routers {
     /// What waits for a cluster without any link goes to one that has a link and serves at least
     /// the same domains (an intercluster peer).
     fn pass_on(&self, edge: &Arc<Edge>, down: &Arc<Cluster>) {
-        if down.queue.is_up() || down.queue.is_empty() {
+        if down.queue.is_up() || (down.queue.is_empty() && down.queue.suspects() == (0, 0)) {
             return;
         }
         let (live, clusters) = (edge.live(), self.clusters());
@@ -232,6 +234,7 @@ impl Routers {
                         for batch in cluster.queue.expire(now, hold) {
                             edge.report(&batch.bytes, Cause::LinkDown);
                         }
+                        edge.report_refused(&cluster.queue);
                     }
                 }
             }

@@ -16,6 +16,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
+use super::suspects::Suspects;
+use crate::bounce::Cause;
+
 /// Bytes that all sources with something waiting share: each may have its part of it waiting
 /// before it is paused.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
@@ -49,7 +52,9 @@ pub struct Batch {
     pub count: usize,
     /// Of these, how many would come back as an error where nobody takes them.
     pub requests: usize,
-    at: Instant,
+    /// The edge's own, an error for one of the router's stanzas.
+    pub(super) is_answer: bool,
+    pub(super) at: Instant,
 }
 
 /// Collects the stanzas of one turn.
@@ -72,6 +77,7 @@ impl BatchBuilder {
             bytes: self.out.split().freeze(),
             count,
             requests,
+            is_answer: false,
             at: Instant::now(),
         })
     }
@@ -84,6 +90,7 @@ impl Batch {
             bytes,
             count: 1,
             requests: 0,
+            is_answer: true,
             at: Instant::now(),
         }
     }
@@ -109,6 +116,8 @@ pub struct Taken {
     /// It is this link's turn, but another one's last batches are not proven yet: ask again when
     /// woken, at the latest then.
     pub again: Option<Instant>,
+    /// The only batch is one stanza of a suspect: nothing else may be in flight with it.
+    pub alone: bool,
 }
 
 /// The queue of one cluster.
@@ -120,6 +129,8 @@ pub struct Queue {
     /// The same, to wait for its end.
     shut_watch: watch::Sender<bool>,
     up: AtomicBool,
+    /// Something was not taken, and is to be reported.
+    refused: AtomicBool,
     /// How long the next link waits for the proof of what the last one wrote.
     handover: Duration,
 }
@@ -140,6 +151,7 @@ struct Inner {
     /// The cluster is not configured any more.
     closed: bool,
     spare: Option<VecDeque<Batch>>,
+    suspects: Suspects,
     /// How often a source was looked at for its turn.
     #[cfg(test)]
     looks: usize,
@@ -182,9 +194,53 @@ impl Inner {
         }
     }
 
-    /// The next batch by deficit round robin. Looks at each source three times at most, however
+    /// Appends to what waits of a source; gives the bytes that wait of it then.
+    fn append(&mut self, source: &Source, batch: Batch) -> &mut Waiting {
+        let size = batch.bytes.len();
+        self.bytes += size;
+        let waiting = match self.sources.entry(source.clone()) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(free) => {
+                self.turns.push_back(source.clone());
+                free.insert(Waiting {
+                    batches: self.spare.take().unwrap_or_default(),
+                    deficit: QUANTUM,
+                    ..Waiting::default()
+                })
+            }
+        };
+        waiting.bytes += size;
+        waiting.batches.push_back(batch);
+        waiting
+    }
+
+    /// Takes the stanzas of suspects out of everything that waits.
+    fn sift(&mut self) {
+        for (source, batch) in self.suspects.take_freed() {
+            self.append(&source, batch);
+        }
+        let share = self.share();
+        let (mut before, mut after) = (0, 0);
+        let suspects = &mut self.suspects;
+        self.sources.retain(|source, waiting| {
+            before += waiting.bytes;
+            let batches = std::mem::take(&mut waiting.batches).into_iter();
+            waiting.batches = batches
+                .filter_map(|batch| suspects.sift(source, batch))
+                .collect();
+            waiting.bytes = waiting.batches.iter().map(|batch| batch.bytes.len()).sum();
+            after += waiting.bytes;
+            waiting.release(share);
+            !waiting.batches.is_empty()
+        });
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        let sources = &self.sources;
+        self.turns.retain(|source| sources.contains_key(source));
+    }
+
+    /// The next batch of at most so many stanzas by deficit round robin. Looks at each source three times at most, however
     /// large the batches are.
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self, most: usize) -> Option<Batch> {
         let share = self.share();
         let mut passed = 0;
         loop {
@@ -207,7 +263,17 @@ impl Inner {
                 }
                 continue;
             }
-            let batch = waiting.batches.pop_front();
+            let batch = match waiting.batches.front_mut() {
+                Some(first) if first.count > most => Some(self.suspects.split(first, most)),
+                _ => None,
+            };
+            let rest = waiting.batches.front().map_or(0, |rest| rest.count);
+            let batch = match batch {
+                Some(batch) if rest > 0 => Some(batch),
+                Some(whole) => waiting.batches.pop_front().map(|_| whole),
+                None => waiting.batches.pop_front(),
+            };
+            let size = batch.as_ref().map_or(0, |batch| batch.bytes.len());
             waiting.deficit = waiting.deficit.saturating_sub(size);
             waiting.bytes = waiting.bytes.saturating_sub(size);
             waiting.release(share);
@@ -264,6 +330,7 @@ impl Queue {
             shut: AtomicBool::new(false),
             shut_watch: watch::Sender::new(false),
             up: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             handover,
         }
     }
@@ -281,25 +348,17 @@ impl Queue {
         if inner.closed {
             return Err(batch);
         }
-        let size = batch.bytes.len();
-        inner.bytes += size;
-        if inner.bytes > SHUT {
+        let batch = inner.suspects.sift(source, batch);
+        self.note_refused(inner);
+        let Some(batch) = batch else {
+            inner.wake_first();
+            return Ok(None);
+        };
+        if inner.bytes + batch.bytes.len() > SHUT {
             self.set_shut(true);
         }
         let sources = inner.sources.len();
-        let waiting = match inner.sources.entry(source.clone()) {
-            Entry::Occupied(waiting) => waiting.into_mut(),
-            Entry::Vacant(free) => {
-                inner.turns.push_back(source.clone());
-                free.insert(Waiting {
-                    batches: inner.spare.take().unwrap_or_default(),
-                    deficit: QUANTUM,
-                    ..Waiting::default()
-                })
-            }
-        };
-        waiting.bytes += size;
-        waiting.batches.push_back(batch);
+        let waiting = inner.append(source, batch);
         let share = (HIGH_WATER / sources.max(1)).max(SMALLEST_SHARE);
         let pause = (waiting.bytes > share && *source != Source::Edge).then(|| {
             let hold = &mut waiting.hold;
@@ -308,6 +367,55 @@ impl Queue {
         });
         inner.wake_first();
         Ok(pause)
+    }
+
+    fn note_refused(&self, inner: &Inner) {
+        if inner.suspects.has_refused() {
+            self.refused.store(true, Ordering::Release);
+        }
+    }
+
+    /// What was not taken since the last call, and why: stanzas of senders that are refused, or of
+    /// suspects who have too much waiting.
+    pub fn refused(&self) -> Vec<(Batch, Cause)> {
+        // Looked at for each batch: reading is cheaper.
+        if !self.refused.load(Ordering::Acquire) || !self.refused.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        self.lock().suspects.take_refused()
+    }
+
+    /// A router ended its link over something: the senders of what was unproven are suspects from
+    /// now on. Gives those who are.
+    pub fn accuse<'a>(
+        &self,
+        window: impl Iterator<Item = &'a Batch>,
+        now: Instant,
+    ) -> Vec<Box<str>> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let named = inner.suspects.accuse(window, now);
+        inner.sift();
+        self.took(inner, 0);
+        self.note_refused(inner);
+        named
+    }
+
+    /// A router ended its link while this stanza was alone in flight: its sender is refused from
+    /// now on. Gives who that is, and what waited of it.
+    pub fn convict(&self, alone: &Batch, now: Instant) -> Option<(Box<str>, Vec<Batch>)> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let refused = inner.suspects.convict(alone, now);
+        inner.sift();
+        self.took(inner, 0);
+        self.note_refused(inner);
+        refused
+    }
+
+    /// How many senders are suspects, and how many are refused.
+    pub fn suspects(&self) -> (usize, usize) {
+        self.lock().suspects.counts()
     }
 
     fn set_shut(&self, shut: bool) {
@@ -399,24 +507,47 @@ impl Queue {
         if let Some(until) = inner.handover {
             if inner.unproven > own && now < until {
                 return Taken {
-                    batches: Vec::new(),
                     again: Some(until),
+                    ..Taken::default()
                 };
             }
             inner.handover = None;
         }
+        if own == 0 {
+            inner.suspects.nothing_in_flight(now);
+        }
+        let others = !inner.turns.is_empty();
+        if inner.suspects.is_next(others, now) {
+            return match inner.suspects.next(own, now) {
+                Some(batch) => {
+                    inner.unproven += 1;
+                    Taken {
+                        batches: vec![batch],
+                        again: None,
+                        alone: true,
+                    }
+                }
+                None => Taken::default(),
+            };
+        }
+        let mut stanzas = inner.suspects.others_go(now);
+        if stanzas < usize::MAX && own > 0 {
+            return Taken::default();
+        }
         let (mut taken, mut size) = (Vec::new(), 0);
         while size < most
-            && let Some(batch) = inner.next()
+            && stanzas > 0
+            && let Some(batch) = inner.next(stanzas)
         {
             size += batch.bytes.len();
+            stanzas = stanzas.saturating_sub(batch.count);
             taken.push(batch);
         }
         inner.unproven += taken.len();
         self.took(&mut inner, size);
         Taken {
             batches: taken,
-            again: None,
+            ..Taken::default()
         }
     }
 
@@ -436,8 +567,9 @@ impl Queue {
         }
     }
 
-    /// Takes what has waited for `hold` by `now`.
+    /// Takes what has waited for `hold` by `now`, and lets suspects go whose time is over.
     pub fn expire(&self, now: Instant, hold: Duration) -> Vec<Batch> {
+        self.lock().suspects.release(now);
         self.take_while(|batch| now.duration_since(batch.at) >= hold)
     }
 
@@ -446,9 +578,16 @@ impl Queue {
         self.take_while(|_| true)
     }
 
-    /// Hands everything that waits over to the queue of another cluster; what that one does not
-    /// take is given back.
+    /// Hands everything that waits over to the queue of another cluster, and with it whom this
+    /// one's routers ended links over; what that one does not take is given back.
     pub fn move_to(&self, other: &Self) -> Vec<Batch> {
+        let known = self.lock().suspects.known();
+        if !known.is_empty() {
+            let mut inner = other.lock();
+            inner.suspects.adopt(known);
+            inner.sift();
+            other.note_refused(&inner);
+        }
         let mut moved = Vec::new();
         self.take_each(
             |_| true,
@@ -471,6 +610,7 @@ impl Queue {
         let inner = &mut *guard;
         let share = inner.share();
         let mut total = 0;
+        inner.suspects.take_each(&wanted, &mut give);
         inner.sources.retain(|source, waiting| {
             while let Some(batch) = waiting.batches.pop_front_if(|batch| wanted(batch)) {
                 waiting.bytes = waiting.bytes.saturating_sub(batch.bytes.len());
@@ -491,19 +631,21 @@ impl Queue {
     pub fn depth(&self) -> (usize, usize) {
         let inner = self.lock();
         let batches = inner.sources.values().flat_map(|waiting| &waiting.batches);
-        let stanzas = batches.map(|batch| batch.count).sum();
-        (stanzas, inner.bytes)
+        let stanzas: usize = batches.map(|batch| batch.count).sum();
+        let suspects = inner.suspects.depth();
+        (stanzas + suspects.0, inner.bytes + suspects.1)
     }
 
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
-        self.lock().turns.is_empty()
+        let inner = self.lock();
+        inner.turns.is_empty() && inner.suspects.is_idle()
     }
 
     /// Whether nothing waits and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
         let inner = self.lock();
-        inner.turns.is_empty() && inner.unproven == 0
+        inner.turns.is_empty() && inner.suspects.is_idle() && inner.unproven == 0
     }
 }
 

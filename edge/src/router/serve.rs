@@ -1,9 +1,11 @@
 //! A link that is up: one task writes what waits in batches, proves what the router has
 //! processed, and takes what the router sends.
 
+mod blame;
 mod xcp;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -128,6 +130,8 @@ struct Up<'a> {
     window_bytes: usize,
     /// Messages and requests in the window.
     unproven: usize,
+    /// The only stanza in the window is a suspect's.
+    alone: bool,
     ping: Option<Ping>,
     /// Unpredictable part of ping ids: only the router's own echo counts.
     nonce: u64,
@@ -181,6 +185,7 @@ impl Link {
             window: VecDeque::new(),
             window_bytes: 0,
             unproven: 0,
+            alone: false,
             ping: None,
             nonce: rand::random(),
             pings: 0,
@@ -197,6 +202,12 @@ impl Link {
             closing: None,
         };
         let mut end = up.run(mode, stop).await;
+        if matches!(end, Err(Failure::Io(_)))
+            && let Some(said) = up.last_words().await
+        {
+            end = Err(said);
+        }
+        let cause = up.find_the_sender(&end);
         for batch in self.cluster.queue.link_down(&wake) {
             self.edge.report(&batch.bytes, Cause::LinkDown);
         }
@@ -214,7 +225,7 @@ impl Link {
                 "stanzas written to the link are not proven processed and are reported to their senders"
             );
             for batch in &window {
-                self.edge.report(&batch.bytes, Cause::LinkLost);
+                self.edge.report(&batch.bytes, cause);
             }
         }
         // Counted only now: an orderly stop must see the reports as still waiting.
@@ -299,6 +310,9 @@ impl Up<'_> {
 
     /// Bytes that may be written before something more is proven.
     fn room(&self) -> usize {
+        if self.alone {
+            return 0;
+        }
         WINDOW.saturating_sub(self.window_bytes).min(BATCH)
     }
 
@@ -356,6 +370,7 @@ impl Up<'_> {
             let queue = &self.link.cluster.queue;
             let taken = queue.take(&self.wake, self.window.len(), room, Instant::now());
             self.turn_at = taken.again;
+            self.alone = taken.alone;
             let (mut count, mut size) = (0, 0);
             for batch in &taken.batches {
                 count += batch.count;
@@ -509,6 +524,7 @@ impl Up<'_> {
         }
         if self.window.is_empty() {
             self.window = VecDeque::new();
+            self.alone = false;
         }
         self.link.cluster.queue.proven(proven);
         true
@@ -538,6 +554,9 @@ impl Up<'_> {
                 Err(cause) => return self.refuse(live, element, cause),
             },
         };
+        if element.unportable().is_some() {
+            return self.refuse(live, element, Cause::Unportable);
+        }
         self.hear(element);
         let limits = &live.config.limits;
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
@@ -615,6 +634,16 @@ impl Up<'_> {
                 to_domain = element.to().map(|a| domain_part(&a).to_owned()),
                 cause = cause.as_str(),
                 "the XCP router sent a stanza that may not leave"
+            );
+        }
+        if cause == Cause::Unportable && edge.may_log("unportable", Ipv4Addr::UNSPECIFIED.into()) {
+            tracing::warn!(
+                router = self.link.cluster.name,
+                node = self.link.endpoint.name,
+                from_domain = element.from().map(|a| domain_part(&a).to_owned()),
+                to_domain = element.to().map(|a| domain_part(&a).to_owned()),
+                name = element.unportable(),
+                "a hosted user's stanza holds a name that not every XML parser takes"
             );
         }
         // Nothing may go to a router that is not for a hosted domain: others are only logged.

@@ -151,6 +151,14 @@ impl Transport {
         .await
     }
 
+    /// Reads once although nothing can be written any more; otherwise as [`Self::turn`].
+    pub async fn read_on(&mut self, into: &mut BytesMut) -> io::Result<Turn> {
+        if self.ended {
+            return Ok(Turn::End);
+        }
+        std::future::poll_fn(|cx| self.poll_read(cx, into)).await
+    }
+
     /// Writes everything that is queued.
     pub async fn flush(&mut self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await

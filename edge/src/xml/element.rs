@@ -74,6 +74,8 @@ pub(super) struct Head {
     pub(super) values: [Span; 4],
     /// The whole `xmlns='…'` of the element, when it has one.
     pub(super) default_decl: Span,
+    /// The first name or namespace anywhere inside that not every parser takes.
+    pub(super) unportable: Span,
     /// Header prefixes used anywhere inside, by index.
     pub(super) used: u64,
     pub(super) flags: u8,
@@ -129,6 +131,18 @@ impl Element {
     /// `type`, references replaced.
     pub fn type_(&self) -> Option<Cow<'_, str>> {
         self.value(TYPE)
+    }
+
+    /// A name, or the value of a namespace declaration, that is well-formed and that not every
+    /// parser takes (see `portable`): nothing with one may be passed on. Cut to what a line of the
+    /// log has room for.
+    pub fn unportable(&self) -> Option<&str> {
+        const MOST: usize = 80;
+        let span = self.head.unportable;
+        let text = std::str::from_utf8(span.of(&self.bytes)).unwrap_or_default();
+        let end = text.char_indices().map(|(at, c)| at + c.len_utf8());
+        let end = end.take_while(|end| *end <= MOST).last().unwrap_or(0);
+        (!span.is_absent()).then(|| text.get(..end).unwrap_or_default())
     }
 
     /// Namespaces and language in force around the element.

@@ -19,6 +19,7 @@ mod header;
 mod limits;
 mod negotiation;
 pub mod ns;
+mod portable;
 mod prolog;
 mod reroot;
 mod scanner;

@@ -10,6 +10,7 @@ use super::element::Element;
 use super::error::{StreamErrorCondition, XmlError};
 use super::header::StreamContext;
 use super::ns;
+use super::portable::is_old_name;
 use super::write::{escape_attribute, is_writable};
 
 /// An element with everything in it.
@@ -265,6 +266,10 @@ fn synthetic_root(context: &StreamContext) -> Option<String> {
         declare("xmlns", context.default_ns())?;
     }
     for (prefix, name) in context.prefixes() {
+        // rxml takes not every prefix either; nothing that may be passed on uses such a one.
+        if !is_old_name(prefix.as_bytes()) {
+            continue;
+        }
         declare(&format!("xmlns:{prefix}"), name)?;
     }
     root.push('>');

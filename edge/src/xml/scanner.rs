@@ -15,6 +15,7 @@ use super::element::{Head, Span};
 use super::error::{StreamErrorCondition as Condition, XmlError};
 use super::header::{StreamContext, StreamHeader};
 use super::limits::Limits;
+use super::portable::{is_old_name_char, is_old_name_start};
 use super::prolog::Prolog;
 use super::tag::{Attr, Binding};
 
@@ -92,6 +93,8 @@ pub(super) struct Scanner {
     ref_mark: usize,
     /// Colon of the name in progress, 0 if none.
     colon: usize,
+    /// The name in progress is none by the fourth edition of XML 1.0.
+    unportable: bool,
     /// Bytes of the stream before the frame in progress.
     pub(super) base: u64,
     pub(super) open: Vec<OpenElement>,
@@ -135,6 +138,7 @@ impl Scanner {
             mark: 0,
             ref_mark: 0,
             colon: 0,
+            unportable: false,
             base: 0,
             open: Vec::new(),
             bindings: Vec::new(),
@@ -303,6 +307,7 @@ impl Scanner {
                         fail!(malformed("not a name behind <"));
                     }
                     check!(self.begin_tag(pos));
+                    self.note_name(pos);
                     state = State::Tag;
                 }
                 State::Tag => {
@@ -359,6 +364,7 @@ impl Scanner {
                         fail!(malformed("not an attribute name"));
                     }
                     self.attr = Attr::named(buf, self.mark, self.colon, pos);
+                    self.note_name(pos);
                     state = State::BeforeEq;
                 }
                 State::BeforeEq => {
@@ -481,6 +487,8 @@ impl Scanner {
                     if name != expected || name.is_empty() {
                         fail!(malformed("end tag does not match"));
                     }
+                    // The start tag had the same name.
+                    self.unportable = false;
                     state = State::EndTail;
                 }
                 State::EndTail => {
@@ -621,12 +629,28 @@ impl Scanner {
                 }
                 Some(0..0x80) => return Ok(true),
                 Some(_) => match decode(from(buf, *pos)) {
-                    Utf8::Char(c, n) if is_name_char(c) => *pos += n,
+                    Utf8::Char(c, n) if is_name_char(c) => {
+                        let starts = *pos == self.mark || *pos == self.colon + 1;
+                        self.unportable |= if starts {
+                            !is_old_name_start(c)
+                        } else {
+                            !is_old_name_char(c)
+                        };
+                        *pos += n;
+                    }
                     Utf8::Char(..) => return malformed("character not allowed in a name"),
                     Utf8::Partial => return Ok(false),
                     Utf8::Bad => return bad_utf8(),
                 },
             }
+        }
+    }
+
+    /// The name of an element or attribute ends at `end`.
+    #[inline]
+    fn note_name(&mut self, end: usize) {
+        if std::mem::take(&mut self.unportable) {
+            self.note_unportable(Span::new(self.mark, end));
         }
     }
 

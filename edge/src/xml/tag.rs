@@ -9,6 +9,7 @@ use super::error::StreamErrorCondition as Condition;
 use super::header::{NsName, StreamContext, StreamHeader, bound_to};
 use super::limits::Limits;
 use super::ns;
+use super::portable::{is_namespace, is_old_name};
 use super::scanner::{OpenElement, Scanner, Step, malformed, over_limit};
 
 /// What an attribute's name says before namespaces are looked at.
@@ -227,6 +228,9 @@ impl Scanner {
                 AttrKind::DefaultNs | AttrKind::PrefixNs => attr.value(buf),
             };
             let reserved = *value == *ns::XML.as_bytes();
+            if !is_namespace(&value) && self.head.unportable.is_absent() {
+                self.head.unportable = attr.value;
+            }
             if *value == *ns::XMLNS.as_bytes() {
                 return malformed("the namespace of xmlns is bound");
             }
@@ -271,6 +275,13 @@ impl Scanner {
             }
         }
         Ok(())
+    }
+
+    /// Not every parser takes this name or namespace; the first one is kept.
+    pub(super) fn note_unportable(&mut self, what: Span) {
+        if self.head.unportable.is_absent() {
+            self.head.unportable = what;
+        }
     }
 
     /// Checks the prefixes of attributes, and that no two attributes have the
@@ -422,6 +433,16 @@ impl Scanner {
         Ok(())
     }
 
+    /// Whether every name of the header that not every parser takes is that of a prefix: an element
+    /// that uses it is known by that, and otherwise it goes nowhere.
+    fn only_prefixes_are_unportable(&self, buf: &[u8]) -> bool {
+        is_old_name(self.tag_name.of(buf))
+            && self.attrs.iter().all(|attr| match attr.kind {
+                AttrKind::Plain | AttrKind::Prefixed => is_old_name(attr.name.of(buf)),
+                AttrKind::DefaultNs | AttrKind::PrefixNs => is_namespace(&attr.value(buf)),
+            })
+    }
+
     /// The start tag just completed is the stream header.
     pub(super) fn header(&mut self, buf: &[u8], end: usize) -> Step<Box<StreamHeader>> {
         if end > self.limits.max_stanza_bytes {
@@ -438,6 +459,12 @@ impl Scanner {
         }
         if self.head.local.of(buf) != b"stream" {
             return Err((Condition::BadFormat, "the root is not a stream"));
+        }
+        if !self.head.unportable.is_absent() && !self.only_prefixes_are_unportable(buf) {
+            return Err((
+                Condition::BadFormat,
+                "a name or namespace of the stream header that not every parser takes",
+            ));
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let attribute = |name: &[u8]| {

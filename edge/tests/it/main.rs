@@ -12,6 +12,9 @@
 mod support;
 
 mod budget;
+mod components;
 mod idle;
 mod memory;
+mod names;
 mod odd_peers;
+mod suspects;

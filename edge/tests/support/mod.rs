@@ -162,7 +162,8 @@ impl Speaker {
         }
     }
 
-    async fn hear_or_end(&mut self, what: &str) -> Result<String, String> {
+    /// The same; everything that came if the connection ends before.
+    pub async fn hear_or_end(&mut self, what: &str) -> Result<String, String> {
         loop {
             if let Some(at) = self.heard.find(what) {
                 let rest = self.heard.split_off(at + what.len());
@@ -631,7 +632,7 @@ impl RouterLink {
 }
 
 /// Where the first element of the edge's plain output ends; texts hold no `<`.
-fn end_of_first_element(xml: &str) -> Option<usize> {
+pub fn end_of_first_element(xml: &str) -> Option<usize> {
     if xml.starts_with("</stream:stream>") {
         return Some("</stream:stream>".len());
     }

@@ -74,6 +74,9 @@ impl Up<'_> {
             self.give_back(inside);
         } else if is_stanza(inside, ns::COMPONENT) && !self.is_for(envelope, inside) {
             self.refuse(live, inside, Cause::NotForUs);
+        } else if is_stanza(inside, ns::COMPONENT) && envelope.unportable().is_some() {
+            // Also what the envelope declares: the stanza would have to take it along.
+            self.refuse(live, inside, Cause::Unportable);
         } else {
             self.take_stanza(live, inside);
         }

@@ -40,15 +40,28 @@ fn rxml_accepts(input: &[u8]) -> bool {
     }
 }
 
+/// rxml refuses U+FDF0 to U+FFFD in names, which XML 1.0 allows since its fifth edition: what means
+/// the same with another character in their place.
+fn as_rxml_takes_names(input: &[u8]) -> Vec<u8> {
+    let mut output = input.to_vec();
+    for at in 0..output.len().saturating_sub(2) {
+        let text = std::str::from_utf8(&output[at..at + 3]);
+        if text.is_ok_and(|text| ("\u{fdf0}"..="\u{fffd}").contains(&text)) {
+            output[at + 1..at + 3].copy_from_slice(b"\xa4\x80");
+        }
+    }
+    output
+}
+
 /// What the framer makes of some bytes.
-struct Verdict {
+pub(super) struct Verdict {
     /// Bytes up to the end of the last frame.
     accepted: usize,
-    frames: Vec<Frame>,
+    pub(super) frames: Vec<Frame>,
     error: Option<XmlError>,
 }
 
-fn framer(input: &[u8], step: usize) -> Verdict {
+pub(super) fn framer(input: &[u8], step: usize) -> Verdict {
     let mut framer = Framer::new(Limits::stanzas(1_000_000));
     let mut verdict = Verdict {
         accepted: 0,
@@ -106,7 +119,7 @@ pub(super) fn compare(input: &[u8]) -> bool {
     // White space before the root is legal, but not to rxml.
     let input = input.trim_ascii_start();
     let verdict = framer(input, 1 << 20);
-    if let Some(error) = rxml_refuses(&input[..verdict.accepted]) {
+    if let Some(error) = rxml_refuses(&as_rxml_takes_names(&input[..verdict.accepted])) {
         panic!(
             "accepted, but rxml says {error}: {}",
             input[..verdict.accepted].escape_ascii()
@@ -114,6 +127,9 @@ pub(super) fn compare(input: &[u8]) -> bool {
     }
     for frame in &verdict.frames {
         if let Frame::Element(element) = frame {
+            if element.parse().is_err() && element.unportable().is_some() {
+                continue;
+            }
             let node = element
                 .parse()
                 .expect("accepted, but not by the tree reader");
@@ -128,7 +144,7 @@ pub(super) fn compare(input: &[u8]) -> bool {
         && !stricter(error)
     {
         assert!(
-            !rxml_accepts(input),
+            !rxml_accepts(input) && !rxml_accepts(&as_rxml_takes_names(input)),
             "refused ({error}), but not by rxml: {}",
             input.escape_ascii()
         );
@@ -228,7 +244,7 @@ pub(super) const PIECES: &[&[u8]] = &[
 ];
 
 #[derive(Debug, Clone)]
-enum Mutation {
+pub(super) enum Mutation {
     Insert(usize, usize),
     Replace(usize, u8),
     Overwrite(usize, usize),
@@ -236,7 +252,7 @@ enum Mutation {
     Copy(usize, usize, usize),
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+pub(super) fn mutation() -> impl Strategy<Value = Mutation> {
     let at = 0..STREAM.len();
     prop_oneof![
         4 => (at.clone(), 0..PIECES.len()).prop_map(|(a, p)| Mutation::Insert(a, p)),
@@ -247,7 +263,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-fn apply(stream: &mut Vec<u8>, mutation: &Mutation) {
+pub(super) fn apply(stream: &mut Vec<u8>, mutation: &Mutation) {
     let within = |at: usize, len: usize| at.min(len);
     match *mutation {
         Mutation::Insert(at, piece) => {

@@ -11,6 +11,7 @@ use super::*;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 mod differential;
+mod expat;
 mod generator;
 mod limits;
 mod properties;
