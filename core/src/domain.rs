@@ -27,6 +27,9 @@ pub enum DomainError {
     /// One label such as `localhost` or `kubernetes`.
     #[error("{0:?} has a single label; federation needs a public domain name such as example.com")]
     SingleLabel(String),
+    /// More bytes than any spelling may have (RFC 7622 section 3.2).
+    #[error("a domain that begins with {0:?} has {1} bytes; write its name in at most 1023")]
+    Long(String, usize),
     /// UTS-46 or DNS rules refuse it (RFC 7622 section 3.2, RFC 1035 section 2.3.4).
     #[error(
         "{0:?} is not a domain name: labels of 1 to 63 letters, digits and hyphens, 253 characters in all"
@@ -43,10 +46,18 @@ pub enum DomainError {
 }
 
 impl Domain {
+    /// Bytes of a domain in any spelling (RFC 7622 section 3.2).
+    pub const LONGEST: usize = 1023;
+
     /// Reads any spelling of a domain (U-label, upper case, trailing dot, U+3002 as dot).
     pub fn parse(text: &str) -> Result<Self, DomainError> {
         if text.is_empty() {
             return Err(DomainError::Empty);
+        }
+        // Characters that mean nothing make a short domain as long as anybody likes.
+        if text.len() > Self::LONGEST {
+            let start: String = text.chars().take(64).collect();
+            return Err(DomainError::Long(start, text.len()));
         }
         let invalid = || DomainError::Invalid(text.to_owned());
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -206,6 +217,18 @@ mod tests {
                 assert_eq!(Domain::parse(&domain.to_unicode()).as_ref(), Ok(&domain), "{text:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_domain_has_at_most_1023_bytes_in_any_spelling() {
+        let spelling = |bytes: usize| {
+            let hyphens = bytes - "a.example".len();
+            let odd = if hyphens % 2 == 1 { "a" } else { "" };
+            format!("{odd}{}a.example", "\u{ad}".repeat(hyphens / 2))
+        };
+        assert!(Domain::parse(&spelling(1023)).is_ok());
+        let error = Domain::parse(&spelling(1024)).unwrap_err();
+        assert!(matches!(&error, DomainError::Long(_, 1024)), "{error}");
     }
 
     #[test]

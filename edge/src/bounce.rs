@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use crate::jid::is_good;
+use crate::stanza::domain_part;
 use crate::xml::{Element, XmlWriter};
 
 /// Namespace of stanza error conditions (RFC 6120 section 8.3.2).
@@ -137,7 +139,8 @@ impl Cause {
 }
 
 /// The error to send back, in the default namespace; `None` if nobody may be told: errors and
-/// results are never answered, other elements are no stanzas, and without `from` there is nobody.
+/// results are never answered, other elements are no stanzas, and without `from` there is nobody,
+/// nor at an address that is none.
 /// Nor if the error would be larger than the stanza and [`ALWAYS_TAKEN`], which escaping can make of
 /// long addresses; an id that long is left out where the error means something without it.
 pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
@@ -153,26 +156,29 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         Some("result") => name == "iq",
         _ => false,
     };
-    let from = stanza.from().filter(|_| !silent)?;
+    let from = stanza.from().filter(|from| !silent && is_good(from))?;
+    let to = stanza.to();
+    // From an address that is none the error would be dropped: the domain answers.
+    let to = to
+        .as_deref()
+        .map(|to| if is_good(to) { to } else { domain_part(to) });
     let most = stanza.bytes().len().max(ALWAYS_TAKEN);
-    let write = |id: Option<&str>| {
-        error(name, stanza, &from, id, cause).filter(|error| error.len() <= most)
-    };
+    let write =
+        |id: Option<&str>| error(name, (&from, to), id, cause).filter(|error| error.len() <= most);
     // What an iq asked can only be told by its id.
     write(stanza.id().as_deref()).or_else(|| write(None).filter(|_| name != "iq"))
 }
 
 fn error(
     name: &'static str,
-    stanza: &Element,
-    from: &str,
+    (from, to): (&str, Option<&str>),
     id: Option<&str>,
     cause: Cause,
 ) -> Option<Bytes> {
     let Row(_, condition, error_type, _) = cause.row();
     let mut w = XmlWriter::new();
     w.start(name)
-        .attr_opt("from", stanza.to().as_deref())
+        .attr_opt("from", to)
         .attr("to", from)
         .attr_opt("id", id)
         .attr("type", "error");

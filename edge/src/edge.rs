@@ -11,6 +11,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::Inbound;
+use crate::jid::Side;
 use crate::log_rate::LogRate;
 use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
@@ -155,6 +156,7 @@ impl Edge {
         let live = self.live();
         let mut domains = DomainCache::default();
         for stanza in split(stanzas, ns::COMPONENT) {
+            let stanza = Side::Peer.respell(&stanza, &mut domains);
             let local = stanza.to().and_then(|to| domains.domain_of(&to));
             let remote = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local, remote) {
@@ -180,6 +182,7 @@ impl Edge {
         let live = self.live();
         let mut domains = DomainCache::default();
         for stanza in split(stanzas, ns::SERVER) {
+            let stanza = Side::Link.respell(&stanza, &mut domains);
             let local = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local) {
                 (Some(error), Some(local)) => self.routers.send(&live, &local, error),

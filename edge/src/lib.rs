@@ -4,6 +4,7 @@
 //! - [`xml`]: framer with original bytes, re-rooting, negotiation; [`stream`]: headers, STARTTLS, closing
 //! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate, [`partners`]: at which addresses; [`refusal`]: by which check not
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
+//! - [`stanza`]: what routing needs to know; `jid`: addresses that are refused, and spellings of domains
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop; [`budget`]: how much memory all may hold
@@ -23,6 +24,7 @@ pub mod drain;
 pub mod edge;
 pub mod failures;
 pub mod inbound;
+mod jid;
 mod log_rate;
 pub mod logging;
 pub mod metrics;

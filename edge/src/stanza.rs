@@ -1,9 +1,10 @@
 //! What routing needs to know about stanzas: their names and the domains they go between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use xmpp_federation_core::Domain;
 
+use crate::jid::Part;
 use crate::xml::{Element, Frame, Framer, Limits, ns};
 
 /// Whether this is a stanza of a stream with that content namespace.
@@ -28,16 +29,18 @@ pub fn domain_part(address: &str) -> &str {
 }
 
 /// Spellings seen on one stream and their canonical form, so that a busy stream does not
-/// canonicalise the same domain for every stanza.
+/// canonicalise the same domain for every stanza; and parts of addresses that are no ASCII and
+/// good.
 #[derive(Debug, Default)]
 pub struct DomainCache {
     known: HashMap<Box<str>, Option<Domain>>,
+    good: HashSet<(Part, Box<str>)>,
 }
 
 /// Spellings remembered; a peer that uses more only loses the saving.
 const CACHED: usize = 64;
 /// Longest spelling worth remembering; no valid domain is longer.
-pub(crate) const LONGEST: usize = 1024;
+pub(crate) const LONGEST: usize = Domain::LONGEST;
 
 impl DomainCache {
     /// The canonical domain of an address, `None` if its domain part is no federated domain.
@@ -62,9 +65,27 @@ impl DomainCache {
         domain
     }
 
+    /// Whether a part of an address is good, found out once.
+    pub(crate) fn passes(&mut self, part: Part, text: &str, judge: impl FnOnce() -> bool) -> bool {
+        // A pair with a borrowed text cannot be looked up; the copy costs little against the
+        // judgement.
+        let key = (part, text.into());
+        if self.good.contains(&key) {
+            return true;
+        }
+        let good = judge();
+        if good {
+            if self.good.len() >= CACHED {
+                self.good.clear();
+            }
+            self.good.insert(key);
+        }
+        good
+    }
+
     /// Gives memory back while the stream is idle.
     pub fn shrink(&mut self) {
-        self.known = HashMap::new();
+        *self = Self::default();
     }
 }
 

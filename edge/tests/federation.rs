@@ -110,9 +110,10 @@ async fn both_roles_are_served_on_one_stream_and_spellings_are_echoed() {
     peer.authenticate(&mut bob, &id, "coluc.com").await;
     bob.say("<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>")
         .await;
+    // Stanzas have one spelling towards the router, but for the case of ASCII.
     assert_eq!(
         link.hear().await,
-        "<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>"
+        "<presence from='bob@VNGTP.Lab' to='alice@coluc.com'/>"
     );
 }
 

@@ -87,13 +87,19 @@ fn named(address: Option<&str>) -> Option<&str> {
     address.filter(|address| !address.is_empty())
 }
 
+/// An address of the peer's header as our answer repeats it, unless it is too long to be a domain in
+/// any spelling.
+fn echoed(address: Option<&str>) -> Option<&str> {
+    named(address).filter(|address| address.len() <= Domain::LONGEST)
+}
+
 /// Our header as answer to the peer's.
 pub(super) fn answer_header(live: &Live, theirs: Option<&StreamHeader>, id: &StreamId) -> String {
     let fallback = live.config.domains.first().map_or("", Domain::as_str);
     let header = HeaderToSend {
         content_ns: ns::SERVER,
-        from: Some(named(theirs.and_then(|h| h.to.as_deref())).unwrap_or(fallback)),
-        to: named(theirs.and_then(|h| h.from.as_deref())),
+        from: Some(echoed(theirs.and_then(|h| h.to.as_deref())).unwrap_or(fallback)),
+        to: echoed(theirs.and_then(|h| h.from.as_deref())),
         id: Some(id.as_str()),
         // A server from before XMPP 1.0 is answered as such (RFC 6120 section 4.7.5).
         version: !theirs.is_some_and(|theirs| matches!(major_version(theirs), Ok(None))),

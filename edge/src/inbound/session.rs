@@ -1,6 +1,7 @@
 //! One inbound stream: stanzas of authenticated pairs go to the links in batches, dialback is
 //! answered, anything else closes it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
+use crate::jid::{JidFault, Side, judge, readdressed, shown};
 use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
 use crate::refusal::{Check, Refusal};
@@ -37,6 +39,9 @@ use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorConditio
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
+/// Bytes of stanzas, as they are written, that are handed to a link at once: a turn brings more
+/// when the stream's header adds to each of them.
+const PIECE: usize = 64 * 1024;
 
 /// A pair of domains that was authenticated on this stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +56,9 @@ pub(super) struct Pair {
 struct Last {
     from: Box<str>,
     to: Box<str>,
+    /// What is written instead, if these are other spellings than the router's.
+    from_instead: Option<Box<str>>,
+    to_instead: Option<Box<str>>,
     /// Index into [`Session::lanes`].
     lane: usize,
 }
@@ -64,6 +72,23 @@ struct Lane {
     builder: BatchBuilder,
     max_bytes: usize,
     rate: Option<Arc<Rate>>,
+}
+
+impl Lane {
+    /// Hands what was collected to the link; a pause if too much waits there now.
+    fn hand_over(&mut self, edge: &Arc<Edge>) -> Option<Pause> {
+        let batch = self.builder.finish()?;
+        let pause = match self.cluster.queue.push(&self.source, batch) {
+            Ok(pause) => pause.or_else(|| self.cluster.queue.shut()),
+            // A reload took the cluster away just now.
+            Err(batch) => {
+                edge.report(&batch.bytes, Cause::LinkDown);
+                None
+            }
+        };
+        edge.report_refused(&self.cluster.queue);
+        pause
+    }
 }
 
 /// One established stream.
@@ -240,7 +265,8 @@ impl Session {
                 Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
                 () = room(paused) => {
                     self.paused = None;
-                    Ok(())
+                    // It was paused in the middle of what was read.
+                    self.take_frames()
                 }
                 () = timer => {
                     if go_on.is_some_and(|at| Instant::now() >= at) {
@@ -362,7 +388,7 @@ impl Session {
     }
 
     fn take_all(&mut self, live: &Arc<Live>, stanzas: &mut u64) -> Result<(), Failure> {
-        while self.throttled.is_none() {
+        while self.may_take() {
             match self.wire.take_frame()? {
                 None => return Ok(()),
                 Some(Frame::End) => return Err(Failure::Closed),
@@ -379,6 +405,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether what was read may go on to the routers. Our side closed: nothing may stay behind.
+    fn may_take(&self) -> bool {
+        self.throttled.is_none() && (self.paused.is_none() || self.closing.is_some())
     }
 
     fn take_element(
@@ -415,52 +446,74 @@ impl Session {
         };
         let from = element.from().ok_or_else(addressing)?;
         let to = element.to().ok_or_else(addressing)?;
-        let (from, to) = (domain_part(&from), domain_part(&to));
-        let lane = match &self.last {
-            Some(last) if *last.from == *from && *last.to == *to => last.lane,
-            _ => {
-                let remote = self.domains.domain(from).ok_or_else(addressing)?;
-                let local = self.domains.domain(to).ok_or_else(addressing)?;
-                self.check_pair(live, &local, &remote)?;
-                let Some(lane) = self.lane_for(live, &local, &remote) else {
-                    self.refuse(live, element, &local, &remote, Cause::LinkDown);
-                    return Ok(());
-                };
-                self.last = Some(Last {
-                    from: from.into(),
-                    to: to.into(),
-                    lane,
-                });
-                lane
-            }
+        let (of_from, of_to) = (domain_part(&from), domain_part(&to));
+        let last = self.last.as_ref();
+        if !last.is_some_and(|last| *last.from == *of_from && *last.to == *of_to) {
+            let remote = self.domains.domain(of_from).ok_or_else(addressing)?;
+            let local = self.domains.domain(of_to).ok_or_else(addressing)?;
+            self.check_pair(live, &local, &remote)?;
+            let Some(lane) = self.lane_for(live, &local, &remote) else {
+                self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                return Ok(());
+            };
+            self.last = Some(Last {
+                from: of_from.into(),
+                to: of_to.into(),
+                from_instead: Side::Link.instead(of_from, &remote),
+                to_instead: Side::Link.instead(of_to, &local),
+                lane,
+            });
+        }
+        let faults = (
+            judge(&from, &mut self.domains),
+            judge(&to, &mut self.domains),
+        );
+        let (Some(last), Ok(()), Ok(())) = (&self.last, faults.0, faults.1) else {
+            self.malformed(live, element, faults.0.err());
+            return Ok(());
         };
+        let received = element.bytes().len();
         let unportable = element.unportable();
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            let size = element.bytes().len();
-            // The framer has the largest limit of all domains on this stream.
-            if size > lane.max_bytes {
-                return Err(Failure::fault(
-                    StreamErrorCondition::PolicyViolation,
-                    "stanza too large",
-                ));
-            }
-            if unportable.is_none() {
-                element.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
-                lane.builder.count += 1;
-                lane.builder.requests += usize::from(wants_answer(element));
-            }
-            if let Some(rate) = &lane.rate
-                && self.closing.is_none()
-            {
-                let before = self.throttled.is_some();
-                self.throttled = rate.spend(size, Instant::now());
-                if !before && self.throttled.is_some() {
-                    self.edge.metrics.paused("rate");
-                }
+        let other;
+        let moved = if last.from_instead.is_none() && last.to_instead.is_none() {
+            element
+        } else {
+            let (from, to) = (last.from_instead.as_deref(), last.to_instead.as_deref());
+            other = readdressed(element, from, to);
+            &other
+        };
+        let Some(lane) = self.lanes.get_mut(last.lane) else {
+            return Ok(());
+        };
+        // The framer has the largest limit of all domains on this stream.
+        if received > lane.max_bytes {
+            return Err(Failure::fault(
+                StreamErrorCondition::PolicyViolation,
+                "stanza too large",
+            ));
+        }
+        let before = lane.builder.out.len();
+        if unportable.is_none() {
+            moved.reroot_into(Reroot::TO_LINK, &mut lane.builder.out)?;
+            lane.builder.count += 1;
+            lane.builder.requests += usize::from(wants_answer(moved));
+        }
+        let written = lane.builder.out.len() - before;
+        if let Some(rate) = &lane.rate
+            && self.closing.is_none()
+        {
+            let before = self.throttled.is_some();
+            self.throttled = rate.spend(written.max(received), Instant::now());
+            if !before && self.throttled.is_some() {
+                self.edge.metrics.paused("rate");
             }
         }
+        if lane.builder.out.len() >= PIECE {
+            let pause = lane.hand_over(&self.edge);
+            self.pause(pause);
+        }
         if let Some(name) = unportable {
-            let domains = self.domains.domain(from).zip(self.domains.domain(to));
+            let domains = self.domains.domain(of_from).zip(self.domains.domain(of_to));
             let (remote, local) = domains.ok_or_else(addressing)?;
             self.refuse_name(live, element, &local, &remote, name);
         }
@@ -469,7 +522,7 @@ impl Session {
 
     /// One user's stanza must not break the links for all.
     fn refuse_name(
-        &self,
+        &mut self,
         live: &Live,
         element: &Element,
         local: &Domain,
@@ -487,7 +540,39 @@ impl Session {
             Some(remote),
             &refusal,
         );
-        self.refuse(live, element, local, remote, Cause::Unportable);
+        self.refuse(live, element, (local, remote), Cause::Unportable);
+    }
+
+    /// A stanza of an authenticated pair whose addresses are good only in their domains.
+    fn malformed(&mut self, live: &Arc<Live>, element: &Element, of_from: Option<JidFault>) {
+        let mut domain = |address: Option<Cow<'_, str>>| {
+            address.and_then(|address| self.domains.domain_of(&address))
+        };
+        let (Some(remote), Some(local)) = (domain(element.from()), domain(element.to())) else {
+            return;
+        };
+        let Some(fault) = of_from else {
+            self.refuse(live, element, (&local, &remote), Cause::Malformed);
+            return;
+        };
+        // Nobody could be told.
+        let from = element.from().unwrap_or_default();
+        let reason = format!("a stanza from {} was dropped: {fault}", shown(&from));
+        let refusal = Refusal::new(Check::Addressing, reason);
+        let peer = self.guard.entry.peer;
+        let (local, remote) = (Some(&local), Some(&remote));
+        self.edge
+            .refused(Direction::Inbound, peer, local, remote, &refusal);
+        self.edge.metrics.dropped(Cause::Malformed.as_str());
+    }
+
+    fn pause(&mut self, pause: Option<Pause>) {
+        if pause.is_some() {
+            if self.paused.is_none() {
+                self.edge.metrics.paused("link-queue");
+            }
+            self.paused = pause;
+        }
     }
 
     fn check_pair(&self, live: &Live, local: &Domain, remote: &Domain) -> Result<(), Failure> {
@@ -558,16 +643,11 @@ impl Session {
         }
     }
 
-    /// Answers a stanza that goes no further.
-    fn refuse(
-        &self,
-        live: &Live,
-        element: &Element,
-        local: &Domain,
-        remote: &Domain,
-        cause: Cause,
-    ) {
-        let told = bounce(element, cause).is_some_and(|error| {
+    /// Answers a stanza that goes no further; its sender is of the pair's second domain.
+    fn refuse(&mut self, live: &Live, element: &Element, pair: (&Domain, &Domain), cause: Cause) {
+        let (local, remote) = pair;
+        let element = Side::Peer.respell(element, &mut self.domains);
+        let told = bounce(&element, cause).is_some_and(|error| {
             self.edge
                 .outbound
                 .push(&self.edge, live, local, remote, error)
@@ -582,24 +662,13 @@ impl Session {
 
     /// Hands the batches of this turn to the links and pauses the peer if too much waits there.
     fn deliver(&mut self) {
+        let mut pause = None;
         for lane in &mut self.lanes {
-            if let Some(batch) = lane.builder.finish() {
-                match lane.cluster.queue.push(&lane.source, batch) {
-                    Ok(None) => {}
-                    Ok(pause) => {
-                        if self.paused.is_none() {
-                            self.edge.metrics.paused("link-queue");
-                        }
-                        self.paused = pause;
-                    }
-                    // A reload took the cluster away just now.
-                    Err(batch) => self.edge.report(&batch.bytes, Cause::LinkDown),
-                }
-                self.edge.report_refused(&lane.cluster.queue);
-            }
+            pause = lane.hand_over(&self.edge).or(pause);
             // An idle stream holds no buffer.
             lane.builder.out = bytes::BytesMut::new();
         }
+        self.pause(pause);
         if self.lanes.len() > LANES {
             self.forget_lanes();
         }

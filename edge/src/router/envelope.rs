@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::xml::{Element, Fragments, StreamContext, XmlError, escape_attribute, ns};
+use crate::xml::{Element, Fragments, StreamContext, XmlError, ns};
 
 /// Type of the envelope around what is exchanged between users.
 const SESSION: &str = "session";
@@ -29,7 +29,6 @@ pub(super) struct Envelopes {
     fragments: Fragments,
     /// Around stanzas that wait for a link: its content namespace, nothing else.
     around: Arc<StreamContext>,
-    tag: String,
     out: BytesMut,
 }
 
@@ -38,7 +37,6 @@ impl Default for Envelopes {
         Self {
             fragments: Fragments::default(),
             around: Arc::new(StreamContext::new(ns::COMPONENT, &[], None)),
-            tag: String::new(),
             out: BytesMut::new(),
         }
     }
@@ -72,15 +70,14 @@ impl Envelopes {
         let Self {
             fragments,
             around,
-            tag,
             out,
         } = self;
+        let own = format!("'{own}'");
         // Most envelopes are shorter than their stanzas.
         out.reserve(stanzas.len() * 2);
         fragments.cut(stanzas.clone(), around, |stanza| {
-            let (from, to) = (stanza.from(), stanza.to());
-            begin(tag, from.as_deref().unwrap_or(own), to.as_deref());
-            out.extend_from_slice(tag.as_bytes());
+            let from = stanza.from_quoted().unwrap_or(own.as_bytes());
+            begin(out, from, stanza.to_quoted());
             out.extend_from_slice(stanza.bytes());
             out.extend_from_slice(END.as_bytes());
         })?;
@@ -90,32 +87,28 @@ impl Envelopes {
 
 const END: &str = "</route>";
 
-/// One stanza in its envelope. Its XML is the edge's own.
-pub(super) fn around(from: &str, to: &str, stanza: &str) -> String {
-    let mut xml = String::new();
-    begin(&mut xml, from, Some(to));
-    xml.push_str(stanza);
-    xml.push_str(END);
-    xml
+/// A stanza of the edge's own in its envelope, between addresses that need no escaping.
+pub(super) fn around(from: &str, to: &str, stanza: &str) -> Bytes {
+    let quoted = |address: &str| format!("'{address}'").into_bytes();
+    let mut xml = BytesMut::new();
+    begin(&mut xml, &quoted(from), Some(&quoted(to)));
+    xml.extend_from_slice(stanza.as_bytes());
+    xml.extend_from_slice(END.as_bytes());
+    xml.freeze()
 }
 
-fn begin(tag: &mut String, from: &str, to: Option<&str>) {
-    tag.clear();
-    let mut attribute = |name: &str, value: &str| {
-        tag.push_str(name);
-        // Most addresses need no escaping.
-        if value.bytes().any(|b| b"&<>'\"\t\n\r".contains(&b)) {
-            escape_attribute(value, tag);
-        } else {
-            tag.push_str(value);
-        }
-    };
-    attribute("<route from='", from);
+/// The envelope's tag. Addresses in their quotes, as they are written in the stanza: escaped anew
+/// they could be six times as long.
+fn begin(out: &mut BytesMut, from: &[u8], to: Option<&[u8]>) {
+    out.extend_from_slice(b"<route from=");
+    out.extend_from_slice(from);
     if let Some(to) = to {
-        attribute("' to='", to);
+        out.extend_from_slice(b" to=");
+        out.extend_from_slice(to);
     }
-    attribute("' type='", SESSION);
-    tag.push_str("'>");
+    out.extend_from_slice(b" type='");
+    out.extend_from_slice(SESSION.as_bytes());
+    out.extend_from_slice(b"'>");
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::returned::{Heard, condition};
 use super::{Mode, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
+use crate::jid::{JidFault, Side, judge, readdressed, shown};
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
 use crate::stream::transport::Turn;
@@ -48,6 +49,9 @@ struct Lane {
     to: Box<str>,
     local: Domain,
     remote: Domain,
+    /// What is written instead, if these are other spellings than those of our streams' headers.
+    from_instead: Option<Box<str>>,
+    to_instead: Option<Box<str>>,
     /// Those of this turn.
     stanzas: Vec<Bytes>,
 }
@@ -64,6 +68,8 @@ struct Lanes {
     key: String,
     /// Those with stanzas.
     used: Vec<usize>,
+    /// Bytes of all stanzas.
+    bytes: usize,
 }
 
 impl Lanes {
@@ -97,6 +103,8 @@ impl Lanes {
         self.all.push(Lane {
             from: from.into(),
             to: to.into(),
+            from_instead: Side::Peer.instead(from, &local),
+            to_instead: Side::Peer.instead(to, &remote),
             local,
             remote,
             stanzas: Vec::new(),
@@ -116,6 +124,7 @@ impl Lanes {
             if found.stanzas.is_empty() {
                 self.used.push(lane);
             }
+            self.bytes += stanza.len();
             found.stanzas.push(stanza);
         }
     }
@@ -414,12 +423,13 @@ impl Up<'_> {
             .attr("to", own);
         w.empty("ping", "urn:xmpp:ping").end();
         // Component ids and our numbers are always writable.
-        let mut ping = w.finish().unwrap_or_default();
-        if self.envelopes.is_some() {
+        let ping = w.finish().unwrap_or_default();
+        self.wire.transport.queue(if self.envelopes.is_some() {
             // On the way of all stanzas: in order with them.
-            ping = envelope::around(own, own, &ping);
-        }
-        self.wire.transport.queue(Bytes::from(ping));
+            envelope::around(own, own, &ping)
+        } else {
+            Bytes::from(ping)
+        });
         self.ping = Some(Ping {
             id,
             covers: self.window.len(),
@@ -475,6 +485,10 @@ impl Up<'_> {
                     };
                     *size += bytes.unwrap_or(0);
                     *count += usize::from(bytes.is_some());
+                    // What the stream's header adds to each stanza may make much of one turn.
+                    if self.lanes.bytes >= BATCH {
+                        self.hand_over(live);
+                    }
                 }
             }
         }
@@ -484,6 +498,7 @@ impl Up<'_> {
     fn hand_over(&mut self, live: &Arc<Live>) {
         let edge = &self.link.edge;
         let mut used = std::mem::take(&mut self.lanes.used);
+        self.lanes.bytes = 0;
         for lane in used.drain(..) {
             let Some(lane) = self.lanes.all.get_mut(lane) else {
                 continue;
@@ -557,9 +572,31 @@ impl Up<'_> {
         if element.unportable().is_some() {
             return self.refuse(live, element, Cause::Unportable);
         }
+        let faults = (
+            judge(from.as_deref().unwrap_or_default(), &mut self.domains),
+            judge(to.as_deref().unwrap_or_default(), &mut self.domains),
+        );
+        if let Err(fault) = faults.0 {
+            return self.malformed_sender(from.as_deref().unwrap_or_default(), fault);
+        }
+        if faults.1.is_err() {
+            return self.refuse(live, element, Cause::Malformed);
+        }
         self.hear(element);
         let limits = &live.config.limits;
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
+        let other;
+        let element = match self.lanes.all.get(lane) {
+            Some(Lane {
+                from_instead: from,
+                to_instead: to,
+                ..
+            }) if from.is_some() || to.is_some() => {
+                other = readdressed(element, from.as_deref(), to.as_deref());
+                &other
+            }
+            _ => element,
+        };
         // One user's stanza must not break the link for all.
         let moved = element.reroot_into(Reroot::TO_SERVER, &mut self.scratch);
         let stanza = self.scratch.split().freeze();
@@ -567,6 +604,22 @@ impl Up<'_> {
             return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
         self.lanes.append(lane, stanza);
+    }
+
+    /// A stanza whose sender has no address that an answer could go to.
+    fn malformed_sender(&self, from: &str, fault: JidFault) {
+        let edge = &self.link.edge;
+        edge.metrics.dropped(Cause::Malformed.as_str());
+        let all_routers = Ipv4Addr::UNSPECIFIED.into();
+        if edge.may_log("malformed senders of routers", all_routers) {
+            tracing::warn!(
+                router = self.link.cluster.name,
+                node = self.link.endpoint.name,
+                from = shown(from),
+                reason = %fault,
+                "the XCP router sent a stanza from an address that is none; it is dropped"
+            );
+        }
     }
 
     /// What a stanza of a hosted user says about the router that passes it on.
@@ -646,6 +699,7 @@ impl Up<'_> {
                 "a hosted user's stanza holds a name that not every XML parser takes"
             );
         }
+        let element = &*Side::Link.respell(element, &mut self.domains);
         // Nothing may go to a router that is not for a hosted domain: others are only logged.
         let hosted = element
             .from()

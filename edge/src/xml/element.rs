@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::chars::attribute_value;
 use super::header::{NsName, StreamContext};
+use super::write::escape_attribute;
 
 /// A range of a frame's bytes. Never starts at 0, where a frame has its `<`:
 /// the default stands for "absent".
@@ -148,6 +149,60 @@ impl Element {
     /// Namespaces and language in force around the element.
     pub fn context(&self) -> &Arc<StreamContext> {
         &self.context
+    }
+
+    /// `from` as it is written, in its quotes.
+    pub fn from_quoted(&self) -> Option<&[u8]> {
+        self.quoted(FROM)
+    }
+
+    /// `to` as it is written, in its quotes.
+    pub fn to_quoted(&self) -> Option<&[u8]> {
+        self.quoted(TO)
+    }
+
+    fn quoted(&self, which: usize) -> Option<&[u8]> {
+        let span = self.head.values.get(which).filter(|s| !s.is_absent())?;
+        self.bytes.get(span.start() - 1..=span.end())
+    }
+
+    /// The same element with other addresses, where they are given and it has them.
+    #[must_use]
+    pub fn with_addresses(&self, from: Option<&str>, to: Option<&str>) -> Self {
+        let mut other = self.clone();
+        for (which, value) in [(FROM, from), (TO, to)] {
+            if let Some(value) = value {
+                other.replace(which, value);
+            }
+        }
+        other
+    }
+
+    fn replace(&mut self, which: usize, value: &str) {
+        let Some(old) = self.head.values.get(which).copied() else {
+            return;
+        };
+        let (Some(before), Some(behind)) = (
+            self.bytes.get(..old.start()).filter(|_| !old.is_absent()),
+            self.bytes.get(old.end()..),
+        ) else {
+            return;
+        };
+        let mut new = String::with_capacity(value.len());
+        escape_attribute(value, &mut new);
+        self.bytes = Bytes::from([before, new.as_bytes(), behind].concat());
+        // What comes behind the value has moved.
+        let moved = |span: &mut Span| {
+            if span.start() > old.start() {
+                let start = span.start() - old.end() + old.start() + new.len();
+                *span = Span::new(start, start + span.len as usize);
+            }
+        };
+        self.head.values.iter_mut().for_each(moved);
+        moved(&mut self.head.default_decl);
+        if let Some(own) = self.head.values.get_mut(which) {
+            *own = Span::new(old.start(), old.start() + new.len());
+        }
     }
 
     fn value(&self, which: usize) -> Option<Cow<'_, str>> {

@@ -21,6 +21,14 @@ impl Limits {
     /// Prefixes that a stream header can bind: which of them an element uses is a bit set.
     pub const HEADER_PREFIXES: usize = 64;
 
+    /// Bytes of the language that a stream header declares, which goes along with each element that
+    /// declares none. Longer than any tag that is registered.
+    pub const HEADER_LANGUAGE: usize = 64;
+
+    /// Bytes of the prefixes that a stream header binds and of their namespaces together, as they
+    /// are written: those that an element uses go along with it.
+    pub const HEADER_NAMES: usize = 2048;
+
     /// Before the peer is authenticated: header, features, STARTTLS, SASL, dialback.
     pub const fn negotiation() -> Self {
         Self {

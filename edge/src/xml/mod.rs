@@ -34,7 +34,6 @@ pub use header::{NsName, StreamContext, StreamHeader};
 pub use limits::Limits;
 pub use negotiation::{Attribute, Content, Node, parse};
 pub use reroot::Reroot;
-pub(crate) use write::escape_attribute;
 pub use write::{HeaderToSend, STREAM_END, UnwritableChar, XmlWriter, is_writable, stream_error};
 
 #[cfg(test)]

@@ -55,9 +55,10 @@ const MAX_DEPTH: usize = 256;
 pub(super) struct Growth(usize);
 
 impl Growth {
-    /// For an element of so many bytes: room for anything that is meant seriously.
+    /// For an element of so many bytes: room for anything that is meant seriously, and for what
+    /// a stream header may add.
     pub(super) fn of(bytes: usize) -> Self {
-        Self(bytes.saturating_mul(16).saturating_add(64 * 1024))
+        Self(bytes.saturating_mul(16).saturating_add(4 * 1024))
     }
 
     /// So many bytes have been written in all.

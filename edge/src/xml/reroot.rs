@@ -17,7 +17,7 @@ use super::error::XmlError;
 use super::header::StreamContext;
 use super::negotiation::{Growth, events};
 use super::ns;
-use super::write::{escape_attribute, escape_text};
+use super::write::{escape_attribute, escape_text, escaped_len};
 
 /// From which content namespace to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Element {
     pub fn reroot_into(&self, way: Reroot, out: &mut BytesMut) -> Result<(), XmlError> {
         match self.plan(way) {
             Plan::Verbatim => out.extend_from_slice(&self.bytes),
-            Plan::Splice => self.splice(out),
+            Plan::Splice => self.splice(out)?,
             Plan::Anew => out.extend_from_slice(self.write_anew(way)?.as_bytes()),
         }
         Ok(())
@@ -97,16 +97,20 @@ impl Element {
 
     /// Original bytes with declarations put in behind the name, and without the
     /// element's own `xmlns='…'`.
-    fn splice(&self, out: &mut BytesMut) {
+    fn splice(&self, out: &mut BytesMut) -> Result<(), XmlError> {
         let part = |a: usize, b: usize| self.bytes.get(a..b).unwrap_or_default();
         let name_end = self.head.qname.end();
+        // A header adds less; what surrounds an element in an envelope may be longer.
+        let growth = Growth::of(self.bytes.len());
         let mut added = String::new();
         for (i, (prefix, name)) in self.context.prefixes().enumerate() {
             if self.head.used & 1 << i != 0 {
+                growth.check(added.len() + escaped_len(name))?;
                 declare(&mut added, prefix, name);
             }
         }
         if let Some(lang) = self.missing_lang() {
+            growth.check(added.len() + escaped_len(lang))?;
             added.push_str(" xml:lang='");
             escape_attribute(lang, &mut added);
             added.push('\'');
@@ -121,6 +125,7 @@ impl Element {
             out.extend_from_slice(part(name_end, own.start()));
             out.extend_from_slice(part(own.end(), self.bytes.len()));
         }
+        Ok(())
     }
 
     fn write_anew(&self, way: Reroot) -> Result<String, XmlError> {

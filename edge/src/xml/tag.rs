@@ -11,6 +11,7 @@ use super::limits::Limits;
 use super::ns;
 use super::portable::{is_namespace, is_old_name};
 use super::scanner::{OpenElement, Scanner, Step, malformed, over_limit};
+use super::write::escaped_len;
 
 /// What an attribute's name says before namespaces are looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -483,6 +484,17 @@ impl Scanner {
             .collect();
         let default_ns = attribute(b"xmlns").unwrap_or_default();
         let lang = attribute(b"xml:lang");
+        if lang
+            .as_ref()
+            .is_some_and(|lang| lang.len() > Limits::HEADER_LANGUAGE)
+        {
+            return over_limit("the language of the stream is longer than 64 bytes");
+        }
+        let written =
+            |(prefix, name): &(Box<str>, NsName)| prefix.len() + escaped_len(name.as_str());
+        if prefixes.iter().map(written).sum::<usize>() > Limits::HEADER_NAMES {
+            return over_limit("the namespaces of the stream are longer than 2048 bytes");
+        }
         let context = Arc::new(StreamContext {
             root: self.head.qname.of(buf).into(),
             default_ns: NsName::new(&default_ns),

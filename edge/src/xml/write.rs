@@ -17,7 +17,17 @@ pub fn is_writable(value: &str) -> bool {
 /// Appends `value` for use inside `'…'` or `"…"`. Tabs and line ends become
 /// references, since a parser would turn them into spaces.
 pub(crate) fn escape_attribute(value: &str, out: &mut String) {
-    escape(value, out, |c| match c {
+    escape(value, out, in_attribute);
+}
+
+/// Bytes that [`escape_attribute`] appends.
+pub(super) fn escaped_len(value: &str) -> usize {
+    let len = |c: char| in_attribute(c).map_or(c.len_utf8(), str::len);
+    value.chars().map(len).sum()
+}
+
+fn in_attribute(c: char) -> Option<&'static str> {
+    match c {
         '&' => Some("&amp;"),
         '<' => Some("&lt;"),
         '>' => Some("&gt;"),
@@ -27,7 +37,7 @@ pub(crate) fn escape_attribute(value: &str, out: &mut String) {
         '\n' => Some("&#10;"),
         '\r' => Some("&#13;"),
         _ => None,
-    });
+    }
 }
 
 /// Appends `value` for use as character data. A carriage return becomes a

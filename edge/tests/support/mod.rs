@@ -216,6 +216,16 @@ impl Speaker {
         error.split([' ', '/']).next().unwrap().to_owned()
     }
 
+    /// The features that follow a header, or the condition of the stream error that comes instead.
+    pub async fn features_or_condition(&mut self) -> Result<String, String> {
+        let text = self.hear("</stream:").await;
+        let rest = self.hear(">").await;
+        match text.split("<stream:error><").nth(1) {
+            Some(error) => Err(error.split([' ', '/']).next().unwrap().to_owned()),
+            None => Ok(text + &rest),
+        }
+    }
+
     /// Ends our writing; what comes can still be heard.
     pub async fn shut(&mut self) {
         let _ = self.io.as_mut().unwrap().shutdown().await;
@@ -489,7 +499,7 @@ impl Router {
         speaker
     }
 
-    async fn accept_tcp(&self) -> Speaker {
+    pub async fn accept_tcp(&self) -> Speaker {
         let (tcp, _) = timeout(PATIENCE, self.listener.accept())
             .await
             .expect("the edge did not dial the router")

@@ -258,3 +258,47 @@ proptest! {
         prop_assert_eq!(node, mapped(&element, Reroot::TO_LINK));
     }
 }
+
+#[rstest]
+#[case::usual("<message from='a' to='b' id='c' type='d'><body from='e'/></message>")]
+#[case::other_order("<message type='d' to=\"b\" xmlns='jabber:server'\n id='c' from = 'a' />")]
+#[case::declared_between(
+    "<message from='aaaaaaaaaaaaaaaaaaaa' xmlns='jabber:server' xmlns:p='urn:p' to='bbb' p:from='x' id=''/>"
+)]
+#[case::prefixed("<s:message u:to='x' from='&lt;' to='&#x62;' id='c'><s:body u:y=''/></s:message>")]
+#[case::without_from("<message to='b' id='c' type='d'>x</message>")]
+#[case::without_addresses("<message id='c' u:x='d'/>")]
+fn another_address_changes_nothing_else(
+    #[case] stanza: &str,
+    #[values(PEER, PEER_WITH_LANG)] header: &str,
+    #[values(None, Some(""), Some("bob@b\u{fc}cher.example/<'\"&\t>"))] from: Option<&str>,
+    #[values(None, Some("b"), Some("x"))] to: Option<&str>,
+) {
+    let element = elements(header, stanza).remove(0);
+    let other = element.with_addresses(from, to);
+    let mut expected = mapped(&element, Reroot::TO_LINK);
+    for (name, value) in [("from", from), ("to", to)] {
+        let mut attrs = expected.attrs.iter_mut();
+        let attr = attrs.find(|attr| attr.ns.is_empty() && attr.name == name);
+        if let (Some(attr), Some(value)) = (attr, value) {
+            value.clone_into(&mut attr.value);
+        }
+    }
+    expected.attrs.sort();
+    let (_, found) = moved(&other, Reroot::TO_LINK);
+    assert_eq!(found, expected);
+    let here = element.from().and(from.map(Into::into)).or(element.from());
+    assert_eq!(other.from(), here);
+    let there = element.to().and(to.map(Into::into)).or(element.to());
+    assert_eq!(other.to(), there);
+    assert_eq!(other.id(), element.id());
+    assert_eq!(other.type_(), element.type_());
+    let quoted = |e: &Element| e.from_quoted().map(<[u8]>::to_vec);
+    if from.is_none() {
+        assert_eq!(quoted(&other), quoted(&element));
+    }
+    if let Some(quoted) = quoted(&other) {
+        assert!(matches!(quoted.first(), Some(b'\'' | b'"')));
+        assert_eq!(quoted.first(), quoted.last());
+    }
+}

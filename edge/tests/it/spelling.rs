@@ -1,0 +1,358 @@
+//! One spelling per domain on each side: servers of the time of RFC 3920 read some spellings as
+//! another domain.
+
+use rstest::rstest;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{LinkProfile, PrivacyMode};
+
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, live};
+
+/// The hosted domain with an umlaut, and coluc.com.
+const HOSTED: &str = "xn--kln-sna.coluc.com";
+
+async fn start(partner: &'static str) -> (Lab, Peer, Router, RouterLink) {
+    let (peer, router) = (Peer::new(partner).await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.domains.push(Domain::parse(HOSTED).unwrap());
+    let lab = Lab::start(live(config));
+    let link = router.accept().await;
+    (lab, peer, router, link)
+}
+
+fn addresses(stanza: &str) -> (String, String) {
+    (
+        attribute(stanza, "message", "from"),
+        attribute(stanza, "message", "to"),
+    )
+}
+
+const SHARP: &str = "stra\u{df}e.lan";
+const SHARP_LINK: &str = "xn--strae-oqa.lan";
+const UMLAUT: &str = "b\u{fc}cher.example";
+
+#[rstest]
+#[case::nameprep_would_change_it(
+    SHARP,
+    "ceo@stra\u{df}e.lan",
+    "v@coluc.com",
+    "ceo@xn--strae-oqa.lan",
+    "v@coluc.com"
+)]
+#[case::a_label_of_it(
+    SHARP,
+    "ceo@xn--strae-oqa.lan/x",
+    "v@coluc.com",
+    "ceo@xn--strae-oqa.lan/x",
+    "v@coluc.com"
+)]
+#[case::capital_sharp_s(
+    SHARP,
+    "ceo@stra\u{1e9e}e.lan",
+    "v@coluc.com",
+    "ceo@xn--strae-oqa.lan",
+    "v@coluc.com"
+)]
+#[case::domain_alone(SHARP, "stra\u{df}e.lan", "coluc.com", SHARP_LINK, "coluc.com")]
+#[case::umlaut(
+    UMLAUT,
+    "b@b\u{fc}cher.example",
+    "v@coluc.com",
+    "b@b\u{fc}cher.example",
+    "v@coluc.com"
+)]
+#[case::umlaut_as_a_label(
+    UMLAUT,
+    "b@xn--bcher-kva.example",
+    "v@coluc.com",
+    "b@b\u{fc}cher.example",
+    "v@coluc.com"
+)]
+#[case::umlaut_in_capitals(
+    UMLAUT,
+    "b@B\u{dc}CHER.EXAMPLE",
+    "v@coluc.com",
+    "b@b\u{fc}cher.example",
+    "v@coluc.com"
+)]
+#[case::umlaut_decomposed(
+    UMLAUT,
+    "b@bu\u{308}cher.example",
+    "v@coluc.com",
+    "b@b\u{fc}cher.example",
+    "v@coluc.com"
+)]
+#[case::trailing_dots(
+    "vngtp.lab",
+    "b@vngtp.lab./x",
+    "v@coluc.com./y",
+    "b@vngtp.lab/x",
+    "v@coluc.com/y"
+)]
+#[case::ideographic_dots(
+    "vngtp.lab",
+    "b@vngtp\u{3002}lab",
+    "v@coluc\u{ff61}com",
+    "b@vngtp.lab",
+    "v@coluc.com"
+)]
+#[case::soft_hyphens(
+    "vngtp.lab",
+    "b@vn\u{ad}gtp.lab",
+    "v@\u{ad}coluc.com",
+    "b@vngtp.lab",
+    "v@coluc.com"
+)]
+#[case::wide_letters(
+    "vngtp.lab",
+    "b@\u{ff56}ngtp.lab",
+    "v@\u{ff43}oluc.com",
+    "b@vngtp.lab",
+    "v@coluc.com"
+)]
+#[case::case_of_ascii_may_stay(
+    "vngtp.lab",
+    "b@VNGTP.Lab",
+    "v@Coluc.COM",
+    "b@VNGTP.Lab",
+    "v@Coluc.COM"
+)]
+#[case::hosted_u_label(
+    "vngtp.lab",
+    "b@vngtp.lab",
+    "v@k\u{f6}ln.coluc.com",
+    "b@vngtp.lab",
+    "v@k\u{f6}ln.coluc.com"
+)]
+#[case::hosted_a_label(
+    "vngtp.lab",
+    "b@vngtp.lab",
+    "v@xn--kln-sna.coluc.com",
+    "b@vngtp.lab",
+    "v@k\u{f6}ln.coluc.com"
+)]
+#[case::other_parts_stay(
+    "vngtp.lab",
+    "stra\u{df}e@vngtp.lab./a@vngtp.lab.",
+    "stra\u{df}e@coluc.com./coluc.com.",
+    "stra\u{df}e@vngtp.lab/a@vngtp.lab.",
+    "stra\u{df}e@coluc.com/coluc.com."
+)]
+#[tokio::test]
+async fn towards_a_router_each_domain_has_one_spelling(
+    #[case] partner: &'static str,
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] written_from: &str,
+    #[case] written_to: &str,
+    #[values(false, true)] with_namespace: bool,
+) {
+    let (lab, peer, _router, mut link) = start(partner).await;
+    let hosted = if to.contains("ln") {
+        "k\u{f6}ln.coluc.com"
+    } else {
+        "coluc.com"
+    };
+    let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
+    peer.authenticate(&mut bob, &id, hosted).await;
+    let namespace = if with_namespace {
+        " xmlns='jabber:server' "
+    } else {
+        ""
+    };
+    bob.say(&format!(
+        "<message from='{from}'{namespace} id='&lt;1' to='{to}' type='chat'><body>{from}</body></message>"
+    ))
+    .await;
+    let heard = link.hear().await;
+    assert_eq!(
+        addresses(&heard),
+        (written_from.to_owned(), written_to.to_owned())
+    );
+    assert_eq!(attribute(&heard, "message", "id"), "&lt;1");
+    assert!(
+        heard.ends_with(&format!(" type='chat'><body>{from}</body></message>")),
+        "{heard}"
+    );
+}
+
+#[rstest]
+#[case::sharp_s(SHARP, SHARP, SHARP)]
+#[case::sharp_s_as_the_link_writes_it(SHARP, SHARP_LINK, SHARP)]
+#[case::umlaut(UMLAUT, UMLAUT, UMLAUT)]
+#[case::umlaut_as_a_label(UMLAUT, "xn--bcher-kva.example", UMLAUT)]
+#[case::umlaut_in_capitals(UMLAUT, "XN--BCHER-KVA.example.", UMLAUT)]
+#[case::trailing_dot("vngtp.lab", "vngtp.lab.", "vngtp.lab")]
+#[case::ideographic_dot("vngtp.lab", "vngtp\u{3002}lab", "vngtp.lab")]
+#[case::soft_hyphen("vngtp.lab", "vngtp.l\u{ad}ab", "vngtp.lab")]
+#[case::case_of_ascii_may_stay("vngtp.lab", "VNGTP.lab", "VNGTP.lab")]
+#[tokio::test]
+async fn towards_a_peer_the_spelling_is_that_of_the_header(
+    #[case] partner: &'static str,
+    #[case] to: &str,
+    #[case] written: &str,
+    #[values("xn--kln-sna.coluc.com", "K\u{d6}LN.coluc.com.", "coluc.com.")] from: &str,
+) {
+    let (_lab, peer, _router, link) = start(partner).await;
+    link.say(&format!(
+        "<message from='alice@{from}/a&apos;' to='bob@{to}/b' id='1'><body>x</body></message>"
+    ));
+    let hosted = if from == "coluc.com." {
+        "coluc.com"
+    } else {
+        "k\u{f6}ln.coluc.com"
+    };
+    // It looks at the header itself: `to` is the partner's name as the peer has it.
+    let mut stream = peer.accept_authenticated(hosted).await;
+    let heard = stream.hear("</message>").await;
+    assert_eq!(
+        heard,
+        format!(
+            "<message from='alice@{hosted}/a&apos;' to='bob@{written}/b' id='1'><body>x</body></message>"
+        )
+    );
+}
+
+/// What a user of ours answers to is what the link wrote.
+#[rstest]
+#[case::nameprep_would_change_it(SHARP)]
+#[case::umlaut(UMLAUT)]
+#[case::final_sigma("\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.example")]
+#[tokio::test]
+async fn an_answer_to_what_the_link_wrote_reaches_its_sender(
+    #[case] partner: &'static str,
+    #[values(LinkProfile::Component, LinkProfile::Xcp)] profile: LinkProfile,
+) {
+    let (peer, router) = (Peer::new(partner).await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.routers[0].profile = profile;
+    let lab = Lab::start(live(config));
+    let mut link = match profile {
+        LinkProfile::Component => router.accept().await,
+        LinkProfile::Xcp => router.accept_xcp().await,
+    };
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    bob.say(&format!(
+        "<message from='bob@{partner}' to='alice@coluc.com.' id='1'/>"
+    ))
+    .await;
+    let heard = link.hear().await;
+    let (from, to) = addresses(&heard);
+    assert_eq!(to, "alice@coluc.com");
+    // The envelope has the same addresses.
+    assert!(
+        profile == LinkProfile::Component || heard.matches(&from).count() == 2,
+        "{heard}"
+    );
+    let answer = format!("<message from='{to}' to='{from}' id='2'/>");
+    link.say(&match profile {
+        LinkProfile::Component => answer,
+        LinkProfile::Xcp => {
+            format!("<route from='{to}' to='{from}' type='session'>{answer}</route>")
+        }
+    });
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let heard = stream.hear("id='2'/>").await;
+    assert_eq!(addresses(&heard).1, format!("bob@{partner}"));
+}
+
+/// The edge's own errors have the spelling of their side too.
+#[tokio::test]
+async fn errors_have_the_spelling_of_their_side() {
+    let (peer, router) = (Peer::new(SHARP).await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config.privacy.mode = PrivacyMode::DenyList;
+    config.privacy.domains = vec![Domain::parse("\u{df}.example").unwrap()];
+    config.domains.push(Domain::parse(HOSTED).unwrap());
+    let lab = Lab::start(live(config));
+    let mut link = router.accept().await;
+
+    // To the router: what may not leave,
+    link.say("<message from='alice@xn--kln-sna.coluc.com' to='eve@\u{df}.example' id='denied'/>");
+    let error = link.hear().await;
+    assert!(error.contains("<not-allowed "), "{error}");
+    let ours = "alice@k\u{f6}ln.coluc.com".to_owned();
+    assert_eq!(
+        addresses(&error),
+        ("eve@xn--zca.example".to_owned(), ours.clone())
+    );
+    // and what a partner did not take.
+    link.say(&format!(
+        "<message from='alice@{HOSTED}' to='bob@{SHARP}' id='refused'/>"
+    ));
+    let mut called = peer.accept("refusing").await;
+    called.hear("</db:result>").await;
+    called
+        .say(&format!(
+            "<db:result from='{SHARP}' to='k\u{f6}ln.coluc.com' type='invalid'/>"
+        ))
+        .await;
+    let error = link.hear().await;
+    assert!(error.contains("id='refused'"), "{error}");
+    assert_eq!(addresses(&error), (format!("bob@{SHARP_LINK}"), ours));
+
+    // To a partner: what the router did not take.
+    let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
+    peer.authenticate(&mut bob, &id, "k\u{f6}ln.coluc.com")
+        .await;
+    link.echo.store(false, std::sync::atomic::Ordering::SeqCst);
+    bob.say(&format!(
+        "<message from='bob@{SHARP_LINK}' to='alice@{HOSTED}' id='lost'/>"
+    ))
+    .await;
+    assert!(link.hear().await.contains("id='lost'"));
+    link.cut().await;
+    let mut stream = peer.accept_authenticated("k\u{f6}ln.coluc.com").await;
+    let error = stream.hear("</message>").await;
+    assert!(error.contains("<recipient-unavailable "), "{error}");
+    let to = format!("bob@{SHARP}");
+    assert_eq!(
+        addresses(&error),
+        ("alice@k\u{f6}ln.coluc.com".to_owned(), to)
+    );
+}
+
+/// Names that are longer than any domain are no names (soft hyphens make any length of one).
+#[rstest]
+#[case::header_from(&|long: &str| Said::Header(long.to_owned(), "coluc.com".to_owned()))]
+#[case::header_to(&|long: &str| Said::Header("vngtp.lab".to_owned(), long.to_owned()))]
+#[case::key(&|long: &str| Said::Element(format!("<db:result from='{long}' to='coluc.com'>k</db:result>")))]
+#[case::question(&|long: &str| Said::Element(format!("<db:verify from='vngtp.lab' to='{long}' id='1'>k</db:verify>")))]
+#[case::sender(&|long: &str| Said::Stanza(format!("<message from='b@{long}' to='v@coluc.com'/>")))]
+#[case::recipient(&|long: &str| Said::Stanza(format!("<message from='b@vngtp.lab' to='v@{long}'/>")))]
+#[tokio::test]
+async fn a_name_of_more_than_1_kb_is_none(#[case] said: &dyn Fn(&str) -> Said) {
+    let (lab, peer, _router, link) = start("vngtp.lab").await;
+    let spelled = |name: &str| format!("{}{name}", "\u{ad}".repeat((1024 - name.len()) / 2 + 1));
+    for name in ["vngtp.lab", "coluc.com"] {
+        let long = spelled(name);
+        assert!(long.len() > 1023 && long.len() < 1030);
+        let condition = match said(&long) {
+            Said::Header(from, to) => {
+                let mut named = Speaker::connect(lab.s2s).await;
+                named.say(&crate::support::header(&from, &to, "")).await;
+                let answer = named.hear("</stream:stream>").await;
+                assert!(answer.len() < 1000, "{answer}");
+                assert!(answer.contains("<improper-addressing "), "{answer}");
+                continue;
+            }
+            Said::Element(element) => {
+                let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
+                bob.say(&element).await;
+                bob.condition().await
+            }
+            Said::Stanza(stanza) => {
+                let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+                bob.say(&stanza).await;
+                bob.condition().await
+            }
+        };
+        assert_eq!(condition, "improper-addressing");
+    }
+    drop(link);
+}
+
+enum Said {
+    Header(String, String),
+    Element(String),
+    Stanza(String),
+}
