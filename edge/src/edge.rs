@@ -139,6 +139,7 @@ impl Edge {
         }
         self.verifier.retry(remote);
         self.memory.refused_external.forget(remote);
+        self.memory.labels.forget(remote);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
@@ -156,7 +157,7 @@ impl Edge {
         let live = self.live();
         let mut domains = DomainCache::default();
         for stanza in split(stanzas, ns::COMPONENT) {
-            let stanza = Side::Peer.respell(&stanza, &mut domains);
+            let stanza = Side::Peer(&self.memory).respell(&stanza, &mut domains);
             let local = stanza.to().and_then(|to| domains.domain_of(&to));
             let remote = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local, remote) {

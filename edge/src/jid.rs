@@ -17,6 +17,7 @@ use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
 use xmpp_federation_core::Domain;
 
 use crate::stanza::{DomainCache, domain_part};
+use crate::tls::memory::PeerMemory;
 use crate::xml::Element;
 
 /// Bytes of a local, domain or resource part (RFC 7622 sections 3.2 to 3.4).
@@ -192,31 +193,80 @@ pub(crate) fn is_good(address: &str) -> bool {
     })
 }
 
-/// On which side of the edge something is written.
+/// How a remote server writes its own domain. Servers of RFC 3920 know a domain that was configured
+/// with A-labels by these only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Labels {
+    /// `xn--bcher-kva.example`.
+    Ascii,
+    /// `bücher.example`.
+    Unicode,
+}
+
+impl Labels {
+    /// Those of this text; `None` if the domain is written with the same ones anyway.
+    pub(crate) fn of(text: &str, domain: &Domain) -> Option<Self> {
+        has_u_labels(domain).then_some(if text.is_ascii() {
+            Self::Ascii
+        } else {
+            Self::Unicode
+        })
+    }
+
+    pub(crate) fn write(self, domain: &Domain) -> Cow<'_, str> {
+        match self {
+            Self::Ascii => Cow::Borrowed(domain.as_str()),
+            Self::Unicode => Cow::Owned(domain.to_unicode()),
+        }
+    }
+}
+
+fn has_u_labels(domain: &Domain) -> bool {
+    let mut labels = domain.as_str().split('.');
+    labels.any(|label| label.starts_with("xn--"))
+}
+
+/// Whether nameprep (RFC 3491) leaves a label as it is. It knows the characters of an old version of
+/// Unicode; servers let younger ones pass.
+fn nameprep_keeps(label: &str) -> bool {
+    let known = |c: char| if unassigned_code_point(c) { '0' } else { c };
+    let label: String = label.chars().map(known).collect();
+    stringprep::nameprep(&label).is_ok_and(|read| *read == label)
+}
+
+/// The spelling of a domain where we speak first: U-labels, or A-labels where nameprep would make
+/// another domain of it.
+pub(crate) fn spelling(domain: &Domain) -> Cow<'_, str> {
+    if !has_u_labels(domain) {
+        return Cow::Borrowed(domain.as_str());
+    }
+    let written = domain.to_unicode();
+    // Label by label: that is what the rules about the direction of writing are for.
+    if written.split('.').all(nameprep_keeps) {
+        Cow::Owned(written)
+    } else {
+        Cow::Borrowed(domain.as_str())
+    }
+}
+
+/// On which side of the edge something is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Side<'a> {
     /// To an XCP router.
     Link,
     /// To a remote server.
-    Peer,
+    Peer(&'a PeerMemory),
 }
 
-impl Side {
-    /// The spelling of a domain. To a peer that of our streams' headers: with U-labels. To a router
-    /// the same, but with A-labels where its nameprep would make another domain of it.
+impl Side<'_> {
+    /// The spelling of a domain. To a server the one that it uses itself, if that is known: our
+    /// streams' headers have it.
     pub(crate) fn spelling(self, domain: &Domain) -> Cow<'_, str> {
-        let canonical = domain.as_str();
-        let has_u_labels = canonical.split('.').any(|label| label.starts_with("xn--"));
-        if !has_u_labels {
-            return Cow::Borrowed(canonical);
-        }
-        let written = domain.to_unicode();
-        // Label by label: that is what the rules about the direction of writing are for.
-        let stays = |label: &str| stringprep::nameprep(label).is_ok_and(|read| read == label);
-        if self == Self::Link && !written.split('.').all(stays) {
-            return Cow::Borrowed(canonical);
-        }
-        Cow::Owned(written)
+        let own = match self {
+            Self::Peer(memory) if has_u_labels(domain) => memory.labels.get(domain),
+            Self::Peer(_) | Self::Link => None,
+        };
+        own.map_or_else(|| spelling(domain), |labels| labels.write(domain))
     }
 
     /// What to write for a domain instead of this text; `None` if the text may stay. The case of
@@ -374,41 +424,36 @@ mod tests {
     }
 
     #[rstest]
-    #[case::ascii("coluc.com", "coluc.com", "coluc.com")]
-    #[case::umlaut("xn--bcher-kva.example", "b\u{fc}cher.example", "b\u{fc}cher.example")]
-    #[case::sharp_s("stra\u{df}e.lan", "xn--strae-oqa.lan", "stra\u{df}e.lan")]
-    #[case::sharp_s_in_one_label(
-        "b\u{fc}cher.stra\u{df}e.lan",
-        "xn--bcher-kva.xn--strae-oqa.lan",
-        "b\u{fc}cher.stra\u{df}e.lan"
-    )]
-    #[case::final_sigma(
-        "\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.example",
-        "xn--nxasmm1c.example",
-        "\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.example"
-    )]
+    #[case::ascii("coluc.com", "coluc.com")]
+    #[case::umlaut("xn--bcher-kva.example", "b\u{fc}cher.example")]
+    #[case::sharp_s("stra\u{df}e.lan", "xn--strae-oqa.lan")]
+    #[case::sharp_s_in_one_label("b\u{fc}cher.stra\u{df}e.lan", "xn--bcher-kva.xn--strae-oqa.lan")]
+    #[case::final_sigma("\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.example", "xn--nxasmm1c.example")]
     #[case::joiner(
         "\u{646}\u{627}\u{645}\u{647}\u{200c}\u{627}\u{6cc}.example",
-        "xn--mgba3gch31f060k.example",
-        "\u{646}\u{627}\u{645}\u{647}\u{200c}\u{627}\u{6cc}.example"
+        "xn--mgba3gch31f060k.example"
     )]
-    #[case::from_the_right(
-        "\u{5d0}\u{5d1}.example",
-        "\u{5d0}\u{5d1}.example",
-        "\u{5d0}\u{5d1}.example"
-    )]
-    #[case::younger_than_the_tables("xn--gq9h.example", "xn--gq9h.example", "\u{1f927}.example")]
-    fn each_side_has_one_spelling_of_a_domain(
+    #[case::from_the_right("\u{5d0}\u{5d1}.example", "\u{5d0}\u{5d1}.example")]
+    #[case::younger_than_the_tables("xn--gq9h.example", "\u{1f927}.example")]
+    fn a_domain_has_one_spelling_unless_its_server_has_another(
         #[case] text: &str,
-        #[case] link: &str,
-        #[case] peer: &str,
+        #[case] spelling: &str,
     ) {
-        let domain = domain(text);
-        assert_eq!(Side::Link.spelling(&domain), link);
-        assert_eq!(Side::Peer.spelling(&domain), peer);
-        // What is written on either side is the same domain when it comes back.
-        assert_eq!(Domain::parse(link).as_ref(), Ok(&domain));
-        assert_eq!(Domain::parse(peer).as_ref(), Ok(&domain));
+        let (domain, memory) = (domain(text), PeerMemory::default());
+        for side in [Side::Link, Side::Peer(&memory)] {
+            assert_eq!(side.spelling(&domain), spelling);
+        }
+        for labels in [Labels::Ascii, Labels::Unicode] {
+            let written = labels.write(&domain);
+            assert_eq!(Domain::parse(&written).as_ref(), Ok(&domain));
+            let noted = Labels::of(&written, &domain);
+            assert_eq!(noted, (text != "coluc.com").then_some(labels));
+            if let Some(labels) = noted {
+                memory.labels.note(&domain, false, labels);
+            }
+            assert_eq!(Side::Peer(&memory).spelling(&domain), written);
+            assert_eq!(Side::Link.spelling(&domain), spelling);
+        }
     }
 
     #[rstest]

@@ -11,6 +11,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
+use crate::jid::Labels;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
@@ -203,6 +204,7 @@ impl Session {
             remote,
             id: self.id.clone(),
             key: request.key.clone(),
+            labels: Labels::of(&request.from, &request.from_domain),
             until: Instant::now() + limits.dialback_timeout.0,
         };
         self.shown.push(Shown {
@@ -299,7 +301,10 @@ impl Session {
             }
         }
         match answer {
-            Reply::Valid => self.authenticated(&live, local, remote, Mechanism::Dialback),
+            Reply::Valid => {
+                let mechanism = Mechanism::Dialback;
+                self.authenticated(&live, local, remote, mechanism, &request.from);
+            }
             Reply::Invalid => {
                 self.forget_pair(&local, &remote);
                 if self.pairs.is_empty() {
@@ -311,14 +316,19 @@ impl Session {
         Ok(())
     }
 
-    /// From now on stanzas of this pair count.
+    /// From now on stanzas of this pair count. `written`: the remote domain as its server writes it.
     pub(super) fn authenticated(
         &mut self,
         live: &Live,
         local: Domain,
         remote: Domain,
         mechanism: Mechanism,
+        written: &str,
     ) {
+        if let Some(labels) = Labels::of(written, &remote) {
+            let partner = live.policy.is_partner(&remote);
+            self.edge.memory.labels.note(&remote, partner, labels);
+        }
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote);
         let peer = self.guard.entry.peer.ip();

@@ -176,7 +176,8 @@ impl Session {
             peer = %self.guard.entry.peer, from = "PENDING", to = "CONNECTED",
             "state of the pair changed"
         );
-        self.authenticated(live, local, remote, Mechanism::External);
+        let written = theirs.from.as_deref().unwrap_or_default();
+        self.authenticated(live, local, remote, Mechanism::External, written);
         Ok(())
     }
 

@@ -646,7 +646,8 @@ impl Session {
     /// Answers a stanza that goes no further; its sender is of the pair's second domain.
     fn refuse(&mut self, live: &Live, element: &Element, pair: (&Domain, &Domain), cause: Cause) {
         let (local, remote) = pair;
-        let element = Side::Peer.respell(element, &mut self.domains);
+        let side = Side::Peer(&self.edge.memory);
+        let element = side.respell(element, &mut self.domains);
         let told = bounce(&element, cause).is_some_and(|error| {
             self.edge
                 .outbound

@@ -12,6 +12,7 @@ use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
+use crate::jid::Labels;
 use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
@@ -39,6 +40,8 @@ pub struct Opened {
     pub limits: PeerLimits,
     /// The hosted domain that SASL EXTERNAL authenticated.
     pub external: Option<Domain>,
+    /// The remote domain as our header has it.
+    pub written: String,
 }
 
 /// Why no stream could be opened.
@@ -61,8 +64,8 @@ const FAILURES_TOLD: usize = 4;
 pub enum Purpose {
     /// Stanzas.
     Stanzas,
-    /// Nothing but asking the authoritative server.
-    Verification,
+    /// Nothing but asking the authoritative server, which writes its domain so.
+    Verification(Option<Labels>),
 }
 
 /// The connections that are still possible for one remote domain.
@@ -229,6 +232,12 @@ impl Opener {
             opening.service = service;
             opening.never_clear = self.tls_failed;
             opening.authenticate = purpose == Purpose::Stanzas;
+            if let Purpose::Verification(Some(labels)) = purpose
+                && self.edge.memory.labels.get(&self.remote).is_none()
+            {
+                opening.written = labels.write(&self.remote).into_owned();
+            }
+            let written = opening.written.clone();
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
@@ -254,6 +263,7 @@ impl Opener {
                         errors,
                         limits,
                         external: external.then(|| local.clone()),
+                        written,
                     });
                 }
                 Err(failure) => {

@@ -16,6 +16,7 @@ use super::connect::note_tls;
 use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::jid::Side;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self, Service};
@@ -43,6 +44,8 @@ pub(super) struct Opening<'a> {
     live: &'a Live,
     local: &'a Domain,
     remote: &'a Domain,
+    /// The remote domain as our headers have it.
+    pub(super) written: String,
     pub(super) wire: Wire,
     /// How the stream comes to TLS.
     pub(super) service: Service,
@@ -80,6 +83,7 @@ impl<'a> Opening<'a> {
             live,
             local,
             remote,
+            written: Side::Peer(&edge.memory).spelling(remote).into_owned(),
             wire,
             service: Service::StartTls,
             never_clear: false,
@@ -187,8 +191,8 @@ impl<'a> Opening<'a> {
     pub(super) fn header(&self) -> String {
         let header = HeaderToSend {
             content_ns: ns::SERVER,
-            from: Some(&self.local.to_unicode()),
-            to: Some(&self.remote.to_unicode()),
+            from: Some(&Side::Peer(&self.edge.memory).spelling(self.local)),
+            to: Some(&self.written),
             version: true,
             dialback: true,
             ..HeaderToSend::default()

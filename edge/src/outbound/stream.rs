@@ -18,6 +18,7 @@ use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
+use crate::jid::Side;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
@@ -254,13 +255,13 @@ impl Stream<'_> {
         }
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
-        let xml =
-            result_request(&local.to_unicode(), &remote.to_unicode(), &key).map_err(|_| {
-                Failure::fault(
-                    StreamErrorCondition::ImproperAddressing,
-                    "a domain XML cannot express",
-                )
-            })?;
+        let from = Side::Peer(&self.edge.memory).spelling(local);
+        let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
+            Failure::fault(
+                StreamErrorCondition::ImproperAddressing,
+                "a domain XML cannot express",
+            )
+        })?;
         self.opened.wire.transport.queue(Bytes::from(xml));
         self.pairs
             .insert(local.clone(), PairState::Pending(Instant::now()));

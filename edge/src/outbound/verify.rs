@@ -18,6 +18,7 @@ use super::connect::{OpenError, Opened, Opener, Purpose};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
 use crate::edge::Edge;
+use crate::jid::{Labels, Side};
 use crate::metrics::Role;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
@@ -56,6 +57,8 @@ pub struct Question {
     pub id: StreamId,
     /// The key.
     pub key: String,
+    /// How the remote server writes its domain, where there are two ways.
+    pub labels: Option<Labels>,
     /// Whoever asks waits no longer; connecting counts too.
     pub until: Instant,
 }
@@ -259,7 +262,8 @@ impl Verifier {
 async fn open(edge: &Arc<Edge>, question: &Question) -> Result<Opened, OpenError> {
     let opening = async {
         let mut opener = Opener::resolve(edge, &question.remote).await?;
-        opener.open(&question.local, Purpose::Verification).await
+        let purpose = Purpose::Verification(question.labels);
+        opener.open(&question.local, purpose).await
     };
     timeout_at(question.until, opening)
         .await
@@ -343,7 +347,8 @@ impl Asking<'_> {
             key,
             ..
         } = &asked.question;
-        let xml = verify_request(&local.to_unicode(), &remote.to_unicode(), id, key);
+        let from = Side::Peer(&self.edge.memory).spelling(local);
+        let xml = verify_request(&from, &self.opened.written, id, key);
         let Ok(xml) = xml else {
             let _ = asked.answer.send(Outcome::Invalid);
             return;

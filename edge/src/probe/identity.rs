@@ -8,6 +8,7 @@ use super::names::Target;
 use super::reach::Reached;
 use super::{Plan, Report};
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
+use crate::jid::spelling;
 use crate::stream::{Failure, Wire};
 use crate::xml::{Element, ns};
 
@@ -80,7 +81,7 @@ impl Plan {
         let time = self.config.limits.dialback_timeout.0;
         let key = live.dialback.key(&self.domain, from, id);
         let asking = async {
-            let xml = result_request(&from.to_unicode(), &self.domain.to_unicode(), &key);
+            let xml = result_request(&spelling(from), &spelling(&self.domain), &key);
             // Domains and digits are always writable.
             let xml = Bytes::from(xml.unwrap_or_default());
             reached.wire.transport.queue(xml);

@@ -8,11 +8,12 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use xmpp_federation_core::StreamId;
 use xmpp_federation_core::edge_config::TlsMode;
-use xmpp_federation_core::{Domain, StreamId};
 
 use super::names::Target;
 use super::{Plan, Report};
+use crate::jid::spelling;
 use crate::metrics::Direction;
 use crate::policy::PeerPolicy;
 use crate::stream::tls::TlsSession;
@@ -187,8 +188,8 @@ impl Plan {
 
     /// Headers and features.
     async fn begin(&self, wire: &mut Wire) -> Result<(Option<StreamId>, Node), Failed> {
-        let from = self.from.as_ref().map(Domain::to_unicode);
-        let to = self.domain.to_unicode();
+        let from = self.from.as_ref().map(spelling);
+        let to = spelling(&self.domain);
         let header = HeaderToSend {
             content_ns: ns::SERVER,
             from: from.as_deref(),

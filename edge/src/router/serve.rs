@@ -96,15 +96,21 @@ impl Lanes {
         Some(self.last)
     }
 
-    fn add(&mut self, from: &str, to: &str, local: Domain, remote: Domain) -> usize {
+    fn add(
+        &mut self,
+        (from, to): (&str, &str),
+        local: Domain,
+        remote: Domain,
+        side: Side<'_>,
+    ) -> usize {
         self.write_key(from, to);
         self.last = self.all.len();
         self.known.insert(self.key.as_str().into(), self.last);
         self.all.push(Lane {
             from: from.into(),
             to: to.into(),
-            from_instead: Side::Peer.instead(from, &local),
-            to_instead: Side::Peer.instead(to, &remote),
+            from_instead: side.instead(from, &local),
+            to_instead: side.instead(to, &remote),
             local,
             remote,
             stanzas: Vec::new(),
@@ -670,7 +676,8 @@ impl Up<'_> {
             return Err(Cause::Denied);
         }
         let from = domain_part(from.unwrap_or_default());
-        Ok(self.lanes.add(from, domain_part(to), local, remote))
+        let side = Side::Peer(&self.link.edge.memory);
+        Ok(self.lanes.add((from, domain_part(to)), local, remote, side))
     }
 
     /// Answers the router's stanza on this cluster's links.

@@ -6,10 +6,14 @@ use std::time::{Duration, Instant};
 
 use xmpp_federation_core::Domain;
 
+use crate::jid::Labels;
+
 /// How long a domain that used TLS is held to it.
 const TLS_LIFE: Duration = Duration::from_hours(24);
 /// How long SASL EXTERNAL is not tried with a domain that refused it.
 const EXTERNAL_LIFE: Duration = Duration::from_mins(10);
+/// How long it is remembered how a domain is written by its own server.
+const LABELS_LIFE: Duration = Duration::from_hours(24);
 /// Domains that nobody configured, remembered for one fact; the oldest gives way.
 const MOST: usize = 4096;
 
@@ -22,6 +26,8 @@ pub struct PeerMemory {
     /// Domains that refused SASL EXTERNAL, with the fingerprint of the certificate we showed:
     /// dialback comes first then, until we have another certificate.
     pub refused_external: Memory<String>,
+    /// How servers write their own domains, where there are two ways.
+    pub(crate) labels: Memory<Labels>,
 }
 
 impl Default for PeerMemory {
@@ -29,6 +35,7 @@ impl Default for PeerMemory {
         Self {
             used_tls: Memory::new(TLS_LIFE),
             refused_external: Memory::new(EXTERNAL_LIFE),
+            labels: Memory::new(LABELS_LIFE),
         }
     }
 }
@@ -104,6 +111,17 @@ impl<T: PartialEq> Memory<T> {
         known
             .or_else(|| facts.strangers.get(domain))
             .is_some_and(|(at, known)| known == fact && now.duration_since(*at) < self.life)
+    }
+
+    /// The fact about the domain.
+    pub(crate) fn get(&self, domain: &Domain) -> Option<T>
+    where
+        T: Copy,
+    {
+        let facts = self.lock();
+        let known = facts.partners.get(domain);
+        let (at, fact) = known.or_else(|| facts.strangers.get(domain))?;
+        (at.elapsed() < self.life).then_some(*fact)
     }
 
     /// Forgets one domain, or all.

@@ -176,8 +176,8 @@ async fn towards_a_router_each_domain_has_one_spelling(
 }
 
 #[rstest]
-#[case::sharp_s(SHARP, SHARP, SHARP)]
-#[case::sharp_s_as_the_link_writes_it(SHARP, SHARP_LINK, SHARP)]
+#[case::sharp_s(SHARP_LINK, SHARP, SHARP_LINK)]
+#[case::sharp_s_as_the_link_writes_it(SHARP_LINK, SHARP_LINK, SHARP_LINK)]
 #[case::umlaut(UMLAUT, UMLAUT, UMLAUT)]
 #[case::umlaut_as_a_label(UMLAUT, "xn--bcher-kva.example", UMLAUT)]
 #[case::umlaut_in_capitals(UMLAUT, "XN--BCHER-KVA.example.", UMLAUT)]
@@ -212,10 +212,13 @@ async fn towards_a_peer_the_spelling_is_that_of_the_header(
     );
 }
 
-/// What a user of ours answers to is what the link wrote.
+/// What a user of ours answers to is what the link wrote. The partner is called by the name that it
+/// has for itself: servers of RFC 3920 know a domain by A-labels if it was configured so.
 #[rstest]
 #[case::nameprep_would_change_it(SHARP)]
+#[case::nameprep_would_change_it_and_the_server_knows_it(SHARP_LINK)]
 #[case::umlaut(UMLAUT)]
+#[case::umlaut_configured_with_a_labels("xn--bcher-kva.example")]
 #[case::final_sigma("\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.example")]
 #[tokio::test]
 async fn an_answer_to_what_the_link_wrote_reaches_its_sender(
@@ -258,45 +261,49 @@ async fn an_answer_to_what_the_link_wrote_reaches_its_sender(
 /// The edge's own errors have the spelling of their side too.
 #[tokio::test]
 async fn errors_have_the_spelling_of_their_side() {
-    let (peer, router) = (Peer::new(SHARP).await, Router::new().await);
+    // A server that was configured with A-labels, and says so.
+    let own = "xn--bcher-kva.example";
+    let (peer, router) = (Peer::new(own).await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.privacy.mode = PrivacyMode::DenyList;
     config.privacy.domains = vec![Domain::parse("\u{df}.example").unwrap()];
     config.domains.push(Domain::parse(HOSTED).unwrap());
     let lab = Lab::start(live(config));
     let mut link = router.accept().await;
+    let ours = "alice@k\u{f6}ln.coluc.com".to_owned();
+    let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
+    peer.authenticate(&mut bob, &id, "k\u{f6}ln.coluc.com")
+        .await;
 
     // To the router: what may not leave,
-    link.say("<message from='alice@xn--kln-sna.coluc.com' to='eve@\u{df}.example' id='denied'/>");
+    link.say(&format!(
+        "<message from='alice@{HOSTED}' to='eve@\u{df}.example' id='denied'/>"
+    ));
     let error = link.hear().await;
     assert!(error.contains("<not-allowed "), "{error}");
-    let ours = "alice@k\u{f6}ln.coluc.com".to_owned();
     assert_eq!(
         addresses(&error),
         ("eve@xn--zca.example".to_owned(), ours.clone())
     );
     // and what a partner did not take.
     link.say(&format!(
-        "<message from='alice@{HOSTED}' to='bob@{SHARP}' id='refused'/>"
+        "<message from='alice@{HOSTED}' to='bob@{own}' id='refused'/>"
     ));
     let mut called = peer.accept("refusing").await;
     called.hear("</db:result>").await;
     called
         .say(&format!(
-            "<db:result from='{SHARP}' to='k\u{f6}ln.coluc.com' type='invalid'/>"
+            "<db:result from='{own}' to='k\u{f6}ln.coluc.com' type='invalid'/>"
         ))
         .await;
     let error = link.hear().await;
     assert!(error.contains("id='refused'"), "{error}");
-    assert_eq!(addresses(&error), (format!("bob@{SHARP_LINK}"), ours));
+    assert_eq!(addresses(&error), (format!("bob@{UMLAUT}"), ours.clone()));
 
     // To a partner: what the router did not take.
-    let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    peer.authenticate(&mut bob, &id, "k\u{f6}ln.coluc.com")
-        .await;
     link.echo.store(false, std::sync::atomic::Ordering::SeqCst);
     bob.say(&format!(
-        "<message from='bob@{SHARP_LINK}' to='alice@{HOSTED}' id='lost'/>"
+        "<message from='bob@{UMLAUT}' to='alice@{HOSTED}' id='lost'/>"
     ))
     .await;
     assert!(link.hear().await.contains("id='lost'"));
@@ -304,11 +311,7 @@ async fn errors_have_the_spelling_of_their_side() {
     let mut stream = peer.accept_authenticated("k\u{f6}ln.coluc.com").await;
     let error = stream.hear("</message>").await;
     assert!(error.contains("<recipient-unavailable "), "{error}");
-    let to = format!("bob@{SHARP}");
-    assert_eq!(
-        addresses(&error),
-        ("alice@k\u{f6}ln.coluc.com".to_owned(), to)
-    );
+    assert_eq!(addresses(&error), (ours, format!("bob@{own}")));
 }
 
 /// Names that are longer than any domain are no names (soft hyphens make any length of one).
