@@ -21,6 +21,11 @@ test: ## All tests: format, lints, unit tests, and the demo's steps in a lab of 
 bench: ## The edge's data path beside Prosody and ejabberd: one table (10 minutes, most of it the build)
 	@testkit/run.sh bench
 
+MINUTES ?= 20
+.PHONY: fuzz
+fuzz: ## Every fuzz target for MINUTES minutes each (20 if not given); see fuzz/README.md
+	@fuzz/run.sh $(MINUTES)
+
 .PHONY: shell
 shell: ## A shell in the running lab, with kubectl
 	@[ -x $(TESTKIT) ] || { echo "there is no lab: run make demo first" >&2; exit 1; }

@@ -8,7 +8,7 @@ mod dialback;
 mod external;
 mod negotiate;
 mod per_address;
-mod proxy;
+pub mod proxy;
 mod rate;
 mod session;
 

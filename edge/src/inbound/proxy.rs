@@ -22,7 +22,7 @@ const WORD: &[u8; 6] = b"PROXY ";
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub enum Origin {
     /// A client's, relayed.
     Client(SocketAddr),
     /// The balancer's own, or one it can say nothing about: its health checks as a rule.
@@ -100,7 +100,7 @@ pub(super) async fn read_header(tcp: &mut TcpStream) -> Result<Header, HeaderErr
 
 /// Reads the header that `bytes` begin with; gives its length too. `None`: all of them belong to
 /// it, and more must come.
-fn parse(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
+pub fn parse(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     if let Some(rest) = bytes.strip_prefix(SIGNATURE) {
         return parse_v2(rest);
     }

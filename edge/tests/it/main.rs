@@ -13,6 +13,7 @@ mod support;
 
 mod budget;
 mod components;
+mod fuzz_corpora;
 mod idle;
 mod jids;
 mod memory;
