@@ -205,6 +205,10 @@ impl Loader {
         let tls = TlsSettings::load(&config.tls, config.uses_tls(), &read)?;
         warnings.extend(tls.warnings.iter().cloned());
         certificate_warnings(&config, &tls, &mut warnings);
+        if config.limits.max_queued_stanzas.is_some() {
+            let ignored = "limits.maxQueuedStanzas is ignored, since bytes are the bound; remove it, and set limits.maxQueuedBytes if the default does not suit";
+            warnings.push(ignored.to_owned());
+        }
 
         let secret = |field: &str, path: &Path| {
             let secret = SecretBytes::from_file_contents(read(field, path)?);

@@ -245,11 +245,11 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
     };
     match request {
         Request::Connections { peer } => match domain(peer) {
-            Ok(only) => value(serde_json::to_value(edge.registry.streams(only.as_ref()))),
+            Ok(only) => value(serde_json::to_value(edge.streams(only.as_ref()))),
             Err(error) => Response::Error(error),
         },
         Request::Failures { domain: only } => match domain(only) {
-            Ok(only) => value(serde_json::to_value(edge.registry.failures(only.as_ref()))),
+            Ok(only) => value(serde_json::to_value(edge.failures(only.as_ref()))),
             Err(error) => Response::Error(error),
         },
         // Answered before, line by line.

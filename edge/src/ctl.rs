@@ -71,6 +71,14 @@ fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
+/// `3 (24 kB)`.
+fn waiting(value: &Value) -> String {
+    match number(value, "stanzasWaiting") {
+        0 => "-".to_owned(),
+        stanzas => format!("{stanzas} ({})", size(number(value, "bytesWaiting"))),
+    }
+}
+
 /// The answer to `connections`.
 pub fn connections(answer: &Value) -> String {
     let streams = answer.as_array().map_or(&[][..], Vec::as_slice);
@@ -111,6 +119,7 @@ pub fn connections(answer: &Value) -> String {
             span(number(stream, "idleSeconds")),
             both("stanzasReceived", "stanzasSent", |n| n.to_string()),
             both("bytesReceived", "bytesSent", size),
+            waiting(stream),
         ]);
         for pair in pairs {
             let mut row = vec![String::new(); 5];
@@ -131,6 +140,7 @@ pub fn connections(answer: &Value) -> String {
         "IDLE",
         "STANZAS IN / OUT",
         "BYTES IN / OUT",
+        "WAITING",
     ];
     let mut out = table(&head, &rows);
     let inbound = streams
@@ -157,7 +167,15 @@ pub fn failures(answer: &Value) -> String {
             Some(Value::Bool(true)) => "",
             _ => ", not configured",
         };
-        let _ = writeln!(out, "{}{stranger}: {state}", text(domain, "domain"));
+        let waiting = match waiting(domain).as_str() {
+            "-" => String::new(),
+            stanzas => format!("; stanzas waiting: {stanzas}"),
+        };
+        let _ = writeln!(
+            out,
+            "{}{stranger}: {state}{waiting}",
+            text(domain, "domain")
+        );
         let rows: Vec<_> = list(domain, "attempts")
             .iter()
             .map(|attempt| {
@@ -205,7 +223,7 @@ mod tests {
             "purpose": "stanzas", "tls": {"version": "TLSv1_3", "cipher": "TLS13_AES_128_GCM_SHA256"},
             "certificate": "valid", "remote": "vngtp.lab", "since": "2026-11-25T19:34:50Z",
             "ageSeconds": 4000, "idleSeconds": 3, "stanzasReceived": 12, "stanzasSent": 0,
-            "bytesReceived": 24_000, "bytesSent": 900,
+            "bytesReceived": 24_000, "bytesSent": 900, "stanzasWaiting": 3, "bytesWaiting": 729,
             "pairs": [
                 {"local": "coluc.com", "remote": "vngtp.lab", "mechanism": "dialback"},
                 {"local": "conf.coluc.com", "remote": "vngtp.lab", "mechanism": "external"},
@@ -214,7 +232,7 @@ mod tests {
         let shown = connections(&answer);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines.len(), 4, "{shown}");
-        let expected = "7   inbound    198.51.100.7:41234  established  stanzas  coluc.com - vngtp.lab (dialback)       TLSv1_3 TLS13_AES_128_GCM_SHA256  valid        66 min  3 s   12 / 0            24 kB / 900 B";
+        let expected = "7   inbound    198.51.100.7:41234  established  stanzas  coluc.com - vngtp.lab (dialback)       TLSv1_3 TLS13_AES_128_GCM_SHA256  valid        66 min  3 s   12 / 0            24 kB / 900 B   3 (729 B)";
         assert_eq!(lines.get(1), Some(&expected));
         let further = lines
             .get(2)
@@ -227,7 +245,7 @@ mod tests {
     fn failures_say_when_where_and_why() {
         let answer = json!([{
             "domain": "vngtp.lab", "configured": true, "failing": true,
-            "failingSince": "2026-11-25T19:00:00Z",
+            "failingSince": "2026-11-25T19:00:00Z", "stanzasWaiting": 7, "bytesWaiting": 24_000,
             "attempts": [{
                 "time": "2026-11-25T19:34:50.123456Z", "first": "2026-11-25T19:34:50.123456Z",
                 "count": 3, "direction": "outbound", "stage": "connect",
@@ -236,7 +254,9 @@ mod tests {
         }]);
         let shown = failures(&answer);
         assert!(
-            shown.starts_with("vngtp.lab: failing since 2026-11-25T19:00:00Z\n"),
+            shown.starts_with(
+                "vngtp.lab: failing since 2026-11-25T19:00:00Z; stanzas waiting: 7 (24 kB)\n"
+            ),
             "{shown}"
         );
         assert!(

@@ -10,14 +10,15 @@ use xmpp_federation_core::Domain;
 
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
+use crate::failures::DomainFailures;
 use crate::inbound::Inbound;
 use crate::jid::Side;
 use crate::log_rate::LogRate;
-use crate::metrics::{Depths, Metrics};
+use crate::metrics::{Depths, Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::partners::Partners;
-use crate::registry::Registry;
+use crate::registry::{Registry, StreamInfo, Waiting};
 use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
@@ -103,6 +104,45 @@ impl Edge {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// The open streams, of all remote domains or of one, with what waits for ours.
+    pub fn streams(&self, only: Option<&Domain>) -> Vec<StreamInfo> {
+        let mut streams = self.registry.streams(only);
+        for stream in &mut streams {
+            let detail = &stream.detail;
+            if stream.direction != Direction::Outbound.as_str() || detail.verifies {
+                continue;
+            }
+            let pairs = detail.pairs.iter();
+            let of_pairs = pairs.map(|pair| self.waiting(&pair.remote, Some(&pair.local)));
+            let mut waiting = of_pairs.fold(Waiting::default(), |sum, one| Waiting {
+                stanzas_waiting: sum.stanzas_waiting + one.stanzas_waiting,
+                bytes_waiting: sum.bytes_waiting + one.bytes_waiting,
+            });
+            if let (true, Some(remote)) = (detail.pairs.is_empty(), &detail.remote) {
+                waiting = self.waiting(remote, None);
+            }
+            stream.waiting = waiting;
+        }
+        streams
+    }
+
+    /// The last attempts that failed, of all remote domains or of one, with what waits for them.
+    pub fn failures(&self, only: Option<&Domain>) -> Vec<DomainFailures> {
+        let mut failures = self.registry.failures(only);
+        for failure in &mut failures {
+            failure.waiting = self.waiting(&failure.domain, None);
+        }
+        failures
+    }
+
+    fn waiting(&self, remote: &Domain, local: Option<&Domain>) -> Waiting {
+        let (stanzas_waiting, bytes_waiting) = self.outbound.waiting(remote, local);
+        Waiting {
+            stanzas_waiting,
+            bytes_waiting,
+        }
+    }
+
     /// What waits now.
     pub(crate) fn depths(&self) -> Depths {
         let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
@@ -131,15 +171,15 @@ impl Edge {
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
-        if let Some(remote) = remote {
-            self.outbound.heard_from(remote);
-        } else {
-            self.outbound.retry_all();
+        let of = |domain: &Domain| remote.is_none_or(|remote| remote == domain);
+        self.memory.external.forget(|(remote, _)| of(remote));
+        self.memory.alone.forget(|(remote, _)| of(remote));
+        self.outbound.retry(remote);
+        if remote.is_none() {
             self.routers.redial();
         }
         self.verifier.retry(remote);
-        self.memory.refused_external.forget(remote);
-        self.memory.labels.forget(remote);
+        self.memory.labels.forget(of);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
@@ -163,7 +203,7 @@ impl Edge {
             let told = match (bounce(&stanza, cause), local, remote) {
                 (Some(error), Some(local), Some(remote)) => self
                     .outbound
-                    .report(self, &live, &local, &remote, error)
+                    .report(self, &live, &local, &remote, &error)
                     .is_ok(),
                 _ => false,
             };

@@ -14,6 +14,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::PartnerFailure;
 
 use crate::metrics::Direction;
+use crate::registry::Waiting;
 
 /// Attempts remembered of one domain and direction.
 pub const KEPT: usize = 20;
@@ -165,6 +166,9 @@ pub struct DomainFailures {
     /// RFC 3339 time when an attempt of ours last succeeded, if one failed before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success: Option<String>,
+    /// What waits for the domain.
+    #[serde(flatten)]
+    pub waiting: Waiting,
     /// Newest first; at most [`KEPT`] of each direction.
     pub attempts: Vec<AttemptInfo>,
 }
@@ -357,6 +361,7 @@ impl History {
             failing: self.failing.is_some(),
             failing_since: self.failing.as_ref().map(|f| f.since.to_string()),
             last_success: self.worked.map(|at| at.to_string()),
+            waiting: Waiting::default(),
             attempts: attempts
                 .into_iter()
                 .map(|(direction, recorded)| AttemptInfo {

@@ -151,6 +151,7 @@ pub struct Metrics {
     attempts_failed: Counters<2>,
     sasl: Counters<2>,
     pauses: Counters<1>,
+    pairs_kept_alone: Counters<1>,
     bounce_conditions: Counters<1>,
     link_queue_stanzas: Gauges<1>,
     link_queue_bytes: Gauges<1>,
@@ -192,6 +193,7 @@ impl Default for Metrics {
             attempts_failed: Family::default(),
             sasl: Family::default(),
             pauses: Family::default(),
+            pairs_kept_alone: Family::default(),
             bounce_conditions: Family::default(),
             link_queue_stanzas: Family::default(),
             link_queue_bytes: Family::default(),
@@ -245,6 +247,7 @@ impl Metrics {
             "attempts_failed": attempts_failed,
             "sasl": sasl,
             "pauses": pauses,
+            "pairs_kept_alone": pairs_kept_alone,
             "link_queue_stanzas": link_queue_stanzas,
             "link_queue_bytes": link_queue_bytes,
             "suspects": suspects,
@@ -468,6 +471,12 @@ impl Metrics {
     /// A peer is not read for a while: `link-queue`, `rate`.
     pub fn paused(&self, reason: &'static str) {
         self.pauses.get_or_create(&[label("reason", reason)]).inc();
+    }
+
+    /// A hosted domain gets streams of its own to a remote domain: `refused`, `unanswered`, `ended`.
+    pub fn pair_kept_alone(&self, reason: &'static str) {
+        let reason = [label("reason", reason)];
+        self.pairs_kept_alone.get_or_create(&reason).inc();
     }
 
     /// A peer was refused by this check.

@@ -146,6 +146,7 @@ impl StreamEntry {
             stanzas_sent: carried(!inbound),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
             bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
+            waiting: Waiting::default(),
             detail,
         }
     }
@@ -233,9 +234,22 @@ pub struct StreamInfo {
     pub bytes_received: u64,
     /// Bytes to the peer, TLS included.
     pub bytes_sent: u64,
+    /// What waits for a stream of ours.
+    #[serde(flatten)]
+    pub waiting: Waiting,
     /// The rest.
     #[serde(flatten)]
     pub detail: StreamDetail,
+}
+
+/// Stanzas that wait for a remote domain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// Their number.
+    pub stanzas_waiting: usize,
+    /// Their bytes.
+    pub bytes_waiting: usize,
 }
 
 /// Removes its stream from the registry when dropped.

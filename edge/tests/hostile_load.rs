@@ -249,7 +249,11 @@ async fn a_peer_that_never_reads_fills_its_own_queue_only() {
         mut link,
         mut bystander,
         ..
-    } = Scene::with(|config| config.limits.max_queued_stanzas = 20, |_| {}).await;
+    } = Scene::with(
+        |config| config.limits.max_queued_bytes = 20 * 100_000,
+        |_| {},
+    )
+    .await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
     let mut deaf = peer.accept_authenticated("coluc.com").await;
     deaf.hear("id='first'/>").await;

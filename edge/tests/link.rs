@@ -610,7 +610,7 @@ async fn more_reports_than_a_queue_takes_are_all_told() {
     bob.say(&text).await;
     ids(&mut link, COUNT).await;
     link.cut().await;
-    // More than `maxQueuedStanzas`, which is for what the router sends.
+    // Many, of which each is an error of its own.
     let mut back = peer.accept_authenticated("coluc.com").await;
     for n in 0..COUNT {
         assert_eq!(id(&back.hear("</message>").await), n);

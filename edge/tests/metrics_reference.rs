@@ -130,6 +130,7 @@ fn everything() -> String {
     metrics.sasl(of, "success");
     metrics.proxy_header("v2");
     metrics.paused("rate");
+    metrics.pair_kept_alone("refused");
     metrics.peer_refused("policy");
     metrics.attempt_failed(of, Stage::Resolve);
     metrics.set_depths(&Depths {

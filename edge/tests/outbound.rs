@@ -156,7 +156,7 @@ async fn a_full_queue_is_answered_and_stops_nobody_else() {
         Router::new().await,
     );
     let mut config = config(&[&peer, &other], &[&router]);
-    config.limits.max_queued_stanzas = 3;
+    config.limits.max_queued_bytes = 3 * MESSAGE.len();
     let _lab = Lab::start(live(config));
     let mut link = router.accept().await;
     for _ in 0..4 {

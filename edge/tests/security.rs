@@ -910,7 +910,9 @@ async fn two_edges_that_require_certificates_federate_by_external() {
 // --- SASL EXTERNAL where the edge connects ----------------------------------------------------
 
 const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1</mechanism><mechanism>EXTERNAL</mechanism></mechanisms>";
-const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+/// With base64 of `coluc.com` as authorization identity.
+const AUTH: &str =
+    "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>Y29sdWMuY29t</auth>";
 
 #[tokio::test]
 async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_domains() {

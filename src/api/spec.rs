@@ -336,11 +336,11 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_verifications: Option<i32>,
-    /// Stanzas waiting for one remote domain. Default 4096.
+    /// Ignored. The edge warns of it, since maxQueuedBytes is the bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_queued_stanzas: Option<i32>,
-    /// Bytes waiting for one remote domain. Default 8388608.
+    /// Bytes of stanzas waiting for one remote domain. Default 33554432.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10_000, max = 1_073_741_824))]
     pub max_queued_bytes: Option<i32>,

@@ -626,7 +626,8 @@ fn limits(spec: &LimitsSpec) -> Limits {
         ),
         max_pairs_per_stream: usize_or(spec.max_pairs_per_stream, d.max_pairs_per_stream),
         max_verifications: given(spec.max_verifications),
-        max_queued_stanzas: usize_or(spec.max_queued_stanzas, d.max_queued_stanzas),
+        // The edge ignores it and says so.
+        max_queued_stanzas: given(spec.max_queued_stanzas),
         max_queued_bytes: usize_or(spec.max_queued_bytes, d.max_queued_bytes),
         negotiation_timeout: spec
             .negotiation_timeout

@@ -321,9 +321,11 @@ pub struct Limits {
     /// at 40 KiB each, at most 1024 (512 MiB: 262).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_verifications: Option<usize>,
-    /// Stanzas waiting for one remote domain.
-    pub max_queued_stanzas: usize,
-    /// Bytes waiting for one remote domain.
+    /// Ignored, with a warning: bytes are the bound, see `maxQueuedBytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queued_stanzas: Option<usize>,
+    /// Bytes of stanzas waiting for one remote domain. All remote domains together have a quarter of
+    /// the memory limit, and share it fairly.
     pub max_queued_bytes: usize,
     /// Time for a PROXY header, TLS and stream negotiation together.
     pub negotiation_timeout: HumanDuration,
@@ -345,8 +347,8 @@ impl Default for Limits {
             max_connections_per_address: 256,
             max_pairs_per_stream: 64,
             max_verifications: None,
-            max_queued_stanzas: 4096,
-            max_queued_bytes: 8 * 1024 * 1024,
+            max_queued_stanzas: None,
+            max_queued_bytes: 32 * 1024 * 1024,
             negotiation_timeout: HumanDuration(Duration::from_secs(30)),
             dialback_timeout: HumanDuration(Duration::from_secs(30)),
             idle_timeout: HumanDuration(Duration::from_mins(10)),

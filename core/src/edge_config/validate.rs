@@ -357,7 +357,6 @@ impl EdgeConfig {
                 "maxVerifications",
                 self.limits.max_verifications.unwrap_or(1),
             ),
-            ("maxQueuedStanzas", self.limits.max_queued_stanzas),
             ("maxQueuedBytes", self.limits.max_queued_bytes),
         ] {
             if value == 0 {

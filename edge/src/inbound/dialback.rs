@@ -330,7 +330,7 @@ impl Session {
             self.edge.memory.labels.note(&remote, partner, labels);
         }
         // The peer lives: what waits for it need not wait for our next attempt.
-        self.edge.outbound.heard_from(&remote);
+        self.edge.outbound.heard_from(&remote, &local);
         let peer = self.guard.entry.peer.ip();
         self.edge
             .partners

@@ -651,7 +651,7 @@ impl Session {
         let told = bounce(&element, cause).is_some_and(|error| {
             self.edge
                 .outbound
-                .push(&self.edge, live, local, remote, error)
+                .push(&self.edge, live, local, remote, &error)
                 .is_ok()
         });
         if told {

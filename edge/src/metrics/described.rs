@@ -99,6 +99,8 @@ pub const METRICS: &[Described] = &[
         "Their bytes"),
     described("outbound_domains", Kind::Gauge, &[],
         "Remote domains with something waiting or a stream of ours open"),
+    described("pairs_kept_alone", Kind::Counter, &[("reason", "`refused`: the remote server refused the hosted domain; `unanswered`: it left its `db:result` unanswered on the stream of another one; `ended`: it ended that stream")],
+        "Times that a hosted domain got streams of its own to a remote domain"),
     described("links", Kind::Gauge, &[("state", STATES)],
         "Links to XCP routers, by state"),
     described("link_state", Kind::Gauge, &[("router", "name of the cluster in the configuration"), ("node", "name of the node in the configuration"), ("state", STATES)],

@@ -8,6 +8,7 @@ use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
 use super::opening::{Opening, Phase, Ready};
+use super::route::Route;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
@@ -21,7 +22,7 @@ use crate::resolve::connect::open;
 use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
-use crate::tls::Verdict;
+use crate::tls::{ShownCertificate, Verdict};
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Opened {
     pub external: Option<Domain>,
     /// The remote domain as our header has it.
     pub written: String,
+    /// Our certificate, if the peer asked for one.
+    pub shown: Option<Arc<ShownCertificate>>,
 }
 
 /// Why no stream could be opened.
@@ -79,6 +82,9 @@ pub struct Opener {
     insecure: bool,
     /// A handshake failed: nothing is said in clear to any address of the domain any more.
     tls_failed: bool,
+    /// Told when a connection is up.
+    route: Option<Arc<Route>>,
+    connected: bool,
 }
 
 impl Opener {
@@ -114,6 +120,8 @@ impl Opener {
                     failures: Vec::new(),
                     insecure: false,
                     tls_failed: false,
+                    route: None,
+                    connected: false,
                 })
             }
             Err(error) => {
@@ -132,6 +140,18 @@ impl Opener {
         }
     }
 
+    /// Tells the route of connections.
+    #[must_use]
+    pub(super) fn of(mut self, route: Arc<Route>) -> Self {
+        self.route = Some(route);
+        self
+    }
+
+    /// Whether any address was connected to: what failed then may depend on who we are.
+    pub fn connected(&self) -> bool {
+        self.connected
+    }
+
     /// Notes what was wrong with one address.
     pub fn note(&mut self, cause: Cause, reason: String) {
         self.insecure |= cause == Cause::Insecure;
@@ -140,8 +160,13 @@ impl Opener {
         }
     }
 
-    fn failure(&mut self) -> OpenError {
+    fn failure(&mut self, local: &Domain) -> OpenError {
         let reasons = std::mem::take(&mut self.failures).join("; ");
+        let message = if self.connected {
+            format!("{} takes no stream of {local}: {reasons}", self.remote)
+        } else {
+            format!("{} cannot be reached: {reasons}", self.remote)
+        };
         OpenError {
             cause: if self.insecure {
                 Cause::Insecure
@@ -149,7 +174,7 @@ impl Opener {
                 Cause::Unreachable
             },
             temporary: !self.insecure,
-            message: format!("{} cannot be reached: {reasons}", self.remote),
+            message,
         }
     }
 
@@ -189,7 +214,8 @@ impl Opener {
             }
             _ => {
                 let stage = failed_stage(failure);
-                let attempt = Attempt::outbound(stage, Some(address), failure.to_string());
+                let reason = format!("{failure} (stream of {local})");
+                let attempt = Attempt::outbound(stage, Some(address), reason);
                 self.edge.attempt_failed(&self.remote, attempt);
                 Cause::Unreachable
             }
@@ -216,8 +242,12 @@ impl Opener {
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
-                None => return Err(self.failure()),
+                None => return Err(self.failure(local)),
             };
+            self.connected = true;
+            if let Some(route) = &self.route {
+                route.connected(local);
+            }
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
@@ -246,6 +276,7 @@ impl Opener {
                     errors,
                     limits,
                     external,
+                    shown,
                 }) => {
                     guard.update(|detail| {
                         detail.tls = describe_tls(&wire);
@@ -264,6 +295,7 @@ impl Opener {
                         limits,
                         external: external.then(|| local.clone()),
                         written,
+                        shown,
                     });
                 }
                 Err(failure) => {

@@ -1,17 +1,21 @@
 //! The initiating server: what waits for remote domains, the streams that carry it, and the
 //! streams that ask authoritative servers.
 //!
-//! Each remote domain has one [`route`]: bounded queues, one per hosted domain that sends, and a
-//! task that opens a stream when there is something to send. [`verify`] serves the receiving role.
+//! Each remote domain has one [`route`] with a bounded [`queue`] for each hosted domain that sends;
+//! each of these pairs has a task ([`pair`]) that opens a [`stream`] when there is something to
+//! send. [`verify`] serves the receiving role.
 
 pub mod connect;
 pub mod limits;
 mod opening;
+mod pair;
+mod queue;
 mod route;
 mod stream;
 pub mod verify;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +27,10 @@ use xmpp_federation_core::Domain;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use route::{Room, Route};
+use crate::tls::memory::PeerMemory;
+pub(crate) use opening::external_auth;
+use queue::Bounds;
+use route::Route;
 
 /// Remote domains with something waiting or a stream open, at most.
 const MAX_ROUTES: usize = 16_384;
@@ -59,27 +66,29 @@ impl Outbound {
         live: &Live,
         local: &Domain,
         remote: &Domain,
-        stanza: Bytes,
+        stanza: &Bytes,
     ) -> Result<(), Cause> {
-        self.push_all(edge, live, local, remote, &mut vec![stanza])
+        let all = 0..stanza.len();
+        self.push_all(edge, live, local, remote, stanza, &mut vec![all])
     }
 
-    /// The same for several stanzas between the same domains: one lock and one wake-up for all. Takes
-    /// what is queued out of `stanzas`; the senders of what is left must be told the error.
+    /// The same for several stanzas between the same domains, parts of `text`: one lock and one
+    /// wake-up for all. Takes what is queued out of `stanzas`; the senders of what is left must be
+    /// told the error.
     pub fn push_all(
         &self,
         edge: &Arc<Edge>,
         live: &Live,
         local: &Domain,
         remote: &Domain,
-        stanzas: &mut Vec<Bytes>,
+        text: &[u8],
+        stanzas: &mut Vec<Range<usize>>,
     ) -> Result<(), Cause> {
-        let limits = &live.config.limits;
-        let room = Room {
-            stanzas: limits.max_queued_stanzas,
-            bytes: limits.max_queued_bytes,
+        let bounds = Bounds {
+            domain: live.config.limits.max_queued_bytes,
+            total: most_waiting(live),
         };
-        self.queue(edge, live, local, remote, stanzas, room)
+        self.queue(edge, live, (local, remote), text, stanzas, bounds)
     }
 
     /// Queues an error for a remote sender whose stanza did not arrive. Nobody could be told that
@@ -91,51 +100,68 @@ impl Outbound {
         live: &Live,
         local: &Domain,
         remote: &Domain,
-        error: Bytes,
+        error: &Bytes,
     ) -> Result<(), Cause> {
-        self.queue(edge, live, local, remote, &mut vec![error], Room::ANY)
+        let (all, bounds) = (0..error.len(), Bounds::of_reports(most_waiting(live)));
+        self.queue(edge, live, (local, remote), error, &mut vec![all], bounds)
     }
 
     fn queue(
         &self,
         edge: &Arc<Edge>,
         live: &Live,
-        local: &Domain,
-        remote: &Domain,
-        stanzas: &mut Vec<Bytes>,
-        room: Room,
+        (local, remote): (&Domain, &Domain),
+        text: &[u8],
+        stanzas: &mut Vec<Range<usize>>,
+        bounds: Bounds,
     ) -> Result<(), Cause> {
         if live.policy.check(remote).is_err() {
             return Err(Cause::Denied);
         }
         let mut routes = self.lock();
         if let Some(route) = routes.get(remote) {
-            return route.push_all(room, local, stanzas);
+            if route.push(bounds, local, text, stanzas) {
+                route.spawn(edge, local.clone());
+            }
+        } else if routes.len() < MAX_ROUTES {
+            let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
+            if route.push(bounds, local, text, stanzas) {
+                routes.insert(remote.clone(), route.clone());
+                route.spawn(edge, local.clone());
+            }
         }
-        if routes.len() >= MAX_ROUTES {
-            return Err(Cause::QueueFull);
+        if stanzas.is_empty() {
+            Ok(())
+        } else {
+            Err(Cause::QueueFull)
         }
-        let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
-        let pushed = route.push_all(room, local, stanzas);
-        if !route.is_empty() {
-            routes.insert(remote.clone(), route.clone());
-            self.tasks.spawn(route.run(edge.clone()));
-        }
-        pushed
     }
 
-    /// A stream from this domain was authenticated: it lives, so its back-off is void.
-    pub fn heard_from(&self, remote: &Domain) {
+    /// A stream from this domain was authenticated: it lives, so the pair's back-off is void.
+    pub fn heard_from(&self, remote: &Domain, local: &Domain) {
         if let Some(route) = self.lock().get(remote) {
-            route.retry();
+            route.retry(Some(local));
         }
     }
 
-    /// Voids the back-off of all domains.
-    pub fn retry_all(&self) {
-        for route in self.lock().values() {
-            route.retry();
+    /// Voids the back-off of all pairs of a remote domain, or of all domains.
+    pub fn retry(&self, remote: Option<&Domain>) {
+        let routes = self.lock();
+        match remote {
+            Some(remote) => {
+                if let Some(route) = routes.get(remote) {
+                    route.retry(None);
+                }
+            }
+            None => routes.values().for_each(|route| route.retry(None)),
         }
+    }
+
+    /// Stanzas and bytes that wait for a remote domain; `local`: of one pair.
+    pub fn waiting(&self, remote: &Domain, local: Option<&Domain>) -> (usize, usize) {
+        let routes = self.lock();
+        let route = routes.get(remote);
+        route.map_or((0, 0), |route| route.depth(local))
     }
 
     /// Whether nothing waits for any remote domain and everything written was taken by the
@@ -147,7 +173,7 @@ impl Outbound {
     /// Remote domains, and the stanzas and bytes that wait for them.
     pub fn depth(&self) -> (usize, usize, usize) {
         let routes = self.lock();
-        let stanzas = routes.values().map(|route| route.len()).sum();
+        let stanzas = routes.values().map(|route| route.depth(None).0).sum();
         (routes.len(), stanzas, self.waiting.load(Ordering::Relaxed))
     }
 
@@ -176,4 +202,30 @@ impl Outbound {
     pub async fn closed(&self) {
         self.tasks.wait().await;
     }
+}
+
+/// Bytes that may wait for all remote domains together: many that are down must not use up the
+/// memory.
+fn most_waiting(live: &Live) -> usize {
+    live.budget.outbound_waiting
+}
+
+/// Whether a pair opens its own stream and is nobody's guest.
+fn is_alone(memory: &PeerMemory, remote: &Domain, local: &Domain) -> bool {
+    let holds = |local| memory.alone.holds(&(remote.clone(), local), &());
+    holds(None) || holds(Some(local.clone()))
+}
+
+/// From now on a pair, or each pair of the remote domain, has a stream of its own, for this reason.
+fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'static str) {
+    let key = (remote.clone(), local.cloned());
+    if !edge.memory.alone.holds(&key, &()) {
+        edge.metrics.pair_kept_alone(reason);
+        tracing::info!(
+            %remote, local = local.map_or("all", Domain::as_str), reason,
+            "no stream to the remote domain is shared with other hosted domains"
+        );
+    }
+    let partner = edge.live().policy.is_partner(remote);
+    edge.memory.alone.note(&key, partner, ());
 }

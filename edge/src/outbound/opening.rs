@@ -8,7 +8,10 @@
 //! | Disabled | dialback in clear, refused if the peer requires TLS | dialback in clear |
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
@@ -22,7 +25,8 @@ use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self, Service};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
-use crate::tls::{Client, Kept, server_name, terms};
+use crate::tls::memory::ExternalForms;
+use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name, terms};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
@@ -36,6 +40,8 @@ pub(super) struct Ready {
     pub(super) limits: PeerLimits,
     /// SASL EXTERNAL succeeded: the pair of this stream's header is authenticated.
     pub(super) external: bool,
+    /// Our certificate, if the peer asked for one.
+    pub(super) shown: Option<Arc<ShownCertificate>>,
 }
 
 /// One connection while it is negotiated.
@@ -55,6 +61,8 @@ pub(super) struct Opening<'a> {
     pub(super) authenticate: bool,
     /// How far it got.
     pub(super) phase: Phase,
+    /// The peer asked for our certificate.
+    asked: Arc<AtomicBool>,
 }
 
 /// How far a connection got; what its failure means depends on it.
@@ -89,6 +97,7 @@ impl<'a> Opening<'a> {
             never_clear: false,
             authenticate: false,
             phase: Phase::Clear,
+            asked: Arc::default(),
         }
     }
 
@@ -141,16 +150,18 @@ impl<'a> Opening<'a> {
         let kept = Kept::default();
         terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
         let (header, features) = self.restarted("TLS").await?;
+        let shown = client.shown.clone();
+        let shown = shown.filter(|_| self.asked.load(Ordering::Relaxed));
         let ready = Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
             limits: PeerLimits::read(&features),
             external: false,
+            shown,
         };
-        if !(self.authenticate && offers_external(&features) && self.may_succeed(client)) {
-            return Ok(ready);
-        }
-        if !self.external(client).await? {
+        let wanted = self.authenticate && offers_external(&features) && client.proves(self.local);
+        let dialback = features.child(ns::DIALBACK_FEATURE, "dialback").is_some();
+        if !wanted || !self.external(client, dialback).await? {
             return Ok(ready);
         }
         let (header, features) = self.restarted("SASL").await?;
@@ -159,6 +170,7 @@ impl<'a> Opening<'a> {
             errors: offers_errors(&features),
             limits: PeerLimits::read(&features),
             external: true,
+            shown: client.shown.clone(),
         })
     }
 
@@ -184,6 +196,7 @@ impl<'a> Opening<'a> {
             errors: features.is_some_and(offers_errors),
             limits: features.map(PeerLimits::read).unwrap_or_default(),
             external: false,
+            shown: None,
         })
     }
 
@@ -267,6 +280,7 @@ impl<'a> Opening<'a> {
                 "no TLS name for this domain",
             )
         })?;
+        let config = noting_requests(&config, &self.asked);
         let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
         let Wire {
             transport, framer, ..
@@ -281,26 +295,64 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    /// Whether our certificate proves the local domain and the peer did not refuse it lately.
-    fn may_succeed(&self, client: &Client) -> bool {
-        let refused = &self.edge.memory.refused_external;
-        client.proves(self.local) && !refused.holds(self.remote, &client.leaf_sha256)
+    /// SASL EXTERNAL (XEP-0178 section 3); `false`: not tried or refused, and the stream lives.
+    ///
+    /// `<auth/>` names the sending domain, which every server takes. One that refuses this form,
+    /// and none of the certificate, is asked once more with an empty identity: if it says so, or if
+    /// it offers no dialback instead. Until a form has succeeded it counts as refused: many servers
+    /// end the stream instead of answering, and the next one must not run into the same.
+    async fn external(&mut self, client: &Client, dialback: bool) -> Result<bool, Failure> {
+        let memory = &self.edge.memory.external;
+        let pair = (self.remote.clone(), self.local.clone());
+        let partner = self.live.policy.is_partner(self.remote);
+        let note = |forms| memory.note(&pair, partner, (forms, client.leaf_sha256.clone()));
+        let known = memory.get(&pair);
+        let known = known.filter(|(_, leaf)| *leaf == client.leaf_sha256);
+        let mut named = match known {
+            None => true,
+            Some((ExternalForms::OnlyEmpty, _)) => false,
+            Some((ExternalForms::NotNamed, _)) if !dialback => false,
+            Some((ExternalForms::NotNamed | ExternalForms::None, _)) => return Ok(false),
+        };
+        loop {
+            note(if named {
+                ExternalForms::NotNamed
+            } else {
+                ExternalForms::None
+            });
+            let Some(condition) = self.authenticate_as(named).await? else {
+                self.edge.metrics.sasl(Direction::Outbound, "success");
+                if named {
+                    memory.forget(|known| *known == pair);
+                } else {
+                    note(ExternalForms::OnlyEmpty);
+                }
+                return Ok(true);
+            };
+            self.edge.metrics.sasl(Direction::Outbound, "failure");
+            let again = named && (condition == "invalid-authzid" || !dialback);
+            tracing::info!(
+                local = %self.local, remote = %self.remote, condition,
+                identity = if named { "named" } else { "empty" },
+                then = if again { "the empty identity is tried" } else { "dialback goes on" },
+                "the peer refused SASL EXTERNAL"
+            );
+            if !again {
+                return Ok(false);
+            }
+            named = false;
+        }
     }
 
-    /// SASL EXTERNAL (XEP-0178 section 3); `false`: refused, and the stream lives. Until it has
-    /// succeeded the domain counts as one that refuses it: many servers end the stream instead of
-    /// answering, and the next one must not run into the same.
-    async fn external(&mut self, client: &Client) -> Result<bool, Failure> {
-        let refused = &self.edge.memory.refused_external;
-        let partner = self.edge.live().policy.is_partner(self.remote);
-        refused.note(self.remote, partner, client.leaf_sha256.clone());
+    /// One `<auth/>` and its answer: the condition if the peer refuses.
+    async fn authenticate_as(&mut self, named: bool) -> Result<Option<String>, Failure> {
         self.phase = Phase::External;
         let sasl = ns::SASL;
-        self.wire
-            .send(format!(
-                "<auth xmlns='{sasl}' mechanism='EXTERNAL'>=</auth>"
-            ))
-            .await?;
+        let auth = {
+            let identity = Side::Peer(&self.edge.memory).spelling(self.local);
+            external_auth(named.then_some(&identity))
+        };
+        self.wire.send(auth).await?;
         loop {
             let answer = self.wire.element().await?;
             if answer.is(sasl, "success") {
@@ -310,23 +362,15 @@ impl<'a> Opening<'a> {
                         "the peer sent more behind <success/>",
                     ));
                 }
-                self.edge.metrics.sasl(Direction::Outbound, "success");
-                refused.forget(Some(self.remote));
                 self.phase = Phase::Secure;
-                return Ok(true);
+                return Ok(None);
             }
             if answer.is(sasl, "failure") {
-                self.edge.metrics.sasl(Direction::Outbound, "failure");
                 self.phase = Phase::Secure;
                 let condition = answer.parse()?;
                 let condition = condition.children().find(|child| child.name != "text");
                 let condition = condition.map(|child| child.name.chars().take(40).collect());
-                tracing::info!(
-                    local = %self.local, remote = %self.remote,
-                    condition = condition.unwrap_or_else(String::new),
-                    "the peer refused SASL EXTERNAL; dialback goes on"
-                );
-                return Ok(false);
+                return Ok(Some(condition.unwrap_or_default()));
             }
             if !answer.is(sasl, "challenge") {
                 return Err(Failure::fault(
@@ -338,6 +382,16 @@ impl<'a> Opening<'a> {
             self.wire.send(format!("<abort xmlns='{sasl}'/>")).await?;
         }
     }
+}
+
+/// `<auth/>` with the domain as authorization identity, spelled as in the header, or with an empty
+/// one (RFC 6120 section 6.4.2).
+pub(crate) fn external_auth(identity: Option<&str>) -> String {
+    let identity = identity.map_or_else(|| "=".to_owned(), |name| STANDARD.encode(name));
+    format!(
+        "<auth xmlns='{}' mechanism='EXTERNAL'>{identity}</auth>",
+        ns::SASL
+    )
 }
 
 fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {

@@ -1,420 +1,561 @@
-//! One remote domain: its queues and the task that keeps a stream while there is need.
+//! One remote domain: the pairs that have something waiting for it, and the streams to it.
+//!
+//! Each pair has a queue and a task ([`super::pair`]) that opens a stream in its name; what becomes
+//! of that touches no other pair. A pair may instead be a guest on another pair's stream where the
+//! remote server takes several (XEP-0220 section 2.6): [`Route::turn`] says which, always the same
+//! in the same situation.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use super::connect::{OpenError, Opener, Purpose};
-use super::stream;
+use super::connect::OpenError;
+use super::queue::{Bounds, Queue, Taken};
+use super::{is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
-use crate::failures::{Attempt, Stage};
+use crate::tls::ShownCertificate;
 
 /// First and longest pause between attempts to open a stream.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Bytes that may wait for all remote domains together: many that are down must not use up the
-/// memory.
-const MAX_WAITING: usize = 64 * 1024 * 1024;
-/// Part of it that only pairs with little waiting may use: the few that are stalled with much must
-/// not keep the others from sending.
-const RESERVE: usize = 16 * 1024 * 1024;
-/// Bytes that are little.
-const SMALL: usize = 16 * 1024;
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// How long a failure that trying again does not mend is taken as the answer for new stanzas.
-const NEGATIVE: Duration = Duration::from_secs(10);
+pub(super) const NEGATIVE: Duration = Duration::from_secs(10);
+/// How long a pair waits for the first pair's stream once that is connected, in the hope of sharing
+/// it; before that all would meet the same addresses.
+const HEAD_START: Duration = Duration::from_secs(1);
 
-/// Queues towards one remote domain.
+/// Everything towards one remote domain.
 #[derive(Debug)]
 pub struct Route {
     /// The remote domain.
     pub(super) remote: Domain,
-    queues: Mutex<Queues>,
+    inner: Mutex<Inner>,
     /// Bytes waiting here and in all other routes.
     total: Arc<AtomicUsize>,
-    /// Something was queued.
-    pub(super) wake: Notify,
-    /// The back-off is void.
-    retry: Notify,
-    /// Something that was written is not with the network yet.
-    pub(super) writing: AtomicBool,
+    /// Something changed that pairs without a stream may wait for.
+    changed: Notify,
+    /// Streams with something written that is not with the network yet.
+    writing: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
-struct Queues {
-    pairs: HashMap<Domain, Pair>,
-}
-
-/// What may wait for one pair of domains.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    pub(super) stanzas: usize,
-    pub(super) bytes: usize,
-}
-
-impl Room {
-    /// Whatever fits into the memory for all pairs.
-    pub(super) const ANY: Self = Self {
-        stanzas: usize::MAX,
-        bytes: usize::MAX,
-    };
-}
-
-/// What [`Route::take`] found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// Stanzas one after the other in one piece.
-    pub(super) bytes: Bytes,
-    /// Their number.
-    pub(super) count: usize,
-    /// Stanzas that the peer would not take.
-    pub(super) too_large: Vec<Bytes>,
+#[derive(Debug)]
+struct Inner {
+    /// By name of the hosted domain.
+    pairs: Vec<Pair>,
+    /// The streams that take further pairs, oldest first.
+    hosts: Vec<Host>,
+    /// The pair whose stream is being opened, and for how long it is connected.
+    opening: Option<(Domain, Option<Instant>)>,
+    /// No address of the domain could be connected to.
+    unreachable: Option<(Instant, OpenError)>,
+    backoff: Backoff,
+    bytes: usize,
+    hosted: u64,
 }
 
 /// Stanzas of one hosted domain.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pair {
-    waiting: VecDeque<(Instant, Bytes)>,
-    bytes: usize,
+    local: Domain,
+    queue: Queue,
+    /// Of whoever serves the queue: the pair's task, or the stream whose guest it is.
+    wake: Arc<Notify>,
+    /// It was no welcome guest and opens a stream in its own name.
+    alone: bool,
+    /// Its back-off is void.
+    retry: bool,
+}
+
+#[derive(Debug)]
+struct Host {
+    id: u64,
+    wake: Arc<Notify>,
+    takes: Takes,
+    guests: Vec<Domain>,
+    /// Guests that the stream has not noticed yet.
+    joining: Vec<Domain>,
+    /// Guests at most.
+    most: usize,
+}
+
+/// Which hosted domains a stream may carry besides the one in its header.
+#[derive(Debug, Clone)]
+pub(super) enum Takes {
+    /// Any: neither side has looked at our certificate.
+    Any,
+    /// Those that the certificate shown on it names.
+    Named(Arc<ShownCertificate>),
+}
+
+/// Where the stanzas of a pair go.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// The pair is a guest on another's stream now.
+    Guest,
+    /// It opens a stream.
+    Open(Option<Opening>),
+    /// No address could be connected to, and it is too early to try again.
+    Unreachable(Instant, OpenError),
+}
+
+/// Held by the pair that the others wait for while its stream is being opened.
+#[derive(Debug)]
+pub(super) struct Opening(Arc<Route>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.lock().opening = None;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn place(&self, local: &Domain) -> Result<usize, usize> {
+        self.pairs.binary_search_by(|pair| pair.local.cmp(local))
+    }
+
+    fn pair(&mut self, local: &Domain) -> Option<&mut Pair> {
+        let place = self.place(local).ok()?;
+        self.pairs.get_mut(place)
+    }
 }
 
 impl Route {
     pub(super) fn new(remote: Domain, total: Arc<AtomicUsize>) -> Self {
         Self {
             remote,
-            queues: Mutex::default(),
+            inner: Mutex::new(Inner {
+                pairs: Vec::new(),
+                hosts: Vec::new(),
+                opening: None,
+                unreachable: None,
+                backoff: Backoff::new(PAUSE.0, PAUSE.1),
+                bytes: 0,
+                hosted: 0,
+            }),
             total,
-            wake: Notify::new(),
-            retry: Notify::new(),
-            writing: AtomicBool::new(false),
+            changed: Notify::new(),
+            writing: AtomicUsize::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues those stanzas of one pair that there is room for, and takes them out of `stanzas`;
-    /// what is left keeps its order.
-    pub(super) fn push_all(
+    /// Queues those stanzas of one pair that there is room for, parts of `text`, and takes them out
+    /// of `stanzas`; what is left keeps its order. Gives whether the pair is new and needs a task.
+    pub(super) fn push(
         &self,
-        room: Room,
+        bounds: Bounds,
         local: &Domain,
-        stanzas: &mut Vec<Bytes>,
-    ) -> Result<(), Cause> {
-        // A report has nobody who could be told that it found no room.
-        let report = room.bytes == usize::MAX;
+        text: &[u8],
+        stanzas: &mut Vec<Range<usize>>,
+    ) -> bool {
         let now = Instant::now();
         let mut guard = self.lock();
-        let queues = &mut *guard;
-        if !queues.pairs.contains_key(local) {
-            queues.pairs.insert(local.clone(), Pair::default());
-        }
-        let Some(pair) = queues.pairs.get_mut(local) else {
-            return Err(Cause::QueueFull);
+        let inner = &mut *guard;
+        let (place, new) = match inner.place(local) {
+            Ok(place) => (place, None),
+            Err(place) => (place, Some(Queue::default())),
         };
-        let total = self.total.load(Ordering::Relaxed);
-        let (mut left, mut added) = (Vec::new(), 0);
-        for stanza in stanzas.drain(..) {
+        let (mut total, mut own) = (self.total.load(Ordering::Relaxed), inner.bytes);
+        let mut fresh = new;
+        let queue = match (&mut fresh, inner.pairs.get_mut(place)) {
+            (Some(queue), _) => queue,
+            (None, Some(pair)) => &mut pair.queue,
+            (None, None) => return false,
+        };
+        let mut more: usize = stanzas.iter().map(ExactSizeIterator::len).sum();
+        let before = own;
+        stanzas.retain(|stanza| {
             let size = stanza.len();
-            let small = pair.bytes + size <= SMALL;
-            let most = if small || report {
-                MAX_WAITING
-            } else {
-                MAX_WAITING - RESERVE
+            more -= size;
+            let Some(bytes) = text.get(stanza.clone()) else {
+                return false;
             };
-            if pair.waiting.len() >= room.stanzas
-                || pair.bytes + size > room.bytes
-                || total + added + size > most
-            {
-                left.push(stanza);
-                continue;
+            if !bounds.admit(own, total, size) {
+                return true;
             }
-            added += size;
-            pair.bytes += size;
-            pair.waiting.push_back((now, stanza));
+            own += size;
+            total += size;
+            queue.push(now, bytes, more);
+            false
+        });
+        inner.bytes = own;
+        self.total.fetch_add(own - before, Ordering::Relaxed);
+        if own == before {
+            return false;
         }
-        self.total.fetch_add(added, Ordering::Relaxed);
-        if pair.waiting.is_empty() {
-            queues.pairs.remove(local);
-        }
-        drop(guard);
-        if added > 0 {
-            self.wake.notify_one();
-        }
-        *stanzas = left;
-        if stanzas.is_empty() {
-            Ok(())
-        } else {
-            Err(Cause::QueueFull)
-        }
+        let Some(queue) = fresh else {
+            if let Some(pair) = inner.pairs.get(place) {
+                pair.wake.notify_one();
+            }
+            return false;
+        };
+        inner.pairs.insert(
+            place,
+            Pair {
+                local: local.clone(),
+                queue,
+                wake: Arc::default(),
+                alone: false,
+                retry: false,
+            },
+        );
+        true
     }
 
-    #[cfg(test)]
-    fn push(&self, room: Room, local: &Domain, stanza: Bytes) -> Result<(), Cause> {
-        self.push_all(room, local, &mut vec![stanza])
+    /// Starts the task of a pair. The pair is in the table.
+    pub(super) fn spawn(self: &Arc<Self>, edge: &Arc<Edge>, local: Domain) {
+        let task = pair::run(self.clone(), edge.clone(), local, None);
+        edge.outbound.tasks.spawn(task);
     }
 
-    pub(super) fn retry(&self) {
-        self.retry.notify_one();
+    /// Voids the back-off of one pair, or of all; `None` also where nobody could be reached.
+    pub(super) fn retry(&self, local: Option<&Domain>) {
+        let mut inner = self.lock();
+        inner.unreachable = None;
+        inner.backoff.reset();
+        for pair in &mut inner.pairs {
+            if local.is_none_or(|local| *local == pair.local) {
+                pair.retry = true;
+                pair.wake.notify_one();
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the pair's back-off was voided since it was asked last.
+    pub(super) fn retries(&self, local: &Domain) -> bool {
+        let mut inner = self.lock();
+        let pair = inner.pair(local);
+        pair.is_some_and(|pair| std::mem::take(&mut pair.retry))
+    }
+
+    /// What wakes whoever serves the pair.
+    pub(super) fn wake(&self, local: &Domain) -> Arc<Notify> {
+        let mut inner = self.lock();
+        let wake = inner.pair(local).map(|pair| pair.wake.clone());
+        wake.unwrap_or_default()
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.is_empty() && !self.writing.load(Ordering::Acquire)
+        let inner = self.lock();
+        let empty = inner.pairs.iter().all(|pair| pair.queue.is_empty());
+        empty && self.writing.load(Ordering::Acquire) == 0
     }
 
-    /// Stanzas that wait.
-    pub(super) fn len(&self) -> usize {
-        let queues = self.lock();
-        queues.pairs.values().map(|pair| pair.waiting.len()).sum()
+    /// A stream has something written that is not with the network, or not any more.
+    pub(super) fn set_writing(&self, before: &mut bool, now: bool) {
+        if now != std::mem::replace(before, now) {
+            if now {
+                self.writing.fetch_add(1, Ordering::AcqRel);
+            } else {
+                self.writing.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock()
-            .pairs
-            .values()
-            .all(|pair| pair.waiting.is_empty())
+    /// Stanzas and bytes that wait; `local`: of one pair.
+    pub(super) fn depth(&self, local: Option<&Domain>) -> (usize, usize) {
+        let inner = self.lock();
+        let pairs = inner.pairs.iter();
+        let pairs = pairs.filter(|pair| local.is_none_or(|local| *local == pair.local));
+        pairs.fold((0, 0), |(count, bytes), pair| {
+            (count + pair.queue.count(), bytes + pair.queue.bytes())
+        })
     }
 
-    /// The hosted domains with something waiting.
-    pub(super) fn waiting(&self) -> Vec<Domain> {
-        let queues = self.lock();
-        let waiting = queues
-            .pairs
-            .iter()
-            .filter(|(_, pair)| !pair.waiting.is_empty());
-        waiting.map(|(local, _)| local.clone()).collect()
+    /// Whether nothing of the pair waits.
+    pub(super) fn is_empty(&self, local: &Domain) -> bool {
+        let mut inner = self.lock();
+        inner.pair(local).is_none_or(|pair| pair.queue.is_empty())
     }
 
-    /// Takes stanzas of one pair, about `most` bytes; `largest`: what the peer says it takes.
-    pub(super) fn take(&self, local: &Domain, most: usize, largest: Option<usize>) -> Taken {
-        let mut queues = self.lock();
-        let Some(pair) = queues.pairs.get_mut(local) else {
-            return Taken::default();
+    fn took(&self, inner: &mut Inner, bytes: usize) {
+        inner.bytes = inner.bytes.saturating_sub(bytes);
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes stanzas of one pair, about 64 kB; `largest`: what the peer says it takes. Gives
+    /// whether more wait, too.
+    pub(super) fn take(&self, local: &Domain, largest: Option<usize>) -> (Taken, bool) {
+        let mut inner = self.lock();
+        let Some(pair) = inner.pair(local) else {
+            return (Taken::default(), false);
         };
-        let largest = largest.unwrap_or(usize::MAX);
-        let mut taken = Taken::default();
-        let mut more = BytesMut::new();
-        let mut size = 0;
-        while size < most
-            && let Some((_, stanza)) = pair.waiting.pop_front()
-        {
-            size += stanza.len();
-            if stanza.len() > largest {
-                taken.too_large.push(stanza);
-                continue;
-            }
-            taken.count += 1;
-            if taken.count == 1 {
-                // Most often it is the only one, and is not copied.
-                taken.bytes = stanza;
-                continue;
-            }
-            if taken.count == 2 {
-                more.reserve((pair.bytes + taken.bytes.len()).min(most + stanza.len()));
-                more.extend_from_slice(&taken.bytes);
-            }
-            more.extend_from_slice(&stanza);
-        }
-        if taken.count > 1 {
-            taken.bytes = more.freeze();
-        }
-        pair.bytes = pair.bytes.saturating_sub(size);
-        self.total.fetch_sub(size, Ordering::Relaxed);
-        if pair.waiting.is_empty() {
-            // An idle pair holds no memory.
-            queues.pairs.remove(local);
-        }
-        taken
+        let before = pair.queue.bytes();
+        let taken = pair.queue.take(largest);
+        let after = pair.queue.bytes();
+        self.took(&mut inner, before - after);
+        (taken, after > 0)
     }
 
-    /// Takes what has waited longer than `life`; `local`: of one pair only.
-    pub(super) fn take_older(&self, life: Duration, local: Option<&Domain>) -> Vec<Bytes> {
+    /// Takes what has waited longer than `life`.
+    fn take_older(&self, life: Duration, local: &Domain) -> Vec<Bytes> {
         let now = Instant::now();
-        let mut taken = Vec::new();
-        let mut queues = self.lock();
-        for (own, pair) in &mut queues.pairs {
-            if local.is_some_and(|local| local != own) {
-                continue;
-            }
-            while let Some((at, _)) = pair.waiting.front()
-                && now.duration_since(*at) >= life
-                && let Some((_, stanza)) = pair.waiting.pop_front()
-            {
-                pair.bytes = pair.bytes.saturating_sub(stanza.len());
-                self.total.fetch_sub(stanza.len(), Ordering::Relaxed);
-                taken.push(stanza);
-            }
-        }
-        queues.pairs.retain(|_, pair| !pair.waiting.is_empty());
+        let mut inner = self.lock();
+        let Some(pair) = inner.pair(local) else {
+            return Vec::new();
+        };
+        let before = pair.queue.bytes();
+        let taken = pair.queue.take_older(now, life);
+        let after = pair.queue.bytes();
+        self.took(&mut inner, before - after);
         taken
     }
 
     /// Reports what has waited longer than `life` to its senders.
-    pub(super) fn report_older(
-        &self,
-        edge: &Edge,
-        life: Duration,
-        local: Option<&Domain>,
-        cause: Cause,
-    ) {
-        for stanza in self.take_older(life, local) {
-            edge.report_to_router(&stanza, cause);
+    pub(super) fn report_older(&self, edge: &Edge, life: Duration, local: &Domain, cause: Cause) {
+        for stanzas in self.take_older(life, local) {
+            edge.report_to_router(&stanzas, cause);
         }
     }
 
-    /// Reports what waits from domains that a reload took away: no key of theirs would be valid.
-    fn report_gone(&self, edge: &Edge) {
-        let live = edge.live();
-        for local in self.waiting() {
-            if !live.hosted.contains(&local) {
-                self.report_older(edge, Duration::ZERO, Some(&local), Cause::ForeignSender);
-            }
+    /// A pair without anything waiting leaves the table, and the route with its last pair. Then its
+    /// task ends.
+    pub(super) fn retire(&self, edge: &Edge, local: &Domain) -> bool {
+        if !self.is_empty(local) {
+            return false;
         }
-    }
-
-    /// Works while there is something to send or a stream is open.
-    pub(super) async fn run(self: Arc<Self>, edge: Arc<Edge>) {
-        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
-        loop {
-            if self.is_empty() && self.retire(&edge) {
-                return;
-            }
-            if edge.outbound.give_up.is_cancelled() {
-                self.report_older(&edge, Duration::ZERO, None, Cause::Stopping);
-                continue;
-            }
-            let started = Instant::now();
-            match self.attempt(&edge).await {
-                // A peer that takes streams only to end them is not called again at once.
-                Ok(()) if started.elapsed() < PAUSE.0 && !self.is_empty() => {
-                    tokio::select! {
-                        () = sleep_until(started + PAUSE.0) => {}
-                        () = edge.outbound.give_up.cancelled() => {}
-                    }
-                }
-                Ok(()) => backoff.reset(),
-                Err(error) => {
-                    tracing::warn!(remote = %self.remote, reason = error.message, "no stream to the remote domain");
-                    edge.registry
-                        .partner_failed(&self.remote, error.message.clone());
-                    self.pause(&edge, &error, &mut backoff).await;
-                }
-            }
-        }
-    }
-
-    /// Leaves the table if nothing was queued meanwhile.
-    fn retire(&self, edge: &Edge) -> bool {
-        let mut routes = edge.outbound.lock();
         // Stanzas are queued under the same lock, so none can slip in between.
-        let done = self.is_empty();
-        if done {
+        let mut routes = edge.outbound.lock();
+        let mut inner = self.lock();
+        let Ok(place) = inner.place(local) else {
+            return true;
+        };
+        if inner.pair(local).is_some_and(|pair| !pair.queue.is_empty()) {
+            return false;
+        }
+        inner.pairs.remove(place);
+        if inner.pairs.is_empty() {
             routes.remove(&self.remote);
             if routes.is_empty() {
-                *routes = HashMap::new();
+                *routes = std::collections::HashMap::new();
             }
         }
-        done
+        true
     }
 
-    /// Opens a stream and uses it to its end. Stanzas that grow too old meanwhile are reported.
-    async fn attempt(&self, edge: &Arc<Edge>) -> Result<(), OpenError> {
-        let live = edge.live();
-        if let Err(denied) = live.policy.check(&self.remote) {
-            let attempt = Attempt::outbound(Stage::Policy, None, denied.to_string());
-            edge.attempt_failed(&self.remote, attempt);
-            return Err(OpenError {
-                cause: Cause::Denied,
-                temporary: false,
-                message: format!("{} may not federate: {denied}", self.remote),
-            });
+    /// The route leaves the table if it has no pair.
+    pub(super) fn leave_table(&self, edge: &Edge) {
+        let mut routes = edge.outbound.lock();
+        let known = routes.get(&self.remote);
+        if known.is_some_and(|known| std::ptr::eq(&raw const **known, self))
+            && self.lock().pairs.is_empty()
+        {
+            routes.remove(&self.remote);
         }
-        let hold = live.config.limits.dialback_timeout.0;
-        let mut opener = {
-            // In boxes that go before the stream's long life begins.
-            let resolving = Box::pin(Opener::resolve(edge, &self.remote));
-            self.ageing(edge, hold, resolving).await?
+    }
+
+    /// A pair was refused on its own stream, which goes on for its guests: another task serves it,
+    /// and answers what comes within the next seconds for the same cause.
+    pub(super) fn hand_over(
+        self: &Arc<Self>,
+        edge: &Arc<Edge>,
+        local: &Domain,
+        cause: Cause,
+        message: String,
+    ) {
+        keep_alone(edge, &self.remote, Some(local), "refused");
+        let mut inner = self.lock();
+        let Some(pair) = inner.pair(local) else {
+            return;
         };
+        pair.wake = Arc::default();
+        drop(inner);
+        let error = OpenError {
+            cause,
+            temporary: false,
+            message,
+        };
+        let task = pair::run(self.clone(), edge.clone(), local.clone(), Some(error));
+        edge.outbound.tasks.spawn(task);
+    }
+
+    /// Waits until it is clear where the stanzas of a pair go. `failed`: its last stream failed, so
+    /// nobody waits for it.
+    pub(super) async fn turn(self: &Arc<Self>, edge: &Edge, local: &Domain, failed: bool) -> Way {
+        let mut first = None;
         loop {
-            self.report_gone(edge);
-            let Some(local) = self.waiting().into_iter().next() else {
-                return Ok(());
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (until, other) = match self.try_turn(edge, local, failed, first.as_ref()) {
+                Ok(way) => return way,
+                Err(wait) => wait,
             };
-            let opening = Box::pin(opener.open(&local, Purpose::Stanzas));
-            let stream = self.ageing(edge, hold, opening).await?;
-            match stream::run(edge, self, stream).await {
-                stream::End::Used => return Ok(()),
-                // Nothing was authenticated on it: the next address may do better.
-                stream::End::Useless(reason) => {
-                    tracing::info!(remote = %self.remote, reason, "the stream was of no use");
-                    opener.note(Cause::Unreachable, reason);
-                }
-                stream::End::Refused(cause) => {
-                    return Err(OpenError {
-                        cause,
-                        temporary: true,
-                        message: format!("{} did not accept our dialback key", self.remote),
-                    });
-                }
+            first.get_or_insert(other);
+            match until {
+                Some(until) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(until) => {}
+                },
+                None => changed.await,
             }
         }
     }
 
-    /// Waits for something while reporting stanzas that grow too old.
-    async fn ageing<T>(
-        &self,
+    /// The way; or until when to wait for another pair at most, and for which. `first`: the one
+    /// that was waited for first; its stream is of no use, and no other's is waited for as well.
+    fn try_turn(
+        self: &Arc<Self>,
         edge: &Edge,
-        life: Duration,
-        what: impl Future<Output = Result<T, OpenError>>,
-    ) -> Result<T, OpenError> {
-        tokio::pin!(what);
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                done = &mut what => return done,
-                _ = tick.tick() => self.report_older(edge, life, None, Cause::Unreachable),
-                () = edge.outbound.give_up.cancelled() => return Err(OpenError {
-                    cause: Cause::Stopping,
-                    temporary: true,
-                    message: "this gateway is stopping".to_owned(),
-                }),
+        local: &Domain,
+        failed: bool,
+        first: Option<&Domain>,
+    ) -> Result<Way, (Option<Instant>, Domain)> {
+        let now = Instant::now();
+        let mut alone = is_alone(&edge.memory, &self.remote, local);
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let Ok(place) = inner.place(local) else {
+            return Ok(Way::Open(None));
+        };
+        if let Some(pair) = inner.pairs.get_mut(place) {
+            alone |= pair.alone;
+            let host = inner.hosts.iter_mut().filter(|_| !alone);
+            let mut host = host.filter(|host| host.takes(local));
+            if let Some(host) = host.next() {
+                pair.wake = host.wake.clone();
+                host.guests.push(local.clone());
+                host.joining.push(local.clone());
+                host.wake.notify_one();
+                return Ok(Way::Guest);
+            }
+        }
+        if let Some((until, error)) = &inner.unreachable
+            && now < *until
+        {
+            return Ok(Way::Unreachable(*until, error.clone()));
+        }
+        match &inner.opening {
+            None if failed => Ok(Way::Open(None)),
+            None => {
+                inner.opening = Some((local.clone(), None));
+                Ok(Way::Open(Some(Opening(self.clone()))))
+            }
+            Some((other, None)) => Err((None, other.clone())),
+            Some((other, Some(since))) => {
+                let until = *since + HEAD_START;
+                let another = first.is_some_and(|first| first != other);
+                if alone || another || now >= until {
+                    Ok(Way::Open(None))
+                } else {
+                    Err((Some(until), other.clone()))
+                }
             }
         }
     }
 
-    /// Holds (or, if the failure is final, answers) what waits until the next attempt is due.
-    async fn pause(&self, edge: &Edge, error: &OpenError, backoff: &mut Backoff) {
-        let life = edge.live().config.limits.dialback_timeout.0;
-        let (until, hold) = if error.temporary {
-            (Instant::now() + backoff.wait(), life)
-        } else {
-            (Instant::now() + NEGATIVE, Duration::ZERO)
-        };
-        loop {
-            self.report_older(edge, hold, None, error.cause);
-            let now = Instant::now();
-            if now >= until {
-                return;
-            }
-            tokio::select! {
-                () = sleep_until(until.min(now + Duration::from_secs(1))) => {}
-                () = self.wake.notified(), if !error.temporary => {}
-                () = self.retry.notified() => {
-                    backoff.reset();
-                    return;
-                }
-                () = edge.outbound.give_up.cancelled() => return,
-                () = edge.outbound.close.cancelled() => return,
-            }
+    /// A connection of the pair to the remote domain is up.
+    pub(super) fn connected(&self, local: &Domain) {
+        let mut inner = self.lock();
+        inner.unreachable = None;
+        inner.backoff.reset();
+        if let Some((first, since)) = &mut inner.opening
+            && first == local
+            && since.is_none()
+        {
+            *since = Some(Instant::now());
+            self.changed.notify_waiters();
         }
+    }
+
+    /// No address could be connected to; gives when to try again.
+    pub(super) fn not_connected(&self, error: &OpenError) -> Instant {
+        let mut inner = self.lock();
+        let wait = if error.temporary {
+            inner.backoff.wait()
+        } else {
+            NEGATIVE
+        };
+        let until = Instant::now() + wait;
+        inner.unreachable = Some((until, error.clone()));
+        self.changed.notify_waiters();
+        until
+    }
+
+    /// The stream of this pair takes guests from now on.
+    pub(super) fn host(&self, local: &Domain, takes: Takes, most: usize) -> u64 {
+        let mut inner = self.lock();
+        inner.hosted += 1;
+        let id = inner.hosted;
+        let wake = inner.pair(local).map(|pair| pair.wake.clone());
+        inner.hosts.push(Host {
+            id,
+            wake: wake.unwrap_or_default(),
+            takes,
+            guests: Vec::new(),
+            joining: Vec::new(),
+            most,
+        });
+        drop(inner);
+        self.changed.notify_waiters();
+        id
+    }
+
+    /// The guests that have come since the last call.
+    pub(super) fn joining(&self, host: u64) -> Vec<Domain> {
+        let mut inner = self.lock();
+        let host = inner.hosts.iter_mut().find(|known| known.id == host);
+        host.map(|host| std::mem::take(&mut host.joining))
+            .unwrap_or_default()
+    }
+
+    /// The stream takes no more guests; gives those that it has not noticed.
+    pub(super) fn unhost(&self, host: u64) -> Vec<Domain> {
+        let mut inner = self.lock();
+        let place = inner.hosts.iter().position(|known| known.id == host);
+        place.map_or_else(Vec::new, |place| inner.hosts.remove(place).joining)
+    }
+
+    /// A guest leaves a stream; `alone`: it opens its own if there is need. Nothing of it is under
+    /// way.
+    pub(super) fn leave(
+        self: &Arc<Self>,
+        edge: &Arc<Edge>,
+        host: u64,
+        local: &Domain,
+        alone: bool,
+    ) {
+        let mut inner = self.lock();
+        if let Some(host) = inner.hosts.iter_mut().find(|known| known.id == host) {
+            host.guests.retain(|guest| guest != local);
+        }
+        let Ok(place) = inner.place(local) else {
+            return;
+        };
+        let Some(pair) = inner.pairs.get_mut(place) else {
+            return;
+        };
+        pair.wake = Arc::default();
+        pair.alone |= alone;
+        if pair.queue.is_empty() {
+            // The task of the stream looks after the route.
+            inner.pairs.remove(place);
+        } else {
+            drop(inner);
+            self.spawn(edge, local.clone());
+        }
+    }
+}
+
+impl Host {
+    fn takes(&self, local: &Domain) -> bool {
+        let named = match &self.takes {
+            Takes::Any => true,
+            Takes::Named(certificate) => certificate.names.cover(local),
+        };
+        named && self.guests.len() < self.most
     }
 }
 
@@ -423,117 +564,71 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    fn domain(text: &str) -> Domain {
+        Domain::parse(text).unwrap()
+    }
+
+    /// Pushes stanzas; gives what is left.
+    fn push(route: &Route, bounds: Bounds, local: &Domain, stanzas: &[&str]) -> Vec<String> {
+        let text = stanzas.concat();
+        let mut at = 0;
+        let mut parts = Vec::new();
+        for stanza in stanzas {
+            parts.push(at..at + stanza.len());
+            at += stanza.len();
+        }
+        route.push(bounds, local, text.as_bytes(), &mut parts);
+        parts
+            .into_iter()
+            .map(|part| text[part].to_owned())
+            .collect()
+    }
+
     #[test]
     fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order() {
         let total = Arc::new(AtomicUsize::new(0));
-        let route = Route::new(Domain::parse("a.example").unwrap(), total.clone());
-        let local = Domain::parse("coluc.com").unwrap();
-        let room = Room {
-            stanzas: 3,
-            bytes: 15,
+        let (route, local) = (
+            Route::new(domain("a.example"), total.clone()),
+            domain("coluc.com"),
+        );
+        let bounds = Bounds {
+            domain: 15,
+            total: 1024,
         };
-        let of = |texts: &[&'static str]| -> Vec<_> {
-            let texts = texts.iter();
-            texts
-                .map(|text| Bytes::from_static(text.as_bytes()))
-                .collect()
-        };
-        let mut stanzas = of(&["<a/>", "<too-large/>", "<b/>", "<c/>", "<d/>", "<e/>"]);
-        let pushed = route.push_all(room, &local, &mut stanzas);
-        assert_eq!(pushed, Err(Cause::QueueFull));
-        assert_eq!(stanzas, of(&["<too-large/>", "<d/>", "<e/>"]));
+        let stanzas = ["<a/>", "<too-large/>", "<b/>", "<c/>", "<d/>", "<e/>"];
+        let left = push(&route, bounds, &local, &stanzas);
+        assert_eq!(left, ["<too-large/>", "<d/>", "<e/>"]);
         assert_eq!(total.load(Ordering::Relaxed), 12);
-        let taken = route.take(&local, 1024, None);
-        assert_eq!((&taken.bytes[..], taken.count), (&b"<a/><b/><c/>"[..], 3));
-        stanzas.remove(0);
-        assert_eq!(route.push_all(room, &local, &mut stanzas), Ok(()));
-        assert!(stanzas.is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_waits_is_bounded_by_pair_and_over_all_routes() {
-        let total = Arc::new(AtomicUsize::new(0));
-        let domain = |text: &str| Domain::parse(text).unwrap();
-        let route = Route::new(domain("a.example"), total.clone());
-        let other = Route::new(domain("b.example"), total.clone());
-        let room = Room {
-            stanzas: 2,
-            bytes: 1000,
-        };
-        let local = domain("coluc.com");
-        let stanza = Bytes::from_static(b"<message/>");
-        assert_eq!(route.push(room, &local, stanza.clone()), Ok(()));
-        assert_eq!(route.push(room, &local, stanza.clone()), Ok(()));
+        let (taken, more) = route.take(&local, None);
         assert_eq!(
-            route.push(room, &local, stanza.clone()),
-            Err(Cause::QueueFull)
-        );
-        assert_eq!(total.load(Ordering::Relaxed), 20);
-        total.fetch_add(MAX_WAITING - 25, Ordering::Relaxed);
-        assert_eq!(
-            other.push(room, &local, stanza.clone()),
-            Err(Cause::QueueFull)
-        );
-        assert_eq!(
-            route.take(&local, 1024, None),
-            Taken {
-                bytes: Bytes::from_static(b"<message/><message/>"),
-                count: 2,
-                too_large: Vec::new()
-            }
-        );
-        assert_eq!(other.push(room, &local, stanza), Ok(()));
-        assert_eq!(other.take_older(Duration::ZERO, None).len(), 1);
-        assert_eq!(total.load(Ordering::Relaxed), MAX_WAITING - 25);
-        assert!(route.is_settled() && other.is_settled());
-    }
-
-    #[test]
-    fn what_the_peer_would_not_take_is_set_aside_and_the_rest_keeps_its_order() {
-        let total = Arc::new(AtomicUsize::new(0));
-        let local = Domain::parse("coluc.com").unwrap();
-        let route = Route::new(Domain::parse("a.example").unwrap(), total.clone());
-        for text in ["<a/>", "<too-large/>", "<b/>", "<c/>", "<also-large/>"] {
-            let stanza = Bytes::from_static(text.as_bytes());
-            assert_eq!(route.push(Room::ANY, &local, stanza), Ok(()));
-        }
-        let taken = route.take(&local, 1024, Some(4));
-        assert_eq!((&taken.bytes[..], taken.count), (&b"<a/><b/><c/>"[..], 3));
-        assert_eq!(
-            taken.too_large,
-            [&b"<too-large/>"[..], &b"<also-large/>"[..]]
+            (&taken.bytes[..], taken.count, more),
+            (&b"<a/><b/><c/>"[..], 3, false)
         );
         assert_eq!(total.load(Ordering::Relaxed), 0);
-        assert!(route.is_empty());
+        assert!(push(&route, bounds, &local, &["<d/>", "<e/>"]).is_empty());
     }
 
     #[test]
-    fn many_pairs_that_are_stalled_leave_room_for_the_others() {
+    fn bytes_are_bounded_for_the_remote_domain_and_over_all() {
         let total = Arc::new(AtomicUsize::new(0));
-        let local = Domain::parse("coluc.com").unwrap();
-        let room = Room {
-            stanzas: usize::MAX,
-            bytes: 8 * 1024 * 1024,
+        let route = Route::new(domain("a.example"), total.clone());
+        let other = Route::new(domain("b.example"), total.clone());
+        let (one, two) = (domain("coluc.com"), domain("conf.coluc.com"));
+        let bounds = Bounds {
+            domain: 25,
+            total: 40,
         };
-        let stanza = Bytes::from(vec![b' '; 100_000]);
-        let routes: Vec<_> = (0..100)
-            .map(|n| {
-                let remote = Domain::parse(&format!("stalled{n}.example")).unwrap();
-                Route::new(remote, total.clone())
-            })
-            .collect();
-        for route in &routes {
-            while route.push(room, &local, stanza.clone()).is_ok() {}
-        }
-        let other = Route::new(Domain::parse("other.example").unwrap(), total.clone());
-        for _ in 0..5 {
-            assert_eq!(other.push(room, &local, stanza.slice(..3000)), Ok(()));
-        }
-        // Alone, a pair may use all that is configured.
-        drop(routes);
-        total.store(0, Ordering::Relaxed);
-        let alone = Route::new(Domain::parse("alone.example").unwrap(), total.clone());
-        while alone.push(room, &local, stanza.clone()).is_ok() {}
-        assert!(total.load(Ordering::Relaxed) > room.bytes - stanza.len());
+        assert!(push(&route, bounds, &one, &["<message/>"]).is_empty());
+        assert!(push(&route, bounds, &two, &["<message/>"]).is_empty());
+        assert_eq!(push(&route, bounds, &one, &["<message/>"]).len(), 1);
+        assert!(push(&other, bounds, &one, &["<message/>", "<message/>"]).is_empty());
+        assert_eq!(push(&other, bounds, &two, &["<b/>"]).len(), 1);
+        assert_eq!(route.depth(None), (2, 20));
+        assert_eq!(route.depth(Some(&two)), (1, 10));
+        assert_eq!(route.take_older(Duration::ZERO, &one).len(), 1);
+        assert_eq!(total.load(Ordering::Relaxed), 30);
+        assert!(!route.is_settled());
+        route.take(&two, None);
+        assert!(route.is_settled());
     }
 }

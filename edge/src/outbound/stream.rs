@@ -1,6 +1,9 @@
 //! One stream to a remote domain: dialback for each pair (initiating role), then stanzas.
+//!
+//! It belongs to the pair of its header. Others may come as guests; one that is refused leaves for
+//! a stream of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +15,9 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
 use super::connect::Opened;
-use super::route::{Route, Taken};
+use super::keep_alone;
+use super::queue::Taken;
+use super::route::{Opening, Route, Takes};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
@@ -26,8 +31,6 @@ use crate::stream::{CLOSE_TIME, Failure};
 use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
-/// Bytes written at once.
-const BATCH: usize = 64 * 1024;
 /// What was written within this time, or was not even acknowledged by the peer's system, and was
 /// not answered by an orderly end may be lost with the stream; it is reported then.
 const RECENT: Duration = Duration::from_secs(5);
@@ -35,8 +38,12 @@ const RECENT: Duration = Duration::from_secs(5);
 const RECENT_BYTES: usize = 1024 * 1024;
 const RECENT_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 
-/// How long a refused pair is answered on behalf of the peer before a new stream is tried.
-const REFUSED: Duration = Duration::from_secs(30);
+/// How long a guest waits for the answer to its `db:result`, and which part of the time that it may
+/// wait in all: enough is left for a stream of its own.
+const GUEST: Duration = Duration::from_secs(10);
+const GUEST_PART: u32 = 3;
+/// How long a stanza waits while the peer reads at all.
+const READING: Duration = Duration::from_mins(10);
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -45,8 +52,10 @@ pub enum End {
     Used,
     /// No pair was authenticated on it, for this reason.
     Useless(String),
-    /// The peer did not believe any of our keys, or could not verify them.
+    /// The peer did not believe our key, or could not verify it.
     Refused(Cause),
+    /// The pair of its header has gone on without it.
+    HandedOver,
 }
 
 /// What is known about one hosted domain on this stream.
@@ -56,8 +65,8 @@ enum PairState {
     Pending(Instant),
     /// Authenticated.
     Valid,
-    /// Not on this stream, since then and for this reason.
-    Refused(Instant, Cause),
+    /// Not on this stream any more.
+    Gone,
 }
 
 /// Stanzas that were written.
@@ -69,37 +78,70 @@ struct Recent {
     end: Option<u64>,
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 struct Stream<'a> {
     edge: &'a Arc<Edge>,
-    route: &'a Route,
+    route: &'a Arc<Route>,
+    /// The hosted domain of the header.
+    local: &'a Domain,
+    /// Others wait for this stream.
+    opening: &'a mut Option<Opening>,
+    /// Its number while it takes guests.
+    host: Option<u64>,
     opened: Opened,
-    pairs: HashMap<Domain, PairState>,
-    /// Whether any pair was valid at any time.
+    pairs: BTreeMap<Domain, PairState>,
+    /// What became of its own pair: valid at any time, and why it was refused.
     used: bool,
+    refused: Option<Cause>,
+    /// Something of an authenticated pair waits.
+    waiting: bool,
+    /// Something that was written is not with the network yet.
+    writing: bool,
+    /// Bytes that the peer's system had acknowledged, and since when.
+    acknowledged: (u64, Instant),
     recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
     /// When to look what is late; while anything may be.
     look_at: Option<Instant>,
     closing: Option<Instant>,
+    /// Its own pair goes on without it.
+    handed_over: bool,
     /// The edge stops and waits no longer.
     gave_up: bool,
 }
 
 /// Uses a stream until it ends.
-pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End {
+pub(super) async fn run(
+    edge: &Arc<Edge>,
+    route: &Arc<Route>,
+    local: &Domain,
+    opened: Opened,
+    opening: &mut Option<Opening>,
+) -> End {
     edge.outbound.open.fetch_add(1, Ordering::AcqRel);
     let mut stream = Stream {
         edge,
         route,
+        local,
+        opening,
+        host: None,
         opened,
-        pairs: HashMap::new(),
+        pairs: BTreeMap::new(),
         used: false,
+        refused: None,
+        waiting: false,
+        writing: false,
+        acknowledged: (0, Instant::now()),
         recent: VecDeque::new(),
         recent_bytes: 0,
         last_use: Instant::now(),
         look_at: None,
         closing: None,
+        handed_over: false,
         gave_up: false,
     };
     if let Some(local) = stream.opened.external.take() {
@@ -107,6 +149,11 @@ pub(super) async fn run(edge: &Arc<Edge>, route: &Route, opened: Opened) -> End 
     }
     let failure = stream.run().await;
     stream.end(failure)
+}
+
+/// How long a guest waits for the answer to its `db:result`.
+fn hold_of_guests(hold: Duration) -> Duration {
+    GUEST.min(hold / GUEST_PART)
 }
 
 /// Waits for a reload; gives back what to wait with for the next one.
@@ -128,12 +175,20 @@ impl Stream<'_> {
         let gave_up = edge.outbound.give_up.cancelled();
         let hung_up = edge.outbound.hang_up.cancelled();
         let changed = next_change(edge.changes());
+        let wake = route.wake(self.local);
         let timer = sleep_until(self.deadline());
         tokio::pin!(closed, stopped, gave_up, hung_up, changed, timer);
         // It was opened under the configuration of a while ago.
         if let Err(failure) = self.check_lists() {
             return failure;
         }
+        if self.pairs.is_empty() {
+            let local = self.local.clone();
+            if let Err(failure) = self.ask(&local) {
+                return failure;
+            }
+        }
+        self.take_guests();
         // What came right behind the features is in the framer already.
         if let Err(failure) = self.take_frames() {
             return failure;
@@ -142,8 +197,8 @@ impl Stream<'_> {
             if let Err(failure) = self.step() {
                 return failure;
             }
-            let idle = !self.opened.wire.transport.needs_flush();
-            route.writing.store(!idle, Ordering::Release);
+            let writing = self.opened.wire.transport.needs_flush();
+            route.set_writing(&mut self.writing, writing);
             let deadline = self.deadline();
             // It may wake early: the deadline moves with every turn, and moving a timer costs.
             if timer.is_elapsed() || deadline < timer.deadline() {
@@ -183,7 +238,7 @@ impl Stream<'_> {
                             Ok(Turn::End) => Err(Failure::Ended),
                             Err(error) => Err(error.into()),
                         },
-                        () = route.wake.notified(), if open => {
+                        () = wake.notified(), if open => {
                             // One pass of the scheduler: whoever is ready appends first.
                             tokio::task::yield_now().await;
                             Ok(())
@@ -195,64 +250,65 @@ impl Stream<'_> {
         }
     }
 
-    /// Starts dialback for new pairs and writes what may be written.
+    /// Starts dialback for new guests and writes what may be written.
     fn step(&mut self) -> Result<(), Failure> {
-        if self.closing.is_some() || self.opened.wire.transport.needs_flush() {
+        if self.closing.is_some() {
             return Ok(());
         }
-        for local in self.route.waiting() {
-            match self.pairs.get(&local) {
-                None | Some(PairState::Pending(_)) if self.gave_up => {
-                    let (edge, now) = (self.edge, Duration::ZERO);
-                    self.route
-                        .report_older(edge, now, Some(&local), Cause::Stopping);
-                }
-                None => self.ask(&local)?,
-                Some(PairState::Valid) => {
-                    let largest = self.opened.limits.max_bytes;
-                    let Taken {
-                        bytes,
-                        count,
-                        too_large,
-                    } = self.route.take(&local, BATCH, largest);
-                    for stanza in too_large {
-                        let bytes = stanza.len();
-                        let most = largest.unwrap_or_default();
-                        let cause = Cause::TooLarge { bytes, most };
-                        self.edge.report_to_router(&stanza, cause);
-                    }
-                    if count == 0 {
-                        continue;
-                    }
-                    self.remember(bytes.clone());
-                    self.opened.wire.transport.queue(bytes);
-                    self.last_use = Instant::now();
-                    self.opened
-                        .guard
-                        .update(|detail| detail.stanzas += count as u64);
-                }
-                // A refused pair needs a new stream, once it is likely to fare better.
-                Some(PairState::Refused(since, _)) if since.elapsed() >= REFUSED => {
-                    self.close();
-                    return Ok(());
-                }
-                Some(PairState::Refused(_, cause)) => {
-                    let (edge, now) = (self.edge, Duration::ZERO);
-                    self.route.report_older(edge, now, Some(&local), *cause);
-                }
-                Some(PairState::Pending(_)) => {}
+        if let Some(host) = self.host {
+            for guest in self.route.joining(host) {
+                self.ask(&guest)?;
             }
         }
+        if self.opened.wire.transport.needs_flush() {
+            return Ok(());
+        }
+        let pairs = std::mem::take(&mut self.pairs);
+        self.waiting = false;
+        for (local, state) in &pairs {
+            match state {
+                PairState::Pending(_) if self.gave_up => {
+                    let (edge, now) = (self.edge, Duration::ZERO);
+                    self.route.report_older(edge, now, local, Cause::Stopping);
+                }
+                PairState::Valid => self.send(local),
+                PairState::Pending(_) | PairState::Gone => {}
+            }
+        }
+        self.pairs = pairs;
         Ok(())
+    }
+
+    /// Writes stanzas of an authenticated pair.
+    fn send(&mut self, local: &Domain) {
+        let largest = self.opened.limits.max_bytes;
+        let (taken, more) = self.route.take(local, largest);
+        self.waiting |= more;
+        let Taken {
+            bytes,
+            count,
+            too_large,
+        } = taken;
+        for stanza in too_large {
+            let bytes = stanza.len();
+            let most = largest.unwrap_or_default();
+            let cause = Cause::TooLarge { bytes, most };
+            self.edge.report_to_router(&stanza, cause);
+        }
+        if count == 0 {
+            return;
+        }
+        self.remember(bytes.clone());
+        self.opened.wire.transport.queue(bytes);
+        self.last_use = Instant::now();
+        self.opened
+            .guard
+            .update(|detail| detail.stanzas += count as u64);
     }
 
     /// Step 1 of dialback.
     fn ask(&mut self, local: &Domain) -> Result<(), Failure> {
         let live = self.edge.live();
-        if self.pairs.len() >= live.config.limits.max_pairs_per_stream {
-            self.close();
-            return Ok(());
-        }
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
         let from = Side::Peer(&self.edge.memory).spelling(local);
@@ -325,7 +381,7 @@ impl Stream<'_> {
         let since = match self.pairs.get(&local) {
             Some(PairState::Pending(since)) => *since,
             // After its time-out or a refusal an answer comes too late to count.
-            Some(PairState::Refused(..)) => return Ok(()),
+            Some(PairState::Gone) => return Ok(()),
             // A valid pair may be told that it is not any more, never anything else.
             Some(PairState::Valid) if answer == Answer::Invalid => Instant::now(),
             Some(PairState::Valid) | None => return Err(unasked()),
@@ -346,47 +402,30 @@ impl Stream<'_> {
                     ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                     "state of the pair changed"
                 );
-                return Ok(());
+                Ok(())
             }
             Answer::Invalid => {
                 self.edge.metrics.dialback(role, "invalid", took);
-                self.refuse(
-                    local,
-                    Cause::DialbackInvalid,
-                    "the peer says our key is invalid",
-                );
+                let cause = Cause::DialbackInvalid;
+                self.refuse(local, cause, "refused", "the peer says our key is invalid")
             }
             Answer::Error(condition) => {
                 self.edge.metrics.dialback(role, "error", took);
                 let condition = condition.as_deref().unwrap_or("no condition");
-                self.refuse(
-                    local,
-                    Cause::DialbackFailed,
-                    &format!("the peer reports {condition}"),
-                );
+                let reason = format!("the peer reports {condition}");
+                self.refuse(local, Cause::DialbackFailed, "refused", &reason)
             }
-            Answer::Unknown => {
-                return Err(Failure::fault(
-                    StreamErrorCondition::InvalidXml,
-                    "an answer to db:result of unknown type",
-                ));
-            }
+            Answer::Unknown => Err(Failure::fault(
+                StreamErrorCondition::InvalidXml,
+                "an answer to db:result of unknown type",
+            )),
         }
-        let valid = self
-            .pairs
-            .values()
-            .any(|state| matches!(state, PairState::Valid));
-        if !valid && matches!(answer, Answer::Invalid) {
-            self.close();
-        }
-        Ok(())
     }
 
     /// From now on stanzas of this pair are sent.
     fn valid(&mut self, local: &Domain, mechanism: Mechanism) {
         let remote = &self.route.remote;
         self.pairs.insert(local.clone(), PairState::Valid);
-        self.used = true;
         self.last_use = Instant::now();
         let live = self.edge.live();
         let limits = crate::stream::stanza_limits(&live.config.limits);
@@ -417,26 +456,81 @@ impl Stream<'_> {
                 "state of the pair changed"
             );
         }
+        self.used |= local == self.local;
     }
 
-    /// The pair is not used on this stream; what waits is reported.
-    fn refuse(&mut self, local: &Domain, cause: Cause, reason: &str) {
-        let remote = &self.route.remote;
-        self.pairs
-            .insert(local.clone(), PairState::Refused(Instant::now(), cause));
+    /// Other hosted domains may use the stream, too: if the peer answers dialback with errors
+    /// instead of closing (XEP-0220 section 2.6), and if our certificate, should it matter, names
+    /// them.
+    fn take_guests(&mut self) {
+        let edge = self.edge;
+        let live = edge.live();
+        let alone = &edge.memory.alone;
+        let alone = alone.holds(&(self.route.remote.clone(), None), &());
+        if self.opened.errors && !alone && self.closing.is_none() {
+            let shown = self.opened.shown.take();
+            let takes = shown.map_or(Takes::Any, Takes::Named);
+            let most = live.config.limits.max_pairs_per_stream.saturating_sub(1);
+            self.host = Some(self.route.host(self.local, takes, most));
+        }
+        // Whoever waited for this stream decides again.
+        *self.opening = None;
+    }
+
+    /// The stream takes no more guests.
+    fn unhost(&mut self) {
+        if let Some(host) = self.host.take() {
+            for guest in self.route.unhost(host) {
+                self.route.leave(self.edge, host, &guest, false);
+            }
+        }
+    }
+
+    /// The pair is not used on this stream. What waits of the stream's own pair is reported, a
+    /// guest tries again on a stream of its own.
+    fn refuse(
+        &mut self,
+        local: &Domain,
+        cause: Cause,
+        kind: &'static str,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let (edge, route) = (self.edge, self.route);
+        let remote = &route.remote;
+        self.pairs.insert(local.clone(), PairState::Gone);
         self.opened
             .guard
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
-        self.route
-            .report_older(self.edge, Duration::ZERO, Some(local), cause);
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        self.edge.registry.partner_failed(remote, message.clone());
-        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message);
-        self.edge.attempt_failed(remote, attempt);
+        let attempt =
+            Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone());
+        edge.attempt_failed(remote, attempt);
         tracing::warn!(
             role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
             "state of the pair changed"
         );
+        let mut others = self.pairs.values();
+        let alive = others.any(|state| !matches!(state, PairState::Gone));
+        if local == self.local {
+            self.refused = Some(cause);
+            route.report_older(edge, Duration::ZERO, local, cause);
+            edge.registry.partner_failed(remote, message.clone());
+            if alive {
+                // The stream goes on for its guests, and the pair without it.
+                self.handed_over = true;
+                route.hand_over(edge, local, cause, message);
+            }
+        } else {
+            let whose = Some(local).filter(|_| kind == "refused");
+            keep_alone(edge, remote, whose, kind);
+            route.leave(edge, self.host.unwrap_or(0), local, true);
+        }
+        if alive {
+            return Ok(());
+        }
+        // Nothing can be lost.
+        self.close();
+        Err(Failure::Closed)
     }
 
     /// How long the stream may carry nothing.
@@ -453,7 +547,8 @@ impl Stream<'_> {
             return closing;
         }
         let busy = !self.recent.is_empty()
-            || !self.route.is_empty()
+            || self.waiting
+            || self.opened.wire.transport.needs_flush()
             || self
                 .pairs
                 .values()
@@ -479,36 +574,53 @@ impl Stream<'_> {
         let late: Vec<_> = self
             .pairs
             .iter()
-            .filter(|(_, state)| matches!(state, PairState::Pending(since) if now >= *since + hold))
+            .filter(|(local, state)| {
+                let hold = if *local == self.local {
+                    hold
+                } else {
+                    hold_of_guests(hold)
+                };
+                matches!(state, PairState::Pending(since) if now >= *since + hold)
+            })
             .map(|(local, _)| local.clone())
             .collect();
         for local in late {
             self.edge
                 .metrics
                 .dialback(Role::Initiating, "timeout", hold);
-            self.refuse(
-                &local,
-                Cause::DialbackFailed,
-                "no answer to db:result in time",
-            );
+            let reason = "no answer to db:result in time";
+            self.refuse(&local, Cause::DialbackFailed, "unanswered", reason)?;
         }
-        self.route
-            .report_older(self.edge, hold, None, Cause::Unreachable);
+        // A stanza waits for its stream, and then as long as the peer reads.
+        let reads = now < self.progress(now) + hold;
+        for (local, state) in &self.pairs {
+            let most = match state {
+                PairState::Valid if reads => hold.max(READING),
+                PairState::Pending(_) | PairState::Valid => hold,
+                PairState::Gone => continue,
+            };
+            self.route
+                .report_older(self.edge, most, local, Cause::Unreachable);
+        }
         self.forget(now);
-        let pending = self
-            .pairs
-            .values()
-            .any(|state| matches!(state, PairState::Pending(_)));
-        let valid = self
-            .pairs
-            .values()
-            .any(|state| matches!(state, PairState::Valid));
+        let pending = |state: &PairState| matches!(state, PairState::Pending(_));
         let idle = now >= self.last_use + self.idle_timeout();
-        // A stream that serves no pair is half open and is not kept.
-        if (idle && self.route.is_empty()) || (!valid && !pending && !self.pairs.is_empty()) {
+        let busy = self.waiting || self.opened.wire.transport.needs_flush();
+        if idle && !busy && !self.pairs.values().any(pending) {
             self.close();
         }
         Ok(())
+    }
+
+    /// When the peer's system took something last, or had taken everything.
+    fn progress(&mut self, now: Instant) -> Instant {
+        let transport = &self.opened.wire.transport;
+        let acknowledged = transport.acknowledged();
+        let all = !transport.needs_flush() && acknowledged == transport.written();
+        if all || acknowledged != self.acknowledged.0 {
+            self.acknowledged = (acknowledged, now);
+        }
+        self.acknowledged.1
     }
 
     /// The stop of the edge waits no longer; a peer that does not read has lost its chance.
@@ -537,7 +649,9 @@ impl Stream<'_> {
                 .refused(Direction::Outbound, address, None, remote, &refusal);
             return Err(refusal.into());
         }
-        if self.pairs.keys().any(|local| !live.hosted.contains(local)) {
+        let mut pairs = self.pairs.iter();
+        let gone = |state: &PairState| matches!(state, PairState::Gone);
+        if pairs.any(|(local, state)| !gone(state) && !live.hosted.contains(local)) {
             return Err(Failure::fault(
                 StreamErrorCondition::HostGone,
                 "a domain of this stream is not hosted here any more",
@@ -586,6 +700,7 @@ impl Stream<'_> {
     /// Closes our side; the peer gets time to read and to close its own.
     fn close(&mut self) {
         if self.closing.is_none() {
+            self.unhost();
             self.opened.guard.update(|detail| detail.phase = "closing");
             self.opened
                 .wire
@@ -611,18 +726,10 @@ impl Stream<'_> {
             }
         }
         self.edge.outbound.open.fetch_sub(1, Ordering::AcqRel);
-        self.route.writing.store(false, Ordering::Release);
-        let (local, refused) = (
-            self.pairs
-                .keys()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" "),
-            self.pairs.values().find_map(|state| match state {
-                PairState::Refused(_, cause) => Some(*cause),
-                PairState::Pending(_) | PairState::Valid => None,
-            }),
-        );
+        self.route.set_writing(&mut self.writing, false);
+        self.guests_leave(&failure);
+        let locals = self.pairs.keys().map(ToString::to_string);
+        let local = locals.collect::<Vec<_>>().join(" ");
         tracing::info!(
             local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
             "outbound stream ended"
@@ -631,7 +738,7 @@ impl Stream<'_> {
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address
         );
-        if !self.used && refused.is_none() && !orderly && self.closing.is_none() {
+        if !self.used && self.refused.is_none() && !orderly && self.closing.is_none() {
             let attempt =
                 Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
             self.edge.attempt_failed(&self.route.remote, attempt);
@@ -648,10 +755,33 @@ impl Stream<'_> {
         };
         // While the edge stops, the process must not end before the peer has read everything.
         self.edge.outbound.tasks.spawn(goodbye);
-        match (self.used, refused) {
-            (true, _) => End::Used,
-            (false, Some(cause)) => End::Refused(cause),
+        match (self.used, self.refused) {
+            _ if self.handed_over => End::HandedOver,
+            (_, Some(cause)) => End::Refused(cause),
+            (true, None) => End::Used,
             (false, None) => End::Useless(reason),
+        }
+    }
+
+    /// At the end: what waits of guests goes over other streams.
+    fn guests_leave(&mut self, failure: &Failure) {
+        let (edge, route) = (self.edge, self.route);
+        let host = self.host.unwrap_or(0);
+        self.unhost();
+        // A question that came in between may be the cause.
+        let by_peer = match failure {
+            Failure::Peer { .. } | Failure::Ended | Failure::Closed => self.closing.is_none(),
+            _ => false,
+        };
+        for (local, state) in &self.pairs {
+            if local == self.local || matches!(state, PairState::Gone) {
+                continue;
+            }
+            let asked = by_peer && self.used && matches!(state, PairState::Pending(_));
+            if asked {
+                keep_alone(edge, &route.remote, None, "ended");
+            }
+            route.leave(edge, host, local, asked);
         }
     }
 }

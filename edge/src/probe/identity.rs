@@ -9,6 +9,7 @@ use super::reach::Reached;
 use super::{Plan, Report};
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::jid::spelling;
+use crate::outbound::external_auth;
 use crate::stream::{Failure, Wire};
 use crate::xml::{Element, ns};
 
@@ -37,9 +38,15 @@ impl Plan {
         let time = self.config.limits.dialback_timeout.0;
         let wire = &mut reached.wire;
         let asking = async {
-            // The header says for whom (XEP-0178 section 3).
-            let auth = format!("<auth xmlns='{}' mechanism='EXTERNAL'>=</auth>", ns::SASL);
-            wire.send(auth).await?;
+            let from = self.from.as_ref().map(spelling);
+            wire.send(external_auth(from.as_deref())).await?;
+            let answer = wire.element().await?;
+            let refused = answer.parse().unwrap_or_default();
+            if refused.child(ns::SASL, "invalid-authzid").is_none() {
+                return Ok(answer);
+            }
+            // As a stream for stanzas does it.
+            wire.send(external_auth(None)).await?;
             wire.element().await
         };
         let remedy = "the peer does not accept our certificate; dialback is used then. Its names must cover our domain and the peer must trust its authority; some servers want one for client authentication";

@@ -6,6 +6,7 @@ mod xcp;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -52,9 +53,12 @@ struct Lane {
     /// What is written instead, if these are other spellings than those of our streams' headers.
     from_instead: Option<Box<str>>,
     to_instead: Option<Box<str>>,
-    /// Those of this turn.
-    stanzas: Vec<Bytes>,
+    /// Those of this turn, as parts of its text.
+    stanzas: Vec<Range<usize>>,
 }
+
+/// Places for stanzas that a lane keeps between turns.
+const SPARE: usize = 16;
 
 /// The ways that the router's stanzas take under one configuration.
 #[derive(Default)]
@@ -68,8 +72,8 @@ struct Lanes {
     key: String,
     /// Those with stanzas.
     used: Vec<usize>,
-    /// Bytes of all stanzas.
-    bytes: usize,
+    /// This turn's stanzas, as they leave.
+    text: BytesMut,
 }
 
 impl Lanes {
@@ -125,13 +129,13 @@ impl Lanes {
         self.key.push_str(to);
     }
 
-    fn append(&mut self, lane: usize, stanza: Bytes) {
+    /// What is behind `start` in the text is a stanza of this lane.
+    fn append(&mut self, lane: usize, start: usize) {
         if let Some(found) = self.all.get_mut(lane) {
             if found.stanzas.is_empty() {
                 self.used.push(lane);
             }
-            self.bytes += stanza.len();
-            found.stanzas.push(stanza);
+            found.stanzas.push(start..self.text.len());
         }
     }
 }
@@ -153,7 +157,6 @@ struct Up<'a> {
     pings: u64,
     domains: DomainCache,
     lanes: Lanes,
-    scratch: BytesMut,
     last_heard: Instant,
     /// What this turn's stanzas say about the router.
     heard: Option<Heard>,
@@ -206,7 +209,6 @@ impl Link {
             pings: 0,
             domains: DomainCache::default(),
             lanes: Lanes::default(),
-            scratch: BytesMut::new(),
             last_heard: Instant::now(),
             heard: None,
             turn_at: None,
@@ -492,7 +494,7 @@ impl Up<'_> {
                     *size += bytes.unwrap_or(0);
                     *count += usize::from(bytes.is_some());
                     // What the stream's header adds to each stanza may make much of one turn.
-                    if self.lanes.bytes >= BATCH {
+                    if self.lanes.text.len() >= BATCH {
                         self.hand_over(live);
                     }
                 }
@@ -504,23 +506,33 @@ impl Up<'_> {
     fn hand_over(&mut self, live: &Arc<Live>) {
         let edge = &self.link.edge;
         let mut used = std::mem::take(&mut self.lanes.used);
-        self.lanes.bytes = 0;
+        let mut text = std::mem::take(&mut self.lanes.text);
         for lane in used.drain(..) {
             let Some(lane) = self.lanes.all.get_mut(lane) else {
                 continue;
             };
-            // An idle lane holds no memory.
             let mut stanzas = std::mem::take(&mut lane.stanzas);
-            let pushed =
-                edge.outbound
-                    .push_all(edge, live, &lane.local, &lane.remote, &mut stanzas);
-            if let Err(cause) = pushed {
-                for element in split(&stanzas.concat(), ns::SERVER) {
-                    self.refuse(live, &element, cause);
+            let (local, remote) = (&lane.local, &lane.remote);
+            let pushed = edge
+                .outbound
+                .push_all(edge, live, local, remote, &text, &mut stanzas);
+            // An idle lane holds little memory.
+            if pushed.is_ok() && stanzas.capacity() <= SPARE {
+                lane.stanzas = stanzas;
+                continue;
+            }
+            for stanza in stanzas {
+                let stanza = text.get(stanza).unwrap_or_default();
+                for element in split(stanza, ns::SERVER) {
+                    self.refuse(live, &element, pushed.err().unwrap_or(Cause::QueueFull));
                 }
             }
         }
         self.lanes.used = used;
+        if text.capacity() <= BATCH {
+            text.clear();
+            self.lanes.text = text;
+        }
     }
 
     /// Whether this is the echo of our ping; then what it covers is proven.
@@ -604,12 +616,13 @@ impl Up<'_> {
             _ => element,
         };
         // One user's stanza must not break the link for all.
-        let moved = element.reroot_into(Reroot::TO_SERVER, &mut self.scratch);
-        let stanza = self.scratch.split().freeze();
-        if bytes > most || moved.is_err() {
+        let text = &mut self.lanes.text;
+        let start = text.len();
+        if bytes > most || element.reroot_into(Reroot::TO_SERVER, text).is_err() {
+            text.truncate(start);
             return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
-        self.lanes.append(lane, stanza);
+        self.lanes.append(lane, start);
     }
 
     /// A stanza whose sender has no address that an answer could go to.

@@ -2,9 +2,12 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::certificate::CertificateNames;
 
@@ -37,6 +40,37 @@ pub(super) fn choose<'a>(
     all.position(|shown| covering(shown) && shown.in_time(now))
         .or_else(|| shown.clone().position(covering))
         .unwrap_or(0)
+}
+
+/// The same configuration; notes in `asked` whether the server asks for our certificate.
+pub(crate) fn noting_requests(config: &ClientConfig, asked: &Arc<AtomicBool>) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.client_auth_cert_resolver = Arc::new(Noting {
+        inner: config.client_auth_cert_resolver,
+        asked: asked.clone(),
+    });
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct Noting {
+    inner: Arc<dyn ResolvesClientCert>,
+    asked: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Noting {
+    fn resolve(
+        &self,
+        authorities: &[&[u8]],
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.inner.resolve(authorities, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.inner.has_certs()
+    }
 }
 
 thread_local! {

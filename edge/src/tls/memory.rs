@@ -1,6 +1,7 @@
 //! What is remembered of remote domains, bounded and in memory only.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ const TLS_LIFE: Duration = Duration::from_hours(24);
 const EXTERNAL_LIFE: Duration = Duration::from_mins(10);
 /// How long it is remembered how a domain is written by its own server.
 const LABELS_LIFE: Duration = Duration::from_hours(24);
+/// How long a pair that was refused is nobody's guest.
+const ALONE_LIFE: Duration = Duration::from_mins(10);
 /// Domains that nobody configured, remembered for one fact; the oldest gives way.
 const MOST: usize = 4096;
 
@@ -23,38 +26,53 @@ pub struct PeerMemory {
     /// Domains that authenticated a pair over TLS while they need not have: a later stream of
     /// theirs in clear is a downgrade.
     pub used_tls: Memory<()>,
-    /// Domains that refused SASL EXTERNAL, with the fingerprint of the certificate we showed:
-    /// dialback comes first then, until we have another certificate.
-    pub refused_external: Memory<String>,
     /// How servers write their own domains, where there are two ways.
     pub(crate) labels: Memory<Labels>,
+    /// Pairs for which a remote domain (named first) refused SASL EXTERNAL in some form, with the
+    /// fingerprint of the certificate we showed: what was said of another one does not count.
+    pub external: Memory<(ExternalForms, String), (Domain, Domain)>,
+    /// Pairs, or all pairs of a remote domain (named first), that are carried by streams of their
+    /// own: they were refused as guests on another pair's stream, or in their own name.
+    pub alone: Memory<(), (Domain, Option<Domain>)>,
+}
+
+/// What a remote domain takes of the two forms of SASL EXTERNAL, as far as one was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExternalForms {
+    /// The authorization identity was refused or not answered; nothing is known of the empty one.
+    NotNamed,
+    /// Only the empty one works.
+    OnlyEmpty,
+    /// None works.
+    None,
 }
 
 impl Default for PeerMemory {
     fn default() -> Self {
         Self {
             used_tls: Memory::new(TLS_LIFE),
-            refused_external: Memory::new(EXTERNAL_LIFE),
             labels: Memory::new(LABELS_LIFE),
+            external: Memory::new(EXTERNAL_LIFE),
+            alone: Memory::new(ALONE_LIFE),
         }
     }
 }
 
-/// One fact about many domains.
+/// One fact about many domains or pairs of domains.
 #[derive(Debug)]
-pub struct Memory<T> {
+pub struct Memory<T, K = Domain> {
     life: Duration,
-    facts: Mutex<Facts<T>>,
+    facts: Mutex<Facts<T, K>>,
 }
 
 #[derive(Debug)]
-struct Facts<T> {
+struct Facts<T, K> {
     /// Configured partners have their room to themselves; the configuration bounds it.
-    partners: HashMap<Domain, (Instant, T)>,
-    strangers: HashMap<Domain, (Instant, T)>,
+    partners: HashMap<K, (Instant, T)>,
+    strangers: HashMap<K, (Instant, T)>,
 }
 
-impl<T: PartialEq> Memory<T> {
+impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
     fn new(life: Duration) -> Self {
         Self {
             life,
@@ -65,21 +83,26 @@ impl<T: PartialEq> Memory<T> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Facts<T>> {
+    fn lock(&self) -> MutexGuard<'_, Facts<T, K>> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The fact holds for the domain from now on; `partner`: whether it is configured.
-    pub fn note(&self, domain: &Domain, partner: bool, fact: T) {
+    pub fn note(&self, domain: &K, partner: bool, fact: T) {
         self.note_at(domain, partner, fact, Instant::now());
     }
 
     /// Whether this fact was noted for the domain and is not too old.
-    pub fn holds(&self, domain: &Domain, fact: &T) -> bool {
+    pub fn holds(&self, domain: &K, fact: &T) -> bool {
         self.holds_at(domain, fact, Instant::now())
     }
 
-    fn note_at(&self, domain: &Domain, partner: bool, fact: T, now: Instant) {
+    /// What was noted for the domain, if it is not too old.
+    pub fn get(&self, domain: &K) -> Option<T> {
+        self.get_at(domain, Instant::now())
+    }
+
+    fn note_at(&self, domain: &K, partner: bool, fact: T, now: Instant) {
         let mut facts = self.lock();
         // The configuration may have changed since it was noted last.
         facts.partners.remove(domain);
@@ -105,38 +128,22 @@ impl<T: PartialEq> Memory<T> {
         strangers.insert(domain.clone(), (now, fact));
     }
 
-    fn holds_at(&self, domain: &Domain, fact: &T, now: Instant) -> bool {
-        let facts = self.lock();
-        let known = facts.partners.get(domain);
-        known
-            .or_else(|| facts.strangers.get(domain))
-            .is_some_and(|(at, known)| known == fact && now.duration_since(*at) < self.life)
+    fn holds_at(&self, domain: &K, fact: &T, now: Instant) -> bool {
+        self.get_at(domain, now).as_ref() == Some(fact)
     }
 
-    /// The fact about the domain.
-    pub(crate) fn get(&self, domain: &Domain) -> Option<T>
-    where
-        T: Copy,
-    {
+    fn get_at(&self, domain: &K, now: Instant) -> Option<T> {
         let facts = self.lock();
         let known = facts.partners.get(domain);
         let (at, fact) = known.or_else(|| facts.strangers.get(domain))?;
-        (at.elapsed() < self.life).then_some(*fact)
+        (now.duration_since(*at) < self.life).then(|| fact.clone())
     }
 
-    /// Forgets one domain, or all.
-    pub fn forget(&self, domain: Option<&Domain>) {
+    /// Forgets what was noted for these domains.
+    pub fn forget(&self, which: impl Fn(&K) -> bool) {
         let mut facts = self.lock();
-        let Facts {
-            partners,
-            strangers,
-        } = &mut *facts;
-        for facts in [partners, strangers] {
-            match domain {
-                Some(domain) => drop(facts.remove(domain)),
-                None => facts.clear(),
-            }
-        }
+        facts.partners.retain(|domain, _| !which(domain));
+        facts.strangers.retain(|domain, _| !which(domain));
     }
 }
 
@@ -169,7 +176,7 @@ mod tests {
         );
         assert!(memory.holds_at(&domain(1), &1, after(30)));
         assert!(memory.holds_at(&domain(MOST), &1, after(30)));
-        memory.forget(Some(&domain(1)));
+        memory.forget(|known| *known == domain(1));
         assert!(!memory.holds_at(&domain(1), &1, after(30)));
         assert!(!memory.holds_at(&domain(2), &1, after(90)));
         memory.note_at(&domain(MOST + 1), false, 1, after(90));
@@ -191,7 +198,7 @@ mod tests {
         }
         assert!(memory.holds_at(&domain(0), &1, start));
         assert_eq!(memory.lock().strangers.len(), MOST);
-        memory.forget(Some(&domain(0)));
+        memory.forget(|known| *known == domain(0));
         assert!(!memory.holds_at(&domain(0), &1, start));
     }
 }

@@ -16,6 +16,7 @@ pub mod memory;
 mod revocation;
 pub mod terms;
 
+pub(crate) use choice::noting_requests;
 pub use choice::{ShownCertificate, asked_name};
 pub use judge::Verdict;
 
@@ -63,7 +64,7 @@ pub struct Client {
     pub config: Arc<ClientConfig>,
     /// SHA-256 of its leaf, lower-case hexadecimal; empty if none is known.
     pub leaf_sha256: String,
-    shown: Option<ShownCertificate>,
+    pub(crate) shown: Option<Arc<ShownCertificate>>,
 }
 
 impl Client {
@@ -155,7 +156,7 @@ impl TlsSettings {
             Ok(Client {
                 config: Arc::new(config),
                 leaf_sha256: leaf(key).unwrap_or_default(),
-                shown: Some(certificate.clone()),
+                shown: Some(Arc::new(certificate.clone())),
             })
         };
         let special = match &tls.client_certificate {
@@ -196,7 +197,7 @@ impl TlsSettings {
     /// How we appear to peers in the name of a hosted domain; `None` when TLS is spoken with
     /// nobody.
     pub fn client_for(&self, local: &Domain) -> Option<&Client> {
-        let shown = self.clients.iter().filter_map(|c| c.shown.as_ref());
+        let shown = self.clients.iter().filter_map(|c| c.shown.as_deref());
         let chosen = choose(&shown, Some(local), jiff::Timestamp::now());
         self.clients.get(chosen)
     }

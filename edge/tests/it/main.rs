@@ -12,13 +12,17 @@
 mod support;
 
 mod budget;
+mod burst;
 mod components;
+mod external_identity;
 mod fuzz_corpora;
 mod idle;
 mod jids;
 mod memory;
 mod names;
 mod odd_peers;
+mod partner;
+mod per_pair;
 mod spelling;
 mod stream_header;
 mod suspects;

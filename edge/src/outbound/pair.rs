@@ -1,0 +1,248 @@
+//! The task of one pair of domains: it opens a stream while something waits and none carries the
+//! pair, and uses it to its end. Each pair has its own back-off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use xmpp_federation_core::Domain;
+
+use super::connect::{OpenError, Opener, Purpose};
+use super::route::{NEGATIVE, PAUSE, Route, Way};
+use super::{keep_alone, stream};
+use crate::backoff::Backoff;
+use crate::bounce::Cause;
+use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
+
+/// What became of an attempt.
+enum Attempted {
+    /// The stream carried the pair, and ended.
+    Used,
+    /// Another task or stream serves the pair.
+    Gone,
+    /// The pair has no stream; `until`: there is none before.
+    Failed(OpenError, Option<Instant>),
+}
+
+impl From<OpenError> for Attempted {
+    fn from(error: OpenError) -> Self {
+        Self::Failed(error, None)
+    }
+}
+
+/// Works while the pair has something to send or its stream is open.
+/// `refused`: for this reason no stream carries it for a while.
+pub(super) async fn run(
+    route: Arc<Route>,
+    edge: Arc<Edge>,
+    local: Domain,
+    refused: Option<OpenError>,
+) {
+    let mut pair = Pair {
+        route,
+        edge,
+        local,
+        backoff: Backoff::new(PAUSE.0, PAUSE.1),
+        failed: refused.is_some(),
+    };
+    if let Some(error) = refused {
+        pair.pause(&error, None).await;
+    }
+    while !pair.route.retire(&pair.edge, &pair.local) {
+        if pair.edge.outbound.give_up.is_cancelled() {
+            pair.report_older(Duration::ZERO, Cause::Stopping);
+            continue;
+        }
+        let started = Instant::now();
+        match pair.attempt().await {
+            Attempted::Gone => return,
+            Attempted::Used => pair.used(started).await,
+            Attempted::Failed(error, until) => {
+                let (remote, local) = (&pair.route.remote, &pair.local);
+                let registry = &pair.edge.registry;
+                tracing::warn!(%local, %remote, reason = error.message, "no stream to the remote domain");
+                registry.partner_failed(remote, error.message.clone());
+                pair.pause(&error, until).await;
+            }
+        }
+    }
+}
+
+struct Pair {
+    route: Arc<Route>,
+    edge: Arc<Edge>,
+    local: Domain,
+    backoff: Backoff,
+    /// The last attempt failed although the remote server was reached.
+    failed: bool,
+}
+
+impl Pair {
+    fn report_older(&self, life: Duration, cause: Cause) {
+        self.route
+            .report_older(&self.edge, life, &self.local, cause);
+    }
+
+    /// A peer that takes streams only to end them is not called again at once.
+    async fn used(&mut self, started: Instant) {
+        self.failed = false;
+        let quick = started.elapsed() < PAUSE.0;
+        if !quick {
+            self.backoff.reset();
+        } else if !self.route.is_empty(&self.local) {
+            tokio::select! {
+                () = sleep_until(started + PAUSE.0) => {}
+                () = self.edge.outbound.give_up.cancelled() => {}
+            }
+        }
+    }
+
+    /// Has the stanzas carried by whatever stream there is for them, and returns at its end.
+    /// Stanzas that grow too old meanwhile are reported.
+    async fn attempt(&mut self) -> Attempted {
+        let (edge, route, local) = (&self.edge, &self.route, &self.local);
+        let live = edge.live();
+        if let Err(denied) = live.policy.check(&route.remote) {
+            let attempt = Attempt::outbound(Stage::Policy, None, denied.to_string());
+            edge.attempt_failed(&route.remote, attempt);
+            let error = OpenError {
+                cause: Cause::Denied,
+                temporary: false,
+                message: format!("{} may not federate: {denied}", route.remote),
+            };
+            return error.into();
+        }
+        if !live.hosted.contains(local) {
+            // A reload took the domain away: no key of it would be valid.
+            self.report_older(Duration::ZERO, Cause::ForeignSender);
+            return Attempted::Used;
+        }
+        let hold = live.config.limits.dialback_timeout.0;
+        drop(live);
+        let turn = async { Ok(route.turn(edge, local, self.failed).await) };
+        let mut opening = match self.ageing(hold, turn).await {
+            Ok(Way::Guest) => return Attempted::Gone,
+            Ok(Way::Unreachable(until, error)) => return Attempted::Failed(error, Some(until)),
+            Ok(Way::Open(opening)) => opening,
+            Err(error) => return error.into(),
+        };
+        // In boxes that go before the stream's long life begins.
+        let resolving = Box::pin(Opener::resolve(edge, &route.remote));
+        let mut opener = match self.ageing(hold, resolving).await {
+            Ok(opener) => opener.of(route.clone()),
+            Err(error) => return self.not_connected(error),
+        };
+        loop {
+            if route.is_empty(local) {
+                return Attempted::Used;
+            }
+            let negotiating = Box::pin(opener.open(local, Purpose::Stanzas));
+            let ready = match self.ageing(hold, negotiating).await {
+                Ok(ready) => ready,
+                Err(error) if opener.connected() => {
+                    self.failed = true;
+                    if error.cause != Cause::Stopping {
+                        keep_alone(edge, &route.remote, Some(local), "refused");
+                    }
+                    return error.into();
+                }
+                Err(error) => return self.not_connected(error),
+            };
+            match stream::run(edge, route, local, ready, &mut opening).await {
+                stream::End::Used => return Attempted::Used,
+                stream::End::HandedOver => {
+                    route.leave_table(edge);
+                    return Attempted::Gone;
+                }
+                // Nothing was authenticated on it: the next address may do better.
+                stream::End::Useless(reason) => {
+                    self.failed = true;
+                    tracing::info!(%local, remote = %route.remote, reason, "the stream was of no use");
+                    opener.note(Cause::Unreachable, reason);
+                }
+                stream::End::Refused(cause) => {
+                    self.failed = true;
+                    keep_alone(edge, &route.remote, Some(local), "refused");
+                    let error = OpenError {
+                        cause,
+                        temporary: true,
+                        message: format!(
+                            "{} did not accept our dialback key for {local}",
+                            route.remote
+                        ),
+                    };
+                    return error.into();
+                }
+            }
+        }
+    }
+
+    fn not_connected(&self, error: OpenError) -> Attempted {
+        if error.cause == Cause::Stopping {
+            return error.into();
+        }
+        let until = self.route.not_connected(&error);
+        Attempted::Failed(error, Some(until))
+    }
+
+    /// Waits for something while reporting stanzas that grow too old.
+    async fn ageing<T>(
+        &self,
+        life: Duration,
+        what: impl Future<Output = Result<T, OpenError>>,
+    ) -> Result<T, OpenError> {
+        tokio::pin!(what);
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                done = &mut what => return done,
+                _ = tick.tick() => self.report_older(life, Cause::Unreachable),
+                () = self.edge.outbound.give_up.cancelled() => return Err(OpenError {
+                    cause: Cause::Stopping,
+                    temporary: true,
+                    message: "this gateway is stopping".to_owned(),
+                }),
+            }
+        }
+    }
+
+    /// Holds (or, if the failure is final, answers) what waits until the next attempt is due.
+    async fn pause(&mut self, error: &OpenError, until: Option<Instant>) {
+        let (route, edge) = (&self.route, &self.edge);
+        let life = edge.live().config.limits.dialback_timeout.0;
+        let hold = if error.temporary {
+            life
+        } else {
+            Duration::ZERO
+        };
+        let until = until.unwrap_or_else(|| {
+            let wait = if error.temporary {
+                self.backoff.wait()
+            } else {
+                NEGATIVE
+            };
+            Instant::now() + wait
+        });
+        let wake = route.wake(&self.local);
+        // What voided it before the failure says nothing about the next attempt.
+        route.retries(&self.local);
+        loop {
+            route.report_older(edge, hold, &self.local, error.cause);
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(until.min(now + Duration::from_secs(1))) => {}
+                () = wake.notified() => {}
+                () = edge.outbound.give_up.cancelled() => return,
+                () = edge.outbound.close.cancelled() => return,
+            }
+            if route.retries(&self.local) {
+                self.backoff.reset();
+                return;
+            }
+        }
+    }
+}
