@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Edge;
@@ -21,6 +21,8 @@ pub const AT_MOST: Duration = Duration::from_secs(25);
 const FOR_REPORTS: Duration = Duration::from_secs(10);
 /// How long the last answers are waited for when there is no time left.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long the edge waits for the addresses of routers before it accepts connections.
+const ROUTER_NAMES: Duration = Duration::from_secs(1);
 /// How often it is looked whether anything is left to do.
 const LOOK: Duration = Duration::from_millis(20);
 /// The links are closed when nothing has been under way for this long.
@@ -32,6 +34,10 @@ pub(crate) async fn run(
     listeners: Listeners,
     stop: impl Future<Output = ()> + Send,
 ) {
+    let live = edge.live();
+    // Only a slow DNS takes as long, and it must not keep the edge from serving.
+    let _ = timeout(ROUTER_NAMES, live.resolver.find_routers(&live.config)).await;
+    drop(live);
     let (accepting, linking) = (CancellationToken::new(), CancellationToken::new());
     let mut acceptors = JoinSet::new();
     let Listeners { s2s, direct_tls } = listeners;

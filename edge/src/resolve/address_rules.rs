@@ -13,19 +13,30 @@ use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort, Listen};
 use super::dns::Lookup;
 use super::nat64::Nat64;
 
-/// The addresses of our XCP routers: those in the configuration and those that the links found.
+/// The addresses of the XCP routers in the configuration, and where those are that it names.
 #[derive(Debug, Default)]
 pub struct RouterAddresses(RwLock<HashMap<HostPort, Vec<SocketAddr>>>);
 
 impl RouterAddresses {
-    /// Records where a router is found now.
+    /// From now on these are our routers; what is known of others is forgotten.
+    fn follow<'a>(&self, routers: impl Iterator<Item = &'a HostPort>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *known);
+        for router in routers {
+            let addresses = match router.socket_addr() {
+                Some(address) => vec![plain(address)],
+                None => before.remove(router).unwrap_or_default(),
+            };
+            known.insert(router.clone(), addresses);
+        }
+    }
+
+    /// Records where a router is found now; nothing if it is not ours any more.
     pub fn learn(&self, router: &HostPort, addresses: &[SocketAddr]) {
-        let plain = |a: &SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
-        let addresses = addresses.iter().map(plain).collect();
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(router.clone(), addresses);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(router) {
+            *known = addresses.iter().copied().map(plain).collect();
+        }
     }
 
     fn any(&self, is: impl Fn(&SocketAddr) -> bool) -> bool {
@@ -36,6 +47,11 @@ impl RouterAddresses {
             .flatten()
             .any(is)
     }
+}
+
+/// An IPv4 address in the form that all are compared in.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// The rules of one configuration.
@@ -84,11 +100,8 @@ impl AddressRules {
     /// The rules of a configuration: `dns.allowPrivateTargets`, `dns.denyTargets`, the routers'
     /// addresses and the ports that this edge listens on.
     pub fn new(config: &EdgeConfig, routers: Arc<RouterAddresses>) -> Self {
-        for endpoint in config.routers.iter().flat_map(|router| &router.endpoints) {
-            if let Some(address) = endpoint.address.socket_addr() {
-                routers.learn(&endpoint.address, &[address]);
-            }
-        }
+        let endpoints = config.routers.iter().flat_map(|router| &router.endpoints);
+        routers.follow(endpoints.map(|endpoint| &endpoint.address));
         Self {
             allow: config.dns.allow_private_targets.clone(),
             deny: config.dns.deny_targets.clone(),
@@ -256,13 +269,13 @@ mod tests {
 
     fn rules() -> AddressRules {
         let routers = Arc::<RouterAddresses>::default();
-        for text in [
+        let known = [
             "198.51.100.7:7400",
             "10.9.0.7:7400",
             "[64:ff9b::203.0.114.7]:7400",
-        ] {
-            routers.learn(&text.parse().unwrap(), &[text.parse().unwrap()]);
-        }
+        ]
+        .map(|text| text.parse().unwrap());
+        routers.follow(known.iter());
         AddressRules {
             allow: vec![
                 "10.9.0.0/16".parse().unwrap(),
@@ -391,6 +404,27 @@ mod tests {
             let sentence = refused.to_string();
             assert_eq!(sentence.matches(&inside).count(), 2, "{sentence}");
         }
+    }
+
+    #[test]
+    fn only_routers_of_the_configuration_in_force_are_known() {
+        let routers = RouterAddresses::default();
+        let [name, gone]: [HostPort; 2] =
+            ["cups.example:7400", "old.example:7400"].map(|text| text.parse().unwrap());
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let is_known = |address| routers.any(|known| *known == address);
+        routers.follow([&name, &gone].into_iter());
+        routers.learn(&name, &[at("198.51.100.7:7400")]);
+        routers.learn(&gone, &[at("198.51.100.8:7400")]);
+        assert!(is_known(at("198.51.100.7:7400")) && is_known(at("198.51.100.8:7400")));
+        // A reload keeps what is known of a name and forgets routers that are gone.
+        routers.follow([&name].into_iter());
+        assert!(is_known(at("198.51.100.7:7400")) && !is_known(at("198.51.100.8:7400")));
+        // Its link may still look it up before it ends.
+        routers.learn(&gone, &[at("198.51.100.8:7400")]);
+        assert!(!is_known(at("198.51.100.8:7400")));
+        routers.learn(&name, &[at("[::ffff:198.51.100.9]:7400")]);
+        assert!(is_known(at("198.51.100.9:7400")) && !is_known(at("198.51.100.7:7400")));
     }
 
     #[test]

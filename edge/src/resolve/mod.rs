@@ -411,6 +411,15 @@ impl Resolver {
         self.rules.routers().learn(address, &addresses);
         Ok(addresses)
     }
+
+    /// Looks up the routers whose names are configured, so that no partner's DNS can lead to them
+    /// before their links have been dialled.
+    pub(crate) async fn find_routers(&self, config: &EdgeConfig) {
+        let endpoints = config.routers.iter().flat_map(|router| &router.endpoints);
+        let named = endpoints.filter(|endpoint| endpoint.address.socket_addr().is_none());
+        // A link tells what is wrong with a name.
+        futures::future::join_all(named.map(|endpoint| self.router(&endpoint.address))).await;
+    }
 }
 
 /// The first of each, then the second of each, and so on.

@@ -550,16 +550,33 @@ async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
     assert!(attempts.share() > Duration::from_secs(20));
 }
 
+#[rstest]
+#[case::by_its_link(true)]
+#[case::before_any_link(false)]
 #[tokio::test]
-async fn a_routers_address_found_by_a_link_is_closed_to_partners_dns() {
+async fn a_routers_address_found_by_its_name_is_closed_to_partners_dns(#[case] by_link: bool) {
     let table = Table::read("a ecup10.coluc.com. = 203.0.113.77\na vngtp.lab. = 203.0.113.77");
-    let resolver = resolver("", &table);
+    let mut config = config("");
+    let router: HostPort = "ecup10.coluc.com:7400".parse().unwrap();
+    config.routers[0].endpoints[0].address = router.clone();
+    let known: Arc<RouterAddresses> = Arc::default();
+    let with = |config: &EdgeConfig| {
+        Resolver::with_lookup(config, table.clone(), known.clone()).with_bounds(quick())
+    };
+    let resolver = with(&config);
     assert!(resolver.resolve(&vngtp()).await.is_ok());
-    let router = "ecup10.coluc.com:7400".parse().unwrap();
-    let addresses = resolver.router(&router).await.unwrap();
-    assert_eq!(addresses, ["203.0.113.77:7400".parse().unwrap()]);
+    if by_link {
+        let addresses = resolver.router(&router).await.unwrap();
+        assert_eq!(addresses, ["203.0.113.77:7400".parse().unwrap()]);
+    } else {
+        resolver.find_routers(&config).await;
+    }
     let error = resolver.resolve(&vngtp()).await.unwrap_err();
     assert_eq!(error.as_str(), "refused", "{error}");
+    // A reload that keeps the router keeps that, and one that takes it away forgets it.
+    assert!(with(&config).resolve(&vngtp()).await.is_err());
+    config.routers[0].endpoints.clear();
+    assert!(with(&config).resolve(&vngtp()).await.is_ok());
 }
 
 mod real_dns {
