@@ -94,9 +94,14 @@ pub struct LinkStatus {
     /// absent while there is no link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_seconds: Option<u64>,
-    /// Profile Xcp: how the router announced this component over the link that is open.
+    /// Profile Xcp: how this node's router announced this component while this link was open, as
+    /// another link of this edge saw it; absent: no link of this edge saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announced>,
+    /// Profile Xcp: what came over this link, while it is open, about component ids of `routers[]`
+    /// that is not told by `announced` of a link of this edge: those of other replicas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sightings: Vec<Sighting>,
 }
 
 /// When a link was up last.
@@ -126,8 +131,19 @@ pub struct Returned {
     pub everything: bool,
 }
 
-/// What a router says of this edge's component (profile Xcp), out of the configuration that it
-/// read when it started.
+/// A component of another replica, as a router announced it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sighting {
+    /// Whom the router announced.
+    pub component_id: ComponentId,
+    /// What it said.
+    #[serde(flatten)]
+    pub announced: Announced,
+}
+
+/// What a router says of a component (profile Xcp), out of the configuration that it read when it
+/// started. It says so to all components but that one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Announced {
@@ -142,7 +158,7 @@ pub struct Announced {
 /// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkState {
-    /// Dialling or in the handshake; with profile Xcp also waiting for the announcement.
+    /// Dialling or in the handshake.
     Connecting,
     /// It carries stanzas.
     Up,
@@ -150,8 +166,9 @@ pub enum LinkState {
     Unreachable,
     /// The router knows no such component id (it has not read its table since).
     UnknownComponent,
-    /// Profile Xcp: the handshake was accepted, but the router does not announce the component as
-    /// its gateway (it has not read its table since), so it would send nothing over the link.
+    /// Profile Xcp: the link stands, but the router announces the component without
+    /// `<default-gateway/>` (it has not read its table since), so it sends nothing over the link.
+    /// The link takes stanzas only while no other one is up.
     NotGateway,
     /// The shared secret is wrong.
     WrongSecret,

@@ -161,6 +161,7 @@ pub struct Metrics {
     outbound_domains: Gauge,
     link_state: Gauges<3>,
     returned: Counters<1>,
+    router_elements_dropped: Counters<1>,
     link_returns: Gauges<2>,
 }
 
@@ -203,6 +204,7 @@ impl Default for Metrics {
             outbound_domains: Gauge::default(),
             link_state: Family::default(),
             returned: Family::default(),
+            router_elements_dropped: Family::default(),
             link_returns: Family::default(),
         };
         metrics.register();
@@ -256,6 +258,7 @@ impl Metrics {
             "outbound_domains": outbound_domains,
             "link_state": link_state,
             "stanzas_returned": returned,
+            "router_elements_dropped": router_elements_dropped,
             "link_returns_everything": link_returns,
         );
     }
@@ -497,6 +500,13 @@ impl Metrics {
     pub fn returned(&self, condition: &'static str) {
         self.returned
             .get_or_create(&[label("condition", condition)])
+            .inc();
+    }
+
+    /// A router said something besides users' stanzas; a word of [`crate::router`].
+    pub fn router_element_dropped(&self, element: &'static str) {
+        self.router_elements_dropped
+            .get_or_create(&[label("element", element)])
             .inc();
     }
 

@@ -10,14 +10,15 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::{
-    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, StreamCounts,
+    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, Sighting, StreamCounts,
 };
+use xmpp_federation_core::{ComponentId, Domain};
 
 use crate::config::Live;
 use crate::failures::{Attempt, DomainFailures, Failures};
 use crate::metrics::Direction;
+use crate::router::queue::Place;
 use crate::router::returned::Returned;
 use crate::trace::Tracers;
 
@@ -280,6 +281,8 @@ pub struct LinkEntry {
     returned: Mutex<Returned>,
     /// When the router accepted the handshake.
     opened: Mutex<Option<Instant>>,
+    /// Its place among the links of its cluster, for the link itself to follow.
+    place: watch::Sender<Place>,
 }
 
 impl LinkEntry {
@@ -303,21 +306,57 @@ impl LinkEntry {
         }
     }
 
-    /// The router accepted the handshake; nothing is known of an announcement yet.
+    /// The router accepted the handshake; nothing is known of announcements yet.
     pub fn opened(&self) {
         *lock(&self.opened) = Some(Instant::now());
-        lock(&self.status).announced = None;
+        self.forget_announcements();
     }
 
-    /// The link is closed or broken, and what was announced over it is over.
+    /// The link is closed or broken; what was announced of it and over it is over.
     pub fn closed(&self) {
         *lock(&self.opened) = None;
-        lock(&self.status).announced = None;
+        self.forget_announcements();
     }
 
-    /// Records how the router announced the component.
-    pub fn announced(&self, announced: Announced) {
-        lock(&self.status).announced = Some(announced);
+    fn forget_announcements(&self) {
+        lock(&self.status).sightings.clear();
+        self.announce(None);
+    }
+
+    /// Records how the router announced the component; `None`: it does not any more.
+    fn announce(&self, announced: Option<Announced>) {
+        let without = announced.as_ref().is_some_and(|found| !found.gateway);
+        lock(&self.status).announced = announced;
+        self.move_to(|place| place.not_gateway = without);
+    }
+
+    /// Records what came over this link about a component; `None`: it is gone.
+    fn sight(&self, component_id: &ComponentId, announced: Option<Announced>) {
+        let mut status = lock(&self.status);
+        let sightings = &mut status.sightings;
+        sightings.retain(|known| known.component_id != *component_id);
+        sightings.extend(announced.map(|announced| Sighting {
+            component_id: component_id.clone(),
+            announced,
+        }));
+    }
+
+    /// Gives the link another place among those of its cluster.
+    pub(crate) fn move_to(&self, change: impl FnOnce(&mut Place)) {
+        self.place.send_if_modified(|place| {
+            let before = *place;
+            change(place);
+            *place != before
+        });
+    }
+
+    /// The link's place, and its changes.
+    pub(crate) fn place(&self) -> watch::Receiver<Place> {
+        self.place.subscribe()
+    }
+
+    fn is_open(&self) -> bool {
+        lock(&self.opened).is_some()
     }
 
     /// The link as it is now.
@@ -418,6 +457,7 @@ impl Registry {
             status: Mutex::new(status),
             returned: Mutex::default(),
             opened: Mutex::new(None),
+            place: watch::Sender::new(Place::default()),
         });
         lock(&self.links).push(entry.clone());
         entry
@@ -428,12 +468,55 @@ impl Registry {
         lock(&self.links).retain(|entry| !Arc::ptr_eq(entry, link));
     }
 
+    /// A router announced one of our component ids over the link `over`; `None`: it is gone.
+    ///
+    /// A router never announces a component to itself. So what comes over a link about the very
+    /// component that is linked there is another node's announcement, passed on: with two nodes
+    /// that of the other one. With more nobody can tell whose it is. The only node that there is
+    /// can only speak of itself.
+    pub(crate) fn announced(
+        &self,
+        over: &Arc<LinkEntry>,
+        component_id: &ComponentId,
+        announced: Option<Announced>,
+    ) {
+        let (router, own) = {
+            let status = lock(&over.status);
+            (status.router.clone(), status.component_id == *component_id)
+        };
+        let nodes: Vec<_> = lock(&self.links)
+            .iter()
+            .filter(|link| {
+                let status = lock(&link.status);
+                status.router == router && status.component_id == *component_id
+            })
+            .cloned()
+            .collect();
+        let of = match nodes.as_slice() {
+            [only] => Some(only),
+            [one, two] if Arc::ptr_eq(one, over) => Some(two),
+            [one, _] => Some(one),
+            _ => None,
+        };
+        match of {
+            Some(link) if own && link.is_open() => link.announce(announced),
+            Some(_) if own => {}
+            _ => over.sight(component_id, announced),
+        }
+    }
+
     /// The links, in the order of the configuration.
     pub fn links(&self) -> Vec<LinkStatus> {
-        lock(&self.links)
-            .iter()
-            .map(|entry| entry.status())
-            .collect()
+        let mut links = lock(&self.links).clone();
+        let router = |link: &Arc<LinkEntry>| lock(&link.status).router.clone();
+        let clusters: Vec<_> = links.iter().map(router).collect();
+        // A reload adds links behind the others.
+        links.sort_by_cached_key(|link| {
+            let router = router(link);
+            let cluster = clusters.iter().position(|known| *known == router);
+            (cluster, link.place.borrow().rank)
+        });
+        links.iter().map(|link| link.status()).collect()
     }
 
     /// From now on the configuration says whose failures have a place of their own.

@@ -116,7 +116,14 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
     "<iq from='alice@coluc.com' to='x@evil.example' type='result' id='1'/>",
     None
 )]
-#[case::foreign_from("<message from='eve@evil.example' to='bob@vngtp.lab'/>", None)]
+#[case::foreign_from(
+    "<message from='alice@forgotten.example' to='bob@vngtp.lab'/>",
+    Some("not-authorized")
+)]
+#[case::foreign_from_and_error(
+    "<message from='alice@forgotten.example' to='bob@vngtp.lab' type='error'/>",
+    None
+)]
 #[case::without_from("<message to='bob@vngtp.lab'/>", None)]
 #[case::route(
     "<route from='alice@coluc.com' to='bob@vngtp.lab'><message/></route>",
@@ -134,7 +141,8 @@ async fn what_the_router_may_not_send_never_leaves(
     if let Some(condition) = answer {
         let error = link.hear().await;
         assert!(error.contains(&format!("<{condition} ")), "{error}");
-        assert_eq!(attribute(&error, "message", "to"), "alice@coluc.com");
+        let sender = attribute(text, "message", "from");
+        assert_eq!(attribute(&error, "message", "to"), sender);
     }
     // The link lives, and nothing but the good message leaves.
     let mut stream = peer.accept_authenticated("coluc.com").await;
@@ -311,7 +319,6 @@ const SHORT: Timing = Timing {
     quiet: Duration::from_secs(30),
     hold: Duration::from_secs(30),
     handover: Duration::from_secs(2),
-    announcement: Duration::from_secs(10),
 };
 
 #[tokio::test]

@@ -112,6 +112,7 @@ fn everything() -> String {
         returned: None,
         open_seconds: None,
         announced: None,
+        sightings: Vec::new(),
     });
     let of = Direction::Inbound;
     metrics.connection_refused("total");
@@ -126,6 +127,7 @@ fn everything() -> String {
     metrics.resolved(None, "temporary", Duration::from_millis(1));
     metrics.link_failed("unreachable");
     metrics.returned("item-not-found");
+    metrics.router_element_dropped("xdb");
     metrics.configuration_refused(true);
     metrics.sasl(of, "success");
     metrics.proxy_header("v2");

@@ -79,15 +79,18 @@ impl Replica {
         links.unwrap_or_default()
     }
 
-    /// Waits until the links to both nodes are in that state.
-    async fn linked(&self, state: &str, id: &str, gateway: bool) {
+    /// Waits until the links to both nodes are up and both routers have said so of the `other`
+    /// replica. A router never speaks of a component to itself.
+    async fn linked(&self, id: &str, other: &str, gateway: bool) {
         let waiting = async {
             loop {
                 let links = self.links();
                 let all = |link: &Value| {
-                    link["state"] == state
+                    link["state"] == "Up"
                         && link["componentId"] == id
-                        && link["announced"]["gateway"] == gateway
+                        && link["announced"].is_null()
+                        && link["sightings"][0]["componentId"] == other
+                        && link["sightings"][0]["gateway"] == gateway
                 };
                 if links.len() == 2 && links.iter().all(all) {
                     return;
@@ -96,7 +99,7 @@ impl Replica {
             }
         };
         let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-        assert!(in_time.is_ok(), "not {state}: {:#?}", self.links());
+        assert!(in_time.is_ok(), "not {gateway}: {:#?}", self.links());
     }
 }
 
@@ -138,6 +141,13 @@ routers:
         first = IDS[0],
         second = IDS[1],
     )
+}
+
+/// Waits until each replica has both links and has seen that of the other.
+async fn linked(replicas: &[Replica], gateway: bool) {
+    for (own, replica) in replicas.iter().enumerate() {
+        replica.linked(IDS[own], IDS[1 - own], gateway).await;
+    }
 }
 
 async fn until(imp: &SimulatedImp, what: &str, holds: impl Fn(&ClusterState) -> bool) {
@@ -198,10 +208,8 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
         .map(|index| Replica::start(index, &peer, &imp))
         .collect();
 
-    // Accepted everywhere, known nowhere.
-    for (replica, id) in replicas.iter().zip(IDS) {
-        replica.linked("NotGateway", id, false).await;
-    }
+    // Accepted everywhere, known nowhere, which each replica sees of the other.
+    linked(&replicas, false).await;
     imp.send(ALICE, "<message to='bob@vngtp.lab' id='900'/>")
         .await
         .unwrap();
@@ -210,13 +218,17 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
         items[0].stanza.contains("<remote-server-not-found "),
         "{items:?}"
     );
-    // What a partner sends waits for half a minute, and is not given to a router that would drop it.
-    let mut bob: Vec<Speaker> = Vec::new();
+    // What a partner sends comes back, and it hears so.
+    let (mut bob, mut back): (Vec<Speaker>, Vec<Speaker>) = (Vec::new(), Vec::new());
     for replica in &replicas {
-        bob.push(peer.open_authenticated(replica.s2s, "coluc.com").await);
+        let mut stream = peer.open_authenticated(replica.s2s, "coluc.com").await;
+        stream.say(&message(900)).await;
+        bob.push(stream);
+        let mut stream = peer.accept_authenticated("coluc.com").await;
+        let error = stream.hear("</message>").await;
+        assert!(error.contains("<service-unavailable "), "{error}");
+        back.push(stream);
     }
-    bob[0].say(&message(0)).await;
-    bob[1].say(&message(1)).await;
 
     for id in IDS {
         imp.sql(&format!(
@@ -229,37 +241,34 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
         nodes.all(|node| node.router.configured_ids.len() == 2)
     })
     .await;
-    for (replica, id) in replicas.iter().zip(IDS) {
-        replica.linked("NotGateway", id, false).await;
-    }
+    linked(&replicas, false).await;
     restart(&imp).await;
-    for (replica, id) in replicas.iter().zip(IDS) {
-        replica.linked("Up", id, true).await;
-    }
+    linked(&replicas, true).await;
+    bob[0].say(&message(0)).await;
+    bob[1].say(&message(1)).await;
     let waiting = async {
         while inbox(&imp).await != HashSet::from([0, 1]) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let in_time = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-    assert!(in_time.is_ok(), "what waited did not arrive");
+    assert!(in_time.is_ok(), "the messages did not arrive");
 
     // The router spreads over both replicas.
-    let mut back = Vec::new();
+    let mut heard = HashSet::new();
     for n in 100..102 {
         imp.send(ALICE, &format!("<message to='bob@vngtp.lab' id='{n}'/>"))
             .await
             .unwrap();
-        let mut stream = peer.accept_authenticated("coluc.com").await;
-        let heard = stream.hear("/>").await;
-        assert!(heard.contains(&format!("id='{n}'")), "{heard}");
-        back.push(stream);
     }
+    for stream in &mut back {
+        let message = stream.hear("/>").await;
+        heard.insert(attribute(&message, "message", "id"));
+    }
+    assert_eq!(heard, HashSet::from(["100".to_owned(), "101".to_owned()]));
 
     restart_under_traffic(&imp, bob, back).await;
-    for (replica, id) in replicas.iter().zip(IDS) {
-        replica.linked("Up", id, true).await;
-    }
+    linked(&replicas, true).await;
 
     // Nothing was said that a router does not understand, and nobody asked for its secrets.
     let state = imp.state();

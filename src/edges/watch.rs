@@ -40,6 +40,12 @@ fn essence(status: Option<&EdgeStatus>) -> Essence {
         }
         link.returned.take_if(|returned| !returned.everything);
         link.open_seconds = None;
+        let sightings = link.sightings.iter_mut();
+        let sightings = sightings.map(|sighting| &mut sighting.announced);
+        for announced in link.announced.iter_mut().chain(sightings) {
+            // A router may say the same again.
+            announced.at.clear();
+        }
     }
     // Only the first is told with its reason, which may change with each attempt.
     for failure in status.failing_partners.iter_mut().skip(1) {

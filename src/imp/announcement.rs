@@ -1,12 +1,17 @@
 //! Profile Xcp: whether a node's router, as it runs now, knows our components as its gateways.
 //!
-//! A router of this profile accepts the link of whoever has the secret, so an open link proves
-//! nothing about the rows. Its announcement does: `<default-gateway/>` is there only if the id stood
-//! in the configuration that the router read when it started. It counts only over a link that was
-//! opened after that start, by clocks that do not jump: the router's up time, the age of the link,
-//! and this process's own clock around both answers.
+//! A router of this profile accepts the link of any component that has the secret, so an open link
+//! proves nothing about the rows. Its announcement does: `<default-gateway/>` is there only if the id
+//! stood in the configuration that the router read when it started. A router announces a component to
+//! all others and never to itself, so it takes another link of ours to see it: another replica's, or
+//! that to another node which passes announcements on. Seen without `<default-gateway/>`, a node is
+//! not in sync. Seen by nobody, what comes back decides, as with profile Component.
+//!
+//! An announcement counts only over a link that was opened after the router's start, by clocks that
+//! do not jump: the router's up time, the age of the link, and this process's own clock around both
+//! answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xmpp_federation_core::ComponentId;
 
@@ -14,28 +19,34 @@ use super::clock::Stamp;
 use super::control_center::ServiceState;
 use super::desired::{Desired, Link};
 use super::observation::{Seen, Services};
-use super::report::{Verdict, reasons};
 use super::restart::names;
 
-/// How a router announced a component over a link that is open.
+/// How long a link has been open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announced {
-    /// As its gateway.
-    pub gateway: bool,
+pub struct Opened {
     /// When the edge was asked.
     pub asked: Stamp,
     /// Whole seconds for which the link had been open then.
-    pub open_seconds: u64,
+    pub seconds: u64,
+}
+
+/// How a router announced a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// Whom.
+    pub component_id: ComponentId,
+    /// As its gateway.
+    pub gateway: bool,
 }
 
 /// What the announcements of one node's router prove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
-    /// Over every open link, each opened after the router's start, it announced a gateway.
+    /// Over every link that shows it, each opened after the router's start, it announced gateways.
     Gateway,
     /// It does not know these components as gateways.
     NotGateway(Vec<ComponentId>),
-    /// No link is open, or it cannot be told whether it is younger than the router.
+    /// No link of ours shows it, or it cannot be told whether that link is younger than the router.
     Nothing,
 }
 
@@ -46,87 +57,116 @@ pub fn proof(
     links: &[Link],
     services: &BTreeMap<String, Seen<Services>>,
 ) -> Proof {
-    let open: Vec<_> = links
-        .iter()
-        .filter(|link| link.node == node && wanted.contains(&link.component_id))
-        .filter_map(|link| Some((&link.component_id, link.announced?)))
-        .collect();
-    let mut unknown: Vec<ComponentId> = open
-        .iter()
-        .filter(|(_, announced)| !announced.gateway)
-        .map(|(id, _)| (*id).clone())
-        .collect();
-    if !unknown.is_empty() {
-        unknown.sort();
-        return Proof::NotGateway(unknown);
+    let router = services.get(node);
+    let mut unknown = BTreeSet::new();
+    let mut ages = Vec::new();
+    for link in links.iter().filter(|link| link.node == node) {
+        let age = link
+            .opened
+            .map_or(Age::Unknown, |opened| age(&opened, router));
+        for announced in &link.announced {
+            if !wanted.contains(&announced.component_id) {
+                continue;
+            }
+            ages.push(age);
+            // What another process of the router said is over.
+            if !announced.gateway && age != Age::Older {
+                unknown.insert(announced.component_id.clone());
+            }
+        }
     }
-    let all_younger = open
-        .iter()
-        .all(|(_, announced)| is_younger(announced, services.get(node)));
-    if !open.is_empty() && all_younger {
+    if !unknown.is_empty() {
+        Proof::NotGateway(unknown.into_iter().collect())
+    } else if !ages.is_empty() && ages.iter().all(|age| *age == Age::Younger) {
         Proof::Gateway
     } else {
         Proof::Nothing
     }
 }
 
-/// What the announcements say about routers that started after all rows were readable.
-pub fn verdict(
+/// Whether a link shows that its router has read the row: it was opened after the router's start,
+/// no other link saw that the router announces the component without the way to foreign domains,
+/// and what is sent over it does not come back.
+pub fn works(link: &Link, desired: &Desired, services: &BTreeMap<String, Seen<Services>>) -> bool {
+    let own = std::slice::from_ref(&link.component_id);
+    let unknown = matches!(
+        proof(&link.node, own, &desired.links, services),
+        Proof::NotGateway(_)
+    );
+    let younger = link
+        .opened
+        .is_some_and(|opened| age(&opened, services.get(&link.node)) == Age::Younger);
+    link.bouncing.is_none() && younger && !unknown
+}
+
+/// The first of these routers that announces one of our components without the way to foreign
+/// domains, though it started after all rows were readable; as a sentence.
+pub fn unannounced<'a>(
+    mut nodes: impl Iterator<Item = &'a String>,
+    desired: &Desired,
+    services: &BTreeMap<String, Seen<Services>>,
+) -> Option<String> {
+    nodes.find_map(|node| {
+        let Proof::NotGateway(ids) = proof(node, desired.wanted(), &desired.links, services) else {
+            return None;
+        };
+        Some(format!(
+            "Cisco XCP Router on {node} started after all rows were readable and accepts the links, but announces {} without default-gateway, as other links of the edge see: its configuration was perhaps written later than it started. Look at Cisco XCP Config Manager on {node}; the annotation xmppfederation.io/restart-routers restarts every router once more",
+            names(ids.iter().map(ComponentId::as_str))
+        ))
+    })
+}
+
+/// The sentence for routers that started after all rows were readable, none of which announces us
+/// otherwise than as its gateway.
+pub fn in_sync(
     nodes: &[String],
     desired: &Desired,
     services: &BTreeMap<String, Seen<Services>>,
-) -> Verdict {
-    let mut unseen = Vec::new();
-    for node in nodes {
-        match proof(node, desired.wanted(), &desired.links, services) {
-            Proof::Gateway => {}
-            Proof::Nothing => unseen.push(node.as_str()),
-            Proof::NotGateway(ids) => {
-                return Verdict::no(
-                    reasons::NOT_ANNOUNCED,
-                    format!(
-                        "Cisco XCP Router on {node} started after all rows were readable and accepts the links, but announces {} without default-gateway: its configuration was perhaps written later than it started. Look at Cisco XCP Config Manager on {node}; the annotation xmppfederation.io/restart-routers restarts every router once more",
-                        names(ids.iter().map(ComponentId::as_str))
-                    ),
-                );
-            }
-        }
-    }
+) -> String {
     let all = names(nodes.iter().map(String::as_str));
+    let started = format!("Cisco XCP Router on {all} started after all rows were readable");
+    let unseen = nodes
+        .iter()
+        .filter(|node| proof(node, desired.wanted(), &desired.links, services) != Proof::Gateway);
+    let unseen: Vec<_> = unseen.map(String::as_str).collect();
     if unseen.is_empty() {
-        return Verdict::yes(
-            reasons::IN_SYNC,
-            format!(
-                "Cisco XCP Router on {all} started after all rows were readable and announces the edge as its gateway"
-            ),
-        );
+        return format!("{started} and announces the edge as its gateway");
     }
-    Verdict::unknown(
-        reasons::ANNOUNCEMENT_UNSEEN,
-        format!(
-            "Cisco XCP Router on {all} started after all rows were readable; that it announces the edge as its gateway, over a link opened later, is not seen on {}: see RouterLinksUp",
-            names(unseen.into_iter())
-        ),
+    format!(
+        "{started}, and nothing sent there is known to come back; no other link of the edge sees how the router announces it on {}",
+        names(unseen.into_iter())
     )
 }
 
+/// A link's age, compared with that of the router process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Younger,
+    Older,
+    Unknown,
+}
+
 /// Whether a link was opened after the start of the router that was seen running.
-fn is_younger(link: &Announced, router: Option<&Seen<Services>>) -> bool {
-    let Some(seen) = router.filter(|seen| seen.value.router == ServiceState::Started) else {
-        return false;
-    };
-    let Some(up_time) = seen.value.up_time else {
-        return false;
+fn age(link: &Opened, router: Option<&Seen<Services>>) -> Age {
+    let running = router.filter(|seen| seen.value.router == ServiceState::Started);
+    let Some((seen, up_time)) = running.and_then(|seen| Some((seen, seen.value.up_time?))) else {
+        return Age::Unknown;
     };
     if link.asked.process != seen.answered.process {
-        return false;
+        return Age::Unknown;
     }
     let before = |at: &Stamp, seconds: u64| {
         i128::from(at.mono_ms) - i128::from(seconds).saturating_mul(1_000)
     };
-    // Whole seconds are told: the link may be up to one older, the router never younger.
-    let opened = before(&link.asked, link.open_seconds.saturating_add(1));
-    opened >= before(&seen.answered, up_time)
+    // Whole seconds are told: each may be up to one older, neither is ever younger.
+    if before(&link.asked, link.seconds.saturating_add(1)) >= before(&seen.answered, up_time) {
+        Age::Younger
+    } else if before(&link.asked, link.seconds) < before(&seen.asked, up_time.saturating_add(1)) {
+        Age::Older
+    } else {
+        Age::Unknown
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +179,7 @@ mod tests {
 
     const ID: &str = "cm-2_s2scp-1.eft-xwye-a-coluc-com";
     const OTHER: &str = "cm-2_s2scp-1.eft-xwye-a-1-coluc-com";
+    const ELSEWHERE: &str = "cm-9_s2scp-1.elsewhere";
 
     fn stamp(process: u64, seconds: u64) -> Stamp {
         Stamp {
@@ -148,17 +189,23 @@ mod tests {
         }
     }
 
-    fn link(id: &str, announced: Option<(bool, u64)>) -> Link {
+    /// A link of `id` that has been open for `seconds` at 1000 s of this process's clock, and what
+    /// was announced over it.
+    fn link(id: &str, seconds: Option<u64>, announced: &[(&str, bool)]) -> Link {
+        let announced = announced.iter().map(|(id, gateway)| Announced {
+            component_id: id.parse().unwrap(),
+            gateway: *gateway,
+        });
         Link {
             node: "ecup10".to_owned(),
             component_id: id.parse().unwrap(),
-            up: announced.is_some_and(|(gateway, _)| gateway),
+            up: seconds.is_some(),
             bouncing: None,
-            announced: announced.map(|(gateway, open_seconds)| Announced {
-                gateway,
+            opened: seconds.map(|seconds| Opened {
                 asked: stamp(1, 1_000),
-                open_seconds,
+                seconds,
             }),
+            announced: announced.collect(),
         }
     }
 
@@ -179,20 +226,24 @@ mod tests {
     }
 
     #[rstest]
-    #[case::opened_after_the_start(&[link(ID, Some((true, 399)))], Proof::Gateway)]
-    #[case::opened_just_now(&[link(ID, Some((true, 0)))], Proof::Gateway)]
-    #[case::perhaps_opened_before(&[link(ID, Some((true, 400)))], Proof::Nothing)]
-    #[case::opened_before(&[link(ID, Some((true, 5_000)))], Proof::Nothing)]
-    #[case::an_absurd_age(&[link(ID, Some((true, u64::MAX)))], Proof::Nothing)]
+    #[case::opened_after_the_start(&[link(ID, Some(399), &[(OTHER, true)])], Proof::Gateway)]
+    #[case::opened_just_now(&[link(ID, Some(0), &[(OTHER, true)])], Proof::Gateway)]
+    #[case::passed_on_by_the_other_node(&[link(ID, Some(1), &[(ID, true)])], Proof::Gateway)]
+    #[case::perhaps_opened_before(&[link(ID, Some(400), &[(OTHER, true)])], Proof::Nothing)]
+    #[case::opened_before(&[link(ID, Some(5_000), &[(OTHER, true)])], Proof::Nothing)]
+    #[case::an_absurd_age(&[link(ID, Some(u64::MAX), &[(OTHER, true)])], Proof::Nothing)]
     #[case::no_link(&[], Proof::Nothing)]
-    #[case::not_open(&[link(ID, None)], Proof::Nothing)]
-    #[case::not_a_gateway(&[link(ID, Some((false, 1)))], Proof::NotGateway(vec![ID.parse().unwrap()]))]
-    #[case::one_of_two(&[link(OTHER, Some((false, 1))), link(ID, Some((true, 1)))], Proof::NotGateway(vec![OTHER.parse().unwrap()]))]
-    #[case::both(&[link(OTHER, Some((true, 1))), link(ID, Some((true, 1)))], Proof::Gateway)]
-    #[case::the_other_is_not_open(&[link(OTHER, None), link(ID, Some((true, 1)))], Proof::Gateway)]
-    #[case::the_other_may_be_older(&[link(OTHER, Some((true, 400))), link(ID, Some((true, 1)))], Proof::Nothing)]
-    #[case::somebody_elses(&[link("cm-9_s2scp-1.elsewhere", Some((true, 1)))], Proof::Nothing)]
-    fn only_a_link_younger_than_the_router_proves_that_it_is_a_gateway(
+    #[case::not_open(&[link(ID, None, &[])], Proof::Nothing)]
+    #[case::seen_by_nobody(&[link(ID, Some(1), &[]), link(OTHER, Some(1), &[])], Proof::Nothing)]
+    #[case::not_a_gateway(&[link(OTHER, Some(1), &[(ID, false)])], Proof::NotGateway(vec![ID.parse().unwrap()]))]
+    #[case::not_a_gateway_perhaps_before(&[link(OTHER, Some(400), &[(ID, false)])], Proof::NotGateway(vec![ID.parse().unwrap()]))]
+    #[case::not_a_gateway_of_the_last_process(&[link(OTHER, Some(403), &[(ID, false)])], Proof::Nothing)]
+    #[case::one_of_two(&[link(ID, Some(1), &[(OTHER, false)]), link(OTHER, Some(1), &[(ID, true)])], Proof::NotGateway(vec![OTHER.parse().unwrap()]))]
+    #[case::both(&[link(ID, Some(1), &[(OTHER, true)]), link(OTHER, Some(1), &[(ID, true)])], Proof::Gateway)]
+    #[case::only_one_is_seen(&[link(ID, Some(1), &[]), link(OTHER, Some(1), &[(ID, true)])], Proof::Gateway)]
+    #[case::one_may_be_older(&[link(ID, Some(400), &[(OTHER, true)]), link(OTHER, Some(1), &[(ID, true)])], Proof::Nothing)]
+    #[case::somebody_elses(&[link(ID, Some(1), &[(ELSEWHERE, false)])], Proof::Nothing)]
+    fn only_another_link_that_is_younger_than_the_router_proves_that_it_is_a_gateway(
         #[case] links: &[Link],
         #[case] expected: Proof,
     ) {
@@ -209,7 +260,7 @@ mod tests {
     #[case::not_seen(BTreeMap::new())]
     fn a_clock_that_proves_nothing_is_no_proof(#[case] services: BTreeMap<String, Seen<Services>>) {
         let wanted = [ID.parse().unwrap()];
-        let links = [link(ID, Some((true, 1)))];
+        let links = [link(OTHER, Some(1), &[(ID, true)])];
         assert_eq!(proof("ecup10", &wanted, &links, &services), Proof::Nothing);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use super::announcement::Announced;
+use super::announcement::{Announced, Opened};
 use super::axl::AxlVersion;
 use super::window::Window;
 
@@ -40,7 +40,7 @@ pub struct Desired {
     pub poll_interval: Duration,
     /// Values of the annotations.
     pub requests: Requests,
-    /// Routers of profile Xcp: they are in sync only when they announce us, too.
+    /// Routers of profile Xcp: they take the link of any component, and their announcements count.
     pub announces: bool,
     /// Where it stands among the resource's clusters.
     pub place: Place,
@@ -260,6 +260,9 @@ pub struct Link {
     /// While everything that is sent over the link comes back as an error: the condition it comes
     /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
     pub bouncing: Option<String>,
-    /// Profile Xcp, while the link is open: how the router announced the component.
-    pub announced: Option<Announced>,
+    /// How long the link had been open when the edge was asked; `None` while it is not.
+    pub opened: Option<Opened>,
+    /// Profile Xcp: what the node's router announced of components, as far as the edge that has
+    /// this link could see it.
+    pub announced: Vec<Announced>,
 }

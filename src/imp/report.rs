@@ -142,8 +142,6 @@ pub struct NodeReport {
     pub up_time: Option<u64>,
     /// Whether its router provably read all rows.
     pub in_sync: bool,
-    /// Profile Xcp: whether how it announces us is still unseen.
-    pub announcement_unseen: bool,
     /// The restart that is due or under way.
     pub pending_restart: Option<PendingRestart>,
 }
@@ -280,8 +278,7 @@ pub mod reasons {
         NODE_NOT_HEALTHY = "NodeNotHealthy": "Another node has to be healthy and readable first.", "Bring the node named in the message back.";
         CANARY = "WaitingForFirstLink": "The first restarted node's link has to work before the next one is restarted.", "Check TCP 7400 and imp[].router.secretRef if it does not come up.";
         STILL_BOUNCING = "StillBouncingAfterRestart": "A router that provably read the rows returns everything that is sent to it.", "Check the table on that node; Cisco's last resort is a reboot of the cluster's nodes by an administrator.";
-        NOT_ANNOUNCED = "NotAnnouncedAsGateway": "Profile Xcp: a router that was restarted accepts the links but does not announce the edge as its gateway.", "Check Cisco XCP Config Manager on the node in the message, then ask with xmppfederation.io/restart-routers.";
-        ANNOUNCEMENT_UNSEEN = "AnnouncementNotSeen": "Profile Xcp: no link opened after the router's start shows how it announces the edge.", "Wait for the links; see RouterLinksUp.";
+        NOT_ANNOUNCED = "NotAnnouncedAsGateway": "Profile Xcp: another link of the edge sees that a router that was restarted announces a component without default-gateway.", "Check Cisco XCP Config Manager on the node in the message, then ask with xmppfederation.io/restart-routers.";
         UNPROVEN = "Unproven": "Nothing is proven about the routers.", "Wait for the next look; the message says what is missing.";
         FEDERATION_OFF = "NotActivated": "IM&P's own XMPP federation is off, as it must be.", "";
         FEDERATION_ON = "FederationOn": "IM&P's own XMPP federation is on.", "Turn it off: Presence > Inter-Domain Federation > XMPP Federation > Settings.";

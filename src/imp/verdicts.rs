@@ -301,12 +301,16 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .filter(|node| !node_in_sync(ledger, node, wanted))
         .map(String::as_str)
         .collect();
-    if behind.is_empty() && desired.announces {
-        return announcement::verdict(&nodes, desired, &input.seen.services);
-    }
     if behind.is_empty() {
+        if let Some(message) = unannounced(input, &nodes) {
+            return Verdict::no(reasons::NOT_ANNOUNCED, message);
+        }
         if let Some(message) = still_bouncing(input) {
             return Verdict::no(reasons::STILL_BOUNCING, message);
+        }
+        if desired.announces {
+            let message = announcement::in_sync(&nodes, desired, &input.seen.services);
+            return Verdict::yes(reasons::IN_SYNC, message);
         }
         return Verdict::yes(
             reasons::IN_SYNC,
@@ -371,6 +375,18 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
             format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
         ),
     }
+}
+
+/// Profile Xcp: a router that provably read the rows and announces one of our components without
+/// the way to foreign domains.
+fn unannounced(input: &Input<'_>, nodes: &[String]) -> Option<String> {
+    let Input { desired, seen, .. } = *input;
+    let ledger = input.ledger.filter(|_| desired.announces)?;
+    let wanted = desired.wanted();
+    let proven = nodes
+        .iter()
+        .filter(|node| node_in_sync(ledger, node, wanted));
+    announcement::unannounced(proven, desired, &seen.services)
 }
 
 /// A router that provably read the rows, took the link, and returns all the same everything that is
@@ -439,7 +455,9 @@ fn progress(input: &Input<'_>) -> Progress {
             Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
         }),
         Step::Wait(wait) => match &wait.why {
-            Why::Settled => still_bouncing(input).map_or(Progress::Done, Progress::Stalled),
+            Why::Settled => unannounced(input, &node_names(input))
+                .or_else(|| still_bouncing(input))
+                .map_or(Progress::Done, Progress::Stalled),
             Why::Claimed(_)
             | Why::Barred(_)
             | Why::Blocked(_)
@@ -501,7 +519,6 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
                 in_sync: ledger
                     .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
                     && !matches!(announced, Some(Proof::NotGateway(_))),
-                announcement_unseen: announced == Some(Proof::Nothing),
                 pending_restart: ledger
                     .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
             }
@@ -558,8 +575,8 @@ fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
     })
 }
 
-/// What decides which pods run. Announcements do not count here, whatever the profile: without its
-/// pod no link would ever show one.
+/// What decides which pods run. Announcements do not count here, whatever the profile: a pod that
+/// does not run is announced by no router.
 fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
     let Some(ledger) = input.ledger else {
         return SlotSync::Unknown;

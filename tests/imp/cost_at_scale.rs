@@ -87,7 +87,8 @@ fn links_of(sim: &SimulatedImp, ids: &[ComponentId]) -> Vec<Link> {
             ids.iter().map(move |id| Link {
                 up: started && router.loaded_ids.contains(id.as_str()),
                 bouncing: None,
-                announced: None,
+                opened: None,
+                announced: Vec::new(),
                 node: name.clone(),
                 component_id: id.clone(),
             })

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::announcement::Announced;
+use xmpp_federation_operator::imp::announcement::{Announced, Opened};
 use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
     Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
@@ -284,16 +284,26 @@ impl Bench {
                 let name = node.name;
                 let loaded = node.router.loaded_ids;
                 let bouncing = self.bouncing.clone();
-                wanted.clone().into_iter().map(move |id| Link {
-                    up: started && loaded.contains(id.as_str()) && !ignorant,
-                    bouncing: bouncing.clone(),
-                    announced: (announces && started).then(|| Announced {
-                        gateway: loaded.contains(id.as_str()) && !ignorant,
-                        asked: SystemClock.now(),
-                        open_seconds: 0,
-                    }),
-                    node: name.clone(),
-                    component_id: id,
+                // A router of profile Xcp takes every link, and announces each component to all
+                // others.
+                let others = wanted.clone();
+                wanted.clone().into_iter().map(move |id| {
+                    let seen = others.iter().filter(|other| **other != id);
+                    let seen = seen.map(|other| Announced {
+                        component_id: other.clone(),
+                        gateway: loaded.contains(other.as_str()) && !ignorant,
+                    });
+                    Link {
+                        up: started && (announces || loaded.contains(id.as_str())),
+                        bouncing: bouncing.clone(),
+                        opened: started.then(|| Opened {
+                            asked: SystemClock.now(),
+                            seconds: 0,
+                        }),
+                        announced: seen.filter(|_| announces && started).collect(),
+                        node: name.clone(),
+                        component_id: id,
+                    }
                 })
             })
             .collect()

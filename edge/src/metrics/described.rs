@@ -109,6 +109,8 @@ pub const METRICS: &[Described] = &[
         "1 while the router of this node accepts the link but returns every message and request as an error"),
     described("stanzas_returned", Kind::Counter, &[("condition", "a stanza error condition of RFC 6120 section 8.3.3")],
         "Messages and requests that came back from a router as errors"),
+    described("router_elements_dropped", Kind::Counter, &[("element", "`announcement` (of a component that is not ours), `xdb`, `data`, `x`, `handshake`, `internal` (a stanza from or to the router's own parts), `other`")],
+        "What routers say to components besides users' stanzas; it is dropped"),
     described("link_failures", Kind::Counter, &[("state", STATES)],
         "Failures of links to XCP routers"),
     described("failing_partners", Kind::Gauge, &[],

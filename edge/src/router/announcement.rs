@@ -1,23 +1,26 @@
 //! The announcements of profile Xcp: who is there, and what for.
 //!
-//! A component announces itself to `presence@-internal`. The router sends that on to all
-//! components, the announced one among them, with what its own configuration says of that
-//! component id: `<local-hosts>`, and `<default-gateway/>` if it is the way to foreign domains. Only
-//! the router's configuration decides; it is read when the router starts. Where in the announcement
+//! A component announces itself to `presence@-internal`. The router sends that on to all other
+//! components, never to the announced one, with what its own configuration says of that component
+//! id: `<local-hosts>`, and `<default-gateway/>` if it is the way to foreign domains. Only the
+//! router's configuration decides; it is read when the router starts. Where in the announcement
 //! these two stand is not published, so they are found wherever they stand.
+//!
+//! So a link learns nothing about its own component. Its announcement shows on the links of other
+//! replicas, which the operator reads, and perhaps on the link to another node, if the cluster
+//! passes announcements on.
 
+use super::aside::INTERNAL;
 use crate::stanza::domain_part;
 use crate::xml::{Element, Node, XmlWriter, ns};
 
 /// Where components announce themselves.
 const PRESENCE: &str = "presence@-internal";
-/// The domain of the router's own parts.
-const INTERNAL: &str = "-internal";
 /// Type of an announcement's envelope.
 pub(super) const TYPE: &str = "component-presence";
 const SCHEMA: &str = "http://www.jabber.com/schemas/component-presence.xsd";
 
-/// What the router says of our component.
+/// What the router says of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Announcement {
     /// Stanzas to foreign domains are sent to it.
@@ -59,23 +62,33 @@ pub(super) fn is_announcement(element: &Element, envelope: Option<&str>, own: &s
         || (is(to.as_deref(), own) && !of_a_user)
 }
 
-/// What an announcement says of the component `own`; `None` if it is about another one.
-pub(super) fn read(presence: &Element, own: &str) -> Option<Announcement> {
-    let from = presence.from()?;
-    if !domain_part(&from).eq_ignore_ascii_case(own) {
-        return None;
+/// What a component's presence says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It is there.
+    There(Announcement),
+    /// It has gone.
+    Gone,
+    /// Neither.
+    Nothing,
+}
+
+/// What the presence of a component says of it.
+pub(super) fn read(presence: &Element) -> Said {
+    match presence.type_().as_deref() {
+        None => {
+            let mut found = Announcement {
+                gateway: false,
+                local_hosts: 0,
+            };
+            if let Ok(node) = presence.parse() {
+                look(&node, &mut found);
+            }
+            Said::There(found)
+        }
+        Some("unavailable") => Said::Gone,
+        Some(_) => Said::Nothing,
     }
-    let mut found = Announcement {
-        gateway: false,
-        local_hosts: 0,
-    };
-    // A component that goes is no gateway any more.
-    if presence.type_().is_none()
-        && let Ok(node) = presence.parse()
-    {
-        look(&node, &mut found);
-    }
-    Some(found)
 }
 
 /// Trees are at most as deep as the strict parser lets them be.
@@ -139,7 +152,7 @@ mod tests {
         2
     )]
     #[case::said_in_text("<x xmlns='urn:x'>&lt;default-gateway/></x>", false, 0)]
-    fn what_the_router_says_of_us_is_found_wherever_it_stands(
+    fn what_the_router_says_of_a_component_is_found_wherever_it_stands(
         #[case] inside: &str,
         #[case] gateway: bool,
         #[case] local_hosts: usize,
@@ -151,7 +164,7 @@ mod tests {
             gateway,
             local_hosts,
         };
-        assert_eq!(read(&element, OWN), Some(expected));
+        assert_eq!(read(&element), Said::There(expected));
     }
 
     #[rstest]
@@ -159,23 +172,29 @@ mod tests {
         "<presence from='cm-1.jabber' to='presence@-internal'><default-gateway/></presence>",
         None,
         true,
-        None
+        Some(true)
+    )]
+    #[case::with_the_routers_own_attributes(
+        "<presence from='cm-1.jabber' to='presence@-internal' sequence='7:1203010001' config-ns='config-manager' comp-id='cm-1'/>",
+        None,
+        true,
+        Some(false)
     )]
     #[case::to_us(
         "<presence from='cm-1.jabber' to='CM-2_s2scp-1.eft-xwye-a-coluc-com'><default-gateway/></presence>",
         None,
         true,
-        None
+        Some(true)
     )]
-    #[case::by_its_envelope("<presence from='cm-1.jabber'/>", Some(TYPE), true, None)]
-    #[case::we_are_gone(
+    #[case::by_its_envelope("<presence from='cm-1.jabber'/>", Some(TYPE), true, Some(false))]
+    #[case::gone(
         "<presence type='unavailable' from='cm-2_s2scp-1.eft-xwye-a-coluc-com'><default-gateway/></presence>",
         None,
         true,
-        Some(false)
+        None
     )]
     #[case::of_a_user(
-        "<presence from='alice@coluc.com' to='bob@vngtp.lab'><default-gateway/></presence>",
+        "<presence from='alice@coluc.com' to='bob@vngtp.lab' type='probe'><default-gateway/></presence>",
         Some("session"),
         false,
         None
@@ -184,7 +203,7 @@ mod tests {
         "<presence from='alice@coluc.com' to='cm-2_s2scp-1.eft-xwye-a-coluc-com'/>",
         None,
         false,
-        None
+        Some(false)
     )]
     #[case::no_presence(
         "<message from='cm-2_s2scp-1.eft-xwye-a-coluc-com'/>",
@@ -200,6 +219,10 @@ mod tests {
     ) {
         let element = split(xml.as_bytes(), ns::COMPONENT).remove(0);
         assert_eq!(is_announcement(&element, envelope, OWN), is);
-        assert_eq!(read(&element, OWN).map(|found| found.gateway), gateway);
+        let found = match read(&element) {
+            Said::There(announcement) => Some(announcement.gateway),
+            Said::Gone | Said::Nothing => None,
+        };
+        assert_eq!(found, gateway);
     }
 }

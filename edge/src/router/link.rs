@@ -13,7 +13,7 @@ use xmpp_federation_core::edge_config::{Endpoint, LinkProfile};
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use super::{Cluster, Mode, announcement};
+use super::{Cluster, Mode, announcement, aside};
 use crate::backoff::Backoff;
 use crate::edge::Edge;
 use crate::metrics::Direction;
@@ -37,7 +37,6 @@ const LASTING: Duration = Duration::from_secs(10);
 pub struct Link {
     pub(super) edge: Arc<Edge>,
     pub(super) cluster: Arc<Cluster>,
-    pub(super) rank: usize,
     pub(super) endpoint: Endpoint,
     pub(super) id: ComponentId,
     pub(super) profile: LinkProfile,
@@ -52,11 +51,10 @@ pub(super) struct Down {
 }
 
 impl Link {
-    /// A link that is not dialled yet; `rank` is its place among the endpoints.
+    /// A link that is not dialled yet.
     pub fn new(
         edge: Arc<Edge>,
         cluster: Arc<Cluster>,
-        rank: usize,
         endpoint: Endpoint,
         (id, profile): (ComponentId, LinkProfile),
         entry: Arc<LinkEntry>,
@@ -64,7 +62,6 @@ impl Link {
         Self {
             edge,
             cluster,
-            rank,
             endpoint,
             id,
             profile,
@@ -127,29 +124,10 @@ impl Link {
         self.edge.registry.remove_link(&self.entry);
     }
 
-    /// The router accepted the handshake.
+    /// The router accepted the handshake, and with profile Xcp has our announcement: the link
+    /// carries stanzas.
     fn opened(&self) {
         self.entry.opened();
-        match self.profile {
-            LinkProfile::Component => self.is_up(),
-            LinkProfile::Xcp => {
-                // What the last link was found to be stays until this one is found to be better.
-                if self.entry.status().state != LinkState::NotGateway {
-                    self.entry.set(LinkState::Connecting, None);
-                }
-                tracing::info!(
-                    router = self.cluster.name,
-                    node = self.endpoint.name,
-                    address = %self.endpoint.address,
-                    component_id = %self.id,
-                    "the XCP router accepts the link; its announcement is waited for"
-                );
-            }
-        }
-    }
-
-    /// The link carries stanzas.
-    pub(super) fn is_up(&self) {
         self.entry.set(LinkState::Up, None);
         tracing::info!(
             router = self.cluster.name,
@@ -160,15 +138,27 @@ impl Link {
         );
     }
 
-    /// The link is accepted, but nothing would be sent over it; `why` says what the router does.
-    pub(super) fn is_no_gateway(&self, why: &str) {
-        self.failed(&Down {
-            state: LinkState::NotGateway,
-            reason: format!(
-                "the XCP router of {} accepts the component {} and {why}: its row is missing or the router has not been restarted since",
-                self.endpoint.name, self.id
-            ),
-        });
+    /// Another link of ours saw how the router announces us, or that it does not any more.
+    pub(super) fn announced(&self, without_gateway: bool) {
+        match (without_gateway, self.entry.status().state) {
+            (true, LinkState::Up) => self.failed(&Down {
+                state: LinkState::NotGateway,
+                reason: format!(
+                    "the XCP router of {} accepts the component {} and announces it without <default-gateway/>: its row is missing or the router has not been restarted since",
+                    self.endpoint.name, self.id
+                ),
+            }),
+            (false, LinkState::NotGateway) => {
+                self.entry.set(LinkState::Up, None);
+                tracing::info!(
+                    router = self.cluster.name,
+                    node = self.endpoint.name,
+                    component_id = %self.id,
+                    "the XCP router announces the component as its gateway, or not any more"
+                );
+            }
+            _ => {}
+        }
     }
 
     /// A router that does not listen is probably just starting, and asking costs it nothing.
@@ -197,7 +187,7 @@ impl Link {
                 router = self.cluster.name,
                 node = self.endpoint.name,
                 reason = down.reason,
-                "the XCP router accepts the link and sends nothing over it"
+                "the XCP router accepts the link and, by its announcement, sends nothing over it"
             );
         } else if news {
             tracing::warn!(
@@ -297,7 +287,12 @@ impl Link {
                 }
                 return Ok(());
             }
-            if !element.is(ns::STREAMS, "features") {
+            if xcp && element.ns() == ns::COMPONENT {
+                // Others may be announced at any time, and nobody else can speak yet.
+                self.edge
+                    .metrics
+                    .router_element_dropped(aside::before_the_handshake(&element));
+            } else if !element.is(ns::STREAMS, "features") {
                 return Err(Failure::fault(
                     StreamErrorCondition::UnsupportedStanzaType,
                     "something other than the answer to the handshake came",

@@ -5,10 +5,11 @@
 //! what the router has processed; what is unproven when it breaks is reported to its senders, and if
 //! the router ended the link over a stanza, they are `suspects`. What
 //! comes back although the link is up is counted by [`returned`].
-//! With profile Xcp each stanza travels in an `envelope`, and a link carries nothing before the
-//! router's `announcement` says that we are its gateway.
+//! With profile Xcp each stanza travels in an `envelope`, and a router's `announcement` of one of our
+//! component ids, which only other links of ours see, says whether we are its gateway.
 
 mod announcement;
+mod aside;
 mod envelope;
 pub mod link;
 pub mod queue;
@@ -30,6 +31,7 @@ use xmpp_federation_core::{ComponentId, Domain};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::registry::LinkEntry;
 use queue::{Batch, Queue, Source};
 
 /// What links are to do.
@@ -55,9 +57,6 @@ pub struct Timing {
     /// How long a link whose turn begins waits for the proof of what the last one wrote, so that
     /// the order within a pair is kept; 2 s.
     pub handover: Duration,
-    /// Profile Xcp: how long a router may take to announce a component whose handshake it
-    /// accepted; 10 s.
-    pub announcement: Duration,
 }
 
 impl Default for Timing {
@@ -67,7 +66,6 @@ impl Default for Timing {
             quiet: Duration::from_secs(5),
             hold: Duration::from_secs(30),
             handover: Duration::from_secs(2),
-            announcement: Duration::from_secs(10),
         }
     }
 }
@@ -99,6 +97,7 @@ struct Running {
     endpoint: Endpoint,
     component_id: ComponentId,
     profile: LinkProfile,
+    entry: Arc<LinkEntry>,
     stop: CancellationToken,
 }
 
@@ -301,10 +300,11 @@ impl Routers {
         });
         for (router, cluster, id) in wanted {
             for (rank, endpoint) in router.endpoints.iter().enumerate() {
-                if running
+                let known = running
                     .iter()
-                    .any(|l| l.matches(router, &id) && l.endpoint == *endpoint)
-                {
+                    .find(|l| l.matches(router, &id) && l.endpoint == *endpoint);
+                if let Some(known) = known {
+                    known.entry.move_to(|place| place.rank = rank);
                     continue;
                 }
                 let stop = CancellationToken::new();
@@ -320,14 +320,16 @@ impl Routers {
                     returned: None,
                     open_seconds: None,
                     announced: None,
+                    sightings: Vec::new(),
                 };
+                let entry = edge.registry.add_link(status);
+                entry.move_to(|place| place.rank = rank);
                 let link = link::Link::new(
                     edge.clone(),
                     cluster.clone(),
-                    rank,
                     endpoint.clone(),
                     (id.clone(), router.profile),
-                    edge.registry.add_link(status),
+                    entry.clone(),
                 );
                 let (mode, redial) = (self.mode.subscribe(), self.redial.subscribe());
                 self.links.spawn(link.run(mode, redial, stop.clone()));
@@ -336,6 +338,7 @@ impl Routers {
                     endpoint: endpoint.clone(),
                     component_id: id.clone(),
                     profile: router.profile,
+                    entry,
                     stop,
                 });
             }
@@ -350,7 +353,7 @@ impl Running {
 }
 
 /// The cluster that gets stanzas for a hosted domain: among those that serve it, the first with a
-/// link that is up, else the first.
+/// link that is up, if possible to a router that has a way back to us; else the first.
 pub fn select<'a>(
     clusters: &'a [Arc<Cluster>],
     live: &Live,
@@ -364,6 +367,7 @@ pub fn select<'a>(
             .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
     };
     serving()
-        .find(|cluster| cluster.queue.is_up())
+        .find(|cluster| cluster.queue.is_well())
+        .or_else(|| serving().find(|cluster| cluster.queue.is_up()))
         .or_else(|| serving().next())
 }

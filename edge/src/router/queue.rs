@@ -108,6 +108,24 @@ impl Pause {
     }
 }
 
+/// Where a link stands among those of its cluster; of those that are up, the least one takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The router was seen to announce us without `<default-gateway/>`: any other link is better.
+    pub not_gateway: bool,
+    /// Its place among the endpoints of the configuration.
+    pub rank: usize,
+}
+
+impl From<usize> for Place {
+    fn from(rank: usize) -> Self {
+        Self {
+            not_gateway: false,
+            rank,
+        }
+    }
+}
+
 /// What a link got.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -131,6 +149,8 @@ pub struct Queue {
     up: AtomicBool,
     /// Something was not taken, and is to be reported.
     refused: AtomicBool,
+    /// A link is up whose router is not known to be without a way to us.
+    well: AtomicBool,
     /// How long the next link waits for the proof of what the last one wrote.
     handover: Duration,
 }
@@ -142,8 +162,8 @@ struct Inner {
     /// The same, by turn.
     turns: VecDeque<Source>,
     bytes: usize,
-    /// The links that are up, by rank; the lowest one takes.
-    up: Vec<(usize, Arc<Notify>)>,
+    /// The links that are up, in the order of their places; the first one takes.
+    up: Vec<(Place, Arc<Notify>)>,
     /// Batches that a link wrote and whose processing is not proven.
     unproven: usize,
     /// Another link's turn began while something was unproven.
@@ -331,6 +351,7 @@ impl Queue {
             shut_watch: watch::Sender::new(false),
             up: AtomicBool::new(false),
             refused: AtomicBool::new(false),
+            well: AtomicBool::new(false),
             handover,
         }
     }
@@ -437,11 +458,23 @@ impl Queue {
         inner.sources.get(&Source::Edge).map_or(0, |own| own.bytes)
     }
 
-    /// A link came up; the one of the lowest rank takes from now on.
-    pub fn link_up(&self, rank: usize, wake: &Arc<Notify>) {
+    /// A link came up; the one of the least place takes from now on.
+    pub fn link_up(&self, place: impl Into<Place>, wake: &Arc<Notify>) {
         self.change_links(|up| {
-            up.push((rank, wake.clone()));
-            up.sort_by_key(|(rank, _)| *rank);
+            up.push((place.into(), wake.clone()));
+            up.sort_by_key(|(place, _)| *place);
+        });
+    }
+
+    /// A link has another place from now on; nothing if it is not up.
+    pub fn link_moved(&self, to: Place, wake: &Arc<Notify>) {
+        self.change_links(|up| {
+            for (place, other) in up.iter_mut() {
+                if Arc::ptr_eq(other, wake) {
+                    *place = to;
+                }
+            }
+            up.sort_by_key(|(place, _)| *place);
         });
     }
 
@@ -464,7 +497,7 @@ impl Queue {
         done
     }
 
-    fn change_links(&self, change: impl FnOnce(&mut Vec<(usize, Arc<Notify>)>)) {
+    fn change_links(&self, change: impl FnOnce(&mut Vec<(Place, Arc<Notify>)>)) {
         let mut inner = self.lock();
         let before = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
         change(&mut inner.up);
@@ -473,12 +506,22 @@ impl Queue {
             inner.handover = Some(Instant::now() + self.handover);
         }
         self.up.store(after.is_some(), Ordering::Release);
+        let well = inner
+            .up
+            .first()
+            .is_some_and(|(first, _)| !first.not_gateway);
+        self.well.store(well, Ordering::Release);
         inner.wake_first();
     }
 
     /// Whether any link is up.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
+    }
+
+    /// Whether a link is up that is not known to lead to a router without a way to us.
+    pub fn is_well(&self) -> bool {
+        self.well.load(Ordering::Acquire)
     }
 
     /// Takes nothing in any more; links that are up deliver the rest. What nobody will take is

@@ -20,9 +20,9 @@ use xmpp_federation_core::edge_config::LinkProfile;
 
 use super::envelope::{self, Envelopes};
 use super::link::Link;
-use super::queue::{Batch, Source};
+use super::queue::{Batch, Place, Source};
 use super::returned::{Heard, condition};
-use super::{Mode, select};
+use super::{Mode, aside, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::jid::{JidFault, Side, judge, readdressed, shown};
@@ -164,11 +164,8 @@ struct Up<'a> {
     turn_at: Option<Instant>,
     /// Another link takes what waits from now on; this one only proves what it wrote.
     stepped_down: bool,
-    /// It takes what waits when its turn comes: always, or with profile Xcp once the router has
-    /// announced us as its gateway.
-    carries: bool,
-    /// Until when the router has to say how it announces us.
-    awaiting: Option<Instant>,
+    /// Its place among the links of the cluster.
+    place: watch::Receiver<Place>,
     /// Profile Xcp.
     envelopes: Option<Envelopes>,
     /// We have closed our side.
@@ -192,10 +189,9 @@ impl Link {
     ) -> Result<(), Failure> {
         let wake = Arc::new(Notify::new());
         self.edge.routers.serving.fetch_add(1, Ordering::AcqRel);
-        let announced = self.profile == LinkProfile::Xcp;
-        if !announced {
-            self.cluster.queue.link_up(self.rank, &wake);
-        }
+        let mut place = self.entry.place();
+        let now = *place.borrow_and_update();
+        self.cluster.queue.link_up(now, &wake);
         let mut up = Up {
             link: self,
             wire,
@@ -213,9 +209,8 @@ impl Link {
             heard: None,
             turn_at: None,
             stepped_down: false,
-            carries: !announced,
-            awaiting: announced.then(|| Instant::now() + self.edge.routers.timing.announcement),
-            envelopes: announced.then(Envelopes::default),
+            place,
+            envelopes: (self.profile == LinkProfile::Xcp).then(Envelopes::default),
             closing: None,
         };
         let mut end = up.run(mode, stop).await;
@@ -270,7 +265,7 @@ impl Up<'_> {
         loop {
             finish |= stop.is_cancelled() || *mode.borrow() == Mode::Finish;
             if stop.is_cancelled() && !self.stepped_down {
-                self.stepped_down = !self.carries || self.link.cluster.queue.step_down(&self.wake);
+                self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
             }
             self.write()?;
             if finish && self.closing.is_none() && self.may_close() {
@@ -299,6 +294,8 @@ impl Up<'_> {
                     tokio::task::yield_now().await;
                 }
                 () = sleep_until(deadline) => self.timed_out()?,
+                // The registry's entry lives as long as its link.
+                _ = self.place.changed() => self.moved(),
                 _ = mode.changed(), if !finish => {}
                 () = stop.cancelled(), if !finish => {}
             }
@@ -337,9 +334,17 @@ impl Up<'_> {
         self.link.edge.routers.timing
     }
 
+    /// The configuration gave the link another place, or another link saw what our router
+    /// announces.
+    fn moved(&mut self) {
+        let place = *self.place.borrow_and_update();
+        self.link.cluster.queue.link_moved(place, &self.wake);
+        self.link.announced(place.not_gateway);
+    }
+
     /// Everything that waits for this link is written and proven.
     fn may_close(&self) -> bool {
-        let nothing = self.stepped_down || !self.carries || self.link.cluster.queue.is_empty();
+        let nothing = self.stepped_down || self.link.cluster.queue.is_empty();
         self.window.is_empty() && nothing && !self.wire.transport.needs_flush()
     }
 
@@ -349,18 +354,14 @@ impl Up<'_> {
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
-        let announced = self.awaiting.unwrap_or(alive);
         let closing = self.closing.unwrap_or(alive);
-        closing.min(alive).min(turn).min(announced)
+        closing.min(alive).min(turn)
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         if self.closing.is_some_and(|closing| now >= closing) {
             return Err(Failure::Timeout("closing the stream"));
-        }
-        if self.awaiting.is_some_and(|until| now >= until) {
-            self.not_announced();
         }
         match &self.ping {
             Some(ping) if now >= ping.sent + self.timing().echo => {
@@ -566,14 +567,7 @@ impl Up<'_> {
     /// The trust rules of the link: hosted sender, foreign recipient, stanzas only.
     fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) {
         if !is_stanza(element, ns::COMPONENT) {
-            tracing::warn!(
-                router = self.link.cluster.name,
-                node = self.link.endpoint.name,
-                element = element.name(),
-                namespace = element.ns(),
-                "the XCP router sent something that is no stanza; it is dropped"
-            );
-            return;
+            return self.aside(element, aside::of(element));
         }
         let (from, to) = (element.from(), element.to());
         let known = match (&from, &to) {
@@ -584,7 +578,12 @@ impl Up<'_> {
             Some(lane) => lane,
             None => match self.check(live, from.as_deref(), to.as_deref()) {
                 Ok(lane) => lane,
-                Err(cause) => return self.refuse(live, element, cause),
+                Err(cause) => {
+                    return match aside::of_stanza(element) {
+                        Some(word) => self.aside(element, word),
+                        None => self.refuse(live, element, cause),
+                    };
+                }
             },
         };
         if element.unportable().is_some() {
@@ -693,53 +692,129 @@ impl Up<'_> {
         Ok(self.lanes.add((from, domain_part(to)), local, remote, side))
     }
 
+    /// Whether a line about what the router sends may be written.
+    fn may_log(&self, about: &'static str) -> bool {
+        // A connection that is gone has no address, and no more to say.
+        let peer = self.wire.transport.peer();
+        peer.is_some_and(|peer| self.link.edge.may_log(about, peer.ip()))
+    }
+
+    /// Drops what the router says besides stanzas; `word`: its name.
+    fn aside(&self, element: &Element, word: &'static str) {
+        let link = self.link;
+        link.edge.metrics.router_element_dropped(word);
+        if word != aside::OTHER {
+            tracing::debug!(
+                router = link.cluster.name,
+                node = link.endpoint.name,
+                from = element.from().as_deref(),
+                word,
+                "the XCP router said something that is no stanza of a user; it is dropped"
+            );
+        } else if self.may_log("router-element") {
+            tracing::warn!(
+                router = link.cluster.name,
+                node = link.endpoint.name,
+                element = element.name(),
+                namespace = element.ns(),
+                "the XCP router sent something that is no stanza; it is dropped"
+            );
+        }
+    }
+
     /// Answers the router's stanza on this cluster's links.
     fn refuse(&mut self, live: &Live, element: &Element, cause: Cause) {
-        let edge = &self.link.edge;
+        let link = self.link;
+        let [from, to] = [element.from(), element.to()].map(|address| {
+            let address = address?;
+            self.domains.domain_of(&address)
+        });
+        let is_hosted = |domain: &Option<Domain>| {
+            let domain = domain.as_ref();
+            domain.is_some_and(|domain| live.hosted.contains(domain))
+        };
+        let to_hosted = is_hosted(&to);
+        if cause == Cause::ForeignSender
+            && to_hosted
+            && from
+                .as_ref()
+                .is_some_and(|from| live.policy.check(from).is_ok())
+        {
+            // It went to the router from outside and came back as it was: its sender is told.
+            return self.give_back(element);
+        }
         if matches!(
             cause,
             Cause::ForeignSender | Cause::NotForUs | Cause::BadEnvelope
         ) {
-            tracing::warn!(
-                router = self.link.cluster.name,
-                node = self.link.endpoint.name,
-                from_domain = element.from().map(|a| domain_part(&a).to_owned()),
-                to_domain = element.to().map(|a| domain_part(&a).to_owned()),
-                cause = cause.as_str(),
-                "the XCP router sent a stanza that may not leave"
-            );
+            self.warn_of(element, cause);
         }
-        if cause == Cause::Unportable && edge.may_log("unportable", Ipv4Addr::UNSPECIFIED.into()) {
+        if cause == Cause::Unportable && self.may_log("unportable") {
             tracing::warn!(
-                router = self.link.cluster.name,
-                node = self.link.endpoint.name,
+                router = link.cluster.name,
+                node = link.endpoint.name,
                 from_domain = element.from().map(|a| domain_part(&a).to_owned()),
                 to_domain = element.to().map(|a| domain_part(&a).to_owned()),
                 name = element.unportable(),
                 "a hosted user's stanza holds a name that not every XML parser takes"
             );
         }
-        let element = &*Side::Link.respell(element, &mut self.domains);
-        // Nothing may go to a router that is not for a hosted domain: others are only logged.
-        let hosted = element
-            .from()
-            .and_then(|from| self.domains.domain_of(&from))
-            .filter(|domain| live.hosted.contains(domain));
-        let told = match (bounce(element, cause), hosted) {
-            (Some(answer), Some(hosted)) => {
-                let queue = &self.link.cluster.queue;
-                // A cluster that is not configured any more takes nothing; another one may.
-                match queue.push(&Source::Edge, Batch::one(answer)) {
-                    Ok(_) => true,
-                    Err(batch) => edge.routers.send(live, &hosted, batch.bytes),
-                }
-            }
-            _ => false,
+        let answered = Side::Link.respell(element, &mut self.domains);
+        // A router that serves a domain that is not hosted here is answered, too, but never in the
+        // name of a hosted domain. Errors are not answered, so no answer comes back for another one.
+        let own = from.filter(|from| live.hosted.contains(from));
+        let mut is_address = |address: Option<std::borrow::Cow<'_, str>>| {
+            address.is_some_and(|address| judge(&address, &mut self.domains).is_ok())
         };
+        let may_answer =
+            own.is_some() || (!to_hosted && is_address(element.from()) && is_address(element.to()));
+        let answer = bounce(&answered, cause).filter(|_| may_answer);
+        let told = answer.is_some_and(|answer| {
+            let queue = &link.cluster.queue;
+            // A cluster that is not configured any more takes nothing; another one may, if it
+            // serves the domain.
+            match (queue.push(&Source::Edge, Batch::one(answer)), own) {
+                (Ok(_), _) => true,
+                (Err(batch), Some(own)) => link.edge.routers.send(live, &own, batch.bytes),
+                (Err(_), None) => false,
+            }
+        });
         if told {
-            edge.metrics.bounced(cause.as_str());
+            link.edge.metrics.bounced(cause.as_str());
         } else {
-            edge.metrics.dropped(cause.as_str());
+            link.edge.metrics.dropped(cause.as_str());
+        }
+    }
+
+    /// Names a stanza of the router that may not leave.
+    fn warn_of(&self, element: &Element, cause: Cause) {
+        let link = self.link;
+        let domain = |address: Option<std::borrow::Cow<'_, str>>| {
+            address.map(|address| domain_part(&address).to_owned())
+        };
+        let (from, to) = (domain(element.from()), domain(element.to()));
+        let is_error = element.type_().as_deref() == Some("error");
+        if cause != Cause::ForeignSender || is_error {
+            if self.may_log("router-stanza") {
+                tracing::warn!(
+                    router = link.cluster.name,
+                    node = link.endpoint.name,
+                    from_domain = from,
+                    to_domain = to,
+                    cause = cause.as_str(),
+                    "the XCP router sent a stanza that may not leave"
+                );
+            }
+        } else if self.may_log("router-sender") {
+            tracing::warn!(
+                router = link.cluster.name,
+                node = link.endpoint.name,
+                from_domain = from,
+                to_domain = to,
+                cause = cause.as_str(),
+                "the XCP router sent a stanza of the domain {}, which is not among the hosted domains; if it is a domain of yours, add it to `domains` (spec.domains of the resource), else remove it from IM and Presence",
+                from.as_deref().unwrap_or("(none)")
+            );
         }
     }
 }

@@ -23,6 +23,8 @@ mod names;
 mod odd_peers;
 mod partner;
 mod per_pair;
+mod router_words;
 mod spelling;
 mod stream_header;
 mod suspects;
+mod xcp_router;

@@ -543,10 +543,12 @@ impl Router {
         speaker
     }
 
-    /// Profile Xcp: a link that was accepted and announced as the router's gateway.
+    /// Profile Xcp: a link that was accepted and hears of the router's own connection manager.
     pub async fn accept_xcp(&self) -> RouterLink {
         let mut speaker = self.accept_xcp_stream().await;
-        speaker.say(&announced(COMPONENT, GATEWAY)).await;
+        speaker
+            .say(&announced("cm-1.jabber", "<local-hosts/>"))
+            .await;
         RouterLink::start(speaker)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xmpp_federation_core::edge_config::EdgeConfig;
-use xmpp_federation_core::edge_status::LinkState;
+use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use super::{Asked, DNS_TIMEOUT};
@@ -15,7 +15,7 @@ use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
-use crate::imp::announcement::Announced;
+use crate::imp::announcement::{Announced, Opened};
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
     Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
@@ -166,15 +166,26 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
                 .as_ref()
                 .filter(|returned| returned.everything)
                 .map(|returned| returned.condition.clone()),
-            announced: link.announced.as_ref().zip(link.open_seconds).map(
-                |(announced, open_seconds)| Announced {
-                    gateway: announced.gateway,
-                    asked,
-                    open_seconds,
-                },
-            ),
+            opened: link.open_seconds.map(|seconds| Opened { asked, seconds }),
+            announced: announced(link),
         })
         .collect()
+}
+
+/// What a link shows of the announcements of its node's router. Of the component that is linked
+/// there only `announced` tells: what came over the link itself is another node's.
+fn announced(link: &LinkStatus) -> Vec<Announced> {
+    let own = link.announced.as_ref().map(|announced| Announced {
+        component_id: link.component_id.clone(),
+        gateway: announced.gateway,
+    });
+    let sightings = link.sightings.iter();
+    let others = sightings.filter(|sighting| sighting.component_id != link.component_id);
+    let others = others.map(|sighting| Announced {
+        component_id: sighting.component_id.clone(),
+        gateway: sighting.announced.gateway,
+    });
+    own.into_iter().chain(others).collect()
 }
 
 /// Addresses of the routers: overrides first, then what the names resolve to, then what was known.

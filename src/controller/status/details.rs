@@ -127,8 +127,6 @@ fn imp_status(
                     .is_some_and(|p| !p.id.is_empty())
                 {
                     "Restarting"
-                } else if node.in_sync && node.announcement_unseen {
-                    "Unknown"
                 } else if node.in_sync {
                     "InSync"
                 } else if node.router.is_none() {

@@ -49,6 +49,7 @@ pub fn link(state: LinkState) -> LinkStatus {
         returned: None,
         open_seconds: None,
         announced: None,
+        sightings: Vec::new(),
     }
 }
 
@@ -187,7 +188,6 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
             router: Some(RouterState::Started),
             up_time: Some(1000),
             in_sync,
-            announcement_unseen: false,
             pending_restart: None,
         }],
         registrations: Vec::new(),

@@ -524,7 +524,8 @@ impl World {
                     component_id: id.clone(),
                     up,
                     bouncing: None,
-                    announced: None,
+                    opened: None,
+                    announced: Vec::new(),
                 });
             }
         }

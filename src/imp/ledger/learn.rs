@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::imp::announcement;
 use crate::imp::audit::{Action, Deed, Outcome};
 use crate::imp::clock::{Elapsed, Stamp};
 use crate::imp::control_center::ImpFederation;
@@ -470,6 +471,10 @@ fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp
                 !now.since(&restart.planned)
                     .reached(seen.timings.restart_deadline)
             });
-        link.up && ours && !restarting
+        // A router of profile Xcp takes the link of any component, before it has read the row, too.
+        let knows = !desired.announces
+            || (ledger.has_loaded(&link.node, &link.component_id)
+                && announcement::works(link, desired, &seen.services));
+        link.up && ours && !restarting && knows
     });
 }

@@ -235,6 +235,33 @@ async fn the_preferred_link_waits_for_the_proof_of_what_the_other_one_wrote() {
     assert_eq!(queue.take(&second, 0, 100, late).batches.len(), 1);
 }
 
+#[test]
+fn a_link_without_a_way_to_us_takes_only_while_no_other_one_is_up() {
+    let queue = Queue::default();
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let blind = Place {
+        not_gateway: true,
+        rank: 0,
+    };
+    assert!(!queue.is_well());
+    queue.link_up(0, &first);
+    queue.link_up(1, &second);
+    queue.link_moved(blind, &first);
+    let bob = peer("vngtp.lab");
+    let _ = queue.push(&bob, batch(1));
+    assert!(take(&queue, &first, 100).is_empty() && queue.is_well());
+    assert_eq!(take(&queue, &second, 100).len(), 1);
+    queue.link_down(&second);
+    let _ = queue.push(&bob, batch(2));
+    assert_eq!(take(&queue, &first, 100).len(), 1);
+    assert!(queue.is_up() && !queue.is_well());
+    // One that is down has no place.
+    queue.link_moved(0.into(), &second);
+    assert!(!queue.is_well());
+    queue.link_moved(0.into(), &first);
+    assert!(queue.is_well());
+}
+
 #[tokio::test]
 async fn what_waits_for_a_cluster_that_is_gone_is_delivered_or_given_back() {
     let queue = Queue::default();

@@ -7,7 +7,8 @@ use xmpp_federation_core::edge_status::Announced;
 use super::Up;
 use crate::bounce::Cause;
 use crate::config::Live;
-use crate::router::announcement::{self, Announcement};
+use crate::router::announcement::{self, Announcement, Said};
+use crate::router::aside;
 use crate::router::envelope::Inside;
 use crate::stanza::{domain_part, is_stanza};
 use crate::xml::{Element, Reroot, ns};
@@ -28,7 +29,7 @@ impl Up<'_> {
             Some(envelopes) if element.is(ns::COMPONENT, "route") => envelopes.open(element),
             _ => {
                 if announcement::is_announcement(element, None, self.link.id.as_str()) {
-                    self.take_announcement(element);
+                    self.take_announcement(live, element);
                     return None;
                 }
                 self.take_stanza(live, element);
@@ -66,7 +67,7 @@ impl Up<'_> {
         let own = self.link.id.as_str();
         let kind = envelope.type_();
         if announcement::is_announcement(inside, kind.as_deref(), own) {
-            self.take_announcement(inside);
+            self.take_announcement(live, inside);
             return None;
         }
         let size = inside.bytes().len();
@@ -107,7 +108,7 @@ impl Up<'_> {
     }
 
     /// The router could not deliver a stanza of ours: its sender is told.
-    fn give_back(&self, stanza: &Element) {
+    pub(super) fn give_back(&self, stanza: &Element) {
         let is_request = matches!(stanza.name(), "message" | "iq");
         if is_request && stanza.type_().as_deref() != Some("error") {
             // The envelope does not say why.
@@ -121,61 +122,55 @@ impl Up<'_> {
 
     /// Nobody can be told about it.
     fn odd(&self, what: &'static str) {
-        let metrics = &self.link.edge.metrics;
-        metrics.dropped(Cause::BadEnvelope.as_str());
-        tracing::warn!(
-            router = self.link.cluster.name,
-            node = self.link.endpoint.name,
-            what,
-            "the XCP router sent what cannot be understood; it is dropped"
-        );
-    }
-
-    /// Whether the link carries stanzas follows what the router says of us.
-    fn take_announcement(&mut self, presence: &Element) {
         let link = self.link;
-        let Some(announcement) = announcement::read(presence, link.id.as_str()) else {
-            tracing::debug!(
+        link.edge.metrics.dropped(Cause::BadEnvelope.as_str());
+        if self.may_log("router-envelope") {
+            tracing::warn!(
                 router = link.cluster.name,
                 node = link.endpoint.name,
-                component = presence.from().as_deref(),
-                "the XCP router announces another component"
+                what,
+                "the XCP router sent what cannot be understood; it is dropped"
             );
-            return;
-        };
-        let Announcement {
-            gateway,
-            local_hosts,
-        } = announcement;
-        self.awaiting = None;
-        link.entry.announced(Announced {
-            gateway,
-            local_hosts,
-            at: jiff::Timestamp::now().to_string(),
-        });
-        match (gateway, self.carries) {
-            // A link that is closing does not begin anew.
-            (true, false) if self.closing.is_none() && !self.stepped_down => {
-                self.carries = true;
-                link.cluster.queue.link_up(link.rank, &self.wake);
-                link.is_up();
-            }
-            (false, true) => {
-                self.carries = false;
-                for batch in link.cluster.queue.link_down(&self.wake) {
-                    link.edge.report(&batch.bytes, Cause::LinkDown);
-                }
-                link.edge.routers.pass_on(&link.edge, &link.cluster);
-                link.is_no_gateway("announces it without <default-gateway/> now");
-            }
-            (false, false) => link.is_no_gateway("announces it without <default-gateway/>"),
-            (true, _) => {}
         }
     }
 
-    /// The router has not said anything about us in time.
-    pub(super) fn not_announced(&mut self) {
-        self.awaiting = None;
-        self.link.is_no_gateway("has not announced it in time");
+    /// What the router says of one of our component ids tells whether that one is its gateway.
+    fn take_announcement(&mut self, live: &Live, presence: &Element) {
+        let link = self.link;
+        let from = presence.from().unwrap_or_default().to_ascii_lowercase();
+        let mut routers = live.config.routers.iter();
+        let router = routers.find(|router| router.name == link.cluster.name);
+        let ours = router
+            .map(|router| router.component_ids.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .find(|id| id.as_str() == domain_part(&from));
+        let announced = match (ours, announcement::read(presence)) {
+            (Some(_), Said::There(announcement)) => {
+                let Announcement {
+                    gateway,
+                    local_hosts,
+                } = announcement;
+                let at = jiff::Timestamp::now().to_string();
+                Some(Announced {
+                    gateway,
+                    local_hosts,
+                    at,
+                })
+            }
+            (Some(_), Said::Gone) => None,
+            (None, _) | (_, Said::Nothing) => return self.aside(presence, aside::ANNOUNCEMENT),
+        };
+        if let Some(component_id) = ours {
+            tracing::debug!(
+                router = link.cluster.name,
+                node = link.endpoint.name,
+                %component_id,
+                ?announced,
+                "the XCP router announces a component of this edge's configuration"
+            );
+            let registry = &link.edge.registry;
+            registry.announced(&link.entry, component_id, announced);
+        }
     }
 }

@@ -52,6 +52,8 @@ pub struct Link {
     pub(super) announced: AtomicBool,
     /// Iqs written (profile `Xcp`).
     pub(super) iqs: AtomicU64,
+    /// Announcements written (profile `Xcp`).
+    pub(super) sequence: AtomicU64,
 }
 
 /// What goes out on a link.
@@ -99,6 +101,11 @@ impl Link {
             gateway: self.gateway,
             announced: self.announced.load(Ordering::Relaxed),
         }
+    }
+
+    /// When it was accepted, Unix seconds.
+    pub(super) fn epoch(&self) -> u64 {
+        self.since_ms / 1000
     }
 
     /// Whether stanzas go over it.
@@ -245,6 +252,7 @@ async fn serve(
             gateway,
             announced: AtomicBool::new(cluster.profile == Profile::Component),
             iqs: AtomicU64::new(0),
+            sequence: AtomicU64::new(1),
         });
         register(&node, &link, &run)?;
         Ok(link)
@@ -415,6 +423,9 @@ async fn converse(
         run: run.clone(),
     };
     let writer = tokio::spawn(writer.run(last_words));
+    if link.profile == Profile::Xcp {
+        cluster.introduce(node, &link).await;
+    }
     let end = tokio::select! {
         () = run.cancelled() => return,
         end = stanzas(cluster, node, &link, &mut incoming) => end,

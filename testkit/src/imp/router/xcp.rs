@@ -12,7 +12,8 @@
 //!   are not sent to it (they bounce with `remote-server-not-found` if no other component takes them), and what it sends
 //!   itself comes back as the error `service-unavailable` in a route of type `error`. The same before it has announced
 //!   itself
-//! - a component that announces itself hears of all others that did, and of the router's own connection manager
+//! - a component hears of the router's own connection manager and of all others that have announced themselves, before
+//!   and after it announces itself; those hear of it. A component never hears of itself
 
 use super::link::{COMPONENT_NS, Link, Outgoing, STREAM_NS, StreamError};
 use super::routing::error_answer;
@@ -83,8 +84,8 @@ pub(super) fn outgoing(link: &Link, stanza: &Element) -> String {
     route(address("from"), address("to"), "session", stanza.clone()).to_xml(COMPONENT_NS)
 }
 
-/// A component's announcement as the router sends it on.
-fn announcement(component: &str, to: &str, hosts: &[String], gateway: bool) -> Element {
+/// A component's announcement as the router sends it on to that link, of another component.
+fn announcement(to: &Link, component: &str, hosts: &[String], gateway: bool) -> Element {
     let mut names = Element::new(SCHEMA, "local-hosts");
     for host in hosts {
         names = names.with_child(Element::new(SCHEMA, "host").with_text(host));
@@ -95,11 +96,16 @@ fn announcement(component: &str, to: &str, hosts: &[String], gateway: bool) -> E
     if gateway {
         x = x.with_child(Element::new(SCHEMA, "default-gateway"));
     }
-    let presence = Element::new(COMPONENT_NS, "presence")
+    let sequence = to.sequence.fetch_add(1, Ordering::Relaxed);
+    let mut presence = Element::new(COMPONENT_NS, "presence")
         .with("from", component)
-        .with("to", to)
-        .with_child(x);
-    route(component, to, COMPONENT_PRESENCE, presence)
+        .with("to", PRESENCE)
+        .with("sequence", &format!("{sequence}:{}", to.epoch()))
+        .with("config-ns", CONFIG_NS);
+    if component == CONNECTION_MANAGER {
+        presence = presence.with("comp-id", component);
+    }
+    presence.with_child(x)
 }
 
 impl Cluster {
@@ -180,20 +186,28 @@ impl Cluster {
             ));
         }
         link.announced.store(true, Ordering::Relaxed);
-        let links: Vec<Arc<Link>> = node.router.lock().links.clone();
-        let own_hosts = std::slice::from_ref(&link.id);
-        let manager = announcement(CONNECTION_MANAGER, &link.id, &self.domains, false);
-        let _ = link.send(Outgoing::Own(manager)).await;
-        for other in links {
-            let known = announcement(&link.id, &other.id, own_hosts, link.gateway);
+        let others: Vec<Arc<Link>> = node.router.lock().links.clone();
+        for other in others.iter().filter(|other| !Arc::ptr_eq(other, link)) {
+            let hosts = std::slice::from_ref(&link.id);
+            let known = announcement(other, &link.id, hosts, link.gateway);
             let _ = other.send(Outgoing::Own(known)).await;
+        }
+        self.introduce(node, link).await;
+        Ok(())
+    }
+
+    /// A component hears of all others.
+    pub(super) async fn introduce(&self, node: &Arc<Node>, link: &Arc<Link>) {
+        let manager = announcement(link, CONNECTION_MANAGER, &self.domains, false);
+        let _ = link.send(Outgoing::Own(manager)).await;
+        let others: Vec<Arc<Link>> = node.router.lock().links.clone();
+        for other in others {
             if !Arc::ptr_eq(&other, link) && other.announced.load(Ordering::Relaxed) {
                 let hosts = std::slice::from_ref(&other.id);
-                let known = announcement(&other.id, &link.id, hosts, other.gateway);
+                let known = announcement(link, &other.id, hosts, other.gateway);
                 let _ = link.send(Outgoing::Own(known)).await;
             }
         }
-        Ok(())
     }
 
     /// The config manager answers whoever asks, which is why 7400 must never be exposed; the edge must not ask.

@@ -29,26 +29,37 @@ async fn open(imp: &SimulatedImp, attributes: &str) -> Component {
 async fn accepted(imp: &SimulatedImp, id: &str) -> Component {
     let mut component = open(imp, &format!("to='{id}' id='{id}' version='1.0'")).await;
     let answer = component.shake(imp, "router-secret").await;
-    assert!(answer.contains("<handshake/>"), "{answer}");
-    component.seen.clear();
+    // The router goes on at once.
+    let (_, behind) = answer.split_once("<handshake/>").unwrap();
+    component.seen = behind.to_owned();
     component
 }
 
-/// A component that has announced itself; also what the router said of it.
+/// A component that has announced itself; also what it heard meanwhile.
 async fn announced(imp: &SimulatedImp, id: &str) -> (Component, String) {
+    announced_as(imp, id, ANNOUNCED).await
+}
+
+async fn announced_as(imp: &SimulatedImp, id: &str, form: &str) -> (Component, String) {
     let mut component = accepted(imp, id).await;
-    component.write(&ANNOUNCED.replace("ID", id)).await;
-    let own = format!("<route from='{id}' to='{id}' type='component-presence'>");
-    component.read_until(&own).await;
-    let seen = component.read_until("</local-hosts>").await;
-    let end = component
-        .read_until_any(&[
-            "<default-gateway/></x></presence></route>",
-            "</local-hosts></x></presence></route>",
-        ])
-        .await;
+    let before = component.read_until("</presence>").await;
+    assert!(of(&before, "cm-1.jabber").is_some(), "{before}");
     component.seen.clear();
-    (component, if end.len() > seen.len() { end } else { seen })
+    component.write(&form.replace("ID", id)).await;
+    // The last word about others: in order behind what it waits for.
+    component.write(&format!("<xdb from='{id}' id='end' ns='config-manager' to='config@-internal' type='get'><config id='none'/></xdb>")).await;
+    let seen = component.read_until("</xdb>").await;
+    component.seen.clear();
+    (component, before + &seen)
+}
+
+/// The last announcement of a component in what was heard.
+fn of<'a>(heard: &'a str, id: &str) -> Option<&'a str> {
+    let from = format!(" from='{id}' ");
+    let announcements = heard
+        .split("<presence")
+        .filter(|part| part.contains("</presence>"));
+    announcements.filter(|part| part.contains(&from)).last()
 }
 
 #[tokio::test]
@@ -73,7 +84,7 @@ async fn header_and_handshake_are_those_of_the_capture() {
         )
     );
     let answer = component.shake(&imp, "router-secret").await;
-    assert!(answer.ends_with("<handshake/>"), "{answer}");
+    assert!(answer.contains("<handshake/>"), "{answer}");
     let link = imp.state().nodes[0].router.links[0].clone();
     assert!(!link.gateway && !link.announced, "{link:?}");
 }
@@ -82,32 +93,32 @@ async fn header_and_handshake_are_those_of_the_capture() {
 #[case::in_an_envelope(ANNOUNCED)]
 #[case::bare("<presence to='presence@-internal'/>")]
 #[tokio::test]
-async fn an_announcement_comes_back_with_what_the_router_has_loaded(#[case] form: &str) {
+async fn an_announcement_goes_to_all_others_with_what_the_router_has_loaded(#[case] form: &str) {
     const OTHER: &str = "cm-9_s2scp-1.elsewhere";
     let imp = cluster(&[ID]).await;
     let (mut known, seen) = announced(&imp, ID).await;
-    let schema = "http://www.jabber.com/schemas/component-presence.xsd";
-    let of = |id: &str, to: &str, more: &str| {
-        format!(
-            "<route from='{id}' to='{to}' type='component-presence'><presence from='{id}' to='{to}'>\
-             <x xmlns='{schema}' protocol-version='1.1'><local-hosts><host>{id}</host></local-hosts>{more}</x></presence></route>"
-        )
-    };
-    assert!(seen.ends_with(&of(ID, ID, "<default-gateway/>")), "{seen}");
-    assert!(seen.starts_with("<route from='cm-1.jabber' "), "{seen}");
-    // Another one, which no table has: it is taken, and everybody hears of it.
-    let mut unknown = accepted(&imp, OTHER).await;
-    unknown.write(&form.replace("ID", OTHER)).await;
-    let seen = unknown
-        .read_until(&of(ID, OTHER, "<default-gateway/>"))
-        .await;
-    let seen = if seen.contains(&of(OTHER, OTHER, "")) {
-        seen
-    } else {
-        unknown.read_until(&of(OTHER, OTHER, "")).await
-    };
-    assert_eq!(seen.matches("<default-gateway/>").count(), 1, "{seen}");
-    known.read_until(&of(OTHER, ID, "")).await;
+    assert_eq!(seen.matches("<presence").count(), 2, "{seen}");
+    assert!(of(&seen, ID).is_none(), "announced to itself: {seen}");
+    let manager = of(&seen, "cm-1.jabber").unwrap();
+    for part in [
+        " to='presence@-internal'",
+        " sequence='2:",
+        " config-ns='config-manager'",
+        " comp-id='cm-1.jabber'",
+    ] {
+        assert!(manager.contains(part), "{part} in {manager}");
+    }
+    // Another one, which no table has: it is taken, and the others hear of it.
+    let (_unknown, seen) = announced_as(&imp, OTHER, form).await;
+    assert_eq!(seen.matches(&format!(" from='{ID}' ")).count(), 2, "{seen}");
+    let first = of(&seen, ID).unwrap();
+    assert!(first.contains("<default-gateway"), "{first}");
+    assert!(first.contains(&format!("<host>{ID}</host>")), "{first}");
+    assert!(of(&seen, OTHER).is_none(), "announced to itself: {seen}");
+    let heard = known.read_until("</presence>").await;
+    let other = of(&heard, OTHER).unwrap();
+    assert!(!other.contains("default-gateway"), "{other}");
+    assert!(!other.contains("comp-id"), "{other}");
 }
 
 #[tokio::test]
@@ -169,7 +180,10 @@ async fn nothing_goes_to_or_comes_from_a_component_that_is_no_gateway(
     let mut edge = if announces {
         announced(&imp, ID).await.0
     } else {
-        accepted(&imp, ID).await
+        let mut edge = accepted(&imp, ID).await;
+        edge.read_until("</presence>").await;
+        edge.seen.clear();
+        edge
     };
     imp.send(ALICE, "<message to='bob@vngtp.lab' id='7'/>")
         .await
@@ -217,8 +231,10 @@ async fn a_restart_reads_the_table_and_makes_the_component_a_gateway() {
         state.nodes[0].router.status == Status::Started
     })
     .await;
-    let (_edge, seen) = announced(&imp, ID).await;
-    assert!(seen.contains("<default-gateway/>"), "{seen}");
+    let (_edge, _) = announced(&imp, ID).await;
+    let (_other, seen) = announced(&imp, "cm-9_s2scp-1.elsewhere").await;
+    let own = of(&seen, ID).unwrap();
+    assert!(own.contains("<default-gateway"), "{own}");
 }
 
 #[tokio::test]
@@ -232,7 +248,7 @@ async fn the_config_manager_answers_and_counts() {
         .await;
         let seen = edge.read_until("</xdb>").await;
         assert!(
-            seen.starts_with(&format!(
+            seen.contains(&format!(
                 "<xdb from='config@-internal' to='{ID}' id='2' ns='config-manager' type='{kind}'><config id='{asked}'"
             )),
             "{seen}"
