@@ -29,6 +29,9 @@ pub struct EdgeStatus {
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.
     pub streams: StreamCounts,
+    /// Senders over whose stanzas routers may have ended links, of all clusters.
+    #[serde(default)]
+    pub suspects: SuspectCounts,
     /// What the edge may hold in memory; absent: an older edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryBounds>,
@@ -186,6 +189,16 @@ pub struct PartnerFailure {
     pub reason: String,
     /// RFC 3339 time of the first failure since it last worked.
     pub since: String,
+}
+
+/// Numbers of senders over whose stanzas a router may have ended its link, or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SuspectCounts {
+    /// Their stanzas are sent one by one.
+    pub suspected: usize,
+    /// Their stanzas are refused.
+    pub refused: usize,
 }
 
 /// Numbers of open streams.

@@ -64,6 +64,7 @@ impl Admin {
             links: self.edge.registry.links(),
             failing_partners,
             streams: self.edge.registry.counts(),
+            suspects: self.edge.suspects(),
             memory: Some(live.budget.status()),
         }
     }

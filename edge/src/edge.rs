@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_status::SuspectCounts;
 
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
@@ -167,6 +168,17 @@ impl Edge {
     /// Whether this address belongs to a configured partner, before anything is proven.
     pub fn is_partners_address(&self, live: &Live, address: IpAddr) -> bool {
         self.partners.owns(&live.policy, address)
+    }
+
+    /// Senders over whose stanzas routers may have ended links.
+    pub fn suspects(&self) -> SuspectCounts {
+        let mut counts = SuspectCounts::default();
+        for cluster in self.routers.clusters().iter() {
+            let (suspected, refused) = cluster.queue.suspects();
+            counts.suspected += suspected;
+            counts.refused += refused;
+        }
+        counts
     }
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.

@@ -586,9 +586,6 @@ impl Up<'_> {
                 }
             },
         };
-        if element.unportable().is_some() {
-            return self.refuse(live, element, Cause::Unportable);
-        }
         let faults = (
             judge(from.as_deref().unwrap_or_default(), &mut self.domains),
             judge(to.as_deref().unwrap_or_default(), &mut self.domains),
@@ -598,6 +595,9 @@ impl Up<'_> {
         }
         if faults.1.is_err() {
             return self.refuse(live, element, Cause::Malformed);
+        }
+        if element.unportable().is_some() {
+            return self.refuse(live, element, Cause::Unportable);
         }
         self.hear(element);
         let limits = &live.config.limits;

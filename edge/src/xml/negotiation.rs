@@ -129,7 +129,27 @@ impl Element {
     /// Fails only if rxml refuses what the framer let pass; the peer gets
     /// the condition as for any other XML error.
     pub fn parse(&self) -> Result<Node, XmlError> {
-        parse(&self.bytes, &self.context)
+        let node = parse(&self.bytes, &self.context);
+        if node.is_ok() || self.unportable().is_none() {
+            return node;
+        }
+        // rxml takes fewer names than XML 1.0 allows. No name that means something here has such a
+        // character: in a list of features the rest counts.
+        let text = String::from_utf8_lossy(&self.bytes);
+        let text: String = text.chars().map(stand_in).collect();
+        parse(text.as_bytes(), &self.context)
+    }
+}
+
+/// Another character of a name, as long, in place of one that rxml does not take in names.
+fn stand_in(c: char) -> char {
+    const FIRST: char = '\u{fdf0}';
+    match c {
+        FIRST..='\u{fffd}' => {
+            let nth = u32::from(c) - u32::from(FIRST);
+            char::from_u32(u32::from('\u{4e00}') + nth).unwrap_or(c)
+        }
+        other => other,
     }
 }
 

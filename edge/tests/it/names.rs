@@ -264,3 +264,21 @@ async fn other_names_of_a_stream_header_end_the_stream() {
         assert_eq!(bob.condition().await, "bad-format");
     }
 }
+
+#[tokio::test]
+async fn features_with_such_a_name_are_read_all_the_same() {
+    let (_lab, peer, _router, link) = Lab::with_link().await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    let mut stream = peer.accept_tls_with("id").await;
+    stream
+        .say(
+            "<stream:features><\u{ff21} xmlns='u:a' \u{10000}='1'/>\
+             <dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
+        )
+        .await;
+    stream.hear("</db:result>").await;
+    stream
+        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid' \u{ff21}='1'/>")
+        .await;
+    stream.hear("id='1'/>").await;
+}

@@ -233,6 +233,8 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
     };
     let mut world = World::new(1, manner).await;
     let mut back = world.first_end().await;
+    let counts = |lab: &Lab| (lab.edge.suspects().suspected, lab.edge.suspects().refused);
+    assert_eq!(counts(&world.lab), (2, 0));
     // Everybody writes at once while no link is up.
     let from = |who: &str, id: &str| message(&format!("{who}@vngtp.lab"), id);
     let text = from("bob", "b1")
@@ -256,6 +258,7 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
     }
     refused.sort_unstable();
     assert_eq!(refused, ["BAD2", "behind"]);
+    assert_eq!(counts(&world.lab), (1, 1));
     // From now on that sender is refused at once, in whichever spelling, and nobody else is.
     world
         .stream
