@@ -1,5 +1,8 @@
 //! One TLS session that holds no memory for records while it is idle: the library's interface
-//! without buffers. What came in stands in the caller's memory; only an incomplete record is kept.
+//! without buffers. What came in stands in the caller's memory; only what the library cannot use
+//! up yet is kept ([`held`]).
+
+mod held;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
 use crate::tls::asked_name;
+use held::Held;
 
 /// What a record adds to its content at most: header, nonce or type, and tag.
 const OVERHEAD: usize = 64;
@@ -24,7 +28,7 @@ const RECORD: usize = 16 * 1024;
 pub struct TlsSession {
     side: Side,
     asked: Option<String>,
-    incomplete: Vec<u8>,
+    held: Held,
     outgoing: BytesMut,
     ended: bool,
     failed: bool,
@@ -65,7 +69,7 @@ impl TlsSession {
         Self {
             side,
             asked: None,
-            incomplete: Vec::new(),
+            held: Held::default(),
             outgoing: BytesMut::new(),
             ended: false,
             failed: false,
@@ -108,21 +112,53 @@ impl TlsSession {
         self.go_on(Say::Nothing)
     }
 
-    /// Bytes kept for a record or message that is not complete; they belong before the next ones.
-    pub fn incomplete(&self) -> &[u8] {
-        &self.incomplete
+    /// Bytes of memory kept of what came.
+    pub fn kept(&self) -> usize {
+        self.held.capacity()
     }
 
-    /// Takes in what came: [`TlsSession::incomplete`], then new bytes. Content goes to `into`. After
-    /// an error an alert may be left to be written, and nothing else is done any more.
-    pub fn receive(&mut self, records: &mut [u8], into: &mut BytesMut) -> Result<(), Error> {
-        let (used, done) = self.advance(records, Say::Nothing, into);
-        let rest = records.get_mut(used..).unwrap_or_default();
-        if done.is_err() {
-            self.take_alert(rest);
+    /// Takes in what came; content goes to `into`. At most [`held::MOST`] bytes stay in memory, and
+    /// each byte is copied a bounded number of times, however many calls it comes in. After an error
+    /// an alert may be left to be written, and nothing else is done any more.
+    pub fn receive(&mut self, mut records: &mut [u8], into: &mut BytesMut) -> Result<(), Error> {
+        while !records.is_empty() {
+            // The library takes nothing behind the peer's end, nor after an error.
+            if self.ended || self.failed {
+                return Ok(());
+            }
+            let mut held = std::mem::take(&mut self.held);
+            if let Some((taken, ready)) = held.complete(records) {
+                if ready {
+                    let (used, done) = self.advance(held.bytes(), Say::Nothing, into);
+                    done.and_then(|()| held.used(used))
+                        .map_err(|error| self.fail(error))?;
+                }
+                records = records.get_mut(taken..).unwrap_or_default();
+            } else {
+                let whole = held::whole_records(records);
+                let (used, done) = self.advance(records, Say::Nothing, into);
+                done.and_then(|()| held.keep(records, used, whole))
+                    .map_err(|error| self.fail(error))?;
+                records = &mut [];
+            }
+            if !self.ended {
+                self.held = held;
+            }
         }
-        self.incomplete = rest.to_vec();
-        done
+        Ok(())
+    }
+
+    /// Nothing that came counts any more; what the library has to say of it is to be written.
+    fn fail(&mut self, error: Error) -> Error {
+        self.failed = true;
+        while self.state().wants_write() {
+            // It does not look at any bytes again.
+            let said = self.step(&mut [], Say::Nothing, &mut BytesMut::new());
+            if said.1.is_err() {
+                break;
+            }
+        }
+        error
     }
 
     /// Encrypts content; without effect before the handshake is over and after an error.
@@ -139,11 +175,11 @@ impl TlsSession {
 
     /// Goes on with what is there. The library wants to see what it has not used up at every call.
     fn go_on(&mut self, say: Say<'_>) -> Result<(), Error> {
-        let mut records = std::mem::take(&mut self.incomplete);
-        let (used, done) = self.advance(&mut records, say, &mut BytesMut::new());
-        records.drain(..used.min(records.len()));
-        self.incomplete = records;
-        done
+        let mut held = std::mem::take(&mut self.held);
+        let (used, done) = self.advance(held.bytes(), say, &mut BytesMut::new());
+        done.and_then(|()| held.used(used))?;
+        self.held = held;
+        Ok(())
     }
 
     /// Goes on until the session needs more bytes; how many of them are used up.
@@ -189,19 +225,6 @@ impl TlsSession {
                     self.asked = Some(name);
                 }
                 step(status, &mut self.outgoing, say, into)
-            }
-        }
-    }
-
-    /// What the library still has to say after an error; it does not look at any bytes again.
-    fn take_alert(&mut self, records: &mut [u8]) {
-        while self.state().wants_write() {
-            if self
-                .step(records, Say::Nothing, &mut BytesMut::new())
-                .1
-                .is_err()
-            {
-                break;
             }
         }
     }
@@ -359,13 +382,11 @@ mod tests {
                 while !sessions[from].outgoing().is_empty() {
                     idle = false;
                     let size = sizes.next().unwrap().min(sessions[from].outgoing().len());
-                    let mut piece = sessions[to].incomplete().to_vec();
-                    let kept = piece.len();
-                    piece.extend_from_slice(&sessions[from].outgoing()[..size]);
+                    let mut piece = sessions[from].outgoing()[..size].to_vec();
                     sessions[from].written(size);
                     if let Some((place, bits)) = &mut spoil {
                         if *place < size {
-                            piece[kept + *place] ^= *bits;
+                            piece[*place] ^= *bits;
                             spoil = None;
                         } else {
                             *place -= size;
@@ -389,7 +410,7 @@ mod tests {
         carry(&mut sessions, &[7], None, &mut heard).unwrap();
         for session in &sessions {
             assert!(!session.state().is_handshaking());
-            assert_eq!(session.incomplete.capacity(), 0);
+            assert_eq!(session.held.capacity(), 0);
             assert_eq!(session.outgoing.capacity(), 0);
         }
     }

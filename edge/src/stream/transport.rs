@@ -24,8 +24,6 @@ use crate::trace::stream::StreamTrace;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
 const SCRATCH: usize = 64 * 1024;
-/// Room for a read behind an incomplete TLS record or handshake message, which may be 64 kB long.
-const LEAST_READ: usize = 16 * 1024;
 /// Slices given to one vectored write.
 const SLICES: usize = 32;
 
@@ -209,12 +207,7 @@ impl Transport {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<Turn>> {
         READ.with_borrow_mut(|scratch| {
-            // What a TLS record lacks is read right behind its beginning.
-            let kept = self.tls.as_ref().map_or(0, |tls| tls.incomplete().len());
-            if scratch.len() < kept + LEAST_READ {
-                scratch.resize(kept + LEAST_READ, 0);
-            }
-            let mut buffer = ReadBuf::new(scratch.get_mut(kept..).unwrap_or_default());
+            let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
             let received = buffer.filled().len();
             if let Some(trace) = &mut self.trace {
@@ -229,14 +222,11 @@ impl Transport {
                 return Poll::Ready(Ok(Turn::End));
             }
             self.received = true;
-            let filled = scratch.get_mut(..kept + received).unwrap_or_default();
+            let filled = scratch.get_mut(..received).unwrap_or_default();
             let Some(tls) = &mut self.tls else {
                 into.extend_from_slice(filled);
                 return Poll::Ready(Ok(Turn::Read));
             };
-            for (to, from) in filled.iter_mut().zip(tls.incomplete()) {
-                *to = *from;
-            }
             let before = into.len();
             if let Err(error) = tls.receive(filled, into) {
                 // Best effort: the alert that tells the peer why.

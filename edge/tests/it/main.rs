@@ -28,3 +28,4 @@ mod spelling;
 mod stream_header;
 mod suspects;
 mod xcp_router;
+mod tls_records;

@@ -14,6 +14,7 @@
 
 pub mod pki;
 pub mod process;
+pub mod records;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
