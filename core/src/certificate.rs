@@ -1,7 +1,8 @@
 //! Which domains a certificate proves (RFC 6125, RFC 6120 section 13.7.1.2, RFC 7590).
 //!
-//! Only the subject alternative names count, never the common name: dNSName (one left-most
-//! wildcard label), SRVName `_xmpp-server.domain`, xmppAddr.
+//! Only a dNSName (one left-most wildcard label) counts, never the common name. SRVName
+//! `_xmpp-server.domain` and xmppAddr prove nothing by themselves: constraints of an authority to
+//! certain names do not reach them, so an authority that may issue for one domain could name any.
 
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -14,6 +15,8 @@ pub struct CertificateNames {
     exact: Vec<Domain>,
     /// The part behind `*.`.
     wildcard: Vec<Domain>,
+    /// By SRVName and xmppAddr only.
+    other: Vec<Domain>,
 }
 
 /// A certificate that cannot be read.
@@ -44,10 +47,10 @@ impl CertificateNames {
                         if let Some(text) = other_name_text(value) {
                             if oid == SRV_NAME {
                                 if let Some(text) = text.strip_prefix("_xmpp-server.") {
-                                    names.add_exact(text);
+                                    names.other.extend(Domain::parse(text).ok());
                                 }
                             } else if oid == XMPP_ADDR {
-                                names.add_exact(&text);
+                                names.other.extend(Domain::parse(&text).ok());
                             }
                         }
                     }
@@ -76,6 +79,11 @@ impl CertificateNames {
                 .as_str()
                 .split_once('.')
                 .is_some_and(|(_, rest)| self.wildcard.iter().any(|w| w.as_str() == rest))
+    }
+
+    /// Whether the domain is named in a way that proves nothing by itself.
+    pub fn only_mention(&self, domain: &Domain) -> bool {
+        self.other.contains(domain) && !self.cover(domain)
     }
 
     /// The names as they would be listed for a person.
@@ -146,8 +154,8 @@ mod tests {
     #[case(dns("*.coluc.com"), "coluc.com", false)]
     #[case(dns("*.coluc.com"), "a.conf.coluc.com", false)]
     #[case(dns("xn--bcher-kva.example"), "bücher.example", true)]
-    #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 5], "vngtp.lab"), "vngtp.lab", true)]
-    #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-server.vngtp.lab"), "vngtp.lab", true)]
+    #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 5], "vngtp.lab"), "vngtp.lab", false)]
+    #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-server.vngtp.lab"), "vngtp.lab", false)]
     #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-client.vngtp.lab"), "vngtp.lab", false)]
     #[case(dns("other.example"), "cn-only.example", false)]
     fn a_name_proves_exactly_its_domains(
@@ -159,6 +167,19 @@ mod tests {
             names(vec![san]).cover(&Domain::parse(domain).unwrap()),
             proves
         );
+    }
+
+    #[test]
+    fn a_name_of_another_kind_is_told_apart_from_none() {
+        let vngtp = Domain::parse("vngtp.lab").unwrap();
+        let xmpp = || other(&[1, 3, 6, 1, 5, 5, 7, 8, 5], "vngtp.lab");
+        let srv = other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-server.vngtp.lab");
+        for only in [xmpp(), srv] {
+            assert!(names(vec![dns("coluc.com"), only]).only_mention(&vngtp));
+        }
+        assert!(!names(vec![dns("vngtp.lab"), xmpp()]).only_mention(&vngtp));
+        assert!(!names(vec![dns("*.vngtp.lab"), xmpp()]).cover(&vngtp));
+        assert!(!names(vec![dns("coluc.com")]).only_mention(&vngtp));
     }
 
     #[test]

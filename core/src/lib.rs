@@ -3,7 +3,7 @@
 //! - [`domain`]: a domain in its canonical form, used for every comparison
 //! - [`realm`], [`component_id`]: the ids under which IM and Presence knows an edge replica
 //! - [`stream_id`], [`dialback`], [`secret`]: what server dialback computes with
-//! - [`certificate`]: which names a certificate proves
+//! - [`certificate`]: which names a certificate proves; [`peer_key`]: whether its key signed a handshake
 //! - [`edge_config`]: the edge's configuration file, written by the operator or by hand
 //! - [`edge_status`]: what an edge tells on its admin port
 //!
@@ -15,6 +15,7 @@ pub mod dialback;
 pub mod domain;
 pub mod edge_config;
 pub mod edge_status;
+pub mod peer_key;
 pub mod realm;
 pub mod secret;
 pub mod stream_id;

@@ -192,6 +192,7 @@ impl Edge {
         }
         self.verifier.retry(remote);
         self.memory.labels.forget(of);
+        self.memory.failed_tls.forget(of);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or

@@ -123,9 +123,10 @@ pub struct Tls {
     /// Required, Optional or Disabled. Default Required.
     #[serde(default)]
     pub mode: TlsMode,
-    /// Certificate chains shown to peers; the one that covers the domain asked for (where the edge
-    /// connects: the domain that sends) is chosen, an unexpired one before an expired one, else the
-    /// first.
+    /// Certificate chains shown to peers; the one that covers the domain asked for (by SNI, else in
+    /// the stream's header; where the edge connects: the domain that sends) is chosen, an unexpired
+    /// one before an expired one, else the first. Of several for one domain, the first whose kind of
+    /// key the peer can verify.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
     /// Chain shown where the edge connects, for all domains; absent: the same ones.

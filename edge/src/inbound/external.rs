@@ -118,7 +118,7 @@ impl Session {
             let reason = "the peer asks for another mechanism than EXTERNAL";
             return Err(failed("invalid-mechanism", reason));
         }
-        let Some(tls) = self.wire.transport.tls() else {
+        let Some(shown) = self.wire.transport.shown() else {
             return Err(failed("encryption-required", "SASL EXTERNAL without TLS"));
         };
         if !self.pairs.is_empty() || !self.pending.is_empty() {
@@ -138,7 +138,7 @@ impl Session {
             Refusal::new(Check::Policy, format!("{from} may not federate: {denied}"))
         });
         admitted
-            .and_then(|()| terms::certificate(live, tls, &self.external.certificate, from))
+            .and_then(|()| terms::certificate(live, shown, &self.external.certificate, from))
             .map_err(|refusal| ("not-authorized", refusal))
     }
 
@@ -170,6 +170,16 @@ impl Session {
                 "from and to must be named after SASL",
             ));
         };
+        // The configuration may be another one by now.
+        if let Some(shown) = self.wire.transport.shown() {
+            let kept = &self.external.certificate;
+            terms::certificate(live, shown, kept, &remote).inspect_err(|refusal| {
+                let (local, remote) = (Some(&local), Some(&remote));
+                let peer = self.guard.entry.peer;
+                self.edge
+                    .refused(Direction::Inbound, peer, local, remote, refusal);
+            })?;
+        }
         self.wire.queue(features(live, Some(&remote), None, false));
         tracing::info!(
             mechanism = Mechanism::External.as_str(), %local, %remote,
@@ -183,17 +193,17 @@ impl Session {
 
     /// Whether this stream may carry a remote domain.
     pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
-        let tls = self.wire.transport.tls();
+        let shown = self.wire.transport.shown();
         let kept = &self.external.certificate;
-        terms::check(live, &self.edge.memory, tls, kept, remote)
+        terms::check(live, &self.edge.memory, shown, kept, remote)
     }
 
     /// Whether a pair that was authenticated may go on after a reload.
     pub(super) fn still_counts(&self, live: &Live, pair: &Pair) -> Result<(), Refusal> {
-        let tls = self.wire.transport.tls();
-        match (pair.mechanism, tls) {
-            (Mechanism::External, Some(tls)) => {
-                terms::certificate(live, tls, &self.external.certificate, &pair.remote)
+        let shown = self.wire.transport.shown();
+        match (pair.mechanism, shown) {
+            (Mechanism::External, Some(shown)) => {
+                terms::certificate(live, shown, &self.external.certificate, &pair.remote)
             }
             _ => self.terms(live, &pair.remote),
         }

@@ -328,6 +328,7 @@ impl<'a> Negotiation<'a> {
         addresses: &Addresses,
     ) -> Result<(), Failure> {
         let session = TlsSession::server(server).map_err(std::io::Error::other)?;
+        let session = session.for_domain(addresses.to.clone());
         let Wire {
             transport, framer, ..
         } = &mut *self.wire;

@@ -65,7 +65,7 @@ pub const METRICS: &[Described] = &[
         "TLS handshakes that ended well"),
     described("tls_failures", Kind::Counter, &[DIRECTION],
         "TLS handshakes that failed"),
-    described("peer_certificates", Kind::Counter, &[DIRECTION, ("verdict", "`valid`, `missing`, `invalid`")],
+    described("peer_certificates", Kind::Counter, &[DIRECTION, ("verdict", "`valid`, `missing`, `invalid`, `unproven` (its key is of a kind that no library verifies)")],
         "Certificates of peers by what they prove"),
     described("sasl", Kind::Counter, &[DIRECTION, ("outcome", "`success`; outbound `failure`; inbound the condition of RFC 6120 section 6.5 that the peer was told")],
         "SASL EXTERNAL exchanges"),

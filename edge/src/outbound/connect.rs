@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
+use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
@@ -196,6 +197,15 @@ impl Opener {
         Some(connected.map_err(|error| format!("{address}: {error}")))
     }
 
+    /// The next attempt must not be talked into clear text either.
+    fn note_failed_tls(&self) {
+        let (policy, remote) = (&self.live.policy, &self.remote);
+        if policy.peer(remote).tls_mode == TlsMode::Optional {
+            let failed = &self.edge.memory.failed_tls;
+            failed.note(remote, policy.is_partner(remote), ());
+        }
+    }
+
     /// Records why a negotiation failed; gives what senders are told.
     fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
         let refused = |refusal: &Refusal| {
@@ -260,7 +270,8 @@ impl Opener {
             );
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
             opening.service = service;
-            opening.never_clear = self.tls_failed;
+            opening.never_clear =
+                self.tls_failed || self.edge.memory.failed_tls.holds(&self.remote, &());
             opening.authenticate = purpose == Purpose::Stanzas;
             if let Purpose::Verification(Some(labels)) = purpose
                 && self.edge.memory.labels.get(&self.remote).is_none()
@@ -303,7 +314,10 @@ impl Opener {
                         again = Some((address, service));
                     }
                     // Servers may refuse our certificate only after the handshake.
-                    self.tls_failed |= phase != Phase::Clear;
+                    if phase != Phase::Clear {
+                        self.tls_failed = true;
+                        self.note_failed_tls();
+                    }
                     let why = failure.to_string();
                     tracing::warn!(
                         %local, remote = %self.remote, %address, ?service, reason = why,
@@ -363,7 +377,7 @@ pub fn note_tls(
     wire: &Wire,
     remote: Option<&Domain>,
 ) -> Option<Verdict> {
-    let tls = wire.transport.tls()?;
+    let (tls, shown) = (wire.transport.tls()?, wire.transport.shown()?);
     let version = tls
         .protocol_version()
         .and_then(|v| v.as_str())
@@ -374,13 +388,12 @@ pub fn note_tls(
         .unwrap_or("?");
     edge.metrics.tls_established(direction, version, suite);
     let remote = remote?;
-    let chain = tls.peer_certificates().unwrap_or_default();
     let pins = &live.policy.peer(remote).pinned_sha256;
-    let verdict = live.tls.judge(chain, remote, pins);
+    let verdict = live.tls.judge(shown, remote, pins);
     edge.metrics.certificate_judged(direction, verdict.as_str());
     if let Some(entry) = wire.transport.entry() {
         let said = match &verdict {
-            Verdict::Invalid(reason) => reason,
+            Verdict::Invalid(reason) | Verdict::Unproven(reason) => reason,
             Verdict::Valid | Verdict::Missing => verdict.as_str(),
         };
         entry.judged(remote, said);

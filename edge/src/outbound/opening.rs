@@ -108,7 +108,7 @@ impl<'a> Opening<'a> {
                 return Err(terms::no_tls(self.live, Some(self.remote)).into());
             };
             self.handshake(direct_tls::client(&client.config)).await?;
-            return self.over_tls(client).await;
+            return self.over_tls(&client).await;
         }
         let header = self.exchange_headers().await?;
         let mode = terms::mode(self.live, &self.edge.memory, Some(self.remote));
@@ -130,7 +130,7 @@ impl<'a> Opening<'a> {
             (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
                 self.ask_for_tls().await?;
                 self.handshake(client.config.clone()).await?;
-                self.over_tls(client).await
+                self.over_tls(&client).await
             }
             _ => self.in_clear(mode, &header, Some(&features)),
         }
@@ -146,9 +146,9 @@ impl<'a> Opening<'a> {
             Some(self.remote),
         );
         // Before anything is said: a required certificate must prove the remote domain.
-        let tls = self.wire.transport.tls();
+        let shown = self.wire.transport.shown();
         let kept = Kept::default();
-        terms::check(self.live, &self.edge.memory, tls, &kept, self.remote)?;
+        terms::check(self.live, &self.edge.memory, shown, &kept, self.remote)?;
         let (header, features) = self.restarted("TLS").await?;
         let shown = client.shown.clone();
         let shown = shown.filter(|_| self.asked.load(Ordering::Relaxed));
@@ -186,7 +186,7 @@ impl<'a> Opening<'a> {
         }
         if self.never_clear && mode != TlsMode::Disabled {
             let reason = format!(
-                "TLS with another address of {} failed, so nothing is said in clear to this one",
+                "TLS with {} failed within the last day, which may be an attack, so nothing is said in clear to it; if it is meant, set tlsMode: Disabled for it in peers",
                 self.remote
             );
             return Err(Refusal::new(Check::TlsHandshake, reason).into());

@@ -641,9 +641,9 @@ impl Stream<'_> {
                 "federation with this domain is not allowed any more",
             ));
         }
-        let tls = self.opened.wire.transport.tls();
+        let shown = self.opened.wire.transport.shown();
         let (memory, kept) = (&self.edge.memory, Kept::default());
-        if let Err(refusal) = terms::check(&live, memory, tls, &kept, &self.route.remote) {
+        if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
             let (address, remote) = (self.opened.address, Some(&self.route.remote));
             self.edge
                 .refused(Direction::Outbound, address, None, remote, &refusal);

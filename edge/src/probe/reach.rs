@@ -19,7 +19,7 @@ use crate::policy::PeerPolicy;
 use crate::stream::tls::TlsSession;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
-use crate::tls::{Verdict, server_name};
+use crate::tls::{PeerCertificates, Verdict, server_name};
 use crate::trace::tls::{certificate, cipher, version};
 use crate::xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
 
@@ -274,8 +274,12 @@ impl Plan {
 
     /// What the certificate is, and what it proves.
     fn judge(&self, wire: &Wire, subject: &str, report: &mut Report) -> Result<(), Failed> {
-        let chain = wire.transport.tls().and_then(|tls| tls.peer_certificates());
-        let chain = chain.unwrap_or_default();
+        let none = PeerCertificates {
+            chain: &[],
+            proven: false,
+        };
+        let peer = wire.transport.shown().unwrap_or(none);
+        let chain = peer.chain;
         let shown: Vec<_> = chain.iter().take(4).map(|der| certificate(der)).collect();
         let shown = shown.join("; then ");
         let policy = self
@@ -284,7 +288,7 @@ impl Plan {
             .map(|live| live.policy.peer(&self.domain));
         let needed = policy.is_some_and(PeerPolicy::needs_certificate);
         let pins = policy.map_or(&[][..], |policy| &policy.pinned_sha256);
-        let why = match self.tls.judge(chain, &self.domain, pins) {
+        let why = match self.tls.judge(peer, &self.domain, pins) {
             Verdict::Valid => {
                 let left = chain.first().and_then(|leaf| time_left(leaf));
                 if let Some(left) = left.filter(|left| *left < SOON) {
@@ -299,7 +303,7 @@ impl Plan {
                 return Ok(());
             }
             Verdict::Missing => "none was shown".to_owned(),
-            Verdict::Invalid(reason) => reason,
+            Verdict::Invalid(reason) | Verdict::Unproven(reason) => reason,
         };
         let detail = format!("does not prove {}: {why}: {shown}", self.domain);
         if needed {

@@ -15,8 +15,9 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use xmpp_federation_core::Domain;
 
-use crate::tls::asked_name;
+use crate::tls::{PeerCertificates, asked_name, key_was_proven, want};
 use held::Held;
 
 /// What a record adds to its content at most: header, nonce or type, and tag.
@@ -28,6 +29,10 @@ const RECORD: usize = 16 * 1024;
 pub struct TlsSession {
     side: Side,
     asked: Option<String>,
+    /// For the server's role: the domain that the certificate is for where the peer asks for none.
+    wanted: Option<Domain>,
+    /// The peer holds the key of its certificate.
+    proven: bool,
     held: Held,
     outgoing: BytesMut,
     ended: bool,
@@ -69,6 +74,8 @@ impl TlsSession {
         Self {
             side,
             asked: None,
+            wanted: None,
+            proven: false,
             held: Held::default(),
             outgoing: BytesMut::new(),
             ended: false,
@@ -76,7 +83,22 @@ impl TlsSession {
         }
     }
 
-    /// Version, cipher suite, certificates.
+    /// For the server's role: whom the peer wants, which counts where it does not ask by SNI.
+    #[must_use]
+    pub fn for_domain(mut self, wanted: Option<Domain>) -> Self {
+        self.wanted = wanted;
+        self
+    }
+
+    /// What the peer showed.
+    pub fn shown(&self) -> PeerCertificates<'_> {
+        PeerCertificates {
+            chain: self.state().peer_certificates().unwrap_or_default(),
+            proven: self.proven,
+        }
+    }
+
+    /// Version and cipher suite.
     pub fn state(&self) -> &CommonState {
         match &self.side {
             Side::Client(side) => side,
@@ -213,16 +235,25 @@ impl TlsSession {
         say: Say<'_>,
         into: &mut BytesMut,
     ) -> (usize, Result<Next, Error>) {
+        // What the library asks and tells while it works on the handshake goes by the thread.
+        let handshaking = self.state().is_handshaking();
         match &mut self.side {
             Side::Client(side) => {
                 let status = side.process_tls_records(records);
+                self.proven |= handshaking && key_was_proven();
                 step(status, &mut self.outgoing, say, into)
             }
             Side::Server(side) => {
-                let handshaking = side.is_handshaking();
+                if handshaking {
+                    want(self.wanted.take());
+                }
                 let status = side.process_tls_records(records);
-                if handshaking && let Some(name) = asked_name() {
-                    self.asked = Some(name);
+                if handshaking {
+                    self.wanted = want(None);
+                    self.proven |= key_was_proven();
+                    if let Some(name) = asked_name() {
+                        self.asked = Some(name);
+                    }
                 }
                 step(status, &mut self.outgoing, say, into)
             }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::tls::TlsSession;
 use crate::metrics::Direction;
 use crate::registry::StreamEntry;
+use crate::tls::PeerCertificates;
 use crate::trace::stream::StreamTrace;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
@@ -96,9 +97,14 @@ impl Transport {
         self.tls.is_some()
     }
 
-    /// The TLS session, for its parameters and the peer's certificates.
+    /// The TLS session, for its parameters.
     pub fn tls(&self) -> Option<&CommonState> {
         self.tls.as_deref().map(TlsSession::state)
+    }
+
+    /// What the peer showed, if TLS was started.
+    pub fn shown(&self) -> Option<PeerCertificates<'_>> {
+        self.tls.as_deref().map(TlsSession::shown)
     }
 
     /// Whether the peer ever sent anything.
@@ -233,7 +239,13 @@ impl Transport {
                 if !tls.outgoing().is_empty() {
                     let _ = Pin::new(&mut self.tcp).poll_write(cx, tls.outgoing());
                 }
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                return Poll::Ready(Err(match error {
+                    // A sentence of ours.
+                    rustls::Error::General(reason) => {
+                        io::Error::new(io::ErrorKind::InvalidData, reason)
+                    }
+                    other => io::Error::new(io::ErrorKind::InvalidData, other),
+                }));
             }
             self.ended = tls.ended();
             let nothing = into.len() == before;

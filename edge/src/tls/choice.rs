@@ -1,4 +1,5 @@
-//! Which of our certificates is shown: the one that covers the domain in question.
+//! Which of our certificates is shown: one that names the domain in question, and of several the
+//! first whose kind of key the peer can verify.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -28,18 +29,23 @@ impl ShownCertificate {
     }
 }
 
-/// Index of the certificate for a domain: one that covers it and is in its time, else one that
-/// covers it, else the first.
-pub(super) fn choose<'a>(
-    shown: &(impl Iterator<Item = &'a ShownCertificate> + Clone),
+/// The certificates in the order in which they suit a domain: those that name it and are in their
+/// time, others that name it, the rest. Equals keep the order of the configuration.
+pub(super) fn by_suitability<'a, T>(
+    shown: impl Iterator<Item = (T, &'a ShownCertificate)>,
     domain: Option<&Domain>,
     now: jiff::Timestamp,
-) -> usize {
-    let covering = |shown: &ShownCertificate| domain.is_some_and(|d| shown.names.cover(d));
-    let mut all = shown.clone();
-    all.position(|shown| covering(shown) && shown.in_time(now))
-        .or_else(|| shown.clone().position(covering))
-        .unwrap_or(0)
+) -> Vec<(T, &'a ShownCertificate)> {
+    let mut shown: Vec<_> = shown.collect();
+    let naming = |shown: &ShownCertificate| {
+        domain.is_some_and(|d| shown.names.cover(d) || shown.names.only_mention(d))
+    };
+    shown.sort_by_key(|(_, shown)| match (naming(shown), shown.in_time(now)) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    });
+    shown
 }
 
 /// The same configuration; notes in `asked` whether the server asks for our certificate.
@@ -75,6 +81,7 @@ impl ResolvesClientCert for Noting {
 
 thread_local! {
     static ASKED: RefCell<Option<String>> = const { RefCell::new(None) };
+    static WANTED: RefCell<Option<Domain>> = const { RefCell::new(None) };
 }
 
 /// The name in the hello that this thread has answered last; once. The library's interface without
@@ -83,9 +90,32 @@ pub fn asked_name() -> Option<String> {
     ASKED.take()
 }
 
-/// Answers SNI.
+/// The domain that counts in the hello that this thread answers next, if the hello names none that
+/// a certificate is for; gives back what was set before and not used.
+pub fn want(domain: Option<Domain>) -> Option<Domain> {
+    WANTED.replace(domain)
+}
+
+/// A certificate of ours that can be shown.
+pub(super) type Ours = (Arc<CertifiedKey>, ShownCertificate);
+
+/// The first that this peer can verify, else the first.
+fn verifiable<'a>(
+    ours: &[(&'a Arc<CertifiedKey>, &ShownCertificate)],
+    schemes: &[SignatureScheme],
+) -> Option<&'a Arc<CertifiedKey>> {
+    let fits = |(key, _): &&(&Arc<CertifiedKey>, _)| key.key.choose_scheme(schemes).is_some();
+    let first = ours.iter().find(fits).or_else(|| ours.first());
+    first.map(|(key, _)| *key)
+}
+
+fn pairs(ours: &[Ours]) -> impl Iterator<Item = (&Arc<CertifiedKey>, &ShownCertificate)> {
+    ours.iter().map(|(key, shown)| (key, shown))
+}
+
+/// For peers that connect: by SNI, or by the `to` of the stream's header where there is none.
 #[derive(Debug)]
-pub(super) struct ByDomain(pub(super) Vec<(Arc<CertifiedKey>, ShownCertificate)>);
+pub(super) struct ByDomain(pub(super) Vec<Ours>);
 
 impl ResolvesServerCert for ByDomain {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -93,15 +123,56 @@ impl ResolvesServerCert for ByDomain {
         let asked = hello
             .server_name()
             .and_then(|name| Domain::parse(name).ok());
-        let shown = self.0.iter().map(|(_, shown)| shown);
-        let chosen = choose(&shown, asked.as_ref(), jiff::Timestamp::now());
-        self.0.get(chosen).map(|(key, _)| key.clone())
+        let is_ours = |domain: &Domain| self.0.iter().any(|(_, shown)| shown.names.cover(domain));
+        let domain = match (asked, WANTED.take()) {
+            (Some(asked), Some(wanted)) if !is_ours(&asked) => Some(wanted),
+            (asked, wanted) => asked.or(wanted),
+        };
+        let now = jiff::Timestamp::now();
+        let ours = by_suitability(pairs(&self.0), domain.as_ref(), now);
+        verifiable(&ours, hello.signature_schemes()).cloned()
+    }
+}
+
+/// Where we connect: those that name one hosted domain, or the first if none does.
+#[derive(Debug)]
+pub(super) struct ForDomain(Vec<Ours>);
+
+impl ForDomain {
+    pub(super) fn of(ours: &[Ours], domain: &Domain, now: jiff::Timestamp) -> Self {
+        let suitable = by_suitability(pairs(ours), Some(domain), now);
+        let naming = suitable
+            .iter()
+            .filter(|(_, s)| s.names.cover(domain) || s.names.only_mention(domain));
+        let count = naming.count().max(1);
+        let suitable = suitable.into_iter().take(count);
+        Self(
+            suitable
+                .map(|(key, shown)| (key.clone(), shown.clone()))
+                .collect(),
+        )
+    }
+
+    /// The one that is shown to a peer that can verify all.
+    pub(super) fn first(&self) -> Option<&Ours> {
+        self.0.first()
+    }
+}
+
+impl ResolvesClientCert for ForDomain {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let ours: Vec<_> = pairs(&self.0).collect();
+        verifiable(&ours, schemes).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use rstest::rstest;
 
@@ -136,7 +207,8 @@ mod tests {
         ];
         let domain = Domain::parse(domain).unwrap();
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(choose(&ours.iter(), Some(&domain), now), expected);
-        assert_eq!(choose(&ours.iter(), None, now), 0);
+        let first = |domain| by_suitability(ours.iter().enumerate(), domain, now)[0].0;
+        assert_eq!(first(Some(&domain)), expected);
+        assert_eq!(first(None), 0);
     }
 }

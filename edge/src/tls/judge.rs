@@ -7,6 +7,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::certificate::CertificateNames;
+use xmpp_federation_core::peer_key;
 
 use super::revocation::RevocationLists;
 use crate::config::sha256_hex;
@@ -20,6 +21,8 @@ pub enum Verdict {
     Missing,
     /// Why it proves nothing, as a sentence.
     Invalid(String),
+    /// The same: nobody can tell whether the peer holds its key.
+    Unproven(String),
 }
 
 impl Verdict {
@@ -29,6 +32,7 @@ impl Verdict {
             Self::Valid => "valid",
             Self::Missing => "missing",
             Self::Invalid(_) => "invalid",
+            Self::Unproven(_) => "unproven",
         }
     }
 
@@ -37,9 +41,19 @@ impl Verdict {
         match self {
             Self::Valid => None,
             Self::Missing => Some("no certificate was shown"),
-            Self::Invalid(reason) => Some(reason),
+            Self::Invalid(reason) | Self::Unproven(reason) => Some(reason),
         }
     }
+}
+
+/// What a peer showed in the handshake.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerCertificates<'a> {
+    /// Leaf first.
+    pub chain: &'a [CertificateDer<'static>],
+    /// The peer holds the leaf's key. Where no library can verify that, the handshake went on, and
+    /// the certificates prove nothing.
+    pub proven: bool,
 }
 
 /// What a chain proves whatever the domain; telling it for one domain costs nothing then.
@@ -47,6 +61,8 @@ impl Verdict {
 pub(super) enum Examined {
     /// No certificate was shown.
     Missing,
+    /// One was shown that anybody may have shown, as its key could not be verified with.
+    Unproven(String),
     /// The fingerprint of the leaf, and its names if the chain holds, or why it does not.
     Shown(String, Result<CertificateNames, String>),
 }
@@ -56,12 +72,16 @@ impl Examined {
     pub(super) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
         match self {
             Self::Missing => Verdict::Missing,
+            Self::Unproven(reason) => Verdict::Unproven(reason.clone()),
             Self::Shown(fingerprint, _) if pins.contains(fingerprint) => Verdict::Valid,
             Self::Shown(fingerprint, _) if !pins.is_empty() => Verdict::Invalid(format!(
                 "its fingerprint {fingerprint} is not one that is pinned for {domain}"
             )),
             Self::Shown(_, Err(reason)) => Verdict::Invalid(reason.clone()),
             Self::Shown(_, Ok(names)) if names.cover(domain) => Verdict::Valid,
+            Self::Shown(_, Ok(names)) if names.only_mention(domain) => Verdict::Invalid(format!(
+                "it names {domain} as SRVName or xmppAddr, which count beside a dNSName only"
+            )),
             Self::Shown(_, Ok(names)) => {
                 let mut list = names.list();
                 list.truncate(8);
@@ -85,11 +105,17 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Examines a chain, leaf first.
-    pub(super) fn examine(&self, chain: &[CertificateDer<'_>]) -> Examined {
-        let Some((leaf, intermediates)) = chain.split_first() else {
+    /// Examines what a peer showed.
+    pub(super) fn examine(&self, peer: PeerCertificates<'_>) -> Examined {
+        let Some((leaf, intermediates)) = peer.chain.split_first() else {
             return Examined::Missing;
         };
+        if !peer.proven {
+            return Examined::Unproven(format!(
+                "it has {}, with which no signature can be verified here; neither its names nor a fingerprint count",
+                peer_key::describe(leaf)
+            ));
+        }
         let names = self
             .check(leaf, intermediates, UnixTime::now())
             .and_then(|()| {
@@ -104,12 +130,15 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), String> {
-        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| {
-            format!(
-                "it is not a readable certificate: {}",
-                cut(&format!("{error:?}"))
-            )
-        })?;
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| unusual(&error))?;
+        if let Some(bits) = peer_key::rsa_bits(leaf)
+            && bits < peer_key::STRONG_RSA_BITS
+        {
+            return Err(format!(
+                "its RSA key has {bits} bits, fewer than {}; {PIN}",
+                peer_key::STRONG_RSA_BITS
+            ));
+        }
         let algorithms = self.provider.signature_verification_algorithms.all;
         let lists = self.revoked.by_reference();
         parsed
@@ -125,6 +154,24 @@ impl Trust {
             .map(drop)
             .map_err(|error| explain(&error))
     }
+}
+
+/// What helps a peer that cannot get another certificate.
+const PIN: &str = "it can only be pinned (pinnedSha256 in peers)";
+
+/// A certificate of a kind that is never followed to an authority.
+fn unusual(error: &webpki::Error) -> String {
+    let what = match error {
+        webpki::Error::UnsupportedCertVersion => "it is no X.509 v3 certificate".to_owned(),
+        webpki::Error::UnsupportedCriticalExtension => {
+            "it has a critical extension that is not known here".to_owned()
+        }
+        other => format!(
+            "it is not a readable certificate: {}",
+            cut(&format!("{other:?}"))
+        ),
+    };
+    format!("{what}; {PIN}")
 }
 
 /// Extended key usage of a peer, in both directions: absent, any, serverAuth or clientAuth. Public
@@ -184,7 +231,7 @@ fn explain(error: &webpki::Error) -> String {
             "it is not signed by the authority that it names".to_owned()
         }
         webpki::Error::CaUsedAsEndEntity => {
-            "it is the certificate of an authority, not of a server".to_owned()
+            format!("it is its own authority or another's (CA:true), not a server's; {PIN}")
         }
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()

@@ -26,6 +26,9 @@ pub struct PeerMemory {
     /// Domains that authenticated a pair over TLS while they need not have: a later stream of
     /// theirs in clear is a downgrade.
     pub used_tls: Memory<()>,
+    /// Domains with which TLS was begun where we connect, and failed: whoever strips STARTTLS the
+    /// next time would be told everything in clear. What comes in says nothing about a domain.
+    pub failed_tls: Memory<()>,
     /// How servers write their own domains, where there are two ways.
     pub(crate) labels: Memory<Labels>,
     /// Pairs for which a remote domain (named first) refused SASL EXTERNAL in some form, with the
@@ -51,6 +54,7 @@ impl Default for PeerMemory {
     fn default() -> Self {
         Self {
             used_tls: Memory::new(TLS_LIFE),
+            failed_tls: Memory::new(TLS_LIFE),
             labels: Memory::new(LABELS_LIFE),
             external: Memory::new(EXTERNAL_LIFE),
             alone: Memory::new(ALONE_LIFE),

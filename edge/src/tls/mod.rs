@@ -17,23 +17,23 @@ mod revocation;
 pub mod terms;
 
 pub(crate) use choice::noting_requests;
-pub use choice::{ShownCertificate, asked_name};
-pub use judge::Verdict;
+pub use choice::{ShownCertificate, asked_name, want};
+pub(crate) use handshake::SignatureOnly;
+pub use handshake::key_was_proven;
+pub use judge::{PeerCertificates, Verdict};
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{Tls, TlsVersion};
 
 use crate::config::{FieldError, ReadFile, sha256_hex};
-use choice::{ByDomain, choose};
-use handshake::SignatureOnly;
+use choice::{ByDomain, ForDomain, Ours};
 use judge::{Examined, Trust};
 use revocation::RevocationLists;
 
@@ -43,8 +43,10 @@ pub struct TlsSettings {
     /// For streams that peers open; `None` when TLS is spoken with nobody. Asks for a client
     /// certificate without demanding one; chain and name are judged by [`TlsSettings::judge`].
     pub server: Option<Arc<ServerConfig>>,
-    /// For streams we open, one for each certificate that may be shown there.
-    clients: Vec<Client>,
+    /// For streams we open, without a certificate.
+    client: Option<Arc<ClientConfig>>,
+    /// Those that may be shown there.
+    ours: Vec<Ours>,
     /// SHA-256 of the leaf certificate shown first, lower-case hexadecimal.
     pub leaf_sha256: Option<String>,
     /// The certificates shown, in the order of the configuration.
@@ -62,7 +64,7 @@ pub struct TlsSettings {
 pub struct Client {
     /// Shows one of our certificates.
     pub config: Arc<ClientConfig>,
-    /// SHA-256 of its leaf, lower-case hexadecimal; empty if none is known.
+    /// SHA-256 of the leaf that is shown first, lower-case hexadecimal; empty if none is known.
     pub leaf_sha256: String,
     pub(crate) shown: Option<Arc<ShownCertificate>>,
 }
@@ -95,17 +97,22 @@ impl Kept {
 }
 
 impl TlsSettings {
-    /// Settings with these sides that trust nobody: every certificate is judged invalid.
+    /// Settings with these sides that trust nobody: every certificate is judged invalid. Where we
+    /// connect, the peer's key is verified as always.
     pub fn new(server: Option<Arc<ServerConfig>>, client: Option<Arc<ClientConfig>>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let client = client.map(|config| Client {
-            config,
-            leaf_sha256: String::new(),
-            shown: None,
+        let client = client.map(|config| {
+            let mut config = ClientConfig::clone(&config);
+            let verifier = SignatureOnly(provider.signature_verification_algorithms);
+            config
+                .dangerous()
+                .set_certificate_verifier(Arc::new(verifier));
+            Arc::new(config)
         });
         Self {
             server,
-            clients: client.into_iter().collect(),
+            client,
+            ours: Vec::new(),
             leaf_sha256: None,
             certificates: Vec::new(),
             client_certificate: None,
@@ -144,39 +151,22 @@ impl TlsSettings {
             FieldError::new(field.to_owned(), format!("TLS cannot be set up: {error}"))
         };
         let field = "tls.certificates";
-        let leaf = |key: &CertifiedKey| key.cert.first().map(|leaf| sha256_hex(leaf));
         let Some((first, _)) = shown.first() else {
             let message = "is empty; name at least one certificate";
             return Err(FieldError::new(field.to_owned(), message));
         };
-        let leaf_sha256 = leaf(first);
-        let client = |field: &str, key: &Arc<CertifiedKey>, certificate: &ShownCertificate| {
-            let config = client_config(&provider, tls.min_version, key.clone())
-                .map_err(|error| broken(field, error))?;
-            Ok(Client {
-                config: Arc::new(config),
-                leaf_sha256: leaf(key).unwrap_or_default(),
-                shown: Some(Arc::new(certificate.clone())),
-            })
-        };
+        let leaf_sha256 = leaf_sha256(first);
         let special = match &tls.client_certificate {
             Some(named) => {
                 let field = "tls.clientCertificate";
-                let (key, certificate) = files::load_certificate(field, named, &provider, read)?;
-                Some((client(field, &key, &certificate)?, certificate))
+                Some(files::load_certificate(field, named, &provider, read)?)
             }
             None => None,
         };
-        let (clients, client_certificate) = match special {
-            Some((client, certificate)) => (vec![client], Some(certificate)),
-            None => (
-                shown
-                    .iter()
-                    .map(|(key, certificate)| client(field, key, certificate))
-                    .collect::<Result<_, _>>()?,
-                None,
-            ),
-        };
+        let client =
+            client_config(&provider, tls.min_version).map_err(|error| broken(field, error))?;
+        let client_certificate = special.as_ref().map(|(_, certificate)| certificate.clone());
+        let ours = special.map_or_else(|| shown.clone(), |special| vec![special]);
         let certificates = shown
             .iter()
             .map(|(_, certificate)| certificate.clone())
@@ -185,7 +175,8 @@ impl TlsSettings {
             .map_err(|error| broken(field, error))?;
         Ok(Self {
             server: Some(Arc::new(server)),
-            clients,
+            client: Some(Arc::new(client)),
+            ours,
             leaf_sha256,
             certificates,
             client_certificate,
@@ -196,14 +187,28 @@ impl TlsSettings {
 
     /// How we appear to peers in the name of a hosted domain; `None` when TLS is spoken with
     /// nobody.
-    pub fn client_for(&self, local: &Domain) -> Option<&Client> {
-        let shown = self.clients.iter().filter_map(|c| c.shown.as_deref());
-        let chosen = choose(&shown, Some(local), jiff::Timestamp::now());
-        self.clients.get(chosen)
+    pub fn client_for(&self, local: &Domain) -> Option<Client> {
+        let config = self.client.as_ref()?;
+        let ours = ForDomain::of(&self.ours, local, jiff::Timestamp::now());
+        let Some((key, shown)) = ours.first() else {
+            return Some(Client {
+                config: config.clone(),
+                leaf_sha256: String::new(),
+                shown: None,
+            });
+        };
+        let (leaf_sha256, shown) = (leaf_sha256(key), shown.clone());
+        let mut config = ClientConfig::clone(config);
+        config.client_auth_cert_resolver = Arc::new(ours);
+        Some(Client {
+            config: Arc::new(config),
+            leaf_sha256: leaf_sha256.unwrap_or_default(),
+            shown: Some(Arc::new(shown)),
+        })
     }
 
     /// What a stream keeps of its peer's certificate.
-    fn examine(&self, kept: &Kept, chain: &[CertificateDer<'_>]) -> Arc<Examined> {
+    fn examine(&self, kept: &Kept, peer: PeerCertificates<'_>) -> Arc<Examined> {
         let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(judgement) = &*kept
             && std::ptr::eq(judgement.trust.as_ptr(), Arc::as_ptr(&self.trust))
@@ -211,7 +216,7 @@ impl TlsSettings {
         {
             return judgement.examined.clone();
         }
-        let examined = Arc::new(self.trust.examine(chain));
+        let examined = Arc::new(self.trust.examine(peer));
         *kept = Some(Judgement {
             trust: Arc::downgrade(&self.trust),
             at: Instant::now(),
@@ -220,10 +225,10 @@ impl TlsSettings {
         examined
     }
 
-    /// Judges a chain, leaf first, against a domain: chain to an authority and name, both; or,
-    /// with `pins`, the fingerprint of the leaf alone.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], domain: &Domain, pins: &[String]) -> Verdict {
-        self.trust.examine(chain).verdict(domain, pins)
+    /// Judges what a peer showed against a domain: chain to an authority and name, both; or, with
+    /// `pins`, the fingerprint of the leaf alone.
+    pub fn judge(&self, peer: PeerCertificates<'_>, domain: &Domain, pins: &[String]) -> Verdict {
+        self.trust.examine(peer).verdict(domain, pins)
     }
 }
 
@@ -244,10 +249,14 @@ fn versions(lowest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] 
     }
 }
 
+fn leaf_sha256(key: &CertifiedKey) -> Option<String> {
+    key.cert.first().map(|leaf| sha256_hex(leaf))
+}
+
 fn server_config(
     provider: &Arc<CryptoProvider>,
     lowest: TlsVersion,
-    shown: Vec<(Arc<CertifiedKey>, ShownCertificate)>,
+    shown: Vec<Ours>,
 ) -> Result<ServerConfig, rustls::Error> {
     let verifier = SignatureOnly(provider.signature_verification_algorithms);
     let mut config = ServerConfig::builder_with_provider(provider.clone())
@@ -264,15 +273,13 @@ fn server_config(
 fn client_config(
     provider: &Arc<CryptoProvider>,
     lowest: TlsVersion,
-    shown: Arc<CertifiedKey>,
 ) -> Result<ClientConfig, rustls::Error> {
     let verifier = SignatureOnly(provider.signature_verification_algorithms);
-    let shown: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(shown));
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions(lowest))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(shown);
+        .with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)

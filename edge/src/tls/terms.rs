@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use rustls::CommonState;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
-use super::Kept;
 use super::memory::PeerMemory;
+use super::{Kept, PeerCertificates};
 use crate::config::Live;
 use crate::refusal::{Check, Refusal};
 
@@ -45,23 +44,23 @@ pub fn no_tls(live: &Live, remote: Option<&Domain>) -> Refusal {
     }
 }
 
-/// Whether a stream may carry a remote domain; `tls` is the stream's session, if it has one, and
-/// `kept` what is kept of its certificate.
+/// Whether a stream may carry a remote domain; `peer` is what was shown if the stream has TLS, and
+/// `kept` what is kept of it.
 pub fn check(
     live: &Live,
     memory: &PeerMemory,
-    tls: Option<&CommonState>,
+    peer: Option<PeerCertificates<'_>>,
     kept: &Kept,
     remote: &Domain,
 ) -> Result<(), Refusal> {
-    let Some(tls) = tls else {
+    let Some(peer) = peer else {
         return match mode(live, memory, Some(remote)) {
             TlsMode::Required => Err(no_tls(live, Some(remote))),
             TlsMode::Optional | TlsMode::Disabled => Ok(()),
         };
     };
     if live.policy.peer(remote).needs_certificate() {
-        return certificate(live, tls, kept, remote);
+        return certificate(live, peer, kept, remote);
     }
     Ok(())
 }
@@ -69,13 +68,12 @@ pub fn check(
 /// Whether the certificate of a session proves a remote domain.
 pub fn certificate(
     live: &Live,
-    tls: &CommonState,
+    peer: PeerCertificates<'_>,
     kept: &Kept,
     remote: &Domain,
 ) -> Result<(), Refusal> {
     let pins = &live.policy.peer(remote).pinned_sha256;
-    let chain = tls.peer_certificates().unwrap_or_default();
-    let examined = live.tls.examine(kept, chain);
+    let examined = live.tls.examine(kept, peer);
     match examined.verdict(remote, pins).reason() {
         None => Ok(()),
         Some(reason) => {

@@ -13,9 +13,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use rustls::SignatureScheme;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
+
+impl TlsSettings {
+    fn judge_proven(
+        &self,
+        chain: &[CertificateDer<'static>],
+        domain: &Domain,
+        pins: &[String],
+    ) -> Verdict {
+        let proven = true;
+        self.judge(PeerCertificates { chain, proven }, domain, pins)
+    }
+}
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -104,7 +116,7 @@ fn the_same_usages_count_in_both_directions(
     let peer = authority.issue(&["vngtp.lab"], |params| {
         params.extended_key_usages = usages.to_vec();
     });
-    let verdict = with(&authority, &own).judge(
+    let verdict = with(&authority, &own).judge_proven(
         &chain(&peer.chain),
         &Domain::parse("vngtp.lab").unwrap(),
         &[],
@@ -118,12 +130,12 @@ fn a_verdict_names_the_check_that_failed() {
     let own = authority.issue(&["coluc.com"], |_| {});
     let settings = with(&authority, &own);
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let judge = |issued: &Issued| match settings.judge(&chain(&issued.chain), &domain, &[]) {
+    let judge = |issued: &Issued| match settings.judge_proven(&chain(&issued.chain), &domain, &[]) {
         Verdict::Invalid(reason) => reason,
         other => format!("{other:?}"),
     };
 
-    assert_eq!(settings.judge(&[], &domain, &[]), Verdict::Missing);
+    assert_eq!(settings.judge_proven(&[], &domain, &[]), Verdict::Missing);
     let wrong_name = judge(&authority.issue(&["other.example"], |_| {}));
     assert!(
         wrong_name.contains("do not cover vngtp.lab; it names other.example"),
@@ -155,13 +167,47 @@ fn a_verdict_names_the_check_that_failed() {
         common_name_only.contains("it names no domain"),
         "{common_name_only}"
     );
-    let garbage = settings.judge(
+    let garbage = settings.judge_proven(
         &[CertificateDer::from(vec![0x30, 3, 1, 2, 3])],
         &domain,
         &[],
     );
     assert!(matches!(garbage, Verdict::Invalid(_)), "{garbage:?}");
     assert_eq!(judge(&authority.issue(&["vngtp.lab"], |_| {})), "Valid");
+}
+
+#[test]
+fn an_authority_that_shows_its_own_certificate_can_only_be_pinned() {
+    let mut params = CertificateParams::new(vec!["vngtp.lab".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let itself = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let itself = Authority(itself);
+    let own = itself.issue(&["coluc.com"], |_| {});
+    let settings = with(&itself, &own);
+    let shown = chain(&itself.0.pem());
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    let verdict = settings.judge_proven(&shown, &domain, &[]);
+    let reason = verdict.reason().unwrap();
+    for says in ["CA:true", "can only be pinned", "pinnedSha256"] {
+        assert!(reason.contains(says), "{reason}");
+    }
+    let pin = [sha256_hex(&shown[0])];
+    assert_eq!(settings.judge_proven(&shown, &domain, &pin), Verdict::Valid);
+}
+
+#[test]
+fn a_certificate_whose_key_was_not_proven_counts_for_nothing() {
+    let authority = Authority::new();
+    let settings = with(&authority, &authority.issue(&["coluc.com"], |_| {}));
+    let chain = chain(&authority.issue(&["vngtp.lab"], |_| {}).chain);
+    let domain = Domain::parse("vngtp.lab").unwrap();
+    for pins in [vec![], vec![sha256_hex(&chain[0])]] {
+        for proven in [true, false] {
+            let chain = &chain;
+            let verdict = settings.judge(PeerCertificates { chain, proven }, &domain, &pins);
+            assert_eq!(verdict == Verdict::Valid, proven, "{verdict:?}");
+        }
+    }
 }
 
 #[test]
@@ -390,7 +436,7 @@ fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
     let pinned = Authority::named("stranger").issue(&["other.example"], |_| {});
     let valid = authority.issue(&["vngtp.lab"], |_| {});
     let pins = [sha256_hex(&chain(&pinned.chain)[0])];
-    let judge = |issued: &Issued| settings.judge(&chain(&issued.chain), &domain, &pins);
+    let judge = |issued: &Issued| settings.judge_proven(&chain(&issued.chain), &domain, &pins);
     assert_eq!(judge(&pinned), Verdict::Valid);
     let other = judge(&valid);
     assert!(
@@ -400,7 +446,7 @@ fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
             .contains("not one that is pinned for vngtp.lab"),
         "{other:?}"
     );
-    assert_eq!(settings.judge(&[], &domain, &pins), Verdict::Missing);
+    assert_eq!(settings.judge_proven(&[], &domain, &pins), Verdict::Missing);
 }
 
 /// A revocation list of this authority that names these serial numbers.
@@ -449,7 +495,7 @@ fn what_its_authority_revoked_proves_nothing(
     });
     let settings = with_lists(&authority, &[&list(&authority, serials, issued, next)]).unwrap();
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
     if revoked {
         assert!(
             verdict.reason().unwrap().contains("was revoked"),
@@ -485,11 +531,11 @@ fn the_latest_list_of_an_authority_counts_and_one_of_another_says_nothing() {
     ] {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         let settings = with_lists(&authority, &files).unwrap();
-        let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+        let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
         assert!(matches!(verdict, Verdict::Invalid(_)), "{verdict:?}");
     }
     let settings = with_lists(&authority, &[&elsewhere]).unwrap();
-    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
     assert_eq!(verdict, Verdict::Valid);
 }
 
@@ -523,7 +569,7 @@ fn a_forged_revocation_list_is_not_taken_for_the_authoritys() {
     let forged = list(&Authority::new(), &[], 2024, 2099);
     let settings = with_lists(&authority, &[&forged]).unwrap();
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let verdict = settings.judge(&chain(&peer.chain), &domain, &[]);
+    let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
     assert!(
         verdict
             .reason()
@@ -606,7 +652,7 @@ fn a_verdict_is_no_longer_than_a_line_whatever_the_certificate_holds() {
         chain(&huge.chain),
         vec![CertificateDer::from(vec![0x30; 60_000])],
     ] {
-        let verdict = with(&authority, &own).judge(&certificate, &domain, &[]);
+        let verdict = with(&authority, &own).judge_proven(&certificate, &domain, &[]);
         let reason = verdict.reason().unwrap();
         assert!(reason.len() < 400, "{} bytes", reason.len());
     }

@@ -8,6 +8,7 @@ use xmpp_federation_core::certificate::CertificateNames;
 
 use super::printable;
 use crate::stream::tls::TlsSession;
+use crate::tls::PeerCertificates;
 
 /// Certificates of a chain that are described.
 const CHAIN: usize = 5;
@@ -41,9 +42,11 @@ pub(crate) fn session(session: &TlsSession) -> String {
         Some(None) => out.push_str("; asked for no name"),
         None => {}
     }
-    let chain = tls.peer_certificates().unwrap_or_default();
+    let PeerCertificates { chain, proven } = session.shown();
     if chain.is_empty() {
         out.push_str("; the peer shows no certificate");
+    } else if !proven {
+        out.push_str("; whether the peer holds its key cannot be verified");
     }
     for (place, der) in chain.iter().take(CHAIN).enumerate() {
         let _ = write!(out, "; certificate {place}: {}", certificate(der));

@@ -13,6 +13,7 @@ mod support;
 
 mod budget;
 mod burst;
+mod certificates;
 mod components;
 mod external_identity;
 mod fuzz_corpora;
@@ -20,6 +21,7 @@ mod idle;
 mod jids;
 mod memory;
 mod names;
+mod odd_certificates;
 mod odd_peers;
 mod partner;
 mod per_pair;

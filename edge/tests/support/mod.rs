@@ -12,6 +12,7 @@
     reason = "tests; each of them uses a part of this"
 )]
 
+pub mod odd;
 pub mod pki;
 pub mod process;
 pub mod records;

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
@@ -78,6 +79,15 @@ impl Pki {
         Self { ca, own }
     }
 
+    /// With an RSA key.
+    pub fn issue_rsa(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let params = CertificateParams::new(names).unwrap();
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048);
+        let key = key.unwrap();
+        Identity::new(&params.signed_by(&key, &self.ca).unwrap(), &key)
+    }
+
     pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         issue(&self.ca, names, change)
     }
@@ -144,6 +154,46 @@ fn issue(
     Identity::new(&params.signed_by(&key, ca).unwrap(), &key)
 }
 
+/// Takes any certificate, offers these signature schemes, and keeps the leaf that it saw last.
+#[derive(Debug)]
+pub struct Watching {
+    pub schemes: Vec<SignatureScheme>,
+    pub leaf: Mutex<Option<CertificateDer<'static>>>,
+}
+
+impl ServerCertVerifier for Watching {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.leaf.lock().unwrap() = Some(leaf.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
+    }
+}
+
 const BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// A peer that connects and shows this certificate, or none.
@@ -153,14 +203,10 @@ pub fn client(shown: Option<&Identity>) -> Arc<ClientConfig> {
 
 /// Signs with whatever key it was given.
 #[derive(Debug)]
-struct Shown(Arc<rustls::sign::CertifiedKey>);
+struct Shown(Arc<CertifiedKey>);
 
 impl rustls::client::ResolvesClientCert for Shown {
-    fn resolve(
-        &self,
-        _: &[&[u8]],
-        _: &[SignatureScheme],
-    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }
     fn has_certs(&self) -> bool {
@@ -169,28 +215,30 @@ impl rustls::client::ResolvesClientCert for Shown {
 }
 
 impl rustls::server::ResolvesServerCert for Shown {
-    fn resolve(
-        &self,
-        _: rustls::server::ClientHello<'_>,
-    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }
 }
 
-fn shown(identity: &Identity) -> Arc<Shown> {
+pub fn certified(identity: &Identity) -> Arc<CertifiedKey> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = provider
         .key_provider
         .load_private_key(identity.private_key())
         .unwrap();
-    Arc::new(Shown(Arc::new(rustls::sign::CertifiedKey::new(
-        identity.chain.clone(),
-        key,
-    ))))
+    Arc::new(CertifiedKey::new(identity.chain.clone(), key))
 }
 
 pub fn client_of(
     identity: Option<&Identity>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    client_showing(identity.map(certified), versions)
+}
+
+/// The same with a certificate and something that signs.
+pub fn client_showing(
+    identity: Option<Arc<CertifiedKey>>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -200,7 +248,7 @@ pub fn client_of(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustAnybody));
     Arc::new(match identity {
-        Some(identity) => builder.with_client_cert_resolver(shown(identity)),
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(Shown(identity))),
         None => builder.with_no_client_auth(),
     })
 }
@@ -214,17 +262,38 @@ pub fn server_of(
     identity: &Identity,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Arc<ServerConfig> {
+    server_showing(certified(identity), versions)
+}
+
+/// The same with a certificate and something that signs.
+pub fn server_showing(
+    identity: Arc<CertifiedKey>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let schemes = provider
+        .signature_verification_algorithms
+        .supported_schemes();
+    server_asking(identity, schemes, versions)
+}
+
+/// The same, and the client's certificate may be of keys that sign so.
+pub fn server_asking(
+    identity: Arc<CertifiedKey>,
+    schemes: Vec<SignatureScheme>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
-        .with_client_cert_verifier(Arc::new(AskAnybody))
-        .with_cert_resolver(shown(identity));
+        .with_client_cert_verifier(Arc::new(AskAnybody(schemes)))
+        .with_cert_resolver(Arc::new(Shown(identity)));
     Arc::new(config)
 }
 
 #[derive(Debug)]
-struct AskAnybody;
+struct AskAnybody(Vec<SignatureScheme>);
 
 impl ClientCertVerifier for AskAnybody {
     fn client_auth_mandatory(&self) -> bool {
@@ -258,9 +327,7 @@ impl ClientCertVerifier for AskAnybody {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.0.clone()
     }
 }
 
