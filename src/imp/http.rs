@@ -14,11 +14,13 @@ use reqwest::dns::Resolve;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
+use xmpp_federation_core::peer_key::{self, Possession, Version};
 
 use super::clock::Stamp;
 use super::desired::{Credentials, ServerTrust, Target};
@@ -323,19 +325,38 @@ pub(super) fn certificate_words(error: &CertificateError) -> String {
             "it names no host as subjectAltName, and a common name alone counts for nothing"
                 .to_owned()
         }
-        CertificateError::NotValidForNameContext { presented, .. } => {
-            soap::told(&format!("it is for another name ({})", presented.join(", ")))
-        }
+        CertificateError::NotValidForNameContext { presented, .. } => soap::told(&format!(
+            "it is for another name ({})",
+            presented.join(", ")
+        )),
         CertificateError::ApplicationVerificationFailure => {
             "its SHA-256 fingerprint is none of the pinned ones".to_owned()
         }
-        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            "it is its own authority (CA:true), as tomcat certificates that IM&P made itself are, and can only be pinned"
-                .to_owned()
+        CertificateError::Other(OtherError(other)) if other.is::<Refused>() => other.to_string(),
+        other => {
+            let debug = format!("{other:?}");
+            let odd = ODD.iter().find(|(name, _)| debug.contains(name));
+            odd.map_or_else(
+                || soap::told(&other.to_string()),
+                |(_, what)| format!("{what}, and can only be pinned"),
+            )
         }
-        other => soap::told(&other.to_string()),
     }
 }
+
+/// Certificates that are never followed to a CA, by rustls' word for them.
+const ODD: [(&str, &str); 4] = [
+    (
+        "CaUsedAsEndEntity",
+        "it is its own authority (CA:true), as tomcat certificates that IM&P made itself are",
+    ),
+    ("UnsupportedCertVersion", "it is no X.509 v3 certificate"),
+    (
+        "UnsupportedCriticalExtension",
+        "it has a critical extension that is not known here",
+    ),
+    ("BadEncoding", "it is not encoded as X.509 has it"),
+];
 
 /// Tells certificates apart.
 pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {
@@ -356,6 +377,13 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
 /// Judges certificates in that way. The error is a sentence about what the way refers to.
 pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let leaf = |accepted| {
+        Arc::new(Leaf {
+            accepted,
+            algorithms,
+        })
+    };
     Ok(match trust {
         ServerTrust::Ca { pem, source } => {
             let mut roots = RootCertStore::empty();
@@ -366,43 +394,114 @@ pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier
                     format!("{source} holds a certificate that is no CA: {error}")
                 })?;
             }
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|_| format!("{source} holds no certificate; it needs the CA in PEM"))?
+                .map_err(|_| format!("{source} holds no certificate; it needs the CA in PEM"))?;
+            leaf(Accepted::Issued(chain))
         }
-        ServerTrust::Pinned(fingerprints) => Arc::new(Leaf {
-            fingerprints: Some(fingerprints.clone()),
-            provider,
-        }),
-        ServerTrust::Insecure => Arc::new(Leaf {
-            fingerprints: None,
-            provider,
-        }),
+        ServerTrust::Pinned(fingerprints) => leaf(Accepted::Pinned(fingerprints.clone())),
+        ServerTrust::Insecure => leaf(Accepted::Any),
     })
 }
 
-/// Accepts a leaf by fingerprint, or any; either way the peer has to own its key.
+/// Which certificates are accepted; but for any, the peer has to own its key.
+#[derive(Debug)]
+enum Accepted {
+    /// From one of these CAs.
+    Issued(Arc<WebPkiServerVerifier>),
+    /// With one of these fingerprints.
+    Pinned(Vec<[u8; 32]>),
+    /// Whoever shows it.
+    Any,
+}
+
 #[derive(Debug)]
 struct Leaf {
-    fingerprints: Option<Vec<[u8; 32]>>,
-    provider: Arc<CryptoProvider>,
+    accepted: Accepted,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A reason in our words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+fn refused(why: String) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(Refused(why)))).into()
+}
+
+fn unverifiable(key: &str) -> rustls::Error {
+    refused(format!(
+        "it has {key}, with which no signature can be verified here; it needs an RSA key of 2048 to 8192 bits, or one on the curve P-256, P-384 or P-521"
+    ))
+}
+
+/// Why a certificate can only be pinned, if no CA could make it acceptable.
+pub(super) fn only_pinned(leaf: &CertificateDer<'_>) -> Option<String> {
+    if let Err(rustls::Error::InvalidCertificate(why)) = ParsedCertificate::try_from(leaf) {
+        return Some(certificate_words(&why));
+    }
+    weak(leaf)
+}
+
+fn weak(leaf: &[u8]) -> Option<String> {
+    let least = peer_key::STRONG_RSA_BITS;
+    let bits = peer_key::rsa_bits(leaf).filter(|bits| *bits < least)?;
+    Some(format!(
+        "its RSA key has {bits} bits, fewer than {least}, and can only be pinned"
+    ))
+}
+
+impl Leaf {
+    fn check_signature(
+        &self,
+        version: Version,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let possession =
+            peer_key::verify(version, message, certificate, signature, &self.algorithms)?;
+        match (possession, &self.accepted) {
+            (Possession::Proven, _) | (_, Accepted::Any) => {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+            (Possession::Unknown(key), _) => Err(unverifiable(&key)),
+        }
+    }
 }
 
 impl ServerCertVerifier for Leaf {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let fingerprint = fingerprint(end_entity);
-        match &self.fingerprints {
-            Some(pinned) if !pinned.contains(&fingerprint) => {
+        let key = match self.accepted {
+            Accepted::Any => None,
+            _ => peer_key::unsupported(end_entity, &self.algorithms),
+        };
+        if let Some(key) = key {
+            return Err(unverifiable(&key));
+        }
+        match &self.accepted {
+            Accepted::Issued(chain) => {
+                let verified = chain.verify_server_cert(
+                    end_entity,
+                    intermediates,
+                    server_name,
+                    ocsp_response,
+                    now,
+                )?;
+                weak(end_entity).map_or(Ok(verified), |why| Err(refused(why)))
+            }
+            Accepted::Pinned(pinned) if !pinned.contains(&fingerprint(end_entity)) => {
                 Err(CertificateError::ApplicationVerificationFailure.into())
             }
-            _ => Ok(ServerCertVerified::assertion()),
+            Accepted::Pinned(_) | Accepted::Any => Ok(ServerCertVerified::assertion()),
         }
     }
 
@@ -412,12 +511,7 @@ impl ServerCertVerifier for Leaf {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        self.check_signature(Version::Tls12, message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -426,17 +520,13 @@ impl ServerCertVerifier for Leaf {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        self.check_signature(Version::Tls13, message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

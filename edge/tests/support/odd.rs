@@ -198,7 +198,7 @@ fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A SubjectPublicKeyInfo whose private key nobody has.
+/// A `SubjectPublicKeyInfo` whose private key nobody has.
 fn rsa_16384() -> Vec<u8> {
     let mut modulus = vec![0xa5; 2048];
     modulus.insert(0, 0);

@@ -31,6 +31,8 @@ pub struct Facts {
     pub is_ca: bool,
     /// Whether it names itself as its issuer.
     pub self_issued: bool,
+    /// Why no CA could make it acceptable.
+    pub unusual: Option<String>,
 }
 
 impl Facts {
@@ -57,6 +59,7 @@ impl Facts {
             names,
             is_ca: certificate.is_ca(),
             self_issued: certificate.subject() == certificate.issuer(),
+            unusual: http::only_pinned(leaf),
         })
     }
 
@@ -106,6 +109,8 @@ impl Facts {
     fn ways(&self, host: &str) -> String {
         let hindrance = if self.is_ca {
             Some("it is an authority itself".to_owned())
+        } else if let Some(why) = &self.unusual {
+            Some(why.clone())
         } else if !self.names_host(host) {
             Some(format!("it does not carry the name {host}"))
         } else {
