@@ -29,5 +29,5 @@ mod router_words;
 mod spelling;
 mod stream_header;
 mod suspects;
-mod xcp_router;
 mod tls_records;
+mod xcp_router;

@@ -93,6 +93,7 @@ pub fn world(path: &str, value: Value) -> World {
         links: vec![link(LinkState::Up)],
         failing_partners: Vec::new(),
         streams: StreamCounts::default(),
+        memory: None,
     };
     let pod = EdgePod {
         name: "coluc-edge-0".to_owned(),
