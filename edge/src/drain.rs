@@ -56,6 +56,8 @@ pub(crate) async fn run(
         }
     }
     let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
+    let turns = edge.clone();
+    let turns = tokio::spawn(async move { inbound::Inbound::give_turns(&turns).await });
     tokio::select! {
         () = stop => {}
         () = edge.log_rate.run() => {}
@@ -75,6 +77,7 @@ pub(crate) async fn run(
     acceptors.join_all().await;
     tracing::info!("stopping: closing inbound streams");
     let _ = timeout_at(deadline, edge.inbound.close()).await;
+    turns.abort();
 
     let _ = timeout_at(deadline, settle(&edge, deadline)).await;
     close_streams(&edge, deadline).await;

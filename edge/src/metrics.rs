@@ -127,6 +127,8 @@ pub struct Depths {
 pub struct Metrics {
     collected: Collected,
     connections_refused: Counters<1>,
+    unproven_ended: Counters<1>,
+    routes_refused: Counter,
     tls: Counters<3>,
     tls_failures: Counters<1>,
     certificates: Counters<2>,
@@ -170,6 +172,8 @@ impl Default for Metrics {
         let mut metrics = Self {
             collected: Collected::with_prefix("xmpp_edge"),
             connections_refused: Family::default(),
+            unproven_ended: Family::default(),
+            routes_refused: Counter::default(),
             tls: Family::default(),
             tls_failures: Family::default(),
             certificates: Family::default(),
@@ -224,6 +228,8 @@ impl Metrics {
         }
         register!(
             "connections_refused": connections_refused,
+            "unproven_connections_ended": unproven_ended,
+            "routes_refused": routes_refused,
             "tls_handshakes": tls,
             "tls_failures": tls_failures,
             "peer_certificates": certificates,
@@ -350,8 +356,20 @@ impl Metrics {
         self.refused.set(i64::from(refused));
     }
 
-    /// A connection was turned away before any stream: `total`, `per-address`,
-    /// `proxy-header`.
+    /// A remote domain got no route, since there are too many.
+    pub fn route_refused(&self) {
+        self.routes_refused.inc();
+    }
+
+    /// A connection on which nothing was proven was ended: by the bound at which it gave way, or
+    /// `time`.
+    pub fn unproven_ended(&self, reason: &'static str) {
+        self.unproven_ended
+            .get_or_create(&[label("reason", reason)])
+            .inc();
+    }
+
+    /// A connection was turned away before any stream: by the bound, `rate`, or `proxy-header`.
     pub fn connection_refused(&self, reason: &'static str) {
         self.connections_refused
             .get_or_create(&[label("reason", reason)])

@@ -116,6 +116,8 @@ fn everything() -> String {
     });
     let of = Direction::Inbound;
     metrics.connection_refused("total");
+    metrics.unproven_ended("time");
+    metrics.route_refused();
     metrics.tls_established(of, "TLSv1_3", "TLS13_AES_128_GCM_SHA256");
     metrics.tls_failed(of);
     metrics.certificate_judged(of, "valid");

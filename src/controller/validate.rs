@@ -624,6 +624,11 @@ fn limits(spec: &LimitsSpec) -> Limits {
             spec.max_connections_per_address,
             d.max_connections_per_address,
         ),
+        max_connections_per56: usize_or(spec.max_connections_per56, d.max_connections_per56),
+        max_connections_per48: usize_or(spec.max_connections_per48, d.max_connections_per48),
+        new_connections_per_second: spec
+            .new_connections_per_second
+            .and_then(|rate| u32::try_from(rate).ok()),
         max_pairs_per_stream: usize_or(spec.max_pairs_per_stream, d.max_pairs_per_stream),
         max_verifications: given(spec.max_verifications),
         // The edge ignores it and says so.

@@ -314,8 +314,19 @@ pub struct Limits {
     /// must stay within 60 % of it; a tenth of the limit at 24 KiB each, at most 10000 (512 MiB: 2184).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<usize>,
-    /// Inbound connections from one address.
+    /// Inbound connections from one IPv4 address or IPv6 /64. At this bound, and at those below, the
+    /// oldest connection on which nothing was proven gives way. Addresses of configured partners get
+    /// sixteen times as many.
     pub max_connections_per_address: usize,
+    /// Inbound connections from one IPv6 /56.
+    pub max_connections_per56: usize,
+    /// Inbound connections from one IPv6 /48.
+    pub max_connections_per48: usize,
+    /// New inbound connections in a second from one IPv4 address, IPv6 /64, /56 or /48. After a burst of
+    /// one second more of them wait for their turn. Addresses of configured partners do not wait.
+    /// Default: derived, 50 for each 256 of `maxConnectionsPerAddress`, at least 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_second: Option<u32>,
     /// Domain pairs on one stream.
     pub max_pairs_per_stream: usize,
     /// Dialback verifications under way at once. Default: derived from the memory limit, 2 % of it
@@ -333,7 +344,9 @@ pub struct Limits {
     /// Time for a dialback answer, and for a stanza to wait for its stream.
     pub dialback_timeout: HumanDuration,
     /// A stream on which nothing comes is closed after this time; white space counts as something
-    /// once a pair is authenticated. Before, the stream is closed after a minute at the latest.
+    /// once a pair is authenticated. Before, the stream is closed after a minute at the latest, and
+    /// if nothing was ever proven on it (no pair of domains, no key of ours) after two minutes
+    /// whatever it sends, or after twice this time.
     pub idle_timeout: HumanDuration,
 }
 
@@ -346,6 +359,9 @@ impl Default for Limits {
             max_attributes: 64,
             max_connections: None,
             max_connections_per_address: 256,
+            max_connections_per56: 1024,
+            max_connections_per48: 4096,
+            new_connections_per_second: None,
             max_pairs_per_stream: 64,
             max_verifications: None,
             max_queued_stanzas: None,

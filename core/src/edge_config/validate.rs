@@ -352,6 +352,12 @@ impl EdgeConfig {
                 "maxConnectionsPerAddress",
                 self.limits.max_connections_per_address,
             ),
+            ("maxConnectionsPer56", self.limits.max_connections_per56),
+            ("maxConnectionsPer48", self.limits.max_connections_per48),
+            (
+                "newConnectionsPerSecond",
+                usize::from(self.limits.new_connections_per_second != Some(0)),
+            ),
             ("maxPairsPerStream", self.limits.max_pairs_per_stream),
             (
                 "maxVerifications",

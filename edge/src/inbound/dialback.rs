@@ -69,6 +69,7 @@ impl Session {
             ));
         }
         self.last_use = Instant::now();
+        self.wire.transport.charge(1);
         match kind {
             Kind::Result => self.receiving(live, request),
             Kind::Verify => self.authoritative(live, &request),
@@ -124,6 +125,10 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
+        if answer == Reply::Valid {
+            // Who shows a key of ours is whom we sent it to.
+            self.proven(live.policy.is_partner(remote));
+        }
         self.guard.update(|detail| detail.verifies = true);
         self.edge
             .metrics
@@ -335,6 +340,7 @@ impl Session {
         self.edge
             .partners
             .authenticated(&live.policy, &remote, peer);
+        self.proven(live.policy.is_partner(&remote));
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
             let partner = live.policy.is_partner(&remote);
             self.edge.memory.used_tls.note(&remote, partner, ());

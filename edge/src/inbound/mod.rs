@@ -1,6 +1,6 @@
 //! Streams that peers open: the receiving and the authoritative server.
 //!
-//! [`run`] accepts and bounds connections, [`proxy`] finds out whose a relayed one is,
+//! [`run`] accepts connections, [`table`] bounds them, [`proxy`] finds out whose a relayed one is,
 //! [`negotiate`] brings one to the point where authentication may begin, [`session`] serves it to
 //! its end; [`external`] and [`dialback`] authenticate on it.
 
@@ -11,23 +11,29 @@ mod per_address;
 pub mod proxy;
 mod rate;
 mod session;
+mod table;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Live;
 use crate::edge::Edge;
 use crate::metrics::Direction;
 use crate::stream::direct_tls::Service;
+use crate::stream::pace::Pace;
+use per_address::PerAddress;
 pub(crate) use per_address::network_of;
-use per_address::{PerAddress, Use};
 use proxy::{Header, HeaderError, Origin};
+use table::{Admitted, Bounds, Networks, Place, Table, Turn};
 
+/// How often a waiting connection looks whether its address is known as a partner's by now.
+const LOOK: Duration = Duration::from_millis(200);
 /// How often it is said that connections cannot be accepted.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
@@ -35,31 +41,36 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Inbound {
     tasks: TaskTracker,
-    connections: Arc<PerAddress>,
+    connections: Arc<Table>,
     /// Keys being verified.
     verifications: Arc<PerAddress>,
     rates: rate::Rates,
+    /// Turns of connections on which nothing is proven.
+    pace: Arc<Pace>,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
 }
 
 impl Inbound {
+    /// Gives turns to connections on which nothing is proven; never ends.
+    pub(crate) async fn give_turns(edge: &Edge) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let per_second = || cores * table::turns_per_second(&edge.live().config.limits);
+        edge.inbound.pace.run(per_second).await;
+    }
+
     /// Closes all streams in an orderly way; returns when what they brought is delivered.
     pub async fn close(&self) {
         self.close.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
 
-    /// Counts a connection of this address; `None`, and counted as refused, if it has enough.
-    fn admit(edge: &Edge, peer: SocketAddr) -> Option<Use> {
-        let most = edge.live().config.limits.max_connections_per_address;
-        let admitted = edge.inbound.connections.admit(peer.ip(), most);
-        if admitted.is_none() {
-            refuse(edge, peer, "per-address");
-        }
-        admitted
-    }
+/// The bounds for a connection from this address.
+fn bounds(edge: &Edge, live: &Live, peer: SocketAddr) -> Bounds {
+    let partner = edge.is_partners_address(live, peer.ip());
+    Bounds::new(&live.config.limits, live.budget.connections, partner)
 }
 
 /// A connection is closed before any stream: counted, and told to whoever traces it.
@@ -67,6 +78,16 @@ fn refuse(edge: &Edge, peer: SocketAddr, reason: &'static str) {
     edge.metrics.connection_refused(reason);
     let tracers = &edge.registry.tracers;
     tracers.about_address(peer, || format!("connection refused: {reason}"));
+    if edge.may_log("connection refused", peer.ip()) {
+        tracing::warn!(%peer, reason, "connection refused");
+    }
+}
+
+/// Others gave way for a connection of this peer.
+fn count_gone(edge: &Edge, gave_way: &[&'static str]) {
+    for bound in gave_way {
+        edge.metrics.unproven_ended(bound);
+    }
 }
 
 /// Accepts until `stop`.
@@ -101,39 +122,110 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let live = edge.live();
     let limits = &live.config.limits;
-    if edge.inbound.tasks.len() >= live.budget.connections {
+    let trusted = &live.config.proxy_protocol.trusted_sources;
+    let relayed = trusted.iter().any(|network| network.contains(peer.ip()));
+    let own = bounds(edge, &live, peer);
+    if edge.inbound.tasks.len() >= live.budget.connections.saturating_add(own.room()) {
         refuse(edge, peer, "total");
         return;
     }
-    let trusted = &live.config.proxy_protocol.trusted_sources;
-    let relayed = trusted.iter().any(|network| network.contains(peer.ip()));
     // A balancer's own address has no share: its clients have.
-    let counted = if relayed {
-        None
-    } else if let Some(counted) = Inbound::admit(edge, peer) {
-        Some((peer, counted))
+    let begun = if relayed {
+        let admitted = edge.inbound.connections.admit(Networks::default(), &own);
+        admitted.map(|admitted| Begun::Relayed(placed(edge, admitted)))
     } else {
-        return;
+        enter(edge, peer, &own, limits.negotiation_timeout.0)
+    };
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(reason) => return refuse(edge, peer, reason),
     };
     if let Err(error) = crate::resolve::connect::tune(&tcp) {
         tracing::debug!(%peer, %error, "the connection is gone already");
         return;
     }
-    let deadline = Instant::now() + limits.negotiation_timeout.0;
+    let time = limits.negotiation_timeout.0;
     let edge = edge.clone();
     edge.inbound.tasks.clone().spawn(async move {
-        let counted = match counted {
-            Some(counted) => Some(counted),
-            // Boxed: what most connections never need must not make all of them bigger.
-            None => Box::pin(behind_balancer(&edge, &mut tcp, peer, deadline)).await,
+        // Boxed: what most connections never need must not make all of them bigger.
+        let mut deadline = Instant::now() + time;
+        let counted = match begun {
+            Begun::Placed(place) => Some((peer, place)),
+            Begun::Waits(turn) => Box::pin(wait(&edge, peer, turn, &mut deadline)).await,
+            Begun::Relayed(place) => {
+                Box::pin(behind_balancer(&edge, &mut tcp, peer, place, &mut deadline)).await
+            }
         };
-        let Some((peer, counted)) = counted else {
+        let Some((peer, place)) = counted else {
             return;
         };
         let guard = edge.registry.open(Direction::Inbound, peer);
-        session::serve(edge.clone(), tcp, guard, service, deadline).await;
-        drop(counted);
+        session::serve(edge.clone(), tcp, guard, place, service, deadline).await;
     });
+}
+
+/// How a connection begins.
+enum Begun {
+    /// It is served.
+    Placed(Place),
+    /// It is one of too many that came at once.
+    Waits(Turn),
+    /// It has a place, and a PROXY header says whose it is.
+    Relayed(Place),
+}
+
+/// A place, or a turn to wait for, for a connection from this address.
+fn enter(
+    edge: &Edge,
+    peer: SocketAddr,
+    bounds: &Bounds,
+    longest: Duration,
+) -> Result<Begun, &'static str> {
+    let (table, networks) = (&edge.inbound.connections, Networks::of(peer.ip()));
+    match table.turn(networks, bounds, longest, Instant::now())? {
+        Some(turn) => Ok(Begun::Waits(turn)),
+        None => table
+            .admit(networks, bounds)
+            .map(|admitted| Begun::Placed(placed(edge, admitted))),
+    }
+}
+
+fn placed(edge: &Edge, admitted: Admitted) -> Place {
+    count_gone(edge, &admitted.gave_way);
+    admitted.place
+}
+
+/// Waits until it is the connection's turn, or until its address turns out to be a partner's. Its
+/// negotiation has as much time as if it had come only then.
+async fn wait(
+    edge: &Edge,
+    peer: SocketAddr,
+    turn: Turn,
+    deadline: &mut Instant,
+) -> Option<(SocketAddr, Place)> {
+    let began = Instant::now();
+    loop {
+        let now = Instant::now();
+        let live = edge.live();
+        let bounds = bounds(edge, &live, peer);
+        if now >= turn.due || bounds.is_partners() {
+            drop(turn);
+            *deadline += began.elapsed();
+            let networks = Networks::of(peer.ip());
+            return match edge.inbound.connections.admit(networks, &bounds) {
+                Ok(admitted) => Some((peer, placed(edge, admitted))),
+                Err(reason) => {
+                    refuse(edge, peer, reason);
+                    None
+                }
+            };
+        }
+        drop(live);
+        tokio::select! {
+            () = sleep_until(turn.due.min(now + LOOK)) => {}
+            () = edge.inbound.close.cancelled() => return None,
+        }
+    }
 }
 
 /// Whose connection a trusted balancer relays, counted; `None` if it is of no use.
@@ -141,13 +233,15 @@ async fn behind_balancer(
     edge: &Edge,
     tcp: &mut TcpStream,
     balancer: SocketAddr,
-    deadline: Instant,
-) -> Option<(SocketAddr, Use)> {
+    place: Place,
+    deadline: &mut Instant,
+) -> Option<(SocketAddr, Place)> {
     let header = tokio::select! {
-        header = timeout_at(deadline, proxy::read_header(tcp)) => {
+        header = timeout_at(*deadline, proxy::read_header(tcp)) => {
             header.unwrap_or(Err(HeaderError::Late))
         }
         () = edge.inbound.close.cancelled() => return None,
+        () = place.give_way.cancelled() => return None,
     };
     let peer = match header {
         Ok(Header { origin, outcome }) => {
@@ -172,5 +266,29 @@ async fn behind_balancer(
         }
     };
     tracing::debug!(%balancer, %peer, "a connection that a balancer relays");
-    Inbound::admit(edge, peer).map(|counted| (peer, counted))
+    let own = bounds(edge, &edge.live(), peer);
+    let networks = Networks::of(peer.ip());
+    let (table, now) = (&edge.inbound.connections, Instant::now());
+    match table.turn(networks, &own, deadline.saturating_duration_since(now), now) {
+        Ok(None) => {}
+        Ok(Some(turn)) => {
+            // It waits without the place, like any other.
+            drop(place);
+            return wait(edge, peer, turn, deadline).await;
+        }
+        Err(reason) => {
+            refuse(edge, peer, reason);
+            return None;
+        }
+    }
+    match place.belongs_to(networks, &own) {
+        Ok(gave_way) => {
+            count_gone(edge, &gave_way);
+            Some((peer, place))
+        }
+        Err(reason) => {
+            refuse(edge, peer, reason);
+            None
+        }
+    }
 }

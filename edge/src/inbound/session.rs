@@ -18,6 +18,7 @@ use super::dialback::{Shown, Verified};
 use super::external::External;
 use super::negotiate::{self, Negotiation};
 use super::rate::Rate;
+use super::table::Place;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
@@ -31,12 +32,19 @@ use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
 use crate::stream::direct_tls::Service;
+use crate::stream::pace::Paced;
 use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
+/// A stream on which nothing was ever proven ends after this time whatever it sends, or after twice the
+/// idle time.
+const UNPROVEN: Duration = Duration::from_mins(2);
+/// Bytes received on a connection until something is proven, at most: a long chain of certificates and
+/// a key for each pair that one stream may have.
+const UNPROVEN_BYTES: u64 = 192 * 1024;
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
 /// Bytes of stanzas, as they are written, that are handed to a link at once: a turn brings more
@@ -96,6 +104,9 @@ pub(super) struct Session {
     pub(super) edge: Arc<Edge>,
     pub(super) wire: Wire,
     pub(super) guard: StreamGuard,
+    place: Place,
+    /// When a stream on which nothing was ever proven ends; `None`: something was.
+    unproven_until: Option<Instant>,
     /// The id of our latest header.
     pub(super) id: StreamId,
     pub(super) pairs: Vec<Pair>,
@@ -121,12 +132,14 @@ pub(super) async fn serve(
     edge: Arc<Edge>,
     tcp: TcpStream,
     guard: StreamGuard,
+    place: Place,
     service: Service,
     deadline: Instant,
 ) {
     // What only the beginning needs is in a box that goes before the stream's long life begins:
     // as a part of this task it would take its memory to the end.
-    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, service, deadline)).await {
+    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, place, service, deadline)).await
+    {
         session.run(first).await;
     }
 }
@@ -139,14 +152,20 @@ async fn open(
     edge: Arc<Edge>,
     tcp: TcpStream,
     guard: StreamGuard,
+    place: Place,
     service: Service,
     deadline: Instant,
 ) -> Option<Begun> {
+    let began = Instant::now();
     let live = edge.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
+    let partner = edge.is_partners_address(&live, peer.ip());
+    let paced = (!partner).then(|| Paced::new(edge.inbound.pace.clone()));
     let mut wire = Wire::new(
-        Transport::new(tcp).of(&guard.entry),
+        Transport::new(tcp)
+            .of(&guard.entry)
+            .unproven(UNPROVEN_BYTES, paced),
         negotiation_limits(limits),
         Direction::Inbound,
         edge.metrics.clone(),
@@ -157,7 +176,9 @@ async fn open(
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
         () = guard.entry.close.cancelled() => Err(Failure::Closed),
+        () = place.give_way.cancelled() => Err(gave_way()),
     };
+    let unproven = UNPROVEN.min(2 * limits.idle_timeout.0);
     drop(live);
     match negotiated {
         Ok(negotiated) => {
@@ -173,6 +194,8 @@ async fn open(
                 edge,
                 wire,
                 guard,
+                place,
+                unproven_until: Some(began + unproven),
                 id: negotiated.id,
                 pairs: Vec::new(),
                 pending: FuturesUnordered::new(),
@@ -196,6 +219,7 @@ async fn open(
         Err(failure) => {
             tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
             edge.stream_refused(&guard.entry, &failure);
+            count_excess(&edge, &failure);
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
@@ -211,7 +235,28 @@ fn shutdown() -> Failure {
     )
 }
 
+/// The connection is closed without a word: another one has its place.
+fn gave_way() -> Failure {
+    std::io::Error::other("the oldest connection on which nothing was proven gave way").into()
+}
+
+fn count_excess(edge: &Edge, failure: &Failure) {
+    if let Failure::Io(error) = failure
+        && error.kind() == std::io::ErrorKind::QuotaExceeded
+    {
+        edge.metrics.unproven_ended("bytes");
+    }
+}
+
 impl Session {
+    /// Something was proven on this stream. `partner`: the name of a configured partner.
+    pub(super) fn proven(&mut self, partner: bool) {
+        if self.unproven_until.take().is_some() || partner {
+            self.place.proven(partner);
+            self.wire.transport.proven();
+        }
+    }
+
     /// `first`: what the peer said already.
     async fn run(mut self: Box<Self>, first: Option<Box<Element>>) {
         let edge = self.edge.clone();
@@ -236,6 +281,7 @@ impl Session {
                 guard,
                 lanes,
                 throttled,
+                place,
                 ..
             } = &mut *self;
             let open = closing.is_none();
@@ -252,11 +298,14 @@ impl Session {
                         Ok(())
                     }
                     Gated::Turn(Ok(Turn::Read)) => {
-                        // White space is traffic too, as XEP-0478 counts it, once a pair counts.
-                        if !self.pairs.is_empty() && self.wire.framer.buffered() > held {
+                        let came = self.wire.framer.buffered() > held;
+                        let taken = self.take_frames();
+                        // White space is traffic too, as XEP-0478 counts it, once a pair counts; a
+                        // stanza that does not get any further is not.
+                        if came && !self.pairs.is_empty() && self.wire.framer.buffered() == 0 {
                             self.last_use = Instant::now();
                         }
-                        self.take_frames()
+                        taken
                     }
                     Gated::Turn(Ok(Turn::Flushed)) => Ok(()),
                     Gated::Turn(Ok(Turn::End)) => Err(Failure::Ended),
@@ -285,6 +334,7 @@ impl Session {
                     self.take_frames()
                 }
                 Ok(()) = changes.changed(), if open => self.check_lists(),
+                () = place.give_way.cancelled() => Err(gave_way()),
             };
         };
         self.deliver();
@@ -296,6 +346,7 @@ impl Session {
         if self.closing.is_none() {
             self.edge.stream_refused(&self.guard.entry, &failure);
         }
+        count_excess(&self.edge, &failure);
         tracing::info!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -342,8 +393,9 @@ impl Session {
     }
 
     fn deadline(&self) -> Instant {
-        self.closing
-            .unwrap_or_else(|| self.last_use + self.patience())
+        let idle = self.last_use + self.patience();
+        let end = self.unproven_until.map_or(idle, |until| until.min(idle));
+        self.closing.unwrap_or(end)
     }
 
     fn patience(&self) -> Duration {
@@ -358,6 +410,14 @@ impl Session {
     fn timed_out(&mut self) -> Result<(), Failure> {
         if self.closing.is_some() {
             return Err(Failure::Timeout("closing the stream"));
+        }
+        if self
+            .unproven_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
+            self.edge.metrics.unproven_ended("time");
+            let text = "nothing was proven on this stream in time";
+            return Err(Failure::fault(StreamErrorCondition::PolicyViolation, text));
         }
         if self.pending.is_empty() && self.paused.is_none() && self.throttled.is_none() {
             self.close(None);

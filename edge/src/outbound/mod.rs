@@ -32,8 +32,20 @@ pub(crate) use opening::external_auth;
 use queue::Bounds;
 use route::Route;
 
-/// Remote domains with something waiting or a stream open, at most.
-const MAX_ROUTES: usize = 16_384;
+/// Part of all routes that only configured partners get.
+const RESERVED: usize = 8;
+
+/// Whether there may be one more route beside so many.
+fn has_room(routes: usize, live: &Live, remote: &Domain) -> bool {
+    let most = live.budget.routes;
+    let partner = live.policy.is_partner(remote);
+    routes
+        < if partner {
+            most
+        } else {
+            most - most / RESERVED
+        }
+}
 
 /// All routes.
 #[derive(Debug, Default)]
@@ -123,12 +135,14 @@ impl Outbound {
             if route.push(bounds, local, text, stanzas) {
                 route.spawn(edge, local.clone());
             }
-        } else if routes.len() < MAX_ROUTES {
+        } else if has_room(routes.len(), live, remote) {
             let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
             if route.push(bounds, local, text, stanzas) {
                 routes.insert(remote.clone(), route.clone());
                 route.spawn(edge, local.clone());
             }
+        } else {
+            edge.metrics.route_refused();
         }
         if stanzas.is_empty() {
             Ok(())
@@ -228,4 +242,27 @@ fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'st
     }
     let partner = edge.live().policy.is_partner(remote);
     edge.memory.alone.note(&key, partner, ());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use xmpp_federation_core::Domain;
+
+    use super::{RESERVED, has_room};
+    use crate::config::Loader;
+    use crate::config::fixture::good;
+
+    #[test]
+    fn configured_partners_have_routes_that_strangers_do_not_get() {
+        let folder = good();
+        let live = Loader::new(folder.path().join("edge.yaml"), 0).load();
+        let live = live.unwrap();
+        let most = live.budget.routes;
+        let domain = |name: &str| Domain::parse(name).unwrap();
+        let (partner, stranger) = (domain("vngtp.lab"), domain("stranger.example"));
+        let part = most - most / RESERVED;
+        assert!(has_room(part - 1, &live, &stranger) && !has_room(part, &live, &stranger));
+        assert!(has_room(most - 1, &live, &partner) && !has_room(most, &live, &partner));
+    }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -42,6 +43,11 @@ pub trait Lookup: Send + Sync {
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord>;
     /// AAAA and A records of a name.
     fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr>;
+    /// The same DNS with a cache and places that strangers' names do not use; `None`: there is no
+    /// difference.
+    fn for_partners(&self) -> Option<Arc<dyn Lookup>> {
+        None
+    }
 }
 
 /// Writes a name with its trailing dot.
@@ -59,6 +65,8 @@ pub struct Dns {
     resolver: Result<TokioResolver, String>,
     /// A place for each question that was just asked.
     asking: Semaphore,
+    /// With a cache and places of its own.
+    partners: Option<Arc<Dns>>,
 }
 
 /// How long a resolver may take over a question; it is asked twice.
@@ -92,8 +100,16 @@ impl Dns {
             ))
         };
         Self {
+            partners: Some(Arc::new(Self::asking(config.clone()))),
+            ..Self::asking(config)
+        }
+    }
+
+    fn asking(config: Result<ResolverConfig, String>) -> Self {
+        Self {
             resolver: config.and_then(build),
             asking: Semaphore::new(AT_ONCE),
+            partners: None,
         }
     }
 
@@ -171,6 +187,11 @@ fn build(config: ResolverConfig) -> Result<TokioResolver, String> {
 }
 
 impl Lookup for Dns {
+    fn for_partners(&self) -> Option<Arc<dyn Lookup>> {
+        let partners = self.partners.clone()?;
+        Some(partners)
+    }
+
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
         Box::pin(async move {
             let records = self.ask(name, RecordType::SRV).await?;
@@ -215,7 +236,6 @@ impl Lookup for Dns {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use std::collections::HashSet;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -242,5 +262,23 @@ mod tests {
             }
         });
         assert!(all.await.is_ok(), "{} of {asked} were asked", names.len());
+    }
+
+    #[tokio::test]
+    async fn configured_partners_have_places_of_their_own() {
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let dns = Arc::new(Dns::new(&[server.local_addr().unwrap()]));
+        let places = dns.asking.acquire_many(u32::try_from(AT_ONCE).unwrap());
+        let _places = places.await.unwrap();
+        let partners = dns.for_partners().unwrap();
+        let stranger = dns.clone();
+        tokio::spawn(async move { stranger.addresses("stranger.example.").await });
+        tokio::spawn(async move { partners.addresses("partner.example.").await });
+        let mut packet = [0; 512];
+        for _ in 0..2 {
+            let (size, _) = server.recv_from(&mut packet).await.unwrap();
+            let asked = packet.get(13..size).unwrap();
+            assert!(asked.starts_with(b"partner"), "{asked:?}");
+        }
     }
 }

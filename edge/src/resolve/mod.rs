@@ -162,6 +162,8 @@ impl ResolveError {
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
+    /// Asked about configured partners.
+    partners: Arc<dyn Lookup>,
     pub(crate) rules: Arc<AddressRules>,
     routes: Arc<HashMap<Domain, Vec<Target>>>,
     policy: Arc<Policy>,
@@ -215,6 +217,7 @@ impl Resolver {
             })
             .collect();
         Self {
+            partners: lookup.for_partners().unwrap_or_else(|| lookup.clone()),
             lookup,
             rules: Arc::new(AddressRules::new(config, routers)),
             routes: Arc::new(fixed),
@@ -242,7 +245,11 @@ impl Resolver {
     pub async fn resolve(&self, domain: &Domain) -> Result<Resolution, ResolveError> {
         // One by one, many priorities whose names nobody answers would take minutes.
         let total = self.bounds.total;
-        tokio::time::timeout(total, self.find(domain))
+        let mut asking = self.clone();
+        if self.policy.is_partner(domain) {
+            asking.lookup = self.partners.clone();
+        }
+        tokio::time::timeout(total, asking.find(domain))
             .await
             .unwrap_or_else(|_| {
                 Err(ResolveError::Temporary(format!(

@@ -5,6 +5,7 @@
 
 pub mod direct_tls;
 pub mod listen;
+pub mod pace;
 pub mod tls;
 pub mod transport;
 

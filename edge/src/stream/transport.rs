@@ -17,6 +17,7 @@ use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::pace::Paced;
 use super::tls::TlsSession;
 use crate::metrics::Direction;
 use crate::registry::StreamEntry;
@@ -25,6 +26,8 @@ use crate::trace::stream::StreamTrace;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
 const SCRATCH: usize = 64 * 1024;
+/// The same where nothing is proven yet: what comes at once takes little time.
+const UNPROVEN_READ: usize = 4 * 1024;
 /// Slices given to one vectored write.
 const SLICES: usize = 32;
 
@@ -52,8 +55,19 @@ pub struct Transport {
     received: bool,
     written: u64,
     ended: bool,
+    /// What holds until something is proven; absent: everything may be received.
+    unproven: Option<Box<Unproven>>,
     /// Absent on links.
     trace: Option<Box<StreamTrace>>,
+}
+
+/// A connection on which nothing is proven.
+#[derive(Debug)]
+struct Unproven {
+    /// Bytes that may still be received.
+    allowed: u64,
+    /// Absent: it need not wait for its turns.
+    paced: Option<Paced>,
 }
 
 impl Transport {
@@ -66,6 +80,7 @@ impl Transport {
             received: false,
             written: 0,
             ended: false,
+            unproven: None,
             trace: None,
         }
     }
@@ -75,6 +90,29 @@ impl Transport {
     pub fn of(mut self, entry: &Arc<StreamEntry>) -> Self {
         self.trace = Some(Box::new(StreamTrace::new(entry.clone())));
         self
+    }
+
+    /// Ends with an error when more than this is received before [`Self::proven`]; until then it
+    /// shares its turns with others, if it is paced.
+    #[must_use]
+    pub fn unproven(mut self, allowed: u64, paced: Option<Paced>) -> Self {
+        self.unproven = Some(Box::new(Unproven { allowed, paced }));
+        self
+    }
+
+    /// From now on any number of bytes may be received at any time.
+    pub fn proven(&mut self) {
+        self.unproven = None;
+    }
+
+    /// What was received took as much work as so many turns, beyond its own.
+    pub fn charge(&self, turns: usize) {
+        if let Some(Unproven {
+            paced: Some(paced), ..
+        }) = self.unproven.as_deref()
+        {
+            paced.charge(turns);
+        }
     }
 
     /// Where to tell what happens on the connection; `None` on links.
@@ -212,8 +250,17 @@ impl Transport {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<Turn>> {
+        let mut most = SCRATCH;
+        if let Some(unproven) = &mut self.unproven {
+            if let Some(paced) = &mut unproven.paced {
+                ready!(self.tcp.poll_read_ready(cx))?;
+                ready!(paced.poll_turn(cx));
+            }
+            most = UNPROVEN_READ;
+        }
         READ.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let end = scratch.len().min(most);
+            let mut buffer = ReadBuf::new(scratch.get_mut(..end).unwrap_or_default());
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
             let received = buffer.filled().len();
             if let Some(trace) = &mut self.trace {
@@ -228,6 +275,9 @@ impl Transport {
                 return Poll::Ready(Ok(Turn::End));
             }
             self.received = true;
+            if let Some(unproven) = &mut self.unproven {
+                unproven.received(received)?;
+            }
             let filled = scratch.get_mut(..received).unwrap_or_default();
             let Some(tls) = &mut self.tls else {
                 into.extend_from_slice(filled);
@@ -289,6 +339,22 @@ impl Transport {
         }
         self.flush().await?;
         self.tcp.shutdown().await
+    }
+}
+
+impl Unproven {
+    fn received(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.allowed.checked_sub(bytes as u64);
+        self.allowed = left.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "the peer sends more than it may before anything is proven",
+            )
+        })?;
+        if let Some(paced) = &self.paced {
+            paced.charge(bytes / 1024);
+        }
+        Ok(())
     }
 }
 

@@ -27,6 +27,7 @@ mod partner;
 mod per_pair;
 mod router_words;
 mod spelling;
+mod strangers;
 mod stream_header;
 mod suspects;
 mod tls_records;

@@ -23,6 +23,11 @@ impl Process {
     /// An edge for coluc.com with a static route to the peer `vngtp.lab`; `more` is further
     /// configuration, YAML at the top level.
     pub fn start(peer: &Peer, router: &Router, more: &str) -> Self {
+        Self::start_under(&[], peer, router, more)
+    }
+
+    /// The same by way of another command, which gets the edge's command line at its end.
+    pub fn start_under(by: &[&str], peer: &Peer, router: &Router, more: &str) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("edge-process-{}-{number}", std::process::id());
@@ -56,7 +61,9 @@ drainDelay: 0s
 "
         );
         write("edge.yaml", &yaml);
-        let child = Command::new(env!("CARGO_BIN_EXE_xmpp-federation-edge"))
+        let line = [by, &[env!("CARGO_BIN_EXE_xmpp-federation-edge")]].concat();
+        let child = Command::new(line[0])
+            .args(&line[1..])
             .arg("--config")
             .arg(folder.join("edge.yaml"))
             .stdout(Stdio::null())

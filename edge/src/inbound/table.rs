@@ -1,0 +1,641 @@
+//! Inbound connections by the network that they come from, and which one gives way at a bound.
+//!
+//! A host has a /64 of IPv6 to itself, a site a /56 or a /48 (RFC 6177): each has its bound, and one
+//! address of IPv4 counts as a /64. At a bound the oldest connection on which nothing was proven
+//! gives way, of the table that is full; a proven one never does. Addresses of configured partners
+//! have wider bounds and room that nobody else gets, since who knows many networks could otherwise
+//! fill everything.
+//!
+//! New connections of one network, and of all strangers together, wait for their turn when they are
+//! too many in a second: each costs a TLS handshake.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use xmpp_federation_core::edge_config::Limits;
+
+/// How much wider the bounds per network are for addresses of configured partners.
+const WIDER: usize = 16;
+/// Part of all connections that strangers do not get.
+const RESERVED: usize = 8;
+/// New connections of one network in a second, where it may have 256 at once.
+const PER_SECOND: u32 = 50;
+/// Networks whose new connections may come as fast at the same time: a handshake takes up to a
+/// millisecond.
+const AT_ONCE: u32 = 4;
+/// Turns that one negotiation takes.
+const TURNS: u32 = 10;
+/// Connections that wait for their turn, at most.
+const MOST_WAITING: usize = 4096;
+/// So many may come at once before their rate counts.
+const BURST: Duration = Duration::from_secs(1);
+
+/// A network: the length of its prefix in bits and its first address.
+type Network = (u8, IpAddr);
+
+/// What a connection counts for, from the smallest network; IPv4 has one only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Networks([Option<Network>; 3]);
+
+impl Networks {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self([Some((32, address)), None, None]),
+            IpAddr::V6(v6) => Self([64, 56, 48].map(|length| {
+                let first = v6.to_bits() & (!0 << (128 - u32::from(length)));
+                Some((length, Ipv6Addr::from_bits(first).into()))
+            })),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Network> {
+        self.0.into_iter().flatten()
+    }
+}
+
+/// The bounds that a connection is held to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    total: usize,
+    /// By network, in the order of [`Networks`].
+    networks: [usize; 3],
+    per_second: u32,
+    /// It comes from an address of a configured partner.
+    partner: bool,
+}
+
+impl Bounds {
+    pub(super) fn new(limits: &Limits, total: usize, partner: bool) -> Self {
+        let networks = [
+            limits.max_connections_per_address,
+            limits.max_connections_per56,
+            limits.max_connections_per48,
+        ];
+        Self {
+            total,
+            networks: networks.map(|most| most.saturating_mul(if partner { WIDER } else { 1 })),
+            per_second: per_second(limits),
+            partner,
+        }
+    }
+
+    /// Whether they are those for a configured partner.
+    pub(super) fn is_partners(&self) -> bool {
+        self.partner
+    }
+
+    /// Connections that may wait for their turn.
+    pub(super) fn room(&self) -> usize {
+        self.total.min(MOST_WAITING)
+    }
+}
+
+/// New connections of one network in a second.
+fn per_second(limits: &Limits) -> u32 {
+    limits.new_connections_per_second.unwrap_or_else(|| {
+        let usual = limits.max_connections_per_address / 256;
+        PER_SECOND.saturating_mul(u32::try_from(usual.max(1)).unwrap_or(u32::MAX))
+    })
+}
+
+/// Turns at the socket in a second for all connections on which nothing is proven, on each processor:
+/// as many as their negotiations need where they come as fast as they may.
+pub(super) fn turns_per_second(limits: &Limits) -> usize {
+    let connections = per_second(limits).saturating_mul(AT_ONCE);
+    usize::try_from(connections.saturating_mul(TURNS)).unwrap_or(usize::MAX)
+}
+
+/// The bound that a connection met, as metrics name it.
+fn name((length, _): Network) -> &'static str {
+    match length {
+        56 => "per-56",
+        48 => "per-48",
+        _ => "per-address",
+    }
+}
+
+/// All inbound connections.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Grows with every connection.
+    last: u64,
+    open: HashMap<u64, Connection>,
+    /// Those on which nothing is proven: strangers' before partners', each the oldest first.
+    unproven: BTreeSet<(bool, u64)>,
+    /// Of all, those that are no partner's.
+    strangers: usize,
+    networks: HashMap<Network, Share>,
+    /// Networks are looked through when there are so many.
+    tidy_at: usize,
+    /// When the next stranger's connection is due.
+    strangers_due: Option<Instant>,
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Connection {
+    networks: Networks,
+    partner: bool,
+    give_way: CancellationToken,
+}
+
+/// What one network has.
+#[derive(Debug, Default)]
+struct Share {
+    open: usize,
+    unproven: BTreeSet<u64>,
+    waiting: usize,
+    /// When its next connection is due.
+    due: Option<Instant>,
+}
+
+/// A connection's place; free when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    table: Arc<Table>,
+    id: u64,
+    /// Cancelled when the place is another's: the connection is to be closed without a word.
+    pub(super) give_way: CancellationToken,
+}
+
+/// A connection waits for its turn; over when dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    table: Arc<Table>,
+    networks: Networks,
+    pub(super) due: Instant,
+}
+
+/// What a place cost.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) place: Place,
+    /// The bounds at which another connection gave way.
+    pub(super) gave_way: Vec<&'static str>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection of these networks; the bound that is met where nobody gives way.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        networks: Networks,
+        bounds: &Bounds,
+    ) -> Result<Admitted, &'static str> {
+        let mut inner = self.lock();
+        let mut gave_way = inner.make_room_in(networks, bounds)?;
+        gave_way.extend(inner.make_room(bounds)?);
+        inner.last += 1;
+        let id = inner.last;
+        let token = CancellationToken::new();
+        inner.open.insert(
+            id,
+            Connection {
+                networks,
+                partner: bounds.partner,
+                give_way: token.clone(),
+            },
+        );
+        inner.unproven.insert((bounds.partner, id));
+        inner.strangers += usize::from(!bounds.partner);
+        inner.count(id, networks);
+        let place = Place {
+            table: self.clone(),
+            id,
+            give_way: token,
+        };
+        Ok(Admitted { place, gave_way })
+    }
+
+    /// When a connection of these networks may have a place; `None`: now. An error is that too many
+    /// wait already or that it would wait longer than `longest`.
+    pub(super) fn turn(
+        self: &Arc<Self>,
+        networks: Networks,
+        bounds: &Bounds,
+        longest: Duration,
+        now: Instant,
+    ) -> Result<Option<Turn>, &'static str> {
+        let mut inner = self.lock();
+        let Some(due) = inner.book(networks, bounds, longest, now)? else {
+            return Ok(None);
+        };
+        inner.waiting += 1;
+        for network in networks.iter() {
+            inner.share(network).waiting += 1;
+        }
+        Ok(Some(Turn {
+            table: self.clone(),
+            networks,
+            due,
+        }))
+    }
+}
+
+impl Inner {
+    fn share(&mut self, network: Network) -> &mut Share {
+        self.networks.entry(network).or_default()
+    }
+
+    fn count(&mut self, id: u64, networks: Networks) {
+        for network in networks.iter() {
+            let share = self.share(network);
+            share.open += 1;
+            share.unproven.insert(id);
+        }
+    }
+
+    /// Makes room for one more connection in each network.
+    fn make_room_in(
+        &mut self,
+        networks: Networks,
+        bounds: &Bounds,
+    ) -> Result<Vec<&'static str>, &'static str> {
+        let mut gave_way = Vec::new();
+        for (network, most) in networks.iter().zip(bounds.networks) {
+            let share = self.share(network);
+            if share.open < most {
+                continue;
+            }
+            let Some(oldest) = share.unproven.first().copied() else {
+                return Err(name(network));
+            };
+            self.give_way(oldest);
+            gave_way.push(name(network));
+        }
+        Ok(gave_way)
+    }
+
+    /// Makes room for one more connection among all.
+    fn make_room(&mut self, bounds: &Bounds) -> Result<Option<&'static str>, &'static str> {
+        let strangers = bounds.total - bounds.total / RESERVED;
+        let full = self.open.len() >= bounds.total;
+        if !full && (bounds.partner || self.strangers < strangers) {
+            return Ok(None);
+        }
+        // A stranger takes no partner's place.
+        let oldest = self.unproven.first().copied();
+        let oldest = oldest.filter(|(partner, _)| bounds.partner || !partner);
+        let (_, id) = oldest.ok_or("total")?;
+        self.give_way(id);
+        Ok(Some("total"))
+    }
+
+    fn give_way(&mut self, id: u64) {
+        if let Some(connection) = self.remove(id) {
+            connection.give_way.cancel();
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.open.remove(&id)?;
+        self.unproven.remove(&(connection.partner, id));
+        self.strangers -= usize::from(!connection.partner);
+        for network in connection.networks.iter() {
+            if let Some(share) = self.networks.get_mut(&network) {
+                share.open = share.open.saturating_sub(1);
+                share.unproven.remove(&id);
+                if share.is_idle(Instant::now()) {
+                    self.networks.remove(&network);
+                }
+            }
+        }
+        Some(connection)
+    }
+
+    /// Books the next turn that the rates leave; `None`: it is now.
+    fn book(
+        &mut self,
+        networks: Networks,
+        bounds: &Bounds,
+        longest: Duration,
+        now: Instant,
+    ) -> Result<Option<Instant>, &'static str> {
+        if bounds.partner {
+            return Ok(None);
+        }
+        self.tidy(now);
+        let each = Duration::from_secs(1) / bounds.per_second.max(1);
+        let of_all = each / AT_ONCE;
+        // A rate's next turn may be up to a burst in the future before anybody waits.
+        let next = |due: Option<Instant>| due.map_or(now, |due| due.max(now));
+        let mut latest = next(self.strangers_due) + of_all;
+        let mut most = 0;
+        for network in networks.iter() {
+            let share = self.share(network);
+            latest = latest.max(next(share.due) + each);
+            most = most.max(share.waiting);
+        }
+        let turn = latest.checked_sub(BURST).filter(|turn| *turn > now);
+        if let Some(turn) = turn {
+            // No network has more of the room than is left of it.
+            let left = bounds.room().saturating_sub(self.waiting);
+            if most >= left || turn - now > longest {
+                return Err("rate");
+            }
+        }
+        self.strangers_due = Some(next(self.strangers_due) + of_all);
+        for network in networks.iter() {
+            let share = self.share(network);
+            share.due = Some(next(share.due) + each);
+        }
+        Ok(turn)
+    }
+
+    /// Forgets networks of which nothing is left.
+    fn tidy(&mut self, now: Instant) {
+        if self.networks.len() >= self.tidy_at.max(1024) {
+            self.networks.retain(|_, share| !share.is_idle(now));
+            self.tidy_at = 2 * self.networks.len();
+        }
+    }
+}
+
+impl Share {
+    fn is_idle(&self, now: Instant) -> bool {
+        self.open == 0 && self.waiting == 0 && self.due.is_none_or(|due| due <= now)
+    }
+}
+
+impl Place {
+    /// The connection, counted in total only so far, is one of these networks. An error is the
+    /// bound that is met.
+    pub(super) fn belongs_to(
+        &self,
+        networks: Networks,
+        bounds: &Bounds,
+    ) -> Result<Vec<&'static str>, &'static str> {
+        let mut guard = self.table.lock();
+        let inner = &mut *guard;
+        let gave_way = inner.make_room_in(networks, bounds)?;
+        // It may have given way meanwhile.
+        if let Some(connection) = inner.open.get_mut(&self.id) {
+            connection.networks = networks;
+            if bounds.partner && !connection.partner {
+                connection.partner = true;
+                inner.strangers -= 1;
+                inner.unproven.remove(&(false, self.id));
+                inner.unproven.insert((true, self.id));
+            }
+            inner.count(self.id, networks);
+        }
+        Ok(gave_way)
+    }
+
+    /// Something was proven on the connection: it does not give way any more. `partner`: it was the
+    /// name of a configured partner.
+    pub(super) fn proven(&self, partner: bool) {
+        let mut guard = self.table.lock();
+        let inner = &mut *guard;
+        let Some(connection) = inner.open.get_mut(&self.id) else {
+            return;
+        };
+        inner.unproven.remove(&(connection.partner, self.id));
+        let networks = connection.networks;
+        if partner && !connection.partner {
+            connection.partner = true;
+            inner.strangers -= 1;
+        }
+        for network in networks.iter() {
+            if let Some(share) = inner.networks.get_mut(&network) {
+                share.unproven.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.table.lock().remove(self.id);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut inner = self.table.lock();
+        inner.waiting = inner.waiting.saturating_sub(1);
+        for network in self.networks.iter() {
+            let share = inner.share(network);
+            share.waiting = share.waiting.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use rstest::rstest;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn bounds(total: usize, networks: [usize; 3], partner: bool) -> Bounds {
+        let limits = Limits {
+            max_connections_per_address: networks[0],
+            max_connections_per56: networks[1],
+            max_connections_per48: networks[2],
+            new_connections_per_second: Some(50),
+            ..Limits::default()
+        };
+        Bounds::new(&limits, total, partner)
+    }
+
+    fn at(text: &str) -> Networks {
+        Networks::of(text.parse().unwrap())
+    }
+
+    fn is_served(place: &Place) -> bool {
+        !place.give_way.is_cancelled()
+    }
+
+    #[rstest]
+    #[case::one_address(["192.0.2.1", "192.0.2.1", "192.0.2.1"], Some("per-address"))]
+    #[case::addresses(["192.0.2.1", "192.0.2.2", "192.0.2.3"], None)]
+    #[case::one_64(["2001:db8::1", "2001:db8::2", "2001:db8::3"], Some("per-address"))]
+    #[case::one_56(["2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:ff::1"], Some("per-56"))]
+    #[case::one_48(["2001:db8::1", "2001:db8:0:100::1", "2001:db8:0:200::1"], Some("per-48"))]
+    #[case::sites(["2001:db8::1", "2001:db8:1::1", "2001:db8:2::1"], None)]
+    fn each_network_has_its_bound(#[case] addresses: [&str; 3], #[case] met: Option<&'static str>) {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(100, [2, 2, 2], false);
+        let admit = |address| table.admit(at(address), &bounds).unwrap();
+        let [first, second, third] = addresses.map(admit);
+        assert_eq!(third.gave_way.first().copied(), met);
+        assert_eq!(is_served(&first.place), met.is_none());
+        assert!(is_served(&second.place) && is_served(&third.place));
+    }
+
+    #[test]
+    fn a_proven_connection_never_gives_way() {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(100, [2, 2, 2], false);
+        let admit = || table.admit(at("192.0.2.1"), &bounds);
+        let (first, second) = (admit().unwrap().place, admit().unwrap().place);
+        first.proven(false);
+        let third = admit().unwrap();
+        assert_eq!(third.gave_way, ["per-address"]);
+        assert!(is_served(&first) && !is_served(&second));
+        third.place.proven(false);
+        assert_eq!(admit().unwrap_err(), "per-address");
+        drop(first);
+        assert!(admit().unwrap().gave_way.is_empty());
+    }
+
+    #[test]
+    fn strangers_leave_room_for_partners_and_give_way_to_them_first() {
+        let table = Arc::new(Table::default());
+        let (stranger, partner) = (bounds(16, [99; 3], false), bounds(16, [99; 3], true));
+        let strangers = (0..14).map(|n| {
+            let address = Networks::of(IpAddr::from([192, 0, 2, n]));
+            let admitted = table.admit(address, &stranger).unwrap();
+            assert!(admitted.gave_way.is_empty());
+            admitted.place
+        });
+        let strangers: Vec<_> = strangers.collect();
+        // Their part is full.
+        let another = table.admit(at("198.51.100.1"), &stranger).unwrap();
+        assert_eq!(another.gave_way, ["total"]);
+        assert!(!is_served(&strangers[0]));
+        let own = || table.admit(at("203.0.113.1"), &partner).unwrap();
+        let partners = [own(), own()];
+        assert!(partners.iter().all(|one| one.gave_way.is_empty()));
+        // All is full: a stranger's connection gives way, although a partner's is older than the next.
+        let third = own();
+        assert_eq!(third.gave_way, ["total"]);
+        assert!(!is_served(&strangers[1]) && is_served(&partners[0].place));
+        // Where all strangers are proven, another one is refused and partners take turns.
+        for place in strangers.iter().chain([&another.place]) {
+            place.proven(false);
+        }
+        assert_eq!(
+            table.admit(at("198.51.100.2"), &stranger).unwrap_err(),
+            "total"
+        );
+        assert_eq!(own().gave_way, ["total"]);
+        assert!(!is_served(&partners[0].place));
+    }
+
+    #[test]
+    fn a_stranger_that_proves_to_be_a_partner_leaves_the_strangers_part() {
+        let table = Arc::new(Table::default());
+        let stranger = bounds(8, [99; 3], false);
+        let admit = || table.admit(at("192.0.2.1"), &stranger);
+        let all: Vec<_> = (0..7).map(|_| admit().unwrap().place).collect();
+        for place in &all {
+            place.proven(false);
+        }
+        assert_eq!(admit().unwrap_err(), "total");
+        all[0].proven(true);
+        assert!(admit().is_ok());
+    }
+
+    #[test]
+    fn a_relayed_connection_counts_for_its_network_once_that_is_known() {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(100, [1; 3], false);
+        let unknown = || table.admit(Networks::default(), &bounds).unwrap().place;
+        let (first, second) = (unknown(), unknown());
+        assert!(
+            first
+                .belongs_to(at("192.0.2.1"), &bounds)
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(
+            second.belongs_to(at("192.0.2.1"), &bounds).unwrap(),
+            ["per-address"]
+        );
+        assert!(!is_served(&first) && is_served(&second));
+        second.proven(false);
+        let third = unknown();
+        assert_eq!(
+            third.belongs_to(at("192.0.2.1"), &bounds).unwrap_err(),
+            "per-address"
+        );
+    }
+
+    #[tokio::test]
+    async fn new_connections_of_a_network_wait_for_their_turn_and_others_do_not() {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(10_000, [9999; 3], false);
+        let now = Instant::now();
+        let turn = |address: &str, now| table.turn(at(address), &bounds, PATIENCE, now);
+        for _ in 0..50 {
+            assert!(turn("192.0.2.1", now).unwrap().is_none());
+        }
+        let first = turn("192.0.2.1", now).unwrap().unwrap();
+        let second = turn("192.0.2.1", now).unwrap().unwrap();
+        assert_eq!(first.due - now, Duration::from_millis(20));
+        assert_eq!(second.due - now, Duration::from_millis(40));
+        assert!(turn("192.0.2.2", now).unwrap().is_none());
+        // A second later the rate has room again.
+        let later = now + Duration::from_secs(1);
+        assert!(turn("192.0.2.1", later).unwrap().is_none());
+        let partner = Bounds {
+            partner: true,
+            ..bounds
+        };
+        assert!(
+            table
+                .turn(at("192.0.2.1"), &partner, PATIENCE, now)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[tokio::test]
+    async fn who_would_wait_too_long_or_takes_more_than_half_of_the_room_is_refused() {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(100, [9999; 3], false);
+        let now = Instant::now();
+        let turn = |address: &str, longest| table.turn(at(address), &bounds, longest, now);
+        for _ in 0..50 {
+            assert!(turn("192.0.2.1", PATIENCE).unwrap().is_none());
+        }
+        assert_eq!(
+            turn("192.0.2.1", Duration::from_millis(10)).unwrap_err(),
+            "rate"
+        );
+        let waiting: Vec<_> =
+            std::iter::from_fn(|| turn("192.0.2.1", PATIENCE).ok().flatten()).collect();
+        assert_eq!(waiting.len(), 50, "half of the room");
+        // Many networks together have their rate too.
+        for n in 0..150_u8 {
+            let own = Networks::of(IpAddr::from([198, 51, 100, n]));
+            let _ = table.turn(own, &bounds, PATIENCE, now).unwrap();
+        }
+        assert!(
+            turn("203.0.113.1", PATIENCE).unwrap().is_some(),
+            "waits, too"
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_stays_behind() {
+        let table = Arc::new(Table::default());
+        let bounds = bounds(10, [2; 3], false);
+        for n in 0..5000_u16 {
+            let network = Networks::of(IpAddr::from([0x2001, 0xdb8, n, 0, 0, 0, 0, 1]));
+            // At a time of its own, by which the rate of the one before is forgotten.
+            let now = Instant::now() + Duration::from_secs(2) * u32::from(n);
+            let _ = table.turn(network, &bounds, PATIENCE, now);
+            let _ = table.admit(network, &bounds);
+        }
+        let inner = table.lock();
+        assert_eq!(
+            (inner.open.len(), inner.unproven.len(), inner.strangers),
+            (0, 0, 0)
+        );
+        assert!(inner.networks.len() < 2048, "{}", inner.networks.len());
+    }
+}
