@@ -226,23 +226,23 @@ fn has_u_labels(domain: &Domain) -> bool {
     labels.any(|label| label.starts_with("xn--"))
 }
 
-/// Whether nameprep (RFC 3491) leaves a label as it is. It knows the characters of an old version of
-/// Unicode; servers let younger ones pass.
-fn nameprep_keeps(label: &str) -> bool {
+/// Whether nameprep (RFC 3491) leaves a domain as it is. Servers apply it to all labels at once, so
+/// that labels of both directions of writing are refused. It knows the characters of an old version
+/// of Unicode; servers let younger ones pass.
+fn nameprep_keeps(domain: &str) -> bool {
     let known = |c: char| if unassigned_code_point(c) { '0' } else { c };
-    let label: String = label.chars().map(known).collect();
-    stringprep::nameprep(&label).is_ok_and(|read| *read == label)
+    let domain: String = domain.chars().map(known).collect();
+    stringprep::nameprep(&domain).is_ok_and(|read| *read == domain)
 }
 
 /// The spelling of a domain where we speak first: U-labels, or A-labels where nameprep would make
-/// another domain of it.
+/// another domain of it, or none.
 pub(crate) fn spelling(domain: &Domain) -> Cow<'_, str> {
     if !has_u_labels(domain) {
         return Cow::Borrowed(domain.as_str());
     }
     let written = domain.to_unicode();
-    // Label by label: that is what the rules about the direction of writing are for.
-    if written.split('.').all(nameprep_keeps) {
+    if nameprep_keeps(&written) {
         Cow::Owned(written)
     } else {
         Cow::Borrowed(domain.as_str())
@@ -433,7 +433,8 @@ mod tests {
         "\u{646}\u{627}\u{645}\u{647}\u{200c}\u{627}\u{6cc}.example",
         "xn--mgba3gch31f060k.example"
     )]
-    #[case::from_the_right("\u{5d0}\u{5d1}.example", "\u{5d0}\u{5d1}.example")]
+    #[case::from_the_right("\u{5d0}\u{5d1}.\u{5d0}\u{5d1}", "\u{5d0}\u{5d1}.\u{5d0}\u{5d1}")]
+    #[case::from_both_sides("\u{5d0}\u{5d1}.example", "xn--4dbc.example")]
     #[case::younger_than_the_tables("xn--gq9h.example", "\u{1f927}.example")]
     fn a_domain_has_one_spelling_unless_its_server_has_another(
         #[case] text: &str,
