@@ -8,6 +8,7 @@
 //! each time costs nobody anything either. The list belongs to the cluster: whichever of its links
 //! is up next goes on with it.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,10 @@ impl Reader {
         Some(if local.is_empty() {
             domain.into()
         } else {
-            format!("{}@{domain}", local.to_lowercase()).into()
+            // As routers of RFC 3920 read it: one user has many spellings.
+            let read = stringprep::nodeprep(local);
+            let local = read.map_or_else(|_| local.to_lowercase(), Cow::into_owned);
+            format!("{local}@{domain}").into()
         })
     }
 }

@@ -116,15 +116,16 @@ async fn what_waits_behind_others_already_goes_alone_too_in_every_spelling_and_i
     cluster.accuse(&["Mal@vngtp.lab/other"]);
     cluster.push(batch(&[
         stanza("mal@vngtp.lab/&lt;", "m4"),
+        stanza("\u{ff2d}\u{ad}a&#x4c;@VNGTP.lab", "m5"),
         stanza("bob@vngtp.lab", "b3"),
         stanza("mallory@vngtp.lab", "x1"),
     ]));
     assert_eq!(cluster.queue.suspects(), (1, 0));
-    assert_eq!(cluster.queue.depth().0, 8);
+    assert_eq!(cluster.queue.depth().0, 9);
     let all = cluster.take_all();
     let alone: Vec<_> = all.iter().filter(|(alone, _)| *alone).collect();
     let alone: Vec<_> = alone.iter().map(|(_, ids)| ids.join(" ")).collect();
-    assert_eq!(alone, ["m1", "m2", "m3", "m4"]);
+    assert_eq!(alone, ["m1", "m2", "m3", "m4", "m5"]);
     let others = all.iter().filter(|(alone, _)| !alone);
     let others: Vec<_> = others.flat_map(|(_, ids)| ids.clone()).collect();
     assert_eq!(others, ["b1", "b2", "b3", "x1"]);
