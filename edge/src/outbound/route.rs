@@ -58,6 +58,7 @@ struct Inner {
     backoff: Backoff,
     bytes: usize,
     hosted: u64,
+    pairs_so_far: u64,
 }
 
 /// Stanzas of one hosted domain.
@@ -71,6 +72,10 @@ struct Pair {
     alone: bool,
     /// Its back-off is void.
     retry: bool,
+    /// Its place among all pairs, by when they came.
+    number: u64,
+    /// It has not asked yet where its stanzas go.
+    fresh: bool,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,7 @@ impl Route {
                 backoff: Backoff::new(PAUSE.0, PAUSE.1),
                 bytes: 0,
                 hosted: 0,
+                pairs_so_far: 0,
             }),
             total,
             changed: Notify::new(),
@@ -200,6 +206,8 @@ impl Route {
             }
             return false;
         };
+        inner.pairs_so_far += 1;
+        let number = inner.pairs_so_far;
         inner.pairs.insert(
             place,
             Pair {
@@ -208,6 +216,8 @@ impl Route {
                 wake: Arc::default(),
                 alone: false,
                 retry: false,
+                number,
+                fresh: true,
             },
         );
         true
@@ -236,8 +246,13 @@ impl Route {
     /// Whether the pair's back-off was voided since it was asked last.
     pub(super) fn retries(&self, local: &Domain) -> bool {
         let mut inner = self.lock();
-        let pair = inner.pair(local);
-        pair.is_some_and(|pair| std::mem::take(&mut pair.retry))
+        let Some(pair) = inner.pair(local) else {
+            return false;
+        };
+        if std::mem::take(&mut pair.fresh) {
+            self.changed.notify_waiters();
+        }
+        std::mem::take(&mut pair.retry)
     }
 
     /// What wakes whoever serves the pair.
@@ -336,6 +351,7 @@ impl Route {
             return false;
         }
         inner.pairs.remove(place);
+        self.changed.notify_waiters();
         if inner.pairs.is_empty() {
             routes.remove(&self.remote);
             if routes.is_empty() {
@@ -420,7 +436,14 @@ impl Route {
         let Ok(place) = inner.place(local) else {
             return Ok(Way::Open(None));
         };
+        let number = inner.pairs.get(place).map_or(0, |pair| pair.number);
+        let mut earlier = inner.pairs.iter();
+        let earlier = earlier.find(|pair| pair.fresh && pair.number < number);
+        let earlier = earlier.map(|pair| pair.local.clone());
         if let Some(pair) = inner.pairs.get_mut(place) {
+            if std::mem::take(&mut pair.fresh) {
+                self.changed.notify_waiters();
+            }
             alone |= pair.alone;
             let host = inner.hosts.iter_mut().filter(|_| !alone);
             let mut host = host.filter(|host| host.takes(local));
@@ -437,14 +460,16 @@ impl Route {
         {
             return Ok(Way::Unreachable(*until, error.clone()));
         }
-        match &inner.opening {
-            None if failed => Ok(Way::Open(None)),
-            None => {
+        match (&inner.opening, earlier) {
+            (None, _) if failed => Ok(Way::Open(None)),
+            // Tasks begin in any order; the pair that came first has its turn first.
+            (None, Some(earlier)) => Err((None, earlier)),
+            (None, None) => {
                 inner.opening = Some((local.clone(), None));
                 Ok(Way::Open(Some(Opening(self.clone()))))
             }
-            Some((other, None)) => Err((None, other.clone())),
-            Some((other, Some(since))) => {
+            (Some((other, None)), _) => Err((None, other.clone())),
+            (Some((other, Some(since))), _) => {
                 let until = *since + HEAD_START;
                 let another = first.is_some_and(|first| first != other);
                 if alone || another || now >= until {

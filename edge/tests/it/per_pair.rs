@@ -224,7 +224,7 @@ async fn where_a_certificate_was_asked_for_a_domain_that_it_does_not_name_is_no_
 #[rstest]
 #[case::named_by_the_certificate(true)]
 #[case::without_certificates(false)]
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn domains_share_a_stream_where_nothing_speaks_against_it(#[case] shown: bool) {
     let live = |config| {
         if shown {
@@ -246,6 +246,7 @@ async fn domains_share_a_stream_where_nothing_speaks_against_it(#[case] shown: b
         }
     }
     assert_eq!(streams, [0, 0], "{:?}", scene.partner.seen);
+    assert_eq!(scene.partner.seen[0], Event::Header(0, BAD.to_owned()));
 }
 
 #[tokio::test]
