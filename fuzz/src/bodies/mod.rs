@@ -16,16 +16,18 @@ pub mod negotiation;
 pub mod proxy;
 pub mod reroot;
 pub mod streams;
+pub mod tls;
 
 /// What a target does with an input.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is that of its folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("framer", framer::run),
     ("link", link::run),
     ("negotiation", negotiation::run),
     ("proxy", proxy::run),
     ("reroot", reroot::run),
     ("streams", streams::run),
+    ("tls", tls::run),
 ];
