@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::edge::Edge;
 use crate::inbound;
+use crate::outbound::acquaint;
 use crate::router::{Mode, Routers};
 use crate::stream::CLOSE_TIME;
 use crate::stream::direct_tls::Service;
@@ -60,7 +61,8 @@ pub(crate) async fn run(
     let turns = tokio::spawn(async move { inbound::Inbound::give_turns(&turns).await });
     tokio::select! {
         () = stop => {}
-        () = edge.log_rate.run() => {}
+        () = edge.log_rate.run(&edge.metrics) => {}
+        () = acquainting(edge.clone()) => {}
     }
 
     edge.start_draining();
@@ -90,6 +92,12 @@ pub(crate) async fn run(
         streams = edge.outbound.is_settled(),
         "stopped"
     );
+}
+
+/// Goes on until it is dropped.
+async fn acquainting(edge: Arc<Edge>) {
+    acquaint::run(edge).await;
+    std::future::pending::<()>().await;
 }
 
 /// Closes the links, so that routers use other edges, and finishes what they sent until then.

@@ -162,6 +162,7 @@ impl Edge {
             outbound_stanzas,
             outbound_bytes,
             outbound_domains,
+            verifications: self.verifier.counts(),
         }
     }
 
@@ -179,6 +180,12 @@ impl Edge {
             counts.refused += refused;
         }
         counts
+    }
+
+    /// How many keys of peers are being verified, and how many wait for their turn.
+    pub fn verifications(&self) -> (usize, usize) {
+        let counts = self.verifier.counts();
+        (counts.running, counts.waiting)
     }
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.

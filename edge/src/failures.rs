@@ -312,10 +312,11 @@ impl Failures {
         }
     }
 
-    /// How many domains our last attempt failed for.
+    /// How many configured domains our last attempt failed for. Others do not count: anybody can
+    /// name domains that cannot be reached.
     pub(crate) fn failing_count(&self) -> usize {
-        let all = self.partners.values().chain(self.strangers.values());
-        all.filter(|history| history.failing.is_some()).count()
+        let partners = self.partners.values();
+        partners.filter(|history| history.failing.is_some()).count()
     }
 
     /// All domains for which our last attempt failed, sorted.

@@ -1,28 +1,133 @@
-//! How many lines of the log a peer may cause: whoever fails a check with every element must not
-//! fill the log. What is not written is counted, and told once a minute; metrics and
-//! [`crate::failures`] count everything.
+//! How many lines of the log somebody may cause: a peer that fails a check with every element, or
+//! a user who writes to ever new domains, must not fill the log. What is not written is counted, and
+//! told once a minute; metrics and [`crate::failures`] count everything.
+//!
+//! Partners have places of their own: however many strangers cause lines, those of a partner are
+//! written.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use xmpp_federation_core::Domain;
 
 use crate::inbound::network_of;
+use crate::metrics::Metrics;
 
 /// After this time lines are written again.
 const MINUTE: Duration = Duration::from_mins(1);
 /// Lines of a minute about one check that peers of one network fail.
 pub(crate) const REFUSALS: u32 = 20;
-/// Lines of a minute about one step of dialback with one network. More, since a server may bring
-/// many domains at once.
+/// Lines of a minute about one step of a stream or of dialback with one network. More, since a
+/// server may bring many domains at once.
 pub(crate) const EXCHANGES: u32 = 60;
-/// Networks and subjects told apart in a minute; all others share what one network gets.
-const TOLD_APART: usize = 256;
 
-/// What a line is about, and which network; `None`: all that are not told apart.
-type Subject = (&'static str, Option<IpAddr>);
+/// Because of whom a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Party<'a> {
+    /// Somebody called from this address; and in whose name, as far as it said so.
+    Caller(IpAddr, Option<&'a Domain>),
+    /// We call this domain, at this address as far as it is known.
+    Called(&'a Domain, Option<IpAddr>),
+    /// The XCP router sent something.
+    Router,
+}
+
+/// Who shares the lines of one minute.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    /// A network that no partner is known at.
+    Network(IpAddr),
+    /// Such a network, in the name of a partner.
+    Claimed(IpAddr),
+    /// A network that a partner is at.
+    Partner(IpAddr),
+    /// A partner that we call.
+    Domain(Domain),
+    /// Domains that nobody configured, before an address of theirs is known.
+    Domains,
+    /// The XCP routers.
+    Router,
+    /// All that find no place of their own.
+    Rest(Kind),
+}
+
+/// Places of one kind do not take those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Stranger,
+    Claimed,
+    Partner,
+}
+
+impl Kind {
+    /// Subjects told apart in a minute; all others of the kind share what one gets.
+    const fn most(self) -> usize {
+        match self {
+            Self::Stranger | Self::Claimed => 256,
+            Self::Partner => 1024,
+        }
+    }
+}
+
+impl Place {
+    fn of(party: Party<'_>, trust: &impl Trust) -> Self {
+        match party {
+            Party::Caller(address, named) => {
+                let network = network_of(address);
+                if trust.is_partners(address) {
+                    Self::Partner(network)
+                } else if named.is_some_and(|named| trust.is_partner(named)) {
+                    Self::Claimed(network)
+                } else {
+                    Self::Network(network)
+                }
+            }
+            Party::Called(remote, _) if trust.is_partner(remote) => Self::Domain(remote.clone()),
+            Party::Called(_, Some(address)) => Self::Network(network_of(address)),
+            Party::Called(_, None) => Self::Domains,
+            Party::Router => Self::Router,
+        }
+    }
+
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Network(_) | Self::Domains => Kind::Stranger,
+            Self::Claimed(_) => Kind::Claimed,
+            Self::Partner(_) | Self::Domain(_) | Self::Router => Kind::Partner,
+            Self::Rest(kind) => *kind,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) | Self::Claimed(network) | Self::Partner(network) => {
+                network.fmt(f)
+            }
+            Self::Domain(domain) => domain.fmt(f),
+            Self::Domains => f.write_str("domains that nobody configured"),
+            Self::Router => f.write_str("XCP routers"),
+            Self::Rest(Kind::Partner) => f.write_str("further partners"),
+            Self::Rest(Kind::Stranger | Kind::Claimed) => f.write_str("further networks"),
+        }
+    }
+}
+
+/// Says who belongs to a partner.
+pub(crate) trait Trust {
+    /// Whether an administrator wrote this domain down.
+    fn is_partner(&self, remote: &Domain) -> bool;
+    /// Whether a domain that an administrator wrote down is at this address.
+    fn is_partners(&self, address: IpAddr) -> bool;
+}
+
+/// What a line is about, a word of a small fixed set, and because of whom it is written.
+type Subject = (&'static str, Place);
 
 /// What was logged in this minute.
 #[derive(Debug)]
@@ -32,6 +137,10 @@ pub(crate) struct LogRate(Mutex<Minute>);
 struct Minute {
     began: Instant,
     written: HashMap<Subject, Written>,
+    /// Places taken by kind.
+    places: HashMap<Kind, usize>,
+    /// Lines that standard output had not taken when the minute began.
+    unwritten: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -58,24 +167,42 @@ impl LogRate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more line about a peer may be written, of `most` in a minute; `about`: a word
-    /// of a small fixed set.
-    pub(crate) fn admit(&self, about: &'static str, peer: IpAddr, most: u32, now: Instant) -> bool {
+    /// Whether one more line may be written, of `most` in a minute; `about`: a word of a small fixed
+    /// set.
+    pub(crate) fn admit(
+        &self,
+        about: &'static str,
+        party: Party<'_>,
+        trust: &impl Trust,
+        most: u32,
+        now: Instant,
+    ) -> bool {
+        let place = Place::of(party, trust);
         let mut minute = self.lock();
         let ended = minute.end_by(now);
-        let admitted = minute.admit((about, Some(network_of(peer))), most);
+        let admitted = minute.admit((about, place), most);
         drop(minute);
         tell(&ended);
         admitted
     }
 
     /// Tells what was not written at the end of each minute, also if nobody causes lines any more.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, metrics: &Metrics) {
         let mut minutes = tokio::time::interval(MINUTE);
         loop {
             let now = minutes.tick().await;
-            let ended = self.lock().end_by(now);
+            let unwritten = metrics.unwritten_lines();
+            let mut minute = self.lock();
+            let ended = minute.end_by(now);
+            let lost = unwritten - std::mem::replace(&mut minute.unwritten, unwritten);
+            drop(minute);
             tell(&ended);
+            if lost > 0 {
+                tracing::warn!(
+                    lines = lost,
+                    "standard output is not read fast enough; these lines were not written"
+                );
+            }
         }
     }
 
@@ -91,13 +218,20 @@ impl Minute {
         Self {
             began,
             written: HashMap::new(),
+            places: HashMap::new(),
+            unwritten: 0,
         }
     }
 
-    fn admit(&mut self, (about, network): Subject, most: u32) -> bool {
-        let mut subject = (about, network);
-        if self.written.len() >= TOLD_APART && !self.written.contains_key(&subject) {
-            subject = (about, None);
+    fn admit(&mut self, mut subject: Subject, most: u32) -> bool {
+        if !self.written.contains_key(&subject) {
+            let kind = subject.1.kind();
+            let taken = self.places.entry(kind).or_default();
+            if *taken < kind.most() {
+                *taken += 1;
+            } else {
+                subject.1 = Place::Rest(kind);
+            }
         }
         let written = self.written.entry(subject).or_default();
         if written.lines < most {
@@ -116,7 +250,11 @@ impl Minute {
     }
 
     fn end(&mut self, now: Instant) -> Vec<Unwritten> {
-        let ended = std::mem::replace(self, Self::new(now));
+        let fresh = Self {
+            unwritten: self.unwritten,
+            ..Self::new(now)
+        };
+        let ended = std::mem::replace(self, fresh);
         let unwritten = ended
             .written
             .into_iter()
@@ -130,15 +268,15 @@ impl Minute {
 
 fn tell(ended: &[Unwritten]) {
     for Unwritten {
-        subject: (about, network),
+        subject: (about, place),
         lines,
     } in ended
     {
         tracing::warn!(
             about,
-            network = network.map(|network| network.to_string()),
+            because_of = %place,
             lines,
-            "one peer caused too many lines in a minute; these were not written"
+            "too many lines in a minute about one subject; these were not written"
         );
     }
 }
@@ -152,11 +290,25 @@ mod tests {
         IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host])
     }
 
+    /// `partner.example` is written down and is at 192.0.2.1.
+    struct Configured;
+
+    impl Trust for Configured {
+        fn is_partner(&self, remote: &Domain) -> bool {
+            remote.as_str() == "partner.example"
+        }
+        fn is_partners(&self, address: IpAddr) -> bool {
+            address == IpAddr::from([192, 0, 2, 1])
+        }
+    }
+
     #[test]
     fn a_peer_has_so_many_lines_a_minute_and_what_was_not_written_is_told() {
         let rate = LogRate::default();
         let began = rate.lock().began;
-        let admitted = |about, peer, now| rate.admit(about, peer, REFUSALS, now);
+        let admitted = |about, peer, now| {
+            rate.admit(about, Party::Caller(peer, None), &Configured, REFUSALS, now)
+        };
         // The hosts of one network count together.
         let written = (0..500).filter(|n| admitted("policy", v6(1, *n), began));
         assert_eq!(written.count(), REFUSALS as usize);
@@ -168,7 +320,7 @@ mod tests {
         assert_eq!(
             rate.lock().end_by(began + MINUTE),
             [Unwritten {
-                subject: ("policy", Some(v6(1, 0))),
+                subject: ("policy", Place::Network(v6(1, 0))),
                 lines: 500 - u64::from(REFUSALS) + 1
             }]
         );
@@ -180,20 +332,40 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_networks_has_a_bounded_number_of_lines() {
+    fn any_number_of_networks_has_a_bounded_number_of_lines_and_partners_keep_theirs() {
         let rate = LogRate::default();
         let began = rate.lock().began;
-        let mut written = 0;
-        for network in 0..10_000 {
-            for host in 0..3 {
-                let admitted = rate.admit("policy", v6(network, host), REFUSALS, began);
-                written += usize::from(admitted);
+        let partner = Domain::parse("partner.example").unwrap();
+        let foreign = Domain::parse("foreign.example").unwrap();
+        let admit = |party| rate.admit("policy", party, &Configured, REFUSALS, began);
+        let apart = Kind::Stranger.most();
+        for named in [None, Some(&foreign), Some(&partner)] {
+            let mut written = 0;
+            for network in 0..10_000 {
+                for host in 0..3 {
+                    written += usize::from(admit(Party::Caller(v6(network, host), named)));
+                }
             }
+            let most = match named {
+                Some(named) if *named == foreign => 17 * apart,
+                _ => 3 * apart + REFUSALS as usize,
+            };
+            assert!(written <= most, "{written} lines with {named:?}");
         }
-        assert_eq!(rate.lock().written.len(), TOLD_APART + 1);
-        assert_eq!(written, 3 * TOLD_APART + REFUSALS as usize);
+        // All places of strangers are taken; no place of a partner is.
+        assert!(!admit(Party::Called(&foreign, None)));
+        for party in [
+            Party::Caller([192, 0, 2, 1].into(), None),
+            Party::Caller([192, 0, 2, 1].into(), Some(&foreign)),
+            Party::Called(&partner, None),
+            Party::Called(&partner, Some(v6(1, 1))),
+            Party::Router,
+        ] {
+            assert!(admit(party), "{party:?}");
+        }
+        assert!(rate.lock().written.len() <= 2 * (apart + 1) + 3);
         let ended = rate.lock().end_by(began + MINUTE);
         let unwritten: u64 = ended.iter().map(|unwritten| unwritten.lines).sum();
-        assert_eq!(unwritten, 30_000 - u64::try_from(written).unwrap());
+        assert!(unwritten > 60_000, "{unwritten} lines were not written");
     }
 }

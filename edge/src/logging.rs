@@ -1,11 +1,26 @@
 //! Logging: one JSON object per line on standard output, level switchable at run time.
+//!
+//! A thread of its own writes the lines. If nobody reads standard output, lines are dropped and
+//! counted; the workers never wait for it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
+
+/// Lines that wait for standard output at most; about 400 bytes each as a rule.
+const WAITING: usize = 4096;
+/// How long the end of the process waits for standard output to take the last lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
+/// Lines of a minute that libraries write. A peer can cause some of them: the TLS library warns of
+/// odd handshakes. Nothing in such a line says which peer it was.
+const LIBRARIES: u32 = 60;
 
 /// A level that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +106,74 @@ fn is_level(text: &str) -> bool {
 pub struct LogLevel {
     handle: reload::Handle<Targets, Registry>,
     current: Arc<Mutex<String>>,
+    dropped: DroppedLines,
+    writing: Arc<Mutex<Option<WorkerGuard>>>,
+}
+
+/// Lines that were not written, since the process started.
+#[derive(Debug, Clone)]
+pub struct DroppedLines {
+    output: ErrorCounter,
+    libraries: Arc<AtomicU64>,
+}
+
+impl DroppedLines {
+    /// Standard output was not read fast enough.
+    pub fn by_output(&self) -> u64 {
+        self.output.dropped_lines() as u64
+    }
+
+    /// Libraries wrote more than their share of a minute.
+    pub fn of_libraries(&self) -> u64 {
+        self.libraries.load(Ordering::Relaxed)
+    }
+}
+
+/// Holds the lines of libraries to their rate, except those of `debug` and `trace`: only an
+/// administrator switches these on.
+#[derive(Debug)]
+struct LibraryRate {
+    minute: Mutex<(Instant, u32)>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LibraryRate {
+    fn new(dropped: Arc<AtomicU64>) -> Self {
+        Self {
+            minute: Mutex::new((Instant::now(), 0)),
+            dropped,
+        }
+    }
+
+    fn admit(&self, target: &str, level: Level, now: Instant) -> bool {
+        let own = target
+            .strip_prefix(CRATE)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        if own || level > Level::INFO {
+            return true;
+        }
+        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(minute.0) >= Duration::from_mins(1) {
+            *minute = (now, 0);
+        }
+        if minute.1 < LIBRARIES {
+            minute.1 += 1;
+            return true;
+        }
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+}
+
+impl<S: Subscriber> Filter<S> for LibraryRate {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        self.admit(metadata.target(), *metadata.level(), Instant::now())
+    }
 }
 
 impl LogLevel {
@@ -112,16 +195,47 @@ impl LogLevel {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// Lines that were not written.
+    pub fn dropped(&self) -> DroppedLines {
+        self.dropped.clone()
+    }
+
+    /// The process ends: waits a moment for the last lines, and not longer if nobody reads them.
+    pub fn finish(&self) {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = { writing }.take();
+        let (done, written) = mpsc::channel();
+        // While standard output takes nothing, the guard does not come back: it gets a thread.
+        let thread = std::thread::Builder::new().spawn(move || {
+            drop(guard);
+            let _ = done.send(());
+        });
+        if thread.is_ok() {
+            let _ = written.recv_timeout(LAST_LINES);
+        }
+    }
 }
 
 /// Begins to log; once per process.
 pub fn start(level: &str) -> Result<LogLevel, LevelError> {
     let (filter, handle) = reload::Layer::new(parse_level(level)?);
+    let (output, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING)
+        .thread_name("log")
+        .finish(std::io::stdout());
+    let dropped = DroppedLines {
+        output: output.error_counter(),
+        libraries: Arc::default(),
+    };
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
-        .with_span_list(false);
+        .with_span_list(false)
+        .with_writer(output)
+        .with_filter(LibraryRate::new(dropped.libraries.clone()));
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
@@ -129,6 +243,8 @@ pub fn start(level: &str) -> Result<LogLevel, LevelError> {
     Ok(LogLevel {
         handle,
         current: Arc::new(Mutex::new(level.to_owned())),
+        dropped,
+        writing: Arc::new(Mutex::new(Some(guard))),
     })
 }
 
@@ -186,6 +302,29 @@ mod tests {
     ) {
         let filter = parse_level(text).map(|targets| targets.would_enable(target, &level));
         assert_eq!(filter, Ok(logged));
+    }
+
+    #[test]
+    fn libraries_have_so_many_lines_a_minute_unless_an_administrator_asks_for_more() {
+        let rate = LibraryRate::new(Arc::default());
+        let began = Instant::now();
+        let written = |target, level, now| {
+            let all = (0..1000).filter(|_| rate.admit(target, level, now));
+            all.count()
+        };
+        let most = LIBRARIES as usize;
+        assert_eq!(written("rustls::check", Level::WARN, began), most);
+        assert_eq!(written("log", Level::ERROR, began), 0);
+        assert_eq!(written("rustls::check", Level::DEBUG, began), 1000);
+        assert_eq!(written("xmpp_federation_edge", Level::WARN, began), 1000);
+        let own = "xmpp_federation_edge::inbound::session";
+        assert_eq!(written(own, Level::INFO, began), 1000);
+        assert_eq!(
+            rate.dropped.load(Ordering::Relaxed),
+            2000 - u64::from(LIBRARIES)
+        );
+        let next = began + Duration::from_mins(1);
+        assert_eq!(written("hickory_net::udp", Level::WARN, next), most);
     }
 
     #[test]

@@ -306,12 +306,14 @@ fn run(arguments: &Run) -> ExitCode {
         Ok(level) => level,
         Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
     };
-    match runtime().and_then(|runtime| runtime.block_on(serve(loader, live, level))) {
+    let served = runtime().and_then(|runtime| runtime.block_on(serve(loader, live, level.clone())));
+    if let Err(error) = &served {
+        tracing::error!(reason = %error, "the edge cannot run");
+    }
+    level.finish();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(reason = %error, "the edge cannot run");
-            fail(1, &error.to_string())
-        }
+        Err(error) => fail(1, &error.to_string()),
     }
 }
 
@@ -338,6 +340,7 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     let index = loader.index();
     let metrics = Arc::new(Metrics::default());
     metrics.configuration_loaded(&live);
+    metrics.follow_log(level.dropped());
     reload::warn(&live);
 
     let s2s = listen_at("listen.s2s", listen.s2s)?;
@@ -387,14 +390,14 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     );
     tokio::spawn(admin.serve(admin_port));
     tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
-    tokio::spawn(follow_reloads(receiver, level, edge.clone()));
-    edge.run(Listeners { s2s, direct_tls }, stop(terminate, interrupt))
-        .await;
+    tokio::spawn(follow_reloads(receiver, level.clone(), edge.clone()));
+    let stop = stop(terminate, interrupt, level);
+    edge.run(Listeners { s2s, direct_tls }, stop).await;
     Ok(())
 }
 
 /// Completes at the first signal; a second one ends the process at once.
-async fn stop(mut terminate: Signal, mut interrupt: Signal) {
+async fn stop(mut terminate: Signal, mut interrupt: Signal, level: LogLevel) {
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -409,6 +412,7 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal) {
             _ = interrupt.recv() => {}
         }
         tracing::warn!("stopping at once; what is queued is lost");
+        level.finish();
         std::process::exit(1);
     });
 }

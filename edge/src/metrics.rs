@@ -4,6 +4,8 @@ pub mod described;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -16,6 +18,8 @@ use xmpp_federation_core::edge_status::LinkState;
 
 use crate::config::Live;
 use crate::failures::Stage;
+use crate::logging::DroppedLines;
+use crate::outbound::turns::TurnCounts;
 use crate::registry::Registry;
 use crate::resolve::Method;
 use described::help;
@@ -119,6 +123,8 @@ pub struct Depths {
     pub outbound_bytes: usize,
     /// Remote domains with something waiting or a stream open.
     pub outbound_domains: usize,
+    /// Keys of peers.
+    pub verifications: TurnCounts,
 }
 
 /// The counters of one edge. Numbers of streams and links are gauges that are read from
@@ -165,6 +171,11 @@ pub struct Metrics {
     returned: Counters<1>,
     router_elements_dropped: Counters<1>,
     link_returns: Gauges<2>,
+    log_lines_dropped: Counters<1>,
+    verifications: Gauges<1>,
+    verifications_refused: Counters<1>,
+    /// Absent where the process writes no log of ours, as in tests.
+    log: OnceLock<DroppedLines>,
 }
 
 impl Default for Metrics {
@@ -210,6 +221,10 @@ impl Default for Metrics {
             returned: Family::default(),
             router_elements_dropped: Family::default(),
             link_returns: Family::default(),
+            log_lines_dropped: Family::default(),
+            verifications: Family::default(),
+            verifications_refused: Family::default(),
+            log: OnceLock::new(),
         };
         metrics.register();
         let version = [label("version", env!("CARGO_PKG_VERSION"))];
@@ -266,6 +281,9 @@ impl Metrics {
             "stanzas_returned": returned,
             "router_elements_dropped": router_elements_dropped,
             "link_returns_everything": link_returns,
+            "log_lines_dropped": log_lines_dropped,
+            "verifications": verifications,
+            "verifications_refused": verifications_refused,
         );
     }
 
@@ -323,12 +341,41 @@ impl Metrics {
         }
         self.failing_partners
             .set(as_gauge(registry.failing_count()));
+        if let Some(dropped) = self.log.get() {
+            for (reason, lines) in [
+                ("output", dropped.by_output()),
+                ("libraries", dropped.of_libraries()),
+            ] {
+                let counter = self
+                    .log_lines_dropped
+                    .get_or_create(&[label("reason", reason)]);
+                counter.inner().store(lines, Ordering::Relaxed);
+            }
+        }
         let mut text = String::new();
         if encode(&mut text, &self.collected).is_err() {
             // Writing into a String does not fail.
             let _ = writeln!(text, "# EOF");
         }
         text
+    }
+
+    /// From now on tells what this log does not write.
+    pub fn follow_log(&self, dropped: DroppedLines) {
+        // There is one log in a process.
+        let _ = self.log.set(dropped);
+    }
+
+    /// Lines that standard output did not take.
+    pub(crate) fn unwritten_lines(&self) -> u64 {
+        self.log.get().map_or(0, DroppedLines::by_output)
+    }
+
+    /// A line was left out because its cause has enough of them in this minute.
+    pub fn log_line_left_out(&self) {
+        self.log_lines_dropped
+            .get_or_create(&[label("reason", "rate")])
+            .inc();
     }
 
     /// A configuration came into force.
@@ -473,6 +520,11 @@ impl Metrics {
         self.outbound_queue_bytes
             .set(as_gauge(depths.outbound_bytes));
         self.outbound_domains.set(as_gauge(depths.outbound_domains));
+        let TurnCounts { running, waiting } = depths.verifications;
+        for (state, count) in [("running", running), ("waiting", waiting)] {
+            let gauge = self.verifications.get_or_create(&[label("state", state)]);
+            gauge.set(as_gauge(count));
+        }
     }
 
     /// A SASL exchange ended: `success`, or why not in a word of ours.
@@ -498,6 +550,13 @@ impl Metrics {
     pub fn pair_kept_alone(&self, reason: &'static str) {
         let reason = [label("reason", reason)];
         self.pairs_kept_alone.get_or_create(&reason).inc();
+    }
+
+    /// A key was not verified because too many others were: `no-room`, `too-late`.
+    pub fn verification_refused(&self, reason: &'static str) {
+        self.verifications_refused
+            .get_or_create(&[label("reason", reason)])
+            .inc();
     }
 
     /// A peer was refused by this check.

@@ -9,8 +9,9 @@ use xmpp_federation_core::Domain;
 
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
-use crate::log_rate::{EXCHANGES, REFUSALS};
+use crate::log_rate::{EXCHANGES, Party, REFUSALS, Trust};
 use crate::metrics::Direction;
+use crate::outbound::turns::Standing;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamEntry;
 use crate::stream::Failure;
@@ -35,9 +36,11 @@ impl Edge {
         refusal: &Refusal,
     ) {
         self.metrics.peer_refused(refusal.check.as_str());
-        let check = refusal.check.as_str();
-        let now = Instant::now();
-        if self.log_rate.admit(check, peer.ip(), REFUSALS, now) {
+        let party = match (direction, remote) {
+            (Direction::Outbound, Some(remote)) => Party::Called(remote, Some(peer.ip())),
+            _ => Party::Caller(peer.ip(), remote),
+        };
+        if self.admit_line(refusal.check.as_str(), party, REFUSALS) {
             refusal.log(direction, peer, local, remote);
         }
         if let Some(remote) = remote {
@@ -51,9 +54,19 @@ impl Edge {
         }
     }
 
-    /// Whether a line about a step that a peer can repeat as often as it likes is to be written.
-    pub(crate) fn may_log(&self, about: &'static str, peer: IpAddr) -> bool {
-        self.log_rate.admit(about, peer, EXCHANGES, Instant::now())
+    /// Whether a line about a step that a peer, its DNS or a router's user can repeat at will is to
+    /// be written.
+    pub(crate) fn may_log(&self, about: &'static str, party: Party<'_>) -> bool {
+        self.admit_line(about, party, EXCHANGES)
+    }
+
+    fn admit_line(&self, about: &'static str, party: Party<'_>, most: u32) -> bool {
+        let now = Instant::now();
+        let admitted = self.log_rate.admit(about, party, self, most, now);
+        if !admitted {
+            self.metrics.log_line_left_out();
+        }
+        admitted
     }
 
     /// A peer's stream ended by this failure; notes it if it was we who refused something.
@@ -63,6 +76,27 @@ impl Edge {
             let refusal = Refusal::new(check, failure.to_string());
             self.refused(entry.direction, entry.peer, None, remote.as_ref(), &refusal);
         }
+    }
+}
+
+impl Edge {
+    /// In whose name somebody at this address shows a key of this domain.
+    pub(crate) fn standing(&self, address: IpAddr, remote: &Domain) -> Standing {
+        match (self.is_partner(remote), self.is_partners(address)) {
+            (true, true) => Standing::Partner,
+            (true, false) => Standing::Claimed,
+            (false, _) => Standing::Stranger,
+        }
+    }
+}
+
+impl Trust for Edge {
+    fn is_partner(&self, remote: &Domain) -> bool {
+        self.live().policy.is_partner(remote)
+    }
+
+    fn is_partners(&self, address: IpAddr) -> bool {
+        self.is_partners_address(&self.live(), address)
     }
 }
 

@@ -122,6 +122,20 @@ impl Policy {
             && self.check(remote).is_ok()
     }
 
+    /// All of them.
+    pub(crate) fn partners(&self) -> impl Iterator<Item = &Domain> {
+        let listed = self
+            .listed
+            .iter()
+            .filter(|_| self.mode == PrivacyMode::AllowList);
+        let all: HashSet<_> = listed
+            .chain(&self.routed)
+            .chain(self.peers.keys())
+            .filter(|domain| self.is_partner(domain))
+            .collect();
+        all.into_iter()
+    }
+
     /// Whether a static route names this address or its network.
     pub(crate) fn routes_to(&self, network: IpAddr) -> bool {
         self.route_addresses.contains(&network)

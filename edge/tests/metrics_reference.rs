@@ -136,6 +136,8 @@ fn everything() -> String {
     metrics.paused("rate");
     metrics.pair_kept_alone("refused");
     metrics.peer_refused("policy");
+    metrics.verification_refused("too-late");
+    metrics.log_line_left_out();
     metrics.attempt_failed(of, Stage::Resolve);
     metrics.set_depths(&Depths {
         links: vec![("main".to_owned(), 1, 100)],

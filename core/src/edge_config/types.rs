@@ -329,7 +329,8 @@ pub struct Limits {
     pub new_connections_per_second: Option<u32>,
     /// Domain pairs on one stream.
     pub max_pairs_per_stream: usize,
-    /// Dialback verifications under way at once. Default: derived from the memory limit, 2 % of it
+    /// Dialback verifications under way at once; further keys wait for their turn. One network has a
+    /// quarter of them, one of a configured partner half. Default: derived from the memory limit, 2 % of it
     /// at 40 KiB each, at most 1024 (512 MiB: 262).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_verifications: Option<usize>,

@@ -54,7 +54,7 @@ async fn health_metrics_and_status_are_told() {
     );
     let (head, body) = get_path(address, "/metrics").await;
     assert!(head.contains("application/openmetrics-text"), "{head}");
-    assert!(body.contains("xmpp_edge_failing_partners 2"), "{body}");
+    assert!(body.contains("xmpp_edge_failing_partners 1"), "{body}");
     let (_, body) = get_path(address, "/status").await;
     let status: EdgeStatus = serde_json::from_str(&body).unwrap();
     assert_eq!(status.config_hash, live.config_hash);

@@ -62,6 +62,9 @@ pub struct Received {
 /// Longest key looked at; ours have 64 digits, other servers' hashes are not much longer.
 const MAX_KEY: usize = 1024;
 
+/// Longest `from` and `to` looked at: a domain has at most 1,023 bytes (RFC 7622 section 3.2).
+const MAX_ADDRESS: usize = 1023;
+
 /// What is wrong with a dialback element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -99,6 +102,7 @@ impl Received {
             Some(_) => Node::default(),
         };
         let address = |text: Option<Cow<'_, str>>| {
+            let text = text.filter(|text| text.len() <= MAX_ADDRESS);
             let text = text.ok_or(Malformed::Addressing)?;
             let domain = Domain::parse(&text).map_err(|_| Malformed::Addressing)?;
             Ok((text.into_owned(), domain))

@@ -12,6 +12,7 @@ use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
 use crate::jid::Labels;
+use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
@@ -19,8 +20,8 @@ use crate::registry::PairInfo;
 use crate::stream::Failure;
 use crate::xml::{Element, StreamErrorCondition};
 
-/// Keys of one stream being verified at once.
-const PER_STREAM: usize = 16;
+/// How often a key that is being verified may be shown again.
+const REPEATED: usize = 4;
 
 /// A key that is being verified.
 #[derive(Debug)]
@@ -134,7 +135,10 @@ impl Session {
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
         let peer = self.guard.entry.peer;
-        if self.edge.may_log("db:verify received", peer.ip()) {
+        if self
+            .edge
+            .may_log("db:verify received", Party::Caller(peer.ip(), Some(remote)))
+        {
             tracing::info!(
                 role = Role::Authoritative.as_str(), %local, %remote,
                 stream_id = request.id.as_ref().map(ToString::to_string),
@@ -164,7 +168,7 @@ impl Session {
                 .iter_mut()
                 .find(|shown| shown.local == local && shown.remote == remote);
             if let Some(shown) = shown {
-                if shown.key == request.key && shown.again.len() < PER_STREAM {
+                if shown.key == request.key && shown.again.len() < REPEATED {
                     shown.again.push(request);
                     return Ok(());
                 }
@@ -177,18 +181,10 @@ impl Session {
                 );
             }
             let most = limits.max_pairs_per_stream;
-            let full =
-                self.pending.len() >= PER_STREAM || self.pairs.len() + self.pending.len() >= most;
+            let full = self.pairs.len() + self.pending.len() >= most;
             refusal =
                 full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
         }
-        // A quarter of all for one address: it cannot keep the others from being verified.
-        let most = live.budget.verifications.div_ceil(4);
-        let admitted = self.edge.inbound.verifications.admit(peer.ip(), most);
-        let refusal = refusal.or_else(|| {
-            let busy = || Refusal::new(Check::Limits, "too many keys of this address at once");
-            admitted.is_none().then(busy)
-        });
         if let Some(refusal) = refusal {
             let condition = refusal.check.dialback_condition();
             self.log(&refusal, &local, &remote);
@@ -197,19 +193,25 @@ impl Session {
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
-        if self.edge.may_log("db:result received", peer.ip()) {
+        if self.edge.may_log(
+            "db:result received",
+            Party::Caller(peer.ip(), Some(&remote)),
+        ) {
             tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
             tracing::info!(
                 role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
                 "dialback timer started"
             );
         }
+        let standing = self.edge.standing(peer.ip(), &remote);
         let question = Question {
             local,
             remote,
             id: self.id.clone(),
             key: request.key.clone(),
             labels: Labels::of(&request.from, &request.from_domain),
+            asker: peer.ip(),
+            standing,
             until: Instant::now() + limits.dialback_timeout.0,
         };
         self.shown.push(Shown {
@@ -222,7 +224,6 @@ impl Session {
         let since = Instant::now();
         self.pending.push(Box::pin(async move {
             let outcome = edge.verifier.ask(&edge, question).await;
-            drop(admitted);
             Verified {
                 request,
                 outcome,
@@ -262,6 +263,7 @@ impl Session {
             (None, Outcome::Valid) => Reply::Valid,
             (None, Outcome::Invalid) => Reply::Invalid,
             (None, Outcome::Failed(condition)) => Reply::Error(condition),
+            (None, Outcome::NoTurn(_)) => Reply::Error(Check::Limits.dialback_condition()),
         };
         let refusal = refusal.or_else(|| match outcome {
             Outcome::Valid => None,
@@ -273,6 +275,15 @@ impl Session {
                 Check::Dialback,
                 format!("the key shown for {local} could not be verified: {condition}"),
             )),
+            Outcome::NoTurn(reason) => {
+                self.edge.metrics.verification_refused(reason.as_str());
+                Some(Refusal::new(
+                    Check::Limits,
+                    format!(
+                        "the key shown for {local} was not verified: too many others are, see limits.maxVerifications"
+                    ),
+                ))
+            }
         });
         if let Some(refusal) = &refusal {
             self.log(refusal, &local, &remote);
@@ -287,7 +298,10 @@ impl Session {
             "FAILED"
         };
         let peer = self.guard.entry.peer;
-        if self.edge.may_log("db:result answered", peer.ip()) {
+        if self.edge.may_log(
+            "db:result answered",
+            Party::Caller(peer.ip(), Some(&remote)),
+        ) {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, %remote, %peer,
                 from = "PENDING", to = state, answer = ?answer,

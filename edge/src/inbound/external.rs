@@ -14,6 +14,7 @@ use xmpp_federation_core::Domain;
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
 use super::session::{Pair, Session};
 use crate::config::Live;
+use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
@@ -181,11 +182,15 @@ impl Session {
             })?;
         }
         self.wire.queue(features(live, Some(&remote), None, false));
-        tracing::info!(
-            mechanism = Mechanism::External.as_str(), %local, %remote,
-            peer = %self.guard.entry.peer, from = "PENDING", to = "CONNECTED",
-            "state of the pair changed"
-        );
+        let peer = self.guard.entry.peer;
+        let party = Party::Caller(peer.ip(), Some(&remote));
+        if self.edge.may_log("SASL EXTERNAL", party) {
+            tracing::info!(
+                mechanism = Mechanism::External.as_str(), %local, %remote, %peer,
+                from = "PENDING", to = "CONNECTED",
+                "state of the pair changed"
+            );
+        }
         let written = theirs.from.as_deref().unwrap_or_default();
         self.authenticated(live, local, remote, Mechanism::External, written);
         Ok(())

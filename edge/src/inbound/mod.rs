@@ -24,10 +24,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stream::direct_tls::Service;
 use crate::stream::pace::Pace;
-use per_address::PerAddress;
 pub(crate) use per_address::network_of;
 use proxy::{Header, HeaderError, Origin};
 use table::{Admitted, Bounds, Networks, Place, Table, Turn};
@@ -42,8 +42,6 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 pub struct Inbound {
     tasks: TaskTracker,
     connections: Arc<Table>,
-    /// Keys being verified.
-    verifications: Arc<PerAddress>,
     rates: rate::Rates,
     /// Turns of connections on which nothing is proven.
     pace: Arc<Pace>,
@@ -78,7 +76,7 @@ fn refuse(edge: &Edge, peer: SocketAddr, reason: &'static str) {
     edge.metrics.connection_refused(reason);
     let tracers = &edge.registry.tracers;
     tracers.about_address(peer, || format!("connection refused: {reason}"));
-    if edge.may_log("connection refused", peer.ip()) {
+    if edge.may_log("connection refused", Party::Caller(peer.ip(), None)) {
         tracing::warn!(%peer, reason, "connection refused");
     }
 }

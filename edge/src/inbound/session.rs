@@ -24,6 +24,7 @@ use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
 use crate::jid::{JidFault, Side, judge, readdressed, shown};
+use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
 use crate::refusal::{Check, Refusal};
@@ -217,7 +218,13 @@ async fn open(
             None
         }
         Err(failure) => {
-            tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+            let claimed = guard.entry.claimed();
+            if edge.may_log(
+                "inbound stream failed",
+                Party::Caller(peer.ip(), claimed.as_ref()),
+            ) {
+                tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+            }
             edge.stream_refused(&guard.entry, &failure);
             count_excess(&edge, &failure);
             let live = edge.live();
@@ -347,12 +354,16 @@ impl Session {
             self.edge.stream_refused(&self.guard.entry, &failure);
         }
         count_excess(&self.edge, &failure);
-        tracing::info!(
-            peer = %self.guard.entry.peer,
-            remote = self.pairs.first().map(|pair| pair.remote.to_string()),
-            reason = %failure,
-            "inbound stream ended"
-        );
+        let (peer, claimed) = (self.guard.entry.peer, self.guard.entry.claimed());
+        let party = Party::Caller(peer.ip(), claimed.as_ref());
+        if self.edge.may_log("inbound stream ended", party) {
+            tracing::info!(
+                %peer,
+                remote = self.pairs.first().map(|pair| pair.remote.to_string()),
+                reason = %failure,
+                "inbound stream ended"
+            );
+        }
         let Self {
             edge,
             wire,

@@ -1,6 +1,6 @@
 //! Opening a stream to a remote domain: look-up, TCP, and what [`super::opening`] negotiates.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +15,7 @@ use crate::config::Live;
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
 use crate::jid::Labels;
+use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
@@ -85,26 +86,40 @@ pub struct Opener {
     tls_failed: bool,
     /// Told when a connection is up.
     route: Option<Arc<Route>>,
+    /// Whose key is to be verified; lines of the log are counted as that peer's.
+    asker: Option<IpAddr>,
     connected: bool,
 }
 
 impl Opener {
     /// Looks the remote domain up. The lists are applied before, by the caller.
     pub async fn resolve(edge: &Arc<Edge>, remote: &Domain) -> Result<Self, OpenError> {
+        Self::resolve_for(edge, remote, None).await
+    }
+
+    /// The same because of a key that the peer at `asker` showed.
+    pub async fn resolve_for(
+        edge: &Arc<Edge>,
+        remote: &Domain,
+        asker: Option<IpAddr>,
+    ) -> Result<Self, OpenError> {
         let live = edge.live();
+        let party = party(asker, remote, None);
         let started = Instant::now();
         let resolved = live.resolver.resolve(remote).await;
         let took = started.elapsed();
         match resolved {
             Ok(resolution) => {
                 edge.metrics.resolved(Some(resolution.method), "ok", took);
-                tracing::info!(
-                    domain = %remote,
-                    method = resolution.method.as_str(),
-                    targets = resolution.targets(),
-                    ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                    "resolved the remote domain"
-                );
+                if edge.may_log("look-up", party) {
+                    tracing::info!(
+                        domain = %remote,
+                        method = resolution.method.as_str(),
+                        targets = resolution.targets(),
+                        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                        "resolved the remote domain"
+                    );
+                }
                 edge.registry.tracers.about(remote, || {
                     let (method, targets) = (resolution.method.as_str(), resolution.targets());
                     format!("resolved by {method}: {targets}")
@@ -122,17 +137,20 @@ impl Opener {
                     insecure: false,
                     tls_failed: false,
                     route: None,
+                    asker,
                     connected: false,
                 })
             }
             Err(error) => {
                 edge.metrics.resolved(None, error.as_str(), took);
-                tracing::warn!(
-                    domain = %remote,
-                    reason = %error,
-                    ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                    "the remote domain could not be resolved"
-                );
+                if edge.may_log("failed look-up", party) {
+                    tracing::warn!(
+                        domain = %remote,
+                        reason = %error,
+                        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                        "the remote domain could not be resolved"
+                    );
+                }
                 let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
                 tracers.about(remote, || format!("not resolved: {attempt}"));
                 edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
@@ -319,10 +337,13 @@ impl Opener {
                         self.note_failed_tls();
                     }
                     let why = failure.to_string();
-                    tracing::warn!(
-                        %local, remote = %self.remote, %address, ?service, reason = why,
-                        "outbound stream failed during its negotiation"
-                    );
+                    let party = party(self.asker, &self.remote, Some(address.ip()));
+                    if self.edge.may_log("outbound stream failed", party) {
+                        tracing::warn!(
+                            %local, remote = %self.remote, %address, ?service, reason = why,
+                            "outbound stream failed during its negotiation"
+                        );
+                    }
                     let cause = self.cause(local, address, phase, &failure);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
@@ -332,6 +353,14 @@ impl Opener {
                 }
             }
         }
+    }
+}
+
+/// Because of whom something is logged that happens on the way to a remote domain.
+const fn party(asker: Option<IpAddr>, remote: &Domain, address: Option<IpAddr>) -> Party<'_> {
+    match asker {
+        Some(asker) => Party::Caller(asker, Some(remote)),
+        None => Party::Called(remote, address),
     }
 }
 
@@ -398,10 +427,17 @@ pub fn note_tls(
         };
         entry.judged(remote, said);
     }
-    tracing::info!(
-        direction = direction.as_str(), %remote, version, suite,
-        certificate = verdict.as_str(), reason = verdict.reason(),
-        "TLS established"
-    );
+    let peer = wire.transport.entry().map(|entry| entry.peer.ip());
+    let party = match (direction, peer) {
+        (Direction::Inbound, Some(peer)) => Party::Caller(peer, Some(remote)),
+        _ => Party::Called(remote, peer),
+    };
+    if edge.may_log("TLS established", party) {
+        tracing::info!(
+            direction = direction.as_str(), %remote, version, suite,
+            certificate = verdict.as_str(), reason = verdict.reason(),
+            "TLS established"
+        );
+    }
     Some(verdict)
 }

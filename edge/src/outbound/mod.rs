@@ -5,6 +5,7 @@
 //! each of these pairs has a task ([`pair`]) that opens a [`stream`] when there is something to
 //! send. [`verify`] serves the receiving role.
 
+pub(crate) mod acquaint;
 pub mod connect;
 pub mod limits;
 mod opening;
@@ -12,6 +13,7 @@ mod pair;
 mod queue;
 mod route;
 mod stream;
+pub mod turns;
 pub mod verify;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::log_rate::Party;
 use crate::tls::memory::PeerMemory;
 pub(crate) use opening::external_auth;
 use queue::Bounds;
@@ -235,10 +238,12 @@ fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'st
     let key = (remote.clone(), local.cloned());
     if !edge.memory.alone.holds(&key, &()) {
         edge.metrics.pair_kept_alone(reason);
-        tracing::info!(
-            %remote, local = local.map_or("all", Domain::as_str), reason,
-            "no stream to the remote domain is shared with other hosted domains"
-        );
+        if edge.may_log("streams apart", Party::Called(remote, None)) {
+            tracing::info!(
+                %remote, local = local.map_or("all", Domain::as_str), reason,
+                "no stream to the remote domain is shared with other hosted domains"
+            );
+        }
     }
     let partner = edge.live().policy.is_partner(remote);
     edge.memory.alone.note(&key, partner, ());

@@ -20,6 +20,7 @@ use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::jid::Side;
+use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self, Service};
@@ -331,12 +332,16 @@ impl<'a> Opening<'a> {
             };
             self.edge.metrics.sasl(Direction::Outbound, "failure");
             let again = named && (condition == "invalid-authzid" || !dialback);
-            tracing::info!(
-                local = %self.local, remote = %self.remote, condition,
-                identity = if named { "named" } else { "empty" },
-                then = if again { "the empty identity is tried" } else { "dialback goes on" },
-                "the peer refused SASL EXTERNAL"
-            );
+            let peer = self.wire.transport.entry().map(|entry| entry.peer.ip());
+            let party = Party::Called(self.remote, peer);
+            if self.edge.may_log("SASL EXTERNAL refused", party) {
+                tracing::info!(
+                    local = %self.local, remote = %self.remote, condition,
+                    identity = if named { "named" } else { "empty" },
+                    then = if again { "the empty identity is tried" } else { "dialback goes on" },
+                    "the peer refused SASL EXTERNAL"
+                );
+            }
             if !again {
                 return Ok(false);
             }

@@ -14,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
+use crate::log_rate::Party;
 
 /// What became of an attempt.
 enum Attempted {
@@ -61,7 +62,10 @@ pub(super) async fn run(
             Attempted::Failed(error, until) => {
                 let (remote, local) = (&pair.route.remote, &pair.local);
                 let registry = &pair.edge.registry;
-                tracing::warn!(%local, %remote, reason = error.message, "no stream to the remote domain");
+                let party = Party::Called(remote, None);
+                if pair.edge.may_log("no stream", party) {
+                    tracing::warn!(%local, %remote, reason = error.message, "no stream to the remote domain");
+                }
                 registry.partner_failed(remote, error.message.clone());
                 pair.pause(&error, until).await;
             }
@@ -158,7 +162,9 @@ impl Pair {
                 // Nothing was authenticated on it: the next address may do better.
                 stream::End::Useless(reason) => {
                     self.failed = true;
-                    tracing::info!(%local, remote = %route.remote, reason, "the stream was of no use");
+                    if edge.may_log("useless stream", Party::Called(&route.remote, None)) {
+                        tracing::info!(%local, remote = %route.remote, reason, "the stream was of no use");
+                    }
                     opener.note(Cause::Unreachable, reason);
                 }
                 stream::End::Refused(cause) => {

@@ -24,6 +24,7 @@ use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
 use crate::jid::Side;
+use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
@@ -250,6 +251,12 @@ impl Stream<'_> {
         }
     }
 
+    fn may_log(&self, about: &'static str) -> bool {
+        let address = self.opened.address.ip();
+        let party = Party::Called(&self.route.remote, Some(address));
+        self.edge.may_log(about, party)
+    }
+
     /// Starts dialback for new guests and writes what may be written.
     fn step(&mut self) -> Result<(), Failure> {
         if self.closing.is_some() {
@@ -321,16 +328,18 @@ impl Stream<'_> {
         self.opened.wire.transport.queue(Bytes::from(xml));
         self.pairs
             .insert(local.clone(), PairState::Pending(Instant::now()));
-        tracing::info!(
-            role = Role::Initiating.as_str(), %local, %remote,
-            address = %self.opened.address, stream_id = %self.opened.id,
-            "db:result sent"
-        );
-        tracing::info!(
-            role = Role::Initiating.as_str(), %local, %remote,
-            seconds = live.config.limits.dialback_timeout.0.as_secs(),
-            "dialback timer started"
-        );
+        if self.may_log("db:result sent") {
+            tracing::info!(
+                role = Role::Initiating.as_str(), %local, %remote,
+                address = %self.opened.address, stream_id = %self.opened.id,
+                "db:result sent"
+            );
+            tracing::info!(
+                role = Role::Initiating.as_str(), %local, %remote,
+                seconds = live.config.limits.dialback_timeout.0.as_secs(),
+                "dialback timer started"
+            );
+        }
         Ok(())
     }
 
@@ -397,11 +406,13 @@ impl Stream<'_> {
             Answer::Valid => {
                 self.valid(local, Mechanism::Dialback);
                 self.edge.metrics.dialback(role, "valid", took);
-                tracing::info!(
-                    role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
-                    ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                    "state of the pair changed"
-                );
+                if self.may_log("db:result came back") {
+                    tracing::info!(
+                        role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
+                        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                        "state of the pair changed"
+                    );
+                }
                 Ok(())
             }
             Answer::Invalid => {
@@ -449,7 +460,7 @@ impl Stream<'_> {
                 .used_tls
                 .note(remote, live.policy.is_partner(remote), ());
         }
-        if mechanism == Mechanism::External {
+        if mechanism == Mechanism::External && self.may_log("SASL EXTERNAL") {
             tracing::info!(
                 mechanism = mechanism.as_str(), %local, %remote, address = %self.opened.address,
                 from = "PENDING", to = "CONNECTED",
@@ -505,10 +516,12 @@ impl Stream<'_> {
         let attempt =
             Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone());
         edge.attempt_failed(remote, attempt);
-        tracing::warn!(
-            role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
-            "state of the pair changed"
-        );
+        if self.may_log("our key refused") {
+            tracing::warn!(
+                role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
+                "state of the pair changed"
+            );
+        }
         let mut others = self.pairs.values();
         let alive = others.any(|state| !matches!(state, PairState::Gone));
         if local == self.local {
@@ -730,10 +743,12 @@ impl Stream<'_> {
         self.guests_leave(&failure);
         let locals = self.pairs.keys().map(ToString::to_string);
         let local = locals.collect::<Vec<_>>().join(" ");
-        tracing::info!(
-            local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
-            "outbound stream ended"
-        );
+        if self.may_log("outbound stream ended") {
+            tracing::info!(
+                local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
+                "outbound stream ended"
+            );
+        }
         let reason = format!(
             "the stream to {} at {} ended: {failure}",
             self.route.remote, self.opened.address

@@ -1,38 +1,50 @@
 //! Asking authoritative servers (step 2 of dialback) for the receiving role.
 //!
-//! Each remote domain has at most one such stream at a time, which all its questions share; it is
-//! used for nothing else. Questions are capped in total and per domain, and a domain that cannot
-//! be asked is not tried again for a while: each try costs DNS, TCP and TLS.
+//! Each remote domain has one such stream at a time as a rule, which all its questions share; it is
+//! used for nothing else. Questions are bounded in total and per network of those who ask, and wait
+//! for their [`super::turns`].
+//!
+//! A domain that cannot be asked is not tried again for a while: each try costs DNS, TCP and TLS. What
+//! failed before a connection stood is true for all our domains. What failed later says something
+//! about one pair only: a partner may refuse streams in the name of one of our domains, and nobody
+//! who names that one keeps the partner's keys for the others from being verified.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::{OpenError, Opened, Opener, Purpose};
+use super::turns::{NoTurn, Standing, Turn as Permit, TurnCounts, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
 use crate::edge::Edge;
 use crate::jid::{Labels, Side};
+use crate::log_rate::Party;
 use crate::metrics::Role;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
 use crate::xml::{Element, Frame, StreamErrorCondition, ns};
 
-/// Questions to one domain under way at once.
-const PER_DOMAIN: usize = 64;
-/// How long a domain that could not be asked is not tried again.
+/// Questions on one stream under way at once.
+const PER_STREAM: usize = 64;
+/// How long what could not be asked is not tried again.
 const NEGATIVE: Duration = Duration::from_secs(10);
+/// How long keys for other domains of ours wait for a stream that is opened in the name of one. After
+/// that they get streams of their own.
+const SHARED_OPENING: Duration = Duration::from_secs(2);
 /// How long a stream without questions stays open.
 const IDLE: Duration = Duration::from_secs(10);
 /// Streams that may stay open like that; with more, each closes after its last answer.
 const MAX_IDLE: usize = 256;
-/// Domains remembered as not reachable.
+/// Domains and pairs remembered as not reachable.
 const MAX_NEGATIVE: usize = 4096;
 
 /// What an authoritative server says about a key.
@@ -44,6 +56,8 @@ pub enum Outcome {
     Invalid,
     /// It could not be asked: the condition of the dialback error (XEP-0220 section 2.4).
     Failed(&'static str),
+    /// Too many other keys are being verified.
+    NoTurn(NoTurn),
 }
 
 /// A key to be verified. Dropping the receiver of `answer` withdraws the question.
@@ -59,27 +73,48 @@ pub struct Question {
     pub key: String,
     /// How the remote server writes its domain, where there are two ways.
     pub labels: Option<Labels>,
-    /// Whoever asks waits no longer; connecting counts too.
+    /// Where it was shown from.
+    pub asker: IpAddr,
+    /// In whose name that address speaks.
+    pub standing: Standing,
+    /// Whoever asks waits no longer; waiting for a turn and connecting count too.
     pub until: Instant,
 }
 
 struct Asked {
     question: Question,
     answer: oneshot::Sender<Outcome>,
-    _permit: OwnedSemaphorePermit,
+    /// A stream ended before it was answered.
+    again: bool,
+    _permit: Permit,
+}
+
+impl Asked {
+    fn answer(self, outcome: Outcome) {
+        // Whoever asked may be gone.
+        let _ = self.answer.send(outcome);
+    }
+}
+
+/// A stream: to a remote domain for all of ours, or for one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Way {
+    remote: Domain,
+    local: Option<Domain>,
 }
 
 /// All questions under way.
 #[derive(Debug)]
 pub struct Verifier {
-    targets: Mutex<HashMap<Domain, Target>>,
-    permits: Arc<Semaphore>,
+    targets: Mutex<HashMap<Way, Target>>,
+    turns: Arc<Turns>,
     /// Streams open or being opened.
     streams: AtomicUsize,
 }
 
 enum Target {
-    Asking(mpsc::Sender<Asked>),
+    /// Their number is bounded by the turns.
+    Asking(mpsc::UnboundedSender<Asked>),
     NotReachable(Instant, &'static str),
 }
 
@@ -97,62 +132,86 @@ impl Verifier {
     pub fn new(total: usize) -> Self {
         Self {
             targets: Mutex::default(),
-            permits: Arc::new(Semaphore::new(total.min(Semaphore::MAX_PERMITS))),
+            turns: Arc::new(Turns::new(total)),
             streams: AtomicUsize::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Domain, Target>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Way, Target>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks; the lists are applied before, by the caller.
+    /// How many keys are being verified, and how many wait.
+    pub fn counts(&self) -> TurnCounts {
+        self.turns.counts()
+    }
+
+    /// Asks when it is the question's turn; the lists are applied before, by the caller.
     pub async fn ask(&self, edge: &Arc<Edge>, question: Question) -> Outcome {
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
-            return Outcome::Failed("resource-constraint");
+        let turn = self
+            .turns
+            .turn(question.asker, question.standing, question.until);
+        let permit = match turn.await {
+            Ok(permit) => permit,
+            Err(reason) => return Outcome::NoTurn(reason),
         };
         let (answer, answered) = oneshot::channel();
-        let remote = question.remote.clone();
         let asked = Asked {
             question,
             answer,
+            again: false,
             _permit: permit,
         };
-        if let Err(outcome) = self.hand_over(edge, &remote, asked) {
-            return outcome;
-        }
+        self.hand_over(edge, asked, false);
         answered
             .await
             .unwrap_or(Outcome::Failed("remote-server-timeout"))
     }
 
-    fn hand_over(&self, edge: &Arc<Edge>, remote: &Domain, asked: Asked) -> Result<(), Outcome> {
-        let mut targets = self.lock();
-        let asked = match targets.get(remote) {
-            Some(Target::Asking(sender)) => match sender.try_send(asked) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    return Err(Outcome::Failed("resource-constraint"));
-                }
-                // That task is just ending.
-                Err(mpsc::error::TrySendError::Closed(asked)) => asked,
-            },
-            Some(Target::NotReachable(until, condition)) if Instant::now() < *until => {
-                return Err(Outcome::Failed(condition));
-            }
-            Some(Target::NotReachable(..)) | None => asked,
+    /// To the stream that takes this question, which is opened if need be; `apart`: one for this pair
+    /// alone.
+    fn hand_over(&self, edge: &Arc<Edge>, mut asked: Asked, apart: bool) {
+        let Question { local, remote, .. } = &asked.question;
+        let way = |local: Option<&Domain>| Way {
+            remote: remote.clone(),
+            local: local.cloned(),
         };
-        let (sender, receiver) = mpsc::channel(PER_DOMAIN);
-        // The channel is new and empty.
-        let _ = sender.try_send(asked);
-        targets.insert(remote.clone(), Target::Asking(sender));
+        let (own, shared) = (way(Some(local)), way(None));
+        let mut targets = self.lock();
+        let now = Instant::now();
+        for way in [&shared, &own] {
+            if let Some(Target::NotReachable(until, condition)) = targets.get(way)
+                && now < *until
+            {
+                let condition = *condition;
+                drop(targets);
+                return asked.answer(Outcome::Failed(condition));
+            }
+        }
+        for way in [&own, &shared] {
+            if apart && *way == shared {
+                continue;
+            }
+            if let Some(Target::Asking(sender)) = targets.get(way) {
+                match sender.send(asked) {
+                    Ok(()) => return,
+                    // That task is just ending.
+                    Err(mpsc::error::SendError(back)) => asked = back,
+                }
+            }
+        }
+        let way = if apart { own } else { shared };
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // The receiver is here.
+        let _ = sender.send(asked);
+        targets.insert(way.clone(), Target::Asking(sender));
+        drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
-        let (edge, remote) = (edge.clone(), remote.clone());
+        let edge = edge.clone();
         tokio::spawn(async move {
-            run(&edge, &remote, receiver).await;
+            run(&edge, &way, receiver).await;
             edge.verifier.streams.fetch_sub(1, Ordering::Relaxed);
         });
-        Ok(())
     }
 
     fn idle_time(&self) -> Duration {
@@ -163,117 +222,274 @@ impl Verifier {
         }
     }
 
-    fn not_reachable(&self, remote: &Domain, condition: &'static str) {
+    /// A stream that was to go this way says of that one that it does not lead anywhere.
+    fn not_reachable(&self, of: &Way, way: Way, condition: &'static str) {
         let mut targets = self.lock();
+        if *of != way && matches!(targets.get(&way), Some(Target::Asking(_))) {
+            // Another stream is there, or comes to its own result.
+            return;
+        }
         let now = Instant::now();
         if targets.len() >= MAX_NEGATIVE {
             targets.retain(
                 |_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until),
             );
         }
-        if targets.len() >= 2 * MAX_NEGATIVE {
-            targets.remove(remote);
-        } else {
-            targets.insert(
-                remote.clone(),
-                Target::NotReachable(now + NEGATIVE, condition),
-            );
+        targets.remove(&way);
+        if targets.len() < 2 * MAX_NEGATIVE {
+            targets.insert(way, Target::NotReachable(now + NEGATIVE, condition));
         }
     }
 
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
-        self.lock().retain(|domain, target| {
-            matches!(target, Target::Asking(_)) || remote.is_some_and(|remote| remote != domain)
+        self.lock().retain(|way, target| {
+            matches!(target, Target::Asking(_))
+                || remote.is_some_and(|remote| *remote != way.remote)
         });
+    }
+
+    /// This stream ends and takes no questions any more: the next one opens another.
+    fn forget(&self, way: &Way) {
+        let mut targets = self.lock();
+        if let Some(Target::Asking(sender)) = targets.get(way)
+            && sender.is_closed()
+        {
+            targets.remove(way);
+        }
     }
 }
 
-/// The task of one remote domain: opens a stream for the first question, closes it after the last.
-async fn run(edge: &Arc<Edge>, remote: &Domain, mut questions: mpsc::Receiver<Asked>) {
+/// The task of one stream: opens it for the first question, closes it after the last.
+async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver<Asked>) {
     let Some(first) = questions.recv().await else {
         return;
     };
-    match open(edge, &first.question).await {
+    let mut opening = Opening::new(edge, first);
+    let opened = opening.run(&mut questions).await;
+    let Opening {
+        local,
+        asked,
+        others,
+        ..
+    } = opening;
+    let mut ended = None;
+    let left = match opened {
         Ok(opened) => {
-            edge.registry.partner_reached(remote);
+            edge.registry.partner_reached(&way.remote);
             opened.guard.update(|detail| detail.verifies = true);
-            if edge.may_log("stream for db:verify", opened.address.ip()) {
+            let party = Party::Called(&way.remote, Some(opened.address.ip()));
+            if edge.may_log("stream for db:verify", party) {
                 tracing::info!(
-                    role = Role::Receiving.as_str(), %remote, address = %opened.address,
+                    role = Role::Receiving.as_str(), remote = %way.remote, address = %opened.address,
                     "stream used for dialback only"
                 );
             }
             let mut asking = Asking {
                 edge,
-                remote,
+                remote: &way.remote,
                 opened,
+                waiting: asked.into_iter().chain(others).collect(),
                 open: Vec::new(),
                 late: Vec::new(),
+                answers: 0,
             };
-            let failure = asking.run(first, &mut questions).await;
-            let Asking { opened, open, .. } = asking;
-            // No question may be lost between the last look and the end.
-            questions.close();
-            while let Ok(asked) = questions.try_recv() {
-                let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
-            }
-            for question in open {
-                let _ = question
-                    .asked
-                    .answer
-                    .send(Outcome::Failed("remote-server-timeout"));
-            }
-            let Opened { wire, guard, .. } = opened;
-            edge.verifier.forget(remote);
-            wire.hang_up(&failure, String::new).await;
-            drop(guard);
+            let failure = asking.run(&mut questions).await;
+            let left = asking.left(&failure);
+            ended = Some((asking.opened, failure));
+            left
         }
-        Err(error) => {
-            tracing::warn!(role = Role::Receiving.as_str(), %remote, reason = error.message, "the authoritative server cannot be asked");
-            edge.registry.partner_not_asked(remote, error.message);
+        Err(NotOpened::Abandoned) => others,
+        Err(NotOpened::Failed {
+            error,
+            says,
+            asker,
+            standing,
+        }) => {
             let condition = match error.cause {
                 Cause::NotFound => "remote-server-not-found",
                 Cause::Insecure => "policy-violation",
                 _ => "remote-connection-failed",
             };
-            edge.verifier.not_reachable(remote, condition);
-            let _ = first.answer.send(Outcome::Failed(condition));
-            questions.close();
-            while let Ok(asked) = questions.try_recv() {
-                let _ = asked.answer.send(Outcome::Failed(condition));
+            let party = Party::Caller(asker, Some(&way.remote));
+            if edge.may_log("authoritative server not asked", party) {
+                tracing::warn!(
+                    role = Role::Receiving.as_str(), %local, remote = %way.remote, reason = error.message,
+                    "the authoritative server cannot be asked"
+                );
+            }
+            // Somebody who only claims to be the partner proves nothing about its other pairs.
+            if says == Says::OfAll || standing == Standing::Partner {
+                edge.registry.partner_not_asked(&way.remote, error.message);
+            }
+            let failed = Way {
+                remote: way.remote.clone(),
+                local: (says == Says::OfPair).then(|| local.clone()),
+            };
+            edge.verifier.not_reachable(way, failed, condition);
+            for one in asked {
+                one.answer(Outcome::Failed(condition));
+            }
+            others
+        }
+    };
+    // No question may be lost between the last look and the end.
+    questions.close();
+    edge.verifier.forget(way);
+    let late = std::iter::from_fn(|| questions.try_recv().ok());
+    for asked in left.into_iter().chain(late) {
+        edge.verifier.hand_over(edge, asked, way.local.is_some());
+    }
+    if let Some((Opened { wire, guard, .. }, failure)) = ended {
+        wire.hang_up(&failure, String::new).await;
+        drop(guard);
+    }
+}
+
+/// Whom a failure to open a stream says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// No connection stood: all our domains.
+    OfAll,
+    /// The domain of ours in whose name the stream was opened.
+    OfPair,
+}
+
+enum NotOpened {
+    /// Nobody waits for it any more.
+    Abandoned,
+    /// And for whom it was.
+    Failed {
+        error: OpenError,
+        says: Says,
+        asker: IpAddr,
+        standing: Standing,
+    },
+}
+
+/// A stream that is being opened, and the questions that wait for it.
+struct Opening<'a> {
+    edge: &'a Arc<Edge>,
+    remote: Domain,
+    /// The domain of ours in whose name it is opened.
+    local: Domain,
+    /// Questions of that domain.
+    asked: Vec<Asked>,
+    /// Questions of other domains of ours.
+    others: Vec<Asked>,
+    /// Whether those of other domains still wait for this stream.
+    shared: bool,
+}
+
+impl<'a> Opening<'a> {
+    fn new(edge: &'a Arc<Edge>, first: Asked) -> Self {
+        Self {
+            edge,
+            remote: first.question.remote.clone(),
+            local: first.question.local.clone(),
+            asked: vec![first],
+            others: Vec::new(),
+            shared: true,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        questions: &mut mpsc::UnboundedReceiver<Asked>,
+    ) -> Result<Opened, NotOpened> {
+        let first = self.asked.first().map(|asked| &asked.question);
+        let source = first.map(|question| question.asker);
+        let purpose = Purpose::Verification(first.and_then(|question| question.labels));
+        let (edge, local, remote) = (self.edge, self.local.clone(), self.remote.clone());
+        let opening = async move {
+            let mut opener = Opener::resolve_for(edge, &remote, source)
+                .await
+                .map_err(|error| (error, Says::OfAll))?;
+            let stream = opener.open(&local, purpose).await;
+            stream.map_err(|error| {
+                let says = if opener.connected() {
+                    Says::OfPair
+                } else {
+                    Says::OfAll
+                };
+                (error, says)
+            })
+        };
+        let patience = sleep(SHARED_OPENING);
+        tokio::pin!(opening, patience);
+        loop {
+            let until = self.asked.iter().map(|asked| asked.question.until).min();
+            let until = until.unwrap_or_else(Instant::now);
+            tokio::select! {
+                opened = &mut opening => {
+                    return opened.map_err(|(error, says)| self.failed(error, says));
+                }
+                Some(asked) = questions.recv() => self.take(asked),
+                () = &mut patience, if self.shared => {
+                    self.shared = false;
+                    for asked in std::mem::take(&mut self.others) {
+                        self.take(asked);
+                    }
+                }
+                () = all_gone(&mut self.asked) => return Err(NotOpened::Abandoned),
+                () = sleep_until(until) => {
+                    let now = Instant::now();
+                    if self.asked.iter().all(|asked| now >= asked.question.until) {
+                        return Err(self.failed(self.too_late(), Says::OfPair));
+                    }
+                    let late = self.asked.extract_if(.., |asked| now >= asked.question.until);
+                    for asked in late {
+                        asked.answer(Outcome::Failed("remote-connection-failed"));
+                    }
+                }
             }
         }
     }
-}
 
-impl Verifier {
-    /// The stream of this domain ends: the next question opens another.
-    fn forget(&self, remote: &Domain) {
-        let mut targets = self.lock();
-        if let Some(Target::Asking(sender)) = targets.get(remote)
-            && sender.is_closed()
-        {
-            targets.remove(remote);
+    fn take(&mut self, asked: Asked) {
+        if asked.question.local == self.local {
+            self.asked.push(asked);
+        } else if self.shared {
+            self.others.push(asked);
+        } else {
+            self.edge.verifier.hand_over(self.edge, asked, true);
+        }
+    }
+
+    /// Says nothing about anybody if those who asked are gone.
+    fn failed(&mut self, error: OpenError, says: Says) -> NotOpened {
+        self.asked.retain(|asked| !asked.answer.is_closed());
+        match self.asked.first() {
+            None => NotOpened::Abandoned,
+            Some(asked) => NotOpened::Failed {
+                asker: asked.question.asker,
+                standing: asked.question.standing,
+                error,
+                says,
+            },
+        }
+    }
+
+    fn too_late(&self) -> OpenError {
+        OpenError {
+            cause: Cause::Unreachable,
+            temporary: true,
+            message: format!("{} could not be reached in time", self.remote),
         }
     }
 }
 
-async fn open(edge: &Arc<Edge>, question: &Question) -> Result<Opened, OpenError> {
-    let opening = async {
-        let mut opener = Opener::resolve(edge, &question.remote).await?;
-        let purpose = Purpose::Verification(question.labels);
-        opener.open(&question.local, purpose).await
-    };
-    timeout_at(question.until, opening)
-        .await
-        .unwrap_or_else(|_| {
-            Err(OpenError {
-                cause: Cause::Unreachable,
-                temporary: true,
-                message: format!("{} could not be reached in time", question.remote),
-            })
-        })
+/// Drops the questions of those who are gone, and waits until nobody is left.
+async fn all_gone(asked: &mut Vec<Asked>) {
+    std::future::poll_fn(|cx| {
+        asked.retain_mut(|asked| asked.answer.poll_closed(cx).is_pending());
+        if asked.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// A question that was sent.
@@ -286,21 +502,27 @@ struct Asking<'a> {
     edge: &'a Arc<Edge>,
     remote: &'a Domain,
     opened: Opened,
+    /// Not sent yet.
+    waiting: VecDeque<Asked>,
     open: Vec<Sent>,
     /// Expired or withdrawn questions, whose answers may still come and are dropped.
     late: Vec<(Domain, StreamId)>,
+    /// Questions that were answered.
+    answers: usize,
 }
 
 impl Asking<'_> {
-    async fn run(&mut self, first: Asked, questions: &mut mpsc::Receiver<Asked>) -> Failure {
-        self.send(first);
+    async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Failure {
+        self.send_waiting();
         if let Err(failure) = self.take_frames() {
             return failure;
         }
         let mut idle_since = Instant::now();
         loop {
-            let deadline = match self.open.first() {
-                Some(oldest) => oldest.asked.question.until,
+            self.send_waiting();
+            let until = self.open.iter().map(|sent| sent.asked.question.until);
+            let deadline = match until.min() {
+                Some(first) => first,
                 None => idle_since + self.edge.verifier.idle_time(),
             };
             let Opened { wire, guard, .. } = &mut self.opened;
@@ -311,8 +533,8 @@ impl Asking<'_> {
                     Ok(Turn::End) => Err(Failure::Ended),
                     Err(error) => Err(error.into()),
                 },
-                Some(asked) = questions.recv(), if self.open.len() < PER_DOMAIN => {
-                    self.send(asked);
+                Some(asked) = questions.recv(), if self.open.len() < PER_STREAM => {
+                    self.waiting.push_back(asked);
                     Ok(())
                 }
                 () = guard.entry.close.cancelled() => Err(Failure::Closed),
@@ -335,6 +557,31 @@ impl Asking<'_> {
         }
     }
 
+    fn send_waiting(&mut self) {
+        while self.open.len() < PER_STREAM
+            && let Some(asked) = self.waiting.pop_front()
+        {
+            self.send(asked);
+        }
+    }
+
+    /// After the end of the stream: questions that another one may answer. What was sent is asked
+    /// again once if the peer had answered before; it may have closed a stream that was idle for it.
+    fn left(&mut self, failure: &Failure) -> Vec<Asked> {
+        let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
+        let may_repeat = orderly && self.answers > 0;
+        let mut left: Vec<Asked> = self.waiting.drain(..).collect();
+        for Sent { mut asked, .. } in self.open.drain(..) {
+            if may_repeat && !asked.again {
+                asked.again = true;
+                left.push(asked);
+            } else {
+                asked.answer(Outcome::Failed("remote-server-timeout"));
+            }
+        }
+        left
+    }
+
     fn send(&mut self, asked: Asked) {
         if asked.answer.is_closed() {
             // Whoever asked is gone or waits no longer.
@@ -350,11 +597,12 @@ impl Asking<'_> {
         let from = Side::Peer(&self.edge.memory).spelling(local);
         let xml = verify_request(&from, &self.opened.written, id, key);
         let Ok(xml) = xml else {
-            let _ = asked.answer.send(Outcome::Invalid);
+            asked.answer(Outcome::Invalid);
             return;
         };
         let address = self.opened.address;
-        if self.edge.may_log("db:verify sent", address.ip()) {
+        let party = Party::Called(remote, Some(address.ip()));
+        if self.edge.may_log("db:verify sent", party) {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
                 "db:verify sent"
@@ -426,31 +674,32 @@ impl Asking<'_> {
             Answer::Invalid => Outcome::Invalid,
             Answer::Error(_) | Answer::Unknown => Outcome::Failed("remote-server-not-found"),
         };
-        let address = self.opened.address.ip();
-        if self.edge.may_log("db:verify answered", address) {
+        self.answers += 1;
+        let party = Party::Called(self.remote, Some(self.opened.address.ip()));
+        if self.edge.may_log("db:verify answered", party) {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, remote = %self.remote, stream_id = %id,
                 answer = ?outcome, ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
                 "db:verify answered"
             );
         }
-        // The stream that asked may be gone.
-        let _ = asked.answer.send(outcome);
+        asked.answer(outcome);
         Ok(())
     }
 
     fn timed_out(&mut self) {
         let now = Instant::now();
-        while let Some(oldest) = self.open.first()
-            && now >= oldest.asked.question.until
-        {
-            let Sent { asked, .. } = self.open.remove(0);
-            let Question { local, id, .. } = asked.question;
-            let _ = asked.answer.send(Outcome::Failed("remote-server-timeout"));
-            if self.late.len() >= PER_DOMAIN {
+        let late: Vec<_> = self
+            .open
+            .extract_if(.., |sent| now >= sent.asked.question.until)
+            .collect();
+        for Sent { asked, .. } in late {
+            let Question { local, id, .. } = &asked.question;
+            if self.late.len() >= PER_STREAM {
                 self.late.remove(0);
             }
-            self.late.push((local, id));
+            self.late.push((local.clone(), id.clone()));
+            asked.answer(Outcome::Failed("remote-server-timeout"));
         }
     }
 }

@@ -113,7 +113,12 @@ impl Attempts {
             let resolver = self.resolution.resolver.clone();
             let mut found = Failures::default();
             self.resolution.queue = resolver
-                .look_up(self.resolution.method, group, &mut found)
+                .look_up(
+                    self.resolution.method,
+                    group,
+                    &mut self.resolution.hosts,
+                    &mut found,
+                )
                 .await;
             failures = [found.temporary, found.refused, found.not_found].concat();
         }

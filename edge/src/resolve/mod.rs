@@ -101,8 +101,42 @@ pub struct Resolution {
     pub took: Duration,
     targets: Vec<Target>,
     resolver: Resolver,
+    hosts: Hosts,
     queue: VecDeque<Candidate>,
     later: VecDeque<Vec<Target>>,
+}
+
+/// The hosts of one resolution that were looked up. A domain of a stranger's may name hundreds, and
+/// each is asked about at somebody's name servers.
+#[derive(Debug, Clone, Default)]
+struct Hosts {
+    known: HashMap<String, Result<Vec<IpAddr>, LookupError>>,
+}
+
+impl Hosts {
+    /// Of these targets, those whose hosts are known or may still be looked up; and the latter.
+    fn choose(&self, group: &mut Vec<Target>) -> Vec<String> {
+        let mut asked: Vec<String> = Vec::new();
+        group.retain(|Target { host, .. }| {
+            let known = host.parse::<IpAddr>().is_ok() || self.known.contains_key(host);
+            if known || asked.contains(host) {
+                return true;
+            }
+            let free = self.known.len() + asked.len() < MOST_HOSTS;
+            if free {
+                asked.push(host.clone());
+            }
+            free
+        });
+        asked
+    }
+
+    fn answer(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        self.known.get(host).cloned().unwrap_or(Ok(Vec::new()))
+    }
 }
 
 impl Resolution {
@@ -181,6 +215,9 @@ impl fmt::Debug for Resolver {
 
 type SrvAnswer = Result<Vec<SrvRecord>, LookupError>;
 
+/// Hosts of one domain that are looked up, over all priorities and both services: 16 questions, as
+/// each is asked about twice, for AAAA and A records.
+const MOST_HOSTS: usize = 8;
 /// Addresses of one host that are looked at.
 const MOST_ADDRESSES: usize = 16;
 /// How long `_xmpps-server` is waited for when the domain can be reached without it.
@@ -267,6 +304,7 @@ impl Resolver {
             took: Duration::ZERO,
             targets: groups.iter().flatten().cloned().collect(),
             resolver: self.clone(),
+            hosts: Hosts::default(),
             queue: VecDeque::new(),
             later: groups.into(),
         };
@@ -275,7 +313,8 @@ impl Resolver {
             let Some(group) = resolution.later.pop_front() else {
                 return Err(failures.into_error(domain, method));
             };
-            resolution.queue = self.look_up(method, group, &mut failures).await;
+            let hosts = &mut resolution.hosts;
+            resolution.queue = self.look_up(method, group, hosts, &mut failures).await;
         }
         resolution.took = started.elapsed();
         Ok(resolution)
@@ -335,18 +374,30 @@ impl Resolver {
         &self,
         method: Method,
         mut group: Vec<Target>,
+        hosts: &mut Hosts,
         failures: &mut Failures,
     ) -> VecDeque<Candidate> {
         group.truncate(self.bounds.attempts);
-        let answers = futures::future::join_all(group.iter().map(|target| self.host(&target.host)));
-        let answers = answers.await;
+        let named = group.len();
+        let asked = hosts.choose(&mut group);
+        if group.len() < named {
+            // In front: of many causes only the first are told.
+            let left_out = named - group.len();
+            failures.not_found.insert(
+                0,
+                format!("{left_out} hosts were not looked up, as {MOST_HOSTS} of one domain are"),
+            );
+        }
+        let answers = asked.iter().map(|host| self.host(host));
+        let answers = futures::future::join_all(answers).await;
         if method != Method::StaticRoute && answers.iter().flatten().flatten().any(IpAddr::is_ipv6)
         {
             self.rules.learn_nat64(&*self.lookup).await;
         }
+        hosts.known.extend(asked.into_iter().zip(answers));
         let mut turns: Vec<VecDeque<Candidate>> = Vec::with_capacity(group.len());
-        for (target, answer) in group.iter().zip(answers) {
-            let addresses = match answer {
+        for target in &group {
+            let addresses = match hosts.answer(&target.host) {
                 Ok(addresses) if addresses.is_empty() => {
                     failures
                         .not_found

@@ -5,7 +5,6 @@ mod blame;
 mod xcp;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,6 +25,7 @@ use super::{Mode, aside, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::jid::{JidFault, Side, judge, readdressed, shown};
+use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
 use crate::stream::transport::Turn;
@@ -628,8 +628,7 @@ impl Up<'_> {
     fn malformed_sender(&self, from: &str, fault: JidFault) {
         let edge = &self.link.edge;
         edge.metrics.dropped(Cause::Malformed.as_str());
-        let all_routers = Ipv4Addr::UNSPECIFIED.into();
-        if edge.may_log("malformed senders of routers", all_routers) {
+        if edge.may_log("malformed senders of routers", Party::Router) {
             tracing::warn!(
                 router = self.link.cluster.name,
                 node = self.link.endpoint.name,
@@ -694,9 +693,7 @@ impl Up<'_> {
 
     /// Whether a line about what the router sends may be written.
     fn may_log(&self, about: &'static str) -> bool {
-        // A connection that is gone has no address, and no more to say.
-        let peer = self.wire.transport.peer();
-        peer.is_some_and(|peer| self.link.edge.may_log(about, peer.ip()))
+        self.link.edge.may_log(about, Party::Router)
     }
 
     /// Drops what the router says besides stanzas; `word`: its name.

@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -123,11 +122,6 @@ impl Transport {
     /// The connection's place in the registry; `None` on links.
     pub fn entry(&self) -> Option<&Arc<StreamEntry>> {
         self.trace.as_deref().map(StreamTrace::entry)
-    }
-
-    /// Who is at the other end, while there is one.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.tcp.peer_addr().ok()
     }
 
     /// Whether TLS was started.

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::{COMPONENT, Peer, Router};
+use super::{COMPONENT, PATIENCE, Peer, Router};
 
 /// The process and its folder; both go when it is dropped.
 pub struct Process {
@@ -23,11 +24,20 @@ impl Process {
     /// An edge for coluc.com with a static route to the peer `vngtp.lab`; `more` is further
     /// configuration, YAML at the top level.
     pub fn start(peer: &Peer, router: &Router, more: &str) -> Self {
-        Self::start_under(&[], peer, router, more)
+        Self::start_as(&[], Stdio::null(), peer, router, more)
     }
 
     /// The same by way of another command, which gets the edge's command line at its end.
     pub fn start_under(by: &[&str], peer: &Peer, router: &Router, more: &str) -> Self {
+        Self::start_as(by, Stdio::null(), peer, router, more)
+    }
+
+    /// The same with its log somewhere else.
+    pub fn start_writing(peer: &Peer, router: &Router, more: &str, log: Stdio) -> Self {
+        Self::start_as(&[], log, peer, router, more)
+    }
+
+    fn start_as(by: &[&str], log: Stdio, peer: &Peer, router: &Router, more: &str) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("edge-process-{}-{number}", std::process::id());
@@ -66,7 +76,7 @@ drainDelay: 0s
             .args(&line[1..])
             .arg("--config")
             .arg(folder.join("edge.yaml"))
-            .stdout(Stdio::null())
+            .stdout(log)
             .spawn()
             .unwrap();
         Self {
@@ -75,6 +85,34 @@ drainDelay: 0s
             s2s,
             admin,
         }
+    }
+
+    /// What nobody has read yet, if its log is a pipe.
+    pub fn log(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Asks it to stop, and says whether it did within that time.
+    pub fn stops_within(&mut self, time: Duration) -> bool {
+        let id = self.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(asked.unwrap().success());
+        let began = Instant::now();
+        while began.elapsed() < time {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// The value of a metric, by its name and labels.
+    pub async fn metric(&self, line: &str) -> u64 {
+        let text = timeout(PATIENCE, self.get("/metrics")).await;
+        let text = text.expect("the admin port does not answer");
+        let value = text.lines().find_map(|found| found.strip_prefix(line));
+        value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     pub fn id(&self) -> u32 {
@@ -134,8 +172,14 @@ impl Drop for Process {
     }
 }
 
-/// An address of the loopback that nobody listens on.
+/// An address of the loopback that nobody listens on; one that no other test uses, so that it stays
+/// free.
 fn free() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let [.., given] = GIVEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let listener =
+        std::net::TcpListener::bind(SocketAddr::from(([127, 64 + given % 64, high, low], 0)))
+            .unwrap();
     listener.local_addr().unwrap()
 }
