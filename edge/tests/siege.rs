@@ -167,14 +167,14 @@ async fn siege() {
     let newcomer = began.elapsed();
     exchange(&mut new, &mut link).await;
     let metrics = edge.get("/metrics").await;
-    let processor = edge.busy().as_secs_f64();
+    let processor = edge.busy();
     drop(attackers);
     drop(silent);
 
     let mib = |bytes: u64| bytes / 1024 / 1024;
     println!("resting: {resting}\nbesieged: {besieged}");
     println!(
-        "a new stream of the partner took {newcomer:?}; the edge used {processor} s of its processor and {} MiB at most, its control group {} MiB",
+        "a new stream of the partner took {newcomer:?}; the edge computed for {processor:?} and had {} MiB at most, its control group {} MiB",
         mib(resident),
         mib(group_most)
     );

@@ -253,8 +253,7 @@ impl Transport {
             most = UNPROVEN_READ;
         }
         READ.with_borrow_mut(|scratch| {
-            let end = scratch.len().min(most);
-            let mut buffer = ReadBuf::new(scratch.get_mut(..end).unwrap_or_default());
+            let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
             let received = buffer.filled().len();
             if let Some(trace) = &mut self.trace {
