@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use rstest::rstest;
 use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
-use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts};
+use xmpp_federation_core::edge_status::{
+    EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts,
+};
 
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
@@ -93,6 +95,7 @@ pub fn world(path: &str, value: Value) -> World {
         links: vec![link(LinkState::Up)],
         failing_partners: Vec::new(),
         streams: StreamCounts::default(),
+        suspects: SuspectCounts::default(),
         memory: None,
     };
     let pod = EdgePod {
