@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use crate::burst;
 use serde_json::{Value, json};
 use testkit::Error;
 use testkit::demo::report::ensure;
@@ -33,6 +34,8 @@ pub struct Spec {
     pub router: Ipv4Addr,
     /// Which of three replicas, if it is one of them
     pub replica: Option<usize>,
+    /// Whether only the domains of a burst may federate with it; otherwise everybody may
+    pub lists: bool,
 }
 
 const fn ip(last: u8) -> Ipv4Addr {
@@ -52,6 +55,7 @@ const PLAIN: Spec = Spec {
     requires_certificates: false,
     router: lan(10),
     replica: None,
+    lists: false,
 };
 
 const fn replica(number: usize, address: Ipv4Addr, name: &'static str) -> Spec {
@@ -66,7 +70,7 @@ const fn replica(number: usize, address: Ipv4Addr, name: &'static str) -> Spec {
 }
 
 /// All edges.
-pub const EDGES: [Spec; 11] = [
+pub const EDGES: [Spec; 12] = [
     PLAIN,
     Spec {
         name: "ca",
@@ -118,6 +122,25 @@ pub const EDGES: [Spec; 11] = [
         domains: &["dis.coluc.com"],
         mode: "Disabled",
         router: lan(16),
+        ..PLAIN
+    },
+    Spec {
+        name: burst::EDGE,
+        address: ip(48),
+        domains: &[
+            "r0.coluc.com",
+            "r1.coluc.com",
+            "r2.coluc.com",
+            "r3.coluc.com",
+            "r4.coluc.com",
+            "r5.coluc.com",
+            "r6.coluc.com",
+            "r7.coluc.com",
+            "r8.coluc.com",
+            "r9.coluc.com",
+        ],
+        router: lan(18),
+        lists: true,
         ..PLAIN
     },
     replica(0, lan(61), "trio0"),
@@ -235,8 +258,14 @@ impl Edge {
             mode,
             requires_certificates,
             router,
+            lists,
             ..
         } = self.spec;
+        let privacy = if lists {
+            json!({"mode": "AllowList", "domains": burst::domains().collect::<Vec<_>>()})
+        } else {
+            json!({"mode": "AllowAll"})
+        };
         let here = |file: &str| self.dir.join(file);
         let accept: Vec<PathBuf> = accept.iter().map(|file| here(file)).collect();
         // JSON is YAML.
@@ -250,7 +279,7 @@ impl Edge {
                 "trustAnchors": {"system": false, "file": here("authorities.pem")},
                 "requireClientCertificates": requires_certificates,
             },
-            "privacy": {"mode": "AllowAll"},
+            "privacy": privacy,
             "dns": {"resolvers": [DNS_INTERNET]},
             "routers": [{
                 "name": "main",

@@ -4,11 +4,13 @@
 //!
 //! - [`world`]: hosts and processes; [`edges`], [`partners`]: what runs on them
 //! - [`exchange`]: one message and what became of it; [`evidence`]: how both sides say it went
+//! - [`burst`]: hundreds of domains at once
 //! - [`cases`]: one thing after the other; [`replicas`]: three edges as one, rotation; [`matrix`]: all security modes
 //! - [`table`]: the results
 //!
 //! Needs root, Prosody and ejabberd, so it runs in `make test` (with `--ignored`), not in a plain `cargo test`. Results are
 //! printed, and written to `target/interop.txt`. Variables: `INTEROP_ONLY=replicas,matrix` plays some parts,
+//! `INTEROP_BURSTS=10` has ten rounds of the burst (default 2, at most 10),
 //! `INTEROP_ROTATION_PAUSE=60` sets the seconds between two replicas' reloads during the rotation (default 2),
 //! `INTEROP_KEEP_LOGS=1` keeps the logs also of a success.
 
@@ -19,6 +21,7 @@
     reason = "tests"
 )]
 
+mod burst;
 mod cases;
 mod edges;
 mod evidence;
@@ -86,6 +89,9 @@ async fn play(lab: &Lab) -> Result<Table, testkit::Error> {
         }
         if wanted("replicas") {
             replicas::play(&world, &mut table).await;
+        }
+        if wanted("burst") {
+            burst::play(&world, &mut table).await;
         }
         if wanted("matrix") {
             matrix::play(&world, &mut table).await?;

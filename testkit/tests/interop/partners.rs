@@ -24,7 +24,8 @@ pub struct Process {
     pub server: Server,
 }
 
-const fn process(name: &'static str, last: u8, server: Server) -> Process {
+/// A server process at that address of the partners' network.
+pub const fn process(name: &'static str, last: u8, server: Server) -> Process {
     Process {
         name,
         address: Ipv4Addr::new(198, 51, 100, last),
@@ -236,6 +237,11 @@ impl Process {
             ca: Some(ca.to_owned()),
             hosts,
         })?;
+        self.run(lab, &command)
+    }
+
+    /// Runs a command on its host.
+    pub fn run(self, lab: &Lab, command: &std::process::Command) -> Result<(), Error> {
         let text = |word: &std::ffi::OsStr| word.to_string_lossy().into_owned();
         let words: Vec<String> = std::iter::once(command.get_program())
             .chain(command.get_args())

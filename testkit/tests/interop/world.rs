@@ -14,6 +14,7 @@ use testkit::lab::network::{DNS_INTERNET, DNS_LAN};
 use testkit::partner::certificates::Authority;
 use testkit::partner::session;
 
+use crate::burst;
 use crate::edges::{self, Certificates, EDGES, Edge, REPLICAS_ADDRESS, Spec};
 use crate::partners::{self, PASSWORD, PROCESSES, Partner, Process};
 
@@ -83,6 +84,9 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
         lab.add_host(process.name, &[process.address]).await?;
         process.start(lab, &partners, &authority, &ca)?;
     }
+    lab.add_host(burst::MANY.name, &[burst::MANY.address])
+        .await?;
+    burst::start(lab, &authority, &ca)?;
     let certificates = Certificates {
         authority: &authority,
         file: &ca,
@@ -109,6 +113,8 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
         lab.wait_for_port(process.name, process.address, 5269)
             .await?;
     }
+    lab.wait_for_port(burst::MANY.name, burst::MANY.address, 5269)
+        .await?;
     println!(
         "{} edges, {} domains at {} servers: up in {:.1} s",
         EDGES.len(),
@@ -143,7 +149,14 @@ fn records(partners: &[Partner]) -> Vec<RecordSpec> {
             values: vec![value.to_owned()],
         });
     };
-    let mut zones = vec!["coluc.com", "other.lab", "pro.lab", "eja.lab", "hosts.lab"];
+    let mut zones = vec![
+        "coluc.com",
+        "other.lab",
+        "pro.lab",
+        "eja.lab",
+        "many.lab",
+        "hosts.lab",
+    ];
     zones.extend(partners::INTERNATIONAL.map(|(_, ascii, ..)| ascii));
     for zone in zones {
         let soa = format!("ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 5");
@@ -163,7 +176,10 @@ fn records(partners: &[Partner]) -> Vec<RecordSpec> {
             served(domain, edge.name);
         }
     }
-    for process in PROCESSES {
+    for domain in burst::domains() {
+        served(&domain, burst::MANY.name);
+    }
+    for process in PROCESSES.into_iter().chain([burst::MANY]) {
         let name = format!("{}.hosts.lab", process.name);
         add(&name, "A", &process.address.to_string());
     }
