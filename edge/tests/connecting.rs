@@ -95,10 +95,18 @@ async fn a_pair_that_is_refused_leaves_the_other_one_of_the_stream_alone() {
     stream
         .say("<db:result from='vngtp.lab' to='conf.coluc.com' type='invalid'/>")
         .await;
-    let answer = link.hear().await;
-    assert_eq!(attribute(&answer, "message", "id"), "m2");
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m3'/>");
     stream.hear("id='m3'/>").await;
+    // The refused domain asks once more, on a stream of its own.
+    let mut own = peer.accept("own-id").await;
+    let asked = own.hear("</db:result>").await;
+    assert_eq!(attribute(&asked, "db:result", "from"), "conf.coluc.com");
+    own.say("<db:result from='vngtp.lab' to='conf.coluc.com' type='invalid'/>")
+        .await;
+    let answer = link.hear().await;
+    assert_eq!(attribute(&answer, "message", "id"), "m2");
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m4'/>");
+    stream.hear("id='m4'/>").await;
 }
 
 #[tokio::test]

@@ -143,7 +143,8 @@ fn whoever_only_looks_whether_somebody_listens_is_not_logged() {
     let mut talker = edge.connect(5269);
     say(&mut talker, "<?xml version");
     drop(talker);
-    let lines = edge.lines_until("failed during its negotiation");
+    let mut lines = edge.lines_until("failed during its negotiation");
+    lines.retain(|line| !line.contains("bounds on memory"));
     assert_eq!(lines.len(), 1, "{lines:?}");
 }
 
