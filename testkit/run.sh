@@ -100,6 +100,13 @@ bench_chain() {
   "$release/testkit" bench --server "edge=$release/xmpp-federation-edge" --server relay --server prosody --server ejabberd
 }
 
+# All attacks at once, and a partner's latency meanwhile: of the build that is shipped.
+siege() {
+  cargo build --release --locked -p xmpp-federation-edge --bins &&
+    EDGE_TEST_BINARY=$(realpath "$release/xmpp-federation-edge") \
+      cargo test --workspace --locked --test siege -- --ignored --nocapture
+}
+
 audit() {
   if ! command -v cargo-deny >/dev/null; then
     phase "cargo-deny" cargo install --locked cargo-deny --target x86_64-unknown-linux-gnu
@@ -150,7 +157,8 @@ case ${1:-} in
     phase "benchmark, smoke" bench_smoke
     phase "images" "$bin/testkit" lab images
     phase "lab tests" cargo test --workspace --locked \
-      --test lab --test partner --test interop --test packaging --test dead_peer --test it --test siege -- --ignored --test-threads=1
+      --test lab --test partner --test interop --test packaging --test dead_peer --test it -- --ignored --test-threads=1
+    phase "siege" siege
     phase "demo" demo_steps
     summary
     ;;
