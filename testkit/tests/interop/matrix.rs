@@ -373,8 +373,9 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
         Direction::In => message(&bob, &alice).await?,
     };
     if outcome != Outcome::Delivered {
-        let mut checks = failed_checks(&edge, &local, &partner, cell.direction);
+        let failed = || failed_checks(&edge, &local, &partner, cell.direction);
         if by_partner(*cell) {
+            let mut checks = failed();
             let file = world.server_log(world.partner(&partner).process);
             let words = format!("s2s connection {partner} -> {local}: Stream closed by local host");
             // It writes its log a little later.
@@ -386,7 +387,17 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
             })
             .await?;
             checks.insert(PARTNER.to_owned());
+            return Ok(Seen::Not(outcome, checks));
         }
+        // So does the edge.
+        let checks = until("the edge's reason", async || {
+            let checks = failed();
+            ensure(!checks.is_empty(), || {
+                format!("{name} names no check that {partner} failed")
+            })?;
+            Ok(checks)
+        })
+        .await?;
         return Ok(Seen::Not(outcome, checks));
     }
     let pair = agreed(
