@@ -63,6 +63,9 @@ pub(super) struct Pair {
 /// The addresses of the last stanza: most stanzas are like the one before.
 #[derive(Debug)]
 struct Last {
+    /// Whole, and found good.
+    addresses: [String; 2],
+    /// Their domains, as they are written.
     from: Box<str>,
     to: Box<str>,
     /// What is written instead, if these are other spellings than the router's.
@@ -233,6 +236,13 @@ async fn open(
             None
         }
     }
+}
+
+fn addressing() -> Failure {
+    Failure::fault(
+        StreamErrorCondition::ImproperAddressing,
+        "from and to of a stanza must be addresses",
+    )
 }
 
 fn shutdown() -> Failure {
@@ -509,38 +519,13 @@ impl Session {
 
     /// A stanza counts only between the domains of an authenticated pair.
     fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) -> Result<(), Failure> {
-        let addressing = || {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "from and to of a stanza must be addresses",
-            )
-        };
         let from = element.from().ok_or_else(addressing)?;
         let to = element.to().ok_or_else(addressing)?;
-        let (of_from, of_to) = (domain_part(&from), domain_part(&to));
-        let last = self.last.as_ref();
-        if !last.is_some_and(|last| *last.from == *of_from && *last.to == *of_to) {
-            let remote = self.domains.domain(of_from).ok_or_else(addressing)?;
-            let local = self.domains.domain(of_to).ok_or_else(addressing)?;
-            self.check_pair(live, &local, &remote)?;
-            let Some(lane) = self.lane_for(live, &local, &remote) else {
-                self.refuse(live, element, (&local, &remote), Cause::LinkDown);
-                return Ok(());
-            };
-            self.last = Some(Last {
-                from: of_from.into(),
-                to: of_to.into(),
-                from_instead: Side::Link.instead(of_from, &remote),
-                to_instead: Side::Link.instead(of_to, &local),
-                lane,
-            });
+        let again = |last: &Last| last.addresses[0] == *from && last.addresses[1] == *to;
+        if !self.last.as_ref().is_some_and(again) && !self.find_way(live, element, &from, &to)? {
+            return Ok(());
         }
-        let faults = (
-            judge(&from, &mut self.domains),
-            judge(&to, &mut self.domains),
-        );
-        let (Some(last), Ok(()), Ok(())) = (&self.last, faults.0, faults.1) else {
-            self.malformed(live, element, faults.0.err());
+        let Some(last) = &self.last else {
             return Ok(());
         };
         let received = element.bytes().len();
@@ -584,11 +569,53 @@ impl Session {
             self.pause(pause);
         }
         if let Some(name) = unportable {
-            let domains = self.domains.domain(of_from).zip(self.domains.domain(of_to));
+            let mut domain = |address| self.domains.domain_of(address);
+            let domains = domain(&from).zip(domain(&to));
             let (remote, local) = domains.ok_or_else(addressing)?;
             self.refuse_name(live, element, &local, &remote, name);
         }
         Ok(())
+    }
+
+    /// Sets [`Session::last`] for these addresses; false if the stanza goes nowhere.
+    fn find_way(
+        &mut self,
+        live: &Arc<Live>,
+        element: &Element,
+        from: &str,
+        to: &str,
+    ) -> Result<bool, Failure> {
+        let (of_from, of_to) = (domain_part(from), domain_part(to));
+        let last = self.last.as_ref();
+        if !last.is_some_and(|last| *last.from == *of_from && *last.to == *of_to) {
+            let remote = self.domains.domain(of_from).ok_or_else(addressing)?;
+            let local = self.domains.domain(of_to).ok_or_else(addressing)?;
+            self.check_pair(live, &local, &remote)?;
+            let Some(lane) = self.lane_for(live, &local, &remote) else {
+                self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                return Ok(false);
+            };
+            self.last = Some(Last {
+                addresses: Default::default(),
+                from: of_from.into(),
+                to: of_to.into(),
+                from_instead: Side::Link.instead(of_from, &remote),
+                to_instead: Side::Link.instead(of_to, &local),
+                lane,
+            });
+        }
+        let faults = (judge(from, &mut self.domains), judge(to, &mut self.domains));
+        if faults.0.is_err() || faults.1.is_err() {
+            self.malformed(live, element, faults.0.err());
+            return Ok(false);
+        }
+        if let Some(last) = &mut self.last {
+            for (kept, address) in last.addresses.iter_mut().zip([from, to]) {
+                kept.clear();
+                kept.push_str(address);
+            }
+        }
+        Ok(true)
     }
 
     /// One user's stanza must not break the links for all.

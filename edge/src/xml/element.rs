@@ -140,10 +140,13 @@ impl Element {
     pub fn unportable(&self) -> Option<&str> {
         const MOST: usize = 80;
         let span = self.head.unportable;
+        if span.is_absent() {
+            return None;
+        }
         let text = std::str::from_utf8(span.of(&self.bytes)).unwrap_or_default();
         let end = text.char_indices().map(|(at, c)| at + c.len_utf8());
         let end = end.take_while(|end| *end <= MOST).last().unwrap_or(0);
-        (!span.is_absent()).then(|| text.get(..end).unwrap_or_default())
+        text.get(..end)
     }
 
     /// Namespaces and language in force around the element.
