@@ -182,12 +182,20 @@ async fn run_pods(lab: &Lab) -> Result<(), Error> {
 
 /// Which pods answered ten connections of the internet host to the load balancer.
 async fn answers(lab: &Lab) -> Result<BTreeSet<String>, Error> {
+    let connect = async || {
+        let script = "exec 3<>/dev/tcp/203.0.113.10/5269 && cat <&3";
+        lab.exec_in(Some("client"), &["timeout", "5", "bash", "-c", script])
+            .await
+    };
+    // kube-proxy learns of pods a little later than their StatefulSet.
+    let what = "an answer of the load balancer";
+    node::wait_until(what, Duration::from_secs(10), async || {
+        Ok(connect().await?.success)
+    })
+    .await?;
     let mut names = BTreeSet::new();
     for _ in 0..10 {
-        let script = "exec 3<>/dev/tcp/203.0.113.10/5269 && cat <&3";
-        let output = lab
-            .exec_in(Some("client"), &["timeout", "5", "bash", "-c", script])
-            .await?;
+        let output = connect().await?;
         if !output.success {
             return Err(format!("the load balancer does not answer: {}", output.stderr).into());
         }
