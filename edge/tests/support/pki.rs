@@ -17,7 +17,7 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::config::{FieldError, Live, sha256_hex};
 use xmpp_federation_edge::tls::TlsSettings;
 
-use super::{Speaker, TrustAnybody, live};
+use super::{Speaker, live};
 
 /// The authority that the edge trusts.
 pub struct Pki {
@@ -161,6 +161,19 @@ pub struct Watching {
     pub leaf: Mutex<Option<CertificateDer<'static>>>,
 }
 
+impl Watching {
+    /// With every signature scheme.
+    pub fn anybody() -> Self {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Self {
+            schemes: provider
+                .signature_verification_algorithms
+                .supported_schemes(),
+            leaf: Mutex::default(),
+        }
+    }
+}
+
 impl ServerCertVerifier for Watching {
     fn verify_server_cert(
         &self,
@@ -246,7 +259,7 @@ pub fn client_showing(
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustAnybody));
+        .with_custom_certificate_verifier(Arc::new(Watching::anybody()));
     Arc::new(match identity {
         Some(identity) => builder.with_client_cert_resolver(Arc::new(Shown(identity))),
         None => builder.with_no_client_auth(),

@@ -16,7 +16,8 @@ use rustls::{
     ServerConnection, SupportedProtocolVersion,
 };
 
-use super::{Speaker, TrustAnybody};
+use super::Speaker;
+use super::pki::Watching;
 
 /// A handshake record.
 pub const HANDSHAKE: u8 = 22;
@@ -62,7 +63,7 @@ impl TlsPeer {
             .with_protocol_versions(&[version])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAnybody))
+            .with_custom_certificate_verifier(Arc::new(Watching::anybody()))
             .with_no_client_auth();
         config.key_log = secrets.clone();
         config.enable_secret_extraction = true;
