@@ -185,6 +185,35 @@ pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFau
     Ok(())
 }
 
+/// The addresses of the last stanza that was found good: most stanzas have those of the one before.
+#[derive(Debug, Default)]
+pub(crate) struct LastJudged {
+    from: String,
+    to: String,
+}
+
+impl LastJudged {
+    /// Whether these are they.
+    #[inline]
+    pub(crate) fn are(&self, from: &str, to: &str) -> bool {
+        // No good address is empty.
+        !from.is_empty() && *self.from == *from && *self.to == *to
+    }
+
+    /// They were found good.
+    pub(crate) fn note(&mut self, from: &str, to: &str) {
+        for (kept, address) in [(&mut self.from, from), (&mut self.to, to)] {
+            kept.clear();
+            kept.push_str(address);
+        }
+    }
+
+    /// None is known.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// The same without memory.
 pub(crate) fn is_good(address: &str) -> bool {
     parts(address).all(|(part, text)| {

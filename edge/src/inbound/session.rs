@@ -23,7 +23,7 @@ use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
-use crate::jid::{JidFault, Side, judge, readdressed, shown};
+use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
 use crate::outbound::connect::describe_tls;
@@ -63,8 +63,7 @@ pub(super) struct Pair {
 /// The addresses of the last stanza: most stanzas are like the one before.
 #[derive(Debug)]
 struct Last {
-    /// Whole, and found good.
-    addresses: [String; 2],
+    addresses: LastJudged,
     /// Their domains, as they are written.
     from: Box<str>,
     to: Box<str>,
@@ -521,7 +520,7 @@ impl Session {
     fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) -> Result<(), Failure> {
         let from = element.from().ok_or_else(addressing)?;
         let to = element.to().ok_or_else(addressing)?;
-        let again = |last: &Last| last.addresses[0] == *from && last.addresses[1] == *to;
+        let again = |last: &Last| last.addresses.are(&from, &to);
         if !self.last.as_ref().is_some_and(again) && !self.find_way(live, element, &from, &to)? {
             return Ok(());
         }
@@ -596,7 +595,7 @@ impl Session {
                 return Ok(false);
             };
             self.last = Some(Last {
-                addresses: Default::default(),
+                addresses: LastJudged::default(),
                 from: of_from.into(),
                 to: of_to.into(),
                 from_instead: Side::Link.instead(of_from, &remote),
@@ -610,10 +609,7 @@ impl Session {
             return Ok(false);
         }
         if let Some(last) = &mut self.last {
-            for (kept, address) in last.addresses.iter_mut().zip([from, to]) {
-                kept.clear();
-                kept.push_str(address);
-            }
+            last.addresses.note(from, to);
         }
         Ok(true)
     }

@@ -24,7 +24,7 @@ use super::returned::{Heard, condition};
 use super::{Mode, aside, select};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
-use crate::jid::{JidFault, Side, judge, readdressed, shown};
+use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
@@ -69,6 +69,8 @@ struct Lanes {
     known: HashMap<Box<str>, usize>,
     /// The last stanza's: most are like the one before.
     last: usize,
+    /// The last addresses that were found good, and their lane.
+    judged: (LastJudged, usize),
     key: String,
     /// Those with stanzas.
     used: Vec<usize>,
@@ -83,6 +85,7 @@ impl Lanes {
         if !same || self.all.len() > LANES {
             self.known = HashMap::new();
             self.all = Vec::new();
+            self.judged.0.forget();
             self.live = Some(live.clone());
         }
     }
@@ -138,6 +141,16 @@ impl Lanes {
             found.stanzas.push(start..self.text.len());
         }
     }
+}
+
+/// Why a stanza has no lane.
+enum NoLane {
+    /// It may not leave.
+    Check(Cause),
+    /// Its sender's address is none.
+    From(JidFault),
+    /// Its recipient's address is none.
+    To,
 }
 
 /// State of one stay up.
@@ -281,10 +294,16 @@ impl Up<'_> {
             let look = self.stuck_at().filter(|at| !read && *at > Instant::now());
             let deadline = self.deadline().min(look.unwrap_or_else(|| self.deadline()));
             tokio::select! {
+                // What a turn does not bring is looked at after it: to register for all of it
+                // anew each time would cost more than the turn.
+                biased;
                 turn = self.wire.transport.turn(read, self.wire.framer.buffer()) => match turn? {
                     Turn::Read => {
                         self.last_heard = Instant::now();
                         self.take_frames()?;
+                        if self.last_heard >= deadline {
+                            self.timed_out()?;
+                        }
                     }
                     Turn::Flushed => {}
                     Turn::End => return Err(Failure::Ended),
@@ -298,6 +317,9 @@ impl Up<'_> {
                 _ = self.place.changed() => self.moved(),
                 _ = mode.changed(), if !finish => {}
                 () = stop.cancelled(), if !finish => {}
+            }
+            if self.place.has_changed().unwrap_or(false) {
+                self.moved();
             }
         }
     }
@@ -570,32 +592,19 @@ impl Up<'_> {
             return self.aside(element, aside::of(element));
         }
         let (from, to) = (element.from(), element.to());
-        let known = match (&from, &to) {
-            (Some(from), Some(to)) => self.lanes.find(domain_part(from), domain_part(to)),
-            _ => None,
+        let lane = match self.find_lane(live, from.as_deref(), to.as_deref()) {
+            Ok(lane) => lane,
+            Err(NoLane::Check(cause)) => {
+                return match aside::of_stanza(element) {
+                    Some(word) => self.aside(element, word),
+                    None => self.refuse(live, element, cause),
+                };
+            }
+            Err(NoLane::From(fault)) => {
+                return self.malformed_sender(from.as_deref().unwrap_or_default(), fault);
+            }
+            Err(NoLane::To) => return self.refuse(live, element, Cause::Malformed),
         };
-        let lane = match known {
-            Some(lane) => lane,
-            None => match self.check(live, from.as_deref(), to.as_deref()) {
-                Ok(lane) => lane,
-                Err(cause) => {
-                    return match aside::of_stanza(element) {
-                        Some(word) => self.aside(element, word),
-                        None => self.refuse(live, element, cause),
-                    };
-                }
-            },
-        };
-        let faults = (
-            judge(from.as_deref().unwrap_or_default(), &mut self.domains),
-            judge(to.as_deref().unwrap_or_default(), &mut self.domains),
-        );
-        if let Err(fault) = faults.0 {
-            return self.malformed_sender(from.as_deref().unwrap_or_default(), fault);
-        }
-        if faults.1.is_err() {
-            return self.refuse(live, element, Cause::Malformed);
-        }
         if element.unportable().is_some() {
             return self.refuse(live, element, Cause::Unportable);
         }
@@ -622,6 +631,32 @@ impl Up<'_> {
             return self.refuse(live, element, Cause::TooLarge { bytes, most });
         }
         self.lanes.append(lane, start);
+    }
+
+    /// The lane of a stanza whose addresses are good.
+    fn find_lane(
+        &mut self,
+        live: &Live,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<usize, NoLane> {
+        let both = from.zip(to);
+        let (last, lane) = &self.lanes.judged;
+        if both.is_some_and(|(from, to)| last.are(from, to)) {
+            return Ok(*lane);
+        }
+        let known =
+            both.and_then(|(from, to)| self.lanes.find(domain_part(from), domain_part(to)));
+        let lane = match known {
+            Some(lane) => lane,
+            None => self.check(live, from, to).map_err(NoLane::Check)?,
+        };
+        let (from, to) = both.unwrap_or_default();
+        judge(from, &mut self.domains).map_err(NoLane::From)?;
+        judge(to, &mut self.domains).map_err(|_| NoLane::To)?;
+        self.lanes.judged.0.note(from, to);
+        self.lanes.judged.1 = lane;
+        Ok(lane)
     }
 
     /// A stanza whose sender has no address that an answer could go to.
