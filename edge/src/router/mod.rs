@@ -32,7 +32,7 @@ use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::registry::LinkEntry;
-use queue::{Batch, Queue, Source};
+use queue::{Batch, Queue, Room, Source};
 
 /// What links are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +273,10 @@ impl Routers {
             for batch in gone.queue.close() {
                 edge.report(&batch.bytes, Cause::LinkDown);
             }
+        }
+        let room = Room::of(live.budget.links, clusters.len());
+        for cluster in clusters.iter() {
+            cluster.queue.set_room(room);
         }
         *self.lock() = clusters.clone();
 

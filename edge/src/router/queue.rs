@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,20 +19,75 @@ use xmpp_federation_core::Domain;
 use super::suspects::Suspects;
 use crate::bounce::Cause;
 
-/// Bytes that all sources with something waiting share: each may have its part of it waiting
-/// before it is paused.
-const HIGH_WATER: usize = 4 * 1024 * 1024;
-/// The smallest share, however many sources there are.
+/// The smallest share of a source, however many there are.
 const SMALLEST_SHARE: usize = 64 * 1024;
 /// A source goes on when it is down to this part of its share.
 const LOW_WATER: usize = 4;
-/// Bytes waiting in all at which no peer is read; they go on below [`HIGH_WATER`].
-const SHUT: usize = 4 * HIGH_WATER;
 /// Bytes a source may send per turn. Small against what a busy peer brings with one read, so that
 /// one stanza of a quiet peer passes many flooding ones in the first round.
 const QUANTUM: usize = 16 * 1024;
 /// Room of a queue that is kept for the next source instead of being given back.
 const SPARE: usize = 32;
+
+/// What one cluster may hold in memory, in bytes; all of it together is at most [`Room::PARTS`] times
+/// [`Room::high_water`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::MOST
+    }
+}
+
+impl Room {
+    /// What waits at most 4, the windows of two links 2, answers 8, what waits of suspects 1; and 1 for
+    /// what is over a bound when that is noticed.
+    const PARTS: usize = 16;
+    /// However much memory there is.
+    const MOST: Self = Self(4 * 1024 * 1024);
+
+    /// One cluster's of so many, which may hold this much together.
+    pub fn of(all: usize, clusters: usize) -> Self {
+        let part = all / clusters.max(1) / Self::PARTS;
+        Self(part.clamp(SMALLEST_SHARE, Self::MOST.0))
+    }
+
+    /// Bytes that all sources with something waiting share: each may have its part of it waiting
+    /// before it is paused.
+    pub const fn high_water(self) -> usize {
+        self.0
+    }
+
+    /// Bytes waiting in all at which no peer is read; they go on below [`Self::high_water`].
+    const fn shut(self) -> usize {
+        4 * self.0
+    }
+
+    /// Bytes written to a link and not proven: what a broken link may have to report.
+    pub const fn window(self) -> usize {
+        self.0
+    }
+
+    /// Bytes of answers to a router that may wait before it is read with care.
+    pub const fn answers(self) -> usize {
+        2 * self.0
+    }
+
+    /// Bytes of them at which it is not read at all.
+    pub const fn many_answers(self) -> usize {
+        8 * self.0
+    }
+
+    /// Bytes that all suspects may have waiting.
+    pub(super) const fn suspects(self) -> usize {
+        self.0
+    }
+
+    fn share(self, sources: usize) -> usize {
+        (self.0 / sources.max(1)).max(SMALLEST_SHARE)
+    }
+}
 
 /// Who sends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -142,7 +197,9 @@ pub struct Taken {
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
-    /// More than [`SHUT`] waits.
+    /// See [`Room`].
+    room: AtomicUsize,
+    /// More than [`Room::shut`] waits.
     shut: AtomicBool,
     /// The same, to wait for its end.
     shut_watch: watch::Sender<bool>,
@@ -203,11 +260,6 @@ impl Waiting {
 }
 
 impl Inner {
-    /// Bytes that each source may have waiting.
-    fn share(&self) -> usize {
-        (HIGH_WATER / self.sources.len().max(1)).max(SMALLEST_SHARE)
-    }
-
     fn wake_first(&self) {
         if let Some((_, first)) = self.up.first() {
             first.notify_one();
@@ -235,11 +287,11 @@ impl Inner {
     }
 
     /// Takes the stanzas of suspects out of everything that waits.
-    fn sift(&mut self) {
+    fn sift(&mut self, room: Room) {
         for (source, batch) in self.suspects.take_freed() {
             self.append(&source, batch);
         }
-        let share = self.share();
+        let share = room.share(self.sources.len());
         let (mut before, mut after) = (0, 0);
         let suspects = &mut self.suspects;
         self.sources.retain(|source, waiting| {
@@ -260,8 +312,8 @@ impl Inner {
 
     /// The next batch of at most so many stanzas by deficit round robin. Looks at each source three times at most, however
     /// large the batches are.
-    fn next(&mut self, most: usize) -> Option<Batch> {
-        let share = self.share();
+    fn next(&mut self, most: usize, room: Room) -> Option<Batch> {
+        let share = room.share(self.sources.len());
         let mut passed = 0;
         loop {
             #[cfg(test)]
@@ -347,6 +399,7 @@ impl Queue {
     pub fn new(handover: Duration) -> Self {
         Self {
             inner: Mutex::default(),
+            room: AtomicUsize::new(Room::MOST.0),
             shut: AtomicBool::new(false),
             shut_watch: watch::Sender::new(false),
             up: AtomicBool::new(false),
@@ -354,6 +407,17 @@ impl Queue {
             well: AtomicBool::new(false),
             handover,
         }
+    }
+
+    /// What the cluster may hold from now on.
+    pub fn set_room(&self, room: Room) {
+        self.room.store(room.0, Ordering::Relaxed);
+        self.lock().suspects.set_room(room);
+    }
+
+    /// What the cluster may hold.
+    pub fn room(&self) -> Room {
+        Room(self.room.load(Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -375,12 +439,13 @@ impl Queue {
             inner.wake_first();
             return Ok(None);
         };
-        if inner.bytes + batch.bytes.len() > SHUT {
+        let room = self.room();
+        if inner.bytes + batch.bytes.len() > room.shut() {
             self.set_shut(true);
         }
         let sources = inner.sources.len();
         let waiting = inner.append(source, batch);
-        let share = (HIGH_WATER / sources.max(1)).max(SMALLEST_SHARE);
+        let share = room.share(sources);
         let pause = (waiting.bytes > share && *source != Source::Edge).then(|| {
             let hold = &mut waiting.hold;
             let hold = hold.get_or_insert_with(|| watch::Sender::new(true));
@@ -416,7 +481,7 @@ impl Queue {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let named = inner.suspects.accuse(window, now);
-        inner.sift();
+        inner.sift(self.room());
         self.took(inner, 0);
         self.note_refused(inner);
         named
@@ -428,7 +493,7 @@ impl Queue {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let refused = inner.suspects.convict(alone, now);
-        inner.sift();
+        inner.sift(self.room());
         self.took(inner, 0);
         self.note_refused(inner);
         refused
@@ -573,6 +638,7 @@ impl Queue {
                 None => Taken::default(),
             };
         }
+        let room = self.room();
         let mut stanzas = inner.suspects.others_go(now);
         if stanzas < usize::MAX && own > 0 {
             return Taken::default();
@@ -580,7 +646,7 @@ impl Queue {
         let (mut taken, mut size) = (Vec::new(), 0);
         while size < most
             && stanzas > 0
-            && let Some(batch) = inner.next(stanzas)
+            && let Some(batch) = inner.next(stanzas, room)
         {
             size += batch.bytes.len();
             stanzas = stanzas.saturating_sub(batch.count);
@@ -596,7 +662,7 @@ impl Queue {
 
     fn took(&self, inner: &mut Inner, size: usize) {
         inner.bytes = inner.bytes.saturating_sub(size);
-        if inner.bytes < HIGH_WATER {
+        if inner.bytes < self.room().high_water() {
             self.set_shut(false);
         }
     }
@@ -628,7 +694,7 @@ impl Queue {
         if !known.is_empty() {
             let mut inner = other.lock();
             inner.suspects.adopt(known);
-            inner.sift();
+            inner.sift(other.room());
             other.note_refused(&inner);
         }
         let mut moved = Vec::new();
@@ -651,7 +717,7 @@ impl Queue {
     fn take_each(&self, wanted: impl Fn(&Batch) -> bool, mut give: impl FnMut(&Source, Batch)) {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        let share = inner.share();
+        let share = self.room().share(inner.sources.len());
         let mut total = 0;
         inner.suspects.take_each(&wanted, &mut give);
         inner.sources.retain(|source, waiting| {

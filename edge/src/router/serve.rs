@@ -34,13 +34,6 @@ use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 256 * 1024;
-/// Bytes written and not proven, at most: what a broken link may have to report.
-const WINDOW: usize = 4 * 1024 * 1024;
-/// Bytes of answers to the router that may wait before it is read with care.
-const ANSWERS: usize = 8 * 1024 * 1024;
-/// Bytes of them at which it is not read at all.
-const MANY_ANSWERS: usize = 4 * ANSWERS;
-
 /// Ways of stanzas that a link remembers; a router that uses more only loses the saving.
 const LANES: usize = 1024;
 
@@ -327,14 +320,15 @@ impl Up<'_> {
     /// A router that sends what it must not and does not take our answers would pile them up: it
     /// is read only as far as that lets us write more.
     fn may_read(&self) -> bool {
-        let answers = self.link.cluster.queue.answers();
-        if self.closing.is_some() || answers <= ANSWERS {
+        let queue = &self.link.cluster.queue;
+        let (answers, room) = (queue.answers(), queue.room());
+        if self.closing.is_some() || answers <= room.answers() {
             return true;
         }
         // The echo may be behind what it sends, or it may not read before it has written.
         let echo_blocks = self.room() == 0 && !self.wire.transport.needs_flush();
         let stuck = self.stuck_at().is_some_and(|at| Instant::now() >= at);
-        answers <= MANY_ANSWERS && (echo_blocks || stuck)
+        answers <= room.many_answers() && (echo_blocks || stuck)
     }
 
     /// When the router will have left a ping without answer for suspiciously long.
@@ -349,7 +343,8 @@ impl Up<'_> {
         if self.alone {
             return 0;
         }
-        WINDOW.saturating_sub(self.window_bytes).min(BATCH)
+        let window = self.link.cluster.queue.room().window();
+        window.saturating_sub(self.window_bytes).min(BATCH)
     }
 
     fn timing(&self) -> super::Timing {
@@ -645,8 +640,7 @@ impl Up<'_> {
         if both.is_some_and(|(from, to)| last.are(from, to)) {
             return Ok(*lane);
         }
-        let known =
-            both.and_then(|(from, to)| self.lanes.find(domain_part(from), domain_part(to)));
+        let known = both.and_then(|(from, to)| self.lanes.find(domain_part(from), domain_part(to)));
         let lane = match known {
             Some(lane) => lane,
             None => self.check(live, from, to).map_err(NoLane::Check)?,

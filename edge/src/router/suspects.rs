@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::queue::{Batch, Source};
+use super::queue::{Batch, Room, Source};
 use crate::bounce::Cause;
 use crate::stanza::{DomainCache, wants_answer};
 use crate::xml::{Element, Fragments, StreamContext, StreamErrorCondition as Condition, ns};
@@ -27,10 +27,6 @@ pub const MOST: usize = 256;
 pub const PERIOD: Duration = Duration::from_mins(10);
 /// Stanzas in flight at most while an end may have had more senders than can be suspected.
 pub(super) const FEW: usize = MOST;
-/// Bytes that all suspects together may have waiting, and what each may in any case. What is beyond
-/// is answered: it may not stop those who read from the same stream.
-const WAITING: usize = 4 * 1024 * 1024;
-const WAITING_EACH: usize = 64 * 1024;
 /// Refused senders of one domain that make everybody of it a suspect.
 const OF_ONE_DOMAIN: usize = 3;
 /// Others have their turn for this many times as long as a suspect's stanza took.
@@ -66,6 +62,9 @@ pub(super) struct Suspects {
     turns: VecDeque<Box<str>>,
     stanzas: usize,
     bytes: usize,
+    /// Bytes that all together may have waiting. What is beyond is answered: it may not stop those who
+    /// read from the same stream.
+    most: usize,
     /// Since when a stanza is alone in flight.
     alone: Option<Instant>,
     /// Until when others have their turn.
@@ -97,6 +96,7 @@ impl Default for Suspects {
             turns: VecDeque::new(),
             stanzas: 0,
             bytes: 0,
+            most: Room::default().suspects(),
             alone: None,
             others: None,
             owed: false,
@@ -145,10 +145,11 @@ impl Reader {
     }
 }
 
-/// Some stanzas of a batch in a batch of their own; they share its bytes if they are one.
+/// Some stanzas of a batch in a batch of their own. They are copied: what waits long must not keep the
+/// whole batch in memory.
 fn some(of: &Batch, stanzas: &[Element]) -> Batch {
     let bytes = match stanzas {
-        [one] => one.bytes().clone(),
+        [one] if of.count == 1 => one.bytes().clone(),
         more => {
             let mut bytes = BytesMut::with_capacity(more.iter().map(|s| s.bytes().len()).sum());
             for stanza in more {
@@ -170,6 +171,11 @@ fn some(of: &Batch, stanzas: &[Element]) -> Batch {
 }
 
 impl Suspects {
+    /// What the cluster may hold from now on.
+    pub(super) fn set_room(&mut self, room: Room) {
+        self.most = room.suspects();
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_idle(&self) -> bool {
         self.turns.is_empty()
@@ -221,13 +227,14 @@ impl Suspects {
 
     /// One stanza of a suspect waits, or of one that is refused is not sent.
     fn hold(&mut self, sender: &str, source: &Source, batch: Batch) {
-        let share = (WAITING / self.turns.len().max(1)).max(WAITING_EACH);
+        let share = self.most / self.turns.len().max(1);
         let Some(suspect) = self.known.get_mut(sender) else {
             return;
         };
         let size = batch.bytes.len();
-        // One stanza always waits, however large.
-        let full = suspect.bytes > 0 && suspect.bytes + size > share;
+        // One stanza waits while there is room for it, however large.
+        let full =
+            self.bytes + size > self.most || (suspect.bytes > 0 && suspect.bytes + size > share);
         if suspect.refused || full {
             let cause = if suspect.refused {
                 Cause::BreaksLinks

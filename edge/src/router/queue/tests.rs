@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
+
+const HIGH_WATER: usize = Room::MOST.high_water();
+const SHUT: usize = Room::MOST.shut();
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -160,6 +163,39 @@ async fn everybody_pauses_only_when_too_much_waits_in_all() {
     take(&queue, &wake, 200_000);
     pause.over().await;
     assert!(queue.shut().is_none());
+}
+
+#[test]
+fn what_all_clusters_hold_together_is_what_the_memory_allows() {
+    const MIB: usize = 1024 * 1024;
+    for (all, clusters) in [
+        (41 * MIB, 1),
+        (41 * MIB, 3),
+        (5 * MIB, 1),
+        (128 * MIB, 2),
+        (1024 * MIB, 8),
+    ] {
+        let room = Room::of(all, clusters);
+        let each = room.shut() + 2 * room.window() + room.many_answers() + room.suspects();
+        assert!(each * clusters <= all, "{all} {clusters} {room:?}");
+        assert!(room.high_water() <= Room::MOST.high_water());
+    }
+    // However many there are, one read of a peer has room.
+    assert_eq!(Room::of(MIB, 1000).high_water(), SMALLEST_SHARE);
+}
+
+#[tokio::test]
+async fn less_memory_pauses_peers_earlier() {
+    let queue = Queue::default();
+    let _wake = up(&queue);
+    queue.set_room(Room::of(16 * 100_000, 1));
+    let (alice, bob) = (peer("alice.example"), peer("bob.example"));
+    assert!(queue.push(&alice, batch(100_000)).unwrap().is_none());
+    assert!(queue.push(&alice, batch(1)).unwrap().is_some());
+    assert!(queue.push(&bob, batch(65_000)).unwrap().is_none());
+    assert!(queue.shut().is_none());
+    let _ = queue.push(&alice, batch(240_000)).unwrap();
+    assert!(queue.shut().is_some());
 }
 
 #[tokio::test]
