@@ -23,6 +23,7 @@ use crate::registry::{Registry, StreamInfo, Waiting};
 use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
 use crate::stanza::{DomainCache, split};
+use crate::stream::incomplete::Incomplete;
 use crate::stream::listen::Listeners;
 use crate::tls::memory::PeerMemory;
 use crate::xml::ns;
@@ -44,6 +45,7 @@ pub struct Edge {
     pub(crate) memory: PeerMemory,
     pub(crate) partners: Partners,
     pub(crate) log_rate: LogRate,
+    pub(crate) incomplete: Arc<Incomplete>,
     draining: AtomicBool,
 }
 
@@ -66,7 +68,10 @@ impl Edge {
         registry: Arc<Registry>,
         timing: Timing,
     ) -> Arc<Self> {
-        let verifications = live.borrow().budget.verifications;
+        let (verifications, incomplete) = {
+            let live = live.borrow();
+            (live.budget.verifications, live.budget.incomplete)
+        };
         registry.follow(live.clone());
         Arc::new(Self {
             live,
@@ -80,6 +85,7 @@ impl Edge {
             memory: PeerMemory::default(),
             partners: Partners::default(),
             log_rate: LogRate::default(),
+            incomplete: Incomplete::new(incomplete),
             draining: AtomicBool::new(false),
         })
     }
@@ -163,6 +169,7 @@ impl Edge {
             outbound_bytes,
             outbound_domains,
             verifications: self.verifier.counts(),
+            incomplete_bytes: self.incomplete.held(),
         }
     }
 

@@ -125,6 +125,8 @@ pub struct Depths {
     pub outbound_domains: usize,
     /// Keys of peers.
     pub verifications: TurnCounts,
+    /// Bytes that peers have begun and not ended.
+    pub incomplete_bytes: usize,
 }
 
 /// The counters of one edge. Numbers of streams and links are gauges that are read from
@@ -166,6 +168,7 @@ pub struct Metrics {
     suspects: Gauges<2>,
     outbound_queue_stanzas: Gauge,
     outbound_queue_bytes: Gauge,
+    incomplete_bytes: Gauge,
     outbound_domains: Gauge,
     link_state: Gauges<3>,
     returned: Counters<1>,
@@ -216,6 +219,7 @@ impl Default for Metrics {
             suspects: Family::default(),
             outbound_queue_stanzas: Gauge::default(),
             outbound_queue_bytes: Gauge::default(),
+            incomplete_bytes: Gauge::default(),
             outbound_domains: Gauge::default(),
             link_state: Family::default(),
             returned: Family::default(),
@@ -276,6 +280,7 @@ impl Metrics {
             "suspects": suspects,
             "outbound_queue_stanzas": outbound_queue_stanzas,
             "outbound_queue_bytes": outbound_queue_bytes,
+            "incomplete_bytes": incomplete_bytes,
             "outbound_domains": outbound_domains,
             "link_state": link_state,
             "stanzas_returned": returned,
@@ -520,6 +525,7 @@ impl Metrics {
         self.outbound_queue_bytes
             .set(as_gauge(depths.outbound_bytes));
         self.outbound_domains.set(as_gauge(depths.outbound_domains));
+        self.incomplete_bytes.set(as_gauge(depths.incomplete_bytes));
         let TurnCounts { running, waiting } = depths.verifications;
         for (state, count) in [("running", running), ("waiting", waiting)] {
             let gauge = self.verifications.get_or_create(&[label("state", state)]);

@@ -339,7 +339,7 @@ impl<'a> Negotiation<'a> {
                 self.edge.metrics.tls_failed(Direction::Inbound);
                 self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
             }
-            return Err(std::io::Error::new(error.kind(), reason).into());
+            return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
         }
         Ok(())
     }

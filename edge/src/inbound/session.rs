@@ -2,6 +2,7 @@
 //! answered, anything else closes it.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -168,6 +169,7 @@ async fn open(
     let mut wire = Wire::new(
         Transport::new(tcp)
             .of(&guard.entry)
+            .counted(edge.incomplete.part(partner))
             .unproven(UNPROVEN_BYTES, paced),
         negotiation_limits(limits),
         Direction::Inbound,
@@ -228,7 +230,7 @@ async fn open(
                 tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
             }
             edge.stream_refused(&guard.entry, &failure);
-            count_excess(&edge, &failure);
+            count_excess(&edge, &failure, true);
             let live = edge.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live))
                 .await;
@@ -256,11 +258,20 @@ fn gave_way() -> Failure {
     std::io::Error::other("the oldest connection on which nothing was proven gave way").into()
 }
 
-fn count_excess(edge: &Edge, failure: &Failure) {
-    if let Failure::Io(error) = failure
-        && error.kind() == std::io::ErrorKind::QuotaExceeded
-    {
-        edge.metrics.unproven_ended("bytes");
+/// A stream on which nothing was proven had more than its part of something.
+fn count_excess(edge: &Edge, failure: &Failure, unproven: bool) {
+    let of = match failure {
+        Failure::Io(error) if error.kind() == ErrorKind::QuotaExceeded => "bytes",
+        Failure::Io(error) if error.kind() == ErrorKind::OutOfMemory => "incomplete",
+        Failure::Fault { condition, .. }
+            if *condition == StreamErrorCondition::ResourceConstraint =>
+        {
+            "incomplete"
+        }
+        _ => return,
+    };
+    if unproven {
+        edge.metrics.unproven_ended(of);
     }
 }
 
@@ -270,6 +281,9 @@ impl Session {
         if self.unproven_until.take().is_some() || partner {
             self.place.proven(partner);
             self.wire.transport.proven();
+            if partner {
+                self.wire.transport.of_partner();
+            }
         }
     }
 
@@ -362,7 +376,7 @@ impl Session {
         if self.closing.is_none() {
             self.edge.stream_refused(&self.guard.entry, &failure);
         }
-        count_excess(&self.edge, &failure);
+        count_excess(&self.edge, &failure, self.unproven_until.is_some());
         let (peer, claimed) = (self.guard.entry.peer, self.guard.entry.claimed());
         let party = Party::Caller(peer.ip(), claimed.as_ref());
         if self.edge.may_log("inbound stream ended", party) {

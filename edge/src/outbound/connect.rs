@@ -280,8 +280,11 @@ impl Opener {
             let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
+            let partner = self.live.policy.is_partner(&self.remote);
             let wire = Wire::new(
-                Transport::new(tcp).of(&guard.entry),
+                Transport::new(tcp)
+                    .of(&guard.entry)
+                    .counted(self.edge.incomplete.part(partner)),
                 negotiation_limits(&self.live.config.limits),
                 Direction::Outbound,
                 self.edge.metrics.clone(),

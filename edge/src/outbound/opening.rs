@@ -288,9 +288,8 @@ impl<'a> Opening<'a> {
         } = &mut self.wire;
         if let Err(error) = transport.start_tls(session, framer.buffer()).await {
             self.edge.metrics.tls_failed(Direction::Outbound);
-            return Err(
-                std::io::Error::new(error.kind(), format!("TLS handshake: {error}")).into(),
-            );
+            let reason = format!("TLS handshake: {error}");
+            return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
         }
         self.phase = Phase::Secure;
         Ok(())

@@ -4,6 +4,7 @@
 //! business of `inbound`, `outbound` and `router`.
 
 pub mod direct_tls;
+pub mod incomplete;
 pub mod listen;
 pub mod pace;
 pub mod tls;
@@ -35,7 +36,7 @@ pub const CLOSE_TIME: Duration = Duration::from_secs(5);
 pub enum Failure {
     /// The network or TLS failed.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// The peer closed the connection without closing its stream.
     #[error("the peer closed the connection")]
     Ended,
@@ -64,6 +65,16 @@ pub enum Failure {
     /// A phase took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // The connection itself works, and the peer may be told.
+        if error.kind() == io::ErrorKind::OutOfMemory {
+            return Self::fault(StreamErrorCondition::ResourceConstraint, error.to_string());
+        }
+        Self::Io(error)
+    }
 }
 
 impl From<XmlError> for Failure {

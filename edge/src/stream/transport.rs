@@ -16,6 +16,7 @@ use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::incomplete::Part;
 use super::pace::Paced;
 use super::tls::TlsSession;
 use crate::metrics::Direction;
@@ -56,6 +57,8 @@ pub struct Transport {
     ended: bool,
     /// What holds until something is proven; absent: everything may be received.
     unproven: Option<Box<Unproven>>,
+    /// What was read and is not taken yet; absent on links.
+    incomplete: Option<Part>,
     /// Absent on links.
     trace: Option<Box<StreamTrace>>,
 }
@@ -80,6 +83,7 @@ impl Transport {
             written: 0,
             ended: false,
             unproven: None,
+            incomplete: None,
             trace: None,
         }
     }
@@ -89,6 +93,20 @@ impl Transport {
     pub fn of(mut self, entry: &Arc<StreamEntry>) -> Self {
         self.trace = Some(Box::new(StreamTrace::new(entry.clone())));
         self
+    }
+
+    /// What was read and is not taken yet counts among all that peers have begun.
+    #[must_use]
+    pub fn counted(mut self, part: Part) -> Self {
+        self.incomplete = Some(part);
+        self
+    }
+
+    /// The connection is with a configured partner from now on.
+    pub fn of_partner(&mut self) {
+        if let Some(part) = &mut self.incomplete {
+            part.of_partner();
+        }
     }
 
     /// Ends with an error when more than this is received before [`Self::proven`]; until then it
@@ -178,6 +196,7 @@ impl Transport {
     /// One turn: writes what is queued and, if `read`, reads once, appending content to `into`.
     /// Never completes when there is nothing to do. May be dropped and called again.
     pub async fn turn(&mut self, read: bool, into: &mut BytesMut) -> io::Result<Turn> {
+        self.count(into.len(), read)?;
         std::future::poll_fn(|cx| {
             if self.needs_flush()
                 && let Poll::Ready(done) = self.poll_flush(cx)
@@ -191,6 +210,18 @@ impl Transport {
             }
         })
         .await
+    }
+
+    /// What was read and is not taken: an error if there is no room for it. Where the peer is not
+    /// read, it waits for its turn, which is not its fault.
+    #[inline]
+    fn count(&mut self, content: usize, read: bool) -> io::Result<()> {
+        let Some(part) = &mut self.incomplete else {
+            return Ok(());
+        };
+        let records = self.tls.as_deref().map_or(0, TlsSession::kept);
+        part.set(content + records)
+            .or_else(|full| if read { Err(full) } else { Ok(()) })
     }
 
     /// Reads once although nothing can be written any more; otherwise as [`Self::turn`].

@@ -1,0 +1,174 @@
+//! What peers have begun and not ended, over all streams with them: the beginning of an element or of a
+//! TLS record, and what was read of a peer that waits for its turn. Each stream has its own bounds,
+//! which many streams together could use for more than the memory that there is.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of one stream that are little: it has them as long as there is any room at all.
+const SMALL: usize = 4 * 1024;
+/// Part of all that only configured partners' streams get, and small ones.
+const RESERVED: usize = 4;
+/// A stream may have so many times the bytes that are free. The more streams have much, the less each
+/// of them gets (dynamic thresholds; Choudhury and Hahne, 1998).
+const FAIR: usize = 2;
+
+/// All streams together.
+#[derive(Debug)]
+pub struct Incomplete {
+    most: usize,
+    held: AtomicUsize,
+}
+
+impl Incomplete {
+    /// At most this many bytes.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The part of one stream. `partner`: it is with a configured partner.
+    pub fn part(self: &Arc<Self>, partner: bool) -> Part {
+        Part {
+            of: self.clone(),
+            bytes: 0,
+            partner,
+        }
+    }
+
+    /// Whether one stream may have this much while others have that much.
+    fn admits(&self, own: usize, others: usize, partner: bool) -> bool {
+        if own <= SMALL {
+            return own.saturating_add(others) <= self.most;
+        }
+        let most = if partner {
+            self.most
+        } else {
+            self.most - self.most / RESERVED
+        };
+        let free = most.saturating_sub(others);
+        own <= free.saturating_sub(own).saturating_mul(FAIR)
+    }
+}
+
+/// What one stream has of it; given back when it is dropped.
+#[derive(Debug)]
+pub struct Part {
+    of: Arc<Incomplete>,
+    bytes: usize,
+    partner: bool,
+}
+
+impl Part {
+    /// The stream is with a configured partner from now on.
+    pub fn of_partner(&mut self) {
+        self.partner = true;
+    }
+
+    /// The stream has this much now; an error if it is more than before, and there is no room.
+    #[inline]
+    pub fn set(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        self.change(bytes)
+    }
+
+    fn change(&mut self, bytes: usize) -> io::Result<()> {
+        let (before, held) = (std::mem::replace(&mut self.bytes, bytes), &self.of.held);
+        if bytes < before {
+            held.fetch_sub(before - bytes, Ordering::Relaxed);
+            return Ok(());
+        }
+        let others = held
+            .fetch_add(bytes - before, Ordering::Relaxed)
+            .saturating_sub(before);
+        if self.of.admits(bytes, others, self.partner) {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            "peers have begun more than there is memory for, and this one has much of it",
+        ))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.of.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    /// Streams of which each takes as much as it gets up to `most`; gives them.
+    fn fill(all: &Arc<Incomplete>, streams: usize, most: usize, partner: bool) -> Vec<Part> {
+        let grow = |_| {
+            let mut part = all.part(partner);
+            let mut bytes = 0;
+            while bytes < most && part.set(bytes + KIB).is_ok() {
+                bytes += KIB;
+            }
+            part.set(bytes).unwrap();
+            part
+        };
+        (0..streams).map(grow).collect()
+    }
+
+    #[test]
+    fn one_stream_has_its_own_bounds_only() {
+        let all = Incomplete::new(8 * KIB * KIB);
+        let one = fill(&all, 1, 256 * KIB, false);
+        assert_eq!(one[0].bytes, 256 * KIB);
+        drop(one);
+        assert_eq!(all.held(), 0);
+    }
+
+    #[test]
+    fn many_strangers_leave_room_for_partners_and_for_small_beginnings() {
+        let all = Incomplete::new(8 * KIB * KIB);
+        let strangers = fill(&all, 1000, 64 * KIB, false);
+        assert!(all.held() <= 6 * KIB * KIB, "{}", all.held());
+        // A new stranger begins, and is a part of its handshake further.
+        let small = fill(&all, 100, SMALL, false);
+        assert!(small.iter().all(|part| part.bytes == SMALL));
+        let partners = fill(&all, 4, 256 * KIB, true);
+        assert!(partners.iter().all(|part| part.bytes == 256 * KIB));
+        drop((strangers, small));
+        assert_eq!(all.held(), 4 * 256 * KIB);
+    }
+
+    #[test]
+    fn nobody_gets_more_than_there_is() {
+        let all = Incomplete::new(KIB * KIB);
+        let partners = fill(&all, 1000, 256 * KIB, true);
+        assert_eq!(all.held(), KIB * KIB);
+        assert!(all.part(true).set(1).is_err());
+        drop(partners);
+        assert_eq!(all.held(), 0);
+    }
+
+    #[test]
+    fn what_a_stream_has_already_is_not_judged_again() {
+        let all = Incomplete::new(100 * KIB);
+        let mut one = all.part(false);
+        one.set(40 * KIB).unwrap();
+        let _others = fill(&all, 20, SMALL, false);
+        one.set(40 * KIB).unwrap();
+        one.set(30 * KIB).unwrap();
+        assert!(one.set(60 * KIB).is_err());
+    }
+}
