@@ -6,10 +6,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of one stream that are little: it has them as long as there is any room at all.
+/// Bytes of one stream that are little, which it gets where others get nothing more.
 const SMALL: usize = 4 * 1024;
-/// Part of all that only configured partners' streams get, and small ones.
-const RESERVED: usize = 4;
+/// Part of all that only configured partners' streams get, and a second one beside it that only they
+/// and small beginnings get.
+const RESERVED: usize = 8;
 /// A stream may have so many times the bytes that are free. The more streams have much, the less each
 /// of them gets (dynamic thresholds; Choudhury and Hahne, 1998).
 const FAIR: usize = 2;
@@ -46,16 +47,14 @@ impl Incomplete {
 
     /// Whether one stream may have this much while others have that much.
     fn admits(&self, own: usize, others: usize, partner: bool) -> bool {
-        if own <= SMALL {
-            return own.saturating_add(others) <= self.most;
-        }
-        let most = if partner {
-            self.most
-        } else {
-            self.most - self.most / RESERVED
+        let reserved = self.most / RESERVED;
+        let most = match (partner, own <= SMALL) {
+            (true, _) => self.most,
+            (false, true) => self.most - reserved,
+            (false, false) => self.most - 2 * reserved,
         };
         let free = most.saturating_sub(others);
-        own <= free.saturating_sub(own).saturating_mul(FAIR)
+        own <= free && (own <= SMALL || own <= (free - own).saturating_mul(FAIR))
     }
 }
 
@@ -140,15 +139,17 @@ mod tests {
     #[test]
     fn many_strangers_leave_room_for_partners_and_for_small_beginnings() {
         let all = Incomplete::new(8 * KIB * KIB);
-        let strangers = fill(&all, 1000, 64 * KIB, false);
-        assert!(all.held() <= 6 * KIB * KIB, "{}", all.held());
-        // A new stranger begins, and is a part of its handshake further.
-        let small = fill(&all, 100, SMALL, false);
-        assert!(small.iter().all(|part| part.bytes == SMALL));
-        let partners = fill(&all, 4, 256 * KIB, true);
+        let mut strangers = fill(&all, 200, 64 * KIB, false);
+        assert!(all.held() < 7 * KIB * KIB, "{}", all.held());
+        let new = fill(&all, 100, SMALL, false);
+        assert!(new.iter().all(|part| part.bytes == SMALL));
+        strangers.extend(fill(&all, 1000, 64 * KIB, false));
+        // Little is bounded as well.
+        assert_eq!(all.held(), 7 * KIB * KIB);
+        let partners = fill(&all, 3, 256 * KIB, true);
         assert!(partners.iter().all(|part| part.bytes == 256 * KIB));
-        drop((strangers, small));
-        assert_eq!(all.held(), 4 * 256 * KIB);
+        drop((strangers, new));
+        assert_eq!(all.held(), 3 * 256 * KIB);
     }
 
     #[test]
