@@ -25,6 +25,11 @@ const CACHES: u64 = 20;
 const CONNECTION: u64 = 24 * 1024;
 /// Bytes of a remote domain with a stream or an attempt to open one, without its stanzas.
 const ROUTE: u64 = 24 * 1024;
+/// Bytes of what is remembered of one remote domain: four facts, its addresses, that it could not be
+/// asked, its failures and log lines.
+const REMEMBERED: u64 = 4 * 1024;
+/// Part of the caches that the DNS answers about partners, and those about strangers, each have.
+const DNS: u64 = 8;
 /// Bytes of a key under way: its names and its part of the stream that asks.
 const VERIFICATION: u64 = 40 * 1024;
 
@@ -34,7 +39,8 @@ const MOST_ROUTES: u64 = 16_384;
 const MOST_VERIFICATIONS: u64 = 1024;
 /// Two clusters whose queues, windows and answers are full.
 const MOST_LINKS: u64 = 128 * 1024 * 1024;
-const MOST_CACHES: u64 = 64 * 1024 * 1024;
+const MOST_REMEMBERED: u64 = 4096;
+const MOST_DNS: u64 = 2 * 1024 * 1024;
 /// However little there is: below this the edge would be of no use.
 const FEWEST: u64 = 16;
 
@@ -55,8 +61,10 @@ pub struct Budget {
     pub routes: usize,
     /// Keys being verified at once.
     pub verifications: usize,
-    /// What is remembered of remote domains and their DNS records.
-    pub caches: usize,
+    /// Remote domains of which something is remembered.
+    pub remembered: usize,
+    /// DNS answers about partners, and as much about strangers.
+    pub dns: usize,
 }
 
 impl Budget {
@@ -77,7 +85,8 @@ impl Budget {
             verifications: limits
                 .max_verifications
                 .unwrap_or_else(|| count(VERIFICATIONS, VERIFICATION, MOST_VERIFICATIONS)),
-            caches: to_usize(part(CACHES).min(MOST_CACHES)),
+            remembered: count(CACHES - 2 * CACHES / DNS, REMEMBERED, MOST_REMEMBERED),
+            dns: to_usize((part(CACHES) / DNS).min(MOST_DNS)),
             limit,
         }
     }
@@ -92,7 +101,10 @@ impl Budget {
             ("links", self.links as u64),
             ("routes", bytes(self.routes, ROUTE)),
             ("verifications", bytes(self.verifications, VERIFICATION)),
-            ("caches", self.caches as u64),
+            (
+                "caches",
+                bytes(self.remembered, REMEMBERED) + 2 * self.dns as u64,
+            ),
         ]
     }
 

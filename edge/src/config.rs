@@ -237,9 +237,9 @@ impl Loader {
                 &router.secret_file,
             )?);
         }
-        let resolver =
-            Resolver::with_lookup(&config, self.lookup(&config.dns), self.routers.clone());
         let budget = Budget::new(self.memory.clone(), &config.limits);
+        let lookup = self.lookup(&config.dns, budget.dns);
+        let resolver = Resolver::with_lookup(&config, lookup, self.routers.clone());
         warnings.extend(budget.warning());
         Ok(Live {
             budget,
@@ -264,12 +264,12 @@ impl Loader {
         self
     }
 
-    fn lookup(&self, config: &DnsConfig) -> Arc<dyn Lookup> {
+    fn lookup(&self, config: &DnsConfig, cached: usize) -> Arc<dyn Lookup> {
         let mut kept = self.dns.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some((known, lookup)) if known.resolvers == config.resolvers => lookup.clone(),
             _ => {
-                let lookup: Arc<dyn Lookup> = Arc::new(Dns::of(config));
+                let lookup: Arc<dyn Lookup> = Arc::new(Dns::of(config, cached));
                 *kept = Some((config.clone(), lookup.clone()));
                 lookup
             }

@@ -68,10 +68,7 @@ impl Edge {
         registry: Arc<Registry>,
         timing: Timing,
     ) -> Arc<Self> {
-        let (verifications, incomplete) = {
-            let live = live.borrow();
-            (live.budget.verifications, live.budget.incomplete)
-        };
+        let budget = live.borrow().budget.clone();
         registry.follow(live.clone());
         Arc::new(Self {
             live,
@@ -80,12 +77,12 @@ impl Edge {
             registry,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
-            verifier: Verifier::new(verifications),
+            verifier: Verifier::new(budget.verifications, budget.remembered),
             routers: Routers::new(timing),
-            memory: PeerMemory::default(),
-            partners: Partners::default(),
+            memory: PeerMemory::new(budget.remembered),
+            partners: Partners::new(2 * budget.remembered),
             log_rate: LogRate::default(),
-            incomplete: Incomplete::new(incomplete),
+            incomplete: Incomplete::new(budget.incomplete),
             draining: AtomicBool::new(false),
         })
     }

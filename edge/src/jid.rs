@@ -469,7 +469,7 @@ mod tests {
         #[case] text: &str,
         #[case] spelling: &str,
     ) {
-        let (domain, memory) = (domain(text), PeerMemory::default());
+        let (domain, memory) = (domain(text), PeerMemory::new(16));
         for side in [Side::Link, Side::Peer(&memory)] {
             assert_eq!(side.spelling(&domain), spelling);
         }

@@ -20,12 +20,10 @@ use crate::policy::Policy;
 const AUTHENTICATED: Duration = Duration::from_hours(24);
 /// How long it counts after a partner's domain was resolved to it.
 const RESOLVED: Duration = Duration::from_hours(2);
-/// Addresses remembered; the one that would be forgotten first gives way.
-const MOST: usize = 8192;
-
 /// Addresses by what was seen of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Partners {
+    most: usize,
     /// By address, of IPv6 by network of 64 bits.
     seen: Mutex<HashMap<IpAddr, Seen>>,
 }
@@ -38,6 +36,14 @@ struct Seen {
 }
 
 impl Partners {
+    /// So many addresses are remembered; the one that would be forgotten first gives way.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            seen: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +87,7 @@ impl Partners {
             }
             return;
         }
-        if all.len() >= MOST {
+        if all.len() >= self.most {
             let first = all.iter().min_by_key(|(_, seen)| seen.until);
             if let Some(first) = first.map(|(address, _)| *address) {
                 all.remove(&first);
@@ -96,6 +102,8 @@ impl Partners {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    const MOST: usize = 64;
     use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
 
     fn policy(mode: PrivacyMode, listed: &[&str], routes: &str) -> Policy {
@@ -123,7 +131,7 @@ mod tests {
     #[test]
     fn an_address_counts_for_as_long_as_its_partner_is_configured_and_was_seen_lately() {
         let listed = policy(PrivacyMode::AllowList, &["a.example", "b.example"], "[]");
-        let partners = Partners::default();
+        let partners = Partners::new(MOST);
         partners.resolved(&listed, &domain("a.example"), ip("192.0.2.1"));
         partners.authenticated(&listed, &domain("b.example"), ip("2001:db8::1"));
         partners.authenticated(&listed, &domain("c.example"), ip("192.0.2.3"));
@@ -159,7 +167,7 @@ mod tests {
     fn the_addresses_of_static_routes_count_in_every_mode() {
         let routes = "[{domain: r.example, addresses: ['192.0.2.9:5269', '[2001:db8:1::1]:5269', 'name.example:5269']}]";
         let policy = policy(PrivacyMode::AllowAll, &[], routes);
-        let partners = Partners::default();
+        let partners = Partners::new(MOST);
         assert!(partners.owns(&policy, ip("192.0.2.9")));
         assert!(partners.owns(&policy, ip("2001:db8:1::1")));
         assert!(!partners.owns(&policy, ip("192.0.2.8")));
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn a_partner_with_many_addresses_takes_no_more_memory_than_the_bound() {
         let policy = policy(PrivacyMode::AllowList, &["a.example"], "[]");
-        let partners = Partners::default();
+        let partners = Partners::new(MOST);
         for n in 0..u32::try_from(MOST).unwrap() + 10 {
             partners.resolved(&policy, &domain("a.example"), IpAddr::from(n.to_be_bytes()));
         }

@@ -44,8 +44,6 @@ const SHARED_OPENING: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(10);
 /// Streams that may stay open like that; with more, each closes after its last answer.
 const MAX_IDLE: usize = 256;
-/// Domains and pairs remembered as not reachable.
-const MAX_NEGATIVE: usize = 4096;
 
 /// What an authoritative server says about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +104,7 @@ struct Way {
 /// All questions under way.
 #[derive(Debug)]
 pub struct Verifier {
+    remembered: usize,
     targets: Mutex<HashMap<Way, Target>>,
     turns: Arc<Turns>,
     /// Streams open or being opened.
@@ -128,9 +127,10 @@ impl std::fmt::Debug for Target {
 }
 
 impl Verifier {
-    /// At most `total` questions at once.
-    pub fn new(total: usize) -> Self {
+    /// At most `total` questions at once; so many domains and pairs are remembered as not reachable.
+    pub fn new(total: usize, remembered: usize) -> Self {
         Self {
+            remembered,
             targets: Mutex::default(),
             turns: Arc::new(Turns::new(total)),
             streams: AtomicUsize::new(0),
@@ -230,13 +230,13 @@ impl Verifier {
             return;
         }
         let now = Instant::now();
-        if targets.len() >= MAX_NEGATIVE {
+        if targets.len() >= self.remembered {
             targets.retain(
                 |_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until),
             );
         }
         targets.remove(&way);
-        if targets.len() < 2 * MAX_NEGATIVE {
+        if targets.len() < 2 * self.remembered {
             targets.insert(way, Target::NotReachable(now + NEGATIVE, condition));
         }
     }

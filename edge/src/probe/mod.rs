@@ -19,6 +19,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, Tls, TlsMode};
 
 use crate::config::{Live, Loader};
 use crate::metrics::Metrics;
+use crate::resolve::dns::CACHED;
 use crate::resolve::{AddressRules, Dns, Lookup};
 use crate::tls::TlsSettings;
 pub use report::{Finding, Report, Verdict};
@@ -107,7 +108,7 @@ impl Plan {
         let config = live.config.clone();
         Ok(Self {
             rules: AddressRules::new(&config, Arc::default()),
-            lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns))),
+            lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns, CACHED))),
             client: from
                 .as_ref()
                 .and_then(|from| live.tls.client_for(from))
@@ -135,7 +136,7 @@ impl Plan {
         let tls = TlsSettings::load(&authorities, false, &|_, _| Ok(Vec::new()));
         Ok(Self {
             rules: AddressRules::new(&config, Arc::default()),
-            lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns))),
+            lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns, CACHED))),
             client: Some(verifier::client()?),
             tls: tls.map_err(|error| error.message)?,
             domain,

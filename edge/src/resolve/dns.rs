@@ -4,14 +4,14 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -59,10 +59,22 @@ pub(crate) fn absolute(name: &str) -> String {
     }
 }
 
+/// What is remembered of an answer.
+#[derive(Debug, Clone)]
+struct Known {
+    records: Arc<[RData]>,
+    until: StdInstant,
+}
+
+/// Answers by name and type, bounded by their bytes: the library's own cache counts answers, and one can
+/// have 64 kB.
+type Cache = moka::sync::Cache<(Box<str>, RecordType), Known>;
+
 /// DNS as it is: asks the configured resolvers, or those of `/etc/resolv.conf`.
 pub struct Dns {
     /// Why there is none stays an error of each look-up: static routes work without DNS.
     resolver: Result<TokioResolver, String>,
+    known: Cache,
     /// A place for each question that was just asked.
     asking: Semaphore,
     /// With a cache and places of its own.
@@ -78,20 +90,35 @@ const AT_ONCE: usize = 64;
 /// A question that takes longer keeps its place no more: slow domains hold up no others.
 const SLOW: Duration = Duration::from_millis(50);
 
+/// Records of one answer that are looked at: more than a domain has any use for.
+const MOST_RECORDS: usize = 64;
+/// Bytes of answers remembered where nobody says how many.
+pub(crate) const CACHED: usize = 1024 * 1024;
+/// Bytes that an answer takes beside its records.
+const ANSWER: usize = 256;
+/// How long an answer is remembered at most, and one that there are no records at least and at most.
+const POSITIVE: Duration = Duration::from_hours(1);
+const NEGATIVE: Duration = Duration::from_mins(1);
+
 impl Dns {
-    /// Asks the resolvers of a configuration.
-    pub fn of(config: &xmpp_federation_core::edge_config::Dns) -> Self {
+    /// Asks the resolvers of a configuration; of the answers about partners, and of those about
+    /// strangers, so many bytes are remembered.
+    pub fn of(config: &xmpp_federation_core::edge_config::Dns, cached: usize) -> Self {
         let servers: Vec<_> = config
             .resolvers
             .iter()
             .map(|ip| SocketAddr::new(*ip, 53))
             .collect();
-        Self::new(&servers)
+        Self::caching(&servers, cached)
     }
 
     /// Asks these resolvers, over UDP and, where an answer is cut short, over TCP. An empty list
     /// means those of `/etc/resolv.conf`.
     pub fn new(resolvers: &[SocketAddr]) -> Self {
+        Self::caching(resolvers, CACHED)
+    }
+
+    pub(super) fn caching(resolvers: &[SocketAddr], cached: usize) -> Self {
         let config = if resolvers.is_empty() {
             system_resolvers()
         } else {
@@ -100,20 +127,39 @@ impl Dns {
             ))
         };
         Self {
-            partners: Some(Arc::new(Self::asking(config.clone()))),
-            ..Self::asking(config)
+            partners: Some(Arc::new(Self::asking(config.clone(), cached))),
+            ..Self::asking(config, cached)
         }
     }
 
-    fn asking(config: Result<ResolverConfig, String>) -> Self {
+    fn asking(config: Result<ResolverConfig, String>, cached: usize) -> Self {
+        let known = Cache::builder().max_capacity(cached as u64).weigher(
+            |(name, _): &(Box<str>, _), known: &Known| {
+                let bytes = ANSWER + name.len() + known.bytes();
+                u32::try_from(bytes).unwrap_or(u32::MAX)
+            },
+        );
         Self {
             resolver: config.and_then(build),
+            known: known.build(),
             asking: Semaphore::new(AT_ONCE),
             partners: None,
         }
     }
 
-    async fn ask(&self, name: &str, record_type: RecordType) -> Result<Vec<RData>, LookupError> {
+    /// Bytes of the answers that are remembered about strangers.
+    #[cfg(test)]
+    pub(super) fn cached(&self) -> u64 {
+        self.known.run_pending_tasks();
+        self.known.weighted_size()
+    }
+
+    async fn ask(&self, name: &str, record_type: RecordType) -> Result<Arc<[RData]>, LookupError> {
+        let key = (name.to_ascii_lowercase().into(), record_type);
+        let known = self.known.get(&key);
+        if let Some(known) = known.filter(|known| StdInstant::now() < known.until) {
+            return Ok(known.records);
+        }
         let fail = |why: String| {
             LookupError(format!(
                 "the DNS look-up of {record_type} {name} failed: {why}"
@@ -131,16 +177,44 @@ impl Dns {
             drop(place);
             asked.await
         };
-        match answer {
-            Ok(answer) => Ok(answer
-                .answers()
-                .iter()
-                .map(|record| record.data.clone())
-                .collect()),
-            Err(error) if error.is_no_records_found() => Ok(Vec::new()),
-            Err(NetError::Timeout) => Err(fail("no resolver answered in time".to_owned())),
-            Err(error) => Err(fail(error.to_string())),
-        }
+        let now = StdInstant::now();
+        let known = match answer {
+            Ok(answer) => {
+                let records = answer.answers().iter();
+                let wanted = records.filter(|record| record.record_type() == record_type);
+                Known {
+                    records: wanted
+                        .take(MOST_RECORDS)
+                        .map(|record| record.data.clone())
+                        .collect(),
+                    until: answer.valid_until().min(now + POSITIVE),
+                }
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let told = none
+                    .negative_ttl
+                    .map(|seconds| Duration::from_secs(seconds.into()));
+                Known {
+                    records: Arc::default(),
+                    until: now + told.unwrap_or_default().min(NEGATIVE),
+                }
+            }
+            Err(NetError::Timeout) => return Err(fail("no resolver answered in time".to_owned())),
+            Err(error) => return Err(fail(error.to_string())),
+        };
+        self.known.insert(key, known.clone());
+        Ok(known.records)
+    }
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        let name = |record: &RData| match record {
+            RData::SRV(srv) => srv.target.len(),
+            _ => 0,
+        };
+        let each = |record| size_of::<RData>() + name(record);
+        self.records.iter().map(each).sum()
     }
 }
 
@@ -175,11 +249,10 @@ fn build(config: ResolverConfig) -> Result<TokioResolver, String> {
     let mut options = ResolverOpts::default();
     options.timeout = TIMEOUT;
     options.attempts = 1;
-    options.cache_size = 512;
+    // There is one of our own.
+    options.cache_size = 0;
     // Partners are public names: a file in the container has no say in them.
     options.use_hosts_file = ResolveHosts::Never;
-    options.negative_max_ttl = Some(Duration::from_mins(1));
-    options.positive_max_ttl = Some(Duration::from_hours(1));
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
         .build()
@@ -196,7 +269,7 @@ impl Lookup for Dns {
         Box::pin(async move {
             let records = self.ask(name, RecordType::SRV).await?;
             Ok(records
-                .into_iter()
+                .iter()
                 .filter_map(|record| match record {
                     RData::SRV(srv) => Some(SrvRecord {
                         priority: srv.priority,

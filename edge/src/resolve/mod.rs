@@ -228,7 +228,8 @@ const MOST_FAILURES: usize = 4;
 impl Resolver {
     /// A resolver by this configuration that asks the DNS servers named in it.
     pub fn new(config: &EdgeConfig) -> Self {
-        Self::with_lookup(config, Arc::new(Dns::of(&config.dns)), Arc::default())
+        let lookup = Dns::of(&config.dns, dns::CACHED);
+        Self::with_lookup(config, Arc::new(lookup), Arc::default())
     }
 
     /// A resolver by this configuration that asks `lookup`, and learns the routers' addresses

@@ -581,6 +581,7 @@ async fn a_routers_address_found_by_its_name_is_closed_to_partners_dns(#[case] b
 
 mod real_dns {
     use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
     use hickory_resolver::proto::rr::rdata::{A, CNAME, SRV, TXT};
@@ -622,6 +623,15 @@ mod real_dns {
                 add("long.example.", srv("x.long.example."));
             }
             ("long.example.", RecordType::SRV) => response.metadata.truncation = true,
+            (large, RecordType::SRV) if large.ends_with("large.example.") => {
+                if over_tcp {
+                    for n in 0..900 {
+                        add(large, srv(&format!("{n}.of.{large}")));
+                    }
+                } else {
+                    response.metadata.truncation = true;
+                }
+            }
             ("nodata.example." | "good.example." | "alias.example.", _) => {}
             ("text.example.", _) => {
                 add(
@@ -638,6 +648,13 @@ mod real_dns {
     }
 
     async fn server() -> Dns {
+        counting_server(64 * 1024).await.0
+    }
+
+    /// DNS that remembers so many bytes, and how many questions came over UDP.
+    async fn counting_server(cached: usize) -> (Dns, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
         // A port that is free for UDP may be taken for TCP.
         let (udp, tcp, address) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -649,6 +666,7 @@ mod real_dns {
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, peer)) = udp.recv_from(&mut buffer).await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 if let Some(answer) = reply(&buffer[..length], false) {
                     udp.send_to(&answer, peer).await.unwrap();
                 }
@@ -668,7 +686,34 @@ mod real_dns {
                 }
             }
         });
-        Dns::new(&[address])
+        (Dns::caching(&[address], cached), asked)
+    }
+
+    #[tokio::test]
+    async fn answers_and_the_absence_of_records_are_remembered_for_their_time() {
+        let (dns, asked) = counting_server(64 * 1024).await;
+        for _ in 0..3 {
+            assert_eq!(dns.srv("good.example.").await.unwrap().len(), 1);
+            assert_eq!(dns.srv("Good.Example.").await.unwrap().len(), 1);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        // Without a SOA record nobody says for how long there is none (RFC 2308 section 5).
+        for _ in 0..2 {
+            assert!(dns.srv("absent.example.").await.unwrap().is_empty());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn large_answers_of_many_names_take_no_more_memory_than_the_bound() {
+        let (dns, asked) = counting_server(64 * 1024).await;
+        for n in 0..40 {
+            let records = dns.srv(&format!("d{n}.large.example.")).await.unwrap();
+            assert_eq!(records.len(), 64);
+        }
+        let cached = dns.cached();
+        assert!(cached > 0 && cached <= 64 * 1024, "{cached} bytes");
+        assert_eq!(asked.load(Ordering::Relaxed), 40);
     }
 
     #[rstest]

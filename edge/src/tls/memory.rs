@@ -17,8 +17,6 @@ const EXTERNAL_LIFE: Duration = Duration::from_mins(10);
 const LABELS_LIFE: Duration = Duration::from_hours(24);
 /// How long a pair that was refused is nobody's guest.
 const ALONE_LIFE: Duration = Duration::from_mins(10);
-/// Domains that nobody configured, remembered for one fact; the oldest gives way.
-const MOST: usize = 4096;
 
 /// What matters for the next stream with a remote domain.
 #[derive(Debug)]
@@ -50,14 +48,15 @@ pub enum ExternalForms {
     None,
 }
 
-impl Default for PeerMemory {
-    fn default() -> Self {
+impl PeerMemory {
+    /// Of domains that are not configured, so many are remembered for one fact; the oldest gives way.
+    pub fn new(most: usize) -> Self {
         Self {
-            used_tls: Memory::new(TLS_LIFE),
-            failed_tls: Memory::new(TLS_LIFE),
-            labels: Memory::new(LABELS_LIFE),
-            external: Memory::new(EXTERNAL_LIFE),
-            alone: Memory::new(ALONE_LIFE),
+            used_tls: Memory::new(TLS_LIFE, most),
+            failed_tls: Memory::new(TLS_LIFE, most),
+            labels: Memory::new(LABELS_LIFE, most),
+            external: Memory::new(EXTERNAL_LIFE, most),
+            alone: Memory::new(ALONE_LIFE, most),
         }
     }
 }
@@ -66,6 +65,7 @@ impl Default for PeerMemory {
 #[derive(Debug)]
 pub struct Memory<T, K = Domain> {
     life: Duration,
+    most: usize,
     facts: Mutex<Facts<T, K>>,
 }
 
@@ -77,9 +77,10 @@ struct Facts<T, K> {
 }
 
 impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
-    fn new(life: Duration) -> Self {
+    fn new(life: Duration, most: usize) -> Self {
         Self {
             life,
+            most,
             facts: Mutex::new(Facts {
                 partners: HashMap::new(),
                 strangers: HashMap::new(),
@@ -113,17 +114,17 @@ impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
         facts.strangers.remove(domain);
         let fresh = |(at, _): &(Instant, T)| now.duration_since(*at) < self.life;
         if partner {
-            if facts.partners.len() >= MOST {
+            if facts.partners.len() >= self.most {
                 facts.partners.retain(|_, known| fresh(known));
             }
             facts.partners.insert(domain.clone(), (now, fact));
             return;
         }
         let strangers = &mut facts.strangers;
-        if strangers.len() >= MOST {
+        if strangers.len() >= self.most {
             strangers.retain(|_, known| fresh(known));
         }
-        if strangers.len() >= MOST {
+        if strangers.len() >= self.most {
             let oldest = strangers.iter().min_by_key(|(_, (at, _))| *at);
             if let Some(oldest) = oldest.map(|(domain, _)| domain.clone()) {
                 strangers.remove(&oldest);
@@ -162,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_fact_is_forgotten_after_its_time_and_the_oldest_for_want_of_room() {
-        let memory = Memory::new(Duration::from_mins(1));
+        const MOST: usize = 64;
+        let memory = Memory::new(Duration::from_mins(1), MOST);
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         memory.note_at(&domain(0), false, 1, start);
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn strangers_do_not_push_a_configured_partner_out() {
-        let memory = Memory::new(Duration::from_mins(1));
+        const MOST: usize = 64;
+        let memory = Memory::new(Duration::from_mins(1), MOST);
         let start = Instant::now();
         memory.note_at(&domain(0), true, 1, start);
         for n in 1..=2 * MOST {
