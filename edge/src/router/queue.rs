@@ -89,6 +89,9 @@ impl Room {
     }
 }
 
+/// How long stanzas wait for a router that is slow.
+const WORKING: Duration = Duration::from_mins(10);
+
 /// Who sends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -223,6 +226,8 @@ struct Inner {
     up: Vec<(Place, Arc<Notify>)>,
     /// Batches that a link wrote and whose processing is not proven.
     unproven: usize,
+    /// When a router last proved that it had processed something.
+    progress: Option<Instant>,
     /// Another link's turn began while something was unproven.
     handover: Option<Instant>,
     /// The cluster is not configured any more.
@@ -667,6 +672,12 @@ impl Queue {
         }
     }
 
+    /// This many batches are proven processed.
+    pub fn processed(&self, batches: usize, now: Instant) {
+        self.lock().progress = Some(now);
+        self.proven(batches);
+    }
+
     /// This many batches are proven processed, or were reported.
     pub fn proven(&self, batches: usize) {
         let mut inner = self.lock();
@@ -676,9 +687,16 @@ impl Queue {
         }
     }
 
-    /// Takes what has waited for `hold` by `now`, and lets suspects go whose time is over.
+    /// Takes what has waited for `hold` by `now`, or for [`WORKING`] while a router that is linked
+    /// processes what it gets; and lets suspects go whose time is over.
     pub fn expire(&self, now: Instant, hold: Duration) -> Vec<Batch> {
-        self.lock().suspects.release(now);
+        let works = {
+            let mut inner = self.lock();
+            inner.suspects.release(now);
+            let works = |at| now.saturating_duration_since(at) < hold;
+            !inner.up.is_empty() && inner.progress.is_some_and(works)
+        };
+        let hold = if works { hold.max(WORKING) } else { hold };
         self.take_while(|batch| now.duration_since(batch.at) >= hold)
     }
 

@@ -2,6 +2,7 @@
 //! processed, and takes what the router sends.
 
 mod blame;
+mod in_flight;
 mod xcp;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::LinkProfile;
 
+use self::in_flight::InFlight;
 use super::envelope::{self, Envelopes};
 use super::link::Link;
 use super::queue::{Batch, Place, Source};
@@ -153,6 +155,7 @@ struct Up<'a> {
     wake: Arc<Notify>,
     window: VecDeque<Batch>,
     window_bytes: usize,
+    in_flight: InFlight,
     /// Messages and requests in the window.
     unproven: usize,
     /// The only stanza in the window is a suspect's.
@@ -181,9 +184,18 @@ struct Up<'a> {
 /// The ping under way.
 struct Ping {
     id: String,
+    /// Batches and bytes before it.
     covers: usize,
+    bytes: usize,
     sent: Instant,
+    /// What the router's system had acknowledged, and since when, and when to look next: a router that
+    /// reads is slow and not gone.
+    acknowledged: (u64, Instant),
+    look: Instant,
 }
+
+/// How often it is looked whether a router reads that does not answer a ping.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Works until the link breaks (an error), or was told to close and did.
@@ -204,6 +216,7 @@ impl Link {
             wake: wake.clone(),
             window: VecDeque::new(),
             window_bytes: 0,
+            in_flight: InFlight::default(),
             unproven: 0,
             alone: false,
             ping: None,
@@ -343,8 +356,8 @@ impl Up<'_> {
         if self.alone {
             return 0;
         }
-        let window = self.link.cluster.queue.room().window();
-        window.saturating_sub(self.window_bytes).min(BATCH)
+        let most = self.link.cluster.queue.room().window();
+        self.in_flight.room(self.window_bytes, most).min(BATCH)
     }
 
     fn timing(&self) -> super::Timing {
@@ -367,7 +380,7 @@ impl Up<'_> {
 
     fn deadline(&self) -> Instant {
         let alive = match &self.ping {
-            Some(ping) => ping.sent + self.timing().echo,
+            Some(ping) => ping.look.min(ping.acknowledged.1 + self.timing().echo),
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
@@ -380,16 +393,24 @@ impl Up<'_> {
         if self.closing.is_some_and(|closing| now >= closing) {
             return Err(Failure::Timeout("closing the stream"));
         }
-        match &self.ping {
-            Some(ping) if now >= ping.sent + self.timing().echo => {
-                return Err(Failure::Timeout(
-                    "the echo of a ping to our own component id",
-                ));
+        let (echo, quiet) = (self.timing().echo, self.timing().quiet);
+        match &mut self.ping {
+            Some(ping) => {
+                let acknowledged = self.wire.transport.acknowledged();
+                if acknowledged != ping.acknowledged.0 {
+                    ping.acknowledged = (acknowledged, now);
+                }
+                if now >= ping.acknowledged.1 + echo {
+                    return Err(Failure::Timeout(
+                        "the echo of a ping to our own component id",
+                    ));
+                }
+                ping.look = now + LOOK.min(echo / 4);
             }
-            None if now >= self.last_heard + self.timing().quiet && self.closing.is_none() => {
+            None if now >= self.last_heard + quiet && self.closing.is_none() => {
                 self.send_ping();
             }
-            _ => {}
+            None => {}
         }
         Ok(())
     }
@@ -401,7 +422,9 @@ impl Up<'_> {
             return Ok(());
         }
         let room = self.room();
-        if room > 0 {
+        if room == 0 {
+            self.in_flight.was_full();
+        } else {
             let queue = &self.link.cluster.queue;
             let taken = queue.take(&self.wake, self.window.len(), room, Instant::now());
             self.turn_at = taken.again;
@@ -456,10 +479,14 @@ impl Up<'_> {
         } else {
             Bytes::from(ping)
         });
+        let now = Instant::now();
         self.ping = Some(Ping {
             id,
             covers: self.window.len(),
-            sent: Instant::now(),
+            bytes: self.window_bytes,
+            sent: now,
+            acknowledged: (self.wire.transport.acknowledged(), now),
+            look: now + LOOK.min(self.timing().echo / 4),
         });
     }
 
@@ -562,7 +589,9 @@ impl Up<'_> {
         let Some(ping) = self.ping.take_if(|ping| id.as_deref() == Some(&ping.id)) else {
             return id.is_some_and(|id| id.starts_with(&format!("proof-{:016x}-", self.nonce)));
         };
-        let proven = ping.covers.min(self.window.len());
+        let (proven, now) = (ping.covers.min(self.window.len()), Instant::now());
+        let most = self.link.cluster.queue.room().window();
+        self.in_flight.proven(ping.bytes, now - ping.sent, most);
         let mut requests = 0;
         for batch in self.window.drain(..proven) {
             self.window_bytes = self.window_bytes.saturating_sub(batch.bytes.len());
@@ -571,13 +600,13 @@ impl Up<'_> {
         if requests > 0 {
             self.unproven = self.unproven.saturating_sub(requests);
             let entry = &self.link.entry;
-            entry.returned(|returned| returned.processed(Instant::now(), requests));
+            entry.returned(|returned| returned.processed(now, requests));
         }
         if self.window.is_empty() {
             self.window = VecDeque::new();
             self.alone = false;
         }
-        self.link.cluster.queue.proven(proven);
+        self.link.cluster.queue.processed(proven, now);
         true
     }
 

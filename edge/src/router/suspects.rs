@@ -3,10 +3,10 @@
 //! A router that ends its link over one stanza takes everybody's unproven ones with it. Who had one
 //! among them is a suspect from then on: its stanzas wait in a line of their own and are sent one at
 //! a time with nothing else in flight, so that a second such end names the sender and costs nobody
-//! else anything. That one is refused for a while and is a suspect for as long again. Where several
-//! senders of one domain are refused, everybody of that domain is a suspect: who changes its name
-//! each time costs nobody anything either. The list belongs to the cluster: whichever of its links
-//! is up next goes on with it.
+//! else anything. That one is refused for a while and is a suspect for as long again. A server could
+//! use another name each time: a domain that had stanzas in flight at several ends in a row, or of which
+//! several senders are refused, is a suspect as a whole, and refused if that goes on. The list belongs
+//! to the cluster: whichever of its links is up next goes on with it.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -27,8 +27,11 @@ pub const MOST: usize = 256;
 pub const PERIOD: Duration = Duration::from_mins(10);
 /// Stanzas in flight at most while an end may have had more senders than can be suspected.
 pub(super) const FEW: usize = MOST;
-/// Refused senders of one domain that make everybody of it a suspect.
+/// Ends in a row with stanzas of one domain in flight, and refused senders of one domain, that make
+/// everybody of it a suspect.
 const OF_ONE_DOMAIN: usize = 3;
+/// Refused senders of one domain at which all of it is refused.
+const MOST_OF_ONE_DOMAIN: usize = 8;
 /// Others have their turn for this many times as long as a suspect's stanza took.
 const OTHERS: u32 = 3;
 
@@ -73,6 +76,8 @@ pub(super) struct Suspects {
     owed: bool,
     /// Until when few stanzas are in flight.
     few: Option<Instant>,
+    /// The domains that had stanzas in flight at the last ends, each as `@` and its name.
+    ends: VecDeque<(Instant, HashSet<Box<str>>)>,
     /// What is not sent, to be reported.
     refused: Vec<(Batch, Cause)>,
     /// What waited of those who gave way.
@@ -101,6 +106,7 @@ impl Default for Suspects {
             others: None,
             owed: false,
             few: None,
+            ends: VecDeque::new(),
             refused: Vec::new(),
             freed: Vec::new(),
             reader: Reader {
@@ -270,13 +276,17 @@ impl Suspects {
     ) -> Vec<Box<str>> {
         let mut seen = HashSet::new();
         let mut named = Vec::new();
+        let mut domains = HashSet::new();
         // The router reads in order: whoever is named first is the likeliest.
         for batch in window {
             for stanza in self.reader.stanzas(batch).unwrap_or_default() {
-                if let Some(sender) = self.reader.sender(&stanza, batch.is_answer)
-                    && seen.insert(sender.clone())
-                    && named.len() < MOST
-                {
+                let Some(sender) = self.reader.sender(&stanza, batch.is_answer) else {
+                    continue;
+                };
+                if let Some(at) = sender.find('@').filter(|_| !batch.is_answer) {
+                    domains.insert(sender.get(at..).unwrap_or_default().into());
+                }
+                if seen.insert(sender.clone()) && named.len() < MOST {
                     named.push(sender);
                 }
             }
@@ -284,11 +294,30 @@ impl Suspects {
         if seen.len() > MOST {
             self.few = Some(now + PERIOD);
         }
+        let again = self.at_every_end(domains, now);
+        named.truncate(MOST - again.len().min(MOST));
+        named.splice(0..0, again);
         self.give_way(&named);
         for sender in &named {
             self.insert(sender, now + PERIOD, false);
         }
         named
+    }
+
+    /// A link ended with stanzas of these domains in flight; gives those that had some at each of the
+    /// last ends.
+    fn at_every_end(&mut self, domains: HashSet<Box<str>>, now: Instant) -> Vec<Box<str>> {
+        self.ends
+            .retain(|(at, _)| now.saturating_duration_since(*at) < PERIOD);
+        self.ends.push_back((now, domains));
+        if self.ends.len() < OF_ONE_DOMAIN {
+            return Vec::new();
+        }
+        let mut ends = self.ends.iter().map(|(_, domains)| domains);
+        let mut every = ends.next_back().cloned().unwrap_or_default();
+        every.retain(|domain| ends.clone().all(|others| others.contains(domain)));
+        self.ends.pop_front();
+        every.into_iter().take(MOST).collect()
     }
 
     /// Makes room for these; the longest known give way, refused ones last.
@@ -352,8 +381,9 @@ impl Suspects {
         if let Some(domain) = sender.find('@').and_then(|at| sender.get(at..)) {
             let known = self.known.iter();
             let refused = known.filter(|(name, known)| known.refused && name.ends_with(domain));
-            if refused.count() >= OF_ONE_DOMAIN {
-                self.insert(domain, now + PERIOD, false);
+            let refused = refused.count();
+            if refused >= OF_ONE_DOMAIN {
+                self.insert(domain, now + PERIOD, refused >= MOST_OF_ONE_DOMAIN);
             }
         }
         let mut refused = Vec::new();

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
@@ -532,6 +532,12 @@ pub fn announced(component: &str, inside: &str) -> String {
 
 impl RouterLink {
     pub fn start(speaker: Speaker) -> Self {
+        Self::start_at(speaker, f64::INFINITY)
+    }
+
+    /// The same with a router that processes only so many stanzas in a second.
+    pub fn start_at(speaker: Speaker, per_second: f64) -> Self {
+        let each = Duration::from_secs_f64(per_second.recip());
         let (heard_tx, heard) = mpsc::unbounded_channel();
         let (say, mut say_rx) = mpsc::unbounded_channel::<String>();
         let echo = Arc::new(AtomicBool::new(true));
@@ -540,6 +546,7 @@ impl RouterLink {
             let Speaker { io, mut heard } = speaker;
             let (mut read, mut write) = tokio::io::split(io.unwrap());
             let mut bytes = vec![0; 64 * 1024];
+            let mut due = Instant::now();
             loop {
                 while let Some(end) = end_of_first_element(&heard) {
                     let rest = heard.split_off(end);
@@ -550,6 +557,10 @@ impl RouterLink {
                             let _ = write.write_all(element.as_bytes()).await;
                         }
                     } else {
+                        due = due.max(Instant::now()) + each;
+                        if due > Instant::now() + Duration::from_millis(5) {
+                            tokio::time::sleep_until(due).await;
+                        }
                         let _ = heard_tx.send(element);
                     }
                 }

@@ -237,6 +237,22 @@ async fn only_what_waited_its_time_expires() {
 }
 
 #[tokio::test]
+async fn stanzas_wait_longer_for_a_router_that_is_slow_and_not_for_one_that_does_nothing() {
+    let hold = Duration::from_secs(30);
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let _ = queue.push(&peer("vngtp.lab"), batch(1));
+    let late = Instant::now() + 2 * hold;
+    queue.processed(0, late - hold / 2);
+    assert!(queue.expire(late, hold).is_empty(), "it works");
+    assert_eq!(queue.expire(late + hold, hold).len(), 1, "it does not");
+    let _ = queue.push(&peer("vngtp.lab"), batch(1));
+    queue.processed(0, late);
+    queue.link_down(&wake);
+    assert_eq!(queue.expire(late, hold).len(), 1, "no link is up");
+}
+
+#[tokio::test]
 async fn a_paused_producer_goes_on_when_what_it_had_waiting_expired() {
     let queue = Queue::default();
     let bob = peer("vngtp.lab");

@@ -419,3 +419,54 @@ async fn where_several_of_a_domain_are_refused_everybody_of_it_is_a_suspect() {
     assert_eq!(cluster.refused(), [("n3".to_owned(), "breaks-links")]);
     assert!(cluster.queue.is_settled());
 }
+
+#[tokio::test]
+async fn a_domain_that_uses_another_name_at_each_end_is_a_suspect_and_refused_if_that_goes_on() {
+    let mut cluster = Cluster::new();
+    for n in 0..OF_ONE_DOMAIN {
+        cluster.push(of("x@evil.lan", "x"));
+        assert_eq!(cluster.take(), (false, names(&["x"])));
+        let (bad, good) = (format!("x{n}@evil.lan"), format!("b@d{n}.lan"));
+        cluster.accuse(&[&bad, &good]);
+    }
+    // New names of that domain only go alone.
+    cluster.push(batch(&[
+        stanza("new@evil.lan", "n1"),
+        stanza("other@d0.lan", "o1"),
+        stanza("other@sub.evil.lan", "o2"),
+    ]));
+    let mut taken = cluster.take_all();
+    taken.sort();
+    assert_eq!(
+        taken,
+        [(false, names(&["o1", "o2"])), (true, names(&["n1"]))]
+    );
+    for n in 0..MOST_OF_ONE_DOMAIN {
+        let name = format!("y{n}@evil.lan");
+        cluster.push(of(&name, "y"));
+        assert_eq!(cluster.take(), (true, names(&["y"])), "{n}");
+        let alone = of(&name, "y");
+        assert!(cluster.queue.convict(&alone, cluster.now).is_some());
+    }
+    cluster.push(of("newest@evil.lan", "z"));
+    assert_eq!(cluster.refused(), [("z".to_owned(), "breaks-links")]);
+    // Refused, then a suspect, then free.
+    cluster.now += PERIOD;
+    cluster.queue.expire(cluster.now, Duration::MAX);
+    cluster.push(of("newest@evil.lan", "z"));
+    assert_eq!(cluster.take(), (true, names(&["z"])));
+}
+
+#[tokio::test]
+async fn a_domain_that_was_not_in_flight_at_one_of_the_last_ends_is_no_suspect() {
+    let cluster = Cluster::new();
+    for senders in [
+        ["a@busy.lan", "x0@evil.lan"],
+        ["b@busy.lan", "x1@evil.lan"],
+        ["c@other.lan", "x2@evil.lan"],
+    ] {
+        cluster.accuse(&senders);
+    }
+    cluster.push(of("new@busy.lan", "n"));
+    assert_eq!(cluster.take(), (false, names(&["n"])));
+}
