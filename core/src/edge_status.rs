@@ -1,4 +1,4 @@
-//! What an edge tells at `/status` of its admin port; nothing personal.
+//! What an edge shows at `/status` of its admin port; nothing personal.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{ComponentId, Domain};
 pub struct EdgeStatus {
     /// SHA-256, lower-case hexadecimal, of the configuration file's bytes that are in force.
     pub config_hash: String,
-    /// SHA-256 of the file found last, if it was refused; the one in `config_hash` goes on.
+    /// The newest file, if it was refused; the configuration in `config_hash` stays in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<RejectedConfig>,
     /// SHA-256 fingerprint of the leaf certificate shown first.
@@ -25,7 +25,7 @@ pub struct EdgeStatus {
     pub draining: bool,
     /// The links to XCP routers.
     pub links: Vec<LinkStatus>,
-    /// Configured partners (allow list, static routes) whose last attempt failed.
+    /// Configured partners (allow list, static routes, `peers`) whose last attempt failed.
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.
     pub streams: StreamCounts,

@@ -255,13 +255,13 @@ fn reference() -> String {
 <!-- Generated from core/src/edge_config/types.rs; `UPDATE_REFERENCE=1 cargo test -p xmpp-federation-core --test edge_config_reference` writes it anew. -->
 
 `xmpp-federation-edge --config edge.yaml [--index N] [--check]` reads one YAML file. The operator writes it for its pods; this
-page is for whoever runs the edge by hand or reads what the operator wrote. `--check` reads the file and everything it names,
-prints what is wrong with line and field, and exits with 2 then.
+page is for administrators that run the edge by hand or read the operator's file. `--check` reads the file and all files that it
+names. If something is wrong, it prints line and field, and exits with 2.
 
-The directories of the file and of all files named in it are watched; a change is taken over without losing a stream that is
-still allowed. What is wrong leaves the configuration in force as it is and is told by the metric
-`xmpp_edge_configuration_refused`, by `rejected` at `/status`, and in the log. `listen` and a replica's own component id need a
-new process. A value that a later release will support is refused by a sentence that says so, never ignored.
+The edge watches the directories of the file and of all files that it names. It applies a change at once; streams that the new
+configuration allows stay open. If the new file has a mistake, the configuration in force stays. The metric
+`xmpp_edge_configuration_refused`, `rejected` at `/status` and the log say so. A change of `listen`, of the replica's own
+component id or of the memory limit needs a restart of the edge. A value that only a later release supports is an error.
 
 Durations are whole numbers with `ms`, `s`, `m` or `h`. Domains are written in canonical form: lower case, A-labels, no dot at
 the end. Unknown fields are errors.

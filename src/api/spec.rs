@@ -167,7 +167,7 @@ pub struct EdgeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct_tls: Option<DirectTlsSpec>,
 
-    /// Bounds on what peers may cost; what is absent has the edge's default.
+    /// Bounds on the resources that peers use; absent fields have the edge's defaults.
     #[serde(default)]
     pub limits: LimitsSpec,
 

@@ -36,7 +36,7 @@ pub struct EdgeConfig {
     pub dns: Dns,
     /// The links into the IM and Presence clusters.
     pub routers: Vec<Router>,
-    /// Bounds on what peers may cost.
+    /// Bounds on the resources that peers use.
     #[serde(default)]
     pub limits: Limits,
     /// Load balancers that may speak the PROXY protocol.
@@ -93,7 +93,7 @@ pub struct Dialback {
     pub accept: Vec<PathBuf>,
 }
 
-/// Security mode, Expressway's names in ours: TLS required, TLS optional, No TLS.
+/// Security mode. Cisco Expressway calls these values TLS required, TLS optional and No TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum TlsMode {
     /// No stanza and no dialback key without TLS.
@@ -315,8 +315,8 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<usize>,
     /// Inbound connections from one IPv4 address or IPv6 /64. At this bound, and at those below, the
-    /// oldest connection on which nothing was proven gives way. Addresses of configured partners get
-    /// sixteen times as many.
+    /// edge closes the oldest connection without a proof (an authenticated pair, or a `db:verify` with a
+    /// key of this edge). Addresses of configured partners get sixteen times as many.
     pub max_connections_per_address: usize,
     /// Inbound connections from one IPv6 /56.
     pub max_connections_per56: usize,
@@ -344,10 +344,10 @@ pub struct Limits {
     pub negotiation_timeout: HumanDuration,
     /// Time for a dialback answer, and for a stanza to wait for its stream.
     pub dialback_timeout: HumanDuration,
-    /// A stream on which nothing comes is closed after this time; white space counts as something
-    /// once a pair is authenticated. Before, the stream is closed after a minute at the latest, and
-    /// if nothing was ever proven on it (no pair of domains, no key of ours) after two minutes
-    /// whatever it sends, or after twice this time.
+    /// A stream on which nothing is received is closed after this time. White space keeps the stream
+    /// open once a pair is authenticated. Before that, the stream is closed after a minute at the
+    /// latest. A stream without any proof (no authenticated pair, no `db:verify` with a key of this
+    /// edge) is closed after two minutes or twice this time, the shorter of the two, whatever it sends.
     pub idle_timeout: HumanDuration,
 }
 
