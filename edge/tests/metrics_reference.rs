@@ -28,7 +28,7 @@ fn reference() -> String {
 
 <!-- Generated from edge/src/metrics/described.rs; `UPDATE_REFERENCE=1 cargo test -p xmpp-federation-edge --test metrics_reference` writes it anew. -->
 
-`/metrics` of the admin port tells these in OpenMetrics text. Labels take their values from small fixed sets or from the
+`/metrics` of the admin port shows these metrics as OpenMetrics text. Labels take their values from small fixed sets or from the
 configuration, never from peers, so a stranger cannot make the number of series grow. Values that a later release adds end
 a list with `…`.
 
