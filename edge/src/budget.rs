@@ -119,7 +119,7 @@ impl Budget {
         let most = self.limit.bytes / 1000 * ALL;
         (self.sum() > most).then(|| {
             format!(
-                "the bounds in limits add up to {} MiB, more than {} MiB, which are {} % of the memory ({}); lower limits.maxConnections or limits.maxVerifications, or raise the memory limit",
+                "the bounds need {} MiB, more than {} MiB ({} % of the memory limit, {}); lower limits.maxConnections or limits.maxVerifications, or raise the memory limit",
                 mib(self.sum()),
                 mib(most),
                 ALL / 10,
@@ -190,7 +190,7 @@ impl MemoryLimit {
         let all = groups.chain(machine);
         all.min_by_key(|limit| limit.bytes).unwrap_or(Self {
             bytes: UNKNOWN,
-            source: "assumption, since the system tells no limit".to_owned(),
+            source: "assumption (no cgroup limit, and /proc/meminfo cannot be read)".to_owned(),
         })
     }
 }

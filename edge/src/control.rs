@@ -253,7 +253,7 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
             Err(error) => Response::Error(error),
         },
         // Answered before, line by line.
-        Request::Trace { .. } => Response::Error("a trace is no single answer".to_owned()),
+        Request::Trace { .. } => Response::Error("trace is not available in this form".to_owned()),
         Request::Status => value(serde_json::to_value(admin.status())),
         Request::Close { id } if edge.registry.close(id) => {
             Response::Result(json!({"closing": id}))

@@ -161,7 +161,7 @@ pub fn failures(answer: &Value) -> String {
         let state = match (failing, domain.get("lastSuccess")) {
             (true, _) => format!("failing since {}", text(domain, "failingSince")),
             (false, Some(_)) => format!("works again since {}", text(domain, "lastSuccess")),
-            (false, None) => "no attempt of ours fails".to_owned(),
+            (false, None) => "outbound attempts do not fail".to_owned(),
         };
         let stranger = match domain.get("configured") {
             Some(Value::Bool(true)) => "",
@@ -198,7 +198,7 @@ pub fn failures(answer: &Value) -> String {
         out.push_str(&table(&head, &rows));
     }
     if domains.is_empty() {
-        out.push_str("no attempt failed\n");
+        out.push_str("no failed attempts\n");
     }
     out
 }
@@ -263,6 +263,6 @@ mod tests {
             shown.contains("2026-11-25T19:34:50Z  3      outbound   connect  198.51.100.7:5269  connection refused\\u{1b}[2J"),
             "{shown}"
         );
-        assert_eq!(failures(&json!([])), "no attempt failed\n");
+        assert_eq!(failures(&json!([])), "no failed attempts\n");
     }
 }

@@ -157,7 +157,7 @@ async fn close_streams(edge: &Arc<Edge>, deadline: Instant) {
     if stanzas > 0 {
         tracing::warn!(
             stanzas,
-            "stopping: no link to an XCP router came up for what waits; it is dropped"
+            "stopping: no link to an XCP router came up; waiting stanzas are dropped"
         );
     }
 }

@@ -110,10 +110,10 @@ impl fmt::Display for Place {
                 network.fmt(f)
             }
             Self::Domain(domain) => domain.fmt(f),
-            Self::Domains => f.write_str("domains that nobody configured"),
+            Self::Domains => f.write_str("domains that are not configured"),
             Self::Router => f.write_str("XCP routers"),
-            Self::Rest(Kind::Partner) => f.write_str("further partners"),
-            Self::Rest(Kind::Stranger | Kind::Claimed) => f.write_str("further networks"),
+            Self::Rest(Kind::Partner) => f.write_str("other partners"),
+            Self::Rest(Kind::Stranger | Kind::Claimed) => f.write_str("other networks"),
         }
     }
 }
@@ -274,9 +274,9 @@ fn tell(ended: &[Unwritten]) {
     {
         tracing::warn!(
             about,
-            because_of = %place,
+            source = %place,
             lines,
-            "too many lines in a minute about one subject; these were not written"
+            "too many log lines about one subject in a minute; the rest was not written"
         );
     }
 }

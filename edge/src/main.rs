@@ -411,7 +411,7 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal, level: LogLevel) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("stopping at once; what is queued is lost");
+        tracing::warn!("stopping at once; queued stanzas are lost");
         level.finish();
         std::process::exit(1);
     });

@@ -143,12 +143,12 @@ impl Check {
             Self::Certificate => "the certificate does not prove the domain",
             Self::Pin => "the certificate is not the one expected of the domain",
             Self::Dialback => "the dialback key is not valid",
-            Self::Limits => "too much is under way",
-            Self::Addressing => "the addresses do not fit the stream",
+            Self::Limits => "too many requests at once",
+            Self::Addressing => "these addresses are not allowed on this stream",
             Self::Authenticated => "this pair of domains is not authenticated",
             Self::Protocol => "this is not expected here",
-            Self::Xml => "this is not XML that a stream may hold",
-            Self::Time => "it took too long",
+            Self::Xml => "this XML is not allowed in a stream",
+            Self::Time => "timeout",
         }
     }
 }

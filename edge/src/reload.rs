@@ -142,7 +142,7 @@ impl Reloader {
                 for field in fixed {
                     tracing::warn!(
                         field,
-                        "{field} has changed and needs a new process; the old value stays in force"
+                        "{field} has changed; restart the edge to apply it, until then the old value stays in force"
                     );
                 }
                 for change in changes(&running, &fresh) {
@@ -237,7 +237,7 @@ impl Watching {
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(
                         reason = %error,
-                        "directories cannot be watched; changes are found by reading every {} s",
+                        "directories cannot be watched; the files are read every {} s instead",
                         POLL.as_secs()
                     );
                 }

@@ -277,7 +277,7 @@ fn tables_and_the_log_level_are_told_by_a_running_edge() {
     );
     assert_eq!(wrong.status.code(), Some(1));
     let (failures, _) = told(&edge(&["ctl", "failures"], &folder.config()));
-    assert_eq!(failures, "no attempt failed\n");
+    assert_eq!(failures, "no failed attempts\n");
     let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
     assert!(level.contains("\"level\": \"info\""), "{level}");
     let set = edge(&["ctl", "log", "warn,dialback=debug"], &folder.config());

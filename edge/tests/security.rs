@@ -1103,7 +1103,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     refused_by(
         (other.listener.local_addr().unwrap(), world.since),
         "tls-handshake",
-        "nothing is said in clear",
+        "the edge sends nothing to it in clear",
     )
     .await;
     assert!(world.link.hear().await.contains("type='error'"));
@@ -1609,7 +1609,7 @@ async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     };
     assert_eq!(lines("peer refused"), 20);
     assert_eq!(lines("db:verify received and answered"), 60);
-    assert_eq!(lines("these were not written"), 2);
+    assert_eq!(lines("the rest was not written"), 2);
     for unwritten in [FLOOD - 20, FLOOD - 60] {
         assert_eq!(lines(&format!("lines={unwritten}")), 1);
     }

@@ -58,7 +58,8 @@ impl Session {
             && request.answer.is_none()
         {
             let (local, remote) = (&request.to_domain, &request.from_domain);
-            let reason = format!("not every XML parser takes {name:?}, so the element is refused");
+            let reason =
+                format!("not every XML parser accepts the name {name:?}; the element is refused");
             self.log(&Refusal::new(Check::Xml, reason), local, remote);
             return self.answer(&request, Reply::Error("not-acceptable"));
         }
@@ -104,7 +105,7 @@ impl Session {
         let xml = reply(request, answer).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::BadFormat,
-                "addresses XML cannot express",
+                "addresses with characters that XML does not allow",
             )
         })?;
         self.wire.transport.queue(Bytes::from(xml));
@@ -280,7 +281,8 @@ impl Session {
                 Some(Refusal::new(
                     Check::Limits,
                     format!(
-                        "the key shown for {local} was not verified: too many others are, see limits.maxVerifications"
+                        "the key shown for {local} was not verified: {}; raise limits.maxVerifications if this is no attack",
+                        reason.why()
                     ),
                 ))
             }

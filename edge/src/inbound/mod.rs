@@ -106,7 +106,7 @@ pub async fn run(
             Err(error) => {
                 // Out of descriptors as a rule: give others time to close.
                 if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-                    tracing::warn!(%error, "a connection could not be accepted; trying on");
+                    tracing::warn!(%error, "a connection could not be accepted; the edge tries again; if too many files are open, raise the limit of file descriptors");
                     told = Some(Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

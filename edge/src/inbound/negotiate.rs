@@ -413,7 +413,7 @@ impl<'a> Negotiation<'a> {
             let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
                 Failure::fault(
                     StreamErrorCondition::BadFormat,
-                    "addresses XML cannot express",
+                    "addresses with characters that XML does not allow",
                 )
             })?;
             self.wire.send(refused).await?;

@@ -255,7 +255,8 @@ fn shutdown() -> Failure {
 
 /// The connection is closed without a word: another one has its place.
 fn gave_way() -> Failure {
-    std::io::Error::other("the oldest connection on which nothing was proven gave way").into()
+    std::io::Error::other("closed for a newer connection: this one was the oldest without a proof")
+        .into()
 }
 
 /// A stream on which nothing was proven had more than its part of something.
@@ -450,7 +451,7 @@ impl Session {
             .is_some_and(|until| Instant::now() >= until)
         {
             self.edge.metrics.unproven_ended("time");
-            let text = "nothing was proven on this stream in time";
+            let text = "no pair of domains was authenticated on this stream in time";
             return Err(Failure::fault(StreamErrorCondition::PolicyViolation, text));
         }
         if self.pending.is_empty() && self.paused.is_none() && self.throttled.is_none() {
@@ -638,7 +639,7 @@ impl Session {
         name: &str,
     ) {
         let reason =
-            format!("not every XML parser takes {name:?}, so the stanza with it is refused");
+            format!("not every XML parser accepts the name {name:?}; the stanza is refused");
         let refusal = Refusal::new(Check::Xml, reason);
         let peer = self.guard.entry.peer;
         self.edge.refused(

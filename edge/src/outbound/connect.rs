@@ -182,7 +182,10 @@ impl Opener {
     fn failure(&mut self, local: &Domain) -> OpenError {
         let reasons = std::mem::take(&mut self.failures).join("; ");
         let message = if self.connected {
-            format!("{} takes no stream of {local}: {reasons}", self.remote)
+            format!(
+                "no stream from {local} to {} could be opened: {reasons}",
+                self.remote
+            )
         } else {
             format!("{} cannot be reached: {reasons}", self.remote)
         };
@@ -242,7 +245,7 @@ impl Opener {
             }
             _ => {
                 let stage = failed_stage(failure);
-                let reason = format!("{failure} (stream of {local})");
+                let reason = format!("{failure} (stream from {local})");
                 let attempt = Attempt::outbound(stage, Some(address), reason);
                 self.edge.attempt_failed(&self.remote, attempt);
                 Cause::Unreachable

@@ -241,7 +241,8 @@ fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'st
         if edge.may_log("streams apart", Party::Called(remote, None)) {
             tracing::info!(
                 %remote, local = local.map_or("all", Domain::as_str), reason,
-                "no stream to the remote domain is shared with other hosted domains"
+                "{} gets streams of its own to the remote domain",
+                if local.is_some() { "the hosted domain" } else { "each hosted domain" }
             );
         }
     }

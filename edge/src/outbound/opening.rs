@@ -187,7 +187,7 @@ impl<'a> Opening<'a> {
         }
         if self.never_clear && mode != TlsMode::Disabled {
             let reason = format!(
-                "TLS with {} failed within the last day, which may be an attack, so nothing is said in clear to it; if it is meant, set tlsMode: Disabled for it in peers",
+                "TLS with {} failed within the last day, which may be an attack, so the edge sends nothing to it in clear; if clear text is intended, set tlsMode: Disabled for it in peers",
                 self.remote
             );
             return Err(Refusal::new(Check::TlsHandshake, reason).into());

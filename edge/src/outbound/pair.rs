@@ -163,7 +163,7 @@ impl Pair {
                 stream::End::Useless(reason) => {
                     self.failed = true;
                     if edge.may_log("useless stream", Party::Called(&route.remote, None)) {
-                        tracing::info!(%local, remote = %route.remote, reason, "the stream was of no use");
+                        tracing::info!(%local, remote = %route.remote, reason, "no pair was authenticated on the stream");
                     }
                     opener.note(Cause::Unreachable, reason);
                 }

@@ -322,7 +322,7 @@ impl Stream<'_> {
         let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,
-                "a domain XML cannot express",
+                "a domain with characters that XML does not allow",
             )
         })?;
         self.opened.wire.transport.queue(Bytes::from(xml));
@@ -640,7 +640,9 @@ impl Stream<'_> {
     fn give_up(&mut self) -> Result<(), Failure> {
         self.gave_up = true;
         if self.opened.wire.transport.needs_flush() {
-            return Err(Failure::Timeout("reading what was sent"));
+            return Err(Failure::Timeout(
+                "the peer reading the stanzas on this stream",
+            ));
         }
         Ok(())
     }

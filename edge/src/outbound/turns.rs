@@ -106,6 +106,14 @@ impl NoTurn {
             Self::TooLate => "too-late",
         }
     }
+
+    /// The same for the log.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::NoRoom => "too many keys wait for their turn",
+            Self::TooLate => "its turn did not come in time",
+        }
+    }
 }
 
 /// How many keys are being verified, and how many wait.

@@ -79,7 +79,7 @@ impl Plan {
             report.bad(
                 "dns",
                 self.domain.as_str(),
-                "says by SRV records with target \".\" that it does not federate",
+                "its SRV records (target \".\") say that it does not federate",
                 "nothing can be done from here; ask its administrators",
             );
         }
@@ -192,7 +192,7 @@ impl Plan {
                     "address",
                     host,
                     format!("{ip} is refused because {}", refused.cause()),
-                    &format!("if it is meant, {}", refused.remedy()),
+                    &format!("if this address is intended, {}", refused.remedy()),
                 ),
                 _ => {
                     report.good("address", host, ip.to_string());

@@ -72,7 +72,7 @@ impl Plan {
                 Some(tcp)
             }
             Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => {
-                let detail = "this host has no way to that network; an edge here tries the others";
+                let detail = "no route from this host to that network; an edge on this host tries the other addresses";
                 report.warn("connect", &subject, detail, None);
                 None
             }

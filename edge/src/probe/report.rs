@@ -137,8 +137,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.from {
-            Some(from) => writeln!(f, "{} as it looks to {from}", self.domain)?,
-            None => writeln!(f, "{} as it looks to somebody without a name", self.domain)?,
+            Some(from) => writeln!(f, "{} as seen from {from}", self.domain)?,
+            None => writeln!(f, "{} as seen without a sending domain", self.domain)?,
         }
         let mut rows = Vec::new();
         for finding in &self.findings {

@@ -67,7 +67,7 @@ pub struct AddressRules {
 
 /// An address that is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{address} is refused because {}; if it is meant, {}", self.cause(), self.remedy())]
+#[error("{address} is refused because {}; if this address is intended, {}", self.cause(), self.remedy())]
 pub struct RefusedAddress {
     /// The address.
     pub address: IpAddr,
@@ -81,7 +81,7 @@ impl RefusedAddress {
     /// What is wrong with it, as the end of a sentence.
     pub fn cause(&self) -> String {
         match self.inside {
-            Some(inside) => format!("{inside}, which it stands for (NAT64), is {}", self.class),
+            Some(inside) => format!("it maps to {inside} (NAT64), which is {}", self.class),
             None => format!("it is {}", self.class),
         }
     }

@@ -386,7 +386,7 @@ impl Resolver {
             let left_out = named - group.len();
             failures.not_found.insert(
                 0,
-                format!("{left_out} hosts were not looked up, as {MOST_HOSTS} of one domain are"),
+                format!("further hosts were not looked up: {left_out} (at most {MOST_HOSTS} for each domain)"),
             );
         }
         let answers = asked.iter().map(|host| self.host(host));
@@ -507,7 +507,7 @@ impl Failures {
                     "its static route leads to no address (DNS is not asked instead)"
                 }
                 Method::Srv => "its SRV records lead to no usable address",
-                Method::Address => "it has no SRV records and its own addresses are of no use",
+                Method::Address => "it has no SRV records and its own addresses are not usable",
             };
             format!("{domain} cannot be reached: {way}: {}", causes.join("; "))
         };

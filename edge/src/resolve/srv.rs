@@ -58,7 +58,7 @@ pub fn choose(
     }
     if records.is_empty() {
         return Err(ResolveError::NotFound(format!(
-            "the SRV records of {domain} (_xmpp-server._tcp, _xmpps-server._tcp) are of no use: each names port 0, an IP address or a single label instead of a host"
+            "the SRV records of {domain} (_xmpp-server._tcp, _xmpps-server._tcp) are not usable: each names port 0, an IP address or a single label instead of a host"
         )));
     }
     Ok(Choice::Targets(order(records, random)))
@@ -66,26 +66,27 @@ pub fn choose(
 
 /// Why records that exist lead nowhere: each service is switched off, absent, or not for us.
 fn nowhere(domain: &Domain, plain: &[SrvRecord], direct: &[SrvRecord]) -> ResolveError {
-    let off = "with target \".\"";
     if offered(direct) {
         let plain = if plain.is_empty() {
-            "has no"
+            "it has no _xmpp-server._tcp records"
         } else {
-            "says \".\" in its"
+            "its _xmpp-server._tcp record has target \".\""
         };
         return ResolveError::NotFound(format!(
-            "{domain} {plain} _xmpp-server._tcp records and offers direct TLS only, which tls mode Disabled rules out; allow TLS towards it, or it must offer STARTTLS"
+            "{domain} offers direct TLS only ({plain}), and tlsMode Disabled rules that out; allow TLS for it (tlsMode in peers, or tls.mode)"
         ));
     }
     ResolveError::Disabled(match (plain.is_empty(), direct.is_empty()) {
         (false, false) => format!(
-            "{domain} says by _xmpp-server._tcp and _xmpps-server._tcp {off} that it does not federate"
+            "the SRV records of {domain} (_xmpp-server._tcp and _xmpps-server._tcp with target \".\") say that it does not federate"
         ),
         (true, _) => format!(
-            "{domain} has no _xmpp-server._tcp records and says by _xmpps-server._tcp {off} that it offers no direct TLS either"
+            "{domain} has no _xmpp-server._tcp records, and its _xmpps-server._tcp record (target \".\") says that it offers no direct TLS"
         ),
         (false, true) => {
-            format!("{domain} says by _xmpp-server._tcp {off} that it does not federate")
+            format!(
+                "the SRV record of {domain} (_xmpp-server._tcp with target \".\") says that it does not federate"
+            )
         }
     })
 }

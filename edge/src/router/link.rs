@@ -154,7 +154,7 @@ impl Link {
                     router = self.cluster.name,
                     node = self.endpoint.name,
                     component_id = %self.id,
-                    "the XCP router announces the component as its gateway, or not any more"
+                    "the XCP router no longer announces the component without <default-gateway/>; the link counts as up again"
                 );
             }
             _ => {}
@@ -187,7 +187,7 @@ impl Link {
                 router = self.cluster.name,
                 node = self.endpoint.name,
                 reason = down.reason,
-                "the XCP router accepts the link and, by its announcement, sends nothing over it"
+                "the XCP router announces the component without <default-gateway/> and will send nothing over the link"
             );
         } else if news {
             tracing::warn!(
@@ -342,7 +342,7 @@ impl Link {
             } => (
                 LinkState::Failed,
                 format!(
-                    "link to the XCP router of {node}: {failure}; somebody else is linked as {}: an earlier pod whose end the router has not noticed yet, or another edge with the same hostname",
+                    "link to the XCP router of {node}: {failure}; another process is linked with the component id {}: an earlier process whose end the router has not noticed yet, or another edge; give each edge a component id of its own",
                     self.id
                 ),
             ),

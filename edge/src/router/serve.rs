@@ -692,7 +692,7 @@ impl Up<'_> {
                 node = self.link.endpoint.name,
                 from = shown(from),
                 reason = %fault,
-                "the XCP router sent a stanza from an address that is none; it is dropped"
+                "the XCP router sent a stanza with an invalid sender address; it is dropped"
             );
         }
     }
@@ -764,7 +764,7 @@ impl Up<'_> {
                 node = link.endpoint.name,
                 from = element.from().as_deref(),
                 word,
-                "the XCP router said something that is no stanza of a user; it is dropped"
+                "the XCP router sent an element that is not a user's stanza; it is dropped"
             );
         } else if self.may_log("router-element") {
             tracing::warn!(
@@ -772,7 +772,7 @@ impl Up<'_> {
                 node = link.endpoint.name,
                 element = element.name(),
                 namespace = element.ns(),
-                "the XCP router sent something that is no stanza; it is dropped"
+                "the XCP router sent an element that is not a stanza; it is dropped"
             );
         }
     }
@@ -811,7 +811,7 @@ impl Up<'_> {
                 from_domain = element.from().map(|a| domain_part(&a).to_owned()),
                 to_domain = element.to().map(|a| domain_part(&a).to_owned()),
                 name = element.unportable(),
-                "a hosted user's stanza holds a name that not every XML parser takes"
+                "a hosted user's stanza has a name that not every XML parser accepts; it is refused with not-acceptable"
             );
         }
         let answered = Side::Link.respell(element, &mut self.domains);
@@ -857,7 +857,7 @@ impl Up<'_> {
                     from_domain = from,
                     to_domain = to,
                     cause = cause.as_str(),
-                    "the XCP router sent a stanza that may not leave"
+                    "the XCP router sent a stanza that the edge does not forward"
                 );
             }
         } else if self.may_log("router-sender") {

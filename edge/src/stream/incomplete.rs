@@ -95,7 +95,7 @@ impl Part {
         }
         Err(io::Error::new(
             io::ErrorKind::OutOfMemory,
-            "peers have begun more than there is memory for, and this one has much of it",
+            "unfinished data of all peers fills its part of the memory, and this stream holds much of it",
         ))
     }
 }

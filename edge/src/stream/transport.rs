@@ -372,7 +372,7 @@ impl Unproven {
         self.allowed = left.ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::QuotaExceeded,
-                "the peer sends more than it may before anything is proven",
+                "the peer sent too many bytes before a pair of domains was authenticated",
             )
         })?;
         if let Some(paced) = &self.paced {

@@ -80,7 +80,7 @@ impl Examined {
             Self::Shown(_, Err(reason)) => Verdict::Invalid(reason.clone()),
             Self::Shown(_, Ok(names)) if names.cover(domain) => Verdict::Valid,
             Self::Shown(_, Ok(names)) if names.only_mention(domain) => Verdict::Invalid(format!(
-                "it names {domain} as SRVName or xmppAddr, which count beside a dNSName only"
+                "it names {domain} as SRVName or xmppAddr, which do not count; it needs {domain} as dNSName"
             )),
             Self::Shown(_, Ok(names)) => {
                 let mut list = names.list();
@@ -112,7 +112,7 @@ impl Trust {
         };
         if !peer.proven {
             return Examined::Unproven(format!(
-                "it has {}, with which no signature can be verified here; neither its names nor a fingerprint count",
+                "it has {}; signatures of this key cannot be verified here, so neither its names nor its fingerprint count",
                 peer_key::describe(leaf)
             ));
         }
@@ -231,7 +231,7 @@ fn explain(error: &webpki::Error) -> String {
             "it is not signed by the authority that it names".to_owned()
         }
         webpki::Error::CaUsedAsEndEntity => {
-            format!("it is its own authority or another's (CA:true), not a server's; {PIN}")
+            format!("it is the certificate of an authority (CA:true), not of a server; {PIN}")
         }
         webpki::Error::RequiredEkuNotFoundContext(_) => {
             "its extended key usage allows neither server nor client authentication".to_owned()

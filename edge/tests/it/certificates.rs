@@ -170,7 +170,10 @@ async fn after_a_failed_handshake_a_later_attempt_says_nothing_in_clear() {
     let said = second.hear_end().await;
     assert!(!said.contains("db:result"), "{said}");
     let failures = format!("{:?}", world.lab.edge.registry.failures(None));
-    assert!(failures.contains("nothing is said in clear"), "{failures}");
+    assert!(
+        failures.contains("the edge sends nothing to it in clear"),
+        "{failures}"
+    );
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ const KINDS: [(Odd, bool, &str); 8] = [
     (
         Odd::Rsa16384,
         false,
-        "it has an RSA key of 16384 bits, with which no signature can be verified",
+        "it has an RSA key of 16384 bits; signatures of this key cannot be verified here",
     ),
     (
         Odd::P192,

@@ -69,7 +69,7 @@ impl Up<'_> {
                 suspects = suspects.len(),
                 senders = named.join(" "),
                 minutes,
-                "the XCP router ended the link over a stanza; the stanzas of everybody who may have sent it go one by one for some minutes"
+                "the XCP router ended the link over a stanza; stanzas of all possible senders go one by one for {minutes} minutes"
             );
             edge.report_refused(queue);
             return Cause::LinkLost;
@@ -84,7 +84,7 @@ impl Up<'_> {
             condition,
             %sender,
             minutes,
-            "the XCP router ended the link over a stanza of this sender, which was alone in flight; its stanzas are refused for some minutes"
+            "the XCP router ended the link over a stanza of this sender; the edge refuses the sender's stanzas for {minutes} minutes"
         );
         let remote = Domain::parse(domain_part(&sender)).ok();
         if let Some(remote) = remote.filter(|remote| !edge.live().hosted.contains(remote)) {
@@ -93,7 +93,7 @@ impl Up<'_> {
                 stage: Stage::Stream,
                 address: None,
                 reason: format!(
-                    "the XCP router of {node} ended its link with {condition} over a stanza of {sender}, whose stanzas are refused for {minutes} minutes"
+                    "the XCP router of {node} ended its link with {condition} over a stanza of {sender}; the edge refuses the sender's stanzas for {minutes} minutes"
                 ),
             };
             edge.attempt_failed(&remote, attempt);

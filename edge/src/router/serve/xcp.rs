@@ -48,7 +48,7 @@ impl Up<'_> {
                     self.refuse(live, stanza, Cause::BadEnvelope);
                 }
                 if all.is_empty() {
-                    self.odd("an envelope with something else than one stanza");
+                    self.odd("an envelope that holds no stanza, only other content");
                 }
                 Some(element.bytes().len())
             }
@@ -129,7 +129,7 @@ impl Up<'_> {
                 router = link.cluster.name,
                 node = link.endpoint.name,
                 what,
-                "the XCP router sent what cannot be understood; it is dropped"
+                "the XCP router sent an envelope that the edge does not understand; it is dropped"
             );
         }
     }
