@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
@@ -19,7 +20,7 @@ use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
-use crate::registry::{StreamGuard, TlsInfo};
+use crate::registry::{StreamEntry, StreamGuard, TlsInfo};
 use crate::resolve::connect::open;
 use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
@@ -253,6 +254,18 @@ impl Opener {
         }
     }
 
+    /// A connection on which nothing was said yet.
+    fn wire(&self, tcp: TcpStream, entry: &Arc<StreamEntry>) -> Wire {
+        let partner = self.live.policy.is_partner(&self.remote);
+        let incomplete = self.edge.incomplete.part(partner);
+        Wire::new(
+            Transport::new(tcp).of(entry).counted(incomplete),
+            negotiation_limits(&self.live.config.limits),
+            Direction::Outbound,
+            self.edge.metrics.clone(),
+        )
+    }
+
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
     pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
@@ -283,15 +296,7 @@ impl Opener {
             let deadline = Instant::now() + limit.min(self.attempts.share());
             let guard = self.edge.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
-            let partner = self.live.policy.is_partner(&self.remote);
-            let wire = Wire::new(
-                Transport::new(tcp)
-                    .of(&guard.entry)
-                    .counted(self.edge.incomplete.part(partner)),
-                negotiation_limits(&self.live.config.limits),
-                Direction::Outbound,
-                self.edge.metrics.clone(),
-            );
+            let wire = self.wire(tcp, &guard.entry);
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
             opening.service = service;
             opening.never_clear =
