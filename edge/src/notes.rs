@@ -15,7 +15,6 @@ use crate::outbound::turns::Standing;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamEntry;
 use crate::stream::Failure;
-use crate::xml::StreamErrorCondition as Condition;
 
 impl Edge {
     /// One way to a remote domain failed, or somebody was refused who came in its name.
@@ -103,30 +102,15 @@ impl Trust for Edge {
 /// Which check of ours an inbound stream failed; `None` if the peer or the network ended it, or
 /// if the refusal was noted where it arose.
 pub(crate) fn failed_check(failure: &Failure) -> Option<Check> {
-    let condition = match failure {
-        Failure::Refused(_) => return None,
-        Failure::Timeout(_) => return Some(Check::Time),
-        _ => failure.to_send()?.0,
-    };
-    Some(match condition {
-        Condition::HostUnknown | Condition::HostGone => Check::Hosted,
-        Condition::InvalidFrom | Condition::ImproperAddressing => Check::Addressing,
-        Condition::NotAuthorized => Check::Authenticated,
-        Condition::PolicyViolation => Check::Policy,
-        Condition::ResourceConstraint => Check::Limits,
-        Condition::UnsupportedVersion
-        | Condition::UnsupportedStanzaType
-        | Condition::UnsupportedFeature => Check::Protocol,
-        Condition::BadFormat
-        | Condition::BadNamespacePrefix
-        | Condition::InvalidNamespace
-        | Condition::InvalidXml
-        | Condition::NotWellFormed
-        | Condition::RestrictedXml
-        | Condition::UnsupportedEncoding => Check::Xml,
-        // Our own stop or fault is nobody's failed check.
-        _ => return None,
-    })
+    match failure {
+        Failure::Timeout(_) => Some(Check::Time),
+        Failure::Fault { check, .. } => *check,
+        Failure::Refused(_)
+        | Failure::Io(_)
+        | Failure::Ended
+        | Failure::Closed
+        | Failure::Peer { .. } => None,
+    }
 }
 
 /// Where an outbound stream failed during its negotiation.
@@ -141,13 +125,22 @@ pub(crate) fn failed_stage(failure: &Failure) -> Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xml::{StreamErrorCondition as Condition, XmlError};
     use rstest::rstest;
 
+    fn too_large() -> Failure {
+        let error = XmlError {
+            condition: Condition::PolicyViolation,
+            reason: "stanza too large",
+            offset: 0,
+        };
+        error.into()
+    }
+
     #[rstest]
-    #[case(
-        Failure::fault(Condition::PolicyViolation, "not allowed"),
-        Some("policy")
-    )]
+    #[case(Failure::violation(Check::Policy, "not allowed"), Some("policy"))]
+    #[case(Failure::fault(Condition::PolicyViolation, "a rule"), Some("protocol"))]
+    #[case(too_large(), Some("size"))]
     #[case(Failure::fault(Condition::HostUnknown, "not hosted"), Some("hosted"))]
     #[case(Failure::fault(Condition::NotWellFormed, "no"), Some("xml"))]
     #[case(Failure::fault(Condition::SystemShutdown, "stopping"), None)]

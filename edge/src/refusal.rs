@@ -44,13 +44,15 @@ pub enum Check {
     Protocol,
     /// The XML itself.
     Xml,
+    /// How large, deep or wide an element or a stream header may be.
+    Size,
     /// The time that a phase may take.
     Time,
 }
 
 impl Check {
     /// Every check.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Policy,
         Self::OwnDomain,
         Self::Hosted,
@@ -66,6 +68,7 @@ impl Check {
         Self::Authenticated,
         Self::Protocol,
         Self::Xml,
+        Self::Size,
         Self::Time,
     ];
 
@@ -87,6 +90,7 @@ impl Check {
             Self::Authenticated => "authenticated",
             Self::Protocol => "protocol",
             Self::Xml => "xml",
+            Self::Size => "size",
             Self::Time => "time",
         }
     }
@@ -100,8 +104,34 @@ impl Check {
             }
             Self::Certificate | Self::Pin => Stage::Certificate,
             Self::Dialback | Self::Limits | Self::Authenticated => Stage::Dialback,
-            Self::Addressing | Self::Protocol | Self::Xml | Self::Time => Stage::Stream,
+            Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => {
+                Stage::Stream
+            }
         }
+    }
+
+    /// The check that a stream error with this condition stands for; `None` if it is nobody's fault.
+    pub const fn of_stream(condition: StreamErrorCondition) -> Option<Self> {
+        use StreamErrorCondition as Condition;
+        Some(match condition {
+            Condition::HostUnknown | Condition::HostGone => Self::Hosted,
+            Condition::InvalidFrom | Condition::ImproperAddressing => Self::Addressing,
+            Condition::NotAuthorized => Self::Authenticated,
+            Condition::ResourceConstraint => Self::Limits,
+            // Privacy lists and bounds end streams with it, too, and name their own checks.
+            Condition::PolicyViolation
+            | Condition::UnsupportedVersion
+            | Condition::UnsupportedStanzaType
+            | Condition::UnsupportedFeature => Self::Protocol,
+            Condition::BadFormat
+            | Condition::BadNamespacePrefix
+            | Condition::InvalidNamespace
+            | Condition::InvalidXml
+            | Condition::NotWellFormed
+            | Condition::RestrictedXml
+            | Condition::UnsupportedEncoding => Self::Xml,
+            _ => return None,
+        })
     }
 
     /// The condition of a dialback error (XEP-0220 section 2.4).
@@ -116,7 +146,7 @@ impl Check {
                 "not-authorized"
             }
             Self::Limits | Self::Time => "resource-constraint",
-            Self::Addressing | Self::Protocol | Self::Xml => "bad-request",
+            Self::Addressing | Self::Protocol | Self::Xml | Self::Size => "bad-request",
         }
     }
 
@@ -148,6 +178,7 @@ impl Check {
             Self::Authenticated => "this pair of domains is not authenticated",
             Self::Protocol => "this is not expected here",
             Self::Xml => "this XML is not allowed in a stream",
+            Self::Size => "this is larger than allowed here",
             Self::Time => "timeout",
         }
     }

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::failures::{DomainFailures, Stage};
+use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::trace::Filter;
 
 fn domain(text: &str) -> Domain {
@@ -229,6 +230,83 @@ async fn a_peer_that_is_refused_is_counted_by_check_and_remembered(
     // Who is not configured stays behind the control socket, and so does what came in.
     let status = get(admin, "/status").await;
     assert!(status.contains("\"failingPartners\":[]"), "{status}");
+}
+
+/// What a peer says before TLS, behind it, or once its pair is authenticated.
+enum Said {
+    InClear(String),
+    Secured(String),
+    Authenticated(String),
+}
+
+fn element(bytes: usize) -> String {
+    let body = "x".repeat(bytes);
+    format!("<message from='a@vngtp.lab' to='b@coluc.com'><body>{body}</body></message>")
+}
+
+fn attributes(many: usize) -> String {
+    let all: Vec<_> = (0..many).map(|n| format!("a{n}=''")).collect();
+    format!("<message {}/>", all.join(" "))
+}
+
+const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const UNASKED: &str = "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>";
+const QUESTION: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>";
+
+#[rstest]
+#[case::element_before_a_proof(Said::Secured(element(20_000)), "size")]
+#[case::depth(Said::Secured("<message>".repeat(200)), "size")]
+#[case::attributes(Said::Secured(attributes(80)), "size")]
+#[case::stanza_of_a_pair(Said::Authenticated(element(300_000)), "size")]
+#[case::header(Said::InClear(header("vngtp.lab", "coluc.com", &"x".repeat(20_000))), "size")]
+#[case::unasked_answer(Said::Secured(UNASKED.to_owned()), "protocol")]
+#[case::unasked_answer_in_clear(Said::InClear(header("vngtp.lab", "coluc.com", "") + UNASKED), "protocol")]
+#[case::bytes_behind_starttls(Said::InClear(header("vngtp.lab", "coluc.com", "") + STARTTLS + "<x/>"), "protocol")]
+#[case::stanza_before_tls(Said::InClear(header("vngtp.lab", "coluc.com", "") + "<message/>"), "tls-required")]
+#[tokio::test]
+async fn a_rule_of_the_stream_that_a_peer_breaks_is_counted_by_its_own_check(
+    #[case] said: Said,
+    #[case] check: &str,
+) {
+    let (lab, peer, _router, _link) = Lab::with_link().await;
+    let (mut stream, text) = match said {
+        Said::InClear(text) => (support::Speaker::connect(lab.s2s).await, text),
+        Said::Secured(text) => (peer.open(lab.s2s, "coluc.com").await.0, text),
+        Said::Authenticated(text) => (peer.open_authenticated(lab.s2s, "coluc.com").await, text),
+    };
+    // The edge may end the connection before it has read everything.
+    let _ = stream.try_say(text.as_bytes()).await;
+    stream.hear_end().await;
+    assert_eq!(refused_by(&lab).await, check);
+}
+
+/// The check of the first refusal that is counted.
+async fn refused_by(lab: &Lab) -> &'static str {
+    until("a refusal", || {
+        Check::ALL.map(Check::as_str).into_iter().find(|check| {
+            let name = "xmpp_edge_peers_refused_total";
+            lab.metric(&format!("{name}{{check=\"{check}\"}}")) > 0
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stream_without_a_proof_in_time_is_counted_by_the_check_of_time() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    // Twice as long is the time for a proof.
+    config.limits.idle_timeout = "700ms".parse().unwrap();
+    let lab = Lab::start(live(config));
+    let (mut stream, _) = peer.open(lab.s2s, "coluc.com").await;
+    let ended = "xmpp_edge_unproven_connections_ended_total{reason=\"time\"}";
+    let began = Instant::now();
+    while lab.metric(ended) == 0 {
+        assert!(began.elapsed() < PATIENCE, "it is still served");
+        let _ = stream.try_say(QUESTION.as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(refused_by(&lab).await, "time");
 }
 
 #[tokio::test]

@@ -65,8 +65,8 @@ impl Session {
         }
         if request.answer.is_some() {
             // Whoever answers what was not asked tries to authenticate somebody (CVE-2012-3525).
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            return Err(Failure::violation(
+                Check::Protocol,
                 "a dialback answer that was not asked for",
             ));
         }

@@ -70,8 +70,8 @@ impl Session {
         let mut behind = self.wire.framer.buffer().iter();
         let pipelined = behind.any(|byte| !byte.is_ascii_whitespace());
         match outcome {
-            Ok(()) if pipelined => Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            Ok(()) if pipelined => Err(Failure::violation(
+                Check::Protocol,
                 "more was sent behind <auth/> before its answer",
             )),
             Ok(()) => {
@@ -98,8 +98,8 @@ impl Session {
                     .queue(format!("<failure xmlns='{sasl}'><{condition}/></failure>"));
                 self.external.failures += 1;
                 if self.external.failures > ATTEMPTS {
-                    return Err(Failure::fault(
-                        StreamErrorCondition::PolicyViolation,
+                    return Err(Failure::violation(
+                        Check::Protocol,
                         "too many failed authentications",
                     ));
                 }

@@ -378,10 +378,7 @@ impl<'a> Negotiation<'a> {
             }
             let Some(kind) = Received::kind_of(&element) else {
                 return Err(if is_stanza(&element, ns::SERVER) {
-                    Failure::fault(
-                        StreamErrorCondition::PolicyViolation,
-                        "no stanza before TLS and dialback",
-                    )
+                    Failure::violation(Check::TlsRequired, "no stanza before TLS and dialback")
                 } else {
                     Failure::fault(
                         StreamErrorCondition::UnsupportedStanzaType,
@@ -393,8 +390,8 @@ impl<'a> Negotiation<'a> {
                 Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
             })?;
             if received.answer.is_some() {
-                return Err(Failure::fault(
-                    StreamErrorCondition::PolicyViolation,
+                return Err(Failure::violation(
+                    Check::Protocol,
                     "a dialback answer that was not asked for",
                 ));
             }
@@ -430,8 +427,8 @@ impl<'a> Negotiation<'a> {
         // White space means nothing, and some tools send a line end.
         if self.wire.framer.holds_more_than_space() {
             self.wire.send(failure).await?;
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            return Err(Failure::violation(
+                Check::Protocol,
                 "more was sent behind <starttls/> in clear",
             ));
         }

@@ -452,7 +452,7 @@ impl Session {
         {
             self.edge.metrics.unproven_ended("time");
             let text = "no pair of domains was authenticated on this stream in time";
-            return Err(Failure::fault(StreamErrorCondition::PolicyViolation, text));
+            return Err(Failure::violation(Check::Time, text));
         }
         if self.pending.is_empty() && self.paused.is_none() && self.throttled.is_none() {
             self.close(None);
@@ -557,10 +557,7 @@ impl Session {
         };
         // The framer has the largest limit of all domains on this stream.
         if received > lane.max_bytes {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
-                "stanza too large",
-            ));
+            return Err(Failure::violation(Check::Size, "stanza too large"));
         }
         let before = lane.builder.out.len();
         if unportable.is_none() {
@@ -823,8 +820,8 @@ impl Session {
             .iter()
             .any(|pair| live.policy.check(&pair.remote).is_err())
         {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            return Err(Failure::violation(
+                Check::Policy,
                 "federation with this domain is not allowed any more",
             ));
         }

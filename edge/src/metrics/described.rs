@@ -59,7 +59,7 @@ pub const METRICS: &[Described] = &[
         "Inbound connections ended without a proof (an authenticated pair, or a `db:verify` with a key of this edge)"),
     described("proxy_headers", Kind::Counter, &[("outcome", "`v1`, `v2`, `local` (the balancer's own), `malformed`, `timeout`")],
         "PROXY headers of trusted load balancers"),
-    described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `own-domain`, `hosted`, `tls-required`, `tls-downgrade`, `tls-handshake`, `tls-disabled`, `certificate`, `pin`, `dialback`, `limits`, `addressing`, `authenticated`, `protocol`, `xml`, `time`")],
+    described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `own-domain`, `hosted`, `tls-required`, `tls-downgrade`, `tls-handshake`, `tls-disabled`, `certificate`, `pin`, `dialback`, `limits`, `addressing`, `authenticated`, `protocol`, `xml`, `size`, `time`")],
         "Peers' streams, pairs and keys that were refused"),
     described("attempts_failed", Kind::Counter, &[DIRECTION, ("stage", STAGES)],
         "Attempts that failed, as ctl failures shows them"),

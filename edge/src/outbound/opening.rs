@@ -361,8 +361,8 @@ impl<'a> Opening<'a> {
             let answer = self.wire.element().await?;
             if answer.is(sasl, "success") {
                 if self.wire.restart() > 0 {
-                    return Err(Failure::fault(
-                        StreamErrorCondition::PolicyViolation,
+                    return Err(Failure::violation(
+                        Check::Protocol,
                         "the peer sent more behind <success/>",
                     ));
                 }

@@ -26,6 +26,7 @@ use crate::failures::{Attempt, Stage};
 use crate::jid::Side;
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
+use crate::refusal::Check;
 use crate::registry::PairInfo;
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
@@ -375,8 +376,8 @@ impl Stream<'_> {
             Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
         })?;
         let unasked = || {
-            Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            Failure::violation(
+                Check::Protocol,
                 "an answer to a db:result that was not sent on this stream",
             )
         };
@@ -651,8 +652,8 @@ impl Stream<'_> {
     fn check_lists(&mut self) -> Result<(), Failure> {
         let live = self.edge.live();
         if live.policy.check(&self.route.remote).is_err() {
-            return Err(Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            return Err(Failure::violation(
+                Check::Policy,
                 "federation with this domain is not allowed any more",
             ));
         }

@@ -29,6 +29,7 @@ use crate::edge::Edge;
 use crate::jid::{Labels, Side};
 use crate::log_rate::Party;
 use crate::metrics::Role;
+use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
 use crate::xml::{Element, Frame, StreamErrorCondition, ns};
@@ -643,8 +644,8 @@ impl Asking<'_> {
             Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
         })?;
         let unasked = || {
-            Failure::fault(
-                StreamErrorCondition::PolicyViolation,
+            Failure::violation(
+                Check::Protocol,
                 "an answer to a db:verify that was not sent on this stream",
             )
         };

@@ -21,7 +21,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::metrics::{Direction, Metrics};
-use crate::refusal::Refusal;
+use crate::refusal::{Check, Refusal};
 use crate::xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns,
     stream_error,
@@ -58,6 +58,8 @@ pub enum Failure {
         condition: StreamErrorCondition,
         /// Says what was wrong; holds no peer data.
         text: Cow<'static, str>,
+        /// The check that the log names; `None` if the edge stops or has a fault.
+        check: Option<Check>,
     },
     /// The peer failed a check that the log names.
     #[error("{0}")]
@@ -79,9 +81,9 @@ impl From<io::Error> for Failure {
 
 impl From<XmlError> for Failure {
     fn from(error: XmlError) -> Self {
-        Self::Fault {
-            condition: error.condition,
-            text: Cow::Borrowed(error.reason),
+        match error.condition {
+            StreamErrorCondition::PolicyViolation => Self::violation(Check::Size, error.reason),
+            condition => Self::fault(condition, error.reason),
         }
     }
 }
@@ -93,18 +95,30 @@ impl From<Refusal> for Failure {
 }
 
 impl Failure {
-    /// A rule was broken.
+    /// A rule was broken that the condition names.
     pub fn fault(condition: StreamErrorCondition, text: impl Into<Cow<'static, str>>) -> Self {
         Self::Fault {
             condition,
             text: text.into(),
+            check: Check::of_stream(condition),
+        }
+    }
+
+    /// A rule was broken for which there is only `policy-violation`.
+    pub fn violation(check: Check, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Fault {
+            condition: StreamErrorCondition::PolicyViolation,
+            text: text.into(),
+            check: Some(check),
         }
     }
 
     /// What the peer is told, if it is told anything.
     pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
         match self {
-            Self::Fault { condition, text } => Some((*condition, text.clone())),
+            Self::Fault {
+                condition, text, ..
+            } => Some((*condition, text.clone())),
             Self::Refused(Refusal { check, .. }) => {
                 Some((check.stream_condition(), Cow::Borrowed(check.to_peer())))
             }
