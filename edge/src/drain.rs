@@ -63,6 +63,7 @@ pub(crate) async fn run(
         () = stop => {}
         () = edge.log_rate.run(&edge.metrics) => {}
         () = acquainting(edge.clone()) => {}
+        () = edge.verifier.follow(&edge) => {}
     }
 
     edge.start_draining();

@@ -170,6 +170,42 @@ async fn questions_on_one_stream_of_ours_are_bounded_and_the_others_wait() {
 }
 
 #[tokio::test]
+async fn another_bound_on_verifications_holds_after_a_reload_for_the_keys_that_wait_too() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    config
+        .domains
+        .extend((0..4).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
+    config.limits.max_verifications = Some(2);
+    let lab = Lab::start(live(config.clone()));
+    let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
+    for n in 0..4 {
+        show(&mut bob, "vngtp.lab", &format!("d{n}.coluc.com"), "k").await;
+    }
+    // One network of a partner has half of them.
+    let counts = async |counts| {
+        lab.until("the keys are verified and wait as the bound says", |lab| {
+            lab.edge.verifications() == counts
+        })
+        .await;
+    };
+    counts((1, 3)).await;
+    config.limits.max_verifications = Some(6);
+    lab.live.send(Arc::new(live(config.clone()))).unwrap();
+    counts((3, 1)).await;
+    // A lower one ends nothing.
+    config.limits.max_verifications = Some(2);
+    lab.live.send(Arc::new(live(config))).unwrap();
+    let mut verifying = peer.accept("v").await;
+    for left in [(2, 1), (1, 1), (1, 0), (0, 0)] {
+        let asked = verifying.hear("</db:verify>").await;
+        let [from, id] = ["from", "id"].map(|name| attribute(&asked, "db:verify", name));
+        verdict(&mut verifying, "vngtp.lab", &from, &id, "valid").await;
+        counts(left).await;
+    }
+}
+
+#[tokio::test]
 async fn a_domain_that_could_not_be_asked_is_not_called_again_at_once_unless_somebody_says_so() {
     let (peer, gone, router) = (
         Peer::new("vngtp.lab").await,

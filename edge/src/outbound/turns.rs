@@ -204,6 +204,12 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on at most `all` at once. What runs beyond that goes on to its end.
+    pub fn resize(self: &Arc<Self>, all: usize) {
+        self.lock().resize(all);
+        self.serve();
+    }
+
     /// How many there are now.
     pub fn counts(&self) -> TurnCounts {
         let state = self.lock();
@@ -256,6 +262,14 @@ impl Turns {
 }
 
 impl State {
+    fn resize(&mut self, all: usize) {
+        self.all = all.max(1);
+        let networks: Vec<_> = self.networks.keys().copied().collect();
+        for network in networks {
+            self.make_ready(network);
+        }
+    }
+
     fn enter(
         &mut self,
         network: IpAddr,

@@ -138,6 +138,17 @@ impl Verifier {
         }
     }
 
+    /// Takes over `limits.maxVerifications` of each reload; goes on until it is dropped.
+    pub async fn follow(&self, edge: &Edge) {
+        let mut changes = edge.changes();
+        loop {
+            self.turns.resize(edge.live().budget.verifications);
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Way, Target>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
