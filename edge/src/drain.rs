@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use crate::edge::Edge;
 use crate::inbound;
@@ -16,9 +17,10 @@ use crate::stream::CLOSE_TIME;
 use crate::stream::direct_tls::Service;
 use crate::stream::listen::Listeners;
 
-/// Longest time after `drainDelay` until the process may end.
-pub const AT_MOST: Duration = Duration::from_secs(25);
-/// What remains of [`AT_MOST`] when waiting for remote servers ends and reporting begins.
+/// The last part of [`FINISH_AT_MOST`]: nothing is delivered any more, and links and streams that do not
+/// close are left.
+const FOR_CLOSING: Duration = Duration::from_secs(2);
+/// What remains before that when waiting for remote servers ends and reporting begins.
 const FOR_REPORTS: Duration = Duration::from_secs(10);
 /// How long the last answers are waited for when there is no time left.
 const LAST_WORD: Duration = Duration::from_millis(500);
@@ -74,7 +76,7 @@ pub(crate) async fn run(
     );
     // Load balancers and partners go on calling until they have noticed.
     sleep(delay).await;
-    let deadline = Instant::now() + AT_MOST;
+    let deadline = Instant::now() + FINISH_AT_MOST - FOR_CLOSING;
 
     accepting.cancel();
     acceptors.join_all().await;
@@ -84,9 +86,9 @@ pub(crate) async fn run(
 
     let _ = timeout_at(deadline, settle(&edge, deadline)).await;
     close_streams(&edge, deadline).await;
-    let _ = timeout_at(deadline + Duration::from_secs(1), edge.outbound.closed()).await;
+    let _ = timeout_at(deadline + FOR_CLOSING / 2, edge.outbound.closed()).await;
     linking.cancel();
-    let _ = timeout_at(deadline + Duration::from_secs(2), routers).await;
+    let _ = timeout_at(deadline + FOR_CLOSING, routers).await;
     edge.log_rate.end();
     tracing::info!(
         links = edge.routers.is_settled(),

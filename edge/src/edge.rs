@@ -207,7 +207,8 @@ impl Edge {
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
-    /// reported, at the latest `drainDelay` and [`crate::drain::AT_MOST`] after `stop`.
+    /// reported, at the latest `drainDelay` and
+    /// [`xmpp_federation_core::edge_config::FINISH_AT_MOST`] after `stop`.
     pub async fn run(
         self: Arc<Self>,
         listeners: impl Into<Listeners>,

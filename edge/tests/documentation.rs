@@ -4,6 +4,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 const PAGE: &str = include_str!("../../docs/edge.md");
 const UNIT: &str = include_str!("../../deploy/systemd/xmpp-federation-edge.service");
@@ -93,6 +96,9 @@ fn the_unit_is_understood_by_systemd() {
     assert!(PAGE.contains(value("Environment").split('=').nth(1).unwrap()));
     let runtime = format!("/run/{}/control.sock", value("RuntimeDirectory"));
     assert!(PAGE.contains(&runtime), "{runtime}");
+    let stop = Duration::from_secs(value("TimeoutStopSec").parse().unwrap());
+    let drain_delay = Duration::from_secs(30);
+    assert!(stop > drain_delay + FINISH_AT_MOST, "{stop:?}");
     if !Path::new("/usr/bin/systemd-analyze").exists() {
         println!("systemd-analyze is not installed; its check of the unit is left out");
         return;

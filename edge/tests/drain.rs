@@ -12,9 +12,10 @@
 mod support;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Lab, Peer, Router, attribute, config, live};
+use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 #[tokio::test]
 async fn every_message_of_both_sides_is_delivered_or_reported_while_both_write() {
@@ -187,4 +188,16 @@ async fn what_nobody_can_be_told_any_more_is_counted_as_dropped() {
     let text = edge.metrics.render(&edge.registry);
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"link-down\"} 1";
     assert!(text.contains(dropped), "{text}");
+}
+
+#[tokio::test]
+async fn a_router_that_never_closes_its_link_does_not_hold_up_the_end() {
+    let (mut lab, peer, router, link) = Lab::with_link().await;
+    let began = Instant::now();
+    let _silent = unconfirmed(&mut lab, &peer, link).await;
+    let _again = router.accept_stream().await;
+    lab.stopped().await;
+    // A busy machine may be late.
+    let most = FINISH_AT_MOST + Duration::from_secs(1);
+    assert!(began.elapsed() < most, "{:?}", began.elapsed());
 }

@@ -50,6 +50,9 @@ pub struct EdgeConfig {
     pub log: Log,
 }
 
+/// Longest time that a stopping edge takes after `drainDelay`. A supervisor must wait longer before it kills the edge.
+pub const FINISH_AT_MOST: Duration = Duration::from_secs(25);
+
 fn default_drain_delay() -> HumanDuration {
     HumanDuration(Duration::from_secs(15))
 }

@@ -1,6 +1,7 @@
 //! The pods.
 
 use serde_json::{Map, Value, json};
+use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::{DIRECT_TLS_PORT, FILE};
 use crate::controller::dereference::ADMIN_PORT;
@@ -19,8 +20,8 @@ pub const REVOCATION_LISTS: &str = "revocation-lists.pem";
 const RUN_DIR: &str = "/run/xmpp-federation";
 /// Unix socket of the edge's `ctl`.
 pub const CONTROL_SOCKET: &str = "/run/xmpp-federation/control.sock";
-/// Time to finish streams after the drain delay.
-const FINISH_SECONDS: u64 = 30;
+/// Seconds that a pod has after the drain delay: what the edge takes, and some for its last log lines.
+const FINISH_SECONDS: u64 = FINISH_AT_MOST.as_secs() + 5;
 /// A user of no machine.
 const USER: i64 = 65532;
 
