@@ -419,6 +419,8 @@ mod tests {
 
     #[test]
     fn a_system_that_tells_nothing_has_an_assumed_limit() {
-        assert_eq!(MemoryLimit::below(Folder::new().path()).bytes, UNKNOWN);
+        let limit = MemoryLimit::below(Folder::new().path());
+        assert_eq!(limit.bytes, UNKNOWN);
+        assert!(limit.to_string().contains("no cgroup limit"), "{limit}");
     }
 }

@@ -96,6 +96,9 @@ fn the_unit_is_understood_by_systemd() {
     assert!(PAGE.contains(value("Environment").split('=').nth(1).unwrap()));
     let runtime = format!("/run/{}/control.sock", value("RuntimeDirectory"));
     assert!(PAGE.contains(&runtime), "{runtime}");
+    // Where the unit hides the machine's memory, its own limit is what bounds follow from.
+    assert_eq!(value("ProcSubset"), "pid");
+    assert_eq!(value("MemoryMax"), "50%");
     let stop = Duration::from_secs(value("TimeoutStopSec").parse().unwrap());
     let drain_delay = Duration::from_secs(30);
     assert!(stop > drain_delay + FINISH_AT_MOST, "{stop:?}");
