@@ -55,7 +55,7 @@ pub const METRICS: &[Described] = &[
         "Open streams with an authenticated pair of domains, by how their first pair was authenticated"),
     described("connections_refused", Kind::Counter, &[("reason", "the bound that is reached: `total`, `per-address`, `per-56`, `per-48`; `rate`: too many new ones at once; `proxy-header`")],
         "Inbound connections turned away before any stream"),
-    described("unproven_connections_ended", Kind::Counter, &[("reason", "the bound at which they were closed for newer ones: `total`, `per-address`, `per-56`, `per-48`; `time`: no proof within two minutes; `bytes`: too much came without a proof; `incomplete`: unfinished data of all peers filled its part of the memory")],
+    described("unproven_connections_ended", Kind::Counter, &[("reason", "the bound at which they were closed for newer ones: `total`, `per-address`, `per-56`, `per-48`; `time`: no proof within two minutes; `bytes`: too much came without a proof; `incomplete`: unfinished data of all streams filled its part of the memory")],
         "Inbound connections ended without a proof (an authenticated pair, or a `db:verify` with a key of this edge)"),
     described("proxy_headers", Kind::Counter, &[("outcome", "`v1`, `v2`, `local` (the balancer's own), `malformed`, `timeout`")],
         "PROXY headers of trusted load balancers"),

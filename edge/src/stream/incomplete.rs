@@ -95,7 +95,7 @@ impl Part {
         }
         Err(io::Error::new(
             io::ErrorKind::OutOfMemory,
-            "unfinished data of all peers fills its part of the memory, and this stream holds much of it",
+            "unfinished data of all streams fills its part of the memory, so this stream gets no more",
         ))
     }
 }
