@@ -381,14 +381,7 @@ impl Resolver {
         group.truncate(self.bounds.attempts);
         let named = group.len();
         let asked = hosts.choose(&mut group);
-        if group.len() < named {
-            // In front: of many causes only the first are told.
-            let left_out = named - group.len();
-            failures.not_found.insert(
-                0,
-                format!("further hosts were not looked up: {left_out} (at most {MOST_HOSTS} for each domain)"),
-            );
-        }
+        failures.left_out += named - group.len();
         let answers = asked.iter().map(|host| self.host(host));
         let answers = futures::future::join_all(answers).await;
         if method != Method::StaticRoute && answers.iter().flatten().flatten().any(IpAddr::is_ipv6)
@@ -496,10 +489,20 @@ struct Failures {
     temporary: Vec<String>,
     refused: Vec<String>,
     not_found: Vec<String>,
+    /// Hosts that were not looked up.
+    left_out: usize,
 }
 
 impl Failures {
-    fn into_error(self, domain: &Domain, method: Method) -> ResolveError {
+    fn into_error(mut self, domain: &Domain, method: Method) -> ResolveError {
+        if self.left_out > 0 {
+            // In front: of many causes only the first are told.
+            let left_out = format!(
+                "further hosts were not looked up: {} (at most {MOST_HOSTS} for each domain)",
+                self.left_out
+            );
+            self.not_found.insert(0, left_out);
+        }
         let sentence = |mut causes: Vec<String>| {
             causes.truncate(MOST_FAILURES);
             let way = match method {
