@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use xmpp_federation_core::edge_config::HumanDuration;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::config::{Live, Loader};
@@ -332,9 +332,10 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     // Before anything slow: a signal that comes early must not kill.
-    let (terminate, interrupt) = (
+    let (terminate, interrupt, hangup) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
     );
     let listen = live.config.listen.clone();
     let index = loader.index();
@@ -389,11 +390,24 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
         "bounds on memory"
     );
     tokio::spawn(admin.serve(admin_port));
-    tokio::spawn(Reloader::new(loader, sender, rejection, metrics).run());
+    let reloader = Reloader::new(loader, sender, rejection, metrics);
+    tokio::spawn(reload_at(hangup, reloader.asked()));
+    tokio::spawn(reloader.run());
     tokio::spawn(follow_reloads(receiver, level.clone(), edge.clone()));
     let stop = stop(terminate, interrupt, level);
     edge.run(Listeners { s2s, direct_tls }, stop).await;
     Ok(())
+}
+
+/// `SIGHUP` asks for what happens anyway when a file changes.
+async fn reload_at(mut hangup: Signal, reload: Arc<Notify>) {
+    while hangup.recv().await.is_some() {
+        tracing::info!(
+            signal = "SIGHUP",
+            "the configuration and its files are read again"
+        );
+        reload.notify_one();
+    }
 }
 
 /// Completes at the first signal; a second one ends the process at once.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::edge_status::RejectedConfig;
 
@@ -54,6 +54,7 @@ pub struct Reloader {
     rejection: Arc<Rejection>,
     metrics: Arc<Metrics>,
     poll: Duration,
+    asked: Arc<Notify>,
 }
 
 impl Reloader {
@@ -70,7 +71,13 @@ impl Reloader {
             rejection,
             metrics,
             poll: POLL,
+            asked: Arc::default(),
         }
+    }
+
+    /// Notified, it reads the files at once.
+    pub fn asked(&self) -> Arc<Notify> {
+        self.asked.clone()
     }
 
     /// Reads the files this often even if nothing was seen to change.
@@ -92,6 +99,7 @@ impl Reloader {
             tokio::select! {
                 Some(()) = changed.recv() => {}
                 () = sleep_until(poll) => {}
+                () = self.asked.notified() => continue,
                 () = self.live.closed() => return,
             }
             // A file that is being written is read when that is over, as far as can be seen.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
@@ -46,6 +46,9 @@ const GUEST: Duration = Duration::from_secs(10);
 const GUEST_PART: u32 = 3;
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);
+
+/// How often it is looked what the peer's system has taken at the end.
+const TAKEN: Duration = Duration::from_millis(20);
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -150,6 +153,9 @@ pub(super) async fn run(
         stream.valid(&local, Mechanism::External);
     }
     let failure = stream.run().await;
+    if matches!(failure, Failure::Closed) {
+        stream.write_out().await;
+    }
     stream.end(failure)
 }
 
@@ -726,6 +732,35 @@ impl Stream<'_> {
         }
     }
 
+    /// The peer has closed its side and may still read, down to our own end: waits until its system has
+    /// taken everything, or nothing for a while.
+    async fn write_out(&mut self) {
+        let (edge, transport) = (self.edge, &mut self.opened.wire.transport);
+        let deadline = Instant::now() + edge.live().config.limits.dialback_timeout.0;
+        let taken = async {
+            let mut last = (transport.acknowledged(), Instant::now());
+            loop {
+                let flushed = timeout(TAKEN, transport.flush()).await;
+                let acknowledged = transport.acknowledged();
+                let all = acknowledged == transport.written() && !transport.needs_flush();
+                if matches!(flushed, Ok(Err(_))) || all {
+                    return;
+                }
+                if acknowledged != last.0 {
+                    last = (acknowledged, Instant::now());
+                } else if last.1.elapsed() >= CLOSE_TIME {
+                    return;
+                }
+                sleep(TAKEN).await;
+            }
+        };
+        tokio::select! {
+            () = taken => {}
+            () = sleep_until(deadline) => {}
+            () = edge.outbound.hang_up.cancelled() => {}
+        }
+    }
+
     fn end(mut self, failure: Failure) -> End {
         // Only the peer's own end says that it has read to ours.
         let orderly = match &failure {
@@ -752,14 +787,24 @@ impl Stream<'_> {
                 "outbound stream ended"
             );
         }
-        let reason = format!(
-            "the stream to {} at {} ended: {failure}",
-            self.route.remote, self.opened.address
+        let (remote, local, address) = (&self.route.remote, self.local, self.opened.address);
+        let asked = matches!(self.pairs.get(local), Some(PairState::Pending(_)));
+        let by_peer = matches!(
+            failure,
+            Failure::Closed | Failure::Ended | Failure::Peer { .. }
         );
-        if !self.used && self.refused.is_none() && !orderly && self.closing.is_none() {
-            let attempt =
-                Attempt::outbound(Stage::Stream, Some(self.opened.address), reason.clone());
-            self.edge.attempt_failed(&self.route.remote, attempt);
+        let (stage, reason) = if asked && by_peer {
+            let reason = format!(
+                "{remote} at {address} ended the stream instead of answering our db:result for {local} ({failure}); ask its administrator whether {local} may federate there"
+            );
+            (Stage::Dialback, reason)
+        } else {
+            let reason = format!("the stream to {remote} at {address} ended: {failure}");
+            (Stage::Stream, reason)
+        };
+        if !self.used && self.refused.is_none() && self.closing.is_none() {
+            let attempt = Attempt::outbound(stage, Some(address), reason.clone());
+            self.edge.attempt_failed(remote, attempt);
         }
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();

@@ -160,3 +160,46 @@ async fn what_is_beyond_the_bytes_of_one_domain_is_answered_and_another_is_free(
     let mut stream = peer.accept_authenticated("coluc.com").await;
     hear_slowly(&mut stream, 1000, 1e9).await;
 }
+
+#[tokio::test]
+async fn a_partner_that_closes_its_side_and_reads_on_gets_everything_once() {
+    const COUNT: usize = 20_000;
+    let (lab, peer, _router, mut link) = Lab::with_link().await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='open'/>");
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    stream.hear("id='open'/>").await;
+    let all: String = (0..COUNT).map(message).collect();
+    link.say(&all);
+    // The first ones are there, the others on the way.
+    stream.hear("id='b000010'").await;
+    stream.say("</stream:stream>").await;
+    let mut next = 11;
+    while let Ok(heard) = stream.hear_or_end("</message>").await {
+        if heard.contains("</stream:stream>") {
+            break;
+        }
+        if heard.contains("id='b000010'") || !heard.contains("<message") {
+            continue;
+        }
+        assert!(
+            heard.contains(&format!("id='b{next:06}'")),
+            "{next}: {heard}"
+        );
+        next += 1;
+    }
+    drop(stream);
+    if next < COUNT {
+        let mut second = peer.accept_authenticated("coluc.com").await;
+        while next < COUNT {
+            let heard = second.hear("</message>").await;
+            assert!(
+                heard.contains(&format!("id='b{next:06}'")),
+                "{next}: {heard}"
+            );
+            next += 1;
+        }
+    }
+    let bounce = timeout(Duration::from_millis(200), link.hear()).await;
+    assert!(bounce.is_err(), "{bounce:?}");
+    drop(lab);
+}

@@ -28,6 +28,7 @@ mod odd_peers;
 mod partner;
 mod per_pair;
 mod router_words;
+mod signals;
 mod slow_router;
 mod spelling;
 mod strangers;

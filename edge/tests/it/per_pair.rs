@@ -261,3 +261,26 @@ async fn domains_share_no_stream_with_a_server_that_closes_instead_of_answering(
     scene.link.say(&message(BAD, "second"));
     assert_eq!(scene.partner.message("second").await, 1);
 }
+
+#[tokio::test]
+async fn a_partner_that_ends_the_stream_instead_of_answering_is_named_with_its_remedy() {
+    let (lab, peer, _router, link) = Lab::with_link().await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    let mut stream = peer.accept("stream-id").await;
+    stream.hear("</db:result>").await;
+    stream.say("</stream:stream>").await;
+    drop(stream);
+    let remote = "vngtp.lab".parse().unwrap();
+    lab.until("it is noted", |lab| {
+        !lab.edge.failures(Some(&remote)).is_empty()
+    })
+    .await;
+    let shown = serde_json::to_string(&lab.edge.failures(Some(&remote))).unwrap();
+    for part in [
+        "\"dialback\"",
+        "instead of answering our db:result for coluc.com",
+        "ask its administrator",
+    ] {
+        assert!(shown.contains(part), "{part} is missing: {shown}");
+    }
+}
