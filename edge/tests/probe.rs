@@ -270,6 +270,30 @@ async fn direct_tls_is_looked_at_like_the_other_service() {
 }
 
 #[tokio::test]
+async fn white_space_behind_proceed_is_no_fault() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept_tcp().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "clear")).await;
+        stream.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
+        stream.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        stream.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\n").await;
+        // In a packet of its own.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        stream.say("\r\n").await;
+        stream.start_tls_as_server().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "secure")).await;
+        stream.say("<stream:features/>").await;
+        stream.hear("</db:result>").await;
+        stream.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/></stream:stream>").await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "dialback", Verdict::Good, "valid");
+}
+
+#[tokio::test]
 async fn nobody_listening_is_bad_at_connect() {
     let peer = Peer::new("vngtp.lab").await;
     let config = config(&[&peer], &[]);

@@ -24,6 +24,8 @@ use held::Held;
 const OVERHEAD: usize = 64;
 /// Content of a record (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
+/// White space in clear that is taken before the first record; what tools send is a line end.
+const MOST_SPACE: usize = 16;
 
 /// A session in one of the two roles.
 pub struct TlsSession {
@@ -35,6 +37,8 @@ pub struct TlsSession {
     proven: bool,
     held: Held,
     outgoing: BytesMut,
+    /// Bytes of white space that may still come before the first record.
+    space: usize,
     ended: bool,
     failed: bool,
 }
@@ -78,6 +82,7 @@ impl TlsSession {
             proven: false,
             held: Held::default(),
             outgoing: BytesMut::new(),
+            space: 0,
             ended: false,
             failed: false,
         }
@@ -88,6 +93,24 @@ impl TlsSession {
     pub fn for_domain(mut self, wanted: Option<Domain>) -> Self {
         self.wanted = wanted;
         self
+    }
+
+    /// The session follows clear text: white space that belongs to that may come before the first
+    /// record, which never begins with any.
+    pub fn follow_clear_text(&mut self) {
+        self.space = MOST_SPACE;
+    }
+
+    /// Drops white space in front of the first record.
+    fn skip_space<'a>(&mut self, came: &'a mut [u8]) -> &'a mut [u8] {
+        if self.space == 0 {
+            return came;
+        }
+        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        let space = came.iter().take(self.space).take_while(is_space).count();
+        let is_all = space == came.len();
+        self.space = if is_all { self.space - space } else { 0 };
+        came.get_mut(space..).unwrap_or_default()
     }
 
     /// What the peer showed.
@@ -142,7 +165,8 @@ impl TlsSession {
     /// Takes in what came; content goes to `into`. At most [`held::MOST`] bytes stay in memory, and
     /// each byte is copied a bounded number of times, however many calls it comes in. After an error
     /// an alert may be left to be written, and nothing else is done any more.
-    pub fn receive(&mut self, mut records: &mut [u8], into: &mut BytesMut) -> Result<(), Error> {
+    pub fn receive(&mut self, records: &mut [u8], into: &mut BytesMut) -> Result<(), Error> {
+        let mut records = self.skip_space(records);
         while !records.is_empty() {
             // The library takes nothing behind the peer's end, nor after an error.
             if self.ended || self.failed {

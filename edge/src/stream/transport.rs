@@ -334,6 +334,9 @@ impl Transport {
     /// Starts TLS and completes the handshake; content that came right behind it goes to `into`.
     pub async fn start_tls(&mut self, mut tls: TlsSession, into: &mut BytesMut) -> io::Result<()> {
         self.flush().await?;
+        if self.received {
+            tls.follow_clear_text();
+        }
         tls.start().map_err(io::Error::other)?;
         self.tls = Some(Box::new(tls));
         let done = self.handshake(into).await;

@@ -1,9 +1,13 @@
 //! What servers of the field say that is unusual and right, or wrong and harmless.
 
+use std::time::Duration;
+
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
+use crate::support::{
+    Lab, Peer, Router, RouterLink, Speaker, attribute, client_tls, config, header, live, server_tls,
+};
 
 async fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
@@ -19,6 +23,8 @@ fn peer_terms(config: &mut EdgeConfig, terms: &str) {
 }
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+const DIALBACK: &str = "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
 
 /// sslscan, nmap and others end the line.
@@ -39,6 +45,122 @@ async fn white_space_behind_starttls_is_no_reason_to_refuse(#[case] behind: &str
     let text = tool.hear("</stream:features>").await;
     let id = attribute(&text, "stream:stream", "id");
     peer.authenticate(&mut tool, &id, "coluc.com").await;
+}
+
+/// What comes where TLS should begin: in the packet of the element before it, and in a later one.
+#[rstest]
+#[case::line_end_later("", "\r\n", true)]
+#[case::both("\n", "\r\n", true)]
+#[case::as_much_as_there_may_be("", "                ", true)]
+#[case::more("", "                 ", false)]
+#[case::clear_text("", "<stream:stream>", false)]
+#[case::clear_text_behind_white_space("\n", "\n<iq/>", false)]
+#[tokio::test]
+async fn white_space_that_comes_after_proceed_is_no_reason_to_refuse(
+    #[case] behind: &str,
+    #[case] later: &str,
+    #[case] taken: bool,
+) {
+    let (lab, peer, _link) = start(|_| {}).await;
+    let mut tool = Speaker::connect(lab.s2s).await;
+    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
+    tool.hear("</stream:features>").await;
+    tool.say(&format!("{STARTTLS}{behind}")).await;
+    tool.hear(PROCEED).await;
+    for byte in later.split("") {
+        tool.say(byte).await;
+    }
+    let tls = tool.try_tls_as_client("coluc.com", client_tls().as_ref().clone());
+    assert_eq!(tls.await.is_ok(), taken);
+    let failed = lab.metric("xmpp_edge_tls_failures_total{direction=\"inbound\"}");
+    assert_eq!(failed, u64::from(!taken));
+    if taken {
+        tool.say(&header("vngtp.lab", "coluc.com", "")).await;
+        let text = tool.hear("</stream:features>").await;
+        let id = attribute(&text, "stream:stream", "id");
+        peer.authenticate(&mut tool, &id, "coluc.com").await;
+    }
+}
+
+#[tokio::test]
+async fn where_tls_comes_first_nothing_comes_before_it() {
+    let (lab, _peer, _link) = start(|_| {}).await;
+    let mut tool = Speaker::connect(lab.direct_tls).await;
+    tool.say("\n").await;
+    let tls = tool.try_tls_as_client("coluc.com", client_tls().as_ref().clone());
+    assert!(tls.await.is_err());
+}
+
+/// Takes one connection of the edge to where TLS begins, and says this there.
+async fn proceed(peer: &Peer, behind: &str, later: &str) -> Speaker {
+    let mut speaker = peer.accept_tcp().await;
+    speaker.hear("version='1.0'>").await;
+    let features = format!("<stream:features>{STARTTLS}</stream:features>");
+    let own = header("vngtp.lab", "coluc.com", "clear");
+    speaker.say(&(own + &features)).await;
+    speaker.hear(STARTTLS).await;
+    speaker.say(&format!("{PROCEED}{behind}")).await;
+    // The edge has read that by then.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    speaker.say(later).await;
+    speaker
+}
+
+#[rstest]
+#[case::line_end("\r\n", "")]
+#[case::line_end_later("", "\r\n")]
+#[case::both("\n", " \r\n")]
+#[tokio::test]
+async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(
+    #[case] behind: &str,
+    #[case] later: &str,
+) {
+    let (lab, peer, link) = start(|_| {}).await;
+    // The verification of a key and the stream for stanzas.
+    let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
+    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
+        .await;
+    for element in ["db:verify", "db:result"] {
+        let mut speaker = proceed(&peer, behind, later).await;
+        speaker.start_tls_as_server().await;
+        speaker.hear("version='1.0'>").await;
+        speaker
+            .say(&(header("vngtp.lab", "coluc.com", "id") + DIALBACK))
+            .await;
+        let asked = speaker.hear(&format!("</{element}>")).await;
+        let id = match element {
+            "db:verify" => format!(" id='{}'", attribute(&asked, element, "id")),
+            _ => String::new(),
+        };
+        let valid = format!("<{element} from='vngtp.lab' to='coluc.com'{id} type='valid'/>");
+        speaker.say(&valid).await;
+        if element == "db:verify" {
+            bob.hear("type='valid'/>").await;
+            link.say(MESSAGE);
+        } else {
+            speaker.hear("id='m1'/>").await;
+        }
+    }
+}
+
+/// Other bytes are no part of the stream: neither read as XML nor forgotten.
+#[rstest]
+#[case("<message from='bob@vngtp.lab' to='alice@coluc.com'/>", "")]
+#[case("", "<message from='bob@vngtp.lab' to='alice@coluc.com'/>")]
+#[case("", "\n<message from='bob@vngtp.lab' to='alice@coluc.com'/>")]
+#[tokio::test]
+async fn clear_text_behind_a_peers_proceed_ends_the_attempt(
+    #[case] behind: &str,
+    #[case] later: &str,
+) {
+    let (lab, peer, link) = start(|_| {}).await;
+    link.say(MESSAGE);
+    let mut speaker = proceed(&peer, behind, later).await;
+    let server = server_tls().as_ref().clone();
+    assert!(speaker.try_tls_as_server(server).await.is_err());
+    let failed = "xmpp_edge_tls_failures_total{direction=\"outbound\"}";
+    let counted = |lab: &Lab| !behind.is_empty() || lab.metric(failed) > 0;
+    lab.until("it is counted", counted).await;
 }
 
 /// A header without `to` and `version`, as servers from before XMPP 1.0 open their verification

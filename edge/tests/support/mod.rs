@@ -91,6 +91,11 @@ impl Speaker {
         }
     }
 
+    /// Its bytes from here on, and what was heard already.
+    pub fn into_parts(self) -> (impl AsyncRead + AsyncWrite + Send + Unpin, String) {
+        (self.io.unwrap(), self.heard)
+    }
+
     pub async fn connect(address: SocketAddr) -> Self {
         Self::new(TcpStream::connect(address).await.unwrap())
     }
@@ -227,16 +232,23 @@ impl Speaker {
         &mut self,
         config: rustls::ServerConfig,
     ) -> (Option<String>, Option<Vec<u8>>) {
+        self.try_tls_as_server(config).await.unwrap()
+    }
+
+    /// The same; an error if there is no handshake.
+    pub async fn try_tls_as_server(
+        &mut self,
+        config: rustls::ServerConfig,
+    ) -> std::io::Result<(Option<String>, Option<Vec<u8>>)> {
         let io = self.io.take().unwrap();
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
             .accept(io)
-            .await
-            .unwrap();
+            .await?;
         let session = tls.get_ref().1;
         let name = session.server_name().map(str::to_owned);
         let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
         self.io = Some(Box::pin(tls));
-        (name, protocol)
+        Ok((name, protocol))
     }
 
     pub async fn start_tls_as_server(&mut self) {
