@@ -1,13 +1,16 @@
 //! Partners whose certificates few libraries take: TLS stands, dialback goes on, and a pin counts if
 //! the peer has proven that it holds the key.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
-use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry};
+use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
 use xmpp_federation_edge::config::sha256_hex;
+use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
+use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
 use crate::support::odd::{Odd, OddIdentity};
 use crate::support::pki::{Pki, client_showing, server_showing};
@@ -90,10 +93,62 @@ fn pinned(config: &mut EdgeConfig) {
 }
 
 async fn lab(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink, Router) {
+    lab_by(Way::StartTls, change).await
+}
+
+/// How the edge finds the partner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By a static route.
+    StartTls,
+    /// By a record of direct TLS.
+    Direct,
+}
+
+const WAYS: [Way; 2] = [Way::StartTls, Way::Direct];
+
+/// A zone in which every domain has direct TLS at this port of this host.
+struct DirectAt(u16);
+
+type Answer<'a, T> =
+    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+
+impl Lookup for DirectAt {
+    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
+        let record = SrvRecord {
+            priority: 0,
+            weight: 0,
+            port: self.0,
+            target: "host.vngtp.lab.".to_owned(),
+        };
+        let direct = name.starts_with("_xmpps-server.");
+        Box::pin(async move { Ok(Vec::from_iter(direct.then_some(record))) })
+    }
+
+    fn addresses<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async move { Ok(vec![[127, 0, 0, 1].into()]) })
+    }
+}
+
+/// A configuration that leads to the peer this way, and what is looked up.
+fn leading_to(peer: &Peer, routers: &[&Router], way: Way) -> (EdgeConfig, Arc<dyn Lookup>) {
+    let lookup = DirectAt(peer.listener.local_addr().unwrap().port());
+    let mut config = match way {
+        Way::StartTls => config(&[peer], routers),
+        Way::Direct => config(&[], routers),
+    };
+    config.privacy.mode = PrivacyMode::AllowAll;
+    config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+    (config, Arc::new(lookup))
+}
+
+async fn lab_by(way: Way, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink, Router) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
+    let (mut config, lookup) = leading_to(&peer, &[&router], way);
     change(&mut config);
-    let lab = Lab::start(pki().live(config));
+    let mut live = pki().live(config);
+    live.resolver = Arc::new(Resolver::with_lookup(&live.config, lookup, Arc::default()));
+    let lab = Lab::start(live);
     let link = router.accept().await;
     (lab, peer, link, router)
 }
@@ -226,21 +281,30 @@ async fn a_pin_counts_where_the_key_was_proven_and_for_its_owner_only() {
 /// Takes the edge's connection up to TLS, and shows this.
 async fn accept(
     peer: &Peer,
+    way: Way,
     key: &Arc<CertifiedKey>,
     version: &'static SupportedProtocolVersion,
 ) -> std::io::Result<Speaker> {
     let mut speaker = peer.accept_tcp().await;
-    speaker.hear("version='1.0'>").await;
-    speaker
-        .say(&header("vngtp.lab", "coluc.com", "clear"))
-        .await;
-    speaker.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
-    speaker.hear(STARTTLS).await;
-    speaker.say(PROCEED).await;
+    if way == Way::StartTls {
+        speaker.hear("version='1.0'>").await;
+        speaker
+            .say(&header("vngtp.lab", "coluc.com", "clear"))
+            .await;
+        speaker.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
+        speaker.hear(STARTTLS).await;
+        speaker.say(PROCEED).await;
+    }
     speaker
         .tls_server(server_showing(key.clone(), &[version]))
         .await?;
     Ok(speaker)
+}
+
+fn cases() -> impl Iterator<Item = (&'static SupportedProtocolVersion, Way)> {
+    VERSIONS
+        .into_iter()
+        .flat_map(|version| WAYS.map(|way| (version, way)))
 }
 
 const MESSAGE: &str =
@@ -261,12 +325,12 @@ async fn key_shown(speaker: &mut Speaker) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_one_is_reached_and_believes_the_key() {
     for ((odd, _, says), identity) in KINDS.iter().zip(identities()) {
-        for version in VERSIONS {
-            let (lab, peer, link, _router) = lab(|_| {}).await;
+        for (version, way) in cases() {
+            let (lab, peer, link, _router) = lab_by(way, |_| {}).await;
             link.say(MESSAGE);
-            let mut speaker = accept(&peer, &identity.0, version).await.unwrap();
+            let mut speaker = accept(&peer, way, &identity.0, version).await.unwrap();
             let shown = key_shown(&mut speaker).await;
-            assert!(shown.is_some(), "{odd:?} {version:?}");
+            assert!(shown.is_some(), "{odd:?} {version:?} {way:?}");
             let found = verdict(&lab, "outbound");
             assert!(found.contains(says), "{odd:?}: {found}");
             speaker
@@ -280,12 +344,12 @@ async fn a_server_with_one_is_reached_and_believes_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_server_gets_stanzas_where_its_key_was_proven() {
     for ((odd, proven, says), identity) in KINDS.iter().zip(identities()) {
-        for version in VERSIONS {
-            let (lab, peer, mut link, _router) = lab(pinned).await;
+        for (version, way) in cases() {
+            let (lab, peer, mut link, _router) = lab_by(way, pinned).await;
             link.say(MESSAGE);
-            let mut speaker = accept(&peer, &identity.0, version).await.unwrap();
+            let mut speaker = accept(&peer, way, &identity.0, version).await.unwrap();
             let shown = key_shown(&mut speaker).await;
-            assert_eq!(shown.is_some(), *proven, "{odd:?} {version:?}");
+            assert_eq!(shown.is_some(), *proven, "{odd:?} {version:?} {way:?}");
             if !*proven {
                 let bounced = link.hear().await;
                 assert!(bounced.contains("type='error'"), "{bounced}");
@@ -299,11 +363,11 @@ async fn a_pinned_server_gets_stanzas_where_its_key_was_proven() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_the_key_of_what_it_shows_gets_nothing() {
     for odd in [Odd::Version1, Odd::Rsa1024] {
-        for version in VERSIONS {
-            let (_lab, peer, link, _router) = lab(pinned).await;
+        for (version, way) in cases() {
+            let (_lab, peer, link, _router) = lab_by(way, pinned).await;
             link.say(MESSAGE);
             let identity = OddIdentity::new(odd, None).stolen();
-            let accepted = accept(&peer, &identity.0, version).await;
+            let accepted = accept(&peer, way, &identity.0, version).await;
             if let Ok(mut speaker) = accepted {
                 assert!(
                     speaker.hear_any(&["version='1.0'>"]).await.is_none(),
@@ -311,6 +375,70 @@ async fn a_server_without_the_key_of_what_it_shows_gets_nothing() {
                 );
             }
         }
+    }
+}
+
+/// What a probe finds of a server with one, whose dialback works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_a_server_with_one_tells_what_it_is_and_goes_on() {
+    for ((odd, proven, says), identity) in KINDS.iter().zip(identities()) {
+        for (version, way) in cases() {
+            for pin in [false, true] {
+                let case = format!("{odd:?} {version:?} {way:?}, pinned {pin}");
+                let peer = Peer::new("vngtp.lab").await;
+                let (mut config, lookup) = leading_to(&peer, &[], way);
+                if pin {
+                    pinned(&mut config);
+                }
+                let live = Arc::new(pki().live(config));
+                let remote = "vngtp.lab".parse().unwrap();
+                let plan = Plan::with_live(remote, None, live, Some(lookup)).unwrap();
+                let counts = *proven || !pin;
+                let script = async {
+                    let mut speaker = accept(&peer, way, &identity.0, version).await.unwrap();
+                    let shown = key_shown(&mut speaker).await;
+                    assert_eq!(shown.is_some(), counts, "{case}");
+                    if counts {
+                        let valid = "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>";
+                        speaker.say(valid).await;
+                        speaker.say("</stream:stream>").await;
+                    }
+                };
+                let (report, ()) = tokio::join!(plan.run(), script);
+                let about = |check| report.findings.iter().rfind(|one| one.check == check);
+                assert_eq!(about("tls").unwrap().verdict, Finding::Good, "{report}");
+                let certificate = about("certificate").unwrap();
+                let expected = match (pin, proven) {
+                    (true, true) => Finding::Good,
+                    (true, false) => Finding::Bad,
+                    (false, _) => Finding::Warning,
+                };
+                assert_eq!(certificate.verdict, expected, "{case}: {report}");
+                let told = certificate.detail.contains(says);
+                assert_eq!(told, expected != Finding::Good, "{case}: {report}");
+                assert_eq!(report.good, counts, "{case}: {report}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_of_a_server_without_the_key_of_what_it_shows_stops_there() {
+    for (version, way) in cases() {
+        let peer = Peer::new("vngtp.lab").await;
+        let (config, lookup) = leading_to(&peer, &[], way);
+        let live = Arc::new(pki().live(config));
+        let remote = "vngtp.lab".parse().unwrap();
+        let plan = Plan::with_live(remote, None, live, Some(lookup)).unwrap();
+        let identity = OddIdentity::new(Odd::Version1, None).stolen();
+        let script = async {
+            if let Ok(mut speaker) = accept(&peer, way, &identity.0, version).await {
+                assert!(speaker.hear_any(&["version='1.0'>"]).await.is_none());
+            }
+        };
+        let (report, ()) = tokio::join!(plan.run(), script);
+        let tls = report.findings.iter().find(|one| one.check == "tls");
+        assert_eq!(tls.unwrap().verdict, Finding::Bad, "{report}");
     }
 }
 
