@@ -15,6 +15,10 @@
     reason = "tests"
 )]
 
+#[path = "siege/router.rs"]
+mod router;
+#[path = "siege/stranger.rs"]
+mod stranger;
 mod support;
 
 use std::io;
@@ -23,8 +27,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use router::Sink;
+use rustls::version::TLS13;
+use stranger::Flood;
 use support::process::Process;
-use support::{Peer, Router, RouterLink, Speaker, client_tls, header};
+use support::records::{HANDSHAKE, MOST_PADDING, TlsPeer};
+use support::{Peer, Router, Speaker, client_tls, header};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -137,16 +145,16 @@ impl Drop for Attacker {
 
 async fn siege() {
     let group = Group::new();
-    // Name servers that never answer strangers' domains.
-    let silent = std::net::UdpSocket::bind("127.0.0.66:53").unwrap();
+    stranger::name_server(([127, 0, 0, 66], 53).into()).await;
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let more = "privacy: {mode: AllowAll}\ndns: {resolvers: [127.0.0.66]}\nlog: {level: info}";
+    let more = "privacy: {mode: AllowAll}\nlog: {level: info}\n\
+                dns: {resolvers: [127.0.0.66], allowPrivateTargets: [127.0.0.0/24]}";
     let procs = group.folder.join("cgroup.procs");
     let enter = format!("echo $$ > {} && exec \"$0\" \"$@\"", procs.display());
     let edge = Process::start_under(&["sh", "-c", &enter], &peer, &router, more);
     let status: serde_json::Value = serde_json::from_str(&edge.get("/status").await).unwrap();
     assert_eq!(status["memory"]["limitBytes"], MEMORY, "{status}");
-    let mut link = router.accept().await;
+    let mut link = Sink::start(router.accept_stream().await);
     let mut partner = peer.open_authenticated(edge.s2s, "coluc.com").await;
 
     let resting = measure(&mut partner, &mut link, RESTING).await;
@@ -159,7 +167,10 @@ async fn siege() {
         .collect();
     // They have begun.
     sleep(Duration::from_secs(2)).await;
+    let (before, busy) = (link.read(), edge.busy());
     let besieged = measure(&mut partner, &mut link, SIEGE).await;
+    let flooded = (link.read() - before) / SIEGE.as_secs();
+    let busy = edge.busy().saturating_sub(busy).as_secs_f64() / SIEGE.as_secs_f64();
     let (resident, group_most) = (edge.most() * 1024, group.most());
     // A newcomer of the partner is served, too.
     let began = Instant::now();
@@ -167,14 +178,13 @@ async fn siege() {
     let newcomer = began.elapsed();
     exchange(&mut new, &mut link).await;
     let metrics = edge.get("/metrics").await;
-    let processor = edge.busy();
     drop(attackers);
-    drop(silent);
 
     let mib = |bytes: u64| bytes / 1024 / 1024;
     println!("resting: {resting}\nbesieged: {besieged}");
     println!(
-        "a new stream of the partner took {newcomer:?}; the edge computed for {processor:?} and had {} MiB at most, its control group {} MiB",
+        "a new stream of the partner took {newcomer:?}; the router got {flooded} bytes/s; the edge computed {:.0} % of the time and had {} MiB at most, its control group {} MiB",
+        100.0 * busy,
         mib(resident),
         mib(group_most)
     );
@@ -220,7 +230,7 @@ impl std::fmt::Display for Measured {
     }
 }
 
-async fn measure(partner: &mut Speaker, link: &mut RouterLink, time: Duration) -> Measured {
+async fn measure(partner: &mut Speaker, link: &mut Sink, time: Duration) -> Measured {
     let until = Instant::now() + time;
     let mut took = Vec::new();
     while Instant::now() < until {
@@ -238,12 +248,11 @@ async fn measure(partner: &mut Speaker, link: &mut RouterLink, time: Duration) -
     }
 }
 
-async fn exchange(partner: &mut Speaker, link: &mut RouterLink) {
+async fn exchange(partner: &mut Speaker, link: &mut Sink) {
     partner
-        .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m'><body>Hello</body></message>")
+        .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='marks'><body>Hello</body></message>")
         .await;
-    let heard = link.hear().await;
-    assert!(heard.contains("id='m'"), "{heard}");
+    link.hear_mark().await;
 }
 
 /// What strangers do, each in a process of its own.
@@ -255,6 +264,8 @@ enum Attack {
     Hold,
     /// TLS records of one byte each that never make a message.
     TinyRecords,
+    /// Encrypted records of one byte each behind as much padding as there may be.
+    PaddedRecords,
     /// Streams over TLS, kept busy with keys that are not ours.
     KeepAlive,
     /// Keys of many domains whose name servers are silent.
@@ -265,21 +276,29 @@ enum Attack {
     LogLines,
     /// Names and addresses that nobody should have.
     HostileNames,
+    /// Domains that are proven, and what their owners send then.
+    Proven(Flood),
 }
 
 /// A stream over TLS.
 type Stream = TlsStream<TcpStream>;
 
 impl Attack {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 14] = [
         Self::Flood,
         Self::Hold,
         Self::TinyRecords,
+        Self::PaddedRecords,
         Self::KeepAlive,
         Self::ManyDomains,
         Self::LongHeaders,
         Self::LogLines,
         Self::HostileNames,
+        Self::Proven(Flood::Stanzas),
+        Self::Proven(Flood::Headers),
+        Self::Proven(Flood::Pairs),
+        Self::Proven(Flood::Jids),
+        Self::Proven(Flood::Names),
     ];
 
     fn named(name: &str) -> Self {
@@ -287,14 +306,23 @@ impl Attack {
         Self::ALL.into_iter().find(named).unwrap()
     }
 
+    /// Its number, which is in its addresses.
+    fn number(self) -> u8 {
+        let name = format!("{self:?}");
+        let place = Self::ALL.iter().position(|one| format!("{one:?}") == name);
+        u8::try_from(place.unwrap()).unwrap()
+    }
+
     /// Goes on until the process is ended, at the latest when the test must be over.
     async fn run(self, edge: SocketAddr) {
+        if let Self::Proven(_) = self {
+            tokio::spawn(stranger::serve(100 + self.number()));
+        }
         let tasks = (0..TASKS).map(|task| async move {
             for round in 0.. {
                 let [high, low] = (task * 50 + round % 50).to_be_bytes();
-                let [_, kind] = (self as u16).to_be_bytes();
                 // Another address of this attack's own network for each connection.
-                let from = [127, 100 + kind, high, low.max(1)];
+                let from = [127, 100 + self.number(), high, low.max(1)];
                 // Whatever fails is tried again, from elsewhere.
                 let once = self.once(from, edge, u32::from(task) << 16 | u32::from(round));
                 let _ = timeout(Duration::from_mins(1), once).await;
@@ -316,12 +344,38 @@ impl Attack {
                 Ok(())
             }
             Self::TinyRecords => {
-                start_tls(&mut tcp).await?;
+                start_tls(&mut tcp, &header("vngtp.lab", "coluc.com", "")).await?;
                 // A ClientHello of 64 KiB, one byte in each record.
                 tcp.write_all(b"\x16\x03\x01\0\x04\x01\0\xff\xff").await?;
                 loop {
                     tcp.write_all(&b"\x16\x03\x01\0\x01\0".repeat(500)).await?;
                 }
+            }
+            Self::PaddedRecords => {
+                start_tls(&mut tcp, &header("vngtp.lab", "coluc.com", "")).await?;
+                let mut peer = TlsPeer::client("coluc.com", &TLS13);
+                let mut heard = vec![0; 16 * 1024];
+                loop {
+                    tcp.write_all(&peer.give()).await?;
+                    if !peer.is_handshaking() {
+                        break;
+                    }
+                    let read = tcp.read(&mut heard).await?;
+                    if read == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    peer.take(&heard[..read]);
+                }
+                let mut sealer = peer.seal();
+                // A message of 64 KiB, one byte in each record.
+                for byte in [0x18, 0, 0xff, 0xff]
+                    .into_iter()
+                    .chain(std::iter::repeat(0))
+                {
+                    tcp.write_all(&sealer.record(HANDSHAKE, &[byte], MOST_PADDING))
+                        .await?;
+                }
+                Ok(())
             }
             Self::KeepAlive => {
                 let mut stream = tls(tcp).await?;
@@ -347,8 +401,10 @@ impl Attack {
             }
             Self::LongHeaders => {
                 let language = "'".repeat(16_000);
-                let long = header("vngtp.lab", "coluc.com", "")
-                    .replace("version=", &format!("xml:lang=\"{language}\" version="));
+                let long = header("vngtp.lab", "coluc.com", "").replace(
+                    " version='1.0'>",
+                    &format!(" xml:lang=\"{language}\" version='1.0'>"),
+                );
                 say(&mut tcp, &long).await?;
                 hear_end(&mut tcp).await
             }
@@ -371,6 +427,7 @@ impl Attack {
                 .await?;
                 hear_end(&mut stream).await
             }
+            Self::Proven(flood) => flood.once(tcp, 100 + self.number(), number).await,
         }
     }
 }
@@ -380,14 +437,18 @@ async fn say(to: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
     to.flush().await
 }
 
-async fn hear(from: &mut (impl AsyncRead + Unpin), what: &str) -> io::Result<()> {
+/// Everything up to what holds these words.
+async fn hear(from: &mut (impl AsyncRead + Unpin), what: &str) -> io::Result<String> {
     let mut heard = Vec::new();
-    while !String::from_utf8_lossy(&heard).contains(what) {
+    loop {
+        let text = String::from_utf8_lossy(&heard);
+        if text.contains(what) {
+            return Ok(text.into_owned());
+        }
         if from.read_buf(&mut heard).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(())
 }
 
 async fn hear_end(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
@@ -396,15 +457,15 @@ async fn hear_end(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
 }
 
 /// To where TLS begins.
-async fn start_tls(tcp: &mut TcpStream) -> io::Result<()> {
-    say(tcp, &header("vngtp.lab", "coluc.com", "")).await?;
+async fn start_tls(tcp: &mut TcpStream, header: &str) -> io::Result<()> {
+    say(tcp, header).await?;
     hear(tcp, "</stream:features>").await?;
     say(tcp, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await?;
-    hear(tcp, "<proceed ").await
+    hear(tcp, "<proceed ").await.map(drop)
 }
 
 async fn tls(mut tcp: TcpStream) -> io::Result<Stream> {
-    start_tls(&mut tcp).await?;
+    start_tls(&mut tcp, &header("vngtp.lab", "coluc.com", "")).await?;
     let name = rustls::pki_types::ServerName::try_from("coluc.com").unwrap();
     let mut stream = TlsConnector::from(client_tls()).connect(name, tcp).await?;
     say(&mut stream, &header("vngtp.lab", "coluc.com", "")).await?;

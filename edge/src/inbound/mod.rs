@@ -27,7 +27,7 @@ use crate::edge::Edge;
 use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stream::direct_tls::Service;
-use crate::stream::pace::Pace;
+use crate::stream::pace::{LowTurns, Pace};
 pub(crate) use per_address::network_of;
 use proxy::{Header, HeaderError, Origin};
 use table::{Admitted, Bounds, Networks, Place, Table, Turn};
@@ -38,23 +38,42 @@ const LOOK: Duration = Duration::from_millis(200);
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Inbound streams and their bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inbound {
     tasks: TaskTracker,
     connections: Arc<Table>,
     rates: rate::Rates,
     /// Turns of connections on which nothing is proven.
     pace: Arc<Pace>,
+    /// Turns of strangers' streams on which something is.
+    low_turns: Arc<LowTurns>,
     /// Cancelled when the edge stops: streams are closed with `system-shutdown`.
     close: CancellationToken,
 }
 
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            connections: Arc::default(),
+            rates: rate::Rates::default(),
+            pace: Arc::default(),
+            low_turns: Arc::new(LowTurns::new(cores())),
+            close: CancellationToken::new(),
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Inbound {
-    /// Gives turns to connections on which nothing is proven; never ends.
+    /// Gives turns to strangers' connections; never ends.
     pub(crate) async fn give_turns(edge: &Edge) {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let per_second = || cores * table::turns_per_second(&edge.live().config.limits);
-        edge.inbound.pace.run(per_second).await;
+        let per_second = || cores() * table::turns_per_second(&edge.live().config.limits);
+        let inbound = &edge.inbound;
+        tokio::join!(inbound.pace.run(per_second), inbound.low_turns.run());
     }
 
     /// Closes all streams in an orderly way; returns when what they brought is delivered.

@@ -34,7 +34,7 @@ use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
 use crate::stream::direct_tls::Service;
-use crate::stream::pace::Paced;
+use crate::stream::pace::{Low, Paced};
 use crate::stream::transport::{Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
@@ -91,7 +91,7 @@ impl Lane {
     fn hand_over(&mut self, edge: &Arc<Edge>) -> Option<Pause> {
         let batch = self.builder.finish()?;
         let pause = match self.cluster.queue.push(&self.source, batch) {
-            Ok(pause) => pause.or_else(|| self.cluster.queue.shut()),
+            Ok(pause) => pause.or_else(|| self.cluster.queue.shut(&self.source)),
             // A reload took the cluster away just now.
             Err(batch) => {
                 edge.report(&batch.bytes, Cause::LinkDown);
@@ -281,7 +281,8 @@ impl Session {
     pub(super) fn proven(&mut self, partner: bool) {
         if self.unproven_until.take().is_some() || partner {
             self.place.proven(partner);
-            self.wire.transport.proven();
+            let low = (!partner).then(|| Low::new(self.edge.inbound.low_turns.clone()));
+            self.wire.transport.proven(low);
             if partner {
                 self.wire.transport.of_partner();
             }
@@ -721,7 +722,7 @@ impl Session {
             let (remote, terms) = (Arc::new(remote.clone()), live.policy.peer(remote));
             self.lanes.push(Lane {
                 cluster: cluster.clone(),
-                source: Source::Peer(remote.clone()),
+                source: Source::of(remote.clone(), live.policy.is_partner(&remote)),
                 builder: BatchBuilder::default(),
                 max_bytes: terms.max_stanza_bytes,
                 rate: self.edge.inbound.rates.of(&live.policy, &remote),
@@ -864,7 +865,11 @@ async fn gated(
 ) -> Gated {
     let mut turn = std::pin::pin!(turn);
     std::future::poll_fn(|cx| {
-        let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut());
+        let shut = || {
+            lanes
+                .iter()
+                .find_map(|lane| lane.cluster.queue.shut(&lane.source))
+        };
         match read.then(shut).flatten() {
             Some(pause) => Poll::Ready(Gated::Shut(pause)),
             None => turn.as_mut().poll(cx).map(Gated::Turn),

@@ -4,6 +4,10 @@
 //! deficit round robin (Shreedhar and Varghese, 1995), so whoever sends much waits for itself
 //! only; within one source the order is kept. A source that has more than its share waiting is
 //! told to pause while the others go on; only when too much waits in all does everybody pause.
+//!
+//! Configured partners and strangers are two classes, each with its own rounds and half of the room:
+//! a stranger may have as many domains as it likes. While both classes have something waiting, links
+//! take as many bytes of one as of the other, and partners' first.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -53,15 +57,16 @@ impl Room {
         Self(part.clamp(SMALLEST_SHARE, Self::MOST.0))
     }
 
-    /// Bytes that all sources with something waiting share: each may have its part of it waiting
-    /// before it is paused.
+    /// Bytes that all sources of a class with something waiting share: each may have its part of it
+    /// waiting before it is paused.
     pub const fn high_water(self) -> usize {
         self.0
     }
 
-    /// Bytes waiting in all at which no peer is read; they go on below [`Self::high_water`].
+    /// Bytes waiting of a class at which no peer of it is read; they go on below
+    /// [`Self::high_water`].
     const fn shut(self) -> usize {
-        4 * self.0
+        2 * self.0
     }
 
     /// Bytes written to a link and not proven: what a broken link may have to report.
@@ -97,8 +102,78 @@ const WORKING: Duration = Duration::from_mins(10);
 pub enum Source {
     /// The edge itself: errors for the router's own stanzas. Never paused.
     Edge,
-    /// A remote domain.
+    /// A remote domain of a configured partner.
     Peer(Arc<Domain>),
+    /// Any other remote domain.
+    Stranger(Arc<Domain>),
+}
+
+impl Source {
+    /// A remote domain's.
+    pub fn of(remote: Arc<Domain>, partner: bool) -> Self {
+        if partner {
+            Self::Peer(remote)
+        } else {
+            Self::Stranger(remote)
+        }
+    }
+}
+
+/// One for configured partners and the edge itself, one for strangers.
+#[derive(Debug, Default)]
+struct Classes<T> {
+    partners: T,
+    strangers: T,
+}
+
+impl<T> Classes<T> {
+    fn of(&self, source: &Source) -> &T {
+        match source {
+            Source::Edge | Source::Peer(_) => &self.partners,
+            Source::Stranger(_) => &self.strangers,
+        }
+    }
+
+    fn of_mut(&mut self, source: &Source) -> &mut T {
+        match source {
+            Source::Edge | Source::Peer(_) => &mut self.partners,
+            Source::Stranger(_) => &mut self.strangers,
+        }
+    }
+
+    fn both(&self) -> [&T; 2] {
+        [&self.partners, &self.strangers]
+    }
+
+    fn both_mut(&mut self) -> [&mut T; 2] {
+        [&mut self.partners, &mut self.strangers]
+    }
+}
+
+/// Whether peers of a class are read.
+#[derive(Debug)]
+struct Gate {
+    /// More than [`Room::shut`] waits.
+    shut: AtomicBool,
+    /// The same, to wait for its end.
+    watch: watch::Sender<bool>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            shut: AtomicBool::new(false),
+            watch: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Gate {
+    fn set(&self, shut: bool) {
+        if self.shut.swap(shut, Ordering::AcqRel) != shut {
+            self.watch.send_replace(shut);
+        }
+    }
 }
 
 /// Stanzas one after the other, ready for a link's stream.
@@ -202,10 +277,7 @@ pub struct Queue {
     inner: Mutex<Inner>,
     /// See [`Room`].
     room: AtomicUsize,
-    /// More than [`Room::shut`] waits.
-    shut: AtomicBool,
-    /// The same, to wait for its end.
-    shut_watch: watch::Sender<bool>,
+    gates: Classes<Gate>,
     up: AtomicBool,
     /// Something was not taken, and is to be reported.
     refused: AtomicBool,
@@ -217,11 +289,9 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Sources with something waiting, no others.
-    sources: HashMap<Source, Waiting>,
-    /// The same, by turn.
-    turns: VecDeque<Source>,
-    bytes: usize,
+    classes: Classes<Class>,
+    /// Bytes that were taken of partners beyond those of strangers, since both have something waiting.
+    ahead: usize,
     /// The links that are up, in the order of their places; the first one takes.
     up: Vec<(Place, Arc<Notify>)>,
     /// Batches that a link wrote and whose processing is not proven.
@@ -232,8 +302,18 @@ struct Inner {
     handover: Option<Instant>,
     /// The cluster is not configured any more.
     closed: bool,
-    spare: Option<VecDeque<Batch>>,
     suspects: Suspects,
+}
+
+/// The sources of one class.
+#[derive(Debug, Default)]
+struct Class {
+    /// Those with something waiting, no others.
+    sources: HashMap<Source, Waiting>,
+    /// The same, by turn.
+    turns: VecDeque<Source>,
+    bytes: usize,
+    spare: Option<VecDeque<Batch>>,
     /// How often a source was looked at for its turn.
     #[cfg(test)]
     looks: usize,
@@ -271,7 +351,50 @@ impl Inner {
         }
     }
 
-    /// Appends to what waits of a source; gives the bytes that wait of it then.
+    fn is_idle(&self) -> bool {
+        let mut both = self.classes.both().into_iter();
+        both.all(|class| class.turns.is_empty())
+    }
+
+    fn bytes(&self) -> usize {
+        self.classes.both().iter().map(|class| class.bytes).sum()
+    }
+
+    /// Takes the stanzas of suspects out of everything that waits.
+    fn sift(&mut self, room: Room) {
+        for (source, batch) in self.suspects.take_freed() {
+            self.classes.of_mut(&source).append(&source, batch);
+        }
+        for class in self.classes.both_mut() {
+            class.sift(&mut self.suspects, room);
+        }
+    }
+
+    /// The next batch of at most so many stanzas, of the class whose turn it is.
+    fn next(&mut self, most: usize, room: Room) -> Option<Batch> {
+        let Self {
+            classes, suspects, ..
+        } = self;
+        let [partners, strangers] = classes.both_mut();
+        if partners.turns.is_empty() || strangers.turns.is_empty() {
+            self.ahead = 0;
+            let partner = partners.next(suspects, most, room);
+            return partner.or_else(|| strangers.next(suspects, most, room));
+        }
+        let size = |batch: &Option<Batch>| batch.as_ref().map_or(0, |batch| batch.bytes.len());
+        if self.ahead == 0 {
+            let batch = partners.next(suspects, most, room);
+            self.ahead = size(&batch);
+            return batch;
+        }
+        let batch = strangers.next(suspects, most, room);
+        self.ahead = self.ahead.saturating_sub(size(&batch));
+        batch
+    }
+}
+
+impl Class {
+    /// Appends to what waits of a source; gives what waits of it then.
     fn append(&mut self, source: &Source, batch: Batch) -> &mut Waiting {
         let size = batch.bytes.len();
         self.bytes += size;
@@ -291,14 +414,33 @@ impl Inner {
         waiting
     }
 
-    /// Takes the stanzas of suspects out of everything that waits.
-    fn sift(&mut self, room: Room) {
-        for (source, batch) in self.suspects.take_freed() {
-            self.append(&source, batch);
+    fn take_each(
+        &mut self,
+        wanted: &impl Fn(&Batch) -> bool,
+        give: &mut impl FnMut(&Source, Batch),
+        room: Room,
+    ) {
+        let share = room.share(self.sources.len());
+        let mut total = 0;
+        self.sources.retain(|source, waiting| {
+            while let Some(batch) = waiting.batches.pop_front_if(|batch| wanted(batch)) {
+                waiting.bytes = waiting.bytes.saturating_sub(batch.bytes.len());
+                total += batch.bytes.len();
+                give(source, batch);
+            }
+            waiting.release(share);
+            !waiting.batches.is_empty()
+        });
+        if total > 0 {
+            self.bytes = self.bytes.saturating_sub(total);
+            let sources = &self.sources;
+            self.turns.retain(|source| sources.contains_key(source));
         }
+    }
+
+    fn sift(&mut self, suspects: &mut Suspects, room: Room) {
         let share = room.share(self.sources.len());
         let (mut before, mut after) = (0, 0);
-        let suspects = &mut self.suspects;
         self.sources.retain(|source, waiting| {
             before += waiting.bytes;
             let batches = std::mem::take(&mut waiting.batches).into_iter();
@@ -317,7 +459,7 @@ impl Inner {
 
     /// The next batch of at most so many stanzas by deficit round robin. Looks at each source three times at most, however
     /// large the batches are.
-    fn next(&mut self, most: usize, room: Room) -> Option<Batch> {
+    fn next(&mut self, suspects: &mut Suspects, most: usize, room: Room) -> Option<Batch> {
         let share = room.share(self.sources.len());
         let mut passed = 0;
         loop {
@@ -341,7 +483,7 @@ impl Inner {
                 continue;
             }
             let batch = match waiting.batches.front_mut() {
-                Some(first) if first.count > most => Some(self.suspects.split(first, most)),
+                Some(first) if first.count > most => Some(suspects.split(first, most)),
                 _ => None,
             };
             let rest = waiting.batches.front().map_or(0, |rest| rest.count);
@@ -353,6 +495,7 @@ impl Inner {
             let size = batch.as_ref().map_or(0, |batch| batch.bytes.len());
             waiting.deficit = waiting.deficit.saturating_sub(size);
             waiting.bytes = waiting.bytes.saturating_sub(size);
+            self.bytes = self.bytes.saturating_sub(size);
             waiting.release(share);
             if waiting.batches.is_empty()
                 && let Some(source) = self.turns.pop_front()
@@ -405,8 +548,7 @@ impl Queue {
         Self {
             inner: Mutex::default(),
             room: AtomicUsize::new(Room::MOST.0),
-            shut: AtomicBool::new(false),
-            shut_watch: watch::Sender::new(false),
+            gates: Classes::default(),
             up: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             well: AtomicBool::new(false),
@@ -445,11 +587,12 @@ impl Queue {
             return Ok(None);
         };
         let room = self.room();
-        if inner.bytes + batch.bytes.len() > room.shut() {
-            self.set_shut(true);
+        let class = inner.classes.of_mut(source);
+        if class.bytes + batch.bytes.len() > room.shut() {
+            self.gates.of(source).set(true);
         }
-        let sources = inner.sources.len();
-        let waiting = inner.append(source, batch);
+        let sources = class.sources.len();
+        let waiting = class.append(source, batch);
         let share = room.share(sources);
         let pause = (waiting.bytes > share && *source != Source::Edge).then(|| {
             let hold = &mut waiting.hold;
@@ -487,7 +630,7 @@ impl Queue {
         let inner = &mut *guard;
         let named = inner.suspects.accuse(window, now);
         inner.sift(self.room());
-        self.took(inner, 0);
+        self.open(inner);
         self.note_refused(inner);
         named
     }
@@ -499,7 +642,7 @@ impl Queue {
         let inner = &mut *guard;
         let refused = inner.suspects.convict(alone, now);
         inner.sift(self.room());
-        self.took(inner, 0);
+        self.open(inner);
         self.note_refused(inner);
         refused
     }
@@ -509,23 +652,18 @@ impl Queue {
         self.lock().suspects.counts()
     }
 
-    fn set_shut(&self, shut: bool) {
-        if self.shut.swap(shut, Ordering::AcqRel) != shut {
-            self.shut_watch.send_replace(shut);
-        }
-    }
-
-    /// Set while so much waits in all that no peer may be read, whoever it is.
-    pub fn shut(&self) -> Option<Pause> {
-        self.shut
-            .load(Ordering::Acquire)
-            .then(|| Pause(self.shut_watch.subscribe()))
+    /// Set while so much waits in all of the source's class that no peer of it may be read.
+    pub fn shut(&self, source: &Source) -> Option<Pause> {
+        let gate = self.gates.of(source);
+        let shut = gate.shut.load(Ordering::Acquire);
+        shut.then(|| Pause(gate.watch.subscribe()))
     }
 
     /// Bytes of the edge's own answers to the router that wait.
     pub fn answers(&self) -> usize {
         let inner = self.lock();
-        inner.sources.get(&Source::Edge).map_or(0, |own| own.bytes)
+        let own = inner.classes.partners.sources.get(&Source::Edge);
+        own.map_or(0, |own| own.bytes)
     }
 
     /// A link came up; the one of the least place takes from now on.
@@ -629,7 +767,7 @@ impl Queue {
         if own == 0 {
             inner.suspects.nothing_in_flight(now);
         }
-        let others = !inner.turns.is_empty();
+        let others = !inner.is_idle();
         if inner.suspects.is_next(others, now) {
             return match inner.suspects.next(own, now) {
                 Some(batch) => {
@@ -658,17 +796,20 @@ impl Queue {
             taken.push(batch);
         }
         inner.unproven += taken.len();
-        self.took(&mut inner, size);
+        self.open(&inner);
         Taken {
             batches: taken,
             ..Taken::default()
         }
     }
 
-    fn took(&self, inner: &mut Inner, size: usize) {
-        inner.bytes = inner.bytes.saturating_sub(size);
-        if inner.bytes < self.room().high_water() {
-            self.set_shut(false);
+    /// Peers of a class of which little waits now are read again.
+    fn open(&self, inner: &Inner) {
+        let room = self.room();
+        for (class, gate) in inner.classes.both().into_iter().zip(self.gates.both()) {
+            if class.bytes < room.high_water() {
+                gate.set(false);
+            }
         }
     }
 
@@ -735,44 +876,35 @@ impl Queue {
     fn take_each(&self, wanted: impl Fn(&Batch) -> bool, mut give: impl FnMut(&Source, Batch)) {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        let share = self.room().share(inner.sources.len());
-        let mut total = 0;
+        let room = self.room();
         inner.suspects.take_each(&wanted, &mut give);
-        inner.sources.retain(|source, waiting| {
-            while let Some(batch) = waiting.batches.pop_front_if(|batch| wanted(batch)) {
-                waiting.bytes = waiting.bytes.saturating_sub(batch.bytes.len());
-                total += batch.bytes.len();
-                give(source, batch);
-            }
-            waiting.release(share);
-            !waiting.batches.is_empty()
-        });
-        if total > 0 {
-            let sources = &inner.sources;
-            inner.turns.retain(|source| sources.contains_key(source));
-            self.took(inner, total);
+        for class in inner.classes.both_mut() {
+            class.take_each(&wanted, &mut give, room);
         }
+        self.open(inner);
     }
 
     /// Stanzas and bytes that wait to be written.
     pub fn depth(&self) -> (usize, usize) {
         let inner = self.lock();
-        let batches = inner.sources.values().flat_map(|waiting| &waiting.batches);
+        let classes = inner.classes.both().into_iter();
+        let sources = classes.flat_map(|class| class.sources.values());
+        let batches = sources.flat_map(|waiting| &waiting.batches);
         let stanzas: usize = batches.map(|batch| batch.count).sum();
         let suspects = inner.suspects.depth();
-        (stanzas + suspects.0, inner.bytes + suspects.1)
+        (stanzas + suspects.0, inner.bytes() + suspects.1)
     }
 
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
         let inner = self.lock();
-        inner.turns.is_empty() && inner.suspects.is_idle()
+        inner.is_idle() && inner.suspects.is_idle()
     }
 
     /// Whether nothing waits and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
         let inner = self.lock();
-        inner.turns.is_empty() && inner.suspects.is_idle() && inner.unproven == 0
+        inner.is_idle() && inner.suspects.is_idle() && inner.unproven == 0
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::incomplete::Part;
-use super::pace::Paced;
+use super::pace::{Low, Paced};
 use super::tls::TlsSession;
 use crate::metrics::Direction;
 use crate::registry::StreamEntry;
@@ -55,12 +55,21 @@ pub struct Transport {
     received: bool,
     written: u64,
     ended: bool,
-    /// What holds until something is proven; absent: everything may be received.
-    unproven: Option<Box<Unproven>>,
+    /// What holds for strangers; absent: everything may be received at any time.
+    stranger: Option<Box<Stranger>>,
     /// What was read and is not taken yet; absent on links.
     incomplete: Option<Part>,
     /// Absent on links.
     trace: Option<Box<StreamTrace>>,
+}
+
+/// A connection that is no configured partner's.
+#[derive(Debug)]
+enum Stranger {
+    /// Nothing is proven on it.
+    Unproven(Unproven),
+    /// Its domain is proven.
+    Proven(Low),
 }
 
 /// A connection on which nothing is proven.
@@ -82,7 +91,7 @@ impl Transport {
             received: false,
             written: 0,
             ended: false,
-            unproven: None,
+            stranger: None,
             incomplete: None,
             trace: None,
         }
@@ -113,22 +122,36 @@ impl Transport {
     /// shares its turns with others, if it is paced.
     #[must_use]
     pub fn unproven(mut self, allowed: u64, paced: Option<Paced>) -> Self {
-        self.unproven = Some(Box::new(Unproven { allowed, paced }));
+        let unproven = Stranger::Unproven(Unproven { allowed, paced });
+        self.stranger = Some(Box::new(unproven));
         self
     }
 
-    /// From now on any number of bytes may be received at any time.
-    pub fn proven(&mut self) {
-        self.unproven = None;
+    /// From now on any number of bytes may be received; at any time, unless it was paced and `low` is
+    /// given: then in turns of that kind.
+    pub fn proven(&mut self, low: Option<Low>) {
+        let paced = |stranger: &Stranger| match stranger {
+            Stranger::Unproven(unproven) => unproven.paced.is_some(),
+            Stranger::Proven(_) => true,
+        };
+        let low = low.filter(|_| self.stranger.as_deref().is_some_and(paced));
+        self.stranger = low.map(|low| Box::new(Stranger::Proven(low)));
     }
 
     /// What was received took as much work as so many turns, beyond its own.
     pub fn charge(&self, turns: usize) {
-        if let Some(Unproven {
+        if let Some(Stranger::Unproven(Unproven {
             paced: Some(paced), ..
-        }) = self.unproven.as_deref()
+        })) = self.stranger.as_deref()
         {
             paced.charge(turns);
+        }
+    }
+
+    /// What was read before is worked off.
+    fn end_turn(&mut self) {
+        if let Some(Stranger::Proven(low)) = self.stranger.as_deref_mut() {
+            low.end_turn();
         }
     }
 
@@ -198,6 +221,7 @@ impl Transport {
     pub async fn turn(&mut self, read: bool, into: &mut BytesMut) -> io::Result<Turn> {
         self.count(into.len(), read)?;
         std::future::poll_fn(|cx| {
+            self.end_turn();
             if self.needs_flush()
                 && let Poll::Ready(done) = self.poll_flush(cx)
             {
@@ -238,6 +262,7 @@ impl Transport {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end_turn();
         while !self.clear.is_empty() {
             let mut slices = [io::IoSlice::new(&[]); SLICES];
             let mut used = 0;
@@ -275,14 +300,20 @@ impl Transport {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<Turn>> {
-        let mut most = SCRATCH;
-        if let Some(unproven) = &mut self.unproven {
-            if let Some(paced) = &mut unproven.paced {
+        let most = match self.stranger.as_deref_mut() {
+            None => SCRATCH,
+            Some(Stranger::Proven(low)) => {
                 ready!(self.tcp.poll_read_ready(cx))?;
-                ready!(paced.poll_turn(cx));
+                ready!(low.poll_turn(cx))
             }
-            most = UNPROVEN_READ;
-        }
+            Some(Stranger::Unproven(unproven)) => {
+                if let Some(paced) = &mut unproven.paced {
+                    ready!(self.tcp.poll_read_ready(cx))?;
+                    ready!(paced.poll_turn(cx));
+                }
+                UNPROVEN_READ
+            }
+        };
         READ.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch.get_mut(..most).unwrap_or_default());
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buffer))?;
@@ -299,7 +330,7 @@ impl Transport {
                 return Poll::Ready(Ok(Turn::End));
             }
             self.received = true;
-            if let Some(unproven) = &mut self.unproven {
+            if let Some(Stranger::Unproven(unproven)) = self.stranger.as_deref_mut() {
                 unproven.received(received)?;
             }
             let filled = scratch.get_mut(..received).unwrap_or_default();

@@ -83,7 +83,7 @@ async fn who_has_more_than_its_share_pauses_and_the_others_go_on() {
         assert!(queue.push(&quiet, batch(300)).unwrap().is_none());
     }
     assert!(!is_over(&pause));
-    assert!(queue.shut().is_none());
+    assert!(queue.shut(&peer("any.example")).is_none());
 }
 
 #[tokio::test]
@@ -151,18 +151,48 @@ async fn everybody_pauses_only_when_too_much_waits_in_all() {
     let queue = Queue::default();
     let wake = up(&queue);
     let mut n = 0;
-    while queue.shut().is_none() {
+    while queue.shut(&peer("any.example")).is_none() {
         n += 1;
         let source = peer(&format!("s{n}.example"));
         assert!(queue.push(&source, batch(50_000)).unwrap().is_none());
         assert!(n * 50_000 <= SHUT + 50_000, "no bound in all");
     }
-    let mut pause = queue.shut().unwrap();
+    let mut pause = queue.shut(&peer("any.example")).unwrap();
     take(&queue, &wake, SHUT - HIGH_WATER - 100_000);
     assert!(!is_over(&pause));
     take(&queue, &wake, 200_000);
     pause.over().await;
-    assert!(queue.shut().is_none());
+    assert!(queue.shut(&peer("any.example")).is_none());
+}
+
+fn stranger(name: &str) -> Source {
+    Source::Stranger(Arc::new(Domain::parse(name).unwrap()))
+}
+
+/// However many domains it has.
+#[tokio::test]
+async fn a_stranger_that_floods_neither_holds_up_a_partner_nor_stops_it() {
+    let queue = Queue::default();
+    let wake = up(&queue);
+    let mut domains = 0;
+    while queue.shut(&stranger("any.example")).is_none() {
+        domains += 1;
+        let flooder = stranger(&format!("d{domains}.example"));
+        let _ = queue.push(&flooder, numbered(4_000, 1)).unwrap();
+    }
+    assert!(domains > 1_000);
+    let partner = peer("partner.example");
+    assert!(queue.shut(&partner).is_none());
+    assert!(queue.push(&partner, numbered(300, 7)).unwrap().is_none());
+    assert_eq!(take(&queue, &wake, 1)[0].count, 7, "the partner's is first");
+    // Both get the same where both flood.
+    for _ in 0..100 {
+        let _ = queue.push(&partner, numbered(30_000, 7)).unwrap();
+    }
+    let taken = take(&queue, &wake, 1_000_000);
+    let theirs = taken.iter().filter(|batch| batch.count == 7);
+    let partners: usize = theirs.map(|batch| batch.bytes.len()).sum();
+    assert!(partners.abs_diff(500_000) < 64_000, "{partners}");
 }
 
 #[test]
@@ -176,7 +206,7 @@ fn what_all_clusters_hold_together_is_what_the_memory_allows() {
         (1024 * MIB, 8),
     ] {
         let room = Room::of(all, clusters);
-        let each = room.shut() + 2 * room.window() + room.many_answers() + room.suspects();
+        let each = 2 * room.shut() + 2 * room.window() + room.many_answers() + room.suspects();
         assert!(each * clusters <= all, "{all} {clusters} {room:?}");
         assert!(room.high_water() <= Room::MOST.high_water());
     }
@@ -193,9 +223,9 @@ async fn less_memory_pauses_peers_earlier() {
     assert!(queue.push(&alice, batch(100_000)).unwrap().is_none());
     assert!(queue.push(&alice, batch(1)).unwrap().is_some());
     assert!(queue.push(&bob, batch(65_000)).unwrap().is_none());
-    assert!(queue.shut().is_none());
+    assert!(queue.shut(&peer("any.example")).is_none());
     let _ = queue.push(&alice, batch(240_000)).unwrap();
-    assert!(queue.shut().is_some());
+    assert!(queue.shut(&peer("any.example")).is_some());
 }
 
 #[tokio::test]
@@ -207,9 +237,10 @@ async fn sources_that_are_idle_cost_nothing() {
     }
     assert_eq!(take(&queue, &wake, HIGH_WATER).len(), 1000);
     let inner = queue.lock();
-    assert_eq!((inner.sources.len(), inner.turns.len()), (0, 0));
-    assert!(inner.sources.capacity() <= SPARE && inner.turns.capacity() <= SPARE);
-    assert_eq!(inner.bytes, 0);
+    let class = &inner.classes.partners;
+    assert_eq!((class.sources.len(), class.turns.len()), (0, 0));
+    assert!(class.sources.capacity() <= SPARE && class.turns.capacity() <= SPARE);
+    assert_eq!(inner.bytes(), 0);
 }
 
 #[tokio::test]
@@ -382,10 +413,10 @@ fn a_large_batch_among_thousands_of_sources_costs_few_looks(
     }
     let mut bytes = 0;
     for _ in 0..20 {
-        queue.lock().looks = 0;
+        queue.lock().classes.partners.looks = 0;
         let taken = take(&queue, &wake, 256 * 1024);
         bytes += taken.iter().map(|batch| batch.bytes.len()).sum::<usize>();
-        let looks = queue.lock().looks;
+        let looks = queue.lock().classes.partners.looks;
         let most = taken.len() + 3 * (sources + 1);
         assert!(looks <= most, "{looks} looks for {} batches", taken.len());
     }

@@ -319,7 +319,7 @@ async fn a_suspect_that_floods_gets_back_what_is_too_much_and_stops_nobody() {
         count += 1;
         assert!(count < 1000, "without bound");
     }
-    assert!(cluster.queue.shut().is_none());
+    assert!(cluster.queue.shut(&source("any.example")).is_none());
     assert!(cluster.queue.depth().1 <= Room::default().suspects());
     cluster.push(of("bob@vngtp.lab", "b1"));
     assert_eq!(cluster.take().1.len(), 1);
