@@ -8,6 +8,8 @@ use crate::trace::printable;
 
 /// Longest text in a cell, bytes.
 const CELL: usize = 160;
+/// Keys of one stream that have a line each.
+const KEYS: usize = 4;
 
 /// Columns as wide as their longest cell; the last one is not filled up.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -79,6 +81,52 @@ fn waiting(value: &Value) -> String {
     }
 }
 
+/// A line for each of a stream's keys that have no answer yet, and one for those beyond
+/// [`KEYS`].
+fn keys(keys: &[Value]) -> Vec<String> {
+    let line = |key: &Value| {
+        let (local, remote) = (text(key, "local"), text(key, "remote"));
+        let time = span(number(key, "seconds"));
+        match text(key, "state").as_str() {
+            "waiting" => format!(
+                "{local} - {remote} (key waits for its turn for {time}, others are verified first)"
+            ),
+            _ => format!("{local} - {remote} (key is verified for {time}, {remote} is asked)"),
+        }
+    };
+    let mut lines: Vec<_> = keys.iter().take(KEYS).map(line).collect();
+    if keys.len() > KEYS {
+        lines.push(format!("and {} more keys", keys.len() - KEYS));
+    }
+    lines
+}
+
+/// How many keys are verified and how many wait, on all of these streams; empty if there are none.
+fn all_keys(streams: &[Value]) -> String {
+    let keys: Vec<_> = streams
+        .iter()
+        .flat_map(|stream| list(stream, "keys"))
+        .collect();
+    let waiting: Vec<_> = keys
+        .iter()
+        .filter(|key| text(key, "state") == "waiting")
+        .map(|key| number(key, "seconds"))
+        .collect();
+    if keys.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("; keys: {} being verified", keys.len() - waiting.len());
+    if let Some(longest) = waiting.iter().max() {
+        let _ = write!(
+            out,
+            ", {} waiting for their turn (limits.maxVerifications), the longest for {}",
+            waiting.len(),
+            span(*longest)
+        );
+    }
+    out
+}
+
 /// The answer to `connections`.
 pub fn connections(answer: &Value) -> String {
     let streams = answer.as_array().map_or(&[][..], Vec::as_slice);
@@ -91,6 +139,7 @@ pub fn connections(answer: &Value) -> String {
                 format!("{local} - {remote} ({})", text(pair, "mechanism"))
             })
             .collect();
+        pairs.extend(keys(list(stream, "keys")));
         if pairs.is_empty() {
             pairs.push(match stream.get("remote") {
                 Some(_) => format!("none yet; {}", text(stream, "remote")),
@@ -148,7 +197,8 @@ pub fn connections(answer: &Value) -> String {
         .filter(|stream| text(stream, "direction") == "inbound")
         .count();
     let outbound = streams.len() - inbound;
-    let _ = writeln!(out, "{inbound} inbound, {outbound} outbound");
+    let keys = all_keys(streams);
+    let _ = writeln!(out, "{inbound} inbound, {outbound} outbound{keys}");
     out
 }
 
@@ -239,6 +289,23 @@ mod tests {
             .is_some_and(|line| line.trim_start() == "conf.coluc.com - vngtp.lab (external)");
         assert!(further, "{shown}");
         assert_eq!(lines.last(), Some(&"1 inbound, 0 outbound"));
+    }
+
+    #[test]
+    fn keys_that_wait_are_told_with_the_time_that_they_wait() {
+        let key = |n: u64, state: &str| json!({"local": "coluc.com", "remote": format!("d{n}.example"), "state": state, "seconds": 10 * n});
+        let stream = |keys: &[Value]| json!({"direction": "inbound", "pairs": [], "remote": "d1.example", "keys": keys});
+        let first: Vec<_> = (1..8).map(|n| key(n, "waiting")).collect();
+        let shown = connections(&json!([stream(&first), stream(&[key(9, "asking")])]));
+        for line in [
+            "coluc.com - d2.example (key waits for its turn for 20 s, others are verified first)",
+            "and 3 more keys",
+            "coluc.com - d9.example (key is verified for 90 s, d9.example is asked)",
+            "2 inbound, 0 outbound; keys: 1 being verified, 7 waiting for their turn (limits.maxVerifications), the longest for 70 s",
+        ] {
+            assert!(shown.contains(line), "{line} in\n{shown}");
+        }
+        assert!(!shown.contains("none yet"), "{shown}");
     }
 
     #[test]

@@ -179,6 +179,9 @@ pub struct StreamDetail {
     pub remote: Option<Domain>,
     /// Authenticated pairs.
     pub pairs: Vec<PairInfo>,
+    /// Keys that the peer showed and that are not answered yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyInfo>,
     /// Stanzas carried; streams are one-way.
     #[serde(skip)]
     pub stanzas: u64,
@@ -207,6 +210,42 @@ pub struct PairInfo {
     pub remote: Domain,
     /// `dialback` or `external`.
     pub mechanism: &'static str,
+}
+
+/// A key that waits for its answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct KeyInfo {
+    /// The hosted domain.
+    pub local: Domain,
+    /// The domain in whose name it was shown.
+    pub remote: Domain,
+    /// `waiting` for its turn, or `asking` its authoritative server.
+    pub state: &'static str,
+    /// Since when.
+    #[serde(rename = "seconds", serialize_with = "seconds_since")]
+    pub since: Instant,
+}
+
+impl KeyInfo {
+    /// One that was shown just now.
+    pub fn new(local: Domain, remote: Domain) -> Self {
+        let (state, since) = ("waiting", Instant::now());
+        Self {
+            local,
+            remote,
+            state,
+            since,
+        }
+    }
+
+    /// It is its turn.
+    pub fn asking(&mut self) {
+        (self.state, self.since) = ("asking", Instant::now());
+    }
+}
+
+fn seconds_since<S: serde::Serializer>(since: &Instant, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(since.elapsed().as_secs())
 }
 
 /// A stream as the control socket shows it.

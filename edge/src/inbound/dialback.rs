@@ -16,7 +16,7 @@ use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
-use crate::registry::PairInfo;
+use crate::registry::{KeyInfo, PairInfo};
 use crate::stream::Failure;
 use crate::xml::{Element, StreamErrorCondition};
 
@@ -223,8 +223,23 @@ impl Session {
         });
         let edge = self.edge.clone();
         let since = Instant::now();
+        let entry = self.guard.entry.clone();
+        entry.update(|detail| {
+            let key = KeyInfo::new(question.local.clone(), question.remote.clone());
+            detail.keys.push(key);
+        });
         self.pending.push(Box::pin(async move {
-            let outcome = edge.verifier.ask(&edge, question).await;
+            let (local, remote) = (question.local.clone(), question.remote.clone());
+            let asking = || {
+                entry.update(|detail| {
+                    let mut keys = detail.keys.iter_mut();
+                    let key = keys.find(|key| key.local == local && key.remote == remote);
+                    if let Some(key) = key {
+                        key.asking();
+                    }
+                });
+            };
+            let outcome = edge.verifier.ask(&edge, question, asking).await;
             Verified {
                 request,
                 outcome,
@@ -256,6 +271,10 @@ impl Session {
             since,
         } = verified;
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
+        self.guard.update(|detail| {
+            let is_other = |key: &KeyInfo| key.local != local || key.remote != remote;
+            detail.keys.retain(is_other);
+        });
         let live = self.edge.live();
         // The lists may have changed meanwhile.
         let refusal = self.refusal(&live, &local, &remote);

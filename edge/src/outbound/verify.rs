@@ -158,8 +158,14 @@ impl Verifier {
         self.turns.counts()
     }
 
-    /// Asks when it is the question's turn; the lists are applied before, by the caller.
-    pub async fn ask(&self, edge: &Arc<Edge>, question: Question) -> Outcome {
+    /// Asks when it is the question's turn, which calls `asking`; the lists are applied before, by the
+    /// caller.
+    pub async fn ask(
+        &self,
+        edge: &Arc<Edge>,
+        question: Question,
+        asking: impl FnOnce(),
+    ) -> Outcome {
         let turn = self
             .turns
             .turn(question.asker, question.standing, question.until);
@@ -167,6 +173,7 @@ impl Verifier {
             Ok(permit) => permit,
             Err(reason) => return Outcome::NoTurn(reason),
         };
+        asking();
         let (answer, answered) = oneshot::channel();
         let asked = Asked {
             question,

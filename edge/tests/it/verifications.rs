@@ -138,6 +138,19 @@ async fn keys_wait_for_their_turn_and_one_address_leaves_turns_to_another() {
         let to = format!("d{n}.coluc.com");
         many.say(&key("vngtp.lab", &to)).await;
     }
+    // What waits is told: of eight turns a stranger's network has two.
+    let states = |lab: &Lab| {
+        let streams = serde_json::to_value(lab.edge.streams(None)).unwrap();
+        let streams = streams.as_array().unwrap().iter();
+        let keys: Vec<_> = streams
+            .filter_map(|one| one["keys"].as_array())
+            .flatten()
+            .collect();
+        let of = |state: &str| keys.iter().filter(|key| key["state"] == state).count();
+        (of("asking"), of("waiting"))
+    };
+    lab.until("keys wait", |lab| states(lab) == (2, KEYS - 2))
+        .await;
     let mut verifying = accept_unless(&peer, "").await.unwrap();
     // A quarter of all for one address that is nobody's.
     let first = verifying.hear("</db:verify>").await;
