@@ -91,6 +91,9 @@ impl Reloader {
     pub async fn run(self) {
         let (events, mut changed) = mpsc::channel(1);
         let mut watching = Watching::new(events);
+        // Also a file that is being written when the process starts.
+        watching.follow(&self.directories());
+        settle(&mut changed).await;
         loop {
             watching.follow(&self.directories());
             // Changes between the load and the watch are found by looking once more.
@@ -102,13 +105,7 @@ impl Reloader {
                 () = self.asked.notified() => continue,
                 () = self.live.closed() => return,
             }
-            // A file that is being written is read when that is over, as far as can be seen.
-            for _ in 0..MOST_SETTLES {
-                sleep(SETTLE).await;
-                if changed.try_recv().is_err() {
-                    break;
-                }
-            }
+            settle(&mut changed).await;
         }
     }
 
@@ -181,6 +178,16 @@ impl Reloader {
                     );
                 }
             }
+        }
+    }
+}
+
+/// A file that is being written is read when that is over, as far as can be seen.
+async fn settle(changed: &mut mpsc::Receiver<()>) {
+    for _ in 0..MOST_SETTLES {
+        sleep(SETTLE).await;
+        if changed.try_recv().is_err() {
+            break;
         }
     }
 }

@@ -309,3 +309,49 @@ async fn a_certificate_that_expires_while_the_edge_runs_is_warned_of() {
     );
     assert_eq!(later.contents_hash(), first.contents_hash());
 }
+
+/// Written in place, piece by piece: what is there in between is a good configuration, too, with a
+/// part of a deny list.
+#[tokio::test]
+async fn a_file_that_is_written_in_pieces_is_read_when_it_is_whole() {
+    let folder = good();
+    let path = folder.path().join("edge.yaml");
+    let start_text = yaml(folder.path()).replace("mode: AllowList", "mode: DenyList");
+    let domain = |n: usize| format!("denied{n}.example");
+    let text = |denied: usize| {
+        let list: Vec<_> = (0..denied).map(domain).collect();
+        let list = format!("domains: [{}]", list.join(", "));
+        start_text.replace("domains: [vngtp.lab]", &list)
+    };
+    // A machine that is busy may stop the writer for longer than the reader waits: that run says
+    // nothing.
+    for _ in 0..20 {
+        folder.write("edge.yaml", &text(0));
+        let mut running = start(&path, NEVER);
+        running
+            .until(|live| live.config.privacy.domains.is_empty())
+            .await;
+        let mut seen = running.live.clone();
+        let watching = tokio::spawn(async move {
+            let mut lengths = Vec::new();
+            while lengths.last() != Some(&20) && seen.changed().await.is_ok() {
+                lengths.push(seen.borrow_and_update().config.privacy.domains.len());
+            }
+            lengths
+        });
+        let mut longest = Duration::ZERO;
+        for denied in 1..=20 {
+            let began = Instant::now();
+            folder.write("edge.yaml", &text(denied));
+            sleep(SETTLE / 5).await;
+            longest = longest.max(began.elapsed());
+        }
+        let lengths = tokio::time::timeout(Duration::from_secs(20), watching);
+        let lengths = lengths.await.unwrap().unwrap();
+        if longest < SETTLE * 4 / 5 {
+            assert_eq!(lengths, [20], "a part of the list was in force");
+            return;
+        }
+    }
+    panic!("this machine never wrote 20 pieces in time");
+}
