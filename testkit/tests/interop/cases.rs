@@ -7,8 +7,8 @@ use testkit::partner::certificates::Kind;
 use testkit::partner::server::{Kind as Server, Proof, Tls};
 
 use crate::evidence::{Direction, agreed};
-use crate::exchange::{Outcome, message};
-use crate::partners::{INTERNATIONAL, domain_of};
+use crate::exchange::{Outcome, PATIENCE, message};
+use crate::partners::{A_LABELS, INTERNATIONAL, domain_of};
 use crate::table::Table;
 use crate::world::{World, unicode};
 
@@ -112,6 +112,9 @@ pub async fn play(world: &World, table: &mut Table) {
             [DIALBACK, DIALBACK],
         )
         .await;
+    }
+    for (domain, international) in A_LABELS {
+        host_by_its_a_label(world, table, domain, international).await;
     }
     for server in SERVERS {
         let partner = with(server, Tls::Required, Kind::SelfSigned);
@@ -226,6 +229,37 @@ async fn server_auth_only(world: &World, table: &mut Table) {
                 ))
             },
         )
+        .await;
+}
+
+/// A host that has the A-label for itself: heard, and then reached by both spellings.
+async fn host_by_its_a_label(world: &World, table: &mut Table, domain: &str, international: &str) {
+    table
+        .case("5 host by its A-label", domain, async |_: Talk| {
+            let (alice, bob) = (world.alice("coluc.com"), world.bob(domain));
+            let there = message(&bob, &alice).await?;
+            ensure(there == Outcome::Delivered, || format!("to us: {there}"))?;
+            let mut seen = Vec::new();
+            for written in [domain, international] {
+                let id = format!("to-{}", written.len());
+                let from = bob.position().await?;
+                let text = format!(
+                    "<message to='bob@{written}' id='{id}' type='chat'><body>{id}</body></message>"
+                );
+                alice.send(&text).await?;
+                bob.expect(from, "the message", PATIENCE, |stanza| {
+                    stanza.id == id && stanza.kind != "error"
+                })
+                .await?;
+                seen.push(written);
+            }
+            let secured = secured(world, ("own", "coluc.com"), domain, [DIALBACK, DIALBACK]);
+            Ok(format!(
+                "reached as {}; {}",
+                seen.join(" and "),
+                secured.await?
+            ))
+        })
         .await;
 }
 

@@ -128,6 +128,13 @@ pub const INTERNATIONAL: [(&str, &str, Server, Kind); 4] = [
     ),
 ];
 
+/// Hosts that an administrator wrote down with the A-label, each with its U-label; the second must be:
+/// Prosody would prepare it as `strasse.lab`.
+pub const A_LABELS: [(&str, &str); 2] = [
+    ("xn--mnchen-3ya.lab", "münchen.lab"),
+    ("xn--strae-oqa.lab", "straße.lab"),
+];
+
 /// All partners.
 pub fn partners() -> Vec<Partner> {
     let mut all = Vec::new();
@@ -176,6 +183,16 @@ pub fn partners() -> Vec<Partner> {
             tls: Tls::Required,
             proof: Proof::Any,
             certificate: Some(certificate),
+        });
+    }
+    for (ascii, _) in A_LABELS {
+        all.push(Partner {
+            domain: ascii.to_owned(),
+            ascii: ascii.to_owned(),
+            process: process_of(Server::Prosody, Tls::Required, Proof::Any),
+            tls: Tls::Required,
+            proof: Proof::Any,
+            certificate: Some(Kind::SelfSigned),
         });
     }
     all

@@ -158,6 +158,7 @@ fn records(partners: &[Partner]) -> Vec<RecordSpec> {
         "hosts.lab",
     ];
     zones.extend(partners::INTERNATIONAL.map(|(_, ascii, ..)| ascii));
+    zones.extend(partners::A_LABELS.map(|(ascii, _)| ascii));
     for zone in zones {
         let soa = format!("ns1.{zone}. hostmaster.{zone}. 1 3600 600 86400 5");
         add(zone, "SOA", &soa);
