@@ -29,7 +29,7 @@ for target in "${targets[@]}"; do
   # What is learnt goes to the first folder; the kept inputs are read only.
   status=0
   nice -n 19 "$work/$triple/release/$target" "$work/corpus/$target" "corpus/$target" \
-    -max_total_time=$seconds -timeout=20 -rss_limit_mb=2048 -artifact_prefix="$work/found/$target/" >"$log" 2>&1 || status=$?
+    -max_total_time=$seconds -timeout=120 -rss_limit_mb=2048 -artifact_prefix="$work/found/$target/" >"$log" 2>&1 || status=$?
   executions=$(grep -oE '^#[0-9]+' "$log" | tail -n1)
   echo "$target: $((SECONDS - began)) s, ${executions:-#0} inputs, $([ $status = 0 ] && echo nothing found || echo "A FINDING, see $log")"
   [ $status = 0 ] || found+=("$target")

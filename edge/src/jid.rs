@@ -242,6 +242,13 @@ impl Labels {
         })
     }
 
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Ascii => Self::Unicode,
+            Self::Unicode => Self::Ascii,
+        }
+    }
+
     pub(crate) fn write(self, domain: &Domain) -> Cow<'_, str> {
         match self {
             Self::Ascii => Cow::Borrowed(domain.as_str()),

@@ -26,6 +26,7 @@ use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{ShownCertificate, Verdict};
+use crate::xml::StreamErrorCondition;
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]
@@ -90,6 +91,9 @@ pub struct Opener {
     /// Whose key is to be verified; lines of the log are counted as that peer's.
     asker: Option<IpAddr>,
     connected: bool,
+    /// The remote server did not know its domain as it is spelled usually, and is asked with these
+    /// labels.
+    labels: Option<Labels>,
 }
 
 impl Opener {
@@ -140,6 +144,7 @@ impl Opener {
                     route: None,
                     asker,
                     connected: false,
+                    labels: None,
                 })
             }
             Err(error) => {
@@ -254,6 +259,17 @@ impl Opener {
         }
     }
 
+    /// Whether the remote server may know its domain by the other spelling, which is tried once.
+    fn spells_otherwise(&mut self, failure: &Failure, written: &str) -> bool {
+        let unknown = matches!(failure, Failure::Peer { condition, .. } if *condition == StreamErrorCondition::HostUnknown);
+        let known = self.edge.memory.labels.get(&self.remote).is_some();
+        if !unknown || known || self.labels.is_some() {
+            return false;
+        }
+        self.labels = Labels::of(written, &self.remote).map(Labels::other);
+        self.labels.is_some()
+    }
+
     /// A connection on which nothing was said yet.
     fn wire(&self, tcp: TcpStream, entry: &Arc<StreamEntry>) -> Wire {
         let partner = self.live.policy.is_partner(&self.remote);
@@ -307,6 +323,9 @@ impl Opener {
             {
                 opening.written = labels.write(&self.remote).into_owned();
             }
+            if let Some(labels) = self.labels {
+                opening.written = labels.write(&self.remote).into_owned();
+            }
             let written = opening.written.clone();
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
@@ -339,7 +358,7 @@ impl Opener {
                     });
                 }
                 Err(failure) => {
-                    if phase == Phase::External {
+                    if phase == Phase::External || self.spells_otherwise(&failure, &written) {
                         again = Some((address, service));
                     }
                     // Servers may refuse our certificate only after the handshake.

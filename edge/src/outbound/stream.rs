@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xmpp_federation_core::Domain;
@@ -23,11 +23,12 @@ use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
-use crate::jid::Side;
+use crate::jid::{Labels, Side};
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::refusal::Check;
 use crate::registry::PairInfo;
+use crate::stanza::{DomainCache, split};
 use crate::stream::transport::Turn;
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::tls::{Kept, terms};
@@ -312,12 +313,27 @@ impl Stream<'_> {
         if count == 0 {
             return;
         }
+        let bytes = self.respelled(bytes);
         self.remember(bytes.clone());
         self.opened.wire.transport.queue(bytes);
         self.last_use = Instant::now();
         self.opened
             .guard
             .update(|detail| detail.stanzas += count as u64);
+    }
+
+    /// Stanzas as this stream's header spells the remote domain: they may have been queued before it was
+    /// known how.
+    fn respelled(&mut self, stanzas: Bytes) -> Bytes {
+        if Labels::of(&self.opened.written, &self.route.remote).is_none() {
+            return stanzas;
+        }
+        let side = Side::Peer(&self.edge.memory);
+        let (mut bytes, mut domains) = (BytesMut::new(), DomainCache::default());
+        for stanza in split(&stanzas, ns::SERVER) {
+            bytes.extend_from_slice(side.respell(&stanza, &mut domains).bytes());
+        }
+        bytes.freeze()
     }
 
     /// Step 1 of dialback.
@@ -460,6 +476,10 @@ impl Stream<'_> {
         self.edge
             .partners
             .authenticated(&live.policy, remote, address);
+        if let Some(labels) = Labels::of(&self.opened.written, remote) {
+            let partner = live.policy.is_partner(remote);
+            self.edge.memory.labels.note(remote, partner, labels);
+        }
         let tls = self.opened.wire.transport.is_tls();
         if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
             self.edge

@@ -5,7 +5,7 @@ use rstest::rstest;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{LinkProfile, PrivacyMode};
 
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, live};
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
 
 /// The hosted domain with an umlaut, and coluc.com.
 const HOSTED: &str = "xn--kln-sna.coluc.com";
@@ -358,4 +358,27 @@ enum Said {
     Header(String, String),
     Element(String),
     Stanza(String),
+}
+
+/// Prosody with a host that is configured by its A-labels answers so.
+#[tokio::test]
+async fn a_server_that_knows_itself_by_the_other_labels_only_is_called_by_them() {
+    let (_lab, peer, _router, link) = start("xn--bcher-kva.example").await;
+    link.say("<message from='v@coluc.com' to='b@b\u{fc}cher.example/\u{fc}' id='1'/>");
+    let mut first = peer.accept_tcp().await;
+    let opened = first.hear("version='1.0'>").await;
+    assert_eq!(attribute(&opened, "stream:stream", "to"), UMLAUT);
+    first.say(&header("", "coluc.com", "x")).await;
+    first
+        .say("<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+        .await;
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let stanza = stream.hear("id='1'/>").await;
+    assert_eq!(
+        attribute(&stanza, "message", "to"),
+        "b@xn--bcher-kva.example/\u{fc}"
+    );
+    link.say("<message from='v@coluc.com' to='b\u{fc}cher.example' id='2'/>");
+    let stanza = stream.hear("id='2'/>").await;
+    assert_eq!(attribute(&stanza, "message", "to"), "xn--bcher-kva.example");
 }
