@@ -317,6 +317,10 @@ fn run(arguments: &Run) -> ExitCode {
     }
 }
 
+/// Tasks that a worker runs before it looks at the sockets again; a turn takes a millisecond at most
+/// as a rule.
+const TURNS: u32 = 11;
+
 /// As many workers as the cgroup allows processors; each costs memory, and one needs no pool.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -327,7 +331,11 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         builder.worker_threads(workers);
         builder
     };
-    builder.max_blocking_threads(4).enable_all().build()
+    builder
+        .event_interval(TURNS)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
 }
 
 async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {

@@ -547,7 +547,7 @@ impl Metrics {
             .inc();
     }
 
-    /// A peer is not read for a while: `link-queue`, `rate`.
+    /// A peer is not read for a while: `link-queue`, `rate`, `refused`.
     pub fn paused(&self, reason: &'static str) {
         self.pauses.get_or_create(&[label("reason", reason)]).inc();
     }

@@ -29,16 +29,20 @@ pub fn domain_part(address: &str) -> &str {
 }
 
 /// Spellings seen on one stream and their canonical form, so that a busy stream does not
-/// canonicalise the same domain for every stanza; and parts of addresses that are no ASCII and
-/// good.
+/// canonicalise the same domain for every stanza; and parts of addresses that are no ASCII, good ones
+/// and bad ones.
 #[derive(Debug, Default)]
 pub struct DomainCache {
     known: HashMap<Box<str>, Option<Domain>>,
     good: HashSet<(Part, Box<str>)>,
+    /// Apart, so that they take no place of a good one.
+    bad: HashSet<(Part, Box<str>)>,
 }
 
 /// Spellings remembered; a peer that uses more only loses the saving.
 const CACHED: usize = 64;
+/// The same of bad parts of addresses.
+const CACHED_BAD: usize = 16;
 /// Longest spelling worth remembering; no valid domain is longer.
 pub(crate) const LONGEST: usize = Domain::LONGEST;
 
@@ -73,13 +77,19 @@ impl DomainCache {
         if self.good.contains(&key) {
             return true;
         }
-        let good = judge();
-        if good {
-            if self.good.len() >= CACHED {
-                self.good.clear();
-            }
-            self.good.insert(key);
+        if self.bad.contains(&key) {
+            return false;
         }
+        let good = judge();
+        let (known, most) = if good {
+            (&mut self.good, CACHED)
+        } else {
+            (&mut self.bad, CACHED_BAD)
+        };
+        if known.len() >= most {
+            known.clear();
+        }
+        known.insert(key);
         good
     }
 
@@ -129,6 +139,19 @@ mod tests {
         #[case] domain: &str,
     ) {
         assert_eq!(domain_part(address), domain);
+    }
+
+    #[test]
+    fn a_part_of_an_address_is_judged_once_and_bad_ones_take_no_place_of_good_ones() {
+        let mut cache = DomainCache::default();
+        assert!(cache.passes(Part::Local, "good", || true));
+        for n in 0..1000 {
+            let bad = n.to_string();
+            assert!(!cache.passes(Part::Local, &bad, || false));
+            assert!(!cache.passes(Part::Local, &bad, || panic!("judged again")));
+        }
+        assert!(cache.passes(Part::Local, "good", || panic!("judged again")));
+        assert!(cache.bad.len() <= CACHED_BAD);
     }
 
     #[test]

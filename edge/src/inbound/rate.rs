@@ -1,8 +1,12 @@
 //! Rates per remote domain (`peers[].messagesPerSecond`, `bytesPerSecond`): all streams of a domain
 //! share one token bucket that holds what one second brings. Who has used it up is not read until
 //! it has filled again; nothing is dropped.
+//!
+//! A stanza that is refused never comes to the queue of a link, where too much of it would stop its
+//! sender. So refused stanzas have a bucket too, whatever `peers` says.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,14 +17,51 @@ use crate::policy::{PeerPolicy, Policy};
 
 /// What may be used at once: the rate of this time.
 const BURST: Duration = Duration::from_secs(1);
+/// The same of refused stanzas.
+const REFUSED_BURST: Duration = Duration::from_millis(250);
+/// What a refused stanza costs: 200 in a second. To judge an address takes up to a millisecond.
+const REFUSED: Duration = Duration::from_millis(5);
+/// Buckets of refused stanzas at which it is first looked which of them are full again.
+const TIDY: usize = 256;
 
-/// The buckets of domains with a rate. As many as there are entries in `peers`, at most.
+/// Whose refused stanzas share a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Payer {
+    /// A configured partner.
+    Partner(Domain),
+    /// Everybody else by network: a stranger has any number of domains.
+    Network(IpAddr),
+}
+
+/// The buckets of domains with a rate, as many as there are entries in `peers` at most; and those of
+/// refused stanzas, as many as are not full.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     known: Mutex<HashMap<Domain, Arc<Rate>>>,
+    refused: Mutex<Refused>,
+}
+
+#[derive(Debug, Default)]
+struct Refused {
+    full: HashMap<Payer, Option<Instant>>,
+    tidy_at: usize,
 }
 
 impl Rates {
+    /// A stanza was refused; the time at which the stream may go on, if that is not now.
+    pub(super) fn refused(&self, payer: Payer, now: Instant) -> Option<Instant> {
+        let mut guard = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = &mut *guard;
+        if refused.full.len() >= refused.tidy_at.max(TIDY) {
+            refused
+                .full
+                .retain(|_, full| full.is_some_and(|at| at > now));
+            refused.tidy_at = 2 * refused.full.len();
+        }
+        let full = refused.full.entry(payer).or_default();
+        spend(full, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now)
+    }
+
     /// The bucket of a domain; `None` if it has no rate.
     pub(super) fn of(&self, policy: &Policy, remote: &Domain) -> Option<Arc<Rate>> {
         let wanted = Rate::new(policy.peer(remote))?;
@@ -140,6 +181,24 @@ mod tests {
     ) {
         let count = taken(&terms, size, seconds);
         assert!(count.abs_diff(expected) <= 1 + expected / 100, "{count}");
+    }
+
+    #[test]
+    fn refused_stanzas_have_a_bucket_for_each_payer_and_full_ones_are_forgotten() {
+        let rates = Rates::default();
+        let vngtp = || Payer::Partner(Domain::parse("vngtp.lab").unwrap());
+        let (start, mut now, mut count) = (Instant::now(), Instant::now(), 0);
+        while now < start + Duration::from_secs(10) {
+            count += 1;
+            now = rates.refused(vngtp(), now).unwrap_or(now);
+        }
+        assert!((2040..=2060).contains(&count), "{count}");
+        for n in 0..10_000_u32 {
+            let network = Payer::Network(IpAddr::from(n.to_be_bytes()));
+            assert_eq!(rates.refused(network, now), None);
+            now += REFUSED;
+        }
+        assert!(rates.refused.lock().unwrap().full.len() <= TIDY);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use xmpp_federation_core::{Domain, StreamId};
 use super::dialback::{Shown, Verified};
 use super::external::External;
 use super::negotiate::{self, Negotiation};
-use super::rate::Rate;
+use super::network_of;
+use super::rate::{Payer, Rate};
 use super::table::Place;
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
@@ -36,7 +37,7 @@ use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
 use crate::stream::direct_tls::Service;
 use crate::stream::pace::{Low, Paced};
 use crate::stream::transport::{Transport, Turn};
-use crate::stream::{CLOSE_TIME, Failure, Wire, negotiation_limits, stanza_limits};
+use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.
@@ -127,6 +128,10 @@ pub(super) struct Session {
     paused: Option<Pause>,
     /// Its rate is used up until then: what was read stays in the framer, and it is not read.
     throttled: Option<Instant>,
+    /// When this turn began to take what was read.
+    turn_began: Instant,
+    /// It took long: others have their turns first.
+    long_turn: bool,
     /// Our side is closed; until then the peer may finish.
     pub(super) closing: Option<Instant>,
 }
@@ -212,6 +217,8 @@ async fn open(
                 last: None,
                 paused: None,
                 throttled: None,
+                turn_began: Instant::now(),
+                long_turn: false,
                 closing: None,
             });
             Some((session, negotiated.first.map(Box::new)))
@@ -302,6 +309,12 @@ impl Session {
         let failure = loop {
             if let Err(failure) = step {
                 break failure;
+            }
+            if std::mem::take(&mut self.long_turn) {
+                tokio::task::yield_now().await;
+                // It may have ended in the middle of what was read.
+                step = self.take_frames();
+                continue;
             }
             let deadline = self.deadline();
             let held = self.wire.framer.buffered();
@@ -464,6 +477,8 @@ impl Session {
     }
 
     fn take_frames(&mut self) -> Result<(), Failure> {
+        self.turn_began = Instant::now();
+        self.long_turn = false;
         let live = self.edge.live();
         // Another cluster may have a link that is up.
         if self.lanes.iter().any(|lane| !lane.cluster.queue.is_up()) {
@@ -480,6 +495,7 @@ impl Session {
         if self.wire.framer.buffered() == 0 {
             self.wire.framer.shrink();
         }
+        self.look_at_time();
         taken
     }
 
@@ -505,7 +521,9 @@ impl Session {
 
     /// Whether what was read may go on to the routers. Our side closed: nothing may stay behind.
     fn may_take(&self) -> bool {
-        self.throttled.is_none() && (self.paused.is_none() || self.closing.is_some())
+        !self.long_turn
+            && self.throttled.is_none()
+            && (self.paused.is_none() || self.closing.is_some())
     }
 
     fn take_element(
@@ -567,19 +585,13 @@ impl Session {
             lane.builder.requests += usize::from(wants_answer(moved));
         }
         let written = lane.builder.out.len() - before;
-        if let Some(rate) = &lane.rate
-            && self.closing.is_none()
-        {
-            let before = self.throttled.is_some();
-            self.throttled = rate.spend(written.max(received), Instant::now());
-            if !before && self.throttled.is_some() {
-                self.edge.metrics.paused("rate");
-            }
-        }
+        let rate = lane.rate.as_ref().filter(|_| self.closing.is_none());
+        let until = rate.and_then(|rate| rate.spend(written.max(received), Instant::now()));
         if lane.builder.out.len() >= PIECE {
             let pause = lane.hand_over(&self.edge);
             self.pause(pause);
         }
+        self.throttle(until, "rate");
         if let Some(name) = unportable {
             let mut domain = |address| self.domains.domain_of(address);
             let domains = domain(&from).zip(domain(&to));
@@ -605,6 +617,7 @@ impl Session {
             self.check_pair(live, &local, &remote)?;
             let Some(lane) = self.lane_for(live, &local, &remote) else {
                 self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                self.count_refused(live, &remote, element);
                 return Ok(false);
             };
             self.last = Some(Last {
@@ -624,6 +637,8 @@ impl Session {
         if let Some(last) = &mut self.last {
             last.addresses.note(from, to);
         }
+        // To judge addresses takes longer than all else.
+        self.look_at_time();
         Ok(true)
     }
 
@@ -648,6 +663,7 @@ impl Session {
             &refusal,
         );
         self.refuse(live, element, (local, remote), Cause::Unportable);
+        self.pay_refusal(live, remote);
     }
 
     /// A stanza of an authenticated pair whose addresses are good only in their domains.
@@ -658,6 +674,7 @@ impl Session {
         let (Some(remote), Some(local)) = (domain(element.from()), domain(element.to())) else {
             return;
         };
+        self.count_refused(live, &remote, element);
         let Some(fault) = of_from else {
             self.refuse(live, element, (&local, &remote), Cause::Malformed);
             return;
@@ -671,6 +688,42 @@ impl Session {
         self.edge
             .refused(Direction::Inbound, peer, local, remote, &refusal);
         self.edge.metrics.dropped(Cause::Malformed.as_str());
+    }
+
+    /// A stanza that goes no further counts for the domain's rate like any other.
+    fn count_refused(&mut self, live: &Live, remote: &Domain, element: &Element) {
+        if self.closing.is_none() {
+            let rate = self.edge.inbound.rates.of(&live.policy, remote);
+            let until = rate.and_then(|rate| rate.spend(element.bytes().len(), Instant::now()));
+            self.throttle(until, "rate");
+        }
+        self.pay_refusal(live, remote);
+    }
+
+    /// A stanza was refused: nothing else stops a stream that sends many.
+    fn pay_refusal(&mut self, live: &Live, remote: &Domain) {
+        let payer = if live.policy.is_partner(remote) {
+            Payer::Partner(remote.clone())
+        } else {
+            Payer::Network(network_of(self.guard.entry.peer.ip()))
+        };
+        let now = Instant::now();
+        let until = self.edge.inbound.rates.refused(payer, now);
+        self.throttle(until, "refused");
+        self.look_at_time();
+    }
+
+    /// Whether others have their turns before what else was read.
+    fn look_at_time(&mut self) {
+        self.long_turn = self.turn_began.elapsed() >= LONG_TURN;
+    }
+
+    /// The stream is not read until then.
+    fn throttle(&mut self, until: Option<Instant>, reason: &'static str) {
+        if until.is_some() && self.throttled.is_none() {
+            self.edge.metrics.paused(reason);
+        }
+        self.throttled = self.throttled.max(until);
     }
 
     fn pause(&mut self, pause: Option<Pause>) {

@@ -87,7 +87,7 @@ pub const METRICS: &[Described] = &[
         "Stanzas that could not be delivered and must not be answered"),
     described("stream_errors", Kind::Counter, &[DIRECTION, ("sender", "`edge`, `peer`"), ("condition", "a condition of RFC 6120 section 4.9.3")],
         "Streams that ended with an error"),
-    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may")],
+    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may; `refused`: it sends many stanzas that are refused")],
         "Times that a peer was not read for a while"),
     described("link_queue_stanzas", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
         "Stanzas that wait for a link to an XCP router"),

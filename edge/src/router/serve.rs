@@ -31,7 +31,7 @@ use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
 use crate::stream::transport::Turn;
-use crate::stream::{CLOSE_TIME, Failure, Wire};
+use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 
 /// Bytes written at once.
@@ -307,6 +307,9 @@ impl Up<'_> {
                     Turn::Read => {
                         self.last_heard = Instant::now();
                         self.take_frames()?;
+                        if self.last_heard.elapsed() >= LONG_TURN {
+                            tokio::task::yield_now().await;
+                        }
                         if self.last_heard >= deadline {
                             self.timed_out()?;
                         }

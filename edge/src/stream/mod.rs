@@ -31,6 +31,9 @@ use transport::{Transport, Turn};
 /// How long a peer may take to close its side after we closed ours while nothing can be lost.
 pub const CLOSE_TIME: Duration = Duration::from_secs(5);
 
+/// After a turn that took as long, a stream or link lets others have theirs.
+pub const LONG_TURN: Duration = Duration::from_millis(1);
+
 /// Why a stream cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

@@ -27,6 +27,7 @@ mod odd_certificates;
 mod odd_peers;
 mod partner;
 mod per_pair;
+mod refused;
 mod router_words;
 mod signals;
 mod slow_router;

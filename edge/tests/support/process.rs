@@ -24,20 +24,25 @@ impl Process {
     /// An edge for coluc.com with a static route to the peer `vngtp.lab`; `more` is further
     /// configuration, YAML at the top level.
     pub fn start(peer: &Peer, router: &Router, more: &str) -> Self {
-        Self::start_as(&[], Stdio::null(), peer, router, more)
+        Self::start_as(&[], Stdio::null(), &[peer], router, more)
     }
 
     /// The same by way of another command, which gets the edge's command line at its end.
     pub fn start_under(by: &[&str], peer: &Peer, router: &Router, more: &str) -> Self {
-        Self::start_as(by, Stdio::null(), peer, router, more)
+        Self::start_as(by, Stdio::null(), &[peer], router, more)
+    }
+
+    /// An edge for coluc.com with static routes to all these peers.
+    pub fn start_among(peers: &[&Peer], router: &Router) -> Self {
+        Self::start_as(&[], Stdio::null(), peers, router, "")
     }
 
     /// The same with its log somewhere else.
     pub fn start_writing(peer: &Peer, router: &Router, more: &str, log: Stdio) -> Self {
-        Self::start_as(&[], log, peer, router, more)
+        Self::start_as(&[], log, &[peer], router, more)
     }
 
-    fn start_as(by: &[&str], log: Stdio, peer: &Peer, router: &Router, more: &str) -> Self {
+    fn start_as(by: &[&str], log: Stdio, peers: &[&Peer], router: &Router, more: &str) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("edge-process-{}-{number}", std::process::id());
@@ -51,7 +56,11 @@ impl Process {
         write("router", "router-secret");
         let (s2s, admin) = (free(), free());
         let here = folder.display();
-        let way = peer.listener.local_addr().unwrap();
+        let ways = peers.iter().map(|peer| {
+            let way = peer.listener.local_addr().unwrap();
+            format!("{{domain: {}, addresses: ['{way}']}}", peer.domain)
+        });
+        let ways = ways.collect::<Vec<_>>().join(", ");
         let node = router.listener.local_addr().unwrap();
         let yaml = format!(
             "\
@@ -60,7 +69,7 @@ listen: {{s2s: '{s2s}', admin: '{admin}'}}
 dialback: {{sign: {here}/dialback}}
 tls:
   certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
-staticRoutes: [{{domain: vngtp.lab, addresses: ['{way}']}}]
+staticRoutes: [{ways}]
 routers:
 - name: main
   componentIds: [{COMPONENT}]

@@ -1,0 +1,243 @@
+//! Stanzas that the edge refuses: they cost their sender, and
+//! nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+use tokio::time::sleep;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{EdgeConfig, Peer as Terms};
+
+use crate::support::process::Process;
+use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, config, live};
+
+/// What a partner sends without end. Nobody is told of it.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    Good,
+    /// Each to another address, which takes long to judge.
+    GoodAnew,
+    /// Its recipient's local part is written in both directions, so that no reading takes it.
+    Malformed,
+    /// The same, each another one.
+    MalformedAnew,
+    /// It holds a name that not every XML parser takes.
+    Unportable,
+}
+
+impl Flood {
+    /// About 60 kB of it.
+    fn text(self, first: usize) -> String {
+        let stanzas = (first..first + 50).map(|n| {
+            let (to, inside) = match self {
+                Self::Good => ("a".repeat(1000), ""),
+                Self::GoodAnew => {
+                    // No digits among letters that are written from the right.
+                    let digits = format!("{n:08}");
+                    let letters = digits
+                        .bytes()
+                        .map(|digit| char::from_u32(0x5d0 - 0x30 + u32::from(digit)).unwrap());
+                    ("\u{5d0}".repeat(490) + &letters.collect::<String>(), "")
+                }
+                Self::Malformed => ("\u{5d0}a".repeat(330), ""),
+                Self::MalformedAnew => (format!("{n}{}", "\u{5d0}a".repeat(330)), ""),
+                Self::Unportable => ("a".repeat(1000), "<\u{218}/>"),
+            };
+            format!(
+                "<message from='bob@vngtp.lab' to='{to}@coluc.com' type='error'>{inside}</message>"
+            )
+        });
+        stanzas.collect()
+    }
+
+    /// Sends it until that is aborted or the stream ends.
+    fn send(self, mut stream: Speaker) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            let mut first = 0;
+            while stream.try_say(self.text(first).as_bytes()).await.is_ok() {
+                first += 50;
+            }
+        })
+    }
+
+    /// The longest that a message of another partner, and the admin port, took while two streams
+    /// of `vngtp.lab` sent it.
+    async fn delays(self) -> [Duration; 2] {
+        let (peer, other) = (
+            Peer::new("vngtp.lab").await,
+            Peer::new("other.example").await,
+        );
+        let router = Router::new().await;
+        let edge = Process::start_among(&[&peer, &other], &router);
+        let mut link = router.accept().await;
+        let mut quiet = other.open_authenticated(edge.s2s, "coluc.com").await;
+        let mut floods = Vec::new();
+        for _ in 0..2 {
+            let stream = peer.open_authenticated(edge.s2s, "coluc.com").await;
+            floods.push(self.send(stream));
+        }
+        let began = Instant::now();
+        let mut worst = [Duration::ZERO; 2];
+        while began.elapsed() < Duration::from_secs(1) {
+            let before = Instant::now();
+            quiet
+                .say("<message from='carol@other.example' to='alice@coluc.com' id='quiet'/>")
+                .await;
+            while !link.hear().await.contains("id='quiet'") {}
+            worst[0] = worst[0].max(before.elapsed());
+            let before = Instant::now();
+            edge.get("/livez").await;
+            worst[1] = worst[1].max(before.elapsed());
+            sleep(Duration::from_millis(10)).await;
+        }
+        for flood in floods {
+            flood.abort();
+        }
+        worst
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_send_what_is_refused_delay_nobody_more_than_good_ones() {
+    let good = Flood::Good.delays().await;
+    let others = [
+        Flood::GoodAnew,
+        Flood::Malformed,
+        Flood::MalformedAnew,
+        Flood::Unportable,
+    ];
+    for flood in others {
+        let worst = flood.delays().await;
+        println!("{flood:?}: {worst:?}, good stanzas {good:?}");
+        for (worst, good) in worst.into_iter().zip(good) {
+            let bound = Duration::from_millis(200).max(2 * good);
+            assert!(worst <= bound, "{flood:?}: {worst:?} over {bound:?}");
+        }
+    }
+}
+
+fn terms(messages_per_second: Option<u32>) -> Terms {
+    Terms {
+        domain: Domain::parse("vngtp.lab").unwrap(),
+        tls_mode: None,
+        require_certificate: None,
+        pinned_sha256: Vec::new(),
+        max_stanza_bytes: None,
+        messages_per_second,
+        bytes_per_second: None,
+    }
+}
+
+async fn lab_with(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut config = config(&[&peer], &[&router]);
+    change(&mut config);
+    let lab = Lab::start(live(config));
+    let link = router.accept().await;
+    (lab, peer, link)
+}
+
+/// A stanza that is refused in silence, by cause.
+fn refused(cause: &str) -> &'static str {
+    match cause {
+        "unportable" => {
+            "<message from='bob@vngtp.lab' to='alice@coluc.com' type='error'><\u{218}/></message>"
+        }
+        "malformed" => "<message from='bob@vngtp.lab' to='a b@coluc.com' type='error'/>",
+        // No router serves this domain.
+        _ => "<message from='bob@vngtp.lab' to='alice@conf.coluc.com' type='error'/>",
+    }
+}
+
+/// How many stanzas are refused in about 1.5 seconds while two streams send nothing else; with the
+/// time.
+async fn refused_meanwhile(cause: &str, rate: Option<u32>) -> (u64, Duration, Lab) {
+    let (lab, peer, _link) = lab_with(|config| {
+        config.peers.push(terms(rate));
+        config.routers[0].domains = vec![Domain::parse("coluc.com").unwrap()];
+    })
+    .await;
+    let to = if cause == "link-down" {
+        "conf.coluc.com"
+    } else {
+        "coluc.com"
+    };
+    let began = Instant::now();
+    let mut floods = Vec::new();
+    for _ in 0..2 {
+        let mut stream = peer.open_authenticated(lab.s2s, to).await;
+        let text = refused(cause).repeat(500);
+        floods.push(tokio::spawn(async move {
+            while stream.try_say(text.as_bytes()).await.is_ok() {}
+        }));
+    }
+    sleep(Duration::from_millis(1500)).await;
+    let metric = format!("xmpp_edge_stanzas_dropped_total{{cause=\"{cause}\"}}");
+    let (count, time) = (lab.metric(&metric), began.elapsed());
+    for flood in floods {
+        flood.abort();
+    }
+    (count, time, lab)
+}
+
+/// What so many in a second may have come to, one more for each stream.
+fn most(at_once: f64, per_second: f64, time: Duration) -> f64 {
+    at_once + per_second * time.as_secs_f64() + 2.0
+}
+
+#[rstest]
+#[case::malformed("malformed")]
+#[case::unportable("unportable")]
+#[case::no_router("link-down")]
+#[tokio::test]
+async fn the_rate_of_a_domain_holds_for_what_is_refused(#[case] cause: &str) {
+    let (count, time, lab) = refused_meanwhile(cause, Some(10)).await;
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let counted = count as f64;
+    assert!(counted <= most(10.0, 10.0, time), "{count} in {time:?}");
+    assert!(count >= 10, "{count} in {time:?}");
+    let pauses = lab.metric("xmpp_edge_pauses_total{reason=\"rate\"}");
+    assert!(pauses > 0);
+}
+
+#[rstest]
+#[case::malformed("malformed")]
+#[case::unportable("unportable")]
+#[case::no_router("link-down")]
+#[tokio::test]
+async fn what_is_refused_has_a_rate_of_its_own(#[case] cause: &str) {
+    let (count, time, lab) = refused_meanwhile(cause, None).await;
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let counted = count as f64;
+    assert!(counted <= most(50.0, 200.0, time), "{count} in {time:?}");
+    assert!(count >= 50, "{count} in {time:?}");
+    let pauses = lab.metric("xmpp_edge_pauses_total{reason=\"refused\"}");
+    assert!(pauses > 0);
+}
+
+#[tokio::test]
+async fn a_router_that_sends_bad_addresses_without_end_delays_no_stanza() {
+    let Scene {
+        lab: _lab,
+        mut link,
+        mut bystander,
+        ..
+    } = Scene::new().await;
+    let bad = "\u{5d0}a".repeat(330);
+    let text = format!("<message from='alice@coluc.com' to='{bad}@vngtp.lab' type='error'/>");
+    let say = link.sayer();
+    let flood = async move {
+        for _ in 0..100 {
+            say(&text.repeat(20));
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let began = Instant::now();
+    let ((), others) = bystander.during(&mut link, flood).await;
+    assert!(others.is_empty(), "{others:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
