@@ -161,7 +161,8 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     // From an address that is none the error would be dropped: the domain answers.
     let to = to
         .as_deref()
-        .map(|to| if is_good(to) { to } else { domain_part(to) });
+        .map(|to| if is_good(to) { to } else { domain_part(to) })
+        .filter(|to| !to.is_empty());
     let most = stanza.bytes().len().max(ALWAYS_TAKEN);
     let write =
         |id: Option<&str>| error(name, (&from, to), id, cause).filter(|error| error.len() <= most);

@@ -33,6 +33,8 @@ pub(crate) enum Part {
 /// What is wrong with an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JidFault {
+    #[error("its domain part is empty")]
+    NoDomain,
     #[error("its {} part is empty", .0.name())]
     Empty(Part),
     #[error("its {} part has more than {PART} bytes", .0.name())]
@@ -173,10 +175,13 @@ fn parts(address: &str) -> impl Iterator<Item = (Part, &str)> {
         .chain(resource.map(|resource| (Part::Resource, resource)))
 }
 
-/// What is wrong with an address beside its domain. `known`: parts that passed before, since the
+/// What is wrong with an address beside its domain, which is not empty. `known`: parts that passed before, since the
 /// readings cost more than the rest of a stanza.
 #[inline]
 pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFault> {
+    if domain_part(address).is_empty() {
+        return Err(JidFault::NoDomain);
+    }
     for (part, text) in parts(address) {
         if !part.judge_ascii(text)? && !known.passes(part, text, || part.has_reading(text)) {
             return Err(JidFault::Characters(part));
@@ -216,10 +221,12 @@ impl LastJudged {
 
 /// The same without memory.
 pub(crate) fn is_good(address: &str) -> bool {
-    parts(address).all(|(part, text)| {
-        part.judge_ascii(text)
-            .is_ok_and(|good| good || part.has_reading(text))
-    })
+    let mut parts = parts(address);
+    !domain_part(address).is_empty()
+        && parts.all(|(part, text)| {
+            part.judge_ascii(text)
+                .is_ok_and(|good| good || part.has_reading(text))
+        })
 }
 
 /// How a remote server writes its own domain. Servers of RFC 3920 know a domain that was configured
@@ -401,6 +408,9 @@ mod tests {
     }
 
     #[rstest]
+    #[case::nothing("", JidFault::NoDomain)]
+    #[case::no_domain("x@", JidFault::NoDomain)]
+    #[case::only_a_resource("/x", JidFault::NoDomain)]
     #[case::empty_local("@a.example", JidFault::Empty(Part::Local))]
     #[case::empty_resource("a.example/", JidFault::Empty(Part::Resource))]
     #[case::empty_resource_of_a_user("x@a.example/", JidFault::Empty(Part::Resource))]

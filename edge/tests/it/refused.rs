@@ -9,7 +9,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as Terms};
 
 use crate::support::process::Process;
-use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, config, live};
+use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, live};
 
 /// What a partner sends without end. Nobody is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -240,4 +240,45 @@ async fn a_router_that_sends_bad_addresses_without_end_delays_no_stanza() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza() {
+    let (lab, peer, mut link) = lab_with(|_| {}).await;
+    for before in ["", refused("malformed")] {
+        let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+        bob.say(&format!("{before}<message from='' to='' id='none'/>"))
+            .await;
+        assert_eq!(bob.condition().await, "improper-addressing");
+        let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+        bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='good'/>")
+            .await;
+        assert_eq!(attribute(&link.hear().await, "message", "id"), "good");
+    }
+}
+
+#[rstest]
+#[case::both("from='' to=''")]
+#[case::no_domain("from='alice@' to='bob@'")]
+#[case::only_a_resource("from='/x' to='/x'")]
+#[tokio::test]
+async fn a_stanza_of_a_router_without_addresses_is_dropped_without_an_answer(
+    #[case] addresses: &str,
+) {
+    let (lab, _peer, mut link) = lab_with(|_| {}).await;
+    link.say(&format!("<message {addresses} id='none'/>"));
+    link.say("<message from='alice@coluc.com' to='a b@vngtp.lab' id='answered'/>");
+    let answer = link.hear().await;
+    assert_eq!(attribute(&answer, "message", "id"), "answered", "{answer}");
+    let dropped = lab.metric("xmpp_edge_stanzas_dropped_total{cause=\"foreign-sender\"}");
+    assert_eq!(dropped, 1);
+}
+
+#[tokio::test]
+async fn an_error_for_a_stanza_to_nobody_has_no_empty_sender() {
+    let (_lab, _peer, mut link) = lab_with(|_| {}).await;
+    link.say("<message from='alice@coluc.com' to='' id='nobody'/>");
+    let answer = link.hear().await;
+    assert_eq!(attribute(&answer, "message", "id"), "nobody", "{answer}");
+    assert!(!answer.contains(" from="), "{answer}");
 }
