@@ -140,7 +140,8 @@ impl Cause {
 
 /// The error to send back, in the default namespace; `None` if nobody may be told: errors and
 /// results are never answered, other elements are no stanzas, and without `from` there is nobody,
-/// nor at an address that is none.
+/// nor at an address that is none. What a request without an id asked cannot be said, and no answer
+/// may be without one (RFC 6120 section 8.2.3).
 /// Nor if the error would be larger than the stanza and [`ALWAYS_TAKEN`], which escaping can make of
 /// long addresses; an id that long is left out where the error means something without it.
 pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
@@ -166,8 +167,11 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     let most = stanza.bytes().len().max(ALWAYS_TAKEN);
     let write =
         |id: Option<&str>| error(name, (&from, to), id, cause).filter(|error| error.len() <= most);
-    // What an iq asked can only be told by its id.
-    write(stanza.id().as_deref()).or_else(|| write(None).filter(|_| name != "iq"))
+    let id = stanza.id();
+    if name == "iq" {
+        return write(Some(&id?));
+    }
+    write(id.as_deref()).or_else(|| write(None))
 }
 
 fn error(
@@ -229,6 +233,9 @@ mod tests {
     #[case("<presence from='a@x.example' to='b@y.example' type='error'/>")]
     #[case("<message to='b@y.example'/>")]
     #[case("<other from='a@x.example' to='b@y.example'/>")]
+    #[case("<iq from='a@x.example' to='b@y.example' type='get'/>")]
+    #[case("<iq from='a@x.example' to='b@y.example' type='set'/>")]
+    #[case("<message from='' to='b@y.example'/>")]
     fn what_nobody_may_be_told_is_not_bounced(#[case] xml: &str) {
         assert_eq!(bounce(&element(xml), Cause::LinkDown), None);
     }

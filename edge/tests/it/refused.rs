@@ -282,3 +282,26 @@ async fn an_error_for_a_stanza_to_nobody_has_no_empty_sender() {
     assert_eq!(attribute(&answer, "message", "id"), "nobody", "{answer}");
     assert!(!answer.contains(" from="), "{answer}");
 }
+
+#[tokio::test]
+async fn a_request_without_an_id_is_dropped_and_counted_both_ways() {
+    let (lab, peer, mut link) = lab_with(|_| {}).await;
+    let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"malformed\"}";
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    bob.say(
+        "<iq from='bob@vngtp.lab' to='a b@coluc.com' type='get'/>\
+         <iq from='bob@vngtp.lab' to='a b@coluc.com' type='get' id='answered'/>",
+    )
+    .await;
+    let mut answers = peer.accept_authenticated("coluc.com").await;
+    let answer = answers.hear("</iq>").await;
+    assert_eq!(attribute(&answer, "iq", "id"), "answered", "{answer}");
+    assert_eq!(lab.metric(dropped), 1);
+    link.say(
+        "<iq from='alice@coluc.com' to='a b@vngtp.lab' type='set'/>\
+         <iq from='alice@coluc.com' to='a b@vngtp.lab' type='set' id='answered'/>",
+    );
+    let answer = link.hear().await;
+    assert_eq!(attribute(&answer, "iq", "id"), "answered", "{answer}");
+    assert_eq!(lab.metric(dropped), 2);
+}
