@@ -22,6 +22,8 @@ use crate::stream::listen::Listeners;
 const FOR_CLOSING: Duration = Duration::from_secs(2);
 /// What remains before that when waiting for remote servers ends and reporting begins.
 const FOR_REPORTS: Duration = Duration::from_secs(10);
+/// The least time for what inbound streams brought last, however long that took.
+const FOR_THE_LAST: Duration = Duration::from_secs(4);
 /// How long the last answers are waited for when there is no time left.
 const LAST_WORD: Duration = Duration::from_millis(500);
 /// How long the edge waits for the addresses of routers before it accepts connections.
@@ -106,7 +108,7 @@ async fn acquainting(edge: Arc<Edge>) {
 /// Closes the links, so that routers use other edges, and finishes what they sent until then.
 /// Errors to hosted senders may come up while the links are closed: they are opened again for them.
 async fn settle(edge: &Arc<Edge>, deadline: Instant) {
-    let waiting_ends = deadline - FOR_REPORTS;
+    let waiting_ends = (deadline - FOR_REPORTS).max(Instant::now() + FOR_THE_LAST);
     let mut linked_by = waiting_ends;
     loop {
         until(linked_by, || edge.routers.is_settled()).await;
@@ -116,7 +118,9 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
         edge.routers.set_mode(Mode::Finish);
         tracing::info!("stopping: closing links to XCP routers");
         until(deadline, || edge.routers.all_down()).await;
-        until(waiting_ends, || edge.outbound.is_settled()).await;
+        // What the routers did not take in time was reported only now.
+        let reports_end = waiting_ends.max(Instant::now() + FOR_THE_LAST / 2);
+        until(reports_end.min(deadline), || edge.outbound.is_settled()).await;
         if !edge.outbound.is_settled() {
             tracing::warn!(
                 "stopping: stanzas that still wait for remote servers are reported to their senders"

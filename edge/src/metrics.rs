@@ -136,6 +136,7 @@ pub struct Metrics {
     collected: Collected,
     connections_refused: Counters<1>,
     unproven_ended: Counters<1>,
+    streams_cut: Counter,
     routes_refused: Counter,
     tls: Counters<3>,
     tls_failures: Counters<1>,
@@ -187,6 +188,7 @@ impl Default for Metrics {
             collected: Collected::with_prefix("xmpp_edge"),
             connections_refused: Family::default(),
             unproven_ended: Family::default(),
+            streams_cut: Counter::default(),
             routes_refused: Counter::default(),
             tls: Family::default(),
             tls_failures: Family::default(),
@@ -248,6 +250,7 @@ impl Metrics {
         register!(
             "connections_refused": connections_refused,
             "unproven_connections_ended": unproven_ended,
+            "streams_cut": streams_cut,
             "routes_refused": routes_refused,
             "tls_handshakes": tls,
             "tls_failures": tls_failures,
@@ -419,6 +422,11 @@ impl Metrics {
         self.unproven_ended
             .get_or_create(&[label("reason", reason)])
             .inc();
+    }
+
+    /// An inbound stream was not read to its end after our side was closed.
+    pub fn stream_cut(&self) {
+        self.streams_cut.inc();
     }
 
     /// A connection was turned away before any stream: by the bound, `rate`, or `proxy-header`.

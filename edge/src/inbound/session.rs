@@ -8,11 +8,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::dialback::{Shown, Verified};
@@ -48,6 +48,11 @@ const UNPROVEN: Duration = Duration::from_mins(2);
 /// Bytes received on a connection until something is proven, at most: a long chain of certificates and
 /// a key for each pair that one stream may have.
 const UNPROVEN_BYTES: u64 = 192 * 1024;
+/// Once our side is closed, a peer may go on for so long as long as it sends: what it has under way
+/// may have to wait for a slow router.
+const FINISH: Duration = Duration::from_secs(15);
+/// How long the end of a stream is waited for that was cut.
+const CUT_TIME: Duration = Duration::from_secs(1);
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
 /// Bytes of stanzas, as they are written, that are handed to a link at once: a turn brings more
@@ -132,8 +137,33 @@ pub(super) struct Session {
     turn_began: Instant,
     /// It took long: others have their turns first.
     long_turn: bool,
-    /// Our side is closed; until then the peer may finish.
-    pub(super) closing: Option<Instant>,
+    /// Our side is closed.
+    pub(super) closing: Option<Closing>,
+}
+
+/// How long a peer may finish after our side is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    /// Until then if nothing more comes.
+    silent: Instant,
+    /// Until then whatever comes.
+    end: Instant,
+}
+
+impl Closing {
+    /// From now on; `finish`: however much it sends.
+    fn begin(finish: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            silent: now + CLOSE_TIME,
+            end: now + finish,
+        }
+    }
+
+    /// Something came, or what came before went on.
+    fn lives(&mut self) {
+        self.silent = Instant::now() + CLOSE_TIME;
+    }
 }
 
 /// Serves one connection from its first byte to its end.
@@ -343,6 +373,7 @@ impl Session {
                         Ok(())
                     }
                     Gated::Turn(Ok(Turn::Read)) => {
+                        self.lives_on();
                         let came = self.wire.framer.buffered() > held;
                         let taken = self.take_frames();
                         // White space is traffic too, as XEP-0478 counts it, once a pair counts; a
@@ -359,12 +390,14 @@ impl Session {
                 Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
                 () = room(paused) => {
                     self.paused = None;
+                    self.lives_on();
                     // It was paused in the middle of what was read.
                     self.take_frames()
                 }
                 () = timer => {
                     if go_on.is_some_and(|at| Instant::now() >= at) {
                         self.throttled = None;
+                        self.lives_on();
                         self.take_frames()
                     } else {
                         self.timed_out()
@@ -387,7 +420,11 @@ impl Session {
         Box::pin(self.end(failure)).await;
     }
 
-    async fn end(self: Box<Self>, failure: Failure) {
+    async fn end(mut self: Box<Self>, failure: Failure) {
+        let cut = self.closing.is_some() && matches!(failure, Failure::Timeout(_));
+        if cut {
+            self.name_unread();
+        }
         if self.closing.is_none() {
             self.edge.stream_refused(&self.guard.entry, &failure);
         }
@@ -409,7 +446,9 @@ impl Session {
             guard,
             ..
         } = *self;
-        if closing.is_some() {
+        if cut {
+            let _ = timeout(CUT_TIME, wire.finish()).await;
+        } else if closing.is_some() {
             wire.finish().await;
         } else {
             let live = edge.live();
@@ -419,12 +458,41 @@ impl Session {
         drop(guard);
     }
 
+    /// The stream is cut although the peer was not at its end: it may believe that all arrived.
+    fn name_unread(&mut self) {
+        let Wire {
+            transport, framer, ..
+        } = &mut self.wire;
+        // What is in the socket: one look is enough to know that there is something.
+        let _ = transport.read_on(framer.buffer()).now_or_never();
+        let bytes = framer.buffered();
+        if bytes == 0 {
+            return;
+        }
+        self.edge.metrics.stream_cut();
+        tracing::warn!(
+            peer = %self.guard.entry.peer,
+            remote = self.pairs.first().map(|pair| pair.remote.to_string()),
+            at_least_bytes = bytes,
+            "an inbound stream was not read to its end in time: its peer was still sending after our side was closed, and what it sent last is lost"
+        );
+    }
+
+    /// The peer goes on after our side was closed.
+    fn lives_on(&mut self) {
+        if let Some(closing) = &mut self.closing {
+            closing.lives();
+        }
+    }
+
     /// Closes our side; what the peer has under way is still read and delivered.
     pub(super) fn close(&mut self, failure: Option<&Failure>) {
         if self.closing.is_some() {
             return;
         }
-        self.closing = Some(Instant::now() + CLOSE_TIME);
+        // Without a pair no stanza is under way.
+        let proven = !self.pairs.is_empty();
+        self.closing = Some(Closing::begin(if proven { FINISH } else { CLOSE_TIME }));
         // What it has under way would not arrive in time at its rate.
         self.throttled = None;
         self.guard.update(|detail| detail.phase = "closing");
@@ -444,7 +512,12 @@ impl Session {
     fn deadline(&self) -> Instant {
         let idle = self.last_use + self.patience();
         let end = self.unproven_until.map_or(idle, |until| until.min(idle));
-        self.closing.unwrap_or(end)
+        match self.closing {
+            // It cannot go on before the routers do.
+            Some(Closing { end, .. }) if self.paused.is_some() => end,
+            Some(Closing { silent, end }) => silent.min(end),
+            None => end,
+        }
     }
 
     fn patience(&self) -> Duration {

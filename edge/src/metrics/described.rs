@@ -57,6 +57,8 @@ pub const METRICS: &[Described] = &[
         "Inbound connections turned away before any stream"),
     described("unproven_connections_ended", Kind::Counter, &[("reason", "the bound at which they were closed for newer ones: `total`, `per-address`, `per-56`, `per-48`; `time`: no proof within two minutes; `bytes`: too much came without a proof; `incomplete`: unfinished data of all streams filled its part of the memory")],
         "Inbound connections ended without a proof (an authenticated pair, or a `db:verify` with a key of this edge)"),
+    described("streams_cut", Kind::Counter, &[],
+        "Inbound streams that were not read to their end in time after our side was closed: what their peers sent last is lost"),
     described("proxy_headers", Kind::Counter, &[("outcome", "`v1`, `v2`, `local` (the balancer's own), `malformed`, `timeout`")],
         "PROXY headers of trusted load balancers"),
     described("peers_refused", Kind::Counter, &[("check", "the check that failed, as in the log: `policy`, `own-domain`, `hosted`, `tls-required`, `tls-downgrade`, `tls-handshake`, `tls-disabled`, `certificate`, `pin`, `dialback`, `limits`, `addressing`, `authenticated`, `protocol`, `xml`, `size`, `time`")],

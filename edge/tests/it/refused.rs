@@ -1,12 +1,14 @@
 //! Stanzas that the edge refuses: they cost their sender, and
 //! nobody else notices.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as Terms};
+use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 
 use crate::support::process::Process;
 use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, live};
@@ -304,4 +306,106 @@ async fn a_request_without_an_id_is_dropped_and_counted_both_ways() {
     let answer = link.hear().await;
     assert_eq!(attribute(&answer, "iq", "id"), "answered", "{answer}");
     assert_eq!(lab.metric(dropped), 2);
+}
+
+/// Takes from a link at this speed, answers pings, until the edge closes it; how many messages.
+async fn read_slowly(mut link: Speaker, bytes_per_second: usize) -> usize {
+    const AT_ONCE: usize = 32 * 1024;
+    let pause = Duration::from_secs(1) * u32::try_from(AT_ONCE).unwrap()
+        / u32::try_from(bytes_per_second).unwrap();
+    let (mut count, mut text) = (0, String::new());
+    let mut next = Instant::now();
+    loop {
+        text += &link.hear_some(AT_ONCE).await;
+        // Only whole elements are looked at.
+        while let Some(end) = text.find("</message>").map(|at| at + "</message>".len()) {
+            let rest = text.split_off(end);
+            let before = std::mem::replace(&mut text, rest);
+            if let Some(at) = before.find("<iq ") {
+                let ping = before[at..].split_inclusive("</iq>").next().unwrap();
+                link.say(ping).await;
+            }
+            count += 1;
+        }
+        if let Some(at) = text.find("</iq>") {
+            let rest = text.split_off(at + "</iq>".len());
+            link.say(&std::mem::replace(&mut text, rest)).await;
+        }
+        if text.contains("</stream:stream>") {
+            link.say("</stream:stream>").await;
+            return count;
+        }
+        next += pause;
+        sleep(next.saturating_duration_since(Instant::now())).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_partner_had_under_way_is_delivered_through_a_slow_router_when_the_edge_stops() {
+    const COUNT: usize = 500;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut live = live(config(&[&peer], &[&router]));
+    // Its queues hold little, so that most waits in the sockets.
+    let limit = MemoryLimit {
+        bytes: 64 * 1024 * 1024,
+        source: "this test".to_owned(),
+    };
+    live.budget = Budget::new(limit, &live.config.limits);
+    let mut lab = Lab::start(live);
+    let link = router.accept_stream().await;
+    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let (tell, first) = tokio::sync::oneshot::channel();
+    let writing = tokio::spawn(async move {
+        let body = "x".repeat(10_000);
+        let mut tell = Some(tell);
+        for n in 0..COUNT {
+            bob.say(&format!(
+                "<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'><body>{body}</body></message>"
+            ))
+            .await;
+            if n == 30 {
+                let _ = tell.take().unwrap().send(());
+            }
+        }
+        bob.hear("</stream:stream>").await;
+        bob.say("</stream:stream>").await;
+        bob.hear_end().await;
+    });
+    first.await.unwrap();
+    let reading = tokio::spawn(read_slowly(link, 500_000));
+    lab.begin_stop();
+    let (edge, began) = (lab.edge.clone(), Instant::now());
+    let delivered = timeout(Duration::from_secs(25), reading).await;
+    assert_eq!(delivered.expect("the link is not closed").unwrap(), COUNT);
+    assert!(began.elapsed() > Duration::from_secs(6), "it was not slow");
+    writing.await.unwrap();
+    lab.stopped().await;
+    let text = edge.metrics.render(&edge.registry);
+    assert!(text.contains("xmpp_edge_streams_cut_total 0"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_stream_that_is_cut_had_under_way_is_named_and_counted() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut edge = Process::start_writing(&peer, &router, "", Stdio::piped());
+    let _link = router.accept().await;
+    let mut bob = peer.open_authenticated(edge.s2s, "coluc.com").await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com'><body>half of it")
+        .await;
+    let stopping = tokio::task::spawn_blocking(move || {
+        let stopped = edge.stops_within(Duration::from_secs(20));
+        let log = std::io::read_to_string(edge.log().unwrap()).unwrap();
+        (stopped, log)
+    });
+    bob.hear("</stream:stream>").await;
+    let (stopped, log) = stopping.await.unwrap();
+    assert!(stopped);
+    let line = log
+        .lines()
+        .find(|line| line.contains("was not read to its end"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        line.contains("\"WARN\"") && line.contains("vngtp.lab"),
+        "{line}"
+    );
 }

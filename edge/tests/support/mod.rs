@@ -153,6 +153,15 @@ impl Speaker {
         }
     }
 
+    /// What comes next, at most so many bytes at once.
+    pub async fn hear_some(&mut self, most: usize) -> String {
+        let mut bytes = vec![0; most];
+        let read = timeout(PATIENCE, self.io.as_mut().unwrap().read(&mut bytes)).await;
+        let read = read.expect("nothing came").unwrap_or(0);
+        let heard = std::mem::take(&mut self.heard);
+        heard + &String::from_utf8_lossy(&bytes[..read])
+    }
+
     /// Whether nothing at all comes for a while.
     pub async fn is_silent(&mut self, time: Duration) -> bool {
         if !self.heard.is_empty() {
