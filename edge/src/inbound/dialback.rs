@@ -127,7 +127,10 @@ impl Session {
                 .is_some_and(|id| live.dialback.accepts(&request.key, remote, local, id));
             if valid { Reply::Valid } else { Reply::Invalid }
         };
-        if answer == Reply::Valid {
+        if answer == Reply::Valid
+            && let Some(id) = &request.id
+            && self.edge.inbound.proofs.is_first(local, remote, id)
+        {
             // Who shows a key of ours is whom we sent it to.
             self.proven(live.policy.is_partner(remote));
         }

@@ -8,6 +8,7 @@ mod dialback;
 mod external;
 mod negotiate;
 mod per_address;
+mod proofs;
 pub mod proxy;
 mod rate;
 mod session;
@@ -43,6 +44,7 @@ pub struct Inbound {
     tasks: TaskTracker,
     connections: Arc<Table>,
     rates: rate::Rates,
+    proofs: proofs::Proofs,
     /// Turns of connections on which nothing is proven.
     pace: Arc<Pace>,
     /// Turns of strangers' streams on which something is.

@@ -1,4 +1,4 @@
-//! Stanzas that the edge refuses: they cost their sender, and
+//! Stanzas that the edge refuses, and keys that prove nothing anew: they cost their sender, and
 //! nobody else notices.
 
 use std::process::Stdio;
@@ -408,4 +408,35 @@ async fn what_a_stream_that_is_cut_had_under_way_is_named_and_counted() {
         line.contains("\"WARN\"") && line.contains("vngtp.lab"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn one_key_of_ours_proves_one_connection() {
+    let (lab, peer, link) = lab_with(|config| config.limits.max_connections_per_address = 4).await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
+    let mut stream = peer.accept("our-id").await;
+    let shown = stream.hear("</db:result>").await;
+    let key = shown.split(['>', '<']).rev().nth(2).unwrap().to_owned();
+    let verify =
+        format!("<db:verify from='vngtp.lab' to='coluc.com' id='our-id'>{key}</db:verify>");
+    let open = async || {
+        // The partner's own address is another one.
+        let speaker = Speaker::connect_from([127, 0, 0, 9], lab.s2s).await;
+        let (mut speaker, _) = peer.open_on(speaker, "coluc.com").await;
+        speaker.say(&verify).await;
+        speaker.hear("type='valid'/>").await;
+        speaker
+    };
+    let mut first = open().await;
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(open().await);
+    }
+    // The oldest of those behind the first gave way.
+    assert_eq!(others[0].hear_end().await, "");
+    assert!(first.is_silent(Duration::from_millis(100)).await);
+    let ended = "xmpp_edge_unproven_connections_ended_total{reason=\"per-address\"}";
+    assert_eq!(lab.metric(ended), 2);
+    let refused = "xmpp_edge_connections_refused_total{reason=\"per-address\"}";
+    assert_eq!(lab.metric(refused), 0);
 }
