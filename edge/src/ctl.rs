@@ -146,8 +146,11 @@ pub fn connections(answer: &Value) -> String {
                 None => "none yet".to_owned(),
             });
         }
+        // Before the handshake nobody knows.
+        let negotiating = text(stream, "phase") == "negotiating";
+        let no_tls = if negotiating { "-" } else { "none" };
         let tls = stream.get("tls").map_or_else(
-            || "none".to_owned(),
+            || no_tls.to_owned(),
             |tls| format!("{} {}", text(tls, "version"), text(tls, "cipher")),
         );
         let both = |received: &str, sent: &str, show: fn(u64) -> String| {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use rustls::CommonState;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -162,13 +163,26 @@ pub struct TlsInfo {
     pub cipher: String,
 }
 
+impl TlsInfo {
+    /// What a completed handshake agreed on.
+    pub fn of(tls: &CommonState) -> Self {
+        let version = tls.protocol_version().and_then(|v| v.as_str());
+        let suite = tls.negotiated_cipher_suite();
+        let cipher = suite.and_then(|s| s.suite().as_str());
+        Self {
+            version: version.unwrap_or("TLS").to_owned(),
+            cipher: cipher.unwrap_or("?").to_owned(),
+        }
+    }
+}
+
 /// What is learned while a stream lives.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamDetail {
     /// What it is doing: `negotiating`, `established`, `closing`.
     pub phase: &'static str,
-    /// Version and cipher suite; absent: in clear.
+    /// Version and cipher suite; absent: in clear, or in clear so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsInfo>,
     /// What the peer's certificate proves about its domain: `valid`, `missing`, or why not.

@@ -28,7 +28,6 @@ use crate::edge::Edge;
 use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
-use crate::outbound::connect::describe_tls;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
@@ -222,10 +221,7 @@ async fn open(
     drop(live);
     match negotiated {
         Ok(negotiated) => {
-            guard.update(|detail| {
-                detail.tls = describe_tls(&wire);
-                detail.phase = "established";
-            });
+            guard.update(|detail| detail.phase = "established");
             tracing::debug!(
                 %peer, from = negotiated.addresses.from.as_ref().map(Domain::as_str), stream_id = %negotiated.id,
                 "inbound stream negotiated"

@@ -20,7 +20,7 @@ use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
-use crate::registry::{StreamEntry, StreamGuard, TlsInfo};
+use crate::registry::{StreamEntry, StreamGuard};
 use crate::resolve::connect::open;
 use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
@@ -337,10 +337,7 @@ impl Opener {
                     external,
                     shown,
                 }) => {
-                    guard.update(|detail| {
-                        detail.tls = describe_tls(&wire);
-                        detail.phase = "established";
-                    });
+                    guard.update(|detail| detail.phase = "established");
                     tracing::debug!(
                         %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
@@ -410,23 +407,6 @@ impl From<ResolveError> for OpenError {
     }
 }
 
-/// TLS version and cipher suite in words.
-pub fn describe_tls(wire: &Wire) -> Option<TlsInfo> {
-    let tls = wire.transport.tls()?;
-    let version = tls
-        .protocol_version()
-        .and_then(|v| v.as_str())
-        .unwrap_or("TLS");
-    let suite = tls
-        .negotiated_cipher_suite()
-        .and_then(|s| s.suite().as_str())
-        .unwrap_or("?");
-    Some(TlsInfo {
-        version: version.to_owned(),
-        cipher: suite.to_owned(),
-    })
-}
-
 /// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
 /// about `remote`, as far as that is known. What it fails to prove, dialback must.
 pub fn note_tls(
@@ -457,7 +437,8 @@ pub fn note_tls(
         };
         entry.judged(remote, said);
     }
-    let peer = wire.transport.entry().map(|entry| entry.peer.ip());
+    let address = wire.transport.entry().map(|entry| entry.peer);
+    let peer = address.map(|address| address.ip());
     let party = match (direction, peer) {
         (Direction::Inbound, Some(peer)) => Party::Caller(peer, Some(remote)),
         _ => Party::Called(remote, peer),
@@ -465,6 +446,7 @@ pub fn note_tls(
     if edge.may_log("TLS established", party) {
         tracing::info!(
             direction = direction.as_str(), %remote, version, suite,
+            peer = address.map(|address| address.to_string()),
             certificate = verdict.as_str(), reason = verdict.reason(),
             "TLS established"
         );

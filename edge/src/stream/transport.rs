@@ -20,7 +20,7 @@ use super::incomplete::Part;
 use super::pace::{Low, Paced};
 use super::tls::TlsSession;
 use crate::metrics::Direction;
-use crate::registry::StreamEntry;
+use crate::registry::{StreamEntry, TlsInfo};
 use crate::tls::PeerCertificates;
 use crate::trace::stream::StreamTrace;
 
@@ -371,6 +371,9 @@ impl Transport {
         tls.start().map_err(io::Error::other)?;
         self.tls = Some(Box::new(tls));
         let done = self.handshake(into).await;
+        if let (Ok(()), Some(entry), Some(tls)) = (&done, self.entry(), self.tls()) {
+            entry.update(|detail| detail.tls = Some(TlsInfo::of(tls)));
+        }
         let tls = self.tls.as_deref();
         if let Some(trace) = &mut self.trace {
             trace.event(|| match &done {

@@ -440,3 +440,32 @@ async fn one_key_of_ours_proves_one_connection() {
     let refused = "xmpp_edge_connections_refused_total{reason=\"per-address\"}";
     assert_eq!(lab.metric(refused), 0);
 }
+
+#[tokio::test]
+async fn tls_is_shown_as_soon_as_it_stands() {
+    let (lab, peer, link) = lab_with(|_| {}).await;
+    let shown = |lab: &Lab, direction: &str| {
+        let streams = lab.edge.streams(None);
+        let streams = streams.iter().filter(|one| one.direction == direction);
+        streams
+            .map(|one| (one.detail.phase, one.detail.tls.is_some()))
+            .collect::<Vec<_>>()
+    };
+    let mut bob = Speaker::connect(lab.s2s).await;
+    bob.say(&crate::support::header("vngtp.lab", "coluc.com", ""))
+        .await;
+    bob.hear("</stream:features>").await;
+    assert_eq!(shown(&lab, "inbound"), [("negotiating", false)]);
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .await;
+    bob.start_tls_as_client("coluc.com").await;
+    lab.until("TLS of an inbound stream", |lab| {
+        shown(lab, "inbound") == [("negotiating", true)]
+    })
+    .await;
+    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
+    let (_silent, _) = peer.accept_tls().await;
+    assert_eq!(shown(&lab, "outbound"), [("negotiating", true)]);
+}
