@@ -59,6 +59,7 @@ impl Default for Inbound {
             tasks: TaskTracker::new(),
             connections: Arc::default(),
             rates: rate::Rates::default(),
+            proofs: proofs::Proofs::default(),
             pace: Arc::default(),
             low_turns: Arc::new(LowTurns::new(cores())),
             close: CancellationToken::new(),
