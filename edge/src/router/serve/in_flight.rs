@@ -40,13 +40,13 @@ impl InFlight {
 
     /// The router processed so many bytes in this time.
     pub(super) fn proven(&mut self, bytes: usize, took: Duration, most: usize) {
+        let bytes = u128::try_from(bytes).unwrap_or(u128::MAX);
+        let in_lag = bytes.saturating_mul(LAG.as_micros()) / took.as_micros().max(1);
+        let in_lag = usize::try_from(in_lag).unwrap_or(usize::MAX);
         if took > LAG {
-            let bytes = u128::try_from(bytes).unwrap_or(u128::MAX);
-            let in_lag = bytes * LAG.as_micros() / took.as_micros().max(1);
-            self.bytes = usize::try_from(in_lag)
-                .unwrap_or(usize::MAX)
-                .min(self.bytes);
-        } else if self.full {
+            self.bytes = in_lag.min(self.bytes);
+        } else if self.full && in_lag >= self.bytes {
+            // A ping may have been behind a part of what is in flight only.
             self.bytes *= 2;
         }
         self.bytes = self.bytes.clamp(LEAST, most.max(LEAST));
@@ -89,6 +89,14 @@ mod tests {
         );
         // It recovers.
         assert_eq!(settle(&mut slow, 200_000_000).0, MOST);
+    }
+
+    #[test]
+    fn a_ping_behind_a_part_of_what_is_in_flight_makes_no_room_that_is_too_much() {
+        let mut in_flight = InFlight::default();
+        in_flight.was_full();
+        in_flight.proven(64 * 1024, Duration::from_millis(270), MOST);
+        assert_eq!(in_flight.room(0, MOST), START);
     }
 
     #[test]
