@@ -163,26 +163,29 @@ const LOCAL: [bool; 128] = {
     taken
 };
 
-/// The parts beside the domain.
-fn parts(address: &str) -> impl Iterator<Item = (Part, &str)> {
+/// The domain, and the parts beside it.
+fn parts(address: &str) -> (&str, impl Iterator<Item = (Part, &str)>) {
     let (bare, resource) = match address.split_once('/') {
         Some((bare, resource)) => (bare, Some(resource)),
         None => (address, None),
     };
-    let local = bare.split_once('@').map(|(local, _)| (Part::Local, local));
-    local
-        .into_iter()
-        .chain(resource.map(|resource| (Part::Resource, resource)))
+    let (local, domain) = match bare.split_once('@') {
+        Some((local, domain)) => (Some((Part::Local, local)), domain),
+        None => (None, bare),
+    };
+    let resource = resource.map(|resource| (Part::Resource, resource));
+    (domain, local.into_iter().chain(resource))
 }
 
 /// What is wrong with an address beside its domain, which is not empty. `known`: parts that passed before, since the
 /// readings cost more than the rest of a stanza.
 #[inline]
 pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFault> {
-    if domain_part(address).is_empty() {
+    let (domain, parts) = parts(address);
+    if domain.is_empty() {
         return Err(JidFault::NoDomain);
     }
-    for (part, text) in parts(address) {
+    for (part, text) in parts {
         if !part.judge_ascii(text)? && !known.passes(part, text, || part.has_reading(text)) {
             return Err(JidFault::Characters(part));
         }
@@ -221,8 +224,8 @@ impl LastJudged {
 
 /// The same without memory.
 pub(crate) fn is_good(address: &str) -> bool {
-    let mut parts = parts(address);
-    !domain_part(address).is_empty()
+    let (domain, mut parts) = parts(address);
+    !domain.is_empty()
         && parts.all(|(part, text)| {
             part.judge_ascii(text)
                 .is_ok_and(|good| good || part.has_reading(text))
