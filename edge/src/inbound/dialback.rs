@@ -277,6 +277,8 @@ impl Session {
         self.guard.update(|detail| {
             let is_other = |key: &KeyInfo| key.local != local || key.remote != remote;
             detail.keys.retain(is_other);
+            // An idle stream holds no memory for it.
+            detail.keys.shrink_to_fit();
         });
         let live = self.edge.live();
         // The lists may have changed meanwhile.

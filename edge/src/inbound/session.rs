@@ -108,6 +108,30 @@ impl Lane {
     }
 }
 
+/// Keys that are being verified; takes no memory while there are none.
+#[derive(Default)]
+pub(super) struct Verifications(Option<Box<FuturesUnordered<BoxFuture<'static, Verified>>>>);
+
+impl Verifications {
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |all| all.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn push(&mut self, verification: BoxFuture<'static, Verified>) {
+        self.0.get_or_insert_default().push(verification);
+    }
+
+    async fn next(&mut self) -> Option<Verified> {
+        let verified = self.0.as_mut()?.next().await;
+        self.0.take_if(|all| all.is_empty());
+        verified
+    }
+}
+
 /// One established stream.
 pub(super) struct Session {
     pub(super) edge: Arc<Edge>,
@@ -120,7 +144,7 @@ pub(super) struct Session {
     pub(super) id: StreamId,
     pub(super) pairs: Vec<Pair>,
     /// Keys that are being verified.
-    pub(super) pending: FuturesUnordered<BoxFuture<'static, Verified>>,
+    pub(super) pending: Verifications,
     /// The same, to know which.
     pub(super) shown: Vec<Shown>,
     pub(super) last_use: Instant,
@@ -234,7 +258,7 @@ async fn open(
                 unproven_until: Some(began + unproven),
                 id: negotiated.id,
                 pairs: Vec::new(),
-                pending: FuturesUnordered::new(),
+                pending: Verifications::default(),
                 shown: Vec::new(),
                 last_use: Instant::now(),
                 external: External::new(negotiated.addresses),
