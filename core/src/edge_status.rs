@@ -32,9 +32,38 @@ pub struct EdgeStatus {
     /// Senders over whose stanzas routers may have ended links, of all clusters.
     #[serde(default)]
     pub suspects: SuspectCounts,
+    /// What was refused since the process started; absent: nothing.
+    #[serde(default, skip_serializing_if = "Refused::is_empty")]
+    pub refused: Refused,
     /// What the edge may hold in memory; absent: an older edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryBounds>,
+}
+
+/// How often something was refused, by reason; reasons without any are absent. The words are those of
+/// the metrics of the same names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Refused {
+    /// Inbound connections turned away, by bound.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, u64>,
+    /// Inbound connections ended without a proof, by bound.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unproven_connections: BTreeMap<String, u64>,
+    /// Peers, by check.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<String, u64>,
+    /// Log lines that were not written, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub log_lines: BTreeMap<String, u64>,
+}
+
+impl Refused {
+    /// Whether nothing was refused.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Bounds on memory, derived from what the process may use or configured.

@@ -65,6 +65,7 @@ impl Admin {
             failing_partners,
             streams: self.edge.registry.counts(),
             suspects: self.edge.suspects(),
+            refused: self.edge.metrics.refused(),
             memory: Some(live.budget.status()),
         }
     }

@@ -3,6 +3,7 @@
 pub mod described;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -14,12 +15,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Collected;
-use xmpp_federation_core::edge_status::LinkState;
+use xmpp_federation_core::edge_status::{LinkState, Refused};
 
 use crate::config::Live;
 use crate::failures::Stage;
 use crate::logging::DroppedLines;
 use crate::outbound::turns::TurnCounts;
+use crate::refusal::Check;
 use crate::registry::Registry;
 use crate::resolve::Method;
 use described::help;
@@ -109,6 +111,25 @@ fn named(name: &'static str, value: &str) -> Label {
 fn as_gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// Why connections are turned away, and why those without a proof end.
+const CONNECTION_BOUNDS: [&str; 6] = [
+    "total",
+    "per-address",
+    "per-56",
+    "per-48",
+    "rate",
+    "proxy-header",
+];
+const UNPROVEN_BOUNDS: [&str; 7] = [
+    "total",
+    "per-address",
+    "per-56",
+    "per-48",
+    "time",
+    "bytes",
+    "incomplete",
+];
 
 /// What waits, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -377,6 +398,33 @@ impl Metrics {
     /// Lines that standard output did not take.
     pub(crate) fn unwritten_lines(&self) -> u64 {
         self.log.get().map_or(0, DroppedLines::by_output)
+    }
+
+    /// What was refused so far.
+    pub fn refused(&self) -> Refused {
+        let by = |counters: &Counters<1>, name: &'static str, reasons: &[&'static str]| {
+            let counts = reasons.iter().filter_map(|reason| {
+                let counter = counters.get(&[label(name, reason)])?;
+                Some(((*reason).to_owned(), counter.get()))
+            });
+            counts.collect()
+        };
+        let checks = Check::ALL.map(Check::as_str);
+        let mut log_lines: BTreeMap<_, _> = by(&self.log_lines_dropped, "reason", &["rate"]);
+        if let Some(dropped) = self.log.get() {
+            let others = [
+                ("output", dropped.by_output()),
+                ("libraries", dropped.of_libraries()),
+            ];
+            let others = others.into_iter().filter(|(_, lines)| *lines > 0);
+            log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
+        }
+        Refused {
+            connections: by(&self.connections_refused, "reason", &CONNECTION_BOUNDS),
+            unproven_connections: by(&self.unproven_ended, "reason", &UNPROVEN_BOUNDS),
+            peers: by(&self.peers_refused, "check", &checks),
+            log_lines,
+        }
     }
 
     /// A line was left out because its cause has enough of them in this minute.

@@ -405,6 +405,8 @@ fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
     assert_eq!(running.end(), Some(0));
 }
 
+/// What the process has of its own. The pages of its code are the file's, and those of this unoptimized
+/// build say nothing about the one that is shipped, whose whole size the benchmark shows.
 #[test]
 fn an_idle_edge_is_small() {
     let folder = Folder::new("small");
@@ -412,10 +414,11 @@ fn an_idle_edge_is_small() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
     let line = status
         .lines()
-        .find(|line| line.starts_with("VmRSS:"))
+        .find(|line| line.starts_with("RssAnon:"))
         .unwrap();
     let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kilobytes < 15 * 1024, "{line}");
+    println!("{line}");
+    assert!(kilobytes < 2 * 1024, "{line}");
     running.signal("-TERM");
     assert_eq!(running.end(), Some(0));
 }

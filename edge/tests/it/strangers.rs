@@ -107,6 +107,11 @@ async fn at_the_bound_of_an_address_the_oldest_unproven_connection_gives_way_and
     let mut newest = scene.open(9).await;
     assert_eq!(strangers[0].hear_end().await, "", "without a word");
     assert_eq!(scene.ended("per-address"), 1);
+    let refused = scene.lab.edge.metrics.refused();
+    assert_eq!(
+        refused.unproven_connections["per-address"], 1,
+        "{refused:?}"
+    );
     assert!(newest.is_silent(Duration::from_millis(50)).await);
     assert!(strangers[1].is_silent(Duration::from_millis(50)).await);
     scene.still_delivers(&mut proven).await;
