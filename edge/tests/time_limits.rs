@@ -13,18 +13,8 @@ mod support;
 use std::time::Duration;
 
 use rstest::rstest;
-use support::{Lab, Peer, Router, RouterLink, Speaker, config, header, live};
+use support::{Lab, Speaker, header};
 use tokio::time::{Instant, sleep};
-use xmpp_federation_core::edge_config::EdgeConfig;
-
-async fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    change(&mut config);
-    let lab = Lab::start(live(config));
-    let link = router.accept().await;
-    (lab, peer, link)
-}
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 /// The beginning of a TLS record with a `ClientHello` of 512 bytes.
@@ -54,7 +44,7 @@ enum Stalls {
 #[case(Stalls::DirectAfterTheHandshake)]
 #[tokio::test]
 async fn a_negotiation_that_stalls_ends_in_time(#[case] stalls: Stalls) {
-    let (lab, _peer, _link) = start(|config| {
+    let (lab, _peer, _link) = Lab::configured(|config| {
         config.limits.negotiation_timeout = "700ms".parse().unwrap();
     })
     .await;
@@ -101,7 +91,7 @@ async fn a_negotiation_that_stalls_ends_in_time(#[case] stalls: Stalls) {
 #[rstest]
 #[tokio::test]
 async fn features_without_dialback_end_with_the_idle_time(#[values(false, true)] direct: bool) {
-    let (lab, peer, _link) = start(|config| {
+    let (lab, peer, _link) = Lab::configured(|config| {
         config.limits.idle_timeout = "1s".parse().unwrap();
     })
     .await;
@@ -123,7 +113,7 @@ async fn features_without_dialback_end_with_the_idle_time(#[values(false, true)]
 
 #[tokio::test]
 async fn a_key_that_the_authoritative_server_never_judges_is_answered_in_time() {
-    let (lab, peer, _link) = start(|config| {
+    let (lab, peer, _link) = Lab::configured(|config| {
         config.limits.dialback_timeout = "1s".parse().unwrap();
     })
     .await;
@@ -142,7 +132,7 @@ async fn a_key_that_the_authoritative_server_never_judges_is_answered_in_time() 
 #[case::silent_after_proceed("proceed")]
 #[tokio::test]
 async fn a_peer_that_stalls_while_we_open_a_stream_is_left_in_time(#[case] until: &str) {
-    let (_lab, peer, mut link) = start(|config| {
+    let (_lab, peer, mut link) = Lab::configured(|config| {
         config.limits.negotiation_timeout = "500ms".parse().unwrap();
         config.limits.dialback_timeout = "1s".parse().unwrap();
     })
@@ -169,7 +159,7 @@ async fn a_peer_that_stalls_while_we_open_a_stream_is_left_in_time(#[case] until
 
 #[tokio::test]
 async fn an_inbound_stream_is_closed_when_idle_and_not_while_it_carries_stanzas() {
-    let (lab, peer, mut link) = start(|config| {
+    let (lab, peer, mut link) = Lab::configured(|config| {
         config.limits.idle_timeout = "2s".parse().unwrap();
     })
     .await;
@@ -193,7 +183,7 @@ async fn an_inbound_stream_is_closed_when_idle_and_not_while_it_carries_stanzas(
 
 #[tokio::test]
 async fn an_outbound_stream_is_closed_when_idle_and_opened_again_when_needed() {
-    let (lab, peer, link) = start(|config| {
+    let (lab, peer, link) = Lab::configured(|config| {
         config.limits.idle_timeout = "2s".parse().unwrap();
     })
     .await;

@@ -25,6 +25,7 @@ mod memory;
 mod names;
 mod odd_certificates;
 mod odd_peers;
+mod one_host;
 mod partner;
 mod per_pair;
 mod refused;

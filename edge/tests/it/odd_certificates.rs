@@ -1,7 +1,6 @@
 //! Partners whose certificates few libraries take: TLS stands, dialback goes on, and a pin counts if
 //! the peer has proven that it holds the key.
 
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls::sign::CertifiedKey;
@@ -10,8 +9,9 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
 use xmpp_federation_edge::config::sha256_hex;
 use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::resolve::{Lookup, Resolver};
 
+use crate::one_host::OneHost;
 use crate::support::odd::{Odd, OddIdentity};
 use crate::support::pki::{Pki, client_showing, server_showing};
 use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header};
@@ -107,32 +107,12 @@ enum Way {
 
 const WAYS: [Way; 2] = [Way::StartTls, Way::Direct];
 
-/// A zone in which every domain has direct TLS at this port of this host.
-struct DirectAt(u16);
-
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for DirectAt {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        let record = SrvRecord {
-            priority: 0,
-            weight: 0,
-            port: self.0,
-            target: "host.vngtp.lab.".to_owned(),
-        };
-        let direct = name.starts_with("_xmpps-server.");
-        Box::pin(async move { Ok(Vec::from_iter(direct.then_some(record))) })
-    }
-
-    fn addresses<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async move { Ok(vec![[127, 0, 0, 1].into()]) })
-    }
-}
-
 /// A configuration that leads to the peer this way, and what is looked up.
 fn leading_to(peer: &Peer, routers: &[&Router], way: Way) -> (EdgeConfig, Arc<dyn Lookup>) {
-    let lookup = DirectAt(peer.listener.local_addr().unwrap().port());
+    let lookup = OneHost {
+        service: "_xmpps-server",
+        port: peer.listener.local_addr().unwrap().port(),
+    };
     let mut config = match way {
         Way::StartTls => config(&[peer], routers),
         Way::Direct => config(&[], routers),

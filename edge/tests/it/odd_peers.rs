@@ -5,18 +5,7 @@ use std::time::Duration;
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
-use crate::support::{
-    Lab, Peer, Router, RouterLink, Speaker, attribute, client_tls, config, header, live, server_tls,
-};
-
-async fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    change(&mut config);
-    let lab = Lab::start(live(config));
-    let link = router.accept().await;
-    (lab, peer, link)
-}
+use crate::support::{Lab, Peer, Speaker, attribute, client_tls, header, server_tls};
 
 fn peer_terms(config: &mut EdgeConfig, terms: &str) {
     config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
@@ -33,7 +22,7 @@ const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1
 #[case::spaces("  \n\t ")]
 #[tokio::test]
 async fn white_space_behind_starttls_is_no_reason_to_refuse(#[case] behind: &str) {
-    let (lab, peer, _link) = start(|_| {}).await;
+    let (lab, peer, _link) = Lab::configured(|_| {}).await;
     let mut tool = Speaker::connect(lab.s2s).await;
     tool.say(&header("vngtp.lab", "coluc.com", "")).await;
     tool.hear("</stream:features>").await;
@@ -61,7 +50,7 @@ async fn white_space_that_comes_after_proceed_is_no_reason_to_refuse(
     #[case] later: &str,
     #[case] taken: bool,
 ) {
-    let (lab, peer, _link) = start(|_| {}).await;
+    let (lab, peer, _link) = Lab::configured(|_| {}).await;
     let mut tool = Speaker::connect(lab.s2s).await;
     tool.say(&header("vngtp.lab", "coluc.com", "")).await;
     tool.hear("</stream:features>").await;
@@ -84,7 +73,7 @@ async fn white_space_that_comes_after_proceed_is_no_reason_to_refuse(
 
 #[tokio::test]
 async fn where_tls_comes_first_nothing_comes_before_it() {
-    let (lab, _peer, _link) = start(|_| {}).await;
+    let (lab, _peer, _link) = Lab::configured(|_| {}).await;
     let mut tool = Speaker::connect(lab.direct_tls).await;
     tool.say("\n").await;
     let tls = tool.try_tls_as_client("coluc.com", client_tls().as_ref().clone());
@@ -115,7 +104,7 @@ async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(
     #[case] behind: &str,
     #[case] later: &str,
 ) {
-    let (lab, peer, link) = start(|_| {}).await;
+    let (lab, peer, link) = Lab::configured(|_| {}).await;
     // The verification of a key and the stream for stanzas.
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
@@ -153,7 +142,7 @@ async fn clear_text_behind_a_peers_proceed_ends_the_attempt(
     #[case] behind: &str,
     #[case] later: &str,
 ) {
-    let (lab, peer, link) = start(|_| {}).await;
+    let (lab, peer, link) = Lab::configured(|_| {}).await;
     link.say(MESSAGE);
     let mut speaker = proceed(&peer, behind, later).await;
     let server = server_tls().as_ref().clone();
@@ -187,7 +176,7 @@ async fn an_old_servers_question_in_clear_is_judged_by_its_own_terms(
     #[case] answered: bool,
     #[values("", " from=''", " from='vngtp.lab'")] from: &str,
 ) {
-    let (lab, _peer, _link) = start(|config| {
+    let (lab, _peer, _link) = Lab::configured(|config| {
         config.tls.mode = mode;
         if !terms.is_empty() {
             peer_terms(config, terms);
@@ -244,7 +233,7 @@ mod xcp_edge {
 
     #[tokio::test]
     async fn its_stanzas_arrive() {
-        let (lab, peer, mut link) = start(|_| {}).await;
+        let (lab, peer, mut link) = Lab::configured(|_| {}).await;
         let mut bob = Speaker::connect(lab.s2s).await;
         bob.say(&xcp_header("")).await;
         bob.hear("</stream:features>").await;
@@ -274,7 +263,7 @@ mod xcp_edge {
 
     #[tokio::test]
     async fn it_gets_ours() {
-        let (_lab, peer, link) = start(|_| {}).await;
+        let (_lab, peer, link) = Lab::configured(|_| {}).await;
         link.say(MESSAGE);
         let mut stream = accept(&peer).await;
         let shown = stream.hear("</db:result>").await;
@@ -289,7 +278,8 @@ mod xcp_edge {
 
     #[tokio::test]
     async fn its_questions_in_clear_are_answered_where_its_terms_allow_it() {
-        let (lab, _peer, _link) = start(|config| peer_terms(config, "tlsMode: Optional")).await;
+        let (lab, _peer, _link) =
+            Lab::configured(|config| peer_terms(config, "tlsMode: Optional")).await;
         let mut asking = Speaker::connect(lab.s2s).await;
         asking.say(&xcp_header("")).await;
         let features = asking.hear("</stream:features>").await;
@@ -311,7 +301,7 @@ mod xcp_edge {
 #[case::nothing("")]
 #[tokio::test]
 async fn features_after_tls_may_be_odd(#[case] features: &str) {
-    let (_lab, peer, link) = start(|_| {}).await;
+    let (_lab, peer, link) = Lab::configured(|_| {}).await;
     link.say(MESSAGE);
     let mut stream = peer.accept_tls_with("odd-features").await;
     stream
@@ -330,7 +320,7 @@ async fn features_after_tls_may_be_odd(#[case] features: &str) {
 #[case::empty(" from=''")]
 #[tokio::test]
 async fn an_inbound_header_need_not_name_its_sender(#[case] from: &str) {
-    let (lab, peer, mut link) = start(|_| {}).await;
+    let (lab, peer, mut link) = Lab::configured(|_| {}).await;
     let header = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", from);
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&header).await;
@@ -352,7 +342,7 @@ async fn an_inbound_header_need_not_name_its_sender(#[case] from: &str) {
 /// The answer to a header that names its sender, as some servers write it.
 #[tokio::test]
 async fn an_answer_to_our_header_may_have_an_empty_to() {
-    let (_lab, peer, link) = start(|_| {}).await;
+    let (_lab, peer, link) = Lab::configured(|_| {}).await;
     link.say(MESSAGE);
     let (mut stream, _) = peer.accept_tls().await;
     stream.say(&header("vngtp.lab", "", "id-1")).await;
@@ -369,7 +359,7 @@ async fn an_answer_to_our_header_may_have_an_empty_to() {
 /// A name that only the header binds makes the stanza be written anew, however deep it is.
 #[tokio::test]
 async fn a_stanza_of_the_greatest_depth_is_written_anew() {
-    let (lab, peer, mut link) = start(|config| config.limits.max_depth = 256).await;
+    let (lab, peer, mut link) = Lab::configured(|config| config.limits.max_depth = 256).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let (open, close) = ("<a>".repeat(255), "</a>".repeat(255));
     bob.say(&format!(

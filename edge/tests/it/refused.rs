@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use tokio::time::{sleep, timeout};
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, Peer as Terms};
+use xmpp_federation_core::edge_config::Peer as Terms;
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 
 use crate::support::process::Process;
-use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, live};
+use crate::support::{Lab, Peer, Router, Scene, Speaker, attribute, config, live};
 
 /// What a partner sends without end. Nobody is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -130,15 +130,6 @@ fn terms(messages_per_second: Option<u32>) -> Terms {
     }
 }
 
-async fn lab_with(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    change(&mut config);
-    let lab = Lab::start(live(config));
-    let link = router.accept().await;
-    (lab, peer, link)
-}
-
 /// A stanza that is refused in silence, by cause.
 fn refused(cause: &str) -> &'static str {
     match cause {
@@ -154,7 +145,7 @@ fn refused(cause: &str) -> &'static str {
 /// How many stanzas are refused in about 1.5 seconds while two streams send nothing else; with the
 /// time.
 async fn refused_meanwhile(cause: &str, rate: Option<u32>) -> (u64, Duration, Lab) {
-    let (lab, peer, _link) = lab_with(|config| {
+    let (lab, peer, _link) = Lab::configured(|config| {
         config.peers.push(terms(rate));
         config.routers[0].domains = vec![Domain::parse("coluc.com").unwrap()];
     })
@@ -246,7 +237,7 @@ async fn a_router_that_sends_bad_addresses_without_end_delays_no_stanza() {
 
 #[tokio::test]
 async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza() {
-    let (lab, peer, mut link) = lab_with(|_| {}).await;
+    let (lab, peer, mut link) = Lab::configured(|_| {}).await;
     for before in ["", refused("malformed")] {
         let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
         bob.say(&format!("{before}<message from='' to='' id='none'/>"))
@@ -267,7 +258,7 @@ async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza
 async fn a_stanza_of_a_router_without_addresses_is_dropped_without_an_answer(
     #[case] addresses: &str,
 ) {
-    let (lab, _peer, mut link) = lab_with(|_| {}).await;
+    let (lab, _peer, mut link) = Lab::configured(|_| {}).await;
     link.say(&format!("<message {addresses} id='none'/>"));
     link.say("<message from='alice@coluc.com' to='a b@vngtp.lab' id='answered'/>");
     let answer = link.hear().await;
@@ -278,7 +269,7 @@ async fn a_stanza_of_a_router_without_addresses_is_dropped_without_an_answer(
 
 #[tokio::test]
 async fn an_error_for_a_stanza_to_nobody_has_no_empty_sender() {
-    let (_lab, _peer, mut link) = lab_with(|_| {}).await;
+    let (_lab, _peer, mut link) = Lab::configured(|_| {}).await;
     link.say("<message from='alice@coluc.com' to='' id='nobody'/>");
     let answer = link.hear().await;
     assert_eq!(attribute(&answer, "message", "id"), "nobody", "{answer}");
@@ -287,7 +278,7 @@ async fn an_error_for_a_stanza_to_nobody_has_no_empty_sender() {
 
 #[tokio::test]
 async fn a_request_without_an_id_is_dropped_and_counted_both_ways() {
-    let (lab, peer, mut link) = lab_with(|_| {}).await;
+    let (lab, peer, mut link) = Lab::configured(|_| {}).await;
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"malformed\"}";
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     bob.say(
@@ -412,7 +403,8 @@ async fn what_a_stream_that_is_cut_had_under_way_is_named_and_counted() {
 
 #[tokio::test]
 async fn one_key_of_ours_proves_one_connection() {
-    let (lab, peer, link) = lab_with(|config| config.limits.max_connections_per_address = 4).await;
+    let (lab, peer, link) =
+        Lab::configured(|config| config.limits.max_connections_per_address = 4).await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
     let mut stream = peer.accept("our-id").await;
     let shown = stream.hear("</db:result>").await;
@@ -443,7 +435,7 @@ async fn one_key_of_ours_proves_one_connection() {
 
 #[tokio::test]
 async fn tls_is_shown_as_soon_as_it_stands() {
-    let (lab, peer, link) = lab_with(|_| {}).await;
+    let (lab, peer, link) = Lab::configured(|_| {}).await;
     let shown = |lab: &Lab, direction: &str| {
         let streams = lab.edge.streams(None);
         let streams = streams.iter().filter(|one| one.direction == direction);

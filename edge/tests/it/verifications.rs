@@ -1,6 +1,6 @@
 //! Keys by the thousand, and keys that are to keep others from being verified.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use xmpp_federation_core::edge_config::PrivacyMode;
 use xmpp_federation_edge::failures::AttemptInfo;
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::resolve::Resolver;
 
+use crate::one_host::OneHost;
 use crate::support::{
     Lab, Peer, Router, Speaker, attribute, client_tls, config, header, live, server_tls,
 };
@@ -303,29 +304,6 @@ async fn show_keys(edge: SocketAddr, domains: Vec<String>) -> usize {
     valid
 }
 
-/// Every domain is at one host, which is the partner's.
-struct OneHost(u16);
-
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for OneHost {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        let record = SrvRecord {
-            priority: 0,
-            weight: 0,
-            port: self.0,
-            target: "host.partner.example.".to_owned(),
-        };
-        let plain = name.starts_with("_xmpp-server.");
-        Box::pin(async move { Ok(Vec::from_iter(plain.then_some(record))) })
-    }
-
-    fn addresses<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async move { Ok(vec![[127, 0, 0, 1].into()]) })
-    }
-}
-
 /// Domains of a partner; more by hand.
 fn domains() -> usize {
     std::env::var("BURST_DOMAINS").map_or(500, |count| count.parse().unwrap())
@@ -345,7 +323,10 @@ async fn burst(on_each_stream: usize) {
     config.privacy.domains = domains.iter().map(|d| d.parse().unwrap()).collect();
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
     let mut live = live(config);
-    let lookup = Arc::new(OneHost(port));
+    let lookup = Arc::new(OneHost {
+        service: "_xmpp-server",
+        port,
+    });
     live.resolver = Arc::new(Resolver::with_lookup(&live.config, lookup, Arc::default()));
     let lab = Lab::start(live);
     let known = |lab: &Lab| {

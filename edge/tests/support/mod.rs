@@ -779,6 +779,16 @@ impl Lab {
         }
     }
 
+    /// An edge with one peer, one router and this configuration; the first link is up, and no other is taken.
+    pub async fn configured(change: impl FnOnce(&mut EdgeConfig)) -> (Self, Peer, RouterLink) {
+        let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+        let mut config = config(&[&peer], &[&router]);
+        change(&mut config);
+        let lab = Self::start(live(config));
+        let link = router.accept().await;
+        (lab, peer, link)
+    }
+
     /// An edge with one peer and one router, the link up.
     pub async fn with_link() -> (Self, Peer, Router, RouterLink) {
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
