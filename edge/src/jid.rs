@@ -177,8 +177,8 @@ fn parts(address: &str) -> (&str, impl Iterator<Item = (Part, &str)>) {
     (domain, local.into_iter().chain(resource))
 }
 
-/// What is wrong with an address beside its domain, which is not empty. `known`: parts that passed before, since the
-/// readings cost more than the rest of a stanza.
+/// What is wrong with an address: of its domain only whether there is one. `known`: parts that were
+/// judged before, since the readings cost more than the rest of a stanza.
 #[inline]
 pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFault> {
     let (domain, parts) = parts(address);
@@ -191,6 +191,16 @@ pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFau
         }
     }
     Ok(())
+}
+
+/// The same without memory.
+pub(crate) fn is_good(address: &str) -> bool {
+    let (domain, mut parts) = parts(address);
+    !domain.is_empty()
+        && parts.all(|(part, text)| {
+            part.judge_ascii(text)
+                .is_ok_and(|good| good || part.has_reading(text))
+        })
 }
 
 /// The addresses of the last stanza that was found good: most stanzas have those of the one before.
@@ -220,16 +230,6 @@ impl LastJudged {
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
-}
-
-/// The same without memory.
-pub(crate) fn is_good(address: &str) -> bool {
-    let (domain, mut parts) = parts(address);
-    !domain.is_empty()
-        && parts.all(|(part, text)| {
-            part.judge_ascii(text)
-                .is_ok_and(|good| good || part.has_reading(text))
-        })
 }
 
 /// How a remote server writes its own domain. Servers of RFC 3920 know a domain that was configured

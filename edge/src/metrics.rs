@@ -370,16 +370,11 @@ impl Metrics {
         }
         self.failing_partners
             .set(as_gauge(registry.failing_count()));
-        if let Some(dropped) = self.log.get() {
-            for (reason, lines) in [
-                ("output", dropped.by_output()),
-                ("libraries", dropped.of_libraries()),
-            ] {
-                let counter = self
-                    .log_lines_dropped
-                    .get_or_create(&[label("reason", reason)]);
-                counter.inner().store(lines, Ordering::Relaxed);
-            }
+        for (reason, lines) in self.lines_dropped_by_the_log() {
+            let counter = self
+                .log_lines_dropped
+                .get_or_create(&[label("reason", reason)]);
+            counter.inner().store(lines, Ordering::Relaxed);
         }
         let mut text = String::new();
         if encode(&mut text, &self.collected).is_err() {
@@ -393,6 +388,17 @@ impl Metrics {
     pub fn follow_log(&self, dropped: DroppedLines) {
         // There is one log in a process.
         let _ = self.log.set(dropped);
+    }
+
+    /// What the log itself counts, by reason; nothing before there is one.
+    fn lines_dropped_by_the_log(&self) -> Vec<(&'static str, u64)> {
+        let of = |dropped: &DroppedLines| {
+            vec![
+                ("output", dropped.by_output()),
+                ("libraries", dropped.of_libraries()),
+            ]
+        };
+        self.log.get().map_or_else(Vec::new, of)
     }
 
     /// Lines that standard output did not take.
@@ -411,14 +417,9 @@ impl Metrics {
         };
         let checks = Check::ALL.map(Check::as_str);
         let mut log_lines: BTreeMap<_, _> = by(&self.log_lines_dropped, "reason", &["rate"]);
-        if let Some(dropped) = self.log.get() {
-            let others = [
-                ("output", dropped.by_output()),
-                ("libraries", dropped.of_libraries()),
-            ];
-            let others = others.into_iter().filter(|(_, lines)| *lines > 0);
-            log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
-        }
+        let others = self.lines_dropped_by_the_log().into_iter();
+        let others = others.filter(|(_, lines)| *lines > 0);
+        log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
         Refused {
             connections: by(&self.connections_refused, "reason", &CONNECTION_BOUNDS),
             unproven_connections: by(&self.unproven_ended, "reason", &UNPROVEN_BOUNDS),

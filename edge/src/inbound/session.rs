@@ -340,9 +340,6 @@ impl Session {
             self.place.proven(partner);
             let low = (!partner).then(|| Low::new(self.edge.inbound.low_turns.clone()));
             self.wire.transport.proven(low);
-            if partner {
-                self.wire.transport.of_partner();
-            }
         }
     }
 

@@ -318,12 +318,12 @@ impl Opener {
             opening.never_clear =
                 self.tls_failed || self.edge.memory.failed_tls.holds(&self.remote, &());
             opening.authenticate = purpose == Purpose::Stanzas;
-            if let Purpose::Verification(Some(labels)) = purpose
-                && self.edge.memory.labels.get(&self.remote).is_none()
-            {
-                opening.written = labels.write(&self.remote).into_owned();
-            }
-            if let Some(labels) = self.labels {
+            let shown = match purpose {
+                Purpose::Verification(shown) => shown,
+                Purpose::Stanzas => None,
+            };
+            let shown = shown.filter(|_| self.edge.memory.labels.get(&self.remote).is_none());
+            if let Some(labels) = self.labels.or(shown) {
                 opening.written = labels.write(&self.remote).into_owned();
             }
             let written = opening.written.clone();

@@ -29,7 +29,7 @@ use crate::metrics::{Direction, Mechanism, Role};
 use crate::refusal::Check;
 use crate::registry::PairInfo;
 use crate::stanza::{DomainCache, split};
-use crate::stream::transport::Turn;
+use crate::stream::transport::{Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
@@ -106,8 +106,9 @@ struct Stream<'a> {
     waiting: bool,
     /// Something that was written is not with the network yet.
     writing: bool,
-    /// Bytes that the peer's system had acknowledged, and since when.
-    acknowledged: (u64, Instant),
+    progress: Progress,
+    /// When it was last found that the peer's system had taken everything.
+    all_taken: Instant,
     recent: VecDeque<Recent>,
     recent_bytes: usize,
     last_use: Instant,
@@ -135,13 +136,14 @@ pub(super) async fn run(
         local,
         opening,
         host: None,
+        progress: Progress::new(&opened.wire.transport),
+        all_taken: Instant::now(),
         opened,
         pairs: BTreeMap::new(),
         used: false,
         refused: None,
         waiting: false,
         writing: false,
-        acknowledged: (0, Instant::now()),
         recent: VecDeque::new(),
         recent_bytes: 0,
         last_use: Instant::now(),
@@ -655,12 +657,10 @@ impl Stream<'_> {
     /// When the peer's system took something last, or had taken everything.
     fn progress(&mut self, now: Instant) -> Instant {
         let transport = &self.opened.wire.transport;
-        let acknowledged = transport.acknowledged();
-        let all = !transport.needs_flush() && acknowledged == transport.written();
-        if all || acknowledged != self.acknowledged.0 {
-            self.acknowledged = (acknowledged, now);
+        if transport.is_acknowledged() {
+            self.all_taken = now;
         }
-        self.acknowledged.1
+        self.progress.look(transport).max(self.all_taken)
     }
 
     /// The stop of the edge waits no longer; a peer that does not read has lost its chance.
@@ -758,17 +758,14 @@ impl Stream<'_> {
         let (edge, transport) = (self.edge, &mut self.opened.wire.transport);
         let deadline = Instant::now() + edge.live().config.limits.dialback_timeout.0;
         let taken = async {
-            let mut last = (transport.acknowledged(), Instant::now());
+            let mut progress = Progress::new(transport);
             loop {
                 let flushed = timeout(TAKEN, transport.flush()).await;
-                let acknowledged = transport.acknowledged();
-                let all = acknowledged == transport.written() && !transport.needs_flush();
-                if matches!(flushed, Ok(Err(_))) || all {
-                    return;
-                }
-                if acknowledged != last.0 {
-                    last = (acknowledged, Instant::now());
-                } else if last.1.elapsed() >= CLOSE_TIME {
+                let broken = matches!(flushed, Ok(Err(_)));
+                if broken
+                    || transport.is_acknowledged()
+                    || progress.look(transport).elapsed() >= CLOSE_TIME
+                {
                     return;
                 }
                 sleep(TAKEN).await;
@@ -789,7 +786,7 @@ impl Stream<'_> {
             _ => false,
         };
         let transport = &self.opened.wire.transport;
-        let took_all = !transport.needs_flush() && transport.acknowledged() == transport.written();
+        let took_all = transport.is_acknowledged();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
             for Recent { bytes, .. } in self.recent.drain(..) {

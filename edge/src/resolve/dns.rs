@@ -96,7 +96,7 @@ const MOST_RECORDS: usize = 64;
 pub(crate) const CACHED: usize = 1024 * 1024;
 /// Bytes that an answer takes beside its records.
 const ANSWER: usize = 256;
-/// How long an answer is remembered at most, and one that there are no records at least and at most.
+/// How long records are remembered at most, and their absence.
 const POSITIVE: Duration = Duration::from_hours(1);
 const NEGATIVE: Duration = Duration::from_mins(1);
 

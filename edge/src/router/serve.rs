@@ -30,7 +30,7 @@ use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
-use crate::stream::transport::Turn;
+use crate::stream::transport::{Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 
@@ -188,9 +188,8 @@ struct Ping {
     covers: usize,
     bytes: usize,
     sent: Instant,
-    /// What the router's system had acknowledged, and since when, and when to look next: a router that
-    /// reads is slow and not gone.
-    acknowledged: (u64, Instant),
+    /// A router whose system acknowledges more is slow and not gone; when to look next.
+    progress: Progress,
     look: Instant,
 }
 
@@ -383,7 +382,7 @@ impl Up<'_> {
 
     fn deadline(&self) -> Instant {
         let alive = match &self.ping {
-            Some(ping) => ping.look.min(ping.acknowledged.1 + self.timing().echo),
+            Some(ping) => ping.look.min(ping.progress.since() + self.timing().echo),
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
@@ -399,11 +398,7 @@ impl Up<'_> {
         let (echo, quiet) = (self.timing().echo, self.timing().quiet);
         match &mut self.ping {
             Some(ping) => {
-                let acknowledged = self.wire.transport.acknowledged();
-                if acknowledged != ping.acknowledged.0 {
-                    ping.acknowledged = (acknowledged, now);
-                }
-                if now >= ping.acknowledged.1 + echo {
+                if now >= ping.progress.look(&self.wire.transport) + echo {
                     return Err(Failure::Timeout(
                         "the echo of a ping to our own component id",
                     ));
@@ -488,7 +483,7 @@ impl Up<'_> {
             covers: self.window.len(),
             bytes: self.window_bytes,
             sent: now,
-            acknowledged: (self.wire.transport.acknowledged(), now),
+            progress: Progress::new(&self.wire.transport),
             look: now + LOOK.min(self.timing().echo / 4),
         });
     }

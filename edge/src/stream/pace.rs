@@ -234,7 +234,8 @@ mod tests {
         assert!(next.is_err(), "{:?}", began.elapsed());
         running.abort();
     }
-    /// What each of two does, in order: a stranger reads for ever, a partner is woken now and then.
+
+    /// Strangers read for ever, a partner is woken now and then.
     #[tokio::test]
     async fn a_stranger_has_its_next_turn_behind_whatever_is_ready() {
         let all = Arc::new(LowTurns::new(1));

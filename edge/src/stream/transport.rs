@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::incomplete::Part;
 use super::pace::{Low, Paced};
@@ -44,6 +45,40 @@ pub enum Turn {
     End,
     /// Everything that was queued has been written.
     Flushed,
+}
+
+/// What the peer's system had acknowledged when it was looked last, and since when.
+#[derive(Debug)]
+pub struct Progress {
+    acknowledged: u64,
+    since: Instant,
+}
+
+impl Progress {
+    /// As it is now.
+    pub fn new(transport: &Transport) -> Self {
+        Self {
+            acknowledged: transport.acknowledged(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Looks again; gives since when nothing more was acknowledged.
+    pub fn look(&mut self, transport: &Transport) -> Instant {
+        let acknowledged = transport.acknowledged();
+        if acknowledged != self.acknowledged {
+            *self = Self {
+                acknowledged,
+                since: Instant::now(),
+            };
+        }
+        self.since
+    }
+
+    /// Since when nothing more was acknowledged, when it was looked last.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
 }
 
 /// One connection.
@@ -111,13 +146,6 @@ impl Transport {
         self
     }
 
-    /// The connection is with a configured partner from now on.
-    pub fn of_partner(&mut self) {
-        if let Some(part) = &mut self.incomplete {
-            part.of_partner();
-        }
-    }
-
     /// Ends with an error when more than this is received before [`Self::proven`]; until then it
     /// shares its turns with others, if it is paced.
     #[must_use]
@@ -128,8 +156,11 @@ impl Transport {
     }
 
     /// From now on any number of bytes may be received; at any time, unless it was paced and `low` is
-    /// given: then in turns of that kind.
+    /// given: then in turns of that kind. `None`: it is with a configured partner.
     pub fn proven(&mut self, low: Option<Low>) {
+        if let (None, Some(part)) = (&low, &mut self.incomplete) {
+            part.of_partner();
+        }
         let paced = |stranger: &Stranger| match stranger {
             Stranger::Unproven(unproven) => unproven.paced.is_some(),
             Stranger::Proven(_) => true,
@@ -197,6 +228,11 @@ impl Transport {
     /// Bytes given to the system so far, TLS's own included.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Whether the peer's system has acknowledged everything that was queued.
+    pub fn is_acknowledged(&self) -> bool {
+        !self.needs_flush() && self.acknowledged() == self.written
     }
 
     /// How many of them the peer's system has acknowledged.
