@@ -58,8 +58,9 @@ fn main() -> ExitCode {
     let matches = command.get_matches();
     let failed = |error: clap::Error| -> ExitCode { error.exit() };
     match matches.subcommand() {
-        Some((PREFLIGHT, matches)) => preflight::options::Options::from_arg_matches(matches)
-            .map_or_else(failed, |options| look(&options)),
+        Some((PREFLIGHT, matches)) => {
+            preflight::options::Options::from_arg_matches(matches).map_or_else(failed, |options| look(&options))
+        }
         _ => Args::from_arg_matches(&matches).map_or_else(failed, operate),
     }
 }
@@ -67,9 +68,7 @@ fn main() -> ExitCode {
 /// The pre-flight check: 0 where nothing failed, 1 where something did, 2 for wrong use.
 fn look(options: &preflight::options::Options) -> ExitCode {
     let logging = options.log.as_deref().map_or(Ok(()), logging::to_stderr);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let prepared = logging.and_then(|()| {
         let runtime = runtime.map_err(|error| format!("the runtime cannot be set up: {error}"))?;
         Ok((runtime, options.plan()?))
@@ -121,11 +120,10 @@ async fn client(metrics: &Metrics) -> Result<kube::Client, String> {
         .await
         .map_err(|error| format!("no access to a Kubernetes API: {error}"))?;
     let counter = metrics.clone();
-    let counting =
-        tower::util::MapRequestLayer::new(move |request: http::Request<kube::client::Body>| {
-            counter.count_api_request(request.method(), request.uri().query());
-            request
-        });
+    let counting = tower::util::MapRequestLayer::new(move |request: http::Request<kube::client::Body>| {
+        counter.count_api_request(request.method(), request.uri().query());
+        request
+    });
     let builder = kube::client::ClientBuilder::try_from(config)
         .map_err(|error| format!("the client of the Kubernetes API cannot be set up: {error}"))?;
     Ok(builder.with_layer(&counting).build())
@@ -133,17 +131,12 @@ async fn client(metrics: &Metrics) -> Result<kube::Client, String> {
 
 async fn run(args: Args) -> Result<(), String> {
     // Two libraries bring TLS; both take the provider that is installed first.
-    if rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .is_err()
-    {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Err("a TLS provider was installed twice".to_owned());
     }
     let stop = CancellationToken::new();
-    let mut term =
-        signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM cannot be caught: {e}"))?;
-    let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT cannot be caught: {e}"))?;
+    let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM cannot be caught: {e}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT cannot be caught: {e}"))?;
     tokio::spawn({
         let stop = stop.clone();
         async move {

@@ -66,9 +66,7 @@ async fn invalid_resources_are_refused_with_their_sentence_and_samples_are_accep
         match refusal(&client, &text).await {
             None => wrong.push(format!("{name}: accepted")),
             Some(said) if !said.contains(&expected) => {
-                wrong.push(format!(
-                    "{name}: expected {expected:?}, the API server said {said:?}"
-                ));
+                wrong.push(format!("{name}: expected {expected:?}, the API server said {said:?}"));
             }
             Some(_) => {}
         }

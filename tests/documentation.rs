@@ -1,11 +1,6 @@
 //! What `docs/imp.md` shows and names exists.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeSet;
 
@@ -48,8 +43,8 @@ fn the_resources_shown_are_accepted() {
     let schema = crd::definition();
     for block in blocks {
         let value: serde_yaml::Value = serde_yaml::from_str(block).unwrap();
-        let resource: XmppFederation = serde_path_to_error::deserialize(value.clone())
-            .unwrap_or_else(|error| panic!("{error}:\n{block}"));
+        let resource: XmppFederation =
+            serde_path_to_error::deserialize(value.clone()).unwrap_or_else(|error| panic!("{error}:\n{block}"));
         assert_eq!(later::refused(&resource.spec), [""; 0], "{block}");
         // A field that the schema does not have would be dropped without a word.
         let value: Value = serde_json::to_value(&value).unwrap();
@@ -97,11 +92,7 @@ fn every_field_of_the_spec_is_in_the_table_of_what_it_restarts() {
             Some(inner) => inner.keys().map(|key| format!("{prefix}.{key}")).collect(),
             None => vec![prefix],
         };
-        missing.extend(
-            names
-                .into_iter()
-                .filter(|name| !told.contains(name.as_str())),
-        );
+        missing.extend(names.into_iter().filter(|name| !told.contains(name.as_str())));
     }
     assert!(missing.is_empty(), "not in docs/imp.md: {missing:?}");
 }
@@ -109,11 +100,7 @@ fn every_field_of_the_spec_is_in_the_table_of_what_it_restarts() {
 #[test]
 fn every_reason_of_the_table_of_faults_is_in_the_catalogue() {
     let imp = imp_reasons::ALL.iter().map(|reason| reason.word.to_owned());
-    let known: BTreeSet<String> = Reason::ALL
-        .iter()
-        .map(ToString::to_string)
-        .chain(imp)
-        .collect();
+    let known: BTreeSet<String> = Reason::ALL.iter().map(ToString::to_string).chain(imp).collect();
     let mut count = 0;
     for row in table("Faults and remedies") {
         for word in words(row[1]) {

@@ -17,11 +17,7 @@ fn root() -> &'static Path {
 
 fn tool(name: &str) -> PathBuf {
     let path = root().join("target/lab-bin").join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `make setup`",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: run `make setup`", path.display());
     path
 }
 
@@ -53,17 +49,9 @@ fn objects(yaml: &str) -> BTreeMap<String, Value> {
             continue;
         }
         strip_labels(&mut object);
-        let text = |pointer: &str| {
-            object
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or("-")
-        };
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
         let key = format!("{} {}", text("/kind"), text("/metadata/name"));
-        assert!(
-            objects.insert(key.clone(), object).is_none(),
-            "{key} is there twice"
-        );
+        assert!(objects.insert(key.clone(), object).is_none(), "{key} is there twice");
     }
     objects
 }
@@ -96,10 +84,7 @@ fn the_chart_and_the_kustomization_install_the_same_objects() {
         "edgeImage.repository=localhost/xmpp-federation-edge",
         "edgeImage.tag=dev",
     ]));
-    assert_eq!(
-        chart.keys().collect::<Vec<_>>(),
-        deploy.keys().collect::<Vec<_>>()
-    );
+    assert_eq!(chart.keys().collect::<Vec<_>>(), deploy.keys().collect::<Vec<_>>());
     for (key, object) in &deploy {
         assert_eq!(&chart[key], object, "{key} differs");
     }
@@ -124,10 +109,7 @@ fn the_charts_definition_is_the_generated_one_and_outlives_the_release() {
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
 fn named_namespaces_take_roles_instead_of_a_cluster_wide_one() {
-    let objects = objects(&chart(&[
-        "crds.enabled=false",
-        "watchNamespaces={federation}",
-    ]));
+    let objects = objects(&chart(&["crds.enabled=false", "watchNamespaces={federation}"]));
     let mine = |key: &str| objects.contains_key(key);
     assert!(mine("Role xmpp-federation-operator-federations"));
     assert!(!mine("ClusterRole xmpp-federation-operator"));

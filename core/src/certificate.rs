@@ -32,8 +32,7 @@ const XMPP_ADDR: &str = "1.3.6.1.5.5.7.8.5";
 impl CertificateNames {
     /// Collects the names of a DER-encoded certificate. Names that are no domains are left out.
     pub fn from_der(der: &[u8]) -> Result<Self, UnreadableCertificate> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|e| UnreadableCertificate(e.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| UnreadableCertificate(e.to_string()))?;
         let mut names = Self::default();
         for extension in certificate.extensions() {
             let ParsedExtension::SubjectAlternativeName(san) = extension.parsed_extension() else {
@@ -89,11 +88,7 @@ impl CertificateNames {
     /// The names as they would be listed for a person.
     pub fn list(&self) -> Vec<String> {
         let wildcards = self.wildcard.iter().map(|w| format!("*.{w}"));
-        self.exact
-            .iter()
-            .map(ToString::to_string)
-            .chain(wildcards)
-            .collect()
+        self.exact.iter().map(ToString::to_string).chain(wildcards).collect()
     }
 }
 
@@ -111,8 +106,7 @@ fn other_name_text(value: &[u8]) -> Option<String> {
             }
             _ => return None,
         };
-        (tags.contains(&tag) && rest.len() >= length)
-            .then(|| rest.iter().take(length).copied().collect())
+        (tags.contains(&tag) && rest.len() >= length).then(|| rest.iter().take(length).copied().collect())
     };
     let explicit = inner(value, &[0xa0])?;
     String::from_utf8(inner(&explicit, &[0x0c, 0x16])?).ok()
@@ -140,10 +134,7 @@ mod tests {
     }
 
     fn other(oid: &[u64], text: &str) -> SanType {
-        SanType::OtherName((
-            oid.to_vec(),
-            rcgen::OtherNameValue::Utf8String(text.to_owned()),
-        ))
+        SanType::OtherName((oid.to_vec(), rcgen::OtherNameValue::Utf8String(text.to_owned())))
     }
 
     #[rstest]
@@ -158,15 +149,8 @@ mod tests {
     #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-server.vngtp.lab"), "vngtp.lab", false)]
     #[case(other(&[1, 3, 6, 1, 5, 5, 7, 8, 7], "_xmpp-client.vngtp.lab"), "vngtp.lab", false)]
     #[case(dns("other.example"), "cn-only.example", false)]
-    fn a_name_proves_exactly_its_domains(
-        #[case] san: SanType,
-        #[case] domain: &str,
-        #[case] proves: bool,
-    ) {
-        assert_eq!(
-            names(vec![san]).cover(&Domain::parse(domain).unwrap()),
-            proves
-        );
+    fn a_name_proves_exactly_its_domains(#[case] san: SanType, #[case] domain: &str, #[case] proves: bool) {
+        assert_eq!(names(vec![san]).cover(&Domain::parse(domain).unwrap()), proves);
     }
 
     #[test]

@@ -17,26 +17,11 @@ impl DialbackKey {
     /// Computes the key that `originating` shows to `receiving` on the stream whose id the
     /// *receiving* server announced last (XEP-0185 section 3). Needs nothing but the secret, so
     /// any replica can verify any other's key.
-    pub fn generate(
-        secret: &SecretBytes,
-        receiving: &Domain,
-        originating: &Domain,
-        id: &StreamId,
-    ) -> Self {
-        Self::generate_from_text(
-            secret,
-            receiving.as_str(),
-            originating.as_str(),
-            id.as_str(),
-        )
+    pub fn generate(secret: &SecretBytes, receiving: &Domain, originating: &Domain, id: &StreamId) -> Self {
+        Self::generate_from_text(secret, receiving.as_str(), originating.as_str(), id.as_str())
     }
 
-    fn generate_from_text(
-        secret: &SecretBytes,
-        receiving: &str,
-        originating: &str,
-        id: &str,
-    ) -> Self {
+    fn generate_from_text(secret: &SecretBytes, receiving: &str, originating: &str, id: &str) -> Self {
         // The HMAC key is the digest as text; its raw bytes are the classic mistake.
         let text = hex(&Sha256::digest(secret.expose()));
         let mut message = String::with_capacity(receiving.len() + originating.len() + id.len() + 2);

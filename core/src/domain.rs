@@ -31,9 +31,7 @@ pub enum DomainError {
     #[error("a domain that begins with {0:?} has {1} bytes; write its name in at most 1023")]
     Long(String, usize),
     /// UTS-46 or DNS rules refuse it (RFC 7622 section 3.2, RFC 1035 section 2.3.4).
-    #[error(
-        "{0:?} is not a domain name: labels of 1 to 63 letters, digits and hyphens, 253 characters in all"
-    )]
+    #[error("{0:?} is not a domain name: labels of 1 to 63 letters, digits and hyphens, 253 characters in all")]
     Invalid(String),
     /// Valid, but not in the canonical spelling where that is demanded.
     #[error("{given:?} is not in canonical form; write {canonical:?}")]
@@ -234,9 +232,6 @@ mod tests {
     #[test]
     fn a_u_label_in_configuration_is_refused_with_its_a_label() {
         let error = Domain::parse_canonical("bücher.example").unwrap_err();
-        assert!(
-            error.to_string().contains("xn--bcher-kva.example"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("xn--bcher-kva.example"), "{error}");
     }
 }

@@ -103,9 +103,7 @@ pub fn describe(certificate: &[u8]) -> String {
 
 /// The length of a certificate's RSA key; `None` if it has none.
 pub fn rsa_bits(certificate: &[u8]) -> Option<usize> {
-    PublicKey::of(certificate)
-        .filter(PublicKey::is_rsa)?
-        .rsa_bits()
+    PublicKey::of(certificate).filter(PublicKey::is_rsa)?.rsa_bits()
 }
 
 /// Hash and padding that TLS 1.3 no longer has (RFC 8446 section 4.2.3).
@@ -141,10 +139,7 @@ const RSA: [&[u8]; 2] = [
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 /// secp256r1, secp384r1, secp521r1.
 const CURVES: [(&[u8], &dyn aws::VerificationAlgorithm); 3] = [
-    (
-        &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7],
-        &aws::ECDSA_P256_SHA256_ASN1,
-    ),
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], &aws::ECDSA_P256_SHA256_ASN1),
     (&[0x2b, 0x81, 4, 0, 34], &aws::ECDSA_P384_SHA384_ASN1),
     (&[0x2b, 0x81, 4, 0, 35], &aws::ECDSA_P521_SHA512_ASN1),
 ];
@@ -215,10 +210,7 @@ impl<'a> PublicKey<'a> {
         if self.is_rsa() {
             self.rsa_bits().is_some_and(|bits| RSA_BITS.contains(&bits))
         } else {
-            algorithms
-                .all
-                .iter()
-                .any(|algorithm| self.is_of(*algorithm))
+            algorithms.all.iter().any(|algorithm| self.is_of(*algorithm))
         }
     }
 
@@ -240,12 +232,7 @@ impl<'a> PublicKey<'a> {
         Some(8 * modulus.len() - usize::try_from(first.leading_zeros()).ok()?)
     }
 
-    fn verifies(
-        &self,
-        algorithm: &dyn SignatureVerificationAlgorithm,
-        message: &[u8],
-        signature: &[u8],
-    ) -> bool {
+    fn verifies(&self, algorithm: &dyn SignatureVerificationAlgorithm, message: &[u8], signature: &[u8]) -> bool {
         let verified = algorithm.verify_signature(self.key, message, signature);
         verified.is_ok()
     }
@@ -286,12 +273,7 @@ impl<'a> PublicKey<'a> {
 }
 
 /// Whether an RSA key shorter than usual made the signature.
-fn weak_rsa(
-    scheme: SignatureScheme,
-    key: &PublicKey<'_>,
-    message: &[u8],
-    signature: &[u8],
-) -> bool {
+fn weak_rsa(scheme: SignatureScheme, key: &PublicKey<'_>, message: &[u8], signature: &[u8]) -> bool {
     fn pss<D: Digest + FixedOutputReset>(key: rsa::PublicKey, message: &[u8], by: &[u8]) -> bool {
         let key = pss::VerifyingKey::<D>::new(key);
         pss::Signature::try_from(by).is_ok_and(|by| key.verify(message, &by).is_ok())

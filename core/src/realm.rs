@@ -15,10 +15,7 @@ impl Realm {
     /// behind the first label. Different host names can give the same realm (`a-b.c` and
     /// `a.b-c`), so callers compare realms, not host names.
     pub fn of_replica(hostname: &Domain, index: u16) -> Self {
-        let (first, rest) = hostname
-            .as_str()
-            .split_once('.')
-            .unwrap_or((hostname.as_str(), ""));
+        let (first, rest) = hostname.as_str().split_once('.').unwrap_or((hostname.as_str(), ""));
         let rest = rest.replace('.', "-");
         Self(if index == 0 {
             format!("{first}-{rest}").into()
@@ -48,9 +45,6 @@ mod tests {
     fn replicas_get_realms_as_expressway_peers_do() {
         let host = Domain::parse("eft-xwye-a.coluc.com").unwrap();
         assert_eq!(Realm::of_replica(&host, 0).as_str(), "eft-xwye-a-coluc-com");
-        assert_eq!(
-            Realm::of_replica(&host, 1).as_str(),
-            "eft-xwye-a-1-coluc-com"
-        );
+        assert_eq!(Realm::of_replica(&host, 1).as_str(), "eft-xwye-a-1-coluc-com");
     }
 }

@@ -50,8 +50,7 @@ impl fmt::Debug for SecretBytes {
 
 /// Compares without revealing by its duration where the difference is.
 pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len()
-        && std::hint::black_box(a.iter().zip(b).fold(0_u8, |diff, (x, y)| diff | (x ^ y))) == 0
+    a.len() == b.len() && std::hint::black_box(a.iter().zip(b).fold(0_u8, |diff, (x, y)| diff | (x ^ y))) == 0
 }
 
 #[cfg(test)]
@@ -66,13 +65,7 @@ mod tests {
 
     #[test]
     fn an_editors_line_end_is_not_part_of_the_secret() {
-        assert_eq!(
-            SecretBytes::from_file_contents(b"s\r\n".to_vec()).expose(),
-            b"s"
-        );
-        assert_eq!(
-            SecretBytes::from_file_contents(b"s".to_vec()).expose(),
-            b"s"
-        );
+        assert_eq!(SecretBytes::from_file_contents(b"s\r\n".to_vec()).expose(), b"s");
+        assert_eq!(SecretBytes::from_file_contents(b"s".to_vec()).expose(), b"s");
     }
 }

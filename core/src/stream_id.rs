@@ -22,9 +22,7 @@ impl StreamId {
     /// An id as a peer announced it; `None` if it is empty, over 1 kB, or contains white space
     /// or control characters, which would make dialback keys ambiguous (CVE-2016-0756).
     pub fn from_peer(text: &str) -> Option<Self> {
-        let fits = !text.is_empty()
-            && text.len() <= 1024
-            && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        let fits = !text.is_empty() && text.len() <= 1024 && !text.chars().any(|c| c.is_whitespace() || c.is_control());
         fits.then(|| Self(text.into()))
     }
 

@@ -2,12 +2,7 @@
 //! meanings from their source, defaults from the values themselves. This test fails when the file
 //! is out of date; with `UPDATE_REFERENCE=1` it writes the file instead.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -108,11 +103,7 @@ fn read(source: &str) -> BTreeMap<String, Type> {
             let declaration = line.trim_end_matches(',');
             match &mut current.shape {
                 Shape::Fields(fields) => {
-                    let (name, kind) = declaration
-                        .strip_prefix("pub ")
-                        .unwrap()
-                        .split_once(": ")
-                        .unwrap();
+                    let (name, kind) = declaration.strip_prefix("pub ").unwrap().split_once(": ").unwrap();
                     let required = !optional && !all_have_defaults && !kind.starts_with("Option<");
                     fields.push(Field {
                         name: camel_case(name),
@@ -131,10 +122,7 @@ fn read(source: &str) -> BTreeMap<String, Type> {
 /// What the kind of a field is called, and the struct to describe in a section of its own.
 fn kind(rust: &str, types: &BTreeMap<String, Type>) -> (String, Option<String>) {
     for (wrapper, format) in [("Vec<", "list of "), ("Option<", "")] {
-        if let Some(inner) = rust
-            .strip_prefix(wrapper)
-            .and_then(|rest| rest.strip_suffix('>'))
-        {
+        if let Some(inner) = rust.strip_prefix(wrapper).and_then(|rest| rest.strip_suffix('>')) {
             let (text, section) = kind(inner, types);
             return (format!("{format}{text}"), section);
         }
@@ -178,13 +166,7 @@ fn default_of(defaults: &serde_yaml::Value, path: &str) -> String {
     format!("`{}`", serde_yaml::to_string(value).unwrap().trim())
 }
 
-fn section(
-    out: &mut String,
-    path: &str,
-    name: &str,
-    types: &BTreeMap<String, Type>,
-    defaults: &serde_yaml::Value,
-) {
+fn section(out: &mut String, path: &str, name: &str, types: &BTreeMap<String, Type>, defaults: &serde_yaml::Value) {
     let described = types.get(name).unwrap();
     let Shape::Fields(fields) = &described.shape else {
         panic!("{name} has no fields");
@@ -220,11 +202,7 @@ fn section(
         )
         .unwrap();
         if let Some(inner) = inner {
-            let list = if field.kind.starts_with("Vec<") {
-                "[]"
-            } else {
-                ""
-            };
+            let list = if field.kind.starts_with("Vec<") { "[]" } else { "" };
             sections.push((format!("{full}{list}"), inner));
         }
     }

@@ -45,14 +45,9 @@ fn main() {
     let plain = format!("{HEADER}{}", MESSAGE.repeat(MESSAGES));
     let lang = format!("{HEADER_WITH_LANG}{}", MESSAGE.repeat(MESSAGES));
     let cyrillic = "Обед в двенадцать? На углу суп.";
-    let utf8 = plain.replace(
-        "Lunch at twelve? The place on the corner has soup today.",
-        cyrillic,
-    );
+    let utf8 = plain.replace("Lunch at twelve? The place on the corner has soup today.", cyrillic);
     report("framer", ROUNDS, || framer(plain.as_bytes(), READ));
-    report("framer, addresses read", ROUNDS, || {
-        framer_addresses(plain.as_bytes())
-    });
+    report("framer, addresses read", ROUNDS, || framer_addresses(plain.as_bytes()));
     report("framer, re-rooted into one buffer", ROUNDS, || {
         framer_rerooted(plain.as_bytes())
     });
@@ -62,15 +57,9 @@ fn main() {
     report("framer, a stream that nobody watches", ROUNDS, || {
         framer_unwatched(plain.as_bytes())
     });
-    report("framer, Cyrillic body", ROUNDS, || {
-        framer(utf8.as_bytes(), READ)
-    });
-    report("framer, 64 bytes per read", ROUNDS, || {
-        framer(plain.as_bytes(), 64)
-    });
-    report("framer, 1 byte per read", ROUNDS, || {
-        framer(plain.as_bytes(), 1)
-    });
+    report("framer, Cyrillic body", ROUNDS, || framer(utf8.as_bytes(), READ));
+    report("framer, 64 bytes per read", ROUNDS, || framer(plain.as_bytes(), 64));
+    report("framer, 1 byte per read", ROUNDS, || framer(plain.as_bytes(), 1));
     report("quick-xml NsReader, duplicates checked", ROUNDS, || {
         quick(plain.as_bytes())
     });
@@ -90,10 +79,7 @@ fn report(name: &str, rounds: usize, mut run: impl FnMut() -> usize) {
         })
         .min()
         .unwrap_or_default();
-    println!(
-        "{:8.1} ns  {name}",
-        best.as_nanos() as f64 / MESSAGES as f64
-    );
+    println!("{:8.1} ns  {name}", best.as_nanos() as f64 / MESSAGES as f64);
 }
 
 fn each_frame(input: &[u8], read: usize, mut seen: impl FnMut(Frame)) {

@@ -76,10 +76,7 @@ impl Admin {
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
-            .route(
-                "/status",
-                get(async |State(admin): State<Admin>| Json(admin.status())),
-            )
+            .route("/status", get(async |State(admin): State<Admin>| Json(admin.status())))
             .with_state(self);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())

@@ -43,14 +43,8 @@ mod tests {
         let mut backoff = Backoff::new(second, 4 * second);
         let mut within = |nominal: u32| {
             let wait = backoff.wait();
-            assert!(
-                wait >= (second * nominal).mul_f64(0.75),
-                "{wait:?} for {nominal}"
-            );
-            assert!(
-                wait <= (second * nominal).mul_f64(1.25),
-                "{wait:?} for {nominal}"
-            );
+            assert!(wait >= (second * nominal).mul_f64(0.75), "{wait:?} for {nominal}");
+            assert!(wait <= (second * nominal).mul_f64(1.25), "{wait:?} for {nominal}");
         };
         for nominal in [1, 2, 4, 4] {
             within(nominal);

@@ -130,9 +130,7 @@ impl Cause {
     fn text(self) -> Cow<'static, str> {
         let Row(.., text) = self.row();
         match self {
-            Self::TooLarge { bytes, most } => {
-                Cow::Owned(format!("{text}: {bytes} bytes, at most {most}"))
-            }
+            Self::TooLarge { bytes, most } => Cow::Owned(format!("{text}: {bytes} bytes, at most {most}")),
             _ => Cow::Borrowed(text),
         }
     }
@@ -165,8 +163,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
         .map(|to| if is_good(to) { to } else { domain_part(to) })
         .filter(|to| !to.is_empty());
     let most = stanza.bytes().len().max(ALWAYS_TAKEN);
-    let write =
-        |id: Option<&str>| error(name, (&from, to), id, cause).filter(|error| error.len() <= most);
+    let write = |id: Option<&str>| error(name, (&from, to), id, cause).filter(|error| error.len() <= most);
     let id = stanza.id();
     if name == "iq" {
         return write(Some(&id?));
@@ -174,12 +171,7 @@ pub fn bounce(stanza: &Element, cause: Cause) -> Option<Bytes> {
     write(id.as_deref()).or_else(|| write(None))
 }
 
-fn error(
-    name: &'static str,
-    (from, to): (&str, Option<&str>),
-    id: Option<&str>,
-    cause: Cause,
-) -> Option<Bytes> {
+fn error(name: &'static str, (from, to): (&str, Option<&str>), id: Option<&str>, cause: Cause) -> Option<Bytes> {
     let Row(_, condition, error_type, _) = cause.row();
     let mut w = XmlWriter::new();
     w.start(name)
@@ -304,11 +296,7 @@ mod tests {
     #[case(Cause::Unportable, "not-acceptable", "modify")]
     #[case(Cause::BreaksLinks, "not-acceptable", "cancel")]
     #[case(Cause::Stopping, "remote-server-timeout", "wait")]
-    fn each_cause_has_its_condition_type_and_text(
-        #[case] cause: Cause,
-        #[case] condition: &str,
-        #[case] kind: &str,
-    ) {
+    fn each_cause_has_its_condition_type_and_text(#[case] cause: Cause, #[case] condition: &str, #[case] kind: &str) {
         let stanza = element("<iq from='a@x.example' to='b@y.example' type='get' id='1'/>");
         let xml = bounce(&stanza, cause).unwrap();
         let answer = element(std::str::from_utf8(&xml).unwrap());

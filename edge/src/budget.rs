@@ -71,9 +71,7 @@ impl Budget {
     /// The bounds under this limit and configuration.
     pub fn new(limit: MemoryLimit, limits: &Limits) -> Self {
         let part = |thousandths: u64| limit.bytes / 1000 * thousandths;
-        let count = |thousandths: u64, each: u64, most: u64| {
-            to_usize((part(thousandths) / each).clamp(FEWEST, most))
-        };
+        let count = |thousandths: u64, each: u64, most: u64| to_usize((part(thousandths) / each).clamp(FEWEST, most));
         Self {
             outbound_waiting: to_usize(part(OUTBOUND_WAITING)),
             connections: limits
@@ -101,10 +99,7 @@ impl Budget {
             ("links", self.links as u64),
             ("routes", bytes(self.routes, ROUTE)),
             ("verifications", bytes(self.verifications, VERIFICATION)),
-            (
-                "caches",
-                bytes(self.remembered, REMEMBERED) + 2 * self.dns as u64,
-            ),
+            ("caches", bytes(self.remembered, REMEMBERED) + 2 * self.dns as u64),
         ]
     }
 
@@ -135,9 +130,7 @@ impl Budget {
             limit_bytes: self.limit.bytes,
             limit_from: self.limit.source.clone(),
             sum_bytes: self.sum(),
-            parts: named
-                .map(|(name, bytes)| (name.to_owned(), bytes))
-                .collect(),
+            parts: named.map(|(name, bytes)| (name.to_owned(), bytes)).collect(),
             connections: self.connections as u64,
             routes: self.routes as u64,
             verifications: self.verifications as u64,
@@ -197,9 +190,7 @@ impl MemoryLimit {
 
 fn machine_memory(root: &Path) -> Option<MemoryLimit> {
     let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let rest = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kilobytes: u64 = rest.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(MemoryLimit {
         bytes: kilobytes * 1024,
@@ -233,9 +224,7 @@ fn groups(root: &Path) -> Vec<PathBuf> {
         };
         // In a container the path may be the host's, of which the mount shows a part or nothing:
         // the mount's own root is the container's group then.
-        let inside = Path::new(path)
-            .strip_prefix(mount.root)
-            .unwrap_or(Path::new(""));
+        let inside = Path::new(path).strip_prefix(mount.root).unwrap_or(Path::new(""));
         let inside = inside.strip_prefix("/").unwrap_or(inside);
         let known = !path.split('/').any(|part| part == "..");
         let inside = if known { inside } else { Path::new("") };
@@ -267,11 +256,7 @@ impl<'a> Mount<'a> {
             "cgroup" if kind.nth(1)?.split(',').any(|option| option == "memory") => false,
             _ => return None,
         };
-        Some(Self {
-            unified,
-            root,
-            point,
-        })
+        Some(Self { unified, root, point })
     }
 }
 
@@ -328,8 +313,7 @@ mod tests {
 32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
 35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
     /// As Docker mounts it without a namespace: only the container's own group is seen.
-    const V1_OWN: &str =
-        "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
+    const V1_OWN: &str = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     const UNLIMITED: &str = "9223372036854771712\n";
 
     #[rstest]
@@ -401,20 +385,14 @@ mod tests {
     ) {
         let root = Folder::new();
         let write = |path: &str, text: &str| root.write(path, text);
-        write(
-            "proc/meminfo",
-            "MemTotal:        8388608 kB\nMemFree: 1 kB\n",
-        );
+        write("proc/meminfo", "MemTotal:        8388608 kB\nMemFree: 1 kB\n");
         write("proc/self/mountinfo", mounts);
         write("proc/self/cgroup", own);
         for (path, text) in files {
             write(path, text);
         }
         let found = MemoryLimit::below(root.path());
-        assert_eq!(
-            (found.bytes / MIB, found.source.as_str()),
-            (mebibytes, source)
-        );
+        assert_eq!((found.bytes / MIB, found.source.as_str()), (mebibytes, source));
     }
 
     #[test]

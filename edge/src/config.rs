@@ -164,13 +164,8 @@ impl Loader {
             return Err(invalid(ConfigError(vec![problem])));
         };
         let config = EdgeConfig::from_yaml(text).map_err(&invalid)?;
-        self.build(config, config_hash.clone()).map_err(|error| {
-            invalid(ConfigError(vec![Problem::at(
-                text,
-                error.field,
-                error.message,
-            )]))
-        })
+        self.build(config, config_hash.clone())
+            .map_err(|error| invalid(ConfigError(vec![Problem::at(text, error.field, error.message)])))
     }
 
     /// Reads the files that a configuration names, relative to the working directory.
@@ -232,10 +227,7 @@ impl Loader {
         }
         let mut router_secrets = Vec::with_capacity(config.routers.len());
         for (i, router) in config.routers.iter().enumerate() {
-            router_secrets.push(secret(
-                &format!("routers[{i}].secretFile"),
-                &router.secret_file,
-            )?);
+            router_secrets.push(secret(&format!("routers[{i}].secretFile"), &router.secret_file)?);
         }
         let budget = Budget::new(self.memory.clone(), &config.limits);
         let lookup = self.lookup(&config.dns, budget.dns);
@@ -345,8 +337,7 @@ fn plainly(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied; the edge runs as its own user, make the file readable for it"
-                .to_owned()
+            "permission denied; the edge runs as its own user, make the file readable for it".to_owned()
         }
         _ => error.to_string(),
     }

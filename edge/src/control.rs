@@ -156,14 +156,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     // A process that does not accept must not hold this one.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => taken(
-            io::ErrorKind::AddrInUse,
-            "another process answers there; stop it",
-        ),
+        _ => taken(io::ErrorKind::AddrInUse, "another process answers there; stop it"),
     }
 }
 
@@ -176,11 +171,7 @@ async fn converse(stream: UnixStream, admin: &Admin, level: &LogLevel) -> io::Re
             return Ok(());
         }
         let response = match serde_json::from_str(&line) {
-            Ok(Request::Trace {
-                peer,
-                bodies,
-                seconds,
-            }) => match watch(admin, &peer, bodies) {
+            Ok(Request::Trace { peer, bodies, seconds }) => match watch(admin, &peer, bodies) {
                 Ok(watching) => {
                     let seconds = seconds.unwrap_or(TRACE_SECONDS).min(MAX_TRACE_SECONDS);
                     return trace(watching, &mut reader, &mut writer, seconds).await;
@@ -203,8 +194,7 @@ async fn say(writer: &mut OwnedWriteHalf, response: &Response) -> io::Result<()>
 fn watch(admin: &Admin, peer: &str, bodies: bool) -> Result<Subscription, String> {
     let filter = Filter::parse(peer)?;
     let watching = admin.edge().registry.tracers.watch(filter, bodies);
-    watching
-        .ok_or_else(|| format!("{MAX_TRACERS} traces are running already; end one of them first"))
+    watching.ok_or_else(|| format!("{MAX_TRACERS} traces are running already; end one of them first"))
 }
 
 /// Tells lines until the time is over or the other side hangs up.
@@ -255,12 +245,8 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
         // Answered before, line by line.
         Request::Trace { .. } => Response::Error("trace is not available in this form".to_owned()),
         Request::Status => value(serde_json::to_value(admin.status())),
-        Request::Close { id } if edge.registry.close(id) => {
-            Response::Result(json!({"closing": id}))
-        }
-        Request::Close { id } => Response::Error(format!(
-            "there is no stream {id}; `connections` lists the open ones"
-        )),
+        Request::Close { id } if edge.registry.close(id) => Response::Result(json!({"closing": id})),
+        Request::Close { id } => Response::Error(format!("there is no stream {id}; `connections` lists the open ones")),
         Request::Retry { domain: None } => {
             edge.retry(None);
             Response::Result(json!({"retrying": "all"}))
@@ -275,10 +261,7 @@ fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
         Request::Log { level: None } => Response::Result(json!({"level": level.get()})),
         Request::Log { level: Some(text) } => match level.set(&text) {
             Ok(()) => {
-                tracing::info!(
-                    level = text,
-                    "the log level was changed through the control socket"
-                );
+                tracing::info!(level = text, "the log level was changed through the control socket");
                 Response::Result(json!({"level": text}))
             }
             Err(error) => Response::Error(error),
@@ -321,10 +304,7 @@ impl Asked {
         let (reader, mut writer) = stream.into_split();
         let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
         line.push('\n');
-        writer
-            .write_all(line.as_bytes())
-            .await
-            .map_err(unreachable)?;
+        writer.write_all(line.as_bytes()).await.map_err(unreachable)?;
         Ok(Self {
             reader: BufReader::new(reader),
             _writer: writer,

@@ -67,10 +67,7 @@ fn number(value: &Value, name: &str) -> u64 {
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value
-        .get(name)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// `3 (24 kB)`.
@@ -88,9 +85,7 @@ fn keys(keys: &[Value]) -> Vec<String> {
         let (local, remote) = (text(key, "local"), text(key, "remote"));
         let time = span(number(key, "seconds"));
         match text(key, "state").as_str() {
-            "waiting" => format!(
-                "{local} - {remote} (key waits for its turn for {time}, others are verified first)"
-            ),
+            "waiting" => format!("{local} - {remote} (key waits for its turn for {time}, others are verified first)"),
             _ => format!("{local} - {remote} (key is verified for {time}, {remote} is asked)"),
         }
     };
@@ -103,10 +98,7 @@ fn keys(keys: &[Value]) -> Vec<String> {
 
 /// How many keys are verified and how many wait, on all of these streams; empty if there are none.
 fn all_keys(streams: &[Value]) -> String {
-    let keys: Vec<_> = streams
-        .iter()
-        .flat_map(|stream| list(stream, "keys"))
-        .collect();
+    let keys: Vec<_> = streams.iter().flat_map(|stream| list(stream, "keys")).collect();
     let waiting: Vec<_> = keys
         .iter()
         .filter(|key| text(key, "state") == "waiting")
@@ -224,11 +216,7 @@ pub fn failures(answer: &Value) -> String {
             "-" => String::new(),
             stanzas => format!("; stanzas waiting: {stanzas}"),
         };
-        let _ = writeln!(
-            out,
-            "{}{stranger}: {state}{waiting}",
-            text(domain, "domain")
-        );
+        let _ = writeln!(out, "{}{stranger}: {state}{waiting}", text(domain, "domain"));
         let rows: Vec<_> = list(domain, "attempts")
             .iter()
             .map(|attempt| {
@@ -297,7 +285,8 @@ mod tests {
     #[test]
     fn keys_that_wait_are_told_with_the_time_that_they_wait() {
         let key = |n: u64, state: &str| json!({"local": "coluc.com", "remote": format!("d{n}.example"), "state": state, "seconds": 10 * n});
-        let stream = |keys: &[Value]| json!({"direction": "inbound", "pairs": [], "remote": "d1.example", "keys": keys});
+        let stream =
+            |keys: &[Value]| json!({"direction": "inbound", "pairs": [], "remote": "d1.example", "keys": keys});
         let first: Vec<_> = (1..8).map(|n| key(n, "waiting")).collect();
         let shown = connections(&json!([stream(&first), stream(&[key(9, "asking")])]));
         for line in [
@@ -324,13 +313,13 @@ mod tests {
         }]);
         let shown = failures(&answer);
         assert!(
-            shown.starts_with(
-                "vngtp.lab: failing since 2026-11-25T19:00:00Z; stanzas waiting: 7 (24 kB)\n"
-            ),
+            shown.starts_with("vngtp.lab: failing since 2026-11-25T19:00:00Z; stanzas waiting: 7 (24 kB)\n"),
             "{shown}"
         );
         assert!(
-            shown.contains("2026-11-25T19:34:50Z  3      outbound   connect  198.51.100.7:5269  connection refused\\u{1b}[2J"),
+            shown.contains(
+                "2026-11-25T19:34:50Z  3      outbound   connect  198.51.100.7:5269  connection refused\\u{1b}[2J"
+            ),
             "{shown}"
         );
         assert_eq!(failures(&json!([])), "no failed attempts\n");

@@ -34,11 +34,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` completes, then drains.
-pub(crate) async fn run(
-    edge: Arc<Edge>,
-    listeners: Listeners,
-    stop: impl Future<Output = ()> + Send,
-) {
+pub(crate) async fn run(edge: Arc<Edge>, listeners: Listeners, stop: impl Future<Output = ()> + Send) {
     let live = edge.live();
     // Only a slow DNS takes as long, and it must not keep the edge from serving.
     let _ = timeout(ROUTER_NAMES, live.resolver.find_routers(&live.config)).await;
@@ -46,18 +42,10 @@ pub(crate) async fn run(
     let (accepting, linking) = (CancellationToken::new(), CancellationToken::new());
     let mut acceptors = JoinSet::new();
     let Listeners { s2s, direct_tls } = listeners;
-    let sockets = [
-        (Some(s2s), Service::StartTls),
-        (direct_tls, Service::DirectTls),
-    ];
+    let sockets = [(Some(s2s), Service::StartTls), (direct_tls, Service::DirectTls)];
     for (listener, service) in sockets {
         if let Some(listener) = listener {
-            acceptors.spawn(inbound::run(
-                edge.clone(),
-                listener,
-                service,
-                accepting.clone(),
-            ));
+            acceptors.spawn(inbound::run(edge.clone(), listener, service, accepting.clone()));
         }
     }
     let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
@@ -72,10 +60,7 @@ pub(crate) async fn run(
 
     edge.start_draining();
     let delay = edge.live().config.drain_delay.0;
-    tracing::info!(
-        seconds = delay.as_secs(),
-        "stopping: no longer ready, still accepting"
-    );
+    tracing::info!(seconds = delay.as_secs(), "stopping: no longer ready, still accepting");
     // Load balancers and partners go on calling until they have noticed.
     sleep(delay).await;
     let deadline = Instant::now() + FINISH_AT_MOST - FOR_CLOSING;
@@ -122,9 +107,7 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
         let reports_end = waiting_ends.max(Instant::now() + FOR_THE_LAST / 2);
         until(reports_end.min(deadline), || edge.outbound.is_settled()).await;
         if !edge.outbound.is_settled() {
-            tracing::warn!(
-                "stopping: stanzas that still wait for remote servers are reported to their senders"
-            );
+            tracing::warn!("stopping: stanzas that still wait for remote servers are reported to their senders");
             edge.outbound.give_up();
             until(deadline, || edge.outbound.is_settled()).await;
         }

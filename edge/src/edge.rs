@@ -209,11 +209,7 @@ impl Edge {
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
     /// reported, at the latest `drainDelay` and
     /// [`xmpp_federation_core::edge_config::FINISH_AT_MOST`] after `stop`.
-    pub async fn run(
-        self: Arc<Self>,
-        listeners: impl Into<Listeners>,
-        stop: impl Future<Output = ()> + Send,
-    ) {
+    pub async fn run(self: Arc<Self>, listeners: impl Into<Listeners>, stop: impl Future<Output = ()> + Send) {
         crate::drain::run(self, listeners.into(), stop).await;
     }
 
@@ -226,10 +222,9 @@ impl Edge {
             let local = stanza.to().and_then(|to| domains.domain_of(&to));
             let remote = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local, remote) {
-                (Some(error), Some(local), Some(remote)) => self
-                    .outbound
-                    .report(self, &live, &local, &remote, &error)
-                    .is_ok(),
+                (Some(error), Some(local), Some(remote)) => {
+                    self.outbound.report(self, &live, &local, &remote, &error).is_ok()
+                }
                 _ => false,
             };
             self.count_report(told, cause);

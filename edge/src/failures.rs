@@ -229,13 +229,7 @@ impl Failures {
     }
 
     /// All ways to a domain failed. `wanted`: stanzas of ours waited for it.
-    pub(crate) fn failed(
-        &mut self,
-        remote: &Domain,
-        configured: bool,
-        wanted: bool,
-        reason: String,
-    ) {
+    pub(crate) fn failed(&mut self, remote: &Domain, configured: bool, wanted: bool, reason: String) {
         let history = self.place(remote, configured);
         history.wanted |= wanted;
         let since = match &history.failing {

@@ -81,8 +81,7 @@ impl Part {
     /// Whether one of the two readings takes it.
     fn has_reading(self, text: &str) -> bool {
         let good = |prepared: &str| {
-            (1..=PART).contains(&prepared.len())
-                && (self == Self::Resource || !prepared.contains(RESERVED))
+            (1..=PART).contains(&prepared.len()) && (self == Self::Resource || !prepared.contains(RESERVED))
         };
         let old = self.with_later_characters(text);
         let old = match self {
@@ -104,11 +103,7 @@ impl Part {
     fn with_later_characters(self, text: &str) -> Cow<'_, str> {
         let later = |c: char| unassigned_code_point(c) && self.takes_category(c.general_category());
         if text.contains(later) {
-            Cow::Owned(
-                text.chars()
-                    .map(|c| if later(c) { '0' } else { c })
-                    .collect(),
-            )
+            Cow::Owned(text.chars().map(|c| if later(c) { '0' } else { c }).collect())
         } else {
             Cow::Borrowed(text)
         }
@@ -197,10 +192,7 @@ pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFau
 pub(crate) fn is_good(address: &str) -> bool {
     let (domain, mut parts) = parts(address);
     !domain.is_empty()
-        && parts.all(|(part, text)| {
-            part.judge_ascii(text)
-                .is_ok_and(|good| good || part.has_reading(text))
-        })
+        && parts.all(|(part, text)| part.judge_ascii(text).is_ok_and(|good| good || part.has_reading(text)))
 }
 
 /// The addresses of the last stanza that was found good: most stanzas have those of the one before.
@@ -245,11 +237,7 @@ pub enum Labels {
 impl Labels {
     /// Those of this text; `None` if the domain is written with the same ones anyway.
     pub(crate) fn of(text: &str, domain: &Domain) -> Option<Self> {
-        has_u_labels(domain).then_some(if text.is_ascii() {
-            Self::Ascii
-        } else {
-            Self::Unicode
-        })
+        has_u_labels(domain).then_some(if text.is_ascii() { Self::Ascii } else { Self::Unicode })
     }
 
     pub(crate) const fn other(self) -> Self {
@@ -329,11 +317,7 @@ impl Side<'_> {
 
     /// The element with its addresses as they are written on this side. For what is rare: what is
     /// frequent knows [`Self::instead`] beforehand.
-    pub(crate) fn respell<'a>(
-        self,
-        element: &'a Element,
-        domains: &mut DomainCache,
-    ) -> Cow<'a, Element> {
+    pub(crate) fn respell<'a>(self, element: &'a Element, domains: &mut DomainCache) -> Cow<'a, Element> {
         let mut instead = |address: Option<Cow<'_, str>>| {
             let address = address?;
             let domain = domains.domain_of(&address)?;
@@ -349,8 +333,7 @@ impl Side<'_> {
 
 /// The element with other domains in its addresses.
 pub(crate) fn readdressed(element: &Element, from: Option<&str>, to: Option<&str>) -> Element {
-    let other =
-        |address: Option<Cow<'_, str>>, domain: Option<&str>| Some(with_domain(&address?, domain?));
+    let other = |address: Option<Cow<'_, str>>, domain: Option<&str>| Some(with_domain(&address?, domain?));
     element.with_addresses(
         other(element.from(), from).as_deref(),
         other(element.to(), to).as_deref(),
@@ -485,10 +468,7 @@ mod tests {
     #[case::from_the_right("\u{5d0}\u{5d1}.\u{5d0}\u{5d1}", "\u{5d0}\u{5d1}.\u{5d0}\u{5d1}")]
     #[case::from_both_sides("\u{5d0}\u{5d1}.example", "xn--4dbc.example")]
     #[case::younger_than_the_tables("xn--gq9h.example", "\u{1f927}.example")]
-    fn a_domain_has_one_spelling_unless_its_server_has_another(
-        #[case] text: &str,
-        #[case] spelling: &str,
-    ) {
+    fn a_domain_has_one_spelling_unless_its_server_has_another(#[case] text: &str, #[case] spelling: &str) {
         let (domain, memory) = (domain(text), PeerMemory::new(16));
         for side in [Side::Link, Side::Peer(&memory)] {
             assert_eq!(side.spelling(&domain), spelling);

@@ -106,9 +106,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network(network) | Self::Claimed(network) | Self::Partner(network) => {
-                network.fmt(f)
-            }
+            Self::Network(network) | Self::Claimed(network) | Self::Partner(network) => network.fmt(f),
             Self::Domain(domain) => domain.fmt(f),
             Self::Domains => f.write_str("domains that are not configured"),
             Self::Router => f.write_str("XCP routers"),
@@ -255,13 +253,10 @@ impl Minute {
             ..Self::new(now)
         };
         let ended = std::mem::replace(self, fresh);
-        let unwritten = ended
-            .written
-            .into_iter()
-            .map(|(subject, written)| Unwritten {
-                subject,
-                lines: written.unwritten,
-            });
+        let unwritten = ended.written.into_iter().map(|(subject, written)| Unwritten {
+            subject,
+            lines: written.unwritten,
+        });
         unwritten.filter(|unwritten| unwritten.lines > 0).collect()
     }
 }
@@ -306,9 +301,7 @@ mod tests {
     fn a_peer_has_so_many_lines_a_minute_and_what_was_not_written_is_told() {
         let rate = LogRate::default();
         let began = rate.lock().began;
-        let admitted = |about, peer, now| {
-            rate.admit(about, Party::Caller(peer, None), &Configured, REFUSALS, now)
-        };
+        let admitted = |about, peer, now| rate.admit(about, Party::Caller(peer, None), &Configured, REFUSALS, now);
         // The hosts of one network count together.
         let written = (0..500).filter(|n| admitted("policy", v6(1, *n), began));
         assert_eq!(written.count(), REFUSALS as usize);

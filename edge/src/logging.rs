@@ -37,22 +37,12 @@ pub const TOPICS: &[(&str, &[&str])] = &[
     ("streams", &["stream", "inbound", "outbound"]),
     (
         "dialback",
-        &[
-            "dialback",
-            "inbound::dialback",
-            "outbound::verify",
-            "outbound::stream",
-        ],
+        &["dialback", "inbound::dialback", "outbound::verify", "outbound::stream"],
     ),
     ("dns", &["resolve", "outbound::connect"]),
     (
         "tls",
-        &[
-            "tls",
-            "inbound::external",
-            "outbound::connect",
-            "outbound::opening",
-        ],
+        &["tls", "inbound::external", "outbound::connect", "outbound::opening"],
     ),
     ("links", &["router"]),
     ("config", &["config", "reload"]),
@@ -65,9 +55,7 @@ const CRATE: &str = "xmpp_federation_edge";
 
 /// Reads a level such as `info`, `info,dialback=debug` or `info,edge::dialback=debug`.
 pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
-    let error = || LevelError {
-        given: text.to_owned(),
-    };
+    let error = || LevelError { given: text.to_owned() };
     let mut directives = Vec::new();
     for part in text.split(',').map(str::trim) {
         let Some((module, level)) = part.split_once('=') else {
@@ -190,10 +178,7 @@ impl LogLevel {
 
     /// The level in force, as it was set.
     pub fn get(&self) -> String {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lines that were not written.
@@ -236,10 +221,7 @@ pub fn start(level: &str) -> Result<LogLevel, LevelError> {
         .with_span_list(false)
         .with_writer(output)
         .with_filter(LibraryRate::new(dropped.libraries.clone()));
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .init();
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(LogLevel {
         handle,
         current: Arc::new(Mutex::new(level.to_owned())),
@@ -257,43 +239,13 @@ mod tests {
     #[rstest]
     #[case("info", "xmpp_federation_edge::inbound", Level::INFO, true)]
     #[case("info", "xmpp_federation_edge::inbound", Level::DEBUG, false)]
-    #[case(
-        "info,edge::dialback=debug",
-        "xmpp_federation_edge::dialback",
-        Level::DEBUG,
-        true
-    )]
-    #[case(
-        "info,edge::dialback=debug",
-        "xmpp_federation_edge::inbound",
-        Level::DEBUG,
-        false
-    )]
+    #[case("info,edge::dialback=debug", "xmpp_federation_edge::dialback", Level::DEBUG, true)]
+    #[case("info,edge::dialback=debug", "xmpp_federation_edge::inbound", Level::DEBUG, false)]
     #[case("warn,edge=info", "hickory_resolver", Level::INFO, false)]
-    #[case(
-        "info,dialback=debug",
-        "xmpp_federation_edge::inbound::dialback",
-        Level::DEBUG,
-        true
-    )]
-    #[case(
-        "info,dialback=debug",
-        "xmpp_federation_edge::inbound::session",
-        Level::DEBUG,
-        false
-    )]
-    #[case(
-        "warn, links=info",
-        "xmpp_federation_edge::router::link",
-        Level::INFO,
-        true
-    )]
-    #[case(
-        "info,hickory_resolver=debug",
-        "hickory_resolver::x",
-        Level::DEBUG,
-        true
-    )]
+    #[case("info,dialback=debug", "xmpp_federation_edge::inbound::dialback", Level::DEBUG, true)]
+    #[case("info,dialback=debug", "xmpp_federation_edge::inbound::session", Level::DEBUG, false)]
+    #[case("warn, links=info", "xmpp_federation_edge::router::link", Level::INFO, true)]
+    #[case("info,hickory_resolver=debug", "hickory_resolver::x", Level::DEBUG, true)]
     fn levels_apply_to_their_parts(
         #[case] text: &str,
         #[case] target: &str,
@@ -319,10 +271,7 @@ mod tests {
         assert_eq!(written("xmpp_federation_edge", Level::WARN, began), 1000);
         let own = "xmpp_federation_edge::inbound::session";
         assert_eq!(written(own, Level::INFO, began), 1000);
-        assert_eq!(
-            rate.dropped.load(Ordering::Relaxed),
-            2000 - u64::from(LIBRARIES)
-        );
+        assert_eq!(rate.dropped.load(Ordering::Relaxed), 2000 - u64::from(LIBRARIES));
         let next = began + Duration::from_mins(1);
         assert_eq!(written("hickory_net::udp", Level::WARN, next), most);
     }
@@ -345,9 +294,7 @@ mod tests {
     #[case("info,dialback")]
     #[case("info,=debug")]
     fn what_is_no_level_is_refused_with_an_example(#[case] text: &str) {
-        let error = parse_level(text)
-            .map(drop)
-            .map_err(|error| error.to_string());
+        let error = parse_level(text).map(drop).map_err(|error| error.to_string());
         assert!(error.is_err_and(|error| error.contains("info,edge::dialback=debug")));
     }
 }

@@ -221,9 +221,7 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: C
 }
 
 fn one_thread() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn pretty(value: &Value) -> String {
@@ -359,21 +357,12 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
     };
     let admin_port = listen_at("listen.admin", listen.admin)?;
     let (sender, receiver) = watch::channel(Arc::new(live));
-    let edge = Edge::new(
-        receiver.clone(),
-        index,
-        metrics.clone(),
-        Arc::new(Registry::default()),
-    );
+    let edge = Edge::new(receiver.clone(), index, metrics.clone(), Arc::new(Registry::default()));
     let rejection = Arc::new(Rejection::default());
     let admin = Admin::new(edge.clone(), rejection.clone());
     if let Some(path) = &listen.control {
-        let control = Control::bind(path, admin.clone(), level.clone()).map_err(|error| {
-            io::Error::other(format!(
-                "listen.control: {} cannot be used: {error}",
-                path.display()
-            ))
-        })?;
+        let control = Control::bind(path, admin.clone(), level.clone())
+            .map_err(|error| io::Error::other(format!("listen.control: {} cannot be used: {error}", path.display())))?;
         tokio::spawn(control.serve());
     }
     tracing::info!(
@@ -410,10 +399,7 @@ async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
 /// `SIGHUP` asks for what happens anyway when a file changes.
 async fn reload_at(mut hangup: Signal, reload: Arc<Notify>) {
     while hangup.recv().await.is_some() {
-        tracing::info!(
-            signal = "SIGHUP",
-            "the configuration and its files are read again"
-        );
+        tracing::info!(signal = "SIGHUP", "the configuration and its files are read again");
         reload.notify_one();
     }
 }
@@ -424,10 +410,7 @@ async fn stop(mut terminate: Signal, mut interrupt: Signal, level: LogLevel) {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
-    tracing::info!(
-        signal = name,
-        "asked to stop; a second signal stops at once"
-    );
+    tracing::info!(signal = name, "asked to stop; a second signal stops at once");
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -458,12 +441,8 @@ async fn follow_reloads(mut live: watch::Receiver<Arc<Live>>, level: LogLevel, e
 fn listen_at(field: &str, address: SocketAddr) -> io::Result<TcpListener> {
     listen::bind(address).map_err(|error| {
         let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another process has this port, stop it or change the port"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need a privilege, choose a higher one"
-            }
+            io::ErrorKind::AddrInUse => "; another process has this port, stop it or change the port",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
             _ => "",
         };
         io::Error::new(

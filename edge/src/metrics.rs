@@ -113,14 +113,7 @@ fn as_gauge(count: usize) -> i64 {
 }
 
 /// Why connections are turned away, and why those without a proof end.
-const CONNECTION_BOUNDS: [&str; 6] = [
-    "total",
-    "per-address",
-    "per-56",
-    "per-48",
-    "rate",
-    "proxy-header",
-];
+const CONNECTION_BOUNDS: [&str; 6] = ["total", "per-address", "per-56", "per-48", "rate", "proxy-header"];
 const UNPROVEN_BOUNDS: [&str; 7] = [
     "total",
     "per-address",
@@ -323,9 +316,7 @@ impl Metrics {
             (Direction::Inbound, counts.inbound),
             (Direction::Outbound, counts.outbound),
         ] {
-            self.streams
-                .get_or_create(&[direction(of)])
-                .set(as_gauge(count));
+            self.streams.get_or_create(&[direction(of)]).set(as_gauge(count));
         }
         let authenticated = registry.authenticated();
         for of in [Direction::Inbound, Direction::Outbound] {
@@ -363,17 +354,12 @@ impl Metrics {
             LinkState::Failed,
         ] {
             let count = links.iter().filter(|link| link.state == state).count();
-            let gauge = self
-                .links
-                .get_or_create(&[label("state", link_state(state))]);
+            let gauge = self.links.get_or_create(&[label("state", link_state(state))]);
             gauge.set(as_gauge(count));
         }
-        self.failing_partners
-            .set(as_gauge(registry.failing_count()));
+        self.failing_partners.set(as_gauge(registry.failing_count()));
         for (reason, lines) in self.lines_dropped_by_the_log() {
-            let counter = self
-                .log_lines_dropped
-                .get_or_create(&[label("reason", reason)]);
+            let counter = self.log_lines_dropped.get_or_create(&[label("reason", reason)]);
             counter.inner().store(lines, Ordering::Relaxed);
         }
         let mut text = String::new();
@@ -392,12 +378,7 @@ impl Metrics {
 
     /// What the log itself counts, by reason; nothing before there is one.
     fn lines_dropped_by_the_log(&self) -> Vec<(&'static str, u64)> {
-        let of = |dropped: &DroppedLines| {
-            vec![
-                ("output", dropped.by_output()),
-                ("libraries", dropped.of_libraries()),
-            ]
-        };
+        let of = |dropped: &DroppedLines| vec![("output", dropped.by_output()), ("libraries", dropped.of_libraries())];
         self.log.get().map_or_else(Vec::new, of)
     }
 
@@ -430,16 +411,12 @@ impl Metrics {
 
     /// A line was left out because its cause has enough of them in this minute.
     pub fn log_line_left_out(&self) {
-        self.log_lines_dropped
-            .get_or_create(&[label("reason", "rate")])
-            .inc();
+        self.log_lines_dropped.get_or_create(&[label("reason", "rate")]).inc();
     }
 
     /// A configuration came into force.
     pub fn configuration_loaded(&self, live: &Live) {
-        self.reloads
-            .get_or_create(&[label("outcome", "loaded")])
-            .inc();
+        self.reloads.get_or_create(&[label("outcome", "loaded")]).inc();
         let first = live
             .tls
             .certificates
@@ -453,9 +430,7 @@ impl Metrics {
     /// Whether the configuration found last is refused.
     pub fn configuration_refused(&self, refused: bool) {
         if refused {
-            self.reloads
-                .get_or_create(&[label("outcome", "refused")])
-                .inc();
+            self.reloads.get_or_create(&[label("outcome", "refused")]).inc();
         }
         self.refused.set(i64::from(refused));
     }
@@ -468,9 +443,7 @@ impl Metrics {
     /// A connection on which nothing was proven was ended: by the bound at which it gave way, or
     /// `time`.
     pub fn unproven_ended(&self, reason: &'static str) {
-        self.unproven_ended
-            .get_or_create(&[label("reason", reason)])
-            .inc();
+        self.unproven_ended.get_or_create(&[label("reason", reason)]).inc();
     }
 
     /// An inbound stream was not read to its end after our side was closed.
@@ -480,9 +453,7 @@ impl Metrics {
 
     /// A connection was turned away before any stream: by the bound, `rate`, or `proxy-header`.
     pub fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused
-            .get_or_create(&[label("reason", reason)])
-            .inc();
+        self.connections_refused.get_or_create(&[label("reason", reason)]).inc();
     }
 
     /// A TLS handshake ended well; version and suite as rustls names them.
@@ -510,9 +481,7 @@ impl Metrics {
     /// One dialback ended: `valid`, `invalid`, `error`, `timeout`.
     pub fn dialback(&self, role: Role, outcome: &'static str, took: Duration) {
         let labels = [label("role", role.as_str()), label("outcome", outcome)];
-        self.dialback
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        self.dialback.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// Stanzas went through, in one batch: inbound ones to a link, outbound ones to a peer.
@@ -541,11 +510,7 @@ impl Metrics {
     /// A stream ended with an error; `sent` by us, else received; condition of RFC 6120.
     pub fn stream_error(&self, of: Direction, sent: bool, condition: &'static str) {
         let sender = if sent { "edge" } else { "peer" };
-        let labels = [
-            direction(of),
-            label("sender", sender),
-            label("condition", condition),
-        ];
+        let labels = [direction(of), label("sender", sender), label("condition", condition)];
         self.stream_errors.get_or_create(&labels).inc();
     }
 
@@ -555,9 +520,7 @@ impl Metrics {
             label("method", method.map_or("none", Method::as_str)),
             label("outcome", outcome),
         ];
-        self.resolutions
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        self.resolutions.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// What waits now.
@@ -577,10 +540,8 @@ impl Metrics {
             waiting.get_or_create(&labels).set(as_gauge(*stanzas));
             size.get_or_create(&labels).set(as_gauge(*bytes));
         }
-        self.outbound_queue_stanzas
-            .set(as_gauge(depths.outbound_stanzas));
-        self.outbound_queue_bytes
-            .set(as_gauge(depths.outbound_bytes));
+        self.outbound_queue_stanzas.set(as_gauge(depths.outbound_stanzas));
+        self.outbound_queue_bytes.set(as_gauge(depths.outbound_bytes));
         self.outbound_domains.set(as_gauge(depths.outbound_domains));
         self.incomplete_bytes.set(as_gauge(depths.incomplete_bytes));
         let TurnCounts { running, waiting } = depths.verifications;
@@ -599,9 +560,7 @@ impl Metrics {
 
     /// A PROXY header was read, or not: `v1`, `v2`, `local`, `malformed`, `timeout`.
     pub fn proxy_header(&self, outcome: &'static str) {
-        self.proxy_headers
-            .get_or_create(&[label("outcome", outcome)])
-            .inc();
+        self.proxy_headers.get_or_create(&[label("outcome", outcome)]).inc();
     }
 
     /// A peer is not read for a while: `link-queue`, `rate`, `refused`.
@@ -624,9 +583,7 @@ impl Metrics {
 
     /// A peer was refused by this check.
     pub fn peer_refused(&self, check: &'static str) {
-        self.peers_refused
-            .get_or_create(&[label("check", check)])
-            .inc();
+        self.peers_refused.get_or_create(&[label("check", check)]).inc();
     }
 
     /// An attempt failed at this stage.
@@ -638,9 +595,7 @@ impl Metrics {
 
     /// A stanza came back from a router as an error; a word of RFC 6120 section 8.3.3.
     pub fn returned(&self, condition: &'static str) {
-        self.returned
-            .get_or_create(&[label("condition", condition)])
-            .inc();
+        self.returned.get_or_create(&[label("condition", condition)]).inc();
     }
 
     /// A router said something besides users' stanzas; a word of [`crate::router`].
@@ -652,9 +607,7 @@ impl Metrics {
 
     /// A link attempt ended badly or a link broke; a [`LinkState`] in words.
     pub fn link_failed(&self, state: &'static str) {
-        self.link_failures
-            .get_or_create(&[label("state", state)])
-            .inc();
+        self.link_failures.get_or_create(&[label("state", state)]).inc();
     }
 }
 
@@ -694,10 +647,7 @@ mod tests {
             "xmpp_edge_links{state=\"up\"} 0",
             "# EOF",
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is missing in\n{text}"
-            );
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
     }
 }

@@ -19,8 +19,7 @@ use crate::stream::Failure;
 impl Edge {
     /// One way to a remote domain failed, or somebody was refused who came in its name.
     pub(crate) fn attempt_failed(&self, remote: &Domain, attempt: Attempt) {
-        self.metrics
-            .attempt_failed(attempt.direction, attempt.stage);
+        self.metrics.attempt_failed(attempt.direction, attempt.stage);
         self.registry.attempt_failed(remote, attempt);
     }
 
@@ -105,11 +104,7 @@ pub(crate) fn failed_check(failure: &Failure) -> Option<Check> {
     match failure {
         Failure::Timeout(_) => Some(Check::Time),
         Failure::Fault { check, .. } => *check,
-        Failure::Refused(_)
-        | Failure::Io(_)
-        | Failure::Ended
-        | Failure::Closed
-        | Failure::Peer { .. } => None,
+        Failure::Refused(_) | Failure::Io(_) | Failure::Ended | Failure::Closed | Failure::Peer { .. } => None,
     }
 }
 
@@ -149,10 +144,7 @@ mod tests {
     #[case(Refusal::new(Check::Pin, "noted where it arose").into(), None)]
     #[case(Failure::Closed, None)]
     #[case(Failure::Peer { condition: Condition::HostUnknown, text: None }, None)]
-    fn only_what_we_refused_names_a_check(
-        #[case] failure: Failure,
-        #[case] check: Option<&'static str>,
-    ) {
+    fn only_what_we_refused_names_a_check(#[case] failure: Failure, #[case] check: Option<&'static str>) {
         assert_eq!(failed_check(&failure).map(Check::as_str), check);
     }
 }

@@ -140,15 +140,9 @@ mod tests {
             partners.owns(&listed, ip("::ffff:192.0.2.1")),
             "as a socket of both families has it"
         );
-        assert!(
-            partners.owns(&listed, ip("2001:db8::2")),
-            "the same network"
-        );
+        assert!(partners.owns(&listed, ip("2001:db8::2")), "the same network");
         assert!(!partners.owns(&listed, ip("192.0.2.2")));
-        assert!(
-            !partners.owns(&listed, ip("192.0.2.3")),
-            "of nobody configured"
-        );
+        assert!(!partners.owns(&listed, ip("192.0.2.3")), "of nobody configured");
 
         let without = policy(PrivacyMode::AllowList, &["b.example"], "[]");
         assert!(!partners.owns(&without, ip("192.0.2.1")));
@@ -165,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_addresses_of_static_routes_count_in_every_mode() {
-        let routes = "[{domain: r.example, addresses: ['192.0.2.9:5269', '[2001:db8:1::1]:5269', 'name.example:5269']}]";
+        let routes =
+            "[{domain: r.example, addresses: ['192.0.2.9:5269', '[2001:db8:1::1]:5269', 'name.example:5269']}]";
         let policy = policy(PrivacyMode::AllowAll, &[], routes);
         let partners = Partners::new(MOST);
         assert!(partners.owns(&policy, ip("192.0.2.9")));

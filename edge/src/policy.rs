@@ -75,14 +75,8 @@ impl Policy {
         let peers = config.peers.iter().map(|peer| {
             let terms = PeerPolicy {
                 tls_mode: peer.tls_mode.unwrap_or(general.tls_mode),
-                require_certificate: peer
-                    .require_certificate
-                    .unwrap_or(general.require_certificate),
-                pinned_sha256: peer
-                    .pinned_sha256
-                    .iter()
-                    .map(|pin| pin.to_ascii_lowercase())
-                    .collect(),
+                require_certificate: peer.require_certificate.unwrap_or(general.require_certificate),
+                pinned_sha256: peer.pinned_sha256.iter().map(|pin| pin.to_ascii_lowercase()).collect(),
                 max_stanza_bytes: peer.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
                 messages_per_second: peer.messages_per_second,
                 bytes_per_second: peer.bytes_per_second,
@@ -94,11 +88,7 @@ impl Policy {
             general,
             mode: config.privacy.mode,
             listed: config.privacy.domains.iter().cloned().collect(),
-            routed: config
-                .static_routes
-                .iter()
-                .map(|r| r.domain.clone())
-                .collect(),
+            routed: config.static_routes.iter().map(|r| r.domain.clone()).collect(),
             route_addresses: config
                 .static_routes
                 .iter()
@@ -118,16 +108,12 @@ impl Policy {
     /// list, with a route, or with terms of its own.
     pub fn is_partner(&self, remote: &Domain) -> bool {
         let listed = self.mode == PrivacyMode::AllowList && self.listed.contains(remote);
-        (listed || self.routed.contains(remote) || self.peers.contains_key(remote))
-            && self.check(remote).is_ok()
+        (listed || self.routed.contains(remote) || self.peers.contains_key(remote)) && self.check(remote).is_ok()
     }
 
     /// All of them.
     pub(crate) fn partners(&self) -> impl Iterator<Item = &Domain> {
-        let listed = self
-            .listed
-            .iter()
-            .filter(|_| self.mode == PrivacyMode::AllowList);
+        let listed = self.listed.iter().filter(|_| self.mode == PrivacyMode::AllowList);
         let all: HashSet<_> = listed
             .chain(&self.routed)
             .chain(self.peers.keys())
@@ -197,9 +183,6 @@ mod tests {
         #[case] remote: &str,
         #[case] expected: Result<(), Denied>,
     ) {
-        assert_eq!(
-            policy(mode).check(&Domain::parse(remote).unwrap()),
-            expected
-        );
+        assert_eq!(policy(mode).check(&Domain::parse(remote).unwrap()), expected);
     }
 }

@@ -99,14 +99,10 @@ impl Check {
     pub const fn stage(self) -> Stage {
         match self {
             Self::Policy | Self::OwnDomain | Self::Hosted => Stage::Policy,
-            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => {
-                Stage::Tls
-            }
+            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => Stage::Tls,
             Self::Certificate | Self::Pin => Stage::Certificate,
             Self::Dialback | Self::Limits | Self::Authenticated => Stage::Dialback,
-            Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => {
-                Stage::Stream
-            }
+            Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => Stage::Stream,
         }
     }
 
@@ -139,12 +135,8 @@ impl Check {
         match self {
             Self::Policy | Self::OwnDomain => "not-allowed",
             Self::Hosted => "item-not-found",
-            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => {
-                "policy-violation"
-            }
-            Self::Certificate | Self::Pin | Self::Dialback | Self::Authenticated => {
-                "not-authorized"
-            }
+            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => "policy-violation",
+            Self::Certificate | Self::Pin | Self::Dialback | Self::Authenticated => "not-authorized",
             Self::Limits | Self::Time => "resource-constraint",
             Self::Addressing | Self::Protocol | Self::Xml | Self::Size => "bad-request",
         }
@@ -209,13 +201,7 @@ impl Refusal {
     }
 
     /// The line of the log; `local` and `remote` as far as they are known.
-    pub fn log(
-        &self,
-        direction: Direction,
-        peer: SocketAddr,
-        local: Option<&Domain>,
-        remote: Option<&Domain>,
-    ) {
+    pub fn log(&self, direction: Direction, peer: SocketAddr, local: Option<&Domain>, remote: Option<&Domain>) {
         tracing::warn!(
             check = self.check.as_str(),
             direction = direction.as_str(),

@@ -90,9 +90,8 @@ impl StreamEntry {
     /// Notes what the peer's certificate proves: `valid`, `missing`, or why it proves nothing.
     pub(crate) fn judged(&self, remote: &Domain, verdict: &str) {
         self.update(|detail| detail.certificate = Some(verdict.to_owned()));
-        self.tracers.about_stream(self, || {
-            format!("the peer's certificate for {remote}: {verdict}")
-        });
+        self.tracers
+            .about_stream(self, || format!("the peer's certificate for {remote}: {verdict}"));
     }
 
     /// The remote domain that the stream is about, as far as it has shown.
@@ -113,10 +112,7 @@ impl StreamEntry {
         if detail.remote.is_none() && detail.pairs.is_empty() {
             return None;
         }
-        Some(
-            detail.remote.as_ref() == Some(remote)
-                || detail.pairs.iter().any(|p| p.remote == *remote),
-        )
+        Some(detail.remote.as_ref() == Some(remote) || detail.pairs.iter().any(|p| p.remote == *remote))
     }
 
     /// Counts what came from or went to the network, TLS included.
@@ -460,10 +456,7 @@ impl Registry {
     /// Numbers of open streams.
     pub fn counts(&self) -> StreamCounts {
         let streams = lock(&self.streams);
-        let inbound = streams
-            .values()
-            .filter(|s| s.direction == Direction::Inbound)
-            .count();
+        let inbound = streams.values().filter(|s| s.direction == Direction::Inbound).count();
         StreamCounts {
             inbound,
             outbound: streams.len() - inbound,
@@ -488,9 +481,7 @@ impl Registry {
         let mut counts = HashMap::new();
         for entry in entries {
             if let Some(first) = lock(&entry.detail).pairs.first() {
-                *counts
-                    .entry((entry.direction, first.mechanism))
-                    .or_default() += 1;
+                *counts.entry((entry.direction, first.mechanism)).or_default() += 1;
             }
         }
         counts
@@ -527,12 +518,7 @@ impl Registry {
     /// component that is linked there is another node's announcement, passed on: with two nodes
     /// that of the other one. With more nobody can tell whose it is. The only node that there is
     /// can only speak of itself.
-    pub(crate) fn announced(
-        &self,
-        over: &Arc<LinkEntry>,
-        component_id: &ComponentId,
-        announced: Option<Announced>,
-    ) {
+    pub(crate) fn announced(&self, over: &Arc<LinkEntry>, component_id: &ComponentId, announced: Option<Announced>) {
         let (router, own) = {
             let status = lock(&over.status);
             (status.router.clone(), status.component_id == *component_id)

@@ -33,10 +33,7 @@ pub struct Rejection(Mutex<Option<RejectedConfig>>);
 impl Rejection {
     /// The refused one.
     pub fn get(&self) -> Option<RejectedConfig> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, rejected: Option<RejectedConfig>) -> bool {
@@ -132,8 +129,7 @@ impl Reloader {
                 if unchanged && fresh.warnings == running.warnings {
                     return;
                 }
-                let fixed =
-                    keep_what_needs_a_new_process(&running, &mut fresh, self.loader.index());
+                let fixed = keep_what_needs_a_new_process(&running, &mut fresh, self.loader.index());
                 if unchanged {
                     // A certificate or a revocation list has come to its end meanwhile.
                     for warning in &fresh.warnings {
@@ -154,10 +150,7 @@ impl Reloader {
                     tracing::info!("{change}");
                 }
                 warn(&fresh);
-                tracing::info!(
-                    config_hash = fresh.config_hash,
-                    "the configuration was reloaded"
-                );
+                tracing::info!(config_hash = fresh.config_hash, "the configuration was reloaded");
                 self.metrics.configuration_loaded(&fresh);
                 self.live.send_replace(Arc::new(fresh));
             }
@@ -202,9 +195,7 @@ pub fn warn(live: &Live) {
 /// The file's directory and that of every symlink that its path goes through.
 fn directories_on_the_way(path: &Path, found: &mut BTreeSet<PathBuf>) {
     let mut add = |path: &Path| {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         found.insert(parent.unwrap_or(Path::new(".")).to_owned());
     };
     for ancestor in path.ancestors() {
@@ -270,11 +261,7 @@ fn keep_what_needs_a_new_process(running: &Live, fresh: &mut Live, index: usize)
         kept.push("listen".to_owned());
     }
     for (i, router) in fresh.config.routers.iter_mut().enumerate() {
-        let before = running
-            .config
-            .routers
-            .iter()
-            .find(|before| before.name == router.name);
+        let before = running.config.routers.iter().find(|before| before.name == router.name);
         let before = before.and_then(|before| before.component_ids.get(index));
         let after = router.component_ids.get_mut(index);
         if let (Some(before), Some(after)) = (before, after)
@@ -314,9 +301,7 @@ fn compare(field: &str, before: &Value, after: &Value, lines: &mut Vec<String>) 
         (Value::Object(old), Value::Object(new)) => {
             let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for name in names {
-                let of = |map: &serde_json::Map<String, Value>| {
-                    map.get(name).cloned().unwrap_or_default()
-                };
+                let of = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
                 compare(&child(name), &of(old), &of(new), lines);
             }
         }

@@ -134,10 +134,7 @@ mod tests {
     #[case("alice@coluc.com/phone", "coluc.com")]
     #[case("coluc.com/a@b.example/c", "coluc.com")]
     #[case("", "")]
-    fn the_domain_is_between_the_first_at_and_the_first_slash(
-        #[case] address: &str,
-        #[case] domain: &str,
-    ) {
+    fn the_domain_is_between_the_first_at_and_the_first_slash(#[case] address: &str, #[case] domain: &str) {
         assert_eq!(domain_part(address), domain);
     }
 

@@ -42,10 +42,7 @@ impl Filter {
     /// Reads a domain, an IP address, or an address with port.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(socket) = text.parse::<SocketAddr>() {
-            return Ok(Self::Socket(SocketAddr::new(
-                socket.ip().to_canonical(),
-                socket.port(),
-            )));
+            return Ok(Self::Socket(SocketAddr::new(socket.ip().to_canonical(), socket.port())));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
@@ -256,16 +253,12 @@ impl Tracers {
 
     /// Tells what happened to a connection on which no stream begins.
     pub(crate) fn about_address(&self, peer: SocketAddr, text: impl FnOnce() -> String) {
-        self.happened(None, Some(peer), text, |filter| {
-            filter.matches_address(peer)
-        });
+        self.happened(None, Some(peer), text, |filter| filter.matches_address(peer));
     }
 
     /// Tells what was found out about a stream apart from its wire.
     pub(crate) fn about_stream(&self, entry: &StreamEntry, text: impl FnOnce() -> String) {
-        self.happened(Some(entry), None, text, |filter| {
-            filter.matches(entry) == Some(true)
-        });
+        self.happened(Some(entry), None, text, |filter| filter.matches(entry) == Some(true));
     }
 
     fn happened(
@@ -279,10 +272,7 @@ impl Tracers {
             return;
         }
         let list = self.lock().clone();
-        let mut meant = list
-            .iter()
-            .filter(|tracer| meant(&tracer.filter))
-            .peekable();
+        let mut meant = list.iter().filter(|tracer| meant(&tracer.filter)).peekable();
         if meant.peek().is_none() {
             return;
         }

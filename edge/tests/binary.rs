@@ -94,10 +94,7 @@ impl Running {
     fn line(&mut self, with: &str) -> String {
         loop {
             let mut line = String::new();
-            assert!(
-                self.log.read_line(&mut line).unwrap() > 0,
-                "no line with {with:?}"
-            );
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "no line with {with:?}");
             if line.contains(with) {
                 return line;
             }
@@ -164,11 +161,7 @@ fn a_running_edge_is_controlled_reloaded_and_stopped() {
     assert!(log.status.success(), "{log:?}");
     let wrong = edge(&["ctl", "log", "loud"], &folder.config());
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(
-        String::from_utf8(wrong.stderr)
-            .unwrap()
-            .contains("is not a log level")
-    );
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("is not a log level"));
     let close = edge(&["ctl", "close", "7"], &folder.config());
     assert!(
         String::from_utf8(close.stderr)
@@ -186,11 +179,7 @@ fn a_running_edge_is_controlled_reloaded_and_stopped() {
         .args(["ctl", "--socket", socket.to_str().unwrap(), "status"])
         .output()
         .unwrap();
-    assert!(
-        String::from_utf8(status.stdout)
-            .unwrap()
-            .contains("\"rejected\"")
-    );
+    assert!(String::from_utf8(status.stdout).unwrap().contains("\"rejected\""));
 
     running.signal("-TERM");
     assert!(running.line("\"message\":\"stopped\"").contains("INFO"));
@@ -223,24 +212,16 @@ fn check_names_what_troubles_people_most() {
     let output = edge(&["--check"], &folder.config());
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(
-        told(&output)
-            .1
-            .contains("tls.certificates[0].privateKeyFile: "),
+        told(&output).1.contains("tls.certificates[0].privateKeyFile: "),
         "{output:?}"
     );
     folder.write("tls.key", "no key");
     let output = edge(&["--check"], &folder.config());
-    assert!(
-        told(&output).1.contains("holds no PEM private key"),
-        "{output:?}"
-    );
+    assert!(told(&output).1.contains("holds no PEM private key"), "{output:?}");
     std::fs::remove_file(folder.0.join("tls.key")).unwrap();
     std::fs::create_dir(folder.0.join("tls.key")).unwrap();
     let output = edge(&["--check"], &folder.config());
-    assert!(
-        told(&output).1.contains("tls.key cannot be read"),
-        "{output:?}"
-    );
+    assert!(told(&output).1.contains("tls.key cannot be read"), "{output:?}");
     std::fs::remove_dir(folder.0.join("tls.key")).unwrap();
     folder.write("tls.key", &good);
 
@@ -256,10 +237,7 @@ fn check_names_what_troubles_people_most() {
     let (_, error) = told(&output);
     assert!(error.contains("warning: the certificate in "), "{error}");
     assert!(error.contains("expired 2020-02-03T00:00:00Z"), "{error}");
-    assert!(
-        error.contains("has 5 bytes; use 32 random ones or more"),
-        "{error}"
-    );
+    assert!(error.contains("has 5 bytes; use 32 random ones or more"), "{error}");
 }
 
 #[test]
@@ -271,10 +249,7 @@ fn tables_and_the_log_level_are_told_by_a_running_edge() {
     assert!(table.ends_with("0 inbound, 0 outbound\n"), "{table}");
     let (json, _) = told(&edge(&["ctl", "connections", "--json"], &folder.config()));
     assert_eq!(json, "[]\n");
-    let wrong = edge(
-        &["ctl", "connections", "--peer", "no domain"],
-        &folder.config(),
-    );
+    let wrong = edge(&["ctl", "connections", "--peer", "no domain"], &folder.config());
     assert_eq!(wrong.status.code(), Some(1));
     let (failures, _) = told(&edge(&["ctl", "failures"], &folder.config()));
     assert_eq!(failures, "no failed attempts\n");
@@ -303,9 +278,7 @@ fn a_trace_ends_with_its_time_and_with_its_reader() {
     let wrong = edge(&["ctl", "trace", "--peer", "no peer"], &folder.config());
     assert_eq!(wrong.status.code(), Some(1));
     assert!(
-        told(&wrong)
-            .1
-            .contains("neither a remote domain nor an address"),
+        told(&wrong).1.contains("neither a remote domain nor an address"),
         "{wrong:?}"
     );
     // Readers that hang up make room for others.
@@ -332,10 +305,7 @@ fn a_trace_ends_with_its_time_and_with_its_reader() {
 #[test]
 fn the_exit_code_of_a_probe_tells_its_result() {
     let folder = Folder::new("probe");
-    let wrong = Command::new(EDGE)
-        .args(["probe", "localhost"])
-        .output()
-        .unwrap();
+    let wrong = Command::new(EDGE).args(["probe", "localhost"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     let absent = edge(&["probe", "vngtp.lab"], Path::new("/nowhere/edge.yaml"));
     assert_eq!(absent.status.code(), Some(2), "{absent:?}");
@@ -366,9 +336,7 @@ fn a_port_that_is_taken_is_named_with_its_field() {
     let address = taken.local_addr().unwrap().to_string();
     folder.write(
         "edge.yaml",
-        &folder
-            .yaml("AllowList")
-            .replacen("127.0.0.1:0", &address, 1),
+        &folder.yaml("AllowList").replacen("127.0.0.1:0", &address, 1),
     );
     let output = edge(&[], &folder.config());
     assert_eq!(output.status.code(), Some(1));
@@ -386,9 +354,7 @@ fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
     let (running, _) = Running::start(&folder);
     let socket = folder.0.join("control.sock");
     let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-    stream
-        .write_all(b"nonsense\n{\"command\":\"status\"}\n")
-        .unwrap();
+    stream.write_all(b"nonsense\n{\"command\":\"status\"}\n").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
@@ -398,8 +364,7 @@ fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
         "{answers}"
     );
     assert!(lines[1].starts_with("{\"result\":"), "{answers}");
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     running.signal("-INT");
     assert_eq!(running.end(), Some(0));
@@ -412,10 +377,7 @@ fn an_idle_edge_is_small() {
     let folder = Folder::new("small");
     let (running, _) = Running::start(&folder);
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("RssAnon:"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     println!("{line}");
     assert!(kilobytes < 2 * 1024, "{line}");

@@ -26,8 +26,7 @@ const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1
 #[derive(Default)]
 struct NoDns(AtomicUsize);
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Lookup for NoDns {
     fn srv<'a>(&'a self, _: &'a str) -> Answer<'a, SrvRecord> {
@@ -62,15 +61,11 @@ async fn one_stream_carries_all_hosted_domains_each_with_its_own_dialback() {
     for local in ["coluc.com", "conf.coluc.com"] {
         assert!(asked.contains(&format!("from='{local}'")), "{asked}");
         stream
-            .say(&format!(
-                "<db:result from='vngtp.lab' to='{local}' type='valid'/>"
-            ))
+            .say(&format!("<db:result from='vngtp.lab' to='{local}' type='valid'/>"))
             .await;
     }
-    let heard = stream.hear("id='m").await
-        + &stream.hear("/>").await
-        + &stream.hear("id='m").await
-        + &stream.hear("/>").await;
+    let heard =
+        stream.hear("id='m").await + &stream.hear("/>").await + &stream.hear("id='m").await + &stream.hear("/>").await;
     assert!(heard.contains("m1") && heard.contains("m2"), "{heard}");
     assert_eq!(lab.edge.registry.counts().outbound, 1);
     let streams = lab.edge.registry.streams(None);
@@ -149,10 +144,8 @@ async fn streams_are_spread_over_the_equal_addresses_of_a_route() {
         stream.say("</stream:stream>").await;
         stream.hear_end().await;
         drop(stream);
-        lab.until("the stream is gone", |lab| {
-            lab.edge.registry.counts().outbound == 0
-        })
-        .await;
+        lab.until("the stream is gone", |lab| lab.edge.registry.counts().outbound == 0)
+            .await;
     }
     // Each is passed over 24 times in a row once in sixteen million runs.
     assert!(used.iter().all(|count| *count > 0), "{used:?}");
@@ -183,11 +176,7 @@ async fn dns_is_not_asked_when_all_addresses_of_a_route_are_down() {
     drop(peer);
     let dns = Arc::new(NoDns::default());
     let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(
-        &live.config,
-        dns.clone(),
-        Arc::default(),
-    ));
+    live.resolver = Arc::new(Resolver::with_lookup(&live.config, dns.clone(), Arc::default()));
     let lab = Lab::start(live);
     let mut link = router.accept().await;
     link.say(MESSAGE);
@@ -250,11 +239,9 @@ async fn a_flood_from_one_address_is_bounded_and_hurts_nobody_else() {
             .filter(|stream| stream.peer.ip() == IpAddr::from([127, 0, 0, 8]))
             .count()
     };
-    lab.until("they are gone", |lab| from_there(lab) == ALLOWED)
-        .await;
+    lab.until("they are gone", |lab| from_there(lab) == ALLOWED).await;
     drop(held);
-    lab.until("they are forgotten", |lab| from_there(lab) == 0)
-        .await;
+    lab.until("they are forgotten", |lab| from_there(lab) == 0).await;
     let mut again = Speaker::connect_from([127, 0, 0, 8], lab.s2s).await;
     again.say(&header("vngtp.lab", "coluc.com", "")).await;
     again.hear("</stream:features>").await;
@@ -267,8 +254,7 @@ async fn a_thousand_connections_may_wait_to_be_accepted() {
     let address = listener.local_addr().unwrap();
     // Nobody accepts; each takes a place in the queue, also when it is closed at once.
     let all = tokio::task::spawn_blocking(move || {
-        (0..1100)
-            .all(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
+        (0..1100).all(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
     });
     assert!(all.await.unwrap(), "the queue is shorter than 1100");
 }

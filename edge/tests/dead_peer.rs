@@ -54,9 +54,7 @@ fn a_dead_peer_is_noticed_within_a_minute_idle_or_not() {
 
 /// Drops what leaves this port, or goes to it.
 fn cut(what: &str, port: u16) {
-    run(&format!(
-        "nft add rule inet cut out tcp {what} {port} counter drop"
-    ));
+    run(&format!("nft add rule inet cut out tcp {what} {port} counter drop"));
 }
 
 async fn cut_all_streams() {
@@ -67,8 +65,7 @@ async fn cut_all_streams() {
     );
     let lab = Lab::start(live(config(&[&idle, &busy], &[&router])));
     let mut link = router.accept().await;
-    let message =
-        |to: &str, id: &str| format!("<message from='alice@coluc.com' to='x@{to}' id='{id}'/>");
+    let message = |to: &str, id: &str| format!("<message from='alice@coluc.com' to='x@{to}' id='{id}'/>");
 
     // Two streams each way; on one of them something is on its way when the cable is cut.
     link.say(&message("vngtp.lab", "1"));
@@ -80,10 +77,8 @@ async fn cut_all_streams() {
     let idle_in = idle.open_authenticated(lab.s2s, "coluc.com").await;
     let mut busy_in = busy.open_authenticated(lab.s2s, "coluc.com").await;
     // Streams that were used for verification end by themselves.
-    lab.until("four streams", |lab| {
-        lab.edge.registry.streams(None).len() == 4
-    })
-    .await;
+    lab.until("four streams", |lab| lab.edge.registry.streams(None).len() == 4)
+        .await;
     // The network must be silent on the idle ones, so that keepalive alone finds out.
     tokio::time::sleep(Duration::from_secs(1)).await;
 
@@ -108,10 +103,7 @@ async fn cut_all_streams() {
 
     let mut left = lab.edge.registry.streams(None);
     while !left.is_empty() {
-        assert!(
-            began.elapsed() < Duration::from_mins(1),
-            "still open: {left:?}"
-        );
+        assert!(began.elapsed() < Duration::from_mins(1), "still open: {left:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = lab.edge.registry.streams(None);
         for gone in left

@@ -23,9 +23,7 @@ use xmpp_federation_edge::dialback::DialbackSecrets;
 
 async fn show(stream: &mut Speaker, from: &str, to: &str, key: &str) {
     stream
-        .say(&format!(
-            "<db:result from='{from}' to='{to}'>{key}</db:result>"
-        ))
+        .say(&format!("<db:result from='{from}' to='{to}'>{key}</db:result>"))
         .await;
 }
 
@@ -45,10 +43,7 @@ async fn a_key_shown_twice_is_verified_once_and_answered_twice() {
     show(&mut bob, "VNGTP.lab", "coluc.com", "k").await;
     let mut verifying = peer.accept("v").await;
     verifying.hear("</db:verify>").await;
-    assert!(
-        verifying.is_silent(Duration::from_millis(200)).await,
-        "asked twice"
-    );
+    assert!(verifying.is_silent(Duration::from_millis(200)).await, "asked twice");
     verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
     for to in ["vngtp.lab", "VNGTP.lab"] {
         let answer = bob.hear("/>").await;
@@ -91,10 +86,7 @@ async fn keys_of_one_stream_are_bounded_by_its_pairs_and_the_others_are_answered
     for n in 17..20 {
         let answer = bob.hear("</db:result>").await;
         assert!(answer.contains("<resource-constraint "), "{answer}");
-        assert_eq!(
-            attribute(&answer, "db:result", "from"),
-            format!("d{n}.coluc.com")
-        );
+        assert_eq!(attribute(&answer, "db:result", "from"), format!("d{n}.coluc.com"));
     }
     // All questions go over one stream; a key that makes no pair leaves room for another.
     let mut verifying = peer.accept("v").await;
@@ -127,10 +119,8 @@ async fn one_address_of_a_partner_gets_half_of_all_verifications_and_the_next_ke
     let first = verifying.hear("</db:verify>").await;
     verifying.hear("</db:verify>").await;
     // The third waits for its turn.
-    lab.until("the third key waits", |lab| {
-        lab.edge.verifications() == (2, 1)
-    })
-    .await;
+    lab.until("the third key waits", |lab| lab.edge.verifications() == (2, 1))
+        .await;
     let id = attribute(&first, "db:verify", "id");
     verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
     verifying.hear("</db:verify>").await;
@@ -159,10 +149,8 @@ async fn questions_on_one_stream_of_ours_are_bounded_and_the_others_wait() {
     for _ in 1..64 {
         verifying.hear("</db:verify>").await;
     }
-    lab.until("all are under way", |lab| {
-        lab.edge.verifications() == (STREAMS * 16, 0)
-    })
-    .await;
+    lab.until("all are under way", |lab| lab.edge.verifications() == (STREAMS * 16, 0))
+        .await;
     let [to, id] = ["from", "id"].map(|name| attribute(&first, "db:verify", name));
     verdict(&mut verifying, "vngtp.lab", &to, &id, "valid").await;
     verifying.hear("</db:verify>").await;
@@ -252,9 +240,7 @@ async fn connecting_and_asking_together_take_no_longer_than_the_dialback_time() 
 #[case::item_not_found("item-not-found")]
 #[case::timeout("remote-server-timeout")]
 #[tokio::test]
-async fn an_error_from_the_authoritative_server_is_one_for_the_peer_and_the_stream_lives(
-    #[case] condition: &str,
-) {
+async fn an_error_from_the_authoritative_server_is_one_for_the_peer_and_the_stream_lives(#[case] condition: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
@@ -299,9 +285,7 @@ async fn an_answer_for_a_stream_that_is_gone_is_dropped_and_the_next_question_st
 async fn an_error_for_one_pair_leaves_the_stream_to_the_others_and_is_told_to_its_senders() {
     let (_lab, peer, _router, mut link) = Lab::with_link().await;
     let say = |link: &RouterLink, from: &str, id: &str| {
-        link.say(&format!(
-            "<message from='a@{from}' to='bob@vngtp.lab' id='{id}'/>"
-        ));
+        link.say(&format!("<message from='a@{from}' to='bob@vngtp.lab' id='{id}'/>"));
     };
     say(&link, "coluc.com", "1");
     let mut stream = peer.accept("id").await;
@@ -488,11 +472,7 @@ async fn any_replica_answers_for_a_key_of_another_one_at_neighbouring_stages(
     #[case] answers: usize,
     #[case] expected: &str,
 ) {
-    let (peer, one, two) = (
-        Peer::new("vngtp.lab").await,
-        Router::new().await,
-        Router::new().await,
-    );
+    let (peer, one, two) = (Peer::new("vngtp.lab").await, Router::new().await, Router::new().await);
     let shower = Lab::start(at_stage(live(config(&[&peer], &[&one])), shows));
     let answerer = Lab::start(at_stage(live(config(&[&peer], &[&two])), answers));
     let link = one.accept().await;
@@ -513,9 +493,7 @@ async fn a_key_in_flight_while_the_secret_changes_stays_valid_until_its_secret_i
     let link = router.accept().await;
     let key = key_shown(&peer, &link, "in-flight").await;
     for (stage, expected) in [(2, "valid"), (3, "valid"), (4, "invalid")] {
-        lab.live
-            .send(Arc::new(at_stage(live(config.clone()), stage)))
-            .unwrap();
+        lab.live.send(Arc::new(at_stage(live(config.clone()), stage))).unwrap();
         let answer = asked(&peer, &lab, "in-flight", &key).await;
         assert_eq!(answer, expected, "stage {stage}");
     }

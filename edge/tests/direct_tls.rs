@@ -40,8 +40,7 @@ impl Zone {
     }
 }
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Lookup for Zone {
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
@@ -91,8 +90,7 @@ fn port(peer: &Peer) -> u16 {
     peer.listener.local_addr().unwrap().port()
 }
 
-const MESSAGE: &str =
-    "<message from='alice@coluc.com/pc' to='bob@partner.example' id='m1'><body>x</body></message>";
+const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@partner.example' id='m1'><body>x</body></message>";
 
 /// Takes a connection of the edge with TLS from the first byte up to features.
 async fn accept_direct(peer: &Peer, id: &str) -> Speaker {
@@ -115,10 +113,7 @@ async fn believe(stream: &mut Speaker, peer: &Peer) {
     assert!(!result.contains("<starttls"), "{result}");
     let to = attribute(&result, "db:result", "from");
     stream
-        .say(&format!(
-            "<db:result from='{}' to='{to}' type='valid'/>",
-            peer.domain
-        ))
+        .say(&format!("<db:result from='{}' to='{to}' type='valid'/>", peer.domain))
         .await;
 }
 
@@ -129,15 +124,10 @@ async fn believe(stream: &mut Speaker, peer: &Peer) {
 #[case::clients(&["xmpp-client"], Err(()))]
 #[case::others(&["h2", "http/1.1"], Err(()))]
 #[tokio::test]
-async fn alpn_names_our_protocol_or_nothing(
-    #[case] offered: &[&str],
-    #[case] expected: Result<Option<&str>, ()>,
-) {
+async fn alpn_names_our_protocol_or_nothing(#[case] offered: &[&str], #[case] expected: Result<Option<&str>, ()>) {
     let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut peer = Speaker::connect(lab.direct_tls).await;
-    let agreed = peer
-        .try_tls_as_client("coluc.com", client_with(offered))
-        .await;
+    let agreed = peer.try_tls_as_client("coluc.com", client_with(offered)).await;
     match (agreed, expected) {
         (Ok(agreed), Ok(expected)) => {
             assert_eq!(agreed.as_deref(), expected.map(str::as_bytes));
@@ -147,10 +137,7 @@ async fn alpn_names_our_protocol_or_nothing(
             assert!(!features.contains("starttls"), "{features}");
         }
         (Err(error), Err(())) => {
-            assert!(
-                error.to_string().contains("NoApplicationProtocol"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
             let failures = "xmpp_edge_tls_failures_total{direction=\"inbound\"}";
             lab.until("the failure is counted", |lab| lab.metric(failures) == 1)
                 .await;
@@ -168,13 +155,9 @@ async fn alpn_plays_no_part_in_starttls(#[case] offered: &[&str]) {
     let mut peer = Speaker::connect(lab.s2s).await;
     peer.say(&header("vngtp.lab", "coluc.com", "")).await;
     peer.hear("</stream:features>").await;
-    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    let agreed = peer
-        .try_tls_as_client("coluc.com", client_with(offered))
-        .await;
+    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    let agreed = peer.try_tls_as_client("coluc.com", client_with(offered)).await;
     assert_eq!(agreed.unwrap(), None);
 }
 
@@ -189,27 +172,15 @@ async fn a_pair_is_authenticated_and_delivered_over_it() {
     let streams = lab.edge.registry.streams(None);
     let inbound = streams.iter().find(|s| s.direction == "inbound").unwrap();
     assert!(
-        inbound
-            .detail
-            .tls
-            .as_ref()
-            .unwrap()
-            .version
-            .starts_with("TLS"),
+        inbound.detail.tls.as_ref().unwrap().version.starts_with("TLS"),
         "{inbound:?}"
     );
     assert_eq!(inbound.detail.pairs.len(), 1);
 }
 
 #[rstest]
-#[case::starttls(
-    "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
-    "unsupported-stanza-type"
-)]
-#[case::stanza(
-    "<message from='bob@vngtp.lab' to='alice@coluc.com'/>",
-    "not-authorized"
-)]
+#[case::starttls("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "unsupported-stanza-type")]
+#[case::stanza("<message from='bob@vngtp.lab' to='alice@coluc.com'/>", "not-authorized")]
 #[tokio::test]
 async fn what_is_out_of_place_ends_the_stream(#[case] said: &str, #[case] expected: &str) {
     let (lab, peer, _router, _link) = Lab::with_link().await;
@@ -224,11 +195,7 @@ async fn what_is_out_of_place_ends_the_stream(#[case] said: &str, #[case] expect
 #[case::our_own_from("coluc.com", "coluc.com", "invalid-from")]
 #[case::not_allowed("stranger.example", "coluc.com", "policy-violation")]
 #[tokio::test]
-async fn headers_are_judged_as_after_starttls(
-    #[case] from: &str,
-    #[case] to: &str,
-    #[case] expected: &str,
-) {
+async fn headers_are_judged_as_after_starttls(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
     let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut bob = Speaker::connect(lab.direct_tls).await;
     bob.start_tls_as_client("coluc.com").await;
@@ -314,9 +281,7 @@ async fn a_peer_that_ignores_alpn_is_taken() {
     let (_, protocol) = stream.tls_as_server(server_with(&[])).await;
     assert_eq!(protocol, None);
     stream.hear("version='1.0'>").await;
-    stream
-        .say(&header("partner.example", "coluc.com", "id"))
-        .await;
+    stream.say(&header("partner.example", "coluc.com", "id")).await;
     stream
         .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
         .await;
@@ -326,10 +291,7 @@ async fn a_peer_that_ignores_alpn_is_taken() {
 
 #[tokio::test]
 async fn a_target_that_stalls_leaves_time_for_the_next_one() {
-    let (stalling, good) = (
-        Peer::new("partner.example").await,
-        Peer::new("partner.example").await,
-    );
+    let (stalling, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
     let zone = Zone::default()
         .with("xmpps-server", "partner.example", 1, port(&stalling))
         .with("xmpp-server", "partner.example", 2, port(&good));
@@ -357,10 +319,7 @@ async fn a_target_that_stalls_leaves_time_for_the_next_one() {
 #[case::alert(b"\x15\x03\x03\0\x02\x02\x28")]
 #[tokio::test]
 async fn when_tls_fails_the_next_target_is_tried(#[case] answer: &[u8]) {
-    let (bad, good) = (
-        Peer::new("partner.example").await,
-        Peer::new("partner.example").await,
-    );
+    let (bad, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
     let zone = Zone::default()
         .with("xmpps-server", "partner.example", 1, port(&bad))
         .with("xmpp-server", "partner.example", 2, port(&good));
@@ -375,10 +334,7 @@ async fn when_tls_fails_the_next_target_is_tried(#[case] answer: &[u8]) {
 
 #[tokio::test]
 async fn the_better_priority_wins_whichever_service_it_is() {
-    let (plain, direct) = (
-        Peer::new("partner.example").await,
-        Peer::new("partner.example").await,
-    );
+    let (plain, direct) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
     for (first, second) in [(1, 2), (2, 1)] {
         let zone = Zone::default()
             .with("xmpp-server", "partner.example", first, port(&plain))
@@ -426,8 +382,7 @@ async fn two_edges_federate_by_external_over_it() {
     };
     let (here, mut there) = (setup(&router_a), setup(&router_b));
     there.domains = vec!["vngtp.lab".parse().unwrap()];
-    there.tls.certificates =
-        vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    there.tls.certificates = vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
     let found = |mut live: Live, zone: Zone| {
         let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
         live.resolver = Arc::new(resolver);
@@ -466,8 +421,7 @@ async fn a_stop_drains_both_listeners() {
     peer.authenticate(&mut bob, &id, "coluc.com").await;
     let (mut plain, _) = peer.open(lab.s2s, "conf.coluc.com").await;
     lab.begin_stop();
-    lab.until("no longer ready", |lab| lab.edge.draining())
-        .await;
+    lab.until("no longer ready", |lab| lab.edge.draining()).await;
     // Partners that have not noticed yet are served on both, also when they come only now.
     let (mut late, _) = peer.open_direct(lab.direct_tls, "coluc.com").await;
     let (mut late_plain, _) = peer.open(lab.s2s, "coluc.com").await;

@@ -28,8 +28,7 @@ struct Zone {
     names: Mutex<Vec<String>>,
 }
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Zone {
     async fn answer<T>(&self, name: &str, records: Vec<T>) -> Result<Vec<T>, LookupError> {
@@ -62,11 +61,7 @@ impl Lookup for Zone {
     }
     fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
         let known = name.ends_with("partner.example.");
-        let addresses = if known {
-            self.addresses.clone()
-        } else {
-            Vec::new()
-        };
+        let addresses = if known { self.addresses.clone() } else { Vec::new() };
         Box::pin(self.answer(name, addresses))
     }
 }
@@ -78,11 +73,7 @@ async fn start(zone: &Arc<Zone>, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, 
     config.privacy.mode = PrivacyMode::AllowAll;
     change(&mut config);
     let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(
-        &live.config,
-        zone.clone(),
-        Arc::default(),
-    ));
+    live.resolver = Arc::new(Resolver::with_lookup(&live.config, zone.clone(), Arc::default()));
     let lab = Lab::start(live);
     let link = router.accept().await;
     (lab, peer, link)
@@ -104,13 +95,7 @@ async fn claim(lab: &Lab, peer: &Peer) -> String {
         .await;
     let answer = hostile.hear("</db:result>").await;
     assert_eq!(attribute(&answer, "db:result", "type"), "error");
-    let rest = answer
-        .split("<error")
-        .nth(1)
-        .unwrap()
-        .split('<')
-        .nth(1)
-        .unwrap();
+    let rest = answer.split("<error").nth(1).unwrap().split('<').nth(1).unwrap();
     rest.split([' ', '/', '>']).next().unwrap().to_owned()
 }
 
@@ -139,10 +124,7 @@ async fn claim(lab: &Lab, peer: &Peer) -> String {
 #[case::address_as_target(Zone { srv: srv((5269, "127.0.0.1.")), ..Zone::default() }, "remote-server-not-found")]
 #[case::broken(Zone { broken: true, ..Zone::default() }, "remote-connection-failed")]
 #[tokio::test]
-async fn a_domain_without_usable_addresses_is_answered_by_cause(
-    #[case] zone: Zone,
-    #[case] expected: &str,
-) {
+async fn a_domain_without_usable_addresses_is_answered_by_cause(#[case] zone: Zone, #[case] expected: &str) {
     let zone = Arc::new(zone);
     let (lab, peer, _link) = start(&zone, |_| {}).await;
     assert_eq!(claim(&lab, &peer).await, expected);
@@ -175,9 +157,7 @@ async fn a_message_to_such_a_domain_comes_back_with_its_cause(
     assert_eq!(attribute(&answer, "message", "to"), "alice@coluc.com/pc");
     let failing = lab.edge.registry.failing_partners();
     assert!(
-        failing
-            .iter()
-            .any(|f| f.domain.as_str() == "partner.example"),
+        failing.iter().any(|f| f.domain.as_str() == "partner.example"),
         "{failing:?}"
     );
 }
@@ -186,9 +166,7 @@ async fn a_message_to_such_a_domain_comes_back_with_its_cause(
 #[case::to_a_router(true)]
 #[case::to_the_edge_itself(false)]
 #[tokio::test]
-async fn srv_records_to_ourselves_are_not_followed_even_where_loopback_is_allowed(
-    #[case] to_router: bool,
-) {
+async fn srv_records_to_ourselves_are_not_followed_even_where_loopback_is_allowed(#[case] to_router: bool) {
     let zone = Arc::new(Zone {
         addresses: vec![ip("127.0.0.1")],
         ..Zone::default()
@@ -199,15 +177,7 @@ async fn srv_records_to_ourselves_are_not_followed_even_where_loopback_is_allowe
     .await;
     let config = &lab.edge.live().config;
     let port = if to_router {
-        config
-            .routers
-            .first()
-            .unwrap()
-            .endpoints
-            .first()
-            .unwrap()
-            .address
-            .port
+        config.routers.first().unwrap().endpoints.first().unwrap().address.port
     } else {
         config.listen.s2s.port()
     };
@@ -245,16 +215,10 @@ async fn an_allowed_private_network_is_reached_and_a_dead_address_passed_over() 
         config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
-    link.say(
-        "<message from='alice@coluc.com' to='x@partner.example' id='m1'><body>x</body></message>",
-    );
+    link.say("<message from='alice@coluc.com' to='x@partner.example' id='m1'><body>x</body></message>");
     let mut stream = zone_port.accept_authenticated("coluc.com").await;
     assert!(stream.hear("</message>").await.contains("id='m1'"));
-    assert!(
-        timeout(Duration::from_millis(50), link.hear())
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(50), link.hear()).await.is_err());
 }
 
 #[tokio::test]
@@ -276,9 +240,7 @@ async fn silent_dns_costs_its_own_domain_only() {
     bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='meanwhile'/>")
         .await;
     assert!(link.hear().await.contains("meanwhile"));
-    let answer = timeout(PATIENCE, claimant.hear("</db:result>"))
-        .await
-        .unwrap();
+    let answer = timeout(PATIENCE, claimant.hear("</db:result>")).await.unwrap();
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
 }
 
@@ -296,9 +258,7 @@ async fn a_thousand_domains_on_one_stream_cost_a_bounded_number_of_look_ups() {
     let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;
     for n in 0..1000 {
         hostile
-            .say(&format!(
-                "<db:result from='d{n}.example' to='coluc.com'>k</db:result>"
-            ))
+            .say(&format!("<db:result from='d{n}.example' to='coluc.com'>k</db:result>"))
             .await;
     }
     hostile.hear("'d999.example'").await;

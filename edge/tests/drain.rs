@@ -135,11 +135,7 @@ async fn an_idle_edge_stops_at_once() {
 
 /// A message that a peer took and of which it does not say, when its stream is closed, that it read
 /// it; the link is closed by then.
-async fn unconfirmed(
-    lab: &mut Lab,
-    peer: &Peer,
-    mut link: support::RouterLink,
-) -> support::Speaker {
+async fn unconfirmed(lab: &mut Lab, peer: &Peer, mut link: support::RouterLink) -> support::Speaker {
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='unread'/>");
     let mut bob = peer.accept_authenticated("coluc.com").await;
     bob.hear("id='unread'/>").await;

@@ -20,12 +20,16 @@ use xmpp_federation_core::Domain;
 async fn a_message_from_the_peer_reaches_the_router_re_rooted() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='1' type='chat'><body>hi</body></message>").await;
+    bob.say("<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='1' type='chat'><body>hi</body></message>")
+        .await;
     assert_eq!(
         link.hear().await,
         "<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='1' type='chat'><body>hi</body></message>"
     );
-    bob.say("<s:message xmlns:s='jabber:server' from='bob@vngtp.lab' to='alice@coluc.com'><s:body>x</s:body></s:message>").await;
+    bob.say(
+        "<s:message xmlns:s='jabber:server' from='bob@vngtp.lab' to='alice@coluc.com'><s:body>x</s:body></s:message>",
+    )
+    .await;
     let message = link.hear().await;
     assert!(!message.contains("jabber:server"), "{message}");
 }
@@ -33,9 +37,7 @@ async fn a_message_from_the_peer_reaches_the_router_re_rooted() {
 #[tokio::test]
 async fn a_message_from_the_router_waits_for_dialback_and_reaches_the_peer() {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    link.say(
-        "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='2'><body>ho</body></message>",
-    );
+    link.say("<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='2'><body>ho</body></message>");
     let mut stream = peer.accept("outbound-id").await;
     let result = stream.hear("</db:result>").await;
     assert_eq!(attribute(&result, "db:result", "from"), "coluc.com");
@@ -108,8 +110,7 @@ async fn both_roles_are_served_on_one_stream_and_spellings_are_echoed() {
     assert_eq!(attribute(&answer, "db:verify", "to"), "VNGTP.lab");
     assert_eq!(attribute(&answer, "db:verify", "type"), "invalid");
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say("<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>")
-        .await;
+    bob.say("<presence from='bob@VNGTP.Lab' to='alice@COLUC.com.'/>").await;
     // Stanzas have one spelling towards the router, but for the case of ASCII.
     assert_eq!(
         link.hear().await,
@@ -123,9 +124,7 @@ async fn a_thousand_messages_each_way_keep_their_order() {
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let texts = |from: &str, to: &str| -> String {
         (0..1000)
-            .map(|n| {
-                format!("<message from='{from}' to='{to}' id='{n}'><body>{n}</body></message>")
-            })
+            .map(|n| format!("<message from='{from}' to='{to}' id='{n}'><body>{n}</body></message>"))
             .collect()
     };
     let (inward, outward) = (
@@ -136,10 +135,7 @@ async fn a_thousand_messages_each_way_keep_their_order() {
     bob.say(&inward).await;
     let mut stream = peer.accept_authenticated("coluc.com").await;
     for n in 0..1000 {
-        assert_eq!(
-            attribute(&link.hear().await, "message", "id"),
-            n.to_string()
-        );
+        assert_eq!(attribute(&link.hear().await, "message", "id"), n.to_string());
         let message = stream.hear("</message>").await;
         assert_eq!(attribute(&message, "message", "id"), n.to_string());
     }

@@ -16,7 +16,8 @@ use std::time::Duration;
 use rstest::rstest;
 use support::{Lab, Peer, Router, Speaker, attribute, config, header, live};
 
-const OPEN: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
+const OPEN: &str =
+    "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
 
 async fn condition(peer: &mut Speaker) -> String {
     let text = peer.hear("</stream:stream>").await;
@@ -45,26 +46,11 @@ fn said(rest: &str) -> String {
 #[case::pre_1_0(said(" to='coluc.com' from='vngtp.lab'>"), "policy-violation")]
 #[case::odd_version(said(" to='coluc.com' version='x'>"), "unsupported-version")]
 #[case::unhosted(said(" to='other.example' version='1.0'>"), "host-unknown")]
-#[case::our_own_domain(
-    said(" to='coluc.com' from='conf.coluc.com' version='1.0'>"),
-    "invalid-from"
-)]
-#[case::our_own_domain_in_capitals(
-    said(" to='coluc.com' from='COLUC.COM.' version='1.0'>"),
-    "invalid-from"
-)]
-#[case::not_allowed(
-    said(" to='coluc.com' from='evil.example' version='1.0'>"),
-    "policy-violation"
-)]
-#[case::ip_literal(
-    said(" to='coluc.com' from='[::1]' version='1.0'>"),
-    "improper-addressing"
-)]
-#[case::single_label(
-    said(" to='coluc.com' from='kubernetes' version='1.0'>"),
-    "improper-addressing"
-)]
+#[case::our_own_domain(said(" to='coluc.com' from='conf.coluc.com' version='1.0'>"), "invalid-from")]
+#[case::our_own_domain_in_capitals(said(" to='coluc.com' from='COLUC.COM.' version='1.0'>"), "invalid-from")]
+#[case::not_allowed(said(" to='coluc.com' from='evil.example' version='1.0'>"), "policy-violation")]
+#[case::ip_literal(said(" to='coluc.com' from='[::1]' version='1.0'>"), "improper-addressing")]
+#[case::single_label(said(" to='coluc.com' from='kubernetes' version='1.0'>"), "improper-addressing")]
 #[case::second_header(said(" to='coluc.com' version='1.0'><stream:stream>"), "bad-format")]
 #[case::stanza_in_clear(
     said(" to='coluc.com' version='1.0'><message from='a@vngtp.lab' to='b@coluc.com'/>"),
@@ -75,19 +61,14 @@ fn said(rest: &str) -> String {
     "unsupported-stanza-type"
 )]
 #[case::behind_starttls(
-    said(
-        " to='coluc.com' version='1.0'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><message/>"
-    ),
+    said(" to='coluc.com' version='1.0'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><message/>"),
     "policy-violation"
 )]
 #[case::endless_header(said(&format!(" x='{}", "a".repeat(20_000))), "policy-violation")]
 #[case::many_attributes(
     said(&format!("{} to='coluc.com'>", (0..1500).map(|n| format!(" a{n}='1'")).collect::<String>())), "policy-violation"
 )]
-#[case::duplicate_attribute(
-    said(" to='coluc.com' to='coluc.com' version='1.0'>"),
-    "not-well-formed"
-)]
+#[case::duplicate_attribute(said(" to='coluc.com' to='coluc.com' version='1.0'>"), "not-well-formed")]
 #[case::wrong_end(said(" to='coluc.com' version='1.0'><a></b>"), "not-well-formed")]
 #[case::unbound_prefix(said(" to='coluc.com' version='1.0'><a:b/>"), "not-well-formed")]
 #[tokio::test]
@@ -111,11 +92,7 @@ async fn other_encodings_than_utf_8_are_refused() {
     ] {
         let mut hostile = Speaker::connect(lab.s2s).await;
         hostile.try_say(bytes).await.unwrap();
-        assert_eq!(
-            condition(&mut hostile).await,
-            "unsupported-encoding",
-            "{bytes:?}"
-        );
+        assert_eq!(condition(&mut hostile).await, "unsupported-encoding", "{bytes:?}");
     }
 }
 
@@ -137,9 +114,7 @@ async fn dialback_in_clear_is_refused_and_the_stream_lives() {
             "{answer}"
         );
     }
-    clear
-        .say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    clear.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     clear.hear("<proceed").await;
 }
 
@@ -156,31 +131,16 @@ async fn a_header_cut_at_every_byte_is_understood() {
 }
 
 #[rstest]
-#[case::result_unasked(
-    "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>",
-    "policy-violation"
-)]
+#[case::result_unasked("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>", "policy-violation")]
 #[case::verify_unasked(
     "<db:verify from='vngtp.lab' to='coluc.com' id='1' type='valid'/>",
     "policy-violation"
 )]
-#[case::result_in_our_name(
-    "<db:result from='conf.coluc.com' to='coluc.com'>k</db:result>",
-    "invalid-from"
-)]
-#[case::result_from_itself(
-    "<db:result from='coluc.com' to='coluc.com'>k</db:result>",
-    "invalid-from"
-)]
+#[case::result_in_our_name("<db:result from='conf.coluc.com' to='coluc.com'>k</db:result>", "invalid-from")]
+#[case::result_from_itself("<db:result from='coluc.com' to='coluc.com'>k</db:result>", "invalid-from")]
 #[case::result_without_to("<db:result from='vngtp.lab'>k</db:result>", "improper-addressing")]
-#[case::result_from_an_address(
-    "<db:result from='[::1]' to='coluc.com'>k</db:result>",
-    "improper-addressing"
-)]
-#[case::verify_without_id(
-    "<db:verify from='vngtp.lab' to='coluc.com'>k</db:verify>",
-    "invalid-xml"
-)]
+#[case::result_from_an_address("<db:result from='[::1]' to='coluc.com'>k</db:result>", "improper-addressing")]
+#[case::verify_without_id("<db:verify from='vngtp.lab' to='coluc.com'>k</db:verify>", "invalid-xml")]
 #[case::verify_with_white_space(
     "<db:verify from='vngtp.lab' to='coluc.com' id='a&#10;b'>k</db:verify>",
     "invalid-xml"
@@ -189,18 +149,9 @@ async fn a_header_cut_at_every_byte_is_understood() {
     "<db:verify from='vngtp.lab' to='coluc.com&#10;x' id='a'>k</db:verify>",
     "improper-addressing"
 )]
-#[case::stanza(
-    "<message from='bob@vngtp.lab' to='alice@coluc.com'/>",
-    "not-authorized"
-)]
-#[case::second_header(
-    "<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>",
-    "bad-format"
-)]
-#[case::starttls(
-    "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
-    "unsupported-stanza-type"
-)]
+#[case::stanza("<message from='bob@vngtp.lab' to='alice@coluc.com'/>", "not-authorized")]
+#[case::second_header("<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>", "bad-format")]
+#[case::starttls("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "unsupported-stanza-type")]
 #[case::unknown("<x xmlns='y'/>", "unsupported-stanza-type")]
 #[tokio::test]
 async fn before_dialback(#[case] text: &str, #[case] expected: &str) {
@@ -211,22 +162,13 @@ async fn before_dialback(#[case] text: &str, #[case] expected: &str) {
 }
 
 #[rstest]
-#[case::unhosted(
-    "<db:result from='vngtp.lab' to='other.example'>k</db:result>",
-    "item-not-found"
-)]
-#[case::denied(
-    "<db:result from='evil.example' to='coluc.com'>k</db:result>",
-    "not-allowed"
-)]
+#[case::unhosted("<db:result from='vngtp.lab' to='other.example'>k</db:result>", "item-not-found")]
+#[case::denied("<db:result from='evil.example' to='coluc.com'>k</db:result>", "not-allowed")]
 #[case::verify_unhosted(
     "<db:verify from='vngtp.lab' to='other.example' id='1'>k</db:verify>",
     "item-not-found"
 )]
-#[case::verify_denied(
-    "<db:verify from='evil.example' to='coluc.com' id='1'>k</db:verify>",
-    "not-allowed"
-)]
+#[case::verify_denied("<db:verify from='evil.example' to='coluc.com' id='1'>k</db:verify>", "not-allowed")]
 #[tokio::test]
 async fn dialback_errors_leave_the_stream_alive(#[case] text: &str, #[case] expected: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
@@ -245,37 +187,22 @@ async fn dialback_errors_leave_the_stream_alive(#[case] text: &str, #[case] expe
 }
 
 #[rstest]
-#[case::foreign_from(
-    "<message from='eve@evil.example' to='alice@coluc.com'/>",
-    "invalid-from"
-)]
-#[case::our_from(
-    "<message from='root@coluc.com' to='alice@coluc.com'/>",
-    "invalid-from"
-)]
+#[case::foreign_from("<message from='eve@evil.example' to='alice@coluc.com'/>", "invalid-from")]
+#[case::our_from("<message from='root@coluc.com' to='alice@coluc.com'/>", "invalid-from")]
 #[case::no_from("<message to='alice@coluc.com'/>", "improper-addressing")]
 #[case::no_to("<message from='bob@vngtp.lab'/>", "improper-addressing")]
 #[case::unhosted_to("<message from='bob@vngtp.lab' to='x@other.example'/>", "host-unknown")]
-#[case::other_pair(
-    "<message from='bob@vngtp.lab' to='room@conf.coluc.com'/>",
-    "invalid-from"
-)]
+#[case::other_pair("<message from='bob@vngtp.lab' to='room@conf.coluc.com'/>", "invalid-from")]
 #[case::to_the_component(
     "<message from='bob@vngtp.lab' to='cm-2_s2scp-1.eft-xwye-a-coluc-com'/>",
     "improper-addressing"
 )]
-#[case::to_internal(
-    "<message from='bob@vngtp.lab' to='config@-internal'/>",
-    "improper-addressing"
-)]
+#[case::to_internal("<message from='bob@vngtp.lab' to='config@-internal'/>", "improper-addressing")]
 #[case::route(
     "<route xmlns='jabber:server' from='vngtp.lab' to='coluc.com'/>",
     "unsupported-stanza-type"
 )]
-#[case::typed_result(
-    "<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>",
-    "policy-violation"
-)]
+#[case::typed_result("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>", "policy-violation")]
 #[case::client_namespace(
     "<message xmlns='jabber:client' from='bob@vngtp.lab' to='alice@coluc.com'/>",
     "unsupported-stanza-type"
@@ -301,10 +228,7 @@ async fn after_dialback(#[case] text: &str, #[case] expected: &str) {
         .await;
     hostile.say(text).await;
     assert_eq!(condition(&mut hostile).await, expected);
-    assert!(
-        link.hear().await.contains("good"),
-        "what came before is delivered"
-    );
+    assert!(link.hear().await.contains("good"), "what came before is delivered");
     assert!(
         tokio::time::timeout(Duration::from_millis(100), link.hear())
             .await
@@ -365,15 +289,11 @@ async fn connections_from_one_address_are_bounded() {
     let (mut first, second) = (open().await, open().await);
     let third = open().await;
     assert_eq!(first.hear_end().await, "");
-    lab.until("two are left", |lab| {
-        lab.edge.registry.counts().inbound == 2
-    })
-    .await;
+    lab.until("two are left", |lab| lab.edge.registry.counts().inbound == 2)
+        .await;
     drop((second, third));
-    lab.until("none is left", |lab| {
-        lab.edge.registry.counts().inbound == 0
-    })
-    .await;
+    lab.until("none is left", |lab| lab.edge.registry.counts().inbound == 0)
+        .await;
     let (mut fourth, _fifth) = (open().await, open().await);
     assert!(fourth.is_silent(Duration::from_millis(50)).await);
 }
@@ -388,12 +308,8 @@ async fn who_says_nothing_is_closed_after_the_negotiation_time() {
     assert_eq!(condition(&mut silent).await, "connection-timeout");
     let mut stalled = Speaker::connect(lab.s2s).await;
     stalled.say(&header("vngtp.lab", "coluc.com", "")).await;
-    stalled
-        .say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    stalled
-        .hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    stalled.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    stalled.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     stalled.hear_end().await;
 }
 
@@ -415,8 +331,7 @@ async fn an_answer_that_was_not_asked_for_authenticates_nobody(#[case] answer: &
     verifying.hear("</stream:stream>").await;
     let refused = bob.hear("</db:result>").await;
     assert_eq!(attribute(&refused, "db:result", "type"), "error");
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com'/>")
-        .await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com'/>").await;
     assert_eq!(condition(&mut bob).await, "not-authorized");
 }
 
@@ -440,10 +355,8 @@ async fn an_invalid_key_closes_the_stream_unless_another_pair_is_valid() {
     // The verification stream is shared; the second question comes over it.
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     for (to, verdict) in [("coluc.com", "valid"), ("conf.coluc.com", "invalid")] {
-        bob.say(&format!(
-            "<db:result from='vngtp.lab' to='{to}'>k</db:result>"
-        ))
-        .await;
+        bob.say(&format!("<db:result from='vngtp.lab' to='{to}'>k</db:result>"))
+            .await;
         verifying.hear("</db:verify>").await;
         verifying
             .say(&format!(
@@ -456,8 +369,7 @@ async fn an_invalid_key_closes_the_stream_unless_another_pair_is_valid() {
     bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='lives'/>")
         .await;
     assert!(link.hear().await.contains("lives"));
-    bob.say("<message from='bob@vngtp.lab' to='x@conf.coluc.com'/>")
-        .await;
+    bob.say("<message from='bob@vngtp.lab' to='x@conf.coluc.com'/>").await;
     assert_eq!(condition(&mut bob).await, "invalid-from");
 }
 
@@ -504,8 +416,7 @@ async fn an_answer_after_its_time_authenticates_nobody_and_the_stream_lives() {
         verifying.is_silent(Duration::from_millis(100)).await,
         "the verification stream ended"
     );
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com'/>")
-        .await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com'/>").await;
     assert_eq!(condition(&mut bob).await, "not-authorized");
     // The same answer once more was asked for by nobody.
     verifying.say(&late).await;
@@ -525,9 +436,7 @@ async fn a_peer_that_never_reads_is_not_read_either() {
         }
     };
     assert!(
-        tokio::time::timeout(Duration::from_secs(3), flood)
-            .await
-            .is_err(),
+        tokio::time::timeout(Duration::from_secs(3), flood).await.is_err(),
         "all was read"
     );
 }

@@ -24,8 +24,7 @@ use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 #[derive(Default)]
 struct Empty(Mutex<Vec<String>>);
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Lookup for Empty {
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
@@ -43,17 +42,10 @@ async fn start(mode: PrivacyMode, domains: &[&str]) -> (Lab, Peer, RouterLink, A
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.privacy.mode = mode;
-    config.privacy.domains = domains
-        .iter()
-        .map(|text| Domain::parse(text).unwrap())
-        .collect();
+    config.privacy.domains = domains.iter().map(|text| Domain::parse(text).unwrap()).collect();
     let dns = Arc::new(Empty::default());
     let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(
-        &live.config,
-        dns.clone(),
-        Arc::default(),
-    ));
+    live.resolver = Arc::new(Resolver::with_lookup(&live.config, dns.clone(), Arc::default()));
     let lab = Lab::start(live);
     let link = router.accept().await;
     (lab, peer, link, dns)
@@ -61,16 +53,10 @@ async fn start(mode: PrivacyMode, domains: &[&str]) -> (Lab, Peer, RouterLink, A
 
 /// The condition that a key in the name of this domain is answered with; the stream lives.
 async fn refusal(bob: &mut Speaker, from: &str) -> String {
-    bob.say(&format!(
-        "<db:result from='{from}' to='coluc.com'>k</db:result>"
-    ))
-    .await;
+    bob.say(&format!("<db:result from='{from}' to='coluc.com'>k</db:result>"))
+        .await;
     let answer = bob.hear("</db:result>").await;
-    assert_eq!(
-        attribute(&answer, "db:result", "to"),
-        from,
-        "echoed as written"
-    );
+    assert_eq!(attribute(&answer, "db:result", "to"), from, "echoed as written");
     assert_eq!(attribute(&answer, "db:result", "type"), "error");
     let error = answer.split("<error").nth(1).unwrap();
     let condition = error.split('<').nth(1).unwrap();
@@ -113,9 +99,7 @@ async fn a_denied_domain_is_denied_under_every_name(#[case] alias: &str) {
     let answer = bob.hear("</db:verify>").await;
     assert!(answer.contains("<not-allowed "), "{answer}");
     // and as a recipient.
-    link.say(&format!(
-        "<message from='alice@coluc.com' to='eve@{alias}' id='m1'/>"
-    ));
+    link.say(&format!("<message from='alice@coluc.com' to='eve@{alias}' id='m1'/>"));
     let error = link.hear().await;
     assert!(error.contains("<not-allowed "), "{error}");
     // Towards the router a domain has one spelling; the case of ASCII may stay.
@@ -125,15 +109,10 @@ async fn a_denied_domain_is_denied_under_every_name(#[case] alias: &str) {
     };
     let same = alias.eq_ignore_ascii_case(&spelling);
     let spelling = if same { alias } else { &spelling };
-    assert_eq!(
-        attribute(&error, "message", "from"),
-        format!("eve@{spelling}")
-    );
+    assert_eq!(attribute(&error, "message", "from"), format!("eve@{spelling}"));
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say(&format!(
-        "<message from='eve@{alias}' to='alice@coluc.com'/>"
-    ))
-    .await;
+    bob.say(&format!("<message from='eve@{alias}' to='alice@coluc.com'/>"))
+        .await;
     assert_eq!(bob.condition().await, "invalid-from");
     let asked = dns.0.lock().unwrap().clone();
     assert!(asked.is_empty(), "looked up before the lists: {asked:?}");
@@ -153,9 +132,7 @@ async fn another_domain_is_not_denied_with_it(#[case] other: &str) {
     let asked = dns.0.lock().unwrap().clone();
     assert!(!asked.is_empty());
     assert!(
-        asked
-            .iter()
-            .all(|name| name.ends_with('.') && name.is_ascii()),
+        asked.iter().all(|name| name.ends_with('.') && name.is_ascii()),
         "{asked:?}"
     );
 }
@@ -163,18 +140,8 @@ async fn another_domain_is_not_denied_with_it(#[case] other: &str) {
 #[rstest]
 #[case::as_the_peer_writes_it("bob@stra\u{df}e.de/x", "alice@coluc.com", "/x", "alice@coluc.com")]
 #[case::a_label("bob@xn--strae-oqa.de", "alice@coluc.com", "", "alice@coluc.com")]
-#[case::trailing_dots(
-    "bob@stra\u{df}e.de.",
-    "alice@coluc.com./phone",
-    "",
-    "alice@coluc.com/phone"
-)]
-#[case::ideographic_dots(
-    "bob@stra\u{df}e\u{3002}de",
-    "alice@coluc\u{3002}com",
-    "",
-    "alice@coluc.com"
-)]
+#[case::trailing_dots("bob@stra\u{df}e.de.", "alice@coluc.com./phone", "", "alice@coluc.com/phone")]
+#[case::ideographic_dots("bob@stra\u{df}e\u{3002}de", "alice@coluc\u{3002}com", "", "alice@coluc.com")]
 #[case::addresses_in_resources(
     "bob@stra\u{df}e.de/a@evil.example",
     "coluc.com/b@other.example/c",
@@ -194,16 +161,14 @@ async fn a_partner_with_an_umlaut_is_known_under_every_name(
     let mut link = router.accept().await;
     // The edge speaks first to the authoritative server: with the name as people write it.
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    bob.say(&format!("<message from='{from}' to='{to}' id='1'/>"))
-        .await;
+    bob.say(&format!("<message from='{from}' to='{to}' id='1'/>")).await;
     // With the name that means the same to an older router.
     assert_eq!(
         link.hear().await,
         format!("<message from='bob@xn--strae-oqa.de{resource}' to='{written_to}' id='1'/>")
     );
     // What is not the same domain only looks like it.
-    bob.say("<message from='bob@strasse.de' to='alice@coluc.com'/>")
-        .await;
+    bob.say("<message from='bob@strasse.de' to='alice@coluc.com'/>").await;
     assert_eq!(bob.condition().await, "invalid-from");
 }
 
@@ -263,24 +228,16 @@ async fn what_is_no_domain_federates_with_nobody(#[case] name: &str) {
     ] {
         let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;
         hostile.say(&element).await;
-        assert_eq!(
-            hostile.condition().await,
-            "improper-addressing",
-            "{element}"
-        );
+        assert_eq!(hostile.condition().await, "improper-addressing", "{element}");
     }
     // In stanzas a slash begins the resource.
     if !name.contains("&#x2F;") {
         let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
         hostile
-            .say(&format!(
-                "<message from='bob@vngtp.lab' to='alice@{name}'/>"
-            ))
+            .say(&format!("<message from='bob@vngtp.lab' to='alice@{name}'/>"))
             .await;
         assert_eq!(hostile.condition().await, "improper-addressing");
-        link.say(&format!(
-            "<message from='alice@coluc.com' to='bob@{name}' id='m1'/>"
-        ));
+        link.say(&format!("<message from='alice@coluc.com' to='bob@{name}' id='m1'/>"));
         let error = link.hear().await;
         assert!(error.contains("<jid-malformed "), "{error}");
     }
@@ -289,11 +246,7 @@ async fn what_is_no_domain_federates_with_nobody(#[case] name: &str) {
 
 #[rstest]
 #[case::two_ats_in_from("bob@evil.example@vngtp.lab", "alice@coluc.com", "improper-addressing")]
-#[case::our_domain_behind_an_at(
-    "bob@coluc.com@vngtp.lab",
-    "alice@coluc.com",
-    "improper-addressing"
-)]
+#[case::our_domain_behind_an_at("bob@coluc.com@vngtp.lab", "alice@coluc.com", "improper-addressing")]
 #[case::two_ats_in_to("bob@vngtp.lab", "alice@evil.example@coluc.com", "improper-addressing")]
 #[case::domain_in_the_resource("evil.example/bob@vngtp.lab", "alice@coluc.com", "invalid-from")]
 #[case::our_domain_in_from("coluc.com/bob@vngtp.lab", "alice@coluc.com", "invalid-from")]
@@ -305,11 +258,7 @@ async fn what_is_no_domain_federates_with_nobody(#[case] name: &str) {
 #[case::above_ours("bob@vngtp.lab", "alice@com.example", "host-unknown")]
 #[case::below_ours("bob@vngtp.lab", "alice@sub.coluc.com", "host-unknown")]
 #[case::relay("bob@vngtp.lab", "carol@bystander.example", "host-unknown")]
-#[case::component(
-    "bob@vngtp.lab",
-    "cm-2_s2scp-1.eft-xwye-a-coluc-com",
-    "improper-addressing"
-)]
+#[case::component("bob@vngtp.lab", "cm-2_s2scp-1.eft-xwye-a-coluc-com", "improper-addressing")]
 #[case::internal_name("bob@vngtp.lab", "x@router-internal", "improper-addressing")]
 #[case::to_the_partner_itself("bob@vngtp.lab", "carol@vngtp.lab", "host-unknown")]
 #[tokio::test]
@@ -328,9 +277,7 @@ async fn only_addresses_of_the_pair_count(
     } = Scene::new().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
     hostile
-        .say(&format!(
-            "<{kind} from='{from}' to='{to}' type='get' id='h'/>"
-        ))
+        .say(&format!("<{kind} from='{from}' to='{to}' type='get' id='h'/>"))
         .await;
     assert_eq!(hostile.condition().await, expected);
     assert!(bystander.exchange(&mut link).await.is_empty());
@@ -351,10 +298,7 @@ async fn names_inside_are_asked_of_dns_absolutely_or_not_at_all(#[case] name: &s
         format!("{name}."),
     ];
     let asked = dns.0.lock().unwrap().clone();
-    assert!(
-        asked.iter().all(|name| expected.contains(name)),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|name| expected.contains(name)), "{asked:?}");
     let (lab, peer, _link, dns) = start(PrivacyMode::AllowList, &[]).await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     assert_eq!(refusal(&mut bob, name).await, "not-allowed");
@@ -375,9 +319,7 @@ async fn names_inside_are_asked_of_dns_absolutely_or_not_at_all(#[case] name: &s
 #[tokio::test]
 async fn only_hosted_senders_leave(#[case] from: &str, #[case] leaves: bool) {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    link.say(&format!(
-        "<message from='{from}' to='bob@vngtp.lab' id='odd'/>"
-    ));
+    link.say(&format!("<message from='{from}' to='bob@vngtp.lab' id='odd'/>"));
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='good'/>");
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let heard = stream.hear("id='good'/>").await;
@@ -413,10 +355,8 @@ async fn what_the_header_put_in_scope_goes_along(#[case] text: &str, #[case] exp
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&opening).await;
     bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&opening).await;
     let features = bob.hear("</stream:features>").await;

@@ -40,23 +40,11 @@ const OTHER_PAIR: &str = "b4835385f37fe2895af6c196b59097b16862406db80559900d96bf
 #[rstest]
 #[case::right("xmpp.example.com", "example.org", "D60000229F", KEY, "valid")]
 #[case::right_with_space("xmpp.example.com", "example.org", "D60000229F", "\n KEY\t", "valid")]
-#[case::right_in_cdata(
-    "xmpp.example.com",
-    "example.org",
-    "D60000229F",
-    "<![CDATA[KEY]]>",
-    "valid"
-)]
+#[case::right_in_cdata("xmpp.example.com", "example.org", "D60000229F", "<![CDATA[KEY]]>", "valid")]
 #[case::replayed_under_another_id("xmpp.example.com", "example.org", "D60000229E", KEY, "invalid")]
 #[case::id_in_another_case("xmpp.example.com", "example.org", "d60000229f", KEY, "invalid")]
 #[case::shown_to_another_domain("other.example", "example.org", "D60000229F", KEY, "invalid")]
-#[case::for_another_domain_of_ours(
-    "xmpp.example.com",
-    "capulet.example",
-    "D60000229F",
-    KEY,
-    "invalid"
-)]
+#[case::for_another_domain_of_ours("xmpp.example.com", "capulet.example", "D60000229F", KEY, "invalid")]
 #[case::the_other_way_round("example.net", "xmpp.example.com", "D60000229F", KEY, "item-not-found")]
 #[case::of_another_pair("xmpp.example.com", "example.org", "D60000229F", OTHER_PAIR, "invalid")]
 #[case::empty("xmpp.example.com", "example.org", "D60000229F", "", "invalid")]
@@ -100,11 +88,7 @@ async fn as_authoritative_server_only_the_right_key_is_valid(
     1025,
     "invalid-xml"
 )]
-#[case::result_key_too_long(
-    "<db:result from='vngtp.lab' to='coluc.com'>KEY</db:result>",
-    1025,
-    "invalid-xml"
-)]
+#[case::result_key_too_long("<db:result from='vngtp.lab' to='coluc.com'>KEY</db:result>", 1025, "invalid-xml")]
 #[case::megabyte("<db:verify from='vngtp.lab' to='coluc.com' id='1'>KEY</db:verify>", 1 << 20, "policy-violation")]
 #[case::result_megabyte("<db:result from='vngtp.lab' to='coluc.com'>KEY</db:result>", 1 << 20, "policy-violation")]
 #[case::id_too_long(
@@ -122,11 +106,7 @@ async fn as_authoritative_server_only_the_right_key_is_valid(
     300,
     "improper-addressing"
 )]
-#[case::empty_id(
-    "<db:verify from='vngtp.lab' to='coluc.com' id=''>k</db:verify>",
-    0,
-    "invalid-xml"
-)]
+#[case::empty_id("<db:verify from='vngtp.lab' to='coluc.com' id=''>k</db:verify>", 0, "invalid-xml")]
 #[case::line_end_in_id(
     "<db:verify from='vngtp.lab' to='coluc.com' id='a&#10;'>k</db:verify>",
     0,
@@ -158,46 +138,18 @@ async fn as_authoritative_server_only_the_right_key_is_valid(
     "improper-addressing"
 )]
 #[case::without_from("<db:result to='coluc.com'>k</db:result>", 0, "improper-addressing")]
-#[case::from_us(
-    "<db:result from='coluc.com' to='conf.coluc.com'>k</db:result>",
-    0,
-    "invalid-from"
-)]
-#[case::from_us_in_capitals(
-    "<db:result from='COLUC.com' to='conf.coluc.com'>k</db:result>",
-    0,
-    "invalid-from"
-)]
-#[case::from_us_with_a_dot(
-    "<db:result from='coluc.com.' to='conf.coluc.com'>k</db:result>",
-    0,
-    "invalid-from"
-)]
+#[case::from_us("<db:result from='coluc.com' to='conf.coluc.com'>k</db:result>", 0, "invalid-from")]
+#[case::from_us_in_capitals("<db:result from='COLUC.com' to='conf.coluc.com'>k</db:result>", 0, "invalid-from")]
+#[case::from_us_with_a_dot("<db:result from='coluc.com.' to='conf.coluc.com'>k</db:result>", 0, "invalid-from")]
 #[case::from_us_with_an_ideographic_dot(
     "<db:result from='coluc\u{3002}com' to='conf.coluc.com'>k</db:result>",
     0,
     "invalid-from"
 )]
-#[case::from_is_to(
-    "<db:result from='coluc.com' to='coluc.com'>k</db:result>",
-    0,
-    "invalid-from"
-)]
-#[case::answer(
-    "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>",
-    0,
-    "policy-violation"
-)]
-#[case::invalid_answer(
-    "<db:result from='vngtp.lab' to='coluc.com' type='invalid'/>",
-    0,
-    "policy-violation"
-)]
-#[case::error_answer(
-    "<db:result from='vngtp.lab' to='coluc.com' type='error'/>",
-    0,
-    "policy-violation"
-)]
+#[case::from_is_to("<db:result from='coluc.com' to='coluc.com'>k</db:result>", 0, "invalid-from")]
+#[case::answer("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>", 0, "policy-violation")]
+#[case::invalid_answer("<db:result from='vngtp.lab' to='coluc.com' type='invalid'/>", 0, "policy-violation")]
+#[case::error_answer("<db:result from='vngtp.lab' to='coluc.com' type='error'/>", 0, "policy-violation")]
 #[case::answer_of_no_type(
     "<db:result from='vngtp.lab' to='coluc.com' type=''>k</db:result>",
     0,
@@ -218,11 +170,7 @@ async fn as_authoritative_server_only_the_right_key_is_valid(
     0,
     "unsupported-stanza-type"
 )]
-#[case::unknown_element(
-    "<db:other from='vngtp.lab' to='coluc.com'/>",
-    0,
-    "unsupported-stanza-type"
-)]
+#[case::unknown_element("<db:other from='vngtp.lab' to='coluc.com'/>", 0, "unsupported-stanza-type")]
 #[tokio::test]
 async fn malformed_or_unasked_dialback_ends_the_stream(
     #[case] text: &str,
@@ -248,23 +196,18 @@ async fn malformed_or_unasked_dialback_ends_the_stream(
 async fn an_empty_key_is_asked_about_like_any_other() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'/>")
-        .await;
+    bob.say("<db:result from='vngtp.lab' to='coluc.com'/>").await;
     let mut verifying = peer.accept("v").await;
     let asked = verifying.hear("<db:verify ").await + &verifying.hear(">").await;
     assert_eq!(attribute(&asked, "db:verify", "id"), id);
-    verifying
-        .say(&verified("vngtp.lab", "coluc.com", &id, "invalid"))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "invalid")).await;
     let end = bob.hear("</stream:stream>").await;
     assert_eq!(attribute(&end, "db:result", "type"), "invalid");
 }
 
 /// The verdict must come from the authoritative server over the stream it was asked on.
 #[rstest]
-#[case::verdict_on_the_same_stream(
-    "<db:verify from='vngtp.lab' to='coluc.com' id='ID' type='valid'/>"
-)]
+#[case::verdict_on_the_same_stream("<db:verify from='vngtp.lab' to='coluc.com' id='ID' type='valid'/>")]
 #[case::verdict_of_another_kind("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")]
 #[case::stanza_before_the_verdict(STANZA)]
 #[tokio::test]
@@ -284,16 +227,12 @@ async fn who_shows_a_key_cannot_judge_it(#[case] text: &str) {
     let condition = hostile.condition().await;
     assert!(condition == "policy-violation" || condition == "not-authorized");
     // The answer to a question whose asker is gone is dropped, and the stream goes on.
-    verifying
-        .say(&verified("vngtp.lab", "coluc.com", &id, "valid"))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
     let asked = verifying.hear("</db:verify>").await;
     assert_eq!(attribute(&asked, "db:verify", "id"), id);
-    verifying
-        .say(&verified("vngtp.lab", "coluc.com", &id, "valid"))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     assert!(bystander.exchange(&mut link).await.is_empty());
 }
@@ -304,9 +243,7 @@ async fn who_shows_a_key_cannot_judge_it(#[case] text: &str) {
 #[case::of_the_wrong_kind("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")]
 #[case::for_another_stream("<db:verify from='vngtp.lab' to='coluc.com' id='other' type='valid'/>")]
 #[case::for_another_pair("<db:verify from='vngtp.lab' to='conf.coluc.com' id='ID' type='valid'/>")]
-#[case::in_anothers_name(
-    "<db:verify from='bystander.example' to='coluc.com' id='ID' type='valid'/>"
-)]
+#[case::in_anothers_name("<db:verify from='bystander.example' to='coluc.com' id='ID' type='valid'/>")]
 #[case::of_no_known_type("<db:verify from='vngtp.lab' to='coluc.com' id='ID' type='perhaps'/>")]
 #[case::malformed("<db:verify from='vngtp.lab' to='coluc.com' type='valid'/>")]
 #[case::stanza(STANZA)]
@@ -347,9 +284,7 @@ async fn an_authoritative_server_that_fails_at_once_is_asked_again_over_a_new_st
     bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
     let mut verifying = peer.accept("v").await;
     verifying.hear("</db:verify>").await;
-    verifying
-        .say(&verified("vngtp.lab", "coluc.com", &id, "valid"))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     drop(failing);
 }
@@ -362,11 +297,7 @@ async fn a_question_that_is_never_answered_ends_after_its_time_and_the_peer_may_
         mut link,
         mut bystander,
         ..
-    } = Scene::with(
-        |config| config.limits.dialback_timeout = "2s".parse().unwrap(),
-        |_| {},
-    )
-    .await;
+    } = Scene::with(|config| config.limits.dialback_timeout = "2s".parse().unwrap(), |_| {}).await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
     let mut verifying = peer.accept("v").await;
@@ -376,9 +307,7 @@ async fn a_question_that_is_never_answered_ends_after_its_time_and_the_peer_may_
     // The stream on which it was asked lives, and so does the peer's.
     bob.say(&result("vngtp.lab", "coluc.com", "k2")).await;
     verifying.hear(">k2</db:verify>").await;
-    verifying
-        .say(&verified("vngtp.lab", "coluc.com", &id, "valid"))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     bob.say(STANZA).await;
     assert!(link.hear().await.contains("hostile"));
@@ -392,11 +321,7 @@ async fn a_late_answer_on_a_shared_stream_harms_no_other_question() {
         mut link,
         mut bystander,
         ..
-    } = Scene::with(
-        |config| config.limits.dialback_timeout = "2s".parse().unwrap(),
-        |_| {},
-    )
-    .await;
+    } = Scene::with(|config| config.limits.dialback_timeout = "2s".parse().unwrap(), |_| {}).await;
     let (mut first, first_id) = peer.open(lab.s2s, "coluc.com").await;
     first.say(&result("vngtp.lab", "coluc.com", "k")).await;
     let mut verifying = peer.accept("v").await;
@@ -407,9 +332,7 @@ async fn a_late_answer_on_a_shared_stream_harms_no_other_question() {
     second.say(&result("vngtp.lab", "coluc.com", "k")).await;
     verifying.hear("</db:verify>").await;
     for id in [&first_id, &second_id] {
-        verifying
-            .say(&verified("vngtp.lab", "coluc.com", id, "valid"))
-            .await;
+        verifying.say(&verified("vngtp.lab", "coluc.com", id, "valid")).await;
     }
     second.hear("type='valid'/>").await;
     second.say(STANZA).await;
@@ -458,10 +381,8 @@ async fn one_address_gets_its_share_of_the_questions_and_no_more() {
     let (mut third, _) = peer.open_on(connect().await, "coluc.com").await;
     third.say(&result("vngtp.lab", "coluc.com", "k")).await;
     // It waits; the next address does not.
-    lab.until("the third key waits", |lab| {
-        lab.edge.verifications() == (2, 1)
-    })
-    .await;
+    lab.until("the third key waits", |lab| lab.edge.verifications() == (2, 1))
+        .await;
     let (mut other, _) = peer.open(lab.s2s, "coluc.com").await;
     other.say(&result("vngtp.lab", "coluc.com", "k")).await;
     verifying.hear("</db:verify>").await;
@@ -483,10 +404,8 @@ async fn a_stream_whose_header_names_nobody_may_ask_and_be_authenticated() {
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&opening).await;
     bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&opening).await;
     let features = bob.hear("</stream:features>").await;
@@ -509,8 +428,7 @@ async fn a_stream_whose_header_names_nobody_may_ask_and_be_authenticated() {
 #[tokio::test]
 async fn a_later_version_is_answered_with_ours(#[case] version: &str, #[case] good: bool) {
     let (lab, _peer, _router, _link) = Lab::with_link().await;
-    let opening = header("vngtp.lab", "coluc.com", "")
-        .replace(" version='1.0'>", &format!(" version='{version}'>"));
+    let opening = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", &format!(" version='{version}'>"));
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&opening).await;
     if good {
@@ -531,8 +449,7 @@ async fn a_peer_from_before_version_1_gets_neither_version_nor_features(
     let mut config = config(&[&peer], &[&router]);
     config.tls.mode = mode;
     let lab = Lab::start(live(config));
-    let opening =
-        header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", &format!("{version}>"));
+    let opening = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", &format!("{version}>"));
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&opening).await;
     let answer = if mode == TlsMode::Required {
@@ -574,11 +491,7 @@ async fn ids_of_our_headers_are_long_and_never_the_same() {
 async fn key_shown(peer: &Peer) -> (Speaker, String) {
     let mut stream = peer.accept("outbound-id").await;
     let text = stream.hear("</db:result>").await;
-    let key = text
-        .rsplit("'>")
-        .next()
-        .unwrap()
-        .trim_end_matches("</db:result>");
+    let key = text.rsplit("'>").next().unwrap().trim_end_matches("</db:result>");
     assert_eq!(key.len(), 64, "{text}");
     (stream, key.to_owned())
 }
@@ -595,10 +508,7 @@ async fn ask(asking: &mut Speaker, key: &str) -> String {
 
 fn secrets(sign: &str, accept: &[&str]) -> DialbackSecrets {
     let secret = |text: &str| SecretBytes::new(text.as_bytes().to_vec());
-    DialbackSecrets::new(
-        secret(sign),
-        accept.iter().map(|text| secret(text)).collect(),
-    )
+    DialbackSecrets::new(secret(sign), accept.iter().map(|text| secret(text)).collect())
 }
 
 #[tokio::test]
@@ -659,15 +569,10 @@ async fn no_key_is_shown_on_a_stream_whose_id_could_mean_another(#[case] id: Str
         mut link,
         mut bystander,
         ..
-    } = Scene::with(
-        |config| config.limits.dialback_timeout = "1s".parse().unwrap(),
-        |_| {},
-    )
-    .await;
+    } = Scene::with(|config| config.limits.dialback_timeout = "1s".parse().unwrap(), |_| {}).await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
     let (mut stream, local) = peer.accept_tls().await;
-    let opening =
-        header(peer.domain, &local, "").replace(" version='1.0'>", &format!("{id} version='1.0'>"));
+    let opening = header(peer.domain, &local, "").replace(" version='1.0'>", &format!("{id} version='1.0'>"));
     stream.say(&opening).await;
     stream
         .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
@@ -675,10 +580,7 @@ async fn no_key_is_shown_on_a_stream_whose_id_could_mean_another(#[case] id: Str
     let end = stream.hear("</stream:stream>").await;
     assert!(!end.contains("<db:result"), "{end}");
     let error = link.hear().await;
-    assert!(
-        error.contains("type='error'") && error.contains("id='m1'"),
-        "{error}"
-    );
+    assert!(error.contains("type='error'") && error.contains("id='m1'"), "{error}");
     bystander.exchange(&mut link).await;
 }
 
@@ -710,10 +612,7 @@ async fn what_a_peer_took_that_never_answered_our_end_is_reported() {
     let mut deaf = peer.accept_authenticated("coluc.com").await;
     deaf.hear("id='m1'/>").await;
     let outbound = lab.edge.registry.streams(None);
-    let stream = outbound
-        .iter()
-        .find(|stream| stream.direction == "outbound")
-        .unwrap();
+    let stream = outbound.iter().find(|stream| stream.direction == "outbound").unwrap();
     assert!(lab.edge.registry.close(stream.id));
     deaf.hear("</stream:stream>").await;
     // Neither an end of the stream nor one of the connection comes back.

@@ -37,8 +37,7 @@ struct Zone {
     total: AtomicUsize,
 }
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Zone {
     /// How often this was asked before.
@@ -95,11 +94,7 @@ async fn scene(zone: &Arc<Zone>, change: impl FnOnce(&mut EdgeConfig)) -> Scene 
             change(config);
         },
         |live| {
-            live.resolver = Arc::new(Resolver::with_lookup(
-                &live.config,
-                zone.clone(),
-                Arc::default(),
-            ));
+            live.resolver = Arc::new(Resolver::with_lookup(&live.config, zone.clone(), Arc::default()));
         },
     )
     .await
@@ -141,9 +136,7 @@ async fn an_address_that_changes_to_one_inside_is_not_connected_to() {
     })
     .await;
     link.say(MESSAGE);
-    let first = tokio::time::timeout(PATIENCE, outside.accept())
-        .await
-        .unwrap();
+    let first = tokio::time::timeout(PATIENCE, outside.accept()).await.unwrap();
     drop(first);
     let error = link.hear().await;
     assert!(error.contains("<remote-server-not-found "), "{error}");
@@ -203,9 +196,7 @@ async fn a_hundred_targets_with_twenty_addresses_cost_eight_connections(#[case] 
 #[tokio::test]
 async fn a_hundred_priorities_without_usable_address_end_in_time() {
     let zone = Arc::new(Zone {
-        srv: (0..100)
-            .map(|n| (n, 5269, format!("h{n}.partner.example.")))
-            .collect(),
+        srv: (0..100).map(|n| (n, 5269, format!("h{n}.partner.example."))).collect(),
         others: vec![
             ip("10.0.0.1"),
             ip("fd00::1"),
@@ -301,9 +292,7 @@ async fn ten_thousand_domains_on_one_stream_cost_a_bounded_number_of_look_ups() 
         for n in 0..DOMAINS {
             let domain = format!("d{n}.example");
             hostile
-                .say(&format!(
-                    "<db:result from='{domain}' to='coluc.com'>k</db:result>"
-                ))
+                .say(&format!("<db:result from='{domain}' to='coluc.com'>k</db:result>"))
                 .await;
             // A quarter of what is allowed in all is under way, and 20 wait for their turns.
             if n >= 5 + 20 {

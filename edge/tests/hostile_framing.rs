@@ -16,7 +16,8 @@ use std::time::Duration;
 use rstest::rstest;
 use support::{Lab, PATIENCE, Peer, Scene, Speaker, header};
 
-const OPEN: &str = "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' to='coluc.com'";
+const OPEN: &str =
+    "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' to='coluc.com'";
 const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 
 /// How far a hostile peer gets before it misbehaves.
@@ -68,10 +69,7 @@ async fn reach(phase: Phase, lab: &Lab, peer: &Peer) -> Speaker {
 #[case::byte_order_mark(b"\xEF\xBB\xBF<message/>", "bad-format")]
 #[case::utf_16(b"<\0m\0/\0>\0", "not-well-formed")]
 #[case::duplicate_attribute(b"<message id='1' id='1'/>", "not-well-formed")]
-#[case::duplicate_by_two_prefixes(
-    b"<message xmlns:p='u' xmlns:q='u' p:a='1' q:a='2'/>",
-    "not-well-formed"
-)]
+#[case::duplicate_by_two_prefixes(b"<message xmlns:p='u' xmlns:q='u' p:a='1' q:a='2'/>", "not-well-formed")]
 #[case::duplicate_by_a_prefix_of_the_header(
     b"<message xmlns:q='jabber:server:dialback' db:a='1' q:a='2'/>",
     "not-well-formed"
@@ -82,10 +80,7 @@ async fn reach(phase: Phase, lab: &Lab, peer: &Peer) -> Speaker {
 #[case::prefix_bound_to_nothing(b"<message xmlns:p=''/>", "not-well-formed")]
 #[case::xml_bound_anew(b"<message xmlns:xml='u'/>", "not-well-formed")]
 #[case::xmlns_bound(b"<message xmlns:xmlns='u'/>", "not-well-formed")]
-#[case::name_of_xmlns_bound(
-    b"<message xmlns:p='http://www.w3.org/2000/xmlns/'/>",
-    "not-well-formed"
-)]
+#[case::name_of_xmlns_bound(b"<message xmlns:p='http://www.w3.org/2000/xmlns/'/>", "not-well-formed")]
 #[case::two_colons(b"<db:a:b/>", "not-well-formed")]
 #[case::colon_first(b"<:message/>", "not-well-formed")]
 #[case::wrong_end(b"<message></iq>", "not-well-formed")]
@@ -97,10 +92,7 @@ async fn reach(phase: Phase, lab: &Lab, peer: &Peer) -> Speaker {
 #[case::less_than_in_a_value(b"<message id='<'/>", "not-well-formed")]
 #[case::no_space_between_attributes(b"<message id='1'to='2'/>", "not-well-formed")]
 #[case::text_between(b"hello", "bad-format")]
-#[case::second_header(
-    b"<stream:stream xmlns='jabber:server' to='coluc.com' version='1.0'>",
-    "bad-format"
-)]
+#[case::second_header(b"<stream:stream xmlns='jabber:server' to='coluc.com' version='1.0'>", "bad-format")]
 #[tokio::test]
 async fn what_is_no_xmpp_ends_the_stream_in_each_phase(
     #[values(Phase::Clear, Phase::Unauthenticated, Phase::Authenticated)] phase: Phase,
@@ -177,10 +169,9 @@ async fn a_header_in_two_pieces_is_understood_wherever_it_is_cut() {
 async fn a_stanza_in_two_pieces_passes_unchanged_wherever_it_is_cut() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let text =
-        "<message from='bob@vngtp.lab' to='alice@coluc.com'><body>\u{e9}&amp;\u{1f600}]]</body>\
+    let text = "<message from='bob@vngtp.lab' to='alice@coluc.com'><body>\u{e9}&amp;\u{1f600}]]</body>\
         <![CDATA[]]]]><![CDATA[>]]><x xmlns='u:x' y=\"'\"/></message>"
-            .as_bytes();
+        .as_bytes();
     for at in 1..text.len() {
         bob.try_say(&text[..at]).await.unwrap();
         tokio::task::yield_now().await;
@@ -206,9 +197,7 @@ async fn what_comes_behind_the_end_of_the_stream_is_dropped(#[case] text: String
         ..
     } = Scene::new().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let _ = hostile
-        .try_say(format!("</stream:stream>{text}").as_bytes())
-        .await;
+    let _ = hostile.try_say(format!("</stream:stream>{text}").as_bytes()).await;
     let end = hostile.hear("</stream:stream>").await;
     assert_eq!(end, "</stream:stream>", "an end and nothing else");
     let others = bystander.exchange(&mut link).await;
@@ -225,14 +214,9 @@ async fn what_comes_behind_the_end_of_the_stream_is_dropped(#[case] text: String
 async fn nothing_behind_starttls_is_taken_for_what_tls_protects(#[case] behind: String) {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let mut hostile = reach(Phase::Clear, &lab, &peer).await;
-    hostile
-        .say(&format!("<starttls xmlns='{TLS}'/>{behind}"))
-        .await;
+    hostile.say(&format!("<starttls xmlns='{TLS}'/>{behind}")).await;
     let end = hostile.hear_end().await;
-    assert!(
-        end.contains("<failure ") && !end.contains("<proceed"),
-        "{end}"
-    );
+    assert!(end.contains("<failure ") && !end.contains("<proceed"), "{end}");
 }
 
 #[rstest]
@@ -262,9 +246,7 @@ async fn what_has_no_end_is_cut_at_the_limit_of_the_phase(
     let mut hostile = reach(phase, &lab, &peer).await;
     let attack = async {
         let _ = hostile.try_say(start.as_bytes()).await;
-        let _ = hostile
-            .try_say(more.repeat(1_000_000 / more.len()).as_bytes())
-            .await;
+        let _ = hostile.try_say(more.repeat(1_000_000 / more.len()).as_bytes()).await;
         hostile.condition().await
     };
     let (condition, others) = bystander.during(&mut link, attack).await;
@@ -320,10 +302,7 @@ async fn white_space_before_authentication_buys_no_time() {
     let attack = tokio::time::timeout(3 * PATIENCE, attack);
     let (end, _) = bystander.during(&mut link, attack).await;
     let end = end.unwrap();
-    assert!(
-        end.is_empty() || end.contains("<connection-timeout "),
-        "{end}"
-    );
+    assert!(end.is_empty() || end.contains("<connection-timeout "), "{end}");
 }
 
 #[rstest]
@@ -331,10 +310,7 @@ async fn white_space_before_authentication_buys_no_time() {
 #[case::largest(262_144, true)]
 #[case::one_more(262_145, false)]
 #[tokio::test]
-async fn a_stanza_may_be_as_large_as_the_limit_and_no_larger(
-    #[case] size: usize,
-    #[case] passes: bool,
-) {
+async fn a_stanza_may_be_as_large_as_the_limit_and_no_larger(#[case] size: usize, #[case] passes: bool) {
     let Scene {
         lab,
         peer,

@@ -71,8 +71,7 @@ async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>
             return (slow, Some(b' '));
         }
         Stop::InDialback => {
-            slow.say("<db:result from='vngtp.lab' to='coluc.com'>")
-                .await;
+            slow.say("<db:result from='vngtp.lab' to='coluc.com'>").await;
             return (slow, Some(b'k'));
         }
         Stop::InStanza => {
@@ -93,8 +92,7 @@ async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>
         _ => {}
     }
     slow.say(STARTTLS).await;
-    slow.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    slow.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     match stop {
         Stop::InHandshake => {
             // The head of a record of 500 bytes with a client's hello.
@@ -220,9 +218,7 @@ async fn a_flood_of_resets_leaves_nothing_behind(#[case] text: String) {
         for _ in 0..500 {
             let mut tcp = tokio::net::TcpStream::connect(lab.s2s).await.unwrap();
             let _ = tcp.write_all(text.as_bytes()).await;
-            socket2::SockRef::from(&tcp)
-                .set_linger(Some(Duration::ZERO))
-                .unwrap();
+            socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).unwrap();
         }
     };
     let ((), others) = bystander.during(&mut link, attack).await;
@@ -239,11 +235,7 @@ async fn a_peer_that_never_reads_fills_its_own_queue_only() {
         mut link,
         mut bystander,
         ..
-    } = Scene::with(
-        |config| config.limits.max_queued_bytes = 20 * 100_000,
-        |_| {},
-    )
-    .await;
+    } = Scene::with(|config| config.limits.max_queued_bytes = 20 * 100_000, |_| {}).await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
     let mut deaf = peer.accept_authenticated("coluc.com").await;
     deaf.hear("id='first'/>").await;
@@ -290,9 +282,7 @@ async fn latencies(peers: usize, stalled: bool) -> Vec<Duration> {
     let mut streams = Vec::new();
     for peer in &partners {
         let to = peer.domain;
-        link.say(&format!(
-            "<message from='alice@coluc.com' to='x@{to}' id='open'/>"
-        ));
+        link.say(&format!("<message from='alice@coluc.com' to='x@{to}' id='open'/>"));
         let mut stream = peer.accept_authenticated("coluc.com").await;
         stream.hear("id='open'/>").await;
         streams.push(stream);
@@ -313,9 +303,7 @@ async fn latencies(peers: usize, stalled: bool) -> Vec<Duration> {
         for (stream, peer) in streams.iter_mut().zip(&partners) {
             let start = Instant::now();
             let to = peer.domain;
-            link.say(&format!(
-                "<message from='alice@coluc.com' to='x@{to}' id='m{round}'/>"
-            ));
+            link.say(&format!("<message from='alice@coluc.com' to='x@{to}' id='m{round}'/>"));
             stream.hear(&format!("id='m{round}'/>")).await;
             times.push(start.elapsed());
         }

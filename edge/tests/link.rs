@@ -42,11 +42,7 @@ async fn state(lab: &Lab, expected: LinkState) -> String {
 #[case("not-authorized", LinkState::WrongSecret, "secret")]
 #[case("conflict", LinkState::Failed, "conflict")]
 #[tokio::test]
-async fn a_refused_handshake_has_a_name(
-    #[case] condition: &str,
-    #[case] expected: LinkState,
-    #[case] says: &str,
-) {
+async fn a_refused_handshake_has_a_name(#[case] condition: &str, #[case] expected: LinkState, #[case] says: &str) {
     let router = Router::new().await;
     let lab = Lab::start(live(config(&[], &[&router])));
     let mut speaker = router.accept_header().await;
@@ -95,46 +91,22 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
     "<message from='alice@coluc.com' to='cm-2_s2scp-1.eft-xwye-a-coluc-com' id='1'/>",
     Some("service-unavailable")
 )]
-#[case::to_a_single_label(
-    "<message from='alice@coluc.com' to='x@kubernetes' id='1'/>",
-    Some("jid-malformed")
-)]
-#[case::to_an_address(
-    "<message from='alice@coluc.com' to='x@[::1]' id='1'/>",
-    Some("jid-malformed")
-)]
+#[case::to_a_single_label("<message from='alice@coluc.com' to='x@kubernetes' id='1'/>", Some("jid-malformed"))]
+#[case::to_an_address("<message from='alice@coluc.com' to='x@[::1]' id='1'/>", Some("jid-malformed"))]
 #[case::without_to("<message from='alice@coluc.com' id='1'/>", Some("jid-malformed"))]
-#[case::to_a_denied_domain(
-    "<message from='alice@coluc.com' to='x@evil.example' id='1'/>",
-    Some("not-allowed")
-)]
-#[case::error_to_a_denied_domain(
-    "<message from='alice@coluc.com' to='x@evil.example' type='error'/>",
-    None
-)]
-#[case::result_to_a_denied_domain(
-    "<iq from='alice@coluc.com' to='x@evil.example' type='result' id='1'/>",
-    None
-)]
+#[case::to_a_denied_domain("<message from='alice@coluc.com' to='x@evil.example' id='1'/>", Some("not-allowed"))]
+#[case::error_to_a_denied_domain("<message from='alice@coluc.com' to='x@evil.example' type='error'/>", None)]
+#[case::result_to_a_denied_domain("<iq from='alice@coluc.com' to='x@evil.example' type='result' id='1'/>", None)]
 #[case::foreign_from(
     "<message from='alice@forgotten.example' to='bob@vngtp.lab'/>",
     Some("not-authorized")
 )]
-#[case::foreign_from_and_error(
-    "<message from='alice@forgotten.example' to='bob@vngtp.lab' type='error'/>",
-    None
-)]
+#[case::foreign_from_and_error("<message from='alice@forgotten.example' to='bob@vngtp.lab' type='error'/>", None)]
 #[case::without_from("<message to='bob@vngtp.lab'/>", None)]
-#[case::route(
-    "<route from='alice@coluc.com' to='bob@vngtp.lab'><message/></route>",
-    None
-)]
+#[case::route("<route from='alice@coluc.com' to='bob@vngtp.lab'><message/></route>", None)]
 #[case::xdb("<xdb from='coluc.com' to='vngtp.lab' type='get'/>", None)]
 #[tokio::test]
-async fn what_the_router_may_not_send_never_leaves(
-    #[case] text: &str,
-    #[case] answer: Option<&str>,
-) {
+async fn what_the_router_may_not_send_never_leaves(#[case] text: &str, #[case] answer: Option<&str>) {
     let (_lab, peer, _router, mut link) = Lab::with_link().await;
     link.say(text);
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>");
@@ -162,11 +134,7 @@ fn message(n: usize) -> String {
 async fn ids(link: &mut RouterLink, count: usize) -> HashSet<usize> {
     let mut ids = HashSet::new();
     while ids.len() < count {
-        ids.insert(
-            attribute(&link.hear().await, "message", "id")
-                .parse()
-                .unwrap(),
-        );
+        ids.insert(attribute(&link.hear().await, "message", "id").parse().unwrap());
     }
     ids
 }
@@ -240,12 +208,7 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
         }
     })
     .await
-    .unwrap_or_else(|_| {
-        panic!(
-            "missing: {}",
-            all.len() - delivered.union(&reported).count()
-        )
-    });
+    .unwrap_or_else(|_| panic!("missing: {}", all.len() - delivered.union(&reported).count()));
     let _bob = writer.await.unwrap();
 }
 
@@ -255,9 +218,7 @@ async fn a_peer_is_paused_while_no_router_takes_anything_and_goes_on_afterwards(
     let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let body = "x".repeat(100_000);
-    let big = format!(
-        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='big'><body>{body}</body></message>"
-    );
+    let big = format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='big'><body>{body}</body></message>");
     let count = 400;
     let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = written.clone();
@@ -301,10 +262,7 @@ async fn endpoints_come_and_go_with_the_configuration() {
     lab.live.send(std::sync::Arc::new(live(with))).unwrap();
     let mut link = router.accept().await;
     state(&lab, LinkState::Up).await;
-    assert_eq!(
-        lab.edge.registry.links()[0].component_id.as_str(),
-        COMPONENT
-    );
+    assert_eq!(lab.edge.registry.links()[0].component_id.as_str(), COMPONENT);
     lab.live.send(std::sync::Arc::new(live(without))).unwrap();
     assert_eq!(link.hear().await, "</stream:stream>");
 }
@@ -631,9 +589,7 @@ async fn a_router_that_sends_only_what_must_be_refused_is_served_and_stays_linke
     let lab = Lab::start(live(config(&[&peer], &[&router])));
     let mut link = router.accept().await;
     let body = "y".repeat(200);
-    let refused = format!(
-        "<message from='alice@coluc.com' to='x@evil.example' id='0'><body>{body}</body></message>"
-    );
+    let refused = format!("<message from='alice@coluc.com' to='x@evil.example' id='0'><body>{body}</body></message>");
     // 9 MB at once, whose answers fill more than one window; this router reads nothing while it
     // writes.
     for _ in 0..30 {
@@ -677,8 +633,7 @@ async fn a_stanza_that_peers_may_not_get_is_answered_and_the_link_lives(#[case] 
 #[tokio::test]
 async fn the_bounds_on_peers_are_not_put_on_the_router(#[case] inside: String) {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    let stanza =
-        format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='odd'>{inside}</message>");
+    let stanza = format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='odd'>{inside}</message>");
     link.say(&stanza);
     let mut stream = peer.accept_authenticated("coluc.com").await;
     assert_eq!(stream.hear("</message>").await, stanza);

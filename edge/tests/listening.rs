@@ -24,8 +24,7 @@ impl Running {
     fn start(which: u8, descriptors: u32) -> Self {
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let ip = Ipv4Addr::new(127, 100 + which, high, low.max(1));
-        let folder =
-            std::env::temp_dir().join(format!("edge-listening-{}-{which}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("edge-listening-{}-{which}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let here = folder.display().to_string();
         let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
@@ -89,8 +88,7 @@ drainDelay: 0s
     fn connect(&self, port: u16) -> TcpStream {
         let address = SocketAddr::new(self.ip, port);
         let tcp = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_millis(200)))
-            .unwrap();
+        tcp.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         tcp
     }
 }
@@ -132,9 +130,7 @@ fn whoever_only_looks_whether_somebody_listens_is_not_logged() {
         for reset in [false, true] {
             let look = edge.connect(port);
             if reset {
-                socket2::SockRef::from(&look)
-                    .set_linger(Some(Duration::ZERO))
-                    .unwrap();
+                socket2::SockRef::from(&look).set_linger(Some(Duration::ZERO)).unwrap();
             }
             drop(look);
         }
@@ -156,22 +152,12 @@ fn running_out_of_descriptors_stops_neither_open_streams_nor_later_ones() {
     assert!(hears(&mut open, "</stream:features>", PATIENCE));
     let many: Vec<_> = (0..100).map(|_| edge.connect(5269)).collect();
     edge.lines_until("could not be accepted");
-    say(
-        &mut open,
-        "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
-    );
-    assert!(
-        hears(&mut open, "<proceed ", PATIENCE),
-        "the open stream stands still"
-    );
+    say(&mut open, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+    assert!(hears(&mut open, "<proceed ", PATIENCE), "the open stream stands still");
     let mut waiting = edge.connect(5269);
     say(&mut waiting, HEADER);
     assert!(
-        !hears(
-            &mut waiting,
-            "<stream:features>",
-            Duration::from_millis(300)
-        ),
+        !hears(&mut waiting, "<stream:features>", Duration::from_millis(300)),
         "there was a descriptor left"
     );
     drop(many);

@@ -89,10 +89,7 @@ fn every_word_of_checks_causes_and_stages_is_in_the_reference() {
         (values("attempts_failed", "stage"), &stages),
     ] {
         for word in words {
-            assert!(
-                text.contains(&format!("`{word}`")),
-                "{word} is not in {text}"
-            );
+            assert!(text.contains(&format!("`{word}`")), "{word} is not in {text}");
         }
     }
 }
@@ -173,24 +170,12 @@ fn what_is_registered_is_exactly_what_the_table_says() {
     for metric in METRICS {
         let name = full_name(metric.name, metric.kind);
         let names = match metric.kind {
-            Kind::Histogram => vec![
-                format!("{name}_count"),
-                format!("{name}_sum"),
-                format!("{name}_bucket"),
-            ],
+            Kind::Histogram => vec![format!("{name}_count"), format!("{name}_sum"), format!("{name}_bucket")],
             _ => vec![name.clone()],
         };
-        let labels: BTreeSet<_> = metric
-            .labels
-            .iter()
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
+        let labels: BTreeSet<_> = metric.labels.iter().map(|(name, _)| (*name).to_owned()).collect();
         for sample in names {
-            assert_eq!(
-                found.remove(&sample).as_ref(),
-                Some(&labels),
-                "{sample} in\n{text}"
-            );
+            assert_eq!(found.remove(&sample).as_ref(), Some(&labels), "{sample} in\n{text}");
         }
         // The encoder ends the meaning with a full stop.
         let help = format!("# HELP xmpp_edge_{} {}.", metric.name, metric.help);

@@ -14,8 +14,7 @@ mod support;
 use rstest::rstest;
 use support::{Lab, Peer, Router, attribute, config, header, live};
 
-const MESSAGE: &str =
-    "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
+const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
 
 fn is_error(answer: &str, condition: &str) {
     assert!(answer.contains(&format!("<{condition} ")), "{answer}");
@@ -108,15 +107,13 @@ async fn bytes_behind_proceed_are_never_taken_for_what_tls_protects() {
     let mut clear = peer.accept_tcp().await;
     clear.hear("version='1.0'>").await;
     clear.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    clear.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
     clear
-        .hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+        .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
         .await;
+    clear.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let injected = header("vngtp.lab", "coluc.com", "injected");
     clear
-        .say(&format!(
-            "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{injected}"
-        ))
+        .say(&format!("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{injected}"))
         .await;
     let end = clear.hear_end().await;
     assert!(!end.contains("db:result"), "{end}");
@@ -235,16 +232,7 @@ async fn a_stream_of_a_domain_that_is_denied_now_is_closed() {
     let mut denied = allowed;
     denied.static_routes.clear();
     lab.live.send(std::sync::Arc::new(live(denied))).unwrap();
-    assert!(
-        bob.hear("</stream:stream>")
-            .await
-            .contains("<policy-violation ")
-    );
-    assert!(
-        stream
-            .hear("</stream:stream>")
-            .await
-            .contains("<policy-violation ")
-    );
+    assert!(bob.hear("</stream:stream>").await.contains("<policy-violation "));
+    assert!(stream.hear("</stream:stream>").await.contains("<policy-violation "));
     let _ = link;
 }

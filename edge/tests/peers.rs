@@ -47,10 +47,7 @@ async fn heard(link: &mut RouterLink, count: usize) -> Vec<String> {
 }
 
 async fn two_peers(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, Peer, RouterLink) {
-    let (peer, other) = (
-        Peer::new("vngtp.lab").await,
-        Peer::new("other.example").await,
-    );
+    let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new("other.example").await);
     let router = Router::new().await;
     let mut config = config(&[&peer, &other], &[&router]);
     change(&mut config);
@@ -71,9 +68,7 @@ async fn a_peer_above_its_rate_is_read_no_faster_and_nothing_is_lost() {
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut eve = other.open_authenticated(lab.s2s, "coluc.com").await;
     let start = Instant::now();
-    let text: String = (0..100)
-        .map(|n| message("vngtp.lab", &n.to_string(), 10))
-        .collect();
+    let text: String = (0..100).map(|n| message("vngtp.lab", &n.to_string(), 10)).collect();
     bob.say(&text).await;
     let mut ids = heard(&mut link, 50).await;
     eve.say(&message("other.example", "other", 10)).await;
@@ -127,9 +122,7 @@ async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let text: String = (0..100)
-        .map(|n| message("vngtp.lab", &n.to_string(), 10))
-        .collect();
+    let text: String = (0..100).map(|n| message("vngtp.lab", &n.to_string(), 10)).collect();
     bob.say(&text).await;
     heard(&mut link, 1).await;
     lab.begin_stop();
@@ -225,10 +218,8 @@ async fn our_limits_are_announced_before_and_after_tls_with_the_peers_own() {
         bob.say(&header(from, "coluc.com", "")).await;
         let before = bob.hear("</stream:features>").await;
         assert!(before.contains(&expected), "{before}");
-        bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
-        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
+        bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
         bob.start_tls_as_client("coluc.com").await;
         bob.say(&header(from, "coluc.com", "")).await;
         let after = bob.hear("</stream:features>").await;
@@ -260,13 +251,7 @@ async fn a_stanza_larger_than_the_peer_takes_is_answered_and_the_stream_goes_on(
         let body = "x".repeat(size - start.len() - end.len());
         format!("{start}{body}{end}")
     };
-    for (id, size) in [
-        ("1", 300),
-        ("2", 10_001),
-        ("3", 10_000),
-        ("4", 50_000),
-        ("5", 300),
-    ] {
+    for (id, size) in [("1", 300), ("2", 10_001), ("3", 10_000), ("4", 50_000), ("5", 300)] {
         link.say(&to_bob(id, size));
     }
     let limits = "<max-bytes>10000</max-bytes>";

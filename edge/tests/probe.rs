@@ -33,8 +33,7 @@ struct Zone {
     broken: bool,
 }
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Lookup for Zone {
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
@@ -46,9 +45,7 @@ impl Lookup for Zone {
             target: target.to_owned(),
         };
         let answer = if self.broken {
-            Err(LookupError(format!(
-                "the DNS look-up of SRV {name} failed: SERVFAIL"
-            )))
+            Err(LookupError(format!("the DNS look-up of SRV {name} failed: SERVFAIL")))
         } else {
             Ok(found.into_iter().map(record).collect())
         };
@@ -75,20 +72,14 @@ async fn probe_of(peer: Peer, script: impl AsyncFnOnce(&Peer)) -> Report {
 }
 
 fn finding<'a>(report: &'a Report, check: &str) -> &'a Finding {
-    let found = report
-        .findings
-        .iter()
-        .rfind(|finding| finding.check == check);
+    let found = report.findings.iter().rfind(|finding| finding.check == check);
     found.unwrap_or_else(|| panic!("nothing about {check} in\n{report}"))
 }
 
 fn assert_finding(report: &Report, check: &str, verdict: Verdict, says: &str) {
     let found = finding(report, check);
     assert_eq!(found.verdict, verdict, "{check} in\n{report}");
-    assert!(
-        found.detail.contains(says),
-        "{says:?} in {check} of\n{report}"
-    );
+    assert!(found.detail.contains(says), "{says:?} in {check} of\n{report}");
     let has_remedy = found.verdict != Verdict::Bad || found.remedy.is_some();
     assert!(has_remedy, "{report}");
 }
@@ -114,9 +105,7 @@ async fn what_the_peer_answers_to_our_key_is_told_in_words(
         assert_eq!(attribute(&asked, "db:result", "from"), "coluc.com");
         if !answer.is_empty() {
             stream
-                .say(&format!(
-                    "<db:result from='vngtp.lab' to='coluc.com' {answer}"
-                ))
+                .say(&format!("<db:result from='vngtp.lab' to='coluc.com' {answer}"))
                 .await;
         }
         stream.hear_end().await;
@@ -134,12 +123,7 @@ async fn what_the_peer_answers_to_our_key_is_told_in_words(
         Verdict::Warning,
         "no trusted authority issued it",
     );
-    assert_finding(
-        &report,
-        "features",
-        Verdict::Good,
-        "no SASL, dialback with errors",
-    );
+    assert_finding(&report, "features", Verdict::Good, "no SASL, dialback with errors");
     let shown = report.to_string();
     let key = "37c69b1c";
     assert!(!shown.contains(key), "{shown}");
@@ -154,12 +138,7 @@ async fn a_peer_that_closes_instead_of_answering_is_quoted() {
         stream.hear_end().await;
     })
     .await;
-    assert_finding(
-        &report,
-        "dialback",
-        Verdict::Bad,
-        "the peer reported policy-violation",
-    );
+    assert_finding(&report, "dialback", Verdict::Bad, "the peer reported policy-violation");
     assert!(!report.to_string().contains('\u{9b}'));
 }
 
@@ -251,9 +230,7 @@ async fn direct_tls_is_looked_at_like_the_other_service() {
         let mut stream = peer.accept_tcp().await;
         stream.start_tls_as_server().await;
         stream.hear("version='1.0'>").await;
-        stream
-            .say(&header("partner.example", "coluc.com", "direct"))
-            .await;
+        stream.say(&header("partner.example", "coluc.com", "direct")).await;
         stream.say("<stream:features/>").await;
         stream.hear("</db:result>").await;
         stream
@@ -275,7 +252,9 @@ async fn white_space_behind_proceed_is_no_fault() {
         let mut stream = peer.accept_tcp().await;
         stream.hear("version='1.0'>").await;
         stream.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-        stream.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
+        stream
+            .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
+            .await;
         stream.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
         stream.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\n").await;
         // In a packet of its own.
@@ -286,7 +265,9 @@ async fn white_space_behind_proceed_is_no_fault() {
         stream.say(&header("vngtp.lab", "coluc.com", "secure")).await;
         stream.say("<stream:features/>").await;
         stream.hear("</db:result>").await;
-        stream.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/></stream:stream>").await;
+        stream
+            .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/></stream:stream>")
+            .await;
         stream.hear_end().await;
     })
     .await;
@@ -300,12 +281,7 @@ async fn nobody_listening_is_bad_at_connect() {
     drop(peer);
     let report = plan(config, "vngtp.lab", None).run().await;
     assert_finding(&report, "connect", Verdict::Bad, "connection refused");
-    assert_finding(
-        &report,
-        "dialback",
-        Verdict::Skipped,
-        "no address took a stream",
-    );
+    assert_finding(&report, "dialback", Verdict::Skipped, "no address took a stream");
     assert!(!report.good);
 }
 
@@ -340,26 +316,17 @@ async fn dns_that_leads_nowhere_is_bad_and_nothing_is_connected_to(
     #[case] verdict: Verdict,
     #[case] says: &str,
 ) {
-    let report = plan(config(&[], &[]), "partner.example", Some(zone))
-        .run()
-        .await;
+    let report = plan(config(&[], &[]), "partner.example", Some(zone)).run().await;
     assert_finding(&report, check, verdict, says);
     assert!(
-        report
-            .findings
-            .iter()
-            .all(|finding| finding.check != "connect"),
+        report.findings.iter().all(|finding| finding.check != "connect"),
         "{report}"
     );
     assert!(!report.good);
 }
 
 /// An edge for these domains that federates with everybody, by these routes.
-fn other_edge(
-    domains: &[&str],
-    router: &Router,
-    ways: &[(&str, std::net::SocketAddr)],
-) -> EdgeConfig {
+fn other_edge(domains: &[&str], router: &Router, ways: &[(&str, std::net::SocketAddr)]) -> EdgeConfig {
     let mut config = config(&[], &[router]);
     config.domains = domains.iter().map(|text| domain(text)).collect();
     config.privacy.mode = PrivacyMode::AllowAll;
@@ -395,25 +362,14 @@ async fn another_edge_confirms_our_key_with_our_own_running_edge() {
     );
     let plan = Plan::with_live(domain("vngtp.lab"), None, Arc::new(other), None).unwrap();
     let report = plan.run().await;
-    assert_finding(
-        &report,
-        "dialback",
-        Verdict::Bad,
-        "they do not know our key",
-    );
+    assert_finding(&report, "dialback", Verdict::Bad, "they do not know our key");
     assert!(!report.good);
 }
 
 #[tokio::test]
 async fn without_a_configuration_dialback_is_skipped_and_the_rest_is_looked_at() {
     // Nothing answers there; what counts is that nothing of a configuration is needed.
-    let plan = Plan::new(
-        "vngtp.lab",
-        Some("coluc.com"),
-        None,
-        &["127.0.0.1:1".to_owned()],
-    )
-    .unwrap();
+    let plan = Plan::new("vngtp.lab", Some("coluc.com"), None, &["127.0.0.1:1".to_owned()]).unwrap();
     let report = plan.run().await;
     assert_finding(&report, "dns", Verdict::Bad, "failed");
     assert_eq!(report.from, Some(domain("coluc.com")));

@@ -20,8 +20,7 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 const REFUSED: &str = "xmpp_edge_connections_refused_total{reason=\"proxy-header\"}";
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n";
-const V2: &[u8] =
-    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x9c\x40\x14\x95";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x9c\x40\x14\x95";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const V2_IPV6: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x27\
     \x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\
@@ -40,9 +39,7 @@ async fn start(trusted: &str, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Pee
 }
 
 fn headers(lab: &Lab, outcome: &str) -> u64 {
-    lab.metric(&format!(
-        "xmpp_edge_proxy_headers_total{{outcome=\"{outcome}\"}}"
-    ))
+    lab.metric(&format!("xmpp_edge_proxy_headers_total{{outcome=\"{outcome}\"}}"))
 }
 
 fn inbound_peers(lab: &Lab) -> Vec<SocketAddr> {
@@ -181,9 +178,7 @@ async fn an_untrusted_source_cannot_say_who_it_is(#[case] first: &[u8]) {
     let (_bob, _) = peer.open(lab.s2s, "coluc.com").await;
     let peers = inbound_peers(&lab);
     assert!(
-        peers
-            .iter()
-            .any(|peer| peer.ip().to_string() == "127.0.0.1"),
+        peers.iter().any(|peer| peer.ip().to_string() == "127.0.0.1"),
         "{peers:?}"
     );
 }
@@ -210,10 +205,7 @@ async fn a_connection_of_the_balancers_own_has_its_address(#[case] first: &[u8])
 #[case::version_2(V2_LOCAL)]
 #[case::version_1_relayed(V1)]
 #[tokio::test]
-async fn checks_by_a_balancer_are_no_failures(
-    #[case] first: &[u8],
-    #[values(false, true)] direct: bool,
-) {
+async fn checks_by_a_balancer_are_no_failures(#[case] first: &[u8], #[values(false, true)] direct: bool) {
     let (lab, _peer, _link) = start("127.0.0.0/8", |_| {}).await;
     let address = if direct { lab.direct_tls } else { lab.s2s };
     for _ in 0..3 {
@@ -236,17 +228,13 @@ async fn checks_from_anywhere_are_no_failures(#[values(false, true)] direct: boo
         assert_eq!(check.hear_end().await, "");
     }
     assert_no_failures(&lab);
-    lab.until("all are gone", |lab| inbound_peers(lab).is_empty())
-        .await;
+    lab.until("all are gone", |lab| inbound_peers(lab).is_empty()).await;
 }
 
 fn assert_no_failures(lab: &Lab) {
     let text = lab.edge.metrics.render(&lab.edge.registry);
     for counter in ["connections_refused", "tls_failures", "stream_errors"] {
-        assert!(
-            !text.contains(&format!("xmpp_edge_{counter}_total{{")),
-            "{text}"
-        );
+        assert!(!text.contains(&format!("xmpp_edge_{counter}_total{{")), "{text}");
     }
 }
 

@@ -61,12 +61,8 @@ fn routes(mut config: EdgeConfig, n: usize) -> Live {
 }
 
 fn domains(mut config: EdgeConfig, n: usize) -> Live {
-    config
-        .domains
-        .retain(|domain| domain.as_str() == "coluc.com");
-    config
-        .domains
-        .push(format!("new{n}.coluc.com").parse().unwrap());
+    config.domains.retain(|domain| domain.as_str() == "coluc.com");
+    config.domains.push(format!("new{n}.coluc.com").parse().unwrap());
     live(config)
 }
 
@@ -77,9 +73,7 @@ fn domains(mut config: EdgeConfig, n: usize) -> Live {
 #[case::routes(routes)]
 #[case::domains(domains)]
 #[tokio::test]
-async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(
-    #[case] change: Change,
-) {
+async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(#[case] change: Change) {
     const COUNT: usize = 4000;
     const RELOADS: usize = 20;
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
@@ -121,9 +115,7 @@ async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(
         let message = inward.hear("</message>").await;
         assert_eq!(attribute(&message, "message", "id"), ids(n));
         if n % (COUNT / RELOADS) == COUNT / RELOADS / 2 {
-            lab.live
-                .send(Arc::new(change(start.clone(), reloads)))
-                .unwrap();
+            lab.live.send(Arc::new(change(start.clone(), reloads))).unwrap();
             reloads += 1;
         }
     }
@@ -164,9 +156,7 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
     });
     let writing = tokio::spawn(async move {
         for n in 0..COUNT {
-            let text = format!(
-                "<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n}'><body>x</body></message>"
-            );
+            let text = format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n}'><body>x</body></message>");
             if bob.try_say(text.as_bytes()).await.is_err() {
                 break;
             }
@@ -233,11 +223,7 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
 #[tokio::test]
 async fn a_cluster_that_a_reload_takes_away_delivers_what_it_has_and_reports_the_rest() {
     const COUNT: usize = 3000;
-    let (peer, first, second) = (
-        Peer::new("vngtp.lab").await,
-        Router::new().await,
-        Router::new().await,
-    );
+    let (peer, first, second) = (Peer::new("vngtp.lab").await, Router::new().await, Router::new().await);
     let before = config(&[&peer], &[&first]);
     let lab = Lab::start(live(before));
     let mut one = first.accept().await;

@@ -57,10 +57,8 @@ async fn a_router_that_returns_everything_shows_and_a_new_link_begins_anew() {
     let early = returned(&lab).unwrap();
     assert!(!early.everything, "too soon to tell: {early:?}");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    lab.until("everything", |lab| {
-        returned(lab).is_some_and(|told| told.everything)
-    })
-    .await;
+    lab.until("everything", |lab| returned(lab).is_some_and(|told| told.everything))
+        .await;
     let told = returned(&lab).unwrap();
     assert_eq!((told.sent, told.returned), (5, 5));
     assert_eq!(told.condition, "remote-server-not-found");
@@ -75,10 +73,8 @@ async fn a_router_that_returns_everything_shows_and_a_new_link_begins_anew() {
     // The router is restarted.
     let since = link_of(&lab).since;
     link.cut().await;
-    lab.until("the link is down", |lab| {
-        link_of(lab).state != LinkState::Up
-    })
-    .await;
+    lab.until("the link is down", |lab| link_of(lab).state != LinkState::Up)
+        .await;
     let last_up = link_of(&lab).last_up.expect("it was up");
     assert_eq!(last_up.from, since);
     assert!(last_up.until > last_up.from);
@@ -109,8 +105,7 @@ async fn users_who_are_away_are_not_the_router() {
     // Somebody else gets a message: it is not said any more that nothing was taken.
     bob.say(&message("carol@coluc.com", 1)).await;
     link.hear().await;
-    lab.until("something was taken", |lab| returned(lab).is_none())
-        .await;
+    lab.until("something was taken", |lab| returned(lab).is_none()).await;
 }
 
 #[tokio::test]
@@ -119,22 +114,18 @@ async fn an_answered_request_ends_it_at_once() {
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     bob.say(&message("alice@coluc.com", 1)).await;
     bounce(&mut link, "internal-server-error").await;
-    lab.until("it came back", |lab| returned(lab).is_some())
-        .await;
+    lab.until("it came back", |lab| returned(lab).is_some()).await;
     bob.say("<iq type='get' from='bob@vngtp.lab/x' to='coluc.com' id='v'><query xmlns='jabber:iq:version'/></iq>")
         .await;
     link.hear().await;
     link.say("<iq type='result' from='coluc.com' to='bob@vngtp.lab/x' id='v'/>");
-    lab.until("something was taken", |lab| returned(lab).is_none())
-        .await;
+    lab.until("something was taken", |lab| returned(lab).is_none()).await;
     // Presence is dropped in silence by many servers, so it counts neither way.
-    bob.say("<presence from='bob@vngtp.lab/x' to='alice@coluc.com'/>")
-        .await;
+    bob.say("<presence from='bob@vngtp.lab/x' to='alice@coluc.com'/>").await;
     link.hear().await;
     link.say(&format!("<presence type='error' from='alice@coluc.com' to='bob@vngtp.lab/x'><error type='cancel'><item-not-found xmlns='{ERRORS}'/></error></presence>"));
     bob.say(&message("alice@coluc.com", 2)).await;
     bounce(&mut link, "internal-server-error").await;
-    lab.until("it came back", |lab| returned(lab).is_some())
-        .await;
+    lab.until("it came back", |lab| returned(lab).is_some()).await;
     assert_eq!(returned(&lab).unwrap().returned, 1);
 }

@@ -28,11 +28,9 @@ use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, TlsMode, 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const HEADER_END: &str = "version='1.0'>";
-const MESSAGE: &str =
-    "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
+const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
 const KEY: &str = "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>";
-const DIALBACK: &str =
-    "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
+const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
 // --- what the edge logs -----------------------------------------------------------------------
 
@@ -227,14 +225,9 @@ impl Inbound {
     }
 
     async fn auth(&mut self, identity: &str) -> String {
-        let auth = format!(
-            "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{identity}</auth>"
-        );
+        let auth = format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{identity}</auth>");
         self.speaker.say(&auth).await;
-        let ends = [
-            "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>",
-            "</failure>",
-        ];
+        let ends = ["<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>", "</failure>"];
         self.speaker.hear_any(&ends).await.expect("no answer")
     }
 
@@ -303,25 +296,17 @@ impl<'a> Host<'a> {
 
     /// Takes a connection up to the first thing that the edge says after features (`ends`), which
     /// is the second part; `None` if the edge gives up. The third: whether TLS is up.
-    async fn take(
-        &self,
-        peer: &Peer,
-        offers: &str,
-        ends: &[&str],
-    ) -> Option<(Speaker, String, bool)> {
+    async fn take(&self, peer: &Peer, offers: &str, ends: &[&str]) -> Option<(Speaker, String, bool)> {
         let mut edge = peer.accept_tcp().await;
         let first = edge.hear_any(&[HEADER_END]).await?;
         let to = attribute(&first, "stream:stream", "from");
         edge.say(&header("vngtp.lab", &to, "clear-id")).await;
         let starttls = match self.mode {
-            TlsMode::Required => {
-                "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>"
-            }
+            TlsMode::Required => "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>",
             TlsMode::Optional => STARTTLS,
             TlsMode::Disabled => "",
         };
-        edge.say(&format!("<stream:features>{starttls}{DIALBACK}"))
-            .await;
+        edge.say(&format!("<stream:features>{starttls}{DIALBACK}")).await;
         let mut said = edge.hear_any(&[&[STARTTLS], ends].concat()).await?;
         let secure = said == STARTTLS;
         if secure {
@@ -331,8 +316,7 @@ impl<'a> Host<'a> {
             assert_eq!(name.as_deref(), Some("vngtp.lab"), "SNI is the domain");
             edge.hear_any(&[HEADER_END]).await?;
             edge.say(&header("vngtp.lab", &to, "secure-id")).await;
-            edge.say(&format!("<stream:features>{offers}{DIALBACK}"))
-                .await;
+            edge.say(&format!("<stream:features>{offers}{DIALBACK}")).await;
             said = edge.hear_any(ends).await?;
         }
         Some((edge, said, secure))
@@ -347,10 +331,8 @@ impl<'a> Host<'a> {
             attribute(&asked, "db:verify", "from"),
             attribute(&asked, "db:verify", "id"),
         );
-        edge.say(&format!(
-            "<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"
-        ))
-        .await;
+        edge.say(&format!("<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"))
+            .await;
     }
 
     /// Believes the edge's key and hears the message; whether TLS was up.
@@ -490,10 +472,7 @@ fn run_matrix(table: &'static str, name: &str, outcome: &impl AsyncFn(&Cell) -> 
     )];
     for cell in cells(table) {
         let (found, reason) = if cell.expected == "skipped" {
-            (
-                "skipped".to_owned(),
-                "a TLS server always shows one".to_owned(),
-            )
+            ("skipped".to_owned(), "a TLS server always shows one".to_owned())
         } else {
             // The end of a runtime is the end of its edge: none goes on dialling ports that later
             // cells use.
@@ -620,10 +599,7 @@ async fn external_authenticates_the_headers_pair_and_dialback_adds_others() {
     assert_eq!(world.mechanisms("inbound"), ["external"]);
 
     let id = bob.id.clone();
-    world
-        .peer
-        .authenticate(&mut bob.speaker, &id, "conf.coluc.com")
-        .await;
+    world.peer.authenticate(&mut bob.speaker, &id, "conf.coluc.com").await;
     bob.speaker
         .say("<message from='bob@vngtp.lab' to='room@conf.coluc.com' id='2'/>")
         .await;
@@ -684,10 +660,7 @@ async fn a_failed_external_leaves_the_stream_to_dialback(
     let failure = bob.speaker.hear("</failure>").await;
     assert!(failure.contains(&format!("<{condition}/>")), "{failure}");
     let id = bob.id.clone();
-    world
-        .peer
-        .authenticate(&mut bob.speaker, &id, "coluc.com")
-        .await;
+    world.peer.authenticate(&mut bob.speaker, &id, "coluc.com").await;
     bob.passes(&mut world.link, "1").await;
     assert_eq!(world.mechanisms("inbound"), ["dialback"]);
 }
@@ -738,16 +711,9 @@ async fn nothing_may_be_pipelined_behind_auth() {
 #[case::from("other.example", "coluc.com", "invalid-from")]
 #[case::to("vngtp.lab", "conf.coluc.com", "host-unknown")]
 #[tokio::test]
-async fn the_domains_may_not_change_after_sasl(
-    #[case] from: &str,
-    #[case] to: &str,
-    #[case] condition: &str,
-) {
+async fn the_domains_may_not_change_after_sasl(#[case] from: &str, #[case] to: &str, #[case] condition: &str) {
     let world = World::new(|config| {
-        config
-            .privacy
-            .domains
-            .push("other.example".parse().unwrap());
+        config.privacy.domains.push("other.example".parse().unwrap());
     })
     .await;
     let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
@@ -775,10 +741,7 @@ async fn external_on_a_stream_that_used_dialback_is_refused() {
     let mut world = World::new(|_| {}).await;
     let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
     let id = bob.id.clone();
-    world
-        .peer
-        .authenticate(&mut bob.speaker, &id, "coluc.com")
-        .await;
+    world.peer.authenticate(&mut bob.speaker, &id, "coluc.com").await;
     assert!(bob.auth("=").await.contains("<not-authorized/>"));
     bob.passes(&mut world.link, "1").await;
 }
@@ -787,16 +750,11 @@ async fn external_on_a_stream_that_used_dialback_is_refused() {
 #[case::abort("abort", "aborted")]
 #[case::response("response", "malformed-request")]
 #[tokio::test]
-async fn what_belongs_to_no_exchange_fails_and_the_stream_lives(
-    #[case] name: &str,
-    #[case] condition: &str,
-) {
+async fn what_belongs_to_no_exchange_fails_and_the_stream_lives(#[case] name: &str, #[case] condition: &str) {
     let mut world = World::new(|_| {}).await;
     let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
     bob.speaker
-        .say(&format!(
-            "<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"
-        ))
+        .say(&format!("<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
         .await;
     let failure = bob.speaker.hear("</failure>").await;
     assert!(failure.contains(&format!("<{condition}/>")), "{failure}");
@@ -841,8 +799,7 @@ async fn a_challenge_is_given_up_and_dialback_goes_on() {
     let (mut edge, _, _) = taken.unwrap();
     edge.say("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</challenge>")
         .await;
-    edge.hear("<abort xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
-        .await;
+    edge.hear("<abort xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
     edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><aborted/></failure>")
         .await;
     edge.hear("</db:result>").await;
@@ -875,8 +832,7 @@ async fn two_edges_that_require_certificates_federate_by_external() {
     there.domains = vec!["vngtp.lab".parse().unwrap()];
     there.privacy.domains = here.domains.clone();
     there.tls.require_client_certificates = true;
-    there.tls.certificates =
-        vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    there.tls.certificates = vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
     let b = pki().issue(&["vngtp.lab"], |_| {});
     let b = b.chain_pem.clone() + &b.key_pem;
     // Each needs the other's address: B is told A's afterwards, by a reload.
@@ -911,8 +867,7 @@ async fn two_edges_that_require_certificates_federate_by_external() {
 
 const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1</mechanism><mechanism>EXTERNAL</mechanism></mechanisms>";
 /// With base64 of `coluc.com` as authorization identity.
-const AUTH: &str =
-    "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>Y29sdWMuY29t</auth>";
+const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>Y29sdWMuY29t</auth>";
 
 #[tokio::test]
 async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_domains() {
@@ -922,11 +877,9 @@ async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_d
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, auth, _) = taken.unwrap();
     assert_eq!(auth, AUTH);
-    edge.say("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
-        .await;
+    edge.say("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
     edge.hear(HEADER_END).await;
-    edge.say(&header("vngtp.lab", "coluc.com", "third-id"))
-        .await;
+    edge.say(&header("vngtp.lab", "coluc.com", "third-id")).await;
     edge.say(&format!("<stream:features>{DIALBACK}")).await;
     let message = edge.hear("</message>").await;
     assert!(!message.contains("db:result"), "{message}");
@@ -977,9 +930,7 @@ async fn where_external_is_refused_dialback_goes_on_over_the_same_stream() {
 )]
 #[case::without_a_word("")]
 #[tokio::test]
-async fn a_server_that_ends_the_stream_because_of_external_is_called_again_without(
-    #[case] last: &str,
-) {
+async fn a_server_that_ends_the_stream_because_of_external_is_called_again_without(#[case] last: &str) {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, peer_identity());
@@ -1001,10 +952,8 @@ async fn external_is_not_tried_with_a_certificate_that_does_not_name_the_sender(
     let other = pki().issue(&["elsewhere.example"], |_| {});
     let world = World::with_files(
         |config| {
-            config.tls.client_certificate = Some(
-                serde_yaml::from_str("{certificateFile: /client, privateKeyFile: /client}")
-                    .unwrap(),
-            );
+            config.tls.client_certificate =
+                Some(serde_yaml::from_str("{certificateFile: /client, privateKeyFile: /client}").unwrap());
         },
         &[("/client", &(other.chain_pem.clone() + &other.key_pem))],
     )
@@ -1028,12 +977,7 @@ async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional(
     let mut stripped = Inbound::from_peer(world.lab.s2s).await;
     assert!(stripped.features.contains("<required/>"));
     assert_eq!(stripped.refused(KEY).await, "policy-violation");
-    refused_by(
-        stripped.address,
-        "tls-downgrade",
-        "used TLS within the last day",
-    )
-    .await;
+    refused_by(stripped.address, "tls-downgrade", "used TLS within the last day").await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");
     let mut nameless = Inbound::open(world.lab.s2s, &bare).await;
     assert!(!nameless.features.contains("<required/>"));
@@ -1053,22 +997,14 @@ async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional(
     let host = Host::new(TlsMode::Disabled, peer_identity());
     assert_eq!(host.is_written_to(&world.peer).await, None);
     refused_by(world.peer_address(), "tls-downgrade", "").await;
-    assert!(
-        world
-            .link
-            .hear()
-            .await
-            .contains("<remote-server-not-found ")
-    );
+    assert!(world.link.hear().await.contains("<remote-server-not-found "));
 }
 
 #[rstest]
 #[case::no_handshake(false)]
 #[case::refused_right_behind_it(true)]
 #[tokio::test]
-async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_either(
-    #[case] completed: bool,
-) {
+async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_either(#[case] completed: bool) {
     let second = Peer::new("vngtp.lab").await;
     let address = second.listener.local_addr().unwrap();
     let mut world = World::new(|config| {
@@ -1086,9 +1022,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     let mut first = first;
     first.hear(HEADER_END).await;
     first.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    first
-        .say(&format!("<stream:features>{STARTTLS}{DIALBACK}"))
-        .await;
+    first.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
     first.hear(STARTTLS).await;
     first.say(PROCEED).await;
     if completed {
@@ -1116,11 +1050,9 @@ async fn starttls_refused_after_it_was_offered_is_a_failed_handshake() {
     let mut edge = world.peer.accept_tcp().await;
     edge.hear(HEADER_END).await;
     edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}"))
-        .await;
+    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
     edge.hear(STARTTLS).await;
-    edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let end = edge.hear_end().await;
     assert!(!end.contains("db:result"), "{end}");
     assert!(world.link.hear().await.contains("type='error'"));
@@ -1146,8 +1078,7 @@ async fn a_handshake_that_stalls_is_ended_and_others_go_on() {
     let mut edge = world.peer.accept_tcp().await;
     edge.hear(HEADER_END).await;
     edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}"))
-        .await;
+    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
     edge.hear(STARTTLS).await;
     edge.say(PROCEED).await;
     edge.hear_end().await;
@@ -1193,13 +1124,10 @@ async fn a_chain_of_100_kb_is_refused_and_harms_nobody() {
 #[case::tls_1_2(&rustls::version::TLS12)]
 #[case::tls_1_3(&rustls::version::TLS13)]
 #[tokio::test]
-async fn both_versions_of_tls_are_spoken_in_both_directions(
-    #[case] version: &'static SupportedProtocolVersion,
-) {
+async fn both_versions_of_tls_are_spoken_in_both_directions(#[case] version: &'static SupportedProtocolVersion) {
     let mut world = World::new(|_| {}).await;
     let mut bob = Inbound::from_peer(world.lab.s2s).await;
-    bob.secure(client_of(Some(peer_identity()), &[version]))
-        .await;
+    bob.secure(client_of(Some(peer_identity()), &[version])).await;
     assert!(bob.auth("=").await.contains("<success"));
     bob.header(&header("vngtp.lab", "coluc.com", "")).await;
     bob.passes(&mut world.link, "1").await;
@@ -1251,15 +1179,10 @@ fn required(config: &mut EdgeConfig) {
 #[case::common_name_only(&[], "it names no domain")]
 #[case::the_target_of_srv_only(&["xmpp.vngtp.lab"], "do not cover vngtp.lab; it names xmpp.vngtp.lab")]
 #[tokio::test]
-async fn a_required_certificate_names_the_domain_itself(
-    #[case] names: &[&str],
-    #[case] says: &str,
-) {
+async fn a_required_certificate_names_the_domain_itself(#[case] names: &[&str], #[case] says: &str) {
     let world = World::new(required).await;
     let shown = pki().issue(names, |params| {
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "vngtp.lab");
+        params.distinguished_name.push(DnType::CommonName, "vngtp.lab");
     });
     let mut bob = Inbound::secured(world.lab.s2s, Some(&shown)).await;
     assert!(!bob.offers_external());
@@ -1291,30 +1214,17 @@ async fn nothing_is_said_to_a_server_whose_required_certificate_does_not_hold() 
     let mut edge = world.peer.accept_tcp().await;
     edge.hear(HEADER_END).await;
     edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}"))
-        .await;
+    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
     edge.hear(STARTTLS).await;
     edge.say(PROCEED).await;
     edge.tls_server(server(&shown)).await.unwrap();
     let all = edge.hear_end().await;
-    assert!(
-        all.contains("<policy-violation ") && !all.contains("db:"),
-        "{all}"
-    );
+    assert!(all.contains("<policy-violation ") && !all.contains("db:"), "{all}");
     let failing = world.lab.edge.registry.failing_partners();
     assert!(failing.is_empty() || failing[0].reason.contains("expired 2021-01-01"));
-    assert!(
-        world
-            .link
-            .hear()
-            .await
-            .contains("<remote-server-not-found ")
-    );
+    assert!(world.link.hear().await.contains("<remote-server-not-found "));
     let failing = world.lab.edge.registry.failing_partners();
-    assert!(
-        failing[0].reason.contains("expired 2021-01-01"),
-        "{failing:?}"
-    );
+    assert!(failing[0].reason.contains("expired 2021-01-01"), "{failing:?}");
 }
 
 #[tokio::test]
@@ -1376,16 +1286,8 @@ async fn each_domain_is_held_to_its_own_mode() {
     ] {
         let opened = Inbound::open(edge, &header(from, "coluc.com", "")).await;
         let features = &opened.features;
-        assert_eq!(
-            features.contains("<starttls"),
-            starttls,
-            "{from}: {features}"
-        );
-        assert_eq!(
-            features.contains("<required/>"),
-            required,
-            "{from}: {features}"
-        );
+        assert_eq!(features.contains("<starttls"), starttls, "{from}: {features}");
+        assert_eq!(features.contains("<required/>"), required, "{from}: {features}");
     }
     // Whoever comes up later on a stream in clear is held to it there.
     let mut clear = Inbound::from_peer(edge).await;
@@ -1440,9 +1342,7 @@ async fn a_domain_without_tls_that_names_itself_late_is_taken_in_clear() {
 #[case::optional(TlsMode::Optional)]
 #[case::disabled(TlsMode::Disabled)]
 #[tokio::test]
-async fn a_server_from_before_xmpp_1_0_federates_by_dialback_where_tls_is_not_required(
-    #[case] mode: TlsMode,
-) {
+async fn a_server_from_before_xmpp_1_0_federates_by_dialback_where_tls_is_not_required(#[case] mode: TlsMode) {
     let mut world = World::new(|config| config.tls.mode = mode).await;
     let tcp = TcpStream::connect(world.lab.s2s).await.unwrap();
     let mut old = Speaker::new(tcp);
@@ -1486,10 +1386,7 @@ async fn a_revoked_certificate_ends_the_streams_that_it_authenticated_and_no_oth
     let mut external = Inbound::external(edge, &revoked).await;
     let mut dialback = Inbound::secured(edge, Some(&revoked)).await;
     let id = dialback.id.clone();
-    world
-        .peer
-        .authenticate(&mut dialback.speaker, &id, "coluc.com")
-        .await;
+    world.peer.authenticate(&mut dialback.speaker, &id, "coluc.com").await;
     external.passes(&mut world.link, "1").await;
     dialback.passes(&mut world.link, "2").await;
     world.reload(
@@ -1509,10 +1406,7 @@ async fn certificates_that_become_required_end_streams_without_one_in_both_direc
     let shown = identity("self-signed").unwrap();
     let mut bob = Inbound::secured(world.lab.s2s, Some(&shown)).await;
     let id = bob.id.clone();
-    world
-        .peer
-        .authenticate(&mut bob.speaker, &id, "coluc.com")
-        .await;
+    world.peer.authenticate(&mut bob.speaker, &id, "coluc.com").await;
     bob.passes(&mut world.link, "1").await;
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, &shown);
@@ -1525,11 +1419,7 @@ async fn certificates_that_become_required_end_streams_without_one_in_both_direc
     world.reload(required, &[]);
     assert_eq!(bob.ends_with().await, "policy-violation");
     refused_by(bob.address, "certificate", "no trusted authority").await;
-    assert!(
-        edge.hear("</stream:stream>")
-            .await
-            .contains("<policy-violation ")
-    );
+    assert!(edge.hear("</stream:stream>").await.contains("<policy-violation "));
     // What was written a moment ago may be lost with that stream.
     assert!(world.link.hear().await.contains("type='error'"));
     good.passes(&mut world.link, "2").await;
@@ -1542,9 +1432,8 @@ async fn a_new_certificate_is_shown_on_new_streams_and_live_ones_go_on() {
     let renewed = pki().issue(&["coluc.com", "conf.coluc.com"], |_| {});
     world.reload(
         |config| {
-            config.tls.certificates = vec![
-                serde_yaml::from_str("{certificateFile: /new, privateKeyFile: /new}").unwrap(),
-            ];
+            config.tls.certificates =
+                vec![serde_yaml::from_str("{certificateFile: /new, privateKeyFile: /new}").unwrap()];
         },
         &[("/new", &(renewed.chain_pem.clone() + &renewed.key_pem))],
     );
@@ -1553,8 +1442,7 @@ async fn a_new_certificate_is_shown_on_new_streams_and_live_ones_go_on() {
     let mut edge = world.peer.accept_tcp().await;
     edge.hear(HEADER_END).await;
     edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}"))
-        .await;
+    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
     edge.hear(STARTTLS).await;
     edge.say(PROCEED).await;
     let (_, shown) = edge.tls_server(server(peer_identity())).await.unwrap();
@@ -1573,8 +1461,7 @@ async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     let mut bob = Speaker::connect_from([127, 0, 5, 1], lab.s2s).await;
     bob.say(&header("vngtp.lab", "coluc.com", "")).await;
     bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.hear(PROCEED).await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&header("vngtp.lab", "coluc.com", "")).await;

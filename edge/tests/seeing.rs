@@ -93,27 +93,16 @@ async fn open_streams_are_shown_with_what_was_agreed_on_and_what_they_carried() 
     let inbound = of("inbound", "stanzas");
     assert_eq!(inbound["phase"], "established");
     assert_eq!(inbound["tls"]["version"], "TLSv1_3");
-    assert!(
-        inbound["tls"]["cipher"]
-            .as_str()
-            .unwrap()
-            .starts_with("TLS13_")
-    );
+    assert!(inbound["tls"]["cipher"].as_str().unwrap().starts_with("TLS13_"));
     assert_eq!(inbound["certificate"], "missing");
     assert_eq!(inbound["pairs"][0]["mechanism"], "dialback");
     assert_eq!(
-        (
-            inbound["stanzasReceived"].as_u64(),
-            inbound["stanzasSent"].as_u64()
-        ),
+        (inbound["stanzasReceived"].as_u64(), inbound["stanzasSent"].as_u64()),
         (Some(1), Some(0))
     );
     let outbound = of("outbound", "stanzas");
     assert_eq!(
-        (
-            outbound["stanzasReceived"].as_u64(),
-            outbound["stanzasSent"].as_u64()
-        ),
+        (outbound["stanzasReceived"].as_u64(), outbound["stanzasSent"].as_u64()),
         (Some(0), Some(1))
     );
     assert_eq!(outbound["certificate"], "no trusted authority issued it");
@@ -122,12 +111,7 @@ async fn open_streams_are_shown_with_what_was_agreed_on_and_what_they_carried() 
         assert!(stream["bytesSent"].as_u64().unwrap() > 500, "{stream}");
         assert!(stream["ageSeconds"].as_u64().unwrap() >= stream["idleSeconds"].as_u64().unwrap());
     }
-    assert!(
-        lab.edge
-            .registry
-            .streams(Some(&domain("other.example")))
-            .is_empty()
-    );
+    assert!(lab.edge.registry.streams(Some(&domain("other.example"))).is_empty());
 }
 
 #[tokio::test]
@@ -160,14 +144,9 @@ async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
     .await;
     assert!(found.configured);
     assert_eq!(found.attempts[0].stage, Stage::Tls);
-    assert_eq!(
-        found.attempts[0].address,
-        Some(peer.listener.local_addr().unwrap())
-    );
+    assert_eq!(found.attempts[0].address, Some(peer.listener.local_addr().unwrap()));
     assert!(
-        found.attempts[0]
-            .reason
-            .contains("TLS is required of vngtp.lab"),
+        found.attempts[0].reason.contains("TLS is required of vngtp.lab"),
         "{found:?}"
     );
     lab.edge.retry(Some(&domain("vngtp.lab")));
@@ -264,10 +243,7 @@ const QUESTION: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:
 #[case::bytes_behind_starttls(Said::InClear(header("vngtp.lab", "coluc.com", "") + STARTTLS + "<x/>"), "protocol")]
 #[case::stanza_before_tls(Said::InClear(header("vngtp.lab", "coluc.com", "") + "<message/>"), "tls-required")]
 #[tokio::test]
-async fn a_rule_of_the_stream_that_a_peer_breaks_is_counted_by_its_own_check(
-    #[case] said: Said,
-    #[case] check: &str,
-) {
+async fn a_rule_of_the_stream_that_a_peer_breaks_is_counted_by_its_own_check(#[case] said: Said, #[case] check: &str) {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut stream, text) = match said {
         Said::InClear(text) => (support::Speaker::connect(lab.s2s).await, text),
@@ -345,12 +321,8 @@ async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
     let open = header("vngtp.lab", "coluc.com", "");
     stream.say(&open).await;
     stream.hear("</stream:features>").await;
-    stream
-        .say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    stream
-        .hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    stream.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    stream.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let shown = client(Some(&identity));
     stream.tls_client(shown, "coluc.com").await.unwrap();
     stream.say(&open).await;
@@ -360,7 +332,9 @@ async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
         ("=", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"),
     ] {
         stream
-            .say(&format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{authzid}</auth>"))
+            .say(&format!(
+                "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{authzid}</auth>"
+            ))
             .await;
         stream.hear(answer).await;
     }
@@ -368,9 +342,7 @@ async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
     stream.hear("</stream:features>").await;
     let shown = until("the pair", || {
         let streams = lab.edge.registry.streams(Some(&domain("vngtp.lab")));
-        streams
-            .into_iter()
-            .find(|stream| !stream.detail.pairs.is_empty())
+        streams.into_iter().find(|stream| !stream.detail.pairs.is_empty())
     })
     .await;
     assert_eq!(shown.detail.pairs[0].mechanism, "external");
@@ -413,9 +385,7 @@ async fn metrics_show_queues_links_by_node_and_authenticated_streams() {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = get(admin, "/metrics").await;
-            let missing = lines
-                .iter()
-                .find(|line| !text.lines().any(|found| found == **line));
+            let missing = lines.iter().find(|line| !text.lines().any(|found| found == **line));
             let Some(missing) = missing else { return };
             assert!(Instant::now() < deadline, "{missing} is missing in\n{text}");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -424,11 +394,7 @@ async fn metrics_show_queues_links_by_node_and_authenticated_streams() {
     expect(&[
         "xmpp_edge_link_queue_stanzas{router=\"main\"} 0",
         "xmpp_edge_link_state{router=\"main\",node=\"node0\",state=\"connecting\"} 1",
-        concat!(
-            "xmpp_edge_build_info{version=\"",
-            env!("CARGO_PKG_VERSION"),
-            "\"} 1"
-        ),
+        concat!("xmpp_edge_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ])
     .await;
     let mut link = router.accept().await;
@@ -452,9 +418,7 @@ async fn metrics_show_queues_links_by_node_and_authenticated_streams() {
         "xmpp_edge_authenticated_streams{direction=\"outbound\",mechanism=\"dialback\"} 1",
     ])
     .await;
-    link.say(
-        "<message from='alice@coluc.com' to='bob@stranger.example' id='2'><body>x</body></message>",
-    );
+    link.say("<message from='alice@coluc.com' to='bob@stranger.example' id='2'><body>x</body></message>");
     assert!(link.hear().await.contains("<not-allowed "));
     expect(&[
         "xmpp_edge_stanzas_bounced_total{cause=\"denied\"} 1",

@@ -66,9 +66,7 @@ fn under_all_attacks_at_once_the_edge_lives_and_its_partner_hardly_notices() {
             assert!(inside.unwrap().success());
         }
         Ok(role) if role == "test" => {
-            let up = Command::new("ip")
-                .args(["link", "set", "lo", "up"])
-                .status();
+            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
             assert!(up.unwrap().success());
             runtime().block_on(siege());
         }
@@ -198,10 +196,7 @@ async fn siege() {
         .iter()
         .any(|name| line.contains(name) && !line.starts_with('#'))
     };
-    metrics
-        .lines()
-        .filter(told)
-        .for_each(|line| println!("{line}"));
+    metrics.lines().filter(told).for_each(|line| println!("{line}"));
     let most = (2 * resting.p99).max(Duration::from_millis(20));
     assert!(besieged.p99 <= most, "{besieged}; allowed {most:?}");
     assert!(resident < MEMORY / 10 * 6, "{} MiB", mib(resident));
@@ -368,12 +363,8 @@ impl Attack {
                 }
                 let mut sealer = peer.seal();
                 // A message of 64 KiB, one byte in each record.
-                for byte in [0x18, 0, 0xff, 0xff]
-                    .into_iter()
-                    .chain(std::iter::repeat(0))
-                {
-                    tcp.write_all(&sealer.record(HANDSHAKE, &[byte], MOST_PADDING))
-                        .await?;
+                for byte in [0x18, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat(0)) {
+                    tcp.write_all(&sealer.record(HANDSHAKE, &[byte], MOST_PADDING)).await?;
                 }
                 Ok(())
             }
@@ -391,9 +382,7 @@ impl Attack {
             Self::ManyDomains => {
                 let mut stream = tls(tcp).await?;
                 for n in 0..64 {
-                    let key = format!(
-                        "<db:result from='d{n}.s{number}.example' to='coluc.com'>00</db:result>"
-                    );
+                    let key = format!("<db:result from='d{n}.s{number}.example' to='coluc.com'>00</db:result>");
                     say(&mut stream, &key).await?;
                 }
                 let _ = timeout(Duration::from_secs(20), hear_end(&mut stream)).await;
@@ -401,10 +390,8 @@ impl Attack {
             }
             Self::LongHeaders => {
                 let language = "'".repeat(16_000);
-                let long = header("vngtp.lab", "coluc.com", "").replace(
-                    " version='1.0'>",
-                    &format!(" xml:lang=\"{language}\" version='1.0'>"),
-                );
+                let long = header("vngtp.lab", "coluc.com", "")
+                    .replace(" version='1.0'>", &format!(" xml:lang=\"{language}\" version='1.0'>"));
                 say(&mut tcp, &long).await?;
                 hear_end(&mut tcp).await
             }

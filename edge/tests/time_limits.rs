@@ -82,10 +82,8 @@ async fn a_negotiation_that_stalls_ends_in_time(#[case] stalls: Stalls) {
     );
     assert_eq!(end.contains("<connection-timeout "), speaks, "{end}");
     drop(peer);
-    lab.until("the stream is gone", |lab| {
-        lab.edge.registry.counts().inbound == 0
-    })
-    .await;
+    lab.until("the stream is gone", |lab| lab.edge.registry.counts().inbound == 0)
+        .await;
 }
 
 #[rstest]
@@ -105,10 +103,8 @@ async fn features_without_dialback_end_with_the_idle_time(#[values(false, true)]
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
     drop(stream);
-    lab.until("the stream is gone", |lab| {
-        lab.edge.registry.counts().inbound == 0
-    })
-    .await;
+    lab.until("the stream is gone", |lab| lab.edge.registry.counts().inbound == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -148,9 +144,7 @@ async fn a_peer_that_stalls_while_we_open_a_stream_is_left_in_time(#[case] until
             .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
             .await;
         stalled.hear(STARTTLS).await;
-        stalled
-            .say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
+        stalled.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     }
     stalled.hear_end().await;
     let answer = link.hear().await;
@@ -205,10 +199,8 @@ async fn an_outbound_stream_is_closed_when_idle_and_opened_again_when_needed() {
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
     drop(stream);
-    lab.until("the stream is gone", |lab| {
-        lab.edge.registry.counts().outbound == 0
-    })
-    .await;
+    lab.until("the stream is gone", |lab| lab.edge.registry.counts().outbound == 0)
+        .await;
     link.say(message);
     let mut again = peer.accept_authenticated("coluc.com").await;
     again.hear("id='x'").await;

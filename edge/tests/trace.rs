@@ -24,10 +24,7 @@ fn watch(lab: &Lab, peer: &str, bodies: bool) -> Subscription {
 }
 
 async fn next(watching: &mut Subscription) -> Line {
-    timeout(PATIENCE, watching.next())
-        .await
-        .expect("no line came")
-        .unwrap()
+    timeout(PATIENCE, watching.next()).await.expect("no line came").unwrap()
 }
 
 /// The lines up to and including one with this text.
@@ -50,11 +47,7 @@ fn assert_order(lines: &[Line], expected: &[(Way, &str)]) {
         assert!(
             rest.any(|line| line.way == *way && line.text.contains(text)),
             "{way:?} {text:?} is missing or out of order in\n{}",
-            lines
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
+            lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         );
     }
 }
@@ -64,7 +57,10 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut watching = watch(&lab, "vngtp.lab", false);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'><body>secret words</body></message>").await;
+    bob.say(
+        "<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'><body>secret words</body></message>",
+    )
+    .await;
     link.hear().await;
     bob.say("</stream:stream>").await;
     bob.hear("</stream:stream>").await;
@@ -81,15 +77,9 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
         &inbound,
         &[
             (Event, "connection open"),
-            (
-                Received,
-                "<stream:stream from='vngtp.lab' to='coluc.com' version='1.0'",
-            ),
+            (Received, "<stream:stream from='vngtp.lab' to='coluc.com' version='1.0'"),
             (Sent, "<stream:stream from='coluc.com' to='vngtp.lab' id='"),
-            (
-                Sent,
-                "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/>",
-            ),
+            (Sent, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/>"),
             (Received, "<starttls"),
             (Sent, "<proceed"),
             (Event, "TLS established: TLSv1_3 TLS13_"),
@@ -100,10 +90,7 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
                 Received,
                 "<db:result from='vngtp.lab' to='coluc.com'>[key of 8 characters]</db:result>",
             ),
-            (
-                Sent,
-                "<db:result from='coluc.com' to='vngtp.lab' type='valid'/>",
-            ),
+            (Sent, "<db:result from='coluc.com' to='vngtp.lab' type='valid'/>"),
             (
                 Received,
                 "<message from='bob@vngtp.lab/x' to='alice@coluc.com' id='m1' type='chat'> with body, 108 bytes",
@@ -131,15 +118,8 @@ async fn a_stream_is_told_from_its_first_byte_to_its_end_without_keys_and_bodies
             (Received, "<db:verify from='vngtp.lab' to='coluc.com'"),
         ],
     );
-    let before_streams: Vec<_> = lines
-        .iter()
-        .filter(|l| l.stream.is_none())
-        .cloned()
-        .collect();
-    assert_order(
-        &before_streams,
-        &[(Event, "resolved by static-route: 127.0.0.1:")],
-    );
+    let before_streams: Vec<_> = lines.iter().filter(|l| l.stream.is_none()).cloned().collect();
+    assert_order(&before_streams, &[(Event, "resolved by static-route: 127.0.0.1:")]);
     let all = lines.iter().map(ToString::to_string).collect::<Vec<_>>();
     let all = all.join("\n");
     assert!(!all.contains("some-key"), "{all}");
@@ -155,18 +135,8 @@ async fn bodies_are_told_to_who_asks_for_them_and_only_to_them() {
     let mut stream = peer.accept_authenticated("coluc.com").await;
     stream.hear("</message>").await;
     let lines = lines_until(&mut with, "id='m2'").await;
-    assert!(
-        lines
-            .last()
-            .unwrap()
-            .text
-            .ends_with("<body>our words</body></message>")
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.text.contains("[key of 64 characters]"))
-    );
+    assert!(lines.last().unwrap().text.ends_with("<body>our words</body></message>"));
+    assert!(lines.iter().any(|line| line.text.contains("[key of 64 characters]")));
     let lines = lines_until(&mut without, "id='m2'").await;
     assert!(
         lines.last().unwrap().text.ends_with(" with body, 91 bytes"),
@@ -192,16 +162,8 @@ async fn an_address_is_watched_before_any_domain_is_known_and_others_are_not() {
             (Way::Sent, "<stream:error>"),
         ],
     );
-    assert!(
-        timeout(Duration::from_millis(100), other.next())
-            .await
-            .is_err()
-    );
-    assert!(
-        timeout(Duration::from_millis(100), domain.next())
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(100), other.next()).await.is_err());
+    assert!(timeout(Duration::from_millis(100), domain.next()).await.is_err());
 }
 
 #[tokio::test]

@@ -85,16 +85,12 @@ async fn another_replicas_announcement_is_understood_in_each_form_and_stanzas_ma
 ) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
-    config.routers[0]
-        .component_ids
-        .push(SIBLING.parse().unwrap());
+    config.routers[0].component_ids.push(SIBLING.parse().unwrap());
     let lab = Lab::start(live(config));
     let mut speaker = router.accept_xcp_stream().await;
     let stanza = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>";
     speaker
-        .say(&format!(
-            "{announcement}<route type='session'>{stanza}</route>"
-        ))
+        .say(&format!("{announcement}<route type='session'>{stanza}</route>"))
         .await;
     let mut stream = peer.accept_authenticated("coluc.com").await;
     assert_eq!(stream.hear("/>").await, stanza);
@@ -173,9 +169,7 @@ const PLAIN: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>
 #[case::not_in_an_envelope(PLAIN, Leaves(PLAIN))]
 #[case::an_iq_without_envelope(
     "<iq from='alice@coluc.com/r' to='bob@vngtp.lab' type='get' id='1'><q xmlns='urn:q'/></iq>",
-    Leaves(
-        "<iq from='alice@coluc.com/r' to='bob@vngtp.lab' type='get' id='1'><q xmlns='urn:q'/></iq>"
-    )
+    Leaves("<iq from='alice@coluc.com/r' to='bob@vngtp.lab' type='get' id='1'><q xmlns='urn:q'/></iq>")
 )]
 #[case::presence(
     "<route type='session'><presence from='alice@coluc.com' to='bob@vngtp.lab'/></route>",
@@ -253,10 +247,7 @@ const PLAIN: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>
     "<route type='session'><route type='session'><message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/></route></route>",
     Dropped
 )]
-#[case::an_empty_envelope(
-    "<route from='alice@coluc.com' to='bob@vngtp.lab' type='session'/>",
-    Dropped
-)]
+#[case::an_empty_envelope("<route from='alice@coluc.com' to='bob@vngtp.lab' type='session'/>", Dropped)]
 #[case::an_envelope_of_another_namespace(
     "<route xmlns='urn:r'><message xmlns='jabber:component:accept' from='alice@coluc.com' to='bob@vngtp.lab'/></route>",
     Dropped
@@ -275,10 +266,7 @@ const PLAIN: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>
     Dropped
 )]
 #[tokio::test]
-async fn what_an_envelope_holds_leaves_is_answered_or_dropped(
-    #[case] text: &str,
-    #[case] outcome: Outcome,
-) {
+async fn what_an_envelope_holds_leaves_is_answered_or_dropped(#[case] text: &str, #[case] outcome: Outcome) {
     let (_lab, peer, _router, mut link) = with_link().await;
     link.say(text);
     link.say("<route><message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/></route>");
@@ -295,11 +283,7 @@ async fn what_an_envelope_holds_leaves_is_answered_or_dropped(
     let before = heard
         .split("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'")
         .next();
-    let expected = if let Leaves(stanza) = outcome {
-        stanza
-    } else {
-        ""
-    };
+    let expected = if let Leaves(stanza) = outcome { stanza } else { "" };
     assert_eq!(before, Some(expected));
     // Nothing more for the router, and the link lives.
     let more = tokio::time::timeout(Duration::from_millis(50), link.hear()).await;
@@ -313,15 +297,9 @@ async fn what_the_router_gives_back_is_reported_to_its_sender() {
     bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='7' xmlns:p='urn:p'><p:x/></message>")
         .await;
     let heard = link.hear().await;
-    let stanza = heard
-        .split_once('>')
-        .unwrap()
-        .1
-        .strip_suffix("</route>")
-        .unwrap();
-    let returned = |stanza: &str| {
-        format!("<route from='alice@coluc.com' to='bob@vngtp.lab' type='error'>{stanza}</route>")
-    };
+    let stanza = heard.split_once('>').unwrap().1.strip_suffix("</route>").unwrap();
+    let returned =
+        |stanza: &str| format!("<route from='alice@coluc.com' to='bob@vngtp.lab' type='error'>{stanza}</route>");
     link.say(&returned(stanza));
     // An error is never answered.
     link.say(&returned(
@@ -333,10 +311,7 @@ async fn what_the_router_gives_back_is_reported_to_its_sender() {
     assert_eq!(attribute(&error, "message", "to"), "bob@vngtp.lab");
     assert!(error.contains("<recipient-unavailable "), "{error}");
     assert!(back.is_silent(Duration::from_millis(100)).await);
-    let (bounced, dropped) = (
-        "xmpp_edge_stanzas_bounced_total",
-        "xmpp_edge_stanzas_dropped_total",
-    );
+    let (bounced, dropped) = ("xmpp_edge_stanzas_bounced_total", "xmpp_edge_stanzas_dropped_total");
     let cause = "{cause=\"router-refused\"}";
     assert_eq!(lab.metric(&format!("{bounced}{cause}")), 1);
     assert_eq!(lab.metric(&format!("{dropped}{cause}")), 1);
@@ -346,15 +321,9 @@ async fn what_the_router_gives_back_is_reported_to_its_sender() {
 #[case::as_it_went(
     "<route from='ID' to='ID' type='session'><iq type='get' id='PROOF' from='ID' to='ID'><ping xmlns='urn:xmpp:ping'/></iq></route>"
 )]
-#[case::without_envelope(
-    "<iq type='get' id='PROOF' from='ID' to='ID'><ping xmlns='urn:xmpp:ping'/></iq>"
-)]
-#[case::as_an_error(
-    "<route from='ID' to='ID' type='session'><iq type='error' id='PROOF' from='ID' to='ID'/></route>"
-)]
-#[case::given_back(
-    "<route from='ID' to='ID' type='error'><iq type='get' id='PROOF' from='ID' to='ID'/></route>"
-)]
+#[case::without_envelope("<iq type='get' id='PROOF' from='ID' to='ID'><ping xmlns='urn:xmpp:ping'/></iq>")]
+#[case::as_an_error("<route from='ID' to='ID' type='session'><iq type='error' id='PROOF' from='ID' to='ID'/></route>")]
+#[case::given_back("<route from='ID' to='ID' type='error'><iq type='get' id='PROOF' from='ID' to='ID'/></route>")]
 #[tokio::test]
 async fn the_echo_proves_what_was_written_before_it_in_each_form(#[case] echo: &str) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);

@@ -171,9 +171,11 @@ async fn restart(imp: &SimulatedImp) {
         imp.restart_router(&node.name).unwrap();
     }
     until(imp, "both routers are back", |state| {
-        state.nodes.iter().zip(&count).all(|(node, before)| {
-            node.router.status == Status::Started && node.router.restarts.len() > *before
-        })
+        state
+            .nodes
+            .iter()
+            .zip(&count)
+            .all(|(node, before)| node.router.status == Status::Started && node.router.restarts.len() > *before)
     })
     .await;
 }
@@ -185,9 +187,7 @@ fn message(n: usize) -> String {
 /// The ids of messages that alice has, errors aside.
 async fn inbox(imp: &SimulatedImp) -> HashSet<usize> {
     let items = imp.inbox(ALICE, 0, Duration::ZERO).await.unwrap();
-    let good = items
-        .iter()
-        .filter(|item| !item.stanza.contains("type='error'"));
+    let good = items.iter().filter(|item| !item.stanza.contains("type='error'"));
     good.map(|item| attribute(&item.stanza, "message", "id").parse().unwrap())
         .collect()
 }
@@ -204,20 +204,13 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
     })
     .await
     .unwrap();
-    let replicas: Vec<_> = (0..2)
-        .map(|index| Replica::start(index, &peer, &imp))
-        .collect();
+    let replicas: Vec<_> = (0..2).map(|index| Replica::start(index, &peer, &imp)).collect();
 
     // Accepted everywhere, known nowhere, which each replica sees of the other.
     linked(&replicas, false).await;
-    imp.send(ALICE, "<message to='bob@vngtp.lab' id='900'/>")
-        .await
-        .unwrap();
+    imp.send(ALICE, "<message to='bob@vngtp.lab' id='900'/>").await.unwrap();
     let items = imp.inbox(ALICE, 0, Duration::from_secs(10)).await.unwrap();
-    assert!(
-        items[0].stanza.contains("<remote-server-not-found "),
-        "{items:?}"
-    );
+    assert!(items[0].stanza.contains("<remote-server-not-found "), "{items:?}");
     // What a partner sends comes back, and it hears so.
     let (mut bob, mut back): (Vec<Speaker>, Vec<Speaker>) = (Vec::new(), Vec::new());
     for replica in &replicas {
@@ -272,12 +265,7 @@ async fn two_replicas_carry_stanzas_once_the_routers_have_read_their_ids() {
 
     // Nothing was said that a router does not understand, and nobody asked for its secrets.
     let state = imp.state();
-    assert!(
-        state
-            .nodes
-            .iter()
-            .all(|node| node.router.config_requests == 0)
-    );
+    assert!(state.nodes.iter().all(|node| node.router.config_requests == 0));
     let odd: Vec<_> = imp
         .calls(0)
         .into_iter()

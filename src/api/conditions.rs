@@ -236,11 +236,7 @@ pub fn assemble(
     conditions
 }
 
-fn ready(
-    before: Option<&Condition>,
-    findings: &Findings,
-    found: &[(Type, Verdict, bool)],
-) -> Verdict {
+fn ready(before: Option<&Condition>, findings: &Findings, found: &[(Type, Verdict, bool)]) -> Verdict {
     // Where nothing was looked at (an invalid spec, a deletion) that is the reason; otherwise the
     // failing condition speaks.
     if let (true, Some((reason, message))) = (
@@ -329,7 +325,9 @@ pub fn paused(previous: &[Condition], generation: Option<i64>, now: Timestamp) -
         type_: "Paused".to_owned(),
         status: "True".to_owned(),
         reason: Reason::Paused.as_str().to_owned(),
-        message: "spec.paused is true: nothing is written, to Kubernetes or to IM and Presence; set it to false to go on".to_owned(),
+        message:
+            "spec.paused is true: nothing is written, to Kubernetes or to IM and Presence; set it to false to go on"
+                .to_owned(),
         observed_generation: generation,
         last_transition_time: since,
     });
@@ -354,10 +352,7 @@ fn order(kind: &str) -> usize {
         "RouterLinksUp",
         "PartnersReachable",
     ];
-    ORDER
-        .iter()
-        .position(|name| *name == kind)
-        .unwrap_or(ORDER.len())
+    ORDER.iter().position(|name| *name == kind).unwrap_or(ORDER.len())
 }
 
 /// metav1.Time has whole seconds; anything finer would differ after a round trip.
@@ -413,11 +408,7 @@ mod tests {
         let summary = status(&conditions, "Ready").unwrap();
         assert_eq!(summary.status, ready);
         if ready == "False" {
-            assert!(
-                summary.message.contains("broken; mend it"),
-                "{}",
-                summary.message
-            );
+            assert!(summary.message.contains("broken; mend it"), "{}", summary.message);
             assert!(summary.message.starts_with(kind.as_str()));
         }
     }
@@ -432,19 +423,13 @@ mod tests {
         findings.active = false;
         findings.add(kind, Verdict::no(Reason::Prepared, "no"));
         let conditions = assemble(&[], Some(1), at(0), &findings);
-        assert_eq!(
-            status(&conditions, "Ready").unwrap().status == "True",
-            ignored
-        );
+        assert_eq!(status(&conditions, "Ready").unwrap().status == "True", ignored);
     }
 
     #[test]
     fn unknown_before_the_first_true_is_not_ready_and_later_leaves_ready_as_it_was() {
         let mut lost = all_true();
-        lost.add(
-            Type::AxlAuthenticated,
-            Verdict::unknown("Unreachable", "no answer"),
-        );
+        lost.add(Type::AxlAuthenticated, Verdict::unknown("Unreachable", "no answer"));
         let first = assemble(&[], Some(1), at(0), &lost);
         assert_eq!(status(&first, "Ready").unwrap().status, "False");
 
@@ -452,11 +437,7 @@ mod tests {
         let later = assemble(&good, Some(1), at(20), &lost);
         let ready = status(&later, "Ready").unwrap();
         assert_eq!(ready.status, "True");
-        assert!(
-            ready.message.contains("it was True until"),
-            "{}",
-            ready.message
-        );
+        assert!(ready.message.contains("it was True until"), "{}", ready.message);
         // And it stays so, word for word.
         assert_eq!(assemble(&later, Some(1), at(30), &lost), later);
     }
@@ -464,10 +445,7 @@ mod tests {
     #[test]
     fn an_unproven_federation_service_does_not_hold_ready_back() {
         let mut findings = all_true();
-        findings.add(
-            Type::ImpFederationOff,
-            Verdict::unknown("NotProven", "stopped"),
-        );
+        findings.add(Type::ImpFederationOff, Verdict::unknown("NotProven", "stopped"));
         let conditions = assemble(&[], Some(1), at(0), &findings);
         assert_eq!(status(&conditions, "Ready").unwrap().status, "True");
     }
@@ -482,23 +460,15 @@ mod tests {
     fn an_invalid_spec_is_stalled_and_keeps_what_was_known() {
         let good = assemble(&[], Some(1), at(0), &all_true());
         let findings = Findings {
-            stalled: Some((
-                Reason::SpecInvalid.as_str(),
-                "bad value; write a good one".to_owned(),
-            )),
+            stalled: Some((Reason::SpecInvalid.as_str(), "bad value; write a good one".to_owned())),
             active: true,
             ..Findings::default()
         };
         let conditions = assemble(&good, Some(2), at(10), &findings);
         assert_eq!(status(&conditions, "Ready").unwrap().status, "False");
+        assert_eq!(status(&conditions, "Stalled").unwrap().reason, "SpecInvalid");
         assert_eq!(
-            status(&conditions, "Stalled").unwrap().reason,
-            "SpecInvalid"
-        );
-        assert_eq!(
-            status(&conditions, "EdgeAvailable")
-                .unwrap()
-                .observed_generation,
+            status(&conditions, "EdgeAvailable").unwrap().observed_generation,
             Some(1)
         );
     }

@@ -21,17 +21,12 @@ pub fn definition() -> Value {
         for step in row.schema_path {
             at = at.and_then(|schema| match *step {
                 "[]" => schema.pointer_mut("/items"),
-                name => schema
-                    .pointer_mut("/properties")
-                    .and_then(|p| p.get_mut(name)),
+                name => schema.pointer_mut("/properties").and_then(|p| p.get_mut(name)),
             });
         }
         if let Some(Value::Object(schema)) = at {
             let rule = json!({"rule": row.rule, "message": row.sentence()});
-            if let Value::Array(rules) = schema
-                .entry("x-kubernetes-validations")
-                .or_insert_with(|| json!([]))
-            {
+            if let Value::Array(rules) = schema.entry("x-kubernetes-validations").or_insert_with(|| json!([])) {
                 rules.push(rule);
             }
         }
@@ -72,9 +67,7 @@ fn conditions(root: &mut Value) {
     let at = "/properties/status/properties/conditions/items/properties";
     if let Some(Value::Object(fields)) = root.pointer_mut(at) {
         let mut extend = |field: &str, more: Value| {
-            if let (Some(Value::Object(schema)), Value::Object(more)) =
-                (fields.get_mut(field), more)
-            {
+            if let (Some(Value::Object(schema)), Value::Object(more)) = (fields.get_mut(field), more) {
                 schema.extend::<Map<String, Value>>(more);
             }
         };

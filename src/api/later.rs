@@ -23,10 +23,7 @@ pub struct NotYet {
 impl NotYet {
     /// The sentence the user reads.
     pub fn sentence(&self) -> String {
-        format!(
-            "{} is not available in this release; {}",
-            self.field, self.instead
-        )
+        format!("{} is not available in this release; {}", self.field, self.instead)
     }
 }
 
@@ -51,23 +48,14 @@ pub const NOT_YET: &[NotYet] = &[
         field: "spec.dialback.rotateEvery",
         rule: "!has(self.dialback) || !has(self.dialback.rotateEvery)",
         instead: "remove it: a secret is generated and kept",
-        used: |s| {
-            s.dialback
-                .as_ref()
-                .is_some_and(|d| d.rotate_every.is_some())
-        },
+        used: |s| s.dialback.as_ref().is_some_and(|d| d.rotate_every.is_some()),
     },
     NotYet {
         schema_path: &["tls"],
         field: "spec.tls.certificate.issuerRef",
         rule: "!has(self.certificate) || !has(self.certificate.issuerRef)",
         instead: "bring a Secret by secretRef (cert-manager can fill it), or remove certificate for one of the operator's own authority",
-        used: |s| {
-            s.tls
-                .certificate
-                .as_ref()
-                .is_some_and(|c| c.issuer_ref.is_some())
-        },
+        used: |s| s.tls.certificate.as_ref().is_some_and(|c| c.issuer_ref.is_some()),
     },
     NotYet {
         schema_path: &["tls"],

@@ -684,10 +684,7 @@ pub enum Publish {
 #[serde(rename_all = "camelCase")]
 pub struct ImpSpec {
     /// Name of the entry.
-    #[schemars(
-        length(min = 1, max = 30),
-        regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 30), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Which of domains and chatNodeAliases this cluster serves; empty: all. Clusters that serve the
     /// same domain are intercluster peers: a stanza goes to one healthy node of one of them.
@@ -771,10 +768,7 @@ pub struct ImpTlsSpec {
     pub ca_secret_ref: Option<SecretKeyRef>,
     /// SHA-256 fingerprints, hexadecimal, of the certificates themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(max = 16),
-        inner(regex(pattern = "^([0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}$"))
-    )]
+    #[schemars(length(max = 16), inner(regex(pattern = "^([0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}$")))]
     pub pinned_sha256: Option<Vec<String>>,
     /// No check at all; a condition says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]

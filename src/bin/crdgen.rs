@@ -78,11 +78,9 @@ fn reasons() -> String {
 
 fn write(file: &Path, wanted: &str) -> Result<(), String> {
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
+        std::fs::create_dir_all(folder).map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
     }
-    std::fs::write(file, wanted)
-        .map_err(|error| format!("{} cannot be written: {error}", file.display()))
+    std::fs::write(file, wanted).map_err(|error| format!("{} cannot be written: {error}", file.display()))
 }
 
 fn compare(file: &Path, wanted: &str) -> Result<(), String> {

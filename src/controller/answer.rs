@@ -73,12 +73,7 @@ pub async fn stalled(
         ..Findings::default()
     };
     let generation = object.metadata.generation;
-    let conditions = conditions::assemble(
-        &previous.conditions,
-        generation,
-        Timestamp::now(),
-        &findings,
-    );
+    let conditions = conditions::assemble(&previous.conditions, generation, Timestamp::now(), &findings);
     let status = XmppFederationStatus {
         conditions,
         observed_generation: generation,
@@ -92,8 +87,7 @@ pub async fn unreadable(context: &Context, invalid: &InvalidObject) -> Result<Ac
     let name = invalid.metadata.name.clone().ok_or(Error::Nameless)?;
     let namespace = invalid.metadata.namespace.clone().ok_or(Error::Nameless)?;
     let resource = kube::api::ApiResource::erase::<XmppFederation>(&());
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), &namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &resource);
     let what = || format!("XmppFederation {name} cannot be read");
     let Some(live) = call(what, api.get_opt(&name)).await? else {
         return Ok(Action::await_change());
@@ -118,12 +112,7 @@ pub async fn unreadable(context: &Context, invalid: &InvalidObject) -> Result<Ac
         ..Findings::default()
     };
     let generation = live.metadata.generation;
-    let conditions = conditions::assemble(
-        &previous.conditions,
-        generation,
-        Timestamp::now(),
-        &findings,
-    );
+    let conditions = conditions::assemble(&previous.conditions, generation, Timestamp::now(), &findings);
     let status = XmppFederationStatus {
         conditions,
         observed_generation: generation,

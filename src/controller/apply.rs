@@ -95,11 +95,7 @@ pub async fn run(
         config_hash: _,
         mounted_hash: _,
     } = desired;
-    let to = Target {
-        client,
-        sent,
-        owner,
-    };
+    let to = Target { client, sent, owner };
     let mut written = Vec::new();
     // Secrets first: a pod that starts without them would only wait.
     to.create_once(
@@ -121,45 +117,19 @@ pub async fn run(
     let object = |value: &Value| Wanted::Object(value.clone());
     let edge = owner.edge();
     for (kind, name, wanted, found) in [
-        (
-            Kind::Secret,
-            owner.certificate(),
-            certificate,
-            &live.certificate,
-        ),
+        (Kind::Secret, owner.certificate(), certificate, &live.certificate),
         (Kind::Secret, owner.router(), router, &live.router),
         (Kind::ConfigMap, edge.clone(), &object(config), &live.config),
-        (
-            Kind::ServiceAccount,
-            edge.clone(),
-            &object(account),
-            &live.account,
-        ),
-        (
-            Kind::Service,
-            owner.pods(),
-            &object(pods_service),
-            &live.pods_service,
-        ),
+        (Kind::ServiceAccount, edge.clone(), &object(account), &live.account),
+        (Kind::Service, owner.pods(), &object(pods_service), &live.pods_service),
         (Kind::Service, edge.clone(), &object(service), &live.service),
-        (
-            Kind::PodDisruptionBudget,
-            edge.clone(),
-            &object(budget),
-            &live.budget,
-        ),
-        (
-            Kind::NetworkPolicy,
-            edge.clone(),
-            &object(policy),
-            &live.policy,
-        ),
+        (Kind::PodDisruptionBudget, edge.clone(), &object(budget), &live.budget),
+        (Kind::NetworkPolicy, edge.clone(), &object(policy), &live.policy),
         (Kind::StatefulSet, edge, stateful_set, &live.stateful_set),
     ] {
         match wanted {
             Wanted::Object(value) => {
-                to.apply(kind, &name, value, found.as_ref(), &mut written)
-                    .await?;
+                to.apply(kind, &name, value, found.as_ref(), &mut written).await?;
             }
             Wanted::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
             Wanted::AsItIs => {}
@@ -199,8 +169,7 @@ impl Target<'_> {
         };
         call(
             what,
-            kind.api(self.client, &self.owner.namespace)
-                .create(&params, &object),
+            kind.api(self.client, &self.owner.namespace).create(&params, &object),
         )
         .await?;
         written.push(format!("{} {name}", kind.as_str()));
@@ -217,10 +186,7 @@ impl Target<'_> {
     ) -> Result<(), ApplyError> {
         let hash = super::build::sha256(desired.to_string().as_bytes());
         let mut body = desired.clone();
-        merge(
-            &mut body,
-            json!({"metadata": {"annotations": {APPLIED: hash}}}),
-        );
+        merge(&mut body, json!({"metadata": {"annotations": {APPLIED: hash}}}));
         let key = format!("{}/{}/{name}", self.owner.uid, kind.as_str());
         if let Some(found) = found {
             self.check(kind, name, found)?;
@@ -265,12 +231,7 @@ impl Target<'_> {
             ..DeleteParams::default()
         };
         let what = || format!("{} {name} cannot be deleted", kind.as_str());
-        call(
-            what,
-            kind.api(self.client, &self.owner.namespace)
-                .delete(name, &params),
-        )
-        .await?;
+        call(what, kind.api(self.client, &self.owner.namespace).delete(name, &params)).await?;
         written.push(format!("{} {name} (deleted)", kind.as_str()));
         Ok(())
     }
@@ -290,10 +251,7 @@ impl Target<'_> {
                 Ok(())
             };
         }
-        let labelled = found
-            .labels()
-            .get(MANAGED_BY.0)
-            .is_some_and(|v| v == MANAGED_BY.1);
+        let labelled = found.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1);
         let former = labelled
             && owners
                 .iter()
@@ -304,10 +262,9 @@ impl Target<'_> {
                 name: name.to_owned(),
             });
         }
-        let owner = owners.first().map_or_else(
-            || "nobody we know".to_owned(),
-            |o| format!("{} {}", o.kind, o.name),
-        );
+        let owner = owners
+            .first()
+            .map_or_else(|| "nobody we know".to_owned(), |o| format!("{} {}", o.kind, o.name));
         Err(ApplyError::Foreign {
             kind,
             name: name.to_owned(),
@@ -339,11 +296,10 @@ pub async fn tell_pods(
     let mut told = false;
     for pod in pods.iter().filter(|pod| !pod.stopping) {
         let loaded = pod.status.as_ref().map(|s| s.config_hash == config_hash);
-        let refused = pod.status.as_ref().is_ok_and(|s| {
-            s.rejected
-                .as_ref()
-                .is_some_and(|r| r.config_hash == config_hash)
-        });
+        let refused = pod
+            .status
+            .as_ref()
+            .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == config_hash));
         let base = pod.told.as_deref().and_then(|t| t.split('.').next());
         // A pod that was told and is still stale missed it: the kubelet may have refreshed the
         // volume from an older object. Another value of the annotation wakes it again.
@@ -408,11 +364,7 @@ mod tests {
     #[case(json!({"a": [{"b": 1}]}), json!({"a": [{"b": 1, "default": 2}]}), true)]
     #[case(json!({"a": [1]}), json!({"a": [1, 2]}), false)]
     #[case(json!({"a": {}}), json!({}), false)]
-    fn what_the_api_server_adds_is_no_difference(
-        #[case] wanted: Value,
-        #[case] live: Value,
-        #[case] same: bool,
-    ) {
+    fn what_the_api_server_adds_is_no_difference(#[case] wanted: Value, #[case] live: Value, #[case] same: bool) {
         assert_eq!(is_subset(&wanted, &live), same);
     }
 }

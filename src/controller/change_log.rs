@@ -11,11 +11,7 @@ use crate::api::XmppFederation;
 /// Logs an accepted generation with the fields that changed.
 pub fn accepted(context: &Context, object: &XmppFederation, valid: &Validated, memory: &Memory) {
     let generation = object.metadata.generation;
-    if memory
-        .accepted
-        .as_ref()
-        .is_some_and(|(g, _)| *g == generation)
-    {
+    if memory.accepted.as_ref().is_some_and(|(g, _)| *g == generation) {
         return;
     }
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
@@ -61,8 +57,7 @@ mod tests {
     #[test]
     fn changed_fields_are_named_with_both_values() {
         let before = json!({"edge": {"replicas": 2, "slots": 4}, "domains": ["a.example"]});
-        let after =
-            json!({"edge": {"replicas": 3, "slots": 4}, "domains": ["a.example"], "paused": true});
+        let after = json!({"edge": {"replicas": 3, "slots": 4}, "domains": ["a.example"], "paused": true});
         let mut found = Vec::new();
         differences("spec", &before, &after, &mut found);
         assert_eq!(

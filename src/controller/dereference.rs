@@ -38,10 +38,7 @@ impl Read {
     pub fn key(&self, key: &str) -> Result<&SecretBytes, String> {
         match self.data.get(key) {
             Some(bytes) if !bytes.is_empty() => Ok(bytes),
-            Some(_) => Err(format!(
-                "key {key:?} of Secret {} is empty; fill it",
-                self.version.name
-            )),
+            Some(_) => Err(format!("key {key:?} of Secret {} is empty; fill it", self.version.name)),
             None => Err(format!(
                 "Secret {} has no key {key:?}; add it (it has: {})",
                 self.version.name,
@@ -58,9 +55,10 @@ pub struct Secrets(pub BTreeMap<String, Option<Read>>);
 impl Secrets {
     /// The Secret, or a sentence about its absence.
     pub fn get(&self, name: &str, purpose: &str) -> Result<&Read, String> {
-        self.0.get(name).and_then(Option::as_ref).ok_or_else(|| {
-            format!("Secret {name}, {purpose}, does not exist in this namespace; create it")
-        })
+        self.0
+            .get(name)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| format!("Secret {name}, {purpose}, does not exist in this namespace; create it"))
     }
 
     /// One key of one Secret.
@@ -152,11 +150,7 @@ pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String>
                 .as_ref()
                 .and_then(|c| c.secret_ref.as_ref())
                 .map(|r| r.name.clone()),
-            spec.tls
-                .trust_anchors
-                .secret_ref
-                .as_ref()
-                .map(|r| r.name.clone()),
+            spec.tls.trust_anchors.secret_ref.as_ref().map(|r| r.name.clone()),
         ])
         .flatten()
         .collect();
@@ -196,10 +190,7 @@ pub async fn run(
             secrets(client, owner, secret_names(spec, former)),
             revocation_lists(client, owner, spec),
         ),
-        try_join(
-            Box::pin(live(client, owner)),
-            Box::pin(pods(client, edges, owner)),
-        ),
+        try_join(Box::pin(live(client, owner)), Box::pin(pods(client, edges, owner))),
     )
     .await?;
     Ok(Observed {
@@ -210,12 +201,7 @@ pub async fn run(
     })
 }
 
-async fn get(
-    client: &Client,
-    kind: Kind,
-    owner: &Owner,
-    name: &str,
-) -> Result<Option<DynamicObject>, Error> {
+async fn get(client: &Client, kind: Kind, owner: &Owner, name: &str) -> Result<Option<DynamicObject>, Error> {
     let what = || format!("{} {name} cannot be read", kind.as_str());
     call(what, kind.api(client, &owner.namespace).get_opt(name)).await
 }
@@ -238,11 +224,7 @@ pub async fn secrets(client: &Client, owner: &Owner, names: Vec<String>) -> Resu
     Ok(Secrets(try_join_all(reads).await?.into_iter().collect()))
 }
 
-async fn revocation_lists(
-    client: &Client,
-    owner: &Owner,
-    spec: &XmppFederationSpec,
-) -> Result<Option<String>, Error> {
+async fn revocation_lists(client: &Client, owner: &Owner, spec: &XmppFederationSpec) -> Result<Option<String>, Error> {
     let Some(lists) = &spec.tls.revocation_lists else {
         return Ok(None);
     };
@@ -257,12 +239,8 @@ async fn revocation_lists(
 
 async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {
     let (edge, pods) = (owner.edge(), owner.pods());
-    let (dialback, authority, certificate, router) = (
-        owner.dialback(),
-        owner.authority(),
-        owner.certificate(),
-        owner.router(),
-    );
+    let (dialback, authority, certificate, router) =
+        (owner.dialback(), owner.authority(), owner.certificate(), owner.router());
     let get = |kind, name| get(client, kind, owner, name);
     let (dialback, authority, certificate, router, config, account) = futures::try_join!(
         get(Kind::Secret, &dialback),
@@ -294,18 +272,10 @@ async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {
     })
 }
 
-async fn pods(
-    client: &Client,
-    edges: &edges::Client,
-    owner: &Owner,
-) -> Result<Vec<EdgePod>, Error> {
+async fn pods(client: &Client, edges: &edges::Client, owner: &Owner) -> Result<Vec<EdgePod>, Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &owner.namespace);
     let params = ListParams::default().labels(&owner.selector());
-    let list = call(
-        || "the edge pods cannot be listed".to_owned(),
-        api.list(&params),
-    )
-    .await?;
+    let list = call(|| "the edge pods cannot be listed".to_owned(), api.list(&params)).await?;
     let edge = owner.edge();
     let asked = list.items.into_iter().filter(|pod| {
         pod.owner_references()
@@ -339,9 +309,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
             .find(|c| c.type_ == "PodScheduled" && c.status == "False")
             .and_then(|c| c.message.clone())
     });
-    let ip: Option<IpAddr> = status
-        .and_then(|s| s.pod_ip.as_ref())
-        .and_then(|ip| ip.parse().ok());
+    let ip: Option<IpAddr> = status.and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
     let asked = SystemClock.now();
     let answer = match ip {
         Some(ip) => edges::fetch_status(edges, ip, ADMIN_PORT)
@@ -350,11 +318,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
         None => Err("it has no address yet".to_owned()),
     };
     EdgePod {
-        index: name
-            .rsplit('-')
-            .next()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0),
+        index: name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0),
         uid: pod.uid().unwrap_or_default(),
         ip,
         ready,

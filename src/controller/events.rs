@@ -71,11 +71,7 @@ pub async fn publish(client: &Client, object: &XmppFederation, instance: &str, n
         let what = || "an event cannot be written".to_owned();
         if let Err(error) = call(what, api.create(&PostParams::default(), &event)).await {
             // Refused in a namespace that is being deleted.
-            tracing::debug!(
-                reason = note.reason,
-                error = error.sentence(),
-                "event not written"
-            );
+            tracing::debug!(reason = note.reason, error = error.sentence(), "event not written");
         }
     }
 }
@@ -87,9 +83,8 @@ pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
         .filter(|new| !["Reconciling", "Paused"].contains(&new.type_.as_str()))
         .filter_map(|new| {
             let old = before.iter().find(|c| c.type_ == new.type_);
-            let same = old.is_some_and(|old| {
-                old.status == new.status && (new.status == "True" || old.reason == new.reason)
-            });
+            let same =
+                old.is_some_and(|old| old.status == new.status && (new.status == "True" || old.reason == new.reason));
             // The first look at anything is no change, unless something holds already.
             let first = old.is_none() && new.status != "True";
             if same || first || new.status == "Unknown" {

@@ -60,10 +60,7 @@ pub fn reach(entry: &ImpSpec) -> Option<String> {
 
 impl Former {
     fn new(left: Left) -> Self {
-        let entry = left
-            .reach
-            .as_deref()
-            .and_then(|text| serde_json::from_str(text).ok());
+        let entry = left.reach.as_deref().and_then(|text| serde_json::from_str(text).ok());
         Self { left, entry }
     }
 
@@ -110,10 +107,7 @@ impl Former {
 
     /// A sentence with the SQL that removes its rows by hand.
     pub fn rows_by_hand(&self, sentence: &str) -> String {
-        format!(
-            "{sentence}; on its publisher: {}",
-            self.left.rows.join("; ")
-        )
+        format!("{sentence}; on its publisher: {}", self.left.rows.join("; "))
     }
 
     fn wait(&self, why: String, since: Timestamp, now: Timestamp) -> Step {
@@ -130,10 +124,7 @@ impl Former {
             return Step::Keep;
         }
         if delete::abandons(object) {
-            return self.given_up(&format!(
-                "the annotation {} asks for it",
-                request::ABANDON_ROWS
-            ));
+            return self.given_up(&format!("the annotation {} asks for it", request::ABANDON_ROWS));
         }
         let Some(entry) = &self.entry else {
             let why = "the record of this cluster does not say how it was reached";
@@ -156,12 +147,7 @@ impl Former {
     }
 
     /// Decides after a removal was tried; `Keep`: it is done. Pure.
-    pub fn after(
-        &self,
-        outcome: &Result<Removal, String>,
-        since: Timestamp,
-        now: Timestamp,
-    ) -> Step {
+    pub fn after(&self, outcome: &Result<Removal, String>, since: Timestamp, now: Timestamp) -> Step {
         match outcome {
             Ok(removal) if removal.done => Step::Keep,
             Ok(removal) => self.wait(removal.message.clone(), since, now),
@@ -204,9 +190,7 @@ mod tests {
     fn former(change: &Value, rows: usize) -> Former {
         let mut spec = entry("second", "cups2.example.net", &["gone.example"]);
         for (key, value) in change.as_object().into_iter().flatten() {
-            spec.as_object_mut()
-                .unwrap()
-                .insert(key.clone(), value.clone());
+            spec.as_object_mut().unwrap().insert(key.clone(), value.clone());
         }
         let spec: ImpSpec = serde_json::from_value(spec).unwrap();
         Former::new(Left {
@@ -235,10 +219,7 @@ mod tests {
     fn the_entry_survives_in_the_ledgers_words() {
         let former = former(&json!({"deletionTimeout": "1m"}), 1);
         assert_eq!(former.name(), "second (cups2.example.net)");
-        assert_eq!(
-            former.entry.unwrap().deletion_timeout.get(),
-            Duration::from_mins(1)
-        );
+        assert_eq!(former.entry.unwrap().deletion_timeout.get(), Duration::from_mins(1));
     }
 
     #[rstest]
@@ -268,12 +249,7 @@ mod tests {
         "wait",
         "cups9.example.net, a publisher in spec.imp, was never reached"
     )]
-    #[case(
-        Some("cups9.example.net"),
-        600,
-        "give up",
-        "second (cups2.example.net)"
-    )]
+    #[case(Some("cups9.example.net"), 600, "give up", "second (cups2.example.net)")]
     fn what_is_not_clear_removes_nothing_and_waits_for_a_limited_time(
         #[case] unclear: Option<&str>,
         #[case] since: i64,
@@ -295,11 +271,7 @@ mod tests {
     #[case(true, 10_000, "keep")]
     #[case(false, 599, "wait")]
     #[case(false, 600, "give up")]
-    fn a_removal_is_tried_for_the_time_of_the_entry(
-        #[case] done: bool,
-        #[case] since: i64,
-        #[case] expected: &str,
-    ) {
+    fn a_removal_is_tried_for_the_time_of_the_entry(#[case] done: bool, #[case] since: i64, #[case] expected: &str) {
         let outcome = Ok(Removal {
             done,
             message: "no answer".to_owned(),

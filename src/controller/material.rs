@@ -52,9 +52,7 @@ impl Material {
         if self.routers.iter().any(|router| router.bytes.is_some()) {
             return None;
         }
-        self.routers
-            .iter()
-            .find_map(|router| router.missing.as_ref())
+        self.routers.iter().find_map(|router| router.missing.as_ref())
     }
 
     /// The routers' secret of an entry.
@@ -124,10 +122,7 @@ fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback,
     let name = valid.owner.dialback();
     if let Some(object) = &live.dialback {
         return match secret_data(object).remove(DIALBACK_KEY) {
-            Some(secret) if secret.len() >= 32 => Ok(Dialback {
-                secret,
-                fresh: false,
-            }),
+            Some(secret) if secret.len() >= 32 => Ok(Dialback { secret, fresh: false }),
             Some(secret) => Err(format!(
                 "key {DIALBACK_KEY:?} of Secret {name} has {} bytes, a dialback secret needs 32; restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
                 secret.len(),
@@ -148,22 +143,13 @@ fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback,
         ));
     }
     secrets::generate_dialback_secret()
-        .map(|secret| Dialback {
-            secret,
-            fresh: true,
-        })
+        .map(|secret| Dialback { secret, fresh: true })
         .map_err(|error| error.to_string())
 }
 
-fn certificate(
-    valid: &Validated,
-    observed: &Observed,
-    now: Timestamp,
-) -> Result<Certificate, String> {
+fn certificate(valid: &Validated, observed: &Observed, now: Timestamp) -> Result<Certificate, String> {
     if let Some(name) = &valid.tls.brought_certificate {
-        let read = observed
-            .secrets
-            .get(name, "the certificate of spec.tls.certificate")?;
+        let read = observed.secrets.get(name, "the certificate of spec.tls.certificate")?;
         read.key("tls.key")?;
         let pem = String::from_utf8(read.key("tls.crt")?.expose().to_vec())
             .map_err(|_| format!("key \"tls.crt\" of Secret {name} is not PEM text; correct it"))?;
@@ -177,16 +163,14 @@ fn certificate(
         let bytes = secret_data(object.as_ref()?).remove(key)?;
         Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes))
     };
-    let leaf = text(&observed.live.certificate, "tls.crt")
-        .zip(text(&observed.live.certificate, "tls.key"));
-    let authority =
-        text(&observed.live.authority, "tls.crt").zip(text(&observed.live.authority, "tls.key"));
+    let leaf = text(&observed.live.certificate, "tls.crt").zip(text(&observed.live.certificate, "tls.key"));
+    let authority = text(&observed.live.authority, "tls.crt").zip(text(&observed.live.authority, "tls.key"));
     let existing = match (authority, leaf) {
         (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
-            let (certificate, key) = leaf.map_or(
-                (String::new(), SecretBytes::new(Vec::new())),
-                |((crt, _), (_, key))| (crt, key),
-            );
+            let (certificate, key) = leaf
+                .map_or((String::new(), SecretBytes::new(Vec::new())), |((crt, _), (_, key))| {
+                    (crt, key)
+                });
             Some(KeyMaterial {
                 ca_certificate,
                 ca_key,
@@ -241,14 +225,9 @@ fn routers(valid: &Validated, observed: &Observed) -> Vec<RouterSecret> {
         let entry = &imp.spec.name;
         let reference = &imp.spec.router.secret_ref;
         let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");
-        let found = observed
-            .secrets
-            .key(&reference.name, &reference.key, &purpose);
+        let found = observed.secrets.key(&reference.name, &reference.key, &purpose);
         let (bytes, missing) = match found {
-            Ok(secret) => (
-                Some(SecretBytes::from_file_contents(secret.expose().to_vec())),
-                None,
-            ),
+            Ok(secret) => (Some(SecretBytes::from_file_contents(secret.expose().to_vec())), None),
             Err(sentence) => (
                 copied
                     .as_mut()
@@ -271,9 +250,7 @@ fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, St
     let mut found = Vec::new();
     if let Some(reference) = &valid.tls.anchors {
         let purpose = "the authorities of spec.tls.trustAnchors";
-        let anchors = observed
-            .secrets
-            .key(&reference.name, &reference.key, purpose)?;
+        let anchors = observed.secrets.key(&reference.name, &reference.key, purpose)?;
         found.push(anchors.clone());
     }
     if let Some(name) = &valid.tls.client_certificate {

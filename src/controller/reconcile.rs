@@ -68,11 +68,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         Ok(seen) => Box::pin(fresh(&context, seen)).await,
     };
     let word = if result.is_ok() { "ok" } else { "error" };
-    context
-        .metrics
-        .reconciles
-        .get_or_create(&Word { value: word })
-        .inc();
+    context.metrics.reconciles.get_or_create(&Word { value: word }).inc();
     context
         .metrics
         .reconcile_duration
@@ -81,23 +77,14 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         if let Some(uid) = object.meta().uid.as_deref() {
             context.remember(uid, |memory| memory.failures = 0);
         }
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "seconds since 1970 are exact in f64"
-        )]
-        context
-            .metrics
-            .last_reconcile
-            .set(Timestamp::now().as_second() as f64);
+        #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in f64")]
+        context.metrics.last_reconcile.set(Timestamp::now().as_second() as f64);
     }
     result
 }
 
 /// Back-off after an error: doubled each time, spread by the resource's UID.
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "the controller hands them over"
-)]
+#[allow(clippy::needless_pass_by_value, reason = "the controller hands them over")]
 pub fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     context
         .metrics
@@ -126,9 +113,9 @@ pub fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> A
 
 /// A part of `most` that depends on the UID alone, so that resources do not march in step.
 fn jitter(uid: &str, most: Duration) -> Duration {
-    let sum = uid.bytes().fold(0_u32, |sum, b| {
-        sum.wrapping_mul(31).wrapping_add(u32::from(b))
-    });
+    let sum = uid
+        .bytes()
+        .fold(0_u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
     most.mul_f64(f64::from(sum % 1000) / 1000.0)
 }
 
@@ -158,11 +145,7 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
     if object.spec.paused {
         context.edges_seen.forget(&(namespace, name));
         let previous = object.status.clone().unwrap_or_default();
-        let conditions = conditions::paused(
-            &previous.conditions,
-            object.metadata.generation,
-            Timestamp::now(),
-        );
+        let conditions = conditions::paused(&previous.conditions, object.metadata.generation, Timestamp::now());
         let status = XmppFederationStatus {
             conditions,
             observed_generation: object.metadata.generation,
@@ -186,11 +169,7 @@ fn claims(context: &Context, object: &XmppFederation) -> Vec<Claim> {
         .iter()
         .filter(|other| other.uid() != object.uid() && age(other) < age(object))
         .map(|other| {
-            let resource = format!(
-                "{}/{}",
-                other.namespace().unwrap_or_default(),
-                other.name_any()
-            );
+            let resource = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
             validate::claim(resource, &other.spec)
         })
         .collect()
@@ -212,25 +191,16 @@ fn handled<'a>(status: &'a XmppFederationStatus, annotation: &str) -> Option<&'a
 }
 
 fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str) {
-    status
-        .handled_requests
-        .retain(|h| h.annotation != annotation);
+    status.handled_requests.retain(|h| h.annotation != annotation);
     status.handled_requests.push(HandledRequest {
         annotation: annotation.to_owned(),
         value: value.to_owned(),
     });
-    status
-        .handled_requests
-        .sort_by(|a, b| a.annotation.cmp(&b.annotation));
+    status.handled_requests.sort_by(|a, b| a.annotation.cmp(&b.annotation));
 }
 
 /// The five steps.
-async fn work(
-    context: &Context,
-    object: &XmppFederation,
-    owner: Owner,
-    former: &[Former],
-) -> Result<Action, Error> {
+async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: &[Former]) -> Result<Action, Error> {
     let now = Timestamp::now();
     let memory = context.recall(&owner.uid);
     let previous = object.status.clone().unwrap_or_default();
@@ -243,12 +213,7 @@ async fn work(
     ))
     .await?;
     note_edges(context, &owner, &observed);
-    let valid = match validate::run(
-        owner,
-        &object.spec,
-        &context.settings,
-        &claims(context, object),
-    ) {
+    let valid = match validate::run(owner, &object.spec, &context.settings, &claims(context, object)) {
         Ok(valid) => valid,
         Err(refusal) => {
             let (reason, sentence) = refused(refusal);
@@ -265,15 +230,7 @@ async fn work(
     let known = known(&valid, &observed, &memory);
     let desired = build::all(&valid, &material, &known);
 
-    let written = match apply::run(
-        &context.client,
-        &context.sent,
-        &valid.owner,
-        &desired,
-        &observed.live,
-    )
-    .await
-    {
+    let written = match apply::run(&context.client, &context.sent, &valid.owner, &desired, &observed.live).await {
         Ok(written) => written,
         Err(error) => return not_applied(context, object, error).await,
     };
@@ -291,10 +248,7 @@ async fn work(
     .await?;
 
     let addresses = addresses(&observed, &memory);
-    let effects = effects::run(
-        context, object, &valid, &observed, former, &addresses, &memory,
-    )
-    .await?;
+    let effects = effects::run(context, object, &valid, &observed, former, &addresses, &memory).await?;
     let Some(outcome) = effects else {
         return Ok(Action::requeue(Duration::ZERO));
     };
@@ -381,9 +335,7 @@ fn remembered(looked: &Looked, before: &BTreeMap<String, LastLook>) -> LastLook 
             events: Vec::new(),
             ..report.clone()
         }),
-        Err(_) => before
-            .get(&looked.entry)
-            .and_then(|last| last.report.clone()),
+        Err(_) => before.get(&looked.entry).and_then(|last| last.report.clone()),
     };
     LastLook {
         report,
@@ -438,10 +390,7 @@ async fn conclude(
     next.observed_generation = generation;
     next.conditions = conditions::assemble(&previous.conditions, generation, found.now, &findings);
     answer::metrics(context, found);
-    let ready = next
-        .conditions
-        .iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready = next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     answer::finish(context, object, next, notes).await?;
     Ok(ready)
 }
@@ -456,8 +405,7 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
     let pods_settle = found.observed.pods.len() != usize::from(found.pods_allowed)
         || found.observed.pods.iter().any(|pod| {
             // Links are looked at all the time, see [`crate::edges::watch`].
-            !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash)
-                || pod.stopping
+            !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash) || pod.stopping
         });
     if told || (pods_settle && !ready) {
         wait = SOON;
@@ -528,11 +476,7 @@ fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -
     Known { links, pods }
 }
 
-async fn not_applied(
-    context: &Context,
-    object: &XmppFederation,
-    error: ApplyError,
-) -> Result<Action, Error> {
+async fn not_applied(context: &Context, object: &XmppFederation, error: ApplyError) -> Result<Action, Error> {
     let (reason, wait) = match &error {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
         ApplyError::Former { .. } => (Reason::FormerObject, SOON),

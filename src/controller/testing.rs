@@ -1,11 +1,6 @@
 //! What the tests of the pure steps start from.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::{Value, json};
 
@@ -59,10 +54,7 @@ pub fn spec_with(path: &str, value: Value) -> XmppFederationSpec {
         } else {
             spec.pointer_mut(parent).unwrap()
         };
-        parent
-            .as_object_mut()
-            .unwrap()
-            .insert(key.to_owned(), value);
+        parent.as_object_mut().unwrap().insert(key.to_owned(), value);
     }
     serde_json::from_value(spec).unwrap()
 }

@@ -181,9 +181,7 @@ async fn ask_one(imp: Arc<Imp>, ask: Ask) -> Answer {
 }
 
 /// The first that is done, by its place.
-fn first_done(
-    waiting: &mut [Waiting],
-) -> impl Future<Output = (usize, Result<Answer, JoinError>)> + '_ {
+fn first_done(waiting: &mut [Waiting]) -> impl Future<Output = (usize, Result<Answer, JoinError>)> + '_ {
     futures::future::poll_fn(move |context| {
         for (index, waiting) in waiting.iter_mut().enumerate() {
             if let Poll::Ready(answer) = Pin::new(&mut waiting.task).poll(context) {

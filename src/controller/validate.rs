@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use xmpp_federation_core::edge_config::{
-    Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode,
-    TlsVersion,
+    Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode, TlsVersion,
 };
 use xmpp_federation_core::{ComponentId, Domain};
 
@@ -161,12 +160,7 @@ impl Problems {
             .map_err(|_| self.0.push(format!("{field}: {text:?} is not {wanted}")))
             .ok()
     }
-    fn all<'a, T: FromStr>(
-        &mut self,
-        field: &str,
-        texts: impl Iterator<Item = &'a str>,
-        wanted: &str,
-    ) -> Vec<T> {
+    fn all<'a, T: FromStr>(&mut self, field: &str, texts: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<T> {
         texts
             .enumerate()
             .filter_map(|(i, text)| self.parsed(&format!("{field}[{i}]"), text, wanted))
@@ -191,9 +185,9 @@ pub fn run(
     let mut hosted = domains.clone();
     for alias in aliases {
         if hosted.contains(&alias) {
-            problems.0.push(format!(
-                "spec.chatNodeAliases: {alias} is listed twice; remove one"
-            ));
+            problems
+                .0
+                .push(format!("spec.chatNodeAliases: {alias} is listed twice; remove one"));
         } else {
             hosted.push(alias);
         }
@@ -250,11 +244,7 @@ pub fn run(
         certificate_names,
         component_ids,
         replicas,
-        image: spec
-            .edge
-            .image
-            .clone()
-            .unwrap_or_else(|| settings.edge_image.clone()),
+        image: spec.edge.image.clone().unwrap_or_else(|| settings.edge_image.clone()),
         pull_policy: spec.edge.image_pull_policy,
         service: spec.edge.service.clone(),
         public_addresses,
@@ -306,11 +296,7 @@ fn privacy(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]
     privacy
 }
 
-fn static_routes(
-    problems: &mut Problems,
-    spec: &XmppFederationSpec,
-    hosted: &[Domain],
-) -> Vec<StaticRoute> {
+fn static_routes(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<StaticRoute> {
     let mut routes = Vec::new();
     for (i, route) in spec.static_routes.iter().enumerate() {
         let field = format!("spec.staticRoutes[{i}]");
@@ -443,15 +429,11 @@ fn hexadecimal(bytes: &[u8]) -> String {
 /// All entries of spec.imp, and what may not be between them.
 fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<Imp> {
     if spec.imp.is_empty() {
-        problems.0.push(
-            "spec.imp: is empty; describe at least one cluster of IM and Presence".to_owned(),
-        );
+        problems
+            .0
+            .push("spec.imp: is empty; describe at least one cluster of IM and Presence".to_owned());
     }
-    let found: Vec<Imp> = spec
-        .imp
-        .iter()
-        .map(|entry| imp(problems, entry, hosted))
-        .collect();
+    let found: Vec<Imp> = spec.imp.iter().map(|entry| imp(problems, entry, hosted)).collect();
     for (i, entry) in found.iter().enumerate() {
         let earlier = found.get(..i).unwrap_or_default();
         let name = &entry.spec.name;
@@ -459,10 +441,7 @@ fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain
             problems.0.push(format!(
                 "spec.imp[{name}]: the name is used by two entries; give each its own"
             ));
-        } else if let Some(other) = earlier
-            .iter()
-            .find(|other| other.publisher() == entry.publisher())
-        {
+        } else if let Some(other) = earlier.iter().find(|other| other.publisher() == entry.publisher()) {
             problems.0.push(format!(
                 "spec.imp[{name}].publisher: {} is the publisher of spec.imp[{}] too; a cluster has one entry, put all its domains there",
                 entry.publisher(),
@@ -561,11 +540,11 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
     });
     if window.is_none() && entry.restart.mode == spec::RestartMode::Window {
         let missing = entry.restart.window.is_none();
-        problems.0.extend(missing.then(|| {
-            format!(
-                "{field}.restart.mode: Window needs restart.window; write its schedule and duration"
-            )
-        }));
+        problems
+            .0
+            .extend(missing.then(|| {
+                format!("{field}.restart.mode: Window needs restart.window; write its schedule and duration")
+            }));
     }
     Imp {
         spec: entry.clone(),
@@ -615,15 +594,9 @@ fn limits(spec: &LimitsSpec) -> Limits {
     let d = Limits::default();
     Limits {
         max_stanza_bytes: usize_or(spec.max_stanza_bytes, d.max_stanza_bytes),
-        max_unauthenticated_bytes: usize_or(
-            spec.max_unauthenticated_bytes,
-            d.max_unauthenticated_bytes,
-        ),
+        max_unauthenticated_bytes: usize_or(spec.max_unauthenticated_bytes, d.max_unauthenticated_bytes),
         max_connections: given(spec.max_connections),
-        max_connections_per_address: usize_or(
-            spec.max_connections_per_address,
-            d.max_connections_per_address,
-        ),
+        max_connections_per_address: usize_or(spec.max_connections_per_address, d.max_connections_per_address),
         max_connections_per56: usize_or(spec.max_connections_per56, d.max_connections_per56),
         max_connections_per48: usize_or(spec.max_connections_per48, d.max_connections_per48),
         new_connections_per_second: spec
@@ -634,9 +607,7 @@ fn limits(spec: &LimitsSpec) -> Limits {
         // The edge ignores it and says so.
         max_queued_stanzas: given(spec.max_queued_stanzas),
         max_queued_bytes: usize_or(spec.max_queued_bytes, d.max_queued_bytes),
-        negotiation_timeout: spec
-            .negotiation_timeout
-            .map_or(d.negotiation_timeout, |t| t.0),
+        negotiation_timeout: spec.negotiation_timeout.map_or(d.negotiation_timeout, |t| t.0),
         dialback_timeout: spec.dialback_timeout.map_or(d.dialback_timeout, |t| t.0),
         idle_timeout: spec.idle_timeout.map_or(d.idle_timeout, |t| t.0),
         ..d
@@ -645,19 +616,13 @@ fn limits(spec: &LimitsSpec) -> Limits {
 
 fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Result<(), Refusal> {
     for claim in claims {
-        if let Some(domain) = hosted
-            .iter()
-            .find(|d| claim.domains.iter().any(|c| c == d.as_str()))
-        {
+        if let Some(domain) = hosted.iter().find(|d| claim.domains.iter().any(|c| c == d.as_str())) {
             return Err(Refusal::UsedTwice(format!(
                 "{domain} is served by XmppFederation {} already; remove it from one of the two",
                 claim.resource
             )));
         }
-        if let Some(id) = ids
-            .iter()
-            .find(|i| claim.component_ids.iter().any(|c| c == i.as_str()))
-        {
+        if let Some(id) = ids.iter().find(|i| claim.component_ids.iter().any(|c| c == i.as_str())) {
             return Err(Refusal::UsedTwice(format!(
                 "the component id {id} follows from the host names of this resource and of XmppFederation {}; use another edge.hostname in one of the two",
                 claim.resource
@@ -710,11 +675,7 @@ mod tests {
     #[test]
     fn the_guides_resource_gets_the_guides_component_ids() {
         let valid = validated(&spec_with("", Value::Null)).unwrap();
-        let ids: Vec<&str> = valid
-            .component_ids
-            .iter()
-            .map(ComponentId::as_str)
-            .collect();
+        let ids: Vec<&str> = valid.component_ids.iter().map(ComponentId::as_str).collect();
         assert_eq!(
             ids,
             [
@@ -723,10 +684,7 @@ mod tests {
             ]
         );
         let names: Vec<&str> = valid.certificate_names.iter().map(Domain::as_str).collect();
-        assert_eq!(
-            names,
-            ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]
-        );
+        assert_eq!(names, ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]);
         assert!(valid.active);
     }
 
@@ -767,11 +725,7 @@ mod tests {
     #[case("/peers", json!([{"domain": "a.example"}, {"domain": "a.example"}]), "spec.peers[1].domain: a.example has two entries")]
     #[case("/peers", json!([{"domain": "a.example", "pinnedSha256": ["zz"]}]), "spec.peers[0].pinnedSha256: \"zz\" is not a SHA-256")]
     #[case("/peers", json!([{"domain": "a.example", "tlsMode": "Disabled", "requireCertificate": true}]), "choose tlsMode Required")]
-    fn a_wrong_value_is_named_with_its_field_and_remedy(
-        #[case] path: &str,
-        #[case] value: Value,
-        #[case] says: &str,
-    ) {
+    fn a_wrong_value_is_named_with_its_field_and_remedy(#[case] path: &str, #[case] value: Value, #[case] says: &str) {
         let said = sentences(path, value);
         assert!(said.contains(says), "{said}");
     }
@@ -783,26 +737,16 @@ mod tests {
     #[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
     #[case("/dns", json!({"publish": "ExternalDns"}))]
-    fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(
-        #[case] path: &str,
-        #[case] value: Value,
-    ) {
+    fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(#[case] path: &str, #[case] value: Value) {
         let said = sentences(path, value);
-        assert!(
-            said.contains("is not available in this release; "),
-            "{said}"
-        );
+        assert!(said.contains("is not available in this release; "), "{said}");
     }
 
     #[rstest]
     #[case::peers(&[], &["other.example.net"], &[])]
     #[case::split(&["coluc.com"], &["other.example.net"], &["conf.coluc.com"])]
     #[case::three(&["coluc.com"], &["b.example.net", "c.example.net"], &["coluc.com", "conf.coluc.com"])]
-    fn several_clusters_are_taken(
-        #[case] own: &[&str],
-        #[case] publishers: &[&str],
-        #[case] domains: &[&str],
-    ) {
+    fn several_clusters_are_taken(#[case] own: &[&str], #[case] publishers: &[&str], #[case] domains: &[&str]) {
         let others: Vec<Value> = publishers
             .iter()
             .zip('b'..)
@@ -811,11 +755,7 @@ mod tests {
         let valid = validated(&with_entries(own, &others)).unwrap();
         assert_eq!(valid.imp.len(), publishers.len() + 1);
         let hosted = valid.hosted.iter();
-        assert!(
-            hosted
-                .clone()
-                .all(|d| valid.imp.iter().any(|imp| imp.serves(d)))
-        );
+        assert!(hosted.clone().all(|d| valid.imp.iter().any(|imp| imp.serves(d))));
     }
 
     #[rstest]
@@ -823,14 +763,8 @@ mod tests {
     #[case::same_name(&[], &entry("main", "b.example.net", &[]), "spec.imp[main]: the name is used by two entries")]
     #[case::unserved(&["coluc.com"], &entry("b", "b.example.net", &["coluc.com"]), "spec.imp: no entry serves conf.coluc.com")]
     #[case::foreign_domain(&[], &entry("b", "b.example.net", &["other.example"]), "spec.imp[b].domains: other.example is not in spec.domains")]
-    fn what_two_clusters_may_not_share_is_named(
-        #[case] own: &[&str],
-        #[case] other: &Value,
-        #[case] says: &str,
-    ) {
-        let Err(Refusal::Invalid(sentences)) =
-            validated(&with_entries(own, std::slice::from_ref(other)))
-        else {
+    fn what_two_clusters_may_not_share_is_named(#[case] own: &[&str], #[case] other: &Value, #[case] says: &str) {
+        let Err(Refusal::Invalid(sentences)) = validated(&with_entries(own, std::slice::from_ref(other))) else {
             panic!("accepted")
         };
         assert!(sentences.iter().any(|s| s.contains(says)), "{sentences:?}");
@@ -838,8 +772,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_left_the_spec_is_judged_without_its_domains() {
-        let left: spec::ImpSpec =
-            serde_json::from_value(entry("b", "B.example.net", &["gone.example"])).unwrap();
+        let left: spec::ImpSpec = serde_json::from_value(entry("b", "B.example.net", &["gone.example"])).unwrap();
         let found = former(&left).unwrap();
         assert_eq!(found.publisher(), "b.example.net");
         assert!(found.domains.is_empty());
@@ -857,16 +790,8 @@ mod tests {
 
     #[rstest]
     // The same domain; a realm that two host names share; nothing in common.
-    #[case(
-        "coluc.com",
-        "other.example.net",
-        Some("coluc.com is served by XmppFederation b/b")
-    )]
-    #[case(
-        "other.example",
-        "eft-xwye.a.coluc.com",
-        Some("follows from the host names")
-    )]
+    #[case("coluc.com", "other.example.net", Some("coluc.com is served by XmppFederation b/b"))]
+    #[case("other.example", "eft-xwye.a.coluc.com", Some("follows from the host names"))]
     #[case("other.example", "other.example.net", None)]
     fn names_of_another_resource_are_refused_naming_it(
         #[case] domain: &str,

@@ -9,9 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{
-    Predicate as _, PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher,
-};
+use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
 use kube::{Resource, ResourceExt};
 
 use super::context::{Context, Guarded};
@@ -61,21 +59,12 @@ where
     // The client asks for metadata alone when the type holds nothing else.
     let streams = apis::<PartialObjectMeta<K>>(context, scope)
         .into_iter()
-        .map(|api| {
-            watcher(api, config.clone())
-                .default_backoff()
-                .touched_objects()
-                .boxed()
-        });
+        .map(|api| watcher(api, config.clone()).default_backoff().touched_objects().boxed());
     futures::stream::select_all(streams)
 }
 
 /// Runs until `stop` is done; reconciles under way are finished.
-pub async fn run(
-    context: Arc<Context>,
-    scope: Scope,
-    stop: impl Future<Output = ()> + Send + Sync + 'static,
-) {
+pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
     let all = watcher::Config::default();
 
@@ -130,11 +119,7 @@ pub async fn run(
         .watches_stream(metadata::<Pod>(&context, &scope, &ours), by_label)
         .watches_stream(metadata::<Secret>(&context, &scope, &all), by_reference)
         .graceful_shutdown_on(stop)
-        .run(
-            reconcile::reconcile,
-            reconcile::on_error,
-            Arc::clone(&context),
-        )
+        .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context))
         .for_each(|result| async move {
             if let Err(error) = result {
                 tracing::debug!(%error, "reconcile");
@@ -146,10 +131,7 @@ pub async fn run(
 }
 
 /// The resource that an object's label names.
-#[allow(
-    clippy::needless_pass_by_value,
-    reason = "the controller hands objects over"
-)]
+#[allow(clippy::needless_pass_by_value, reason = "the controller hands objects over")]
 fn by_label<K>(object: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded>>
 where
     K: Resource<DynamicType = ()>,

@@ -219,10 +219,7 @@ mod tests {
             let mut status = self.status.lock().unwrap();
             let (parent, key) = pointer.rsplit_once('/').unwrap();
             let parent = status.pointer_mut(parent).unwrap();
-            parent
-                .as_object_mut()
-                .unwrap()
-                .insert(key.to_owned(), value);
+            parent.as_object_mut().unwrap().insert(key.to_owned(), value);
         }
 
         /// As a reconcile does.

@@ -51,19 +51,12 @@ pub enum Proof {
 }
 
 /// Looks at the links to one node.
-pub fn proof(
-    node: &str,
-    wanted: &[ComponentId],
-    links: &[Link],
-    services: &BTreeMap<String, Seen<Services>>,
-) -> Proof {
+pub fn proof(node: &str, wanted: &[ComponentId], links: &[Link], services: &BTreeMap<String, Seen<Services>>) -> Proof {
     let router = services.get(node);
     let mut unknown = BTreeSet::new();
     let mut ages = Vec::new();
     for link in links.iter().filter(|link| link.node == node) {
-        let age = link
-            .opened
-            .map_or(Age::Unknown, |opened| age(&opened, router));
+        let age = link.opened.map_or(Age::Unknown, |opened| age(&opened, router));
         for announced in &link.announced {
             if !wanted.contains(&announced.component_id) {
                 continue;
@@ -89,10 +82,7 @@ pub fn proof(
 /// and what is sent over it does not come back.
 pub fn works(link: &Link, desired: &Desired, services: &BTreeMap<String, Seen<Services>>) -> bool {
     let own = std::slice::from_ref(&link.component_id);
-    let unknown = matches!(
-        proof(&link.node, own, &desired.links, services),
-        Proof::NotGateway(_)
-    );
+    let unknown = matches!(proof(&link.node, own, &desired.links, services), Proof::NotGateway(_));
     let younger = link
         .opened
         .is_some_and(|opened| age(&opened, services.get(&link.node)) == Age::Younger);
@@ -119,11 +109,7 @@ pub fn unannounced<'a>(
 
 /// The sentence for routers that started after all rows were readable, none of which announces us
 /// otherwise than as its gateway.
-pub fn in_sync(
-    nodes: &[String],
-    desired: &Desired,
-    services: &BTreeMap<String, Seen<Services>>,
-) -> String {
+pub fn in_sync(nodes: &[String], desired: &Desired, services: &BTreeMap<String, Seen<Services>>) -> String {
     let all = names(nodes.iter().map(String::as_str));
     let started = format!("Cisco XCP Router on {all} started after all rows were readable");
     let unseen = nodes
@@ -156,9 +142,7 @@ fn age(link: &Opened, router: Option<&Seen<Services>>) -> Age {
     if link.asked.process != seen.answered.process {
         return Age::Unknown;
     }
-    let before = |at: &Stamp, seconds: u64| {
-        i128::from(at.mono_ms) - i128::from(seconds).saturating_mul(1_000)
-    };
+    let before = |at: &Stamp, seconds: u64| i128::from(at.mono_ms) - i128::from(seconds).saturating_mul(1_000);
     // Whole seconds are told: each may be up to one older, neither is ever younger.
     if before(&link.asked, link.seconds.saturating_add(1)) >= before(&seen.answered, up_time) {
         Age::Younger
@@ -248,10 +232,7 @@ mod tests {
         #[case] expected: Proof,
     ) {
         let wanted: Vec<ComponentId> = [ID, OTHER].map(|id| id.parse().unwrap()).into();
-        assert_eq!(
-            proof("ecup10", &wanted, links, &services(1, Some(300))),
-            expected
-        );
+        assert_eq!(proof("ecup10", &wanted, links, &services(1, Some(300))), expected);
     }
 
     #[rstest]

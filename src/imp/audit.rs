@@ -141,10 +141,7 @@ impl Deed {
 /// For what was learned instead of done: log and counts of a record that the ledger has now.
 pub fn announce_learned(record: &ActionRecord, counter: &dyn Counter) {
     say(record);
-    if let Some(action) = Action::ALL
-        .into_iter()
-        .find(|action| action.word() == record.action)
-    {
+    if let Some(action) = Action::ALL.into_iter().find(|action| action.word() == record.action) {
         counter.acted(action.word(), Outcome::Done.word());
     }
 }

@@ -52,9 +52,7 @@ impl Stamp {
     /// From `earlier` to this one.
     pub fn since(&self, earlier: &Stamp) -> Elapsed {
         if self.process == earlier.process {
-            Elapsed::Certain(Duration::from_millis(
-                self.mono_ms.saturating_sub(earlier.mono_ms),
-            ))
+            Elapsed::Certain(Duration::from_millis(self.mono_ms.saturating_sub(earlier.mono_ms)))
         } else {
             Elapsed::Estimated(Duration::try_from(self.wall.duration_since(earlier.wall)).ok())
         }
@@ -119,9 +117,6 @@ mod tests {
         let elapsed = stamp(2, 900, 0).since(&stamp(1, 1_000, 500));
         assert_eq!(elapsed, Elapsed::Estimated(None));
         assert!(!elapsed.reached(Duration::ZERO));
-        assert_eq!(
-            elapsed.left(Duration::from_secs(30)),
-            Duration::from_secs(30)
-        );
+        assert_eq!(elapsed.left(Duration::from_secs(30)), Duration::from_secs(30));
     }
 }

@@ -88,11 +88,7 @@ impl Imp {
     }
 
     /// The same with another clock and resolver.
-    pub fn with(
-        store: Arc<dyn LedgerStore>,
-        clock: Arc<dyn Clock>,
-        resolver: Option<Arc<dyn Resolve>>,
-    ) -> Self {
+    pub fn with(store: Arc<dyn LedgerStore>, clock: Arc<dyn Clock>, resolver: Option<Arc<dyn Resolve>>) -> Self {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
             shelf: Shelf::new(store),
@@ -120,9 +116,7 @@ impl Imp {
         let (step, events) = self.turn(&mut cluster, desired).await;
         let now = self.clock.now();
         let requeue_after = match &step {
-            Step::Wait(wait) => {
-                Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms))
-            }
+            Step::Wait(wait) => Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms)),
             Step::Read(_) | Step::Act(_) => Duration::ZERO,
         };
         verdicts::report(
@@ -131,10 +125,7 @@ impl Imp {
                 seen: &cluster.seen,
                 ledger: cluster.file.as_ref().map(|file| &file.ledger),
                 step: &step,
-                setup_error: cluster
-                    .caller
-                    .as_ref()
-                    .and_then(|caller| caller.as_ref().err()),
+                setup_error: cluster.caller.as_ref().and_then(|caller| caller.as_ref().err()),
                 ledger_error: cluster.ledger_error.as_ref(),
                 axl_version: cluster.axl_version,
             },
@@ -159,12 +150,8 @@ impl Imp {
             && cluster.seen.rows_current()
             && cluster.ledger_error.is_none();
         // The cluster is free for another resource, before this one is told to be done.
-        let freed = none_left
-            && !barred
-            && !claimed
-            && self
-                .record(&mut cluster, |ledger| ledger.free(&desired.owner))
-                .await;
+        let freed =
+            none_left && !barred && !claimed && self.record(&mut cluster, |ledger| ledger.free(&desired.owner)).await;
         let done = !barred && (claimed || freed);
         let ledger = cluster.file.as_ref().map(|file| &file.ledger);
         let table = cluster.seen.table.map(super::axl::Table::name);
@@ -211,9 +198,7 @@ impl Imp {
         } else if report.axl_authenticated.status == super::report::Status::False {
             // What the condition says beside the error is not about rows, and an event is short.
             let failure = cluster.seen.axl_failure.as_ref();
-            failure.map_or(report.axl_authenticated.message, |failure| {
-                failure.error.to_string()
-            })
+            failure.map_or(report.axl_authenticated.message, |failure| failure.error.to_string())
         } else {
             report.components_registered.message
         };
@@ -264,9 +249,7 @@ impl Imp {
             let calls = self.calls(&key);
             let mut calls = calls.lock().await;
             cluster.seen.control_center_calls.clone_from(&calls);
-            let step = self
-                .step(cluster, desired, &mut events, (!last).then_some(&key))
-                .await;
+            let step = self.step(cluster, desired, &mut events, (!last).then_some(&key)).await;
             calls.clone_from(&cluster.seen.control_center_calls);
             if let Some(step) = step {
                 return (step, events);
@@ -277,10 +260,7 @@ impl Imp {
     }
 
     fn calls(&self, key: &PublisherKey) -> Arc<AsyncMutex<RecentCalls>> {
-        let mut publishers = self
-            .publishers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(publishers.entry(key.clone()).or_default())
     }
 
@@ -347,10 +327,7 @@ impl Imp {
             }
         }
         let until = self.clock.now().plus(Duration::from_secs(5));
-        Some(Step::Wait(Wait {
-            why: Why::Axl,
-            until,
-        }))
+        Some(Step::Wait(Wait { why: Why::Axl, until }))
     }
 
     /// Takes over what changed in the target, and a refresh that was asked for.
@@ -518,20 +495,13 @@ impl Imp {
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
                     cluster.seen.ask_for_all();
-                    cluster.seen.nodes = Some(Seen {
-                        value,
-                        asked,
-                        answered,
-                    });
+                    cluster.seen.nodes = Some(Seen { value, asked, answered });
                     self.found_publisher(&desired.target.publisher, &cluster.seen);
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
-            Read::Table => axl
-                .table()
-                .await
-                .map(|table| cluster.seen.table = Some(table)),
+            Read::Table => axl.table().await.map(|table| cluster.seen.table = Some(table)),
             Read::Rows => match cluster.seen.table {
                 Some(table) => match axl.rows(table).await {
                     Ok(value) => {
@@ -541,14 +511,7 @@ impl Imp {
                             .as_ref()
                             .map(|file| file.ledger.rows.clone())
                             .unwrap_or_default();
-                        cluster.seen.saw_rows(
-                            Seen {
-                                value,
-                                asked,
-                                answered,
-                            },
-                            &ours,
-                        );
+                        cluster.seen.saw_rows(Seen { value, asked, answered }, &ours);
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -560,11 +523,7 @@ impl Imp {
                     let answered = self.clock.now();
                     cluster.seen.federation_check = Some(Check {
                         check: check.clone(),
-                        seen: Seen {
-                            value,
-                            asked,
-                            answered,
-                        },
+                        seen: Seen { value, asked, answered },
                     });
                 }),
                 None => Ok(()),
@@ -600,11 +559,7 @@ impl Imp {
             .max(cluster.seen.write_failures.saturating_sub(1))
             + 1;
         let retry_at = now.plus(error.back_off(count, now.wall, self.timings.back_off_unit));
-        cluster.seen.axl_failure = Some(Failure {
-            error,
-            count,
-            retry_at,
-        });
+        cluster.seen.axl_failure = Some(Failure { error, count, retry_at });
     }
 
     /// Takes in the states of redundancy groups; where there are none, that is remembered.
@@ -632,19 +587,11 @@ impl Imp {
         }
     }
 
-    async fn read_services(
-        &self,
-        cluster: &mut Cluster,
-        desired: &Desired,
-        caller: &Caller,
-        node: String,
-    ) {
+    async fn read_services(&self, cluster: &mut Cluster, desired: &Desired, caller: &Caller, node: String) {
         let asked = self.clock.now();
         cluster.seen.called_control_center(asked);
         let which = cluster.seen.services_to_ask(&node);
-        let answer = control_center(caller, &desired.target, &node)
-            .services(which)
-            .await;
+        let answer = control_center(caller, &desired.target, &node).services(which).await;
         let answered = self.clock.now();
         cluster.seen.due.remove(&Read::Services(node.clone()));
         if let Err(error) = &answer
@@ -658,14 +605,7 @@ impl Imp {
         match answer {
             Ok(value) => {
                 cluster.seen.control_center_failures.remove(&node);
-                cluster.seen.services.insert(
-                    node,
-                    Seen {
-                        value,
-                        asked,
-                        answered,
-                    },
-                );
+                cluster.seen.services.insert(node, Seen { value, asked, answered });
             }
             Err(error) => {
                 let count = cluster
@@ -676,34 +616,22 @@ impl Imp {
                     + 1;
                 let unit = self.timings.back_off_unit;
                 let retry_at = answered.plus(error.back_off(count, answered.wall, unit));
-                cluster.seen.control_center_failures.insert(
-                    node,
-                    Failure {
-                        error,
-                        count,
-                        retry_at,
-                    },
-                );
+                cluster
+                    .seen
+                    .control_center_failures
+                    .insert(node, Failure { error, count, retry_at });
             }
         }
     }
 
     /// Does one thing: the intent is in the ledger before the call, the outcome after it.
-    async fn act(
-        &self,
-        cluster: &mut Cluster,
-        desired: &Desired,
-        act: Act,
-        events: &mut Vec<Event>,
-    ) {
+    async fn act(&self, cluster: &mut Cluster, desired: &Desired, act: Act, events: &mut Vec<Event>) {
         let Some(Ok(caller)) = cluster.caller.clone() else {
             return;
         };
         match act {
             Act::Insert { pkid, id } => {
-                let known = cluster
-                    .ledger()
-                    .is_some_and(|ledger| ledger.rows.contains_key(&pkid));
+                let known = cluster.ledger().is_some_and(|ledger| ledger.rows.contains_key(&pkid));
                 if !known
                     && !self
                         .record(cluster, |ledger| {
@@ -735,20 +663,18 @@ impl Imp {
                     .await;
             }
             Act::Delete { pkid, id, reason } => {
-                if !self
-                    .record(cluster, |ledger| ledger.intend_delete(pkid))
-                    .await
-                {
+                if !self.record(cluster, |ledger| ledger.intend_delete(pkid)).await {
                     return;
                 }
                 let Some(table) = cluster.seen.table else {
                     return;
                 };
                 let before = cluster.rows_of_ours();
-                let shown =
-                    cluster.seen.rows.as_ref().is_some_and(|rows| {
-                        rows.value.iter().any(|row| row.pkid == pkid.to_string())
-                    });
+                let shown = cluster
+                    .seen
+                    .rows
+                    .as_ref()
+                    .is_some_and(|rows| rows.value.iter().any(|row| row.pkid == pkid.to_string()));
                 let mut axl = axl(&caller, &desired.target, cluster.axl_version);
                 let result = axl.delete(table, pkid, &id, shown).await;
                 cluster.axl_version = axl.version;
@@ -767,29 +693,20 @@ impl Imp {
             }
             Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
             Act::Restart { node, reason } => {
-                self.restart(cluster, desired, &caller, &node, reason, events)
-                    .await;
+                self.restart(cluster, desired, &caller, &node, reason, events).await;
             }
         }
     }
 
     /// Takes a row over that stands for a component of ours, as the annotation asks.
-    async fn adopt(
-        &self,
-        cluster: &mut Cluster,
-        pkid: Pkid,
-        id: &ComponentId,
-        events: &mut Vec<Event>,
-    ) {
+    async fn adopt(&self, cluster: &mut Cluster, pkid: Pkid, id: &ComponentId, events: &mut Vec<Event>) {
         let deed = Deed {
             at: self.clock.now().wall,
             action: Action::AdoptRow,
             subject: format!("{id} ({pkid})"),
             reason: "the annotation xmppfederation.io/adopt-rows asks for it".to_owned(),
             outcome: Outcome::Done,
-            told:
-                "it was of somebody else, it is ours from now on; nothing was written to the table"
-                    .to_owned(),
+            told: "it was of somebody else, it is ours from now on; nothing was written to the table".to_owned(),
         };
         let saved = self
             .record(cluster, |ledger| {
@@ -816,11 +733,7 @@ impl Imp {
     ) {
         let (outcome, told) = match &result {
             Ok(rows) => (
-                if *rows == 1 {
-                    Outcome::Done
-                } else {
-                    Outcome::NotDone
-                },
+                if *rows == 1 { Outcome::Done } else { Outcome::NotDone },
                 format!(
                     "{rows} row(s); the table had {before} rows of ours, has {}",
                     cluster.rows_of_ours()
@@ -909,17 +822,10 @@ impl Imp {
                 let (wait, why) = match not_done {
                     NotDone::Busy(why) => (self.timings.busy, why),
                     NotDone::Failed(error) => {
-                        let count = cluster
-                            .seen
-                            .restart_failures
-                            .entry(node.to_owned())
-                            .or_default();
+                        let count = cluster.seen.restart_failures.entry(node.to_owned()).or_default();
                         *count = count.saturating_add(1);
                         let unit = self.timings.back_off_unit;
-                        (
-                            error.back_off(*count, now.wall, unit).max(unit * 10),
-                            error.to_string(),
-                        )
+                        (error.back_off(*count, now.wall, unit).max(unit * 10), error.to_string())
                     }
                 };
                 cluster
@@ -933,10 +839,7 @@ impl Imp {
             .services
             .get(node)
             .and_then(|services| services.value.up_time)
-            .map_or_else(
-                || "not known".to_owned(),
-                |seconds| format!("{seconds} s before"),
-            );
+            .map_or_else(|| "not known".to_owned(), |seconds| format!("{seconds} s before"));
         let deed = Deed {
             at: now.wall,
             action: Action::RestartRouter,
@@ -981,10 +884,9 @@ impl Cluster {
     /// How many rows of ours stand in the table, as far as is known.
     fn rows_of_ours(&self) -> usize {
         let ours = |row: &&Row| {
-            row.pkid.parse().is_ok_and(|pkid: Pkid| {
-                self.ledger()
-                    .is_some_and(|ledger| ledger.rows.contains_key(&pkid))
-            })
+            row.pkid
+                .parse()
+                .is_ok_and(|pkid: Pkid| self.ledger().is_some_and(|ledger| ledger.rows.contains_key(&pkid)))
         };
         let rows = self.seen.rows.as_ref();
         rows.map_or(0, |rows| rows.value.iter().filter(ours).count())
@@ -993,9 +895,7 @@ impl Cluster {
 
 /// All rows of ours that may stand in the table, for a person who removes them.
 pub(super) fn rows_left(ledger: &Ledger, table: Option<&str>) -> Vec<String> {
-    let row = |(pkid, row): (&Pkid, &RowRecord)| {
-        row_left(row.component_id.as_str(), &pkid.to_string(), table)
-    };
+    let row = |(pkid, row): (&Pkid, &RowRecord)| row_left(row.component_id.as_str(), &pkid.to_string(), table);
     ledger.rows.iter().map(row).collect()
 }
 
@@ -1014,11 +914,7 @@ fn target_key(target: &Target) -> String {
         target.addresses,
         target.axl_version,
         account(&target.axl),
-        target
-            .control_center
-            .as_ref()
-            .map(account)
-            .unwrap_or_default(),
+        target.control_center.as_ref().map(account).unwrap_or_default(),
     )
 }
 

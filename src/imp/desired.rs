@@ -130,10 +130,7 @@ pub struct NodeAddress {
 
 impl From<IpAddr> for NodeAddress {
     fn from(address: IpAddr) -> Self {
-        Self {
-            address,
-            port: None,
-        }
+        Self { address, port: None }
     }
 }
 

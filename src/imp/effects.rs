@@ -141,9 +141,7 @@ pub fn plan(input: Input<'_>) -> Step {
 }
 
 fn unbounded(input: Input<'_>) -> Step {
-    let Input {
-        desired, seen, now, ..
-    } = input;
+    let Input { desired, seen, now, .. } = input;
     if let Some(read) = overdue(input) {
         return Step::Read(read);
     }
@@ -194,9 +192,7 @@ fn unbounded(input: Input<'_>) -> Step {
     };
     match step {
         Step::Act(_) if desired.maintenance => wait(Why::Maintenance),
-        Step::Act(act) if stale(input) && !matches!(act, Act::Adopt { .. }) => {
-            Step::Read(Read::Rows)
-        }
+        Step::Act(act) if stale(input) && !matches!(act, Act::Adopt { .. }) => Step::Read(Read::Rows),
         step => step,
     }
 }
@@ -222,17 +218,11 @@ fn is_readable(ledger: &Ledger, wanted: &[ComponentId]) -> bool {
 
 /// Rows: what to do about them, what to wait for, or `None` when they are readable everywhere.
 fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
-    let Input {
-        desired, seen, now, ..
-    } = input;
+    let Input { desired, seen, now, .. } = input;
     let until = next_poll(input);
     let wait = |why: Why, until: Stamp| Some(Step::Wait(Wait { why, until }));
     let rows = seen.rows.as_ref()?;
-    if seen
-        .missing_since
-        .keys()
-        .any(|pkid| ledger.rows.contains_key(pkid))
-    {
+    if seen.missing_since.keys().any(|pkid| ledger.rows.contains_key(pkid)) {
         return wait(Why::ConfirmMissing, until);
     }
     let step = registration::next(registration::Input {
@@ -275,18 +265,13 @@ fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
     let left = wanted
         .iter()
         .map(|id| {
-            seen.present_since
-                .get(id)
-                .map_or(Duration::from_secs(1), |since| {
-                    now.since(since).left(desired.restart.propagation_delay)
-                })
+            seen.present_since.get(id).map_or(Duration::from_secs(1), |since| {
+                now.since(since).left(desired.restart.propagation_delay)
+            })
         })
         .max()
         .unwrap_or_default();
-    wait(
-        Why::Propagating,
-        now.plus(left.max(Duration::from_millis(20))),
-    )
+    wait(Why::Propagating, now.plus(left.max(Duration::from_millis(20))))
 }
 
 /// Nodes at which IM&P's own federation is on.
@@ -300,25 +285,22 @@ pub fn federation_on(seen: &Observation) -> Vec<String> {
 
 /// Whether some node was never asked for its services.
 fn unasked(seen: &Observation) -> bool {
-    seen.node_list().iter().any(|node| {
-        !seen.services.contains_key(&node.name)
-            && !seen.control_center_failures.contains_key(&node.name)
-    })
+    seen.node_list()
+        .iter()
+        .any(|node| !seen.services.contains_key(&node.name) && !seen.control_center_failures.contains_key(&node.name))
 }
 
 /// Whether the rows are too old to act upon.
 fn stale(input: Input<'_>) -> bool {
     let Input { seen, now, .. } = input;
-    seen.rows.as_ref().is_none_or(|rows| {
-        !seen.rows_current() && !seen.unverified || now.since(&rows.asked).reached(ROWS_FRESH)
-    })
+    seen.rows
+        .as_ref()
+        .is_none_or(|rows| !seen.rows_current() && !seen.unverified || now.since(&rows.asked).reached(ROWS_FRESH))
 }
 
 /// What has to be read before anything else.
 fn overdue(input: Input<'_>) -> Option<Read> {
-    let Input {
-        desired, seen, now, ..
-    } = input;
+    let Input { desired, seen, now, .. } = input;
     let poll = desired.poll_interval;
     let axl_ready = seen
         .axl_failure
@@ -331,10 +313,7 @@ fn overdue(input: Input<'_>) -> Option<Read> {
         // One read per poll interval, whichever.
         let last = last_asked(seen, nodes.asked);
         let due = now.since(&last).reached(poll);
-        let confirm = !seen.missing_nodes.is_empty()
-            && now
-                .since(&nodes.asked)
-                .reached(seen.timings.confirm_missing);
+        let confirm = !seen.missing_nodes.is_empty() && now.since(&nodes.asked).reached(seen.timings.confirm_missing);
         if seen.due.contains(&Read::Nodes)
             || confirm
             || due && now.since(&nodes.asked).reached(NODES_EVERY) && !rests(input)
@@ -358,8 +337,8 @@ fn overdue(input: Input<'_>) -> Option<Read> {
                     return Some(Read::Federation);
                 }
             }
-            let confirm = !seen.missing_since.is_empty()
-                && now.since(&rows.asked).reached(seen.timings.confirm_missing);
+            let confirm =
+                !seen.missing_since.is_empty() && now.since(&rows.asked).reached(seen.timings.confirm_missing);
             if due || confirm || seen.axl_failure.is_some() || seen.due.contains(&Read::Rows) {
                 return Some(Read::Rows);
             }
@@ -383,9 +362,7 @@ pub fn rests(input: Input<'_>) -> bool {
 
 /// A node whose services have to be read.
 fn overdue_services(input: Input<'_>) -> Option<Read> {
-    let Input {
-        desired, seen, now, ..
-    } = input;
+    let Input { desired, seen, now, .. } = input;
     let poll = desired.poll_interval;
     seen.node_list()
         .iter()
@@ -410,9 +387,7 @@ fn overdue_services(input: Input<'_>) -> Option<Read> {
 
 /// When something is overdue next, if nothing else happens.
 fn next_poll(input: Input<'_>) -> Stamp {
-    let Input {
-        desired, seen, now, ..
-    } = input;
+    let Input { desired, seen, now, .. } = input;
     let poll = desired.poll_interval;
     let mut left = poll;
     if let Some(failure) = &seen.axl_failure {

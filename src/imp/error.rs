@@ -141,13 +141,10 @@ impl CallError {
             unit.saturating_mul(first.saturating_mul(factor).min(most))
         };
         match &self.kind {
-            CallErrorKind::Unauthorized { retry_at }
-            | CallErrorKind::Held(Rest { retry_at, .. }) => {
+            CallErrorKind::Unauthorized { retry_at } | CallErrorKind::Held(Rest { retry_at, .. }) => {
                 Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
             }
-            CallErrorKind::Throttled(Some(wait)) => {
-                (*wait).clamp(doubling(10, 300), unit.saturating_mul(600))
-            }
+            CallErrorKind::Throttled(Some(wait)) => (*wait).clamp(doubling(10, 300), unit.saturating_mul(600)),
             CallErrorKind::Throttled(None) => doubling(10, 300),
             CallErrorKind::Forbidden | CallErrorKind::VersionUnsupported => doubling(60, 300),
             _ => doubling(5, 300),
@@ -187,9 +184,7 @@ impl CallError {
     fn role(&self) -> &'static str {
         match self.interface {
             Interface::Axl => "Standard AXL API Access (with Standard CCM Admin Users)",
-            Interface::ControlCenter => {
-                "Standard CCM Admin Users with a serviceability role (Standard SERVICEABILITY)"
-            }
+            Interface::ControlCenter => "Standard CCM Admin Users with a serviceability role (Standard SERVICEABILITY)",
         }
     }
 
@@ -244,14 +239,10 @@ impl CallError {
             ),
             CallErrorKind::Timeout => format!("{interface} at {server} did not answer in time"),
             CallErrorKind::Interrupted(why) => {
-                format!(
-                    "the connection to {interface} at {server} broke before the answer was complete: {why}"
-                )
+                format!("the connection to {interface} at {server} broke before the answer was complete: {why}")
             }
             CallErrorKind::TooLarge => {
-                format!(
-                    "the answer of {interface} at {server} is larger than 4 MiB and was not read"
-                )
+                format!("the answer of {interface} at {server} is larger than 4 MiB and was not read")
             }
             CallErrorKind::Malformed(why) => format!(
                 "the answer of {interface} at {server} {why}; check that imp[].publisher names IM and Presence and that no proxy stands between"
@@ -271,9 +262,7 @@ impl CallError {
             (format!("{whose} was answered 401 at {since}"), "")
         } else {
             (
-                format!(
-                    "the operator ended at {since} during a call by {whose} and may have been answered 401"
-                ),
+                format!("the operator ended at {since} during a call by {whose} and may have been answered 401"),
                 ", or, if the password is right, set the annotation xmppfederation.io/refresh to a new value",
             )
         };
@@ -289,10 +278,7 @@ impl CallError {
             Interface::Axl => "axl",
             Interface::ControlCenter => "controlcenterservice2/services/ControlCenterServices?wsdl",
         };
-        format!(
-            "Test the credentials in a browser at {}/{page}.",
-            self.server
-        )
+        format!("Test the credentials in a browser at {}/{page}.", self.server)
     }
 }
 

@@ -34,13 +34,7 @@ pub struct Check {
 
 /// Asks; an error is one of the call, which says nothing about the query.
 pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<Checked, CallError> {
-    let shown = |value: &str| -> String {
-        value
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(120)
-            .collect()
-    };
+    let shown = |value: &str| -> String { value.chars().filter(|c| !c.is_control()).take(120).collect() };
     match axl.one_value(&check.query).await {
         Ok(Ok(value)) if value == check.off_value => Ok(Checked::Off),
         Ok(Ok(value)) => Ok(Checked::On(shown(&value))),
@@ -48,9 +42,7 @@ pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<Checked, 
         Err(CallError {
             kind: CallErrorKind::Fault(fault),
             ..
-        }) => Ok(Checked::Unreadable(format!(
-            "it was answered with a fault: {fault}"
-        ))),
+        }) => Ok(Checked::Unreadable(format!("it was answered with a fault: {fault}"))),
         Err(error) => Err(error),
     }
 }
@@ -59,10 +51,7 @@ impl Observation {
     /// The state at a node: by its service where that proves something, else by the check.
     pub fn federation(&self, node: &str) -> ImpFederation {
         let by_service = self.federation_by_service(node);
-        let checked = self
-            .federation_check
-            .as_ref()
-            .map(|check| &check.seen.value);
+        let checked = self.federation_check.as_ref().map(|check| &check.seen.value);
         match (by_service, checked) {
             (ImpFederation::Unknown, Some(Checked::Off)) => ImpFederation::Off,
             (ImpFederation::Unknown, Some(Checked::On(_))) => ImpFederation::On,
@@ -84,7 +73,6 @@ impl Observation {
                 Some(services.value.federation)
             })
         };
-        states().any(|state| state == ImpFederation::Unknown)
-            && !states().any(|state| state == ImpFederation::On)
+        states().any(|state| state == ImpFederation::Unknown) && !states().any(|state| state == ImpFederation::On)
     }
 }

@@ -107,12 +107,9 @@ impl Caller {
         for (name, address) in &target.addresses {
             builder = builder.resolve(name, SocketAddr::new(address.address, 0));
         }
-        let client = builder.build().map_err(|error| {
-            format!(
-                "the HTTPS client for {} cannot be set up: {error}",
-                target.publisher
-            )
-        })?;
+        let client = builder
+            .build()
+            .map_err(|error| format!("the HTTPS client for {} cannot be set up: {error}", target.publisher))?;
         Ok(Self {
             client,
             logins,
@@ -154,8 +151,7 @@ impl Caller {
             self.exchange(&call).await
         };
         if call.interface == Interface::Axl && matches!(answer, Ok((404, _))) {
-            self.counter
-                .called(call.function, CallErrorKind::Http(404).word());
+            self.counter.called(call.function, CallErrorKind::Http(404).word());
             log(&call, 404, "asked once more at once", started);
             answer = self.exchange(&call).await;
         }
@@ -172,10 +168,7 @@ impl Caller {
             Err(kind) => Err(kind),
         }
         .map_err(failed);
-        let outcome = result
-            .as_ref()
-            .err()
-            .map_or("ok", |error| error.kind.word());
+        let outcome = result.as_ref().err().map_or("ok", |error| error.kind.word());
         self.counter.called(call.function, outcome);
         let reason = result
             .as_ref()
@@ -225,11 +218,7 @@ struct Body {
     retry_after: Option<Duration>,
 }
 
-fn read(
-    status: u16,
-    bytes: &[u8],
-    retry_after: Option<Duration>,
-) -> Result<Element, CallErrorKind> {
+fn read(status: u16, bytes: &[u8], retry_after: Option<Duration>) -> Result<Element, CallErrorKind> {
     match status {
         403 => Err(CallErrorKind::Forbidden),
         503 => Err(CallErrorKind::Throttled(retry_after)),
@@ -300,10 +289,7 @@ fn transport(error: &reqwest::Error) -> CallErrorKind {
 /// The TLS error in an error, which may be wrapped into several I/O errors.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut error = error;
-    while let Some(inner) = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-    {
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
         error = inner;
     }
     error.downcast_ref()
@@ -314,21 +300,15 @@ pub(super) fn certificate_words(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "it was not issued by one of the given CAs".to_owned()
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it has expired".to_owned()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet".to_owned()
-        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
         CertificateError::NotValidForName => "it is for another name".to_owned(),
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            "it names no host as subjectAltName, and a common name alone counts for nothing"
-                .to_owned()
+            "it names no host as subjectAltName, and a common name alone counts for nothing".to_owned()
         }
-        CertificateError::NotValidForNameContext { presented, .. } => soap::told(&format!(
-            "it is for another name ({})",
-            presented.join(", ")
-        )),
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            soap::told(&format!("it is for another name ({})", presented.join(", ")))
+        }
         CertificateError::ApplicationVerificationFailure => {
             "its SHA-256 fingerprint is none of the pinned ones".to_owned()
         }
@@ -378,21 +358,15 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
 pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let leaf = |accepted| {
-        Arc::new(Leaf {
-            accepted,
-            algorithms,
-        })
-    };
+    let leaf = |accepted| Arc::new(Leaf { accepted, algorithms });
     Ok(match trust {
         ServerTrust::Ca { pem, source } => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate =
-                    certificate.map_err(|error| format!("{source} is not PEM: {error}"))?;
-                roots.add(certificate).map_err(|error| {
-                    format!("{source} holds a certificate that is no CA: {error}")
-                })?;
+                let certificate = certificate.map_err(|error| format!("{source} is not PEM: {error}"))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| format!("{source} holds a certificate that is no CA: {error}"))?;
             }
             let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
@@ -460,12 +434,9 @@ impl Leaf {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let possession =
-            peer_key::verify(version, message, certificate, signature, &self.algorithms)?;
+        let possession = peer_key::verify(version, message, certificate, signature, &self.algorithms)?;
         match (possession, &self.accepted) {
-            (Possession::Proven, _) | (_, Accepted::Any) => {
-                Ok(HandshakeSignatureValid::assertion())
-            }
+            (Possession::Proven, _) | (_, Accepted::Any) => Ok(HandshakeSignatureValid::assertion()),
             (Possession::Unknown(key), _) => Err(unverifiable(&key)),
         }
     }
@@ -489,13 +460,7 @@ impl ServerCertVerifier for Leaf {
         }
         match &self.accepted {
             Accepted::Issued(chain) => {
-                let verified = chain.verify_server_cert(
-                    end_entity,
-                    intermediates,
-                    server_name,
-                    ocsp_response,
-                    now,
-                )?;
+                let verified = chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
                 weak(end_entity).map_or(Ok(verified), |why| Err(refused(why)))
             }
             Accepted::Pinned(pinned) if !pinned.contains(&fingerprint(end_entity)) => {

@@ -28,11 +28,7 @@ impl Imp {
     ///
     /// # Errors
     /// The ledgers cannot be read.
-    pub async fn left_by(
-        &self,
-        owner_uid: &str,
-        publishers: &[String],
-    ) -> Result<Vec<Left>, StoreError> {
+    pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<Left>, StoreError> {
         let files = self.shelf().all().await?;
         let known = |publisher: &String| {
             self.pkid_of(publisher).or_else(|| {
@@ -69,13 +65,7 @@ impl Imp {
     ///
     /// # Errors
     /// The ledger cannot be read or written.
-    pub async fn give_up(
-        &self,
-        owner_uid: &str,
-        publisher: &str,
-        why: &str,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
+    pub async fn give_up(&self, owner_uid: &str, publisher: &str, why: &str, at: Timestamp) -> Result<(), StoreError> {
         let mut file = self.shelf().get(publisher).await?;
         let mut ledger = file.ledger.clone();
         if ledger.owner.as_ref().is_none_or(|o| o.uid != owner_uid) {
@@ -83,11 +73,7 @@ impl Imp {
         }
         ledger.owner = None;
         ledger.rounds.clear();
-        let rows: Vec<&str> = ledger
-            .rows
-            .values()
-            .map(|row| row.component_id.as_str())
-            .collect();
+        let rows: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
         if !rows.is_empty() {
             let subject = rows.join(", ");
             ledger.acted(ActionRecord {

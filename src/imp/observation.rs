@@ -172,10 +172,7 @@ impl Observation {
 
     /// Whether the rows are as the last call left them.
     pub fn rows_current(&self) -> bool {
-        self.rows.is_some()
-            && !self.unverified
-            && !self.due.contains(&Read::Rows)
-            && self.axl_failure.is_none()
+        self.rows.is_some() && !self.unverified && !self.due.contains(&Read::Rows) && self.axl_failure.is_none()
     }
 
     /// How long until that many more Control Center calls are within the budget.
@@ -216,9 +213,10 @@ impl Observation {
             .flat_map(|seen| seen.value.iter().map(|row| row.pkid.as_str()))
             .collect();
         for (pkid, record) in ours {
-            let there = rows.value.iter().any(|row| {
-                row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str()
-            });
+            let there = rows
+                .value
+                .iter()
+                .any(|row| row.pkid == pkid.to_string() && row.cp_id == record.component_id.as_str());
             match record.state {
                 RowState::Deleting => {}
                 _ if there => {
@@ -233,9 +231,7 @@ impl Observation {
                             present.insert(record.component_id.clone(), *since);
                         }
                         None => {
-                            present
-                                .entry(record.component_id.clone())
-                                .or_insert(rows.answered);
+                            present.entry(record.component_id.clone()).or_insert(rows.answered);
                         }
                     }
                 }
@@ -249,10 +245,11 @@ impl Observation {
                 // second read that lacks it too shows that the answer was wrong.
                 RowState::Planned => {
                     let pkid_text = pkid.to_string();
-                    let since =
-                        self.missing_since.get(pkid).copied().or_else(|| {
-                            expected.contains(pkid_text.as_str()).then_some(rows.asked)
-                        });
+                    let since = self
+                        .missing_since
+                        .get(pkid)
+                        .copied()
+                        .or_else(|| expected.contains(pkid_text.as_str()).then_some(rows.asked));
                     if let Some(since) = since
                         && !rows.asked.since(&since).reached(confirm)
                     {
@@ -282,11 +279,7 @@ impl Observation {
     /// Rows and services are to be read again because the way to them changed.
     pub fn look_again(&mut self) {
         self.due.insert(Read::Rows);
-        let names: Vec<String> = self
-            .node_list()
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
+        let names: Vec<String> = self.node_list().iter().map(|node| node.name.clone()).collect();
         self.due.extend(names.into_iter().map(Read::Services));
     }
 

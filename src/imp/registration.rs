@@ -77,10 +77,7 @@ pub struct Input<'a> {
 /// Compares.
 pub fn next(input: Input<'_>) -> Step {
     let Input {
-        desired,
-        rows,
-        ledger,
-        ..
+        desired, rows, ledger, ..
     } = input;
     if let Some(altered) = altered(rows, ledger) {
         return Step::Blocked(Blocked::Altered(altered));
@@ -88,9 +85,10 @@ pub fn next(input: Input<'_>) -> Step {
     let shown = |pkid: &Pkid| rows.iter().any(|row| row.pkid == pkid.to_string());
     let wanted: BTreeSet<&ComponentId> = desired.iter().collect();
     let has = |id: &ComponentId| {
-        ledger.rows.iter().any(|(pkid, record)| {
-            record.component_id == *id && record.state != RowState::Deleting && shown(pkid)
-        })
+        ledger
+            .rows
+            .iter()
+            .any(|(pkid, record)| record.component_id == *id && record.state != RowState::Deleting && shown(pkid))
     };
     let foreign: Vec<&Row> = rows
         .iter()
@@ -104,21 +102,14 @@ pub fn next(input: Input<'_>) -> Step {
     for id in desired.iter().filter(|id| !has(id)) {
         if let Some(same) = foreign.iter().find(|row| row.cp_id == id.as_str()) {
             return match same.pkid.parse() {
-                Ok(pkid) if input.adopt => Step::Adopt {
-                    pkid,
-                    id: id.clone(),
-                },
+                Ok(pkid) if input.adopt => Step::Adopt { pkid, id: id.clone() },
                 _ => Step::Blocked(Blocked::Identical(same.to_string())),
             };
         }
     }
     if input.foreign == ForeignComponents::Refuse && !desired.is_empty() && !foreign.is_empty() {
         // A message tells a few of them; the table may hold thousands.
-        let mut told: Vec<String> = foreign
-            .iter()
-            .take(MAX_TOLD)
-            .map(ToString::to_string)
-            .collect();
+        let mut told: Vec<String> = foreign.iter().take(MAX_TOLD).map(ToString::to_string).collect();
         if let Some(more) = foreign.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
             told.push(format!("{more} more"));
         }
@@ -253,10 +244,7 @@ mod tests {
         #[case] expected: Step,
     ) {
         let desired: Vec<_> = desired.iter().map(|slot| id(*slot)).collect();
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(number, slot)| row(*number, *slot))
-            .collect();
+        let rows: Vec<_> = rows.iter().map(|(number, slot)| row(*number, *slot)).collect();
         let step = next(Input {
             desired: &desired,
             rows: &rows,
@@ -354,9 +342,6 @@ mod tests {
             adopt: false,
             fresh: FRESH,
         });
-        assert!(
-            matches!(step, Step::Blocked(Blocked::Altered(_))),
-            "{step:?}"
-        );
+        assert!(matches!(step, Step::Blocked(Blocked::Altered(_))), "{step:?}");
     }
 }

@@ -47,8 +47,7 @@ impl Fault {
             .into_iter()
             .flatten()
             .any(|text| {
-                text.contains("Exceeded allowed rate")
-                    || text.contains("Maximum AXL Memory Allocation Consumed")
+                text.contains("Exceeded allowed rate") || text.contains("Maximum AXL Memory Allocation Consumed")
             })
     }
 
@@ -284,9 +283,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case::unqualified(
-        "<axlError><axlcode>-201</axlcode><axlmessage>no table</axlmessage></axlError>"
-    )]
+    #[case::unqualified("<axlError><axlcode>-201</axlcode><axlmessage>no table</axlmessage></axlError>")]
     #[case::qualified(
         "<a:axlError xmlns:a='u'><a:axlcode>-201</a:axlcode><a:axlmessage>no table</a:axlmessage></a:axlError>"
     )]
@@ -307,9 +304,7 @@ mod tests {
     #[case::truncated("<e:Envelope xmlns:e='x'><e:Body><r>")]
     #[case::nothing("")]
     #[case::not_xml("Service Unavailable")]
-    #[case::dtd(
-        "<!DOCTYPE e [<!ENTITY a 'b'>]><e:Envelope xmlns:e='x'><e:Body><r>&a;</r></e:Body></e:Envelope>"
-    )]
+    #[case::dtd("<!DOCTYPE e [<!ENTITY a 'b'>]><e:Envelope xmlns:e='x'><e:Body><r>&a;</r></e:Body></e:Envelope>")]
     #[case::entity("<e:Envelope xmlns:e='x'><e:Body><r>&a;</r></e:Body></e:Envelope>")]
     #[case::empty_body("<e:Envelope xmlns:e='x'><e:Body/></e:Envelope>")]
     #[case::two_roots("<e:Envelope xmlns:e='x'><e:Body><r/></e:Body></e:Envelope><x/>")]
@@ -326,27 +321,15 @@ mod tests {
         let Answer::Fault(fault) = answer(text.as_bytes()).unwrap() else {
             panic!("no fault");
         };
-        for told in [
-            &fault.code,
-            &fault.message,
-            fault.axl_message.as_ref().unwrap(),
-        ] {
+        for told in [&fault.code, &fault.message, fault.axl_message.as_ref().unwrap()] {
             assert!(told.chars().count() <= MAX_TOLD + 1 && !told.contains('\n'));
         }
     }
 
     #[rstest]
-    #[case::faultstring(
-        "Maximum AXL Memory Allocation Consumed. Please retry",
-        "An error",
-        true
-    )]
+    #[case::faultstring("Maximum AXL Memory Allocation Consumed. Please retry", "An error", true)]
     #[case::axl_message("An error", "Maximum AXL Memory Allocation Consumed.", true)]
-    #[case::rate(
-        "Exceeded allowed rate for Control Center. Current allowed rate …",
-        "",
-        true
-    )]
+    #[case::rate("Exceeded allowed rate for Control Center. Current allowed rate …", "", true)]
     #[case::another("The specified table (x) is not in the database.", "", false)]
     fn a_request_to_slow_down_is_found_wherever_it_stands(
         #[case] message: &str,

@@ -16,8 +16,7 @@ use super::ledger::{Ledger, RowState};
 use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
 use super::report::{
-    Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync,
-    Verdict, reasons,
+    Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict, reasons,
 };
 use federation::TURN_OFF;
 
@@ -45,10 +44,7 @@ pub struct Input<'a> {
 /// Makes a report.
 pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) -> Report {
     let Input {
-        desired,
-        seen,
-        ledger,
-        ..
+        desired, seen, ledger, ..
     } = *input;
     // What another resource or entry did there is told by that one.
     let ours = ledger.filter(|_| !rests(input));
@@ -113,10 +109,7 @@ fn registrations(ledger: Option<&Ledger>) -> Vec<Registration> {
 
 fn components_registered(input: &Input<'_>) -> Verdict {
     let Input {
-        desired,
-        seen,
-        step,
-        ..
+        desired, seen, step, ..
     } = *input;
     let Some(ledger) = input.ledger else {
         return without_ledger(input);
@@ -135,11 +128,7 @@ fn components_registered(input: &Input<'_>) -> Verdict {
                 format!("No rows are wanted in {table}, and none of ours is there"),
             );
         }
-        let ids: Vec<&str> = ledger
-            .rows
-            .values()
-            .map(|row| row.component_id.as_str())
-            .collect();
+        let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
         return Verdict::no(
             reasons::REGISTERING,
             format!(
@@ -156,15 +145,9 @@ fn components_registered(input: &Input<'_>) -> Verdict {
         .collect();
     if let Some(failure) = &seen.axl_failure {
         let what = if missing.is_empty() {
-            format!(
-                "The rows of {} stood in {table} when it was read last",
-                join(wanted)
-            )
+            format!("The rows of {} stood in {table} when it was read last", join(wanted))
         } else {
-            format!(
-                "The rows of {} are not known to stand in {table}",
-                missing.join(", ")
-            )
+            format!("The rows of {} are not known to stand in {table}", missing.join(", "))
         };
         let message = format!("{what}; {}", failure.error);
         return if missing.is_empty() {
@@ -183,10 +166,7 @@ fn components_registered(input: &Input<'_>) -> Verdict {
             ),
         );
     }
-    Verdict::yes(
-        reasons::REGISTERED,
-        format!("{} stand in {table}", join(wanted)),
-    )
+    Verdict::yes(reasons::REGISTERED, format!("{} stand in {table}", join(wanted)))
 }
 
 fn maintenance(desired: &Desired) -> &'static str {
@@ -198,10 +178,7 @@ fn maintenance(desired: &Desired) -> &'static str {
 }
 
 fn join(ids: &[ComponentId]) -> String {
-    ids.iter()
-        .map(ComponentId::as_str)
-        .collect::<Vec<_>>()
-        .join(", ")
+    ids.iter().map(ComponentId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Verdict about rows or routers while the ledger is not there.
@@ -260,9 +237,7 @@ fn blocked(why: &Why) -> Option<Verdict> {
         ),
         Why::Blocked(Blocked::Altered(row)) => Verdict::no(
             reasons::ROWS_VANISHED,
-            format!(
-                "Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"
-            ),
+            format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
         ),
         Why::FederationOn(nodes) => Verdict::no(
             reasons::FEDERATION_ON,
@@ -366,9 +341,7 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         ),
         Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
             reasons::RESTARTING,
-            format!(
-                "Cisco XCP Router on {behind} has not provably read all rows; its state is read next"
-            ),
+            format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
         ),
         _ => Verdict::no(
             reasons::REGISTERING,
@@ -383,9 +356,7 @@ fn unannounced(input: &Input<'_>, nodes: &[String]) -> Option<String> {
     let Input { desired, seen, .. } = *input;
     let ledger = input.ledger.filter(|_| desired.announces)?;
     let wanted = desired.wanted();
-    let proven = nodes
-        .iter()
-        .filter(|node| node_in_sync(ledger, node, wanted));
+    let proven = nodes.iter().filter(|node| node_in_sync(ledger, node, wanted));
     announcement::unannounced(proven, desired, &seen.services)
 }
 
@@ -396,11 +367,7 @@ fn still_bouncing(input: &Input<'_>) -> Option<String> {
     let wanted = input.desired.wanted();
     let (link, condition) = input.desired.links.iter().find_map(|link| {
         let proven = wanted.contains(&link.component_id)
-            && input
-                .seen
-                .node_list()
-                .iter()
-                .any(|node| node.name == link.node)
+            && input.seen.node_list().iter().any(|node| node.name == link.node)
             && node_in_sync(ledger, &link.node, wanted);
         let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
         Some((link, condition))
@@ -458,15 +425,9 @@ fn progress(input: &Input<'_>) -> Progress {
             Why::Settled => unannounced(input, &node_names(input))
                 .or_else(|| still_bouncing(input))
                 .map_or(Progress::Done, Progress::Stalled),
-            Why::Claimed(_)
-            | Why::Barred(_)
-            | Why::Blocked(_)
-            | Why::FederationOn(_)
-            | Why::Vanished => Progress::Stalled(
-                blocked(&wait.why)
-                    .map(|verdict| verdict.message)
-                    .unwrap_or_default(),
-            ),
+            Why::Claimed(_) | Why::Barred(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
+                Progress::Stalled(blocked(&wait.why).map(|verdict| verdict.message).unwrap_or_default())
+            }
             Why::Restart(waiting) => match waiting.kind {
                 WaitKind::ByHand
                 | WaitKind::Refused
@@ -475,17 +436,16 @@ fn progress(input: &Input<'_>) -> Progress {
                 | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
                 _ => Progress::Reconciling(waiting.message.clone()),
             },
-            Why::Maintenance => {
-                Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned())
-            }
-            Why::Axl => Progress::Reconciling(input.seen.axl_failure.as_ref().map_or_else(
-                || "AXL is asked again".to_owned(),
-                |failure| failure.error.to_string(),
-            )),
+            Why::Maintenance => Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned()),
+            Why::Axl => Progress::Reconciling(
+                input
+                    .seen
+                    .axl_failure
+                    .as_ref()
+                    .map_or_else(|| "AXL is asked again".to_owned(), |failure| failure.error.to_string()),
+            ),
             Why::Ledger => Progress::Reconciling(without_ledger(input).message),
-            Why::ConfirmMissing => {
-                Progress::Reconciling("Missing rows are confirmed by a second read".to_owned())
-            }
+            Why::ConfirmMissing => Progress::Reconciling("Missing rows are confirmed by a second read".to_owned()),
             Why::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
             Why::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
         },
@@ -494,18 +454,15 @@ fn progress(input: &Input<'_>) -> Progress {
 
 fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
     let Input {
-        desired,
-        seen,
-        ledger,
-        ..
+        desired, seen, ledger, ..
     } = *input;
     seen.node_list()
         .iter()
         .map(|node| {
             let services = seen.services.get(&node.name);
-            let announced = desired.announces.then(|| {
-                announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services)
-            });
+            let announced = desired
+                .announces
+                .then(|| announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services));
             NodeReport {
                 name: node.name.clone(),
                 address: desired
@@ -516,21 +473,16 @@ fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
                 publisher: node.publisher,
                 router: services.map(|services| services.value.router),
                 up_time: services.and_then(|services| services.value.up_time),
-                in_sync: ledger
-                    .is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
+                in_sync: ledger.is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
                     && !matches!(announced, Some(Proof::NotGateway(_))),
-                pending_restart: ledger
-                    .and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
+                pending_restart: ledger.and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
             }
         })
         .collect()
 }
 
 fn pending(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> Option<PendingRestart> {
-    let open = ledger
-        .nodes
-        .get(node)
-        .and_then(|record| record.restart.as_ref());
+    let open = ledger.nodes.get(node).and_then(|record| record.restart.as_ref());
     match open {
         Some(restart) => Some(PendingRestart {
             id: restart.id.clone(),

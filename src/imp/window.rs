@@ -51,20 +51,12 @@ pub enum State {
 impl Window {
     /// Checks a schedule of five cron fields, a duration and the name of an IANA time zone (`None`:
     /// UTC); the errors begin with the name of the field.
-    pub fn new(
-        schedule: &str,
-        duration: Duration,
-        zone: Option<&str>,
-    ) -> Result<Self, Vec<String>> {
+    pub fn new(schedule: &str, duration: Duration, zone: Option<&str>) -> Result<Self, Vec<String>> {
         let cron = schedule_of(schedule);
         let zone = zone_of(zone.unwrap_or("UTC"));
         let length = length_of(duration);
         let window = match (cron, zone, length) {
-            (Ok(cron), Ok(zone), Ok(())) => Self {
-                cron,
-                duration,
-                zone,
-            },
+            (Ok(cron), Ok(zone), Ok(())) => Self { cron, duration, zone },
             (cron, zone, length) => {
                 let problems = [cron.err(), zone.err(), length.err()];
                 return Err(problems.into_iter().flatten().collect());
@@ -129,10 +121,7 @@ impl Window {
 
     /// That time as the clocks in the window's zone show it.
     pub fn local(&self, at: Timestamp) -> String {
-        let shown = at
-            .to_zoned(self.zone.clone())
-            .strftime("%Y-%m-%d %H:%M %Z")
-            .to_string();
+        let shown = at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
         match self.zone.iana_name() {
             Some(name) if !shown.ends_with(name) => format!("{shown} ({name})"),
             _ => shown,
@@ -141,7 +130,8 @@ impl Window {
 }
 
 fn schedule_of(text: &str) -> Result<Cron, String> {
-    const EXAMPLE: &str = "write minute, hour, day of month, month and day of week, as in \"0 2 * * 6\" for Saturdays at 2:00";
+    const EXAMPLE: &str =
+        "write minute, hour, day of month, month and day of week, as in \"0 2 * * 6\" for Saturdays at 2:00";
     let fields = text.split_whitespace().count();
     if fields != 5 {
         return Err(format!(
@@ -207,41 +197,11 @@ mod tests {
 
     // Berlin changes on 2026-03-29 at 01:00Z (2:00 -> 3:00) and on 2026-10-25 at 01:00Z (3:00 -> 2:00).
     #[rstest]
-    #[case::before(
-        "0 2 * * *",
-        60,
-        None,
-        "2026-05-01T01:59:59.999Z",
-        closed("2026-05-01T02:00:00Z")
-    )]
-    #[case::at_its_start(
-        "0 2 * * *",
-        60,
-        None,
-        "2026-05-01T02:00:00Z",
-        open("2026-05-01T03:00:00Z")
-    )]
-    #[case::just_before_its_end(
-        "0 2 * * *",
-        60,
-        None,
-        "2026-05-01T02:59:59.999Z",
-        open("2026-05-01T03:00:00Z")
-    )]
-    #[case::at_its_end(
-        "0 2 * * *",
-        60,
-        None,
-        "2026-05-01T03:00:00Z",
-        closed("2026-05-02T02:00:00Z")
-    )]
-    #[case::over_midnight(
-        "30 23 * * *",
-        60,
-        None,
-        "2026-05-02T00:10:00Z",
-        open("2026-05-02T00:30:00Z")
-    )]
+    #[case::before("0 2 * * *", 60, None, "2026-05-01T01:59:59.999Z", closed("2026-05-01T02:00:00Z"))]
+    #[case::at_its_start("0 2 * * *", 60, None, "2026-05-01T02:00:00Z", open("2026-05-01T03:00:00Z"))]
+    #[case::just_before_its_end("0 2 * * *", 60, None, "2026-05-01T02:59:59.999Z", open("2026-05-01T03:00:00Z"))]
+    #[case::at_its_end("0 2 * * *", 60, None, "2026-05-01T03:00:00Z", closed("2026-05-02T02:00:00Z"))]
+    #[case::over_midnight("30 23 * * *", 60, None, "2026-05-02T00:10:00Z", open("2026-05-02T00:30:00Z"))]
     #[case::in_its_zone(
         "0 2 * * *",
         60,
@@ -256,20 +216,8 @@ mod tests {
         "2026-05-01T00:30:00Z",
         closed("2026-05-02T00:00:00Z")
     )]
-    #[case::by_names(
-        "0 2 * MAY SAT",
-        60,
-        None,
-        "2026-04-30T00:00:00Z",
-        closed("2026-05-02T02:00:00Z")
-    )]
-    #[case::on_a_leap_day(
-        "0 2 29 2 *",
-        60,
-        None,
-        "2026-05-01T00:00:00Z",
-        closed("2028-02-29T02:00:00Z")
-    )]
+    #[case::by_names("0 2 * MAY SAT", 60, None, "2026-04-30T00:00:00Z", closed("2026-05-02T02:00:00Z"))]
+    #[case::on_a_leap_day("0 2 29 2 *", 60, None, "2026-05-01T00:00:00Z", closed("2028-02-29T02:00:00Z"))]
     #[case::a_skipped_start_waits_for_the_gap(
         "30 2 * * *",
         60,
@@ -340,13 +288,7 @@ mod tests {
         "2026-10-25T01:59:00Z",
         open("2026-10-25T02:00:00Z")
     )]
-    #[case::windows_that_touch_are_one(
-        "0 2,3 * * *",
-        60,
-        None,
-        "2026-05-01T02:30:00Z",
-        open("2026-05-01T04:00:00Z")
-    )]
+    #[case::windows_that_touch_are_one("0 2,3 * * *", 60, None, "2026-05-01T02:30:00Z", open("2026-05-01T04:00:00Z"))]
     #[case::windows_that_overlap_are_one(
         "0,30 2 * * *",
         60,
@@ -384,8 +326,7 @@ mod tests {
     #[case("0 2 * * *", 25)]
     #[case("* * * * *", 1)]
     fn longer_than_its_period_it_never_closes(#[case] schedule: &str, #[case] hours: u64) {
-        let window =
-            Window::new(schedule, Duration::from_hours(hours), Some("Europe/Berlin")).unwrap();
+        let window = Window::new(schedule, Duration::from_hours(hours), Some("Europe/Berlin")).unwrap();
         for minute in 0..4_000 {
             let now = at("2026-10-24T00:00:00Z") + SignedDuration::from_mins(minute);
             match window.state(now) {

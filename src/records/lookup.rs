@@ -101,11 +101,7 @@ impl RecordResolver {
         let mut builder = if resolvers.is_empty() {
             TokioResolver::builder_tokio().map_err(ResolverError)?
         } else {
-            let servers = resolvers
-                .iter()
-                .copied()
-                .map(NameServerConfig::udp_and_tcp)
-                .collect();
+            let servers = resolvers.iter().copied().map(NameServerConfig::udp_and_tcp).collect();
             TokioResolver::builder_with_config(
                 ResolverConfig::from_parts(None, Vec::new(), servers),
                 TokioRuntimeProvider::default(),
@@ -121,8 +117,7 @@ impl RecordResolver {
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<(Name, RData)>, NetError> {
-        let mut name = Name::from_utf8(name)
-            .map_err(|_| NetError::Message("the name cannot be asked for in DNS"))?;
+        let mut name = Name::from_utf8(name).map_err(|_| NetError::Message("the name cannot be asked for in DNS"))?;
         // Absolute: a pod's search list must not turn a miss into a hit.
         name.set_fqdn(true);
         let answer = self.0.lookup(name, kind).await?;
@@ -167,10 +162,7 @@ impl Lookup for RecordResolver {
     }
 
     async fn addresses(&self, host: &str) -> Addresses {
-        let (v4, v6) = tokio::join!(
-            self.ask(host, RecordType::A),
-            self.ask(host, RecordType::AAAA)
-        );
+        let (v4, v6) = tokio::join!(self.ask(host, RecordType::A), self.ask(host, RecordType::AAAA));
         let mut addresses = Vec::new();
         let mut alias = None;
         let mut failure = None;
@@ -203,10 +195,9 @@ fn is_failure(error: &NetError) -> bool {
     use hickory_resolver::net::DnsError;
     use hickory_resolver::proto::op::ResponseCode;
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(records)) => !matches!(
-            records.response_code,
-            ResponseCode::NoError | ResponseCode::NXDomain
-        ),
+        NetError::Dns(DnsError::NoRecordsFound(records)) => {
+            !matches!(records.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+        }
         _ => true,
     }
 }

@@ -78,9 +78,7 @@ pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordSt
                 Question::Own(Service::DirectTls, domain) if !wanted.direct_tls => {
                     not_offered(dns, &domain, wanted).await
                 }
-                Question::Own(service, domain) => {
-                    Some(own_record(dns, service, &domain, wanted).await)
-                }
+                Question::Own(service, domain) => Some(own_record(dns, service, &domain, wanted).await),
                 Question::Partner(domain) => Some(partner_record(dns, &domain).await),
             }
         })
@@ -92,11 +90,7 @@ pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordSt
 
 /// Direct TLS is not offered, so no record may say that it is: a peer that prefers it would come
 /// to a closed port, or to another server. No answer is no such record.
-async fn not_offered(
-    dns: &(impl Lookup + Sync),
-    domain: &Domain,
-    wanted: &Wanted,
-) -> Option<RecordStatus> {
+async fn not_offered(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wanted) -> Option<RecordStatus> {
     let service = Service::DirectTls;
     let SrvAnswer::Found(records) = dns.srv(service, domain).await else {
         return None;
@@ -117,12 +111,7 @@ async fn not_offered(
     })
 }
 
-async fn own_record(
-    dns: &(impl Lookup + Sync),
-    service: Service,
-    domain: &Domain,
-    wanted: &Wanted,
-) -> RecordStatus {
+async fn own_record(dns: &(impl Lookup + Sync), service: Service, domain: &Domain, wanted: &Wanted) -> RecordStatus {
     let name = service.record(domain);
     let port = service.port();
     let should = format!("{name}. SRV 10 0 {port} {}.", wanted.hostname);
@@ -134,17 +123,12 @@ async fn own_record(
     let records = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => records,
         SrvAnswer::Absent => {
-            return status(
-                RecordState::Absent,
-                format!("not found; publish `{should}`"),
-            );
+            return status(RecordState::Absent, format!("not found; publish `{should}`"));
         }
         SrvAnswer::Failed(reason) => {
             return status(
                 RecordState::Unknown,
-                format!(
-                    "could not be looked up ({reason}); check that the resolvers answer for {domain}"
-                ),
+                format!("could not be looked up ({reason}); check that the resolvers answer for {domain}"),
             );
         }
     };
@@ -163,18 +147,13 @@ async fn own_record(
                 "the address of its target {host} could not be looked up ({reason}); check that the resolvers answer for it"
             ),
         ),
-        Addresses::Found {
-            alias: Some(alias), ..
-        } => status(
+        Addresses::Found { alias: Some(alias), .. } => status(
             RecordState::Wrong,
             format!(
                 "its target {host} is an alias (CNAME) for {alias}, which RFC 2782 forbids; publish A or AAAA records for {host} itself"
             ),
         ),
-        Addresses::Found {
-            addresses,
-            alias: None,
-        } => compare(&addresses, port, wanted, status),
+        Addresses::Found { addresses, alias: None } => compare(&addresses, port, wanted, status),
     }
 }
 
@@ -200,10 +179,7 @@ fn compare(
         .filter(|a| !wanted.addresses.contains(a))
         .collect();
     if foreign.is_empty() {
-        return status(
-            RecordState::Verified,
-            format!("{host} port {port}, {}", join(found)),
-        );
+        return status(RecordState::Verified, format!("{host} port {port}, {}", join(found)));
     }
     status(
         RecordState::Wrong,
@@ -221,10 +197,7 @@ fn wrong_record(records: &[Srv], port: u16, wanted: &Wanted) -> Option<String> {
         if record.target.is_empty() {
             Some("its target is `.`, which says that the service is not offered".to_owned())
         } else if record.target != wanted.hostname.as_str() {
-            Some(format!(
-                "its target is {}, not {}",
-                record.target, wanted.hostname
-            ))
+            Some(format!("its target is {}, not {}", record.target, wanted.hostname))
         } else if record.port != port {
             Some(format!("its port is {}, not {port}", record.port))
         } else {
@@ -325,12 +298,7 @@ mod tests {
     const HOST: &str = "eft-xwye-a.coluc.com";
 
     #[rstest]
-    #[case(
-        srv(HOST, 5269),
-        ip("203.0.113.10"),
-        RecordState::Verified,
-        "203.0.113.10"
-    )]
+    #[case(srv(HOST, 5269), ip("203.0.113.10"), RecordState::Verified, "203.0.113.10")]
     #[case(
         srv(HOST, 5270),
         ip("203.0.113.10"),
@@ -351,12 +319,7 @@ mod tests {
         "the Service has 203.0.113.10"
     )]
     #[case(srv(HOST, 5269), alias(), RecordState::Wrong, "CNAME")]
-    #[case(
-        srv(HOST, 5269),
-        Addresses::Absent,
-        RecordState::Wrong,
-        "publish an A or AAAA"
-    )]
+    #[case(srv(HOST, 5269), Addresses::Absent, RecordState::Wrong, "publish an A or AAAA")]
     #[case(
         SrvAnswer::Absent,
         ip("203.0.113.10"),
@@ -427,11 +390,7 @@ mod tests {
         };
         let found = verify(&Direct(answer), &wanted).await;
         assert_eq!(found[0].state, RecordState::Verified, "{found:?}");
-        assert_eq!(
-            found.len(),
-            1 + usize::from(expected.is_some()),
-            "{found:?}"
-        );
+        assert_eq!(found.len(), 1 + usize::from(expected.is_some()), "{found:?}");
         if let Some((state, says)) = expected {
             assert_eq!(found[1].name, "_xmpps-server._tcp.coluc.com");
             assert_eq!(found[1].state, state, "{found:?}");
@@ -448,11 +407,7 @@ mod tests {
             addresses: Vec::new(),
             partners: vec![Domain::parse("vngtp.lab").unwrap()],
         };
-        let found = verify(
-            &Fixed(srv("xmpp.vngtp.lab", 5269), Addresses::Absent),
-            &wanted,
-        )
-        .await;
+        let found = verify(&Fixed(srv("xmpp.vngtp.lab", 5269), Addresses::Absent), &wanted).await;
         assert_eq!(found[0].state, RecordState::PartnerFound);
         assert_eq!(found[0].message, "xmpp.vngtp.lab port 5269");
         let found = verify(&Fixed(SrvAnswer::Absent, Addresses::Absent), &wanted).await;

@@ -94,12 +94,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (readiness, stop) = (Readiness::default(), CancellationToken::new());
-        let server = tokio::spawn(serve_on(
-            listener,
-            readiness.clone(),
-            Metrics::new(),
-            stop.clone(),
-        ));
+        let server = tokio::spawn(serve_on(listener, readiness.clone(), Metrics::new(), stop.clone()));
         let get = |path: &str| reqwest::get(format!("{base}{path}"));
         assert_eq!(get("/livez").await.unwrap().status(), 200);
         assert_eq!(get("/readyz").await.unwrap().status(), 503);

@@ -50,9 +50,7 @@ impl Observed {
     /// Judges a lease as read at `now`.
     fn judge(&mut self, lease: &Lease, identity: &str, now: Instant) -> Step {
         let spec = lease.spec.as_ref();
-        let holder = spec
-            .and_then(|s| s.holder_identity.as_deref())
-            .unwrap_or("");
+        let holder = spec.and_then(|s| s.holder_identity.as_deref()).unwrap_or("");
         if self.version != lease.metadata.resource_version || self.since.is_none() {
             self.version.clone_from(&lease.metadata.resource_version);
             self.since = Some(now);
@@ -116,10 +114,7 @@ impl LeaderElection {
             match tokio::time::timeout(left, self.renew()).await {
                 Ok(Ok(true)) => last = Instant::now(),
                 Ok(Ok(false)) => {
-                    warn!(
-                        lease = self.name,
-                        "another operator holds the lease; this one stops"
-                    );
+                    warn!(lease = self.name, "another operator holds the lease; this one stops");
                     return;
                 }
                 Ok(Err(reason)) => warn!(lease = self.name, %reason, "the lease was not renewed"),
@@ -154,10 +149,7 @@ impl LeaderElection {
 
     async fn renew(&self) -> Result<bool, kube::Error> {
         let lease = self.api.get(&self.name).await?;
-        let holder = lease
-            .spec
-            .as_ref()
-            .and_then(|s| s.holder_identity.as_deref());
+        let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.as_deref());
         if holder != Some(self.identity.as_str()) {
             return Ok(false);
         }
@@ -167,17 +159,12 @@ impl LeaderElection {
     async fn write(&self, mut lease: Lease) -> Result<bool, kube::Error> {
         let old = lease.spec.take().unwrap_or_default();
         let transitions = old.lease_transitions.unwrap_or(0);
-        lease.spec = Some(
-            if old.holder_identity.as_deref() == Some(self.identity.as_str()) {
-                self.spec(transitions, old.acquire_time)
-            } else {
-                self.spec(transitions.saturating_add(1), None)
-            },
-        );
-        won(self
-            .api
-            .replace(&self.name, &PostParams::default(), &lease)
-            .await)
+        lease.spec = Some(if old.holder_identity.as_deref() == Some(self.identity.as_str()) {
+            self.spec(transitions, old.acquire_time)
+        } else {
+            self.spec(transitions.saturating_add(1), None)
+        });
+        won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
     /// Gives the lease up, so that a standby takes over at once.
@@ -189,9 +176,7 @@ impl LeaderElection {
             };
             if spec.holder_identity.as_deref() == Some(self.identity.as_str()) {
                 spec.holder_identity = None;
-                self.api
-                    .replace(&self.name, &PostParams::default(), &lease)
-                    .await?;
+                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
             }
             Ok(())
         })
@@ -258,15 +243,9 @@ mod tests {
     #[case::released(Some(""), Step::Take)]
     #[case::ours(Some("me"), Step::Take)]
     #[case::somebody_elses(Some("other"), Step::Wait)]
-    fn a_lease_is_taken_only_where_nobody_else_may_be_alive(
-        #[case] holder: Option<&str>,
-        #[case] step: Step,
-    ) {
+    fn a_lease_is_taken_only_where_nobody_else_may_be_alive(#[case] holder: Option<&str>, #[case] step: Step) {
         let mut observed = Observed::default();
-        assert_eq!(
-            observed.judge(&lease(holder, "1"), "me", Instant::now()),
-            step
-        );
+        assert_eq!(observed.judge(&lease(holder, "1"), "me", Instant::now()), step);
     }
 
     #[test]
@@ -274,21 +253,9 @@ mod tests {
         let mut observed = Observed::default();
         let start = Instant::now();
         let after = |s| start + Duration::from_secs(s);
-        assert_eq!(
-            observed.judge(&lease(Some("other"), "1"), "me", start),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.judge(&lease(Some("other"), "2"), "me", after(14)),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.judge(&lease(Some("other"), "2"), "me", after(28)),
-            Step::Wait
-        );
-        assert_eq!(
-            observed.judge(&lease(Some("other"), "2"), "me", after(29)),
-            Step::Take
-        );
+        assert_eq!(observed.judge(&lease(Some("other"), "1"), "me", start), Step::Wait);
+        assert_eq!(observed.judge(&lease(Some("other"), "2"), "me", after(14)), Step::Wait);
+        assert_eq!(observed.judge(&lease(Some("other"), "2"), "me", after(28)), Step::Wait);
+        assert_eq!(observed.judge(&lease(Some("other"), "2"), "me", after(29)), Step::Take);
     }
 }

@@ -20,9 +20,8 @@ pub fn to_stderr(directives: &str) -> Result<(), String> {
 }
 
 fn filter(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives).map_err(|error| {
-        format!("{directives:?} is no list of log directives: {error}; use for example info")
-    })
+    EnvFilter::try_new(directives)
+        .map_err(|error| format!("{directives:?} is no list of log directives: {error}; use for example info"))
 }
 
 fn start<W>(filter: EnvFilter, writer: W) -> Result<(), String>

@@ -115,11 +115,7 @@ impl Metrics {
             "Time of one reconcile",
             Histogram::new(exponential_buckets(0.005, 2.0, 12))
         );
-        let reconcile_errors = register!(
-            "reconcile_errors",
-            "Failed reconciles by category",
-            Family::default()
-        );
+        let reconcile_errors = register!("reconcile_errors", "Failed reconciles by category", Family::default());
         let api_requests = register!(
             "api_requests",
             "Requests to the Kubernetes API by verb",
@@ -150,11 +146,7 @@ impl Metrics {
             "Public SRV records that are as they should be",
             Family::default()
         );
-        let leader = register!(
-            "leader",
-            "Whether this process is the leader",
-            Gauge::default()
-        );
+        let leader = register!("leader", "Whether this process is the leader", Gauge::default());
         let abandoned_rows = register!(
             "abandoned_rows",
             "Rows left in IM and Presence by deletions that gave up",
@@ -247,8 +239,7 @@ mod tests {
             let line = format!("xmpp_federation_api_requests_total{{value=\"{verb}\"}} 1");
             assert!(text.contains(&line), "{text}");
         }
-        let line =
-            r#"xmpp_federation_axl_requests_total{operation="executeSQLQuery",outcome="ok"} 1"#;
+        let line = r#"xmpp_federation_axl_requests_total{operation="executeSQLQuery",outcome="ok"} 1"#;
         assert!(text.contains(line), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -12,9 +12,7 @@ pub struct NoRandomness(rand::rand_core::OsError);
 /// other servers' configurations.
 pub fn generate_dialback_secret() -> Result<SecretBytes, NoRandomness> {
     let mut bits = [0_u8; 32];
-    rand::rngs::OsRng
-        .try_fill_bytes(&mut bits)
-        .map_err(NoRandomness)?;
+    rand::rngs::OsRng.try_fill_bytes(&mut bits).map_err(NoRandomness)?;
     let mut text = Vec::with_capacity(64);
     for byte in bits {
         for nibble in [byte >> 4, byte & 0xf] {
@@ -34,10 +32,7 @@ mod tests {
 
     #[test]
     fn secrets_are_256_bits_as_hexadecimal_text_and_never_repeat() {
-        let (a, b) = (
-            generate_dialback_secret().unwrap(),
-            generate_dialback_secret().unwrap(),
-        );
+        let (a, b) = (generate_dialback_secret().unwrap(), generate_dialback_secret().unwrap());
         assert_eq!(a.len(), 64);
         assert!(a.expose().iter().all(u8::is_ascii_hexdigit));
         assert_ne!(a.expose(), b.expose());

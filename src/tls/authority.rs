@@ -5,8 +5,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, OtherNameValue, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    OtherNameValue, SanType,
 };
 use xmpp_federation_core::{Domain, SecretBytes};
 
@@ -63,27 +63,17 @@ pub enum TlsError {
 /// Decides whether authority and leaf are good for the wanted names at `now`, and makes what is
 /// missing. `wanted` starts with the name that the subject shows; its order does not matter
 /// otherwise. An existing authority is kept in every case.
-pub fn ensure(
-    existing: Option<&KeyMaterial>,
-    wanted: &[Domain],
-    now: Timestamp,
-) -> Result<Outcome, TlsError> {
+pub fn ensure(existing: Option<&KeyMaterial>, wanted: &[Domain], now: Timestamp) -> Result<Outcome, TlsError> {
     let Some(existing) = existing else {
         let authority = Authority::generate(wanted, now)?;
         let material = authority.issue(wanted, now)?;
-        return Ok(Outcome::Issue(
-            Box::new(material),
-            "no certificate existed".to_owned(),
-        ));
+        return Ok(Outcome::Issue(Box::new(material), "no certificate existed".to_owned()));
     };
     let Some(reason) = reason_to_renew(&existing.certificate, wanted, now) else {
         return Ok(Outcome::Keep);
     };
     let authority = Authority::load(existing, now)?;
-    Ok(Outcome::Issue(
-        Box::new(authority.issue(wanted, now)?),
-        reason,
-    ))
+    Ok(Outcome::Issue(Box::new(authority.issue(wanted, now)?), reason))
 }
 
 fn reason_to_renew(pem: &str, wanted: &[Domain], now: Timestamp) -> Option<String> {
@@ -109,13 +99,10 @@ struct Authority {
 impl Authority {
     fn generate(wanted: &[Domain], now: Timestamp) -> Result<Self, TlsError> {
         let mut params = CertificateParams::default();
-        let of = wanted
-            .first()
-            .map_or("federation", |domain| domain.as_str());
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("XMPP federation authority of {of}"),
-        );
+        let of = wanted.first().map_or("federation", |domain| domain.as_str());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("XMPP federation authority of {of}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, now, AUTHORITY_LIFETIME);
@@ -130,18 +117,14 @@ impl Authority {
     }
 
     fn load(existing: &KeyMaterial, now: Timestamp) -> Result<Self, TlsError> {
-        let info = inspect(&existing.ca_certificate)
-            .map_err(|error| TlsError::Authority(error.to_string()))?;
+        let info = inspect(&existing.ca_certificate).map_err(|error| TlsError::Authority(error.to_string()))?;
         if info.not_after <= now {
-            return Err(TlsError::Authority(format!(
-                "it expired on {}",
-                info.not_after
-            )));
+            return Err(TlsError::Authority(format!("it expired on {}", info.not_after)));
         }
         let text = std::str::from_utf8(existing.ca_key.expose())
             .map_err(|_| TlsError::Authority("its key is not PEM text".to_owned()))?;
-        let key = KeyPair::from_pem(text)
-            .map_err(|error| TlsError::Authority(format!("its key is unreadable: {error}")))?;
+        let key =
+            KeyPair::from_pem(text).map_err(|error| TlsError::Authority(format!("its key is unreadable: {error}")))?;
         let issuer = Issuer::from_ca_cert_pem(&existing.ca_certificate, key)
             .map_err(|error| TlsError::Authority(error.to_string()))?;
         Ok(Self {
@@ -154,9 +137,7 @@ impl Authority {
     fn issue(&self, wanted: &[Domain], now: Timestamp) -> Result<KeyMaterial, TlsError> {
         let mut params = CertificateParams::default();
         if let Some(first) = wanted.first() {
-            params
-                .distinguished_name
-                .push(DnType::CommonName, first.as_str());
+            params.distinguished_name.push(DnType::CommonName, first.as_str());
         }
         for domain in wanted {
             params
@@ -168,10 +149,7 @@ impl Authority {
             )));
         }
         // Shown in both directions, so both usages.
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, now, LEAF_LIFETIME);
@@ -188,8 +166,7 @@ impl Authority {
 
 fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: SignedDuration) {
     let at = |timestamp: Timestamp| {
-        time::OffsetDateTime::from_unix_timestamp(timestamp.as_second())
-            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+        time::OffsetDateTime::from_unix_timestamp(timestamp.as_second()).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
     };
     params.not_before = at(now.saturating_sub(BACKDATE).unwrap_or(now));
     params.not_after = at(now.saturating_add(lifetime).unwrap_or(Timestamp::MAX));
@@ -201,10 +178,7 @@ mod tests {
     use super::*;
 
     fn domains(names: &[&str]) -> Vec<Domain> {
-        names
-            .iter()
-            .map(|name| Domain::parse(name).unwrap())
-            .collect()
+        names.iter().map(|name| Domain::parse(name).unwrap()).collect()
     }
 
     fn at(text: &str) -> Timestamp {
@@ -226,14 +200,8 @@ mod tests {
         let info = inspect(&material.certificate).unwrap();
         assert!(info.missing(&wanted).is_empty());
         assert_eq!(info.missing(&domains(&["vngtp.lab"])).len(), 1);
-        assert!(
-            info.issuer
-                .contains("XMPP federation authority of coluc.com")
-        );
-        assert!(matches!(
-            ensure(Some(&material), &wanted, now).unwrap(),
-            Outcome::Keep
-        ));
+        assert!(info.issuer.contains("XMPP federation authority of coluc.com"));
+        assert!(matches!(ensure(Some(&material), &wanted, now).unwrap(), Outcome::Keep));
     }
 
     #[test]

@@ -23,10 +23,7 @@ pub struct CertificateInfo {
 impl CertificateInfo {
     /// Which of these domains the certificate does not prove.
     pub fn missing<'a>(&self, wanted: &'a [Domain]) -> Vec<&'a Domain> {
-        wanted
-            .iter()
-            .filter(|domain| !self.names.cover(domain))
-            .collect()
+        wanted.iter().filter(|domain| !self.names.cover(domain)).collect()
     }
 }
 
@@ -50,8 +47,7 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, Unreadable> {
         not_after: time(certificate.validity().not_after)?,
         issuer: certificate.issuer().to_string(),
         fingerprint_sha256: hex(&Sha256::digest(&block.contents)),
-        names: CertificateNames::from_der(&block.contents)
-            .map_err(|e| Unreadable(e.to_string()))?,
+        names: CertificateNames::from_der(&block.contents).map_err(|e| Unreadable(e.to_string()))?,
     })
 }
 

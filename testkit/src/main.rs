@@ -43,10 +43,7 @@ fn main() -> std::process::ExitCode {
         .with_ansi(false)
         .with_max_level(level)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("testkit: cannot start its threads: {error}");

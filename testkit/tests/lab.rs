@@ -2,12 +2,7 @@
 //!
 //! Needs root and what `make setup` builds, so it runs in `make test` (with `--ignored`), not in a plain `cargo test`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
@@ -135,12 +130,8 @@ fn remains(lab: &Layout) -> Vec<String> {
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         let own = entry.file_name().to_string_lossy() == std::process::id().to_string();
-        if !own && (words.contains(&lab.tag()) || words.contains(&lab.dir().display().to_string()))
-        {
-            found.push(format!(
-                "process {} {words}",
-                entry.file_name().to_string_lossy()
-            ));
+        if !own && (words.contains(&lab.tag()) || words.contains(&lab.dir().display().to_string())) {
+            found.push(format!("process {} {words}", entry.file_name().to_string_lossy()));
         }
     }
     if lab.dir().exists() {
@@ -150,32 +141,20 @@ fn remains(lab: &Layout) -> Vec<String> {
 }
 
 async fn run_pods(lab: &Lab) -> Result<(), Error> {
-    lab.kubectl_with_input(&["apply", "-f", "-"], MANIFEST)
+    lab.kubectl_with_input(&["apply", "-f", "-"], MANIFEST).await?;
+    lab.kubectl(&["-n", "try", "rollout", "status", "statefulset/try", "--timeout=60s"])
         .await?;
-    lab.kubectl(&[
-        "-n",
-        "try",
-        "rollout",
-        "status",
-        "statefulset/try",
-        "--timeout=60s",
-    ])
-    .await?;
-    node::wait_until(
-        "the load balancer's address",
-        Duration::from_secs(10),
-        async || {
-            let words = [
-                "-n",
-                "try",
-                "get",
-                "service",
-                "try",
-                "-o=jsonpath={.status.loadBalancer.ingress[0].ip}",
-            ];
-            Ok(lab.kubectl(&words).await? == "203.0.113.10")
-        },
-    )
+    node::wait_until("the load balancer's address", Duration::from_secs(10), async || {
+        let words = [
+            "-n",
+            "try",
+            "get",
+            "service",
+            "try",
+            "-o=jsonpath={.status.loadBalancer.ingress[0].ip}",
+        ];
+        Ok(lab.kubectl(&words).await? == "203.0.113.10")
+    })
     .await?;
     lab.add_host("client", &["198.51.100.77".parse()?]).await
 }
@@ -189,10 +168,7 @@ async fn answers(lab: &Lab) -> Result<BTreeSet<String>, Error> {
     };
     // kube-proxy learns of pods a little later than their StatefulSet.
     let what = "an answer of the load balancer";
-    node::wait_until(what, Duration::from_secs(10), async || {
-        Ok(connect().await?.success)
-    })
-    .await?;
+    node::wait_until(what, Duration::from_secs(10), async || Ok(connect().await?.success)).await?;
     let mut names = BTreeSet::new();
     for _ in 0..10 {
         let output = connect().await?;
@@ -222,21 +198,12 @@ async fn addresses_are_lent(lab: &Lab) -> Result<(), Error> {
         .await
     };
     let create = async |name: &str| {
-        lab.kubectl(&[
-            "-n",
-            "try",
-            "create",
-            "service",
-            "loadbalancer",
-            name,
-            "--tcp=1",
-        ])
-        .await
+        lab.kubectl(&["-n", "try", "create", "service", "loadbalancer", name, "--tcp=1"])
+            .await
     };
     create("second").await?;
     address_of("second", "203.0.113.11").await?;
-    lab.kubectl(&["-n", "try", "delete", "service", "try"])
-        .await?;
+    lab.kubectl(&["-n", "try", "delete", "service", "try"]).await?;
     create("third").await?;
     address_of("third", "203.0.113.10").await
 }
@@ -261,14 +228,7 @@ async fn two_labs_run_side_by_side_and_leave_nothing() {
     let logs = b.kubectl(&["-n", "try", "logs", "try-0"]).await.unwrap();
     assert!(logs.contains("serves port 8080"), "{logs}");
     // A pod reaches another one through its Service: replies must find their way back through the address translation.
-    let service = [
-        "-n",
-        "try",
-        "get",
-        "service",
-        "try",
-        "-o=jsonpath={.spec.clusterIP}",
-    ];
+    let service = ["-n", "try", "get", "service", "try", "-o=jsonpath={.spec.clusterIP}"];
     let address = b.kubectl(&service).await.unwrap();
     let pod = node::pod_processes(b.layout())
         .unwrap()
@@ -282,11 +242,7 @@ async fn two_labs_run_side_by_side_and_leave_nothing() {
             .args([&inside, "timeout", "5", "bash", "-c", &script])
             .output()
             .unwrap();
-        assert!(
-            status.status.success(),
-            "{}",
-            String::from_utf8_lossy(&status.stderr)
-        );
+        assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     }
     addresses_are_lent(&b).await.unwrap();
     b.down(None).await.unwrap();
@@ -306,11 +262,9 @@ async fn a_start_that_was_killed_is_taken_away_by_the_next_one() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    node::wait_until(
-        "the start to be half done",
-        Duration::from_mins(1),
-        async || Ok(layout.log("containerd").exists() && !layout.log("kubelet").exists()),
-    )
+    node::wait_until("the start to be half done", Duration::from_mins(1), async || {
+        Ok(layout.log("containerd").exists() && !layout.log("kubelet").exists())
+    })
     .await
     .unwrap();
     aborted.kill().unwrap();
@@ -335,10 +289,7 @@ async fn work_inside_a_lab_uses_its_network_and_its_resolver() {
     .unwrap();
     let (addresses, resolver) = lab
         .inside(async || {
-            let addresses = Command::new("ip")
-                .args(["-4", "-o", "addr"])
-                .output()?
-                .stdout;
+            let addresses = Command::new("ip").args(["-4", "-o", "addr"]).output()?.stdout;
             Ok((
                 String::from_utf8_lossy(&addresses).into_owned(),
                 fs::read_to_string("/etc/resolv.conf")?,
@@ -350,10 +301,7 @@ async fn work_inside_a_lab_uses_its_network_and_its_resolver() {
     let copy = lab.clone();
     let add = async move || copy.add_host("late", &["198.51.100.78".parse()?]).await;
     lab.inside(add).await.unwrap();
-    let late = lab
-        .exec_in(Some("late"), &["ip", "-4", "-o", "addr"])
-        .await
-        .unwrap();
+    let late = lab.exec_in(Some("late"), &["ip", "-4", "-o", "addr"]).await.unwrap();
     assert!(late.stdout.contains("198.51.100.78/24"), "{late:?}");
     assert!(
         addresses.contains("10.244.0.1/16") && addresses.contains("198.51.100.1/24"),
@@ -361,13 +309,8 @@ async fn work_inside_a_lab_uses_its_network_and_its_resolver() {
     );
     assert_eq!(resolver, "nameserver 10.244.200.53\n");
     assert_ne!(fs::read_to_string("/etc/resolv.conf").unwrap(), resolver);
-    lab.spawn_in(
-        None,
-        "sleeper",
-        &["sleep", "60"],
-        &std::collections::BTreeMap::new(),
-    )
-    .unwrap();
+    lab.spawn_in(None, "sleeper", &["sleep", "60"], &std::collections::BTreeMap::new())
+        .unwrap();
     let elsewhere = Options {
         dir: Some("/tmp/another-folder".into()),
         ..options('d')

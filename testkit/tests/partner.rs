@@ -15,12 +15,7 @@ use testkit::{Error, dns};
 const DNS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 const SERVERS: [(&str, &str, &str, Ipv4Addr); 2] = [
     ("vngtp", "vngtp.lab", "bob", Ipv4Addr::new(198, 51, 100, 20)),
-    (
-        "coluc",
-        "coluc.com",
-        "alice",
-        Ipv4Addr::new(198, 51, 100, 30),
-    ),
+    ("coluc", "coluc.com", "alice", Ipv4Addr::new(198, 51, 100, 30)),
 ];
 
 /// A name of this checkout's own.
@@ -35,11 +30,7 @@ fn name() -> String {
 async fn start(lab: &Lab) -> Result<(), Error> {
     lab.add_host("dns", &[DNS]).await?;
     let (address, control) = (DNS.to_string(), format!("{DNS}:8080"));
-    lab.spawn_testkit(
-        Some("dns"),
-        "dns",
-        &["dns", "--bind", &address, "--control", &control],
-    )?;
+    lab.spawn_testkit(Some("dns"), "dns", &["dns", "--bind", &address, "--control", &control])?;
     lab.wait_for_port("dns", DNS, 8080).await?;
     for (host, domain, user, address) in SERVERS {
         lab.add_host(host, &[address]).await?;
@@ -76,28 +67,18 @@ async fn exchange() -> Result<(), Error> {
         values: vec!["198.51.100.30".into()],
     };
     let url = format!("http://{DNS}:8080/records");
-    http.put(url)
-        .json(&moved)
-        .send()
-        .await?
-        .error_for_status()?;
+    http.put(url).json(&moved).send().await?.error_for_status()?;
     let user = |(_, domain, user, address): (&str, &str, &str, Ipv4Addr)| {
-        User::new(
-            &http,
-            &format!("http://{address}:8080"),
-            &format!("{user}@{domain}"),
-        )
+        User::new(&http, &format!("http://{address}:8080"), &format!("{user}@{domain}"))
     };
     let [bob, alice] = SERVERS.map(user);
     let mut report = Report::default();
     report
         .step(1, "Two Prosody servers", &[], async |talk| {
             for user in [&alice, &bob] {
-                talk.wait(
-                    "the session",
-                    std::time::Duration::from_secs(20),
-                    async || user.full_jid().await,
-                )
+                talk.wait("the session", std::time::Duration::from_secs(20), async || {
+                    user.full_jid().await
+                })
                 .await?;
             }
             traffic::messages(talk, &alice, &bob).await?;

@@ -18,9 +18,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     });
     bench.desired.requests.refresh = Some("1".into());
     let report = bench
-        .until(5, "rejected", |r| {
-            r.axl_authenticated.reason == reasons::UNAUTHORIZED
-        })
+        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
         .await;
     let message = &report.axl_authenticated.message;
     for part in [
@@ -63,10 +61,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(bench.restarts(), [1, 1]);
     let text = bench.store.text();
-    assert!(
-        !text.contains("axlpassword") && !text.contains("changed"),
-        "{text}"
-    );
+    assert!(!text.contains("axlpassword") && !text.contains("changed"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +69,7 @@ async fn a_wrong_password_from_the_start_is_tried_once() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.target.axl = secret("1", "wrong");
     bench
-        .until(5, "rejected", |r| {
-            r.axl_authenticated.reason == reasons::UNAUTHORIZED
-        })
+        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
         .await;
     bench.keep_on(2.0).await;
     assert_eq!(bench.sim.calls(0).len(), 1);
@@ -91,9 +84,7 @@ async fn two_secrets_with_one_account_count_as_one() {
     other.secret.uid = "u-2".into();
     bench.desired.target.control_center = Some(other);
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     bench.change(Change {
         password: Some("changed".into()),
@@ -101,9 +92,7 @@ async fn two_secrets_with_one_account_count_as_one() {
     });
     bench.desired.requests.refresh = Some("1".into());
     bench
-        .until(5, "rejected", |r| {
-            r.axl_authenticated.reason == reasons::UNAUTHORIZED
-        })
+        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
         .await;
     bench.desired.requests.refresh = Some("2".into());
     bench.keep_on(1.0).await;
@@ -127,15 +116,10 @@ async fn a_missing_role_is_told_apart_by_interface() {
         let mut bench = Bench::start(quick()).await;
         bench.fault(fault, FaultOptions::default());
         let report = bench
-            .until(5, "forbidden", |r| {
-                r.axl_authenticated.reason == reasons::FORBIDDEN
-            })
+            .until(5, "forbidden", |r| r.axl_authenticated.reason == reasons::FORBIDDEN)
             .await;
         let message = &report.axl_authenticated.message;
-        assert!(
-            message.starts_with(interface) && message.contains(role),
-            "{message}"
-        );
+        assert!(message.starts_with(interface) && message.contains(role), "{message}");
     }
 }
 
@@ -184,18 +168,13 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
         .collect();
     bench.desired.target.tls = ServerTrust::Pinned(pins);
     bench
-        .until(5, "accepted", |r| {
-            r.axl_authenticated.status == Status::True
-        })
+        .until(5, "accepted", |r| r.axl_authenticated.status == Status::True)
         .await;
     // The opt-out is said aloud.
     bench.desired.target.tls = ServerTrust::Insecure;
     let report = bench.once().await;
     assert!(
-        report
-            .axl_authenticated
-            .message
-            .contains("insecureSkipVerify"),
+        report.axl_authenticated.message.contains("insecureSkipVerify"),
         "{}",
         report.axl_authenticated.message
     );

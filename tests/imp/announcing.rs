@@ -8,10 +8,7 @@ use crate::support::{Bench, PUBLISHER, id, quick};
 /// Restart commands that the routers took, in the order of the nodes.
 fn restarts(bench: &Bench) -> Vec<usize> {
     let nodes = bench.sim.state().nodes;
-    nodes
-        .iter()
-        .map(|node| node.router.restarts.len())
-        .collect()
+    nodes.iter().map(|node| node.router.restarts.len()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,9 +38,7 @@ impl ApiServer {
         let version = state.version;
         let old = state.objects.get(path).cloned();
         let metadata = object["metadata"].as_object_mut().unwrap();
-        let uid = old.map_or(json!(format!("uid-{version}")), |old| {
-            old["metadata"]["uid"].clone()
-        });
+        let uid = old.map_or(json!(format!("uid-{version}")), |old| old["metadata"]["uid"].clone());
         metadata.insert("uid".into(), uid);
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
         state.objects.insert(path.to_owned(), object);
@@ -137,9 +135,7 @@ impl State {
         self.version += 1;
         let version = self.version;
         let metadata = object["metadata"].as_object_mut().unwrap();
-        metadata
-            .entry("uid")
-            .or_insert_with(|| json!(format!("uid-{version}")));
+        metadata.entry("uid").or_insert_with(|| json!(format!("uid-{version}")));
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
         self.objects.insert(path, object.clone());
         object
@@ -178,10 +174,7 @@ impl State {
         };
         let Some(old) = self.objects.get(object).cloned() else {
             if apply && !status {
-                return (
-                    StatusCode::CREATED,
-                    self.store(path.to_owned(), body.clone()),
-                );
+                return (StatusCode::CREATED, self.store(path.to_owned(), body.clone()));
             }
             return failed(StatusCode::NOT_FOUND, "NotFound", path);
         };
@@ -202,9 +195,7 @@ impl State {
                 }
             }
         }
-        if new["metadata"]["finalizers"] == json!([])
-            && new["metadata"].get("deletionTimestamp").is_some()
-        {
+        if new["metadata"]["finalizers"] == json!([]) && new["metadata"].get("deletionTimestamp").is_some() {
             self.objects.remove(object);
             return (StatusCode::OK, new);
         }

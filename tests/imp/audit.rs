@@ -71,8 +71,7 @@ fn counted(bench: &mut Bench) -> Metrics {
 }
 
 fn count(metrics: &Metrics, action: &str, outcome: &str) -> u64 {
-    let start =
-        format!("xmpp_federation_imp_actions_total{{action=\"{action}\",outcome=\"{outcome}\"}} ");
+    let start = format!("xmpp_federation_imp_actions_total{{action=\"{action}\",outcome=\"{outcome}\"}} ");
     let text = metrics.encode().unwrap();
     text.lines()
         .find_map(|line| line.strip_prefix(&start))
@@ -81,14 +80,7 @@ fn count(metrics: &Metrics, action: &str, outcome: &str) -> u64 {
 
 /// That an action was told everywhere, each time with the same words, and nowhere else.
 #[track_caller]
-fn told(
-    bench: &Bench,
-    report: &Report,
-    log: &Log,
-    (action, reason): (&str, &str),
-    subject: &str,
-    words: &[&str],
-) {
+fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, &str), subject: &str, words: &[&str]) {
     let all = |text: &str| words.iter().all(|word| text.contains(word));
     let events: Vec<_> = bench
         .events
@@ -158,15 +150,9 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
             &log,
             ("RouterBack", reasons::ROUTER_BACK),
             node,
-            &[
-                &unread,
-                "up time 864",
-                " before the command of ",
-                " s after",
-            ],
+            &[&unread, "up time 864", " before the command of ", " s after"],
         );
-        let line =
-            format!("xmpp_federation_router_restarts_total{{node=\"{node}\",reason=\"rows\"}} 1\n");
+        let line = format!("xmpp_federation_router_restarts_total{{node=\"{node}\",reason=\"rows\"}} 1\n");
         let text = metrics.encode().unwrap();
         assert!(text.contains(&line), "{text}");
     }
@@ -186,10 +172,7 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
         &log,
         ("DeleteRow", reasons::ROW_DELETED),
         &id,
-        &[
-            "it is not wanted any more",
-            "the table had 1 rows of ours, has 0",
-        ],
+        &["it is not wanted any more", "the table had 1 rows of ours, has 0"],
     );
     assert_eq!(count(&metrics, "DeleteRow", "done"), 1);
 }
@@ -208,9 +191,7 @@ async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
             ..FaultOptions::default()
         },
     );
-    let report = bench
-        .until(20, "registered", |r| !r.registrations.is_empty())
-        .await;
+    let report = bench.until(20, "registered", |r| !r.registrations.is_empty()).await;
     let lines = log.actions("InsertRow");
     assert_eq!(lines.len(), 2, "{lines:#?}");
     assert!(lines[0].2.contains("had 0 rows of ours; the connection"));
@@ -237,9 +218,7 @@ async fn a_refused_restart_is_told_as_not_done() {
     let metrics = counted(&mut bench);
     bench.fault("restart-refused", FaultOptions::default());
     let report = bench
-        .until(30, "refused", |r| {
-            r.routers_in_sync.reason == reasons::RESTART_REFUSED
-        })
+        .until(30, "refused", |r| r.routers_in_sync.reason == reasons::RESTART_REFUSED)
         .await;
     // A refusal is no reason not to ask the other node.
     let lines = log.actions("RestartRouter");
@@ -269,9 +248,7 @@ async fn an_adoption_is_told() {
     let mut bench = Bench::start(config).await;
     let metrics = counted(&mut bench);
     bench.desired.requests.adopt_rows = Some("1".into());
-    let report = bench
-        .until(10, "adopted", |r| !r.registrations.is_empty())
-        .await;
+    let report = bench.until(10, "adopted", |r| !r.registrations.is_empty()).await;
     told(
         &bench,
         &report,

@@ -209,21 +209,14 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     // `axluser:axlpassword` and its two parts.
-    for secret in [
-        "axlpassword",
-        "YXhsdXNlcjpheGxwYXNzd29yZA",
-        "anotherpassword",
-    ] {
+    for secret in ["axlpassword", "YXhsdXNlcjpheGxwYXNzd29yZA", "anotherpassword"] {
         assert!(!text.contains(secret), "{secret} is in the log");
     }
     let told: Vec<serde_json::Value> = text
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .filter(|line: &serde_json::Value| {
-            matches!(
-                line["target"].as_str(),
-                Some("network.axl" | "network.control_center")
-            )
+            matches!(line["target"].as_str(), Some("network.axl" | "network.control_center"))
         })
         .filter(|line| {
             let url = line["fields"]["url"].as_str().unwrap();
@@ -231,9 +224,7 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
         })
         .collect();
     // What is not sent because the account rests is told too, without a status.
-    let (told, held): (Vec<_>, Vec<_>) = told
-        .into_iter()
-        .partition(|line| line["fields"]["status"] != 0);
+    let (told, held): (Vec<_>, Vec<_>) = told.into_iter().partition(|line| line["fields"]["status"] != 0);
     for line in &held {
         let reason = line["fields"]["reason"].as_str().unwrap();
         assert!(reason.contains("not asked before"), "{line}");
@@ -259,9 +250,6 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
         assert!(fields["duration_ms"].is_u64(), "{line}");
     }
     for status in [200, 401, 403, 500, 599] {
-        assert!(
-            told.iter().any(|line| line["fields"]["status"] == status),
-            "{status}"
-        );
+        assert!(told.iter().any(|line| line["fields"]["status"] == status), "{status}");
     }
 }

@@ -275,8 +275,7 @@ async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
     let world = World::new().await;
-    let (good, locked, manual) =
-        tokio::join!(cluster("good"), cluster("locked"), cluster("manual"));
+    let (good, locked, manual) = tokio::join!(cluster("good"), cluster("locked"), cluster("manual"));
     let (port, _silent) = silent().await;
     world.account("locked-axl", "wrong");
     world.resource(
@@ -297,11 +296,7 @@ async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
         })
         .await;
     // The silent one costs a time-out each time that it is tried again.
-    assert!(
-        started.elapsed() < Duration::from_secs(19),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(19), "{:?}", started.elapsed());
     assert_eq!((rows(&good), restarts(&good)), (1, 1));
     assert_eq!((rows(&manual), restarts(&manual)), (1, 0));
     assert_eq!(rows(&locked), 0);
@@ -309,10 +304,7 @@ async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
 
     let (status, message) = seen.condition("AxlAuthenticated");
     assert_eq!(status, "False");
-    assert!(
-        message.contains("locked: AXL") && message.contains("401"),
-        "{message}"
-    );
+    assert!(message.contains("locked: AXL") && message.contains("401"), "{message}");
     let (status, message) = seen.condition("RoutersInSync");
     assert_eq!(status, "False");
     assert!(message.contains("manual.example.net"), "{message}");
@@ -332,9 +324,7 @@ async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
         object["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
     });
     let seen = world
-        .until("coluc", "without rows", |_| {
-            rows(&good) == 0 && rows(&manual) == 0
-        })
+        .until("coluc", "without rows", |_| rows(&good) == 0 && rows(&manual) == 0)
         .await;
     let (_, message) = seen.condition("Reconciling");
     assert!(message.contains("silent: no connection"), "{message}");
@@ -350,10 +340,7 @@ async fn each_cluster_goes_its_own_way_and_none_waits_for_another() {
 async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
     let mut world = World::new().await;
     let (first, second) = tokio::join!(cluster("first"), cluster("second"));
-    let entries = [
-        of(&first, "first", "Automatic"),
-        of(&second, "second", "Automatic"),
-    ];
+    let entries = [of(&first, "first", "Automatic"), of(&second, "second", "Automatic")];
     world.resource("coluc", "coluc.com", &entries);
     world
         .until("coluc", "in sync", |seen| {
@@ -411,10 +398,7 @@ async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
 async fn a_former_cluster_that_cannot_be_reached_is_given_up_with_its_sql() {
     let world = World::new().await;
     let (first, second) = tokio::join!(cluster("first"), cluster("second"));
-    let mut entries = [
-        of(&first, "first", "Automatic"),
-        of(&second, "second", "Manual"),
-    ];
+    let mut entries = [of(&first, "first", "Automatic"), of(&second, "second", "Manual")];
     entries[1]["deletionTimeout"] = json!("3s");
     world.resource("coluc", "coluc.com", &entries);
     world
@@ -480,9 +464,7 @@ async fn another_publisher_in_an_entry_moves_the_rows_and_another_name_of_the_sa
     }
     world.set_entries("coluc", &[entry]);
     world
-        .until("coluc", "moved", |_| {
-            rows(&first) == 0 && restarts(&second) == 1
-        })
+        .until("coluc", "moved", |_| rows(&first) == 0 && restarts(&second) == 1)
         .await;
     world.until("coluc", "in sync", in_sync).await;
     assert_eq!((rows(&second), restarts(&second)), (1, 1));
@@ -504,8 +486,7 @@ async fn two_names_of_one_cluster_are_told_and_work_once() {
         let seen = world
             .until("coluc", "told", |seen| {
                 seen.is_some_and(|seen| {
-                    seen.rows("first") == 1
-                        && seen.condition("ComponentsRegistered").1.contains("again: ")
+                    seen.rows("first") == 1 && seen.condition("ComponentsRegistered").1.contains("again: ")
                 })
             })
             .await;
@@ -526,10 +507,7 @@ async fn two_names_of_one_cluster_are_told_and_work_once() {
 async fn a_cluster_in_the_second_entry_of_another_resource_is_taken() {
     let world = World::new().await;
     let (first, second) = tokio::join!(cluster("first"), cluster("second"));
-    let entries = [
-        of(&first, "first", "Automatic"),
-        of(&second, "second", "Automatic"),
-    ];
+    let entries = [of(&first, "first", "Automatic"), of(&second, "second", "Automatic")];
     world.resource("coluc", "coluc.com", &entries);
     world
         .until("coluc", "in sync", |seen| {
@@ -556,9 +534,7 @@ async fn a_cluster_in_the_second_entry_of_another_resource_is_taken() {
 
     // As soon as the cluster is free it is the other one's.
     world.set_entries("coluc", &entries[..1]);
-    world
-        .until("coluc", "released", |_| rows(&second) == 0)
-        .await;
+    world.until("coluc", "released", |_| rows(&second) == 0).await;
     world.once("coluc").await;
     world
         .until("other", "in sync", |seen| {

@@ -39,8 +39,7 @@ async fn in_order() -> (Bench, Arc<MovedClock>) {
     bench.until_ready(100).await;
     let clock = Arc::new(MovedClock::default());
     let store = Arc::clone(&bench.store) as Arc<dyn LedgerStore>;
-    bench.operator =
-        Imp::with(store, Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    bench.operator = Imp::with(store, Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
     let report = bench.until_ready(5).await;
     assert!(report.events.iter().all(|event| !event.warning));
     (bench, clock)
@@ -60,9 +59,7 @@ async fn eight_slots_cost_four_reads_and_a_write_per_row() {
     // The version is known: stepping costs once per process.
     bench.desired.target.axl_version = Some("14.0".parse().unwrap());
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     let reads = bench.calls("axl", "executeSQLQuery");
     assert!(reads.len() <= 4, "{reads:#?}");
@@ -148,17 +145,12 @@ async fn control_center_is_called_less_than_twelve_times_a_minute_over_all_resou
             if turn == 0 {
                 bench.once().await;
             } else {
-                others[turn - 1]
-                    .live_owners
-                    .clone_from(&bench.desired.live_owners);
+                others[turn - 1].live_owners.clone_from(&bench.desired.live_owners);
                 bench.operator.reconcile(&others[turn - 1]).await;
             }
             let calls = bench.sim.calls(u64::try_from(seen).unwrap());
             seen += calls.len();
-            let looks = calls
-                .iter()
-                .filter(|call| call.service == "control-center")
-                .count();
+            let looks = calls.iter().filter(|call| call.service == "control-center").count();
             let now = Duration::from_millis(clock.now().mono_ms);
             times.extend(std::iter::repeat_n(now, looks));
         }

@@ -128,9 +128,7 @@ async fn register(sims: &[SimulatedImp], store: Arc<dyn LedgerStore>) {
             loop {
                 wanted.links = links_of(sim, &wanted.component_ids);
                 let report = imp.reconcile(&wanted).await;
-                if report.progress == Progress::Done
-                    && report.routers_in_sync.status == Status::True
-                {
+                if report.progress == Progress::Done && report.routers_in_sync.status == Status::True {
                     break;
                 }
                 assert!(started.elapsed() < Duration::from_mins(2), "{report:#?}");
@@ -152,8 +150,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
     // Another process, with the waits of production and all two hundred.
     let clock = Arc::new(MovedClock::default());
     let before = resident();
-    let imp =
-        Imp::with(ledgers(), Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    let imp = Imp::with(ledgers(), Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
     let mut resources: Vec<(usize, Desired)> = (0..PER_CLUSTER)
         .flat_map(|place| (0..CLUSTERS).map(move |number| (place, number)))
         .map(|(place, number)| (number, wanted(&sims[number], number, place)))
@@ -176,10 +173,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
     // The version, node list, table, rows and services of the one that has it; each other one
     // proves its account with the version and the node list.
     let most_at_start = 16 + 4 * PER_CLUSTER;
-    assert!(
-        start.iter().all(|calls| *calls <= most_at_start),
-        "{start:?}"
-    );
+    assert!(start.iter().all(|calls| *calls <= most_at_start), "{start:?}");
 
     // An hour; each resource is reconciled every 15 s, as the controller does.
     let tick = Duration::from_secs(15);
@@ -208,9 +202,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
                 in_five[number].entry(service).or_default().push(count);
             }
             assert!(
-                calls
-                    .iter()
-                    .all(|call| call.operation != "executeSQLUpdate"),
+                calls.iter().all(|call| call.operation != "executeSQLUpdate"),
                 "{calls:#?}"
             );
         }
@@ -238,11 +230,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
         store.ledger_writes() - writes,
         memory / 1024,
     );
-    assert_eq!(
-        store.ledger_writes(),
-        writes,
-        "a cluster in order is not written of"
-    );
+    assert_eq!(store.ledger_writes(), writes, "a cluster in order is not written of");
     for sim in &sims {
         for node in sim.state().nodes {
             assert_eq!(node.router.restarts.len(), 1);

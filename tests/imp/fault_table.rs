@@ -57,8 +57,8 @@ enum When {
     AtSubscriber,
 }
 use When::{
-    AtSubscriber, Delete, FirstInsert, Login, NodeRead, ReadBack, Restart, RowRead, SecondInsert,
-    StatusAfter, StatusBefore, TableDetection, Throughout,
+    AtSubscriber, Delete, FirstInsert, Login, NodeRead, ReadBack, Restart, RowRead, SecondInsert, StatusAfter,
+    StatusBefore, TableDetection, Throughout,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -112,9 +112,9 @@ enum Recovery {
 use FaultForm::{Bare, Qualified, Unqualified};
 use Recovery::{ByHand, Itself, NewSecret, Refresh, Token};
 
-const MEMORY: &str =
-    "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed";
-const TOO_LARGE: &str = "Query request too large. Total rows matched: 9999999 rows. Suggested row fetch: less than 9999 rows";
+const MEMORY: &str = "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed";
+const TOO_LARGE: &str =
+    "Query request too large. Total rows matched: 9999999 rows. Suggested row fetch: less than 9999 rows";
 /// Stands for 10 000 letters.
 const LONG: &str = "<10 kB>";
 
@@ -234,10 +234,7 @@ fn timings() -> Timings {
 
 impl Row {
     fn restarts_routers(&self) -> bool {
-        matches!(
-            self.2,
-            StatusBefore | Restart | StatusAfter | Throughout | AtSubscriber
-        )
+        matches!(self.2, StatusBefore | Restart | StatusAfter | Throughout | AtSubscriber)
     }
 
     fn options(&self) -> FaultOptions {
@@ -332,9 +329,7 @@ impl Row {
         }
         let sim = bench.sim.clone();
         let struck = || self.7 == 0 || sim.struck(self.1) > 0;
-        let report = bench
-            .until(40, "said", |report| struck() && self.said(report))
-            .await;
+        let report = bench.until(40, "said", |report| struck() && self.said(report)).await;
         for verdict in [
             &report.axl_authenticated,
             &report.components_registered,

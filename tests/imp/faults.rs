@@ -22,9 +22,7 @@ async fn an_insert_whose_answer_is_lost_leaves_one_row() {
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.fault("axl-reply-lost", only("INSERT", 1));
     bench
-        .until(20, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(20, "registered", |r| r.components_registered.status == Status::True)
         .await;
     assert_eq!(bench.rows().len(), 2);
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), 2);
@@ -60,9 +58,7 @@ async fn an_operator_that_was_held_up_does_not_send_the_command_any_more() {
     };
     let mut bench = Bench::timed(quick(), timings).await;
     let report = bench
-        .until(15, "held up", |r| {
-            r.routers_in_sync.message.contains("held up")
-        })
+        .until(15, "held up", |r| r.routers_in_sync.message.contains("held up"))
         .await;
     assert_eq!(report.routers_in_sync.status, Status::False);
     assert!(bench.restart_commands().is_empty());
@@ -74,10 +70,7 @@ async fn an_operator_that_was_held_up_does_not_send_the_command_any_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn throttling_and_faults_are_waited_out() {
-    for (fault, reason) in [
-        ("axl-503", reasons::THROTTLED),
-        ("axl-fault", reasons::THROTTLED),
-    ] {
+    for (fault, reason) in [("axl-503", reasons::THROTTLED), ("axl-fault", reasons::THROTTLED)] {
         let mut bench = Bench::start(quick()).await;
         bench.desired.restart.mode = RestartMode::Manual;
         bench.fault(
@@ -94,9 +87,7 @@ async fn throttling_and_faults_are_waited_out() {
         bench.keep_on(3.0).await;
         assert_eq!(bench.sim.calls(0).len(), calls, "{fault}: no storm");
         bench
-            .until(15, "registered", |r| {
-                r.components_registered.status == Status::True
-            })
+            .until(15, "registered", |r| r.components_registered.status == Status::True)
             .await;
     }
 }
@@ -143,15 +134,10 @@ async fn an_unreachable_cluster_is_named_with_the_capture_command() {
         address.port = Some(1);
     }
     let report = bench
-        .until(5, "unreachable", |r| {
-            r.axl_authenticated.reason == reasons::UNREACHABLE
-        })
+        .until(5, "unreachable", |r| r.axl_authenticated.reason == reasons::UNREACHABLE)
         .await;
     assert!(
-        report
-            .axl_authenticated
-            .message
-            .contains("utils network capture"),
+        report.axl_authenticated.message.contains("utils network capture"),
         "{}",
         report.axl_authenticated.message
     );

@@ -20,10 +20,7 @@ fn check(off_value: &str) -> FederationCheck {
 }
 
 async fn bench(federation: Federation, check: Option<FederationCheck>) -> Bench {
-    let config = ImpConfig {
-        federation,
-        ..quick()
-    };
+    let config = ImpConfig { federation, ..quick() };
     let mut bench = Bench::start(config).await;
     bench.desired.federation_check = check;
     bench
@@ -31,9 +28,7 @@ async fn bench(federation: Federation, check: Option<FederationCheck>) -> Bench 
 
 fn asked(bench: &Bench) -> usize {
     let calls = bench.calls("axl", "executeSQLQuery");
-    let checks = calls
-        .iter()
-        .filter(|call| call.detail.contains("SELECT name"));
+    let checks = calls.iter().filter(|call| call.detail.contains("SELECT name"));
     checks.count()
 }
 
@@ -70,9 +65,7 @@ async fn the_check_blocks_the_first_registration_when_it_says_on() {
     bench.desired.restart.mode = RestartMode::Manual;
     bench.desired.federation_check = Some(check(PUBLISHER));
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
 }
 
@@ -91,9 +84,7 @@ async fn a_check_that_cannot_be_read_proves_nothing_and_stops_nothing() {
         let mut bench = bench(Federation::Unknown, Some(unreadable)).await;
         bench.desired.restart.mode = RestartMode::Manual;
         let report = bench
-            .until(10, "registered", |r| {
-                r.components_registered.status == Status::True
-            })
+            .until(10, "registered", |r| r.components_registered.status == Status::True)
             .await;
         let verdict = &report.imp_federation_off;
         assert_eq!(verdict.status, Status::Unknown, "{verdict:?}");
@@ -143,9 +134,7 @@ async fn a_federation_that_is_turned_on_later_is_named_and_its_end_asks_for_a_ro
     };
     turn(&mut bench, Federation::On, "1");
     let report = bench
-        .until(10, "named", |r| {
-            r.imp_federation_off.reason == reasons::FEDERATION_ON
-        })
+        .until(10, "named", |r| r.imp_federation_off.reason == reasons::FEDERATION_ON)
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     assert_eq!(report.components_registered.status, Status::True);
@@ -154,9 +143,7 @@ async fn a_federation_that_is_turned_on_later_is_named_and_its_end_asks_for_a_ro
     // A stopped service does not prove the end of it.
     turn(&mut bench, Federation::Unknown, "2");
     let report = bench
-        .until(10, "unknown", |r| {
-            r.imp_federation_off.status == Status::Unknown
-        })
+        .until(10, "unknown", |r| r.imp_federation_off.status == Status::Unknown)
         .await;
     assert!(report.imp_federation_off.message.contains("-1068"));
     bench.keep_on(1.0).await;

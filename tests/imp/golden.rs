@@ -68,15 +68,12 @@ async fn the_requests_of_a_full_run(#[case] version: &str, #[case] role_column: 
     if version == "14.0" {
         assert!(committed.values().any(|text| text == QUERY));
         let restart = |text: &&String| {
-            text.starts_with(RESTART_HEAD)
-                && text.contains(RESTART_ACTION)
-                && text.ends_with(RESTART_BODY)
+            text.starts_with(RESTART_HEAD) && text.contains(RESTART_ACTION) && text.ends_with(RESTART_BODY)
         };
         assert_eq!(committed.values().filter(restart).count(), 1);
     }
     // Without the column, nodes are read without their role, once that is known.
-    let without_role =
-        |text: &&String| text.contains("FROM processnode") && !text.contains("tkprocessnoderole");
+    let without_role = |text: &&String| text.contains("FROM processnode") && !text.contains("tkprocessnoderole");
     assert_eq!(
         committed.values().filter(without_role).count(),
         usize::from(!role_column)
@@ -94,14 +91,10 @@ fn recorded(bench: &Bench) -> Vec<(String, String)> {
         if status && !asked.insert(request.node.clone()) {
             continue;
         }
-        let operation = [
-            "executeSQLQuery",
-            "executeSQLUpdate",
-            "soapGetServiceStatus",
-        ]
-        .into_iter()
-        .find(|name| request.text.contains(name))
-        .unwrap_or("soapDoControlServices");
+        let operation = ["executeSQLQuery", "executeSQLUpdate", "soapGetServiceStatus"]
+            .into_iter()
+            .find(|name| request.text.contains(name))
+            .unwrap_or("soapDoControlServices");
         let node = request.node.split('.').next().unwrap();
         let name = format!("{:02}-{operation}-{node}.txt", recorded.len() + 1);
         recorded.push((name, numbered(&request.text, &mut pkids)));
@@ -115,13 +108,10 @@ fn numbered(text: &str, pkids: &mut Vec<String>) -> String {
     for part in text.split('\'') {
         let is_pkid = part.len() == 36 && part.matches('-').count() == 4;
         if is_pkid && part.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()) {
-            let at = pkids
-                .iter()
-                .position(|pkid| pkid == part)
-                .unwrap_or_else(|| {
-                    pkids.push(part.to_owned());
-                    pkids.len() - 1
-                });
+            let at = pkids.iter().position(|pkid| pkid == part).unwrap_or_else(|| {
+                pkids.push(part.to_owned());
+                pkids.len() - 1
+            });
             out = out.replace(part, &format!("pkid-{}", at + 1));
         }
     }

@@ -21,9 +21,7 @@ async fn the_second_router_waits_for_the_first_nodes_services_to_settle() {
     })
     .await;
     bench.until_ready(60).await;
-    let first = bench.node(PUBLISHER).router.restarts[0]
-        .started_at_ms
-        .unwrap();
+    let first = bench.node(PUBLISHER).router.restarts[0].started_at_ms.unwrap();
     let second = bench.node(SUBSCRIBER).router.restarts[0].requested_at_ms;
     // A second less, as up times are whole seconds.
     assert!(second >= first + 3_000 + 1_000, "{}", second - first);
@@ -50,10 +48,7 @@ async fn a_stopped_service_is_named_and_waited_for_until_a_human_decides() {
             "restart-routers",
         ],
     );
-    assert!(
-        matches!(report.progress, Progress::Stalled(_)),
-        "{report:?}"
-    );
+    assert!(matches!(report.progress, Progress::Stalled(_)), "{report:?}");
     bench.keep_on(3.0).await;
     assert_eq!(bench.restarts(), [0, 0]);
     bench.desired.requests.restart_routers = Some("all the same".into());
@@ -71,23 +66,15 @@ async fn a_node_that_runs_for_the_other_one_is_not_restarted() {
     .await;
     let report = bench
         .until(30, "failed over", |r| {
-            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
-                && matches!(r.progress, Progress::Stalled(_))
+            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY && matches!(r.progress, Progress::Stalled(_))
         })
         .await;
     says(
         &report,
-        &[
-            "ecup10s",
-            "tkhaserverstate is 4",
-            "Presence Redundancy Groups",
-        ],
+        &["ecup10s", "tkhaserverstate is 4", "Presence Redundancy Groups"],
     );
     assert_eq!(bench.restarts(), [1, 0]);
-    bench
-        .sim
-        .sql("UPDATE enterprisenode SET tkhaserverstate = 3")
-        .unwrap();
+    bench.sim.sql("UPDATE enterprisenode SET tkhaserverstate = 3").unwrap();
     // The next look is a minute away; a new process looks at once.
     bench.restart_operator();
     // That one fails over too, which nothing waits for any more.
@@ -111,9 +98,7 @@ async fn what_a_release_does_not_show_blocks_nothing_and_is_asked_for_once() {
     assert_eq!(report.axl_authenticated.status, Status::True);
     assert_eq!(bench.restarts(), [1, 1]);
     let asked = bench.calls("axl", "executeSQLQuery");
-    let asked = asked
-        .iter()
-        .filter(|call| call.detail.contains("enterprisenode"));
+    let asked = asked.iter().filter(|call| call.detail.contains("enterprisenode"));
     assert_eq!(asked.count(), 1);
 }
 

@@ -16,9 +16,7 @@ async fn a_node_that_is_missing_once_is_waited_for_and_one_that_stays_away_is_fo
     let report = bench
         .until(15, "waiting for a second read", |r| {
             r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
-                && r.routers_in_sync
-                    .message
-                    .contains("is missing in IM&P's node list")
+                && r.routers_in_sync.message.contains("is missing in IM&P's node list")
         })
         .await;
     assert_eq!(report.nodes.len(), 2);
@@ -26,10 +24,7 @@ async fn a_node_that_is_missing_once_is_waited_for_and_one_that_stays_away_is_fo
     let report = bench.until_ready(60).await;
     assert_eq!(report.nodes.len(), 1);
     assert_eq!(bench.restarts(), [2, 1], "the one that is left");
-    let told = bench
-        .events
-        .iter()
-        .filter(|e| e.reason == reasons::NODE_REMOVED);
+    let told = bench.events.iter().filter(|e| e.reason == reasons::NODE_REMOVED);
     assert_eq!(told.count(), 1);
 
     // It is added again, and has not read the new row.
@@ -51,14 +46,11 @@ async fn an_address_for_a_name_that_is_no_node_is_named() {
         .addresses
         .insert("ecup11.coluc.com".into(), address);
     let report = bench
-        .until(10, "authenticated", |r| {
-            r.axl_authenticated.status == Status::True
-        })
+        .until(10, "authenticated", |r| r.axl_authenticated.status == Status::True)
         .await;
     let said = &report.axl_authenticated.message;
     assert!(
-        said.contains("addresses to ecup11.coluc.com, which IM&P does not list")
-            && said.contains(SUBSCRIBER),
+        said.contains("addresses to ecup11.coluc.com, which IM&P does not list") && said.contains(SUBSCRIBER),
         "{said}"
     );
 }

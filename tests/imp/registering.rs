@@ -15,9 +15,7 @@ async fn a_row_per_slot_with_few_calls() {
     bench.desired.component_ids = (0..8).map(id).collect();
     bench.desired.restart.mode = RestartMode::Manual;
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     let rows: BTreeMap<String, String> = bench.rows().into_iter().collect();
     assert_eq!(rows.len(), 8);
@@ -38,21 +36,12 @@ async fn the_other_table_name_and_the_oldest_release() {
     .await;
     bench.desired.restart.mode = RestartMode::Manual;
     let report = bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     assert_eq!(report.axl_version.as_deref(), Some("9.1"));
     assert_eq!(report.table.as_deref(), Some("xmpp2snodes"));
     assert_eq!(bench.rows().len(), 1);
-    let stepping = |bench: &Bench| {
-        bench
-            .sim
-            .calls(0)
-            .iter()
-            .filter(|call| call.status == 599)
-            .count()
-    };
+    let stepping = |bench: &Bench| bench.sim.calls(0).iter().filter(|call| call.status == 599).count();
     let before = stepping(&bench);
     bench.desired.requests.refresh = Some("again".into());
     bench.once().await;
@@ -75,12 +64,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
             r.components_registered.reason == reasons::FOREIGN_COMPONENTS
         })
         .await;
-    assert!(
-        report
-            .components_registered
-            .message
-            .contains("expressway-coluc-com")
-    );
+    assert!(report.components_registered.message.contains("expressway-coluc-com"));
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert!(bench.calls("axl", "executeSQLUpdate").is_empty());
     assert!(report.served_by_others(), "no link takes a part of it");
@@ -88,9 +72,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
     bench.desired.foreign_components = ForeignComponents::Tolerate;
     bench.desired.restart.mode = RestartMode::Manual;
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     // A federation that works is not cut off because another one comes up beside it.
     bench.desired.foreign_components = ForeignComponents::Refuse;
@@ -102,9 +84,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
     assert!(!report.served_by_others() && !report.was_prepared());
     bench.desired.activation = Activation::Prepared;
     let report = bench
-        .until(10, "removed", |r| {
-            r.components_registered.reason == reasons::PREPARED
-        })
+        .until(10, "removed", |r| r.components_registered.reason == reasons::PREPARED)
         .await;
     assert!(report.was_prepared());
     assert_eq!(bench.rows(), [(foreign.pkid, foreign.cp_id)]);
@@ -126,9 +106,7 @@ async fn a_lost_ledger_adopts_by_annotation_only_and_restarts_nothing() {
     assert!(report.components_registered.message.contains("adopt-rows"));
     bench.desired.requests.adopt_rows = Some("yes".into());
     let report = bench
-        .until(10, "adopted", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "adopted", |r| r.components_registered.status == Status::True)
         .await;
     assert_eq!(report.slots[0].sync, SlotSync::Unknown);
     bench.keep_on(3.0).await;
@@ -158,11 +136,7 @@ async fn a_removed_resource_leaves_no_row_and_restarts_nothing() {
         "{}",
         removal.message
     );
-    assert!(
-        events
-            .iter()
-            .any(|event| event.reason == reasons::RESTART_WOULD_CLEAN)
-    );
+    assert!(events.iter().any(|event| event.reason == reasons::RESTART_WOULD_CLEAN));
     assert!(bench.rows().is_empty());
     assert_eq!(bench.restarts(), restarts);
 
@@ -187,15 +161,8 @@ async fn imps_own_federation_blocks_the_first_registration() {
         })
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);
-    for part in [
-        PUBLISHER,
-        SUBSCRIBER,
-        "Inter-Domain Federation > XMPP Federation",
-    ] {
-        assert!(
-            report.imp_federation_off.message.contains(part),
-            "{report:#?}"
-        );
+    for part in [PUBLISHER, SUBSCRIBER, "Inter-Domain Federation > XMPP Federation"] {
+        assert!(report.imp_federation_off.message.contains(part), "{report:#?}");
     }
     assert!(bench.rows().is_empty());
 }
@@ -209,9 +176,7 @@ async fn a_stopped_federation_service_proves_nothing() {
     .await;
     bench.desired.restart.mode = RestartMode::Manual;
     let report = bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     assert_eq!(report.imp_federation_off.status, Status::Unknown);
 }
@@ -221,9 +186,7 @@ async fn a_second_active_resource_on_the_cluster_is_stalled() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.restart.mode = RestartMode::Manual;
     bench
-        .until(10, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(10, "registered", |r| r.components_registered.status == Status::True)
         .await;
     let writes = bench.calls("axl", "executeSQLUpdate").len();
     bench.desired.owner.uid = "r-2".into();
@@ -232,12 +195,7 @@ async fn a_second_active_resource_on_the_cluster_is_stalled() {
     bench.desired.component_ids = vec![id(5)];
     let report = bench.once().await;
     assert_eq!(report.components_registered.reason, reasons::CLAIMED);
-    assert!(
-        report
-            .components_registered
-            .message
-            .contains("federation/coluc")
-    );
+    assert!(report.components_registered.message.contains("federation/coluc"));
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), writes);
 }
@@ -248,11 +206,7 @@ async fn a_changed_host_name_adds_before_it_removes_in_one_round() {
     bench.until_ready(40).await;
     bench.desired.component_ids = vec![id(3)];
     bench.until(10, "two rows", |_| true).await;
-    assert_eq!(
-        bench.rows().len(),
-        2,
-        "the new row comes before the old one goes"
-    );
+    assert_eq!(bench.rows().len(), 2, "the new row comes before the old one goes");
     // Two rounds in one minute go beyond the budget of calls.
     bench
         .until(100, "in sync again", |r| {
@@ -261,9 +215,5 @@ async fn a_changed_host_name_adds_before_it_removes_in_one_round() {
         .await;
     assert_eq!(bench.rows().len(), 1);
     assert_eq!(bench.rows()[0].1, id(3).as_str());
-    assert_eq!(
-        bench.restarts(),
-        [2, 2],
-        "one round for each of the two host names"
-    );
+    assert_eq!(bench.restarts(), [2, 2], "one round for each of the two host names");
 }

@@ -30,22 +30,14 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
     let took = started.elapsed();
     assert!(took <= Duration::from_secs(30), "{took:?}");
     assert_eq!(bench.restarts(), [1, 1]);
-    assert!(
-        report
-            .slots
-            .iter()
-            .all(|slot| slot.sync == SlotSync::InSync)
-    );
+    assert!(report.slots.iter().all(|slot| slot.sync == SlotSync::InSync));
     assert!(matches!(report.progress, Progress::Done));
 
     let (first, second) = (
         &bench.node(PUBLISHER).router.restarts[0],
         &bench.node(SUBSCRIBER).router.restarts[0],
     );
-    assert!(
-        second.requested_at_ms >= first.started_at_ms.unwrap(),
-        "one at a time"
-    );
+    assert!(second.requested_at_ms >= first.started_at_ms.unwrap(), "one at a time");
     let written = bench
         .calls("axl", "executeSQLUpdate")
         .iter()
@@ -58,10 +50,7 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
     );
     for node in bench.sim.state().nodes {
         for slot in 0..2 {
-            assert!(
-                node.router.loaded_ids.contains(id(slot).as_str()),
-                "{node:#?}"
-            );
+            assert!(node.router.loaded_ids.contains(id(slot).as_str()), "{node:#?}");
         }
     }
 
@@ -80,19 +69,13 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
             .filter(|call| call.node == command.node && call.at_ms >= command.at_ms)
             .map(|call| call.at_ms)
             .collect();
-        assert!(
-            looks.windows(2).all(|pair| pair[1] - pair[0] >= 5_000),
-            "{looks:?}"
-        );
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= 5_000), "{looks:?}");
     }
 
     // In order: nothing is written or called any more.
     let (writes, calls) = (bench.store.writes(), bench.sim.calls(0).len());
     bench.keep_on(2.0).await;
-    assert_eq!(
-        (bench.store.writes(), bench.sim.calls(0).len()),
-        (writes, calls)
-    );
+    assert_eq!((bench.store.writes(), bench.sim.calls(0).len()), (writes, calls));
 
     // Another process finds everything proven: reads, but neither writes nor restarts.
     bench.restart_operator();
@@ -148,16 +131,11 @@ async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
     assert_eq!(report.slots[0].sync, SlotSync::NotInSync);
     bench.sim.restart_router(PUBLISHER).unwrap();
     let report = bench
-        .until(90, "one node in sync", |r| {
-            r.nodes.iter().any(|node| node.in_sync)
-        })
+        .until(90, "one node in sync", |r| r.nodes.iter().any(|node| node.in_sync))
         .await;
     assert_eq!(report.routers_in_sync.status, Status::False);
     assert!(
-        !report
-            .routers_in_sync
-            .message
-            .contains("on ecup10.coluc.com"),
+        !report.routers_in_sync.message.contains("on ecup10.coluc.com"),
         "{}",
         report.routers_in_sync.message
     );
@@ -173,9 +151,7 @@ async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
     bench.until_ready(40).await;
     bench.desired.component_ids.push(id(1));
     let report = bench
-        .until(15, "held back", |r| {
-            r.routers_in_sync.reason == reasons::MIN_INTERVAL
-        })
+        .until(15, "held back", |r| r.routers_in_sync.reason == reasons::MIN_INTERVAL)
         .await;
     assert!(
         report.routers_in_sync.message.contains("restart-routers"),
@@ -199,9 +175,7 @@ async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
     let mut bench = Bench::start(quick()).await;
     bench.fault("restart-refused", FaultOptions::default());
     let report = bench
-        .until(15, "refused", |r| {
-            r.routers_in_sync.reason == reasons::RESTART_REFUSED
-        })
+        .until(15, "refused", |r| r.routers_in_sync.reason == reasons::RESTART_REFUSED)
         .await;
     for part in ["-1045", PUBLISHER, "utils service restart Cisco XCP Router"] {
         assert!(
@@ -211,17 +185,11 @@ async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
         );
     }
     let report = bench
-        .until(15, "refused twice", |r| {
-            r.routers_in_sync.message.contains(SUBSCRIBER)
-        })
+        .until(15, "refused twice", |r| r.routers_in_sync.message.contains(SUBSCRIBER))
         .await;
     assert!(matches!(report.progress, Progress::Stalled(_)));
     bench.keep_on(3.0).await;
-    assert_eq!(
-        bench.restart_commands().len(),
-        2,
-        "each node was asked once"
-    );
+    assert_eq!(bench.restart_commands().len(), 2, "each node was asked once");
     bench.sim.clear_fault("restart-refused");
     bench.sim.restart_router(PUBLISHER).unwrap();
     bench.sim.restart_router(SUBSCRIBER).unwrap();
@@ -258,10 +226,7 @@ async fn two_names_of_one_cluster_have_one_budget() {
     // A call arrives a little later than it was counted.
     let window = WINDOW_MS - 500;
     for (first, from) in calls.iter().enumerate() {
-        let within = calls[first..]
-            .iter()
-            .filter(|at| **at < from + window)
-            .count();
+        let within = calls[first..].iter().filter(|at| **at < from + window).count();
         assert!(within < 12, "{within} calls: {calls:?}");
     }
 }
@@ -270,11 +235,7 @@ async fn two_names_of_one_cluster_have_one_budget() {
 async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
     let mut bench = Bench::start(quick()).await;
     // It opens in about twelve hours.
-    let hour = (jiff::Timestamp::now()
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .hour()
-        + 12)
-        % 24;
+    let hour = (jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).hour() + 12) % 24;
     let window = Window::new(&format!("0 {hour} * * *"), Duration::from_hours(1), None).unwrap();
     bench.desired.restart.mode = RestartMode::Window(Box::new(window));
     let report = bench
@@ -282,12 +243,7 @@ async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
             r.routers_in_sync.reason == reasons::RESTART_WINDOW
         })
         .await;
-    for part in [
-        PUBLISHER,
-        SUBSCRIBER,
-        &format!("{hour:02}:00 UTC"),
-        "restart-routers",
-    ] {
+    for part in [PUBLISHER, SUBSCRIBER, &format!("{hour:02}:00 UTC"), "restart-routers"] {
         assert!(
             report.routers_in_sync.message.contains(part),
             "{}",

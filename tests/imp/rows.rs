@@ -75,18 +75,13 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
     refresh(&mut bench);
     let report = bench
         .until(10, "stopped", |r| {
-            r.components_registered.reason == reasons::ROWS_VANISHED
-                && r.components_registered.status == Status::False
+            r.components_registered.reason == reasons::ROWS_VANISHED && r.components_registered.status == Status::False
         })
         .await;
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert!(report.components_registered.message.contains("refresh"));
     bench.keep_on(3.0).await;
-    assert_eq!(
-        writes(&bench),
-        4,
-        "nothing is written against another writer"
-    );
+    assert_eq!(writes(&bench), 4, "nothing is written against another writer");
     // A human has looked.
     refresh(&mut bench);
     bench.until(10, "registered once more", registered).await;
@@ -106,19 +101,12 @@ async fn a_partial_read_of_rows_that_stand_changes_nothing() {
         bench.fault(fault, options);
         refresh(&mut bench);
         bench
-            .until(5, "missed", |r| {
-                r.components_registered.status == Status::Unknown
-            })
+            .until(5, "missed", |r| r.components_registered.status == Status::Unknown)
             .await;
         let report = bench.until(10, "there again", registered).await;
         assert_eq!(report.registrations.len(), 2);
         assert_eq!(writes(&bench), 2, "{fault}");
-        assert!(
-            !bench
-                .events
-                .iter()
-                .any(|event| event.reason == reasons::ROWS_VANISHED)
-        );
+        assert!(!bench.events.iter().any(|event| event.reason == reasons::ROWS_VANISHED));
     }
 }
 
@@ -154,9 +142,7 @@ async fn an_identical_row_is_ours_only_when_a_human_says_so() {
     // From now on it goes with the resource.
     bench.desired.activation = Activation::Prepared;
     bench
-        .until(5, "removed", |r| {
-            r.components_registered.reason == reasons::PREPARED
-        })
+        .until(5, "removed", |r| r.components_registered.reason == reasons::PREPARED)
         .await;
     assert!(bench.rows().is_empty());
 }
@@ -193,9 +179,7 @@ async fn a_row_wanted_again_while_it_is_being_deleted_stands_once_in_the_end() {
     bench.fault("axl-503", options);
     bench.desired.activation = Activation::Prepared;
     bench
-        .until(5, "throttled", |r| {
-            r.axl_authenticated.reason == reasons::THROTTLED
-        })
+        .until(5, "throttled", |r| r.axl_authenticated.reason == reasons::THROTTLED)
         .await;
     bench.desired.activation = Activation::Active;
     bench.sim.clear_fault("axl-503");
@@ -226,9 +210,7 @@ async fn of_two_rows_of_ours_with_one_id_one_goes() {
     };
     bench.fault("axl-late", options);
     bench
-        .until(5, "no answer", |r| {
-            r.axl_authenticated.reason == reasons::UNREACHABLE
-        })
+        .until(5, "no answer", |r| r.axl_authenticated.reason == reasons::UNREACHABLE)
         .await;
     // Meanwhile somebody writes the same row by hand, and wants it to be taken over.
     bench
@@ -282,9 +264,7 @@ async fn maintenance_holds_back_writes_and_restarts() {
     bench.desired.maintenance = true;
     let report = bench
         .until(5, "held back", |r| {
-            r.components_registered
-                .message
-                .contains("imp[].maintenance")
+            r.components_registered.message.contains("imp[].maintenance")
         })
         .await;
     assert_eq!(report.components_registered.status, Status::False);
@@ -298,18 +278,12 @@ async fn maintenance_holds_back_writes_and_restarts() {
     bench.until(5, "registered", registered).await;
     bench.desired.maintenance = true;
     let report = bench
-        .until(10, "held back", |r| {
-            r.routers_in_sync.reason == reasons::MAINTENANCE
-        })
+        .until(10, "held back", |r| r.routers_in_sync.reason == reasons::MAINTENANCE)
         .await;
     assert!(report.routers_in_sync.message.contains(PUBLISHER));
     bench.desired.component_ids = vec![id(2)];
     bench.keep_on(3.0).await;
-    assert_eq!(
-        ids(&bench),
-        [id(0).to_string()],
-        "neither added nor removed"
-    );
+    assert_eq!(ids(&bench), [id(0).to_string()], "neither added nor removed");
     assert!(bench.restart_commands().is_empty());
 
     bench.desired.maintenance = false;

@@ -12,8 +12,8 @@ use xmpp_federation_operator::imp::Imp;
 use xmpp_federation_operator::imp::announcement::{Announced, Opened};
 use xmpp_federation_operator::imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_operator::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
-    RestartMode, RestartPolicy, SecretVersion, ServerTrust, Target,
+    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests, RestartMode,
+    RestartPolicy, SecretVersion, ServerTrust, Target,
 };
 use xmpp_federation_operator::imp::ledger::store::{LedgerStore, StoreError, Stored};
 use xmpp_federation_operator::imp::report::{Event, Report, Status as Verdict};
@@ -197,8 +197,7 @@ impl Bench {
 
     /// The operator's process ends and another one starts.
     pub fn restart_operator(&mut self) {
-        self.operator =
-            Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
+        self.operator = Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
     }
 
     /// The same, and the new one has other waits.
@@ -217,12 +216,7 @@ impl Bench {
 
     /// Reconciles, as often as asked to and at least five times a second, until the report is as
     /// expected; panics after that time.
-    pub async fn until(
-        &mut self,
-        limit_s: u64,
-        what: &str,
-        done: impl Fn(&Report) -> bool,
-    ) -> Report {
+    pub async fn until(&mut self, limit_s: u64, what: &str, done: impl Fn(&Report) -> bool) -> Report {
         let started = Instant::now();
         loop {
             let report = self.once().await;

@@ -14,9 +14,7 @@ use crate::support::{Bench, quick, secret};
 async fn a_secret_that_is_broken_or_mended_shows_at_once() {
     let mut bench = Bench::start(quick()).await;
     bench.until_ready(40).await;
-    for (version, (password, expected)) in
-        (2..).zip([("wrong", Status::False), ("axlpassword", Status::True)])
-    {
+    for (version, (password, expected)) in (2..).zip([("wrong", Status::False), ("axlpassword", Status::True)]) {
         let version: u32 = version;
         bench.desired.target.axl = secret(&version.to_string(), password);
         let changed = Instant::now();
@@ -47,16 +45,12 @@ async fn each_interface_and_status_has_its_own_sentence(
     let mut bench = Bench::start(quick()).await;
     bench.desired.restart.mode = RestartMode::Manual;
     bench
-        .until(15, "registered", |r| {
-            r.components_registered.status == Status::True
-        })
+        .until(15, "registered", |r| r.components_registered.status == Status::True)
         .await;
     bench.fault(fault, FaultOptions::default());
     bench.desired.requests.refresh = Some("1".into());
     let report = bench
-        .until(10, "refused", |r| {
-            r.axl_authenticated.status == Status::False
-        })
+        .until(10, "refused", |r| r.axl_authenticated.status == Status::False)
         .await;
     let verdict = &report.axl_authenticated;
     assert_eq!(verdict.reason, reason);
@@ -65,11 +59,7 @@ async fn each_interface_and_status_has_its_own_sentence(
         .iter()
         .chain(&["federation/cups-axl", "keys username and password"])
     {
-        assert!(
-            verdict.message.contains(part),
-            "{part:?} is not in {}",
-            verdict.message
-        );
+        assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
     }
 }
 
@@ -88,14 +78,10 @@ async fn a_new_version_of_the_secret_ends_the_rest() {
     change(&bench, "other");
     bench.desired.requests.refresh = Some("1".into());
     bench
-        .until(10, "refused", |r| {
-            r.axl_authenticated.status == Status::False
-        })
+        .until(10, "refused", |r| r.axl_authenticated.status == Status::False)
         .await;
     bench.desired.target.axl = secret("2", "other");
     bench
-        .until(10, "accepted", |r| {
-            r.axl_authenticated.status == Status::True
-        })
+        .until(10, "accepted", |r| r.axl_authenticated.status == Status::True)
         .await;
 }

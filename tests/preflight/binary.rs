@@ -25,12 +25,7 @@ fn preflight(arguments: &[String], environment: &[(&str, &str)]) -> Output {
 async fn the_binary_looks_and_tells_by_its_exit_code() {
     let bench = Bench::start(ImpConfig::default()).await;
     let mut all = bench.with_ca();
-    all.extend([
-        "--output".into(),
-        "json".into(),
-        "--log".into(),
-        "info".into(),
-    ]);
+    all.extend(["--output".into(), "json".into(), "--log".into(), "info".into()]);
     let done = preflight(&all, &[]);
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     let value: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
@@ -42,11 +37,7 @@ async fn the_binary_looks_and_tells_by_its_exit_code() {
     assert!(!text.contains(PASSWORD), "{text}");
 
     // The password of the environment, with what the file of a resource says of a pod beside it.
-    let sample = std::fs::read_to_string(format!(
-        "{}/deploy/samples/coluc.yaml",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .unwrap();
+    let sample = std::fs::read_to_string(format!("{}/deploy/samples/coluc.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let pins: Vec<String> = bench
         .sim
         .nodes()
@@ -60,17 +51,11 @@ async fn the_binary_looks_and_tells_by_its_exit_code() {
         )
         .replace("cups.ciscotac.net", PUBLISHER);
     let file = bench.folder.file("resource.yaml", &yaml);
-    let mut all: Vec<String> = ["--from", &file, "--user", "axluser"]
-        .map(String::from)
-        .into();
+    let mut all: Vec<String> = ["--from", &file, "--user", "axluser"].map(String::from).into();
     for (name, address) in &bench.nodes {
         all.extend(["--node".into(), format!("{name}={address}")]);
     }
-    let pod = [
-        ("POD_NAMESPACE", "federation"),
-        ("POD_NAME", "x"),
-        ("EDGE_IMAGE", "x"),
-    ];
+    let pod = [("POD_NAMESPACE", "federation"), ("POD_NAME", "x"), ("EDGE_IMAGE", "x")];
     let mut environment = pod.to_vec();
     environment.push(("IMP_PASSWORD", PASSWORD));
     let done = preflight(&all, &environment);
@@ -84,10 +69,7 @@ async fn the_binary_looks_and_tells_by_its_exit_code() {
     let done = preflight(&all, &environment);
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     let text = String::from_utf8(done.stdout).unwrap();
-    assert!(
-        text.contains("401") && !text.contains("wrong-word"),
-        "{text}"
-    );
+    assert!(text.contains("401") && !text.contains("wrong-word"), "{text}");
 }
 
 #[test]

@@ -9,10 +9,7 @@ use xmpp_federation_operator::imp::preflight::sheet::{Check, Sheet, Verdict};
 use crate::support::{Bench, PASSWORD, PUBLISHER, SUBSCRIBER, expect, expect_failures, look, rows};
 
 fn golden(name: &str, sheet: &Sheet, bench: &Bench) {
-    let path = format!(
-        "{}/tests/fixtures/preflight/{name}.txt",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/tests/fixtures/preflight/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     // What changes from run to run has another text of the same length.
     let mut sheet = sheet.clone();
     for row in &mut sheet.rows {
@@ -21,9 +18,7 @@ fn golden(name: &str, sheet: &Sheet, bench: &Bench) {
             row.found = row.found.replace(&node.certificate_sha256, &zeros);
         }
         for (at, (_, address)) in bench.nodes.iter().enumerate() {
-            row.found = row
-                .found
-                .replace(&address.to_string(), &format!("192.0.2.{}", at + 1));
+            row.found = row.found.replace(&address.to_string(), &format!("192.0.2.{}", at + 1));
         }
         let words = row.found.split(' ').map(|word| {
             let seconds: Option<u64> = word.parse().ok();
@@ -101,18 +96,8 @@ async fn a_wrong_password_of_the_other_account_is_used_once_over_all_nodes() {
         ])
         .await;
     expect_failures(&sheet, &[(Check::ControlCenter, PUBLISHER)]);
-    expect(
-        &sheet,
-        Check::ControlCenter,
-        SUBSCRIBER,
-        Verdict::Skipped,
-        &["401"],
-    );
-    let bad: Vec<_> = bench
-        .logins()
-        .into_iter()
-        .filter(|call| call.auth == "bad")
-        .collect();
+    expect(&sheet, Check::ControlCenter, SUBSCRIBER, Verdict::Skipped, &["401"]);
+    let bad: Vec<_> = bench.logins().into_iter().filter(|call| call.auth == "bad").collect();
     assert_eq!(bad.len(), 1, "{bad:#?}");
 }
 
@@ -163,13 +148,7 @@ async fn a_missing_role_is_named(
     .await;
     let sheet = bench.look(&[]).await;
     expect(&sheet, check, PUBLISHER, Verdict::Failed, words);
-    expect(
-        &sheet,
-        Check::AxlLogin,
-        PUBLISHER,
-        Verdict::Ok,
-        &["axluser"],
-    );
+    expect(&sheet, Check::AxlLogin, PUBLISHER, Verdict::Ok, &["axluser"]);
     if control_center {
         // The nodes that the command line names are looked at without IM&P's own list.
         for node in [PUBLISHER, SUBSCRIBER] {
@@ -193,13 +172,7 @@ async fn a_name_without_address_is_named_and_no_password_is_sent() {
         Verdict::Failed,
         &["does not resolve", "--node no-such-host.invalid=ADDRESS"],
     );
-    expect(
-        &sheet,
-        Check::AxlLogin,
-        host,
-        Verdict::Skipped,
-        &["no password"],
-    );
+    expect(&sheet, Check::AxlLogin, host, Verdict::Skipped, &["no password"]);
     // The nodes given with an address are looked at all the same.
     expect(&sheet, Check::Router, SUBSCRIBER, Verdict::Ok, &[]);
 }
@@ -228,10 +201,7 @@ async fn another_authority_is_refused_before_a_password_is_sent() {
     let sheet = look(&all).await;
     expect_failures(
         &sheet,
-        &[
-            (Check::Certificate, PUBLISHER),
-            (Check::Certificate, SUBSCRIBER),
-        ],
+        &[(Check::Certificate, PUBLISHER), (Check::Certificate, SUBSCRIBER)],
     );
     let pin = bench.sim.nodes()[0].certificate_sha256.clone();
     expect(
@@ -239,11 +209,7 @@ async fn another_authority_is_refused_before_a_password_is_sent() {
         Check::Certificate,
         PUBLISHER,
         Verdict::Failed,
-        &[
-            "not issued by one of the given CAs",
-            &pin,
-            "No password was sent",
-        ],
+        &["not issued by one of the given CAs", &pin, "No password was sent"],
     );
     assert!(bench.logins().is_empty());
 }
@@ -314,10 +280,7 @@ async fn a_closed_router_port_is_named() {
     let sheet = bench.look(&["--router-port", "7401"]).await;
     expect_failures(
         &sheet,
-        &[
-            (Check::RouterPort, PUBLISHER),
-            (Check::RouterPort, SUBSCRIBER),
-        ],
+        &[(Check::RouterPort, PUBLISHER), (Check::RouterPort, SUBSCRIBER)],
     );
 }
 
@@ -326,14 +289,9 @@ async fn the_router_hears_no_handshake() {
     let bench = Bench::start(ImpConfig::default()).await;
     bench.look(&[]).await;
     // Both ports were connected to; nothing was said there.
-    let xcp: Vec<_> = bench
-        .calls()
-        .into_iter()
-        .filter(|call| call.service == "xcp")
-        .collect();
+    let xcp: Vec<_> = bench.calls().into_iter().filter(|call| call.service == "xcp").collect();
     assert!(
-        xcp.iter()
-            .all(|call| call.detail.is_empty() && call.outcome != "ok"),
+        xcp.iter().all(|call| call.detail.is_empty() && call.outcome != "ok"),
         "{xcp:#?}"
     );
 }
@@ -380,11 +338,7 @@ async fn rows_of_others_are_listed_and_an_expressways_is_named() {
 )]
 #[case::unknown(Federation::Unknown, Verdict::Unproven, "proves neither")]
 #[tokio::test(flavor = "multi_thread")]
-async fn imps_own_federation(
-    #[case] state: Federation,
-    #[case] verdict: Verdict,
-    #[case] words: &str,
-) {
+async fn imps_own_federation(#[case] state: Federation, #[case] verdict: Verdict, #[case] words: &str) {
     let bench = Bench::start(ImpConfig {
         federation: state,
         ..ImpConfig::default()
@@ -403,12 +357,7 @@ async fn imps_own_federation(
 #[case::another_one_than_given(&["12.5"], &["--axl-version", "14.0"], Verdict::Failed, "HTTP 599: version 14.0")]
 #[case::none(&[], &[], Verdict::Failed, "HTTP 599 to every version")]
 #[tokio::test(flavor = "multi_thread")]
-async fn versions(
-    #[case] answered: &[&str],
-    #[case] more: &[&str],
-    #[case] verdict: Verdict,
-    #[case] words: &str,
-) {
+async fn versions(#[case] answered: &[&str], #[case] more: &[&str], #[case] verdict: Verdict, #[case] words: &str) {
     let bench = Bench::start(ImpConfig {
         axl_versions: answered.iter().map(ToString::to_string).collect(),
         ..ImpConfig::default()
@@ -429,13 +378,7 @@ async fn the_other_table_of_an_old_release_is_found() {
     .await;
     let sheet = bench.look(&[]).await;
     expect_failures(&sheet, &[]);
-    expect(
-        &sheet,
-        Check::Table,
-        PUBLISHER,
-        Verdict::Ok,
-        &["xmpp2snodes"],
-    );
+    expect(&sheet, Check::Table, PUBLISHER, Verdict::Ok, &["xmpp2snodes"]);
     expect(
         &sheet,
         Check::Nodes,
@@ -464,11 +407,7 @@ async fn a_write_is_proven_by_one_statement_that_changes_nothing() {
         .filter(|call| call.operation == "executeSQLUpdate")
         .collect();
     assert_eq!(writes.len(), 1, "{writes:#?}");
-    assert!(
-        writes[0]
-            .detail
-            .starts_with("DELETE FROM xmpps2snodes WHERE pkid = '")
-    );
+    assert!(writes[0].detail.starts_with("DELETE FROM xmpps2snodes WHERE pkid = '"));
     assert_eq!(bench.sim.state().nodes[0].rows, [row]);
 }
 
@@ -497,10 +436,7 @@ async fn a_write_that_is_refused_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_that_is_not_deployable_is_a_warning_with_the_way_by_hand() {
     let bench = Bench::start(ImpConfig::default()).await;
-    bench
-        .sim
-        .set_fault("restart-refused", FaultOptions::default())
-        .unwrap();
+    bench.sim.set_fault("restart-refused", FaultOptions::default()).unwrap();
     let sheet = bench.look(&[]).await;
     expect_failures(&sheet, &[]);
     expect(
@@ -508,11 +444,7 @@ async fn a_router_that_is_not_deployable_is_a_warning_with_the_way_by_hand() {
         Check::Restart,
         PUBLISHER,
         Verdict::Warning,
-        &[
-            "not deployable",
-            "Manual",
-            "utils service restart Cisco XCP Router",
-        ],
+        &["not deployable", "Manual", "utils service restart Cisco XCP Router"],
     );
     bench.assert_untouched();
 }
@@ -520,10 +452,7 @@ async fn a_router_that_is_not_deployable_is_a_warning_with_the_way_by_hand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_whose_only_answer_is_lost_is_not_used_again() {
     let bench = Bench::start(ImpConfig::default()).await;
-    bench
-        .sim
-        .set_fault("axl-timeout", FaultOptions::default())
-        .unwrap();
+    bench.sim.set_fault("axl-timeout", FaultOptions::default()).unwrap();
     let started = Instant::now();
     let sheet = bench.look(&["--call-timeout", "1"]).await;
     assert!(started.elapsed() < Duration::from_secs(20));
@@ -548,14 +477,9 @@ async fn an_account_whose_only_answer_is_lost_is_not_used_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_it_has_its_time() {
     let bench = Bench::start(ImpConfig::default()).await;
-    bench
-        .sim
-        .set_fault("cc-timeout", FaultOptions::default())
-        .unwrap();
+    bench.sim.set_fault("cc-timeout", FaultOptions::default()).unwrap();
     let started = Instant::now();
-    let sheet = bench
-        .look(&["--call-timeout", "20", "--timeout", "4"])
-        .await;
+    let sheet = bench.look(&["--call-timeout", "20", "--timeout", "4"]).await;
     assert!(started.elapsed() < Duration::from_secs(15));
     expect(
         &sheet,
@@ -585,10 +509,6 @@ async fn a_big_cluster_is_asked_no_more_than_imp_allows() {
         .filter(|call| call.service == "control-center")
         .count();
     assert_eq!(asked, 11);
-    let skipped = sheet
-        .rows
-        .iter()
-        .filter(|row| row.verdict == Verdict::Skipped)
-        .count();
+    let skipped = sheet.rows.iter().filter(|row| row.verdict == Verdict::Skipped).count();
     assert_eq!(skipped, 2, "{}", sheet.table());
 }

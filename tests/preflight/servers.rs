@@ -100,12 +100,7 @@ async fn request(tls: &mut tokio_rustls::server::TlsStream<TcpStream>) -> String
         };
         let length = head
             .lines()
-            .find_map(|line| {
-                line.to_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
             .unwrap_or(0);
         if body.len() >= length || count == 0 {
             return body.to_owned();
@@ -123,10 +118,7 @@ fn response(operation: &str, content: &str) -> String {
 async fn a_database_that_deletes_what_is_not_there_is_asked_nothing_more() {
     let odd = Odd::start(&[HOST], "", |body| {
         if body.contains("systables") {
-            response(
-                "executeSQLQuery",
-                "<row><tabname>xmpps2snodes</tabname></row>",
-            )
+            response("executeSQLQuery", "<row><tabname>xmpps2snodes</tabname></row>")
         } else if body.contains("DELETE") {
             response("executeSQLUpdate", "<rowsUpdated>1</rowsUpdated>")
         } else {
@@ -155,20 +147,8 @@ async fn another_clock_is_a_warning_and_a_page_is_no_answer() {
     })
     .await;
     let sheet = look(&odd.arguments(&[])).await;
-    expect(
-        &sheet,
-        Check::Clock,
-        HOST,
-        Verdict::Warning,
-        &["behind", "NTP"],
-    );
-    expect(
-        &sheet,
-        Check::AxlLogin,
-        HOST,
-        Verdict::Failed,
-        &["no SOAP envelope"],
-    );
+    expect(&sheet, Check::Clock, HOST, Verdict::Warning, &["behind", "NTP"]);
+    expect(&sheet, Check::AxlLogin, HOST, Verdict::Failed, &["no SOAP envelope"]);
     let certificate = row(&sheet, Check::Certificate, HOST);
     assert!(
         certificate
@@ -213,13 +193,7 @@ async fn a_server_with_old_tls_is_named(#[case] minor: u8, #[case] words: &str) 
     let mut all = arguments(old_server(minor).await);
     all.push("--certificates-only".into());
     let sheet = look(&all).await;
-    expect(
-        &sheet,
-        Check::Https,
-        HOST,
-        Verdict::Failed,
-        &[words, "11.5"],
-    );
+    expect(&sheet, Check::Https, HOST, Verdict::Failed, &[words, "11.5"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,9 +74,7 @@ impl Bench {
         let folder = Folder::new();
         let ca = folder.file("ca.pem", sim.ca_pem());
         let password = folder.file("password", &format!("{PASSWORD}\n"));
-        let mut arguments: Vec<String> = ["--publisher", PUBLISHER, "--user", "axluser"]
-            .map(String::from)
-            .into();
+        let mut arguments: Vec<String> = ["--publisher", PUBLISHER, "--user", "axluser"].map(String::from).into();
         arguments.extend(["--password-file".into(), password]);
         for (name, address) in &nodes {
             arguments.extend(["--node".into(), format!("{name}={address}")]);
@@ -121,9 +119,7 @@ impl Bench {
         let acts: Vec<_> = self
             .calls()
             .into_iter()
-            .filter(|call| {
-                ["executeSQLUpdate", "soapDoControlServices"].contains(&call.operation.as_str())
-            })
+            .filter(|call| ["executeSQLUpdate", "soapDoControlServices"].contains(&call.operation.as_str()))
             .collect();
         assert!(acts.is_empty(), "{acts:#?}");
     }

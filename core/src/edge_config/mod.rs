@@ -9,9 +9,8 @@ mod validate;
 mod values;
 
 pub use types::{
-    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, FINISH_AT_MOST, Limits, LinkProfile,
-    Listen, Log, Peer, Privacy, PrivacyMode, ProxyProtocol, Router, StaticRoute, Tls, TlsMode,
-    TlsVersion, TrustAnchors,
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, FINISH_AT_MOST, Limits, LinkProfile, Listen, Log, Peer,
+    Privacy, PrivacyMode, ProxyProtocol, Router, StaticRoute, Tls, TlsMode, TlsVersion, TrustAnchors,
 };
 pub use validate::{ConfigError, Problem};
 pub use values::{Cidr, HostPort, HumanDuration, ValueError};

@@ -123,18 +123,18 @@ impl EdgeConfig {
         for (i, route) in self.static_routes.iter().enumerate() {
             let field = format!("staticRoutes[{i}].domain");
             if hosted.contains(&route.domain) {
-                found.add(&field, &format!(
-                    "{} is hosted here and routed elsewhere; remove it from domains or from staticRoutes",
-                    route.domain
-                ));
+                found.add(
+                    &field,
+                    &format!(
+                        "{} is hosted here and routed elsewhere; remove it from domains or from staticRoutes",
+                        route.domain
+                    ),
+                );
             }
             if !routed.insert(&route.domain) {
                 found.add(
                     &field,
-                    &format!(
-                        "{} has two entries; put all its addresses into one",
-                        route.domain
-                    ),
+                    &format!("{} has two entries; put all its addresses into one", route.domain),
                 );
             }
             if route.addresses.is_empty() {
@@ -200,9 +200,7 @@ impl EdgeConfig {
                 if pin.len() != 64 || !pin.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     found.add(
                         &at(&format!("pinnedSha256[{j}]")),
-                        &format!(
-                            "{pin:?} is no SHA-256 fingerprint; give its 64 hexadecimal digits without colons"
-                        ),
+                        &format!("{pin:?} is no SHA-256 fingerprint; give its 64 hexadecimal digits without colons"),
                     );
                 }
             }
@@ -225,9 +223,7 @@ impl EdgeConfig {
                 );
             }
             if peer.tls_mode.unwrap_or(self.tls.mode) == TlsMode::Disabled {
-                let required = peer
-                    .require_certificate
-                    .unwrap_or(self.tls.require_client_certificates);
+                let required = peer.require_certificate.unwrap_or(self.tls.require_client_certificates);
                 if !peer.pinned_sha256.is_empty() {
                     found.add(
                         &at("pinnedSha256"),
@@ -341,17 +337,11 @@ impl EdgeConfig {
             }
         }
         for (field, value) in [
-            (
-                "maxUnauthenticatedBytes",
-                self.limits.max_unauthenticated_bytes,
-            ),
+            ("maxUnauthenticatedBytes", self.limits.max_unauthenticated_bytes),
             ("maxDepth", self.limits.max_depth),
             ("maxAttributes", self.limits.max_attributes),
             ("maxConnections", self.limits.max_connections.unwrap_or(1)),
-            (
-                "maxConnectionsPerAddress",
-                self.limits.max_connections_per_address,
-            ),
+            ("maxConnectionsPerAddress", self.limits.max_connections_per_address),
             ("maxConnectionsPer56", self.limits.max_connections_per56),
             ("maxConnectionsPer48", self.limits.max_connections_per48),
             (
@@ -359,17 +349,11 @@ impl EdgeConfig {
                 usize::from(self.limits.new_connections_per_second != Some(0)),
             ),
             ("maxPairsPerStream", self.limits.max_pairs_per_stream),
-            (
-                "maxVerifications",
-                self.limits.max_verifications.unwrap_or(1),
-            ),
+            ("maxVerifications", self.limits.max_verifications.unwrap_or(1)),
             ("maxQueuedBytes", self.limits.max_queued_bytes),
         ] {
             if value == 0 {
-                found.add(
-                    &format!("limits.{field}"),
-                    "0 lets nothing pass; give a number above 0",
-                );
+                found.add(&format!("limits.{field}"), "0 lets nothing pass; give a number above 0");
             }
         }
     }
@@ -405,8 +389,7 @@ fn line_of(text: &str, field: &str) -> Option<usize> {
         };
         let matches = |line: &str| {
             let line = line.trim_start().trim_start_matches("- ").trim_start();
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.starts_with(':'))
+            line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'))
         };
         let mut here = None;
         for (number, line) in lines.by_ref() {
@@ -504,10 +487,7 @@ routers:
 
     #[rstest]
     #[case("listen:\n  directTls: '[::]:5270'\n", "")]
-    #[case(
-        "listen:\n  s2s: '192.0.2.1:5269'\n  directTls: '192.0.2.2:5269'\n",
-        ""
-    )]
+    #[case("listen:\n  s2s: '192.0.2.1:5269'\n  directTls: '192.0.2.2:5269'\n", "")]
     #[case("listen: {s2s: '127.0.0.1:0', directTls: '127.0.0.1:0'}\n", "")]
     #[case(
         "listen:\n  directTls: '[::]:5269'\n",
@@ -517,10 +497,7 @@ routers:
         "listen:\n  directTls: '192.0.2.1:8080'\n",
         "line 22: listen.directTls: 192.0.2.1:8080 is taken by listen.admin already"
     )]
-    #[case(
-        "proxyProtocol:\n  trustedSources:\n  - 10.0.0.0/8\n  - 2001:db8::/32\n",
-        ""
-    )]
+    #[case("proxyProtocol:\n  trustedSources:\n  - 10.0.0.0/8\n  - 2001:db8::/32\n", "")]
     #[case(
         "proxyProtocol:\n  trustedSources:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n",
         "line 24: proxyProtocol.trustedSources[1]: 0.0.0.0/0 is every address"
@@ -541,14 +518,8 @@ routers:
     }
 
     #[rstest]
-    #[case(
-        "negotiationTimeout: 0s",
-        "line 22: limits.negotiationTimeout: 0ms is too short"
-    )]
-    #[case(
-        "dialbackTimeout: 999ms",
-        "line 22: limits.dialbackTimeout: 999ms is too short"
-    )]
+    #[case("negotiationTimeout: 0s", "line 22: limits.negotiationTimeout: 0ms is too short")]
+    #[case("dialbackTimeout: 999ms", "line 22: limits.dialbackTimeout: 999ms is too short")]
     #[case("idleTimeout: 0h", "line 22: limits.idleTimeout: 0ms is too short")]
     #[case("idleTimeout: 1000ms", "")]
     #[case("maxDepth: 256", "")]
@@ -577,9 +548,7 @@ routers:
 
     #[test]
     fn a_domain_both_hosted_and_routed_is_refused() {
-        let text = format!(
-            "{GOOD}staticRoutes:\n- domain: coluc.com\n  addresses: ['198.51.100.20:5269']\n"
-        );
+        let text = format!("{GOOD}staticRoutes:\n- domain: coluc.com\n  addresses: ['198.51.100.20:5269']\n");
         let error = EdgeConfig::from_yaml(&text).unwrap_err().to_string();
         assert!(
             error.contains("line 22: staticRoutes[0].domain: coluc.com is hosted here"),
@@ -587,8 +556,7 @@ routers:
         );
     }
 
-    const CERTIFICATES: &str =
-        "  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n";
+    const CERTIFICATES: &str = "  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n";
 
     #[rstest]
     #[case::optional("mode: Required", "mode: Optional", "", None)]
@@ -599,12 +567,7 @@ routers:
         None
     )]
     #[case::disabled("mode: Required", "mode: Disabled", "", None)]
-    #[case::required_certificates(
-        "mode: Required",
-        "mode: Required\n  requireClientCertificates: true",
-        "",
-        None
-    )]
+    #[case::required_certificates("mode: Required", "mode: Required\n  requireClientCertificates: true", "", None)]
     #[case::certificates_without_tls(
         "mode: Required",
         "mode: Disabled\n  requireClientCertificates: true",

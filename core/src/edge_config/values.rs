@@ -108,15 +108,11 @@ impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(self.prefix))
-                    .unwrap_or(0);
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
                 net.to_bits() & mask == ip.to_bits() & mask
             }
             (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(self.prefix))
-                    .unwrap_or(0);
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
                 net.to_bits() & mask == ip.to_bits() & mask
             }
             _ => false,
@@ -246,11 +242,7 @@ mod tests {
 
     #[test]
     fn ports_may_follow_names_and_both_kinds_of_address() {
-        for text in [
-            "ecup10.coluc.com:7400",
-            "10.0.0.1:7400",
-            "[2001:db8::1]:7400",
-        ] {
+        for text in ["ecup10.coluc.com:7400", "10.0.0.1:7400", "[2001:db8::1]:7400"] {
             assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
         }
         for text in ["ecup10", "a:0", "2001:db8::1:7400", ":1", "a b:1"] {

@@ -24,11 +24,7 @@ async fn get_path(address: std::net::SocketAddr, path: &str) -> (String, String)
 #[tokio::test]
 async fn health_metrics_and_status_are_told() {
     let folder = good();
-    let live = Arc::new(
-        Loader::new(folder.path().join("edge.yaml"), 0)
-            .load()
-            .unwrap(),
-    );
+    let live = Arc::new(Loader::new(folder.path().join("edge.yaml"), 0).load().unwrap());
     let (_sender, receiver) = watch::channel(live.clone());
     let edge = Edge::new(receiver, 0, Arc::default(), Arc::default());
     let domain = |text: &str| xmpp_federation_core::Domain::parse(text).unwrap();
@@ -41,17 +37,9 @@ async fn health_metrics_and_status_are_told() {
     tokio::spawn(Admin::new(edge, Arc::default()).serve(listener));
 
     for path in ["/livez", "/readyz"] {
-        assert!(
-            get_path(address, path).await.0.starts_with("HTTP/1.1 200"),
-            "{path}"
-        );
+        assert!(get_path(address, path).await.0.starts_with("HTTP/1.1 200"), "{path}");
     }
-    assert!(
-        get_path(address, "/connections")
-            .await
-            .0
-            .starts_with("HTTP/1.1 404")
-    );
+    assert!(get_path(address, "/connections").await.0.starts_with("HTTP/1.1 404"));
     let (head, body) = get_path(address, "/metrics").await;
     assert!(head.contains("application/openmetrics-text"), "{head}");
     assert!(body.contains("xmpp_edge_failing_partners 1"), "{body}");
@@ -87,10 +75,7 @@ async fn probes_are_answered_at_once_while_many_hold_connections_and_ask_nothing
     for n in 0..2 * MOST {
         let mut stream = TcpStream::connect(address).await.unwrap();
         if n % 2 == 0 {
-            stream
-                .write_all(b"GET /livez HTTP/1.1\r\nhost: e")
-                .await
-                .unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: e").await.unwrap();
         }
         stalled.push(stream);
         if n % 8 == 0 {

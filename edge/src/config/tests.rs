@@ -47,22 +47,10 @@ fn dialback_secrets_are_told_apart_without_being_given_away() {
     "domains: [localhost]",
     "line 1: domains: \"localhost\" has a single label"
 )]
-#[case(
-    "mode: AllowList",
-    "mode: off",
-    "line 10: privacy.mode: unknown variant `off`"
-)]
-#[case(
-    "/tls.crt",
-    "/absent.crt",
-    "line 7: tls.certificates[0].certificateFile: "
-)]
+#[case("mode: AllowList", "mode: off", "line 10: privacy.mode: unknown variant `off`")]
+#[case("/tls.crt", "/absent.crt", "line 7: tls.certificates[0].certificateFile: ")]
 #[case("/tls.crt", "/absent.crt", "there is no such file")]
-#[case(
-    "/tls.key",
-    "/other.key",
-    "line 8: tls.certificates[0].privateKeyFile: "
-)]
+#[case("/tls.key", "/other.key", "line 8: tls.certificates[0].privateKeyFile: ")]
 #[case("/tls.key", "/other.key", "is not the key of the certificate")]
 #[case("/dialback", "/empty", "line 4: dialback.sign: ")]
 #[case("/router", "/empty", "line 15: routers[0].secretFile: ")]
@@ -71,11 +59,7 @@ fn dialback_secrets_are_told_apart_without_being_given_away() {
     "endpoints: []\nlog: {level: loud}",
     "line 17: log.level: \"loud\" is not a log level"
 )]
-fn what_cannot_be_used_is_named_by_line_field_and_remedy(
-    #[case] from: &str,
-    #[case] to: &str,
-    #[case] says: &str,
-) {
+fn what_cannot_be_used_is_named_by_line_field_and_remedy(#[case] from: &str, #[case] to: &str, #[case] says: &str) {
     let folder = good();
     folder.write("other.key", &certificate(&["coluc.com"]).1);
     folder.write("empty", "\n");
@@ -107,10 +91,7 @@ fn what_works_but_will_trouble_is_a_warning() {
     folder.write("tls.key", &key);
     let warnings = load(&folder).unwrap().warnings.join("\n");
     assert!(warnings.contains("has 5 bytes"), "{warnings}");
-    assert!(
-        warnings.contains("no certificate names coluc.com"),
-        "{warnings}"
-    );
+    assert!(warnings.contains("no certificate names coluc.com"), "{warnings}");
     assert!(!warnings.contains("short;"), "{warnings}");
 }
 
@@ -163,8 +144,7 @@ fn a_revocation_list_is_watched_and_warned_of_when_it_is_past_its_time() {
     folder.write("crl.pem", "no list");
     let error = load(&folder).unwrap_err();
     assert!(
-        error.contains("line 6: tls.revocationLists[0]: ")
-            && error.contains("crl.pem holds no PEM"),
+        error.contains("line 6: tls.revocationLists[0]: ") && error.contains("crl.pem holds no PEM"),
         "{error}"
     );
 }
@@ -179,10 +159,7 @@ fn a_client_certificate_that_does_not_name_our_domains_is_warned_of() {
     let special = format!(
         "tls:\n  clientCertificate: {{certificateFile: {here}/client.crt, privateKeyFile: {here}/client.key}}\n"
     );
-    folder.write(
-        "edge.yaml",
-        &yaml(folder.path()).replace("tls:\n", &special),
-    );
+    folder.write("edge.yaml", &yaml(folder.path()).replace("tls:\n", &special));
     let warnings = load(&folder).unwrap().warnings;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(

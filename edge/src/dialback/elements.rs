@@ -168,12 +168,7 @@ pub fn result_request(from: &str, to: &str, key: &DialbackKey) -> Result<String,
 }
 
 /// Step 2: `<db:verify from to id>key</db:verify>`; the key is the peer's, passed on.
-pub fn verify_request(
-    from: &str,
-    to: &str,
-    id: &StreamId,
-    key: &str,
-) -> Result<String, UnwritableChar> {
+pub fn verify_request(from: &str, to: &str, id: &StreamId, key: &str) -> Result<String, UnwritableChar> {
     let mut w = XmlWriter::new();
     w.start(Kind::Verify.tag())
         .attr("from", from)

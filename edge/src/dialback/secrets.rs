@@ -22,13 +22,7 @@ impl DialbackSecrets {
 
     /// Whether a key that `receiving` was shown in the name of `originating` (ours) was made
     /// with any of the secrets. All are tried, so time tells nothing about which one matched.
-    pub fn accepts(
-        &self,
-        received: &str,
-        receiving: &Domain,
-        originating: &Domain,
-        id: &StreamId,
-    ) -> bool {
+    pub fn accepts(&self, received: &str, receiving: &Domain, originating: &Domain, id: &StreamId) -> bool {
         std::iter::once(&self.sign)
             .chain(&self.accept)
             .map(|secret| DialbackKey::generate(secret, receiving, originating, id))

@@ -41,12 +41,7 @@ pub(super) struct Verified {
 }
 
 impl Session {
-    pub(super) fn take_dialback(
-        &mut self,
-        live: &Arc<Live>,
-        element: &Element,
-        kind: Kind,
-    ) -> Result<(), Failure> {
+    pub(super) fn take_dialback(&mut self, live: &Arc<Live>, element: &Element, kind: Kind) -> Result<(), Failure> {
         let request = Received::parse(element, kind).map_err(|error| {
             let condition = match error {
                 Malformed::Addressing => StreamErrorCondition::ImproperAddressing,
@@ -58,8 +53,7 @@ impl Session {
             && request.answer.is_none()
         {
             let (local, remote) = (&request.to_domain, &request.from_domain);
-            let reason =
-                format!("not every XML parser accepts the name {name:?}; the element is refused");
+            let reason = format!("not every XML parser accepts the name {name:?}; the element is refused");
             self.log(&Refusal::new(Check::Xml, reason), local, remote);
             return self.answer(&request, Reply::Error("not-acceptable"));
         }
@@ -178,16 +172,11 @@ impl Session {
                 }
                 // The answer names the pair and the stream's id, not the key: two could not be
                 // told apart.
-                return self.refuse_key(
-                    &request,
-                    "conflict",
-                    "another key of this pair is being verified",
-                );
+                return self.refuse_key(&request, "conflict", "another key of this pair is being verified");
             }
             let most = limits.max_pairs_per_stream;
             let full = self.pairs.len() + self.pending.len() >= most;
-            refusal =
-                full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
+            refusal = full.then(|| Refusal::new(Check::Limits, "too many pairs or keys on this stream"));
         }
         if let Some(refusal) = refusal {
             let condition = refusal.check.dialback_condition();
@@ -197,10 +186,10 @@ impl Session {
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
-        if self.edge.may_log(
-            "db:result received",
-            Party::Caller(peer.ip(), Some(&remote)),
-        ) {
+        if self
+            .edge
+            .may_log("db:result received", Party::Caller(peer.ip(), Some(&remote)))
+        {
             tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
             tracing::info!(
                 role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
@@ -252,12 +241,7 @@ impl Session {
         Ok(())
     }
 
-    fn refuse_key(
-        &mut self,
-        request: &Received,
-        condition: &'static str,
-        reason: &'static str,
-    ) -> Result<(), Failure> {
+    fn refuse_key(&mut self, request: &Received, condition: &'static str, reason: &'static str) -> Result<(), Failure> {
         let refusal = Refusal::new(Check::Dialback, reason);
         self.log(&refusal, &request.to_domain, &request.from_domain);
         self.edge
@@ -318,16 +302,12 @@ impl Session {
         self.edge
             .metrics
             .dialback(Role::Receiving, answer.as_str(), since.elapsed());
-        let state = if answer == Reply::Valid {
-            "CONNECTED"
-        } else {
-            "FAILED"
-        };
+        let state = if answer == Reply::Valid { "CONNECTED" } else { "FAILED" };
         let peer = self.guard.entry.peer;
-        if self.edge.may_log(
-            "db:result answered",
-            Party::Caller(peer.ip(), Some(&remote)),
-        ) {
+        if self
+            .edge
+            .may_log("db:result answered", Party::Caller(peer.ip(), Some(&remote)))
+        {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, %remote, %peer,
                 from = "PENDING", to = state, answer = ?answer,
@@ -377,9 +357,7 @@ impl Session {
         // The peer lives: what waits for it need not wait for our next attempt.
         self.edge.outbound.heard_from(&remote, &local);
         let peer = self.guard.entry.peer.ip();
-        self.edge
-            .partners
-            .authenticated(&live.policy, &remote, peer);
+        self.edge.partners.authenticated(&live.policy, &remote, peer);
         self.proven(live.policy.is_partner(&remote));
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
             let partner = live.policy.is_partner(&remote);

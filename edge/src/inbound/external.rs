@@ -53,9 +53,7 @@ impl Session {
         if self.closing.is_some() {
             return Ok(());
         }
-        let plain = |condition, reason: &'static str| {
-            Err((condition, Refusal::new(Check::Certificate, reason)))
-        };
+        let plain = |condition, reason: &'static str| Err((condition, Refusal::new(Check::Certificate, reason)));
         let outcome = match element.name() {
             "auth" => self.authenticate(live, element),
             "abort" => plain("aborted", "the peer gave SASL up"),
@@ -86,22 +84,14 @@ impl Session {
                 self.edge.metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
                 let peer = self.guard.entry.peer;
-                self.edge.refused(
-                    Direction::Inbound,
-                    peer,
-                    to.as_ref(),
-                    from.as_ref(),
-                    &refusal,
-                );
+                self.edge
+                    .refused(Direction::Inbound, peer, to.as_ref(), from.as_ref(), &refusal);
                 let sasl = ns::SASL;
                 self.wire
                     .queue(format!("<failure xmlns='{sasl}'><{condition}/></failure>"));
                 self.external.failures += 1;
                 if self.external.failures > ATTEMPTS {
-                    return Err(Failure::violation(
-                        Check::Protocol,
-                        "too many failed authentications",
-                    ));
+                    return Err(Failure::violation(Check::Protocol, "too many failed authentications"));
                 }
                 Ok(())
             }
@@ -109,8 +99,7 @@ impl Session {
     }
 
     fn authenticate(&self, live: &Live, element: &Element) -> Result<(), Failed> {
-        let failed =
-            |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
+        let failed = |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
         let portable = element.unportable().is_none();
         let Some(auth) = portable.then(|| element.parse().ok()).flatten() else {
             return Err(failed("malformed-request", "<auth/> cannot be read"));
@@ -135,20 +124,17 @@ impl Session {
             return Err(failed("not-authorized", reason));
         };
         authorized_as(&auth.text(), from)?;
-        let admitted = live.policy.check(from).map_err(|denied| {
-            Refusal::new(Check::Policy, format!("{from} may not federate: {denied}"))
-        });
+        let admitted = live
+            .policy
+            .check(from)
+            .map_err(|denied| Refusal::new(Check::Policy, format!("{from} may not federate: {denied}")));
         admitted
             .and_then(|()| terms::certificate(live, shown, &self.external.certificate, from))
             .map_err(|refusal| ("not-authorized", refusal))
     }
 
     /// The stream starts anew after `<success/>`: same domains, new id, no SASL any more.
-    pub(super) fn restarted(
-        &mut self,
-        live: &Arc<Live>,
-        theirs: &StreamHeader,
-    ) -> Result<(), Failure> {
+    pub(super) fn restarted(&mut self, live: &Arc<Live>, theirs: &StreamHeader) -> Result<(), Failure> {
         let id = new_id();
         self.wire.queue(answer_header(live, Some(theirs), &id));
         self.id = id;
@@ -177,8 +163,7 @@ impl Session {
             terms::certificate(live, shown, kept, &remote).inspect_err(|refusal| {
                 let (local, remote) = (Some(&local), Some(&remote));
                 let peer = self.guard.entry.peer;
-                self.edge
-                    .refused(Direction::Inbound, peer, local, remote, refusal);
+                self.edge.refused(Direction::Inbound, peer, local, remote, refusal);
             })?;
         }
         self.wire.queue(features(live, Some(&remote), None, false));
@@ -218,8 +203,7 @@ impl Session {
 /// Whether the authorisation identity of `<auth/>` is the stream's `from`. None at all, or `=` for
 /// an empty one, means what the certificate proves.
 fn authorized_as(text: &str, from: &Domain) -> Result<(), Failed> {
-    let failed =
-        |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
+    let failed = |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
     if text.is_empty() || text == "=" {
         return Ok(());
     }
@@ -255,14 +239,9 @@ mod tests {
     #[case::padding_missing("Vk5HVFAuTEFCLg", Some("incorrect-encoding"))]
     #[case::white_space("dm5n dHAubGFi", Some("incorrect-encoding"))]
     #[case::two_equals_signs("==", Some("incorrect-encoding"))]
-    fn only_the_streams_own_domain_is_an_authorisation_identity(
-        #[case] text: &str,
-        #[case] expected: Option<&str>,
-    ) {
+    fn only_the_streams_own_domain_is_an_authorisation_identity(#[case] text: &str, #[case] expected: Option<&str>) {
         let from = Domain::parse("vngtp.lab").unwrap();
-        let condition = authorized_as(text, &from)
-            .err()
-            .map(|(condition, _)| condition);
+        let condition = authorized_as(text, &from).err().map(|(condition, _)| condition);
         assert_eq!(condition, expected);
     }
 }

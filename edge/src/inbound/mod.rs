@@ -111,12 +111,7 @@ fn count_gone(edge: &Edge, gave_way: &[&'static str]) {
 }
 
 /// Accepts until `stop`.
-pub async fn run(
-    edge: Arc<Edge>,
-    listener: TcpListener,
-    service: Service,
-    stop: CancellationToken,
-) {
+pub async fn run(edge: Arc<Edge>, listener: TcpListener, service: Service, stop: CancellationToken) {
     let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -172,9 +167,7 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
         let counted = match begun {
             Begun::Placed(place) => Some((peer, place)),
             Begun::Waits(turn) => Box::pin(wait(&edge, peer, turn, &mut deadline)).await,
-            Begun::Relayed(place) => {
-                Box::pin(behind_balancer(&edge, &mut tcp, peer, place, &mut deadline)).await
-            }
+            Begun::Relayed(place) => Box::pin(behind_balancer(&edge, &mut tcp, peer, place, &mut deadline)).await,
         };
         let Some((peer, place)) = counted else {
             return;
@@ -195,12 +188,7 @@ enum Begun {
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(
-    edge: &Edge,
-    peer: SocketAddr,
-    bounds: &Bounds,
-    longest: Duration,
-) -> Result<Begun, &'static str> {
+fn enter(edge: &Edge, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, &'static str> {
     let (table, networks) = (&edge.inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
         Some(turn) => Ok(Begun::Waits(turn)),
@@ -217,12 +205,7 @@ fn placed(edge: &Edge, admitted: Admitted) -> Place {
 
 /// Waits until it is the connection's turn, or until its address turns out to be a partner's. Its
 /// negotiation has as much time as if it had come only then.
-async fn wait(
-    edge: &Edge,
-    peer: SocketAddr,
-    turn: Turn,
-    deadline: &mut Instant,
-) -> Option<(SocketAddr, Place)> {
+async fn wait(edge: &Edge, peer: SocketAddr, turn: Turn, deadline: &mut Instant) -> Option<(SocketAddr, Place)> {
     let began = Instant::now();
     loop {
         let now = Instant::now();
@@ -268,9 +251,9 @@ async fn behind_balancer(
             edge.metrics.proxy_header(outcome);
             match origin {
                 Origin::Client(client) => {
-                    edge.registry.tracers.about_address(client, || {
-                        format!("relayed by {balancer}, PROXY {outcome}")
-                    });
+                    edge.registry
+                        .tracers
+                        .about_address(client, || format!("relayed by {balancer}, PROXY {outcome}"));
                     client
                 }
                 Origin::Balancer => balancer,

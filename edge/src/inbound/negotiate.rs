@@ -137,19 +137,10 @@ pub(super) fn read_header(
             )
         })
     };
-    let (from, to) = (
-        domain(theirs.from.as_deref())?,
-        domain(theirs.to.as_deref())?,
-    );
+    let (from, to) = (domain(theirs.from.as_deref())?, domain(theirs.to.as_deref())?);
     let log = |check: Check, reason: String| {
         let refusal = Refusal::new(check, reason);
-        edge.refused(
-            Direction::Inbound,
-            peer,
-            to.as_ref(),
-            from.as_ref(),
-            &refusal,
-        );
+        edge.refused(Direction::Inbound, peer, to.as_ref(), from.as_ref(), &refusal);
         refusal
     };
     if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
@@ -172,12 +163,7 @@ pub(super) fn read_header(
 
 /// Our features; `starttls`: in which mode it is offered, `None` when TLS is up or not wanted.
 /// `from`: who the peer says it is.
-pub(super) fn features(
-    live: &Live,
-    from: Option<&Domain>,
-    starttls: Option<TlsMode>,
-    external: bool,
-) -> String {
+pub(super) fn features(live: &Live, from: Option<&Domain>, starttls: Option<TlsMode>, external: bool) -> String {
     let mut w = XmlWriter::new();
     w.start("stream:features");
     if let Some(mode) = starttls {
@@ -245,11 +231,7 @@ impl<'a> Negotiation<'a> {
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
         let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
-        let in_clear = |addresses, first| Negotiated {
-            id,
-            addresses,
-            first,
-        };
+        let in_clear = |addresses, first| Negotiated { id, addresses, first };
         if announced.pre_xmpp_1 {
             if mode != TlsMode::Required {
                 return Ok(in_clear(addresses, None));
@@ -278,15 +260,9 @@ impl<'a> Negotiation<'a> {
 
     /// Goes on where TLS is up; `before`: what the peer's header in clear said, `None` where TLS
     /// came first (XEP-0368).
-    pub(super) async fn over_tls(
-        &mut self,
-        before: Option<Addresses>,
-    ) -> Result<Negotiated, Failure> {
+    pub(super) async fn over_tls(&mut self, before: Option<Addresses>) -> Result<Negotiated, Failure> {
         let (id, announced) = self.exchange_headers().await?;
-        let Announced {
-            addresses,
-            pre_xmpp_1,
-        } = announced;
+        let Announced { addresses, pre_xmpp_1 } = announced;
         let verdict = note_tls(
             self.edge,
             &self.live,
@@ -329,9 +305,7 @@ impl<'a> Negotiation<'a> {
     ) -> Result<(), Failure> {
         let session = TlsSession::server(server).map_err(std::io::Error::other)?;
         let session = session.for_domain(addresses.to.clone());
-        let Wire {
-            transport, framer, ..
-        } = &mut *self.wire;
+        let Wire { transport, framer, .. } = &mut *self.wire;
         if let Err(error) = transport.start_tls(session, framer.buffer()).await {
             let reason = format!("TLS handshake: {error}");
             // Who closes before the first byte has not tried.
@@ -386,9 +360,8 @@ impl<'a> Negotiation<'a> {
                     )
                 });
             };
-            let received = Received::parse(&element, kind).map_err(|error| {
-                Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
-            })?;
+            let received = Received::parse(&element, kind)
+                .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
             if received.answer.is_some() {
                 return Err(Failure::violation(
                     Check::Protocol,
@@ -396,8 +369,7 @@ impl<'a> Negotiation<'a> {
                 ));
             }
             let remote = &received.from_domain;
-            if addresses.from.is_none()
-                && terms::mode(&self.live, &self.edge.memory, Some(remote)) != TlsMode::Required
+            if addresses.from.is_none() && terms::mode(&self.live, &self.edge.memory, Some(remote)) != TlsMode::Required
             {
                 // Only now it is known whose mode counts.
                 return Ok(Some(element));
@@ -432,9 +404,7 @@ impl<'a> Negotiation<'a> {
                 "more was sent behind <starttls/> in clear",
             ));
         }
-        self.wire
-            .send(format!("<proceed xmlns='{}'/>", ns::TLS))
-            .await?;
+        self.wire.send(format!("<proceed xmlns='{}'/>", ns::TLS)).await?;
         // What is said from here on in clear would be read as TLS and fail.
         self.wire.restart();
         Ok(())

@@ -116,11 +116,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
 fn parse_v1(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     const LONG: &str = "the PROXY line is longer than 107 bytes";
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() >= LONGEST_V1 {
-            Err(LONG)
-        } else {
-            Ok(None)
-        };
+        return if bytes.len() >= LONGEST_V1 { Err(LONG) } else { Ok(None) };
     };
     let length = end + 1;
     if length > LONGEST_V1 {
@@ -142,23 +138,16 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     Ok(Some((origin, length)))
 }
 
-fn client<'a, A: FromStr + Into<IpAddr>>(
-    mut fields: impl Iterator<Item = &'a str>,
-) -> Result<Origin, &'static str> {
+fn client<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = &'a str>) -> Result<Origin, &'static str> {
     const WRONG: &str = "the PROXY line holds a wrong address or port";
     let mut address = || fields.next().and_then(|field| field.parse::<A>().ok());
     let (source, destination) = (address(), address());
     let mut port = || fields.next().and_then(port);
     let (from, to) = (port(), port());
-    let (Some(source), Some(_), Some(from), Some(_), None) =
-        (source, destination, from, to, fields.next())
-    else {
+    let (Some(source), Some(_), Some(from), Some(_), None) = (source, destination, from, to, fields.next()) else {
         return Err(WRONG);
     };
-    Ok(Origin::Client(SocketAddr::new(
-        source.into().to_canonical(),
-        from,
-    )))
+    Ok(Origin::Client(SocketAddr::new(source.into().to_canonical(), from)))
 }
 
 /// Decimal digits without leading zeros.
@@ -193,8 +182,7 @@ fn parse_v2(rest: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
         _ if local => Origin::Balancer,
         0x00 => Origin::Balancer,
         0x11 => {
-            let ([source @ .., _, _, _, _, high, low, _, _], _) =
-                body.split_first_chunk::<12>().ok_or(short)?;
+            let ([source @ .., _, _, _, _, high, low, _, _], _) = body.split_first_chunk::<12>().ok_or(short)?;
             from_bytes(Ipv4Addr::from(*source).into(), *high, *low)
         }
         0x21 => {
@@ -209,10 +197,7 @@ fn parse_v2(rest: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
 }
 
 fn from_bytes(address: IpAddr, high: u8, low: u8) -> Origin {
-    Origin::Client(SocketAddr::new(
-        address.to_canonical(),
-        u16::from_be_bytes([high, low]),
-    ))
+    Origin::Client(SocketAddr::new(address.to_canonical(), u16::from_be_bytes([high, low])))
 }
 
 #[cfg(test)]
@@ -258,15 +243,9 @@ mod tests {
     }
 
     #[rstest]
-    #[case(
-        "PROXY TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n",
-        "192.0.2.1:40000 46"
-    )]
+    #[case("PROXY TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n", "192.0.2.1:40000 46")]
     #[case("PROXY TCP4 192.0.2.1 198.51.100.1 0 0\r\n<stream", "192.0.2.1:0 39")]
-    #[case(
-        "PROXY TCP6 2001:db8::1 2001:db8::2 40000 5269\r\n",
-        "[2001:db8::1]:40000 47"
-    )]
+    #[case("PROXY TCP6 2001:db8::1 2001:db8::2 40000 5269\r\n", "[2001:db8::1]:40000 47")]
     #[case(
         "PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.1 40000 5269\r\n",
         "192.0.2.1:40000 60"
@@ -283,14 +262,8 @@ mod tests {
     #[case("proxy TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n", "must begin")]
     #[case("<?xml version='1.0'?>", "must begin")]
     #[case("\u{16}\u{3}\u{1}", "must begin")]
-    #[case(
-        "PROXY TCP5 192.0.2.1 198.51.100.1 40000 5269\r\n",
-        "no known protocol"
-    )]
-    #[case(
-        "PROXY  TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n",
-        "no known protocol"
-    )]
+    #[case("PROXY TCP5 192.0.2.1 198.51.100.1 40000 5269\r\n", "no known protocol")]
+    #[case("PROXY  TCP4 192.0.2.1 198.51.100.1 40000 5269\r\n", "no known protocol")]
     #[case("PROXY \r\n", "no known protocol")]
     #[case("PROXY TCP4 192.0.2.1 198.51.100.1 40000\r\n", "wrong address")]
     #[case("PROXY TCP4 192.0.2.1 198.51.100.1 40000 5269 \r\n", "wrong address")]

@@ -53,9 +53,7 @@ impl Rates {
         let mut guard = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = &mut *guard;
         if refused.full.len() >= refused.tidy_at.max(TIDY) {
-            refused
-                .full
-                .retain(|_, full| full.is_some_and(|at| at > now));
+            refused.full.retain(|_, full| full.is_some_and(|at| at > now));
             refused.tidy_at = 2 * refused.full.len();
         }
         let full = refused.full.entry(payer).or_default();
@@ -128,12 +126,7 @@ fn cost(amount: u64, per_second: u64) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-fn spend(
-    full: &mut Option<Instant>,
-    cost: Duration,
-    burst: Duration,
-    now: Instant,
-) -> Option<Instant> {
+fn spend(full: &mut Option<Instant>, cost: Duration, burst: Duration, now: Instant) -> Option<Instant> {
     let until = full.unwrap_or(now).max(now) + cost;
     *full = Some(until);
     let next = until.checked_sub(burst)?;
@@ -220,9 +213,8 @@ mod tests {
     #[test]
     fn streams_of_a_domain_share_its_bucket_until_a_reload_changes_its_rate() {
         let config = |peers: &str| {
-            let yaml = format!(
-                "domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npeers: [{peers}]\n"
-            );
+            let yaml =
+                format!("domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npeers: [{peers}]\n");
             serde_yaml::from_str::<EdgeConfig>(&yaml).unwrap()
         };
         let (vngtp, other) = (

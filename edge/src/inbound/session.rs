@@ -200,8 +200,7 @@ pub(super) async fn serve(
 ) {
     // What only the beginning needs is in a box that goes before the stream's long life begins:
     // as a part of this task it would take its memory to the end.
-    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, place, service, deadline)).await
-    {
+    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, place, service, deadline)).await {
         session.run(first).await;
     }
 }
@@ -280,17 +279,13 @@ async fn open(
         }
         Err(failure) => {
             let claimed = guard.entry.claimed();
-            if edge.may_log(
-                "inbound stream failed",
-                Party::Caller(peer.ip(), claimed.as_ref()),
-            ) {
+            if edge.may_log("inbound stream failed", Party::Caller(peer.ip(), claimed.as_ref())) {
                 tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
             }
             edge.stream_refused(&guard.entry, &failure);
             count_excess(&edge, &failure, true);
             let live = edge.live();
-            wire.hang_up(&failure, || negotiate::header_for_error(&live))
-                .await;
+            wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
             None
         }
     }
@@ -304,16 +299,12 @@ fn addressing() -> Failure {
 }
 
 fn shutdown() -> Failure {
-    Failure::fault(
-        StreamErrorCondition::SystemShutdown,
-        "this gateway is stopping",
-    )
+    Failure::fault(StreamErrorCondition::SystemShutdown, "this gateway is stopping")
 }
 
 /// The connection is closed without a word: another one has its place.
 fn gave_way() -> Failure {
-    std::io::Error::other("closed for a newer connection: this one was the oldest without a proof")
-        .into()
+    std::io::Error::other("closed for a newer connection: this one was the oldest without a proof").into()
 }
 
 /// A stream on which nothing was proven had more than its part of something.
@@ -321,11 +312,7 @@ fn count_excess(edge: &Edge, failure: &Failure, unproven: bool) {
     let of = match failure {
         Failure::Io(error) if error.kind() == ErrorKind::QuotaExceeded => "bytes",
         Failure::Io(error) if error.kind() == ErrorKind::OutOfMemory => "incomplete",
-        Failure::Fault { condition, .. }
-            if *condition == StreamErrorCondition::ResourceConstraint =>
-        {
-            "incomplete"
-        }
+        Failure::Fault { condition, .. } if *condition == StreamErrorCondition::ResourceConstraint => "incomplete",
         _ => return,
     };
     if unproven {
@@ -469,17 +456,14 @@ impl Session {
             wire.finish().await;
         } else {
             let live = edge.live();
-            wire.hang_up(&failure, || negotiate::header_for_error(&live))
-                .await;
+            wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
         }
         drop(guard);
     }
 
     /// The stream is cut although the peer was not at its end: it may believe that all arrived.
     fn name_unread(&mut self) {
-        let Wire {
-            transport, framer, ..
-        } = &mut self.wire;
+        let Wire { transport, framer, .. } = &mut self.wire;
         // What is in the socket: one look is enough to know that there is something.
         let _ = transport.read_on(framer.buffer()).now_or_never();
         let bytes = framer.buffered();
@@ -519,10 +503,7 @@ impl Session {
                 let header = || negotiate::header_for_error(&live);
                 self.wire.queue_error(condition, &text, header);
             }
-            None => self
-                .wire
-                .transport
-                .queue(Bytes::from_static(STREAM_END.as_bytes())),
+            None => self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes())),
         }
     }
 
@@ -550,10 +531,7 @@ impl Session {
         if self.closing.is_some() {
             return Err(Failure::Timeout("closing the stream"));
         }
-        if self
-            .unproven_until
-            .is_some_and(|until| Instant::now() >= until)
-        {
+        if self.unproven_until.is_some_and(|until| Instant::now() >= until) {
             self.edge.metrics.unproven_ended("time");
             let text = "no pair of domains was authenticated on this stream in time";
             return Err(Failure::violation(Check::Time, text));
@@ -611,17 +589,10 @@ impl Session {
 
     /// Whether what was read may go on to the routers. Our side closed: nothing may stay behind.
     fn may_take(&self) -> bool {
-        !self.long_turn
-            && self.throttled.is_none()
-            && (self.paused.is_none() || self.closing.is_some())
+        !self.long_turn && self.throttled.is_none() && (self.paused.is_none() || self.closing.is_some())
     }
 
-    fn take_element(
-        &mut self,
-        live: &Arc<Live>,
-        element: &Element,
-        stanzas: &mut u64,
-    ) -> Result<(), Failure> {
+    fn take_element(&mut self, live: &Arc<Live>, element: &Element, stanzas: &mut u64) -> Result<(), Failure> {
         if is_stanza(element, ns::SERVER) {
             self.take_stanza(live, element)?;
             *stanzas += 1;
@@ -692,13 +663,7 @@ impl Session {
     }
 
     /// Sets [`Session::last`] for these addresses; false if the stanza goes nowhere.
-    fn find_way(
-        &mut self,
-        live: &Arc<Live>,
-        element: &Element,
-        from: &str,
-        to: &str,
-    ) -> Result<bool, Failure> {
+    fn find_way(&mut self, live: &Arc<Live>, element: &Element, from: &str, to: &str) -> Result<bool, Failure> {
         let (of_from, of_to) = (domain_part(from), domain_part(to));
         let last = self.last.as_ref();
         if !last.is_some_and(|last| *last.from == *of_from && *last.to == *of_to) {
@@ -733,34 +698,19 @@ impl Session {
     }
 
     /// One user's stanza must not break the links for all.
-    fn refuse_name(
-        &mut self,
-        live: &Live,
-        element: &Element,
-        local: &Domain,
-        remote: &Domain,
-        name: &str,
-    ) {
-        let reason =
-            format!("not every XML parser accepts the name {name:?}; the stanza is refused");
+    fn refuse_name(&mut self, live: &Live, element: &Element, local: &Domain, remote: &Domain, name: &str) {
+        let reason = format!("not every XML parser accepts the name {name:?}; the stanza is refused");
         let refusal = Refusal::new(Check::Xml, reason);
         let peer = self.guard.entry.peer;
-        self.edge.refused(
-            Direction::Inbound,
-            peer,
-            Some(local),
-            Some(remote),
-            &refusal,
-        );
+        self.edge
+            .refused(Direction::Inbound, peer, Some(local), Some(remote), &refusal);
         self.refuse(live, element, (local, remote), Cause::Unportable);
         self.pay_refusal(live, remote);
     }
 
     /// A stanza of an authenticated pair whose addresses are good only in their domains.
     fn malformed(&mut self, live: &Arc<Live>, element: &Element, of_from: Option<JidFault>) {
-        let mut domain = |address: Option<Cow<'_, str>>| {
-            address.and_then(|address| self.domains.domain_of(&address))
-        };
+        let mut domain = |address: Option<Cow<'_, str>>| address.and_then(|address| self.domains.domain_of(&address));
         let (Some(remote), Some(local)) = (domain(element.from()), domain(element.to())) else {
             return;
         };
@@ -775,8 +725,7 @@ impl Session {
         let refusal = Refusal::new(Check::Addressing, reason);
         let peer = self.guard.entry.peer;
         let (local, remote) = (Some(&local), Some(&remote));
-        self.edge
-            .refused(Direction::Inbound, peer, local, remote, &refusal);
+        self.edge.refused(Direction::Inbound, peer, local, remote, &refusal);
         self.edge.metrics.dropped(Cause::Malformed.as_str());
     }
 
@@ -831,10 +780,7 @@ impl Session {
             return Ok(());
         }
         let (condition, text) = if self.pairs.is_empty() {
-            (
-                StreamErrorCondition::NotAuthorized,
-                "no stanza before dialback",
-            )
+            (StreamErrorCondition::NotAuthorized, "no stanza before dialback")
         } else if !self.pairs.iter().any(|pair| pair.remote == *remote) {
             (
                 StreamErrorCondition::InvalidFrom,
@@ -898,12 +844,8 @@ impl Session {
         let (local, remote) = pair;
         let side = Side::Peer(&self.edge.memory);
         let element = side.respell(element, &mut self.domains);
-        let told = bounce(&element, cause).is_some_and(|error| {
-            self.edge
-                .outbound
-                .push(&self.edge, live, local, remote, &error)
-                .is_ok()
-        });
+        let told = bounce(&element, cause)
+            .is_some_and(|error| self.edge.outbound.push(&self.edge, live, local, remote, &error).is_ok());
         if told {
             self.edge.metrics.bounced(cause.as_str());
         } else {
@@ -927,8 +869,7 @@ impl Session {
 
     /// A key shown anew was not the remote domain's: the pair no longer counts.
     pub(super) fn forget_pair(&mut self, local: &Domain, remote: &Domain) {
-        self.pairs
-            .retain(|pair| pair.local != *local || pair.remote != *remote);
+        self.pairs.retain(|pair| pair.local != *local || pair.remote != *remote);
         self.guard.update(|detail| {
             detail
                 .pairs
@@ -949,21 +890,13 @@ impl Session {
         if !self.pairs.is_empty() {
             self.wire.framer.set_limits(self.limits(&live));
         }
-        if self
-            .pairs
-            .iter()
-            .any(|pair| !live.hosted.contains(&pair.local))
-        {
+        if self.pairs.iter().any(|pair| !live.hosted.contains(&pair.local)) {
             return Err(Failure::fault(
                 StreamErrorCondition::HostGone,
                 "a domain of this stream is not hosted here any more",
             ));
         }
-        if self
-            .pairs
-            .iter()
-            .any(|pair| live.policy.check(&pair.remote).is_err())
-        {
+        if self.pairs.iter().any(|pair| live.policy.check(&pair.remote).is_err()) {
             return Err(Failure::violation(
                 Check::Policy,
                 "federation with this domain is not allowed any more",
@@ -973,8 +906,7 @@ impl Session {
             if let Err(refusal) = self.still_counts(&live, pair) {
                 let peer = self.guard.entry.peer;
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));
-                self.edge
-                    .refused(Direction::Inbound, peer, local, remote, &refusal);
+                self.edge.refused(Direction::Inbound, peer, local, remote, &refusal);
                 return Err(refusal.into());
             }
         }
@@ -1001,18 +933,10 @@ enum Gated {
 
 /// A turn that does not read while the queue of the routers is shut. That is looked at whenever
 /// the socket wakes the stream: thousands of idle ones must not bring a batch each.
-async fn gated(
-    lanes: &[Lane],
-    read: bool,
-    turn: impl Future<Output = std::io::Result<Turn>>,
-) -> Gated {
+async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = std::io::Result<Turn>>) -> Gated {
     let mut turn = std::pin::pin!(turn);
     std::future::poll_fn(|cx| {
-        let shut = || {
-            lanes
-                .iter()
-                .find_map(|lane| lane.cluster.queue.shut(&lane.source))
-        };
+        let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));
         match read.then(shut).flatten() {
             Some(pause) => Poll::Ready(Gated::Shut(pause)),
             None => turn.as_mut().poll(cx).map(Gated::Turn),

@@ -187,11 +187,7 @@ impl Table {
     }
 
     /// A place for a connection of these networks; the bound that is met where nobody gives way.
-    pub(super) fn admit(
-        self: &Arc<Self>,
-        networks: Networks,
-        bounds: &Bounds,
-    ) -> Result<Admitted, &'static str> {
+    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admitted, &'static str> {
         let mut inner = self.lock();
         let mut gave_way = inner.make_room_in(networks, bounds)?;
         gave_way.extend(inner.make_room(bounds)?);
@@ -256,11 +252,7 @@ impl Inner {
     }
 
     /// Makes room for one more connection in each network.
-    fn make_room_in(
-        &mut self,
-        networks: Networks,
-        bounds: &Bounds,
-    ) -> Result<Vec<&'static str>, &'static str> {
+    fn make_room_in(&mut self, networks: Networks, bounds: &Bounds) -> Result<Vec<&'static str>, &'static str> {
         let mut gave_way = Vec::new();
         for (network, most) in networks.iter().zip(bounds.networks) {
             let share = self.share(network);
@@ -370,11 +362,7 @@ impl Share {
 impl Place {
     /// The connection, counted in total only so far, is one of these networks. An error is the
     /// bound that is met.
-    pub(super) fn belongs_to(
-        &self,
-        networks: Networks,
-        bounds: &Bounds,
-    ) -> Result<Vec<&'static str>, &'static str> {
+    pub(super) fn belongs_to(&self, networks: Networks, bounds: &Bounds) -> Result<Vec<&'static str>, &'static str> {
         let mut guard = self.table.lock();
         let inner = &mut *guard;
         let gave_way = inner.make_room_in(networks, bounds)?;
@@ -517,10 +505,7 @@ mod tests {
         for place in strangers.iter().chain([&another.place]) {
             place.proven(false);
         }
-        assert_eq!(
-            table.admit(at("198.51.100.2"), &stranger).unwrap_err(),
-            "total"
-        );
+        assert_eq!(table.admit(at("198.51.100.2"), &stranger).unwrap_err(), "total");
         assert_eq!(own().gave_way, ["total"]);
         assert!(!is_served(&partners[0].place));
     }
@@ -545,23 +530,12 @@ mod tests {
         let bounds = bounds(100, [1; 3], false);
         let unknown = || table.admit(Networks::default(), &bounds).unwrap().place;
         let (first, second) = (unknown(), unknown());
-        assert!(
-            first
-                .belongs_to(at("192.0.2.1"), &bounds)
-                .unwrap()
-                .is_empty()
-        );
-        assert_eq!(
-            second.belongs_to(at("192.0.2.1"), &bounds).unwrap(),
-            ["per-address"]
-        );
+        assert!(first.belongs_to(at("192.0.2.1"), &bounds).unwrap().is_empty());
+        assert_eq!(second.belongs_to(at("192.0.2.1"), &bounds).unwrap(), ["per-address"]);
         assert!(!is_served(&first) && is_served(&second));
         second.proven(false);
         let third = unknown();
-        assert_eq!(
-            third.belongs_to(at("192.0.2.1"), &bounds).unwrap_err(),
-            "per-address"
-        );
+        assert_eq!(third.belongs_to(at("192.0.2.1"), &bounds).unwrap_err(), "per-address");
     }
 
     #[tokio::test]
@@ -585,12 +559,7 @@ mod tests {
             partner: true,
             ..bounds
         };
-        assert!(
-            table
-                .turn(at("192.0.2.1"), &partner, PATIENCE, now)
-                .unwrap()
-                .is_none()
-        );
+        assert!(table.turn(at("192.0.2.1"), &partner, PATIENCE, now).unwrap().is_none());
     }
 
     #[tokio::test]
@@ -602,22 +571,15 @@ mod tests {
         for _ in 0..50 {
             assert!(turn("192.0.2.1", PATIENCE).unwrap().is_none());
         }
-        assert_eq!(
-            turn("192.0.2.1", Duration::from_millis(10)).unwrap_err(),
-            "rate"
-        );
-        let waiting: Vec<_> =
-            std::iter::from_fn(|| turn("192.0.2.1", PATIENCE).ok().flatten()).collect();
+        assert_eq!(turn("192.0.2.1", Duration::from_millis(10)).unwrap_err(), "rate");
+        let waiting: Vec<_> = std::iter::from_fn(|| turn("192.0.2.1", PATIENCE).ok().flatten()).collect();
         assert_eq!(waiting.len(), 50, "half of the room");
         // Many networks together have their rate too.
         for n in 0..150_u8 {
             let own = Networks::of(IpAddr::from([198, 51, 100, n]));
             let _ = table.turn(own, &bounds, PATIENCE, now).unwrap();
         }
-        assert!(
-            turn("203.0.113.1", PATIENCE).unwrap().is_some(),
-            "waits, too"
-        );
+        assert!(turn("203.0.113.1", PATIENCE).unwrap().is_some(), "waits, too");
     }
 
     #[tokio::test]
@@ -632,10 +594,7 @@ mod tests {
             let _ = table.admit(network, &bounds);
         }
         let inner = table.lock();
-        assert_eq!(
-            (inner.open.len(), inner.unproven.len(), inner.strangers),
-            (0, 0, 0)
-        );
+        assert_eq!((inner.open.len(), inner.unproven.len(), inner.strangers), (0, 0, 0));
         assert!(inner.networks.len() < 2048, "{}", inner.networks.len());
     }
 }

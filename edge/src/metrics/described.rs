@@ -40,7 +40,8 @@ const fn described(
 }
 
 const DIRECTION: (&str, &str) = ("direction", "`inbound`, `outbound`");
-const STAGES: &str = "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
+const STAGES: &str =
+    "`resolve`, `connect`, `tls`, `certificate`, `features`, `external`, `dialback`, `policy`, `stream`";
 const STATES: &str = "`connecting`, `up`, `unreachable`, `unknown-component`, `not-gateway`, `wrong-secret`, `failed`";
 const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `unportable`, `breaks-links`, `stopping`, `too-large`";
 

@@ -103,11 +103,7 @@ impl Opener {
     }
 
     /// The same because of a key that the peer at `asker` showed.
-    pub async fn resolve_for(
-        edge: &Arc<Edge>,
-        remote: &Domain,
-        asker: Option<IpAddr>,
-    ) -> Result<Self, OpenError> {
+    pub async fn resolve_for(edge: &Arc<Edge>, remote: &Domain, asker: Option<IpAddr>) -> Result<Self, OpenError> {
         let live = edge.live();
         let party = party(asker, remote, None);
         let started = Instant::now();
@@ -188,10 +184,7 @@ impl Opener {
     fn failure(&mut self, local: &Domain) -> OpenError {
         let reasons = std::mem::take(&mut self.failures).join("; ");
         let message = if self.connected {
-            format!(
-                "no stream from {local} to {} could be opened: {reasons}",
-                self.remote
-            )
+            format!("no stream from {local} to {} could be opened: {reasons}", self.remote)
         } else {
             format!("{} cannot be reached: {reasons}", self.remote)
         };
@@ -207,20 +200,13 @@ impl Opener {
     }
 
     /// The next connection, or one more to an address.
-    async fn connect(
-        &mut self,
-        again: Option<(SocketAddr, Service)>,
-    ) -> Option<Result<Connected, String>> {
+    async fn connect(&mut self, again: Option<(SocketAddr, Service)>) -> Option<Result<Connected, String>> {
         let Some((address, service)) = again else {
             return self.attempts.next().await;
         };
         let connecting = timeout_at(self.attempts.deadline(), open(address));
         let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-        let connected = connected.map(|tcp| Connected {
-            tcp,
-            address,
-            service,
-        });
+        let connected = connected.map(|tcp| Connected { tcp, address, service });
         Some(connected.map_err(|error| format!("{address}: {error}")))
     }
 
@@ -237,8 +223,7 @@ impl Opener {
     fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
         let refused = |refusal: &Refusal| {
             let (local, remote) = (Some(local), Some(&self.remote));
-            self.edge
-                .refused(Direction::Outbound, address, local, remote, refusal);
+            self.edge.refused(Direction::Outbound, address, local, remote, refusal);
         };
         match failure {
             Failure::Refused(refusal) => {
@@ -261,7 +246,8 @@ impl Opener {
 
     /// Whether the remote server may know its domain by the other spelling, which is tried once.
     fn spells_otherwise(&mut self, failure: &Failure, written: &str) -> bool {
-        let unknown = matches!(failure, Failure::Peer { condition, .. } if *condition == StreamErrorCondition::HostUnknown);
+        let unknown =
+            matches!(failure, Failure::Peer { condition, .. } if *condition == StreamErrorCondition::HostUnknown);
         let known = self.edge.memory.labels.get(&self.remote).is_some();
         if !unknown || known || self.labels.is_some() {
             return false;
@@ -288,11 +274,7 @@ impl Opener {
         // An address whose server ended the stream because of SASL EXTERNAL.
         let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let Connected {
-                tcp,
-                address,
-                service,
-            } = match self.connect(again.take()).await {
+            let Connected { tcp, address, service } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
@@ -315,8 +297,7 @@ impl Opener {
             let wire = self.wire(tcp, &guard.entry);
             let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
             opening.service = service;
-            opening.never_clear =
-                self.tls_failed || self.edge.memory.failed_tls.holds(&self.remote, &());
+            opening.never_clear = self.tls_failed || self.edge.memory.failed_tls.holds(&self.remote, &());
             opening.authenticate = purpose == Purpose::Stanzas;
             let shown = match purpose {
                 Purpose::Verification(shown) => shown,
@@ -417,10 +398,7 @@ pub fn note_tls(
     remote: Option<&Domain>,
 ) -> Option<Verdict> {
     let (tls, shown) = (wire.transport.tls()?, wire.transport.shown()?);
-    let version = tls
-        .protocol_version()
-        .and_then(|v| v.as_str())
-        .unwrap_or("TLS");
+    let version = tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS");
     let suite = tls
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())

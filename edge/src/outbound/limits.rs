@@ -45,10 +45,7 @@ mod tests {
         let (server, streams) = (ns::SERVER, ns::STREAMS);
         let mut framer = Framer::new(Limits::negotiation());
         framer.feed(
-            format!(
-                "<s:stream xmlns='{server}' xmlns:s='{streams}'><s:features>{inside}</s:features>"
-            )
-            .as_bytes(),
+            format!("<s:stream xmlns='{server}' xmlns:s='{streams}'><s:features>{inside}</s:features>").as_bytes(),
         );
         framer.next_frame().unwrap();
         match framer.next_frame().unwrap() {
@@ -68,11 +65,7 @@ mod tests {
     )]
     #[case::spaces("<max-bytes> 262144\n</max-bytes>", Some(262_144), None)]
     #[case::zero("<max-bytes>0</max-bytes><idle-seconds>0</idle-seconds>", None, None)]
-    #[case::words(
-        "<max-bytes>lots</max-bytes><idle-seconds>-5</idle-seconds>",
-        None,
-        None
-    )]
+    #[case::words("<max-bytes>lots</max-bytes><idle-seconds>-5</idle-seconds>", None, None)]
     #[case::huge("<max-bytes>99999999999999999999999</max-bytes>", None, None)]
     #[case::other_namespace("<max-bytes xmlns='urn:other'>5</max-bytes>", None, None)]
     fn the_numbers_of_the_features_are_read(
@@ -97,10 +90,7 @@ mod tests {
     #[case(Some(60), 54)]
     #[case(Some(1000), 600)]
     #[case(Some(660), 594)]
-    fn an_idle_stream_is_closed_before_the_peer_would(
-        #[case] theirs: Option<u64>,
-        #[case] expected: u64,
-    ) {
+    fn an_idle_stream_is_closed_before_the_peer_would(#[case] theirs: Option<u64>, #[case] expected: u64) {
         let limits = PeerLimits {
             idle: theirs.map(Duration::from_secs),
             ..PeerLimits::default()

@@ -42,12 +42,7 @@ const RESERVED: usize = 8;
 fn has_room(routes: usize, live: &Live, remote: &Domain) -> bool {
     let most = live.budget.routes;
     let partner = live.policy.is_partner(remote);
-    routes
-        < if partner {
-            most
-        } else {
-            most - most / RESERVED
-        }
+    routes < if partner { most } else { most - most / RESERVED }
 }
 
 /// All routes.

@@ -80,13 +80,7 @@ pub(super) enum Phase {
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(
-        edge: &'a Edge,
-        live: &'a Live,
-        local: &'a Domain,
-        remote: &'a Domain,
-        wire: Wire,
-    ) -> Self {
+    pub(super) fn new(edge: &'a Edge, live: &'a Live, local: &'a Domain, remote: &'a Domain, wire: Wire) -> Self {
         Self {
             edge,
             live,
@@ -122,10 +116,7 @@ impl<'a> Opening<'a> {
         let client = self.live.tls.client_for(self.local);
         match (offer, mode, client) {
             (Some(offer), TlsMode::Disabled, _) if offer.child(ns::TLS, "required").is_some() => {
-                let reason = format!(
-                    "{} requires TLS, which is disabled for it here",
-                    self.remote
-                );
+                let reason = format!("{} requires TLS, which is disabled for it here", self.remote);
                 Err(Refusal::new(Check::TlsDisabled, reason).into())
             }
             (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
@@ -139,13 +130,7 @@ impl<'a> Opening<'a> {
 
     /// Goes on where TLS is up: certificate, header, features, SASL EXTERNAL.
     pub(super) async fn over_tls(&mut self, client: &Client) -> Result<Ready, Failure> {
-        note_tls(
-            self.edge,
-            self.live,
-            Direction::Outbound,
-            &self.wire,
-            Some(self.remote),
-        );
+        note_tls(self.edge, self.live, Direction::Outbound, &self.wire, Some(self.remote));
         // Before anything is said: a required certificate must prove the remote domain.
         let shown = self.wire.transport.shown();
         let kept = Kept::default();
@@ -176,12 +161,7 @@ impl<'a> Opening<'a> {
     }
 
     /// No TLS on this stream: allowed or not.
-    fn in_clear(
-        &self,
-        mode: TlsMode,
-        header: &StreamHeader,
-        features: Option<&Node>,
-    ) -> Result<Ready, Failure> {
+    fn in_clear(&self, mode: TlsMode, header: &StreamHeader, features: Option<&Node>) -> Result<Ready, Failure> {
         if mode == TlsMode::Required {
             return Err(terms::no_tls(self.live, Some(self.remote)).into());
         }
@@ -240,10 +220,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Header and features of the stream that begins after `what`.
-    async fn restarted(
-        &mut self,
-        what: &'static str,
-    ) -> Result<(Box<StreamHeader>, Node), Failure> {
+    async fn restarted(&mut self, what: &'static str) -> Result<(Box<StreamHeader>, Node), Failure> {
         let header = self.exchange_headers().await?;
         if major_version(&header)?.is_none() {
             return Err(Failure::fault(
@@ -257,9 +234,7 @@ impl<'a> Opening<'a> {
 
     async fn ask_for_tls(&mut self) -> Result<(), Failure> {
         self.phase = Phase::Handshake;
-        self.wire
-            .send(format!("<starttls xmlns='{}'/>", ns::TLS))
-            .await?;
+        self.wire.send(format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
         let answer = self.wire.element().await?;
         if !answer.is(ns::TLS, "proceed") {
             let reason = "the peer offered STARTTLS and then refused it";
@@ -275,17 +250,11 @@ impl<'a> Opening<'a> {
     /// The handshake; content that came right behind it is in the framer afterwards.
     async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
         self.phase = Phase::Handshake;
-        let name = server_name(self.remote).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "no TLS name for this domain",
-            )
-        })?;
+        let name = server_name(self.remote)
+            .map_err(|_| Failure::fault(StreamErrorCondition::ImproperAddressing, "no TLS name for this domain"))?;
         let config = noting_requests(&config, &self.asked);
         let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
-        let Wire {
-            transport, framer, ..
-        } = &mut self.wire;
+        let Wire { transport, framer, .. } = &mut self.wire;
         if let Err(error) = transport.start_tls(session, framer.buffer()).await {
             self.edge.metrics.tls_failed(Direction::Outbound);
             let reason = format!("TLS handshake: {error}");
@@ -392,23 +361,16 @@ impl<'a> Opening<'a> {
 /// one (RFC 6120 section 6.4.2).
 pub(crate) fn external_auth(identity: Option<&str>) -> String {
     let identity = identity.map_or_else(|| "=".to_owned(), |name| STANDARD.encode(name));
-    format!(
-        "<auth xmlns='{}' mechanism='EXTERNAL'>{identity}</auth>",
-        ns::SASL
-    )
+    format!("<auth xmlns='{}' mechanism='EXTERNAL'>{identity}</auth>", ns::SASL)
 }
 
 fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
-    header
-        .id
-        .as_deref()
-        .and_then(StreamId::from_peer)
-        .ok_or_else(|| {
-            Failure::fault(
-                StreamErrorCondition::UndefinedCondition,
-                "the peer's stream has no id that dialback can use",
-            )
-        })
+    header.id.as_deref().and_then(StreamId::from_peer).ok_or_else(|| {
+        Failure::fault(
+            StreamErrorCondition::UndefinedCondition,
+            "the peer's stream has no id that dialback can use",
+        )
+    })
 }
 
 fn offers_errors(features: &Node) -> bool {
@@ -418,12 +380,8 @@ fn offers_errors(features: &Node) -> bool {
 }
 
 fn offers_external(features: &Node) -> bool {
-    features
-        .child(ns::SASL, "mechanisms")
-        .is_some_and(|offered| {
-            let mut names = offered
-                .children()
-                .filter(|child| child.is(ns::SASL, "mechanism"));
-            names.any(|name| name.text().trim() == "EXTERNAL")
-        })
+    features.child(ns::SASL, "mechanisms").is_some_and(|offered| {
+        let mut names = offered.children().filter(|child| child.is(ns::SASL, "mechanism"));
+        names.any(|name| name.text().trim() == "EXTERNAL")
+    })
 }

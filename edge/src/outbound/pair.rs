@@ -34,12 +34,7 @@ impl From<OpenError> for Attempted {
 
 /// Works while the pair has something to send or its stream is open.
 /// `refused`: for this reason no stream carries it for a while.
-pub(super) async fn run(
-    route: Arc<Route>,
-    edge: Arc<Edge>,
-    local: Domain,
-    refused: Option<OpenError>,
-) {
+pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refused: Option<OpenError>) {
     let mut pair = Pair {
         route,
         edge,
@@ -84,8 +79,7 @@ struct Pair {
 
 impl Pair {
     fn report_older(&self, life: Duration, cause: Cause) {
-        self.route
-            .report_older(&self.edge, life, &self.local, cause);
+        self.route.report_older(&self.edge, life, &self.local, cause);
     }
 
     /// A peer that takes streams only to end them is not called again at once.
@@ -173,10 +167,7 @@ impl Pair {
                     let error = OpenError {
                         cause,
                         temporary: true,
-                        message: format!(
-                            "{} did not accept our dialback key for {local}",
-                            route.remote
-                        ),
+                        message: format!("{} did not accept our dialback key for {local}", route.remote),
                     };
                     return error.into();
                 }
@@ -217,17 +208,9 @@ impl Pair {
     async fn pause(&mut self, error: &OpenError, until: Option<Instant>) {
         let (route, edge) = (&self.route, &self.edge);
         let life = edge.live().config.limits.dialback_timeout.0;
-        let hold = if error.temporary {
-            life
-        } else {
-            Duration::ZERO
-        };
+        let hold = if error.temporary { life } else { Duration::ZERO };
         let until = until.unwrap_or_else(|| {
-            let wait = if error.temporary {
-                self.backoff.wait()
-            } else {
-                NEGATIVE
-            };
+            let wait = if error.temporary { self.backoff.wait() } else { NEGATIVE };
             Instant::now() + wait
         });
         let wake = route.wake(&self.local);

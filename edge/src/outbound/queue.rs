@@ -260,11 +260,7 @@ mod tests {
             .iter()
             .map(|block| block.bytes.capacity() + size_of::<Block>())
             .sum();
-        assert!(
-            used < queue.bytes() / 20 * 21,
-            "{used} of {}",
-            queue.bytes()
-        );
+        assert!(used < queue.bytes() / 20 * 21, "{used} of {}", queue.bytes());
     }
 
     #[test]
@@ -326,9 +322,6 @@ mod tests {
             ..bounds
         };
         let each = fill(scarce, 3, 243);
-        assert!(
-            each[0] > 15 * MIB && each[1] > 5 * MIB && each[2] > MIB,
-            "{each:?}"
-        );
+        assert!(each[0] > 15 * MIB && each[1] > 5 * MIB && each[2] > MIB, "{each:?}");
     }
 }

@@ -158,13 +158,7 @@ impl Route {
 
     /// Queues those stanzas of one pair that there is room for, parts of `text`, and takes them out
     /// of `stanzas`; what is left keeps its order. Gives whether the pair is new and needs a task.
-    pub(super) fn push(
-        &self,
-        bounds: Bounds,
-        local: &Domain,
-        text: &[u8],
-        stanzas: &mut Vec<Range<usize>>,
-    ) -> bool {
+    pub(super) fn push(&self, bounds: Bounds, local: &Domain, text: &[u8], stanzas: &mut Vec<Range<usize>>) -> bool {
         let now = Instant::now();
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -365,22 +359,14 @@ impl Route {
     pub(super) fn leave_table(&self, edge: &Edge) {
         let mut routes = edge.outbound.lock();
         let known = routes.get(&self.remote);
-        if known.is_some_and(|known| std::ptr::eq(&raw const **known, self))
-            && self.lock().pairs.is_empty()
-        {
+        if known.is_some_and(|known| std::ptr::eq(&raw const **known, self)) && self.lock().pairs.is_empty() {
             routes.remove(&self.remote);
         }
     }
 
     /// A pair was refused on its own stream, which goes on for its guests: another task serves it,
     /// and answers what comes within the next seconds for the same cause.
-    pub(super) fn hand_over(
-        self: &Arc<Self>,
-        edge: &Arc<Edge>,
-        local: &Domain,
-        cause: Cause,
-        message: String,
-    ) {
+    pub(super) fn hand_over(self: &Arc<Self>, edge: &Arc<Edge>, local: &Domain, cause: Cause, message: String) {
         keep_alone(edge, &self.remote, Some(local), "refused");
         let mut inner = self.lock();
         let Some(pair) = inner.pair(local) else {
@@ -532,8 +518,7 @@ impl Route {
     pub(super) fn joining(&self, host: u64) -> Vec<Domain> {
         let mut inner = self.lock();
         let host = inner.hosts.iter_mut().find(|known| known.id == host);
-        host.map(|host| std::mem::take(&mut host.joining))
-            .unwrap_or_default()
+        host.map(|host| std::mem::take(&mut host.joining)).unwrap_or_default()
     }
 
     /// The stream takes no more guests; gives those that it has not noticed.
@@ -545,13 +530,7 @@ impl Route {
 
     /// A guest leaves a stream; `alone`: it opens its own if there is need. Nothing of it is under
     /// way.
-    pub(super) fn leave(
-        self: &Arc<Self>,
-        edge: &Arc<Edge>,
-        host: u64,
-        local: &Domain,
-        alone: bool,
-    ) {
+    pub(super) fn leave(self: &Arc<Self>, edge: &Arc<Edge>, host: u64, local: &Domain, alone: bool) {
         let mut inner = self.lock();
         if let Some(host) = inner.hosts.iter_mut().find(|known| known.id == host) {
             host.guests.retain(|guest| guest != local);
@@ -603,19 +582,13 @@ mod tests {
             at += stanza.len();
         }
         route.push(bounds, local, text.as_bytes(), &mut parts);
-        parts
-            .into_iter()
-            .map(|part| text[part].to_owned())
-            .collect()
+        parts.into_iter().map(|part| text[part].to_owned()).collect()
     }
 
     #[test]
     fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order() {
         let total = Arc::new(AtomicUsize::new(0));
-        let (route, local) = (
-            Route::new(domain("a.example"), total.clone()),
-            domain("coluc.com"),
-        );
+        let (route, local) = (Route::new(domain("a.example"), total.clone()), domain("coluc.com"));
         let bounds = Bounds {
             domain: 15,
             total: 1024,
@@ -625,10 +598,7 @@ mod tests {
         assert_eq!(left, ["<too-large/>", "<d/>", "<e/>"]);
         assert_eq!(total.load(Ordering::Relaxed), 12);
         let (taken, more) = route.take(&local, None);
-        assert_eq!(
-            (&taken.bytes[..], taken.count, more),
-            (&b"<a/><b/><c/>"[..], 3, false)
-        );
+        assert_eq!((&taken.bytes[..], taken.count, more), (&b"<a/><b/><c/>"[..], 3, false));
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(push(&route, bounds, &local, &["<d/>", "<e/>"]).is_empty());
     }
@@ -639,10 +609,7 @@ mod tests {
         let route = Route::new(domain("a.example"), total.clone());
         let other = Route::new(domain("b.example"), total.clone());
         let (one, two) = (domain("coluc.com"), domain("conf.coluc.com"));
-        let bounds = Bounds {
-            domain: 25,
-            total: 40,
-        };
+        let bounds = Bounds { domain: 25, total: 40 };
         assert!(push(&route, bounds, &one, &["<message/>"]).is_empty());
         assert!(push(&route, bounds, &two, &["<message/>"]).is_empty());
         assert_eq!(push(&route, bounds, &one, &["<message/>"]).len(), 1);

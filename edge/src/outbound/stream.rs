@@ -84,10 +84,7 @@ struct Recent {
     end: Option<u64>,
 }
 
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "facts that do not depend on each other"
-)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 struct Stream<'a> {
     edge: &'a Arc<Edge>,
     route: &'a Arc<Route>,
@@ -319,9 +316,7 @@ impl Stream<'_> {
         self.remember(bytes.clone());
         self.opened.wire.transport.queue(bytes);
         self.last_use = Instant::now();
-        self.opened
-            .guard
-            .update(|detail| detail.stanzas += count as u64);
+        self.opened.guard.update(|detail| detail.stanzas += count as u64);
     }
 
     /// Stanzas as this stream's header spells the remote domain: they may have been queued before it was
@@ -351,8 +346,7 @@ impl Stream<'_> {
             )
         })?;
         self.opened.wire.transport.queue(Bytes::from(xml));
-        self.pairs
-            .insert(local.clone(), PairState::Pending(Instant::now()));
+        self.pairs.insert(local.clone(), PairState::Pending(Instant::now()));
         if self.may_log("db:result sent") {
             tracing::info!(
                 role = Role::Initiating.as_str(), %local, %remote,
@@ -396,9 +390,8 @@ impl Stream<'_> {
                 "only answers to db:result are expected on this stream",
             ));
         }
-        let received = Received::parse(element, Kind::Result).map_err(|error| {
-            Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
-        })?;
+        let received = Received::parse(element, Kind::Result)
+            .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
         let unasked = || {
             Failure::violation(
                 Check::Protocol,
@@ -475,9 +468,7 @@ impl Stream<'_> {
         });
         self.edge.registry.partner_works(remote);
         let address = self.opened.address.ip();
-        self.edge
-            .partners
-            .authenticated(&live.policy, remote, address);
+        self.edge.partners.authenticated(&live.policy, remote, address);
         if let Some(labels) = Labels::of(&self.opened.written, remote) {
             let partner = live.policy.is_partner(remote);
             self.edge.memory.labels.note(remote, partner, labels);
@@ -528,13 +519,7 @@ impl Stream<'_> {
 
     /// The pair is not used on this stream. What waits of the stream's own pair is reported, a
     /// guest tries again on a stream of its own.
-    fn refuse(
-        &mut self,
-        local: &Domain,
-        cause: Cause,
-        kind: &'static str,
-        reason: &str,
-    ) -> Result<(), Failure> {
+    fn refuse(&mut self, local: &Domain, cause: Cause, kind: &'static str, reason: &str) -> Result<(), Failure> {
         let (edge, route) = (self.edge, self.route);
         let remote = &route.remote;
         self.pairs.insert(local.clone(), PairState::Gone);
@@ -542,8 +527,7 @@ impl Stream<'_> {
             .guard
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        let attempt =
-            Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone());
+        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone());
         edge.attempt_failed(remote, attempt);
         if self.may_log("our key refused") {
             tracing::warn!(
@@ -591,10 +575,7 @@ impl Stream<'_> {
         let busy = !self.recent.is_empty()
             || self.waiting
             || self.opened.wire.transport.needs_flush()
-            || self
-                .pairs
-                .values()
-                .any(|state| matches!(state, PairState::Pending(_)));
+            || self.pairs.values().any(|state| matches!(state, PairState::Pending(_)));
         let idle = self.last_use + self.idle_timeout();
         if !busy {
             self.look_at = None;
@@ -627,9 +608,7 @@ impl Stream<'_> {
             .map(|(local, _)| local.clone())
             .collect();
         for local in late {
-            self.edge
-                .metrics
-                .dialback(Role::Initiating, "timeout", hold);
+            self.edge.metrics.dialback(Role::Initiating, "timeout", hold);
             let reason = "no answer to db:result in time";
             self.refuse(&local, Cause::DialbackFailed, "unanswered", reason)?;
         }
@@ -641,8 +620,7 @@ impl Stream<'_> {
                 PairState::Pending(_) | PairState::Valid => hold,
                 PairState::Gone => continue,
             };
-            self.route
-                .report_older(self.edge, most, local, Cause::Unreachable);
+            self.route.report_older(self.edge, most, local, Cause::Unreachable);
         }
         self.forget(now);
         let pending = |state: &PairState| matches!(state, PairState::Pending(_));
@@ -667,9 +645,7 @@ impl Stream<'_> {
     fn give_up(&mut self) -> Result<(), Failure> {
         self.gave_up = true;
         if self.opened.wire.transport.needs_flush() {
-            return Err(Failure::Timeout(
-                "the peer reading the stanzas on this stream",
-            ));
+            return Err(Failure::Timeout("the peer reading the stanzas on this stream"));
         }
         Ok(())
     }
@@ -687,8 +663,7 @@ impl Stream<'_> {
         let (memory, kept) = (&self.edge.memory, Kept::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
             let (address, remote) = (self.opened.address, Some(&self.route.remote));
-            self.edge
-                .refused(Direction::Outbound, address, None, remote, &refusal);
+            self.edge.refused(Direction::Outbound, address, None, remote, &refusal);
             return Err(refusal.into());
         }
         let mut pairs = self.pairs.iter();
@@ -762,10 +737,7 @@ impl Stream<'_> {
             loop {
                 let flushed = timeout(TAKEN, transport.flush()).await;
                 let broken = matches!(flushed, Ok(Err(_)));
-                if broken
-                    || transport.is_acknowledged()
-                    || progress.look(transport).elapsed() >= CLOSE_TIME
-                {
+                if broken || transport.is_acknowledged() || progress.look(transport).elapsed() >= CLOSE_TIME {
                     return;
                 }
                 sleep(TAKEN).await;
@@ -806,10 +778,7 @@ impl Stream<'_> {
         }
         let (remote, local, address) = (&self.route.remote, self.local, self.opened.address);
         let asked = matches!(self.pairs.get(local), Some(PairState::Pending(_)));
-        let by_peer = matches!(
-            failure,
-            Failure::Closed | Failure::Ended | Failure::Peer { .. }
-        );
+        let by_peer = matches!(failure, Failure::Closed | Failure::Ended | Failure::Peer { .. });
         let (stage, reason) = if asked && by_peer {
             let reason = format!(
                 "{remote} at {address} ended the stream instead of answering our db:result for {local} ({failure}); ask its administrator whether {local} may federate there"

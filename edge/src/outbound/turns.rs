@@ -221,12 +221,7 @@ impl Turns {
     }
 
     /// Waits for a turn until then.
-    pub async fn turn(
-        self: &Arc<Self>,
-        address: IpAddr,
-        standing: Standing,
-        until: Instant,
-    ) -> Result<Turn, NoTurn> {
+    pub async fn turn(self: &Arc<Self>, address: IpAddr, standing: Standing, until: Instant) -> Result<Turn, NoTurn> {
         let network = network_of(address);
         let (sender, turn) = oneshot::channel();
         let number = self.lock().enter(network, standing, sender)?;
@@ -270,17 +265,11 @@ impl State {
         }
     }
 
-    fn enter(
-        &mut self,
-        network: IpAddr,
-        standing: Standing,
-        waiting: oneshot::Sender<Turn>,
-    ) -> Result<u64, NoTurn> {
+    fn enter(&mut self, network: IpAddr, standing: Standing, waiting: oneshot::Sender<Turn>) -> Result<u64, NoTurn> {
         let known = self.networks.get(&network);
         let here = known.map_or(0, |known| known.keys.of(standing).waiting.len());
         let everywhere = *self.waiting.of(standing);
-        if here >= standing.waiting_of_network(self.all) || everywhere >= standing.waiting(self.all)
-        {
+        if here >= standing.waiting_of_network(self.all) || everywhere >= standing.waiting(self.all) {
             return Err(NoTurn::NoRoom);
         }
         let number = self.next;
@@ -302,9 +291,7 @@ impl State {
         }
         if keys.waiting.is_empty() && keys.ready {
             keys.ready = false;
-            self.ready
-                .of_mut(standing)
-                .retain(|ready| *ready != network);
+            self.ready.of_mut(standing).retain(|ready| *ready != network);
         }
         self.forget(network);
     }
@@ -406,15 +393,10 @@ mod tests {
     }
 
     /// Starts to wait, in the order of the calls.
-    async fn wait(
-        turns: &Arc<Turns>,
-        from: IpAddr,
-        standing: Standing,
-    ) -> tokio::task::JoinHandle<Turn> {
+    async fn wait(turns: &Arc<Turns>, from: IpAddr, standing: Standing) -> tokio::task::JoinHandle<Turn> {
         let before = turns.counts();
         let waiting = turns.clone();
-        let task =
-            tokio::spawn(async move { waiting.turn(from, standing, later()).await.unwrap() });
+        let task = tokio::spawn(async move { waiting.turn(from, standing, later()).await.unwrap() });
         while turns.counts() == before {
             tokio::task::yield_now().await;
         }

@@ -160,15 +160,8 @@ impl Verifier {
 
     /// Asks when it is the question's turn, which calls `asking`; the lists are applied before, by the
     /// caller.
-    pub async fn ask(
-        &self,
-        edge: &Arc<Edge>,
-        question: Question,
-        asking: impl FnOnce(),
-    ) -> Outcome {
-        let turn = self
-            .turns
-            .turn(question.asker, question.standing, question.until);
+    pub async fn ask(&self, edge: &Arc<Edge>, question: Question, asking: impl FnOnce()) -> Outcome {
+        let turn = self.turns.turn(question.asker, question.standing, question.until);
         let permit = match turn.await {
             Ok(permit) => permit,
             Err(reason) => return Outcome::NoTurn(reason),
@@ -182,9 +175,7 @@ impl Verifier {
             _permit: permit,
         };
         self.hand_over(edge, asked, false);
-        answered
-            .await
-            .unwrap_or(Outcome::Failed("remote-server-timeout"))
+        answered.await.unwrap_or(Outcome::Failed("remote-server-timeout"))
     }
 
     /// To the stream that takes this question, which is opened if need be; `apart`: one for this pair
@@ -250,9 +241,7 @@ impl Verifier {
         }
         let now = Instant::now();
         if targets.len() >= self.remembered {
-            targets.retain(
-                |_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until),
-            );
+            targets.retain(|_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until));
         }
         targets.remove(&way);
         if targets.len() < 2 * self.remembered {
@@ -263,8 +252,7 @@ impl Verifier {
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
         self.lock().retain(|way, target| {
-            matches!(target, Target::Asking(_))
-                || remote.is_some_and(|remote| *remote != way.remote)
+            matches!(target, Target::Asking(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
@@ -287,10 +275,7 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
     let mut opening = Opening::new(edge, first);
     let opened = opening.run(&mut questions).await;
     let Opening {
-        local,
-        asked,
-        others,
-        ..
+        local, asked, others, ..
     } = opening;
     let mut ended = None;
     let left = match opened {
@@ -412,10 +397,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    async fn run(
-        &mut self,
-        questions: &mut mpsc::UnboundedReceiver<Asked>,
-    ) -> Result<Opened, NotOpened> {
+    async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Result<Opened, NotOpened> {
         let first = self.asked.first().map(|asked| &asked.question);
         let source = first.map(|question| question.asker);
         let purpose = Purpose::Verification(first.and_then(|question| question.labels));
@@ -426,11 +408,7 @@ impl<'a> Opening<'a> {
                 .map_err(|error| (error, Says::OfAll))?;
             let stream = opener.open(&local, purpose).await;
             stream.map_err(|error| {
-                let says = if opener.connected() {
-                    Says::OfPair
-                } else {
-                    Says::OfAll
-                };
+                let says = if opener.connected() { Says::OfPair } else { Says::OfAll };
                 (error, says)
             })
         };
@@ -607,11 +585,7 @@ impl Asking<'_> {
             return;
         }
         let Question {
-            local,
-            remote,
-            id,
-            key,
-            ..
+            local, remote, id, key, ..
         } = &asked.question;
         let from = Side::Peer(&self.edge.memory).spelling(local);
         let xml = verify_request(&from, &self.opened.written, id, key);
@@ -658,9 +632,8 @@ impl Asking<'_> {
                 "only answers to db:verify are expected on this stream",
             ));
         }
-        let received = Received::parse(element, Kind::Verify).map_err(|error| {
-            Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string())
-        })?;
+        let received = Received::parse(element, Kind::Verify)
+            .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
         let unasked = || {
             Failure::violation(
                 Check::Protocol,

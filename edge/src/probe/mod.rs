@@ -61,18 +61,10 @@ routers: [{name: none, componentIds: [none.invalid], secretFile: /nonexistent, e
 
 impl Plan {
     /// Reads the arguments of the command; an error is a sentence.
-    pub fn new(
-        domain: &str,
-        from: Option<&str>,
-        config: Option<&Path>,
-        dns: &[String],
-    ) -> Result<Self, String> {
+    pub fn new(domain: &str, from: Option<&str>, config: Option<&Path>, dns: &[String]) -> Result<Self, String> {
         let parse = |text: &str| Domain::parse(text).map_err(|error| error.to_string());
         let (domain, from) = (parse(domain)?, from.map(parse).transpose()?);
-        let servers = dns
-            .iter()
-            .map(|text| server(text))
-            .collect::<Result<Vec<_>, _>>()?;
+        let servers = dns.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
         let lookup = (!servers.is_empty()).then(|| Arc::new(Dns::new(&servers)) as Arc<dyn Lookup>);
         match config {
             Some(path) => {
@@ -190,9 +182,9 @@ impl Plan {
 /// `198.51.100.53` or `198.51.100.53:53`.
 fn server(text: &str) -> Result<SocketAddr, String> {
     let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    address.or_else(|_| text.parse()).map_err(|_| {
-        format!("{text:?} is no address of a DNS server; write 198.51.100.53 or 198.51.100.53:53")
-    })
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| format!("{text:?} is no address of a DNS server; write 198.51.100.53 or 198.51.100.53:53"))
 }
 
 #[cfg(test)]
@@ -214,11 +206,7 @@ mod tests {
     #[rstest]
     #[case("localhost", None, "localhost")]
     #[case("vngtp.lab", Some("not a domain"), "not a domain")]
-    fn arguments_that_are_no_domains_are_refused(
-        #[case] domain: &str,
-        #[case] from: Option<&str>,
-        #[case] says: &str,
-    ) {
+    fn arguments_that_are_no_domains_are_refused(#[case] domain: &str, #[case] from: Option<&str>, #[case] says: &str) {
         let error = Plan::new(domain, from, None, &[]).unwrap_err();
         assert!(error.contains(says), "{error}");
     }

@@ -40,9 +40,7 @@ impl Plan {
                     format!("static route to {address}; DNS is not asked"),
                 );
                 // Routes are trusted: the address rules are for what DNS says.
-                let found = self
-                    .addresses(&address.host, address.port, false, true, report)
-                    .await;
+                let found = self.addresses(&address.host, address.port, false, true, report).await;
                 targets.extend(found);
             }
             return targets;
@@ -87,9 +85,7 @@ impl Plan {
         let mut targets = Vec::new();
         for (record, direct) in records {
             let host = record.target.trim_end_matches('.').to_ascii_lowercase();
-            let found = self
-                .addresses(&host, record.port, direct, false, report)
-                .await;
+            let found = self.addresses(&host, record.port, direct, false, report).await;
             for target in found {
                 if !targets.contains(&target) {
                     targets.push(target);
@@ -100,12 +96,7 @@ impl Plan {
     }
 
     /// `optional`: whether an edge can do without the answer.
-    async fn srv(
-        &self,
-        name: &str,
-        optional: bool,
-        report: &mut Report,
-    ) -> Result<Vec<SrvRecord>, LookupError> {
+    async fn srv(&self, name: &str, optional: bool, report: &mut Report) -> Result<Vec<SrvRecord>, LookupError> {
         let started = Instant::now();
         let answer = self.lookup.srv(&format!("{name}.")).await;
         let ms = started.elapsed().as_millis();
@@ -139,14 +130,7 @@ impl Plan {
         })
     }
 
-    async fn addresses(
-        &self,
-        host: &str,
-        port: u16,
-        direct: bool,
-        trusted: bool,
-        report: &mut Report,
-    ) -> Vec<Target> {
+    async fn addresses(&self, host: &str, port: u16, direct: bool, trusted: bool, report: &mut Report) -> Vec<Target> {
         let found = match host.parse() {
             Ok(address) if trusted => Ok(vec![address]),
             Ok(_) => {

@@ -86,10 +86,7 @@ impl Plan {
                         "connection refused".to_owned(),
                         "nothing listens there: the peer's server is down, or its SRV record names the wrong port",
                     ),
-                    _ => (
-                        error.to_string(),
-                        "check the network between here and there",
-                    ),
+                    _ => (error.to_string(), "check the network between here and there"),
                 };
                 report.bad("connect", &subject, detail, remedy);
                 None
@@ -97,12 +94,7 @@ impl Plan {
         }
     }
 
-    async fn negotiate(
-        &self,
-        target: &Target,
-        tcp: TcpStream,
-        report: &mut Report,
-    ) -> Result<Reached, Failed> {
+    async fn negotiate(&self, target: &Target, tcp: TcpStream, report: &mut Report) -> Result<Reached, Failed> {
         let limits = &self.config.limits;
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -227,8 +219,7 @@ impl Plan {
     async fn ask_for_tls(&self, wire: &mut Wire) -> Result<(), Failed> {
         let remedy = "the peer's TLS is broken: its log says why";
         let asked = async {
-            wire.send(format!("<starttls xmlns='{}'/>", ns::TLS))
-                .await?;
+            wire.send(format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
             let answer = wire.element().await?;
             if !answer.is(ns::TLS, "proceed") || wire.restart() > 0 {
                 return Err(Failure::fault(
@@ -252,14 +243,11 @@ impl Plan {
     ) -> Result<(), Failed> {
         let remedy = "compare TLS versions and ciphers; a peer that demands a client certificate closes here";
         let failed = |detail: String| Failed("tls", detail, remedy);
-        let name = server_name(&self.domain)
-            .map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
-        let session =
-            TlsSession::client(client, name).map_err(|error| failed(error.to_string()))?;
+        let name =
+            server_name(&self.domain).map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
+        let session = TlsSession::client(client, name).map_err(|error| failed(error.to_string()))?;
         let started = Instant::now();
-        let Wire {
-            transport, framer, ..
-        } = &mut *wire;
+        let Wire { transport, framer, .. } = &mut *wire;
         transport
             .start_tls(session, framer.buffer())
             .await
@@ -282,10 +270,7 @@ impl Plan {
         let chain = peer.chain;
         let shown: Vec<_> = chain.iter().take(4).map(|der| certificate(der)).collect();
         let shown = shown.join("; then ");
-        let policy = self
-            .live
-            .as_ref()
-            .map(|live| live.policy.peer(&self.domain));
+        let policy = self.live.as_ref().map(|live| live.policy.peer(&self.domain));
         let needed = policy.is_some_and(PeerPolicy::needs_certificate);
         let pins = policy.map_or(&[][..], |policy| &policy.pinned_sha256);
         let why = match self.tls.judge(peer, &self.domain, pins) {
@@ -347,9 +332,7 @@ fn remedy(failure: &Failure) -> &'static str {
 }
 
 fn mechanisms(features: &Node) -> Vec<String> {
-    let offers = features
-        .children()
-        .filter(|child| child.is(ns::SASL, "mechanisms"));
+    let offers = features.children().filter(|child| child.is(ns::SASL, "mechanisms"));
     let mechanisms = offers.flat_map(Node::children).take(16);
     mechanisms
         .filter(|child| child.is(ns::SASL, "mechanism"))

@@ -100,23 +100,11 @@ impl Report {
         self.add(check, subject, Verdict::Good, detail, None);
     }
 
-    pub(super) fn warn(
-        &mut self,
-        check: &'static str,
-        subject: &str,
-        detail: impl Into<String>,
-        remedy: Option<&str>,
-    ) {
+    pub(super) fn warn(&mut self, check: &'static str, subject: &str, detail: impl Into<String>, remedy: Option<&str>) {
         self.add(check, subject, Verdict::Warning, detail, remedy);
     }
 
-    pub(super) fn bad(
-        &mut self,
-        check: &'static str,
-        subject: &str,
-        detail: impl Into<String>,
-        remedy: &str,
-    ) {
+    pub(super) fn bad(&mut self, check: &'static str, subject: &str, detail: impl Into<String>, remedy: &str) {
         self.add(check, subject, Verdict::Bad, detail, Some(remedy));
     }
 

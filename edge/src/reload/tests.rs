@@ -21,8 +21,7 @@ fn start(path: &Path, poll: Duration) -> Running {
     let loader = Loader::new(path, 0);
     let (sender, live) = watch::channel(Arc::new(loader.load().unwrap()));
     let (rejection, metrics) = (Arc::<Rejection>::default(), Arc::<Metrics>::default());
-    let reloader =
-        Reloader::new(loader, sender, rejection.clone(), metrics.clone()).with_poll(poll);
+    let reloader = Reloader::new(loader, sender, rejection.clone(), metrics.clone()).with_poll(poll);
     tokio::spawn(reloader.run());
     Running {
         live,
@@ -48,9 +47,7 @@ impl Running {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), look)
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(20), look).await.unwrap();
     }
 
     fn metric(&self, line: &str) -> bool {
@@ -66,10 +63,7 @@ fn publish(volume: &Folder, version: &str, files: &[(&str, &str)]) {
     for (name, text) in files {
         volume.write(&format!("..{version}/{name}"), text);
     }
-    let (next, data) = (
-        volume.path().join("..data_tmp"),
-        volume.path().join("..data"),
-    );
+    let (next, data) = (volume.path().join("..data_tmp"), volume.path().join("..data"));
     symlink(format!("..{version}"), &next).unwrap();
     std::fs::rename(&next, &data).unwrap();
     for (name, _) in files {
@@ -81,11 +75,7 @@ fn publish(volume: &Folder, version: &str, files: &[(&str, &str)]) {
     }
 }
 
-fn volume_files(
-    volume: &Folder,
-    yaml: &str,
-    pair: &(String, String),
-) -> Vec<(&'static str, String)> {
+fn volume_files(volume: &Folder, yaml: &str, pair: &(String, String)) -> Vec<(&'static str, String)> {
     let here = volume.path().display().to_string();
     let yaml = yaml.replace(&format!("{here}/tls.crt"), &format!("{here}/tls/tls.crt"));
     let yaml = yaml.replace(&format!("{here}/tls.key"), &format!("{here}/tls/tls.key"));
@@ -104,10 +94,7 @@ async fn a_swapped_volume_is_taken_over_again_and_again() {
     let text = yaml(volume.path());
     let publish = |version: &str, text: &str, pair: &(String, String)| {
         let files = volume_files(&volume, text, pair);
-        let files: Vec<(&str, &str)> = files
-            .iter()
-            .map(|(name, text)| (*name, text.as_str()))
-            .collect();
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
         publish(&volume, version, &files);
     };
     let pair = certificate(&["coluc.com"]);
@@ -118,9 +105,7 @@ async fn a_swapped_volume_is_taken_over_again_and_again() {
     // The configuration alone.
     let open = text.replace("mode: AllowList", "mode: AllowAll");
     publish("v2", &open, &pair);
-    let second = running
-        .until(|live| live.config_hash != first.config_hash)
-        .await;
+    let second = running.until(|live| live.config_hash != first.config_hash).await;
     assert_eq!(second.tls.leaf_sha256, first.tls.leaf_sha256);
 
     // The certificate alone: the configuration's hash stays.
@@ -134,9 +119,7 @@ async fn a_swapped_volume_is_taken_over_again_and_again() {
     // And after the folder of the first version is gone, as the kubelet does.
     std::fs::remove_dir_all(volume.path().join("..v1")).unwrap();
     publish("v4", &text, &renewed);
-    running
-        .until(|live| live.config_hash == first.config_hash)
-        .await;
+    running.until(|live| live.config_hash == first.config_hash).await;
     assert_eq!(running.rejection.get(), None);
 }
 
@@ -146,9 +129,7 @@ async fn a_file_edited_in_place_is_taken_over() {
     let mut running = start(&folder.path().join("edge.yaml"), NEVER);
     let text = yaml(folder.path()).replace("[vngtp.lab]", "[vngtp.lab, other.example]");
     folder.write("edge.yaml", &text);
-    running
-        .until(|live| live.config.privacy.domains.len() == 2)
-        .await;
+    running.until(|live| live.config.privacy.domains.len() == 2).await;
 }
 
 #[tokio::test]
@@ -161,15 +142,9 @@ async fn without_events_the_poll_finds_the_change() {
     // What run() does when the poll's time has come.
     reloader.reload();
     assert!(live.has_changed().unwrap());
-    assert_eq!(
-        live.borrow_and_update().router_secrets[0].expose(),
-        b"another-secret"
-    );
+    assert_eq!(live.borrow_and_update().router_secrets[0].expose(), b"another-secret");
     reloader.reload();
-    assert!(
-        !live.has_changed().unwrap(),
-        "the same contents are not news"
-    );
+    assert!(!live.has_changed().unwrap(), "the same contents are not news");
 }
 
 #[tokio::test]
@@ -179,17 +154,10 @@ async fn a_bad_reload_leaves_the_old_configuration_in_force_until_a_good_one_com
     let before = running.until(|_| true).await;
     let good_text = yaml(folder.path());
 
-    folder.write(
-        "edge.yaml",
-        &good_text.replace("mode: AllowList", "mode: Perhaps"),
-    );
+    folder.write("edge.yaml", &good_text.replace("mode: AllowList", "mode: Perhaps"));
     running.until_rejected(true).await;
     let rejected = running.rejection.get().unwrap();
-    assert!(
-        rejected.reason.contains("line 10: privacy.mode"),
-        "{}",
-        rejected.reason
-    );
+    assert!(rejected.reason.contains("line 10: privacy.mode"), "{}", rejected.reason);
     assert_ne!(rejected.config_hash, before.config_hash);
     assert!(Arc::ptr_eq(&running.live.borrow(), &before));
     assert!(running.metric("xmpp_edge_configuration_refused 1"));
@@ -222,16 +190,9 @@ async fn a_bad_reload_leaves_the_old_configuration_in_force_until_a_good_one_com
 #[test]
 fn what_needs_a_new_process_keeps_its_running_value_and_is_named() {
     let folder = good();
-    let load = || {
-        Loader::new(folder.path().join("edge.yaml"), 0)
-            .load()
-            .unwrap()
-    };
+    let load = || Loader::new(folder.path().join("edge.yaml"), 0).load().unwrap();
     let text = yaml(folder.path());
-    folder.write(
-        "edge.yaml",
-        &format!("{text}listen: {{directTls: '[::]:5270'}}\n"),
-    );
+    folder.write("edge.yaml", &format!("{text}listen: {{directTls: '[::]:5270'}}\n"));
     let running = load();
     let text = yaml(folder.path())
         .replace("eft-xwye-a-coluc-com", "other-coluc-com")
@@ -254,11 +215,7 @@ fn what_needs_a_new_process_keeps_its_running_value_and_is_named() {
 #[test]
 fn changes_are_told_by_field_and_without_secrets() {
     let folder = good();
-    let load = || {
-        Loader::new(folder.path().join("edge.yaml"), 0)
-            .load()
-            .unwrap()
-    };
+    let load = || Loader::new(folder.path().join("edge.yaml"), 0).load().unwrap();
     let before = load();
     folder.write(
         "edge.yaml",
@@ -302,11 +259,7 @@ async fn a_certificate_that_expires_while_the_edge_runs_is_warned_of() {
     let mut running = start(&folder.path().join("edge.yaml"), Duration::from_millis(100));
     let first = running.until(|_| true).await;
     let later = running.until(|live| !live.warnings.is_empty()).await;
-    assert!(
-        later.warnings[0].contains("expired"),
-        "{:?}",
-        later.warnings
-    );
+    assert!(later.warnings[0].contains("expired"), "{:?}", later.warnings);
     assert_eq!(later.contents_hash(), first.contents_hash());
 }
 
@@ -328,9 +281,7 @@ async fn a_file_that_is_written_in_pieces_is_read_when_it_is_whole() {
     for _ in 0..20 {
         folder.write("edge.yaml", &text(0));
         let mut running = start(&path, NEVER);
-        running
-            .until(|live| live.config.privacy.domains.is_empty())
-            .await;
+        running.until(|live| live.config.privacy.domains.is_empty()).await;
         let mut seen = running.live.clone();
         let watching = tokio::spawn(async move {
             let mut lengths = Vec::new();

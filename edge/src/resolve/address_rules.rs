@@ -269,18 +269,11 @@ mod tests {
 
     fn rules() -> AddressRules {
         let routers = Arc::<RouterAddresses>::default();
-        let known = [
-            "198.51.100.7:7400",
-            "10.9.0.7:7400",
-            "[64:ff9b::203.0.114.7]:7400",
-        ]
-        .map(|text| text.parse().unwrap());
+        let known =
+            ["198.51.100.7:7400", "10.9.0.7:7400", "[64:ff9b::203.0.114.7]:7400"].map(|text| text.parse().unwrap());
         routers.follow(known.iter());
         AddressRules {
-            allow: vec![
-                "10.9.0.0/16".parse().unwrap(),
-                "127.0.0.0/8".parse().unwrap(),
-            ],
+            allow: vec!["10.9.0.0/16".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
             deny: vec!["203.0.113.0/24".parse().unwrap()],
             nat64: Arc::default(),
             routers,
@@ -368,10 +361,7 @@ mod tests {
         match rules().check(address.parse().unwrap()) {
             Ok(()) => assert_eq!(class, "", "{address} passed"),
             Err(refused) => {
-                assert!(
-                    !class.is_empty() && refused.class.contains(class),
-                    "{refused}"
-                );
+                assert!(!class.is_empty() && refused.class.contains(class), "{refused}");
             }
         }
     }
@@ -409,8 +399,7 @@ mod tests {
     #[test]
     fn only_routers_of_the_configuration_in_force_are_known() {
         let routers = RouterAddresses::default();
-        let [name, gone]: [HostPort; 2] =
-            ["cups.example:7400", "old.example:7400"].map(|text| text.parse().unwrap());
+        let [name, gone]: [HostPort; 2] = ["cups.example:7400", "old.example:7400"].map(|text| text.parse().unwrap());
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let is_known = |address| routers.any(|known| *known == address);
         routers.follow([&name, &gone].into_iter());

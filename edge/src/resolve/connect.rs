@@ -93,16 +93,14 @@ impl Attempts {
             return None;
         }
         let deadline = self.deadline;
-        timeout_at(deadline, self.next_in_time())
-            .await
-            .unwrap_or_else(|_| {
-                self.over = true;
-                let seconds = self.resolution.resolver.bounds.total.as_secs();
-                Some(Err(format!(
-                    "no connection within {seconds} s in all; {} attempts were made",
-                    self.started
-                )))
-            })
+        timeout_at(deadline, self.next_in_time()).await.unwrap_or_else(|_| {
+            self.over = true;
+            let seconds = self.resolution.resolver.bounds.total.as_secs();
+            Some(Err(format!(
+                "no connection within {seconds} s in all; {} attempts were made",
+                self.started
+            )))
+        })
     }
 
     async fn next_in_time(&mut self) -> Option<Result<Connected, String>> {
@@ -113,12 +111,7 @@ impl Attempts {
             let resolver = self.resolution.resolver.clone();
             let mut found = Failures::default();
             self.resolution.queue = resolver
-                .look_up(
-                    self.resolution.method,
-                    group,
-                    &mut self.resolution.hosts,
-                    &mut found,
-                )
+                .look_up(self.resolution.method, group, &mut self.resolution.hosts, &mut found)
                 .await;
             failures = [found.temporary, found.refused, found.not_found].concat();
         }

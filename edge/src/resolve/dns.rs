@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -104,11 +102,7 @@ impl Dns {
     /// Asks the resolvers of a configuration; of the answers about partners, and of those about
     /// strangers, so many bytes are remembered.
     pub fn of(config: &xmpp_federation_core::edge_config::Dns, cached: usize) -> Self {
-        let servers: Vec<_> = config
-            .resolvers
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, 53))
-            .collect();
+        let servers: Vec<_> = config.resolvers.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
         Self::caching(&servers, cached)
     }
 
@@ -133,12 +127,12 @@ impl Dns {
     }
 
     fn asking(config: Result<ResolverConfig, String>, cached: usize) -> Self {
-        let known = Cache::builder().max_capacity(cached as u64).weigher(
-            |(name, _): &(Box<str>, _), known: &Known| {
+        let known = Cache::builder()
+            .max_capacity(cached as u64)
+            .weigher(|(name, _): &(Box<str>, _), known: &Known| {
                 let bytes = ANSWER + name.len() + known.bytes();
                 u32::try_from(bytes).unwrap_or(u32::MAX)
-            },
-        );
+            });
         Self {
             resolver: config.and_then(build),
             known: known.build(),
@@ -160,11 +154,7 @@ impl Dns {
         if let Some(known) = known.filter(|known| StdInstant::now() < known.until) {
             return Ok(known.records);
         }
-        let fail = |why: String| {
-            LookupError(format!(
-                "the DNS look-up of {record_type} {name} failed: {why}"
-            ))
-        };
+        let fail = |why: String| LookupError(format!("the DNS look-up of {record_type} {name} failed: {why}"));
         let mut parsed = Name::from_ascii(name).map_err(|error| fail(error.to_string()))?;
         parsed.set_fqdn(true);
         let resolver = self.resolver.as_ref().map_err(|why| fail(why.clone()))?;
@@ -183,17 +173,12 @@ impl Dns {
                 let records = answer.answers().iter();
                 let wanted = records.filter(|record| record.record_type() == record_type);
                 Known {
-                    records: wanted
-                        .take(MOST_RECORDS)
-                        .map(|record| record.data.clone())
-                        .collect(),
+                    records: wanted.take(MOST_RECORDS).map(|record| record.data.clone()).collect(),
                     until: answer.valid_until().min(now + POSITIVE),
                 }
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let told = none
-                    .negative_ttl
-                    .map(|seconds| Duration::from_secs(seconds.into()));
+                let told = none.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
                 Known {
                     records: Arc::default(),
                     until: now + told.unwrap_or_default().min(NEGATIVE),
@@ -226,10 +211,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(
         address.ip(),
         true,
-        vec![
-            with_port(ConnectionConfig::udp()),
-            with_port(ConnectionConfig::tcp()),
-        ],
+        vec![with_port(ConnectionConfig::udp()), with_port(ConnectionConfig::tcp())],
     )
 }
 
@@ -285,10 +267,7 @@ impl Lookup for Dns {
 
     fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
         Box::pin(async move {
-            let (six, four) = futures::join!(
-                self.ask(name, RecordType::AAAA),
-                self.ask(name, RecordType::A)
-            );
+            let (six, four) = futures::join!(self.ask(name, RecordType::AAAA), self.ask(name, RecordType::A));
             // One family's failure does not matter while the other gives addresses.
             let (mut found, mut failure) = (Vec::new(), None);
             for answer in [six, four] {

@@ -142,12 +142,7 @@ impl Hosts {
 impl Resolution {
     /// The targets by preference with ports, as a log line shows them; at most eight.
     pub fn targets(&self) -> String {
-        let texts: Vec<_> = self
-            .targets
-            .iter()
-            .take(8)
-            .map(ToString::to_string)
-            .collect();
+        let texts: Vec<_> = self.targets.iter().take(8).map(ToString::to_string).collect();
         texts.join(" ")
     }
 
@@ -234,11 +229,7 @@ impl Resolver {
 
     /// A resolver by this configuration that asks `lookup`, and learns the routers' addresses
     /// from whoever writes them into `routers`.
-    pub fn with_lookup(
-        config: &EdgeConfig,
-        lookup: Arc<dyn Lookup>,
-        routers: Arc<RouterAddresses>,
-    ) -> Self {
+    pub fn with_lookup(config: &EdgeConfig, lookup: Arc<dyn Lookup>, routers: Arc<RouterAddresses>) -> Self {
         let target = |address: &HostPort| Target {
             host: address.host.clone(),
             port: address.port,
@@ -247,12 +238,7 @@ impl Resolver {
         let fixed = config
             .static_routes
             .iter()
-            .map(|route| {
-                (
-                    route.domain.clone(),
-                    route.addresses.iter().map(target).collect(),
-                )
-            })
+            .map(|route| (route.domain.clone(), route.addresses.iter().map(target).collect()))
             .collect();
         Self {
             partners: lookup.for_partners().unwrap_or_else(|| lookup.clone()),
@@ -384,8 +370,7 @@ impl Resolver {
         failures.left_out += named - group.len();
         let answers = asked.iter().map(|host| self.host(host));
         let answers = futures::future::join_all(answers).await;
-        if method != Method::StaticRoute && answers.iter().flatten().flatten().any(IpAddr::is_ipv6)
-        {
+        if method != Method::StaticRoute && answers.iter().flatten().flatten().any(IpAddr::is_ipv6) {
             self.rules.learn_nat64(&*self.lookup).await;
         }
         hosts.known.extend(asked.into_iter().zip(answers));
@@ -424,11 +409,7 @@ impl Resolver {
     }
 
     /// Static routes are trusted; what DNS says is not.
-    fn check(
-        &self,
-        method: Method,
-        address: SocketAddr,
-    ) -> Result<(), address_rules::RefusedAddress> {
+    fn check(&self, method: Method, address: SocketAddr) -> Result<(), address_rules::RefusedAddress> {
         if method == Method::StaticRoute {
             Ok(())
         } else {
@@ -456,10 +437,7 @@ impl Resolver {
                 address.host
             )));
         }
-        let addresses: Vec<_> = ips
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, address.port))
-            .collect();
+        let addresses: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, address.port)).collect();
         self.rules.routers().learn(address, &addresses);
         Ok(addresses)
     }
@@ -506,9 +484,7 @@ impl Failures {
         let sentence = |mut causes: Vec<String>| {
             causes.truncate(MOST_FAILURES);
             let way = match method {
-                Method::StaticRoute => {
-                    "its static route leads to no address (DNS is not asked instead)"
-                }
+                Method::StaticRoute => "its static route leads to no address (DNS is not asked instead)",
                 Method::Srv => "its SRV records lead to no usable address",
                 Method::Address => "it has no SRV records and its own addresses are not usable",
             };

@@ -62,9 +62,7 @@ impl Prefix {
 }
 
 fn mask(length: u8) -> u128 {
-    u128::MAX
-        .checked_shl(128 - u32::from(length))
-        .unwrap_or_default()
+    u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or_default()
 }
 
 /// The IPv4 address behind a prefix of this length; octet 8 is not part of it.
@@ -153,11 +151,7 @@ impl Nat64 {
         // such an address leads nowhere.
         let lengths = LENGTHS.into_iter().filter(|l| *l >= LOCAL_USE.length);
         let all: Vec<_> = lengths.map(|length| embedded(address, length)).collect();
-        let some: Vec<_> = all
-            .iter()
-            .copied()
-            .filter(|ip| ip.octets()[0] != 0)
-            .collect();
+        let some: Vec<_> = all.iter().copied().filter(|ip| ip.octets()[0] != 0).collect();
         if some.is_empty() { all } else { some }
     }
 }
@@ -200,11 +194,7 @@ mod tests {
     #[case("64:ff9b:1:abce::10.0.0.5", "171.206.0.0 206.0.0.0 10.0.0.5")]
     fn a_translators_target_is_known(#[case] address: IpAddr, #[case] expected: &str) {
         let nat64 = Nat64::new(&["64:ff9b:1:abcd::/96".parse().unwrap()]);
-        let found: Vec<_> = nat64
-            .inside(address)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let found: Vec<_> = nat64.inside(address).iter().map(ToString::to_string).collect();
         assert_eq!(found.join(" "), expected);
     }
 
@@ -241,10 +231,7 @@ mod tests {
     #[case("2001:db8:122:344:a:0:500::", "10.0.0.5")]
     #[case("2001:db8:65::10.0.0.5", "")]
     #[tokio::test]
-    async fn the_resolver_tells_the_networks_own_prefixes(
-        #[case] address: IpAddr,
-        #[case] expected: &str,
-    ) {
+    async fn the_resolver_tells_the_networks_own_prefixes(#[case] address: IpAddr, #[case] expected: &str) {
         let nat64 = Nat64::default();
         let lookup = Resolver {
             answers: true,
@@ -255,11 +242,7 @@ mod tests {
             nat64.learn(&lookup).await;
         }
         assert_eq!(lookup.asked.load(Ordering::SeqCst), 1, "once an hour");
-        let found: Vec<_> = nat64
-            .inside(address)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let found: Vec<_> = nat64.inside(address).iter().map(ToString::to_string).collect();
         assert_eq!(found.join(" "), expected);
     }
 

@@ -84,9 +84,7 @@ fn nowhere(domain: &Domain, plain: &[SrvRecord], direct: &[SrvRecord]) -> Resolv
             "{domain} has no _xmpp-server._tcp records, and its _xmpps-server._tcp record (target \".\") says that it offers no direct TLS"
         ),
         (false, true) => {
-            format!(
-                "the SRV record of {domain} (_xmpp-server._tcp with target \".\") says that it does not federate"
-            )
+            format!("the SRV record of {domain} (_xmpp-server._tcp with target \".\") says that it does not federate")
         }
     })
 }
@@ -120,10 +118,7 @@ fn order(mut records: Vec<(SrvRecord, Service)>, random: &mut impl Rng) -> Vec<V
         let mut left = group.to_vec();
         let mut targets: Vec<Target> = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            let total: u32 = left
-                .iter()
-                .map(|(record, _)| u32::from(record.weight))
-                .sum();
+            let total: u32 = left.iter().map(|(record, _)| u32::from(record.weight)).sum();
             let drawn = random.random_range(0..=total);
             let mut sum = 0;
             let position = left
@@ -185,12 +180,7 @@ mod tests {
             Ok(Choice::NoRecords) => "fallback".to_owned(),
             Ok(Choice::Targets(groups)) => groups
                 .iter()
-                .map(|g| {
-                    g.iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                })
+                .map(|g| g.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
                 .collect::<Vec<_>>()
                 .join(" | "),
             Err(error) => error.as_str().to_owned(),
@@ -235,11 +225,7 @@ mod tests {
         &["10 0 5269 a.example."],
         "a.example:5269 (direct TLS) | a.example:5269"
     )]
-    fn srv_answers_decide_where_to_go(
-        #[case] plain: &[&str],
-        #[case] direct: &[&str],
-        #[case] expected: &str,
-    ) {
+    fn srv_answers_decide_where_to_go(#[case] plain: &[&str], #[case] direct: &[&str], #[case] expected: &str) {
         assert_eq!(decide(plain, direct), expected);
     }
 
@@ -249,11 +235,7 @@ mod tests {
     #[case(&["0 0 0 ."], &["0 0 5270 xmpp.vngtp.lab."], "not-found")]
     #[case(&["0 0 0 ."], &["0 0 0 ."], "disabled")]
     #[case(&[], &[], "fallback")]
-    fn without_tls_direct_tls_is_no_way(
-        #[case] plain: &[&str],
-        #[case] direct: &[&str],
-        #[case] expected: &str,
-    ) {
+    fn without_tls_direct_tls_is_no_way(#[case] plain: &[&str], #[case] direct: &[&str], #[case] expected: &str) {
         assert_eq!(decide_with(plain, direct, false), expected);
     }
 
@@ -261,9 +243,7 @@ mod tests {
     fn first_places(plain: &[&str], direct: &[&str]) -> std::collections::HashMap<String, u32> {
         let of = |texts: &[&str], service| {
             let records = answer(texts).unwrap().into_iter();
-            records
-                .map(move |record| (record, service))
-                .collect::<Vec<_>>()
+            records.map(move |record| (record, service)).collect::<Vec<_>>()
         };
         let records = [of(plain, Service::StartTls), of(direct, Service::DirectTls)].concat();
         let mut random = StdRng::seed_from_u64(7);
@@ -306,10 +286,7 @@ mod tests {
 
     #[test]
     fn weights_share_the_first_place_in_proportion() {
-        let first = first_places(
-            &["0 75 1 a.example", "0 25 1 b.example", "0 0 1 c.example"],
-            &[],
-        );
+        let first = first_places(&["0 75 1 a.example", "0 25 1 b.example", "0 0 1 c.example"], &[]);
         assert!((2850..3150).contains(&first["a.example"]), "{first:?}");
         assert!((850..1150).contains(&first["b.example"]), "{first:?}");
         assert!(first["c.example"] < 100, "{first:?}");
@@ -317,9 +294,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_records_is_cut() {
-        let texts: Vec<String> = (0..500)
-            .map(|n| format!("0 0 5269 h{n}.example."))
-            .collect();
+        let texts: Vec<String> = (0..500).map(|n| format!("0 0 5269 h{n}.example.")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         assert_eq!(decide(&texts, &[]).split(' ').count(), MOST_RECORDS);
     }

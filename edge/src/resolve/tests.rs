@@ -37,11 +37,7 @@ impl Table {
                     port: words[5].parse().unwrap(),
                     target: words[6].to_owned(),
                 }),
-                "a" => table
-                    .addresses
-                    .entry(name)
-                    .or_default()
-                    .push(words[3].parse().unwrap()),
+                "a" => table.addresses.entry(name).or_default().push(words[3].parse().unwrap()),
                 _ => {
                     table.broken.insert(name);
                 }
@@ -50,11 +46,7 @@ impl Table {
         Arc::new(table)
     }
 
-    fn answer<T: Clone>(
-        &self,
-        name: &str,
-        from: &HashMap<String, Vec<T>>,
-    ) -> Result<Vec<T>, LookupError> {
+    fn answer<T: Clone>(&self, name: &str, from: &HashMap<String, Vec<T>>) -> Result<Vec<T>, LookupError> {
         assert!(name.ends_with('.'), "{name} is not absolute");
         self.asked.lock().unwrap().push(name.to_owned());
         if self.broken.contains(name) {
@@ -145,10 +137,7 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
 #[case("a vngtp.lab. = 198.51.100.20", "address 198.51.100.20:5269")]
 #[case("", "not-found")]
 #[case("fail vngtp.lab.", "temporary")]
-#[case(
-    "fail _xmpp-server._tcp.vngtp.lab.\na vngtp.lab. = 198.51.100.20",
-    "temporary"
-)]
+#[case("fail _xmpp-server._tcp.vngtp.lab.\na vngtp.lab. = 198.51.100.20", "temporary")]
 #[case(
     "fail _xmpps-server._tcp.vngtp.lab.\na vngtp.lab. = 198.51.100.20",
     "address 198.51.100.20:5269"
@@ -163,31 +152,19 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
     "srv 198.51.100.20:5269"
 )]
 // An answer without addresses does not open the way to the domain's own.
-#[case(
-    "{SRV} 0 0 5269 x.vngtp.lab.\na vngtp.lab. = 198.51.100.20",
-    "not-found"
-)]
+#[case("{SRV} 0 0 5269 x.vngtp.lab.\na vngtp.lab. = 198.51.100.20", "not-found")]
 #[case("{SRV} 0 0 5269 x.vngtp.lab.\nfail x.vngtp.lab.", "temporary")]
 // Addresses that DNS must not lead to.
 #[case("{SRV} 0 0 5269 x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1", "refused")]
-#[case(
-    "{SRV} 0 0 7400 x.vngtp.lab.\na x.vngtp.lab. = 198.51.100.7",
-    "refused"
-)]
+#[case("{SRV} 0 0 7400 x.vngtp.lab.\na x.vngtp.lab. = 198.51.100.7", "refused")]
 #[case("a vngtp.lab. = 169.254.169.254", "refused")]
-#[case(
-    "a vngtp.lab. = ::1\na vngtp.lab. = 198.51.100.20",
-    "address 198.51.100.20:5269"
-)]
+#[case("a vngtp.lab. = ::1\na vngtp.lab. = 198.51.100.20", "address 198.51.100.20:5269")]
 // A network without IPv4: the resolver puts the address of an IPv4 host into an IPv6 one.
 #[case(
     "{SRV} 0 0 5269 x.vngtp.lab.\na x.vngtp.lab. = 64:ff9b::198.51.100.20",
     "srv [64:ff9b::c633:6414]:5269"
 )]
-#[case(
-    "{SRV} 0 0 80 x.vngtp.lab.\na x.vngtp.lab. = 64:ff9b::10.0.0.5",
-    "refused"
-)]
+#[case("{SRV} 0 0 80 x.vngtp.lab.\na x.vngtp.lab. = 64:ff9b::10.0.0.5", "refused")]
 #[case(
     "a vngtp.lab. = 2001:db8:64::10.0.0.5\na ipv4only.arpa. = 2001:db8:64::192.0.0.170",
     "refused"
@@ -244,12 +221,10 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
     #[case] method: &str,
     #[case] wait: Duration,
 ) {
-    let table =
-        Table::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
+    let table = Table::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
     let lookup = Arc::new(WithoutDirect(table));
     let total = Duration::from_secs(3);
-    let resolver = Resolver::with_lookup(&config(""), lookup, Arc::default())
-        .with_bounds(Bounds { total, ..quick() });
+    let resolver = Resolver::with_lookup(&config(""), lookup, Arc::default()).with_bounds(Bounds { total, ..quick() });
     let found = resolver.resolve(&vngtp()).await.unwrap();
     assert_eq!(found.method.as_str(), method);
     assert!(
@@ -263,37 +238,26 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
 async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
     let table = Table::read(&format!("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20"));
     let resolver =
-        Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default())
-            .with_bounds(Bounds {
-                total: Duration::from_millis(300),
-                ..quick()
-            });
+        Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default()).with_bounds(Bounds {
+            total: Duration::from_millis(300),
+            ..quick()
+        });
     let error = resolver.resolve(&vngtp()).await.unwrap_err();
     assert_eq!(error.as_str(), "temporary", "{error}");
-    assert!(
-        error.to_string().contains("_xmpps-server._tcp.vngtp.lab."),
-        "{error}"
-    );
+    assert!(error.to_string().contains("_xmpps-server._tcp.vngtp.lab."), "{error}");
 }
 
 #[tokio::test]
 async fn a_static_route_never_asks_dns_for_the_domain_even_when_it_fails() {
     // A port that nobody listens on.
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let table = Table::read("a vngtp.lab. = 198.51.100.20");
     let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{closed}']}}]");
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert_eq!(resolution.method, Method::StaticRoute);
     let mut attempts = Attempts::new(resolution);
     let error = attempts.next().await.unwrap().unwrap_err();
-    assert!(
-        error.contains(&format!("no connection to {closed}")),
-        "{error}"
-    );
+    assert!(error.contains(&format!("no connection to {closed}")), "{error}");
     assert!(error.contains("refused"), "{error}");
     assert!(attempts.next().await.is_none());
     assert!(table.asked.lock().unwrap().is_empty());
@@ -304,8 +268,7 @@ async fn a_static_route_may_name_a_private_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let table = Table::read("a inside.example. = 127.0.0.1");
-    let route =
-        format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['inside.example:{port}']}}]");
+    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['inside.example:{port}']}}]");
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert!(Attempts::new(resolution).next().await.unwrap().is_ok());
     assert_eq!(*table.asked.lock().unwrap(), ["inside.example."]);
@@ -341,9 +304,7 @@ fn mute(ip: &str) -> Mute {
 #[tokio::test]
 async fn a_mute_address_is_overtaken_and_tried_again_after_the_winner_failed() {
     let mute = mute("127.0.0.1");
-    let good = TcpListener::bind(("127.0.0.2", mute.address.port()))
-        .await
-        .unwrap();
+    let good = TcpListener::bind(("127.0.0.2", mute.address.port())).await.unwrap();
     let table = Table::read(&format!(
         "{SRV} 0 0 {} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2",
         mute.address.port()
@@ -385,9 +346,7 @@ async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
 async fn a_refused_connection_starts_the_next_one_at_once() {
     let good = TcpListener::bind("127.0.0.9:0").await.unwrap();
     let port = good.local_addr().unwrap().port();
-    let addresses: String = (3..=9)
-        .map(|n| format!("\na x.vngtp.lab. = 127.0.0.{n}"))
-        .collect();
+    let addresses: String = (3..=9).map(|n| format!("\na x.vngtp.lab. = 127.0.0.{n}")).collect();
     let table = Table::read(&format!("{SRV} 0 0 {port} x.vngtp.lab.{addresses}"));
     let slow = Bounds {
         stagger: Duration::from_mins(1),
@@ -442,10 +401,7 @@ async fn each_priority_is_tried_after_the_one_before_failed() {
         "{SRV} 1 0 {closed} x.vngtp.lab.\n{SRV} 2 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1"
     ));
     let resolution = resolver(LOOPBACK, &table).resolve(&vngtp()).await.unwrap();
-    assert_eq!(
-        resolution.targets(),
-        format!("x.vngtp.lab:{closed} x.vngtp.lab:{port}")
-    );
+    assert_eq!(resolution.targets(), format!("x.vngtp.lab:{closed} x.vngtp.lab:{port}"));
     let mut attempts = Attempts::new(resolution);
     attempts.next().await.unwrap().unwrap_err();
     let Connected { tcp, address, .. } = attempts.next().await.unwrap().unwrap();
@@ -467,10 +423,7 @@ async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
     for _ in 0..40 {
         let resolution = resolver.resolve(&vngtp()).await.unwrap();
         let addresses: Vec<_> = resolution.addresses().map(|a| a.ip().to_string()).collect();
-        assert!(
-            addresses[..4].contains(&"203.0.113.1".to_owned()),
-            "{addresses:?}"
-        );
+        assert!(addresses[..4].contains(&"203.0.113.1".to_owned()), "{addresses:?}");
         // Which target comes first is the weights' business, not the address family's.
         first.insert(addresses[0].clone());
     }
@@ -480,15 +433,9 @@ async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
 
 #[rstest]
 #[case("", "srv 198.51.100.20:5270")]
-#[case(
-    "peers: [{domain: vngtp.lab, tlsMode: Disabled}]",
-    "srv 198.51.100.20:5269"
-)]
+#[case("peers: [{domain: vngtp.lab, tlsMode: Disabled}]", "srv 198.51.100.20:5269")]
 #[tokio::test]
-async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(
-    #[case] peers: &str,
-    #[case] expected: &str,
-) {
+async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] peers: &str, #[case] expected: &str) {
     let table = Table::read(
         "srv _xmpp-server._tcp.vngtp.lab. = 2 0 5269 x.vngtp.lab.\n\
          srv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\n\
@@ -515,15 +462,10 @@ async fn equal_addresses_of_a_static_route_share_the_streams() {
     for _ in 0..600 {
         let resolution = resolver.resolve(&vngtp()).await.unwrap();
         assert_eq!(resolution.addresses().count(), 3);
-        *first
-            .entry(resolution.addresses().next().unwrap())
-            .or_default() += 1;
+        *first.entry(resolution.addresses().next().unwrap()).or_default() += 1;
     }
     assert_eq!(first.len(), 3);
-    assert!(
-        first.values().all(|count| count.abs_diff(200) < 80),
-        "{first:?}"
-    );
+    assert!(first.values().all(|count| count.abs_diff(200) < 80), "{first:?}");
 }
 
 #[tokio::test]
@@ -560,9 +502,7 @@ async fn a_routers_address_found_by_its_name_is_closed_to_partners_dns(#[case] b
     let router: HostPort = "ecup10.coluc.com:7400".parse().unwrap();
     config.routers[0].endpoints[0].address = router.clone();
     let known: Arc<RouterAddresses> = Arc::default();
-    let with = |config: &EdgeConfig| {
-        Resolver::with_lookup(config, table.clone(), known.clone()).with_bounds(quick())
-    };
+    let with = |config: &EdgeConfig| Resolver::with_lookup(config, table.clone(), known.clone()).with_bounds(quick());
     let resolver = with(&config);
     assert!(resolver.resolve(&vngtp()).await.is_ok());
     if by_link {
@@ -601,14 +541,9 @@ mod real_dns {
         response.metadata.recursion_available = true;
         response.add_query(question.clone());
         let mut add = |owner: &str, data: RData| {
-            response.add_answer(Record::from_rdata(
-                Name::from_ascii(owner).unwrap(),
-                60,
-                data,
-            ));
+            response.add_answer(Record::from_rdata(Name::from_ascii(owner).unwrap(), 60, data));
         };
-        let srv =
-            |target: &str| RData::SRV(SRV::new(1, 2, 5269, Name::from_ascii(target).unwrap()));
+        let srv = |target: &str| RData::SRV(SRV::new(1, 2, 5269, Name::from_ascii(target).unwrap()));
         let address = RData::A(A(Ipv4Addr::new(198, 51, 100, 20)));
         match (name.as_str(), question.query_type()) {
             ("good.example.", RecordType::SRV) => add("good.example.", srv("x.good.example.")),
@@ -634,10 +569,7 @@ mod real_dns {
             }
             ("nodata.example." | "good.example." | "alias.example.", _) => {}
             ("text.example.", _) => {
-                add(
-                    "text.example.",
-                    RData::TXT(TXT::new(vec!["not asked for".to_owned()])),
-                );
+                add("text.example.", RData::TXT(TXT::new(vec!["not asked for".to_owned()])));
             }
             ("servfail.example.", _) => response.metadata.response_code = ResponseCode::ServFail,
             ("refused.example.", _) => response.metadata.response_code = ResponseCode::Refused,
@@ -678,10 +610,7 @@ mod real_dns {
                 let mut query = vec![0; length];
                 stream.read_exact(&mut query).await.unwrap();
                 if let Some(answer) = reply(&query, true) {
-                    stream
-                        .write_u16(u16::try_from(answer.len()).unwrap())
-                        .await
-                        .unwrap();
+                    stream.write_u16(u16::try_from(answer.len()).unwrap()).await.unwrap();
                     stream.write_all(&answer).await.unwrap();
                 }
             }
@@ -726,10 +655,7 @@ mod real_dns {
     #[case("servfail.example.", "failed")]
     #[case("refused.example.", "failed")]
     #[tokio::test]
-    async fn srv_answers_are_records_absence_or_failure(
-        #[case] name: &str,
-        #[case] expected: &str,
-    ) {
+    async fn srv_answers_are_records_absence_or_failure(#[case] name: &str, #[case] expected: &str) {
         let found = match server().await.srv(name).await {
             Ok(records) => records
                 .iter()
@@ -751,16 +677,9 @@ mod real_dns {
     #[case("absent.example.", "")]
     #[case("servfail.example.", "failed")]
     #[tokio::test]
-    async fn address_answers_are_addresses_absence_or_failure(
-        #[case] name: &str,
-        #[case] expected: &str,
-    ) {
+    async fn address_answers_are_addresses_absence_or_failure(#[case] name: &str, #[case] expected: &str) {
         let found = match server().await.addresses(name).await {
-            Ok(addresses) => addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" "),
+            Ok(addresses) => addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(_) => "failed".to_owned(),
         };
         assert_eq!(found, expected);
@@ -768,36 +687,24 @@ mod real_dns {
 
     #[tokio::test]
     async fn silence_is_a_failure_and_not_absence() {
-        let error = server()
-            .await
-            .srv("mute.example.")
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = server().await.srv("mute.example.").await.unwrap_err().to_string();
         assert!(error.contains("SRV mute.example."), "{error}");
     }
 
     #[tokio::test]
     async fn nobody_listening_is_a_failure_and_not_absence() {
-        let closed = UdpSocket::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         assert!(Dns::new(&[closed]).srv("good.example.").await.is_err());
     }
 }
 
 #[tokio::test]
 async fn many_priorities_of_slow_names_take_no_longer_than_the_time_of_all_attempts() {
-    let records: String = (0..64)
-        .map(|n| format!("{SRV} {n} 0 5269 h{n}.vngtp.lab.\n"))
-        .collect();
+    let records: String = (0..64).map(|n| format!("{SRV} {n} 0 5269 h{n}.vngtp.lab.\n")).collect();
     let table = Table::read(&records);
     let total = Duration::from_millis(350);
-    let resolver =
-        Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
-            .with_bounds(Bounds { total, ..quick() });
+    let resolver = Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
+        .with_bounds(Bounds { total, ..quick() });
     let error = resolver.resolve(&vngtp()).await.unwrap_err();
     assert_eq!(error.as_str(), "temporary", "{error}");
     // Two questions about the services, then a host every 100 ms.

@@ -37,9 +37,7 @@ pub(super) fn announce(own: &str) -> String {
         .attr("to", PRESENCE)
         .attr("type", TYPE);
     w.start("presence").attr("from", own).attr("to", PRESENCE);
-    w.start("x")
-        .attr("xmlns", SCHEMA)
-        .attr("protocol-version", "1.1");
+    w.start("x").attr("xmlns", SCHEMA).attr("protocol-version", "1.1");
     w.end().end().end();
     // A component id has only characters that XML can express.
     w.finish().unwrap_or_default()
@@ -130,11 +128,7 @@ mod tests {
 
     #[rstest]
     #[case::none("", false, 0)]
-    #[case::not_yet(
-        "<x xmlns='urn:x'><local-hosts><host>a</host></local-hosts></x>",
-        false,
-        1
-    )]
+    #[case::not_yet("<x xmlns='urn:x'><local-hosts><host>a</host></local-hosts></x>", false, 1)]
     #[case::gateway(
         "<x xmlns='urn:x'><local-hosts><host>a</host><host>b</host></local-hosts><default-gateway/></x>",
         true,
@@ -160,10 +154,7 @@ mod tests {
         let xml = format!("<presence from='{OWN}' to='{OWN}'>{inside}</presence>");
         let element = split(xml.as_bytes(), ns::COMPONENT).remove(0);
         assert!(is_announcement(&element, None, OWN));
-        let expected = Announcement {
-            gateway,
-            local_hosts,
-        };
+        let expected = Announcement { gateway, local_hosts };
         assert_eq!(read(&element), Said::There(expected));
     }
 

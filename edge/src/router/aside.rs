@@ -26,9 +26,8 @@ pub(super) fn before_the_handshake(element: &Element) -> &'static str {
 
 /// The word for a stanza from or to one of the router's own parts; `None` for any other.
 pub(super) fn of_stanza(stanza: &Element) -> Option<&'static str> {
-    let [from, to] = [stanza.from(), stanza.to()].map(|address| {
-        address.is_some_and(|address| domain_part(&address).eq_ignore_ascii_case(INTERNAL))
-    });
+    let [from, to] = [stanza.from(), stanza.to()]
+        .map(|address| address.is_some_and(|address| domain_part(&address).eq_ignore_ascii_case(INTERNAL)));
     (from || to).then(|| {
         if stanza.is(ns::COMPONENT, "presence") {
             ANNOUNCEMENT

@@ -67,11 +67,7 @@ impl Envelopes {
     /// Puts each of the stanzas, one after the other, into an envelope with its own addresses. What
     /// names no sender is sent by the component `own`.
     pub(super) fn wrap(&mut self, stanzas: &Bytes, own: &str) -> Result<Bytes, XmlError> {
-        let Self {
-            fragments,
-            around,
-            out,
-        } = self;
+        let Self { fragments, around, out } = self;
         let own = format!("'{own}'");
         // Most envelopes are shorter than their stanzas.
         out.reserve(stanzas.len() * 2);

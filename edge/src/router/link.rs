@@ -70,12 +70,7 @@ impl Link {
     }
 
     /// Keeps the link up until `stop`, and down while the mode is [`Mode::Finish`].
-    pub async fn run(
-        self,
-        mut mode: watch::Receiver<Mode>,
-        mut redial: watch::Receiver<u64>,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(self, mut mode: watch::Receiver<Mode>, mut redial: watch::Receiver<u64>, stop: CancellationToken) {
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         loop {
             tokio::select! {
@@ -332,9 +327,7 @@ impl Link {
                 ..
             } => (
                 LinkState::WrongSecret,
-                format!(
-                    "the XCP router of {node} refuses the shared secret; correct the router secret"
-                ),
+                format!("the XCP router of {node} refuses the shared secret; correct the router secret"),
             ),
             Failure::Peer {
                 condition: StreamErrorCondition::Conflict,
@@ -346,10 +339,7 @@ impl Link {
                     self.id
                 ),
             ),
-            other => (
-                LinkState::Failed,
-                format!("link to the XCP router of {node}: {other}"),
-            ),
+            other => (LinkState::Failed, format!("link to the XCP router of {node}: {other}")),
         };
         Down { state, reason }
     }
@@ -361,12 +351,8 @@ const fn meaning(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::ConnectionRefused => {
             " (the host answers, but nothing listens on that port, or a firewall rejects it)"
         }
-        io::ErrorKind::TimedOut => {
-            " (the host is down, or a firewall on the way drops what is sent to that port)"
-        }
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            " (there is no route to it)"
-        }
+        io::ErrorKind::TimedOut => " (the host is down, or a firewall on the way drops what is sent to that port)",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => " (there is no route to it)",
         _ => "",
     }
 }
@@ -379,15 +365,11 @@ fn handshake_key(id: &str, secret: &SecretBytes) -> String {
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     context.update(id.as_bytes());
     context.update(secret.expose());
-    context
-        .finish()
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -135,9 +135,7 @@ impl Routers {
 
     /// Whether nothing waits for any router and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
-        self.clusters()
-            .iter()
-            .all(|cluster| cluster.queue.is_settled())
+        self.clusters().iter().all(|cluster| cluster.queue.is_settled())
     }
 
     /// Whether no link is up or closing.
@@ -187,8 +185,7 @@ impl Routers {
         let peer = routers
             .iter()
             .filter(|router| {
-                router.domains.is_empty()
-                    || (!domains.is_empty() && domains.iter().all(|d| router.domains.contains(d)))
+                router.domains.is_empty() || (!domains.is_empty() && domains.iter().all(|d| router.domains.contains(d)))
             })
             .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
             .find(|cluster| cluster.queue.is_up());
@@ -201,12 +198,8 @@ impl Routers {
 
     /// Sends an answer to the cluster that serves this hosted domain; `false` if none does.
     pub fn send(&self, live: &Live, domain: &Domain, stanza: bytes::Bytes) -> bool {
-        select(&self.clusters(), live, domain).is_some_and(|cluster| {
-            cluster
-                .queue
-                .push(&Source::Edge, Batch::one(stanza))
-                .is_ok()
-        })
+        select(&self.clusters(), live, domain)
+            .is_some_and(|cluster| cluster.queue.push(&Source::Edge, Batch::one(stanza)).is_ok())
     }
 
     /// Keeps clusters and links as the configuration has them, until `stop`.
@@ -253,10 +246,7 @@ impl Routers {
             .routers
             .iter()
             .map(|router| {
-                let known = old
-                    .iter()
-                    .find(|cluster| cluster.name == router.name)
-                    .cloned();
+                let known = old.iter().find(|cluster| cluster.name == router.name).cloned();
                 known.unwrap_or_else(|| {
                     Arc::new(Cluster {
                         name: router.name.clone(),
@@ -265,10 +255,7 @@ impl Routers {
                 })
             })
             .collect();
-        for gone in old
-            .iter()
-            .filter(|old| !clusters.iter().any(|c| c.name == old.name))
-        {
+        for gone in old.iter().filter(|old| !clusters.iter().any(|c| c.name == old.name)) {
             // Its links deliver what waits before they close; without a link nobody does.
             for batch in gone.queue.close() {
                 edge.report(&batch.bytes, Cause::LinkDown);
@@ -285,18 +272,12 @@ impl Routers {
             .routers
             .iter()
             .zip(clusters.iter())
-            .filter_map(|(router, cluster)| {
-                Some((
-                    router,
-                    cluster,
-                    router.component_ids.get(edge.index)?.clone(),
-                ))
-            })
+            .filter_map(|(router, cluster)| Some((router, cluster, router.component_ids.get(edge.index)?.clone())))
             .collect();
         running.retain(|link| {
-            let keep = wanted.iter().any(|(router, _, id)| {
-                link.matches(router, id) && router.endpoints.contains(&link.endpoint)
-            });
+            let keep = wanted
+                .iter()
+                .any(|(router, _, id)| link.matches(router, id) && router.endpoints.contains(&link.endpoint));
             if !keep {
                 link.stop.cancel();
             }
@@ -358,11 +339,7 @@ impl Running {
 
 /// The cluster that gets stanzas for a hosted domain: among those that serve it, the first with a
 /// link that is up, if possible to a router that has a way back to us; else the first.
-pub fn select<'a>(
-    clusters: &'a [Arc<Cluster>],
-    live: &Live,
-    domain: &Domain,
-) -> Option<&'a Arc<Cluster>> {
+pub fn select<'a>(clusters: &'a [Arc<Cluster>], live: &Live, domain: &Domain) -> Option<&'a Arc<Cluster>> {
     let serving = || {
         live.config
             .routers

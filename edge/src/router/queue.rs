@@ -372,9 +372,7 @@ impl Inner {
 
     /// The next batch of at most so many stanzas, of the class whose turn it is.
     fn next(&mut self, most: usize, room: Room) -> Option<Batch> {
-        let Self {
-            classes, suspects, ..
-        } = self;
+        let Self { classes, suspects, .. } = self;
         let [partners, strangers] = classes.both_mut();
         if partners.turns.is_empty() || strangers.turns.is_empty() {
             self.ahead = 0;
@@ -414,12 +412,7 @@ impl Class {
         waiting
     }
 
-    fn take_each(
-        &mut self,
-        wanted: &impl Fn(&Batch) -> bool,
-        give: &mut impl FnMut(&Source, Batch),
-        room: Room,
-    ) {
+    fn take_each(&mut self, wanted: &impl Fn(&Batch) -> bool, give: &mut impl FnMut(&Source, Batch), room: Room) {
         let share = room.share(self.sources.len());
         let mut total = 0;
         self.sources.retain(|source, waiting| {
@@ -444,9 +437,7 @@ impl Class {
         self.sources.retain(|source, waiting| {
             before += waiting.bytes;
             let batches = std::mem::take(&mut waiting.batches).into_iter();
-            waiting.batches = batches
-                .filter_map(|batch| suspects.sift(source, batch))
-                .collect();
+            waiting.batches = batches.filter_map(|batch| suspects.sift(source, batch)).collect();
             waiting.bytes = waiting.batches.iter().map(|batch| batch.bytes.len()).sum();
             after += waiting.bytes;
             waiting.release(share);
@@ -621,11 +612,7 @@ impl Queue {
 
     /// A router ended its link over something: the senders of what was unproven are suspects from
     /// now on. Gives those who are.
-    pub fn accuse<'a>(
-        &self,
-        window: impl Iterator<Item = &'a Batch>,
-        now: Instant,
-    ) -> Vec<Box<str>> {
+    pub fn accuse<'a>(&self, window: impl Iterator<Item = &'a Batch>, now: Instant) -> Vec<Box<str>> {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let named = inner.suspects.accuse(window, now);
@@ -714,10 +701,7 @@ impl Queue {
             inner.handover = Some(Instant::now() + self.handover);
         }
         self.up.store(after.is_some(), Ordering::Release);
-        let well = inner
-            .up
-            .first()
-            .is_some_and(|(first, _)| !first.not_gateway);
+        let well = inner.up.first().is_some_and(|(first, _)| !first.not_gateway);
         self.well.store(well, Ordering::Release);
         inner.wake_first();
     }
@@ -857,10 +841,7 @@ impl Queue {
             other.note_refused(&inner);
         }
         let mut moved = Vec::new();
-        self.take_each(
-            |_| true,
-            |source, batch| moved.push((source.clone(), batch)),
-        );
+        self.take_each(|_| true, |source, batch| moved.push((source.clone(), batch)));
         moved
             .into_iter()
             .filter_map(|(source, batch)| other.push(&source, batch).err())

@@ -48,10 +48,7 @@ const UNDEFINED: &str = "undefined-condition";
 fn is_of_users(condition: &str) -> bool {
     !matches!(
         condition,
-        "internal-server-error"
-            | "remote-server-not-found"
-            | "remote-server-timeout"
-            | "resource-constraint"
+        "internal-server-error" | "remote-server-not-found" | "remote-server-timeout" | "resource-constraint"
     )
 }
 
@@ -66,9 +63,7 @@ pub fn condition(error: &Element) -> &'static str {
             let tag = before.get(memchr::memrchr(b'<', before)? + 1..)?;
             let name = tag.split(u8::is_ascii_whitespace).next()?;
             let local = name.rsplit(|b| *b == b':').next()?;
-            CONDITIONS
-                .into_iter()
-                .find(|known| known.as_bytes() == local)
+            CONDITIONS.into_iter().find(|known| known.as_bytes() == local)
         })
         .unwrap_or(UNDEFINED)
 }
@@ -148,13 +143,7 @@ impl Returned {
 
     /// One came back from that address while so many were sent and not proven; whether it shows
     /// for the first time that all come back.
-    pub fn came_back(
-        &mut self,
-        now: Instant,
-        condition: &'static str,
-        from: &str,
-        unproven: usize,
-    ) -> bool {
+    pub fn came_back(&mut self, now: Instant, condition: &'static str, from: &str, unproven: usize) -> bool {
         self.turn(now);
         let [fresh, before] = &mut self.open;
         // A router answers in order, so it is one of those; only then a late one of those before.

@@ -98,13 +98,7 @@ impl Lanes {
         Some(self.last)
     }
 
-    fn add(
-        &mut self,
-        (from, to): (&str, &str),
-        local: Domain,
-        remote: Domain,
-        side: Side<'_>,
-    ) -> usize {
+    fn add(&mut self, (from, to): (&str, &str), local: Domain, remote: Domain, side: Side<'_>) -> usize {
         self.write_key(from, to);
         self.last = self.all.len();
         self.known.insert(self.key.as_str().into(), self.last);
@@ -272,11 +266,7 @@ impl Link {
 }
 
 impl Up<'_> {
-    async fn run(
-        &mut self,
-        mode: &mut watch::Receiver<Mode>,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
+    async fn run(&mut self, mode: &mut watch::Receiver<Mode>, stop: &CancellationToken) -> Result<(), Failure> {
         let mut finish = false;
         // What came right behind the handshake's answer is in the framer already.
         self.take_frames()?;
@@ -290,9 +280,7 @@ impl Up<'_> {
                 for batch in self.link.cluster.queue.link_down(&self.wake) {
                     self.link.edge.report(&batch.bytes, Cause::LinkDown);
                 }
-                self.wire
-                    .transport
-                    .queue(Bytes::from_static(STREAM_END.as_bytes()));
+                self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
                 self.closing = Some(Instant::now() + CLOSE_TIME);
             }
             let read = self.may_read();
@@ -348,9 +336,7 @@ impl Up<'_> {
 
     /// When the router will have left a ping without answer for suspiciously long.
     fn stuck_at(&self) -> Option<Instant> {
-        self.ping
-            .as_ref()
-            .map(|ping| ping.sent + self.timing().echo / 4)
+        self.ping.as_ref().map(|ping| ping.sent + self.timing().echo / 4)
     }
 
     /// Bytes that may be written before something more is proven.
@@ -399,9 +385,7 @@ impl Up<'_> {
         match &mut self.ping {
             Some(ping) => {
                 if now >= ping.progress.look(&self.wire.transport) + echo {
-                    return Err(Failure::Timeout(
-                        "the echo of a ping to our own component id",
-                    ));
+                    return Err(Failure::Timeout("the echo of a ping to our own component id"));
                 }
                 ping.look = now + LOOK.min(echo / 4);
             }
@@ -445,10 +429,7 @@ impl Up<'_> {
                 self.wire.transport.queue(bytes);
             }
             if count > 0 {
-                self.link
-                    .edge
-                    .metrics
-                    .stanzas(Direction::Inbound, count, size);
+                self.link.edge.metrics.stanzas(Direction::Inbound, count, size);
             }
         }
         if self.ping.is_none() && !self.window.is_empty() {
@@ -500,22 +481,14 @@ impl Up<'_> {
             entry.returned(|returned| returned.heard(heard));
         }
         if count > 0 {
-            self.link
-                .edge
-                .metrics
-                .stanzas(Direction::Outbound, count, size);
+            self.link.edge.metrics.stanzas(Direction::Outbound, count, size);
         } else {
             self.wire.framer.shrink();
         }
         taken
     }
 
-    fn take_all(
-        &mut self,
-        live: &Arc<Live>,
-        count: &mut usize,
-        size: &mut usize,
-    ) -> Result<(), Failure> {
+    fn take_all(&mut self, live: &Arc<Live>, count: &mut usize, size: &mut usize) -> Result<(), Failure> {
         loop {
             match self.wire.framer.next_frame()? {
                 None => return Ok(()),
@@ -556,9 +529,7 @@ impl Up<'_> {
             };
             let mut stanzas = std::mem::take(&mut lane.stanzas);
             let (local, remote) = (&lane.local, &lane.remote);
-            let pushed = edge
-                .outbound
-                .push_all(edge, live, local, remote, &text, &mut stanzas);
+            let pushed = edge.outbound.push_all(edge, live, local, remote, &text, &mut stanzas);
             // An idle lane holds little memory.
             if pushed.is_ok() && stanzas.capacity() <= SPARE {
                 lane.stanzas = stanzas;
@@ -656,12 +627,7 @@ impl Up<'_> {
     }
 
     /// The lane of a stanza whose addresses are good.
-    fn find_lane(
-        &mut self,
-        live: &Live,
-        from: Option<&str>,
-        to: Option<&str>,
-    ) -> Result<usize, NoLane> {
+    fn find_lane(&mut self, live: &Live, from: Option<&str>, to: Option<&str>) -> Result<usize, NoLane> {
         let both = from.zip(to);
         let (last, lane) = &self.lanes.judged;
         if both.is_some_and(|(from, to)| last.are(from, to)) {
@@ -789,17 +755,12 @@ impl Up<'_> {
         let to_hosted = is_hosted(&to);
         if cause == Cause::ForeignSender
             && to_hosted
-            && from
-                .as_ref()
-                .is_some_and(|from| live.policy.check(from).is_ok())
+            && from.as_ref().is_some_and(|from| live.policy.check(from).is_ok())
         {
             // It went to the router from outside and came back as it was: its sender is told.
             return self.give_back(element);
         }
-        if matches!(
-            cause,
-            Cause::ForeignSender | Cause::NotForUs | Cause::BadEnvelope
-        ) {
+        if matches!(cause, Cause::ForeignSender | Cause::NotForUs | Cause::BadEnvelope) {
             self.warn_of(element, cause);
         }
         if cause == Cause::Unportable && self.may_log("unportable") {
@@ -819,8 +780,7 @@ impl Up<'_> {
         let mut is_address = |address: Option<std::borrow::Cow<'_, str>>| {
             address.is_some_and(|address| judge(&address, &mut self.domains).is_ok())
         };
-        let may_answer =
-            own.is_some() || (!to_hosted && is_address(element.from()) && is_address(element.to()));
+        let may_answer = own.is_some() || (!to_hosted && is_address(element.from()) && is_address(element.to()));
         let answer = bounce(&answered, cause).filter(|_| may_answer);
         let told = answer.is_some_and(|answer| {
             let queue = &link.cluster.queue;
@@ -842,9 +802,8 @@ impl Up<'_> {
     /// Names a stanza of the router that may not leave.
     fn warn_of(&self, element: &Element, cause: Cause) {
         let link = self.link;
-        let domain = |address: Option<std::borrow::Cow<'_, str>>| {
-            address.map(|address| domain_part(&address).to_owned())
-        };
+        let domain =
+            |address: Option<std::borrow::Cow<'_, str>>| address.map(|address| domain_part(&address).to_owned());
         let (from, to) = (domain(element.from()), domain(element.to()));
         let is_error = element.type_().as_deref() == Some("error");
         if cause != Cause::ForeignSender || is_error {

@@ -130,11 +130,7 @@ impl Reader {
     /// Whose stanza it is, without resource and in one spelling. An answer of the edge is the
     /// matter of the hosted user whose stanza it answers.
     fn sender(&mut self, stanza: &Element, is_answer: bool) -> Option<Box<str>> {
-        let address = if is_answer {
-            stanza.to()
-        } else {
-            stanza.from()
-        };
+        let address = if is_answer { stanza.to() } else { stanza.from() };
         let address = address?;
         let bare = address.split_once('/').map_or(&*address, |(bare, _)| bare);
         let (local, domain) = bare.split_once('@').unwrap_or(("", bare));
@@ -239,8 +235,7 @@ impl Suspects {
         };
         let size = batch.bytes.len();
         // One stanza waits while there is room for it, however large.
-        let full =
-            self.bytes + size > self.most || (suspect.bytes > 0 && suspect.bytes + size > share);
+        let full = self.bytes + size > self.most || (suspect.bytes > 0 && suspect.bytes + size > share);
         if suspect.refused || full {
             let cause = if suspect.refused {
                 Cause::BreaksLinks
@@ -269,11 +264,7 @@ impl Suspects {
     }
 
     /// A link ended with these batches unproven: their senders are suspects. Gives them.
-    pub(super) fn accuse<'a>(
-        &mut self,
-        window: impl Iterator<Item = &'a Batch>,
-        now: Instant,
-    ) -> Vec<Box<str>> {
+    pub(super) fn accuse<'a>(&mut self, window: impl Iterator<Item = &'a Batch>, now: Instant) -> Vec<Box<str>> {
         let mut seen = HashSet::new();
         let mut named = Vec::new();
         let mut domains = HashSet::new();
@@ -307,8 +298,7 @@ impl Suspects {
     /// A link ended with stanzas of these domains in flight; gives those that had some at each of the
     /// last ends.
     fn at_every_end(&mut self, domains: HashSet<Box<str>>, now: Instant) -> Vec<Box<str>> {
-        self.ends
-            .retain(|(at, _)| now.saturating_duration_since(*at) < PERIOD);
+        self.ends.retain(|(at, _)| now.saturating_duration_since(*at) < PERIOD);
         self.ends.push_back((now, domains));
         if self.ends.len() < OF_ONE_DOMAIN {
             return Vec::new();
@@ -365,11 +355,7 @@ impl Suspects {
 
     /// A link ended while this stanza was alone in flight: its sender is refused. Gives who that
     /// is, and what waited of it.
-    pub(super) fn convict(
-        &mut self,
-        alone: &Batch,
-        now: Instant,
-    ) -> Option<(Box<str>, Vec<Batch>)> {
+    pub(super) fn convict(&mut self, alone: &Batch, now: Instant) -> Option<(Box<str>, Vec<Batch>)> {
         let stanza = self.reader.stanzas(alone)?.pop()?;
         let sender = self.reader.sender(&stanza, alone.is_answer)?;
         let waited = self.key_of(&sender).map(|key| self.empty(key));
@@ -388,10 +374,7 @@ impl Suspects {
         }
         let mut refused = Vec::new();
         for (source, batch) in waited.unwrap_or_default() {
-            let own = self
-                .reader
-                .stanzas(&batch)
-                .and_then(|mut stanzas| stanzas.pop());
+            let own = self.reader.stanzas(&batch).and_then(|mut stanzas| stanzas.pop());
             let from = own.and_then(|stanza| self.reader.sender(&stanza, batch.is_answer));
             match from.as_deref().and_then(|from| self.key_of(from)) {
                 Some(key) if *key != *sender => self.hold(key, &source, batch),
@@ -493,16 +476,10 @@ impl Suspects {
     }
 
     /// Takes what is `wanted`, each sender's first ones.
-    pub(super) fn take_each(
-        &mut self,
-        wanted: impl Fn(&Batch) -> bool,
-        mut give: impl FnMut(&Source, Batch),
-    ) {
+    pub(super) fn take_each(&mut self, wanted: impl Fn(&Batch) -> bool, mut give: impl FnMut(&Source, Batch)) {
         let (mut stanzas, mut bytes) = (0, 0);
         for suspect in self.known.values_mut() {
-            while let Some((source, batch)) =
-                suspect.waiting.pop_front_if(|(_, batch)| wanted(batch))
-            {
+            while let Some((source, batch)) = suspect.waiting.pop_front_if(|(_, batch)| wanted(batch)) {
                 suspect.bytes = suspect.bytes.saturating_sub(batch.bytes.len());
                 bytes += batch.bytes.len();
                 stanzas += batch.count;

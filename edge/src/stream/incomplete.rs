@@ -87,9 +87,7 @@ impl Part {
             held.fetch_sub(before - bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let others = held
-            .fetch_add(bytes - before, Ordering::Relaxed)
-            .saturating_sub(before);
+        let others = held.fetch_add(bytes - before, Ordering::Relaxed).saturating_sub(before);
         if self.of.admits(bytes, others, self.partner) {
             return Ok(());
         }

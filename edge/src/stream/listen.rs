@@ -20,10 +20,7 @@ pub struct Listeners {
 
 impl From<TcpListener> for Listeners {
     fn from(s2s: TcpListener) -> Self {
-        Self {
-            s2s,
-            direct_tls: None,
-        }
+        Self { s2s, direct_tls: None }
     }
 }
 
@@ -31,9 +28,7 @@ impl From<TcpListener> for Listeners {
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match bind_exactly(address) {
         Err(error)
-            if address.ip().is_unspecified()
-                && address.is_ipv6()
-                && error.kind() != io::ErrorKind::AddrInUse =>
+            if address.ip().is_unspecified() && address.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse =>
         {
             bind_exactly(SocketAddr::from(([0, 0, 0, 0], address.port())))
         }
@@ -42,11 +37,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn bind_exactly(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }

@@ -23,8 +23,7 @@ use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 use crate::metrics::{Direction, Metrics};
 use crate::refusal::{Check, Refusal};
 use crate::xml::{
-    Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns,
-    stream_error,
+    Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns, stream_error,
 };
 use transport::{Transport, Turn};
 
@@ -119,12 +118,8 @@ impl Failure {
     /// What the peer is told, if it is told anything.
     pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
         match self {
-            Self::Fault {
-                condition, text, ..
-            } => Some((*condition, text.clone())),
-            Self::Refused(Refusal { check, .. }) => {
-                Some((check.stream_condition(), Cow::Borrowed(check.to_peer())))
-            }
+            Self::Fault { condition, text, .. } => Some((*condition, text.clone())),
+            Self::Refused(Refusal { check, .. }) => Some((check.stream_condition(), Cow::Borrowed(check.to_peer()))),
             Self::Timeout(what) => Some((
                 StreamErrorCondition::ConnectionTimeout,
                 Cow::Owned(format!("{what} took too long")),
@@ -148,12 +143,7 @@ pub struct Wire {
 
 impl Wire {
     /// Nothing said yet.
-    pub fn new(
-        transport: Transport,
-        limits: Limits,
-        direction: Direction,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(transport: Transport, limits: Limits, direction: Direction, metrics: Arc<Metrics>) -> Self {
         Self {
             transport,
             framer: Framer::new(limits),
@@ -221,8 +211,7 @@ impl Wire {
     pub fn peer_error(&self, element: &Element) -> Failure {
         let parsed = element.parse().ok().and_then(|node| node.stream_error());
         let (condition, text) = parsed.unwrap_or((StreamErrorCondition::UndefinedCondition, None));
-        self.metrics
-            .stream_error(self.direction, false, condition.as_str());
+        self.metrics.stream_error(self.direction, false, condition.as_str());
         let text = text.map(|text| text.chars().filter(|c| !c.is_control()).take(200).collect());
         Failure::Peer { condition, text }
     }
@@ -246,19 +235,9 @@ impl Wire {
     }
 
     /// Queues what a failing stream says last: a header if none was sent, the error, the end.
-    pub fn queue_error(
-        &mut self,
-        condition: StreamErrorCondition,
-        text: &str,
-        header: impl FnOnce() -> String,
-    ) {
-        self.metrics
-            .stream_error(self.direction, true, condition.as_str());
-        let mut xml = if self.header_sent {
-            String::new()
-        } else {
-            header()
-        };
+    pub fn queue_error(&mut self, condition: StreamErrorCondition, text: &str, header: impl FnOnce() -> String) {
+        self.metrics.stream_error(self.direction, true, condition.as_str());
+        let mut xml = if self.header_sent { String::new() } else { header() };
         self.header_sent = true;
         // The conditions and texts are ours and always writable.
         xml.push_str(&stream_error(condition, Some(text)).unwrap_or_default());
@@ -278,8 +257,7 @@ impl Wire {
         match failure.to_send() {
             Some((condition, text)) => self.queue_error(condition, &text, header),
             None if self.header_sent => {
-                self.transport
-                    .queue(Bytes::from_static(STREAM_END.as_bytes()));
+                self.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
             }
             None => {}
         }
@@ -371,15 +349,10 @@ mod tests {
     #[case(" version='0.9'", Ok(None))]
     #[case(" version='one'", Err(()))]
     #[case(" version='1'", Err(()))]
-    fn versions_are_read_by_their_major_number(
-        #[case] attribute: &str,
-        #[case] expected: Result<Option<u32>, ()>,
-    ) {
+    fn versions_are_read_by_their_major_number(#[case] attribute: &str, #[case] expected: Result<Option<u32>, ()>) {
         let mut framer = Framer::new(Limits::negotiation());
         let streams = ns::STREAMS;
-        framer.feed(
-            format!("<s:stream xmlns='jabber:server' xmlns:s='{streams}'{attribute}>").as_bytes(),
-        );
+        framer.feed(format!("<s:stream xmlns='jabber:server' xmlns:s='{streams}'{attribute}>").as_bytes());
         let Some(Frame::Header(header)) = framer.next_frame().unwrap() else {
             panic!("no header")
         };

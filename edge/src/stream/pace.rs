@@ -270,10 +270,7 @@ mod tests {
             assert!(meanwhile <= 2, "{meanwhile} turns before the partner's");
             sleep(Duration::from_millis(1)).await;
         }
-        assert!(
-            taken.load(Ordering::Relaxed) > 100,
-            "they have what is left"
-        );
+        assert!(taken.load(Ordering::Relaxed) > 100, "they have what is left");
         for task in strangers.into_iter().chain([partner, running]) {
             task.abort();
         }

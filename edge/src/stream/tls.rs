@@ -11,9 +11,7 @@ use bytes::{Buf, BytesMut};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 use xmpp_federation_core::Domain;
 
@@ -176,8 +174,7 @@ impl TlsSession {
             if let Some((taken, ready)) = held.complete(records) {
                 if ready {
                     let (used, done) = self.advance(held.bytes(), Say::Nothing, into);
-                    done.and_then(|()| held.used(used))
-                        .map_err(|error| self.fail(error))?;
+                    done.and_then(|()| held.used(used)).map_err(|error| self.fail(error))?;
                 }
                 records = records.get_mut(taken..).unwrap_or_default();
             } else {
@@ -229,12 +226,7 @@ impl TlsSession {
     }
 
     /// Goes on until the session needs more bytes; how many of them are used up.
-    fn advance(
-        &mut self,
-        records: &mut [u8],
-        say: Say<'_>,
-        into: &mut BytesMut,
-    ) -> (usize, Result<(), Error>) {
+    fn advance(&mut self, records: &mut [u8], say: Say<'_>, into: &mut BytesMut) -> (usize, Result<(), Error>) {
         let mut used = 0;
         while !self.failed {
             let rest = records.get_mut(used..).unwrap_or_default();
@@ -253,12 +245,7 @@ impl TlsSession {
         (used, Ok(()))
     }
 
-    fn step(
-        &mut self,
-        records: &mut [u8],
-        say: Say<'_>,
-        into: &mut BytesMut,
-    ) -> (usize, Result<Next, Error>) {
+    fn step(&mut self, records: &mut [u8], say: Say<'_>, into: &mut BytesMut) -> (usize, Result<Next, Error>) {
         // What the library asks and tells while it works on the handshake goes by the thread.
         let handshaking = self.state().is_handshaking();
         match &mut self.side {
@@ -396,10 +383,8 @@ mod tests {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(der.clone()).unwrap();
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots.clone()),
-            provider.clone(),
-        );
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone());
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[version])
             .unwrap()
@@ -473,9 +458,7 @@ mod tests {
     #[rstest]
     #[case::tls_1_2(&TLS12)]
     #[case::tls_1_3(&TLS13)]
-    fn the_end_is_told_once_everything_was_heard(
-        #[case] version: &'static SupportedProtocolVersion,
-    ) {
+    fn the_end_is_told_once_everything_was_heard(#[case] version: &'static SupportedProtocolVersion) {
         let mut sessions = pair(&configs(version));
         let mut heard = [BytesMut::new(), BytesMut::new()];
         carry(&mut sessions, &[900], None, &mut heard).unwrap();

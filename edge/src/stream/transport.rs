@@ -171,10 +171,7 @@ impl Transport {
 
     /// What was received took as much work as so many turns, beyond its own.
     pub fn charge(&self, turns: usize) {
-        if let Some(Stranger::Unproven(Unproven {
-            paced: Some(paced), ..
-        })) = self.stranger.as_deref()
-        {
+        if let Some(Stranger::Unproven(Unproven { paced: Some(paced), .. })) = self.stranger.as_deref() {
             paced.charge(turns);
         }
     }
@@ -218,11 +215,7 @@ impl Transport {
 
     /// Whether something that was queued has not been written yet.
     pub fn needs_flush(&self) -> bool {
-        !self.clear.is_empty()
-            || self
-                .tls
-                .as_ref()
-                .is_some_and(|tls| !tls.outgoing().is_empty())
+        !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| !tls.outgoing().is_empty())
     }
 
     /// Bytes given to the system so far, TLS's own included.
@@ -382,19 +375,13 @@ impl Transport {
                 }
                 return Poll::Ready(Err(match error {
                     // A sentence of ours.
-                    rustls::Error::General(reason) => {
-                        io::Error::new(io::ErrorKind::InvalidData, reason)
-                    }
+                    rustls::Error::General(reason) => io::Error::new(io::ErrorKind::InvalidData, reason),
                     other => io::Error::new(io::ErrorKind::InvalidData, other),
                 }));
             }
             self.ended = tls.ended();
             let nothing = into.len() == before;
-            Poll::Ready(Ok(if self.ended && nothing {
-                Turn::End
-            } else {
-                Turn::Read
-            }))
+            Poll::Ready(Ok(if self.ended && nothing { Turn::End } else { Turn::Read }))
         })
     }
 

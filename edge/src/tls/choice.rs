@@ -37,9 +37,7 @@ pub(super) fn by_suitability<'a, T>(
     now: jiff::Timestamp,
 ) -> Vec<(T, &'a ShownCertificate)> {
     let mut shown: Vec<_> = shown.collect();
-    let naming = |shown: &ShownCertificate| {
-        domain.is_some_and(|d| shown.names.cover(d) || shown.names.only_mention(d))
-    };
+    let naming = |shown: &ShownCertificate| domain.is_some_and(|d| shown.names.cover(d) || shown.names.only_mention(d));
     shown.sort_by_key(|(_, shown)| match (naming(shown), shown.in_time(now)) {
         (true, true) => 0,
         (true, false) => 1,
@@ -65,11 +63,7 @@ struct Noting {
 }
 
 impl ResolvesClientCert for Noting {
-    fn resolve(
-        &self,
-        authorities: &[&[u8]],
-        schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
         self.inner.resolve(authorities, schemes)
     }
@@ -120,9 +114,7 @@ pub(super) struct ByDomain(pub(super) Vec<Ours>);
 impl ResolvesServerCert for ByDomain {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         ASKED.set(hello.server_name().map(ToOwned::to_owned));
-        let asked = hello
-            .server_name()
-            .and_then(|name| Domain::parse(name).ok());
+        let asked = hello.server_name().and_then(|name| Domain::parse(name).ok());
         let is_ours = |domain: &Domain| self.0.iter().any(|(_, shown)| shown.names.cover(domain));
         let domain = match (asked, WANTED.take()) {
             (Some(asked), Some(wanted)) if !is_ours(&asked) => Some(wanted),
@@ -146,11 +138,7 @@ impl ForDomain {
             .filter(|(_, s)| s.names.cover(domain) || s.names.only_mention(domain));
         let count = naming.count().max(1);
         let suitable = suitable.into_iter().take(count);
-        Self(
-            suitable
-                .map(|(key, shown)| (key.clone(), shown.clone()))
-                .collect(),
-        )
+        Self(suitable.map(|(key, shown)| (key.clone(), shown.clone())).collect())
     }
 
     /// The one that is shown to a peer that can verify all.

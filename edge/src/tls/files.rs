@@ -14,10 +14,7 @@ use xmpp_federation_core::edge_config::{CertificateFiles, TrustAnchors};
 use super::choice::ShownCertificate;
 use crate::config::{FieldError, ReadFile};
 
-pub(super) fn load_roots(
-    anchors: &TrustAnchors,
-    read: &ReadFile<'_>,
-) -> Result<RootCertStore, FieldError> {
+pub(super) fn load_roots(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<RootCertStore, FieldError> {
     let mut roots = RootCertStore::empty();
     if anchors.system {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -34,9 +31,7 @@ pub(super) fn load_roots(
                 )
             };
             let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| fail(error.to_string()))?;
+            roots.add(certificate).map_err(|error| fail(error.to_string()))?;
             count += 1;
         }
         if count == 0 {
@@ -58,21 +53,13 @@ pub(super) fn load_certificate(
     provider: &CryptoProvider,
     read: &ReadFile<'_>,
 ) -> Result<(Arc<CertifiedKey>, ShownCertificate), FieldError> {
-    let (chain_path, key_path) = (
-        files.certificate_file.display(),
-        files.private_key_file.display(),
-    );
+    let (chain_path, key_path) = (files.certificate_file.display(), files.private_key_file.display());
     let chain_field = format!("{field}.certificateFile");
     let key_field = format!("{field}.privateKeyFile");
     let pem = read(&chain_field, &files.certificate_file)?;
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| {
-            FieldError::new(
-                chain_field.clone(),
-                format!("{chain_path} is not PEM: {error}"),
-            )
-        })?;
+        .map_err(|error| FieldError::new(chain_field.clone(), format!("{chain_path} is not PEM: {error}")))?;
     let leaf = chain.first().cloned().ok_or_else(|| {
         FieldError::new(
             chain_field.clone(),
@@ -87,14 +74,11 @@ pub(super) fn load_certificate(
             format!("{key_path} holds no PEM private key (PKCS #8, PKCS #1 or SEC1, unencrypted)"),
         )
     })?;
-    let unreadable =
-        |why: String| FieldError::new(chain_field.clone(), format!("{chain_path}: {why}"));
+    let unreadable = |why: String| FieldError::new(chain_field.clone(), format!("{chain_path}: {why}"));
     let names = CertificateNames::from_der(&leaf).map_err(|error| unreadable(error.to_string()))?;
-    let (_, parsed) =
-        X509Certificate::from_der(&leaf).map_err(|error| unreadable(error.to_string()))?;
+    let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|error| unreadable(error.to_string()))?;
     let time = |time: &x509_parser::time::ASN1Time| {
-        jiff::Timestamp::from_second(time.timestamp())
-            .map_err(|error| unreadable(error.to_string()))
+        jiff::Timestamp::from_second(time.timestamp()).map_err(|error| unreadable(error.to_string()))
     };
     let not_before = time(&parsed.validity().not_before)?;
     let not_after = time(&parsed.validity().not_after)?;

@@ -42,10 +42,7 @@ impl SignatureOnly {
     }
 }
 
-fn check_length(
-    leaf: &CertificateDer<'_>,
-    others: &[CertificateDer<'_>],
-) -> Result<(), rustls::Error> {
+fn check_length(leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
     let length = leaf.len() + others.iter().map(|der| der.len()).sum::<usize>();
     if length > LONGEST_CHAIN {
         let reason = format!(

@@ -118,9 +118,7 @@ impl Trust {
         }
         let names = self
             .check(leaf, intermediates, UnixTime::now())
-            .and_then(|()| {
-                CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string()))
-            });
+            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string())));
         Examined::Shown(sha256_hex(leaf), names)
     }
 
@@ -163,13 +161,8 @@ const PIN: &str = "it can only be pinned (pinnedSha256 in peers)";
 fn unusual(error: &webpki::Error) -> String {
     let what = match error {
         webpki::Error::UnsupportedCertVersion => "it is no X.509 v3 certificate".to_owned(),
-        webpki::Error::UnsupportedCriticalExtension => {
-            "it has a critical extension that is not known here".to_owned()
-        }
-        other => format!(
-            "it is not a readable certificate: {}",
-            cut(&format!("{other:?}"))
-        ),
+        webpki::Error::UnsupportedCriticalExtension => "it has a critical extension that is not known here".to_owned(),
+        other => format!("it is not a readable certificate: {}", cut(&format!("{other:?}"))),
     };
     format!("{what}; {PIN}")
 }
@@ -266,9 +259,7 @@ mod tests {
             signature_algorithm_id: vec![255; 60_000],
             supported_algorithms: Vec::new(),
         };
-        let said = explain(&webpki::Error::UnsupportedSignatureAlgorithmContext(
-            context,
-        ));
+        let said = explain(&webpki::Error::UnsupportedSignatureAlgorithmContext(context));
         assert!(said.len() < 300, "{} bytes", said.len());
         assert!(said.starts_with("its chain does not hold: UnsupportedSignatureAlgorithm"));
     }

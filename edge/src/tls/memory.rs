@@ -176,10 +176,7 @@ mod tests {
             memory.note_at(&domain(n), false, 1, after(30));
         }
         assert_eq!(memory.lock().strangers.len(), MOST);
-        assert!(
-            !memory.holds_at(&domain(0), &1, after(30)),
-            "the oldest gave way"
-        );
+        assert!(!memory.holds_at(&domain(0), &1, after(30)), "the oldest gave way");
         assert!(memory.holds_at(&domain(1), &1, after(30)));
         assert!(memory.holds_at(&domain(MOST), &1, after(30)));
         memory.forget(|known| *known == domain(1));
@@ -187,11 +184,7 @@ mod tests {
         assert!(!memory.holds_at(&domain(2), &1, after(90)));
         memory.note_at(&domain(MOST + 1), false, 1, after(90));
         memory.note_at(&domain(MOST + 2), false, 1, after(90));
-        assert_eq!(
-            memory.lock().strangers.len(),
-            2,
-            "what is too old makes room"
-        );
+        assert_eq!(memory.lock().strangers.len(), 2, "what is too old makes room");
     }
 
     #[test]

@@ -104,9 +104,7 @@ impl TlsSettings {
         let client = client.map(|config| {
             let mut config = ClientConfig::clone(&config);
             let verifier = SignatureOnly(provider.signature_verification_algorithms);
-            config
-                .dangerous()
-                .set_certificate_verifier(Arc::new(verifier));
+            config.dangerous().set_certificate_verifier(Arc::new(verifier));
             Arc::new(config)
         });
         Self {
@@ -163,16 +161,11 @@ impl TlsSettings {
             }
             None => None,
         };
-        let client =
-            client_config(&provider, tls.min_version).map_err(|error| broken(field, error))?;
+        let client = client_config(&provider, tls.min_version).map_err(|error| broken(field, error))?;
         let client_certificate = special.as_ref().map(|(_, certificate)| certificate.clone());
         let ours = special.map_or_else(|| shown.clone(), |special| vec![special]);
-        let certificates = shown
-            .iter()
-            .map(|(_, certificate)| certificate.clone())
-            .collect();
-        let server = server_config(&provider, tls.min_version, shown)
-            .map_err(|error| broken(field, error))?;
+        let certificates = shown.iter().map(|(_, certificate)| certificate.clone()).collect();
+        let server = server_config(&provider, tls.min_version, shown).map_err(|error| broken(field, error))?;
         Ok(Self {
             server: Some(Arc::new(server)),
             client: Some(Arc::new(client)),
@@ -233,15 +226,12 @@ impl TlsSettings {
 }
 
 /// The name for SNI and reference identity: always the domain, never a target of DNS.
-pub fn server_name(
-    domain: &Domain,
-) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+pub fn server_name(domain: &Domain) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
     ServerName::try_from(domain.to_string())
 }
 
 fn versions(lowest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
-    static BOTH: [&SupportedProtocolVersion; 2] =
-        [&rustls::version::TLS13, &rustls::version::TLS12];
+    static BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
     static NEWEST: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
     match lowest {
         TlsVersion::VersionTLS12 => &BOTH,
@@ -270,10 +260,7 @@ fn server_config(
     Ok(config)
 }
 
-fn client_config(
-    provider: &Arc<CryptoProvider>,
-    lowest: TlsVersion,
-) -> Result<ClientConfig, rustls::Error> {
+fn client_config(provider: &Arc<CryptoProvider>, lowest: TlsVersion) -> Result<ClientConfig, rustls::Error> {
     let verifier = SignatureOnly(provider.signature_verification_algorithms);
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions(lowest))?

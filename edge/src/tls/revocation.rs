@@ -15,11 +15,7 @@ pub(super) struct RevocationLists(Vec<webpki::CertRevocationList<'static>>);
 impl RevocationLists {
     /// Reads the files. A list past its time is warned of: it still revokes what it names, since
     /// a peer must not become acceptable again only because nobody fetched the next one.
-    pub(super) fn load(
-        files: &[PathBuf],
-        read: &ReadFile<'_>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, FieldError> {
+    pub(super) fn load(files: &[PathBuf], read: &ReadFile<'_>, warnings: &mut Vec<String>) -> Result<Self, FieldError> {
         let now = jiff::Timestamp::now().as_second();
         let mut lists = Vec::new();
         for (i, path) in files.iter().enumerate() {
@@ -35,10 +31,9 @@ impl RevocationLists {
             let mut count = 0;
             for list in CertificateRevocationListDer::pem_slice_iter(&pem) {
                 let der = list.map_err(|error| fail(error.to_string()))?;
-                let (_, parsed) = CertificateRevocationList::from_der(&der)
-                    .map_err(|error| fail(error.to_string()))?;
-                let owned = webpki::OwnedCertRevocationList::from_der(&der)
-                    .map_err(|error| fail(format!("{error:?}")))?;
+                let (_, parsed) = CertificateRevocationList::from_der(&der).map_err(|error| fail(error.to_string()))?;
+                let owned =
+                    webpki::OwnedCertRevocationList::from_der(&der).map_err(|error| fail(format!("{error:?}")))?;
                 if let Some(next) = parsed.next_update()
                     && next.timestamp() <= now
                 {

@@ -66,12 +66,7 @@ pub fn check(
 }
 
 /// Whether the certificate of a session proves a remote domain.
-pub fn certificate(
-    live: &Live,
-    peer: PeerCertificates<'_>,
-    kept: &Kept,
-    remote: &Domain,
-) -> Result<(), Refusal> {
+pub fn certificate(live: &Live, peer: PeerCertificates<'_>, kept: &Kept, remote: &Domain) -> Result<(), Refusal> {
     let pins = &live.policy.peer(remote).pinned_sha256;
     let examined = live.tls.examine(kept, peer);
     match examined.verdict(remote, pins).reason() {

@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -18,12 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 
 impl TlsSettings {
-    fn judge_proven(
-        &self,
-        chain: &[CertificateDer<'static>],
-        domain: &Domain,
-        pins: &[String],
-    ) -> Verdict {
+    fn judge_proven(&self, chain: &[CertificateDer<'static>], domain: &Domain, pins: &[String]) -> Verdict {
         let proven = true;
         self.judge(PeerCertificates { chain, proven }, domain, pins)
     }
@@ -68,12 +60,10 @@ fn settings(yaml: &str, files: &[(&str, &str)]) -> Result<TlsSettings, FieldErro
         .collect();
     let tls: Tls = serde_yaml::from_str(yaml).unwrap();
     TlsSettings::load(&tls, true, &|field, path| {
-        files.get(path.to_str().unwrap()).cloned().ok_or_else(|| {
-            FieldError::new(
-                field.to_owned(),
-                io::Error::from(io::ErrorKind::NotFound).to_string(),
-            )
-        })
+        files
+            .get(path.to_str().unwrap())
+            .cloned()
+            .ok_or_else(|| FieldError::new(field.to_owned(), io::Error::from(io::ErrorKind::NotFound).to_string()))
     })
 }
 
@@ -84,11 +74,7 @@ trustAnchors: {system: false, file: /ca}";
 fn with(authority: &Authority, own: &Issued) -> TlsSettings {
     settings(
         ONE,
-        &[
-            ("/c", &own.chain),
-            ("/k", &own.key),
-            ("/ca", &authority.0.pem()),
-        ],
+        &[("/c", &own.chain), ("/k", &own.key), ("/ca", &authority.0.pem())],
     )
     .unwrap()
 }
@@ -116,11 +102,7 @@ fn the_same_usages_count_in_both_directions(
     let peer = authority.issue(&["vngtp.lab"], |params| {
         params.extended_key_usages = usages.to_vec();
     });
-    let verdict = with(&authority, &own).judge_proven(
-        &chain(&peer.chain),
-        &Domain::parse("vngtp.lab").unwrap(),
-        &[],
-    );
+    let verdict = with(&authority, &own).judge_proven(&chain(&peer.chain), &Domain::parse("vngtp.lab").unwrap(), &[]);
     assert_eq!(verdict == Verdict::Valid, valid, "{name}: {verdict:?}");
 }
 
@@ -144,10 +126,7 @@ fn a_verdict_names_the_check_that_failed() {
     let stranger = judge(&Authority::named("stranger").issue(&["vngtp.lab"], |_| {}));
     assert!(stranger.contains("no trusted authority"), "{stranger}");
     let namesake = judge(&Authority::new().issue(&["vngtp.lab"], |_| {}));
-    assert!(
-        namesake.contains("not signed by the authority"),
-        "{namesake}"
-    );
+    assert!(namesake.contains("not signed by the authority"), "{namesake}");
     let expired = judge(&authority.issue(&["vngtp.lab"], |params| {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2021, 1, 1);
@@ -159,19 +138,10 @@ fn a_verdict_names_the_check_that_failed() {
     }));
     assert!(early.contains("not valid before 2050-01-01"), "{early}");
     let common_name_only = judge(&authority.issue(&[], |params| {
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "vngtp.lab");
+        params.distinguished_name.push(DnType::CommonName, "vngtp.lab");
     }));
-    assert!(
-        common_name_only.contains("it names no domain"),
-        "{common_name_only}"
-    );
-    let garbage = settings.judge_proven(
-        &[CertificateDer::from(vec![0x30, 3, 1, 2, 3])],
-        &domain,
-        &[],
-    );
+    assert!(common_name_only.contains("it names no domain"), "{common_name_only}");
+    let garbage = settings.judge_proven(&[CertificateDer::from(vec![0x30, 3, 1, 2, 3])], &domain, &[]);
     assert!(matches!(garbage, Verdict::Invalid(_)), "{garbage:?}");
     assert_eq!(judge(&authority.issue(&["vngtp.lab"], |_| {})), "Valid");
 }
@@ -252,14 +222,10 @@ async fn handshake(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     name: &str,
-) -> io::Result<(
-    Option<Vec<CertificateDer<'static>>>,
-    Vec<CertificateDer<'static>>,
-)> {
+) -> io::Result<(Option<Vec<CertificateDer<'static>>>, Vec<CertificateDer<'static>>)> {
     let (near, far) = tokio::io::duplex(16 * 1024);
     let domain = Domain::parse(name).unwrap();
-    let connect =
-        tokio_rustls::TlsConnector::from(client).connect(server_name(&domain).unwrap(), near);
+    let connect = tokio_rustls::TlsConnector::from(client).connect(server_name(&domain).unwrap(), near);
     let accept = tokio_rustls::TlsAcceptor::from(server).accept(far);
     let (client, server) = tokio::join!(connect, accept);
     let (mut client, mut server) = (client?, server?);
@@ -269,12 +235,7 @@ async fn handshake(
     let seen = server.get_ref().1.peer_certificates().map(<[_]>::to_vec);
     Ok((
         seen,
-        client
-            .get_ref()
-            .1
-            .peer_certificates()
-            .unwrap_or_default()
-            .to_vec(),
+        client.get_ref().1.peer_certificates().unwrap_or_default().to_vec(),
     ))
 }
 
@@ -296,18 +257,13 @@ trustAnchors: {system: false, file: /ca}",
         ],
     )
     .unwrap();
-    let (server, client) = (
-        settings.server.clone().unwrap(),
-        client(&settings, "coluc.com"),
-    );
+    let (server, client) = (settings.server.clone().unwrap(), client(&settings, "coluc.com"));
     for (asked, shown) in [
         ("coluc.com", &first),
         ("conf.coluc.com", &second),
         ("elsewhere.example", &first),
     ] {
-        let (of_client, of_server) = handshake(server.clone(), client.clone(), asked)
-            .await
-            .unwrap();
+        let (of_client, of_server) = handshake(server.clone(), client.clone(), asked).await.unwrap();
         assert_eq!(of_server, chain(&shown.chain), "{asked}");
         assert_eq!(
             of_client.unwrap(),
@@ -315,10 +271,7 @@ trustAnchors: {system: false, file: /ca}",
             "the client's certificate is seen"
         );
     }
-    assert_eq!(
-        settings.leaf_sha256.unwrap(),
-        sha256_hex(&chain(&first.chain)[0])
-    );
+    assert_eq!(settings.leaf_sha256.unwrap(), sha256_hex(&chain(&first.chain)[0]));
 }
 
 /// A signer that shows somebody else's certificate.
@@ -344,9 +297,7 @@ impl rustls::client::ResolvesClientCert for Thief {
 #[case(&rustls::version::TLS13)]
 #[case(&rustls::version::TLS12)]
 #[tokio::test]
-async fn a_certificate_without_its_key_fails_the_handshake(
-    #[case] version: &'static SupportedProtocolVersion,
-) {
+async fn a_certificate_without_its_key_fails_the_handshake(#[case] version: &'static SupportedProtocolVersion) {
     let authority = Authority::new();
     let own = authority.issue(&["coluc.com"], |_| {});
     let victim = authority.issue(&["vngtp.lab"], |_| {});
@@ -361,21 +312,14 @@ async fn a_certificate_without_its_key_fails_the_handshake(
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Thief(stolen.clone())));
-    let as_server = handshake(
-        Arc::new(server),
-        client(&settings, "coluc.com"),
-        "vngtp.lab",
-    )
-    .await;
+    let as_server = handshake(Arc::new(server), client(&settings, "coluc.com"), "vngtp.lab").await;
     assert!(as_server.unwrap_err().to_string().contains("BadSignature"));
 
     let client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(SignatureOnly(
-            provider.signature_verification_algorithms,
-        )))
+        .with_custom_certificate_verifier(Arc::new(SignatureOnly(provider.signature_verification_algorithms)))
         .with_client_cert_resolver(Arc::new(Thief(stolen)));
     assert!(
         handshake(settings.server.unwrap(), Arc::new(client), "coluc.com")
@@ -390,11 +334,7 @@ async fn the_minimum_version_is_kept() {
     let own = authority.issue(&["coluc.com"], |_| {});
     let strict = settings(
         &format!("{ONE}\nminVersion: VersionTLS13"),
-        &[
-            ("/c", &own.chain),
-            ("/k", &own.key),
-            ("/ca", &authority.0.pem()),
-        ],
+        &[("/c", &own.chain), ("/k", &own.key), ("/ca", &authority.0.pem())],
     )
     .unwrap();
     let old = client_config_of(&strict, &rustls::version::TLS12);
@@ -411,10 +351,7 @@ async fn the_minimum_version_is_kept() {
     );
 }
 
-fn client_config_of(
-    settings: &TlsSettings,
-    version: &'static SupportedProtocolVersion,
-) -> Arc<ClientConfig> {
+fn client_config_of(settings: &TlsSettings, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     let provider = settings.trust.provider.clone();
     let verifier = SignatureOnly(provider.signature_verification_algorithms);
     Arc::new(
@@ -440,10 +377,7 @@ fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
     assert_eq!(judge(&pinned), Verdict::Valid);
     let other = judge(&valid);
     assert!(
-        other
-            .reason()
-            .unwrap()
-            .contains("not one that is pinned for vngtp.lab"),
+        other.reason().unwrap().contains("not one that is pinned for vngtp.lab"),
         "{other:?}"
     );
     assert_eq!(settings.judge_proven(&[], &domain, &pins), Verdict::Missing);
@@ -497,10 +431,7 @@ fn what_its_authority_revoked_proves_nothing(
     let domain = Domain::parse("vngtp.lab").unwrap();
     let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
     if revoked {
-        assert!(
-            verdict.reason().unwrap().contains("was revoked"),
-            "{verdict:?}"
-        );
+        assert!(verdict.reason().unwrap().contains("was revoked"), "{verdict:?}");
     } else {
         assert_eq!(verdict, Verdict::Valid);
     }
@@ -519,16 +450,10 @@ fn the_latest_list_of_an_authority_counts_and_one_of_another_says_nothing() {
         params.serial_number = Some(7_u64.into());
     });
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let (old, new) = (
-        list(&authority, &[], 2023, 2099),
-        list(&authority, &[7], 2024, 2099),
-    );
+    let (old, new) = (list(&authority, &[], 2023, 2099), list(&authority, &[7], 2024, 2099));
     let elsewhere = list(&other, &[7], 2025, 2099);
     // Both in one file, or each in its own, in any order.
-    for files in [
-        vec![format!("{old}{new}")],
-        vec![elsewhere.clone(), new, old],
-    ] {
+    for files in [vec![format!("{old}{new}")], vec![elsewhere.clone(), new, old]] {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         let settings = with_lists(&authority, &files).unwrap();
         let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
@@ -549,10 +474,7 @@ fn the_latest_list_of_an_authority_counts_and_one_of_another_says_nothing() {
     "-----BEGIN X509 CRL-----\n****\n-----END X509 CRL-----\n",
     "holds an unusable revocation list"
 )]
-fn a_revocation_list_that_cannot_be_read_is_named_by_file_and_field(
-    #[case] text: &str,
-    #[case] says: &str,
-) {
+fn a_revocation_list_that_cannot_be_read_is_named_by_file_and_field(#[case] text: &str, #[case] says: &str) {
     let authority = Authority::new();
     let good = list(&authority, &[], 2024, 2099);
     let error = with_lists(&authority, &[&good, text]).unwrap_err();
@@ -571,10 +493,7 @@ fn a_forged_revocation_list_is_not_taken_for_the_authoritys() {
     let domain = Domain::parse("vngtp.lab").unwrap();
     let verdict = settings.judge_proven(&chain(&peer.chain), &domain, &[]);
     assert!(
-        verdict
-            .reason()
-            .unwrap()
-            .contains("is not signed by that authority"),
+        verdict.reason().unwrap().contains("is not signed by that authority"),
         "{verdict:?}"
     );
 }
@@ -598,8 +517,7 @@ async fn the_client_certificate_is_the_special_one_else_the_one_that_covers_the_
     let two = "certificates: [{certificateFile: /c, privateKeyFile: /k}, {certificateFile: /c2, privateKeyFile: /k2}]
 trustAnchors: {system: false, file: /ca}";
     let general = settings(two, &files).unwrap();
-    let with_special =
-        format!("{two}\nclientCertificate: {{certificateFile: /c3, privateKeyFile: /k3}}");
+    let with_special = format!("{two}\nclientCertificate: {{certificateFile: /c3, privateKeyFile: /k3}}");
     let with_special = settings(&with_special, &files).unwrap();
     for (settings, local, shown, proves) in [
         (&general, "coluc.com", &first, true),
@@ -613,9 +531,7 @@ trustAnchors: {system: false, file: /ca}";
         let client = settings.client_for(&domain).unwrap();
         assert_eq!(client.proves(&domain), proves, "{local}");
         let server = settings.server.clone().unwrap();
-        let (seen, _) = handshake(server, client.config.clone(), "coluc.com")
-            .await
-            .unwrap();
+        let (seen, _) = handshake(server, client.config.clone(), "coluc.com").await.unwrap();
         assert_eq!(seen.unwrap(), chain(&shown.chain), "{local}");
     }
     assert_eq!(with_special.certificates.len(), 2);
@@ -627,11 +543,7 @@ fn where_tls_is_not_spoken_no_certificate_is_read() {
     let tls: Tls = serde_yaml::from_str("mode: Disabled\ntrustAnchors: {system: false}").unwrap();
     let settings = TlsSettings::load(&tls, false, &|_, _| panic!("nothing is to be read")).unwrap();
     assert!(settings.server.is_none());
-    assert!(
-        settings
-            .client_for(&Domain::parse("coluc.com").unwrap())
-            .is_none()
-    );
+    assert!(settings.client_for(&Domain::parse("coluc.com").unwrap()).is_none());
 }
 
 #[test]
@@ -639,8 +551,7 @@ fn a_verdict_is_no_longer_than_a_line_whatever_the_certificate_holds() {
     let authority = Authority::new();
     let own = authority.issue(&["coluc.com"], |_| {});
     let huge = authority.issue(&["vngtp.lab"], |params| {
-        let mut extension =
-            rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0x41; 40_000]);
+        let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0x41; 40_000]);
         extension.set_criticality(true);
         params.custom_extensions.push(extension);
         params.extended_key_usages = (0..2000)
@@ -648,10 +559,7 @@ fn a_verdict_is_no_longer_than_a_line_whatever_the_certificate_holds() {
             .collect();
     });
     let domain = Domain::parse("vngtp.lab").unwrap();
-    for certificate in [
-        chain(&huge.chain),
-        vec![CertificateDer::from(vec![0x30; 60_000])],
-    ] {
+    for certificate in [chain(&huge.chain), vec![CertificateDer::from(vec![0x30; 60_000])]] {
         let verdict = with(&authority, &own).judge_proven(&certificate, &domain, &[]);
         let reason = verdict.reason().unwrap();
         assert!(reason.len() < 400, "{} bytes", reason.len());

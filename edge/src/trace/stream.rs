@@ -92,10 +92,7 @@ impl StreamTrace {
             }
             if !self.undecided {
                 let early = std::mem::take(&mut self.early);
-                self.entry
-                    .tracers
-                    .early
-                    .fetch_sub(early.len(), Ordering::Relaxed);
+                self.entry.tracers.early.fetch_sub(early.len(), Ordering::Relaxed);
                 let new = |tracer: &&Arc<Tracer>| !before.iter().any(|b| Arc::ptr_eq(b, tracer));
                 for tracer in self.watching.iter().filter(new) {
                     for line in &early {
@@ -123,10 +120,7 @@ impl StreamTrace {
             tracer.tell(made.get_or_insert_with(|| line(tracer.bodies)).clone());
         }
         let budget = &self.entry.tracers.early;
-        if self.undecided
-            && self.early.len() < EARLY
-            && budget.fetch_add(1, Ordering::Relaxed) < MAX_EARLY
-        {
+        if self.undecided && self.early.len() < EARLY && budget.fetch_add(1, Ordering::Relaxed) < MAX_EARLY {
             self.early.push(line(false));
         } else if self.undecided && self.early.len() < EARLY {
             budget.fetch_sub(1, Ordering::Relaxed);

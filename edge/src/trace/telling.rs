@@ -83,11 +83,7 @@ pub(super) fn frame(frame: &Frame, bodies: bool) -> String {
 fn attribute(out: &mut String, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         let value = value.replace('&', "&amp;").replace('\'', "&apos;");
-        let _ = write!(
-            out,
-            " {name}='{}'",
-            printable(&value.replace('<', "&lt;"), ATTRIBUTE)
-        );
+        let _ = write!(out, " {name}='{}'", printable(&value.replace('<', "&lt;"), ATTRIBUTE));
     }
 }
 
@@ -196,11 +192,7 @@ fn head(element: &Element) -> String {
     out.push('>');
     if let Ok(node) = element.parse() {
         let is_error = node.attr("type") == Some("error");
-        let reason = if is_error {
-            conditions(&node)
-        } else {
-            String::new()
-        };
+        let reason = if is_error { conditions(&node) } else { String::new() };
         if !reason.is_empty() {
             let _ = write!(out, " {reason}");
         }

@@ -37,10 +37,7 @@ fn a_filter_is_a_domain_or_an_address(#[case] text: &str, #[case] expected: Filt
 #[test]
 fn what_is_neither_is_refused_with_both_forms() {
     let error = Filter::parse("no domain").unwrap_err();
-    assert!(
-        error.contains("neither a remote domain nor an address"),
-        "{error}"
-    );
+    assert!(error.contains("neither a remote domain nor an address"), "{error}");
 }
 
 const KEY: &str = "37c69b1cf07a3f67c04a5ef5902fa5114f2c76fe4a2686482ba5b89323075643";
@@ -136,11 +133,7 @@ async fn what_came_before_a_stream_named_its_domain_is_told_afterwards_to_whom_i
         let filter = Filter::parse(text).unwrap();
         registry.tracers.watch(filter, false).unwrap()
     };
-    let (mut its, mut other, mut by_address) = (
-        watch("vngtp.lab"),
-        watch("other.example"),
-        watch("198.51.100.7"),
-    );
+    let (mut its, mut other, mut by_address) = (watch("vngtp.lab"), watch("other.example"), watch("198.51.100.7"));
     let guard = registry.open(Direction::Inbound, peer());
     let mut trace = StreamTrace::new(guard.entry.clone());
     guard.entry.claims(&domain("vngtp.lab"));
@@ -154,10 +147,7 @@ async fn what_came_before_a_stream_named_its_domain_is_told_afterwards_to_whom_i
             texts.push(line.text);
         }
         assert_eq!(texts[0], "connection open");
-        assert!(
-            texts[1].starts_with("<stream:stream from='vngtp.lab'"),
-            "{texts:?}"
-        );
+        assert!(texts[1].starts_with("<stream:stream from='vngtp.lab'"), "{texts:?}");
         assert_eq!(texts[2], "connection closed");
     }
     assert!(other.lines.try_recv().is_err());
@@ -167,9 +157,7 @@ async fn what_came_before_a_stream_named_its_domain_is_told_afterwards_to_whom_i
 #[tokio::test]
 async fn streams_that_never_name_themselves_keep_a_bounded_number_of_lines() {
     let registry = Arc::new(Registry::default());
-    let watching = registry
-        .tracers
-        .watch(Filter::Domain(domain("vngtp.lab")), false);
+    let watching = registry.tracers.watch(Filter::Domain(domain("vngtp.lab")), false);
     let mut traces = Vec::new();
     for _ in 0..2 * MAX_EARLY {
         let guard = registry.open(Direction::Inbound, peer());
@@ -183,10 +171,7 @@ async fn streams_that_never_name_themselves_keep_a_bounded_number_of_lines() {
 #[tokio::test]
 async fn who_reads_too_slowly_is_told_how_many_lines_are_missing() {
     let registry = Arc::new(Registry::default());
-    let mut watching = registry
-        .tracers
-        .watch(Filter::Address(peer().ip()), false)
-        .unwrap();
+    let mut watching = registry.tracers.watch(Filter::Address(peer().ip()), false).unwrap();
     let guard = registry.open(Direction::Inbound, peer());
     let mut trace = StreamTrace::new(guard.entry.clone());
     for n in 0..QUEUE + 99 {
@@ -200,10 +185,7 @@ async fn who_reads_too_slowly_is_told_how_many_lines_are_missing() {
     let dropped = "100 lines dropped; they came faster than they were read";
     assert_eq!(texts.iter().filter(|text| *text == dropped).count(), 1);
     assert_eq!(
-        texts
-            .iter()
-            .filter(|text| text.parse::<usize>().is_ok())
-            .count(),
+        texts.iter().filter(|text| text.parse::<usize>().is_ok()).count(),
         QUEUE - 1
     );
 }

@@ -64,8 +64,7 @@ pub fn certificate(der: &[u8]) -> String {
     };
     let name = |name: &x509_parser::x509::X509Name<'_>| printable(&name.to_string(), NAME);
     let time = |time: x509_parser::time::ASN1Time| {
-        jiff::Timestamp::from_second(time.timestamp())
-            .map_or_else(|_| "?".to_owned(), |time| time.to_string())
+        jiff::Timestamp::from_second(time.timestamp()).map_or_else(|_| "?".to_owned(), |time| time.to_string())
     };
     let mut out = format!(
         "{} issued by {}, valid {} to {}",
@@ -77,11 +76,7 @@ pub fn certificate(der: &[u8]) -> String {
     let names = CertificateNames::from_der(der).map(|names| names.list());
     let names = names.unwrap_or_default();
     if !names.is_empty() {
-        let shown: Vec<_> = names
-            .iter()
-            .take(NAMES)
-            .map(|n| printable(n, NAME))
-            .collect();
+        let shown: Vec<_> = names.iter().take(NAMES).map(|n| printable(n, NAME)).collect();
         let _ = write!(out, ", for {}", shown.join(" "));
         if names.len() > NAMES {
             let _ = write!(out, " and {} more", names.len() - NAMES);

@@ -118,10 +118,7 @@ pub(super) fn text_run(bytes: &[u8]) -> usize {
     for chunk in chunks {
         // Only arithmetic and no early exit: the compiler uses vector instructions.
         let stops = |b: u8| {
-            u8::from(!(0x20..0x80).contains(&b))
-                | u8::from(b == b'<')
-                | u8::from(b == b'&')
-                | u8::from(b == b'>')
+            u8::from(!(0x20..0x80).contains(&b)) | u8::from(b == b'<') | u8::from(b == b'&') | u8::from(b == b'>')
         };
         if chunk.iter().fold(0, |stop, &b| stop | stops(b)) != 0 {
             break;
@@ -159,36 +156,13 @@ pub(super) fn decode(bytes: &[u8]) -> Utf8 {
         [a @ 0x00..=0x7F, ..] => (u32::from(a), 1),
         [a @ 0xC2..=0xDF, b @ 0x80..=0xBF, ..] => (bits(a, 0x1F) << 6 | bits(b, 0x3F), 2),
         [a @ 0xE0, b @ 0xA0..=0xBF, c @ 0x80..=0xBF, ..]
-        | [
-            a @ (0xE1..=0xEC | 0xEE | 0xEF),
-            b @ 0x80..=0xBF,
-            c @ 0x80..=0xBF,
-            ..,
-        ]
+        | [a @ (0xE1..=0xEC | 0xEE | 0xEF), b @ 0x80..=0xBF, c @ 0x80..=0xBF, ..]
         | [a @ 0xED, b @ 0x80..=0x9F, c @ 0x80..=0xBF, ..] => {
             (bits(a, 0x0F) << 12 | bits(b, 0x3F) << 6 | bits(c, 0x3F), 3)
         }
-        [
-            a @ 0xF0,
-            b @ 0x90..=0xBF,
-            c @ 0x80..=0xBF,
-            d @ 0x80..=0xBF,
-            ..,
-        ]
-        | [
-            a @ 0xF1..=0xF3,
-            b @ 0x80..=0xBF,
-            c @ 0x80..=0xBF,
-            d @ 0x80..=0xBF,
-            ..,
-        ]
-        | [
-            a @ 0xF4,
-            b @ 0x80..=0x8F,
-            c @ 0x80..=0xBF,
-            d @ 0x80..=0xBF,
-            ..,
-        ] => (
+        [a @ 0xF0, b @ 0x90..=0xBF, c @ 0x80..=0xBF, d @ 0x80..=0xBF, ..]
+        | [a @ 0xF1..=0xF3, b @ 0x80..=0xBF, c @ 0x80..=0xBF, d @ 0x80..=0xBF, ..]
+        | [a @ 0xF4, b @ 0x80..=0x8F, c @ 0x80..=0xBF, d @ 0x80..=0xBF, ..] => (
             bits(a, 0x07) << 18 | bits(b, 0x3F) << 12 | bits(c, 0x3F) << 6 | bits(d, 0x3F),
             4,
         ),
@@ -293,10 +267,7 @@ pub(super) fn reference(body: &[u8]) -> Reference {
 /// line ends normalised (XML 1.0 §3.3.3).
 pub(super) fn attribute_value(raw: &[u8]) -> Cow<'_, str> {
     let text = std::str::from_utf8(raw).unwrap_or_default();
-    if !raw
-        .iter()
-        .any(|b| matches!(b, b'&' | b'\t' | b'\n' | b'\r'))
-    {
+    if !raw.iter().any(|b| matches!(b, b'&' | b'\t' | b'\n' | b'\r')) {
         return Cow::Borrowed(text);
     }
     let mut value = String::with_capacity(text.len());

@@ -109,10 +109,7 @@ fn attributes(tag: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         rest = value.get(end + 1..)?;
         // ` name = `, and the element's own name before the first one.
         let name = name.trim_ascii_end().strip_suffix(b"=")?.trim_ascii_end();
-        let start = name
-            .iter()
-            .rposition(|b| is_space(*b))
-            .map_or(0, |at| at + 1);
+        let start = name.iter().rposition(|b| is_space(*b)).map_or(0, |at| at + 1);
         Some((name.get(start..)?, value.get(..end)?))
     })
 }
@@ -157,11 +154,7 @@ impl Element {
             });
         }
         let prefixes: Vec<(&str, &str)> = prefixes.iter().map(|(p, n)| (&**p, &**n)).collect();
-        Ok(Arc::new(StreamContext::new(
-            &default,
-            &prefixes,
-            lang.as_deref(),
-        )))
+        Ok(Arc::new(StreamContext::new(&default, &prefixes, lang.as_deref())))
     }
 }
 
@@ -261,9 +254,7 @@ mod tests {
     #[case::prefix_bound_anew(
         "<route xmlns:h='urn:p&amp;&#x20;'><message h:a='1' from='f' to='t' id='i' type='y'/></route>"
     )]
-    #[case::lang(
-        "<route xml:lang='de'><message from='f' to='t' id='i' type='y'><b/></message></route>"
-    )]
+    #[case::lang("<route xml:lang='de'><message from='f' to='t' id='i' type='y'><b/></message></route>")]
     #[case::undeclared(
         "<c:route xmlns:c='jabber:component:accept' xmlns=''><c:message from='f' to='t' id='i' type='y'><d/></c:message></c:route>"
     )]

@@ -262,10 +262,7 @@ pub(super) fn events(
     if depth == 1 && elements == 1 {
         Ok(())
     } else {
-        Err(refused(
-            StreamErrorCondition::NotWellFormed,
-            "not one complete element",
-        ))
+        Err(refused(StreamErrorCondition::NotWellFormed, "not one complete element"))
     }
 }
 
@@ -299,9 +296,7 @@ fn synthetic_root(context: &StreamContext) -> Option<String> {
 
 fn condition(error: rxml::Error) -> StreamErrorCondition {
     match error {
-        rxml::Error::RestrictedXml(_) | rxml::Error::UndeclaredEntity => {
-            StreamErrorCondition::RestrictedXml
-        }
+        rxml::Error::RestrictedXml(_) | rxml::Error::UndeclaredEntity => StreamErrorCondition::RestrictedXml,
         rxml::Error::InvalidUtf8Byte(_) => StreamErrorCondition::UnsupportedEncoding,
         _ => StreamErrorCondition::NotWellFormed,
     }
@@ -318,9 +313,6 @@ impl Node {
             .filter(|child| child.ns == ns::STREAM_ERRORS)
             .find_map(|child| StreamErrorCondition::parse(&child.name))
             .unwrap_or(StreamErrorCondition::UndefinedCondition);
-        Some((
-            condition,
-            self.child(ns::STREAM_ERRORS, "text").map(Node::text),
-        ))
+        Some((condition, self.child(ns::STREAM_ERRORS, "text").map(Node::text)))
     }
 }

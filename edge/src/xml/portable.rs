@@ -103,9 +103,7 @@ pub(super) fn is_old_name(name: &[u8]) -> bool {
     let text = std::str::from_utf8(name).unwrap_or_default();
     text.split(':').all(|part| {
         let mut chars = part.chars();
-        chars
-            .next()
-            .is_none_or(|c| c.is_ascii() || is_old_name_start(c))
+        chars.next().is_none_or(|c| c.is_ascii() || is_old_name_start(c))
             && chars.all(|c| c.is_ascii() || is_old_name_char(c))
     })
 }
@@ -120,10 +118,7 @@ const fn uri() -> [bool; 256] {
         // Nobody separates names with a character beyond ASCII.
         table[byte as usize] = byte >= 128
             || byte.is_ascii_graphic()
-                && !matches!(
-                    byte,
-                    b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
-                );
+                && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
         byte -= 1;
     }
     table

@@ -36,9 +36,7 @@ impl Scanner {
                 self.declaration(buf)
             }
             [b'<', b'/', ..] => malformed("end tag without start tag"),
-            [b'<', 0, ..] | [0 | 0xFE | 0xFF, ..] => {
-                Err((Condition::UnsupportedEncoding, "not UTF-8"))
-            }
+            [b'<', 0, ..] | [0 | 0xFE | 0xFF, ..] => Err((Condition::UnsupportedEncoding, "not UTF-8")),
             [b'<', ..] => Ok(Prolog::Header),
             [0xEF, 0xBB, 0xBF, ..] => malformed("byte order mark before the stream header"),
             _ => malformed("not a stream header"),

@@ -167,11 +167,7 @@ struct Rewriter<'a> {
     lang: Option<&'a str>,
 }
 
-fn write_all(
-    bytes: &[u8],
-    context: &StreamContext,
-    writer: &mut Rewriter<'_>,
-) -> Result<(), XmlError> {
+fn write_all(bytes: &[u8], context: &StreamContext, writer: &mut Rewriter<'_>) -> Result<(), XmlError> {
     let growth = Growth::of(bytes.len());
     events(bytes, context, |event| {
         match event {

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::chars::{
-    MAX_REFERENCE, Reference, Utf8, decode, is_ascii_name_char, is_ascii_name_start, is_name_char,
-    is_space, is_xml_char, letter_run, reference, spaces, starts_name, text_run, value_run,
+    MAX_REFERENCE, Reference, Utf8, decode, is_ascii_name_char, is_ascii_name_start, is_name_char, is_space,
+    is_xml_char, letter_run, reference, spaces, starts_name, text_run, value_run,
 };
 use super::element::{Head, Span};
 use super::error::{StreamErrorCondition as Condition, XmlError};
@@ -168,8 +168,7 @@ impl Scanner {
     pub(super) fn run(&mut self, buf: &[u8]) -> Result<Option<Cut>, XmlError> {
         match self.scan(buf) {
             Ok(cut) => {
-                if let Some(Cut::Skip(n) | Cut::Header(n, _) | Cut::Element(n) | Cut::End(n)) = cut
-                {
+                if let Some(Cut::Skip(n) | Cut::Header(n, _) | Cut::Element(n) | Cut::End(n)) = cut {
                     self.base += n as u64;
                     self.pos = 0;
                 }
@@ -314,8 +313,7 @@ impl Scanner {
                     // The usual attributes at once; the states below do the others, and
                     // those whose end has not arrived.
                     while self.attrs.len() < self.limits.max_attributes
-                        && let Some((attr, end)) =
-                            Attr::simple(buf, pos, self.limits.max_name_bytes)
+                        && let Some((attr, end)) = Attr::simple(buf, pos, self.limits.max_name_bytes)
                     {
                         self.attrs.push(attr);
                         pos = end;
@@ -433,9 +431,7 @@ impl Scanner {
                 State::Ref(quote) => {
                     let body = from(buf, self.ref_mark);
                     let body = body.get(..MAX_REFERENCE + 1).unwrap_or(body);
-                    let end = body
-                        .iter()
-                        .position(|&b| !(b.is_ascii_alphanumeric() || b == b'#'));
+                    let end = body.iter().position(|&b| !(b.is_ascii_alphanumeric() || b == b'#'));
                     match end.and_then(|end| body.get(..end).zip(body.get(end))) {
                         Some((body, b';')) => match reference(body) {
                             Reference::Char(_) => pos = self.ref_mark + body.len() + 1,
@@ -453,11 +449,7 @@ impl Scanner {
                         }
                         None => return self.starved(buf, pos, state),
                     }
-                    state = if quote == 0 {
-                        State::Text
-                    } else {
-                        State::Value(quote)
-                    };
+                    state = if quote == 0 { State::Text } else { State::Value(quote) };
                 }
                 State::EmptyClose => {
                     if byte!() != b'>' {
@@ -533,8 +525,7 @@ impl Scanner {
                     match byte!() {
                         b'<' | b'&' | b'\t' | b'\n' | b'\r' => pos += 1,
                         b'>' => {
-                            let ends =
-                                pos >= self.mark + 2 && from(buf, pos - 2).starts_with(b"]]");
+                            let ends = pos >= self.mark + 2 && from(buf, pos - 2).starts_with(b"]]");
                             pos += 1;
                             if ends {
                                 self.mark = pos;

@@ -308,9 +308,9 @@ impl Scanner {
             if top && bound == Bound::Xml && attr.local(buf) == b"lang" {
                 self.head.flags |= HAS_LANG;
             }
-            let twice = earlier.iter().any(|a| {
-                a.kind == AttrKind::Prefixed && a.ns == attr.ns && a.local(buf) == attr.local(buf)
-            });
+            let twice = earlier
+                .iter()
+                .any(|a| a.kind == AttrKind::Prefixed && a.ns == attr.ns && a.local(buf) == attr.local(buf));
             if twice {
                 return malformed("duplicate attribute by two prefixes");
             }
@@ -335,9 +335,7 @@ impl Scanner {
     /// The number of a namespace that is about to be bound.
     fn ns_id_of(&self, buf: &[u8], name: &[u8]) -> NsId {
         let prefixes = self.context.as_ref().map_or(&[][..], |c| &c.prefixes);
-        let on_header = prefixes
-            .iter()
-            .position(|(_, n)| n.as_str().as_bytes() == name);
+        let on_header = prefixes.iter().position(|(_, n)| n.as_str().as_bytes() == name);
         if let Some(i) = on_header {
             return nth(NS_HEADER, i);
         }
@@ -348,11 +346,7 @@ impl Scanner {
 
     /// Finds what a prefix is bound to.
     fn resolve(&mut self, buf: &[u8], prefix: &[u8]) -> Step<Bound> {
-        if let Some(i) = self
-            .bindings
-            .iter()
-            .rposition(|b| b.prefix.of(buf) == prefix)
-        {
+        if let Some(i) = self.bindings.iter().rposition(|b| b.prefix.of(buf) == prefix) {
             return Ok(Bound::Frame(i));
         }
         if prefix == b"xml" {
@@ -413,10 +407,7 @@ impl Scanner {
             self.head.flags |= PREFIXED;
             self.head.local = Span::new(self.tag_colon + 1, self.tag_name.end());
         }
-        if self.context.is_some()
-            && self.head.local.of(buf) == b"stream"
-            && self.head.ns.as_str() == ns::STREAMS
-        {
+        if self.context.is_some() && self.head.local.of(buf) == b"stream" && self.head.ns.as_str() == ns::STREAMS {
             return Err((Condition::BadFormat, "second stream header"));
         }
         for attr in self.attrs.iter().filter(|a| a.kind == AttrKind::Plain) {
@@ -453,10 +444,7 @@ impl Scanner {
             return over_limit("too many namespaces");
         }
         if self.head.ns.as_str() != ns::STREAMS {
-            return Err((
-                Condition::InvalidNamespace,
-                "the root is not in the streams namespace",
-            ));
+            return Err((Condition::InvalidNamespace, "the root is not in the streams namespace"));
         }
         if self.head.local.of(buf) != b"stream" {
             return Err((Condition::BadFormat, "the root is not a stream"));
@@ -470,9 +458,7 @@ impl Scanner {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let attribute = |name: &[u8]| {
             let mut attrs = self.attrs.iter();
-            attrs
-                .find(|a| a.name.of(buf) == name)
-                .map(|a| text(&a.value(buf)))
+            attrs.find(|a| a.name.of(buf) == name).map(|a| text(&a.value(buf)))
         };
         let prefixes: Vec<(Box<str>, NsName)> = self
             .bindings
@@ -484,14 +470,10 @@ impl Scanner {
             .collect();
         let default_ns = attribute(b"xmlns").unwrap_or_default();
         let lang = attribute(b"xml:lang");
-        if lang
-            .as_ref()
-            .is_some_and(|lang| lang.len() > Limits::HEADER_LANGUAGE)
-        {
+        if lang.as_ref().is_some_and(|lang| lang.len() > Limits::HEADER_LANGUAGE) {
             return over_limit("the language of the stream is longer than 64 bytes");
         }
-        let written =
-            |(prefix, name): &(Box<str>, NsName)| prefix.len() + escaped_len(name.as_str());
+        let written = |(prefix, name): &(Box<str>, NsName)| prefix.len() + escaped_len(name.as_str());
         if prefixes.iter().map(written).sum::<usize>() > Limits::HEADER_NAMES {
             return over_limit("the namespaces of the stream are longer than 2048 bytes");
         }

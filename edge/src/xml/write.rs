@@ -230,13 +230,9 @@ impl HeaderToSend<'_> {
 pub const STREAM_END: &str = "</stream:stream>";
 
 /// `<stream:error>` with its condition and a text in English, without the stream's end.
-pub fn stream_error(
-    condition: StreamErrorCondition,
-    text: Option<&str>,
-) -> Result<String, UnwritableChar> {
+pub fn stream_error(condition: StreamErrorCondition, text: Option<&str>) -> Result<String, UnwritableChar> {
     let mut w = XmlWriter::new();
-    w.start("stream:error")
-        .empty(condition.as_str(), ns::STREAM_ERRORS);
+    w.start("stream:error").empty(condition.as_str(), ns::STREAM_ERRORS);
     if let Some(text) = text {
         w.start("text")
             .attr("xmlns", ns::STREAM_ERRORS)

@@ -14,10 +14,7 @@ async fn the_bounds_are_told_with_their_sum_and_a_configured_one_counts() {
     let derived = Process::start(&peer, &router, "");
     let status = derived.get("/status").await;
     let limit = number(&status, "limitBytes");
-    assert!(
-        limit > 0 && number(&status, "sumBytes") <= limit / 10 * 6,
-        "{status}"
-    );
+    assert!(limit > 0 && number(&status, "sumBytes") <= limit / 10 * 6, "{status}");
     assert!(number(&status, "connections") <= 10_000, "{status}");
 
     let configured = Process::start(&peer, &router, "limits: {maxConnections: 77}");
@@ -30,10 +27,7 @@ const KIB: usize = 1024;
 
 /// The beginning of an element, as long as an unauthenticated peer may send it.
 fn beginning() -> String {
-    format!(
-        "<db:result from='vngtp.lab' to='coluc.com'>{}",
-        "a".repeat(15 * KIB)
-    )
+    format!("<db:result from='vngtp.lab' to='coluc.com'>{}", "a".repeat(15 * KIB))
 }
 
 #[tokio::test]
@@ -63,31 +57,19 @@ async fn what_strangers_begin_leaves_memory_for_partners_and_for_those_who_come(
     // A stanza that comes in parts, each of which is more than a stranger would get.
     let body = "x".repeat(60 * KIB);
     partner
-        .say(&format!(
-            "<message from='b@vngtp.lab' to='a@coluc.com'><body>{body}"
-        ))
+        .say(&format!("<message from='b@vngtp.lab' to='a@coluc.com'><body>{body}"))
         .await;
     tokio::task::yield_now().await;
     partner.say(&format!("{body}</body></message>")).await;
     assert!(link.hear().await.contains(&body));
     // What the first ones hold is theirs until their time is over.
-    assert!(
-        strangers[0]
-            .is_silent(std::time::Duration::from_millis(50))
-            .await
-    );
+    assert!(strangers[0].is_silent(std::time::Duration::from_millis(50)).await);
     drop(strangers);
-    lab.until("all is given back", |lab| {
-        lab.edge.registry.counts().inbound == 1
-    })
-    .await;
+    lab.until("all is given back", |lab| lab.edge.registry.counts().inbound == 1)
+        .await;
     let mut another = Speaker::connect_from([127, 0, 0, 9], lab.s2s).await;
     another.say(&header("vngtp.lab", "coluc.com", "")).await;
     another.hear("</stream:features>").await;
     another.say(&beginning()).await;
-    assert!(
-        another
-            .is_silent(std::time::Duration::from_millis(100))
-            .await
-    );
+    assert!(another.is_silent(std::time::Duration::from_millis(100)).await);
 }

@@ -41,8 +41,7 @@ async fn hear_slowly(stream: &mut Speaker, count: usize, per_second: f64) -> Dur
     for n in 0..count {
         let heard = stream.hear("</message>").await;
         assert!(heard.contains(&format!("id='b{n:06}'")), "{n}: {heard}");
-        let due =
-            start + Duration::from_secs_f64(f64::from(u32::try_from(n).unwrap()) / per_second);
+        let due = start + Duration::from_secs_f64(f64::from(u32::try_from(n).unwrap()) / per_second);
         if due > Instant::now() + Duration::from_millis(5) {
             tokio::time::sleep_until(due).await;
         }
@@ -81,10 +80,7 @@ async fn a_hundred_thousand_stanzas_in_one_write_arrive_at_a_partner_that_reads_
     assert!(waiting > COUNT * SIZE / 2, "{waiting}");
     assert!(grown <= waiting / 2 * 3, "{grown} for {waiting}");
     let took = hear_slowly(&mut stream, COUNT, per_second).await;
-    assert!(
-        took > Duration::from_secs_f64(98_000.0 / per_second),
-        "{took:?}"
-    );
+    assert!(took > Duration::from_secs_f64(98_000.0 / per_second), "{took:?}");
     assert_eq!(metric(&edge, "xmpp_edge_outbound_queue_bytes ").await, 0);
     let bounce = timeout(Duration::from_millis(100), link.hear()).await;
     assert!(bounce.is_err(), "{bounce:?}");
@@ -110,10 +106,7 @@ async fn a_partner_that_reads_nothing_is_told_of_in_time_and_disturbs_nobody() {
     link.say(&all);
     let waits = |lab: &Lab| {
         let streams = lab.edge.streams(Some(&"vngtp.lab".parse().unwrap()));
-        streams
-            .iter()
-            .map(|stream| stream.waiting.bytes_waiting)
-            .sum::<usize>()
+        streams.iter().map(|stream| stream.waiting.bytes_waiting).sum::<usize>()
     };
     lab.until("much waits", |lab| waits(lab) > 10_000_000).await;
     for _ in 0..20 {
@@ -121,17 +114,12 @@ async fn a_partner_that_reads_nothing_is_told_of_in_time_and_disturbs_nobody() {
         for other in bystander.exchange(&mut link).await {
             assert!(other.contains("<remote-server-timeout "), "{other}");
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
     // Two seconds without a byte: what waits is told of, the link takes all answers.
     lab.until("nothing waits", |lab| waits(lab) == 0).await;
     let told = "xmpp_edge_stanzas_bounced_total{cause=\"unreachable\"}";
-    lab.until("all are told", |lab| lab.metric(told) > 40_000)
-        .await;
+    lab.until("all are told", |lab| lab.metric(told) > 40_000).await;
     bystander.exchange(&mut link).await;
     drop(deaf);
 }
@@ -181,10 +169,7 @@ async fn a_partner_that_closes_its_side_and_reads_on_gets_everything_once() {
         if heard.contains("id='b000010'") || !heard.contains("<message") {
             continue;
         }
-        assert!(
-            heard.contains(&format!("id='b{next:06}'")),
-            "{next}: {heard}"
-        );
+        assert!(heard.contains(&format!("id='b{next:06}'")), "{next}: {heard}");
         next += 1;
     }
     drop(stream);

@@ -15,8 +15,7 @@ const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
-const MESSAGE: &str =
-    "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
+const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
 
 fn pki() -> &'static Pki {
     static PKI: OnceLock<Pki> = OnceLock::new();
@@ -71,10 +70,7 @@ async fn begin(lab: &Lab, to: &str) -> Speaker {
 /// Opens a stream that shows this; gives the features behind TLS.
 async fn open(lab: &Lab, shows: &Identity) -> Option<(Speaker, String)> {
     let mut speaker = begin(lab, "coluc.com").await;
-    speaker
-        .tls_client(client(Some(shows)), "coluc.com")
-        .await
-        .ok()?;
+    speaker.tls_client(client(Some(shows)), "coluc.com").await.ok()?;
     speaker
         .try_say(header("vngtp.lab", "coluc.com", "").as_bytes())
         .await
@@ -99,27 +95,15 @@ async fn other_names_count_for_nothing_beside_a_dns_name() {
         ("vngtp.lab", vec![], true),
         ("vngtp.lab", vec![other(5, "vngtp.lab")], true),
         ("corp.example", vec![other(5, "vngtp.lab")], false),
-        (
-            "corp.example",
-            vec![other(7, "_xmpp-server.vngtp.lab")],
-            false,
-        ),
+        ("corp.example", vec![other(7, "_xmpp-server.vngtp.lab")], false),
     ] {
         let identity = pki().issue(&[named], |params| {
             params.subject_alt_names.extend(others.clone());
         });
         let (_speaker, features) = open(&world.lab, &identity).await.unwrap();
         let verdict = verdict(&world.lab);
-        assert_eq!(
-            features.contains(EXTERNAL),
-            counts,
-            "{named} {others:?}: {verdict}"
-        );
-        assert_eq!(
-            verdict.contains("SRVName or xmppAddr"),
-            !counts,
-            "{verdict}"
-        );
+        assert_eq!(features.contains(EXTERNAL), counts, "{named} {others:?}: {verdict}");
+        assert_eq!(verdict.contains("SRVName or xmppAddr"), !counts, "{verdict}");
     }
 }
 
@@ -140,9 +124,9 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
     speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
     assert_eq!(speaker.condition().await, "policy-violation");
     assert_eq!(
-        world.lab.metric(
-            "xmpp_edge_authenticated_streams{direction=\"inbound\",mechanism=\"external\"}"
-        ),
+        world
+            .lab
+            .metric("xmpp_edge_authenticated_streams{direction=\"inbound\",mechanism=\"external\"}"),
         0
     );
 }
@@ -170,10 +154,7 @@ async fn after_a_failed_handshake_a_later_attempt_says_nothing_in_clear() {
     let said = second.hear_end().await;
     assert!(!said.contains("db:result"), "{said}");
     let failures = format!("{:?}", world.lab.edge.registry.failures(None));
-    assert!(
-        failures.contains("the edge sends nothing to it in clear"),
-        "{failures}"
-    );
+    assert!(failures.contains("the edge sends nothing to it in clear"), "{failures}");
 }
 
 #[tokio::test]
@@ -195,9 +176,7 @@ async fn a_chain_is_taken_up_to_16_kb() {
         world.link.say(MESSAGE);
         let mut speaker = world.peer.accept_tcp().await;
         speaker.hear("version='1.0'>").await;
-        speaker
-            .say(&header("vngtp.lab", "coluc.com", "clear"))
-            .await;
+        speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
         speaker
             .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
             .await;
@@ -223,10 +202,7 @@ const RSA_ONLY: [SignatureScheme; 3] = [
     SignatureScheme::RSA_PKCS1_SHA256,
 ];
 
-fn watching(
-    schemes: &[SignatureScheme],
-    version: &'static SupportedProtocolVersion,
-) -> (Arc<Watching>, ClientConfig) {
+fn watching(schemes: &[SignatureScheme], version: &'static SupportedProtocolVersion) -> (Arc<Watching>, ClientConfig) {
     let watching = Arc::new(Watching {
         schemes: schemes.to_vec(),
         leaf: Mutex::new(None),
@@ -270,28 +246,19 @@ async fn of_several_certificates_for_a_domain_the_peer_gets_one_that_it_can_veri
         };
         let first = if order[0] == "/ec" { &elliptic } else { &rsa };
         let all = [&ECDSA_ONLY[..], &RSA_ONLY[..]].concat();
-        for (schemes, expected) in [
-            (&ECDSA_ONLY[..], &elliptic),
-            (&RSA_ONLY[..], &rsa),
-            (&all, first),
-        ] {
+        for (schemes, expected) in [(&ECDSA_ONLY[..], &elliptic), (&RSA_ONLY[..], &rsa), (&all, first)] {
             for version in [&TLS12, &TLS13] {
                 let case = format!("{order:?} {schemes:?} {version:?}");
                 let world = world(two, &files).await;
                 let (watching, config) = watching(schemes, version);
                 let mut speaker = begin(&world.lab, "coluc.com").await;
-                speaker
-                    .tls_client(Arc::new(config), "coluc.com")
-                    .await
-                    .unwrap();
+                speaker.tls_client(Arc::new(config), "coluc.com").await.unwrap();
                 assert_eq!(seen(&watching).as_ref(), expected.chain.first(), "{case}");
                 // Where the edge connects.
                 world.link.say(MESSAGE);
                 let mut speaker = world.peer.accept_tcp().await;
                 speaker.hear("version='1.0'>").await;
-                speaker
-                    .say(&header("vngtp.lab", "coluc.com", "clear"))
-                    .await;
+                speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
                 speaker
                     .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
                     .await;
@@ -335,11 +302,7 @@ async fn without_sni_the_header_says_whose_certificate_is_shown() {
             let mut speaker = begin(&world.lab, to).await;
             let name = sni.unwrap_or("nobody.example");
             speaker.tls_client(Arc::new(config), name).await.unwrap();
-            assert_eq!(
-                seen(&watching).as_ref(),
-                expected.chain.first(),
-                "{to} {sni:?}"
-            );
+            assert_eq!(seen(&watching).as_ref(), expected.chain.first(), "{to} {sni:?}");
         }
     }
 }

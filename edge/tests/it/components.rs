@@ -53,8 +53,7 @@ impl Server {
             Kind::Ejabberd => two.local_addr().unwrap().port(),
         };
         drop((one, two));
-        let dir =
-            std::env::temp_dir().join(format!("edge-components-{}-{port}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("edge-components-{}-{port}", std::process::id()));
         std::fs::create_dir_all(dir.join("data")).unwrap();
         let at = |name: &str| dir.join(name).display().to_string();
         let mut command = match kind {
@@ -128,11 +127,7 @@ impl Server {
 
     /// A component of its own, up.
     async fn component(&self, name: &str) -> Speaker {
-        let port = if name == COMPONENT {
-            self.port
-        } else {
-            self.other_port
-        };
+        let port = if name == COMPONENT { self.port } else { self.other_port };
         let mut speaker = Speaker::connect(([127, 0, 0, 1], port).into()).await;
         speaker
             .say(&format!(
@@ -143,10 +138,7 @@ impl Server {
         let header = speaker.hear("<stream:stream").await + &speaker.hear(">").await;
         let id = header.split(" id=").nth(1).unwrap();
         let id = id[1..].split(['\'', '"']).next().unwrap();
-        let key = digest(
-            &SHA1_FOR_LEGACY_USE_ONLY,
-            format!("{id}{SECRET}").as_bytes(),
-        );
+        let key = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{id}{SECRET}").as_bytes());
         let key = key.as_ref().iter().fold(String::new(), |mut key, byte| {
             write!(key, "{byte:02x}").unwrap();
             key
@@ -165,9 +157,7 @@ impl Server {
         let lab = Lab::start(live(config));
         lab.until("the link is up", |lab| {
             let links = lab.edge.registry.links();
-            links
-                .first()
-                .is_some_and(|link| link.state == LinkState::Up)
+            links.first().is_some_and(|link| link.state == LinkState::Up)
         })
         .await;
         (lab, peer)
@@ -185,9 +175,7 @@ async fn arrives(alice: &mut Speaker, id: &str) {
 #[case(Kind::Ejabberd)]
 #[tokio::test]
 #[ignore = "needs Prosody and ejabberd: make test runs it"]
-async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
-    #[case] kind: Kind,
-) {
+async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(#[case] kind: Kind) {
     let server = Server::start(kind).await;
     // What such a stanza does to a link.
     for name in ["\u{132}", "\u{2070}", "\u{10000}"] {
@@ -204,8 +192,7 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let since = lab.edge.registry.links()[0].since.clone();
     let mut back = None;
-    let namespace =
-        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'><a xmlns='u:&#10;a'/></message>";
+    let namespace = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'><a xmlns='u:&#10;a'/></message>";
     let odd = NAMES
         .into_iter()
         .map(|name| stanzas("bob@vngtp.lab", "alice@coluc.com", name))
@@ -234,10 +221,7 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
     .await;
     arrives(&mut alice, "fine").await;
     assert_eq!(lab.edge.registry.links()[0].since, since, "another link");
-    assert_eq!(
-        lab.metric("xmpp_edge_link_failures_total{state=\"failed\"}"),
-        0
-    );
+    assert_eq!(lab.metric("xmpp_edge_link_failures_total{state=\"failed\"}"), 0);
 }
 
 #[rstest]
@@ -245,17 +229,13 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
 #[case(Kind::Ejabberd)]
 #[tokio::test]
 #[ignore = "needs Prosody and ejabberd: make test runs it"]
-async fn a_real_component_port_that_ends_the_link_twice_over_one_sender_loses_nobody_elses_stanza(
-    #[case] kind: Kind,
-) {
+async fn a_real_component_port_that_ends_the_link_twice_over_one_sender_loses_nobody_elses_stanza(#[case] kind: Kind) {
     let server = Server::start(kind).await;
     let mut alice = server.component("coluc.com").await;
     let (lab, peer) = server.edge().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let message = |from: &str, id: &str, body: &str| {
-        format!(
-            "<message from='{from}@vngtp.lab' to='alice@coluc.com' id='{id}'><body>{body}</body></message>"
-        )
+        format!("<message from='{from}@vngtp.lab' to='alice@coluc.com' id='{id}'><body>{body}</body></message>")
     };
     let large = "x".repeat(2 * MOST);
     bob.say(&message("mallory", "m1", &large)).await;

@@ -72,11 +72,7 @@ async fn each_partner_gets_a_form_that_it_takes_and_it_is_remembered(
 ) {
     let offers: &'static str = Box::leak(both().into_boxed_str());
     let rules = Rules {
-        offers: if dialback {
-            (offers, DIALBACK)
-        } else {
-            ONLY_EXTERNAL
-        },
+        offers: if dialback { (offers, DIALBACK) } else { ONLY_EXTERNAL },
         auth,
         ..Rules::DIALBACK
     };
@@ -86,17 +82,11 @@ async fn each_partner_gets_a_form_that_it_takes_and_it_is_remembered(
     assert_eq!(identities(&partner.seen), first);
     // A second stream: an orderly end of the first one.
     let streams = lab.edge.registry.streams(None);
-    let stream = streams
-        .iter()
-        .find(|stream| !stream.detail.pairs.is_empty());
+    let stream = streams.iter().find(|stream| !stream.detail.pairs.is_empty());
     assert!(lab.edge.registry.close(stream.unwrap().id));
-    partner
-        .until("the end", |event| matches!(event, Event::End(_)))
+    partner.until("the end", |event| matches!(event, Event::End(_))).await;
+    lab.until("no stream is left", |lab| lab.edge.registry.counts().outbound == 0)
         .await;
-    lab.until("no stream is left", |lab| {
-        lab.edge.registry.counts().outbound == 0
-    })
-    .await;
     let before = partner.seen.len();
     link.say(&message("coluc.com", "m2"));
     partner.message("m2").await;

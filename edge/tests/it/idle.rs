@@ -67,9 +67,7 @@ async fn what_is_announced_is_the_time_that_holds() {
     let (lab, _peer, router) = lab().await;
     let _link = router.accept().await;
     let mut stream = Speaker::connect(lab.s2s).await;
-    stream
-        .say(&crate::support::header("vngtp.lab", "coluc.com", ""))
-        .await;
+    stream.say(&crate::support::header("vngtp.lab", "coluc.com", "")).await;
     let features = stream.hear("</stream:features>").await;
     let told = "<idle-seconds>2</idle-seconds>";
     assert!(features.contains(told), "{features}");

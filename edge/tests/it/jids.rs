@@ -31,19 +31,10 @@ fn bad() -> Vec<(&'static str, String)> {
         .map(|(name, address)| (name, address.to_owned()))
         .collect();
     all.push(("long local part", format!("{}@{domain}", "l".repeat(1024))));
-    all.push((
-        "longer local part",
-        format!("{}@{domain}", "l".repeat(2000)),
-    ));
+    all.push(("longer local part", format!("{}@{domain}", "l".repeat(2000))));
     all.push(("long resource", format!("x@{domain}/{}", "r".repeat(1024))));
-    all.push((
-        "longer resource",
-        format!("x@{domain}/{}", "r".repeat(20_000)),
-    ));
-    all.push((
-        "long by bytes",
-        format!("x@{domain}/{}", "\u{fc}".repeat(512)),
-    ));
+    all.push(("longer resource", format!("x@{domain}/{}", "r".repeat(20_000))));
+    all.push(("long by bytes", format!("x@{domain}/{}", "\u{fc}".repeat(512))));
     all
 }
 
@@ -81,11 +72,7 @@ async fn a_stanza_to_an_address_that_is_none_is_answered_and_the_stream_lives() 
         .await;
         // Only the one behind it arrives,
         let heard = link.hear().await;
-        assert_eq!(
-            attribute(&heard, "message", "id"),
-            "good",
-            "{name}: {heard}"
-        );
+        assert_eq!(attribute(&heard, "message", "id"), "good", "{name}: {heard}");
         // and the sender is told, from an address that servers take.
         if answers.is_none() {
             answers = Some(peer.accept_authenticated("coluc.com").await);
@@ -124,11 +111,7 @@ async fn a_stanza_from_an_address_that_is_none_is_dropped_counted_and_named() {
         ))
         .await;
         let heard = link.hear().await;
-        assert_eq!(
-            attribute(&heard, "message", "id"),
-            "good",
-            "{name}: {heard}"
-        );
+        assert_eq!(attribute(&heard, "message", "id"), "good", "{name}: {heard}");
     }
     assert!(bystander.exchange(&mut link).await.is_empty());
     let counted = 2 * bad().len() as u64;
@@ -188,18 +171,10 @@ async fn a_routers_stanza_to_or_from_an_address_that_is_none_does_not_leave() {
         let error = link.hear().await;
         assert!(error.contains("<jid-malformed "), "{name}: {error}");
         assert_eq!(attribute(&error, "message", "id"), "to", "{name}");
-        assert_eq!(
-            attribute(&error, "message", "to"),
-            "alice@coluc.com/x",
-            "{name}"
-        );
+        assert_eq!(attribute(&error, "message", "to"), "alice@coluc.com/x", "{name}");
         assert_eq!(attribute(&error, "message", "from"), "vngtp.lab", "{name}");
         let heard = stream.hear("/>").await;
-        assert_eq!(
-            attribute(&heard, "message", "id"),
-            "good",
-            "{name}: {heard}"
-        );
+        assert_eq!(attribute(&heard, "message", "id"), "good", "{name}: {heard}");
     }
     let counted = bad().len() as u64;
     assert_eq!(

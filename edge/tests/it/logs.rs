@@ -137,8 +137,11 @@ async fn lines_about_connections_are_bounded_and_a_partners_are_written() {
     fail([127, 0, 0, 1], "<nonsense>").await;
     let named = header("vngtp.lab", "coluc.com", "") + "<nonsense/>";
     fail([127, 9, 9, 9], &named).await;
-    here.until("xmpp_edge_stream_errors_total{direction=\"inbound\",sender=\"edge\",condition=\"unsupported-stanza-type\"}", 1)
-        .await;
+    here.until(
+        "xmpp_edge_stream_errors_total{direction=\"inbound\",sender=\"edge\",condition=\"unsupported-stanza-type\"}",
+        1,
+    )
+    .await;
     for address in ["127.0.0.1", "127.9.9.9"] {
         here.written(&format!("\"peer\":\"{address}:"), 1).await;
     }
@@ -165,12 +168,10 @@ async fn lines_about_names_that_a_peer_or_a_routers_user_makes_up_are_bounded() 
     for n in 0..NAMES {
         streams[n / 50].hear("</db:result>").await;
     }
-    here.assert_bounded("the authoritative server cannot be asked")
-        .await;
+    here.assert_bounded("the authoritative server cannot be asked").await;
     here.assert_bounded("db:result received").await;
     here.assert_bounded("state of the pair changed").await;
-    here.assert_bounded("the remote domain could not be resolved")
-        .await;
+    here.assert_bounded("the remote domain could not be resolved").await;
     // A hosted user who writes to ever new names.
     for n in 0..NAMES {
         here.link.say(&format!(
@@ -179,8 +180,7 @@ async fn lines_about_names_that_a_peer_or_a_routers_user_makes_up_are_bounded() 
     }
     let failed = "xmpp_edge_resolution_seconds_count{method=\"none\",outcome=\"temporary\"}";
     here.until(failed, 2 * NAMES as u64).await;
-    here.written("the remote domain could not be resolved", 61)
-        .await;
+    here.written("the remote domain could not be resolved", 61).await;
     let lines = here.count("the remote domain could not be resolved");
     assert!((61..=120).contains(&lines), "{lines} lines");
     here.assert_bounded("no stream to the remote domain").await;
@@ -192,6 +192,5 @@ async fn lines_about_names_that_a_peer_or_a_routers_user_makes_up_are_bounded() 
     }
     let answered = "xmpp_edge_stanzas_bounced_total{cause=\"foreign-sender\"}";
     here.until(answered, NAMES as u64).await;
-    here.assert_bounded("which is not among the hosted domains")
-        .await;
+    here.assert_bounded("which is not among the hosted domains").await;
 }

@@ -10,8 +10,7 @@ use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
 use crate::support::{Lab, Peer, Router, config, live};
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 /// Both services of every domain have records of as many priorities.
 struct Zone {
@@ -79,11 +78,7 @@ async fn hosts_of_one_domain_are_looked_up_sixteen_times_at_most(
     assert!(2 * hosts <= 16, "{hosts} hosts: {asked:?}");
     if let Err(error) = resolved {
         let text = error.to_string();
-        assert_eq!(
-            text.matches("at most 8 for each domain").count(),
-            1,
-            "{text}"
-        );
+        assert_eq!(text.matches("at most 8 for each domain").count(), 1, "{text}");
         assert!(text.contains("no address"), "{text}");
     }
 }

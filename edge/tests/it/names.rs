@@ -77,10 +77,7 @@ async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_
     assert_eq!(bystander.exchange(&mut link).await, Vec::<String>::new());
     let bounced = "xmpp_edge_stanzas_bounced_total{cause=\"unportable\"}";
     assert_eq!(lab.metric(bounced), count);
-    assert_eq!(
-        lab.metric("xmpp_edge_peers_refused_total{check=\"xml\"}"),
-        count
-    );
+    assert_eq!(lab.metric("xmpp_edge_peers_refused_total{check=\"xml\"}"), count);
     let failures = lab.edge.registry.failures(None);
     let reasons = failures.iter().flat_map(|domain| &domain.attempts);
     assert!(
@@ -96,18 +93,15 @@ async fn a_prefix_bound_on_the_stream_header_is_refused_where_it_is_used() {
     let odd = |text: &str| text.replace(" from=", " xmlns:\u{132}='u:i' from=");
     bob.say(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
     bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
     let features = bob.hear("</stream:features>").await;
     let id = attribute(&features, "stream:stream", "id");
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    let message = |inside: &str| {
-        format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'>{inside}</message>")
-    };
+    let message =
+        |inside: &str| format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'>{inside}</message>");
     bob.say(&message("<a/>")).await;
     assert!(!link.hear().await.contains('\u{132}'));
     bob.say(&message("<\u{132}:a/>")).await;
@@ -121,9 +115,8 @@ async fn a_prefix_bound_on_the_stream_header_is_refused_where_it_is_used() {
 async fn a_namespace_that_a_parser_may_separate_names_with_is_answered_too() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let message = |inside: &str| {
-        format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'>{inside}</message>")
-    };
+    let message =
+        |inside: &str| format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'>{inside}</message>");
     let mut back = None;
     for inside in [
         "<a xmlns='u:&#10;a'/>",
@@ -143,15 +136,9 @@ async fn a_namespace_that_a_parser_may_separate_names_with_is_answered_too() {
 }
 
 #[rstest]
-#[case::error(
-    "<message from='bob@vngtp.lab' to='alice@coluc.com' type='error'><\u{132}/></message>"
-)]
-#[case::result(
-    "<iq from='bob@vngtp.lab' to='alice@coluc.com' type='result' id='1'><\u{132}/></iq>"
-)]
-#[case::iq_error(
-    "<iq from='bob@vngtp.lab' to='alice@coluc.com' type='error' id='1'><\u{132}/></iq>"
-)]
+#[case::error("<message from='bob@vngtp.lab' to='alice@coluc.com' type='error'><\u{132}/></message>")]
+#[case::result("<iq from='bob@vngtp.lab' to='alice@coluc.com' type='result' id='1'><\u{132}/></iq>")]
+#[case::iq_error("<iq from='bob@vngtp.lab' to='alice@coluc.com' type='error' id='1'><\u{132}/></iq>")]
 #[tokio::test]
 async fn an_error_or_result_with_such_a_name_is_dropped_counted_and_named(#[case] stanza: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
@@ -172,9 +159,7 @@ async fn an_error_or_result_with_such_a_name_is_dropped_counted_and_named(#[case
 #[case::component(LinkProfile::Component)]
 #[case::xcp(LinkProfile::Xcp)]
 #[tokio::test]
-async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_stream_live(
-    #[case] profile: LinkProfile,
-) {
+async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_stream_live(#[case] profile: LinkProfile) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.routers[0].profile = profile;
@@ -212,10 +197,7 @@ async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_str
         "<message from='alice@coluc.com' to='bob@vngtp.lab' type='error'><\u{132}/></message>",
         "",
     );
-    say(
-        "<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>",
-        "",
-    );
+    say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>", "");
     for _ in 0..count {
         is_refused(&link.hear().await, "alice@coluc.com/r");
     }
@@ -226,10 +208,7 @@ async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_str
     assert_eq!(lab.metric(bounced), count);
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"unportable\"}";
     assert_eq!(lab.metric(dropped), 1);
-    assert_eq!(
-        lab.edge.registry.links()[0].component_id.as_str(),
-        COMPONENT
-    );
+    assert_eq!(lab.edge.registry.links()[0].component_id.as_str(), COMPONENT);
 }
 
 #[rstest]
@@ -239,9 +218,7 @@ async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_str
 )]
 #[case::inside("<db:result from='other.example' to='coluc.com'>key<\u{10000}/></db:result>")]
 #[tokio::test]
-async fn a_dialback_element_with_such_a_name_is_answered_and_the_stream_lives(
-    #[case] element: &str,
-) {
+async fn a_dialback_element_with_such_a_name_is_answered_and_the_stream_lives(#[case] element: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     bob.say(element).await;
@@ -259,8 +236,7 @@ async fn other_names_of_a_stream_header_end_the_stream() {
     for odd in [" \u{132}='1'", " xmlns:p='u:&#10;'"] {
         let mut bob = crate::support::Speaker::connect(lab.s2s).await;
         let text = header("vngtp.lab", "coluc.com", "");
-        bob.say(&text.replace(" from=", &format!("{odd} from=")))
-            .await;
+        bob.say(&text.replace(" from=", &format!("{odd} from="))).await;
         assert_eq!(bob.condition().await, "bad-format");
     }
 }

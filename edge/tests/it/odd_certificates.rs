@@ -23,11 +23,7 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 /// What is unusual, whether a library verifies signatures of its key, and what is said of it.
 const KINDS: [(Odd, bool, &str); 8] = [
-    (
-        Odd::Version1,
-        true,
-        "no X.509 v3 certificate; it can only be pinned",
-    ),
+    (Odd::Version1, true, "no X.509 v3 certificate; it can only be pinned"),
     (
         Odd::CriticalExtension,
         true,
@@ -44,21 +40,9 @@ const KINDS: [(Odd, bool, &str); 8] = [
         false,
         "it has an RSA key of 16384 bits; signatures of this key cannot be verified here",
     ),
-    (
-        Odd::P192,
-        false,
-        "it has a key of an unusual elliptic curve",
-    ),
-    (
-        Odd::ExplicitCurve,
-        false,
-        "it has a key of an unusual elliptic curve",
-    ),
-    (
-        Odd::Garbage,
-        false,
-        "it has a key that is not where X.509 has it",
-    ),
+    (Odd::P192, false, "it has a key of an unusual elliptic curve"),
+    (Odd::ExplicitCurve, false, "it has a key of an unusual elliptic curve"),
+    (Odd::Garbage, false, "it has a key that is not where X.509 has it"),
 ];
 
 fn pki() -> &'static Pki {
@@ -71,9 +55,7 @@ fn identities() -> &'static [OddIdentity] {
     static MADE: OnceLock<Vec<OddIdentity>> = OnceLock::new();
     MADE.get_or_init(|| {
         let kinds = KINDS.iter();
-        kinds
-            .map(|(odd, ..)| OddIdentity::new(*odd, None))
-            .collect()
+        kinds.map(|(odd, ..)| OddIdentity::new(*odd, None)).collect()
     })
 }
 
@@ -82,10 +64,7 @@ fn pinned(config: &mut EdgeConfig) {
         domain: "vngtp.lab".parse().unwrap(),
         tls_mode: None,
         require_certificate: None,
-        pinned_sha256: identities()
-            .iter()
-            .map(|one| sha256_hex(&one.0.cert[0]))
-            .collect(),
+        pinned_sha256: identities().iter().map(|one| sha256_hex(&one.0.cert[0])).collect(),
         max_stanza_bytes: None,
         messages_per_second: None,
         bytes_per_second: None,
@@ -134,11 +113,7 @@ async fn lab_by(way: Way, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, R
 }
 
 /// Opens a stream to the edge that shows this; gives the features behind TLS.
-async fn open(
-    lab: &Lab,
-    shows: Arc<ClientConfig>,
-    direct: bool,
-) -> std::io::Result<(Speaker, String)> {
+async fn open(lab: &Lab, shows: Arc<ClientConfig>, direct: bool) -> std::io::Result<(Speaker, String)> {
     let mut speaker = Speaker::connect(if direct { lab.direct_tls } else { lab.s2s }).await;
     if !direct {
         speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
@@ -147,9 +122,7 @@ async fn open(
         speaker.hear(PROCEED).await;
     }
     speaker.tls_client(shows, "coluc.com").await?;
-    speaker
-        .try_say(header("vngtp.lab", "coluc.com", "").as_bytes())
-        .await?;
+    speaker.try_say(header("vngtp.lab", "coluc.com", "").as_bytes()).await?;
     match speaker.hear_any(&["</stream:features>"]).await {
         Some(features) => Ok((speaker, features)),
         None => Err(std::io::ErrorKind::UnexpectedEof.into()),
@@ -160,19 +133,10 @@ async fn open(
 fn verdict(lab: &Lab, direction: &str) -> String {
     let streams = lab.edge.registry.streams(None);
     let mut verdicts = streams.iter().filter(|s| s.direction == direction);
-    verdicts
-        .next_back()
-        .unwrap()
-        .detail
-        .certificate
-        .clone()
-        .unwrap()
+    verdicts.next_back().unwrap().detail.certificate.clone().unwrap()
 }
 
-fn showing(
-    key: &Arc<CertifiedKey>,
-    version: &'static SupportedProtocolVersion,
-) -> Arc<ClientConfig> {
+fn showing(key: &Arc<CertifiedKey>, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     client_showing(Some(key.clone()), &[version])
 }
 
@@ -188,8 +152,7 @@ async fn a_peer_that_connects_with_one_is_authenticated_by_dialback() {
         for version in VERSIONS {
             for direct in [false, true] {
                 let opened = open(&lab, showing(&identity.0, version), direct).await;
-                let (mut speaker, features) =
-                    opened.unwrap_or_else(|e| panic!("{odd:?} {version:?}: {e}"));
+                let (mut speaker, features) = opened.unwrap_or_else(|e| panic!("{odd:?} {version:?}: {e}"));
                 assert!(!features.contains(EXTERNAL), "{odd:?}: {features}");
                 let found = verdict(&lab, "inbound");
                 assert!(found.contains(says), "{odd:?}: {found}");
@@ -205,14 +168,8 @@ async fn a_peer_that_connects_with_one_is_authenticated_by_dialback() {
         }
     }
     let kinds = |proven| KINDS.iter().filter(|(_, one, _)| *one == proven).count();
-    assert_eq!(
-        usize::try_from(counted(&lab, "invalid")),
-        Ok(4 * kinds(true))
-    );
-    assert_eq!(
-        usize::try_from(counted(&lab, "unproven")),
-        Ok(4 * kinds(false))
-    );
+    assert_eq!(usize::try_from(counted(&lab, "invalid")), Ok(4 * kinds(true)));
+    assert_eq!(usize::try_from(counted(&lab, "unproven")), Ok(4 * kinds(false)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,14 +178,8 @@ async fn a_pin_counts_where_the_key_was_proven_and_for_its_owner_only() {
     let failures = "xmpp_edge_tls_failures_total{direction=\"inbound\"}";
     for ((odd, proven, says), identity) in KINDS.iter().zip(identities()) {
         for version in VERSIONS {
-            let (mut speaker, features) = open(&lab, showing(&identity.0, version), false)
-                .await
-                .unwrap();
-            assert_eq!(
-                features.contains(EXTERNAL),
-                *proven,
-                "{odd:?} {version:?}: {features}"
-            );
+            let (mut speaker, features) = open(&lab, showing(&identity.0, version), false).await.unwrap();
+            assert_eq!(features.contains(EXTERNAL), *proven, "{odd:?} {version:?}: {features}");
             if *proven {
                 assert_eq!(verdict(&lab, "inbound"), "valid", "{odd:?}");
             } else {
@@ -247,10 +198,8 @@ async fn a_pin_counts_where_the_key_was_proven_and_for_its_owner_only() {
             let stolen = open(&lab, showing(&identity.stolen().0, version), false).await;
             if *proven {
                 assert!(stolen.is_err(), "{odd:?} {version:?}: without the key");
-                lab.until("the handshake failed", |lab| {
-                    lab.metric(failures) == failed + 1
-                })
-                .await;
+                lab.until("the handshake failed", |lab| lab.metric(failures) == failed + 1)
+                    .await;
             } else {
                 assert!(!stolen.unwrap().1.contains(EXTERNAL), "{odd:?}");
             }
@@ -268,34 +217,27 @@ async fn accept(
     let mut speaker = peer.accept_tcp().await;
     if way == Way::StartTls {
         speaker.hear("version='1.0'>").await;
+        speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
         speaker
-            .say(&header("vngtp.lab", "coluc.com", "clear"))
+            .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
             .await;
-        speaker.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
         speaker.hear(STARTTLS).await;
         speaker.say(PROCEED).await;
     }
-    speaker
-        .tls_server(server_showing(key.clone(), &[version]))
-        .await?;
+    speaker.tls_server(server_showing(key.clone(), &[version])).await?;
     Ok(speaker)
 }
 
 fn cases() -> impl Iterator<Item = (&'static SupportedProtocolVersion, Way)> {
-    VERSIONS
-        .into_iter()
-        .flat_map(|version| WAYS.map(|way| (version, way)))
+    VERSIONS.into_iter().flat_map(|version| WAYS.map(|way| (version, way)))
 }
 
-const MESSAGE: &str =
-    "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
+const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
 
 /// What the edge says on a stream that it opened, up to its key.
 async fn key_shown(speaker: &mut Speaker) -> Option<String> {
     speaker.hear_any(&["version='1.0'>"]).await?;
-    speaker
-        .say(&header("vngtp.lab", "coluc.com", "secure"))
-        .await;
+    speaker.say(&header("vngtp.lab", "coluc.com", "secure")).await;
     speaker
         .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>")
         .await;
@@ -349,10 +291,7 @@ async fn a_server_without_the_key_of_what_it_shows_gets_nothing() {
             let identity = OddIdentity::new(odd, None).stolen();
             let accepted = accept(&peer, way, &identity.0, version).await;
             if let Ok(mut speaker) = accepted {
-                assert!(
-                    speaker.hear_any(&["version='1.0'>"]).await.is_none(),
-                    "{odd:?}"
-                );
+                assert!(speaker.hear_any(&["version='1.0'>"]).await.is_none(), "{odd:?}");
             }
         }
     }
@@ -433,9 +372,7 @@ async fn an_authority_that_issues_one_does_not_make_its_names_count() {
         (Odd::Rsa1024, false),
     ] {
         let identity = OddIdentity::new(odd, Some((&certificate, &key)));
-        let (_speaker, features) = open(&lab, showing(&identity.0, &TLS13), false)
-            .await
-            .unwrap();
+        let (_speaker, features) = open(&lab, showing(&identity.0, &TLS13), false).await.unwrap();
         assert_eq!(
             features.contains(EXTERNAL),
             counts,

@@ -13,7 +13,8 @@ fn peer_terms(config: &mut EdgeConfig, terms: &str) {
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const DIALBACK: &str = "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
+const DIALBACK: &str =
+    "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
 
 /// sslscan, nmap and others end the line.
@@ -27,8 +28,7 @@ async fn white_space_behind_starttls_is_no_reason_to_refuse(#[case] behind: &str
     tool.say(&header("vngtp.lab", "coluc.com", "")).await;
     tool.hear("</stream:features>").await;
     tool.say(&format!("{STARTTLS}{behind}")).await;
-    tool.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    tool.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     tool.start_tls_as_client("coluc.com").await;
     tool.say(&header("vngtp.lab", "coluc.com", "")).await;
     let text = tool.hear("</stream:features>").await;
@@ -100,10 +100,7 @@ async fn proceed(peer: &Peer, behind: &str, later: &str) -> Speaker {
 #[case::line_end_later("", "\r\n")]
 #[case::both("\n", " \r\n")]
 #[tokio::test]
-async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(
-    #[case] behind: &str,
-    #[case] later: &str,
-) {
+async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(#[case] behind: &str, #[case] later: &str) {
     let (lab, peer, link) = Lab::configured(|_| {}).await;
     // The verification of a key and the stream for stanzas.
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
@@ -113,9 +110,7 @@ async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(
         let mut speaker = proceed(&peer, behind, later).await;
         speaker.start_tls_as_server().await;
         speaker.hear("version='1.0'>").await;
-        speaker
-            .say(&(header("vngtp.lab", "coluc.com", "id") + DIALBACK))
-            .await;
+        speaker.say(&(header("vngtp.lab", "coluc.com", "id") + DIALBACK)).await;
         let asked = speaker.hear(&format!("</{element}>")).await;
         let id = match element {
             "db:verify" => format!(" id='{}'", attribute(&asked, element, "id")),
@@ -138,10 +133,7 @@ async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(
 #[case("", "<message from='bob@vngtp.lab' to='alice@coluc.com'/>")]
 #[case("", "\n<message from='bob@vngtp.lab' to='alice@coluc.com'/>")]
 #[tokio::test]
-async fn clear_text_behind_a_peers_proceed_ends_the_attempt(
-    #[case] behind: &str,
-    #[case] later: &str,
-) {
+async fn clear_text_behind_a_peers_proceed_ends_the_attempt(#[case] behind: &str, #[case] later: &str) {
     let (lab, peer, link) = Lab::configured(|_| {}).await;
     link.say(MESSAGE);
     let mut speaker = proceed(&peer, behind, later).await;
@@ -224,9 +216,7 @@ mod xcp_edge {
         assert_eq!(local, "coluc.com");
         stream.say(&xcp_header("5d0f3a7c1")).await;
         stream
-            .say(
-                "<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>",
-            )
+            .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
             .await;
         stream
     }
@@ -238,8 +228,7 @@ mod xcp_edge {
         bob.say(&xcp_header("")).await;
         bob.hear("</stream:features>").await;
         bob.say(STARTTLS).await;
-        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
+        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
         bob.start_tls_as_client("coluc.com").await;
         bob.say(&xcp_header("")).await;
         bob.hear("</stream:features>").await;
@@ -278,8 +267,7 @@ mod xcp_edge {
 
     #[tokio::test]
     async fn its_questions_in_clear_are_answered_where_its_terms_allow_it() {
-        let (lab, _peer, _link) =
-            Lab::configured(|config| peer_terms(config, "tlsMode: Optional")).await;
+        let (lab, _peer, _link) = Lab::configured(|config| peer_terms(config, "tlsMode: Optional")).await;
         let mut asking = Speaker::connect(lab.s2s).await;
         asking.say(&xcp_header("")).await;
         let features = asking.hear("</stream:features>").await;
@@ -291,9 +279,7 @@ mod xcp_edge {
 }
 
 #[rstest]
-#[case::of_another_namespace(
-    "<bidi xmlns='urn:xmpp:bidi'/><dialback xmlns='urn:xmpp:features:dialback'/>"
-)]
+#[case::of_another_namespace("<bidi xmlns='urn:xmpp:bidi'/><dialback xmlns='urn:xmpp:features:dialback'/>")]
 // Our certificate does not count there, and nothing else is offered.
 #[case::only_external(
     "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>"
@@ -326,8 +312,7 @@ async fn an_inbound_header_need_not_name_its_sender(#[case] from: &str) {
     bob.say(&header).await;
     bob.hear("</stream:features>").await;
     bob.say(STARTTLS).await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&header).await;
     let text = bob.hear("</stream:features>").await;
@@ -367,8 +352,5 @@ async fn a_stanza_of_the_greatest_depth_is_written_anew() {
     ))
     .await;
     let stanza = link.hear().await;
-    assert_eq!(
-        stanza.matches("</a>").count() + stanza.matches("<a/>").count(),
-        255
-    );
+    assert_eq!(stanza.matches("</a>").count() + stanza.matches("<a/>").count(), 255);
 }

@@ -11,9 +11,11 @@ use crate::support::pki::{Identity, Pki, server};
 use crate::support::{PATIENCE, Peer, Speaker, attribute, header};
 
 pub const REMOTE: &str = "vngtp.lab";
-pub const EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>";
+pub const EXTERNAL: &str =
+    "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>";
 pub const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
-pub const REFUSED: &str = "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
+pub const REFUSED: &str =
+    "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
 
 /// What it does at some point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,21 +176,14 @@ impl Stream {
         self.say(&format!("<stream:features>{starttls}</stream:features>"))
             .await?;
         self.speaker.hear_any(&["xmpp-tls'/>"]).await?;
-        self.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await?;
+        self.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await?;
         let config = server(&self.identity);
         self.speaker.tls_server(config).await.ok()?;
         self.speaker.hear_any(&["version='1.0'>"]).await?;
         let (before, after) = self.rules.offers;
         self.features(&from, "tls", before).await?;
         loop {
-            let ends = [
-                "</auth>",
-                "</db:result>",
-                "/>",
-                "version='1.0'>",
-                "</stream:stream>",
-            ];
+            let ends = ["</auth>", "</db:result>", "/>", "version='1.0'>", "</stream:stream>"];
             let text = self.speaker.hear_any(&ends).await?;
             if text.ends_with("</stream:stream>") {
                 self.say("</stream:stream>").await?;
@@ -202,8 +197,7 @@ impl Stream {
                 match (self.rules.auth)(&from, &identity) {
                     Reply::Yes => self.say(&format!("<success {sasl}/>")).await?,
                     Reply::No(condition) => {
-                        self.say(&format!("<failure {sasl}><{condition}/></failure>"))
-                            .await?;
+                        self.say(&format!("<failure {sasl}><{condition}/></failure>")).await?;
                     }
                     Reply::Silence => {}
                     Reply::End | Reply::Error => return self.end().await,
@@ -212,15 +206,14 @@ impl Stream {
                 let local = attribute(&text, "db:result", "from");
                 self.tell(|number| Event::Key(number, local.clone()));
                 let answer = |kind: &str, inside: &str| {
-                    format!(
-                        "<db:result from='{REMOTE}' to='{local}' type='{kind}'>{inside}</db:result>"
-                    )
+                    format!("<db:result from='{REMOTE}' to='{local}' type='{kind}'>{inside}</db:result>")
                 };
                 match (self.rules.key)(&from, &local) {
                     Reply::Yes => self.say(&answer("valid", "")).await?,
                     Reply::No(_) => self.say(&answer("invalid", "")).await?,
                     Reply::Error => {
-                        let error = "<error type='auth'><not-allowed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>";
+                        let error =
+                            "<error type='auth'><not-allowed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>";
                         self.say(&answer("error", error)).await?;
                     }
                     Reply::Silence => {}
@@ -235,10 +228,8 @@ impl Stream {
 
     async fn features(&mut self, from: &str, id: &str, inside: &str) -> Option<()> {
         let header = header(REMOTE, from, &format!("{id}-{}", self.number));
-        self.say(&format!(
-            "{header}<stream:features>{inside}</stream:features>"
-        ))
-        .await
+        self.say(&format!("{header}<stream:features>{inside}</stream:features>"))
+            .await
     }
 
     async fn end(&mut self) -> Option<()> {
@@ -264,6 +255,5 @@ pub fn pki() -> &'static Pki {
 pub fn partners() -> Identity {
     static MADE: Mutex<Option<Identity>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap();
-    made.get_or_insert_with(|| pki().issue(&[REMOTE], |_| {}))
-        .clone()
+    made.get_or_insert_with(|| pki().issue(&[REMOTE], |_| {})).clone()
 }

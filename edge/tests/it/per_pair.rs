@@ -106,11 +106,7 @@ async fn a_domain_refused_at_dialback_gets_its_own_stream_and_no_other_loses_its
     #[case] key: fn(&str, &str) -> Reply,
     #[case] condition: &str,
 ) {
-    let mut scene = Scene::new(Rules {
-        key,
-        ..Rules::DIALBACK
-    })
-    .await;
+    let mut scene = Scene::new(Rules { key, ..Rules::DIALBACK }).await;
     scene.all_is_well("good").await;
     scene.link.say(&message(BAD, "bad"));
     scene.refused(condition).await;
@@ -126,9 +122,7 @@ async fn a_domain_refused_at_dialback_gets_its_own_stream_and_no_other_loses_its
     assert_eq!(streams, [0, 1], "{asked:?}");
     scene.all_is_well("later").await;
     assert_eq!(
-        scene
-            .lab
-            .metric("xmpp_edge_pairs_kept_alone_total{reason=\"refused\"}"),
+        scene.lab.metric("xmpp_edge_pairs_kept_alone_total{reason=\"refused\"}"),
         1
     );
     // From now on it troubles nobody's stream.
@@ -173,10 +167,7 @@ async fn a_second_domain_on_a_stream_by_external_goes_on_with_a_stream_of_its_ow
     }
     // The next one does not run into it again.
     let keys = scene.partner.seen.iter();
-    assert_eq!(
-        keys.filter(|event| matches!(event, Event::Key(..))).count(),
-        1
-    );
+    assert_eq!(keys.filter(|event| matches!(event, Event::Key(..))).count(), 1);
 }
 
 /// An edge with a certificate for each domain.
@@ -227,11 +218,7 @@ async fn where_a_certificate_was_asked_for_a_domain_that_it_does_not_name_is_no_
 #[tokio::test(flavor = "multi_thread")]
 async fn domains_share_a_stream_where_nothing_speaks_against_it(#[case] shown: bool) {
     let live = |config| {
-        if shown {
-            pki().live(config)
-        } else {
-            live(config)
-        }
+        if shown { pki().live(config) } else { live(config) }
     };
     let mut scene = Scene::with(Rules::DIALBACK, live).await;
     // All at once: the first one's stream is waited for.
@@ -271,10 +258,8 @@ async fn a_partner_that_ends_the_stream_instead_of_answering_is_named_with_its_r
     stream.say("</stream:stream>").await;
     drop(stream);
     let remote = "vngtp.lab".parse().unwrap();
-    lab.until("it is noted", |lab| {
-        !lab.edge.failures(Some(&remote)).is_empty()
-    })
-    .await;
+    lab.until("it is noted", |lab| !lab.edge.failures(Some(&remote)).is_empty())
+        .await;
     let shown = serde_json::to_string(&lab.edge.failures(Some(&remote))).unwrap();
     for part in [
         "\"dialback\"",

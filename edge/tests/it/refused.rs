@@ -45,9 +45,7 @@ impl Flood {
                 Self::MalformedAnew => (format!("{n}{}", "\u{5d0}a".repeat(330)), ""),
                 Self::Unportable => ("a".repeat(1000), "<\u{218}/>"),
             };
-            format!(
-                "<message from='bob@vngtp.lab' to='{to}@coluc.com' type='error'>{inside}</message>"
-            )
+            format!("<message from='bob@vngtp.lab' to='{to}@coluc.com' type='error'>{inside}</message>")
         });
         stanzas.collect()
     }
@@ -65,10 +63,7 @@ impl Flood {
     /// The longest that a message of another partner, and the admin port, took while two streams
     /// of `vngtp.lab` sent it.
     async fn delays(self) -> [Duration; 2] {
-        let (peer, other) = (
-            Peer::new("vngtp.lab").await,
-            Peer::new("other.example").await,
-        );
+        let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new("other.example").await);
         let router = Router::new().await;
         let edge = Process::start_among(&[&peer, &other], &router);
         let mut link = router.accept().await;
@@ -133,9 +128,7 @@ fn terms(messages_per_second: Option<u32>) -> Terms {
 /// A stanza that is refused in silence, by cause.
 fn refused(cause: &str) -> &'static str {
     match cause {
-        "unportable" => {
-            "<message from='bob@vngtp.lab' to='alice@coluc.com' type='error'><\u{218}/></message>"
-        }
+        "unportable" => "<message from='bob@vngtp.lab' to='alice@coluc.com' type='error'><\u{218}/></message>",
         "malformed" => "<message from='bob@vngtp.lab' to='a b@coluc.com' type='error'/>",
         // No router serves this domain.
         _ => "<message from='bob@vngtp.lab' to='alice@conf.coluc.com' type='error'/>",
@@ -228,11 +221,7 @@ async fn a_router_that_sends_bad_addresses_without_end_delays_no_stanza() {
     let began = Instant::now();
     let ((), others) = bystander.during(&mut link, flood).await;
     assert!(others.is_empty(), "{others:?}");
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -240,8 +229,7 @@ async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza
     let (lab, peer, mut link) = Lab::configured(|_| {}).await;
     for before in ["", refused("malformed")] {
         let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-        bob.say(&format!("{before}<message from='' to='' id='none'/>"))
-            .await;
+        bob.say(&format!("{before}<message from='' to='' id='none'/>")).await;
         assert_eq!(bob.condition().await, "improper-addressing");
         let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
         bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='good'/>")
@@ -255,9 +243,7 @@ async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza
 #[case::no_domain("from='alice@' to='bob@'")]
 #[case::only_a_resource("from='/x' to='/x'")]
 #[tokio::test]
-async fn a_stanza_of_a_router_without_addresses_is_dropped_without_an_answer(
-    #[case] addresses: &str,
-) {
+async fn a_stanza_of_a_router_without_addresses_is_dropped_without_an_answer(#[case] addresses: &str) {
     let (lab, _peer, mut link) = Lab::configured(|_| {}).await;
     link.say(&format!("<message {addresses} id='none'/>"));
     link.say("<message from='alice@coluc.com' to='a b@vngtp.lab' id='answered'/>");
@@ -302,8 +288,7 @@ async fn a_request_without_an_id_is_dropped_and_counted_both_ways() {
 /// Takes from a link at this speed, answers pings, until the edge closes it; how many messages.
 async fn read_slowly(mut link: Speaker, bytes_per_second: usize) -> usize {
     const AT_ONCE: usize = 32 * 1024;
-    let pause = Duration::from_secs(1) * u32::try_from(AT_ONCE).unwrap()
-        / u32::try_from(bytes_per_second).unwrap();
+    let pause = Duration::from_secs(1) * u32::try_from(AT_ONCE).unwrap() / u32::try_from(bytes_per_second).unwrap();
     let (mut count, mut text) = (0, String::new());
     let mut next = Instant::now();
     loop {
@@ -391,26 +376,19 @@ async fn what_a_stream_that_is_cut_had_under_way_is_named_and_counted() {
     bob.hear("</stream:stream>").await;
     let (stopped, log) = stopping.await.unwrap();
     assert!(stopped);
-    let line = log
-        .lines()
-        .find(|line| line.contains("was not read to its end"));
+    let line = log.lines().find(|line| line.contains("was not read to its end"));
     let line = line.unwrap_or_else(|| panic!("{log}"));
-    assert!(
-        line.contains("\"WARN\"") && line.contains("vngtp.lab"),
-        "{line}"
-    );
+    assert!(line.contains("\"WARN\"") && line.contains("vngtp.lab"), "{line}");
 }
 
 #[tokio::test]
 async fn one_key_of_ours_proves_one_connection() {
-    let (lab, peer, link) =
-        Lab::configured(|config| config.limits.max_connections_per_address = 4).await;
+    let (lab, peer, link) = Lab::configured(|config| config.limits.max_connections_per_address = 4).await;
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
     let mut stream = peer.accept("our-id").await;
     let shown = stream.hear("</db:result>").await;
     let key = shown.split(['>', '<']).rev().nth(2).unwrap().to_owned();
-    let verify =
-        format!("<db:verify from='vngtp.lab' to='coluc.com' id='our-id'>{key}</db:verify>");
+    let verify = format!("<db:verify from='vngtp.lab' to='coluc.com' id='our-id'>{key}</db:verify>");
     let open = async || {
         // The partner's own address is another one.
         let speaker = Speaker::connect_from([127, 0, 0, 9], lab.s2s).await;
@@ -444,14 +422,11 @@ async fn tls_is_shown_as_soon_as_it_stands() {
             .collect::<Vec<_>>()
     };
     let mut bob = Speaker::connect(lab.s2s).await;
-    bob.say(&crate::support::header("vngtp.lab", "coluc.com", ""))
-        .await;
+    bob.say(&crate::support::header("vngtp.lab", "coluc.com", "")).await;
     bob.hear("</stream:features>").await;
     assert_eq!(shown(&lab, "inbound"), [("negotiating", false)]);
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     lab.until("TLS of an inbound stream", |lab| {
         shown(lab, "inbound") == [("negotiating", true)]

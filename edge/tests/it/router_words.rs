@@ -76,9 +76,8 @@ async fn a_domain_that_is_missing_in_domains_is_answered_and_named_with_the_reme
     let (log, _guard) = Log::start();
     let (lab, _peer, mut link) = linked(profile).await;
     let stanza = |n: usize| {
-        let text = format!(
-            "<message from='alice@forgotten.example/r' to='bob@vngtp.lab' id='{n}'><body>x</body></message>"
-        );
+        let text =
+            format!("<message from='alice@forgotten.example/r' to='bob@vngtp.lab' id='{n}'><body>x</body></message>");
         in_envelope(profile, &text)
     };
     link.say(&stanza(0));
@@ -86,14 +85,8 @@ async fn a_domain_that_is_missing_in_domains_is_answered_and_named_with_the_reme
     assert!(error.contains("<not-authorized "), "{error}");
     assert_eq!(attribute(&error, "message", "id"), "0");
     assert_eq!(attribute(&error, "message", "from"), "bob@vngtp.lab");
-    assert_eq!(
-        attribute(&error, "message", "to"),
-        "alice@forgotten.example/r"
-    );
-    assert_eq!(
-        log.lines_with("the domain forgotten.example, which is not"),
-        1
-    );
+    assert_eq!(attribute(&error, "message", "to"), "alice@forgotten.example/r");
+    assert_eq!(log.lines_with("the domain forgotten.example, which is not"), 1);
     assert_eq!(log.lines_with("spec.domains"), 1);
     // The answer that the router gives back because it does not know that domain either.
     link.say(&error);
@@ -117,8 +110,7 @@ async fn what_comes_back_to_the_edge_as_it_was_is_reported_to_its_sender(
 ) {
     let (lab, peer, mut link) = linked(profile).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let stanza =
-        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='7'><body>x</body></message>";
+    let stanza = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='7'><body>x</body></message>";
     bob.say(stanza).await;
     let heard = link.hear().await;
     assert_eq!(attribute(&heard, "message", "id"), "7");

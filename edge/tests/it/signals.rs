@@ -14,17 +14,9 @@ async fn a_hangup_reads_the_configuration_again_and_ends_nothing() {
     let before = edge.get("/status").await;
     for n in 0..3 {
         let id = edge.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-HUP", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
         stream
-            .say(&format!(
-                "<message from='b@vngtp.lab' to='a@coluc.com' id='h{n}'/>"
-            ))
+            .say(&format!("<message from='b@vngtp.lab' to='a@coluc.com' id='h{n}'/>"))
             .await;
         assert!(link.hear().await.contains(&format!("id='h{n}'")));
     }

@@ -12,9 +12,7 @@ const PER_SECOND: f64 = 1000.0;
 
 fn message(n: usize) -> String {
     let body = "x".repeat(160);
-    format!(
-        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n:05}'><body>{body}</body></message>"
-    )
+    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n:05}'><body>{body}</body></message>")
 }
 
 #[tokio::test]
@@ -58,23 +56,14 @@ async fn a_burst_to_a_slow_router_ends_no_link_loses_nothing_and_delays_only_its
     while next < BURST || heard.len() < 20 {
         let stanza = link.hear().await;
         if stanza.contains("id='q") {
-            assert!(
-                stanza.contains(&format!("id='q{}'", heard.len())),
-                "{stanza}"
-            );
+            assert!(stanza.contains(&format!("id='q{}'", heard.len())), "{stanza}");
             heard.push(Instant::now());
         } else {
-            assert!(
-                stanza.contains(&format!("id='b{next:05}'")),
-                "{next}: {stanza}"
-            );
+            assert!(stanza.contains(&format!("id='b{next:05}'")), "{next}: {stanza}");
             next += 1;
         }
     }
-    assert!(
-        began.elapsed() > Duration::from_secs(3),
-        "the router was not slow"
-    );
+    assert!(began.elapsed() > Duration::from_secs(3), "the router was not slow");
     let (mut quiet, said) = asking.await.unwrap();
     let waited = heard.iter().zip(&said).map(|(heard, said)| *heard - *said);
     let longest = waited.max().unwrap();
@@ -82,10 +71,7 @@ async fn a_burst_to_a_slow_router_ends_no_link_loses_nothing_and_delays_only_its
     assert!(longest < Duration::from_millis(2500), "{longest:?}");
     let mut bursting = writing.await.unwrap();
     for stream in [&mut quiet, &mut bursting] {
-        assert!(
-            stream.is_silent(Duration::from_millis(50)).await,
-            "a bounce"
-        );
+        assert!(stream.is_silent(Duration::from_millis(50)).await, "a bounce");
     }
     let cut = tokio::time::timeout(Duration::from_millis(50), router.listener.accept());
     assert!(cut.await.is_err(), "the link was given up");

@@ -20,10 +20,7 @@ async fn start(partner: &'static str) -> (Lab, Peer, Router, RouterLink) {
 }
 
 fn addresses(stanza: &str) -> (String, String) {
-    (
-        attribute(stanza, "message", "from"),
-        attribute(stanza, "message", "to"),
-    )
+    (attribute(stanza, "message", "from"), attribute(stanza, "message", "to"))
 }
 
 const SHARP: &str = "stra\u{df}e.lan";
@@ -31,13 +28,7 @@ const SHARP_LINK: &str = "xn--strae-oqa.lan";
 const UMLAUT: &str = "b\u{fc}cher.example";
 
 #[rstest]
-#[case::nameprep_would_change_it(
-    SHARP,
-    "ceo@stra\u{df}e.lan",
-    "v@coluc.com",
-    "ceo@xn--strae-oqa.lan",
-    "v@coluc.com"
-)]
+#[case::nameprep_would_change_it(SHARP, "ceo@stra\u{df}e.lan", "v@coluc.com", "ceo@xn--strae-oqa.lan", "v@coluc.com")]
 #[case::a_label_of_it(
     SHARP,
     "ceo@xn--strae-oqa.lan/x",
@@ -81,13 +72,7 @@ const UMLAUT: &str = "b\u{fc}cher.example";
     "b@b\u{fc}cher.example",
     "v@coluc.com"
 )]
-#[case::trailing_dots(
-    "vngtp.lab",
-    "b@vngtp.lab./x",
-    "v@coluc.com./y",
-    "b@vngtp.lab/x",
-    "v@coluc.com/y"
-)]
+#[case::trailing_dots("vngtp.lab", "b@vngtp.lab./x", "v@coluc.com./y", "b@vngtp.lab/x", "v@coluc.com/y")]
 #[case::ideographic_dots(
     "vngtp.lab",
     "b@vngtp\u{3002}lab",
@@ -95,13 +80,7 @@ const UMLAUT: &str = "b\u{fc}cher.example";
     "b@vngtp.lab",
     "v@coluc.com"
 )]
-#[case::soft_hyphens(
-    "vngtp.lab",
-    "b@vn\u{ad}gtp.lab",
-    "v@\u{ad}coluc.com",
-    "b@vngtp.lab",
-    "v@coluc.com"
-)]
+#[case::soft_hyphens("vngtp.lab", "b@vn\u{ad}gtp.lab", "v@\u{ad}coluc.com", "b@vngtp.lab", "v@coluc.com")]
 #[case::wide_letters(
     "vngtp.lab",
     "b@\u{ff56}ngtp.lab",
@@ -109,13 +88,7 @@ const UMLAUT: &str = "b\u{fc}cher.example";
     "b@vngtp.lab",
     "v@coluc.com"
 )]
-#[case::case_of_ascii_may_stay(
-    "vngtp.lab",
-    "b@VNGTP.Lab",
-    "v@Coluc.COM",
-    "b@VNGTP.Lab",
-    "v@Coluc.COM"
-)]
+#[case::case_of_ascii_may_stay("vngtp.lab", "b@VNGTP.Lab", "v@Coluc.COM", "b@VNGTP.Lab", "v@Coluc.COM")]
 #[case::hosted_u_label(
     "vngtp.lab",
     "b@vngtp.lab",
@@ -154,20 +127,13 @@ async fn towards_a_router_each_domain_has_one_spelling(
     };
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     peer.authenticate(&mut bob, &id, hosted).await;
-    let namespace = if with_namespace {
-        " xmlns='jabber:server' "
-    } else {
-        ""
-    };
+    let namespace = if with_namespace { " xmlns='jabber:server' " } else { "" };
     bob.say(&format!(
         "<message from='{from}'{namespace} id='&lt;1' to='{to}' type='chat'><body>{from}</body></message>"
     ))
     .await;
     let heard = link.hear().await;
-    assert_eq!(
-        addresses(&heard),
-        (written_from.to_owned(), written_to.to_owned())
-    );
+    assert_eq!(addresses(&heard), (written_from.to_owned(), written_to.to_owned()));
     assert_eq!(attribute(&heard, "message", "id"), "&lt;1");
     assert!(
         heard.ends_with(&format!(" type='chat'><body>{from}</body></message>")),
@@ -206,9 +172,7 @@ async fn towards_a_peer_the_spelling_is_that_of_the_header(
     let heard = stream.hear("</message>").await;
     assert_eq!(
         heard,
-        format!(
-            "<message from='alice@{hosted}/a&apos;' to='bob@{written}/b' id='1'><body>x</body></message>"
-        )
+        format!("<message from='alice@{hosted}/a&apos;' to='bob@{written}/b' id='1'><body>x</body></message>")
     );
 }
 
@@ -234,10 +198,8 @@ async fn an_answer_to_what_the_link_wrote_reaches_its_sender(
         LinkProfile::Xcp => router.accept_xcp().await,
     };
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    bob.say(&format!(
-        "<message from='bob@{partner}' to='alice@coluc.com.' id='1'/>"
-    ))
-    .await;
+    bob.say(&format!("<message from='bob@{partner}' to='alice@coluc.com.' id='1'/>"))
+        .await;
     let heard = link.hear().await;
     let (from, to) = addresses(&heard);
     assert_eq!(to, "alice@coluc.com");
@@ -272,8 +234,7 @@ async fn errors_have_the_spelling_of_their_side() {
     let mut link = router.accept().await;
     let ours = "alice@k\u{f6}ln.coluc.com".to_owned();
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    peer.authenticate(&mut bob, &id, "k\u{f6}ln.coluc.com")
-        .await;
+    peer.authenticate(&mut bob, &id, "k\u{f6}ln.coluc.com").await;
 
     // To the router: what may not leave,
     link.say(&format!(
@@ -281,14 +242,9 @@ async fn errors_have_the_spelling_of_their_side() {
     ));
     let error = link.hear().await;
     assert!(error.contains("<not-allowed "), "{error}");
-    assert_eq!(
-        addresses(&error),
-        ("eve@xn--zca.example".to_owned(), ours.clone())
-    );
+    assert_eq!(addresses(&error), ("eve@xn--zca.example".to_owned(), ours.clone()));
     // and what a partner did not take.
-    link.say(&format!(
-        "<message from='alice@{HOSTED}' to='bob@{own}' id='refused'/>"
-    ));
+    link.say(&format!("<message from='alice@{HOSTED}' to='bob@{own}' id='refused'/>"));
     let mut called = peer.accept("refusing").await;
     called.hear("</db:result>").await;
     called
@@ -302,10 +258,8 @@ async fn errors_have_the_spelling_of_their_side() {
 
     // To a partner: what the router did not take.
     link.echo.store(false, std::sync::atomic::Ordering::SeqCst);
-    bob.say(&format!(
-        "<message from='bob@{UMLAUT}' to='alice@{HOSTED}' id='lost'/>"
-    ))
-    .await;
+    bob.say(&format!("<message from='bob@{UMLAUT}' to='alice@{HOSTED}' id='lost'/>"))
+        .await;
     assert!(link.hear().await.contains("id='lost'"));
     link.cut().await;
     let mut stream = peer.accept_authenticated("k\u{f6}ln.coluc.com").await;
@@ -374,10 +328,7 @@ async fn a_server_that_knows_itself_by_the_other_labels_only_is_called_by_them()
         .await;
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let stanza = stream.hear("id='1'/>").await;
-    assert_eq!(
-        attribute(&stanza, "message", "to"),
-        "b@xn--bcher-kva.example/\u{fc}"
-    );
+    assert_eq!(attribute(&stanza, "message", "to"), "b@xn--bcher-kva.example/\u{fc}");
     link.say("<message from='v@coluc.com' to='b\u{fc}cher.example' id='2'/>");
     let stanza = stream.hear("id='2'/>").await;
     assert_eq!(attribute(&stanza, "message", "to"), "xn--bcher-kva.example");

@@ -66,8 +66,7 @@ impl Scene {
     }
 }
 
-const VERIFY: &str =
-    "<db:verify from='vngtp.lab' to='coluc.com' id='1'>0123456789abcdef</db:verify>";
+const VERIFY: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>0123456789abcdef</db:verify>";
 const RESULT: &str = "<db:result from='vngtp.lab' to='elsewhere.example'>x</db:result>";
 
 #[rstest]
@@ -82,10 +81,7 @@ async fn a_stream_on_which_nothing_was_ever_proven_ends_whatever_it_sends(#[case
     let stranger = Speaker::connect_from([127, 0, 0, 9], scene.lab.s2s).await;
     let (mut stranger, _) = scene.peer.open_on(stranger, "coluc.com").await;
     while scene.ended("time") == 0 {
-        assert!(
-            began.elapsed() < Duration::from_secs(4),
-            "it is still served"
-        );
+        assert!(began.elapsed() < Duration::from_secs(4), "it is still served");
         stranger.try_say(what.as_bytes()).await.unwrap();
         scene.still_delivers(&mut proven).await;
         sleep(Duration::from_millis(50)).await;
@@ -108,18 +104,13 @@ async fn at_the_bound_of_an_address_the_oldest_unproven_connection_gives_way_and
     assert_eq!(strangers[0].hear_end().await, "", "without a word");
     assert_eq!(scene.ended("per-address"), 1);
     let refused = scene.lab.edge.metrics.refused();
-    assert_eq!(
-        refused.unproven_connections["per-address"], 1,
-        "{refused:?}"
-    );
+    assert_eq!(refused.unproven_connections["per-address"], 1, "{refused:?}");
     assert!(newest.is_silent(Duration::from_millis(50)).await);
     assert!(strangers[1].is_silent(Duration::from_millis(50)).await);
     scene.still_delivers(&mut proven).await;
     scene
         .lab
-        .until("the others are served", |lab| {
-            lab.edge.registry.counts().inbound == 5
-        })
+        .until("the others are served", |lab| lab.edge.registry.counts().inbound == 5)
         .await;
     assert_eq!(scene.refused("per-address"), 0);
 }
@@ -132,10 +123,7 @@ async fn where_a_partner_was_authenticated_lately_it_has_wider_bounds() {
     for _ in 0..20 {
         many.push(scene.open(8).await);
     }
-    assert_eq!(
-        (scene.ended("per-address"), scene.refused("per-address")),
-        (0, 0)
-    );
+    assert_eq!((scene.ended("per-address"), scene.refused("per-address")), (0, 0));
 }
 
 #[tokio::test]
@@ -173,11 +161,7 @@ async fn new_connections_beyond_the_rate_wait_for_their_turn_and_others_do_not()
     let (other, partner) = (scene.open(10).await, scene.open(1).await);
     let sixth = scene.open(9).await;
     let seventh = scene.open(9).await;
-    assert!(
-        began.elapsed() >= Duration::from_millis(190),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(190), "{:?}", began.elapsed());
     assert_eq!(scene.refused("rate"), 0);
     drop((other, partner, sixth, seventh));
 }
@@ -228,10 +212,7 @@ async fn who_sends_much_before_anything_is_proven_is_closed() {
         sent += 1;
     }
     stranger.hear_end().await;
-    scene
-        .lab
-        .until("it is counted", |_| scene.ended("bytes") == 1)
-        .await;
+    scene.lab.until("it is counted", |_| scene.ended("bytes") == 1).await;
     // Who is proven may send any number of bytes.
     proven.try_say(&vec![b' '; 512 * 1024]).await.unwrap();
     scene.still_delivers(&mut proven).await;

@@ -5,9 +5,7 @@ use std::time::Duration;
 use rstest::rstest;
 
 use crate::support::process::Process;
-use crate::support::{
-    COMPONENT, Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, header, live,
-};
+use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, header, live};
 
 /// A header from vngtp.lab to coluc.com with more attributes.
 fn header_with(more: &str) -> String {
@@ -24,10 +22,8 @@ async fn open(peer: &Peer, edge: std::net::SocketAddr, opening: &str) -> Result<
     let mut bob = Speaker::connect(edge).await;
     bob.say(opening).await;
     bob.features_or_condition().await?;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(opening).await;
     let features = bob.features_or_condition().await?;
@@ -67,15 +63,9 @@ async fn what_a_header_may_put_in_scope_is_bounded(#[case] more: &str, #[case] t
     match open(&peer, lab.s2s, &header_with(more)).await {
         Ok(mut bob) => {
             assert!(taken, "{more}");
-            let user = if more.contains("xmlns:p=") {
-                "p:a='' "
-            } else {
-                ""
-            };
-            bob.say(&format!(
-                "<message {user}from='bob@vngtp.lab' to='alice@coluc.com'/>"
-            ))
-            .await;
+            let user = if more.contains("xmlns:p=") { "p:a='' " } else { "" };
+            bob.say(&format!("<message {user}from='bob@vngtp.lab' to='alice@coluc.com'/>"))
+                .await;
             let heard = link.hear().await;
             assert!(heard.contains(more.trim()) || heard.contains(&more.replace('"', "'")));
         }
@@ -97,9 +87,7 @@ async fn a_server_that_is_called_is_bound_too() {
     let mut called = peer.accept_tcp().await;
     called.hear("version='1.0'>").await;
     let long = format!("xml:lang='{}'", "l".repeat(65));
-    called
-        .say(&with(&header("vngtp.lab", "coluc.com", "1"), &long))
-        .await;
+    called.say(&with(&header("vngtp.lab", "coluc.com", "1"), &long)).await;
     assert_eq!(called.condition().await, "policy-violation");
 
     let router = Router::new().await;
@@ -168,12 +156,7 @@ async fn a_language_of_16_kb_is_not_written_to_the_router_with_every_stanza() {
     let opening = header_with(&format!("xml:lang=\"{}\"", "'".repeat(16_200)));
     let stanza = "<iq from='bob@vngtp.lab' to='alice@coluc.com'/>";
     let cost = attack(&opening, stanza, 1).await;
-    if let Ok(Cost {
-        sent,
-        received,
-        memory,
-    }) = cost
-    {
+    if let Ok(Cost { sent, received, memory }) = cost {
         panic!("{sent} bytes sent, {received} written to the router, {memory} kB of memory");
     }
     assert_eq!(cost.err().unwrap(), "policy-violation");
@@ -184,11 +167,7 @@ async fn the_largest_header_costs_what_its_stanzas_have_when_written() {
     let lang = format!("xml:lang=\"{}\" ", "'".repeat(64));
     let opening = header_with(&(lang + &prefixes(2048, "u")));
     let stanza = "<iq p:a='' from='vngtp.lab' to='coluc.com'/>";
-    let Cost {
-        sent,
-        received,
-        memory,
-    } = attack(&opening, stanza, 8).await.unwrap();
+    let Cost { sent, received, memory } = attack(&opening, stanza, 8).await.unwrap();
     println!("{sent} bytes sent, {received} written to the router, {memory} kB of memory");
     // Everything arrives, each stanza with what its header put in scope,
     assert!(received > sent / stanza.len() * 2048);
@@ -210,10 +189,7 @@ async fn an_envelope_adds_no_more_than_a_header() {
              <message p:a='' from='alice@coluc.com' to='bob@vngtp.lab' id='{id}'/></route>"
         )
     };
-    link.say(&envelope(
-        &format!("xmlns:p=\"{}\"", "'".repeat(100_000)),
-        "large",
-    ));
+    link.say(&envelope(&format!("xmlns:p=\"{}\"", "'".repeat(100_000)), "large"));
     let error = link.hear().await;
     assert!(error.contains("id='large'"), "{error}");
     assert!(error.contains("<policy-violation "), "{error}");
@@ -255,16 +231,11 @@ async fn each_maximum_is_for_the_bytes_on_that_stream() {
     let stanza = |bytes: usize, from: &str, to: &str| {
         let start = format!("<message from='{from}' to='{to}' id='m'><body>");
         let end = "</body></message>";
-        format!(
-            "{start}{}{end}",
-            "x".repeat(bytes - start.len() - end.len())
-        )
+        format!("{start}{}{end}", "x".repeat(bytes - start.len() - end.len()))
     };
     let (alice, bob) = ("alice@coluc.com", "bob@vngtp.lab");
     // With the language of the header it is written with more than 10 000 bytes.
-    let mut inward = open(&peer, lab.s2s, &header_with("xml:lang='de'"))
-        .await
-        .unwrap();
+    let mut inward = open(&peer, lab.s2s, &header_with("xml:lang='de'")).await.unwrap();
     inward.say(&stanza(10_000, bob, alice)).await;
     assert_eq!(link.hear().await.len(), 10_000 + " xml:lang='de'".len());
     inward.say(&stanza(10_001, bob, alice)).await;
@@ -326,9 +297,5 @@ async fn a_rate_counts_written_bytes() {
     for _ in 0..50 {
         link.hear().await;
     }
-    assert!(
-        started.elapsed() > Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
 }

@@ -10,8 +10,7 @@ use tokio::time::timeout;
 use xmpp_federation_core::edge_config::LinkProfile;
 
 use crate::support::{
-    GATEWAY, Lab, PATIENCE, Peer, Router, Speaker, announced, attribute, config,
-    end_of_first_element, live,
+    GATEWAY, Lab, PATIENCE, Peer, Router, Speaker, announced, attribute, config, end_of_first_element, live,
 };
 
 /// What a router hears; the number is its node's.
@@ -45,12 +44,7 @@ const PROSODY: Manner = Manner {
     pause: Duration::ZERO,
 };
 
-async fn serve(
-    mut speaker: Speaker,
-    node: usize,
-    manner: Manner,
-    tell: &mpsc::UnboundedSender<Event>,
-) -> Option<()> {
+async fn serve(mut speaker: Speaker, node: usize, manner: Manner, tell: &mpsc::UnboundedSender<Event>) -> Option<()> {
     let mut xml = String::new();
     loop {
         while let Some(end) = end_of_first_element(&xml) {
@@ -84,9 +78,7 @@ impl Picky {
                 loop {
                     let speaker = if manner.profile == LinkProfile::Xcp {
                         let mut speaker = router.accept_xcp_stream().await;
-                        speaker
-                            .say(&announced(crate::support::COMPONENT, GATEWAY))
-                            .await;
+                        speaker.say(&announced(crate::support::COMPONENT, GATEWAY)).await;
                         speaker
                     } else {
                         router.accept_stream().await
@@ -244,10 +236,7 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
         + &from("mallory", "behind")
         + &from("bob", "b2");
     world.stream.say(&text).await;
-    world
-        .other_stream
-        .say(&message("carol@bystander.example", "c1"))
-        .await;
+    world.other_stream.say(&message("carol@bystander.example", "c1")).await;
     world.picky.end().await;
     world.picky.was_alone();
     let mut refused = Vec::new();
@@ -260,10 +249,7 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
     assert_eq!(refused, ["BAD2", "behind"]);
     assert_eq!(counts(&world.lab), (1, 1));
     // From now on that sender is refused at once, in whichever spelling, and nobody else is.
-    world
-        .stream
-        .say(&message("mallory@VNGTP.lab/elsewhere", "later"))
-        .await;
+    world.stream.say(&message("mallory@VNGTP.lab/elsewhere", "later")).await;
     let error = back.hear("</message>").await;
     assert_eq!(id_of(&error), "later");
     assert!(error.contains("<not-acceptable "), "{error}");
@@ -302,19 +288,9 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
 #[case("internal-server-error")]
 #[tokio::test]
 async fn an_end_over_something_else_makes_nobody_a_suspect(#[case] condition: &'static str) {
-    let mut world = World::new(
-        1,
-        Manner {
-            condition,
-            ..PROSODY
-        },
-    )
-    .await;
+    let mut world = World::new(1, Manner { condition, ..PROSODY }).await;
     let mut back = world.first_end().await;
-    world
-        .stream
-        .say(&message("mallory@vngtp.lab", "BAD2"))
-        .await;
+    world.stream.say(&message("mallory@vngtp.lab", "BAD2")).await;
     world.picky.end().await;
     let error = back.hear("</message>").await;
     assert!(error.contains("<recipient-unavailable "), "{error}");
@@ -418,7 +394,8 @@ fn is_of_flood(event: &Event) -> bool {
 async fn an_answer_of_the_edge_is_the_matter_of_the_user_it_is_for() {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let end = "<stream:error><invalid-from xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
+    let end =
+        "<stream:error><invalid-from xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     // Twice the edge answers alice, and the router does not take the answer; the second one is alone.
     for id in ["1", "2"] {
@@ -447,9 +424,7 @@ async fn what_waits_of_suspects_is_delivered_before_an_orderly_stop() {
     let mut world = World::new(1, manner).await;
     let _back = world.first_end().await;
     while !matches!(world.picky.next().await, Event::Up(_)) {}
-    let flood: String = (0..50)
-        .map(|n| message("bob@vngtp.lab/r", &format!("f{n}")))
-        .collect();
+    let flood: String = (0..50).map(|n| message("bob@vngtp.lab/r", &format!("f{n}"))).collect();
     world.stream.say(&flood).await;
     world.picky.stanza().await;
     world.lab.begin_stop();
@@ -463,11 +438,8 @@ async fn what_a_router_said_is_read_although_writing_to_it_failed_first() {
     // More than the router reads: it goes with bytes of ours unread, and its end is a reset.
     let mut world = World::new(1, PROSODY).await;
     let body = "x".repeat(200_000);
-    let large = (0..20).map(|n| {
-        format!(
-            "<message from='bob@vngtp.lab' to='alice@coluc.com' id='l{n}'><body>{body}</body></message>"
-        )
-    });
+    let large = (0..20)
+        .map(|n| format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='l{n}'><body>{body}</body></message>"));
     let first = message("mallory@vngtp.lab", "BAD1");
     let text: String = std::iter::once(first).chain(large).collect();
     let (stream, picky) = (&mut world.stream, &mut world.picky);
@@ -476,10 +448,7 @@ async fn what_a_router_said_is_read_although_writing_to_it_failed_first() {
     let error = back.hear("</message>").await;
     assert_eq!(id_of(&error), "BAD1");
     assert!(error.contains("<recipient-unavailable "), "{error}");
-    world
-        .stream
-        .say(&message("mallory@vngtp.lab", "BAD2"))
-        .await;
+    world.stream.say(&message("mallory@vngtp.lab", "BAD2")).await;
     world.picky.end().await;
     world.picky.was_alone();
 }

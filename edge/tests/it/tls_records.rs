@@ -16,9 +16,7 @@ use crate::support::{Peer, Router, Speaker, client_tls, header};
 
 /// A handshake message of the greatest length that may be declared.
 fn endless() -> impl Iterator<Item = u8> {
-    [0x0b, 0, 0xff, 0xff]
-        .into_iter()
-        .chain(std::iter::repeat(0))
+    [0x0b, 0, 0xff, 0xff].into_iter().chain(std::iter::repeat(0))
 }
 
 /// How far the peer goes before it writes its own records.
@@ -40,9 +38,7 @@ fn session(role: Role) -> TlsSession {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     match role {
         Role::Client => {
-            let mut session =
-                TlsSession::client(client_tls(), ServerName::try_from("vngtp.lab").unwrap())
-                    .unwrap();
+            let mut session = TlsSession::client(client_tls(), ServerName::try_from("vngtp.lab").unwrap()).unwrap();
             session.start().unwrap();
             session
         }
@@ -163,12 +159,7 @@ fn a_message_that_never_ends_is_refused_whatever_its_records_hold() {
     }
 }
 
-fn is_understood(
-    role: Role,
-    version: &'static SupportedProtocolVersion,
-    records: &[usize],
-    reads: &[usize],
-) {
+fn is_understood(role: Role, version: &'static SupportedProtocolVersion, records: &[usize], reads: &[usize]) {
     let (mut session, mut peer) = (session(role), peer(role, version));
     let mut heard = BytesMut::new();
     let mut reads = reads.iter().copied().cycle();
@@ -287,20 +278,13 @@ async fn before_tls(edge: &Process) -> Speaker {
     let mut peer = Speaker::connect(edge.s2s).await;
     peer.say(&header("vngtp.lab", "coluc.com", "")).await;
     peer.hear("</stream:features>").await;
-    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
-    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     peer
 }
 
 /// The handshake up to a phase; the same for both roles.
-async fn handshake(
-    speaker: &mut Speaker,
-    mut peer: TlsPeer,
-    phase: Phase,
-    role: Role,
-) -> Option<Sealer> {
+async fn handshake(speaker: &mut Speaker, mut peer: TlsPeer, phase: Phase, role: Role) -> Option<Sealer> {
     if phase == Phase::Clear {
         return None;
     }
@@ -311,10 +295,7 @@ async fn handshake(
         let said = peer.give();
         match (phase, role) {
             (Phase::BeforeFinished, Role::Client) => {
-                speaker
-                    .try_say(&said[..clear_records(&said)])
-                    .await
-                    .unwrap();
+                speaker.try_say(&said[..clear_records(&said)]).await.unwrap();
                 return peer.seal_handshake();
             }
             // The answer to all that the edge says is what is not said.
@@ -364,25 +345,20 @@ async fn the_edge_keeps_little_of_them_and_ends_the_connection() {
             written
         });
         let written = futures::future::join_all(streams).await;
-        println!(
-            "{phase:?}: at most {:?} bytes written",
-            written.iter().max()
-        );
+        println!("{phase:?}: at most {:?} bytes written", written.iter().max());
     }
     // Where the edge connects.
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab'><body>hi</body></message>");
     let mut speaker = partner.accept_tcp().await;
     speaker.hear("version='1.0'>").await;
+    speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
     speaker
-        .say(&header("vngtp.lab", "coluc.com", "clear"))
+        .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
         .await;
-    speaker.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>").await;
     speaker
         .hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
         .await;
-    speaker
-        .say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    speaker.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let peer = TlsPeer::server("vngtp.lab", &TLS13);
     let sealer = handshake(&mut speaker, peer, Phase::BeforeFinished, Role::Client).await;
     write_endlessly(&mut speaker, sealer, 16 * MOST).await;

@@ -15,13 +15,12 @@ use xmpp_federation_edge::failures::AttemptInfo;
 use xmpp_federation_edge::resolve::Resolver;
 
 use crate::one_host::OneHost;
-use crate::support::{
-    Lab, Peer, Router, Speaker, attribute, client_tls, config, header, live, server_tls,
-};
+use crate::support::{Lab, Peer, Router, Speaker, attribute, client_tls, config, header, live, server_tls};
 
 const TO_TLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const DIALBACK: &str = "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
+const DIALBACK: &str =
+    "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
 fn key(from: &str, to: &str) -> String {
     format!("<db:result from='{from}' to='{to}'>k</db:result>")
@@ -143,15 +142,11 @@ async fn keys_wait_for_their_turn_and_one_address_leaves_turns_to_another() {
     let states = |lab: &Lab| {
         let streams = serde_json::to_value(lab.edge.streams(None)).unwrap();
         let streams = streams.as_array().unwrap().iter();
-        let keys: Vec<_> = streams
-            .filter_map(|one| one["keys"].as_array())
-            .flatten()
-            .collect();
+        let keys: Vec<_> = streams.filter_map(|one| one["keys"].as_array()).flatten().collect();
         let of = |state: &str| keys.iter().filter(|key| key["state"] == state).count();
         (of("asking"), of("waiting"))
     };
-    lab.until("keys wait", |lab| states(lab) == (2, KEYS - 2))
-        .await;
+    lab.until("keys wait", |lab| states(lab) == (2, KEYS - 2)).await;
     let mut verifying = accept_unless(&peer, "").await.unwrap();
     // A quarter of all for one address that is nobody's.
     let first = verifying.hear("</db:verify>").await;
@@ -230,8 +225,7 @@ impl Side {
             let mut bytes = [0; 4096];
             let read = self.io.read(&mut bytes).await.ok();
             let read = read.filter(|read| *read > 0)?;
-            self.heard
-                .push_str(&String::from_utf8_lossy(&bytes[..read]));
+            self.heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
         }
     }
 }
@@ -249,14 +243,12 @@ async fn authoritative(listener: TcpListener, streams: Arc<AtomicUsize>) {
             let opened = side.hear("version='1.0'>").await?;
             let domain = attribute(&opened, "stream:stream", "to");
             let features = format!("<stream:features>{TO_TLS}</stream:features>");
-            side.say(&(header(&domain, "coluc.com", "c") + &features))
-                .await?;
+            side.say(&(header(&domain, "coluc.com", "c") + &features)).await?;
             side.hear(TO_TLS).await?;
             side.say(PROCEED).await?;
             let mut side = Side::new(tls.accept(side.io).await.ok()?);
             side.hear("version='1.0'>").await?;
-            side.say(&(header(&domain, "coluc.com", "v") + DIALBACK))
-                .await?;
+            side.say(&(header(&domain, "coluc.com", "v") + DIALBACK)).await?;
             loop {
                 let asked = side.hear("</db:verify>").await?;
                 side.say(&valid(&asked)).await?;
@@ -310,9 +302,7 @@ fn domains() -> usize {
 }
 
 async fn burst(on_each_stream: usize) {
-    let domains: Vec<_> = (0..domains())
-        .map(|n| format!("d{n}.partner.example"))
-        .collect();
+    let domains: Vec<_> = (0..domains()).map(|n| format!("d{n}.partner.example")).collect();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let streams = Arc::new(AtomicUsize::new(0));

@@ -15,15 +15,12 @@ const SCHEMA: &str = "http://www.jabber.com/schemas/component-presence.xsd";
 fn xcp(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
     let mut config = config(peers, routers);
     config.routers[0].profile = LinkProfile::Xcp;
-    config.routers[0]
-        .component_ids
-        .push(SIBLING.parse().unwrap());
+    config.routers[0].component_ids.push(SIBLING.parse().unwrap());
     config
 }
 
 async fn links(lab: &Lab, what: &str, hold: impl Fn(&[LinkStatus]) -> bool) -> Vec<LinkStatus> {
-    lab.until(what, |lab| hold(&lab.edge.registry.links()))
-        .await;
+    lab.until(what, |lab| hold(&lab.edge.registry.links())).await;
     lab.edge.registry.links()
 }
 
@@ -63,18 +60,13 @@ async fn after_the_conversation_of_a_real_router_the_link_is_up_and_carries_both
         .await;
     let mut link = RouterLink::start(speaker);
 
-    let links = links(&lab, "the link is up", |links| {
-        links[0].state == LinkState::Up
-    })
-    .await;
+    let links = links(&lab, "the link is up", |links| links[0].state == LinkState::Up).await;
     assert!(links[0].announced.is_none(), "{:?}", links[0]);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let question =
-        "<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'><body>x</body></message>";
+    let question = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'><body>x</body></message>";
     bob.say(question).await;
     assert_eq!(link.hear().await, wrapped(question));
-    let answer =
-        "<message from='alice@coluc.com/r' to='bob@vngtp.lab' id='2'><body>y</body></message>";
+    let answer = "<message from='alice@coluc.com/r' to='bob@vngtp.lab' id='2'><body>y</body></message>";
     link.say(&format!(
         "<route from='alice@coluc.com/r' to='bob@vngtp.lab' type='session' sequence='9:1203010001'>{answer}</route>"
     ));
@@ -105,14 +97,9 @@ async fn others_that_are_announced_before_the_handshake_is_answered_disturb_noth
         ))
         .await;
     speaker.hear("</handshake>").await;
-    speaker
-        .say(&format!("{manager}<handshake/>{manager}"))
-        .await;
+    speaker.say(&format!("{manager}<handshake/>{manager}")).await;
     speaker.hear("</presence></route>").await;
-    links(&lab, "the link is up", |links| {
-        links[0].state == LinkState::Up
-    })
-    .await;
+    links(&lab, "the link is up", |links| links[0].state == LinkState::Up).await;
     lab.until("all are counted", |lab| {
         lab.metric("xmpp_edge_router_elements_dropped_total{element=\"announcement\"}") == 3
     })
@@ -154,11 +141,7 @@ async fn other_replicas_announcements_are_told_by_the_link_that_saw_them_and_end
 
 #[tokio::test]
 async fn with_three_nodes_what_is_passed_on_of_ourselves_is_told_and_held_against_nobody() {
-    let routers = [
-        Router::new().await,
-        Router::new().await,
-        Router::new().await,
-    ];
+    let routers = [Router::new().await, Router::new().await, Router::new().await];
     let lab = Lab::start(live(xcp(&[], &routers.each_ref())));
     let mut all = Vec::new();
     for router in &routers {
@@ -187,8 +170,7 @@ async fn the_order_of_nodes_follows_a_reload_while_links_stand() {
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let message =
-        |n: usize| format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'/>");
+    let message = |n: usize| format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'/>");
     bob.say(&message(0)).await;
     assert_eq!(one.hear().await, message(0));
     lab.live.send(Arc::new(live(after))).unwrap();

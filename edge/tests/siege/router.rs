@@ -35,11 +35,7 @@ impl Sink {
                 count.fetch_add(read as u64, std::sync::atomic::Ordering::Relaxed);
                 // What has begun and not ended waits for the rest.
                 let begun = memchr::memrchr(b'<', &held[..filled]).unwrap_or(0);
-                let mut keep = if held[filled - 1] == b'>' {
-                    filled
-                } else {
-                    begun
-                };
+                let mut keep = if held[filled - 1] == b'>' { filled } else { begun };
                 let text = &held[..keep];
                 for _ in memmem::find_iter(text, MARK) {
                     let _ = tell.send(());

@@ -73,9 +73,7 @@ impl Flood {
     /// One stream, for as long as the edge takes what it sends.
     pub async fn once(self, mut tcp: TcpStream, host: u8, number: u32) -> io::Result<()> {
         let pairs = if self == Self::Pairs { PAIRS } else { 1 };
-        let domains: Vec<_> = (0..pairs)
-            .map(|n| format!("d{n}.s{number}.{host}.flood.lab"))
-            .collect();
+        let domains: Vec<_> = (0..pairs).map(|n| format!("d{n}.s{number}.{host}.flood.lab")).collect();
         let first = &domains[0];
         crate::start_tls(&mut tcp, &header(first, "coluc.com", "")).await?;
         let name = ServerName::try_from("coluc.com").unwrap();
@@ -135,14 +133,11 @@ async fn serve_one(mut tcp: TcpStream, tls: TlsAcceptor) -> io::Result<()> {
     let features = format!("<stream:features>{TO_TLS}</stream:features>");
     say(&mut tcp, &(header(&own, &local, "c") + &features)).await?;
     hear(&mut tcp, TO_TLS).await?;
-    say(
-        &mut tcp,
-        "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
-    )
-    .await?;
+    say(&mut tcp, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await?;
     let mut stream = tls.accept(tcp).await?;
     hear(&mut stream, "version='1.0'>").await?;
-    let features = "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
+    let features =
+        "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
     say(&mut stream, &(header(&own, &local, "v") + features)).await?;
     answer(&mut stream).await
 }

@@ -148,8 +148,7 @@ impl Speaker {
             if read == 0 {
                 return Err(std::mem::take(&mut self.heard));
             }
-            self.heard
-                .push_str(&String::from_utf8_lossy(&bytes[..read]));
+            self.heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
         }
     }
 
@@ -168,9 +167,7 @@ impl Speaker {
             return false;
         }
         let mut byte = [0; 1];
-        timeout(time, self.io.as_mut().unwrap().read(&mut byte))
-            .await
-            .is_err()
+        timeout(time, self.io.as_mut().unwrap().read(&mut byte)).await.is_err()
     }
 
     /// Everything up to the end of the connection.
@@ -237,10 +234,7 @@ impl Speaker {
 
     /// The server's side of TLS by this configuration; gives the name and the protocol that the
     /// client asked for.
-    pub async fn tls_as_server(
-        &mut self,
-        config: rustls::ServerConfig,
-    ) -> (Option<String>, Option<Vec<u8>>) {
+    pub async fn tls_as_server(&mut self, config: rustls::ServerConfig) -> (Option<String>, Option<Vec<u8>>) {
         self.try_tls_as_server(config).await.unwrap()
     }
 
@@ -250,9 +244,7 @@ impl Speaker {
         config: rustls::ServerConfig,
     ) -> std::io::Result<(Option<String>, Option<Vec<u8>>)> {
         let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config))
-            .accept(io)
-            .await?;
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io).await?;
         let session = tls.get_ref().1;
         let name = session.server_name().map(str::to_owned);
         let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
@@ -263,10 +255,7 @@ impl Speaker {
     pub async fn start_tls_as_server(&mut self) {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(server_tls())
-            .accept(io)
-            .await
-            .unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(server_tls()).accept(io).await.unwrap();
         self.io = Some(Box::pin(tls));
     }
 }
@@ -292,11 +281,7 @@ pub fn attribute(xml: &str, element: &str, name: &str) -> String {
     let at = rest
         .find(&format!(" {name}='"))
         .unwrap_or_else(|| panic!("no {name} in {rest}"));
-    rest[at + name.len() + 3..]
-        .split('\'')
-        .next()
-        .unwrap()
-        .to_owned()
+    rest[at + name.len() + 3..].split('\'').next().unwrap().to_owned()
 }
 
 /// The remote server: takes streams of the edge and opens streams to it.
@@ -316,7 +301,10 @@ impl Peer {
     /// Takes one connection of the edge through STARTTLS to features with dialback.
     pub async fn accept(&self, id: &str) -> Speaker {
         let mut peer = self.accept_tls_with(id).await;
-        peer.say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>").await;
+        peer.say(
+            "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
+        )
+        .await;
         peer
     }
 
@@ -331,18 +319,13 @@ impl Peer {
     pub async fn accept_tls(&self) -> (Speaker, String) {
         let mut peer = self.accept_tcp().await;
         let first = peer.hear("version='1.0'>").await;
-        assert!(
-            first.contains("xmlns:db='jabber:server:dialback'"),
-            "{first}"
-        );
+        assert!(first.contains("xmlns:db='jabber:server:dialback'"), "{first}");
         assert_eq!(attribute(&first, "stream:stream", "to"), self.domain);
         let local = attribute(&first, "stream:stream", "from");
         peer.say(&header(self.domain, &local, "clear-id")).await;
         peer.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>").await;
-        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
-        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
+        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
         peer.start_tls_as_server().await;
         peer.hear("version='1.0'>").await;
         (peer, local)
@@ -366,10 +349,8 @@ impl Peer {
         peer.say(&header(self.domain, to, "")).await;
         let features = peer.hear("</stream:features>").await;
         assert!(features.contains("<required/>"), "{features}");
-        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
-        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-            .await;
+        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
         peer.start_tls_as_client(to).await;
         peer.say(&header(self.domain, to, "")).await;
         let text = peer.hear("</stream:features>").await;
@@ -399,10 +380,8 @@ impl Peer {
     /// Shows a key on `peer` and plays the authoritative server for it.
     pub async fn authenticate(&self, peer: &mut Speaker, id: &str, to: &str) {
         let from = self.domain;
-        peer.say(&format!(
-            "<db:result from='{from}' to='{to}'>some-key</db:result>"
-        ))
-        .await;
+        peer.say(&format!("<db:result from='{from}' to='{to}'>some-key</db:result>"))
+            .await;
         let mut verifying = self.accept("verify-stream").await;
         let asked = verifying.hear("</db:verify>").await;
         assert_eq!(attribute(&asked, "db:verify", "from"), to);
@@ -410,9 +389,7 @@ impl Peer {
         assert_eq!(attribute(&asked, "db:verify", "id"), id);
         assert!(asked.contains(">some-key<"), "{asked}");
         verifying
-            .say(&format!(
-                "<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"
-            ))
+            .say(&format!("<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>"))
             .await;
         let answer = peer.hear("type='valid'/>").await;
         assert_eq!(attribute(&answer, "db:result", "from"), to);
@@ -425,10 +402,8 @@ impl Peer {
         let result = peer.hear("</db:result>").await;
         assert_eq!(attribute(&result, "db:result", "from"), from);
         let to = self.domain;
-        peer.say(&format!(
-            "<db:result from='{to}' to='{from}' type='valid'/>"
-        ))
-        .await;
+        peer.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>"))
+            .await;
         peer
     }
 }
@@ -530,16 +505,13 @@ impl Router {
     /// Profile Xcp: a link that was accepted and hears of the router's own connection manager.
     pub async fn accept_xcp(&self) -> RouterLink {
         let mut speaker = self.accept_xcp_stream().await;
-        speaker
-            .say(&announced("cm-1.jabber", "<local-hosts/>"))
-            .await;
+        speaker.say(&announced("cm-1.jabber", "<local-hosts/>")).await;
         RouterLink::start(speaker)
     }
 }
 
 /// What a router says of the component that is its way to foreign domains.
-pub const GATEWAY: &str =
-    "<local-hosts><host>cm-2_s2scp-1.eft-xwye-a-coluc-com</host></local-hosts><default-gateway/>";
+pub const GATEWAY: &str = "<local-hosts><host>cm-2_s2scp-1.eft-xwye-a-coluc-com</host></local-hosts><default-gateway/>";
 
 /// A router's announcement of a component.
 pub fn announced(component: &str, inside: &str) -> String {
@@ -598,12 +570,7 @@ impl RouterLink {
                 }
             }
         });
-        Self {
-            heard,
-            say,
-            echo,
-            task,
-        }
+        Self { heard, say, echo, task }
     }
 
     pub fn say(&self, text: &str) {
@@ -840,11 +807,7 @@ impl Bystander {
 
     async fn new(lab: &Lab, peer: Peer, link: &mut RouterLink) -> Self {
         let inward = peer.open_authenticated(lab.s2s, "coluc.com").await;
-        link.say(&Self::message(
-            "alice@coluc.com",
-            "carol@bystander.example",
-            0,
-        ));
+        link.say(&Self::message("alice@coluc.com", "carol@bystander.example", 0));
         let mut outward = peer.accept_authenticated("coluc.com").await;
         outward.hear("id='bystander-0'/>").await;
         Self {
@@ -865,9 +828,7 @@ impl Bystander {
         let (alice, carol) = ("alice@coluc.com", "carol@bystander.example");
         self.count += 1;
         let id = format!("id='bystander-{}'", self.count);
-        self.inward
-            .say(&Self::message(carol, alice, self.count))
-            .await;
+        self.inward.say(&Self::message(carol, alice, self.count)).await;
         let mut others = Vec::new();
         loop {
             let heard = link.hear().await;
@@ -885,11 +846,7 @@ impl Bystander {
 
     /// Exchanges messages for as long as something else lasts, and once more after it; gives
     /// everything else that came over the link.
-    pub async fn during<T>(
-        &mut self,
-        link: &mut RouterLink,
-        other: impl Future<Output = T>,
-    ) -> (T, Vec<String>) {
+    pub async fn during<T>(&mut self, link: &mut RouterLink, other: impl Future<Output = T>) -> (T, Vec<String>) {
         let mut others = Vec::new();
         let done = {
             let exchanging = async {
@@ -922,14 +879,8 @@ impl Scene {
         Self::with(|_| {}, |_| {}).await
     }
 
-    pub async fn with(
-        configure: impl FnOnce(&mut EdgeConfig),
-        prepare: impl FnOnce(&mut Live),
-    ) -> Self {
-        let (peer, other) = (
-            Peer::new("vngtp.lab").await,
-            Peer::new(Bystander::DOMAIN).await,
-        );
+    pub async fn with(configure: impl FnOnce(&mut EdgeConfig), prepare: impl FnOnce(&mut Live)) -> Self {
+        let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new(Bystander::DOMAIN).await);
         let router = Router::new().await;
         let mut config = config(&[&peer, &other], &[&router]);
         configure(&mut config);

@@ -83,9 +83,7 @@ impl OddIdentity {
             Odd::Garbage => return Self::unsigned(vec![0x30, 3, 2, 1, 5]),
             Odd::Rsa1024 => "genrsa -out key.pem 1024",
             Odd::P192 => "ecparam -name prime192v1 -genkey -noout -out key.pem",
-            Odd::ExplicitCurve => {
-                "ecparam -name prime256v1 -param_enc explicit -genkey -noout -out key.pem"
-            }
+            Odd::ExplicitCurve => "ecparam -name prime256v1 -param_enc explicit -genkey -noout -out key.pem",
             _ => "genrsa -out key.pem 2048",
         };
         let at = &folder.0;
@@ -113,9 +111,7 @@ impl OddIdentity {
         };
         openssl(
             at,
-            &format!(
-                "x509 -req -in csr.pem {signer} -set_serial {serial} -days 90 -sha256 {extensions} -out cert.pem"
-            ),
+            &format!("x509 -req -in csr.pem {signer} -set_serial {serial} -days 90 -sha256 {extensions} -out cert.pem"),
         );
         let pem = std::fs::read(at.join("cert.pem")).unwrap();
         let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
@@ -152,10 +148,7 @@ impl OddIdentity {
 
     fn by_hand(key: &[u8]) -> Self {
         let name = element(0x30, &[]);
-        let algorithm = element(
-            0x30,
-            &element(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 11]),
-        );
+        let algorithm = element(0x30, &element(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 11]));
         let time = |year: &str| element(0x17, format!("{year}0101000000Z").as_bytes());
         let validity = element(0x30, &[time("24"), time("49")].concat());
         let inside = [

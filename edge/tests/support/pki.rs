@@ -10,8 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::config::{FieldError, Live, sha256_hex};
@@ -70,9 +69,7 @@ impl Identity {
 impl Pki {
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "test authority");
+        params.distinguished_name.push(DnType::CommonName, "test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let own = issue(&ca, &["coluc.com", "conf.coluc.com"], |_| {});
@@ -135,10 +132,7 @@ impl Pki {
             Ok(text.as_bytes().to_vec())
         };
         let tls = TlsSettings::load(&config.tls, config.uses_tls(), &read).unwrap();
-        Live {
-            tls,
-            ..live(config)
-        }
+        Live { tls, ..live(config) }
     }
 }
 
@@ -166,9 +160,7 @@ impl Watching {
     pub fn anybody() -> Self {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         Self {
-            schemes: provider
-                .signature_verification_algorithms
-                .supported_schemes(),
+            schemes: provider.signature_verification_algorithms.supported_schemes(),
             leaf: Mutex::default(),
         }
     }
@@ -235,17 +227,11 @@ impl rustls::server::ResolvesServerCert for Shown {
 
 pub fn certified(identity: &Identity) -> Arc<CertifiedKey> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let key = provider
-        .key_provider
-        .load_private_key(identity.private_key())
-        .unwrap();
+    let key = provider.key_provider.load_private_key(identity.private_key()).unwrap();
     Arc::new(CertifiedKey::new(identity.chain.clone(), key))
 }
 
-pub fn client_of(
-    identity: Option<&Identity>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> Arc<ClientConfig> {
+pub fn client_of(identity: Option<&Identity>, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     client_showing(identity.map(certified), versions)
 }
 
@@ -271,10 +257,7 @@ pub fn server(identity: &Identity) -> Arc<ServerConfig> {
     server_of(identity, &BOTH)
 }
 
-pub fn server_of(
-    identity: &Identity,
-    versions: &[&'static SupportedProtocolVersion],
-) -> Arc<ServerConfig> {
+pub fn server_of(identity: &Identity, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
     server_showing(certified(identity), versions)
 }
 
@@ -284,9 +267,7 @@ pub fn server_showing(
     versions: &[&'static SupportedProtocolVersion],
 ) -> Arc<ServerConfig> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let schemes = provider
-        .signature_verification_algorithms
-        .supported_schemes();
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
     server_asking(identity, schemes, versions)
 }
 
@@ -350,9 +331,7 @@ impl Speaker {
         assert_eq!(self.heard, "", "clear text before TLS");
         let io = self.io.take().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = tokio_rustls::TlsConnector::from(config)
-            .connect(name, io)
-            .await?;
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, io).await?;
         self.io = Some(Box::pin(tls));
         Ok(())
     }

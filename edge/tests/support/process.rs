@@ -163,10 +163,7 @@ drainDelay: 0s
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
         // Behind the name, which stands in brackets: utime and stime, in hundredths of a second.
         let fields = stat.rsplit(')').next().unwrap().split_whitespace();
-        let ticks = fields
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u64>().unwrap());
+        let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
         Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
@@ -191,8 +188,6 @@ fn free() -> SocketAddr {
     static GIVEN: AtomicUsize = AtomicUsize::new(0);
     let [.., given] = GIVEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let [.., high, low] = std::process::id().to_be_bytes();
-    let listener =
-        std::net::TcpListener::bind(SocketAddr::from(([127, 64 + given % 64, high, low], 0)))
-            .unwrap();
+    let listener = std::net::TcpListener::bind(SocketAddr::from(([127, 64 + given % 64, high, low], 0))).unwrap();
     listener.local_addr().unwrap()
 }

@@ -12,8 +12,8 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
 };
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets, KeyLog, ServerConfig,
-    ServerConnection, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets, KeyLog, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
 };
 
 use super::Speaker;

@@ -38,8 +38,7 @@ const END: Duration = Duration::from_millis(500);
 /// Every domain is reached at one port of the loopback, or nowhere.
 pub struct Everywhere(pub Option<u16>);
 
-type Answer<'a, T> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 impl Lookup for Everywhere {
     fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
@@ -81,9 +80,7 @@ fn load(mode: &str, router: &str, lookup: Everywhere) -> Live {
     let here = folder.display();
     let certificates = match mode {
         "Disabled" => String::new(),
-        _ => format!(
-            ", certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]"
-        ),
+        _ => format!(", certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]"),
     };
     let yaml = format!(
         "domains: [coluc.com, conf.coluc.com]\n\
@@ -226,8 +223,7 @@ fn last_id(heard: &[u8]) -> Option<&[u8]> {
 fn check_xml(heard: &[u8]) {
     // Records may follow, not XML.
     let before_tls = [&b"<starttls xmlns="[..], b"<proceed xmlns="];
-    let end =
-        (0..heard.len()).find(|at| before_tls.iter().any(|tag| heard[*at..].starts_with(tag)));
+    let end = (0..heard.len()).find(|at| before_tls.iter().any(|tag| heard[*at..].starts_with(tag)));
     let heard = &heard[..end.unwrap_or(heard.len())];
     let mut parser = rxml::Parser::with_options(rxml::Options {
         max_token_length: heard.len() + 1,

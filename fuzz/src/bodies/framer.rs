@@ -67,19 +67,17 @@ fn as_rxml_takes_names(input: &[u8]) -> Vec<u8> {
 }
 
 fn stricter(error: XmlError) -> bool {
-    matches!(
-        error.condition,
-        C::PolicyViolation | C::BadFormat | C::InvalidNamespace
-    ) || matches!(
-        error.reason,
-        "carriage return alone in an attribute value"
-            | "the namespace of xmlns is bound"
-            | "duplicate attribute"
-            | "malformed XML declaration"
-            | "XML version other than 1.0"
-            | "encoding other than UTF-8"
-            | "document is not standalone"
-    )
+    matches!(error.condition, C::PolicyViolation | C::BadFormat | C::InvalidNamespace)
+        || matches!(
+            error.reason,
+            "carriage return alone in an attribute value"
+                | "the namespace of xmlns is bound"
+                | "duplicate attribute"
+                | "malformed XML declaration"
+                | "XML version other than 1.0"
+                | "encoding other than UTF-8"
+                | "document is not standalone"
+        )
 }
 
 /// One input.
@@ -87,31 +85,20 @@ pub fn run(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else {
         return;
     };
-    let mut input = if choice & 1 == 0 {
-        HEADER.to_vec()
-    } else {
-        Vec::new()
-    };
+    let mut input = if choice & 1 == 0 { HEADER.to_vec() } else { Vec::new() };
     input.extend_from_slice(data);
     // White space before the root is legal, but not to rxml.
     let input = input.trim_ascii_start();
     let (accepted, elements, error) = cut(input, usize::MAX);
     let step = usize::from(choice >> 1) + 1;
     let (accepted_in_steps, elements_in_steps, error_in_steps) = cut(input, step);
-    assert_eq!(
-        (accepted, &elements),
-        (accepted_in_steps, &elements_in_steps)
-    );
-    assert_eq!(
-        error.map(|e| e.condition),
-        error_in_steps.map(|e| e.condition)
-    );
+    assert_eq!((accepted, &elements), (accepted_in_steps, &elements_in_steps));
+    assert_eq!(error.map(|e| e.condition), error_in_steps.map(|e| e.condition));
     if let Err(refusal) = rxml_verdict(&as_rxml_takes_names(&input[..accepted]), false) {
         panic!("accepted, but rxml says {refusal}");
     }
     if let Some(error) = error.filter(|e| !stricter(*e)) {
-        let refused = rxml_verdict(input, true).is_err()
-            || rxml_verdict(&as_rxml_takes_names(input), true).is_err();
+        let refused = rxml_verdict(input, true).is_err() || rxml_verdict(&as_rxml_takes_names(input), true).is_err();
         assert!(refused, "refused: {error}");
     }
 }

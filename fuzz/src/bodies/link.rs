@@ -36,8 +36,7 @@ pub fn run(data: &[u8]) {
     };
     converse(async || {
         let (router, node) = listener().await;
-        let endpoint =
-            format!("profile: {profile}, endpoints: [{{name: node, address: '127.0.0.1:{node}'}}]");
+        let endpoint = format!("profile: {profile}, endpoints: [{{name: node, address: '127.0.0.1:{node}'}}]");
         let _running = start("Disabled", &endpoint, Everywhere(None));
         let (tcp, _) = router.accept().await.unwrap();
         let mut side = Side::new(tcp);

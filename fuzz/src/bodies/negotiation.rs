@@ -26,12 +26,7 @@ fn elements(input: &[u8]) -> Vec<Element> {
                     dialback: true,
                 };
                 let mut again = Framer::new(Limits::stanzas(1 << 20));
-                again.feed(
-                    answer
-                        .write()
-                        .expect("what was read can be written")
-                        .as_bytes(),
-                );
+                again.feed(answer.write().expect("what was read can be written").as_bytes());
                 let Ok(Some(Frame::Header(read))) = again.next_frame() else {
                     panic!("our header is not read back");
                 };
@@ -70,10 +65,7 @@ pub fn run(data: &[u8]) {
             };
             assert_eq!(answered.from(), element.to());
             assert_eq!(answered.to(), element.from());
-            assert_eq!(
-                Received::parse(answered, kind).expect("ours").id,
-                received.id
-            );
+            assert_eq!(Received::parse(answered, kind).expect("ours").id, received.id);
         }
     }
 }

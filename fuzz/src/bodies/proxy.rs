@@ -21,11 +21,7 @@ pub fn run(data: &[u8]) {
                 assert_eq!(verdict, whole, "the verdict changes at {end}");
                 if let Ok(Some((origin, length))) = verdict {
                     assert!(length <= end, "{length} bytes of {end}");
-                    assert_eq!(
-                        parse(&data[..length]),
-                        whole,
-                        "bytes behind the header count"
-                    );
+                    assert_eq!(parse(&data[..length]), whole, "bytes behind the header count");
                     if let Origin::Client(client) = origin {
                         assert_eq!(client.ip(), client.ip().to_canonical());
                     }

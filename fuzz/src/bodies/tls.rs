@@ -98,11 +98,7 @@ fn disturbed(data: &[u8]) {
         let size = usize::from(u16::from_be_bytes([high, low]));
         match what >> 1 & 7 {
             0 => {
-                let content: Vec<u8> = (0..=250)
-                    .cycle()
-                    .map(|n: u8| n ^ place)
-                    .take(size)
-                    .collect();
+                let content: Vec<u8> = (0..=250).cycle().map(|n: u8| n ^ place).take(size).collect();
                 // Nothing is taken before the handshake is over, nor after the end.
                 if !sessions[from].state().is_handshaking() && !ended[from] {
                     sessions[from].send(&content);
@@ -156,8 +152,5 @@ fn disturbed(data: &[u8]) {
             "content is missing"
         );
     }
-    assert!(
-        alive || spoilt.contains(&true),
-        "undisturbed records are refused"
-    );
+    assert!(alive || spoilt.contains(&true), "undisturbed records are refused");
 }

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use xmpp_federation_core::edge_config::{
-    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, LinkProfile, Listen, Log,
-    ProxyProtocol, Router, Tls, TrustAnchors,
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, LinkProfile, Listen, Log, ProxyProtocol, Router,
+    Tls, TrustAnchors,
 };
 
-use super::stateful_set::{
-    CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS,
-};
+use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
 use crate::api::spec::RouterProfile;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
@@ -52,14 +50,10 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
                 certificate_file: certificate("tls.crt"),
                 private_key_file: certificate("tls.key"),
             }],
-            client_certificate: valid
-                .tls
-                .client_certificate
-                .as_ref()
-                .map(|_| CertificateFiles {
-                    certificate_file: client("tls.crt"),
-                    private_key_file: client("tls.key"),
-                }),
+            client_certificate: valid.tls.client_certificate.as_ref().map(|_| CertificateFiles {
+                certificate_file: client("tls.crt"),
+                private_key_file: client("tls.key"),
+            }),
             trust_anchors: TrustAnchors {
                 system: valid.tls.system_anchors,
                 file: valid.tls.anchors.as_ref().map(|_| file("anchors.pem")),
@@ -81,11 +75,7 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
             allow_private_targets: valid.allow_private.clone(),
             deny_targets: valid.deny.clone(),
         },
-        routers: valid
-            .imp
-            .iter()
-            .map(|imp| router(valid, imp, links))
-            .collect(),
+        routers: valid.imp.iter().map(|imp| router(valid, imp, links)).collect(),
         limits: valid.limits.clone(),
         proxy_protocol: ProxyProtocol {
             trusted_sources: valid.proxy_sources.clone(),
@@ -173,10 +163,7 @@ mod tests {
     #[rstest]
     #[case(json!("Component"), LinkProfile::Component)]
     #[case(json!("Xcp"), LinkProfile::Xcp)]
-    fn the_links_speak_the_profile_of_the_resource(
-        #[case] profile: Value,
-        #[case] expected: LinkProfile,
-    ) {
+    fn the_links_speak_the_profile_of_the_resource(#[case] profile: Value, #[case] expected: LinkProfile) {
         let valid = validated(&spec_with("/imp/0/router/profile", profile)).unwrap();
         let config = edge_config(&valid, &links());
         assert!(config.routers.iter().all(|r| r.profile == expected));

@@ -104,11 +104,7 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
 fn dialled(material: &Material, links: &Links) -> Links {
     links
         .iter()
-        .filter(|(entry, _)| {
-            material
-                .router(entry)
-                .is_some_and(|router| router.bytes.is_some())
-        })
+        .filter(|(entry, _)| material.router(entry).is_some_and(|router| router.bytes.is_some()))
         .map(|(entry, nodes)| (entry.clone(), nodes.clone()))
         .collect()
 }

@@ -43,9 +43,7 @@ pub fn policy(valid: &Validated, links: &Links) -> Value {
     }
     for imp in valid.imp.iter().filter(|_| valid.active) {
         let nodes = links.get(&imp.spec.name).into_iter().flatten();
-        let routers: Vec<Value> = nodes
-            .filter_map(|(_, address)| host_block(address))
-            .collect();
+        let routers: Vec<Value> = nodes.filter_map(|(_, address)| host_block(address)).collect();
         if !routers.is_empty() {
             egress.push(json!({
                 "to": routers,

@@ -32,12 +32,7 @@ pub struct ClusterSlots<'a> {
 }
 
 /// How many pods may run, of `wanted` ones, while `running` do (`None`: there were none yet).
-pub fn pods_to_run(
-    wanted: u16,
-    hosted: &[Domain],
-    clusters: &[ClusterSlots<'_>],
-    running: Option<u16>,
-) -> u16 {
+pub fn pods_to_run(wanted: u16, hosted: &[Domain], clusters: &[ClusterSlots<'_>], running: Option<u16>) -> u16 {
     // Where all fail, none is excused: it stays as it is.
     let all_fail = clusters.iter().all(|cluster| cluster.failing);
     let allowed = hosted.iter().filter_map(|domain| {
@@ -67,9 +62,7 @@ fn best(clusters: &[&ClusterSlots<'_>], slot: usize) -> SlotSync {
 /// Once any slot is in sync, only pods of leading slots in sync.
 fn pods_of_domain(wanted: u16, serving: &[&ClusterSlots<'_>], running: Option<u16>) -> u16 {
     let known = serving.iter().map(|cluster| cluster.slots.len()).max();
-    let slots: Vec<SlotSync> = (0..known.unwrap_or(0))
-        .map(|slot| best(serving, slot))
-        .collect();
+    let slots: Vec<SlotSync> = (0..known.unwrap_or(0)).map(|slot| best(serving, slot)).collect();
     let any = slots.contains(&SlotSync::InSync);
     let unknown = slots.is_empty() || slots.contains(&SlotSync::Unknown);
     if !any {
@@ -195,15 +188,8 @@ mod tests {
         let owned: Vec<_> = clusters
             .iter()
             .map(|(serves, states)| {
-                let domains: Vec<Domain> = serves
-                    .chars()
-                    .map(|c| domain(&format!("{c}.example")))
-                    .collect();
-                (
-                    domains,
-                    slots(states.trim_end_matches('!')),
-                    states.ends_with('!'),
-                )
+                let domains: Vec<Domain> = serves.chars().map(|c| domain(&format!("{c}.example"))).collect();
+                (domains, slots(states.trim_end_matches('!')), states.ends_with('!'))
             })
             .collect();
         let clusters: Vec<ClusterSlots<'_>> = owned

@@ -44,12 +44,7 @@ pub fn authority(valid: &Validated, material: &Material) -> Option<Value> {
         "tls.crt": encode(material.ca_certificate.as_bytes()),
         "tls.key": encode(material.ca_key.expose()),
     });
-    Some(secret(
-        valid,
-        &valid.owner.authority(),
-        "kubernetes.io/tls",
-        &data,
-    ))
+    Some(secret(valid, &valid.owner.authority(), "kubernetes.io/tls", &data))
 }
 
 /// The leaf of our own authority.
@@ -64,12 +59,7 @@ pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
                 let authority = encode(material.ca_certificate.as_bytes());
                 map.insert("ca.crt".to_owned(), json!(authority));
             }
-            Wanted::Object(secret(
-                valid,
-                &valid.owner.certificate(),
-                "kubernetes.io/tls",
-                &data,
-            ))
+            Wanted::Object(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", &data))
         }
         Ok(Certificate::Brought { .. }) => Wanted::Absent,
         Err(_) => Wanted::AsItIs,
@@ -89,19 +79,11 @@ pub fn router(valid: &Validated, material: &Material) -> Wanted {
         .iter()
         .map(|router| {
             // Without one no link is opened, but the edge wants a file with something in it.
-            let bytes = router
-                .bytes
-                .as_ref()
-                .map_or(MISSING.as_bytes(), SecretBytes::expose);
+            let bytes = router.bytes.as_ref().map_or(MISSING.as_bytes(), SecretBytes::expose);
             (router_file(&router.entry), json!(encode(bytes)))
         })
         .collect();
-    Wanted::Object(secret(
-        valid,
-        &valid.owner.router(),
-        "Opaque",
-        &Value::Object(data),
-    ))
+    Wanted::Object(secret(valid, &valid.owner.router(), "Opaque", &Value::Object(data)))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed
@@ -110,11 +92,7 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
     let mut text = config_hash.to_owned();
     for bytes in [
         material.dialback.as_ref().ok().map(|d| d.secret.expose()),
-        material
-            .certificate
-            .as_ref()
-            .ok()
-            .map(|c| c.pem().as_bytes()),
+        material.certificate.as_ref().ok().map(|c| c.pem().as_bytes()),
     ]
     .into_iter()
     .flatten()
@@ -144,18 +122,12 @@ mod tests {
         let secret = |(bytes, entry): (Option<&str>, &str)| RouterSecret {
             entry: entry.to_owned(),
             bytes: bytes.map(|text| SecretBytes::new(text.as_bytes().to_vec())),
-            missing: bytes
-                .is_none()
-                .then(|| format!("Secret {entry}-router is missing")),
+            missing: bytes.is_none().then(|| format!("Secret {entry}-router is missing")),
         };
         Material {
             dialback: Err(String::new()),
             certificate: Err(String::new()),
-            routers: secrets
-                .into_iter()
-                .zip(["main", "second"])
-                .map(secret)
-                .collect(),
+            routers: secrets.into_iter().zip(["main", "second"]).map(secret).collect(),
             others: Ok(()),
             brought: Vec::new(),
         }
@@ -177,10 +149,7 @@ mod tests {
         let material = material(secrets);
         let nodes = |name: &str| vec![(name.to_owned(), "10.244.200.10".to_owned())];
         let known = Known {
-            links: Links::from([
-                ("main".to_owned(), nodes("a")),
-                ("second".to_owned(), nodes("b")),
-            ]),
+            links: Links::from([("main".to_owned(), nodes("a")), ("second".to_owned(), nodes("b"))]),
             pods: 1,
         };
         let desired = all(&valid, &material, &known);
@@ -198,9 +167,7 @@ mod tests {
             }
         }
         let text = desired.config.pointer("/data/edge.yaml").unwrap();
-        let config =
-            xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text.as_str().unwrap())
-                .unwrap();
+        let config = xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text.as_str().unwrap()).unwrap();
         let with_links: Vec<&str> = config
             .routers
             .iter()

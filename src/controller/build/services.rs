@@ -42,28 +42,22 @@ pub fn public(valid: &Validated) -> Value {
     let mut put = |key: &str, value: Value| spec.insert(key.to_owned(), value);
     put("type", json!(service.type_));
     put("selector", valid.owner.pod_labels());
-    let mut ports = vec![
-        json!({"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"}),
-    ];
+    let mut ports = vec![json!({"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"})];
     if valid.direct_tls {
-        ports.push(json!({"name": "xmpps-server", "port": DIRECT_TLS_PORT, "protocol": "TCP", "targetPort": "xmpps-server"}));
+        ports.push(
+            json!({"name": "xmpps-server", "port": DIRECT_TLS_PORT, "protocol": "TCP", "targetPort": "xmpps-server"}),
+        );
     }
     put("ports", json!(ports));
     if service.type_ != ServiceType::ClusterIP {
-        put(
-            "externalTrafficPolicy",
-            json!(service.external_traffic_policy),
-        );
+        put("externalTrafficPolicy", json!(service.external_traffic_policy));
     }
     if service.type_ == ServiceType::LoadBalancer {
         if let Some(class) = &service.load_balancer_class {
             put("loadBalancerClass", json!(class));
         }
         if !service.load_balancer_source_ranges.is_empty() {
-            put(
-                "loadBalancerSourceRanges",
-                json!(service.load_balancer_source_ranges),
-            );
+            put("loadBalancerSourceRanges", json!(service.load_balancer_source_ranges));
         }
     }
     if let Some(policy) = service.ip_family_policy {

@@ -43,12 +43,7 @@ pub fn stateful_set(valid: &Validated, pods: u16) -> Value {
 }
 
 fn pod_metadata(valid: &Validated) -> Value {
-    let mut labels: Map<String, Value> = valid
-        .pod
-        .labels
-        .iter()
-        .map(|(k, v)| (k.clone(), json!(v)))
-        .collect();
+    let mut labels: Map<String, Value> = valid.pod.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     if let Value::Object(own) = valid.owner.labels() {
         labels.extend(own);
     }
@@ -99,16 +94,8 @@ fn pod_spec(valid: &Validated) -> Value {
     );
     map.insert("affinity".to_owned(), affinity);
     for (key, value, present) in [
-        (
-            "nodeSelector",
-            json!(pod.node_selector),
-            !pod.node_selector.is_empty(),
-        ),
-        (
-            "tolerations",
-            json!(pod.tolerations),
-            !pod.tolerations.is_empty(),
-        ),
+        ("nodeSelector", json!(pod.node_selector), !pod.node_selector.is_empty()),
+        ("tolerations", json!(pod.tolerations), !pod.tolerations.is_empty()),
         (
             "topologySpreadConstraints",
             json!(pod.topology_spread_constraints),
@@ -150,9 +137,7 @@ fn container(valid: &Validated) -> Value {
         json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}),
     ];
     if valid.direct_tls {
-        ports.push(
-            json!({"name": "xmpps-server", "containerPort": DIRECT_TLS_PORT, "protocol": "TCP"}),
-        );
+        ports.push(json!({"name": "xmpps-server", "containerPort": DIRECT_TLS_PORT, "protocol": "TCP"}));
     }
     let mut mounts = vec![
         json!({"name": "edge", "mountPath": CONFIG_DIR, "readOnly": true}),
@@ -160,9 +145,7 @@ fn container(valid: &Validated) -> Value {
         json!({"name": "run", "mountPath": RUN_DIR}),
     ];
     if valid.tls.client_certificate.is_some() {
-        mounts.push(
-            json!({"name": "client-tls", "mountPath": CLIENT_CERTIFICATE_DIR, "readOnly": true}),
-        );
+        mounts.push(json!({"name": "client-tls", "mountPath": CLIENT_CERTIFICATE_DIR, "readOnly": true}));
     }
     let mut container = json!({
         "name": "edge",
@@ -252,14 +235,8 @@ mod tests {
         let set = stateful_set(&valid, 2);
         let at = |pointer: &str| set.pointer(pointer).cloned().unwrap_or_default();
         let pod = "/spec/template/spec";
-        assert_eq!(
-            at(&format!("{pod}/automountServiceAccountToken")),
-            json!(false)
-        );
-        assert_eq!(
-            at(&format!("{pod}/securityContext/runAsNonRoot")),
-            json!(true)
-        );
+        assert_eq!(at(&format!("{pod}/automountServiceAccountToken")), json!(false));
+        assert_eq!(at(&format!("{pod}/securityContext/runAsNonRoot")), json!(true));
         assert_eq!(
             at(&format!("{pod}/securityContext/seccompProfile/type")),
             json!("RuntimeDefault")
@@ -274,10 +251,7 @@ mod tests {
             })
         );
         assert!(!set.to_string().contains("subPath"));
-        assert_eq!(
-            at(&format!("{pod}/terminationGracePeriodSeconds")),
-            json!(45)
-        );
+        assert_eq!(at(&format!("{pod}/terminationGracePeriodSeconds")), json!(45));
     }
 
     #[test]

@@ -53,11 +53,7 @@ pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), E
 }
 
 /// Replaces the list, on exactly the version that was read.
-async fn set(
-    client: &Client,
-    object: &impl ResourceExt,
-    finalizers: &[String],
-) -> Result<(), Error> {
+async fn set(client: &Client, object: &impl ResourceExt, finalizers: &[String]) -> Result<(), Error> {
     let namespace = object.namespace().unwrap_or_default();
     let api: Api<XmppFederation> = Api::namespaced(client.clone(), &namespace);
     let patch = json!({"metadata": {
@@ -68,12 +64,7 @@ async fn set(
     let what = || format!("the finalizers of {name} cannot be changed");
     // Metadata alone comes back, so that an object that this release cannot read is no obstacle.
     let params = PatchParams::default();
-    match call(
-        what,
-        api.patch_metadata(&name, &params, &Patch::Merge(&patch)),
-    )
-    .await
-    {
+    match call(what, api.patch_metadata(&name, &params, &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(404) => Ok(()),
         Err(error) => Err(error),

@@ -24,11 +24,7 @@ pub async fn rows(
     let status = object.status.as_ref();
     let status = status.and_then(|s| s.imp.iter().find(|entry| entry.name == imp.name));
     let table = status.and_then(|entry| entry.table.as_deref());
-    match context
-        .imp
-        .recorded(&owner.uid, &imp.publisher, table)
-        .await
-    {
+    match context.imp.recorded(&owner.uid, &imp.publisher, table).await {
         Ok(Some(rows)) => rows,
         _ => status.map(of_status).unwrap_or_default(),
     }
@@ -149,12 +145,7 @@ mod tests {
 
     #[test]
     fn rows_that_were_to_stay_are_no_warning() {
-        let notes = tell(
-            &owner(),
-            Reason::RowsRetained,
-            "onDelete is Retain",
-            &many(1),
-        );
+        let notes = tell(&owner(), Reason::RowsRetained, "onDelete is Retain", &many(1));
         assert!(notes.iter().all(|note| !note.warning), "{notes:?}");
         assert!(tell(&owner(), Reason::RowsRetained, "onDelete is Retain", &[]).is_empty());
     }

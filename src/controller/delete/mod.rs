@@ -188,10 +188,7 @@ pub async fn run(
     }
     events::publish(&context.client, object, &context.instance, &notes).await;
     finalizer::release(&context.client, object).await?;
-    for end in ends
-        .iter()
-        .filter(|end| end.reason == Reason::RowsAbandoned)
-    {
+    for end in ends.iter().filter(|end| end.reason == Reason::RowsAbandoned) {
         left::count(context, &end.rows);
     }
     context.forget(&owner.uid);
@@ -244,11 +241,7 @@ fn age(context: &Context, object: &XmppFederation, owner: &Owner) -> Age {
         began = *memory.deleting_since.get_or_insert(began);
     });
     Age {
-        asked: object
-            .metadata
-            .deletion_timestamp
-            .as_ref()
-            .map_or(now, |time| time.0),
+        asked: object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0),
         now,
         at_it: began.elapsed(),
     }
@@ -305,9 +298,7 @@ async fn remove(
         Err(sentence) => {
             let last = context.recall(&owner.uid).reach;
             let last = last.get(&part.name).filter(|_| part.former.is_none());
-            let usable = last
-                .and_then(Option::as_ref)
-                .and_then(|last| last.usable(asked));
+            let usable = last.and_then(Option::as_ref).and_then(|last| last.usable(asked));
             let Some(last) = usable else {
                 return Err(sentence);
             };
@@ -331,10 +322,7 @@ fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) ->
         owner,
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
-        live_owners: watch::known(context)
-            .iter()
-            .filter_map(ResourceExt::uid)
-            .collect(),
+        live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
         asked: Asked::default(),
     }
 }

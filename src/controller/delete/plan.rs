@@ -63,9 +63,7 @@ impl Age {
     /// When to look again, given when the removal itself wants to go on.
     pub fn again(self, imp: &ImpSpec, wanted: Duration) -> Duration {
         let last = self.left(imp).max(Duration::from_millis(100));
-        wanted
-            .clamp(Duration::from_millis(100), LOOK_AGAIN)
-            .min(last)
+        wanted.clamp(Duration::from_millis(100), LOOK_AGAIN).min(last)
     }
 }
 
@@ -78,10 +76,7 @@ pub fn plan(object: &XmppFederation, imp: &ImpSpec, age: Age) -> Step {
         return Step::Retain;
     }
     if abandons(object) {
-        return Step::GiveUp(format!(
-            "the annotation {} asks for it",
-            request::ABANDON_ROWS
-        ));
+        return Step::GiveUp(format!("the annotation {} asks for it", request::ABANDON_ROWS));
     }
     let which = match (object.spec.paused, imp.maintenance) {
         (true, _) => "spec.paused is true".to_owned(),
@@ -165,12 +160,7 @@ mod tests {
     #[case("/paused", json!(true), 600, "give up")]
     #[case("/imp/0/maintenance", json!(true), 599, "wait")]
     #[case("/imp/0/maintenance", json!(true), 600, "give up")]
-    fn a_deletion_begins_with(
-        #[case] path: &str,
-        #[case] value: Value,
-        #[case] since: i64,
-        #[case] expected: &str,
-    ) {
+    fn a_deletion_begins_with(#[case] path: &str, #[case] value: Value, #[case] since: i64, #[case] expected: &str) {
         let object = object(path, value);
         let step = plan(&object, first(&object), age(since, 600));
         assert_eq!(kind(&step), expected);
@@ -213,10 +203,7 @@ mod tests {
     #[rstest]
     #[case(0, "wait")]
     #[case(600, "give up")]
-    fn a_secret_that_is_gone_already_holds_nothing_for_ever(
-        #[case] since: i64,
-        #[case] expected: &str,
-    ) {
+    fn a_secret_that_is_gone_already_holds_nothing_for_ever(#[case] since: i64, #[case] expected: &str) {
         let outcome = Err("Secret cups-axl does not exist".to_owned());
         let object = object("", Value::Null);
         let step = after(first(&object), &outcome, age(since, 600));

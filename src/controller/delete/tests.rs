@@ -111,11 +111,7 @@ fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await?;
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let (code, answer) =
-                server
-                    .lock()
-                    .unwrap()
-                    .answer(&parts.method, parts.uri.path(), &body);
+            let (code, answer) = server.lock().unwrap().answer(&parts.method, parts.uri.path(), &body);
             let response = Response::builder()
                 .status(code)
                 .body(Body::from(serde_json::to_vec(&answer).unwrap()));
@@ -146,10 +142,7 @@ impl LedgerStore for Ledgers {
                 version: version.to_string(),
                 uid: name.to_owned(),
             };
-            self.0
-                .lock()
-                .unwrap()
-                .insert(name.to_owned(), stored.clone());
+            self.0.lock().unwrap().insert(name.to_owned(), stored.clone());
             Ok(stored)
         })
     }
@@ -186,18 +179,8 @@ fn names(object: &XmppFederation) -> Vec<String> {
 }
 
 /// What the first entry is asked for.
-fn wanted_of(
-    context: &Context,
-    object: &XmppFederation,
-    owner: &Owner,
-    secrets: &Secrets,
-) -> Desired {
-    wanted(
-        &resource(context, object, owner),
-        &object.spec.imp[0],
-        secrets,
-    )
-    .unwrap()
+fn wanted_of(context: &Context, object: &XmppFederation, owner: &Owner, secrets: &Secrets) -> Desired {
+    wanted(&resource(context, object, owner), &object.spec.imp[0], secrets).unwrap()
 }
 
 impl Bench {
@@ -217,10 +200,7 @@ impl Bench {
             "metadata": {"name": "coluc", "namespace": "federation", "uid": "uid-1", "generation": 1,
                 "resourceVersion": "10", "finalizers": ["others.example/one", crate::api::FINALIZER]}});
         let secrets = [
-            secret(
-                "cups-axl",
-                &[("username", "axluser"), ("password", "axlpassword")],
-            ),
+            secret("cups-axl", &[("username", "axluser"), ("password", "axlpassword")]),
             secret("cups-ca", &[("ca.crt", sim.ca_pem())]),
             secret("cups-router", &[("secret", "router-secret")]),
         ];
@@ -283,10 +263,7 @@ impl Bench {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let mut server = self.server.lock().unwrap();
         let parent = server.resource.pointer_mut(parent).unwrap();
-        parent
-            .as_object_mut()
-            .unwrap()
-            .insert(key.to_owned(), value);
+        parent.as_object_mut().unwrap().insert(key.to_owned(), value);
     }
 
     fn object(&self) -> XmppFederation {
@@ -369,11 +346,7 @@ impl Trouble {
                 gone("cups-axl");
                 let long_ago = Timestamp::now() - Duration::from_secs(61);
                 bench.context.remember(&bench.owner.uid, |memory| {
-                    LastReach::see(
-                        memory.reach.entry("main".to_owned()).or_default(),
-                        None,
-                        long_ago,
-                    );
+                    LastReach::see(memory.reach.entry("main".to_owned()).or_default(), None, long_ago);
                 });
             }
             Self::SecretGoneWithUs => {
@@ -432,16 +405,9 @@ enum Ends {
 #[case(Trouble::Conflict, Ends::Removed)]
 #[case(Trouble::Retain, Ends::Retained)]
 #[case(Trouble::Abandon, Ends::GivenUpAtOnce(request::ABANDON_ROWS))]
-#[case(
-    Trouble::AbandonWhilePaused,
-    Ends::GivenUpAtOnce(request::ABANDON_ROWS)
-)]
+#[case(Trouble::AbandonWhilePaused, Ends::GivenUpAtOnce(request::ABANDON_ROWS))]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_ends(
-    #[case] trouble: Trouble,
-    #[case] ends: Ends,
-    #[values(false, true)] terminating: bool,
-) {
+async fn a_deletion_ends(#[case] trouble: Trouble, #[case] ends: Ends, #[values(false, true)] terminating: bool) {
     let mut bench = Bench::start().await;
     let rows = bench.rows();
     assert_eq!(rows.len(), 2);
@@ -513,14 +479,9 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
     let mut bench = Bench::start().await;
     bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
     Trouble::Unauthorized.make(&mut bench);
-    run(
-        &bench.context,
-        &bench.object(),
-        &bench.owner,
-        &Ok(Vec::new()),
-    )
-    .await
-    .unwrap();
+    run(&bench.context, &bench.object(), &bench.owner, &Ok(Vec::new()))
+        .await
+        .unwrap();
     let status = bench.server.lock().unwrap().resource["status"].clone();
     let conditions = status["conditions"].as_array().unwrap();
     let said = conditions

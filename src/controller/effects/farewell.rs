@@ -146,12 +146,7 @@ impl<'a> Farewell<'a> {
             .map_err(|error| format!("the claim on it cannot be ended: {error}"))
     }
 
-    async fn give_up(
-        &self,
-        former: &Former,
-        step: &Step,
-        notes: &mut Vec<Note>,
-    ) -> Result<(), String> {
+    async fn give_up(&self, former: &Former, step: &Step, notes: &mut Vec<Note>) -> Result<(), String> {
         let (warning, message) = match step {
             Step::GiveUp(sentence) => (true, sentence.clone()),
             _ => (
@@ -186,11 +181,7 @@ impl<'a> Farewell<'a> {
 }
 
 /// How the rows of a cluster that left the spec are removed, or why that cannot be tried.
-pub fn removal(
-    resource: &Resource<'_>,
-    former: &Former,
-    secrets: &Secrets,
-) -> Result<Desired, String> {
+pub fn removal(resource: &Resource<'_>, former: &Former, secrets: &Secrets) -> Result<Desired, String> {
     let entry = former
         .entry
         .as_ref()

@@ -18,8 +18,8 @@ use crate::controller::validate::Imp;
 use crate::imp::announcement::{Announced, Opened};
 use crate::imp::axl::AxlVersion;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner,
-    Place, Requests, RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
+    RestartMode, RestartPolicy, ServerTrust, Target,
 };
 use crate::imp::report::NodeReport;
 
@@ -107,9 +107,7 @@ pub fn desired(
                 spec::RestartMode::Window => cluster
                     .window
                     .clone()
-                    .map_or(RestartMode::Manual, |window| {
-                        RestartMode::Window(Box::new(window))
-                    }),
+                    .map_or(RestartMode::Manual, |window| RestartMode::Window(Box::new(window))),
             },
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
@@ -203,10 +201,7 @@ pub async fn router_addresses(imp: &Imp, nodes: &[NodeReport], known: Option<&No
             None => resolve(&node.name, before.as_deref()).await.or(before),
         };
         // A name that does not resolve here is left to the edge's own resolving.
-        (
-            node.name.clone(),
-            address.unwrap_or_else(|| node.name.clone()),
-        )
+        (node.name.clone(), address.unwrap_or_else(|| node.name.clone()))
     });
     futures::future::join_all(resolved).await
 }

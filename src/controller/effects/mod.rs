@@ -107,10 +107,7 @@ pub async fn run(
         owner: &valid.owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
-        live_owners: watch::known(context)
-            .iter()
-            .filter_map(ResourceExt::uid)
-            .collect(),
+        live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
         asked,
     };
     let mut notes = Vec::new();
@@ -143,16 +140,10 @@ pub async fn run(
     let mut turns = context.turns.take(&valid.owner.uid, asks).await;
     for turn in &turns {
         if let Some(Answer::Step(report)) = &turn.answer {
-            notes.extend(
-                report
-                    .events
-                    .iter()
-                    .map(|event| note(valid, &turn.key, event)),
-            );
+            notes.extend(report.events.iter().map(|event| note(valid, &turn.key, event)));
         }
     }
-    let binds =
-        |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
+    let binds = |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
     if !delete::has_finalizer(object) && turns.iter().any(binds) {
         delete::add_finalizer(&context.client, object).await?;
         events::publish(&context.client, object, &context.instance, &notes).await;
@@ -164,13 +155,7 @@ pub async fn run(
         let entry = &cluster.spec.name;
         let turn = turns.iter_mut().find(|turn| turn.key == *entry);
         let last = memory.imp.get(entry);
-        looked.push(look(
-            cluster,
-            turn,
-            missing.remove(entry),
-            last,
-            &observed.pods,
-        ));
+        looked.push(look(cluster, turn, missing.remove(entry), last, &observed.pods));
     }
     let mut links = Links::new();
     for (cluster, looked) in valid.imp.iter().zip(&looked) {
@@ -178,9 +163,7 @@ pub async fn run(
         let before = known.get(entry);
         let routers = match &looked.report {
             Ok(report) if report.barred => Nodes::new(),
-            Ok(report) if !report.nodes.is_empty() => {
-                imp::router_addresses(cluster, &report.nodes, before).await
-            }
+            Ok(report) if !report.nodes.is_empty() => imp::router_addresses(cluster, &report.nodes, before).await,
             _ => before.cloned().unwrap_or_default(),
         };
         links.insert(entry.clone(), routers);
@@ -218,10 +201,7 @@ fn place_of(valid: &Validated, index: usize) -> Place {
                 publisher: cluster.publisher(),
             })
             .collect(),
-        reach: valid
-            .imp
-            .get(index)
-            .and_then(|cluster| left::reach(&cluster.spec)),
+        reach: valid.imp.get(index).and_then(|cluster| left::reach(&cluster.spec)),
         only: None,
     }
 }

@@ -33,21 +33,15 @@ pub struct Records {
 impl Records {
     /// Whether all of ours are as they should be.
     pub fn good(&self) -> bool {
-        !self.found.iter().any(|r| {
-            matches!(
-                r.state,
-                RecordState::Wrong | RecordState::Absent | RecordState::Unknown
-            )
-        })
+        !self
+            .found
+            .iter()
+            .any(|r| matches!(r.state, RecordState::Wrong | RecordState::Absent | RecordState::Unknown))
     }
 
     /// Time to the next look.
     pub fn due_in(&self) -> Duration {
-        let period = if self.good() {
-            RECORDS_GOOD
-        } else {
-            RECORDS_BAD
-        };
+        let period = if self.good() { RECORDS_GOOD } else { RECORDS_BAD };
         period.saturating_sub(self.at.elapsed())
     }
 }
@@ -61,13 +55,7 @@ pub async fn look(
 ) -> Result<Records, String> {
     let partners = if valid.privacy.mode == PrivacyMode::AllowList {
         let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
-        valid
-            .privacy
-            .domains
-            .iter()
-            .filter(|d| !routed(d))
-            .cloned()
-            .collect()
+        valid.privacy.domains.iter().filter(|d| !routed(d)).cloned().collect()
     } else {
         Vec::new()
     };
@@ -88,12 +76,14 @@ pub async fn look(
         return Ok(last);
     }
     let resolver = RecordResolver::new(&valid.resolvers).map_err(|error| error.to_string())?;
-    let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted)).await.map_err(|_| {
-        format!(
-            "the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them",
-            DNS_TIMEOUT.as_secs()
-        )
-    })?;
+    let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted))
+        .await
+        .map_err(|_| {
+            format!(
+                "the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them",
+                DNS_TIMEOUT.as_secs()
+            )
+        })?;
     Ok(Records {
         at: Instant::now(),
         wanted,

@@ -16,10 +16,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     let secret = secret_name(found.valid, certificate);
     let info = match certificate.inspect() {
         Err(sentence) => {
-            return Verdict::no(
-                Reason::SecretInvalid,
-                format!("Secret {secret}: {sentence}"),
-            );
+            return Verdict::no(Reason::SecretInvalid, format!("Secret {secret}: {sentence}"));
         }
         Ok(info) => info,
     };
@@ -60,9 +57,5 @@ pub(super) fn secret_name(valid: &Validated, certificate: &Certificate) -> Strin
 }
 
 fn names(domains: &[&Domain]) -> String {
-    domains
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

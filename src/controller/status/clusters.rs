@@ -17,17 +17,11 @@ pub(super) fn over_all(mut verdicts: Vec<Named>) -> Verdict {
         .into_iter()
         .find(|state| verdicts.iter().any(|(_, verdict)| verdict.state == *state))
         .unwrap_or(State::True);
-    let told: Vec<&Named> = verdicts
-        .iter()
-        .filter(|(_, verdict)| verdict.state == state)
-        .collect();
+    let told: Vec<&Named> = verdicts.iter().filter(|(_, verdict)| verdict.state == state).collect();
     Verdict {
         state,
         reason: told.first().map_or("", |(_, verdict)| verdict.reason),
-        message: sentences(
-            told.iter()
-                .map(|(name, v)| (name.as_str(), v.message.as_str())),
-        ),
+        message: sentences(told.iter().map(|(name, v)| (name.as_str(), v.message.as_str()))),
     }
 }
 

@@ -5,8 +5,8 @@ use super::super::material::Certificate;
 use super::Found;
 use super::certificate::secret_name;
 use crate::api::status::{
-    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus,
-    NodeStatus, PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
+    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
+    RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
 use crate::imp::report::Report;
 
@@ -16,24 +16,19 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
     let running: Vec<&EdgePod> = found.observed.pods.iter().filter(|p| !p.stopping).collect();
     let ready = running.iter().filter(|p| p.ready).count();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    let certificate = found
-        .material
-        .certificate
-        .as_ref()
-        .ok()
-        .and_then(|certificate| {
-            let info = certificate.inspect().ok()?;
-            Some(CertificateStatus {
-                source: match certificate {
-                    Certificate::Own { .. } => "OwnAuthority".to_owned(),
-                    Certificate::Brought { .. } => "Secret".to_owned(),
-                },
-                secret_name: secret_name(valid, certificate),
-                not_after: info.not_after.to_string(),
-                issuer: info.issuer,
-                fingerprint: info.fingerprint_sha256,
-            })
-        });
+    let certificate = found.material.certificate.as_ref().ok().and_then(|certificate| {
+        let info = certificate.inspect().ok()?;
+        Some(CertificateStatus {
+            source: match certificate {
+                Certificate::Own { .. } => "OwnAuthority".to_owned(),
+                Certificate::Brought { .. } => "Secret".to_owned(),
+            },
+            secret_name: secret_name(valid, certificate),
+            not_after: info.not_after.to_string(),
+            issuer: info.issuer,
+            fingerprint: info.fingerprint_sha256,
+        })
+    });
     XmppFederationStatus {
         observed_generation: previous.observed_generation,
         conditions: Vec::new(),
@@ -45,16 +40,11 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
             addresses: found.addresses.iter().map(ToString::to_string).collect(),
         }),
         certificate,
-        dialback: found
-            .material
-            .dialback
-            .as_ref()
-            .ok()
-            .map(|_| DialbackStatus {
-                secret_name: valid.owner.dialback(),
-                rotated_at: None,
-                stage: "Steady".to_owned(),
-            }),
+        dialback: found.material.dialback.as_ref().ok().map(|_| DialbackStatus {
+            secret_name: valid.owner.dialback(),
+            rotated_at: None,
+            stage: "Steady".to_owned(),
+        }),
         records: match found.records {
             Ok(records) => records
                 .found
@@ -93,12 +83,7 @@ fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus
     named.chain(left).collect()
 }
 
-fn imp_status(
-    found: &Found<'_>,
-    name: &str,
-    report: &Report,
-    before: Option<&ImpStatus>,
-) -> ImpStatus {
+fn imp_status(found: &Found<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {
     let addresses = found.links.get(name);
     ImpStatus {
         name: name.to_owned(),
@@ -107,10 +92,7 @@ fn imp_status(
             .axl_version
             .clone()
             .or_else(|| before.and_then(|b| b.axl_version.clone())),
-        table: report
-            .table
-            .clone()
-            .or_else(|| before.and_then(|b| b.table.clone())),
+        table: report.table.clone().or_else(|| before.and_then(|b| b.table.clone())),
         nodes: report
             .nodes
             .iter()
@@ -121,11 +103,7 @@ fn imp_status(
                     .flatten()
                     .find(|(name, _)| *name == node.name)
                     .map_or_else(|| node.name.clone(), |(_, address)| address.clone()),
-                router: if node
-                    .pending_restart
-                    .as_ref()
-                    .is_some_and(|p| !p.id.is_empty())
-                {
+                router: if node.pending_restart.as_ref().is_some_and(|p| !p.id.is_empty()) {
                     "Restarting"
                 } else if node.in_sync {
                     "InSync"

@@ -58,10 +58,6 @@ mod tests {
         status(&mut world).dialback_secrets = vec!["0123456789abcdef".to_owned()];
         let verdict = verdict(&world, Type::DialbackSecretReady);
         assert_eq!(verdict.state, State::False);
-        assert!(
-            verdict.message.contains("coluc-edge-0"),
-            "{}",
-            verdict.message
-        );
+        assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
     }
 }

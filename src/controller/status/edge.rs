@@ -41,20 +41,14 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(sentence), None) = (
-            found.material.no_router_secret(),
-            &found.observed.live.stateful_set,
-        ) {
+        if let (Some(sentence), None) = (found.material.no_router_secret(), &found.observed.live.stateful_set) {
             message.push_str(": they cannot start, ");
             message.push_str(sentence);
             return Verdict::no(Reason::SecretMissing, message);
         }
-        let troubled = pods.iter().find_map(|p| {
-            p.trouble
-                .as_ref()
-                .filter(|_| !p.ready)
-                .map(|t| (&p.name, t))
-        });
+        let troubled = pods
+            .iter()
+            .find_map(|p| p.trouble.as_ref().filter(|_| !p.ready).map(|t| (&p.name, t)));
         if let Some((name, trouble)) = troubled {
             let _ = write!(message, "; pod {name}: {trouble}");
         }
@@ -123,16 +117,8 @@ fn being_replaced(found: &Found<'_>) -> bool {
     let Some(set) = &found.observed.live.stateful_set else {
         return false;
     };
-    let number = |pointer: &str| {
-        set.data
-            .pointer(pointer)
-            .and_then(serde_json::Value::as_i64)
-    };
-    let text = |pointer: &str| {
-        set.data
-            .pointer(pointer)
-            .and_then(serde_json::Value::as_str)
-    };
+    let number = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_i64);
+    let text = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_str);
     let unseen = set.metadata.generation > number("/status/observedGeneration");
     let updated = number("/status/updatedReplicas").unwrap_or(0);
     let behind = text("/status/updateRevision") != text("/status/currentRevision")
@@ -184,15 +170,8 @@ mod tests {
             reason: "line 3: tls.mode: …".to_owned(),
         });
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!(
-            (verdict.state, verdict.reason),
-            (State::False, "ConfigRejected")
-        );
-        assert!(
-            verdict.message.contains("line 3: tls.mode"),
-            "{}",
-            verdict.message
-        );
+        assert_eq!((verdict.state, verdict.reason), (State::False, "ConfigRejected"));
+        assert!(verdict.message.contains("line 3: tls.mode"), "{}", verdict.message);
     }
 
     #[test]
@@ -200,15 +179,8 @@ mod tests {
         let mut world = world("", Value::Null);
         status(&mut world).config_hash = "older".to_owned();
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!(
-            (verdict.state, verdict.reason),
-            (State::False, "ConfigNotLoaded")
-        );
-        assert!(
-            verdict.message.contains("coluc-edge-0"),
-            "{}",
-            verdict.message
-        );
+        assert_eq!((verdict.state, verdict.reason), (State::False, "ConfigNotLoaded"));
+        assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
     }
 
     #[test]

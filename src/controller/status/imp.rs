@@ -115,11 +115,7 @@ fn progress(findings: &mut Findings, found: &Found<'_>) {
     }
     let told = |sentences_of: &[(&str, &String)]| {
         if several {
-            sentences(
-                sentences_of
-                    .iter()
-                    .map(|(name, text)| (*name, text.as_str())),
-            )
+            sentences(sentences_of.iter().map(|(name, text)| (*name, text.as_str())))
         } else {
             sentences_of
                 .first()
@@ -160,14 +156,8 @@ mod tests {
     #[test]
     fn a_missing_secret_leaves_what_hangs_on_it_unknown() {
         let world = world("", Value::Null);
-        assert_eq!(
-            verdict(&world, Type::AxlAuthenticated).reason,
-            "SecretMissing"
-        );
-        assert_eq!(
-            verdict(&world, Type::ComponentsRegistered).state,
-            State::Unknown
-        );
+        assert_eq!(verdict(&world, Type::AxlAuthenticated).reason, "SecretMissing");
+        assert_eq!(verdict(&world, Type::ComponentsRegistered).state, State::Unknown);
         assert_eq!(verdict(&world, Type::EdgeAvailable).state, State::True);
     }
 }

@@ -26,10 +26,7 @@ pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
 fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
     let valid = found.valid;
     if !valid.active {
-        return Verdict::unknown(
-            Reason::Prepared,
-            "spec.activation is Prepared, so no link is opened",
-        );
+        return Verdict::unknown(Reason::Prepared, "spec.activation is Prepared, so no link is opened");
     }
     if let Some(sentence) = found.material.router_missing(&looked.entry) {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
@@ -54,10 +51,7 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
     if let Some(verdict) = broken(found, &links) {
         return verdict;
     }
-    let up = links
-        .iter()
-        .filter(|link| link.status.state == LinkState::Up)
-        .count();
+    let up = links.iter().filter(|link| link.status.state == LinkState::Up).count();
     if up == 0 {
         return Verdict::unknown(
             Reason::NotLookedYet,
@@ -89,10 +83,7 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
 }
 
 /// The links to one cluster of the pods that may run.
-pub(super) fn all<'a>(
-    found: &Found<'a>,
-    router: &'a str,
-) -> impl Iterator<Item = Link<'a>> + use<'a> {
+pub(super) fn all<'a>(found: &Found<'a>, router: &'a str) -> impl Iterator<Item = Link<'a>> + use<'a> {
     let allowed = found.pods_allowed;
     answering(&found.observed.pods)
         .filter(move |(pod, _)| pod.index < allowed)
@@ -156,16 +147,11 @@ mod tests {
     fn seen(mode: &str, router: Router, link: LinkStatus) -> World {
         let mut world = world("/imp/0/restart/mode", json!(mode));
         world.imp = Ok(match router {
-            Router::NoRow => report(
-                false,
-                false,
-                Verdict::no(reasons::REGISTERING, "not written"),
-            ),
+            Router::NoRow => report(false, false, Verdict::no(reasons::REGISTERING, "not written")),
             Router::Behind(reason) => report(true, false, Verdict::no(reason, "restart it")),
             Router::InSync => report(true, true, Verdict::yes(reasons::IN_SYNC, "all of them")),
             Router::Restarting => {
-                let mut report =
-                    report(true, false, Verdict::no(reasons::RESTARTING, "restarting"));
+                let mut report = report(true, false, Verdict::no(reasons::RESTARTING, "restarting"));
                 let node = report.nodes.first_mut().unwrap();
                 node.pending_restart = Some(PendingRestart {
                     id: "r-1".to_owned(),
@@ -228,11 +214,7 @@ mod tests {
         let verdict = verdict(&seen(mode, router, link), Type::RouterLinksUp);
         assert_eq!((verdict.state, verdict.reason), (State::False, reason));
         for part in parts.iter().chain(&["ecup10.coluc.com", "coluc-edge-0"]) {
-            assert!(
-                verdict.message.contains(part),
-                "{part:?} is not in {}",
-                verdict.message
-            );
+            assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
         }
     }
 
@@ -240,10 +222,7 @@ mod tests {
     fn single_users_who_are_away_are_not_told() {
         let mut link = bouncing();
         link.returned.as_mut().unwrap().everything = false;
-        let verdict = verdict(
-            &seen("Automatic", Router::InSync, link),
-            Type::RouterLinksUp,
-        );
+        let verdict = verdict(&seen("Automatic", Router::InSync, link), Type::RouterLinksUp);
         assert_eq!(verdict.state, State::True, "{}", verdict.message);
     }
 
@@ -300,23 +279,14 @@ mod tests {
 
     #[test]
     fn prepared_opens_no_link_and_is_not_blamed_for_it() {
-        let verdict = verdict(
-            &world("/activation", json!("Prepared")),
-            Type::RouterLinksUp,
-        );
-        assert_eq!(
-            (verdict.state, verdict.reason),
-            (State::Unknown, "Prepared")
-        );
+        let verdict = verdict(&world("/activation", json!("Prepared")), Type::RouterLinksUp);
+        assert_eq!((verdict.state, verdict.reason), (State::Unknown, "Prepared"));
     }
 
     #[rstest]
     #[case(LinkState::UnknownComponent, "TableNotRead")]
     #[case(LinkState::Unreachable, "RouterUnreachable")]
-    fn a_link_is_judged_also_while_nothing_is_known_of_im_and_presence(
-        #[case] state: LinkState,
-        #[case] reason: &str,
-    ) {
+    fn a_link_is_judged_also_while_nothing_is_known_of_im_and_presence(#[case] state: LinkState, #[case] reason: &str) {
         let mut world = world("", Value::Null);
         status(&mut world).links = vec![link(state)];
         assert_eq!(verdict(&world, Type::RouterLinksUp).reason, reason);

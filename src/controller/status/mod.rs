@@ -70,10 +70,7 @@ pub fn findings(found: &Found<'_>) -> Findings {
     findings.add(Type::DialbackSecretReady, dialback::verdict(found));
     findings.add(Type::CertificateReady, certificate::verdict(found));
     findings.add(Type::EdgeAvailable, edge::verdict(found));
-    findings.add(
-        Type::RouterLinksUp,
-        clusters::over_all(links::verdicts(found)),
-    );
+    findings.add(Type::RouterLinksUp, clusters::over_all(links::verdicts(found)));
     findings.add(Type::RecordsVerified, records::verdict(found));
     findings.add(Type::PartnersReachable, partners::verdict(found));
     imp::verdicts(&mut findings, found);

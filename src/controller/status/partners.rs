@@ -39,10 +39,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             .cloned()
     };
     if let Some(record) = found.records.as_ref().ok().and_then(missing) {
-        return Verdict::no(
-            Reason::PartnersFailing,
-            format!("{}: {}", record.name, record.message),
-        );
+        return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
@@ -69,11 +66,7 @@ mod tests {
         }];
         let verdict = verdict(&world, Type::PartnersReachable);
         assert_eq!(verdict.reason, "PartnersFailing");
-        assert!(
-            verdict.message.contains("no SRV record"),
-            "{}",
-            verdict.message
-        );
+        assert!(verdict.message.contains("no SRV record"), "{}", verdict.message);
     }
 
     #[test]
@@ -82,9 +75,6 @@ mod tests {
             &world("/privacy", json!({"mode": "AllowList"})),
             Type::PartnersReachable,
         );
-        assert_eq!(
-            (verdict.state, verdict.reason),
-            (State::False, "EmptyAllowList")
-        );
+        assert_eq!((verdict.state, verdict.reason), (State::False, "EmptyAllowList"));
     }
 }

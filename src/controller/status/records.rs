@@ -12,24 +12,15 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     };
     let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
     if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {
-        return Verdict::no(
-            Reason::RecordsWrong,
-            format!("{}: {}", record.name, record.message),
-        );
+        return Verdict::no(Reason::RecordsWrong, format!("{}: {}", record.name, record.message));
     }
     if let Some(record) = of(&[RecordState::Unknown]) {
-        return Verdict::unknown(
-            Reason::RecordsUnknown,
-            format!("{}: {}", record.name, record.message),
-        );
+        return Verdict::unknown(Reason::RecordsUnknown, format!("{}: {}", record.name, record.message));
     }
     let own = records
         .found
         .iter()
         .filter(|r| r.state == RecordState::Verified)
         .count();
-    Verdict::yes(format!(
-        "{own} SRV records lead to {}",
-        found.valid.hostname
-    ))
+    Verdict::yes(format!("{own} SRV records lead to {}", found.valid.hostname))
 }

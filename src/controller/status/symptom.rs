@@ -49,20 +49,16 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
         pending.is_some_and(|pending| !pending.id.is_empty())
     });
     Some(match status.state {
-        LinkState::Up if status.returned.as_ref().is_some_and(|r| r.everything) => {
-            Symptom::Returned
-        }
+        LinkState::Up if status.returned.as_ref().is_some_and(|r| r.everything) => Symptom::Returned,
         LinkState::Up => return None,
         LinkState::WrongSecret => Symptom::WrongSecret,
         _ if restarting => Symptom::Restarting,
         LinkState::Unreachable => Symptom::NoWay,
-        LinkState::UnknownComponent | LinkState::NotGateway => {
-            match (report(found, status), node) {
-                (Some(report), _) if !stands(report, status) => Symptom::NoRow,
-                (_, Some(node)) if node.in_sync => Symptom::RowLost,
-                _ => Symptom::TableNotRead,
-            }
-        }
+        LinkState::UnknownComponent | LinkState::NotGateway => match (report(found, status), node) {
+            (Some(report), _) if !stands(report, status) => Symptom::NoRow,
+            (_, Some(node)) if node.in_sync => Symptom::RowLost,
+            _ => Symptom::TableNotRead,
+        },
         LinkState::Connecting | LinkState::Failed => Symptom::Other,
     })
 }
@@ -196,10 +192,7 @@ fn who(found: &Found<'_>, link: &LinkStatus) -> String {
         Some(reasons::UNPROVEN) => format!(
             "The operator's record does not say that it has to be restarted, so it is not unasked: set the annotation xmppfederation.io/restart-routers to a new value. Or by hand: {by_hand}"
         ),
-        _ => {
-            "The operator restarts it when its rules allow; RoutersInSync says what that waits for"
-                .to_owned()
-        }
+        _ => "The operator restarts it when its rules allow; RoutersInSync says what that waits for".to_owned(),
     }
 }
 

@@ -9,9 +9,7 @@ use jiff::Timestamp;
 use rstest::rstest;
 use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
-use xmpp_federation_core::edge_status::{
-    EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts,
-};
+use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
 
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
@@ -161,13 +159,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         now: Timestamp::from_second(1_700_000_000).unwrap(),
     };
     let findings = findings(&found);
-    findings
-        .verdicts
-        .into_iter()
-        .rev()
-        .find(|(k, _)| *k == kind)
-        .unwrap()
-        .1
+    findings.verdicts.into_iter().rev().find(|(k, _)| *k == kind).unwrap().1
 }
 
 pub fn status(world: &mut World) -> &mut Told {

@@ -58,8 +58,7 @@ pub struct Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Written by others: bounded and without control characters.
-        let plain =
-            |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(120).collect() };
+        let plain = |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(120).collect() };
         write!(f, "{} ({})", plain(&self.cp_id), plain(&self.pkid))
     }
 }
@@ -88,11 +87,7 @@ pub fn request(version: AxlVersion, operation: &str, sql: &str) -> (String, Stri
         soap::escape(sql)
     );
     (
-        soap::envelope(
-            "ns",
-            &format!("http://www.cisco.com/AXL/API/{version}"),
-            &body,
-        ),
+        soap::envelope("ns", &format!("http://www.cisco.com/AXL/API/{version}"), &body),
         format!("\"CUCM:DB ver={version} {operation}\""),
     )
 }
@@ -105,10 +100,7 @@ impl Axl<'_> {
             Err(CallError {
                 kind: CallErrorKind::Fault(fault),
                 ..
-            }) if lacks_column(&fault) => {
-                self.execute("executeSQLQuery", sql::NODES_WITHOUT_ROLE)
-                    .await?
-            }
+            }) if lacks_column(&fault) => self.execute("executeSQLQuery", sql::NODES_WITHOUT_ROLE).await?,
             other => other?,
         };
         read_nodes(&answer).map_err(|what| self.unexpected(what))
@@ -117,9 +109,7 @@ impl Axl<'_> {
     /// Which of the two tables there is.
     pub async fn table(&mut self) -> Result<Table, CallError> {
         let answer = self.execute("executeSQLQuery", sql::TABLES).await?;
-        let names: Vec<&str> = rows_of(&answer)
-            .filter_map(|row| row.child_text("tabname"))
-            .collect();
+        let names: Vec<&str> = rows_of(&answer).filter_map(|row| row.child_text("tabname")).collect();
         Table::ALL
             .into_iter()
             .find(|table| names.iter().any(|name| name.trim() == table.name()))
@@ -144,15 +134,9 @@ impl Axl<'_> {
         Ok(match rows.as_slice() {
             [row] => match row.children.as_slice() {
                 [column] => Ok(column.text.clone()),
-                columns => Err(format!(
-                    "the query answered {} columns instead of one",
-                    columns.len()
-                )),
+                columns => Err(format!("the query answered {} columns instead of one", columns.len())),
             },
-            rows => Err(format!(
-                "the query answered {} rows instead of one",
-                rows.len()
-            )),
+            rows => Err(format!("the query answered {} rows instead of one", rows.len())),
         })
     }
 
@@ -169,12 +153,7 @@ impl Axl<'_> {
     }
 
     /// Inserts one row; any other number of rows is an error. Returns the number.
-    pub async fn insert(
-        &mut self,
-        table: Table,
-        pkid: Pkid,
-        id: &ComponentId,
-    ) -> Result<u64, CallError> {
+    pub async fn insert(&mut self, table: Table, pkid: Pkid, id: &ComponentId) -> Result<u64, CallError> {
         match self.update(&sql::insert(table, pkid, id)).await? {
             1 => Ok(1),
             rows => Err(self.unexpected(format!(
@@ -185,13 +164,7 @@ impl Axl<'_> {
 
     /// Deletes one row; returns the number of rows deleted, 0 or 1. `shown` tells whether the row
     /// was there, so that 0 is an error.
-    pub async fn delete(
-        &mut self,
-        table: Table,
-        pkid: Pkid,
-        id: &ComponentId,
-        shown: bool,
-    ) -> Result<u64, CallError> {
+    pub async fn delete(&mut self, table: Table, pkid: Pkid, id: &ComponentId, shown: bool) -> Result<u64, CallError> {
         match self.update(&sql::delete(table, pkid, id)).await? {
             1 => Ok(1),
             0 if !shown => Ok(0),
@@ -206,9 +179,7 @@ impl Axl<'_> {
         answer
             .find("rowsUpdated")
             .and_then(|count| count.text.parse().ok())
-            .ok_or_else(|| {
-                self.unexpected("executeSQLUpdate was answered without rowsUpdated".to_owned())
-            })
+            .ok_or_else(|| self.unexpected("executeSQLUpdate was answered without rowsUpdated".to_owned()))
     }
 
     /// Executes with the known version, or finds one by stepping on 599.
@@ -241,8 +212,7 @@ impl Axl<'_> {
                 Err(error) if error.kind == CallErrorKind::VersionUnsupported => last = Some(error),
                 result => {
                     // Any other answer of the interface means that it takes this version.
-                    if !matches!(&result, Err(error) if !matches!(error.kind, CallErrorKind::Fault(_)))
-                    {
+                    if !matches!(&result, Err(error) if !matches!(error.kind, CallErrorKind::Fault(_))) {
                         self.version = Some(version);
                     }
                     let element = result?;
@@ -273,9 +243,7 @@ impl Axl<'_> {
 /// Whether a fault says that a column is missing: Informix' error -217, which names it.
 fn lacks_column(fault: &Fault) -> bool {
     let named = |text: &str| text.to_ascii_lowercase().contains("tkprocessnoderole");
-    fault.axl_code == Some(-217)
-        || named(&fault.message)
-        || fault.axl_message.as_deref().is_some_and(named)
+    fault.axl_code == Some(-217) || named(&fault.message) || fault.axl_message.as_deref().is_some_and(named)
 }
 
 /// The rows of an answer; `<return/>` has none.
@@ -291,15 +259,13 @@ fn read_rows(answer: &Element) -> Result<Vec<Row>, String> {
         return Err("a query was answered without <return>".to_owned());
     }
     rows_of(answer)
-        .map(
-            |row| match (row.child_text("pkid"), row.child_text("cp_id")) {
-                (Some(pkid), Some(cp_id)) => Ok(Row {
-                    pkid: pkid.to_ascii_lowercase(),
-                    cp_id: cp_id.to_owned(),
-                }),
-                _ => Err("a row was answered without pkid and cp_id".to_owned()),
-            },
-        )
+        .map(|row| match (row.child_text("pkid"), row.child_text("cp_id")) {
+            (Some(pkid), Some(cp_id)) => Ok(Row {
+                pkid: pkid.to_ascii_lowercase(),
+                cp_id: cp_id.to_owned(),
+            }),
+            _ => Err("a row was answered without pkid and cp_id".to_owned()),
+        })
         .collect()
 }
 
@@ -319,9 +285,7 @@ fn read_nodes(answer: &Element) -> Result<Vec<Node>, String> {
         }
         let pkid = row.child_text("pkid").unwrap_or_default();
         nodes.push(Node {
-            pkid: pkid
-                .parse()
-                .map_err(|error| format!("node {name}: {error}"))?,
+            pkid: pkid.parse().map_err(|error| format!("node {name}: {error}"))?,
             name: name.to_ascii_lowercase(),
             publisher: row.child_text("tknodeusage") == Some("0"),
         });
@@ -333,12 +297,10 @@ fn read_nodes(answer: &Element) -> Result<Vec<Node>, String> {
         ));
     }
     nodes.sort_by(|a, b| (!a.publisher, &a.name).cmp(&(!b.publisher, &b.name)));
-    let twice = nodes.iter().enumerate().find(|(at, node)| {
-        nodes
-            .iter()
-            .skip(at + 1)
-            .any(|other| other.name == node.name)
-    });
+    let twice = nodes
+        .iter()
+        .enumerate()
+        .find(|(at, node)| nodes.iter().skip(at + 1).any(|other| other.name == node.name));
     if let Some((_, node)) = twice {
         return Err(format!("processnode lists {} twice", node.name));
     }
@@ -414,10 +376,7 @@ mod tests {
     )]
     fn rows_are_read(#[case] content: &str, #[case] expected: &[(&str, &str)]) {
         let rows = read_rows(&answer(content)).unwrap();
-        let pairs: Vec<_> = rows
-            .iter()
-            .map(|row| (row.pkid.as_str(), row.cp_id.as_str()))
-            .collect();
+        let pairs: Vec<_> = rows.iter().map(|row| (row.pkid.as_str(), row.cp_id.as_str())).collect();
         assert_eq!(pairs, expected);
     }
 

@@ -35,11 +35,11 @@ impl fmt::Display for Table {
 }
 
 /// Which of the two tables there is.
-pub const TABLES: &str =
-    "SELECT tabname FROM systables WHERE tabname IN ('xmpps2snodes', 'xmpp2snodes')";
+pub const TABLES: &str = "SELECT tabname FROM systables WHERE tabname IN ('xmpps2snodes', 'xmpp2snodes')";
 
 /// The IM&P nodes.
-pub const NODES: &str = "SELECT pkid, name, nodeid, tkprocessnoderole, tknodeusage FROM processnode WHERE tkprocessnoderole = 2";
+pub const NODES: &str =
+    "SELECT pkid, name, nodeid, tkprocessnoderole, tknodeusage FROM processnode WHERE tkprocessnoderole = 2";
 
 /// The same where the column of the role is missing (9.x).
 pub const NODES_WITHOUT_ROLE: &str = "SELECT pkid, name, nodeid, tknodeusage FROM processnode";

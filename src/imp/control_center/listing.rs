@@ -30,9 +30,7 @@ fn request() -> String {
 impl ControlCenter<'_> {
     /// What the node's list of services says of its XCP router; changes nothing.
     pub async fn listing(&self) -> Result<Listing, CallError> {
-        let answer = self
-            .call("soapGetStaticServiceList", &request(), None)
-            .await?;
+        let answer = self.call("soapGetStaticServiceList", &request(), None).await?;
         Ok(read(&answer))
     }
 }
@@ -78,11 +76,7 @@ mod tests {
             let soap::Answer::Response(element) = soap::answer(text.as_bytes()).unwrap() else {
                 panic!("a fault");
             };
-            let expected = if name == ROUTER {
-                expected
-            } else {
-                Listing::Absent
-            };
+            let expected = if name == ROUTER { expected } else { Listing::Absent };
             assert_eq!(read(&element), expected);
         }
     }

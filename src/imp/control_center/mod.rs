@@ -123,19 +123,14 @@ fn restart_request(node: &str) -> String {
 impl ControlCenter<'_> {
     /// The state of the node's services.
     pub async fn services(&self, which: Which) -> Result<Services, CallError> {
-        let answer = self
-            .call("soapGetServiceStatus", &status_request(which), None)
-            .await?;
+        let answer = self.call("soapGetServiceStatus", &status_request(which), None).await?;
         read_services(&answer).map_err(|what| self.unexpected(what))
     }
 
     /// Commands the restart of the node's `Cisco XCP Router`; not sent at that time or later.
     pub async fn restart_router(&self, not_after: Stamp) -> Commanded {
         let request = restart_request(self.node);
-        match self
-            .call("soapDoControlServices", &request, Some(not_after))
-            .await
-        {
+        match self.call("soapDoControlServices", &request, Some(not_after)).await {
             Ok(answer) => read_commanded(&answer),
             Err(error) if error.may_have_arrived() || from_the_middle(&error) => {
                 Commanded::Answered(RestartAnswer::Ambiguous(error.to_string()))
@@ -144,12 +139,7 @@ impl ControlCenter<'_> {
         }
     }
 
-    async fn call(
-        &self,
-        operation: &'static str,
-        body: &str,
-        not_after: Option<Stamp>,
-    ) -> Result<Element, CallError> {
+    async fn call(&self, operation: &'static str, body: &str, not_after: Option<Stamp>) -> Result<Element, CallError> {
         let soap_action = format!("\"{operation}\"");
         self.caller
             .call(Call {
@@ -246,11 +236,7 @@ fn read_commanded(answer: &Element) -> Commanded {
     let text = item
         .and_then(|item| item.child_text("ReasonCodeString"))
         .filter(|text| !text.is_empty())
-        .or_else(|| {
-            answer
-                .find("ReasonString")
-                .map(|reason| reason.text.as_str())
-        })
+        .or_else(|| answer.find("ReasonString").map(|reason| reason.text.as_str()))
         .unwrap_or_default();
     let said = |code: i64| {
         if text.is_empty() {
@@ -260,22 +246,14 @@ fn read_commanded(answer: &Element) -> Commanded {
         }
     };
     match code {
-        Some(SUCCESS) if whole.as_deref() == Some("0") => {
-            Commanded::Answered(RestartAnswer::Accepted)
-        }
+        Some(SUCCESS) if whole.as_deref() == Some("0") => Commanded::Answered(RestartAnswer::Accepted),
         // Something is going on already: not ours, and not carried out.
-        Some(code @ (-1029 | -1041 | -1048 | -1049 | -1050)) => {
-            Commanded::NotDone(NotDone::Busy(said(code)))
-        }
+        Some(code @ (-1029 | -1041 | -1048 | -1049 | -1050)) => Commanded::NotDone(NotDone::Busy(said(code))),
         // No such service, platform's own, transition not allowed, not supported, not activated.
-        Some(code @ (-1010 | -1011 | -1042 | -1045 | -1068)) => {
-            Commanded::Answered(RestartAnswer::Refused(said(code)))
-        }
+        Some(code @ (-1010 | -1011 | -1042 | -1045 | -1068)) => Commanded::Answered(RestartAnswer::Refused(said(code))),
         // Timed out on the node: it may still happen. And what nobody described.
         Some(code) => Commanded::Answered(RestartAnswer::Ambiguous(said(code))),
-        None => Commanded::Answered(RestartAnswer::Ambiguous(
-            "an answer without a reason code".to_owned(),
-        )),
+        None => Commanded::Answered(RestartAnswer::Ambiguous("an answer without a reason code".to_owned())),
     }
 }
 
@@ -325,11 +303,7 @@ mod tests {
     #[case::not_activated("Stopped", -1068, ImpFederation::Off)]
     #[case::stopped_proves_nothing("Stopped", -1, ImpFederation::Unknown)]
     #[case::starting("Starting", -1, ImpFederation::Unknown)]
-    fn imps_own_federation(
-        #[case] state: &str,
-        #[case] code: i64,
-        #[case] expected: ImpFederation,
-    ) {
+    fn imps_own_federation(#[case] state: &str, #[case] code: i64, #[case] expected: ImpFederation) {
         let items = entry(ROUTER, "Started", -1, "5") + &entry(FEDERATION, state, code, "5");
         let services = read_services(&answer("soapGetServiceStatus", 0, -1, &items)).unwrap();
         assert_eq!(services.federation, expected);
@@ -383,10 +357,7 @@ mod tests {
     #[case::server("soapenv:Server", true)]
     #[case::server_of_axis("soapenv:Server.userException", true)]
     #[case::none("", true)]
-    fn only_a_fault_of_the_request_proves_that_nothing_was_done(
-        #[case] code: &str,
-        #[case] may_be_done: bool,
-    ) {
+    fn only_a_fault_of_the_request_proves_that_nothing_was_done(#[case] code: &str, #[case] may_be_done: bool) {
         let error = CallError {
             interface: Interface::ControlCenter,
             server: String::new(),

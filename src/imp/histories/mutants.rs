@@ -73,11 +73,7 @@ impl Mutant {
                 }
                 Self::TakesARequestForAll => {
                     for (name, record) in &mut ledger.nodes {
-                        if ledger
-                            .rounds
-                            .iter()
-                            .any(|round| round.pending.contains(name))
-                        {
+                        if ledger.rounds.iter().any(|round| round.pending.contains(name)) {
                             record.on_its_way = None;
                         }
                     }
@@ -120,10 +116,7 @@ impl Mutant {
             }
             Self::ForgetsThatTheWindowCloses if desired.restart.mode != RestartMode::Manual => {
                 let begun = |record: &NodeRecord| record.last_restart.is_some();
-                if ledger
-                    .as_ref()
-                    .is_some_and(|ledger| ledger.nodes.values().any(begun))
-                {
+                if ledger.as_ref().is_some_and(|ledger| ledger.nodes.values().any(begun)) {
                     desired.restart.mode = RestartMode::Automatic;
                 }
             }
@@ -162,9 +155,7 @@ impl Mutant {
             Self::BelievesWallClocks => {
                 let latest = Timings::default().latest_arrival;
                 for (name, record) in &mut ledger.nodes {
-                    let over = |since: Stamp| {
-                        since.process != now.process && now.since(&since).reached(latest)
-                    };
+                    let over = |since: Stamp| since.process != now.process && now.since(&since).reached(latest);
                     if before.on_its_way(name).is_some_and(over) {
                         record.on_its_way = None;
                     }
@@ -229,11 +220,7 @@ fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
 #[case(Mutant::ToleratesUnasked, "4", false)]
 #[case(Mutant::FightsAnotherWriter, "4", false)]
 #[case(Mutant::ForgetsWhoHasTheCluster, "7", false)]
-fn a_broken_operator_is_caught(
-    #[case] mutant: Mutant,
-    #[case] rule: &str,
-    #[case] forgetting: bool,
-) {
+fn a_broken_operator_is_caught(#[case] mutant: Mutant, #[case] rule: &str, #[case] forgetting: bool) {
     let ops = if forgetting {
         ops_that_forget().boxed()
     } else {

@@ -119,13 +119,7 @@ impl World {
             }
             Op::PausedLeader(fault) => {
                 let process = 1 - self.leader;
-                self.reconcile(
-                    Actor {
-                        process,
-                        resource: 0,
-                    },
-                    fault,
-                );
+                self.reconcile(Actor { process, resource: 0 }, fault);
             }
             Op::SecondResource => {
                 // It came later: where nobody has the cluster it would take it, rightly.
@@ -135,10 +129,7 @@ impl World {
                     .and_then(|ledger| ledger.owner.as_ref())
                     .is_some_and(|owner| owner.uid == self.desired[0].owner.uid);
                 if taken {
-                    let second = Actor {
-                        resource: 1,
-                        ..leader
-                    };
+                    let second = Actor { resource: 1, ..leader };
                     self.reconcile(second, Fault::None);
                 }
             }

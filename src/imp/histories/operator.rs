@@ -13,8 +13,8 @@ use crate::imp::axl::{Node, Row, Table};
 use crate::imp::clock::Stamp;
 use crate::imp::control_center::ImpFederation;
 use crate::imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Owner, Place, Requests, RestartMode,
-    RestartPolicy, SecretVersion, ServerTrust, Target,
+    Activation, Credentials, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy,
+    SecretVersion, ServerTrust, Target,
 };
 use crate::imp::effects::{Act, Input, Step, Wait, Why, plan};
 use crate::imp::error::{CallError, CallErrorKind, Interface};
@@ -133,10 +133,7 @@ impl World {
         let wait = self.walk(actor, fault);
         let process = &mut self.processes[actor.process];
         if process.number == number {
-            process.calls = process.known[actor.resource]
-                .seen
-                .control_center_calls
-                .clone();
+            process.calls = process.known[actor.resource].seen.control_center_calls.clone();
         }
         wait
     }
@@ -191,9 +188,7 @@ impl World {
             return;
         }
         if known.file.is_none() || known.broken {
-            let stored = self
-                .store
-                .load(mutant == Some(Mutant::TrustsARestoredLedger));
+            let stored = self.store.load(mutant == Some(Mutant::TrustsARestoredLedger));
             if known.file.replace(stored).is_some() {
                 known.seen.outdate();
             }
@@ -266,11 +261,7 @@ impl World {
                         publisher: number == 0,
                     })
                     .collect();
-                self.known(actor).seen.nodes = Some(Seen {
-                    value,
-                    asked,
-                    answered,
-                });
+                self.known(actor).seen.nodes = Some(Seen { value, asked, answered });
             }
             Read::Table => self.known(actor).seen.table = Some(Table::Xmpps2snodes),
             Read::Federation => unreachable!("no check is wanted"),
@@ -288,24 +279,13 @@ impl World {
                     .as_ref()
                     .map(|(_, ledger)| ledger.rows.clone())
                     .unwrap_or_default();
-                known.seen.saw_rows(
-                    Seen {
-                        value,
-                        asked,
-                        answered,
-                    },
-                    &ours,
-                );
+                known.seen.saw_rows(Seen { value, asked, answered }, &ours);
             }
             Read::Redundancy => {
                 let shown = self.redundancy();
                 let seen = &mut self.known(actor).seen;
                 seen.redundancy_unreadable = shown.is_none();
-                seen.redundancy = shown.map(|value| Seen {
-                    value,
-                    asked,
-                    answered,
-                });
+                seen.redundancy = shown.map(|value| Seen { value, asked, answered });
             }
             Read::Services(name) => {
                 let node = NAMES.iter().position(|known| known == name).unwrap();
@@ -313,14 +293,10 @@ impl World {
                 self.called_control_center(actor.process);
                 let known = self.known(actor);
                 known.seen.called_control_center(asked);
-                known.seen.services.insert(
-                    name.clone(),
-                    Seen {
-                        value,
-                        asked,
-                        answered,
-                    },
-                );
+                known
+                    .seen
+                    .services
+                    .insert(name.clone(), Seen { value, asked, answered });
             }
         }
         let seen = &mut self.known(actor).seen;
@@ -358,11 +334,7 @@ impl World {
                 if record.is_some_and(|ledger| ledger.rows.is_empty()) {
                     self.first_registration();
                 }
-                let record = self
-                    .known(actor)
-                    .file
-                    .as_ref()
-                    .map(|(_, ledger)| ledger.clone());
+                let record = self.known(actor).file.as_ref().map(|(_, ledger)| ledger.clone());
                 if let Some(ledger) = record {
                     self.check_insert(&ledger);
                 }

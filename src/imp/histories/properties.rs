@@ -91,12 +91,7 @@ fn every_history_keeps_the_rules_and_ends_in_sync() {
         let ledger = world.store.content().unwrap();
         for (node, name) in NAMES.iter().enumerate() {
             for id in &world.desired[0].component_ids {
-                prop_assert!(
-                    ledger.has_loaded(name, id),
-                    "{} is not known to know {}",
-                    name,
-                    id
-                );
+                prop_assert!(ledger.has_loaded(name, id), "{} is not known to know {}", name, id);
                 prop_assert!(world.routers[node].loaded.contains(id));
             }
         }

@@ -241,8 +241,7 @@ impl World {
     pub fn stamp(&self, process: usize) -> Stamp {
         let process = &self.processes[process];
         Stamp {
-            wall: Timestamp::from_millisecond(self.wall_ms + process.skew_ms + self.now_ms as i64)
-                .unwrap(),
+            wall: Timestamp::from_millisecond(self.wall_ms + process.skew_ms + self.now_ms as i64).unwrap(),
             process: process.number,
             mono_ms: self.now_ms - process.started_ms,
         }
@@ -281,10 +280,7 @@ impl World {
                 if ours || router.untraceable_ms.len() < waiting.1 {
                     self.stop(node, RESTART_MS, ours);
                 }
-                if self.routers[node]
-                    .down
-                    .is_some_and(|down| down.back_ms <= at)
-                {
+                if self.routers[node].down.is_some_and(|down| down.back_ms <= at) {
                     let loaded = self.visible(node);
                     let router = &mut self.routers[node];
                     router.down = None;
@@ -317,10 +313,7 @@ impl World {
         let lag = if node == 0 { 0 } else { self.lag_ms };
         self.table
             .iter()
-            .filter(|row| {
-                row.written_ms + lag <= self.now_ms
-                    && row.deleted_ms.is_none_or(|at| at + lag > self.now_ms)
-            })
+            .filter(|row| row.written_ms + lag <= self.now_ms && row.deleted_ms.is_none_or(|at| at + lag > self.now_ms))
             .map(|row| row.id.clone())
             .collect()
     }
@@ -336,9 +329,11 @@ impl World {
             .filter(|row| row.id == *id)
             .map(|row| row.written_ms)
             .min()?;
-        while let Some(earlier) = self.table.iter().find(|row| {
-            row.id == *id && row.written_ms < since && row.deleted_ms.is_some_and(|at| at >= since)
-        }) {
+        while let Some(earlier) = self
+            .table
+            .iter()
+            .find(|row| row.id == *id && row.written_ms < since && row.deleted_ms.is_some_and(|at| at >= since))
+        {
             since = earlier.written_ms;
         }
         Some(since)
@@ -368,9 +363,7 @@ impl World {
         self.pkids += 1;
         self.table.push(Entry {
             pkid: Pkid::from_u128(1 << 100 | self.pkids),
-            id: format!("cm-2_s2scp-1.expressway-{}", self.pkids)
-                .parse()
-                .unwrap(),
+            id: format!("cm-2_s2scp-1.expressway-{}", self.pkids).parse().unwrap(),
             foreign: true,
             written_ms: self.now_ms,
             deleted_ms: None,
@@ -665,9 +658,8 @@ impl World {
             return;
         }
         for (router, name) in self.routers.iter_mut().zip(NAMES) {
-            let pending = |round: &Round| {
-                matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(name)
-            };
+            let pending =
+                |round: &Round| matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(name);
             router.asked &= ledger.rounds.iter().any(pending);
         }
     }
@@ -678,9 +670,7 @@ impl World {
         let wrong = NAMES.iter().enumerate().find_map(|(node, name)| {
             let claimed = &ledger.nodes.get(*name)?.loaded;
             let id = claimed.iter().find(|id| {
-                wanted.contains(id)
-                    && self.stands(id).is_some()
-                    && !self.routers[node].loaded.contains(*id)
+                wanted.contains(id) && self.stands(id).is_some() && !self.routers[node].loaded.contains(*id)
             })?;
             Some(format!("{name} is claimed to have read {id}"))
         });
@@ -707,35 +697,26 @@ impl World {
             self.violate("2(a)", format!("{node} again without a cause: {reason}"));
         }
         let unexcused = |command: &&Command| !command.human_since;
-        if router.commands.iter().filter(unexcused).any(|command| {
-            may_arrive(command) || !command.forgotten && router.started_ms <= command.at_ms
-        }) {
-            self.violate(
-                "2(b)",
-                format!("a command to {node} may still arrive: {reason}"),
-            );
+        if router
+            .commands
+            .iter()
+            .filter(unexcused)
+            .any(|command| may_arrive(command) || !command.forgotten && router.started_ms <= command.at_ms)
+        {
+            self.violate("2(b)", format!("a command to {node} may still arrive: {reason}"));
         }
         let alone = self.is_forgotten(1 - node);
         if !alone && (other.commands.iter().any(may_arrive) || !other.late_ms.is_empty()) {
-            self.violate(
-                "2(c)",
-                format!("a command to {} may still arrive: {reason}", 1 - node),
-            );
+            self.violate("2(c)", format!("a command to {} may still arrive: {reason}", 1 - node));
         }
         if let Some(down) = other.down
             && !alone
             && (down.ours || down.since_ms + fresh_ms < now_ms)
         {
-            self.violate(
-                "2(c)",
-                format!("{} is not back ({down:?}): {reason}", 1 - node),
-            );
+            self.violate("2(c)", format!("{} is not back ({down:?}): {reason}", 1 - node));
         }
         self.check_health(node, reason);
-        if !self.mode_allows(actor, node)
-            || desired.maintenance
-            || desired.activation != Activation::Active
-        {
+        if !self.mode_allows(actor, node) || desired.maintenance || desired.activation != Activation::Active {
             self.violate("2(d)", format!("{node} though nothing may be restarted"));
         }
         let too_soon = router.commands.iter().filter(unexcused).find(|command| {

@@ -46,20 +46,16 @@ async fn handshake(
     let client = Arc::new(tls_config(trust).unwrap());
     let connect = tokio_rustls::TlsConnector::from(client).connect(name, near);
     let (_, connected) = tokio::join!(accept, connect);
-    connected
-        .map(drop)
-        .map_err(|error| match tls_error(&error) {
-            Some(rustls::Error::InvalidCertificate(why)) => certificate_words(why),
-            _ => error.to_string(),
-        })
+    connected.map(drop).map_err(|error| match tls_error(&error) {
+        Some(rustls::Error::InvalidCertificate(why)) => certificate_words(why),
+        _ => error.to_string(),
+    })
 }
 
 #[tokio::test]
 async fn an_unusual_tomcat_certificate_can_be_pinned_if_its_key_signed_the_handshake() {
     let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "test authority");
+    params.distinguished_name.push(DnType::CommonName, "test authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let (pem, key) = (ca.pem(), ca.key().serialize_pem());
@@ -73,21 +69,9 @@ async fn an_unusual_tomcat_certificate_can_be_pinned_if_its_key_signed_the_hands
         (Odd::Version1, true, Some(pinned)),
         (Odd::CriticalExtension, true, Some(pinned)),
         (Odd::Rsa1024, true, Some(pinned)),
-        (
-            Odd::Rsa16384,
-            false,
-            Some("it has an RSA key of 16384 bits"),
-        ),
-        (
-            Odd::P192,
-            false,
-            Some("it has a key of an unusual elliptic curve"),
-        ),
-        (
-            Odd::Garbage,
-            false,
-            Some("it has a key that is not where X.509 has it"),
-        ),
+        (Odd::Rsa16384, false, Some("it has an RSA key of 16384 bits")),
+        (Odd::P192, false, Some("it has a key of an unusual elliptic curve")),
+        (Odd::Garbage, false, Some("it has a key that is not where X.509 has it")),
     ] {
         let shown = OddIdentity::new(odd, Some((&pem, &key)));
         let pin = ServerTrust::Pinned(vec![fingerprint(&shown.0.cert[0])]);

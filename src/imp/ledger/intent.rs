@@ -45,14 +45,7 @@ impl Ledger {
     }
 
     /// Before a restart command: with this written, the command may have been sent.
-    pub fn intend_restart(
-        &mut self,
-        node: &str,
-        reason: &str,
-        id: String,
-        planned: Stamp,
-        seen: &Observation,
-    ) {
+    pub fn intend_restart(&mut self, node: &str, reason: &str, id: String, planned: Stamp, seen: &Observation) {
         let up_times: BTreeMap<String, UpTimeMark> = seen
             .services
             .iter()
@@ -84,10 +77,7 @@ impl Ledger {
             id,
             reason: reason.to_owned(),
             planned,
-            baseline: Baseline {
-                at: planned,
-                up_times,
-            },
+            baseline: Baseline { at: planned, up_times },
             ids,
             rounds,
             answer: None,
@@ -105,10 +95,7 @@ impl Ledger {
         let Some(restart) = &mut record.restart else {
             return;
         };
-        let carried_out = matches!(
-            answer,
-            Some(RestartAnswer::Accepted | RestartAnswer::Ambiguous(_))
-        );
+        let carried_out = matches!(answer, Some(RestartAnswer::Accepted | RestartAnswer::Ambiguous(_)));
         let unmake_canary = !carried_out && restart.made_canary;
         if !carried_out {
             record.last_restart = restart.previous;

@@ -18,12 +18,7 @@ use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowSta
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
 /// has the cluster.
-pub fn learn(
-    ledger: &mut Ledger,
-    desired: &Desired,
-    seen: &mut Observation,
-    now: Stamp,
-) -> Vec<Event> {
+pub fn learn(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) -> Vec<Event> {
     let mut events = Vec::new();
     if seen.barred.is_some() {
         return events;
@@ -62,9 +57,7 @@ pub fn learn(
 /// An active resource takes a cluster that nobody has.
 fn claim(ledger: &mut Ledger, desired: &Desired) {
     let stale = ledger.owner.as_ref().is_some_and(|owner| {
-        owner.uid != desired.owner.uid
-            && !desired.live_owners.is_empty()
-            && !desired.live_owners.contains(&owner.uid)
+        owner.uid != desired.owner.uid && !desired.live_owners.is_empty() && !desired.live_owners.contains(&owner.uid)
     });
     match desired.activation {
         Activation::Active if stale || ledger.owner.is_none() => {
@@ -136,11 +129,10 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
                 gone.push((*pkid, false));
             }
             RowState::Present if !shown => {
-                let confirmed = seen.missing_since.get(pkid).is_some_and(|since| {
-                    rows.asked
-                        .since(since)
-                        .reached(seen.timings.confirm_missing)
-                });
+                let confirmed = seen
+                    .missing_since
+                    .get(pkid)
+                    .is_some_and(|since| rows.asked.since(since).reached(seen.timings.confirm_missing));
                 if confirmed {
                     gone.push((*pkid, true));
                 }
@@ -157,10 +149,7 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
     }
     for (pkid, vanished) in gone {
         if vanished {
-            let id = ledger
-                .rows
-                .get(&pkid)
-                .map(|row| row.component_id.to_string());
+            let id = ledger.rows.get(&pkid).map(|row| row.component_id.to_string());
             events.push(Event {
                 warning: true,
                 reason: reasons::ROWS_VANISHED,
@@ -175,20 +164,12 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
 }
 
 /// A write whose answer was not heard, or whose process ended, turns out to have been done.
-fn unanswered(
-    ledger: &mut Ledger,
-    action: Action,
-    pkid: Pkid,
-    id: &str,
-    now: Stamp,
-    events: &mut Vec<Event>,
-) {
+fn unanswered(ledger: &mut Ledger, action: Action, pkid: Pkid, id: &str, now: Stamp, events: &mut Vec<Event>) {
     let subject = format!("{id} ({pkid})");
-    let told = ledger.actions.iter().any(|known| {
-        known.action == action.word()
-            && known.subject == subject
-            && known.outcome.starts_with("1 row")
-    });
+    let told = ledger
+        .actions
+        .iter()
+        .any(|known| known.action == action.word() && known.subject == subject && known.outcome.starts_with("1 row"));
     if told {
         return;
     }
@@ -240,9 +221,7 @@ fn excuses(ledger: &mut Ledger, seen: &Observation) {
     for (name, record) in &mut ledger.nodes {
         if let Some(services) = seen.services.get(name) {
             let down = &services.value.down;
-            record
-                .excused
-                .retain(|name| down.iter().any(|down| down.name == name));
+            record.excused.retain(|name| down.iter().any(|down| down.name == name));
         }
     }
 }
@@ -250,10 +229,7 @@ fn excuses(ledger: &mut Ledger, seen: &Observation) {
 /// The annotation `restart-routers`, once per value.
 fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) {
     let token = &desired.requests.restart_routers;
-    let Some(token) = token
-        .as_ref()
-        .filter(|_| *token != ledger.handled_restart_token)
-    else {
+    let Some(token) = token.as_ref().filter(|_| *token != ledger.handled_restart_token) else {
         return;
     };
     if desired.activation == Activation::Prepared || seen.node_list().is_empty() {
@@ -264,9 +240,7 @@ fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now:
     for record in ledger.nodes.values_mut() {
         let open = record.restart.as_ref().is_some_and(|restart| {
             !matches!(restart.answer, Some(RestartAnswer::Accepted))
-                || now
-                    .since(&restart.planned)
-                    .reached(seen.timings.restart_deadline)
+                || now.since(&restart.planned).reached(seen.timings.restart_deadline)
         });
         if open {
             record.restart = None;
@@ -288,11 +262,7 @@ fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now:
             at: now,
             up_times: std::collections::BTreeMap::new(),
         },
-        pending: seen
-            .node_list()
-            .iter()
-            .map(|node| node.name.clone())
-            .collect(),
+        pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
     });
 }
 
@@ -312,33 +282,21 @@ fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
         return;
     }
     ledger.federation_was_on = false;
-    if ledger
-        .rows
-        .values()
-        .any(|row| row.state == RowState::Present)
-    {
+    if ledger.rows.values().any(|row| row.state == RowState::Present) {
         ledger.rounds.push(Round {
             cause: RoundCause::FederationOff,
             baseline: Baseline {
                 at: now,
                 up_times: std::collections::BTreeMap::new(),
             },
-            pending: seen
-                .node_list()
-                .iter()
-                .map(|node| node.name.clone())
-                .collect(),
+            pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
         });
     }
 }
 
 /// Which routers provably started after what.
 fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
-    let names: Vec<String> = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.clone())
-        .collect();
+    let names: Vec<String> = seen.node_list().iter().map(|node| node.name.clone()).collect();
     for name in &names {
         if let Some(readable) = &mut ledger.readable {
             if started_after(&readable.baseline, name, &seen.services) {
@@ -349,9 +307,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
                     events.push(Event {
                         warning: false,
                         reason: reasons::ROUTER_IN_SYNC,
-                        message: format!(
-                            "Cisco XCP Router on {name} started after all rows were readable"
-                        ),
+                        message: format!("Cisco XCP Router on {name} started after all rows were readable"),
                     });
                 }
             } else {
@@ -380,13 +336,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
 }
 
 /// A command whose router provably started since is over.
-fn close_restart(
-    ledger: &mut Ledger,
-    name: &str,
-    seen: &Observation,
-    now: Stamp,
-    events: &mut Vec<Event>,
-) {
+fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
     let Some(record) = ledger.nodes.get_mut(name) else {
         return;
     };
@@ -401,14 +351,10 @@ fn close_restart(
                 round.pending.remove(name);
             }
         }
-        let seconds = |up_time: Option<u64>| {
-            up_time.map_or_else(|| "not known".to_owned(), |up_time| format!("{up_time} s"))
-        };
+        let seconds =
+            |up_time: Option<u64>| up_time.map_or_else(|| "not known".to_owned(), |up_time| format!("{up_time} s"));
         let before = restart.baseline.up_times.get(name).map(|mark| mark.seconds);
-        let after = seen
-            .services
-            .get(name)
-            .and_then(|services| services.value.up_time);
+        let after = seen.services.get(name).and_then(|services| services.value.up_time);
         let deed = Deed {
             at: now.wall,
             action: Action::RouterBack,
@@ -436,8 +382,7 @@ fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
         return;
     };
     // What another process wrote was written before this one read it, and so before it looked.
-    let later = services.asked.process != baseline.at.process
-        || services.asked.mono_ms >= baseline.at.mono_ms;
+    let later = services.asked.process != baseline.at.process || services.asked.mono_ms >= baseline.at.mono_ms;
     if let Some(seconds) = services.value.up_time
         && later
     {
@@ -467,10 +412,7 @@ fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp
             .get(&link.node)
             .and_then(|record| record.restart.as_ref())
             // One that a human is asked about is not under way.
-            .is_some_and(|restart| {
-                !now.since(&restart.planned)
-                    .reached(seen.timings.restart_deadline)
-            });
+            .is_some_and(|restart| !now.since(&restart.planned).reached(seen.timings.restart_deadline));
         // A router of profile Xcp takes the link of any component, before it has read the row, too.
         let knows = !desired.announces
             || (ledger.has_loaded(&link.node, &link.component_id)

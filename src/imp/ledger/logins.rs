@@ -74,8 +74,7 @@ impl Record {
         };
         match state {
             LoginState::Rejected(now) => {
-                self.rejected
-                    .retain(|_, (since, _)| !now.since(since).reached(REST));
+                self.rejected.retain(|_, (since, _)| !now.since(since).reached(REST));
                 self.rejected.insert(account.clone(), (now, of.key()));
             }
             LoginState::Accepted => {
@@ -124,12 +123,10 @@ impl Use {
 
     /// Whether that entry is about this account.
     fn concerns(&self, key: &str, login: &Login) -> bool {
-        let same_version = key == self.key()
-            && login.uid == self.secret.uid
-            && login.resource_version == self.secret.resource_version;
+        let same_version =
+            key == self.key() && login.uid == self.secret.uid && login.resource_version == self.secret.resource_version;
         // Another version of the same Secret is a human's new try, whatever is in it.
-        let same_account =
-            key != self.key() && self.account.is_some() && login.account == self.account;
+        let same_account = key != self.key() && self.account.is_some() && login.account == self.account;
         same_version || same_account
     }
 
@@ -210,10 +207,7 @@ impl Logins {
     }
 
     /// Waits for its turn and asks for permission to make one call.
-    pub async fn begin(
-        self: &Arc<Self>,
-        credentials: &Credentials,
-    ) -> Result<Permit, CallErrorKind> {
+    pub async fn begin(self: &Arc<Self>, credentials: &Credentials) -> Result<Permit, CallErrorKind> {
         let wanted = self.usage(credentials).await;
         // The Secret first, always: no two can wait for each other.
         let mut gates = vec![self.gate(format!("secret {}", wanted.key())).await];
@@ -226,9 +220,7 @@ impl Logins {
             if record.is_none() {
                 *record = Some(self.load().await?);
             }
-            record
-                .as_ref()
-                .and_then(|(record, _)| rest(record, &wanted, now))
+            record.as_ref().and_then(|(record, _)| rest(record, &wanted, now))
         };
         if let Some(rest) = rest {
             return Err(CallErrorKind::Held(rest));
@@ -252,8 +244,7 @@ impl Logins {
             return;
         };
         for (key, login) in &mut record.secrets {
-            let open =
-                matches!(login.state, LoginState::Trying(since) if since.process != now.process);
+            let open = matches!(login.state, LoginState::Trying(since) if since.process != now.process);
             if open && wanted.concerns(key, login) {
                 login.state = LoginState::Untold;
             }
@@ -293,13 +284,8 @@ impl Logins {
             .await
             .map_err(|error| unrecorded(error.to_string()))?;
         let record = match &stored {
-            Some(stored) if !stored.data.is_empty() => {
-                serde_json::from_str(&stored.data).map_err(|error| {
-                    unrecorded(format!(
-                        "ConfigMap {NAME} is not readable ({error}); delete it"
-                    ))
-                })?
-            }
+            Some(stored) if !stored.data.is_empty() => serde_json::from_str(&stored.data)
+                .map_err(|error| unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it")))?,
             _ => Record::default(),
         };
         Ok((record, stored))
@@ -311,8 +297,7 @@ impl Logins {
         let (record, stored) = guard.get_or_insert_with(Default::default);
         record.note(of, state);
         for _ in 0..3 {
-            let text = serde_json::to_string(record)
-                .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            let text = serde_json::to_string(record).map_err(|error| StoreError::Unavailable(error.to_string()))?;
             let expected = stored.as_ref().map(|stored| stored.version.as_str());
             match self.store.write(NAME, text, expected).await {
                 Ok(written) => {
@@ -354,11 +339,7 @@ impl Permit {
 fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
     let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).ok()?;
     // The length keeps user and password apart.
-    mac.update(
-        &u64::try_from(credentials.username.len())
-            .ok()?
-            .to_be_bytes(),
-    );
+    mac.update(&u64::try_from(credentials.username.len()).ok()?.to_be_bytes());
     mac.update(credentials.username.as_bytes());
     mac.update(credentials.password.expose());
     let bytes = mac.finalize().into_bytes();

@@ -306,9 +306,7 @@ impl Ledger {
 
     /// Whether that router provably read that id.
     pub fn has_loaded(&self, node: &str, id: &ComponentId) -> bool {
-        self.nodes
-            .get(node)
-            .is_some_and(|record| record.loaded.contains(id))
+        self.nodes.get(node).is_some_and(|record| record.loaded.contains(id))
     }
 
     /// From when on the latest arrival of a command to that node counts, where one may be on its way.

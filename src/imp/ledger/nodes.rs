@@ -29,11 +29,7 @@ pub(super) fn nodes(ledger: &mut Ledger, seen: &mut Observation, events: &mut Ve
             missing.insert(pkid, before);
         } else if !list.value.iter().any(|node| node.pkid == pkid) {
             let since = before.map_or(list.asked, |before| before.since);
-            let confirmed = before.is_some()
-                && list
-                    .asked
-                    .since(&since)
-                    .reached(seen.timings.confirm_missing);
+            let confirmed = before.is_some() && list.asked.since(&since).reached(seen.timings.confirm_missing);
             if confirmed {
                 record.leave();
                 events.push(removed(name));
@@ -206,15 +202,8 @@ mod tests {
         #[case] told: usize,
     ) {
         let (ledger, seen, events) = after(reads);
-        let listed: Vec<&str> = seen
-            .node_list()
-            .iter()
-            .map(|node| node.name.as_str())
-            .collect();
-        assert_eq!(
-            (listed.as_slice(), !seen.missing_nodes.is_empty()),
-            (names, missing)
-        );
+        let listed: Vec<&str> = seen.node_list().iter().map(|node| node.name.as_str()).collect();
+        assert_eq!((listed.as_slice(), !seen.missing_nodes.is_empty()), (names, missing));
         assert_eq!(events.len(), told, "{events:?}");
         for (name, record) in &ledger.nodes {
             assert_eq!(record.gone, !names.contains(&name.as_str()));

@@ -44,11 +44,7 @@ impl Shelf {
     }
 
     /// The same where it differs from what the caller has.
-    pub async fn newer(
-        &self,
-        publisher: &str,
-        than: Option<&LedgerFile>,
-    ) -> Result<Option<LedgerFile>, StoreError> {
+    pub async fn newer(&self, publisher: &str, than: Option<&LedgerFile>) -> Result<Option<LedgerFile>, StoreError> {
         let same = |file: &LedgerFile| than.is_some_and(|own| own.is_version_of(file));
         if self.files().by_publisher.get(publisher).is_some_and(same) {
             return Ok(None);
@@ -59,9 +55,7 @@ impl Shelf {
     async fn load(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
         let file = LedgerFile::load(&*self.store, publisher).await?;
         let mut files = self.files();
-        files
-            .by_publisher
-            .insert(publisher.to_owned(), file.clone());
+        files.by_publisher.insert(publisher.to_owned(), file.clone());
         Ok(file)
     }
 

@@ -85,10 +85,7 @@ fn unavailable(error: &kube::Error) -> StoreError {
 
 fn stored(map: ConfigMap) -> Stored {
     Stored {
-        data: map
-            .data
-            .and_then(|mut data| data.remove(KEY))
-            .unwrap_or_default(),
+        data: map.data.and_then(|mut data| data.remove(KEY)).unwrap_or_default(),
         version: map.metadata.resource_version.unwrap_or_default(),
         uid: map.metadata.uid.unwrap_or_default(),
     }
@@ -97,11 +94,7 @@ fn stored(map: ConfigMap) -> Stored {
 impl LedgerStore for KubeStore {
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
         Box::pin(async move {
-            let map = self
-                .api
-                .get_opt(name)
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let map = self.api.get_opt(name).await.map_err(|error| unavailable(&error))?;
             Ok(map.map(stored))
         })
     }
@@ -143,11 +136,7 @@ impl LedgerStore for KubeStore {
                 .list_metadata(&ListParams::default().labels(LABEL))
                 .await
                 .map_err(|error| unavailable(&error))?;
-            Ok(maps
-                .items
-                .into_iter()
-                .filter_map(|map| map.metadata.name)
-                .collect())
+            Ok(maps.items.into_iter().filter_map(|map| map.metadata.name).collect())
         })
     }
 
@@ -159,9 +148,7 @@ impl LedgerStore for KubeStore {
 impl KubeStore {
     /// Reads the key; makes it where there is none.
     async fn read_key(&self) -> Result<[u8; 32], StoreError> {
-        let failed = |what: &dyn std::fmt::Display| {
-            StoreError::Unavailable(format!("Secret {KEY_SECRET}: {what}"))
-        };
+        let failed = |what: &dyn std::fmt::Display| StoreError::Unavailable(format!("Secret {KEY_SECRET}: {what}"));
         // A second round finds what somebody else made meanwhile.
         for _ in 0..2 {
             let found = self.secrets.get_opt(KEY_SECRET).await;
@@ -183,10 +170,7 @@ impl KubeStore {
                     ..ObjectMeta::default()
                 },
                 immutable: Some(true),
-                data: Some(BTreeMap::from([(
-                    KEY_FIELD.to_owned(),
-                    ByteString(key.to_vec()),
-                )])),
+                data: Some(BTreeMap::from([(KEY_FIELD.to_owned(), ByteString(key.to_vec()))])),
                 ..Secret::default()
             };
             match self.secrets.create(&PostParams::default(), &secret).await {
@@ -240,11 +224,7 @@ impl LedgerFile {
             Some(stored) if !stored.data.is_empty() => parse(&name, stored)?,
             _ => Ledger::unknown(publisher),
         };
-        Ok(Self {
-            ledger,
-            name,
-            stored,
-        })
+        Ok(Self { ledger, name, stored })
     }
 
     /// Whether both are the same version of the same object.
@@ -257,23 +237,15 @@ impl LedgerFile {
     }
 
     /// Writes a changed ledger; on success it is the one in here.
-    pub async fn save(
-        &mut self,
-        store: &dyn LedgerStore,
-        ledger: Ledger,
-    ) -> Result<(), StoreError> {
+    pub async fn save(&mut self, store: &dyn LedgerStore, ledger: Ledger) -> Result<(), StoreError> {
         let at = match &self.stored {
             Some(stored) => stored.clone(),
             // First the object, for its uid.
             None => store.write(&self.name, String::new(), None).await?,
         };
         self.stored = Some(at.clone());
-        let wrapped = Wrapped {
-            uid: at.uid,
-            ledger,
-        };
-        let text = serde_json::to_string(&wrapped)
-            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let wrapped = Wrapped { uid: at.uid, ledger };
+        let text = serde_json::to_string(&wrapped).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         self.stored = Some(store.write(&self.name, text, Some(&at.version)).await?);
         self.ledger = wrapped.ledger;
         Ok(())
@@ -294,16 +266,14 @@ fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
             "ConfigMap {name} is not readable ({error}); restore it, or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
         ))
     };
-    let schema: SchemaOnly =
-        serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
+    let schema: SchemaOnly = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
     if schema.ledger.schema > SCHEMA {
         return Err(StoreError::Unavailable(format!(
             "ConfigMap {name} was written by a newer release (schema {}, this one knows {SCHEMA}); run that release",
             schema.ledger.schema
         )));
     }
-    let wrapped: Wrapped =
-        serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
+    let wrapped: Wrapped = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
     let mut ledger = wrapped.ledger;
     if wrapped.uid != stored.uid {
         ledger.distrust();

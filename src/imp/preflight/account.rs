@@ -96,9 +96,7 @@ impl Account {
     pub fn rests(&self) -> Option<&'static str> {
         match *self.lock() {
             Standing::New | Standing::Accepted => None,
-            Standing::Rejected => {
-                Some("the account was answered 401 and is not used again, so that it is not locked")
-            }
+            Standing::Rejected => Some("the account was answered 401 and is not used again, so that it is not locked"),
             Standing::Untold => Some(
                 "the account was used once without an answer, which may have been 401; it is not used again, so that it is not locked",
             ),

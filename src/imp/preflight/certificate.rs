@@ -38,8 +38,8 @@ pub struct Facts {
 impl Facts {
     /// Reads a leaf.
     pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, certificate) = X509Certificate::from_der(leaf)
-            .map_err(|error| format!("its certificate cannot be read: {error}"))?;
+        let (_, certificate) =
+            X509Certificate::from_der(leaf).map_err(|error| format!("its certificate cannot be read: {error}"))?;
         let names = certificate
             .subject_alternative_name()
             .ok()
@@ -80,12 +80,7 @@ impl Facts {
             "no names".to_owned()
         } else {
             let more = self.names.len().saturating_sub(NAMES_SHOWN);
-            let shown: Vec<&str> = self
-                .names
-                .iter()
-                .take(NAMES_SHOWN)
-                .map(String::as_str)
-                .collect();
+            let shown: Vec<&str> = self.names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
             match more {
                 0 => format!("names {}", shown.join(", ")),
                 more => format!("names {} and {more} more", shown.join(", ")),
@@ -147,16 +142,11 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// Whether the chosen way accepts a chain, by the verifier of the operator's own client.
-pub fn accepted(
-    trust: &ServerTrust,
-    chain: &[CertificateDer<'_>],
-    host: &str,
-) -> Result<(), String> {
+pub fn accepted(trust: &ServerTrust, chain: &[CertificateDer<'_>], host: &str) -> Result<(), String> {
     let (leaf, rest) = chain
         .split_first()
         .ok_or_else(|| "no certificate was shown".to_owned())?;
-    let name = ServerName::try_from(host)
-        .map_err(|_| format!("{host} is no name that a certificate could carry"))?;
+    let name = ServerName::try_from(host).map_err(|_| format!("{host} is no name that a certificate could carry"))?;
     match http::verifier(trust)?.verify_server_cert(leaf, rest, &name, &[], UnixTime::now()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InvalidCertificate(why)) => Err(http::certificate_words(&why)),

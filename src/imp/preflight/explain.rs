@@ -31,9 +31,7 @@ pub fn explain(error: &CallError, plan: &Plan) -> (String, String) {
         CallErrorKind::Unauthorized { .. } => {
             "HTTP 401: IM&P refuses user name or password; the account is not used again".to_owned()
         }
-        CallErrorKind::Forbidden => {
-            "HTTP 403: the password is right, and the user lacks a role".to_owned()
-        }
+        CallErrorKind::Forbidden => "HTTP 403: the password is right, and the user lacks a role".to_owned(),
         CallErrorKind::VersionUnsupported => match plan.axl_version {
             Some(version) => format!("HTTP 599: version {version}, as given, is not answered"),
             None => "HTTP 599 to every version from 15.0 to 9.1".to_owned(),

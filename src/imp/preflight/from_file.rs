@@ -65,10 +65,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
             [imp] => imp,
             [] => return Err("spec.imp is empty; describe a cluster there".to_owned()),
             _ => {
-                return Err(format!(
-                    "choose one entry of spec.imp with --imp: {}",
-                    names()
-                ));
+                return Err(format!("choose one entry of spec.imp with --imp: {}", names()));
             }
         },
     };
@@ -88,8 +85,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
         })?;
         addresses.insert(node.name.to_ascii_lowercase(), address.into());
     }
-    let hostname = Domain::parse(&spec.edge.hostname.0)
-        .map_err(|error| format!("spec.edge.hostname: {error}"))?;
+    let hostname = Domain::parse(&spec.edge.hostname.0).map_err(|error| format!("spec.edge.hostname: {error}"))?;
     Ok(Taken {
         publisher: Some(imp.publisher.clone()),
         addresses,
@@ -111,8 +107,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
 fn the_resource(text: &str) -> Result<XmppFederation, String> {
     let mut found = None;
     for document in serde_yaml::Deserializer::from_str(text) {
-        let value = serde_yaml::Value::deserialize(document)
-            .map_err(|error| format!("not YAML: {error}"))?;
+        let value = serde_yaml::Value::deserialize(document).map_err(|error| format!("not YAML: {error}"))?;
         if value.get("kind").and_then(serde_yaml::Value::as_str) != Some("XmppFederation") {
             continue;
         }
@@ -137,15 +132,8 @@ mod tests {
     fn the_sample_gives_publisher_ports_and_component_ids() {
         let taken = take(SAMPLE, None).unwrap();
         assert_eq!(taken.publisher.as_deref(), Some("cups.ciscotac.net"));
-        assert_eq!(
-            (taken.axl_port, taken.router_port),
-            (Some(8443), Some(7400))
-        );
-        let ids: Vec<&str> = taken
-            .component_ids
-            .iter()
-            .map(ComponentId::as_str)
-            .collect();
+        assert_eq!((taken.axl_port, taken.router_port), (Some(8443), Some(7400)));
+        let ids: Vec<&str> = taken.component_ids.iter().map(ComponentId::as_str).collect();
         assert_eq!(
             ids,
             [
@@ -153,10 +141,7 @@ mod tests {
                 "cm-2_s2scp-1.eft-xwye-a-1-coluc-com"
             ]
         );
-        assert_eq!(
-            taken.ca_secret.as_deref(),
-            Some("Secret cups-ca, key ca.crt")
-        );
+        assert_eq!(taken.ca_secret.as_deref(), Some("Secret cups-ca, key ca.crt"));
     }
 
     #[test]
@@ -170,11 +155,7 @@ mod tests {
     #[case::no_yaml("a: [", None, "not YAML")]
     #[case::a_wrong_field("kind: XmppFederation\nspec: {imp: 3}", None, "spec")]
     #[case::another_entry(SAMPLE, Some("other"), "there are main")]
-    fn what_cannot_be_taken_is_named(
-        #[case] text: &str,
-        #[case] entry: Option<&str>,
-        #[case] expected: &str,
-    ) {
+    fn what_cannot_be_taken_is_named(#[case] text: &str, #[case] entry: Option<&str>, #[case] expected: &str) {
         let error = take(text, entry).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }

@@ -7,9 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Cipher suites of that time.
-const SUITES: [u16; 8] = [
-    0xc014, 0xc013, 0xc00a, 0xc009, 0x0039, 0x0033, 0x0035, 0x002f,
-];
+const SUITES: [u16; 8] = [0xc014, 0xc013, 0xc00a, 0xc009, 0x0039, 0x0033, 0x0035, 0x002f];
 
 /// The old version that a server answers with, where it does.
 pub async fn version(address: SocketAddr) -> Option<&'static str> {

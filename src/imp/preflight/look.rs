@@ -110,19 +110,14 @@ pub async fn host(plan: &Plan, host: &str) -> Look {
 }
 
 async fn https(plan: &Plan, host: &str, addresses: &[IpAddr]) -> Result<Seen, Refusal> {
-    let stream = connect(addresses, plan.port)
-        .await
-        .map_err(Refusal::Connect)?;
+    let stream = connect(addresses, plan.port).await.map_err(Refusal::Connect)?;
     let peer = stream.peer_addr();
     let limit = plan.call_limit;
     let refused = match tokio::time::timeout(limit, handshake(host, stream)).await {
         Ok(Ok(tls)) => return seen(host, tls, limit).await,
         Ok(Err(error)) => error,
         Err(_) => {
-            return Err(Refusal::Tls(format!(
-                "no handshake within {} s",
-                limit.as_secs()
-            )));
+            return Err(Refusal::Tls(format!("no handshake within {} s", limit.as_secs())));
         }
     };
     let why = tls_error(&refused);
@@ -139,8 +134,7 @@ async fn https(plan: &Plan, host: &str, addresses: &[IpAddr]) -> Result<Seen, Re
     ) || refused.kind() == io::ErrorKind::UnexpectedEof
         || refused.kind() == io::ErrorKind::ConnectionReset;
     if let (true, Ok(peer)) = (perhaps_old, peer)
-        && let Ok(Some(version)) =
-            tokio::time::timeout(CONNECT_TIMEOUT, legacy::version(peer)).await
+        && let Ok(Some(version)) = tokio::time::timeout(CONNECT_TIMEOUT, legacy::version(peer)).await
     {
         return Err(Refusal::Old(version));
     }
@@ -188,11 +182,7 @@ async fn seen(host: &str, mut tls: Tls, limit: Duration) -> Result<Seen, Refusal
         Ok(Some((date, at))) => Some(date.duration_since(at).as_secs()),
         _ => None,
     };
-    Ok(Seen {
-        version,
-        chain,
-        skew,
-    })
+    Ok(Seen { version, chain, skew })
 }
 
 /// The header `Date` of the answer to `GET /`, and when it was asked for.
@@ -209,8 +199,7 @@ async fn date(host: &str, tls: &mut Tls) -> Option<(Timestamp, Timestamp)> {
     let text = String::from_utf8_lossy(&head);
     let value = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("date")
-            .then(|| value.trim().to_owned())
+        name.eq_ignore_ascii_case("date").then(|| value.trim().to_owned())
     })?;
     let date = jiff::fmt::rfc2822::parse(&value).ok()?.timestamp();
     Some((date, at))
@@ -240,20 +229,14 @@ impl Look {
 
     fn name(&self, host: &str) -> Row {
         match &self.addresses {
-            Ok(addresses) if addresses.is_empty() => {
-                Row::failed(Check::Name, host, "the name has no address")
-            }
+            Ok(addresses) if addresses.is_empty() => Row::failed(Check::Name, host, "the name has no address"),
             Ok(addresses) => {
                 let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 let list = list.join(", ");
                 return Row::ok(
                     Check::Name,
                     host,
-                    if self.given {
-                        format!("{list}, as given")
-                    } else {
-                        list
-                    },
+                    if self.given { format!("{list}, as given") } else { list },
                 );
             }
             Err(why) => Row::failed(Check::Name, host, format!("the name does not resolve: {why}")),

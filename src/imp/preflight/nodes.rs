@@ -22,9 +22,7 @@ pub async fn look(plan: &Plan, access: Option<&Access>, nodes: &[NodeName], shee
     let looks = join_all(nodes.iter().map(|node| async move {
         let look = look::host(plan, &node.name).await;
         let router = match &look.addresses {
-            Ok(addresses) if !addresses.is_empty() => {
-                Some(look::connect(addresses, plan.router_port).await.map(drop))
-            }
+            Ok(addresses) if !addresses.is_empty() => Some(look::connect(addresses, plan.router_port).await.map(drop)),
             _ => None,
         };
         (look, router)
@@ -84,14 +82,7 @@ fn router_port(plan: &Plan, node: &NodeName, router: Option<Result<(), String>>)
 }
 
 /// Login, role and services of one node.
-async fn services(
-    plan: &Plan,
-    access: &Access,
-    node: &NodeName,
-    trusted: bool,
-    listed: &mut bool,
-    sheet: &mut Sheet,
-) {
+async fn services(plan: &Plan, access: &Access, node: &NodeName, trusted: bool, listed: &mut bool, sheet: &mut Sheet) {
     let name = &node.name;
     let account = access.control_center();
     let why_not = if trusted {
@@ -135,13 +126,7 @@ async fn services(
     sheet.add(federation(name, &services));
     if !*listed {
         *listed = true;
-        let result = within(
-            plan,
-            Interface::ControlCenter,
-            asked,
-            control_center.listing(),
-        )
-        .await;
+        let result = within(plan, Interface::ControlCenter, asked, control_center.listing()).await;
         account.note(&result);
         let row = match result {
             Ok(listing) => restart(name, listing),

@@ -116,10 +116,7 @@ impl Options {
         }
         let version = self.axl_version.as_ref().or(taken.axl_version.as_ref());
         let axl_version = version
-            .map(|text| {
-                text.parse()
-                    .map_err(|error| format!("AXL version: {error}"))
-            })
+            .map(|text| text.parse().map_err(|error| format!("AXL version: {error}")))
             .transpose()?;
         let trust = self.trust(&taken)?;
         if trust.is_none() && !self.certificates_only {
@@ -173,17 +170,14 @@ impl Options {
         if self.certificates_only {
             return Ok(None);
         }
-        let user = self.user.as_deref().filter(|user| !user.is_empty()).ok_or(
-            "give --user NAME, the application user for AXL; or --certificates-only to look without one",
-        )?;
+        let user = self
+            .user
+            .as_deref()
+            .filter(|user| !user.is_empty())
+            .ok_or("give --user NAME, the application user for AXL; or --certificates-only to look without one")?;
         let axl = Login {
             username: user.to_owned(),
-            password: password::read(
-                self.password_file.as_deref(),
-                "--password-file",
-                PASSWORD,
-                user,
-            )?,
+            password: password::read(self.password_file.as_deref(), "--password-file", PASSWORD, user)?,
         };
         let control_center = match &self.control_center_user {
             None => None,
@@ -209,10 +203,7 @@ impl Options {
                 axl,
                 control_center: None,
             })),
-            control_center => Ok(Some(Logins {
-                axl,
-                control_center,
-            })),
+            control_center => Ok(Some(Logins { axl, control_center })),
         }
     }
 }
@@ -228,8 +219,7 @@ fn no_trust(taken: &Taken) -> String {
 }
 
 fn read_file(option: &str, path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path)
-        .map_err(|error| format!("{option}: {} cannot be read: {error}", path.display()))
+    std::fs::read(path).map_err(|error| format!("{option}: {} cannot be read: {error}", path.display()))
 }
 
 fn plain_host(host: &str) -> Result<(), String> {

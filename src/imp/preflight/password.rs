@@ -13,23 +13,15 @@ const LONGEST: u64 = 4096;
 
 /// Reads a password: from the file (`-` is standard input), else from the environment variable,
 /// else at a terminal.
-pub fn read(
-    file: Option<&Path>,
-    option: &str,
-    variable: &str,
-    user: &str,
-) -> Result<SecretBytes, String> {
+pub fn read(file: Option<&Path>, option: &str, variable: &str, user: &str) -> Result<SecretBytes, String> {
     let (bytes, source) = match (file, std::env::var_os(variable)) {
         (Some(path), _) => {
             let name = path.display().to_string();
-            let bytes = from_file(path).map_err(|error| {
-                format!("{option}: {name} cannot be read ({error}); name a file with the password")
-            })?;
+            let bytes = from_file(path)
+                .map_err(|error| format!("{option}: {name} cannot be read ({error}); name a file with the password"))?;
             (bytes, format!("{option} {name}"))
         }
-        (None, Some(value)) if !value.is_empty() => {
-            (value.into_encoded_bytes(), variable.to_owned())
-        }
+        (None, Some(value)) if !value.is_empty() => (value.into_encoded_bytes(), variable.to_owned()),
         _ => {
             let bytes = prompt(user).map_err(|error| {
                 format!(
@@ -54,9 +46,7 @@ fn from_file(path: &Path) -> std::io::Result<Vec<u8>> {
     if path == Path::new("-") {
         std::io::stdin().take(LONGEST).read_to_end(&mut bytes)?;
     } else {
-        std::fs::File::open(path)?
-            .take(LONGEST)
-            .read_to_end(&mut bytes)?;
+        std::fs::File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
 }
@@ -88,9 +78,7 @@ fn prompt(user: &str) -> std::io::Result<Vec<u8>> {
     tcsetattr(&reader, OptionalActions::Flush, &silent)?;
     terminal.write_all(format!("Password of {user}: ").as_bytes())?;
     let mut line = Vec::new();
-    BufReader::new(&reader)
-        .take(LONGEST)
-        .read_until(b'\n', &mut line)?;
+    BufReader::new(&reader).take(LONGEST).read_until(b'\n', &mut line)?;
     drop(quiet);
     terminal.write_all(b"\n")?;
     Ok(line)

@@ -68,12 +68,7 @@ pub async fn reach(plan: &Plan, sheet: &mut Sheet) -> bool {
 }
 
 /// Everything over AXL; returns the nodes to look at.
-pub async fn axl(
-    plan: &Plan,
-    access: Option<&Access>,
-    trusted: bool,
-    sheet: &mut Sheet,
-) -> Vec<NodeName> {
+pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, sheet: &mut Sheet) -> Vec<NodeName> {
     let host = &plan.publisher;
     let Some(access) = access else {
         sheet.add(Row::skipped(Check::AxlLogin, host, "no account is used"));
@@ -144,10 +139,7 @@ impl Asked<'_> {
     }
 
     /// Asks, within the time for one call, and notes what the answer says of the account.
-    async fn ask<T>(
-        &self,
-        call: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, CallError> {
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
         let result = within(self.plan, Interface::Axl, &self.server, call).await;
         self.access.axl.note(&result);
         result
@@ -196,11 +188,7 @@ impl Asked<'_> {
         }
         match result {
             Ok(table) => {
-                sheet.add(Row::ok(
-                    Check::Table,
-                    host,
-                    format!("component ids stand in {table}"),
-                ));
+                sheet.add(Row::ok(Check::Table, host, format!("component ids stand in {table}")));
                 Some(table)
             }
             Err(error) if version.is_some() => {
@@ -280,9 +268,7 @@ impl Asked<'_> {
             sheet.add(Row::failed(
                 Check::AxlWrite,
                 host,
-                format!(
-                    "a row with the component id {nobody} stands in the table; nothing was sent"
-                ),
+                format!("a row with the component id {nobody} stands in the table; nothing was sent"),
             ));
             return false;
         }
@@ -336,11 +322,7 @@ impl Asked<'_> {
             .iter()
             .take(LISTED)
             .map(|node| {
-                let role = if node.publisher {
-                    "publisher"
-                } else {
-                    "subscriber"
-                };
+                let role = if node.publisher { "publisher" } else { "subscriber" };
                 format!("{} ({role})", node.name)
             })
             .collect();

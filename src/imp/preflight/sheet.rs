@@ -97,13 +97,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const ALL: [Self; 5] = [
-        Self::Ok,
-        Self::Failed,
-        Self::Warning,
-        Self::Unproven,
-        Self::Skipped,
-    ];
+    const ALL: [Self; 5] = [Self::Ok, Self::Failed, Self::Warning, Self::Unproven, Self::Skipped];
 
     /// Its word.
     pub const fn word(self) -> &'static str {
@@ -218,10 +212,7 @@ impl Sheet {
         let check = column("CHECK", |row| row.check.word().len());
         let host = column("WHERE", |row| row.subject.chars().count());
         let indent = verdict + check + host + 6;
-        let mut text = format!(
-            "{:verdict$}  {:check$}  {:host$}  FOUND\n",
-            "VERDICT", "CHECK", "WHERE"
-        );
+        let mut text = format!("{:verdict$}  {:check$}  {:host$}  FOUND\n", "VERDICT", "CHECK", "WHERE");
         for row in &self.rows {
             let mut lines = wrapped(&row.found, indent, "");
             if !row.remedy.is_empty() {
@@ -267,10 +258,7 @@ fn wrapped(text: &str, indent: usize, mark: &str) -> Vec<String> {
     let width = WIDTH.saturating_sub(indent).max(40);
     let mut lines = Vec::new();
     let mut line = mark.to_owned();
-    let plain: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     for word in plain.split_whitespace() {
         let begun = line.chars().count() > mark.len();
         if begun && line.chars().count() + 1 + word.chars().count() > width {
@@ -293,9 +281,7 @@ mod tests {
     fn long_findings_and_remedies_are_wrapped_below_their_column() {
         let mut sheet = Sheet::default();
         sheet.add(Row::ok(Check::Name, "a.example", "192.0.2.1"));
-        sheet.add(
-            Row::failed(Check::AxlLogin, "a.example", "word ".repeat(30)).remedy("do\x1b[31m this"),
-        );
+        sheet.add(Row::failed(Check::AxlLogin, "a.example", "word ".repeat(30)).remedy("do\x1b[31m this"));
         let text = sheet.table();
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
         assert!(!text.contains('\x1b'), "{text:?}");

@@ -32,16 +32,9 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             });
         }
     }
-    if let Some(last) = ledger
-        .nodes
-        .get(node)
-        .and_then(|record| record.last_restart)
-    {
+    if let Some(last) = ledger.nodes.get(node).and_then(|record| record.last_restart) {
         let elapsed = now.since(&last);
-        if !asked_since(ledger, node)
-            && !policy.min_interval.is_zero()
-            && !elapsed.reached(policy.min_interval)
-        {
+        if !asked_since(ledger, node) && !policy.min_interval.is_zero() && !elapsed.reached(policy.min_interval) {
             return Next::Wait(Waiting {
                 kind: WaitKind::MinInterval,
                 until: now.plus(elapsed.left(policy.min_interval)),
@@ -73,9 +66,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         return Next::Wait(Waiting {
             kind: WaitKind::Budget,
             until: now.plus(room),
-            message: format!(
-                "the restart of {node} waits for IM&P's rate limit; it is needed because {reason}"
-            ),
+            message: format!("the restart of {node} waits for IM&P's rate limit; it is needed because {reason}"),
         });
     }
     if let Some(not_yet) = unhealthy(input, node) {
@@ -146,9 +137,10 @@ fn provable_up_time(timings: Timings) -> u64 {
 /// Whether a human asked for a restart of this node after the last command to it: a request
 /// stays pending until a start behind a command for it is proven.
 pub(super) fn asked_since(ledger: &Ledger, node: &str) -> bool {
-    ledger.rounds.iter().any(|round| {
-        matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node)
-    })
+    ledger
+        .rounds
+        .iter()
+        .any(|round| matches!(round.cause, RoundCause::Requested(_)) && round.pending.contains(node))
 }
 
 /// Whether a command to `other` may be on its way, or was not followed by a look since its time

@@ -10,11 +10,7 @@ use crate::imp::observation::{Seen, Services};
 const UP_TIME_ERROR_MS: i64 = 1_000;
 
 /// Whether a node's router provably started after the baseline.
-pub fn started_after(
-    baseline: &Baseline,
-    node: &str,
-    services: &BTreeMap<String, Seen<Services>>,
-) -> bool {
+pub fn started_after(baseline: &Baseline, node: &str, services: &BTreeMap<String, Seen<Services>>) -> bool {
     let Some((seen, up_time)) = running(node, services) else {
         return false;
     };
@@ -41,16 +37,12 @@ pub fn started_after(
             let grown_ms = i64::try_from(grown.saturating_mul(1_000)).unwrap_or(0);
             let between = i64::try_from(seen.asked.mono_ms).unwrap_or(0)
                 - i64::try_from(clock.answered.mono_ms).unwrap_or(i64::MAX);
-            seen.asked.process == clock.answered.process
-                && between + grown_ms - UP_TIME_ERROR_MS >= earliest
+            seen.asked.process == clock.answered.process && between + grown_ms - UP_TIME_ERROR_MS >= earliest
         })
     })
 }
 
-fn running<'a>(
-    node: &str,
-    services: &'a BTreeMap<String, Seen<Services>>,
-) -> Option<(&'a Seen<Services>, u64)> {
+fn running<'a>(node: &str, services: &'a BTreeMap<String, Seen<Services>>) -> Option<(&'a Seen<Services>, u64)> {
     let seen = services.get(node)?;
     match (seen.value.router, seen.value.up_time) {
         (ServiceState::Started, Some(up_time)) => Some((seen, up_time)),

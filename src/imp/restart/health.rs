@@ -17,16 +17,11 @@ pub(super) fn to_be_read(input: Input<'_>, node: &str, other: &str) -> bool {
 
 /// Every node, this one included, has to be seen healthy, just now.
 pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
-    let Input {
-        nodes, seen, now, ..
-    } = input;
+    let Input { nodes, seen, now, .. } = input;
     for other in nodes {
         let name = &other.name;
         if let Some(failure) = seen.control_center_failures.get(name)
-            && failure
-                .retry_at
-                .since(&now)
-                .reached(Duration::from_millis(1))
+            && failure.retry_at.since(&now).reached(Duration::from_millis(1))
         {
             return Some(Next::Wait(Waiting {
                 kind: WaitKind::NotHealthy,
@@ -68,11 +63,7 @@ pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
     let timings = input.seen.timings;
     for node in input.nodes {
         let services = input.seen.services.get(&node.name)?;
-        let excused = input
-            .ledger
-            .nodes
-            .get(&node.name)
-            .map(|record| &record.excused);
+        let excused = input.ledger.nodes.get(&node.name).map(|record| &record.excused);
         let is_excused = |down: &&Down| excused.is_none_or(|excused| !excused.contains(down.name));
         let Some(down) = services.value.down.iter().find(is_excused) else {
             continue;
@@ -137,20 +128,17 @@ pub(super) fn settling(input: Input<'_>, node: &str, reason: &str) -> Option<Nex
 /// Whether a node was looked at lately, and later than its rows were readable.
 fn is_fresh(input: Input<'_>, node: &str) -> bool {
     input.seen.services.get(node).is_some_and(|services| {
-        !input
-            .now
-            .since(&services.asked)
-            .reached(input.seen.timings.fresh)
-            && asked_after_rows(services, input.ledger)
+        !input.now.since(&services.asked).reached(input.seen.timings.fresh) && asked_after_rows(services, input.ledger)
     })
 }
 
 /// A look that is to be the "before" of a proof has to be later than the rows.
 fn asked_after_rows(services: &Seen<Services>, ledger: &Ledger) -> bool {
-    ledger.readable.as_ref().is_none_or(|readable| {
-        match services.asked.since(&readable.baseline.at) {
+    ledger
+        .readable
+        .as_ref()
+        .is_none_or(|readable| match services.asked.since(&readable.baseline.at) {
             Elapsed::Certain(_) => services.asked.mono_ms >= readable.baseline.at.mono_ms,
             Elapsed::Estimated(_) => true,
-        }
-    })
+        })
 }

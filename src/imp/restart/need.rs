@@ -39,9 +39,7 @@ impl fmt::Display for Need {
                 f,
                 "the annotation xmppfederation.io/restart-routers asks for it ({token:?})"
             ),
-            Self::Round(RoundCause::FederationOff) => {
-                f.write_str("IM&P's own XMPP federation was turned off")
-            }
+            Self::Round(RoundCause::FederationOff) => f.write_str("IM&P's own XMPP federation was turned off"),
         }
     }
 }

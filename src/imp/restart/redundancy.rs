@@ -10,12 +10,7 @@ use crate::imp::axl::HaState;
 pub(super) fn seen_failed_over(input: Input<'_>) -> Option<Next> {
     let seen = input.seen.redundancy.as_ref()?;
     let left = input.now.since(&seen.asked).left(Duration::from_mins(1));
-    let ours = |state: &&HaState| {
-        input
-            .nodes
-            .iter()
-            .any(|node| same_host(&node.name, &state.name))
-    };
+    let ours = |state: &&HaState| input.nodes.iter().any(|node| same_host(&node.name, &state.name));
     let state = seen
         .value
         .iter()

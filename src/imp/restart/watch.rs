@@ -18,8 +18,7 @@ pub fn watch_open(input: Input<'_>) -> Option<Next> {
         };
         let (kind, next) = watch(input, &node.name, restart);
         match next {
-            _ if kind != WaitKind::Restarting
-                && need(&node.name, input.ids, input.ledger).is_none() => {}
+            _ if kind != WaitKind::Restarting && need(&node.name, input.ids, input.ledger).is_none() => {}
             Next::Wait(waiting) if kind == WaitKind::Refused => {
                 refused = Some(match refused {
                     None => waiting,
@@ -46,10 +45,7 @@ pub fn watch_open(input: Input<'_>) -> Option<Next> {
 }
 
 pub(super) fn open_restart<'a>(ledger: &'a Ledger, node: &str) -> Option<&'a Restart> {
-    ledger
-        .nodes
-        .get(node)
-        .and_then(|record| record.restart.as_ref())
+    ledger.nodes.get(node).and_then(|record| record.restart.as_ref())
 }
 
 /// A command whose outcome is open.
@@ -80,8 +76,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
             format!("Cisco XCP Router on {node} is restarting ({state})"),
         ),
         Some(RestartAnswer::Ambiguous(_)) | None
-            if !elapsed.reached(input.seen.timings.ambiguous_deadline)
-                && elapsed != Elapsed::Estimated(None) =>
+            if !elapsed.reached(input.seen.timings.ambiguous_deadline) && elapsed != Elapsed::Estimated(None) =>
         {
             (
                 WaitKind::Restarting,
@@ -106,9 +101,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
         ),
     };
     let every = match kind {
-        WaitKind::Restarting if !elapsed.reached(Duration::from_mins(1)) => {
-            input.seen.timings.look_every
-        }
+        WaitKind::Restarting if !elapsed.reached(Duration::from_mins(1)) => input.seen.timings.look_every,
         WaitKind::Restarting => input.seen.timings.look_slowly,
         _ => Duration::from_mins(1),
     };
@@ -133,25 +126,18 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
 }
 
 /// Reads when it is time to, else waits until then.
-pub(super) fn look(
-    input: Input<'_>,
-    node: &str,
-    first: Duration,
-    every: Duration,
-    waiting: Waiting,
-) -> Next {
+pub(super) fn look(input: Input<'_>, node: &str, first: Duration, every: Duration, waiting: Waiting) -> Next {
     let Input { seen, now, .. } = input;
-    let again = seen.services.get(node).map_or(Duration::ZERO, |services| {
-        now.since(&services.asked).left(every)
-    });
+    let again = seen
+        .services
+        .get(node)
+        .map_or(Duration::ZERO, |services| now.since(&services.asked).left(every));
     let failure = seen
         .control_center_failures
         .get(node)
-        .map_or(Duration::ZERO, |failure| {
-            match failure.retry_at.since(&now) {
-                Elapsed::Certain(left) => left,
-                Elapsed::Estimated(_) => Duration::ZERO,
-            }
+        .map_or(Duration::ZERO, |failure| match failure.retry_at.since(&now) {
+            Elapsed::Certain(left) => left,
+            Elapsed::Estimated(_) => Duration::ZERO,
         });
     let left = first.max(again).max(failure);
     if left.is_zero() {

@@ -47,15 +47,10 @@ fn accepted(input: &Input<'_>) -> Verdict {
         .node_list()
         .iter()
         .map(|node| node.name.as_str())
-        .partition(|name| {
-            seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name)
-        });
+        .partition(|name| seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name));
     let mut message = format!(
         "AXL {} at {} accepts the user of Secret {}",
-        input
-            .axl_version
-            .map(|version| version.to_string())
-            .unwrap_or_default(),
+        input.axl_version.map(|version| version.to_string()).unwrap_or_default(),
         desired.target.publisher,
         desired.target.axl.secret
     );
@@ -87,9 +82,7 @@ fn accepted(input: &Input<'_>) -> Verdict {
 /// Names with an address of their own that belong to no node.
 fn strange_overrides<'a>(input: &Input<'a>) -> Vec<&'a str> {
     let target = &input.desired.target;
-    let known = |name: &str| {
-        name == target.publisher || input.seen.node_list().iter().any(|node| node.name == name)
-    };
+    let known = |name: &str| name == target.publisher || input.seen.node_list().iter().any(|node| node.name == name);
     let given = target.addresses.keys().map(String::as_str);
     given.filter(|name| !known(name)).collect()
 }
@@ -97,9 +90,11 @@ fn strange_overrides<'a>(input: &Input<'a>) -> Vec<&'a str> {
 /// Whether both interfaces are asked with one user and password, be it from two Secrets.
 fn one_account(desired: &Desired) -> bool {
     let axl = &desired.target.axl;
-    desired.target.control_center.as_ref().is_none_or(|other| {
-        other.username == axl.username && other.password.expose() == axl.password.expose()
-    })
+    desired
+        .target
+        .control_center
+        .as_ref()
+        .is_none_or(|other| other.username == axl.username && other.password.expose() == axl.password.expose())
 }
 
 /// The error, and for an account what the other interface tells about it.
@@ -145,30 +140,23 @@ fn other(input: &Input<'_>, error: &CallError) -> String {
                 .node_list()
                 .iter()
                 .map(|node| node.name.as_str())
-                .filter(|name| {
-                    seen.services.contains_key(*name)
-                        && !seen.control_center_failures.contains_key(*name)
-                })
+                .filter(|name| seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name))
                 .collect();
             let nodes = names(accepted.iter().copied());
             match (one, accepted.is_empty(), forbidden) {
-                (_, _, true) => {
-                    "Name and password are right, or it would have been a 401".to_owned()
-                }
+                (_, _, true) => "Name and password are right, or it would have been a 401".to_owned(),
                 (true, true, _) => {
-                    "Control Center is asked with the same account, so it is not asked either"
-                        .to_owned()
+                    "Control Center is asked with the same account, so it is not asked either".to_owned()
                 }
                 (true, false, _) => format!(
                     "Control Center of {nodes} accepted the same account before, so its password was changed or it was locked since; it is not asked there either"
                 ),
                 (false, true, _) => {
-                    "Control Center has an account of its own, which this says nothing about"
-                        .to_owned()
+                    "Control Center has an account of its own, which this says nothing about".to_owned()
                 }
-                (false, false, _) => format!(
-                    "Control Center of {nodes} accepts its own account, so IM&P itself is well"
-                ),
+                (false, false, _) => {
+                    format!("Control Center of {nodes} accepts its own account, so IM&P itself is well")
+                }
             }
         }
         Interface::ControlCenter => {

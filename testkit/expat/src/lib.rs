@@ -79,12 +79,7 @@ impl Parser {
         // which are copied as far as they are needed later. No handlers are set, so nothing is
         // called back.
         unsafe {
-            let status = XML_Parse(
-                self.0.as_ptr(),
-                text.as_ptr().cast(),
-                len,
-                c_int::from(last),
-            );
+            let status = XML_Parse(self.0.as_ptr(), text.as_ptr().cast(), len, c_int::from(last));
             if status == OK {
                 return Ok(());
             }

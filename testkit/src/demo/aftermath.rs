@@ -11,10 +11,7 @@ pub async fn collect(lab: &Lab) {
     let folder = lab.layout().logs_dir();
     let questions: [(&str, &[&str]); 3] = [
         ("resources.yaml", &["get", "xfed", "-A", "-o", "yaml"]),
-        (
-            "events.txt",
-            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-        ),
+        ("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"]),
         ("pods.txt", &["get", "pods", "-A", "-o", "wide"]),
     ];
     for (file, question) in questions {
@@ -27,13 +24,8 @@ pub async fn collect(lab: &Lab) {
     for pod in list(&pods, "/items") {
         let (namespace, pod) = (text(pod, "/metadata/namespace"), Pod::read(pod));
         for (suffix, previous) in [("", "--previous=false"), (".previous", "--previous=true")] {
-            let log = lab
-                .kubectl(&["-n", namespace, "logs", previous, &pod.name])
-                .await;
-            write(
-                &folder.join(format!("pod-{}{suffix}.log", pod.name)),
-                log.ok(),
-            );
+            let log = lab.kubectl(&["-n", namespace, "logs", previous, &pod.name]).await;
+            write(&folder.join(format!("pod-{}{suffix}.log", pod.name)), log.ok());
         }
     }
 }

@@ -66,15 +66,7 @@ async fn patch(world: &World, sample: &Sample, patch: &Value) -> Result<(), Erro
     let (namespace, patch) = (sample.namespace.as_str(), patch.to_string());
     world
         .lab
-        .kubectl(&[
-            "-n",
-            namespace,
-            "patch",
-            &resource,
-            "--type=merge",
-            "-p",
-            &patch,
-        ])
+        .kubectl(&["-n", namespace, "patch", &resource, "--type=merge", "-p", &patch])
         .await?;
     Ok(())
 }
@@ -92,9 +84,7 @@ async fn all_show(
         let pods = sample.pods(world).await?;
         ensure(pods.len() == 2, || format!("{} pods", pods.len()))?;
         for pod in &pods {
-            ensure(pod.ready && !pod.terminating, || {
-                format!("{} is not ready", pod.name)
-            })?;
+            ensure(pod.ready && !pod.terminating, || format!("{} is not ready", pod.name))?;
             let status = world.edge_status(pod).await?;
             ensure(wanted(&status), || format!("{} shows {status}", pod.name))?;
         }
@@ -107,20 +97,14 @@ async fn brought_certificate(talk: Talk, world: &World, sample: &Sample) -> Resu
     let restarts = restart_counts(&world.imp.state().await?);
     let outcome = broken_and_mended(talk, world, sample).await;
     // Whatever was seen, the lab is left as it was.
-    patch(
-        world,
-        sample,
-        &json!({"spec": {"tls": {"certificate": null}}}),
-    )
-    .await?;
+    patch(world, sample, &json!({"spec": {"tls": {"certificate": null}}})).await?;
     outcome?;
     talk.wait("the own authority's certificate", ROLLED, async || {
         let resource = sample.now(world).await?;
         expect_condition(&resource, "Ready", "True")?;
-        ensure(
-            text(&resource, "/status/certificate/secretName") != CERTIFICATE,
-            || "the brought one is still shown".to_owned(),
-        )
+        ensure(text(&resource, "/status/certificate/secretName") != CERTIFICATE, || {
+            "the brought one is still shown".to_owned()
+        })
     })
     .await?;
     let namespace = sample.namespace.as_str();
@@ -128,10 +112,9 @@ async fn brought_certificate(talk: Talk, world: &World, sample: &Sample) -> Resu
         .lab
         .kubectl(&["-n", namespace, "delete", "secret", CERTIFICATE])
         .await?;
-    ensure(
-        restart_counts(&world.imp.state().await?) == restarts,
-        || "a router was restarted for a certificate".to_owned(),
-    )?;
+    ensure(restart_counts(&world.imp.state().await?) == restarts, || {
+        "a router was restarted for a certificate".to_owned()
+    })?;
     traffic::messages(talk, &world.alice, &world.bob).await
 }
 
@@ -140,13 +123,9 @@ async fn broken_and_mended(talk: Talk, world: &World, sample: &Sample) -> Result
     bring(world, sample, &certificate, &key).await?;
     let reference = json!({"spec": {"tls": {"certificate": {"secretRef": {"name": CERTIFICATE}}}}});
     patch(world, sample, &reference).await?;
-    let pods = all_show(
-        talk,
-        world,
-        sample,
-        "pods with the brought certificate",
-        |status| status.get("rejected").is_none_or(Value::is_null),
-    )
+    let pods = all_show(talk, world, sample, "pods with the brought certificate", |status| {
+        status.get("rejected").is_none_or(Value::is_null)
+    })
     .await?;
     talk.wait("it in the status", NAMED, async || {
         let resource = sample.now(world).await?;
@@ -168,14 +147,10 @@ async fn broken_and_mended(talk: Talk, world: &World, sample: &Sample) -> Result
         })
         .await?;
     talk.fact("EdgeAvailable", &said);
-    talk.fact(
-        "named after",
-        format_args!("{:.1} s", began.elapsed().as_secs_f64()),
-    );
-    ensure(
-        said.message.contains("is not the key of the certificate"),
-        || format!("the message does not say what is wrong: {said}"),
-    )?;
+    talk.fact("named after", format_args!("{:.1} s", began.elapsed().as_secs_f64()));
+    ensure(said.message.contains("is not the key of the certificate"), || {
+        format!("the message does not say what is wrong: {said}")
+    })?;
     for pod in &pods {
         talk.wait("the pod's own word", NAMED, async || {
             let status = world.edge_status(pod).await?;
@@ -189,10 +164,7 @@ async fn broken_and_mended(talk: Talk, world: &World, sample: &Sample) -> Result
             })
         })
         .await?;
-        let log = world
-            .lab
-            .kubectl(&["-n", &sample.namespace, "logs", &pod.name])
-            .await?;
+        let log = world.lab.kubectl(&["-n", &sample.namespace, "logs", &pod.name]).await?;
         ensure(log.contains("the new configuration is refused"), || {
             format!("the log of {} does not say so", pod.name)
         })?;
@@ -244,10 +216,9 @@ async fn leader_ends(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
     ensure(uids(&sample.pods(world).await?) == edges, || {
         "an edge pod was replaced".to_owned()
     })?;
-    ensure(
-        restart_counts(&world.imp.state().await?) == restarts,
-        || "a router was restarted".to_owned(),
-    )?;
+    ensure(restart_counts(&world.imp.state().await?) == restarts, || {
+        "a router was restarted".to_owned()
+    })?;
     talk.fact("edge pods and routers", "the same as before");
     traffic::messages(talk, &world.alice, &world.bob).await
 }
@@ -259,13 +230,7 @@ fn uids(pods: &[Pod]) -> Vec<String> {
 }
 
 /// The leader's pod is deleted at once, without waiting for its end.
-async fn taken_over(
-    talk: Talk,
-    world: &World,
-    sample: &Sample,
-    namespace: &str,
-    leader: &str,
-) -> Result<(), Error> {
+async fn taken_over(talk: Talk, world: &World, sample: &Sample, namespace: &str, leader: &str) -> Result<(), Error> {
     let holder = async || -> Result<String, Error> {
         let lease = world
             .get(&["-n", namespace, "lease", "xmpp-federation-operator"])
@@ -279,35 +244,18 @@ async fn taken_over(
     let began = Instant::now();
     world
         .lab
-        .kubectl(&[
-            "-n",
-            namespace,
-            "delete",
-            "pod",
-            leader,
-            "--grace-period=0",
-            "--force",
-        ])
+        .kubectl(&["-n", namespace, "delete", "pod", leader, "--grace-period=0", "--force"])
         .await?;
     let after = talk
-        .wait(
-            "another holder of the lease",
-            Duration::from_mins(1),
-            async || {
-                let now = holder().await?;
-                ensure(!now.is_empty() && now != before, || {
-                    format!("held by {now:?}")
-                })?;
-                Ok(now)
-            },
-        )
+        .wait("another holder of the lease", Duration::from_mins(1), async || {
+            let now = holder().await?;
+            ensure(!now.is_empty() && now != before, || format!("held by {now:?}"))?;
+            Ok(now)
+        })
         .await?;
     talk.fact(
         "lease",
-        format_args!(
-            "{before} → {after} after {:.1} s",
-            began.elapsed().as_secs_f64()
-        ),
+        format_args!("{before} → {after} after {:.1} s", began.elapsed().as_secs_f64()),
     );
     let token = format!("{:x}", rand::random::<u64>());
     let annotation = format!("xmppfederation.io/refresh={token}");

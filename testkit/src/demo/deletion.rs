@@ -70,20 +70,11 @@ impl Way {
                 another_operator(talk, world).await
             }
             Self::Maintenance => sample.patch(world, &imp("maintenance", json!(true))).await,
-            Self::Paused => {
-                sample
-                    .patch(world, &json!({"spec": {"paused": true}}))
-                    .await
-            }
+            Self::Paused => sample.patch(world, &json!({"spec": {"paused": true}})).await,
         }
     }
 
-    async fn leave(
-        self,
-        world: &World,
-        sample: &Sample,
-        account: &mut Account,
-    ) -> Result<(), Error> {
+    async fn leave(self, world: &World, sample: &Sample, account: &mut Account) -> Result<(), Error> {
         // An account that was refused rests; a new password makes it another one.
         if self == Self::Unauthorized {
             account.password = format!("new-{:x}", rand::random::<u64>());
@@ -101,10 +92,8 @@ async fn another_operator(talk: Talk, world: &World) -> Result<(), Error> {
         .lab
         .kubectl(&["-n", namespace, "delete", "pod", &pod.name])
         .await?;
-    talk.wait("another operator", WRITTEN, async || {
-        operator_runs(world).await
-    })
-    .await
+    talk.wait("another operator", WRITTEN, async || operator_runs(world).await)
+        .await
 }
 
 /// The sample's cluster, with restarts left to people and a short timeout, and one field more.
@@ -122,10 +111,7 @@ fn short_lived(sample: &Sample, field: &str, value: &Value) -> Value {
 async fn apply(world: &World, sample: &Sample) -> Result<(), Error> {
     let mut resource = sample.resource.clone();
     for (pointer, value) in [
-        (
-            "/spec/imp",
-            json!([short_lived(sample, "name", &json!("main"))]),
-        ),
+        ("/spec/imp", json!([short_lived(sample, "name", &json!("main"))])),
         ("/metadata/namespace", json!(sample.namespace)),
         // Pods are not what is looked at here.
         ("/spec/edge/replicas", json!(1)),
@@ -157,20 +143,11 @@ async fn written(talk: Talk, world: &World, sample: &Sample) -> Result<State, Er
 }
 
 fn rows(state: &State) -> Vec<Row> {
-    state
-        .nodes
-        .first()
-        .map(|node| node.rows.clone())
-        .unwrap_or_default()
+    state.nodes.first().map(|node| node.rows.clone()).unwrap_or_default()
 }
 
 /// Waits until an object is gone; how long it took.
-async fn gone(
-    talk: Talk,
-    world: &World,
-    arguments: &[&str],
-    began: Instant,
-) -> Result<Duration, Error> {
+async fn gone(talk: Talk, world: &World, arguments: &[&str], began: Instant) -> Result<Duration, Error> {
     talk.wait(&arguments.join(" "), GONE, async || {
         let mut words = vec!["get", "--ignore-not-found", "-o", "name"];
         words.extend_from_slice(arguments);
@@ -197,14 +174,10 @@ pub async fn give_up(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
     delete(world, sample).await?;
     let left = rows(&world.imp.state().await?);
     ensure(left.is_empty(), || format!("rows are left: {left:?}"))?;
-    talk.fact(
-        "afterwards",
-        "the rows that were given up leave with the next resource",
-    );
-    ensure(
-        restart_counts(&world.imp.state().await?) == restarts,
-        || "a router was restarted".to_owned(),
-    )
+    talk.fact("afterwards", "the rows that were given up leave with the next resource");
+    ensure(restart_counts(&world.imp.state().await?) == restarts, || {
+        "a router was restarted".to_owned()
+    })
 }
 
 /// Deletes the resource, with nothing in the way.
@@ -239,19 +212,13 @@ async fn gives_up(talk: Talk, world: &World, sample: &Sample, way: Way) -> Resul
         format!("it took {:.1} s", took.as_secs_f64())
     })?;
     let told = sample.event_of(world, "RowsAbandoned", &uid).await?;
-    talk.fact(
-        &format!("{way:?}, gave up after {:.1} s", took.as_secs_f64()),
-        &told,
-    );
+    talk.fact(&format!("{way:?}, gave up after {:.1} s", took.as_secs_f64()), &told);
     ensure(told.contains(way.words()), || {
         format!("the Event does not say {:?}", way.words())
     })?;
     let log = operator_log(world).await?;
     for row in rows(&before) {
-        let sql = format!(
-            "run sql delete from xmpps2snodes where pkid = '{}'",
-            row.pkid
-        );
+        let sql = format!("run sql delete from xmpps2snodes where pkid = '{}'", row.pkid);
         ensure(told.contains(&sql) && told.contains(&row.cp_id), || {
             format!("the Event does not tell how to remove {}", row.cp_id)
         })?;
@@ -265,9 +232,7 @@ async fn gives_up(talk: Talk, world: &World, sample: &Sample, way: Way) -> Resul
         format!("the metric went from {counted} to {now}")
     })?;
     let after = rows(&world.imp.state().await?);
-    ensure(after == rows(&before), || {
-        format!("the table has {after:?}")
-    })?;
+    ensure(after == rows(&before), || format!("the table has {after:?}"))?;
     let calls = world.imp.calls(call).await?;
     let bad = calls.iter().filter(|call| call.auth == "bad").count();
     ensure(bad == usize::from(way == Way::Unauthorized), || {
@@ -278,19 +243,14 @@ async fn gives_up(talk: Talk, world: &World, sample: &Sample, way: Way) -> Resul
 async fn operator_log(world: &World) -> Result<String, Error> {
     let pods = operator_pods(world).await?;
     let (namespace, pod) = pods.first().ok_or("there is no operator")?;
-    world
-        .lab
-        .kubectl(&["-n", namespace, "logs", &pod.name])
-        .await
+    world.lab.kubectl(&["-n", namespace, "logs", &pod.name]).await
 }
 
 /// Rows given up, as the operator counts them.
 async fn abandoned(world: &World) -> Result<u64, Error> {
     let pods = operator_pods(world).await?;
     let (_, pod) = pods.first().ok_or("there is no operator")?;
-    let metrics = world
-        .page(&format!("http://{}:8081/metrics", pod.address))
-        .await?;
+    let metrics = world.page(&format!("http://{}:8081/metrics", pod.address)).await?;
     let value = metrics
         .lines()
         .find_map(|line| line.split_once("abandoned_rows_total "));
@@ -320,9 +280,7 @@ pub async fn namespace(talk: Talk, world: &World, sample: &Sample) -> Result<(),
         let before = written(talk, world, sample).await?;
         let counted = abandoned(world).await?;
         if paused {
-            sample
-                .patch(world, &json!({"spec": {"paused": true}}))
-                .await?;
+            sample.patch(world, &json!({"spec": {"paused": true}})).await?;
         }
         let began = Instant::now();
         world
@@ -340,16 +298,12 @@ pub async fn namespace(talk: Talk, world: &World, sample: &Sample) -> Result<(),
             let log = operator_log(world).await?;
             for row in &left {
                 let told = log.lines().any(|line| {
-                    line.contains("the deletion gives up")
-                        && line.contains(NAMESPACE)
-                        && line.contains(&row.pkid)
+                    line.contains("the deletion gives up") && line.contains(NAMESPACE) && line.contains(&row.pkid)
                 });
                 ensure(told, || format!("the log does not tell of {}", row.pkid))?;
             }
         } else {
-            ensure(left.is_empty() && now == counted, || {
-                format!("rows are left: {left:?}")
-            })?;
+            ensure(left.is_empty() && now == counted, || format!("rows are left: {left:?}"))?;
         }
         talk.fact(
             if paused { "paused" } else { "in order" },
@@ -362,8 +316,7 @@ pub async fn namespace(talk: Talk, world: &World, sample: &Sample) -> Result<(),
             ),
         );
     }
-    ensure(
-        restart_counts(&world.imp.state().await?) == restarts,
-        || "a router was restarted".to_owned(),
-    )
+    ensure(restart_counts(&world.imp.state().await?) == restarts, || {
+        "a router was restarted".to_owned()
+    })
 }

@@ -42,14 +42,7 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
             .await?;
         world
             .lab
-            .kubectl(&[
-                "-n",
-                &sample.namespace,
-                "delete",
-                "pod",
-                &victim.name,
-                "--wait=false",
-            ])
+            .kubectl(&["-n", &sample.namespace, "delete", "pod", &victim.name, "--wait=false"])
             .await?;
         talk.fact(
             "deleted while messages flow",
@@ -64,10 +57,7 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
     )?;
     talk.fact(
         "sent",
-        format_args!(
-            "{IN_FLIGHT} each way in {:.1} s",
-            began.elapsed().as_secs_f64()
-        ),
+        format_args!("{IN_FLIGHT} each way in {:.1} s", began.elapsed().as_secs_f64()),
     );
     let mut lost = 0;
     for (run, sender, receiver) in [(&there, alice, bob), (&back, bob, alice)] {
@@ -75,28 +65,21 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
         talk.fact(&format!("{} → {}", sender.jid(), receiver.jid()), account);
         lost += account.lost;
     }
-    talk.wait(
-        "the new pod in service",
-        Duration::from_secs(90),
-        async || {
-            let now = sample.pods(world).await?;
-            let ready = now
-                .iter()
-                .filter(|pod| pod.ready && !pod.terminating)
-                .count();
-            ensure(ready == pods.len(), || {
-                format!("{ready} of {} pods are ready", pods.len())
-            })?;
-            ensure(!now.iter().any(|pod| pod.uid == victim.uid), || {
-                "the old pod is still there".to_owned()
-            })?;
-            let ids: Vec<String> = (0..pods.len()).map(component_id).collect();
-            for node in &world.imp.state().await?.nodes {
-                linked(node, &ids)?;
-            }
-            Ok(())
-        },
-    )
+    talk.wait("the new pod in service", Duration::from_secs(90), async || {
+        let now = sample.pods(world).await?;
+        let ready = now.iter().filter(|pod| pod.ready && !pod.terminating).count();
+        ensure(ready == pods.len(), || {
+            format!("{ready} of {} pods are ready", pods.len())
+        })?;
+        ensure(!now.iter().any(|pod| pod.uid == victim.uid), || {
+            "the old pod is still there".to_owned()
+        })?;
+        let ids: Vec<String> = (0..pods.len()).map(component_id).collect();
+        for node in &world.imp.state().await?.nodes {
+            linked(node, &ids)?;
+        }
+        Ok(())
+    })
     .await?;
     talk.fact(
         "new pod in service",
@@ -140,18 +123,12 @@ pub async fn removal(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
             "--timeout=90s",
         ])
         .await?;
-    talk.fact(
-        "deleted",
-        format_args!("in {:.1} s", began.elapsed().as_secs_f64()),
-    );
+    talk.fact("deleted", format_args!("in {:.1} s", began.elapsed().as_secs_f64()));
     let rows = imp::rows_over_axl(&world.imp_ca(), &account.user, &account.password).await?;
     ensure(rows.is_empty(), || format!("rows are left: {rows:?}"))?;
     talk.say(imp::as_cli(&rows));
     emptied(talk, world, sample).await?;
-    talk.fact(
-        "namespace",
-        format_args!("{}: nothing of ours left", sample.namespace),
-    );
+    talk.fact("namespace", format_args!("{}: nothing of ours left", sample.namespace));
     ensure(restart_counts(&world.imp.state().await?) == before, || {
         "a router was restarted by the deletion".to_owned()
     })?;
@@ -173,22 +150,14 @@ pub async fn emptied(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
 async fn remains(world: &World, sample: &Sample) -> Result<Vec<String>, Error> {
     let kinds = world
         .lab
-        .kubectl(&[
-            "api-resources",
-            "--namespaced",
-            "--verbs=list",
-            "-o",
-            "name",
-        ])
+        .kubectl(&["api-resources", "--namespaced", "--verbs=list", "-o", "name"])
         .await?;
     let kinds: Vec<&str> = kinds
         .lines()
         .map(str::trim)
         .filter(|kind| !kind.is_empty() && !kind.starts_with("events"))
         .collect();
-    let all = world
-        .get(&["-n", &sample.namespace, &kinds.join(",")])
-        .await?;
+    let all = world.get(&["-n", &sample.namespace, &kinds.join(",")]).await?;
     let theirs = sample.secret_names();
     Ok(list(&all, "/items")
         .iter()

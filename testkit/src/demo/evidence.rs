@@ -40,62 +40,34 @@ pub fn dialback_roles(talk: Talk, logs: &[String]) -> Result<(), Error> {
         let line = find_line(&log, words).map_err(|error| format!("the edge's log: {error}"))?;
         talk.fact(label, brief(line));
     }
-    ensure(!log.contains("panicked"), || {
-        "the edge's log has a panic".to_owned()
-    })
+    ensure(!log.contains("panicked"), || "the edge's log has a panic".to_owned())
 }
 
 /// Words of the edge's log lines for the roles of XEP-0220 and what belongs to them.
 const ROLES: [(&str, &[&str]); 9] = [
-    (
-        "initiating: resolution",
-        &["resolved the remote domain", "vngtp.lab"],
-    ),
-    (
-        "initiating: key",
-        &["initiating", "db:result sent", "vngtp.lab"],
-    ),
+    ("initiating: resolution", &["resolved the remote domain", "vngtp.lab"]),
+    ("initiating: key", &["initiating", "db:result sent", "vngtp.lab"]),
     (
         "initiating: timer",
         &["initiating", "dialback timer started", "vngtp.lab"],
     ),
     (
         "initiating: state",
-        &[
-            "initiating",
-            "state of the pair changed",
-            "CONNECTED",
-            "vngtp.lab",
-        ],
+        &["initiating", "state of the pair changed", "CONNECTED", "vngtp.lab"],
     ),
-    (
-        "receiving: asks",
-        &["receiving", "db:verify sent", "vngtp.lab"],
-    ),
+    ("receiving: asks", &["receiving", "db:verify sent", "vngtp.lab"]),
     (
         "receiving: stream",
         &["receiving", "stream used for dialback only", "vngtp.lab"],
     ),
-    (
-        "receiving: answer",
-        &["receiving", "db:verify answered", "vngtp.lab"],
-    ),
+    ("receiving: answer", &["receiving", "db:verify answered", "vngtp.lab"]),
     (
         "receiving: state",
-        &[
-            "receiving",
-            "state of the pair changed",
-            "CONNECTED",
-            "vngtp.lab",
-        ],
+        &["receiving", "state of the pair changed", "CONNECTED", "vngtp.lab"],
     ),
     (
         "authoritative",
-        &[
-            "authoritative",
-            "db:verify received and answered",
-            "vngtp.lab",
-        ],
+        &["authoritative", "db:verify received and answered", "vngtp.lab"],
     ),
 ];
 
@@ -110,15 +82,10 @@ fn brief(line: &str) -> String {
     let message = fields.get("message").and_then(|message| message.as_str());
     text.push_str(message.unwrap_or_default());
     for (name, value) in fields {
-        if matches!(
-            name.as_str(),
-            "message" | "timestamp" | "level" | "target" | "role"
-        ) {
+        if matches!(name.as_str(), "message" | "timestamp" | "level" | "target" | "role") {
             continue;
         }
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let _ = write!(text, " {name}={value}");
     }
     text

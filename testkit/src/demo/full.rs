@@ -78,12 +78,7 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
                 let mut logs = Vec::new();
                 for pod in sample.pods(world).await? {
                     let namespace = sample.namespace.as_str();
-                    logs.push(
-                        world
-                            .lab
-                            .kubectl(&["-n", namespace, "logs", &pod.name])
-                            .await?,
-                    );
+                    logs.push(world.lab.kubectl(&["-n", namespace, "logs", &pod.name]).await?);
                 }
                 evidence::dialback_roles(talk, &logs)
             },
@@ -120,15 +115,10 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         )
         .await;
     report
-        .step(
-            12,
-            "The resource is deleted, then applied again",
-            &[1],
-            async |talk| {
-                install::operator_runs(world).await?;
-                endings::removal(talk, world, sample).await
-            },
-        )
+        .step(12, "The resource is deleted, then applied again", &[1], async |talk| {
+            install::operator_runs(world).await?;
+            endings::removal(talk, world, sample).await
+        })
         .await;
     Ok(report)
 }

@@ -136,10 +136,7 @@ impl Imp {
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.get(&url).send().await?.error_for_status()?;
-        answer
-            .json()
-            .await
-            .map_err(|error| format!("{url}: {error}").into())
+        answer.json().await.map_err(|error| format!("{url}: {error}").into())
     }
 
     async fn sent(request: reqwest::RequestBuilder) -> Result<(), Error> {
@@ -175,12 +172,7 @@ impl Imp {
 
     /// Runs SQL as the command line's `run sql` would.
     pub async fn sql(&self, sql: &str) -> Result<(), Error> {
-        Self::sent(
-            self.http
-                .post(format!("{}/sql", self.base))
-                .body(sql.to_owned()),
-        )
-        .await
+        Self::sent(self.http.post(format!("{}/sql", self.base)).body(sql.to_owned())).await
     }
 
     /// Restarts a node's router by hand; returns at once.
@@ -228,8 +220,7 @@ pub async fn rows_over_axl(ca: &Path, user: &str, password: &str) -> Result<Vec<
 }
 
 fn rows_of(soap: &str) -> Result<Vec<Row>, Error> {
-    let root = parse_document(soap.as_bytes())
-        .map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
+    let root = parse_document(soap.as_bytes()).map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
     let mut rows = Vec::new();
     collect_rows(&root, &mut rows);
     Ok(rows)

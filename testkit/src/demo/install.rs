@@ -32,10 +32,7 @@ pub async fn apply(talk: Talk, world: &World, sample: &Sample) -> Result<Instant
     for object in sample.prerequisites(&account, &ca, hosts::ROUTER_SECRET) {
         apply_object(world, &object).await?;
     }
-    talk.fact(
-        "namespace and Secrets",
-        format_args!("{}: made", sample.namespace),
-    );
+    talk.fact("namespace and Secrets", format_args!("{}: made", sample.namespace));
     kubectl
         .kubectl(&[
             "wait",
@@ -54,10 +51,7 @@ pub async fn apply(talk: Talk, world: &World, sample: &Sample) -> Result<Instant
 /// Applies one object given as JSON.
 pub async fn apply_object(world: &World, object: &Value) -> Result<(), Error> {
     let text = object.to_string();
-    world
-        .lab
-        .kubectl_with_input(&["apply", "-f", "-"], &text)
-        .await?;
+    world.lab.kubectl_with_input(&["apply", "-f", "-"], &text).await?;
     Ok(())
 }
 
@@ -85,21 +79,13 @@ pub async fn pods_ready(talk: Talk, world: &World, sample: &Sample) -> Result<()
     let pods = talk
         .wait("the edge pods", Duration::from_secs(90), async || {
             let pods = sample.pods(world).await?;
-            let ready = pods
-                .iter()
-                .filter(|pod| pod.ready && !pod.terminating)
-                .count();
-            ensure(ready as u64 == wanted, || {
-                format!("{ready} of {wanted} are ready")
-            })?;
+            let ready = pods.iter().filter(|pod| pod.ready && !pod.terminating).count();
+            ensure(ready as u64 == wanted, || format!("{ready} of {wanted} are ready"))?;
             Ok(pods)
         })
         .await?;
     for pod in &pods {
-        talk.fact(
-            "edge",
-            format_args!("{} is Ready at {}", pod.name, pod.address),
-        );
+        talk.fact("edge", format_args!("{} is Ready at {}", pod.name, pod.address));
     }
     for namespace in [operator.0.as_str(), &sample.namespace] {
         let object = world.get(&["namespace", namespace]).await?;
@@ -143,11 +129,7 @@ async fn privileged_pod(world: &World, namespace: &str) -> Result<String, Error>
         .kubectl_with_input(&["create", "--dry-run=server", "-f", "-"], &pod.to_string())
         .await;
     match tried {
-        Err(refused)
-            if refused
-                .to_string()
-                .contains("violates PodSecurity \"restricted") =>
-        {
+        Err(refused) if refused.to_string().contains("violates PodSecurity \"restricted") => {
             Ok("restricted; a privileged pod is refused".to_owned())
         }
         Err(other) => Err(other),

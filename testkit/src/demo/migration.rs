@@ -78,19 +78,14 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         )
         .await;
     report
-        .step(
-            21,
-            "A namespace is deleted with all that is in it",
-            &[],
-            async |talk| deletion::namespace(talk, world, sample).await,
-        )
+        .step(21, "A namespace is deleted with all that is in it", &[], async |talk| {
+            deletion::namespace(talk, world, sample).await
+        })
         .await;
     // The lab is left as it was found, as far as nothing has to be waited for.
     world
         .imp
-        .sql(&format!(
-            "DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"
-        ))
+        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
         .await?;
     world
         .lab
@@ -165,10 +160,7 @@ async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
         })?;
     }
     lose_records(world).await?;
-    talk.fact(
-        "records",
-        "deleted, and the operator's process is another one",
-    );
+    talk.fact("records", "deleted, and the operator's process is another one");
     endings::emptied(talk, world, sample).await?;
     world
         .lab
@@ -186,10 +178,9 @@ async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
         })
         .await?;
     talk.fact("ComponentsRegistered", &said);
-    ensure(
-        said.message.contains("xmppfederation.io/adopt-rows"),
-        || format!("it does not say what to do: {said}"),
-    )?;
+    ensure(said.message.contains("xmppfederation.io/adopt-rows"), || {
+        format!("it does not say what to do: {said}")
+    })?;
     nothing_happens(talk, world, &before).await?;
 
     sample.annotate(world, "adopt-rows").await?;
@@ -229,15 +220,7 @@ async fn lose_records(world: &World) -> Result<(), Error> {
         world.lab.kubectl(&arguments).await
     };
     scale("0").await?;
-    let gone = [
-        "-n",
-        namespace,
-        "wait",
-        "pods",
-        "--for=delete",
-        "--timeout=60s",
-        "-l",
-    ];
+    let gone = ["-n", namespace, "wait", "pods", "--for=delete", "--timeout=60s", "-l"];
     let gone = [&gone[..], &[super::install::OPERATOR]].concat();
     world.lab.kubectl(&gone).await?;
     let label = "xmppfederation.io/imp-ledger=true";
@@ -300,24 +283,17 @@ async fn rows_leave(talk: Talk, world: &World, before: &State) -> Result<(), Err
     ensure(restart_counts(&now) == restart_counts(before), || {
         "a router was restarted to remove rows".to_owned()
     })?;
-    talk.fact(
-        "Prepared",
-        "no row and no link of ours; no router restarted",
-    );
+    talk.fact("Prepared", "no row and no link of ours; no router restarted");
     Ok(())
 }
 
 /// Step 16: two edges on one cluster are refused.
 async fn refused(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = world.imp.state().await?;
-    sample
-        .patch(world, &json!({"spec": {"activation": "Active"}}))
-        .await?;
+    sample.patch(world, &json!({"spec": {"activation": "Active"}})).await?;
     let said = talk
         .wait("ComponentsRegistered=False", SEEN, async || {
-            let said = sample
-                .observed(world, "ComponentsRegistered", "False")
-                .await?;
+            let said = sample.observed(world, "ComponentsRegistered", "False").await?;
             ensure(said.reason == "ForeignComponents", || said.to_string())?;
             Ok(said)
         })
@@ -327,18 +303,12 @@ async fn refused(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
         format!("it does not name the row: {said}")
     })?;
     // The routers still know our ids from before: a link would take a part of Expressway's traffic.
-    let links: usize = before
-        .nodes
-        .iter()
-        .map(|node| node.router.links.len())
-        .sum();
+    let links: usize = before.nodes.iter().map(|node| node.router.links.len()).sum();
     ensure(links == 0, || format!("{links} links to begin with"))?;
     let resource = sample.now(world).await?;
     for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
         let said = expect_condition(&resource, kind, status)?;
-        ensure(said.reason == "ForeignComponents", || {
-            format!("{kind} is {said}")
-        })?;
+        ensure(said.reason == "ForeignComponents", || format!("{kind} is {said}"))?;
     }
     nothing_happens(talk, world, &before).await?;
     let now = world.imp.state().await?;
@@ -353,17 +323,12 @@ async fn activated(talk: Talk, world: &World, sample: &Sample) -> Result<(), Err
     let before = world.imp.state().await?;
     world
         .imp
-        .sql(&format!(
-            "DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"
-        ))
+        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
         .await?;
     let began = Instant::now();
     sample.annotate(world, "refresh").await?;
     ready(talk, world, sample, ROUND).await?;
-    talk.fact(
-        "Active",
-        format_args!("after {:.1} s", began.elapsed().as_secs_f64()),
-    );
+    talk.fact("Active", format_args!("after {:.1} s", began.elapsed().as_secs_f64()));
     let now = world.imp.state().await?;
     let ids = [component_id(0), component_id(1)];
     for (node, old) in now.nodes.iter().zip(&before.nodes) {
@@ -399,8 +364,6 @@ async fn rolled_back(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
     }
     world
         .imp
-        .sql(&format!(
-            "DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"
-        ))
+        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
         .await
 }

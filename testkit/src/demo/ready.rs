@@ -45,12 +45,7 @@ impl Watch {
 }
 
 /// Shows the resource, the time, the memory.
-pub async fn show(
-    talk: Talk,
-    world: &World,
-    sample: &Sample,
-    watch: Option<Watch>,
-) -> Result<(), Error> {
+pub async fn show(talk: Talk, world: &World, sample: &Sample, watch: Option<Watch>) -> Result<(), Error> {
     let took = match watch {
         Some(watch) => Some(watch.took().await?),
         None => None,
@@ -62,10 +57,7 @@ pub async fn show(
             Ok(resource)
         })
         .await?;
-    let table = world
-        .lab
-        .kubectl(&["-n", &sample.namespace, "get", "xfed"])
-        .await?;
+    let table = world.lab.kubectl(&["-n", &sample.namespace, "get", "xfed"]).await?;
     talk.say(table.trim_end());
     for condition in list(&resource, "/status/conditions") {
         talk.fact(text(condition, "/type"), text(condition, "/status"));
@@ -74,11 +66,7 @@ pub async fn show(
         let goal = if took <= GOAL { "met" } else { "MISSED" };
         talk.fact(
             "from apply to Ready",
-            format_args!(
-                "{:.1} s (goal {} s: {goal})",
-                took.as_secs_f64(),
-                GOAL.as_secs()
-            ),
+            format_args!("{:.1} s (goal {} s: {goal})", took.as_secs_f64(), GOAL.as_secs()),
         );
     }
     // Goals, as the time is: the figures of an unoptimised build on a busy machine prove little.

@@ -25,27 +25,21 @@ pub async fn rows(talk: Talk, world: &World, sample: &Sample) -> Result<(), Erro
     let account = sample.account(world).await?;
     let wanted = [component_id(0), component_id(1)];
     let rows = talk
-        .wait(
-            "the rows in xmpps2snodes",
-            Duration::from_mins(1),
-            async || {
-                let rows =
-                    imp::rows_over_axl(&world.imp_ca(), &account.user, &account.password).await?;
-                let ids: Vec<&str> = rows.iter().map(|row| row.cp_id.as_str()).collect();
-                ensure(wanted.iter().all(|id| ids.contains(&id.as_str())), || {
-                    format!("the table has {ids:?}")
-                })?;
-                Ok(rows)
-            },
-        )
+        .wait("the rows in xmpps2snodes", Duration::from_mins(1), async || {
+            let rows = imp::rows_over_axl(&world.imp_ca(), &account.user, &account.password).await?;
+            let ids: Vec<&str> = rows.iter().map(|row| row.cp_id.as_str()).collect();
+            ensure(wanted.iter().all(|id| ids.contains(&id.as_str())), || {
+                format!("the table has {ids:?}")
+            })?;
+            Ok(rows)
+        })
         .await?;
     talk.say(imp::as_cli(&rows));
     ensure(rows.len() == wanted.len(), || {
         format!("{} rows instead of {}", rows.len(), wanted.len())
     })?;
     for row in &rows {
-        uuid::Uuid::parse_str(&row.pkid)
-            .map_err(|error| format!("the pkid {} is no UUID: {error}", row.pkid))?;
+        uuid::Uuid::parse_str(&row.pkid).map_err(|error| format!("the pkid {} is no UUID: {error}", row.pkid))?;
     }
     Ok(())
 }
@@ -85,15 +79,9 @@ pub async fn restarts(talk: Talk, world: &World) -> Result<(), Error> {
             )
             .into());
         };
-        ensure(
-            wanted.iter().all(|id| restart.loaded_ids.contains(id)),
-            || {
-                format!(
-                    "{} loaded {:?} when it started",
-                    node.name, restart.loaded_ids
-                )
-            },
-        )?;
+        ensure(wanted.iter().all(|id| restart.loaded_ids.contains(id)), || {
+            format!("{} loaded {:?} when it started", node.name, restart.loaded_ids)
+        })?;
         let ended = restart
             .started_at_ms
             .ok_or_else(|| format!("the restart of {} is not over", node.name))?;
@@ -124,10 +112,7 @@ pub async fn restarts(talk: Talk, world: &World) -> Result<(), Error> {
             })?;
             let linked = before.router.first_link_at_ms.unwrap_or(u64::MAX);
             ensure(requested >= linked, || {
-                format!(
-                    "{} was restarted before the link to {} worked",
-                    node.name, before.name
-                )
+                format!("{} was restarted before the link to {} worked", node.name, before.name)
             })?;
             talk.fact(
                 "order",
@@ -158,11 +143,7 @@ async fn readable_at(world: &World, first_restart: u64) -> Result<u64, Error> {
         .ok_or("no INSERT before the first restart in the record of calls")?;
     table
         .iter()
-        .find(|call| {
-            call.seq > insert.seq
-                && call.operation == "executeSQLQuery"
-                && call.detail.contains("cp_id")
-        })
+        .find(|call| call.seq > insert.seq && call.operation == "executeSQLQuery" && call.detail.contains("cp_id"))
         .map(|call| call.at_ms)
         .ok_or_else(|| "the rows were not read back before the first restart".into())
 }
@@ -198,9 +179,7 @@ fn seconds(ms: u64) -> f64 {
 /// Step 5: IM&P's own federation.
 pub async fn own_federation(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let state = world.imp.state().await?;
-    ensure(state.federation != "on", || {
-        "IM&P's own federation is on".to_owned()
-    })?;
+    ensure(state.federation != "on", || "IM&P's own federation is on".to_owned())?;
     talk.fact(
         "IM&P says",
         format_args!("its own XMPP federation is {}", state.federation),
@@ -214,20 +193,14 @@ pub async fn own_federation(talk: Talk, world: &World, sample: &Sample) -> Resul
         .collect();
     for node in &state.nodes {
         let count = asked.iter().filter(|call| call.node == node.name).count();
-        ensure(count > 0, || {
-            format!("Control Center of {} was never asked", node.name)
-        })?;
+        ensure(count > 0, || format!("Control Center of {} was never asked", node.name))?;
     }
     let resource = talk
-        .wait(
-            "the condition ImpFederationOff",
-            Duration::from_secs(30),
-            async || {
-                let resource = sample.now(world).await?;
-                expect_condition(&resource, "ImpFederationOff", "True")?;
-                Ok(resource)
-            },
-        )
+        .wait("the condition ImpFederationOff", Duration::from_secs(30), async || {
+            let resource = sample.now(world).await?;
+            expect_condition(&resource, "ImpFederationOff", "True")?;
+            Ok(resource)
+        })
         .await?;
     if let Some(said) = condition(&resource, "ImpFederationOff") {
         talk.fact("ImpFederationOff", said);
@@ -238,15 +211,11 @@ pub async fn own_federation(talk: Talk, world: &World, sample: &Sample) -> Resul
 /// Step 6: public records, ours and the partner's.
 pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let resource = talk
-        .wait(
-            "the condition RecordsVerified",
-            Duration::from_mins(1),
-            async || {
-                let resource = sample.now(world).await?;
-                expect_condition(&resource, "RecordsVerified", "True")?;
-                Ok(resource)
-            },
-        )
+        .wait("the condition RecordsVerified", Duration::from_mins(1), async || {
+            let resource = sample.now(world).await?;
+            expect_condition(&resource, "RecordsVerified", "True")?;
+            Ok(resource)
+        })
         .await?;
     let zone = world.zone("coluc.com").await?;
     let records = list(&resource, "/status/records");
@@ -257,20 +226,13 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
             .find(|record| text(record, "/name").trim_end_matches('.') == name)
             .ok_or_else(|| format!("the status has no record {name}"))?;
         ensure(text(status, "/state") == "Verified", || {
-            format!(
-                "{name} is {}: {}",
-                text(status, "/state"),
-                text(status, "/message")
-            )
+            format!("{name} is {}: {}", text(status, "/state"), text(status, "/message"))
         })?;
         let served = zone
             .iter()
             .find(|record| record.name.trim_end_matches('.') == name)
             .ok_or_else(|| format!("the lab's DNS has no {name}"))?;
-        talk.fact(
-            &name,
-            format_args!("Verified; DNS serves {}", served.values.join(", ")),
-        );
+        talk.fact(&name, format_args!("Verified; DNS serves {}", served.values.join(", ")));
     }
     let operators: Vec<String> = install::operator_pods(world)
         .await?
@@ -300,10 +262,7 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
         .await?;
     talk.fact(
         partner.trim_end_matches('.'),
-        format_args!(
-            "asked by the operator at {}: {}",
-            query.source, query.answer
-        ),
+        format_args!("asked by the operator at {}: {}", query.source, query.answer),
     );
     Ok(())
 }

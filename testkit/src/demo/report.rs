@@ -98,10 +98,7 @@ impl Report {
     }
 
     fn count(&self, outcome: Outcome) -> usize {
-        self.outcomes
-            .iter()
-            .filter(|(_, seen)| *seen == outcome)
-            .count()
+        self.outcomes.iter().filter(|(_, seen)| *seen == outcome).count()
     }
 }
 
@@ -156,11 +153,7 @@ impl Talk {
 
 /// An error unless `condition` holds.
 pub fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), Error> {
-    if condition {
-        Ok(())
-    } else {
-        Err(otherwise().into())
-    }
+    if condition { Ok(()) } else { Err(otherwise().into()) }
 }
 
 #[cfg(test)]
@@ -177,20 +170,14 @@ mod tests {
         report.step(3, "stands alone", &[], works).await;
         assert_eq!(
             report.outcomes,
-            [
-                (1, Outcome::Failed),
-                (2, Outcome::Failed),
-                (3, Outcome::Passed)
-            ]
+            [(1, Outcome::Failed), (2, Outcome::Failed), (3, Outcome::Passed)]
         );
         assert!(report.close().is_err());
     }
 
     #[tokio::test]
     async fn a_wait_that_runs_out_says_what_was_missing() {
-        let talk = Talk {
-            began: Instant::now(),
-        };
+        let talk = Talk { began: Instant::now() };
         let error = talk
             .wait("the moon", Duration::ZERO, async || -> Result<(), Error> {
                 Err("clouds".into())

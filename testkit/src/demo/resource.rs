@@ -32,8 +32,8 @@ impl Sample {
     pub fn read() -> Result<Self, Error> {
         use serde::Deserialize as _;
         let path = sample_file();
-        let yaml = std::fs::read_to_string(&path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let yaml =
+            std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let mut resource = None;
         let mut has_namespace = false;
         for document in serde_yaml::Deserializer::from_str(&yaml) {
@@ -44,8 +44,7 @@ impl Sample {
                 _ => {}
             }
         }
-        let resource =
-            resource.ok_or_else(|| format!("no XmppFederation in {}", path.display()))?;
+        let resource = resource.ok_or_else(|| format!("no XmppFederation in {}", path.display()))?;
         let namespace = match text(&resource, "/metadata/namespace") {
             "" => "federation",
             given => given,
@@ -60,20 +59,17 @@ impl Sample {
 
     /// The namespace, when the file does not bring it, and the Secrets that an administrator makes beforehand.
     pub fn prerequisites(&self, account: &Account, ca: &str, router_secret: &str) -> Vec<Value> {
-        let imp =
-            |pointer: &str| text(&self.resource, &format!("/spec/imp/0/{pointer}")).to_owned();
+        let imp = |pointer: &str| text(&self.resource, &format!("/spec/imp/0/{pointer}")).to_owned();
         let key = |pointer: &str, default: &str| match imp(pointer) {
             given if given.is_empty() => default.to_owned(),
             given => given,
         };
         let mut objects = Vec::new();
         if !self.has_namespace {
-            objects.push(
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
-                    "name": self.namespace,
-                    "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
-                }}),
-            );
+            objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+                "name": self.namespace,
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            }}));
         }
         objects.push(self.credentials(account));
         objects.push(self.secret(
@@ -102,13 +98,9 @@ impl Sample {
 
     /// Names of the Secrets that the resource refers to.
     pub fn secret_names(&self) -> Vec<String> {
-        [
-            "credentialsSecretRef",
-            "tls/caSecretRef",
-            "router/secretRef",
-        ]
-        .map(|reference| text(&self.resource, &format!("/spec/imp/0/{reference}/name")).to_owned())
-        .to_vec()
+        ["credentialsSecretRef", "tls/caSecretRef", "router/secretRef"]
+            .map(|reference| text(&self.resource, &format!("/spec/imp/0/{reference}/name")).to_owned())
+            .to_vec()
     }
 
     fn secret(&self, name: &str, data: &Value) -> Value {
@@ -118,12 +110,7 @@ impl Sample {
     /// The resource as it is now.
     pub async fn now(&self, world: &World) -> Result<Value, Error> {
         world
-            .get(&[
-                "-n",
-                &self.namespace,
-                "xmppfederations.xmppfederation.io",
-                &self.name,
-            ])
+            .get(&["-n", &self.namespace, "xmppfederations.xmppfederation.io", &self.name])
             .await
     }
 
@@ -131,12 +118,8 @@ impl Sample {
     pub async fn pods(&self, world: &World) -> Result<Vec<Pod>, Error> {
         let resource = self.now(world).await?;
         let selector = text(&resource, "/status/edge/selector");
-        ensure(!selector.is_empty(), || {
-            "the status names no pods yet".to_owned()
-        })?;
-        let pods = world
-            .get(&["-n", &self.namespace, "pods", "-l", selector])
-            .await?;
+        ensure(!selector.is_empty(), || "the status names no pods yet".to_owned())?;
+        let pods = world.get(&["-n", &self.namespace, "pods", "-l", selector]).await?;
         Ok(list(&pods, "/items").iter().map(Pod::read).collect())
     }
 
@@ -174,12 +157,7 @@ impl Sample {
     }
 
     /// A condition with that status, said about the resource as it is now.
-    pub async fn observed(
-        &self,
-        world: &World,
-        kind: &str,
-        status: &str,
-    ) -> Result<Condition, Error> {
+    pub async fn observed(&self, world: &World, kind: &str, status: &str) -> Result<Condition, Error> {
         let resource = self.now(world).await?;
         let seen = resource.pointer("/status/observedGeneration");
         let current = resource.pointer("/metadata/generation");
@@ -217,8 +195,7 @@ impl Sample {
             .get(&["-n", &self.namespace, "secret", self.credentials_name()])
             .await?;
         let field = |name: &str| -> Result<String, Error> {
-            let bytes = base64::engine::general_purpose::STANDARD
-                .decode(text(&secret, &format!("/data/{name}")))?;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(text(&secret, &format!("/data/{name}")))?;
             Ok(String::from_utf8(bytes)?)
         };
         Ok(Account {
@@ -287,9 +264,7 @@ impl Pod {
             total.0 += megabytes(&status, "VmRSS:");
             total.1 += megabytes(&status, "VmHWM:");
         }
-        ensure(total.0 > 0.0, || {
-            format!("no process of pod {} found", self.name)
-        })?;
+        ensure(total.0 > 0.0, || format!("no process of pod {} found", self.name))?;
         Ok(total)
     }
 }

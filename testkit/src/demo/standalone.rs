@@ -34,18 +34,13 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         )
         .await;
     report
-        .step(
-            3,
-            "Messages, presence and IQ, alice ↔ bob",
-            &[2],
-            async |talk| {
-                let (_, log) = world.partner_log(0)?;
-                traffic::messages(talk, &world.alice, &world.bob).await?;
-                traffic::subscriptions(talk, &world.alice, &world.bob).await?;
-                traffic::pings(talk, &world.alice, &world.bob).await?;
-                evidence::partner_saw_tls_and_dialback(talk, world, log)
-            },
-        )
+        .step(3, "Messages, presence and IQ, alice ↔ bob", &[2], async |talk| {
+            let (_, log) = world.partner_log(0)?;
+            traffic::messages(talk, &world.alice, &world.bob).await?;
+            traffic::subscriptions(talk, &world.alice, &world.bob).await?;
+            traffic::pings(talk, &world.alice, &world.bob).await?;
+            evidence::partner_saw_tls_and_dialback(talk, world, log)
+        })
         .await;
     report
         .step(4, "The conference alias", &[2], async |talk| {
@@ -53,16 +48,11 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
         })
         .await;
     report
-        .step(
-            5,
-            "The three dialback roles in the edge's log",
-            &[3],
-            async |talk| {
-                let path = world.lab.log("edge");
-                let log = std::fs::read_to_string(&path)?;
-                evidence::dialback_roles(talk, &[log])
-            },
-        )
+        .step(5, "The three dialback roles in the edge's log", &[3], async |talk| {
+            let path = world.lab.log("edge");
+            let log = std::fs::read_to_string(&path)?;
+            evidence::dialback_roles(talk, &[log])
+        })
         .await;
     report
         .step(6, "100 messages each way", &[3], async |talk| {
@@ -76,31 +66,15 @@ async fn start_edge(talk: Talk, world: &World) -> Result<(), Error> {
     let lab = &world.lab;
     lab.add_host("edge", &[EDGE]).await?;
     let public = format!("{PUBLIC}/32");
-    done(
-        lab,
-        Some("edge"),
-        &["ip", "addr", "add", &public, "dev", "lo"],
-    )
-    .await?;
-    done(
-        lab,
-        None,
-        &["ip", "route", "add", &public, "via", &EDGE.to_string()],
-    )
-    .await?;
+    done(lab, Some("edge"), &["ip", "addr", "add", &public, "dev", "lo"]).await?;
+    done(lab, None, &["ip", "route", "add", &public, "via", &EDGE.to_string()]).await?;
     let dir = lab.dir().join("hosts/edge");
     let config = write_configuration(&dir)?;
     let program = edge_binary()?;
     lab.spawn_in(
         Some("edge"),
         "edge",
-        &[
-            &program,
-            "--config",
-            &config.display().to_string(),
-            "--index",
-            "0",
-        ],
+        &[&program, "--config", &config.display().to_string(), "--index", "0"],
         &std::collections::BTreeMap::new(),
     )?;
     lab.wait_for_port("edge", EDGE, 5269).await?;
@@ -113,9 +87,7 @@ async fn start_edge(talk: Talk, world: &World) -> Result<(), Error> {
 
 async fn done(lab: &Lab, host: Option<&str>, command: &[&str]) -> Result<(), Error> {
     let output = lab.exec_in(host, command).await?;
-    ensure(output.success, || {
-        format!("{}: {}", command.join(" "), output.stderr)
-    })
+    ensure(output.success, || format!("{}: {}", command.join(" "), output.stderr))
 }
 
 /// The product's binary is beside this one.
@@ -123,10 +95,7 @@ fn edge_binary() -> Result<String, Error> {
     let this = std::env::current_exe()?;
     let path = this.with_file_name("xmpp-federation-edge");
     ensure(path.is_file(), || {
-        format!(
-            "{} is missing: run `cargo build --workspace --bins`",
-            path.display()
-        )
+        format!("{} is missing: run `cargo build --workspace --bins`", path.display())
     })?;
     Ok(path.display().to_string())
 }
@@ -182,19 +151,13 @@ async fn register(talk: Talk, world: &World) -> Result<(), Error> {
         ))
         .await?;
     let state = talk
-        .wait(
-            "the row on both nodes",
-            Duration::from_secs(15),
-            async || {
-                let state = world.imp.state().await?;
-                for node in &state.nodes {
-                    ensure(!node.rows.is_empty(), || {
-                        format!("{} has no row yet", node.name)
-                    })?;
-                }
-                Ok(state)
-            },
-        )
+        .wait("the row on both nodes", Duration::from_secs(15), async || {
+            let state = world.imp.state().await?;
+            for node in &state.nodes {
+                ensure(!node.rows.is_empty(), || format!("{} has no row yet", node.name))?;
+            }
+            Ok(state)
+        })
         .await?;
     if let Some(publisher) = state.nodes.first() {
         talk.say(imp::as_cli(&publisher.rows));
@@ -210,10 +173,9 @@ async fn register(talk: Talk, world: &World) -> Result<(), Error> {
                 let state = world.imp.state().await?;
                 let found = state.nodes.iter().find(|seen| seen.name == node.name);
                 let router = &found.ok_or("the node is gone")?.router;
-                ensure(
-                    !router.restarts.is_empty() && router.status == "Started",
-                    || format!("its router is {}", router.status),
-                )?;
+                ensure(!router.restarts.is_empty() && router.status == "Started", || {
+                    format!("its router is {}", router.status)
+                })?;
                 ensure(router.links.iter().any(|link| link.id == COMPONENT), || {
                     format!("not linked; it loaded {:?}", router.loaded_ids)
                 })

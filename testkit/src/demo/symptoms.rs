@@ -33,49 +33,28 @@ pub async fn wrong_password(talk: Talk, world: &World, sample: &Sample) -> Resul
     let began = Instant::now();
     apply_object(world, &sample.credentials(&new)).await?;
     outcome?;
-    talk.wait(
-        "AxlAuthenticated=True with the right Secret",
-        CURE,
-        async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "AxlAuthenticated", "True")
-        },
-    )
+    talk.wait("AxlAuthenticated=True with the right Secret", CURE, async || {
+        let resource = sample.now(world).await?;
+        expect_condition(&resource, "AxlAuthenticated", "True")
+    })
     .await?;
     talk.fact(
         "right Secret",
-        format_args!(
-            "AxlAuthenticated=True after {:.1} s",
-            began.elapsed().as_secs_f64()
-        ),
+        format_args!("AxlAuthenticated=True after {:.1} s", began.elapsed().as_secs_f64()),
     );
     Ok(())
 }
 
-async fn refused_once(
-    talk: Talk,
-    world: &World,
-    sample: &Sample,
-    from: u64,
-    fingerprint: &str,
-) -> Result<(), Error> {
+async fn refused_once(talk: Talk, world: &World, sample: &Sample, from: u64, fingerprint: &str) -> Result<(), Error> {
     refresh(world, sample).await?;
     let said = talk
-        .wait(
-            "AxlAuthenticated=False",
-            Duration::from_secs(30),
-            async || {
-                let resource = sample.now(world).await?;
-                expect_condition(&resource, "AxlAuthenticated", "False")
-            },
-        )
+        .wait("AxlAuthenticated=False", Duration::from_secs(30), async || {
+            let resource = sample.now(world).await?;
+            expect_condition(&resource, "AxlAuthenticated", "False")
+        })
         .await?;
     talk.fact("AxlAuthenticated", &said);
-    for word in [
-        "401",
-        sample.credentials_name(),
-        "https://cups.ciscotac.net:8443/axl",
-    ] {
+    for word in ["401", sample.credentials_name(), "https://cups.ciscotac.net:8443/axl"] {
         ensure(said.message.contains(word), || {
             format!("the message does not name {word}: {}", said.message)
         })?;
@@ -84,14 +63,10 @@ async fn refused_once(
     refresh(world, sample).await?;
     traffic::unharmed(talk, &world.alice, &world.bob, 20).await?;
     let watched = Instant::now();
-    talk.wait(
-        "a second attempt that must not come",
-        WATCH + CURE,
-        async || {
-            let left = WATCH.saturating_sub(watched.elapsed());
-            ensure(left.is_zero(), || format!("{} s to watch", left.as_secs()))
-        },
-    )
+    talk.wait("a second attempt that must not come", WATCH + CURE, async || {
+        let left = WATCH.saturating_sub(watched.elapsed());
+        ensure(left.is_zero(), || format!("{} s to watch", left.as_secs()))
+    })
     .await?;
     let attempts: Vec<_> = world
         .imp
@@ -103,17 +78,11 @@ async fn refused_once(
     for call in &attempts {
         talk.fact(
             "refused attempt",
-            format_args!(
-                "{} on {}: {} {}",
-                call.service, call.node, call.operation, call.status
-            ),
+            format_args!("{} on {}: {} {}", call.service, call.node, call.operation, call.status),
         );
     }
     ensure(attempts.len() == 1, || {
-        format!(
-            "{} attempts with the refused Secret instead of one",
-            attempts.len()
-        )
+        format!("{} attempts with the refused Secret instead of one", attempts.len())
     })
 }
 
@@ -189,10 +158,7 @@ pub async fn router_not_restarted(talk: Talk, world: &World, sample: &Sample) ->
             format_args!("IM&P's own notice \"requires a restart\" is {notice}"),
         );
     }
-    talk.fact(
-        "third pod",
-        "not started; no router restarted; traffic unharmed",
-    );
+    talk.fact("third pod", "not started; no router restarted; traffic unharmed");
     by_hand(talk, world, &component_id(2)).await?;
     third_in_service(talk, world, sample).await
 }
@@ -204,19 +170,15 @@ fn bounced(state: &State) -> u64 {
 /// Restarts one router after the other, as the message says.
 async fn by_hand(talk: Talk, world: &World, id: &str) -> Result<(), Error> {
     let nodes = talk
-        .wait(
-            "the third row on both nodes",
-            Duration::from_secs(30),
-            async || {
-                let state = world.imp.state().await?;
-                for node in &state.nodes {
-                    ensure(node.rows.iter().any(|row| row.cp_id == id), || {
-                        format!("{} does not have it", node.name)
-                    })?;
-                }
-                Ok(state.nodes)
-            },
-        )
+        .wait("the third row on both nodes", Duration::from_secs(30), async || {
+            let state = world.imp.state().await?;
+            for node in &state.nodes {
+                ensure(node.rows.iter().any(|row| row.cp_id == id), || {
+                    format!("{} does not have it", node.name)
+                })?;
+            }
+            Ok(state.nodes)
+        })
         .await?;
     // The propagation delay of the sample.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -232,10 +194,7 @@ async fn by_hand(talk: Talk, world: &World, id: &str) -> Result<(), Error> {
                 ensure(router.restarts.len() > node.router.restarts.len(), || {
                     "the restart did not begin".to_owned()
                 })?;
-                linked(
-                    now.ok_or("the node is gone")?,
-                    &[component_id(0), component_id(1)],
-                )?;
+                linked(now.ok_or("the node is gone")?, &[component_id(0), component_id(1)])?;
                 ensure(router.loaded_ids.iter().any(|loaded| loaded == id), || {
                     format!("it loaded {:?}", router.loaded_ids)
                 })
@@ -258,19 +217,15 @@ async fn third_in_service(talk: Talk, world: &World, sample: &Sample) -> Result<
     if let Some(said) = condition(&resource, "RoutersInSync") {
         talk.fact("RoutersInSync", said);
     }
-    talk.wait(
-        "the third pod in service",
-        Duration::from_mins(1),
-        async || {
-            let pods = sample.pods(world).await?;
-            let ready = pods.iter().filter(|pod| pod.ready).count();
-            ensure(ready == 3, || format!("{ready} of 3 pods are ready"))?;
-            for node in &world.imp.state().await?.nodes {
-                linked(node, &[component_id(2)])?;
-            }
-            Ok(())
-        },
-    )
+    talk.wait("the third pod in service", Duration::from_mins(1), async || {
+        let pods = sample.pods(world).await?;
+        let ready = pods.iter().filter(|pod| pod.ready).count();
+        ensure(ready == 3, || format!("{ready} of 3 pods are ready"))?;
+        for node in &world.imp.state().await?.nodes {
+            linked(node, &[component_id(2)])?;
+        }
+        Ok(())
+    })
     .await?;
     talk.fact(
         "third pod",
@@ -282,10 +237,7 @@ async fn third_in_service(talk: Talk, world: &World, sample: &Sample) -> Result<
         if let Some(link) = node.router.links.iter().find(|link| link.id == id) {
             talk.fact(
                 &node.name,
-                format_args!(
-                    "{} stanzas to the third pod, {} from it",
-                    link.sent, link.received
-                ),
+                format_args!("{} stanzas to the third pod, {} from it", link.sent, link.received),
             );
         }
     }

@@ -34,10 +34,7 @@ pub async fn messages(talk: Talk, alice: &User, bob: &User) -> Result<(), Error>
             .expect(seq, "the message", PATIENCE, |stanza| stanza.id == id)
             .await?;
         ensure(got.name == "message" && got.kind == "chat", || {
-            format!(
-                "not a chat message any more: {}",
-                String::from(&got.element)
-            )
+            format!("not a chat message any more: {}", String::from(&got.element))
         })?;
         ensure(got.body == body, || {
             format!("sent the body {body:?}, received {:?}", got.body)
@@ -61,17 +58,13 @@ pub async fn subscriptions(talk: Talk, alice: &User, bob: &User) -> Result<(), E
         presence(asker, granter, "subscribe").await?;
         granter
             .expect(seq, "the subscription request", PATIENCE, |stanza| {
-                stanza.name == "presence"
-                    && stanza.kind == "subscribe"
-                    && bare(&stanza.from) == asker.jid()
+                stanza.name == "presence" && stanza.kind == "subscribe" && bare(&stanza.from) == asker.jid()
             })
             .await?;
         presence(granter, asker, "subscribed").await?;
         asker
             .expect(asked_from, "the granted subscription", PATIENCE, |stanza| {
-                stanza.name == "presence"
-                    && stanza.kind == "subscribed"
-                    && bare(&stanza.from) == granter.jid()
+                stanza.name == "presence" && stanza.kind == "subscribed" && bare(&stanza.from) == granter.jid()
             })
             .await?;
         talk.fact(
@@ -110,9 +103,7 @@ async fn iq(asker: &User, to: &str, payload: &str) -> Result<(), Error> {
     let id = unique("iq");
     let seq = asker.position().await?;
     asker
-        .send(&format!(
-            "<iq to='{to}' id='{id}' type='get'>{payload}</iq>"
-        ))
+        .send(&format!("<iq to='{to}' id='{id}' type='get'>{payload}</iq>"))
         .await?;
     let answer = asker
         .expect(seq, "the answer to its IQ", PATIENCE, |stanza| {
@@ -138,10 +129,7 @@ pub async fn conference(talk: Talk, alias: &User, bob: &User) -> Result<(), Erro
         "<query xmlns='http://jabber.org/protocol/disco#info'/>",
     )
     .await?;
-    talk.fact(
-        &format!("disco#info {} → {}", bob.jid(), alias.jid()),
-        "result",
-    );
+    talk.fact(&format!("disco#info {} → {}", bob.jid(), alias.jid()), "result");
     Ok(())
 }
 
@@ -197,13 +185,7 @@ impl Run {
     }
 
     /// Sends them: `burst` at once, the rest `pause` apart. Returns how many the sender's server took.
-    pub async fn send(
-        &self,
-        sender: &User,
-        receiver: &User,
-        burst: usize,
-        pause: Duration,
-    ) -> Result<usize, Error> {
+    pub async fn send(&self, sender: &User, receiver: &User, burst: usize, pause: Duration) -> Result<usize, Error> {
         for number in 0..self.count {
             if number >= burst {
                 tokio::time::sleep(pause).await;
@@ -220,12 +202,7 @@ impl Run {
     }
 
     /// Reads both inboxes until every message is accounted for or `limit` is over.
-    pub async fn settle(
-        &self,
-        sender: &User,
-        receiver: &User,
-        limit: Duration,
-    ) -> Result<Account, Error> {
+    pub async fn settle(&self, sender: &User, receiver: &User, limit: Duration) -> Result<Account, Error> {
         let deadline = Instant::now() + limit;
         loop {
             let account = self.account(sender, receiver).await?;
@@ -239,10 +216,7 @@ impl Run {
     async fn account(&self, sender: &User, receiver: &User) -> Result<Account, Error> {
         let mut copies: BTreeMap<String, usize> = BTreeMap::new();
         for stanza in receiver.inbox(self.receiver_from, Duration::ZERO).await? {
-            if stanza.kind != "error"
-                && stanza.id.starts_with(&self.tag)
-                && stanza.body == stanza.id
-            {
+            if stanza.kind != "error" && stanza.id.starts_with(&self.tag) && stanza.body == stanza.id {
                 *copies.entry(stanza.id).or_default() += 1;
             }
         }
@@ -280,17 +254,13 @@ pub async fn unharmed(talk: Talk, alice: &User, bob: &User, count: usize) -> Res
     let there = Run::prepare(alice, bob, count).await?;
     let back = Run::prepare(bob, alice, count).await?;
     let pause = Duration::from_millis(20);
-    tokio::try_join!(
-        there.send(alice, bob, 0, pause),
-        back.send(bob, alice, 0, pause)
-    )?;
+    tokio::try_join!(there.send(alice, bob, 0, pause), back.send(bob, alice, 0, pause))?;
     for (run, sender, receiver) in [(&there, alice, bob), (&back, bob, alice)] {
         let account = run.settle(sender, receiver, PATIENCE).await?;
         talk.fact(&format!("{} → {}", sender.jid(), receiver.jid()), account);
-        ensure(
-            account.delivered == count && account.duplicates == 0,
-            || format!("{} → {}: {account}", sender.jid(), receiver.jid()),
-        )?;
+        ensure(account.delivered == count && account.duplicates == 0, || {
+            format!("{} → {}: {account}", sender.jid(), receiver.jid())
+        })?;
     }
     Ok(())
 }

@@ -62,10 +62,7 @@ impl Stanza {
         if self.kind != "error" {
             return None;
         }
-        let error = self
-            .element
-            .children()
-            .find(|child| child.name() == "error")?;
+        let error = self.element.children().find(|child| child.name() == "error")?;
         let condition = error.children().find(|child| child.name() != "text")?;
         Some(condition.name().to_owned())
     }
@@ -189,13 +186,7 @@ mod tests {
                 .into(),
         };
         let stanza = Stanza::read(&received).expect("a stanza");
-        assert_eq!(
-            stanza.error_condition().as_deref(),
-            Some("remote-server-not-found")
-        );
-        assert_eq!(
-            (stanza.id.as_str(), stanza.body.as_str(), stanza.seq),
-            ("7", "x", 4)
-        );
+        assert_eq!(stanza.error_condition().as_deref(), Some("remote-server-not-found"));
+        assert_eq!((stanza.id.as_str(), stanza.body.as_str(), stanza.seq), ("7", "x", 4));
     }
 }

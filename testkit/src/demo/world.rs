@@ -55,27 +55,13 @@ impl World {
     /// The records of a zone, as the lab's DNS serves them.
     pub async fn zone(&self, zone: &str) -> Result<Vec<RecordSpec>, Error> {
         let url = format!("{DNS}/zones/{zone}");
-        Ok(self
-            .http
-            .get(url)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?)
+        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
     }
 
     /// The queries that the lab's DNS saw.
     pub async fn dns_queries(&self) -> Result<Vec<QueryRecord>, Error> {
         let url = format!("{DNS}/queries");
-        Ok(self
-            .http
-            .get(url)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?)
+        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
     }
 
     /// What an edge pod tells at its admin port.
@@ -96,14 +82,7 @@ impl World {
 
     /// What stands at a URL.
     pub async fn page(&self, url: &str) -> Result<String, Error> {
-        Ok(self
-            .http
-            .get(url)
-            .send()
-            .await?
-            .error_for_status()?
-            .text()
-            .await?)
+        Ok(self.http.get(url).send().await?.error_for_status()?.text().await?)
     }
 
     /// CA certificate of the IM&P nodes.
@@ -114,8 +93,7 @@ impl World {
     /// The partner's log since a position in bytes, and its present end.
     pub fn partner_log(&self, from: usize) -> Result<(String, usize), Error> {
         let path = hosts::partner_server_log(&self.lab);
-        let text = std::fs::read(&path)
-            .map_err(|error| format!("the partner's log {}: {error}", path.display()))?;
+        let text = std::fs::read(&path).map_err(|error| format!("the partner's log {}: {error}", path.display()))?;
         let new = text.get(from..).unwrap_or_default();
         Ok((String::from_utf8_lossy(new).into_owned(), text.len()))
     }

@@ -54,12 +54,7 @@ impl Shared {
 
     pub(super) fn queries(&self, after: u64) -> Vec<QueryRecord> {
         let guard = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
-        guard
-            .1
-            .iter()
-            .filter(|query| query.seq > after)
-            .cloned()
-            .collect()
+        guard.1.iter().filter(|query| query.seq > after).cloned().collect()
     }
 
     fn remember(&self, source: String, name: String, record_type: String, answer: String) {
@@ -103,12 +98,9 @@ impl Answerer {
             fault => Some(match zones.look_up(name, kind) {
                 Found::NoName(aliases, soa) => (ResponseCode::NXDomain, true, aliases, Some(soa)),
                 Found::Outside(aliases, soa) => (ResponseCode::NXDomain, false, aliases, Some(soa)),
-                Found::Answer(_) | Found::NoData(..) if fault == Some(Fault::Nxdomain) => (
-                    ResponseCode::NXDomain,
-                    true,
-                    Vec::new(),
-                    zones.soa_above(name),
-                ),
+                Found::Answer(_) | Found::NoData(..) if fault == Some(Fault::Nxdomain) => {
+                    (ResponseCode::NXDomain, true, Vec::new(), zones.soa_above(name))
+                }
                 Found::Answer(records) => (ResponseCode::NoError, true, records, None),
                 Found::NoData(aliases, soa) => (ResponseCode::NoError, true, aliases, Some(soa)),
             }),

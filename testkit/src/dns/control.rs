@@ -69,25 +69,16 @@ async fn zone(State(dns): State<DnsHandle>, Path(zone): Path<String>) -> Answer<
         .ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no zone {zone} here")))
 }
 
-async fn set(
-    State(dns): State<DnsHandle>,
-    Json(record): Json<RecordSpec>,
-) -> Answer<serde_json::Value> {
+async fn set(State(dns): State<DnsHandle>, Json(record): Json<RecordSpec>) -> Answer<serde_json::Value> {
     dns.set(&record)?;
     Ok(Json(json!({})))
 }
 
-async fn remove(
-    State(dns): State<DnsHandle>,
-    Path((name, kind)): Path<(String, String)>,
-) -> Answer<serde_json::Value> {
+async fn remove(State(dns): State<DnsHandle>, Path((name, kind)): Path<(String, String)>) -> Answer<serde_json::Value> {
     if dns.remove(&name, &kind)? {
         Ok(Json(json!({})))
     } else {
-        Err(Refused(
-            StatusCode::NOT_FOUND,
-            format!("{name} has no {kind} record"),
-        ))
+        Err(Refused(StatusCode::NOT_FOUND, format!("{name} has no {kind} record")))
     }
 }
 
@@ -109,23 +100,14 @@ async fn set_fault(
     Ok(Json(json!({})))
 }
 
-async fn clear_fault(
-    State(dns): State<DnsHandle>,
-    Path(name): Path<String>,
-) -> Answer<serde_json::Value> {
+async fn clear_fault(State(dns): State<DnsHandle>, Path(name): Path<String>) -> Answer<serde_json::Value> {
     if dns.clear_fault(&name)? {
         Ok(Json(json!({})))
     } else {
-        Err(Refused(
-            StatusCode::NOT_FOUND,
-            format!("{name} has no fault"),
-        ))
+        Err(Refused(StatusCode::NOT_FOUND, format!("{name} has no fault")))
     }
 }
 
-async fn queries(
-    State(dns): State<DnsHandle>,
-    Query(After { after }): Query<After>,
-) -> Json<Vec<QueryRecord>> {
+async fn queries(State(dns): State<DnsHandle>, Query(After { after }): Query<After>) -> Json<Vec<QueryRecord>> {
     Json(dns.queries(after))
 }

@@ -51,8 +51,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let zones = match &args.records {
         None => Zones::lab()?,
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
             let records: Vec<RecordSpec> = serde_yaml::from_str(&text)
                 .map_err(|error| format!("{} is no list of records: {error}", path.display()))?;
             Zones::from_records(&records)?

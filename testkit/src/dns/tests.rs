@@ -44,74 +44,40 @@ fn resolver(server: SocketAddr) -> TokioResolver {
 
 async fn values(resolver: &TokioResolver, name: &str, kind: RecordType) -> Vec<String> {
     let answer = resolver.lookup(name, kind).await.unwrap();
-    answer
-        .answers()
-        .iter()
-        .map(|record| record.data.to_string())
-        .collect()
+    answer.answers().iter().map(|record| record.data.to_string()).collect()
 }
 
 /// Response code and the owner of the SOA that came with a negative answer.
-async fn refusal(
-    resolver: &TokioResolver,
-    name: &str,
-    kind: RecordType,
-) -> (ResponseCode, Option<String>) {
+async fn refusal(resolver: &TokioResolver, name: &str, kind: RecordType) -> (ResponseCode, Option<String>) {
     match resolver.lookup(name, kind).await {
-        Err(NetError::Dns(DnsError::NoRecordsFound(no))) => (
-            no.response_code,
-            no.soa.as_ref().map(|soa| soa.name.to_string()),
-        ),
+        Err(NetError::Dns(DnsError::NoRecordsFound(no))) => {
+            (no.response_code, no.soa.as_ref().map(|soa| soa.name.to_string()))
+        }
         Err(NetError::Dns(DnsError::ResponseCode(code))) => (code, None),
         other => panic!("{name} {kind}: {other:?}"),
     }
 }
 
 #[rstest]
-#[case(
-    "_xmpp-server._tcp.coluc.com.",
-    RecordType::SRV,
-    "10 0 5269 eft-xwye-a.coluc.com."
-)]
+#[case("_xmpp-server._tcp.coluc.com.", RecordType::SRV, "10 0 5269 eft-xwye-a.coluc.com.")]
 #[case(
     "_xmpp-server._tcp.conf.coluc.com.",
     RecordType::SRV,
     "10 0 5269 eft-xwye-a.coluc.com."
 )]
-#[case(
-    "_xmpp-server._tcp.vngtp.lab.",
-    RecordType::SRV,
-    "0 0 5269 xmpp.vngtp.lab."
-)]
+#[case("_xmpp-server._tcp.vngtp.lab.", RecordType::SRV, "0 0 5269 xmpp.vngtp.lab.")]
 #[case("CUPS.ciscotac.net.", RecordType::A, "10.244.200.10")]
 #[case("ecup10s.coluc.com.", RecordType::A, "10.244.200.11")]
 #[case("vngtp.lab.", RecordType::NS, "ns1.vngtp.lab.")]
 #[tokio::test]
-async fn the_lab_answers_its_records(
-    #[case] name: &str,
-    #[case] kind: RecordType,
-    #[case] value: &str,
-) {
+async fn the_lab_answers_its_records(#[case] name: &str, #[case] kind: RecordType, #[case] value: &str) {
     let dns = lab().await;
-    assert_eq!(
-        values(&resolver(dns.addresses()[0]), name, kind).await,
-        [value]
-    );
+    assert_eq!(values(&resolver(dns.addresses()[0]), name, kind).await, [value]);
 }
 
 #[rstest]
-#[case(
-    "nobody.coluc.com.",
-    RecordType::A,
-    ResponseCode::NXDomain,
-    "coluc.com."
-)]
-#[case(
-    "ecup10.coluc.com.",
-    RecordType::AAAA,
-    ResponseCode::NoError,
-    "coluc.com."
-)]
+#[case("nobody.coluc.com.", RecordType::A, ResponseCode::NXDomain, "coluc.com.")]
+#[case("ecup10.coluc.com.", RecordType::AAAA, ResponseCode::NoError, "coluc.com.")]
 #[case("_tcp.vngtp.lab.", RecordType::A, ResponseCode::NoError, "vngtp.lab.")]
 #[case("example.org.", RecordType::A, ResponseCode::NXDomain, ".")]
 #[tokio::test]
@@ -123,10 +89,7 @@ async fn what_is_missing_is_said_with_the_zones_soa(
 ) {
     let dns = lab().await;
     let resolver = resolver(dns.addresses()[0]);
-    assert_eq!(
-        refusal(&resolver, name, kind).await,
-        (code, Some(soa.to_owned()))
-    );
+    assert_eq!(refusal(&resolver, name, kind).await, (code, Some(soa.to_owned())));
 }
 
 #[tokio::test]
@@ -143,9 +106,7 @@ async fn a_changed_record_and_an_alias_are_answered_at_once() {
     handle
         .set(&record("eft-xwye-a.coluc.com", "A", "203.0.113.11"))
         .unwrap();
-    handle
-        .set(&record("www.coluc.com", "CNAME", "xmpp.vngtp.lab"))
-        .unwrap();
+    handle.set(&record("www.coluc.com", "CNAME", "xmpp.vngtp.lab")).unwrap();
     assert_eq!(
         values(&resolver, "eft-xwye-a.coluc.com.", RecordType::A).await,
         ["203.0.113.11"]
@@ -160,12 +121,7 @@ async fn a_changed_record_and_an_alias_are_answered_at_once() {
         ResponseCode::NXDomain
     );
     let outside = handle.set(&record("example.org", "A", "192.0.2.1"));
-    assert!(
-        outside
-            .unwrap_err()
-            .to_string()
-            .contains("none of the zones")
-    );
+    assert!(outside.unwrap_err().to_string().contains("none of the zones"));
 }
 
 #[tokio::test]
@@ -175,10 +131,7 @@ async fn a_fault_hits_its_name_alone_and_ends_when_cleared() {
     let handle = dns.handle();
     let name = "ecup10.coluc.com.";
     handle.set_fault(name, Fault::Servfail).unwrap();
-    assert_eq!(
-        refusal(&resolver, name, RecordType::A).await.0,
-        ResponseCode::ServFail
-    );
+    assert_eq!(refusal(&resolver, name, RecordType::A).await.0, ResponseCode::ServFail);
     handle.set_fault(name, Fault::Nxdomain).unwrap();
     assert_eq!(
         refusal(&resolver, name, RecordType::A).await,
@@ -194,10 +147,7 @@ async fn a_fault_hits_its_name_alone_and_ends_when_cleared() {
         ["10.244.200.11"]
     );
     assert!(handle.clear_fault(name).unwrap());
-    assert_eq!(
-        values(&resolver, name, RecordType::A).await,
-        ["10.244.200.10"]
-    );
+    assert_eq!(values(&resolver, name, RecordType::A).await, ["10.244.200.10"]);
     let answers: Vec<String> = handle
         .queries(0)
         .into_iter()
@@ -214,8 +164,7 @@ async fn the_control_changes_a_record_over_http() {
     let dns = lab().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let serving =
-        tokio::spawn(axum::serve(listener, super::control::router(dns.handle())).into_future());
+    let serving = tokio::spawn(axum::serve(listener, super::control::router(dns.handle())).into_future());
     let client = reqwest::Client::new();
     let put = client
         .put(format!("{base}/records"))
@@ -225,12 +174,7 @@ async fn the_control_changes_a_record_over_http() {
         .unwrap();
     assert!(put.status().is_success());
     assert_eq!(
-        values(
-            &resolver(dns.addresses()[0]),
-            "new.coluc.com.",
-            RecordType::A
-        )
-        .await,
+        values(&resolver(dns.addresses()[0]), "new.coluc.com.", RecordType::A).await,
         ["192.0.2.7"]
     );
     let zone: Vec<RecordSpec> = client
@@ -242,11 +186,7 @@ async fn the_control_changes_a_record_over_http() {
         .await
         .unwrap();
     assert!(zone.iter().any(|record| record.name == "new.coluc.com."));
-    let unknown = client
-        .get(format!("{base}/zones/example.org"))
-        .send()
-        .await
-        .unwrap();
+    let unknown = client.get(format!("{base}/zones/example.org")).send().await.unwrap();
     assert_eq!(unknown.status(), 404);
     serving.abort();
 }

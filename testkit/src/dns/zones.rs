@@ -80,11 +80,7 @@ impl Zones {
         };
         for zone in ["coluc.com", "vngtp.lab", "ciscotac.net"] {
             let server = format!("ns1.{zone}");
-            add(
-                zone,
-                "SOA",
-                &format!("{server}. hostmaster.{zone}. 1 3600 600 86400 5"),
-            );
+            add(zone, "SOA", &format!("{server}. hostmaster.{zone}. 1 3600 600 86400 5"));
             add(zone, "NS", &server);
             add(&server, "A", "198.51.100.53");
         }
@@ -95,11 +91,7 @@ impl Zones {
             let service = format!("_xmpp-server._tcp.{domain}");
             add(&service, "SRV", "10 0 5269 eft-xwye-a.coluc.com");
         }
-        add(
-            "_xmpp-server._tcp.vngtp.lab",
-            "SRV",
-            "0 0 5269 xmpp.vngtp.lab",
-        );
+        add("_xmpp-server._tcp.vngtp.lab", "SRV", "0 0 5269 xmpp.vngtp.lab");
         add("xmpp.vngtp.lab", "A", "198.51.100.20");
         add("cups.ciscotac.net", "A", "10.244.200.10");
         Self::from_records(&records)
@@ -187,10 +179,7 @@ impl Zones {
 
     /// Ends a name's fault; true when there was one.
     pub fn clear_fault(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(self
-            .faults
-            .remove(&LowerName::from(absolute(name)?))
-            .is_some())
+        Ok(self.faults.remove(&LowerName::from(absolute(name)?)).is_some())
     }
 
     /// All faults by name.
@@ -268,15 +257,13 @@ fn root_soa() -> Record {
 }
 
 fn absolute(name: &str) -> Result<Name, Error> {
-    let mut parsed =
-        Name::from_str(name).map_err(|error| format!("{name} is no domain name: {error}"))?;
+    let mut parsed = Name::from_str(name).map_err(|error| format!("{name} is no domain name: {error}"))?;
     parsed.set_fqdn(true);
     Ok(parsed)
 }
 
 fn record_type(text: &str) -> Result<RecordType, Error> {
-    RecordType::from_str(&text.to_ascii_uppercase())
-        .map_err(|_| format!("{text} is no DNS record type").into())
+    RecordType::from_str(&text.to_ascii_uppercase()).map_err(|_| format!("{text} is no DNS record type").into())
 }
 
 /// Names inside values are absolute here; zone-file notation would want a trailing dot.

@@ -87,10 +87,7 @@ impl Auth {
             .iter()
             .find(|account| account.username.eq_ignore_ascii_case(&user));
         let failures = state.failures.entry(user.to_lowercase()).or_default();
-        if failures
-            .locked_at
-            .is_some_and(|at| at.elapsed() >= state.lockout)
-        {
+        if failures.locked_at.is_some_and(|at| at.elapsed() >= state.lockout) {
             *failures = Failures::default();
         }
         match found {
@@ -153,9 +150,7 @@ impl Auth {
             .map(|(username, failures)| AccountState {
                 username: username.clone(),
                 failures: failures.count,
-                locked: failures
-                    .locked_at
-                    .is_some_and(|at| at.elapsed() < state.lockout),
+                locked: failures.locked_at.is_some_and(|at| at.elapsed() < state.lockout),
             })
             .collect()
     }
@@ -170,9 +165,7 @@ fn basic(header: &str) -> Option<(String, String)> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(value.trim())
-        .ok()?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(value.trim()).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, password) = text.split_once(':')?;
     Some((user.into(), password.into()))

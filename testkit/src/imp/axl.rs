@@ -28,10 +28,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
     };
     if let Ok(operation) = &parsed {
         request.operation.clone_from(&operation.name);
-        request.detail = operation
-            .child("sql")
-            .map(Element::text)
-            .unwrap_or_default();
+        request.detail = operation.child("sql").map(Element::text).unwrap_or_default();
     }
     if renamed {
         request.detail = other_table(&request.detail);
@@ -77,9 +74,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
         return refusal;
     }
     let version = match &header {
-        Some((version, _))
-            if cluster.settings().axl_versions.contains(version) && strike("axl-599").is_none() =>
-        {
+        Some((version, _)) if cluster.settings().axl_versions.contains(version) && strike("axl-599").is_none() => {
             version.clone()
         }
         _ => return Answer::html(599, "The specified AXL version is not supported"),
@@ -113,9 +108,9 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
 
 /// The fault that is asked for, by default the one of a server that is short of memory.
 fn fault_in_form(options: FaultOptions, operation: &str, version: &str) -> Answer {
-    let message = options
-        .message
-        .unwrap_or_else(|| "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed".into());
+    let message = options.message.unwrap_or_else(|| {
+        "Maximum AXL Memory Allocation Consumed. Please retry when requests in progress have completed".into()
+    });
     let code = options.code.unwrap_or(-1);
     match options.form {
         FaultForm::Unqualified => fault(code, &message, operation),
@@ -190,11 +185,7 @@ fn execute(
         _ => {
             return Answer::xml(
                 500,
-                soap::fault(
-                    "Client",
-                    &format!("{name} takes exactly one unqualified sql"),
-                    "",
-                ),
+                soap::fault("Client", &format!("{name} takes exactly one unqualified sql"), ""),
             );
         }
     };
@@ -203,10 +194,7 @@ fn execute(
         Err(error) => return sql_fault(&error, name),
     };
     let result = match (query, statement.verb) {
-        (true, Verb::Select) => node
-            .database
-            .select(&statement)
-            .map(|rows| return_rows(&rows)),
+        (true, Verb::Select) => node.database.select(&statement).map(|rows| return_rows(&rows)),
         (false, Verb::Insert | Verb::Delete) if !node.publisher => Err(SqlError {
             code: -797,
             message: "The database of a subscriber is read-only.".into(),

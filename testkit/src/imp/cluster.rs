@@ -173,11 +173,7 @@ impl Node {
 }
 
 fn ids(database: &Database) -> BTreeSet<String> {
-    database
-        .component_rows()
-        .into_iter()
-        .map(|row| row.cp_id)
-        .collect()
+    database.component_rows().into_iter().map(|row| row.cp_id).collect()
 }
 
 impl Cluster {
@@ -198,10 +194,7 @@ impl Cluster {
         };
         Ok(Self {
             users: Users::new(config, &nodes)?,
-            publisher: nodes
-                .first()
-                .cloned()
-                .ok_or("a cluster needs at least one node")?,
+            publisher: nodes.first().cloned().ok_or("a cluster needs at least one node")?,
             nodes,
             domains: lower(&config.domains),
             aliases: lower(&config.conference_aliases),
@@ -218,10 +211,7 @@ impl Cluster {
             in_flight: (AtomicUsize::new(0), AtomicUsize::new(0)),
             services_lag: seconds(config.services_lag_s)?,
             not_activated: config.not_activated.iter().cloned().collect(),
-            failover: config
-                .redundancy
-                .then(|| seconds(config.failover_s))
-                .transpose()?,
+            failover: config.redundancy.then(|| seconds(config.failover_s)).transpose()?,
             ended: CancellationToken::new(),
             settings: Mutex::new(settings),
             writes: AtomicU64::new(0),
@@ -286,14 +276,8 @@ impl Cluster {
     }
 
     /// Writes on the publisher and sends the result on its way to the subscribers.
-    pub fn write<T, E>(
-        self: &Arc<Self>,
-        write: impl FnOnce(&Database) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let order = self
-            .write_order
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub fn write<T, E>(self: &Arc<Self>, write: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
+        let order = self.write_order.lock().unwrap_or_else(PoisonError::into_inner);
         let publisher = &self.publisher;
         let outcome = write(&publisher.database)?;
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
@@ -332,8 +316,7 @@ impl Cluster {
         let (cluster, node) = (self.clone(), node.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            node.router
-                .configure(ids(&node.database), cluster.settings().notice);
+            node.router.configure(ids(&node.database), cluster.settings().notice);
         });
     }
 }

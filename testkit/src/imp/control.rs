@@ -198,11 +198,7 @@ impl SimulatedImp {
         let (rows, changed) = outcome?;
         let rows = rows
             .into_iter()
-            .map(|row| {
-                row.into_iter()
-                    .map(|(column, value)| (column, json!(value)))
-                    .collect()
-            })
+            .map(|row| row.into_iter().map(|(column, value)| (column, json!(value))).collect())
             .collect();
         Ok(SqlResult { rows, changed })
     }
@@ -260,10 +256,7 @@ async fn send(cluster: &Arc<Cluster>, jid: &str, stanza: &[u8]) -> Result<(), St
 /// The control port's routes.
 pub fn routes(imp: SimulatedImp) -> Router {
     Router::new()
-        .route(
-            "/state",
-            get(async |State(imp): State<SimulatedImp>| Json(imp.state())),
-        )
+        .route("/state", get(async |State(imp): State<SimulatedImp>| Json(imp.state())))
         .route(
             "/ca.pem",
             get(async |State(imp): State<SimulatedImp>| imp.ca_pem().to_string()),
@@ -306,11 +299,7 @@ fn done(outcome: Result<(), String>) -> Response {
 
 /// An absent body is the empty object.
 fn object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    let body = if body.trim_ascii().is_empty() {
-        b"{}"
-    } else {
-        body
-    };
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))
 }
 
@@ -318,11 +307,7 @@ async fn calls(State(imp): State<SimulatedImp>, Query(query): Query<After>) -> J
     Json(imp.calls(query.after))
 }
 
-async fn set_fault(
-    State(imp): State<SimulatedImp>,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Response {
+async fn set_fault(State(imp): State<SimulatedImp>, Path(name): Path<String>, body: Bytes) -> Response {
     done(object(&body).and_then(|options| imp.set_fault(&name, options)))
 }
 
@@ -338,11 +323,7 @@ async fn restart_router(State(imp): State<SimulatedImp>, Path(name): Path<String
     done(imp.restart_router(&name))
 }
 
-async fn raw(
-    State(imp): State<SimulatedImp>,
-    Path((name, id)): Path<(String, String)>,
-    body: Bytes,
-) -> Response {
+async fn raw(State(imp): State<SimulatedImp>, Path((name, id)): Path<(String, String)>, body: Bytes) -> Response {
     done(imp.write_raw(&name, &id, body.to_vec()).await)
 }
 
@@ -360,11 +341,7 @@ async fn stanza(State(imp): State<SimulatedImp>, Path(jid): Path<String>, body: 
     }
 }
 
-async fn inbox(
-    State(imp): State<SimulatedImp>,
-    Path(jid): Path<String>,
-    Query(query): Query<After>,
-) -> Response {
+async fn inbox(State(imp): State<SimulatedImp>, Path(jid): Path<String>, Query(query): Query<After>) -> Response {
     let wait = Duration::from_millis(query.wait.min(600_000));
     match imp.inbox(&jid, query.after, wait).await {
         Some(items) => Json(items).into_response(),

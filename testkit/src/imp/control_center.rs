@@ -24,10 +24,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     if let Ok(operation) = &parsed {
         request.operation.clone_from(&operation.name);
         if let Some(control) = operation.child("ControlServiceRequest") {
-            kind = control
-                .child("ControlType")
-                .map(Element::text)
-                .unwrap_or_default();
+            kind = control.child("ControlType").map(Element::text).unwrap_or_default();
         }
         request.detail = describe(operation);
     }
@@ -86,11 +83,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
         Ok(operation) => operation,
         Err(text) => return fault("Client", &text),
     };
-    if request
-        .header("soapaction")
-        .map(|value| value.trim_matches('"'))
-        != Some(operation.name.as_str())
-    {
+    if request.header("soapaction").map(|value| value.trim_matches('"')) != Some(operation.name.as_str()) {
         return fault("Client", &format!("SOAPAction is not {}", operation.name));
     }
     if !qualified(&operation) {
@@ -123,10 +116,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
 
 /// Whether one more request is beyond the allowed number per minute; one that is refused does not count.
 fn exceeded(node: &Node, limit: usize) -> bool {
-    let mut times = node
-        .control_center_times
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut times = node.control_center_times.lock().unwrap_or_else(PoisonError::into_inner);
     times.retain(|at| at.elapsed() < Duration::from_mins(1));
     if times.len() >= limit {
         return true;
@@ -221,10 +211,7 @@ fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Ans
     };
     let name = part("NodeName");
     if !name.eq_ignore_ascii_case(&node.name) {
-        return fault(
-            "Client",
-            &format!("Invalid node name '{name}': not this node"),
-        );
+        return fault("Client", &format!("Invalid node name '{name}': not this node"));
     }
     let control = match part("ControlType").as_str() {
         "Start" => Control::Start,
@@ -234,11 +221,7 @@ fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Ans
     };
     let services: Vec<String> = request
         .and_then(|request| request.child("ServiceList"))
-        .map(|list| {
-            list.elements()
-                .map(|item| item.text().trim().to_string())
-                .collect()
-        })
+        .map(|list| list.elements().map(|item| item.text().trim().to_string()).collect())
         .unwrap_or_default();
     if services.is_empty() {
         return fault("Client", "ServiceList is empty");
@@ -247,11 +230,7 @@ fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Ans
     let mut worst = -1;
     for service in &services {
         let refused = (service == ROUTER && control == Control::Restart)
-            .then(|| {
-                cluster
-                    .faults
-                    .strike("restart-refused", &node.name, &["Restart"])
-            })
+            .then(|| cluster.faults.strike("restart-refused", &node.name, &["Restart"]))
             .flatten();
         let code = match refused {
             Some(options) => options.code.unwrap_or(-1045),
@@ -264,13 +243,7 @@ fn control(cluster: &Arc<Cluster>, node: &Arc<Node>, operation: &Element) -> Ans
         items.push_str(&item(service, services.get(service.as_str()), code));
     }
     let failed = i64::from(worst != -1);
-    reply(
-        "soapDoControlServices",
-        failed,
-        worst,
-        reason(worst),
-        &items,
-    )
+    reply("soapDoControlServices", failed, worst, reason(worst), &items)
 }
 
 fn reason(code: i64) -> &'static str {

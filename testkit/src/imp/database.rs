@@ -48,13 +48,9 @@ impl Database {
                nodeid INTEGER NOT NULL, {role} tknodeusage INTEGER NOT NULL, description VARCHAR(128));
              CREATE TABLE systables (tabname VARCHAR(128) NOT NULL, tabid INTEGER NOT NULL PRIMARY KEY);"
         ))?;
-        for (id, name) in (1..).zip(["systables", "processnode", table.as_str(), "enterpriseuser"])
-        {
+        for (id, name) in (1..).zip(["systables", "processnode", table.as_str(), "enterpriseuser"]) {
             let id: i64 = id;
-            connection.execute(
-                "INSERT INTO systables (tabname, tabid) VALUES (?1, ?2)",
-                (name, id),
-            )?;
+            connection.execute("INSERT INTO systables (tabname, tabid) VALUES (?1, ?2)", (name, id))?;
         }
         if config.redundancy {
             connection.execute_batch(
@@ -128,9 +124,7 @@ impl Database {
         let rows = if text.trim_start().to_ascii_lowercase().starts_with("select") {
             query(&connection, text).map_err(|error| error.to_string())?
         } else {
-            connection
-                .execute_batch(text)
-                .map_err(|error| error.to_string())?;
+            connection.execute_batch(text).map_err(|error| error.to_string())?;
             Rows::new()
         };
         let changed = connection.total_changes() - before;
@@ -141,10 +135,8 @@ impl Database {
     pub fn component_rows(&self) -> Vec<Row> {
         let connection = self.lock();
         let read = || -> Result<Vec<Row>, rusqlite::Error> {
-            let mut statement = connection.prepare(&format!(
-                "SELECT pkid, cp_id FROM {} ORDER BY cp_id, pkid",
-                self.table
-            ))?;
+            let mut statement =
+                connection.prepare(&format!("SELECT pkid, cp_id FROM {} ORDER BY cp_id, pkid", self.table))?;
             let rows = statement.query_map((), |row| {
                 Ok(Row {
                     pkid: row.get(0)?,
@@ -160,8 +152,7 @@ impl Database {
     pub fn snapshot(&self) -> Result<Snapshot, crate::Error> {
         let connection = self.lock();
         let mut tables = Vec::new();
-        let mut list =
-            connection.prepare("SELECT name, sql FROM sqlite_master WHERE type = 'table'")?;
+        let mut list = connection.prepare("SELECT name, sql FROM sqlite_master WHERE type = 'table'")?;
         let names = list
             .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<Vec<(String, String)>, _>>()?;
@@ -198,18 +189,13 @@ impl Database {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn query(connection: &Connection, text: &str) -> Result<Rows, rusqlite::Error> {
     let mut statement = connection.prepare(text)?;
-    let columns: Vec<String> = statement
-        .column_names()
-        .map(str::to_ascii_lowercase)
-        .collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_ascii_lowercase).collect();
     let rows = statement.query_map((), |row| {
         columns
             .iter()
@@ -233,12 +219,8 @@ fn query(connection: &Connection, text: &str) -> Result<Rows, rusqlite::Error> {
 fn informix(error: &rusqlite::Error) -> SqlError {
     let text = error.to_string();
     let name = |marker: &str| {
-        text.split_once(marker).map(|(_, rest)| {
-            rest.split_whitespace()
-                .next()
-                .unwrap_or_default()
-                .to_string()
-        })
+        text.split_once(marker)
+            .map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default().to_string())
     };
     if let Some(table) = name("no such table: ") {
         return SqlError {
@@ -250,9 +232,7 @@ fn informix(error: &rusqlite::Error) -> SqlError {
         if let Some(column) = name(marker) {
             return SqlError {
                 code: -217,
-                message: format!(
-                    "Column ({column}) not found in any table in the query (or SLV is undefined)."
-                ),
+                message: format!("Column ({column}) not found in any table in the query (or SLV is undefined)."),
             };
         }
     }

@@ -20,11 +20,7 @@ const TEXTS: [&str; 8] = [
 ];
 
 /// The answer as the faults of that interface (`axl` or `cc`) that strike here leave it.
-pub fn distort(
-    mut answer: Answer,
-    interface: &str,
-    strike: impl Fn(&str) -> Option<FaultOptions>,
-) -> Answer {
+pub fn distort(mut answer: Answer, interface: &str, strike: impl Fn(&str) -> Option<FaultOptions>) -> Answer {
     let strike = |name: &str| strike(&format!("{interface}-{name}"));
     let body = &mut answer.body;
     if strike("empty-return").is_some() {
@@ -37,10 +33,7 @@ pub fn distort(
         body.replace_range(at..at + length + "</row>".len(), "");
     }
     if strike("columns").is_some() {
-        *body = body.replace(
-            "<row>",
-            "<row><sortorder>7</sortorder><description/><pkid_of/>",
-        );
+        *body = body.replace("<row>", "<row><sortorder>7</sortorder><description/><pkid_of/>");
     }
     if let Some(options) = strike("names")
         && let Some(at) = body.rfind("<name>")

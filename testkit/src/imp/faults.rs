@@ -132,10 +132,7 @@ impl Faults {
     /// Switches one on, replacing what was set before under that name.
     pub fn set(&self, name: &str, options: FaultOptions) -> Result<(), String> {
         if !NAMES.contains(&name) {
-            return Err(format!(
-                "there is no fault `{name}`; there are {}",
-                NAMES.join(", ")
-            ));
+            return Err(format!("there is no fault `{name}`; there are {}", NAMES.join(", ")));
         }
         self.lock().insert(name.into(), options);
         Ok(())
@@ -159,9 +156,7 @@ impl Faults {
             return None;
         }
         if let Some(only) = &options.operation
-            && !operations
-                .iter()
-                .any(|operation| operation.eq_ignore_ascii_case(only))
+            && !operations.iter().any(|operation| operation.eq_ignore_ascii_case(only))
         {
             return None;
         }

@@ -126,29 +126,15 @@ impl Request {
 
     /// Whether the body is declared as XML in UTF-8.
     pub fn is_xml(&self) -> bool {
-        let value = self
-            .header("content-type")
-            .unwrap_or_default()
-            .to_lowercase();
+        let value = self.header("content-type").unwrap_or_default().to_lowercase();
         let mut parts = value.split(';').map(str::trim);
-        parts.next() == Some("text/xml")
-            && parts.all(|part| ["charset=utf-8", "charset=\"utf-8\""].contains(&part))
+        parts.next() == Some("text/xml") && parts.all(|part| ["charset=utf-8", "charset=\"utf-8\""].contains(&part))
     }
 
     /// The 401 where the credentials are wrong; the login is judged (and counted) here, once.
-    pub fn authenticate(
-        &mut self,
-        cluster: &Cluster,
-        node: &Node,
-        fault: &str,
-        operations: &[&str],
-    ) -> Option<Answer> {
+    pub fn authenticate(&mut self, cluster: &Cluster, node: &Node, fault: &str, operations: &[&str]) -> Option<Answer> {
         self.login = cluster.auth.login(self.header("authorization"));
-        if cluster
-            .faults
-            .strike(fault, &node.name, operations)
-            .is_some()
-        {
+        if cluster.faults.strike(fault, &node.name, operations).is_some() {
             self.login.verdict = "bad";
         }
         (self.login.verdict != "ok").then(|| Answer::html(401, "Unauthorized"))
@@ -165,12 +151,7 @@ impl Request {
 }
 
 /// Serves one node's HTTPS until the cluster ends.
-pub async fn serve(
-    cluster: Arc<Cluster>,
-    node: Arc<Node>,
-    listener: TcpListener,
-    identity: Identity,
-) {
+pub async fn serve(cluster: Arc<Cluster>, node: Arc<Node>, listener: TcpListener, identity: Identity) {
     let identity = Arc::new(identity);
     loop {
         let stream = tokio::select! {
@@ -195,18 +176,8 @@ pub async fn serve(
     }
 }
 
-async fn connection(
-    cluster: Arc<Cluster>,
-    node: Arc<Node>,
-    stream: TcpStream,
-    identity: &Identity,
-) {
-    let strikes = |name: &str| {
-        cluster
-            .faults
-            .strike(name, &node.name, &["connect"])
-            .is_some()
-    };
+async fn connection(cluster: Arc<Cluster>, node: Arc<Node>, stream: TcpStream, identity: &Identity) {
+    let strikes = |name: &str| cluster.faults.strike(name, &node.name, &["connect"]).is_some();
     if strikes("tcp-closed") {
         return;
     }
@@ -357,10 +328,7 @@ fn deliver(cluster: Arc<Cluster>, body: String, delivery: Delivery) -> Body {
                     chunk.clone()
                 };
                 cluster.huge_bytes.fetch_add(next.len(), Ordering::Relaxed);
-                std::future::ready(
-                    (sent < HUGE)
-                        .then(|| (Ok::<_, std::io::Error>(next.clone()), sent + next.len())),
-                )
+                std::future::ready((sent < HUGE).then(|| (Ok::<_, std::io::Error>(next.clone()), sent + next.len())))
             }))
         }
     }

@@ -5,10 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use tokio::net::TcpListener;
 
 /// Opens a listening socket; with `netns`, inside that network namespace.
-pub async fn listen(
-    address: SocketAddr,
-    netns: Option<PathBuf>,
-) -> Result<TcpListener, crate::Error> {
+pub async fn listen(address: SocketAddr, netns: Option<PathBuf>) -> Result<TcpListener, crate::Error> {
     let place = netns
         .as_ref()
         .map(|path| format!(" in {}", path.display()))

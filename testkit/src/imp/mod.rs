@@ -159,9 +159,7 @@ impl SimulatedImp {
             });
         }
         // The tasks' own clones do not keep the cluster alive.
-        imp.guard = Some(Arc::new(CancellationToken::drop_guard(
-            cluster.ended.clone(),
-        )));
+        imp.guard = Some(Arc::new(CancellationToken::drop_guard(cluster.ended.clone())));
         Ok(imp)
     }
 
@@ -217,8 +215,7 @@ impl Args {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                serde_yaml::from_str(&text)
-                    .map_err(|error| format!("{}: {error}", path.display()))?
+                serde_yaml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?
             }
             None => ImpConfig::default(),
         };
@@ -243,8 +240,7 @@ pub async fn run(args: Args) -> Result<(), crate::Error> {
     let ca_out = args.ca_out.clone();
     let imp = SimulatedImp::start(args.into_config()?).await?;
     if let Some(path) = ca_out {
-        std::fs::write(&path, imp.ca_pem())
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        std::fs::write(&path, imp.ca_pem()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     for node in imp.nodes() {
         println!(

@@ -7,8 +7,7 @@ pub const ENVELOPE_NS: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
 /// The one operation inside an envelope.
 pub fn operation(body: &[u8]) -> Result<Element, String> {
-    let envelope =
-        parse_document(body).map_err(|error| format!("the request is not XML: {error}"))?;
+    let envelope = parse_document(body).map_err(|error| format!("the request is not XML: {error}"))?;
     if (envelope.ns.as_str(), envelope.name.as_str()) != (ENVELOPE_NS, "Envelope") {
         return Err("the request is not a SOAP 1.1 envelope".into());
     }

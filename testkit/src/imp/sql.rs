@@ -67,10 +67,7 @@ impl Token {
 /// Reads one statement.
 pub fn parse(text: &str) -> Result<Statement, SqlError> {
     let tokens = tokenize(text)?;
-    let mut parser = Reader {
-        tokens: &tokens,
-        at: 0,
-    };
+    let mut parser = Reader { tokens: &tokens, at: 0 };
     let (verb, table) = match parser.word()?.as_str() {
         "select" => (Verb::Select, parser.select()?),
         "insert" => (Verb::Insert, parser.insert()?),
@@ -119,9 +116,7 @@ fn tokenize(text: &str) -> Result<Vec<Token>, SqlError> {
                 end
             }
             '0'..='9' => {
-                let end = rest
-                    .find(|c: char| !c.is_ascii_digit())
-                    .unwrap_or(rest.len());
+                let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
                 tokens.push(Token::Literal(rest[..end].into()));
                 end
             }
@@ -161,8 +156,8 @@ fn literal_end(text: &str) -> Option<usize> {
 }
 
 const RESERVED: [&str; 16] = [
-    "select", "from", "where", "and", "or", "not", "in", "like", "is", "null", "insert", "into",
-    "values", "delete", "order", "limit",
+    "select", "from", "where", "and", "or", "not", "in", "like", "is", "null", "insert", "into", "values", "delete",
+    "order", "limit",
 ];
 
 struct Reader<'a> {
@@ -176,10 +171,7 @@ impl Reader<'_> {
     }
 
     fn next(&mut self) -> Result<Token, SqlError> {
-        let token = self
-            .peek()
-            .cloned()
-            .ok_or_else(|| SqlError::syntax("end"))?;
+        let token = self.peek().cloned().ok_or_else(|| SqlError::syntax("end"))?;
         self.at += 1;
         Ok(token)
     }

@@ -1,9 +1,7 @@
 //! The cluster's certificates: one CA, one leaf per node.
 
 use super::config::NodeConfig;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -37,15 +35,10 @@ impl Authority {
     /// A new CA.
     pub fn new() -> Result<Self, crate::Error> {
         let mut params = CertificateParams::new(Vec::new())?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Simulated IM&P CA");
+        params.distinguished_name.push(DnType::CommonName, "Simulated IM&P CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self(CertifiedIssuer::self_signed(
-            params,
-            KeyPair::generate()?,
-        )?))
+        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
     /// Its certificate, PEM.
@@ -59,9 +52,7 @@ impl Authority {
         names.extend(node.aliases.iter().cloned());
         let leaf = |names: Vec<String>| -> Result<CertificateParams, crate::Error> {
             let mut params = CertificateParams::new(names)?;
-            params
-                .distinguished_name
-                .push(DnType::CommonName, node.name.as_str());
+            params.distinguished_name.push(DnType::CommonName, node.name.as_str());
             Ok(params)
         };
         let signed = |params: CertificateParams| -> Result<_, crate::Error> {
@@ -91,10 +82,7 @@ impl Authority {
     }
 }
 
-fn acceptor(
-    certificate: CertificateDer<'static>,
-    key: &KeyPair,
-) -> Result<TlsAcceptor, crate::Error> {
+fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair) -> Result<TlsAcceptor, crate::Error> {
     let key = PrivateKeyDer::try_from(key.serialize_der())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)

@@ -74,10 +74,7 @@ impl Users {
             let home = match &user.node {
                 None => publisher,
                 // A configuration with other node names still has its users, all at the publisher.
-                Some(name) => nodes
-                    .iter()
-                    .find(|node| &node.name == name)
-                    .unwrap_or(publisher),
+                Some(name) => nodes.iter().find(|node| &node.name == name).unwrap_or(publisher),
             };
             add(user.jid.to_lowercase(), false, home);
         }
@@ -89,13 +86,9 @@ impl Users {
 
     /// A stanza as a test writes it, with the sender filled in; and the sender's home.
     pub fn outgoing(&self, jid: &str, text: &[u8]) -> Result<(Element, Arc<Node>), String> {
-        let user = self
-            .find(jid)
-            .ok_or_else(|| format!("there is no user `{jid}`"))?;
+        let user = self.find(jid).ok_or_else(|| format!("there is no user `{jid}`"))?;
         let mut stanza = parse_stanza(text, COMPONENT_NS)?;
-        if stanza.ns != COMPONENT_NS
-            || !["message", "presence", "iq"].contains(&stanza.name.as_str())
-        {
+        if stanza.ns != COMPONENT_NS || !["message", "presence", "iq"].contains(&stanza.name.as_str()) {
             return Err(format!("<{}/> is not a stanza", stanza.name));
         }
         // RFC 6121: subscription stanzas carry the bare JID, all others the full one.
@@ -125,8 +118,7 @@ impl Users {
             .filter(|user| user.home.router.is_started() || kind == "error");
         if request {
             // The bare domain is the server itself.
-            let server =
-                user.is_none() && !to.contains(['@', '/']) && domains.contains(&to.to_lowercase());
+            let server = user.is_none() && !to.contains(['@', '/']) && domains.contains(&to.to_lowercase());
             if user.is_some() || server {
                 return answer_request(stanza, user).map_or_else(
                     || Delivery::Refused(error_answer(stanza, "service-unavailable")),
@@ -139,14 +131,12 @@ impl Users {
                 user.put(stanza);
                 Delivery::Taken
             }
-            None if stanza.name == "presence" => {
-                Delivery::Refused((kind == "subscribe").then(|| {
-                    Element::new(COMPONENT_NS, "presence")
-                        .with("from", to)
-                        .with("to", stanza.attribute("from").unwrap_or_default())
-                        .with("type", "unsubscribed")
-                }))
-            }
+            None if stanza.name == "presence" => Delivery::Refused((kind == "subscribe").then(|| {
+                Element::new(COMPONENT_NS, "presence")
+                    .with("from", to)
+                    .with("to", stanza.attribute("from").unwrap_or_default())
+                    .with("type", "unsubscribed")
+            })),
             None => Delivery::Refused(error_answer(stanza, "service-unavailable")),
         }
     }
@@ -167,10 +157,7 @@ impl Users {
     }
 
     fn find(&self, jid: &str) -> Option<&User> {
-        let bare = jid
-            .split_once('/')
-            .map_or(jid, |(bare, _)| bare)
-            .to_lowercase();
+        let bare = jid.split_once('/').map_or(jid, |(bare, _)| bare).to_lowercase();
         self.0
             .get(&bare)
             .or_else(|| self.0.get(&domain_of(&bare)).filter(|user| user.alias))
@@ -216,9 +203,7 @@ fn answer_request(stanza: &Element, user: Option<&User>) -> Option<Element> {
             let (category, kind) = match user {
                 None => ("server", "im"),
                 Some(user) if user.alias => ("conference", "text"),
-                Some(_) if stanza.attribute("to").is_some_and(|to| to.contains('/')) => {
-                    ("client", "pc")
-                }
+                Some(_) if stanza.attribute("to").is_some_and(|to| to.contains('/')) => ("client", "pc"),
                 Some(_) => ("account", "registered"),
             };
             let mut info = Element::new(DISCO_INFO, "query").with_child(

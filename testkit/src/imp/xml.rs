@@ -79,9 +79,7 @@ impl Element {
             .find(|(ns, local, _)| ns.is_empty() && local == name)
         {
             Some(found) => found.2 = value.into(),
-            None => self
-                .attributes
-                .push((String::new(), name.into(), value.into())),
+            None => self.attributes.push((String::new(), name.into(), value.into())),
         }
     }
 
@@ -138,11 +136,7 @@ impl Element {
             let _ = match ns.as_str() {
                 "" => write!(out, " {name}='{value}'"),
                 XML_NS => write!(out, " xml:{name}='{value}'"),
-                ns => write!(
-                    out,
-                    " xmlns:a{index}='{}' a{index}:{name}='{value}'",
-                    escape(ns)
-                ),
+                ns => write!(out, " xmlns:a{index}='{}' a{index}:{name}='{value}'", escape(ns)),
             };
         }
         if self.children.is_empty() {

@@ -130,11 +130,7 @@ impl Lab {
         let (hosts, kubernetes) = tokio::join!(hosts, kubernetes);
         hosts?;
         kubernetes?;
-        println!(
-            "lab {}: up in {:.1} s",
-            layout.name(),
-            began.elapsed().as_secs_f64()
-        );
+        println!("lab {}: up in {:.1} s", layout.name(), began.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -143,16 +139,11 @@ impl Lab {
         require_root()?;
         let layout = Layout::new(name, dir)?;
         if !network::namespace_file(&layout, None).exists() {
-            return Err(format!(
-                "there is no lab {name}: start it with `testkit lab up --name {name}`"
-            )
-            .into());
+            return Err(format!("there is no lab {name}: start it with `testkit lab up --name {name}`").into());
         }
         let owner = fs::read_to_string(layout.owner_file()).unwrap_or_default();
         if Path::new(&owner) != layout.dir() {
-            return Err(
-                format!("the lab {name} has its folder in {owner}: name it with --dir").into(),
-            );
+            return Err(format!("the lab {name} has its folder in {owner}: name it with --dir").into());
         }
         Ok(Self { layout })
     }
@@ -192,9 +183,7 @@ impl Lab {
 
     /// Where the logs of a failed run are kept: `target/lab-logs/NAME`.
     pub fn failure_logs(&self) -> PathBuf {
-        layout::repository()
-            .join("target/lab-logs")
-            .join(self.layout.name())
+        layout::repository().join("target/lab-logs").join(self.layout.name())
     }
 
     /// Runs kubectl as administrator; standard output, or an error with kubectl's own words.
@@ -203,16 +192,8 @@ impl Lab {
     }
 
     /// As [`Lab::kubectl`], with standard input (`apply -f -`).
-    pub async fn kubectl_with_input(
-        &self,
-        arguments: &[&str],
-        input: &str,
-    ) -> Result<String, Error> {
-        command::run_with_input(
-            &kubernetes::kubectl(&self.layout, arguments)?,
-            input.as_bytes(),
-        )
-        .await
+    pub async fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<String, Error> {
+        command::run_with_input(&kubernetes::kubectl(&self.layout, arguments)?, input.as_bytes()).await
     }
 
     /// As [`Lab::kubectl`], whatever its exit status.
@@ -229,10 +210,7 @@ impl Lab {
             words.push(format!("{variable}={}", self.dir().join("helm").display()));
         }
         words.push(layout::tool("helm")?.display().to_string());
-        words.extend([
-            "--kubeconfig".to_owned(),
-            self.kubeconfig().display().to_string(),
-        ]);
+        words.extend(["--kubeconfig".to_owned(), self.kubeconfig().display().to_string()]);
         words.extend(arguments.iter().map(|word| (*word).to_owned()));
         command::run(&words).await
     }
@@ -266,22 +244,11 @@ impl Lab {
         environment: &BTreeMap<String, String>,
     ) -> Result<Record, Error> {
         let words: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        process::start(
-            &self.layout,
-            process,
-            &self.place(host),
-            &words,
-            environment,
-        )
+        process::start(&self.layout, process, &self.place(host), &words, environment)
     }
 
     /// Starts this program with other arguments on a host.
-    pub fn spawn_testkit(
-        &self,
-        host: Option<&str>,
-        process: &str,
-        arguments: &[&str],
-    ) -> Result<Record, Error> {
+    pub fn spawn_testkit(&self, host: Option<&str>, process: &str, arguments: &[&str]) -> Result<Record, Error> {
         let program = testkit_binary()?;
         let mut words = vec![program.as_str()];
         words.extend_from_slice(arguments);
@@ -304,11 +271,7 @@ impl Lab {
     pub fn signal_process(&self, process: &str, signal: Signal) -> Result<(), Error> {
         match process::find(&self.layout, process)? {
             Some(record) if record.signal(signal) => Ok(()),
-            _ => Err(format!(
-                "the process {process} of lab {} is not running",
-                self.layout.name()
-            )
-            .into()),
+            _ => Err(format!("the process {process} of lab {} is not running", self.layout.name()).into()),
         }
     }
 
@@ -323,12 +286,7 @@ impl Lab {
 
     /// Waits until a TCP port of the lab accepts connections, as seen from the middle namespace; an error at once when
     /// `process` has ended.
-    pub async fn wait_for_port(
-        &self,
-        process: &str,
-        address: Ipv4Addr,
-        port: u16,
-    ) -> Result<(), Error> {
+    pub async fn wait_for_port(&self, process: &str, address: Ipv4Addr, port: u16) -> Result<(), Error> {
         let target = format!("/dev/tcp/{address}/{port}");
         let script = format!("exec 3<>{target}");
         wait_until(
@@ -376,17 +334,13 @@ impl Lab {
         let place = self.place(host);
         let (tell, told) = tokio::sync::oneshot::channel();
         // Namespaces belong to threads and are inherited by the threads that they start: the runtime's workers.
-        std::thread::Builder::new()
-            .name("lab".to_owned())
-            .spawn(move || {
-                let outcome = enter(&place).and_then(|()| {
-                    let runtime = tokio::runtime::Builder::new_multi_thread()
-                        .enable_all()
-                        .build()?;
-                    runtime.block_on(work())
-                });
-                let _ = tell.send(outcome);
-            })?;
+        std::thread::Builder::new().name("lab".to_owned()).spawn(move || {
+            let outcome = enter(&place).and_then(|()| {
+                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+                runtime.block_on(work())
+            });
+            let _ = tell.send(outcome);
+        })?;
         told.await.map_err(|_| "the work inside the lab panicked")?
     }
 }
@@ -394,21 +348,14 @@ impl Lab {
 /// Moves the calling thread.
 fn enter(place: &Place) -> Result<(), Error> {
     if let Some(network) = &place.network {
-        let file =
-            fs::File::open(network).map_err(|error| format!("{}: {error}", network.display()))?;
+        let file = fs::File::open(network).map_err(|error| format!("{}: {error}", network.display()))?;
         setns(&file, CloneFlags::CLONE_NEWNET)?;
     }
     if let Some(resolv_conf) = &place.resolv_conf {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-        mount(
-            Some(resolv_conf),
-            "/etc/resolv.conf",
-            none,
-            MsFlags::MS_BIND,
-            none,
-        )?;
+        mount(Some(resolv_conf), "/etc/resolv.conf", none, MsFlags::MS_BIND, none)?;
     }
     Ok(())
 }

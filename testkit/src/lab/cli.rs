@@ -115,21 +115,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
         }
         Action::Status(which) => status(&attach(&which)?),
         Action::Shell(which) => shell(&attach(&which)?),
-        Action::Exec {
-            which,
-            host,
-            command,
-        } => {
+        Action::Exec { which, host, command } => {
             let mut words = attach(&which)?.place(host.as_deref()).prefix();
             words.extend(command);
             become_command(&words, &[])
         }
         Action::Kubectl { which, arguments } => {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            become_command(
-                &kubernetes::kubectl(attach(&which)?.layout(), &arguments)?,
-                &[],
-            )
+            become_command(&kubernetes::kubectl(attach(&which)?.layout(), &arguments)?, &[])
         }
         Action::Images { into } => {
             let began = Instant::now();
@@ -140,11 +133,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
                     node::import(lab.layout(), archive).await?;
                 }
             }
-            println!(
-                "{} images in {:.1} s",
-                archives.len(),
-                began.elapsed().as_secs_f64()
-            );
+            println!("{} images in {:.1} s", archives.len(), began.elapsed().as_secs_f64());
             Ok(())
         }
         Action::Cloud { kubeconfig } => cloud::serve(&kubeconfig).await,
@@ -188,11 +177,7 @@ fn shell(lab: &Lab) -> Result<(), Error> {
     let path = format!("{}:{path}", layout::tools_dir().display());
     let kubeconfig = lab.kubeconfig().display().to_string();
     let mut words = lab.place(None).prefix();
-    words.extend([
-        "bash".to_owned(),
-        "--rcfile".to_owned(),
-        rc.display().to_string(),
-    ]);
+    words.extend(["bash".to_owned(), "--rcfile".to_owned(), rc.display().to_string()]);
     println!(
         "A shell in the lab's network. Try: kubectl get pods -A; logs are in {}",
         lab.layout().logs_dir().display()
@@ -202,9 +187,7 @@ fn shell(lab: &Lab) -> Result<(), Error> {
 
 /// Replaces this process: terminal, signals and exit status are the command's.
 fn become_command(words: &[String], environment: &[(&str, &str)]) -> Result<(), Error> {
-    let (program, arguments) = words
-        .split_first()
-        .ok_or("an empty command cannot be run")?;
+    let (program, arguments) = words.split_first().ok_or("an empty command cannot be run")?;
     let error = Command::new(program)
         .args(arguments)
         .envs(environment.iter().copied())

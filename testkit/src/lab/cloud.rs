@@ -24,22 +24,16 @@ enum Change {
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn address(service: &Value) -> Option<Ipv4Addr> {
-    text(service, "/status/loadBalancer/ingress/0/ip")
-        .parse()
-        .ok()
+    text(service, "/status/loadBalancer/ingress/0/ip").parse().ok()
 }
 
 /// Ours is a Service of type `LoadBalancer` that names no class: a class means another controller.
 fn is_ours(service: &Value) -> bool {
-    text(service, "/spec/type") == "LoadBalancer"
-        && service.pointer("/spec/loadBalancerClass").is_none()
+    text(service, "/spec/type") == "LoadBalancer" && service.pointer("/spec/loadBalancerClass").is_none()
 }
 
 /// The next change to make: the status of the Services is the only memory of which addresses are in use.
@@ -95,14 +89,8 @@ impl Api {
             .and_then(Value::as_array)
             .cloned()
             .unwrap_or_default();
-        let services = items
-            .into_iter()
-            .map(|service| (key(&service), service))
-            .collect();
-        Ok((
-            services,
-            text(&list, "/metadata/resourceVersion").to_owned(),
-        ))
+        let services = items.into_iter().map(|service| (key(&service), service)).collect();
+        Ok((services, text(&list, "/metadata/resourceVersion").to_owned()))
     }
 
     async fn watch(&self, version: &str) -> Result<reqwest::Response, Error> {
@@ -118,10 +106,7 @@ impl Api {
             Change::Give(ip) => json!([{"ip": ip.to_string()}]),
             Change::Clear => Value::Null,
         };
-        let url = format!(
-            "{}/api/v1/namespaces/{namespace}/services/{name}/status",
-            self.server
-        );
+        let url = format!("{}/api/v1/namespaces/{namespace}/services/{name}/status", self.server);
         let request = self
             .client
             .patch(url)
@@ -222,10 +207,7 @@ mod tests {
             ("c", new),
         ]);
         let expected = Change::Give("203.0.113.11".parse().unwrap());
-        assert_eq!(
-            plan(&all),
-            Some((("ns".to_owned(), "c".to_owned()), expected))
-        );
+        assert_eq!(plan(&all), Some((("ns".to_owned(), "c".to_owned()), expected)));
     }
 
     #[test]

@@ -28,11 +28,7 @@ pub async fn output<S: AsRef<OsStr>>(command: &[S], input: Option<&[u8]>) -> Res
     let named = Path::new(program.as_ref()).display().to_string();
     let mut child = Command::new(program)
         .args(arguments)
-        .stdin(if input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -48,13 +44,7 @@ pub async fn output<S: AsRef<OsStr>>(command: &[S], input: Option<&[u8]>) -> Res
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
     let output = tokio::time::timeout(LIMIT, both)
         .await
-        .map_err(|_| {
-            format!(
-                "{} did not end within {} s",
-                shown(command),
-                LIMIT.as_secs()
-            )
-        })?
+        .map_err(|_| format!("{} did not end within {} s", shown(command), LIMIT.as_secs()))?
         .map_err(|error| format!("{named}: {error}"))?;
     Ok(Output {
         success: output.status.success(),
@@ -86,10 +76,7 @@ fn checked<S: AsRef<OsStr>>(command: &[S], output: Output) -> Result<String, Err
 }
 
 fn shown<S: AsRef<OsStr>>(command: &[S]) -> String {
-    let words: Vec<_> = command
-        .iter()
-        .map(|word| word.as_ref().to_string_lossy())
-        .collect();
+    let words: Vec<_> = command.iter().map(|word| word.as_ref().to_string_lossy()).collect();
     words.join(" ")
 }
 
@@ -121,10 +108,7 @@ mod tests {
             .await
             .unwrap_err()
             .to_string();
-        assert!(
-            error.starts_with("sh -c") && error.ends_with("the reason"),
-            "{error}"
-        );
+        assert!(error.starts_with("sh -c") && error.ends_with("the reason"), "{error}");
     }
 
     #[tokio::test]

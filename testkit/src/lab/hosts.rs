@@ -57,15 +57,7 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
 fn start_dns(lab: &Lab) -> Result<(), Error> {
     let (lan, internet) = (DNS_LAN.to_string(), DNS_INTERNET.to_string());
     let control = format!("{DNS_LAN}:8080");
-    let arguments = [
-        "dns",
-        "--bind",
-        &lan,
-        "--bind",
-        &internet,
-        "--control",
-        &control,
-    ];
+    let arguments = ["dns", "--bind", &lan, "--bind", &internet, "--control", &control];
     lab.spawn_testkit(Some("dns"), "dns", &arguments)?;
     Ok(())
 }
@@ -74,17 +66,9 @@ fn start_dns(lab: &Lab) -> Result<(), Error> {
 fn start_imp(lab: &Lab) -> Result<(), Error> {
     let node = |name: &str, alias: &str, host: &str, address: Ipv4Addr| {
         let namespace = network::namespace_file(lab.layout(), Some(host));
-        format!(
-            "name={name}{alias},address={address},netns={}",
-            namespace.display()
-        )
+        format!("name={name}{alias},address={address},netns={}", namespace.display())
     };
-    let publisher = node(
-        "ecup10.coluc.com",
-        ",alias=cups.ciscotac.net",
-        "ecup10",
-        PUBLISHER,
-    );
+    let publisher = node("ecup10.coluc.com", ",alias=cups.ciscotac.net", "ecup10", PUBLISHER);
     let subscriber = node("ecup10s.coluc.com", "", "ecup10s", SUBSCRIBER);
     let ca = imp_ca(lab).display().to_string();
     #[rustfmt::skip]

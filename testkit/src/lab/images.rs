@@ -86,26 +86,13 @@ async fn build_one(folder: &Path, image: &Image) -> Result<PathBuf, Error> {
     command::run(&["strip".as_ref(), "-s".as_ref(), copy.as_os_str()]).await?;
     let reference = format!("localhost/{}:dev", image.name);
     let buildah = |words: &[&str]| {
-        let mut all: Vec<String> = vec![
-            "buildah".to_owned(),
-            "--storage-driver".to_owned(),
-            "vfs".to_owned(),
-        ];
-        all.extend([
-            "--root".to_owned(),
-            folder.join("storage").display().to_string(),
-        ]);
-        all.extend([
-            "--runroot".to_owned(),
-            folder.join("run").display().to_string(),
-        ]);
+        let mut all: Vec<String> = vec!["buildah".to_owned(), "--storage-driver".to_owned(), "vfs".to_owned()];
+        all.extend(["--root".to_owned(), folder.join("storage").display().to_string()]);
+        all.extend(["--runroot".to_owned(), folder.join("run").display().to_string()]);
         all.extend(words.iter().map(|word| (*word).to_owned()));
         all
     };
-    let (file, context) = (
-        dockerfile.display().to_string(),
-        context.display().to_string(),
-    );
+    let (file, context) = (dockerfile.display().to_string(), context.display().to_string());
     command::run(&buildah(&[
         "bud",
         "--isolation",

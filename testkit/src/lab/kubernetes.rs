@@ -32,12 +32,7 @@ use super::{
 use crate::Error;
 
 /// Processes of Kubernetes in the order in which they end: a component before the one it depends on.
-pub const STOP_ORDER: &[&str] = &[
-    "kubelet",
-    "kube-proxy",
-    "kube-scheduler",
-    "kube-controller-manager",
-];
+pub const STOP_ORDER: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
 
 /// Starts everything; returns when the node is Ready and pods can be created.
 pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Error> {
@@ -67,11 +62,7 @@ pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Er
     let (runtime, apiserver) = tokio::join!(runtime, ready(lab));
     runtime?;
     apiserver?;
-    starter.start(
-        &control,
-        "kube-controller-manager",
-        &controller_manager(&starter.dir),
-    )?;
+    starter.start(&control, "kube-controller-manager", &controller_manager(&starter.dir))?;
     starter.start(&control, "kube-scheduler", &scheduler(&starter.dir))?;
     starter.start(&control, "kube-proxy", &proxy(&starter.dir))?;
     let config = dir.join("kubelet.json");
@@ -106,12 +97,7 @@ fn certificates(dir: &Path) -> Result<(), Error> {
     )?;
     ca.kubeconfig(dir, "admin", "lab-admin", Some("system:masters"))?;
     ca.kubeconfig(dir, "cloud", "lab-cloud", Some("system:masters"))?;
-    ca.kubeconfig(
-        dir,
-        "controller-manager",
-        "system:kube-controller-manager",
-        None,
-    )?;
+    ca.kubeconfig(dir, "controller-manager", "system:kube-controller-manager", None)?;
     ca.kubeconfig(dir, "scheduler", "system:kube-scheduler", None)?;
     ca.kubeconfig(dir, "proxy", "system:kube-proxy", None)?;
     ca.kubeconfig(dir, "kubelet", "system:node:node1", Some("system:nodes"))
@@ -167,18 +153,14 @@ fn proxy(dir: &str) -> Vec<String> {
 }
 
 fn kubelet(dir: &str) -> Vec<String> {
-    let flags = format!(
-        "--kubeconfig=@/kubelet.kubeconfig --config=@/kubelet.json --hostname-override=node1 --node-ip={NODE}"
-    );
+    let flags =
+        format!("--kubeconfig=@/kubelet.kubeconfig --config=@/kubelet.json --hostname-override=node1 --node-ip={NODE}");
     in_dir(&flags, dir)
 }
 
 /// Splits flags at spaces and puts `dir` in place of `@`.
 fn in_dir(flags: &str, dir: &str) -> Vec<String> {
-    flags
-        .split_whitespace()
-        .map(|flag| flag.replace('@', dir))
-        .collect()
+    flags.split_whitespace().map(|flag| flag.replace('@', dir)).collect()
 }
 
 fn kubelet_config(lab: &Layout) -> serde_json::Value {
@@ -246,8 +228,7 @@ async fn node_ready(lab: &Layout) -> Result<(), Error> {
     ];
     wait_until("the Kubernetes node", Duration::from_mins(2), async || {
         running(lab, &components)?;
-        Ok(command::output(&node, None).await?.stdout == "True"
-            && command::output(&account, None).await?.success)
+        Ok(command::output(&node, None).await?.stdout == "True" && command::output(&account, None).await?.success)
     })
     .await
 }

@@ -19,10 +19,9 @@ impl Layout {
     pub fn new(name: &str, dir: Option<&Path>) -> Result<Self, Error> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if name.is_empty() || name.len() > 20 || !name.chars().all(fits) {
-            return Err(format!(
-                "the lab name {name:?} is not usable: take up to 20 lower-case letters and digits"
-            )
-            .into());
+            return Err(
+                format!("the lab name {name:?} is not usable: take up to 20 lower-case letters and digits").into(),
+            );
         }
         let dir = match dir {
             Some(dir) => std::path::absolute(dir)?,
@@ -140,8 +139,7 @@ pub fn repository() -> PathBuf {
 
 /// Folder of the tools that set-up builds: `kube`, `helm`, `kubectl`, `pause`. `TESTKIT_TOOLS` overrides it.
 pub fn tools_dir() -> PathBuf {
-    std::env::var_os("TESTKIT_TOOLS")
-        .map_or_else(|| repository().join("target/lab-bin"), PathBuf::from)
+    std::env::var_os("TESTKIT_TOOLS").map_or_else(|| repository().join("target/lab-bin"), PathBuf::from)
 }
 
 /// Path of a tool, or a sentence telling how to build it.
@@ -156,8 +154,7 @@ pub fn tool(name: &str) -> Result<PathBuf, Error> {
 
 /// Folder of the images that `testkit lab images` builds. `TESTKIT_IMAGES` overrides it.
 pub fn images_dir() -> PathBuf {
-    std::env::var_os("TESTKIT_IMAGES")
-        .map_or_else(|| repository().join("target/images"), PathBuf::from)
+    std::env::var_os("TESTKIT_IMAGES").map_or_else(|| repository().join("target/images"), PathBuf::from)
 }
 
 #[cfg(test)]
@@ -189,18 +186,13 @@ mod tests {
     fn a_deep_checkout_has_its_labs_elsewhere() {
         let deep = PathBuf::from(format!("/{}", "d".repeat(60)));
         assert_eq!(usual_dir(&deep, "demo"), Path::new("/var/tmp/xf-demo"));
-        assert_eq!(
-            usual_dir(Path::new("/src"), "demo"),
-            Path::new("/src/target/lab/demo")
-        );
+        assert_eq!(usual_dir(Path::new("/src"), "demo"), Path::new("/src/target/lab/demo"));
     }
 
     #[test]
     fn a_folder_too_deep_for_unix_sockets_is_refused_with_the_limit() {
         let deep = format!("/{}", "d".repeat(90));
-        let error = Layout::new("demo", Some(Path::new(&deep)))
-            .unwrap_err()
-            .to_string();
+        let error = Layout::new("demo", Some(Path::new(&deep))).unwrap_err().to_string();
         assert!(error.contains("at most 74"), "{error}");
     }
 }

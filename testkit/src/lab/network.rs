@@ -78,10 +78,7 @@ pub fn namespace_file(lab: &Layout, host: Option<&str>) -> PathBuf {
 
 /// The resolver configuration of a host; `None`: the one of pods and of the middle namespace.
 pub fn resolv_conf(lab: &Layout, host: Option<&str>) -> PathBuf {
-    lab.dir()
-        .join("hosts")
-        .join(host.unwrap_or("node"))
-        .join("resolv.conf")
+    lab.dir().join("hosts").join(host.unwrap_or("node")).join("resolv.conf")
 }
 
 fn write_resolv_conf(lab: &Layout, host: Option<&str>, server: Ipv4Addr) -> Result<(), Error> {
@@ -133,10 +130,7 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
 pub async fn add_host(lab: &Layout, host: &str, addresses: &[Ipv4Addr]) -> Result<(), Error> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if host.is_empty() || host.len() > 12 || !host.chars().all(fits) {
-        return Err(format!(
-            "the host name {host:?} is not usable: take up to 12 of a-z, 0-9 and dash"
-        )
-        .into());
+        return Err(format!("the host name {host:?} is not usable: take up to 12 of a-z, 0-9 and dash").into());
     }
     let mut segments: Vec<(Segment, Vec<Ipv4Addr>)> = Vec::new();
     for address in addresses {
@@ -205,10 +199,7 @@ mod tests {
     #[case("10.244.1.7", None)]
     #[case("198.51.100.1", None)]
     #[case("203.0.113.10", None)]
-    fn only_host_addresses_have_a_segment(
-        #[case] address: &str,
-        #[case] expected: Option<Segment>,
-    ) {
+    fn only_host_addresses_have_a_segment(#[case] address: &str, #[case] expected: Option<Segment>) {
         assert_eq!(Segment::of(address.parse().unwrap()).ok(), expected);
     }
 }

@@ -59,11 +59,7 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
             .into());
         }
     }
-    for folder in [
-        node.join("var-lib"),
-        node.join("var-log"),
-        lab.run_dir().join("node"),
-    ] {
+    for folder in [node.join("var-lib"), node.join("var-log"), lab.run_dir().join("node")] {
         fs::create_dir_all(folder)?;
     }
     let mut settings = Vec::new();
@@ -89,24 +85,19 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
     words.extend(settings);
     let holder = process::start(lab, HOLDER, &place, &words, &BTreeMap::new())?;
     // The last mount hides the lab's run folder from the holder, so the mark before it is not the end: `sleep` is.
-    wait_until(
-        "the node's mount namespace",
-        Duration::from_secs(10),
-        async || {
-            if !holder.alive() {
-                return Err(format!("it ended: see {}", lab.log(HOLDER).display()).into());
-            }
-            let name = fs::read_to_string(format!("/proc/{}/comm", holder.pid)).unwrap_or_default();
-            Ok(node.join("ready").exists() && name.trim() == "sleep")
-        },
-    )
+    wait_until("the node's mount namespace", Duration::from_secs(10), async || {
+        if !holder.alive() {
+            return Err(format!("it ended: see {}", lab.log(HOLDER).display()).into());
+        }
+        let name = fs::read_to_string(format!("/proc/{}/comm", holder.pid)).unwrap_or_default();
+        Ok(node.join("ready").exists() && name.trim() == "sleep")
+    })
     .await
 }
 
 /// Where the node's processes run.
 pub fn place(lab: &Layout) -> Result<Place, Error> {
-    let holder = process::find(lab, HOLDER)?
-        .ok_or_else(|| format!("the node of lab {} is not running", lab.name()))?;
+    let holder = process::find(lab, HOLDER)?.ok_or_else(|| format!("the node of lab {} is not running", lab.name()))?;
     Ok(Place {
         network: Some(network::namespace_file(lab, None)),
         mounts: Some(PathBuf::from(format!("/proc/{}/ns/mnt", holder.pid))),
@@ -132,10 +123,7 @@ pub async fn start_containerd(lab: &Layout) -> Result<(), Error> {
             }
         }]
     });
-    fs::write(
-        cni.join("10-lab.conflist"),
-        serde_json::to_vec_pretty(&network)?,
-    )?;
+    fs::write(cni.join("10-lab.conflist"), serde_json::to_vec_pretty(&network)?)?;
     // restrict_oom_score_adj: a container or small virtual machine may lack CAP_SYS_RESOURCE.
     // disable_apparmor: a profile would be loaded into the machine's kernel and stay there.
     fs::write(
@@ -165,23 +153,14 @@ disabled_plugins = [
             cni.display()
         ),
     )?;
-    let words = vec![
-        "containerd".to_owned(),
-        "-c".to_owned(),
-        config.display().to_string(),
-    ];
+    let words = vec!["containerd".to_owned(), "-c".to_owned(), config.display().to_string()];
     let containerd = process::start(lab, "containerd", &place(lab)?, &words, &BTreeMap::new())?;
     wait_until("containerd", Duration::from_mins(1), async || {
         if !containerd.alive() {
             return Err(format!("it ended: see {}", lab.log("containerd").display()).into());
         }
         let socket = lab.containerd_socket();
-        let words = [
-            "ctr".as_ref(),
-            "-a".as_ref(),
-            socket.as_os_str(),
-            "version".as_ref(),
-        ];
+        let words = ["ctr".as_ref(), "-a".as_ref(), socket.as_os_str(), "version".as_ref()];
         Ok(command::output(&words, None).await?.success)
     })
     .await
@@ -220,10 +199,7 @@ fn create_cgroups(lab: &Layout) -> Result<(), Error> {
         };
         for controller in ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"] {
             // Which ones there are differs from machine to machine; the kubelet says what it misses.
-            let _ = fs::write(
-                parent.join("cgroup.subtree_control"),
-                format!("+{controller}"),
-            );
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
         }
         fs::create_dir_all(&path)?;
         for setting in ["cpuset.cpus", "cpuset.mems"] {
@@ -282,10 +258,7 @@ pub async fn remove_cgroups(lab: &Layout) -> Result<(), Error> {
             for path in &paths {
                 match fs::remove_dir(path) {
                     // Busy: the kernel is still putting away a process.
-                    Err(error)
-                        if error.kind() != ErrorKind::NotFound
-                            && error.kind() != ErrorKind::ResourceBusy =>
-                    {
+                    Err(error) if error.kind() != ErrorKind::NotFound && error.kind() != ErrorKind::ResourceBusy => {
                         return Err(format!("{}: {error}", path.display()).into());
                     }
                     _ => {}

@@ -4,8 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -33,10 +33,7 @@ fn subject(common_name: &str, organization: Option<&str>) -> DistinguishedName {
 /// Writes a file that only root reads.
 fn secret(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text)?;
-    Ok(fs::set_permissions(
-        path,
-        fs::Permissions::from_mode(0o600),
-    )?)
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
 }
 
 impl Authority {
@@ -77,10 +74,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        Ok((
-            params.signed_by(&key, &self.issuer)?.pem(),
-            key.serialize_pem(),
-        ))
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
     }
 
     /// Writes `FILE.crt` and `FILE.key` for a TLS server on the node.
@@ -97,45 +91,21 @@ impl Authority {
             "kubernetes.default.svc",
             "kubernetes.default.svc.cluster.local",
         ];
-        let (certificate, key) = self.issue(
-            subject(file, None),
-            &names,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        )?;
+        let (certificate, key) = self.issue(subject(file, None), &names, ExtendedKeyUsagePurpose::ServerAuth)?;
         fs::write(dir.join(format!("{file}.crt")), certificate)?;
         secret(&dir.join(format!("{file}.key")), &key)
     }
 
     /// Writes `FILE.crt` and `FILE.key` for a client with a Kubernetes user and group.
-    pub fn client(
-        &self,
-        dir: &Path,
-        file: &str,
-        user: &str,
-        group: Option<&str>,
-    ) -> Result<(), Error> {
-        let (certificate, key) = self.issue(
-            subject(user, group),
-            &[],
-            ExtendedKeyUsagePurpose::ClientAuth,
-        )?;
+    pub fn client(&self, dir: &Path, file: &str, user: &str, group: Option<&str>) -> Result<(), Error> {
+        let (certificate, key) = self.issue(subject(user, group), &[], ExtendedKeyUsagePurpose::ClientAuth)?;
         fs::write(dir.join(format!("{file}.crt")), certificate)?;
         secret(&dir.join(format!("{file}.key")), &key)
     }
 
     /// Writes `FILE.kubeconfig` for a Kubernetes user and group.
-    pub fn kubeconfig(
-        &self,
-        dir: &Path,
-        file: &str,
-        user: &str,
-        group: Option<&str>,
-    ) -> Result<(), Error> {
-        let (certificate, key) = self.issue(
-            subject(user, group),
-            &[],
-            ExtendedKeyUsagePurpose::ClientAuth,
-        )?;
+    pub fn kubeconfig(&self, dir: &Path, file: &str, user: &str, group: Option<&str>) -> Result<(), Error> {
+        let (certificate, key) = self.issue(subject(user, group), &[], ExtendedKeyUsagePurpose::ClientAuth)?;
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{"name": "lab", "cluster": {

@@ -56,22 +56,12 @@ impl Place {
         if self.network.is_some() || self.mounts.is_some() {
             // Not `ip netns exec`: it mounts /sys anew and hides the cgroups.
             words.push("nsenter".to_owned());
-            words.extend(
-                self.network
-                    .iter()
-                    .map(|path| format!("--net={}", path.display())),
-            );
-            words.extend(
-                self.mounts
-                    .iter()
-                    .map(|path| format!("--mount={}", path.display())),
-            );
+            words.extend(self.network.iter().map(|path| format!("--net={}", path.display())));
+            words.extend(self.mounts.iter().map(|path| format!("--mount={}", path.display())));
             words.push("--".to_owned());
         }
         if let Some(file) = &self.resolv_conf {
-            words.extend(
-                ["unshare", "--mount", "--propagation", "slave", "sh", "-ec"].map(str::to_owned),
-            );
+            words.extend(["unshare", "--mount", "--propagation", "slave", "sh", "-ec"].map(str::to_owned));
             words.push("mount --bind \"$0\" /etc/resolv.conf; exec \"$@\"".to_owned());
             words.push(file.display().to_string());
         }
@@ -98,10 +88,7 @@ pub fn start(
     fs::create_dir_all(lab.logs_dir())?;
     fs::create_dir_all(lab.processes_dir())?;
     let path = lab.log(name);
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(&path)?;
     let errors = log.as_fd().try_clone_to_owned()?;
     // A session of its own: an interrupt typed at a terminal ends the caller, not the lab.
     let child = Command::new("setsid")
@@ -136,8 +123,7 @@ impl Record {
         // Takes the exit status if it is a child of ours; otherwise fails without effect.
         let _ = wait::waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
         boot().is_ok_and(|boot| boot == self.boot)
-            && stat(self.pid)
-                .is_some_and(|(state, started)| started == self.started && state != 'Z')
+            && stat(self.pid).is_some_and(|(state, started)| started == self.started && state != 'Z')
     }
 
     /// Sends a signal if this very process is still running; says whether it was.
@@ -219,11 +205,7 @@ pub fn inside(namespace: &Path) -> Result<Vec<Record>, Error> {
     let boot = boot()?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         let Ok(have) = fs::metadata(entry.path().join("ns/net")) else {
@@ -240,10 +222,7 @@ pub fn inside(namespace: &Path) -> Result<Vec<Record>, Error> {
 /// A record of a process that is running now.
 pub fn adopt(pid: i32, boot: &str) -> Option<Record> {
     let (_, started) = stat(pid)?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"))
-        .ok()?
-        .trim()
-        .to_owned();
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
     Some(Record {
         name,
         pid,
@@ -255,9 +234,7 @@ pub fn adopt(pid: i32, boot: &str) -> Option<Record> {
 
 /// Identity of the running kernel.
 pub fn boot() -> Result<String, Error> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// State and start time of a process.
@@ -275,22 +252,14 @@ mod tests {
     use super::*;
 
     fn lab() -> Layout {
-        let dir =
-            std::env::temp_dir().join(format!("xf-process-{}", uuid::Uuid::new_v4().simple()));
+        let dir = std::env::temp_dir().join(format!("xf-process-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir_all(&dir).unwrap();
         Layout::new("unit", Some(&dir)).unwrap()
     }
 
     fn sleeper(lab: &Layout) -> Record {
         let command = ["sleep", "60"].map(str::to_owned);
-        start(
-            lab,
-            "sleeper",
-            &Place::default(),
-            &command,
-            &BTreeMap::new(),
-        )
-        .unwrap()
+        start(lab, "sleeper", &Place::default(), &command, &BTreeMap::new()).unwrap()
     }
 
     #[tokio::test]

@@ -21,11 +21,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Removes everything; the logs are kept in `keep_logs` if given.
 pub async fn remove(lab: &Layout, keep_logs: Option<&Path>) -> Result<(), Error> {
     let last = ["kube-apiserver", "etcd", "containerd", node::HOLDER];
-    let kubernetes: BTreeSet<&str> = kubernetes::STOP_ORDER
-        .iter()
-        .chain(&last)
-        .copied()
-        .collect();
+    let kubernetes: BTreeSet<&str> = kubernetes::STOP_ORDER.iter().chain(&last).copied().collect();
     let (nodes, hosts): (Vec<Record>, Vec<Record>) = process::records(lab)?
         .into_iter()
         .partition(|record| kubernetes.contains(record.name.as_str()));
@@ -105,9 +101,7 @@ fn self_and_ancestors() -> BTreeSet<i32> {
     while pid > 0 && pids.insert(pid) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        pid = parent
-            .and_then(|parent| parent.trim().parse().ok())
-            .unwrap_or(0);
+        pid = parent.and_then(|parent| parent.trim().parse().ok()).unwrap_or(0);
     }
     pids
 }
@@ -115,10 +109,7 @@ fn self_and_ancestors() -> BTreeSet<i32> {
 /// Mounts of the lab live in its node's mount namespace; one that got out all the same is removed here.
 async fn unmount(lab: &Layout) -> Result<(), Error> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mut points: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .collect();
+    let mut points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
     points.reverse();
     for point in points {
         if Path::new(point).starts_with(lab.dir()) || Path::new(point).starts_with(lab.run_dir()) {

@@ -1,8 +1,5 @@
 //! What is measured, in which order, and the goals.
-#![allow(
-    clippy::cast_precision_loss,
-    reason = "what is measured stays far below 2^52"
-)]
+#![allow(clippy::cast_precision_loss, reason = "what is measured stays far below 2^52")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -255,11 +252,7 @@ const IN_CLEAR: &[Case] = &[
 
 impl Case {
     fn wanted(&self, filters: &[String]) -> bool {
-        let name = |filter: &String| {
-            self.figures
-                .iter()
-                .any(|(name, ..)| name.contains(&**filter))
-        };
+        let name = |filter: &String| self.figures.iter().any(|(name, ..)| name.contains(&**filter));
         filters.is_empty() || filters.iter().any(name)
     }
 
@@ -272,12 +265,7 @@ impl Case {
     }
 
     /// Values for each of the figures.
-    fn measure(
-        &self,
-        candidate: &Candidate,
-        chain: &mut Chain,
-        sizes: Sizes,
-    ) -> Result<Vec<Vec<f64>>, Error> {
+    fn measure(&self, candidate: &Candidate, chain: &mut Chain, sizes: Sizes) -> Result<Vec<Vec<f64>>, Error> {
         let relay = candidate.kind == Kind::Relay;
         let one = |value: f64| vec![vec![value]];
         match self.what {
@@ -391,10 +379,7 @@ pub fn measure(
             .map(|candidate| start(candidate).map_err(|error| error.to_string()))
             .collect();
         for case in cases {
-            eprintln!(
-                "bench: {}",
-                case.figures.first().map_or("", |(name, ..)| name)
-            );
+            eprintln!("bench: {}", case.figures.first().map_or("", |(name, ..)| name));
             rows.extend(turns(case, candidates, &mut chains, sizes, &mut start));
         }
     }
@@ -431,9 +416,7 @@ fn turns(
                 continue;
             };
             let measured = match chain {
-                Ok(chain) => case
-                    .measure(candidate, chain, sizes)
-                    .map_err(|error| error.to_string()),
+                Ok(chain) => case.measure(candidate, chain, sizes).map_err(|error| error.to_string()),
                 Err(reason) => Err(reason.clone()),
             };
             let failed = measured.as_ref().err().cloned();

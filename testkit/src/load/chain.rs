@@ -42,12 +42,7 @@ pub struct Chain {
 
 impl Chain {
     /// Starts the server and its peer.
-    pub fn start(
-        candidate: &Candidate,
-        place: Place,
-        tls: Option<&Tls>,
-        dir: &Path,
-    ) -> Result<Self, Error> {
+    pub fn start(candidate: &Candidate, place: Place, tls: Option<&Tls>, dir: &Path) -> Result<Self, Error> {
         let at = |ip| std::net::SocketAddr::new(ip, 5269);
         let peer = Peer::start(at(place.peer), at(place.server), tls.cloned(), true)?;
         let (server, link) = Server::start(candidate, &place, tls.is_some(), dir)?;
@@ -140,8 +135,7 @@ impl Chain {
                 spawn(move || {
                     let mut done = 0;
                     while start.elapsed() < time {
-                        peer.open(&domain, &hosted)
-                            .map_err(|error| error.to_string())?;
+                        peer.open(&domain, &hosted).map_err(|error| error.to_string())?;
                         done += 1;
                     }
                     Ok::<_, String>(done)
@@ -190,9 +184,7 @@ impl Chain {
 
     fn open_inbound(&mut self, lanes: usize) -> Result<(), Error> {
         for lane in self.inbound.len()..lanes {
-            let stream = self
-                .peer
-                .authenticated(&self.lane_domain(lane), &self.place.hosted)?;
+            let stream = self.peer.authenticated(&self.lane_domain(lane), &self.place.hosted)?;
             self.inbound.push(stream);
         }
         Ok(())

@@ -63,9 +63,6 @@ mod tests {
     #[test]
     fn the_handshake_is_sha1_of_id_and_secret() {
         // `printf 3BF96D32s3cr3t | sha1sum`
-        assert_eq!(
-            handshake("3BF96D32"),
-            "ba33290100f616a33656a931798d6c9011cfa840"
-        );
+        assert_eq!(handshake("3BF96D32"), "ba33290100f616a33656a931798d6c9011cfa840");
     }
 }

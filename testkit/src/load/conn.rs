@@ -63,16 +63,13 @@ impl Conn {
                 if read == 0 {
                     return Err(ErrorKind::UnexpectedEof.into());
                 }
-                self.heard
-                    .extend_from_slice(scratch.get(..read).unwrap_or_default());
+                self.heard.extend_from_slice(scratch.get(..read).unwrap_or_default());
                 return Ok(());
             };
             loop {
                 match tls.reader().read(&mut scratch) {
                     Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => self
-                        .heard
-                        .extend_from_slice(scratch.get(..read).unwrap_or_default()),
+                    Ok(read) => self.heard.extend_from_slice(scratch.get(..read).unwrap_or_default()),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }

@@ -8,12 +8,8 @@ pub const LANE_DIGITS: usize = 4;
 
 /// A message from one address to another, padded to [`SIZE`] bytes.
 pub fn message(from: &str, to: &str, lane: usize) -> String {
-    let head = format!(
-        "<message from='bob@{from}/7fQ2' to='alice@{to}/desk' id='a1b2c3d4' type='chat'><body>"
-    );
-    let tail = format!(
-        "{lane:04}</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>"
-    );
+    let head = format!("<message from='bob@{from}/7fQ2' to='alice@{to}/desk' id='a1b2c3d4' type='chat'><body>");
+    let tail = format!("{lane:04}</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>");
     let room = SIZE.saturating_sub(head.len() + tail.len());
     let text = "Lunch at twelve? The place on the corner has soup today. ";
     let text: String = text.chars().cycle().take(room).collect();

@@ -72,8 +72,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Sizes::full(args.rounds.max(1), args.window)
     };
     let (servers, filters, dir) = (args.servers, args.cases, args.dir);
-    let measured =
-        tokio::task::spawn_blocking(move || cases::measure(&servers, &filters, sizes, &dir));
+    let measured = tokio::task::spawn_blocking(move || cases::measure(&servers, &filters, sizes, &dir));
     let outcome = measured.await?;
     dns.stop().await;
     let (columns, rows) = outcome?;

@@ -54,17 +54,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Peer {
     /// Listens at `address` for the server that listens at `server`.
-    pub fn start(
-        address: SocketAddr,
-        server: SocketAddr,
-        tls: Option<Tls>,
-        verify: bool,
-    ) -> Result<Self, Error> {
-        let socket = socket2::Socket::new(
-            socket2::Domain::for_address(address),
-            socket2::Type::STREAM,
-            None,
-        )?;
+    pub fn start(address: SocketAddr, server: SocketAddr, tls: Option<Tls>, verify: bool) -> Result<Self, Error> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket
             .bind(&address.into())
@@ -85,10 +76,7 @@ impl Peer {
             while let Ok((tcp, _)) = listener.accept() {
                 let peer = listening.clone();
                 spawn(move || {
-                    if let Err(error) = Conn::new(tcp)
-                        .map_err(Error::from)
-                        .and_then(|conn| peer.serve(conn))
-                    {
+                    if let Err(error) = Conn::new(tcp).map_err(Error::from).and_then(|conn| peer.serve(conn)) {
                         *lock(&peer.0.trouble) = Some(error.to_string());
                     }
                 })?;
@@ -129,13 +117,11 @@ impl Peer {
         let mut hash = Sha256::new();
         hash.update(self.0.secret);
         hash.update(format!("{receiving} {originating} {id}"));
-        hash.finalize()
-            .iter()
-            .fold(String::new(), |mut text, byte| {
-                // Writing into a String does not fail.
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
+        hash.finalize().iter().fold(String::new(), |mut text, byte| {
+            // Writing into a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Opens a stream to the server under test, up to its features; with the id of its last header.
@@ -170,9 +156,7 @@ impl Peer {
     pub fn authenticated(&self, from: &str, to: &str) -> Result<Conn, Error> {
         let (mut conn, id) = self.open(from, to)?;
         let key = self.key(to, from, &id);
-        conn.say(&format!(
-            "<db:result from='{from}' to='{to}'>{key}</db:result>"
-        ))?;
+        conn.say(&format!("<db:result from='{from}' to='{to}'>{key}</db:result>"))?;
         let answer = conn.element()?;
         if answer.starts_with("<db:result") && attribute(&answer, "type") == Some("valid") {
             Ok(conn)
@@ -198,7 +182,9 @@ impl Peer {
             theirs = conn.header()?;
             id = answer(&mut conn, &theirs)?;
         }
-        conn.say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>")?;
+        conn.say(
+            "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
+        )?;
         // A stream without anything to say is its opener's business.
         conn.tcp.set_read_timeout(None)?;
         loop {
@@ -223,9 +209,7 @@ impl Peer {
                 if self.0.verify {
                     self.ask(to, from, &id, content(&element).trim())?;
                 }
-                conn.say(&format!(
-                    "<db:result from='{to}' to='{from}' type='valid'/>"
-                ))?;
+                conn.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>"))?;
             } else if element.starts_with("<message") {
                 let domain = to.split_once('@').map_or(to, |(_, domain)| domain);
                 let domain = domain.split_once('/').map_or(domain, |(domain, _)| domain);

@@ -224,11 +224,7 @@ pub fn tend(link: &mut Conn) -> Result<(), Error> {
     };
     let alive = socket.read(&mut vec![0; 16 * 1024])?;
     let mut echo = Vec::new();
-    Scan::new().run(
-        &mut socket.conn.heard,
-        |_| {},
-        |iq| echo.extend_from_slice(iq),
-    );
+    Scan::new().run(&mut socket.conn.heard, |_| {}, |iq| echo.extend_from_slice(iq));
     link.tcp.set_nonblocking(false)?;
     if !alive {
         return Err("the server closed its link".into());
@@ -332,8 +328,7 @@ impl Pump<'_, '_> {
                 self.send()?;
             }
             let arrived = self.arrived;
-            self.poll
-                .poll(&mut events, Some(Duration::from_millis(50)))?;
+            self.poll.poll(&mut events, Some(Duration::from_millis(50)))?;
             for event in &events {
                 let Token(i) = event.token();
                 if event.is_writable()
@@ -348,9 +343,7 @@ impl Pump<'_, '_> {
                     };
                     self.take(i)?;
                     if !alive {
-                        return Err(
-                            format!("the server closed a connection; {}", self.lost()).into()
-                        );
+                        return Err(format!("the server closed a connection; {}", self.lost()).into());
                     }
                 }
             }
@@ -371,12 +364,7 @@ impl Pump<'_, '_> {
 
     fn lost(&self) -> Error {
         let said = self.sockets.iter().find(|s| !s.conn.heard.is_empty());
-        let said = said.map(|s| {
-            String::from_utf8_lossy(&s.conn.heard)
-                .chars()
-                .take(600)
-                .collect()
-        });
+        let said = said.map(|s| String::from_utf8_lossy(&s.conn.heard).chars().take(600).collect());
         let said: String = said.unwrap_or_default();
         format!(
             "{} of {} messages did not arrive; the server said: {said}",
@@ -463,11 +451,7 @@ mod tests {
             let (mut heard, mut lanes, mut iqs) = (Vec::new(), Vec::new(), Vec::new());
             for part in stream.as_bytes().chunks(size) {
                 heard.extend_from_slice(part);
-                Scan::new().run(
-                    &mut heard,
-                    |lane| lanes.push(lane),
-                    |iq| iqs.push(iq.to_vec()),
-                );
+                Scan::new().run(&mut heard, |lane| lanes.push(lane), |iq| iqs.push(iq.to_vec()));
             }
             assert_eq!(lanes, [3, 12, 3], "{size}");
             assert_eq!(iqs, [b"<iq id='1'><ping/></iq>"], "{size}");

@@ -120,17 +120,11 @@ mod tests {
             name: "flow".to_owned(),
             unit: "k/s",
             goal: "≥ 5",
-            figures: vec![
-                Figure::Values(vec![3.0, 1.0, 2.0]),
-                Figure::None("it ended".to_owned()),
-            ],
+            figures: vec![Figure::Values(vec![3.0, 1.0, 2.0]), Figure::None("it ended".to_owned())],
         };
         assert!(incomplete(std::slice::from_ref(&row)));
         let text = table(&["a".to_owned(), "b".to_owned()], &[row]);
-        assert!(
-            text.contains("| flow   | k/s  | ≥ 5  | 2.00 | – |"),
-            "{text}"
-        );
+        assert!(text.contains("| flow   | k/s  | ≥ 5  | 2.00 | – |"), "{text}");
         assert!(text.contains("no figure for b: it ended"), "{text}");
     }
 }

@@ -88,12 +88,7 @@ impl Drop for Server {
 
 impl Server {
     /// Starts it in `dir` and gives it its component; with that link.
-    pub fn start(
-        candidate: &Candidate,
-        place: &Place,
-        tls: bool,
-        dir: &Path,
-    ) -> Result<(Self, Conn), Error> {
+    pub fn start(candidate: &Candidate, place: &Place, tls: bool, dir: &Path) -> Result<(Self, Conn), Error> {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
@@ -111,9 +106,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .map_err(|error| {
-                format!("cannot start {}: {error}", command.get_program().display())
-            })?;
+            .map_err(|error| format!("cannot start {}: {error}", command.get_program().display()))?;
         let mut server = Self { child, dir };
         server.wait_for(SocketAddr::new(place.server, 5269))?;
         let link = match candidate.kind {
@@ -145,24 +138,14 @@ impl Server {
         let log = fs::read_to_string(self.dir.join("output.log")).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(5).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        format!(
-            "the server of {} {what}: {}",
-            self.dir.display(),
-            last.join("\n")
-        )
-        .into()
+        format!("the server of {} {what}: {}", self.dir.display(), last.join("\n")).into()
     }
 
     /// Processor time used so far, user and system, in seconds.
     pub fn processor_time(&self) -> Result<f64, Error> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // Behind the name, which ends with the last parenthesis, follow fields 3 and on.
-        let fields: Vec<&str> = stat
-            .rsplit(") ")
-            .next()
-            .unwrap_or_default()
-            .split(' ')
-            .collect();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         let ticks = |field: usize| -> Result<f64, Error> {
             let text = fields.get(field - 3).ok_or("/proc/PID/stat is short")?;
             Ok(text.parse::<f64>()?)
@@ -294,9 +277,7 @@ Component "{hosted}"
     let file = dir.join("prosody.cfg.lua");
     fs::write(&file, config)?;
     let mut command = Command::new("lua5.4");
-    command
-        .args(["/usr/bin/prosody", "-F", "--config"])
-        .arg(file);
+    command.args(["/usr/bin/prosody", "-F", "--config"]).arg(file);
     Ok(command)
 }
 

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_cut_into_header_elements_and_end() {
-        let stream = "<?xml version='1.0'?><stream:stream id='a>b' to=\"x\"> <iq id='1'><q a='/>'/></iq><db:x/></stream:stream>";
+        let stream =
+            "<?xml version='1.0'?><stream:stream id='a>b' to=\"x\"> <iq id='1'><q a='/>'/></iq><db:x/></stream:stream>";
         let mut rest = stream.as_bytes();
         let mut seen = Vec::new();
         while let Some((piece, taken)) = piece(rest).unwrap() {

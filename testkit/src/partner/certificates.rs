@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 
 use crate::Error;
@@ -70,9 +70,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         lasts(&mut params, BEGIN, END);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key)?.pem();
@@ -100,15 +98,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         if kind != Kind::ServerAuthOnly {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ClientAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
-        lasts(
-            &mut params,
-            BEGIN,
-            if kind == Kind::Expired { PAST } else { END },
-        );
+        lasts(&mut params, BEGIN, if kind == Kind::Expired { PAST } else { END });
         let certificate = if kind == Kind::SelfSigned {
             params.self_signed(&key)?
         } else {
@@ -126,10 +118,7 @@ impl Identity {
     /// Writes `NAME.crt` and `NAME.key`.
     pub fn write(&self, dir: &Path, name: &str) -> Result<(PathBuf, PathBuf), Error> {
         std::fs::create_dir_all(dir)?;
-        let (certificate, key) = (
-            dir.join(format!("{name}.crt")),
-            dir.join(format!("{name}.key")),
-        );
+        let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         std::fs::write(&certificate, &self.certificate)?;
         std::fs::write(&key, &self.key)?;
         Ok((certificate, key))

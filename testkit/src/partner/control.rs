@@ -41,10 +41,7 @@ impl IntoResponse for Refused {
 
 /// The routes of some users.
 pub fn router(users: impl IntoIterator<Item = User>) -> Router {
-    let users: BTreeMap<String, User> = users
-        .into_iter()
-        .map(|user| (user.jid().to_string(), user))
-        .collect();
+    let users: BTreeMap<String, User> = users.into_iter().map(|user| (user.jid().to_string(), user)).collect();
     Router::new()
         .route("/users/{jid}", get(state))
         .route("/users/{jid}/stanza", post(send))
@@ -58,18 +55,11 @@ fn find<'a>(users: &'a Users, jid: &str) -> Result<&'a User, Refused> {
         .ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no user {jid} here")))
 }
 
-async fn state(
-    State(users): State<Users>,
-    Path(jid): Path<String>,
-) -> Result<Json<Value>, Refused> {
+async fn state(State(users): State<Users>, Path(jid): Path<String>) -> Result<Json<Value>, Refused> {
     Ok(Json(json!({ "online": find(&users, &jid)?.online() })))
 }
 
-async fn send(
-    State(users): State<Users>,
-    Path(jid): Path<String>,
-    xml: String,
-) -> Result<Json<Value>, Refused> {
+async fn send(State(users): State<Users>, Path(jid): Path<String>, xml: String) -> Result<Json<Value>, Refused> {
     match find(&users, &jid)?.send(&xml).await {
         Ok(()) => Ok(Json(json!({}))),
         Err(error) => Err(Refused(StatusCode::BAD_REQUEST, error.to_string())),

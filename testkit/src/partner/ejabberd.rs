@@ -23,10 +23,7 @@ pub(super) fn prepare(config: &ServerConfig) -> Result<Command, Error> {
     let inetrc = dir.join("inetrc");
     std::fs::write(
         &inetrc,
-        format!(
-            "{{resolv_conf,\"{}\"}}.\n{{lookup,[file,dns]}}.\n",
-            resolver.display()
-        ),
+        format!("{{resolv_conf,\"{}\"}}.\n{{lookup,[file,dns]}}.\n", resolver.display()),
     )?;
     let mut command = Command::new("erl");
     command
@@ -51,8 +48,7 @@ fn certificates(config: &ServerConfig) -> Result<Vec<String>, Error> {
     for (number, host) in config.hosts.iter().enumerate() {
         if let Some((certificate, key)) = &host.certificate {
             let read = |path: &Path| {
-                std::fs::read_to_string(path)
-                    .map_err(|error| format!("cannot read {}: {error}", path.display()))
+                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
             };
             let file = dir.join(format!("{number}.pem"));
             std::fs::write(&file, format!("{}{}", read(certificate)?, read(key)?))?;
@@ -69,11 +65,7 @@ fn configuration(config: &ServerConfig, certificates: &[String]) -> Value {
         .iter()
         .map(|host| (host.domain.clone(), of_host(host)))
         .collect();
-    let domains: Vec<&str> = config
-        .hosts
-        .iter()
-        .map(|host| host.domain.as_str())
-        .collect();
+    let domains: Vec<&str> = config.hosts.iter().map(|host| host.domain.as_str()).collect();
     let mut root = json!({
         "loglevel": "info",
         "hosts": domains,
@@ -109,8 +101,7 @@ fn of_host(host: &HostConfig) -> Value {
 }
 
 fn modules(proof: Proof) -> Value {
-    let mut modules =
-        json!({ "mod_disco": {}, "mod_ping": {}, "mod_roster": {}, "mod_version": {} });
+    let mut modules = json!({ "mod_disco": {}, "mod_ping": {}, "mod_roster": {}, "mod_version": {} });
     if proof == Proof::Any
         && let Some(modules) = modules.as_object_mut()
     {

@@ -22,39 +22,24 @@ pub(super) fn prepare(config: &ServerConfig) -> Result<Command, Error> {
     // A socket left behind keeps a new process from listening.
     let _ = std::fs::remove_file(config.dir.join("prosody.sock"));
     let mut command = Command::new("lua5.4");
-    command
-        .args(["/usr/bin/prosody", "-F", "--config"])
-        .arg(&file);
+    command.args(["/usr/bin/prosody", "-F", "--config"]).arg(&file);
     Ok(command)
 }
 
 /// What all hosts must agree on.
-fn common<T: Copy + PartialEq>(
-    config: &ServerConfig,
-    what: &str,
-    of: impl Fn(&HostConfig) -> T,
-) -> Result<T, Error> {
+fn common<T: Copy + PartialEq>(config: &ServerConfig, what: &str, of: impl Fn(&HostConfig) -> T) -> Result<T, Error> {
     let mut values = config.hosts.iter().map(of);
-    let first = values
-        .next()
-        .ok_or("a Prosody without virtual hosts is not started")?;
+    let first = values.next().ok_or("a Prosody without virtual hosts is not started")?;
     if values.all(|value| value == first) {
         return Ok(first);
     }
-    Err(format!(
-        "Prosody decides for all its hosts at once {what}: start a second process for the others"
-    )
-    .into())
+    Err(format!("Prosody decides for all its hosts at once {what}: start a second process for the others").into())
 }
 
 fn configuration(config: &ServerConfig) -> Result<String, Error> {
-    let required = common(config, "whether TLS is required", |host| {
-        host.tls == Tls::Required
-    })?;
+    let required = common(config, "whether TLS is required", |host| host.tls == Tls::Required)?;
     let proof = common(config, "whether dialback counts", |host| host.proof)?;
-    let ServerConfig {
-        dir, address, dns, ..
-    } = config;
+    let ServerConfig { dir, address, dns, .. } = config;
     let text = |value: &dyn std::fmt::Display| lua_string(&value.to_string());
     let path = |path: &Path| lua_string(&path.display().to_string());
     let dialback = match proof {

@@ -73,9 +73,7 @@ pub struct HostConfig {
 
 impl ServerConfig {
     pub(super) fn log_file(&self) -> PathBuf {
-        self.log
-            .clone()
-            .unwrap_or_else(|| self.dir.join("server.log"))
+        self.log.clone().unwrap_or_else(|| self.dir.join("server.log"))
     }
 }
 
@@ -145,8 +143,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Error> {
 }
 
 fn make_folder(dir: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(dir)
-        .map_err(|error| format!("cannot make {}: {error}", dir.display()).into())
+    std::fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()).into())
 }
 
 /// Writes everything the server needs and says how it is started: in the foreground. ejabberd makes its accounts when it is

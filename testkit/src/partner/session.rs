@@ -13,9 +13,7 @@ use minidom::Element;
 use tokio::sync::{mpsc, oneshot};
 use tokio_xmpp::Stanza;
 use tokio_xmpp::connect::{DnsConfig, TcpServerConnector};
-use tokio_xmpp::stanzastream::{
-    Event, StanzaStage, StanzaState, StanzaStream, StanzaToken, StreamEvent,
-};
+use tokio_xmpp::stanzastream::{Event, StanzaStage, StanzaState, StanzaStream, StanzaToken, StreamEvent};
 use tokio_xmpp::xmlstream::Timeouts;
 use xmpp_parsers::disco::{DiscoInfoResult, Identity};
 use xmpp_parsers::iq::Iq;
@@ -44,8 +42,7 @@ pub struct User {
 impl User {
     /// Starts the session in the background; it connects, and reconnects, by itself.
     pub fn connect(jid: &str, password: &str, server: SocketAddr) -> Result<Self, Error> {
-        let jid =
-            BareJid::from_str(jid).map_err(|error| format!("{jid} is no bare JID: {error}"))?;
+        let jid = BareJid::from_str(jid).map_err(|error| format!("{jid} is no bare JID: {error}"))?;
         let connector = TcpServerConnector(DnsConfig::addr(&server.to_string()));
         let stream = StanzaStream::new_c2s(
             connector,
@@ -93,17 +90,13 @@ impl User {
         let unsent = || format!("{} has no session at its server", self.jid);
         let (reply, token) = oneshot::channel();
         let written = async {
-            self.outgoing
-                .send((stanza, reply))
-                .await
-                .map_err(|_| unsent())?;
+            self.outgoing.send((stanza, reply)).await.map_err(|_| unsent())?;
             let mut token = token.await.map_err(|_| unsent())?;
             match token.wait_for(StanzaStage::Sent).await {
                 Some(StanzaState::Sent { .. } | StanzaState::Acked { .. }) => Ok(()),
-                Some(StanzaState::Failed { error }) => Err(format!(
-                    "the stanza was not sent: {}",
-                    error.into_io_error()
-                )),
+                Some(StanzaState::Failed { error }) => {
+                    Err(format!("the stanza was not sent: {}", error.into_io_error()))
+                }
                 _ => Err(unsent()),
             }
         };
@@ -207,9 +200,7 @@ enum Business {
 /// What the session deals with itself.
 fn own_business(stanza: &Stanza, own: &BareJid) -> Business {
     match stanza {
-        Stanza::Iq(Iq::Get {
-            from, id, payload, ..
-        }) => {
+        Stanza::Iq(Iq::Get { from, id, payload, .. }) => {
             let result: Element = if payload.is("ping", ns::PING) {
                 return Business::Answer(result(from.clone(), id, None));
             } else if payload.is("query", ns::VERSION) {
@@ -235,9 +226,9 @@ fn own_business(stanza: &Stanza, own: &BareJid) -> Business {
             };
             Business::Answer(self::result(from.clone(), id, Some(result)))
         }
-        Stanza::Iq(Iq::Set {
-            from, id, payload, ..
-        }) if payload.is("query", ns::ROSTER) => Business::Answer(result(from.clone(), id, None)),
+        Stanza::Iq(Iq::Set { from, id, payload, .. }) if payload.is("query", ns::ROSTER) => {
+            Business::Answer(result(from.clone(), id, None))
+        }
         Stanza::Iq(Iq::Result { id, .. }) if id == ROSTER_ID => Business::Nothing,
         // The server reflects the user's own presence.
         Stanza::Presence(Presence {
@@ -270,9 +261,7 @@ mod tests {
     #[case("<iq to='alice@coluc.com/x' id='p1' type='get'><ping xmlns='urn:xmpp:ping'/></iq>")]
     fn a_raw_stanza_keeps_what_it_says(#[case] xml: &str) {
         let again = to_xml(parse_stanza(xml).expect("a stanza"));
-        let expected =
-            Element::from_reader_with_prefixes(xml.as_bytes(), ns::JABBER_CLIENT.to_owned())
-                .expect("XML");
+        let expected = Element::from_reader_with_prefixes(xml.as_bytes(), ns::JABBER_CLIENT.to_owned()).expect("XML");
         assert_eq!(again.parse::<Element>().expect("XML"), expected);
     }
 
@@ -287,17 +276,13 @@ mod tests {
     #[test]
     fn a_ping_is_answered_and_a_message_is_kept() {
         let own: BareJid = "bob@vngtp.lab".parse().expect("JID");
-        let ping = parse_stanza(
-            "<iq from='alice@coluc.com/x' id='p1' type='get'><ping xmlns='urn:xmpp:ping'/></iq>",
-        )
-        .expect("a stanza");
+        let ping = parse_stanza("<iq from='alice@coluc.com/x' id='p1' type='get'><ping xmlns='urn:xmpp:ping'/></iq>")
+            .expect("a stanza");
         let Business::Answer(answer) = own_business(&ping, &own) else {
             panic!("a ping is the session's own business");
         };
         assert_eq!(
-            String::from(&Element::from(*answer))
-                .parse::<Element>()
-                .expect("XML"),
+            String::from(&Element::from(*answer)).parse::<Element>().expect("XML"),
             "<iq xmlns='jabber:client' to='alice@coluc.com/x' id='p1' type='result'/>"
                 .parse::<Element>()
                 .expect("XML")

@@ -100,9 +100,7 @@ pub async fn play(world: &World, table: &mut Table) {
     for round in 0..count() {
         let with = format!("{DOMAINS} domains, round {}", round + 1);
         table
-            .case("10 a burst of keys", &with, async |_| {
-                one(world, round).await
-            })
+            .case("10 a burst of keys", &with, async |_| one(world, round).await)
             .await;
     }
 }
@@ -113,11 +111,7 @@ async fn one(world: &World, round: usize) -> Result<String, Error> {
         let text = world.metrics(&edge).await?;
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let value = line.and_then(|value| value.trim().parse::<f64>().ok());
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a counter"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter")]
         Ok::<_, Error>(value.unwrap_or_default() as usize)
     };
     let valid = "xmpp_edge_dialback_seconds_count{role=\"receiving\",outcome=\"valid\"}";
@@ -130,9 +124,7 @@ async fn one(world: &World, round: usize) -> Result<String, Error> {
         let (keys, messages) = (now.0 - before.0, now.1 - before.1);
         let seconds = began.elapsed().as_secs_f64();
         if keys >= DOMAINS && messages >= DOMAINS {
-            return Ok(format!(
-                "{keys} valid, {messages} messages in {seconds:.1} s"
-            ));
+            return Ok(format!("{keys} valid, {messages} messages in {seconds:.1} s"));
         }
         ensure(began.elapsed() < TIME, || {
             format!("after {seconds:.0} s: {keys} valid, {messages} messages of {DOMAINS}")

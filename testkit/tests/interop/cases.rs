@@ -34,15 +34,7 @@ pub async fn play(world: &World, table: &mut Table) {
         for edge in ["dis", "opt"] {
             let name = format!("1 dialback clear, edge {edge}");
             let local = format!("{edge}.coluc.com");
-            full(
-                world,
-                table,
-                &name,
-                (edge, &local),
-                &partner,
-                [CLEAR, CLEAR],
-            )
-            .await;
+            full(world, table, &name, (edge, &local), &partner, [CLEAR, CLEAR]).await;
         }
         let partner = with(server, Tls::Required, Kind::SelfSigned);
         let ours = ("own", "coluc.com");
@@ -183,15 +175,7 @@ async fn server_auth_only(world: &World, table: &mut Table) {
             Server::Ejabberd => DIALBACK,
         };
         let partner = with(server, Tls::Required, Kind::Valid);
-        full(
-            world,
-            table,
-            "4 ours serverAuth only",
-            sa,
-            &partner,
-            [ours, EXTERNAL],
-        )
-        .await;
+        full(world, table, "4 ours serverAuth only", sa, &partner, [ours, EXTERNAL]).await;
         let partner = with(server, Tls::Required, Kind::ServerAuthOnly);
         full(
             world,
@@ -215,20 +199,16 @@ async fn server_auth_only(world: &World, table: &mut Table) {
     }
     let partner = strict(Server::Ejabberd, Kind::Valid);
     table
-        .case(
-            "4 ours serverAuth only, no dialback",
-            &partner,
-            async |_: Talk| {
-                let (alice, bob) = (world.alice("sa.coluc.com"), world.bob(&partner));
-                let there = message(&alice, &bob).await?;
-                ensure(matches!(there, Outcome::Bounced(_)), || {
-                    format!("expected to be refused by its verifier: {there}")
-                })?;
-                Ok(format!(
-                    "out refused by ejabberd's verifier as expected, alice is told: {there}"
-                ))
-            },
-        )
+        .case("4 ours serverAuth only, no dialback", &partner, async |_: Talk| {
+            let (alice, bob) = (world.alice("sa.coluc.com"), world.bob(&partner));
+            let there = message(&alice, &bob).await?;
+            ensure(matches!(there, Outcome::Bounced(_)), || {
+                format!("expected to be refused by its verifier: {there}")
+            })?;
+            Ok(format!(
+                "out refused by ejabberd's verifier as expected, alice is told: {there}"
+            ))
+        })
         .await;
 }
 
@@ -243,9 +223,7 @@ async fn host_by_its_a_label(world: &World, table: &mut Table, domain: &str, int
             for written in [domain, international] {
                 let id = format!("to-{}", written.len());
                 let from = bob.position().await?;
-                let text = format!(
-                    "<message to='bob@{written}' id='{id}' type='chat'><body>{id}</body></message>"
-                );
+                let text = format!("<message to='bob@{written}' id='{id}' type='chat'><body>{id}</body></message>");
                 alice.send(&text).await?;
                 bob.expect(from, "the message", PATIENCE, |stanza| {
                     stanza.id == id && stanza.kind != "error"
@@ -254,11 +232,7 @@ async fn host_by_its_a_label(world: &World, table: &mut Table, domain: &str, int
                 seen.push(written);
             }
             let secured = secured(world, ("own", "coluc.com"), domain, [DIALBACK, DIALBACK]);
-            Ok(format!(
-                "reached as {}; {}",
-                seen.join(" and "),
-                secured.await?
-            ))
+            Ok(format!("reached as {}; {}", seen.join(" and "), secured.await?))
         })
         .await;
 }
@@ -268,13 +242,7 @@ async fn alias(world: &World, table: &mut Table, partner: &str) {
         .case("6 chat alias", partner, async |talk| {
             let (alias, bob) = (world.alice("conference.coluc.com"), world.bob(partner));
             traffic::conference(talk, &alias, &bob).await?;
-            secured(
-                world,
-                ("own", "conference.coluc.com"),
-                partner,
-                [DIALBACK, DIALBACK],
-            )
-            .await
+            secured(world, ("own", "conference.coluc.com"), partner, [DIALBACK, DIALBACK]).await
         })
         .await;
 }
@@ -297,9 +265,7 @@ async fn two_edges(world: &World, table: &mut Table) {
                 for (way, back) in [("outbound", "inbound"), ("inbound", "outbound")] {
                     let mine = here.pair(way, local, "other.lab").await?;
                     let theirs = there.pair(back, "other.lab", local).await?;
-                    ensure(mine == theirs, || {
-                        format!("{name} says {mine:?}, other {theirs:?}")
-                    })?;
+                    ensure(mine == theirs, || format!("{name} says {mine:?}, other {theirs:?}"))?;
                     seen.push(mine.map(|pair| pair.to_string()).unwrap_or_default());
                 }
                 ensure(seen == expected, || {

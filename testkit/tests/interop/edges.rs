@@ -343,25 +343,12 @@ impl Edge {
             format!("{} refuses its configuration: {status}", self.spec.name)
         })?;
         let hash = status.get("configHash").and_then(Value::as_str);
-        Ok(hash
-            .ok_or_else(|| format!("no hash in {status}"))?
-            .to_owned())
+        Ok(hash.ok_or_else(|| format!("no hash in {status}"))?.to_owned())
     }
 
     /// How a pair of domains (A-labels) is connected in a direction (`inbound`, `outbound`).
-    pub async fn pair(
-        &self,
-        direction: &str,
-        local: &str,
-        remote: &str,
-    ) -> Result<Option<Pair>, Error> {
-        let text = |value: &Value, name: &str| {
-            value
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+    pub async fn pair(&self, direction: &str, local: &str, remote: &str) -> Result<Option<Pair>, Error> {
+        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         for stream in self.connections().await? {
             if text(&stream, "direction") != direction {
                 continue;
@@ -406,10 +393,7 @@ pub fn binary() -> Result<PathBuf, Error> {
     let lab = PathBuf::from(testkit::lab::api::testkit_binary()?);
     let edge = lab.with_file_name("xmpp-federation-edge");
     ensure(edge.is_file(), || {
-        format!(
-            "{} is missing: run `cargo build --workspace --bins`",
-            edge.display()
-        )
+        format!("{} is missing: run `cargo build --workspace --bins`", edge.display())
     })?;
     Ok(edge)
 }

@@ -46,15 +46,12 @@ pub async fn agreed(
     direction: Direction,
 ) -> Result<Pair, Error> {
     let way = direction.of_the_edge();
-    let ours = edge
-        .pair(way, local, &partner.ascii)
-        .await?
-        .ok_or_else(|| {
-            format!(
-                "{} has no {way} stream for {local} and {}",
-                edge.spec.name, partner.ascii
-            )
-        })?;
+    let ours = edge.pair(way, local, &partner.ascii).await?.ok_or_else(|| {
+        format!(
+            "{} has no {way} stream for {local} and {}",
+            edge.spec.name, partner.ascii
+        )
+    })?;
     let file = world.server_log(partner.process);
     // Logs are written a little later than things happen.
     let theirs = until("the partner's log", async || {

@@ -14,12 +14,7 @@
 //! `INTEROP_ROTATION_PAUSE=60` sets the seconds between two replicas' reloads during the rotation (default 2),
 //! `INTEROP_KEEP_LOGS=1` keeps the logs also of a success.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
 mod burst;
 mod cases;

@@ -153,14 +153,10 @@ const RULES: &[Rule] = &[
 impl Rule {
     fn fits(&self, cell: Cell) -> bool {
         self.modes.contains(&cell.mode)
-            && self
-                .required
-                .is_none_or(|required| required == cell.required)
+            && self.required.is_none_or(|required| required == cell.required)
             && self.peers.contains(&cell.peer)
             && self.certificates.hold(cell.certificate)
-            && self
-                .direction
-                .is_none_or(|direction| direction == cell.direction)
+            && self.direction.is_none_or(|direction| direction == cell.direction)
     }
 }
 
@@ -172,9 +168,7 @@ fn skipped(cell: Cell) -> Option<&'static str> {
         );
     }
     if cell.peer == Tls::Off && cell.certificate.is_some() {
-        return Some(
-            "partner without TLS: it shows no certificate, the kinds do not differ; tried once, as missing",
-        );
+        return Some("partner without TLS: it shows no certificate, the kinds do not differ; tried once, as missing");
     }
     if cell.server == Server::Ejabberd && cell.certificate.is_none() && cell.peer != Tls::Off {
         return Some(
@@ -200,10 +194,7 @@ pub async fn play(world: &World, table: &mut Table) -> Result<(), Error> {
     let mut skips: BTreeMap<&str, usize> = BTreeMap::new();
     let mut meetings = Vec::new();
     for server in SERVERS {
-        for (mode, required) in MODES
-            .into_iter()
-            .flat_map(|mode| [(mode, false), (mode, true)])
-        {
+        for (mode, required) in MODES.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
             for (peer, certificate) in PEER_MODES
                 .into_iter()
                 .flat_map(|peer| CERTIFICATES.map(|kind| (peer, kind)))
@@ -289,18 +280,11 @@ async fn try_cell(world: &World, cell: Cell) -> Tried {
             };
             told = Some(format!("{sender} is told {outcome}"));
             let expected = rule.is_some_and(|rule| {
-                let check = if by_partner(cell) {
-                    PARTNER
-                } else {
-                    rule.check
-                };
+                let check = if by_partner(cell) { PARTNER } else { rule.check };
                 rule.expected == Expected::Refused && checks.contains(check)
             });
             let by = checks.into_iter().collect::<Vec<_>>().join("+");
-            (
-                expected && outcome != Outcome::Silence,
-                format!("refused: {by}"),
-            )
+            (expected && outcome != Outcome::Silence, format!("refused: {by}"))
         }
     };
     if !ok {
@@ -339,21 +323,12 @@ enum Seen {
 }
 
 /// The checks that a pair's streams in one direction failed, by the edge's log.
-fn failed_checks(
-    edge: &Edge,
-    local: &str,
-    partner: &str,
-    direction: Direction,
-) -> BTreeSet<String> {
-    let is = |line: &Value, field: &str, value: &str| {
-        line.get(field).and_then(Value::as_str) == Some(value)
-    };
+fn failed_checks(edge: &Edge, local: &str, partner: &str, direction: Direction) -> BTreeSet<String> {
+    let is = |line: &Value, field: &str, value: &str| line.get(field).and_then(Value::as_str) == Some(value);
     edge.log_lines("peer refused")
         .iter()
         .filter(|line| {
-            is(line, "remote", partner)
-                && is(line, "local", local)
-                && is(line, "direction", direction.of_the_edge())
+            is(line, "remote", partner) && is(line, "local", local) && is(line, "direction", direction.of_the_edge())
         })
         .filter_map(|line| line.get("check")?.as_str().map(str::to_owned))
         .collect()
@@ -400,14 +375,7 @@ async fn see(world: &World, cell: &Cell) -> Result<Seen, Error> {
         .await?;
         return Ok(Seen::Not(outcome, checks));
     }
-    let pair = agreed(
-        world,
-        &edge,
-        &local,
-        world.partner(&partner),
-        cell.direction,
-    )
-    .await?;
+    let pair = agreed(world, &edge, &local, world.partner(&partner), cell.direction).await?;
     Ok(Seen::Arrived(pair.to_string()))
 }
 
@@ -431,14 +399,8 @@ fn rendered(tried: &[Tried]) -> String {
         let at = (
             MODES.iter().position(|other| *other == mode).unwrap_or(0),
             required,
-            PEER_MODES
-                .iter()
-                .position(|other| *other == peer)
-                .unwrap_or(0),
-            CERTIFICATES
-                .iter()
-                .position(|other| *other == certificate)
-                .unwrap_or(0),
+            PEER_MODES.iter().position(|other| *other == peer).unwrap_or(0),
+            CERTIFICATES.iter().position(|other| *other == certificate).unwrap_or(0),
         );
         let column = (server == Server::Ejabberd, direction == Direction::In);
         lines.entry(at).or_default().insert(column, one);

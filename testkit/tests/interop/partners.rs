@@ -102,30 +102,10 @@ pub fn domain_of(server: Server, tls: Tls, proof: Proof, certificate: Option<Kin
 
 /// International domains, with their A-labels and certificates.
 pub const INTERNATIONAL: [(&str, &str, Server, Kind); 4] = [
-    (
-        "bücher.lab",
-        "xn--bcher-kva.lab",
-        Server::Prosody,
-        Kind::Valid,
-    ),
-    (
-        "grün.lab",
-        "xn--grn-ioa.lab",
-        Server::Prosody,
-        Kind::SelfSigned,
-    ),
-    (
-        "zürich.lab",
-        "xn--zrich-kva.lab",
-        Server::Ejabberd,
-        Kind::Valid,
-    ),
-    (
-        "öl.lab",
-        "xn--l-0ga.lab",
-        Server::Ejabberd,
-        Kind::SelfSigned,
-    ),
+    ("bücher.lab", "xn--bcher-kva.lab", Server::Prosody, Kind::Valid),
+    ("grün.lab", "xn--grn-ioa.lab", Server::Prosody, Kind::SelfSigned),
+    ("zürich.lab", "xn--zrich-kva.lab", Server::Ejabberd, Kind::Valid),
+    ("öl.lab", "xn--l-0ga.lab", Server::Ejabberd, Kind::SelfSigned),
 ];
 
 /// Hosts that an administrator wrote down with the A-label, each with its U-label; the second must be:
@@ -152,21 +132,11 @@ pub fn partners() -> Vec<Partner> {
     for server in [Server::Prosody, Server::Ejabberd] {
         add(server, Tls::Off, Proof::Any, None);
         for tls in [Tls::Optional, Tls::Required] {
-            for kind in [
-                Kind::Valid,
-                Kind::SelfSigned,
-                Kind::Expired,
-                Kind::WrongName,
-            ] {
+            for kind in [Kind::Valid, Kind::SelfSigned, Kind::Expired, Kind::WrongName] {
                 add(server, tls, Proof::Any, Some(kind));
             }
         }
-        add(
-            server,
-            Tls::Required,
-            Proof::Any,
-            Some(Kind::ServerAuthOnly),
-        );
+        add(server, Tls::Required, Proof::Any, Some(Kind::ServerAuthOnly));
         for kind in [Kind::Valid, Kind::ServerAuthOnly] {
             add(server, Tls::Required, Proof::Certificate, Some(kind));
         }
@@ -210,32 +180,17 @@ const fn process_of(server: Server, tls: Tls, proof: Proof) -> Process {
 impl Process {
     /// Its own log.
     pub fn log(self, lab: &Lab) -> PathBuf {
-        lab.layout()
-            .logs_dir()
-            .join(format!("{}-server.log", self.name))
+        lab.layout().logs_dir().join(format!("{}-server.log", self.name))
     }
 
     /// Writes its configuration and starts it on its host.
-    pub fn start(
-        self,
-        lab: &Lab,
-        partners: &[Partner],
-        authority: &Authority,
-        ca: &Path,
-    ) -> Result<(), Error> {
+    pub fn start(self, lab: &Lab, partners: &[Partner], authority: &Authority, ca: &Path) -> Result<(), Error> {
         let dir = lab.dir().join("partners").join(self.name);
         let mut hosts = Vec::new();
-        for partner in partners
-            .iter()
-            .filter(|partner| partner.process.name == self.name)
-        {
+        for partner in partners.iter().filter(|partner| partner.process.name == self.name) {
             let certificate = partner
                 .certificate
-                .map(|kind| {
-                    authority
-                        .issue(kind, &[&partner.ascii])?
-                        .write(&dir, &partner.ascii)
-                })
+                .map(|kind| authority.issue(kind, &[&partner.ascii])?.write(&dir, &partner.ascii))
                 .transpose()?;
             hosts.push(HostConfig {
                 domain: partner.domain.clone(),

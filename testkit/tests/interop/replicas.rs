@@ -82,9 +82,7 @@ async fn control(world: &World) -> Result<String, Error> {
         }
         tries += 1;
         if let Some(count) = outcomes(world, &replicas).await?.get(refused) {
-            return Ok(format!(
-                "{count} keys refused after {tries} rounds, as it must be"
-            ));
+            return Ok(format!("{count} keys refused after {tries} rounds, as it must be"));
         }
         ensure(tries < 10, || {
             "nobody refused a key under a secret that is unknown there".to_owned()
@@ -98,9 +96,7 @@ async fn loaded(edge: &Edge) -> Result<Duration, Error> {
     let began = Instant::now();
     until("the new configuration", async || {
         let loaded = edge.config_hash().await?;
-        ensure(loaded == hash, || {
-            format!("{} has {loaded}", edge.spec.name)
-        })
+        ensure(loaded == hash, || format!("{} has {loaded}", edge.spec.name))
     })
     .await?;
     Ok(began.elapsed())
@@ -123,14 +119,10 @@ async fn elsewhere(talk: Talk, world: &World, partner: &str) -> Result<String, E
             }
         }
         let keys = Keys::read(&replicas, &began, partner);
-        ensure(keys.refused == 0, || {
-            format!("{} keys were refused", keys.refused)
-        })?;
+        ensure(keys.refused == 0, || format!("{} keys were refused", keys.refused))?;
         talk.fact("keys sent and confirmed", format_args!("{keys:?}"));
         // Which replica is asked is the load balancer's turn; once all three have a stream, some question went elsewhere.
-        if keys.sent_by.values().filter(|count| **count > 0).count() == REPLICAS
-            && keys.elsewhere > 0
-        {
+        if keys.sent_by.values().filter(|count| **count > 0).count() == REPLICAS && keys.elsewhere > 0 {
             return Ok(format!(
                 "{} keys, {} confirmed by another replica than the one that sent them, none refused; {} messages each way",
                 keys.confirmed,
@@ -138,9 +130,7 @@ async fn elsewhere(talk: Talk, world: &World, partner: &str) -> Result<String, E
                 rounds * ROUND
             ));
         }
-        ensure(rounds < 5, || {
-            format!("no replica answered for another one: {keys:?}")
-        })?;
+        ensure(rounds < 5, || format!("no replica answered for another one: {keys:?}"))?;
         close_outbound(&replicas, partner).await?;
     }
 }
@@ -164,9 +154,7 @@ impl Keys {
             let skip = after.get(number).copied().unwrap_or(0);
             for line in edge.log().into_iter().skip(skip) {
                 let field = |name: &str| {
-                    let found = line
-                        .get(name)
-                        .or_else(|| line.pointer(&format!("/fields/{name}")));
+                    let found = line.get(name).or_else(|| line.pointer(&format!("/fields/{name}")));
                     found.and_then(Value::as_str).unwrap_or_default().to_owned()
                 };
                 if field("remote") != partner || field("local") != DOMAIN {
@@ -206,8 +194,7 @@ async fn close_outbound(replicas: &[Edge], partner: &str) -> Result<(), Error> {
                 .into_iter()
                 .flatten()
                 .any(|pair| pair.get("remote").and_then(Value::as_str) == Some(partner));
-            if let (true, true, Some(id)) = (ours, meant, stream.get("id").and_then(Value::as_u64))
-            {
+            if let (true, true, Some(id)) = (ours, meant, stream.get("id").and_then(Value::as_u64)) {
                 edge.close(id).await;
             }
         }
@@ -224,8 +211,7 @@ async fn outcomes(world: &World, replicas: &[Edge]) -> Result<BTreeMap<String, u
                 continue;
             };
             if let Some((labels, value)) = rest.rsplit_once("} ") {
-                *sums.entry(labels.replace('"', "")).or_default() +=
-                    value.parse::<u64>().unwrap_or(0);
+                *sums.entry(labels.replace('"', "")).or_default() += value.parse::<u64>().unwrap_or(0);
             }
         }
     }
@@ -255,9 +241,7 @@ async fn rotation(talk: Talk, world: &World) -> Result<String, Error> {
         traffic.push((back, bob, alice));
     }
     let flow = async {
-        let runs = traffic
-            .iter()
-            .map(|(run, from, to)| run.send(from, to, 0, PACE));
+        let runs = traffic.iter().map(|(run, from, to)| run.send(from, to, 0, PACE));
         let sent = futures::future::try_join_all(runs).await;
         stop.store(true, Ordering::Relaxed);
         sent.map(|_| ())
@@ -327,12 +311,8 @@ async fn rotation(talk: Talk, world: &World) -> Result<String, Error> {
     })?;
     let asked: u64 = valid.get("role=authoritative").copied().unwrap_or(0);
     let least = u64::try_from(REPLICAS * 9).unwrap_or(u64::MAX);
-    ensure(asked >= least, || {
-        format!("only {asked} keys were verified: {valid:?}")
-    })?;
-    ensure(lost == 0, || {
-        format!("{lost} messages were lost or doubled")
-    })?;
+    ensure(asked >= least, || format!("only {asked} keys were verified: {valid:?}"))?;
+    ensure(lost == 0, || format!("{lost} messages were lost or doubled"))?;
     Ok(format!(
         "9 reloads {} s apart: {asked} keys confirmed, none refused; {sent} messages, {delivered} delivered, {reported} reported",
         pause.as_secs()

@@ -27,12 +27,7 @@ struct Row {
 
 impl Table {
     /// Plays a case: what it returns is the evidence, in a line.
-    pub async fn case(
-        &mut self,
-        case: &str,
-        with: &str,
-        work: impl AsyncFnOnce(Talk) -> Result<String, Error>,
-    ) {
+    pub async fn case(&mut self, case: &str, with: &str, work: impl AsyncFnOnce(Talk) -> Result<String, Error>) {
         let began = Instant::now();
         let mut outcome = None;
         let headline = format!("{case}, {with}");
@@ -85,9 +80,6 @@ impl Table {
             let _ = writeln!(text, "\n{block}");
         }
         let _ = std::io::stdout().write_all(text.as_bytes());
-        let _ = std::fs::write(
-            testkit::lab::layout::repository().join("target/interop.txt"),
-            text,
-        );
+        let _ = std::fs::write(testkit::lab::layout::repository().join("target/interop.txt"), text);
     }
 }

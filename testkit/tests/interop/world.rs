@@ -41,11 +41,9 @@ struct Cluster {
 
 impl Cluster {
     fn edges(self) -> impl Iterator<Item = Spec> {
-        EDGES.into_iter().filter(move |edge| {
-            edge.domains
-                .iter()
-                .all(|domain| domain.ends_with(self.zone))
-        })
+        EDGES
+            .into_iter()
+            .filter(move |edge| edge.domains.iter().all(|domain| domain.ends_with(self.zone)))
     }
 
     /// One node for each edge, replicas share one: a user's home is where the edge of its domain is linked.
@@ -84,8 +82,7 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
         lab.add_host(process.name, &[process.address]).await?;
         process.start(lab, &partners, &authority, &ca)?;
     }
-    lab.add_host(burst::MANY.name, &[burst::MANY.address])
-        .await?;
+    lab.add_host(burst::MANY.name, &[burst::MANY.address]).await?;
     burst::start(lab, &authority, &ca)?;
     let certificates = Certificates {
         authority: &authority,
@@ -108,13 +105,10 @@ pub async fn start(lab: &Lab) -> Result<(), Error> {
         lab.wait_for_port(spec.name, spec.address, 5269).await?;
     }
     for process in PROCESSES {
-        lab.wait_for_port(process.name, process.address, 5222)
-            .await?;
-        lab.wait_for_port(process.name, process.address, 5269)
-            .await?;
+        lab.wait_for_port(process.name, process.address, 5222).await?;
+        lab.wait_for_port(process.name, process.address, 5269).await?;
     }
-    lab.wait_for_port(burst::MANY.name, burst::MANY.address, 5269)
-        .await?;
+    lab.wait_for_port(burst::MANY.name, burst::MANY.address, 5269).await?;
     println!(
         "{} edges, {} domains at {} servers: up in {:.1} s",
         EDGES.len(),
@@ -149,14 +143,7 @@ fn records(partners: &[Partner]) -> Vec<RecordSpec> {
             values: vec![value.to_owned()],
         });
     };
-    let mut zones = vec![
-        "coluc.com",
-        "other.lab",
-        "pro.lab",
-        "eja.lab",
-        "many.lab",
-        "hosts.lab",
-    ];
+    let mut zones = vec!["coluc.com", "other.lab", "pro.lab", "eja.lab", "many.lab", "hosts.lab"];
     zones.extend(partners::INTERNATIONAL.map(|(_, ascii, ..)| ascii));
     zones.extend(partners::A_LABELS.map(|(ascii, _)| ascii));
     for zone in zones {
@@ -308,26 +295,18 @@ impl World {
     /// The edge of that name.
     pub fn edge(&self, name: &str) -> Edge {
         let spec = EDGES.into_iter().find(|edge| edge.name == name);
-        Edge::of(
-            &self.lab,
-            spec.unwrap_or_else(|| panic!("there is no edge {name}")),
-        )
+        Edge::of(&self.lab, spec.unwrap_or_else(|| panic!("there is no edge {name}")))
     }
 
     /// The partner of that domain.
     pub fn partner(&self, domain: &str) -> &Partner {
-        let found = self
-            .partners
-            .iter()
-            .find(|partner| partner.domain == domain);
+        let found = self.partners.iter().find(|partner| partner.domain == domain);
         found.unwrap_or_else(|| panic!("there is no partner {domain}"))
     }
 
     /// A user of ours: alice at a domain, or a chat alias.
     pub fn alice(&self, domain: &str) -> User {
-        let cluster = CLUSTERS
-            .into_iter()
-            .find(|cluster| domain.ends_with(cluster.zone));
+        let cluster = CLUSTERS.into_iter().find(|cluster| domain.ends_with(cluster.zone));
         let cluster = cluster.unwrap_or_else(|| panic!("nobody serves {domain}"));
         let jid = if domain.starts_with("conference.") {
             domain.to_owned()
@@ -356,10 +335,7 @@ impl World {
 }
 
 /// Looks again and again until it is there, half a minute at most.
-pub async fn until<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, Error>,
-) -> Result<T, Error> {
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
     let began = Instant::now();
     loop {
         match look().await {

@@ -11,10 +11,7 @@ fn batch(size: usize) -> Batch {
 }
 
 fn numbered(size: usize, count: usize) -> Batch {
-    Batch {
-        count,
-        ..batch(size)
-    }
+    Batch { count, ..batch(size) }
 }
 
 fn peer(name: &str) -> Source {
@@ -105,11 +102,7 @@ async fn one_stanza_of_a_quiet_peer_passes_a_flood_and_order_within_a_peer_is_ke
     let next = take(&queue, &wake, 256 * 1024);
     let quiet = next.iter().filter(|batch| batch.count >= 1000);
     assert_eq!(quiet.count(), 40, "all of them in the first round");
-    let orders: Vec<_> = next
-        .iter()
-        .map(|b| b.count)
-        .filter(|c| *c >= 1000)
-        .collect();
+    let orders: Vec<_> = next.iter().map(|b| b.count).filter(|c| *c >= 1000).collect();
     assert!(orders.chunks(2).all(|pair| pair == [1000, 1001]));
     floods.extend(next.into_iter().filter(|batch| batch.count < 1000));
     loop {
@@ -140,10 +133,7 @@ async fn two_that_flood_get_equal_parts_whatever_the_size_of_their_batches() {
         theirs.map(|batch| batch.bytes.len()).sum()
     };
     let (coarse, fine) = (bytes(1), bytes(2));
-    assert!(
-        coarse.abs_diff(fine) <= 50_000 + 2 * QUANTUM,
-        "{coarse} {fine}"
-    );
+    assert!(coarse.abs_diff(fine) <= 50_000 + 2 * QUANTUM, "{coarse} {fine}");
 }
 
 #[tokio::test]
@@ -258,10 +248,7 @@ async fn only_what_waited_its_time_expires() {
     let _ = queue.push(&Source::Edge, other);
     assert!(queue.expire(now + hold / 2, hold).is_empty());
     let expired = queue.expire(now + hold, hold);
-    assert_eq!(
-        expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(),
-        [1]
-    );
+    assert_eq!(expired.iter().map(|b| b.bytes.len()).collect::<Vec<_>>(), [1]);
     assert!(!queue.is_empty());
     assert_eq!(queue.clear().len(), 2);
     assert!(queue.is_empty());
@@ -398,10 +385,7 @@ async fn what_waits_moves_to_another_cluster_in_order_and_frees_its_producers() 
 #[case::the_others_are_as_large(4000, 4 * 1024 * 1024)]
 #[case::the_others_need_some_rounds(4000, 300_000)]
 #[case::the_others_send_at_once(4000, 300)]
-fn a_large_batch_among_thousands_of_sources_costs_few_looks(
-    #[case] sources: usize,
-    #[case] size: usize,
-) {
+fn a_large_batch_among_thousands_of_sources_costs_few_looks(#[case] sources: usize, #[case] size: usize) {
     let queue = Queue::default();
     let wake = up(&queue);
     let large = batch(4 * 1024 * 1024);

@@ -86,11 +86,7 @@ fn play(steps: &[Step]) -> Option<edge_status::Returned> {
 #[case::silence(&[Wait(9000)], false)]
 fn everything_is_told_from_single_users(#[case] steps: &[Step], #[case] everything: bool) {
     let told = play(steps);
-    assert_eq!(
-        told.as_ref().is_some_and(|t| t.everything),
-        everything,
-        "{told:?}"
-    );
+    assert_eq!(told.as_ref().is_some_and(|t| t.everything), everything, "{told:?}");
 }
 
 #[test]
@@ -135,10 +131,7 @@ proptest! {
 }
 
 #[rstest]
-#[case(
-    "<item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>",
-    "item-not-found"
-)]
+#[case("<item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>", "item-not-found")]
 #[case(
     "<service-unavailable xmlns=\"urn:ietf:params:xml:ns:xmpp-stanzas\"/><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas' xml:lang='en'>gone away</text>",
     "service-unavailable"
@@ -148,10 +141,7 @@ proptest! {
     "redirect"
 )]
 #[case("<e:gone xmlns:e='urn:ietf:params:xml:ns:xmpp-stanzas'/>", "gone")]
-#[case(
-    "<too-hot xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>",
-    "undefined-condition"
-)]
+#[case("<too-hot xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>", "undefined-condition")]
 #[case("<too-hot xmlns='urn:example'/>", "undefined-condition")]
 #[case("", "undefined-condition")]
 fn the_condition_is_one_of_the_defined_ones(#[case] error: &str, #[case] expected: &str) {

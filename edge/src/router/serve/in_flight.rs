@@ -67,8 +67,7 @@ mod tests {
         for _ in 0..20 {
             let bytes = in_flight.room(0, MOST);
             in_flight.was_full();
-            let took =
-                Duration::from_micros(u64::try_from(bytes * 1_000_000 / per_second).unwrap_or(0));
+            let took = Duration::from_micros(u64::try_from(bytes * 1_000_000 / per_second).unwrap_or(0));
             longest = longest.max(took);
             in_flight.proven(bytes, took, MOST);
         }
@@ -83,10 +82,7 @@ mod tests {
         let (_, longest) = settle(&mut slow, 120_000);
         assert!(longest < Duration::from_secs(3), "{longest:?}");
         let (bytes, longest) = settle(&mut slow, 120_000);
-        assert!(
-            bytes <= 120_000 && longest <= 2 * LAG + LAG / 5,
-            "{bytes} {longest:?}"
-        );
+        assert!(bytes <= 120_000 && longest <= 2 * LAG + LAG / 5, "{bytes} {longest:?}");
         // It recovers.
         assert_eq!(settle(&mut slow, 200_000_000).0, MOST);
     }

@@ -55,12 +55,7 @@ impl Up<'_> {
         }
     }
 
-    fn take_routed(
-        &mut self,
-        live: &Arc<Live>,
-        envelope: &Element,
-        inside: &Element,
-    ) -> Option<usize> {
+    fn take_routed(&mut self, live: &Arc<Live>, envelope: &Element, inside: &Element) -> Option<usize> {
         if self.take_echo(inside) {
             return None;
         }
@@ -91,8 +86,7 @@ impl Up<'_> {
             return true;
         };
         let outer = domain_part(&outer);
-        outer.eq_ignore_ascii_case(domain_part(&inner))
-            || outer.eq_ignore_ascii_case(self.link.id.as_str())
+        outer.eq_ignore_ascii_case(domain_part(&inner)) || outer.eq_ignore_ascii_case(self.link.id.as_str())
     }
 
     /// Whether a stanza is one that went to the router: from outside to a hosted domain.
@@ -147,10 +141,7 @@ impl Up<'_> {
             .find(|id| id.as_str() == domain_part(&from));
         let announced = match (ours, announcement::read(presence)) {
             (Some(_), Said::There(announcement)) => {
-                let Announcement {
-                    gateway,
-                    local_hosts,
-                } = announcement;
+                let Announcement { gateway, local_hosts } = announcement;
                 let at = jiff::Timestamp::now().to_string();
                 Some(Announced {
                     gateway,

@@ -170,11 +170,7 @@ async fn suspects_take_turns() {
         cluster.push(of("a@vngtp.lab", id));
     }
     cluster.push(of("b@vngtp.lab", "b1"));
-    let order: Vec<_> = cluster
-        .take_all()
-        .into_iter()
-        .map(|(_, ids)| ids.concat())
-        .collect();
+    let order: Vec<_> = cluster.take_all().into_iter().map(|(_, ids)| ids.concat()).collect();
     assert_eq!(order, ["a1", "b1", "a2", "a3"]);
 }
 
@@ -255,39 +251,28 @@ async fn there_are_so_many_suspects_and_the_oldest_give_way_and_lose_nothing() {
     assert!(cluster.queue.convict(&bad, cluster.now).is_some());
     cluster.push(of("first@vngtp.lab", "f1"));
     cluster.now += Duration::from_secs(1);
-    let all: Vec<_> = (0..MOST - 1)
-        .map(|n| of(&format!("u{n}@vngtp.lab"), "w"))
-        .collect();
+    let all: Vec<_> = (0..MOST - 1).map(|n| of(&format!("u{n}@vngtp.lab"), "w")).collect();
     let named = cluster.queue.accuse(all.iter(), cluster.now);
     assert_eq!(named.len(), MOST - 1);
     assert_eq!(cluster.queue.suspects(), (MOST - 1, 1));
     assert_eq!(cluster.take_all(), [(false, names(&["f1"]))]);
     // Even refused ones, when there is nobody else.
     cluster.now += Duration::from_secs(1);
-    let all: Vec<_> = (0..MOST)
-        .map(|n| of(&format!("v{n}@vngtp.lab"), "w"))
-        .collect();
+    let all: Vec<_> = (0..MOST).map(|n| of(&format!("v{n}@vngtp.lab"), "w")).collect();
     cluster.queue.accuse(all.iter(), cluster.now);
     assert_eq!(cluster.queue.suspects(), (MOST, 0));
 }
 
 #[tokio::test]
-async fn where_more_had_something_unproven_few_stanzas_are_in_flight_so_that_the_next_end_names_them()
- {
+async fn where_more_had_something_unproven_few_stanzas_are_in_flight_so_that_the_next_end_names_them() {
     let mut cluster = Cluster::new();
-    let users: Vec<_> = (0..3 * MOST)
-        .map(|n| stanza(&format!("u{n}@vngtp.lab"), "w"))
-        .collect();
+    let users: Vec<_> = (0..3 * MOST).map(|n| stanza(&format!("u{n}@vngtp.lab"), "w")).collect();
     let window = [batch(&users[..MOST]), batch(&users[MOST..])];
     let named = cluster.queue.accuse(window.iter(), cluster.now);
     // The router reads in order: the first ones are the likeliest.
-    let first: Vec<Box<str>> = (0..MOST)
-        .map(|n| format!("u{n}@vngtp.lab").into())
-        .collect();
+    let first: Vec<Box<str>> = (0..MOST).map(|n| format!("u{n}@vngtp.lab").into()).collect();
     assert_eq!(named, first);
-    let strangers: Vec<_> = (0..600)
-        .map(|n| stanza("x@vngtp.lab", &format!("x{n}")))
-        .collect();
+    let strangers: Vec<_> = (0..600).map(|n| stanza("x@vngtp.lab", &format!("x{n}"))).collect();
     cluster.push(batch(&strangers));
     let mut came = Vec::new();
     for count in [FEW, FEW, 600 - 2 * FEW] {
@@ -344,11 +329,7 @@ async fn another_cluster_that_takes_over_takes_over_whom_to_mind_as_well() {
     all.sort();
     assert_eq!(
         all,
-        [
-            (false, names(&["b1"])),
-            (true, names(&["m1"])),
-            (true, names(&["m2"])),
-        ]
+        [(false, names(&["b1"])), (true, names(&["m1"])), (true, names(&["m2"])),]
     );
 }
 
@@ -437,10 +418,7 @@ async fn a_domain_that_uses_another_name_at_each_end_is_a_suspect_and_refused_if
     ]));
     let mut taken = cluster.take_all();
     taken.sort();
-    assert_eq!(
-        taken,
-        [(false, names(&["o1", "o2"])), (true, names(&["n1"]))]
-    );
+    assert_eq!(taken, [(false, names(&["o1", "o2"])), (true, names(&["n1"]))]);
     for n in 0..MOST_OF_ONE_DOMAIN {
         let name = format!("y{n}@evil.lan");
         cluster.push(of(&name, "y"));

@@ -97,12 +97,10 @@ pub(super) fn framer(input: &[u8], step: usize) -> Verdict {
 
 /// Rules of the framer that rxml does not have.
 fn stricter(error: XmlError) -> bool {
-    matches!(
-        error.condition,
-        C::PolicyViolation | C::BadFormat | C::InvalidNamespace
-    ) || matches!(
-        error.reason,
-        "carriage return alone in an attribute value"
+    matches!(error.condition, C::PolicyViolation | C::BadFormat | C::InvalidNamespace)
+        || matches!(
+            error.reason,
+            "carriage return alone in an attribute value"
             | "the namespace of xmlns is bound"
             // rxml lets a second `xmlns` pass.
             | "duplicate attribute"
@@ -111,7 +109,7 @@ fn stricter(error: XmlError) -> bool {
             | "XML version other than 1.0"
             | "encoding other than UTF-8"
             | "document is not standalone"
-    )
+        )
 }
 
 /// Checks both directions; says whether the framer took all of it.
@@ -130,9 +128,7 @@ pub(super) fn compare(input: &[u8]) -> bool {
             if element.unportable().is_some() {
                 continue;
             }
-            let node = element
-                .parse()
-                .expect("accepted, but not by the tree reader");
+            let node = element.parse().expect("accepted, but not by the tree reader");
             assert!(element.is(&node.ns, &node.name), "{node:?}");
             assert_eq!(element.from().as_deref(), node.attr("from"));
             assert_eq!(element.to().as_deref(), node.attr("to"));
@@ -313,10 +309,7 @@ fn every_piece_inserted_at_every_place_is_judged_as_by_rxml() {
             }
         }
     }
-    assert!(
-        taken > 1000 && refused > 1000,
-        "{taken} taken, {refused} refused"
-    );
+    assert!(taken > 1000 && refused > 1000, "{taken} taken, {refused} refused");
 }
 
 #[test]
@@ -378,9 +371,7 @@ fn every_character_reference_and_every_character_is_judged_as_by_rxml() {
         0xF0000,
         0x0010_FFFF,
     ];
-    let characters = edges
-        .into_iter()
-        .flat_map(|e: u32| [e.saturating_sub(1), e, e + 1]);
+    let characters = edges.into_iter().flat_map(|e: u32| [e.saturating_sub(1), e, e + 1]);
     for character in characters.filter_map(char::from_u32) {
         for xml in [
             format!("<a>{character}</a>"),

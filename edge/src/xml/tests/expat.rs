@@ -14,14 +14,7 @@ use testkit_expat::{Parser, document};
 /// What stands between a namespace and a name: of `fast_xml` (ejabberd), of lxp as Prosody uses it,
 /// of jabberd2, and of programs that chose what a namespace might hold; or namespaces are the
 /// program's own matter.
-const PROGRAMS: [Option<u8>; 6] = [
-    Some(b'\n'),
-    Some(1),
-    Some(b'|'),
-    Some(b' '),
-    Some(b'^'),
-    None,
-];
+const PROGRAMS: [Option<u8>; 6] = [Some(b'\n'), Some(1), Some(b'|'), Some(b' '), Some(b'^'), None];
 
 /// A stream of the other kind with everything that may be passed on, as the edge writes it.
 fn passed_on(input: &[u8], way: Reroot, envelopes: bool) -> (String, usize, usize) {
@@ -46,11 +39,7 @@ fn passed_on(input: &[u8], way: Reroot, envelopes: bool) -> (String, usize, usiz
         let moved = std::str::from_utf8(&moved).unwrap();
         passed += 1;
         if envelopes {
-            write!(
-                stream,
-                "<route from='a.example' to='b.example'>{moved}</route>"
-            )
-            .unwrap();
+            write!(stream, "<route from='a.example' to='b.example'>{moved}</route>").unwrap();
         } else {
             stream += moved;
         }
@@ -140,10 +129,7 @@ fn every_piece_inserted_at_every_place_leaves_what_libexpat_takes() {
             refused += counts.1;
         }
     }
-    assert!(
-        passed > 1000 && refused > 50,
-        "{passed} passed on, {refused} refused"
-    );
+    assert!(passed > 1000 && refused > 50, "{passed} passed on, {refused} refused");
 }
 
 proptest! {
@@ -236,10 +222,7 @@ fn every_character_in_a_name_is_passed_on_if_libexpat_takes_it_and_only_then() {
             }
         }
         for program in PROGRAMS {
-            assert_eq!(
-                document((passed.clone() + "</a>").as_bytes(), program),
-                Ok(())
-            );
+            assert_eq!(document((passed.clone() + "</a>").as_bytes(), program), Ok(()));
         }
         assert!(refused > 900_000 && passed.len() > 50_000, "{refused}");
     }
@@ -279,12 +262,7 @@ fn a_header_may_bind_a_prefix_that_only_an_element_with_it_cannot_be_passed_on_f
     let found: Vec<_> = found.iter().map(Element::unportable).collect();
     assert_eq!(
         found,
-        [
-            None,
-            Some("\u{132}:a"),
-            Some("\u{132}:b"),
-            Some("xmlns:\u{132}")
-        ]
+        [None, Some("\u{132}:a"), Some("\u{132}:b"), Some("xmlns:\u{132}")]
     );
     judge_both_ways((bound + stanzas).as_bytes());
 }
@@ -293,20 +271,12 @@ fn a_header_may_bind_a_prefix_that_only_an_element_with_it_cannot_be_passed_on_f
 fn a_header_with_other_names_that_not_every_parser_takes_is_refused() {
     for (name, header) in [
         ("attribute", HEADER.replace(" from=", " \u{132}='1' from=")),
-        (
-            "local name",
-            HEADER.replace(" from=", " stream:\u{132}='1' from="),
-        ),
+        ("local name", HEADER.replace(" from=", " stream:\u{132}='1' from=")),
         (
             "root",
-            HEADER
-                .replace("stream:", "\u{132}:")
-                .replace(":stream=", ":\u{132}="),
+            HEADER.replace("stream:", "\u{132}:").replace(":stream=", ":\u{132}="),
         ),
-        (
-            "namespace",
-            HEADER.replace(" from=", " xmlns:p='u:&#10;' from="),
-        ),
+        ("namespace", HEADER.replace(" from=", " xmlns:p='u:&#10;' from=")),
         ("space", HEADER.replace(" from=", " xmlns:p='u: ' from=")),
     ] {
         let (found, error) = frames(header.as_bytes(), 1 << 20, Limits::negotiation());

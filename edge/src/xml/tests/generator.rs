@@ -111,10 +111,7 @@ impl<'a> Maker<'a> {
             _ => {
                 bind("", streams);
                 bind("c", "jabber:server");
-                (
-                    "stream",
-                    format!("<stream xmlns='{streams}' xmlns:c='jabber:server'"),
-                )
+                ("stream", format!("<stream xmlns='{streams}' xmlns:c='jabber:server'"))
             }
         };
         for (prefix, written, name) in ON_HEADER {
@@ -127,14 +124,8 @@ impl<'a> Maker<'a> {
             header += " xml:lang='de&amp;'";
         }
         header += " from='vngtp.lab' version='1.0'>";
-        let stanzas = (0..=self.pick(3))
-            .map(|_| self.element(&scope, 0))
-            .collect();
-        (
-            declaration.to_owned() + &header,
-            stanzas,
-            format!("</{root}>"),
-        )
+        let stanzas = (0..=self.pick(3)).map(|_| self.element(&scope, 0)).collect();
+        (declaration.to_owned() + &header, stanzas, format!("</{root}>"))
     }
 
     fn element(&mut self, outside: &Scope, depth: usize) -> String {
@@ -225,8 +216,7 @@ impl<'a> Maker<'a> {
         let mut known: Vec<(String, &str)> = Vec::new();
         let mut attributes = Vec::new();
         for _ in 0..self.pick(5).saturating_sub(1) {
-            let (prefix, name, value) =
-                (self.prefix(scope), self.one(&ATTRIBUTES), self.one(&VALUES));
+            let (prefix, name, value) = (self.prefix(scope), self.one(&ATTRIBUTES), self.one(&VALUES));
             let expanded = (bound(&prefix), name);
             if known.contains(&expanded) {
                 continue;

@@ -40,10 +40,7 @@ fn the_header_is_bounded_too() {
     let header = |n: usize| HEADER.replace("coluc.com", &"x".repeat(n));
     let room = Limits::negotiation().max_stanza_bytes;
     assert_eq!(verdict(&header(room / 2), Limits::negotiation()), Ok(1));
-    assert_eq!(
-        verdict(&header(room), Limits::negotiation()),
-        Err(C::PolicyViolation)
-    );
+    assert_eq!(verdict(&header(room), Limits::negotiation()), Err(C::PolicyViolation));
 }
 
 #[test]
@@ -103,11 +100,7 @@ fn white_space_without_end_costs_no_memory() {
 #[case::reference(format!("<a>&{};</a>", "a".repeat(1_000_000)), C::RestrictedXml)]
 #[case::declaration_space(format!("<a{}/>", " ".repeat(1_000_000)), C::PolicyViolation)]
 fn excess_of_each_kind_is_refused_early(#[case] xml: String, #[case] condition: C) {
-    let (got, error) = frames(
-        format!("{HEADER}{xml}").as_bytes(),
-        1460,
-        Limits::stanzas(200_000),
-    );
+    let (got, error) = frames(format!("{HEADER}{xml}").as_bytes(), 1460, Limits::stanzas(200_000));
     assert_eq!(got.len(), 1);
     assert_eq!(error.unwrap().condition, condition);
 }
@@ -119,10 +112,7 @@ fn many_children_and_siblings_with_own_namespaces_pass_within_the_size() {
     assert_eq!(verdict(&input, Limits::stanzas(250_000)), Ok(2));
     let input = format!("{HEADER}<a>{}</a>", "<b/>".repeat(25_000));
     assert_eq!(verdict(&input, Limits::stanzas(250_000)), Ok(2));
-    assert_eq!(
-        verdict(&input, Limits::stanzas(50_000)),
-        Err(C::PolicyViolation)
-    );
+    assert_eq!(verdict(&input, Limits::stanzas(50_000)), Err(C::PolicyViolation));
 }
 
 #[test]

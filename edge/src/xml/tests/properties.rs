@@ -170,10 +170,7 @@ fn change(stream: &mut Vec<u8>, (what, at, length, piece): Change) {
     let piece = PIECES[usize::from(piece) % PIECES.len()];
     match what % 8 {
         0..=2 => drop(stream.splice(at..at, piece.iter().copied())),
-        3 => drop(stream.splice(
-            at..(at + piece.len()).min(stream.len()),
-            piece.iter().copied(),
-        )),
+        3 => drop(stream.splice(at..(at + piece.len()).min(stream.len()), piece.iter().copied())),
         4 => {
             if let Some(byte) = stream.get_mut(at) {
                 *byte ^= 1 << (length % 8);
@@ -358,9 +355,7 @@ fn a_stanza_grows_within_bounds_when_it_is_moved_or_read() {
 /// The prefixes of a header come on top of a stanza's own: the bound for peers does not apply again.
 #[test]
 fn what_was_moved_can_be_split_again_however_many_namespaces_it_has() {
-    let many = |count: usize, each: &dyn Fn(usize) -> String| {
-        (0..count).map(each).collect::<Vec<_>>().concat()
-    };
+    let many = |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<Vec<_>>().concat();
     let on_header = many(16, &|n| format!(" xmlns:h{n}='urn:h{n}'"));
     let header = HEADER.replace(" from=", &format!("{on_header} from="));
     let own = many(30, &|n| format!(" xmlns:p{n}='urn:p{n}'"));
@@ -375,9 +370,6 @@ fn what_was_moved_can_be_split_again_however_many_namespaces_it_has() {
             element.reroot(Reroot::TO_LINK).unwrap(),
             element.reroot(Reroot::TO_LINK).unwrap(),
         ];
-        assert_eq!(
-            crate::stanza::split(&batch.concat(), ns::COMPONENT).len(),
-            2
-        );
+        assert_eq!(crate::stanza::split(&batch.concat(), ns::COMPONENT).len(), 2);
     }
 }

@@ -90,16 +90,8 @@ fn a_stanza_that_relies_on_the_default_namespace_alone_is_not_copied(#[case] xml
 }
 
 #[rstest]
-#[case::prefix_of_the_header(
-    PEER,
-    "<message><u:x/></message>",
-    "<message xmlns:u='urn:u'><u:x/></message>"
-)]
-#[case::prefix_with_special_name(
-    PEER,
-    "<message v:a='b' />",
-    "<message xmlns:v='urn:v&apos;&amp;' v:a='b' />"
-)]
+#[case::prefix_of_the_header(PEER, "<message><u:x/></message>", "<message xmlns:u='urn:u'><u:x/></message>")]
+#[case::prefix_with_special_name(PEER, "<message v:a='b' />", "<message xmlns:v='urn:v&apos;&amp;' v:a='b' />")]
 #[case::language(PEER_WITH_LANG, "<message to='b'/>", "<message xml:lang='de' to='b'/>")]
 #[case::own_language(PEER_WITH_LANG, "<message xml:lang='fr'/>", "<message xml:lang='fr'/>")]
 #[case::own_language_with_xml_declared(
@@ -132,16 +124,8 @@ fn a_stanza_that_relies_on_the_default_namespace_alone_is_not_copied(#[case] xml
     "<message><x xmlns='urn:x'><s:body/></x></message>",
     "<message><x xmlns='urn:x'><body xmlns='jabber:component:accept'/></x></message>"
 )]
-#[case::default_namespace_undone(
-    PEER,
-    "<s:message><x xmlns=''/></s:message>",
-    "<message><x xmlns=''/></message>"
-)]
-#[case::element_in_the_namespace_of_xml(
-    PEER,
-    "<s:a><xml:b><s:c/></xml:b></s:a>",
-    "<a><xml:b><c/></xml:b></a>"
-)]
+#[case::default_namespace_undone(PEER, "<s:message><x xmlns=''/></s:message>", "<message><x xmlns=''/></message>")]
+#[case::element_in_the_namespace_of_xml(PEER, "<s:a><xml:b><s:c/></xml:b></s:a>", "<a><xml:b><c/></xml:b></a>")]
 #[case::attributes_in_both_namespaces(
     PEER,
     "<a xmlns:c='jabber:component:accept' c:x='1' s:x='2'/>",
@@ -167,10 +151,7 @@ fn a_stanza_that_relies_on_more_is_changed_as_little_as_possible(
 fn there_and_back_again_is_the_same_stanza() {
     for element in elements(
         "",
-        STREAM
-            .split_once("</stream:stream>")
-            .map(|(before, _)| before)
-            .unwrap(),
+        STREAM.split_once("</stream:stream>").map(|(before, _)| before).unwrap(),
     ) {
         let (bytes, node) = moved(&element, Reroot::TO_LINK);
         assert_eq!(node, mapped(&element, Reroot::TO_LINK));
@@ -187,14 +168,7 @@ fn there_and_back_again_is_the_same_stanza() {
 /// An element with prefixes bound on the header (`s`, `u`, `v`), on itself (`p`) or not at all.
 fn element() -> impl Strategy<Value = String> {
     let attrs = proptest::collection::btree_map(
-        prop_oneof![
-            "[ab]",
-            "s:[ab]",
-            "u:[ab]",
-            "v:[ab]",
-            "p:[ab]",
-            Just("xml:lang".into())
-        ],
+        prop_oneof!["[ab]", "s:[ab]", "u:[ab]", "v:[ab]", "p:[ab]", Just("xml:lang".into())],
         prop_oneof!["[a-z]{0,3}", Just("&lt;&#10;'".replace('\'', "&apos;"))],
         0..4,
     );
@@ -230,12 +204,10 @@ fn element() -> impl Strategy<Value = String> {
         3 => "[a-c]".prop_map(|name| (name, String::new())),
         2 => start,
     ];
-    let leaf = plain
-        .clone()
-        .prop_map(|(name, tag)| match name.split_once(':') {
-            Some(("p", local)) if tag.is_empty() => format!("<{local}/>"),
-            _ => format!("<{name}{tag}/>"),
-        });
+    let leaf = plain.clone().prop_map(|(name, tag)| match name.split_once(':') {
+        Some(("p", local)) if tag.is_empty() => format!("<{local}/>"),
+        _ => format!("<{name}{tag}/>"),
+    });
     leaf.prop_recursive(4, 24, 4, move |inner| {
         let piece = prop_oneof![
             3 => inner,

@@ -81,9 +81,7 @@ fn an_error_is_the_same_at_every_split() {
 fn one_byte_per_read_of_a_megabyte_of_text_takes_linear_time() {
     let text = "lorem ipsum é ".repeat(1_000_000 / 15);
     let elapsed = |pieces: usize| {
-        let texts = text
-            .as_bytes()
-            .chunks(text.len().div_ceil(pieces * 15) * 15);
+        let texts = text.as_bytes().chunks(text.len().div_ceil(pieces * 15) * 15);
         let stanzas = texts.map(|t| format!("<a>{}</a>", std::str::from_utf8(t).unwrap()));
         let input = HEADER.to_owned() + &stanzas.collect::<String>();
         let times = (0..3).map(|_| {

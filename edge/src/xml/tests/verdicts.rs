@@ -56,10 +56,7 @@ fn a_stanza_is_delivered_with_its_addresses_and_original_bytes() {
     assert_eq!(first.bytes(), xml.as_bytes());
     assert_eq!(second.bytes(), xml.as_bytes());
     let node = first.parse().unwrap();
-    assert_eq!(
-        node.child("jabber:server", "body").unwrap().text(),
-        "hi < there"
-    );
+    assert_eq!(node.child("jabber:server", "body").unwrap().text(), "hi < there");
 }
 
 #[rstest]
@@ -123,18 +120,12 @@ fn well_formed_elements_are_accepted(#[case] xml: &str) {
 #[case::duplicate_attribute("<a b='' c='' b=''/>", C::NotWellFormed)]
 #[case::duplicate_default_ns("<a xmlns='u:a' xmlns='u:b'/>", C::NotWellFormed)]
 #[case::duplicate_prefix("<a xmlns:p='u:a' xmlns:p='u:a'/>", C::NotWellFormed)]
-#[case::duplicate_by_two_prefixes(
-    "<a xmlns:p='u:p' xmlns:q='u:p' p:b='' q:b=''/>",
-    C::NotWellFormed
-)]
+#[case::duplicate_by_two_prefixes("<a xmlns:p='u:p' xmlns:q='u:p' p:b='' q:b=''/>", C::NotWellFormed)]
 #[case::duplicate_by_two_prefixes_with_reference(
     "<a xmlns:p='u:p' xmlns:q='u&#58;p' p:b='' q:b=''/>",
     C::NotWellFormed
 )]
-#[case::duplicate_by_prefix_of_header(
-    "<a xmlns:d='jabber:server:dialback' d:b='' db:b=''/>",
-    C::NotWellFormed
-)]
+#[case::duplicate_by_prefix_of_header("<a xmlns:d='jabber:server:dialback' d:b='' db:b=''/>", C::NotWellFormed)]
 #[case::unbound_element_prefix("<p:a/>", C::NotWellFormed)]
 #[case::unbound_attribute_prefix("<a p:b=''/>", C::NotWellFormed)]
 #[case::prefix_out_of_scope("<a><b xmlns:p='u:p'/><p:c/></a>", C::NotWellFormed)]
@@ -144,14 +135,8 @@ fn well_formed_elements_are_accepted(#[case] xml: &str) {
 #[case::xmlns_namespace_bound("<a xmlns:p='http://www.w3.org/2000/xmlns/'/>", C::NotWellFormed)]
 #[case::xmlns_namespace_as_default("<a xmlns='http://www.w3.org/2000/xmlns/'/>", C::NotWellFormed)]
 #[case::xml_bound_elsewhere("<a xmlns:xml='u:a'/>", C::NotWellFormed)]
-#[case::xml_namespace_bound(
-    "<a xmlns:p='http://www.w3.org/XML/1998/namespace'/>",
-    C::NotWellFormed
-)]
-#[case::xml_namespace_as_default(
-    "<a xmlns='http://www.w3.org/XML/1998/namespace'/>",
-    C::NotWellFormed
-)]
+#[case::xml_namespace_bound("<a xmlns:p='http://www.w3.org/XML/1998/namespace'/>", C::NotWellFormed)]
+#[case::xml_namespace_as_default("<a xmlns='http://www.w3.org/XML/1998/namespace'/>", C::NotWellFormed)]
 #[case::prefix_bound_to_nothing("<a xmlns:p=''/>", C::NotWellFormed)]
 #[case::two_colons("<a:b:c/>", C::NotWellFormed)]
 #[case::colon_first("<:a/>", C::NotWellFormed)]
@@ -173,10 +158,7 @@ fn well_formed_elements_are_accepted(#[case] xml: &str) {
 #[case::carriage_return_in_value("<a b='x\ry'/>", C::NotWellFormed)]
 #[case::text_between_stanzas("<a/>x<a/>", C::BadFormat)]
 #[case::reference_between_stanzas("<a/>&#32;", C::BadFormat)]
-#[case::second_header(
-    "<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>",
-    C::BadFormat
-)]
+#[case::second_header("<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>", C::BadFormat)]
 #[case::unopened_end("</a>", C::NotWellFormed)]
 fn ill_formed_elements_are_refused(#[case] xml: &str, #[case] condition: C) {
     assert_eq!(stanza(xml), Err(condition));
@@ -209,18 +191,12 @@ fn ill_formed_utf8_is_refused(#[case] xml: &[u8]) {
 #[case::utf8_mark(b"\xEF\xBB\xBF<?xml version='1.0'?>", C::NotWellFormed)]
 #[case::latin1_declared(b"<?xml version='1.0' encoding='ISO-8859-1'?>", C::UnsupportedEncoding)]
 #[case::xml_1_1(b"<?xml version='1.1'?>", C::RestrictedXml)]
-#[case::not_standalone(
-    b"<?xml version='1.0' encoding='utf-8' standalone='no'?>",
-    C::RestrictedXml
-)]
+#[case::not_standalone(b"<?xml version='1.0' encoding='utf-8' standalone='no'?>", C::RestrictedXml)]
 #[case::no_version(b"<?xml encoding='utf-8'?>", C::NotWellFormed)]
 #[case::declaration_twice(b"<?xml version='1.0'?><?xml version='1.0'?>", C::RestrictedXml)]
 #[case::space_before_declaration(b" <?xml version='1.0'?>", C::RestrictedXml)]
 #[case::stylesheet(b"<?xml-stylesheet href='x'?>", C::RestrictedXml)]
-#[case::doctype(
-    b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]>",
-    C::RestrictedXml
-)]
+#[case::doctype(b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]>", C::RestrictedXml)]
 #[case::comment(b"<!-- hello -->", C::RestrictedXml)]
 #[case::text(b"hello", C::NotWellFormed)]
 #[case::http(b"GET / HTTP/1.1\r\n", C::NotWellFormed)]
@@ -230,15 +206,9 @@ fn ill_formed_utf8_is_refused(#[case] xml: &[u8]) {
 #[case::cdata_first(b"<![CDATA[x]]>", C::BadFormat)]
 #[case::no_namespace(b"<stream>", C::InvalidNamespace)]
 #[case::wrong_namespace(b"<stream:stream xmlns:stream='u:x'>", C::InvalidNamespace)]
-#[case::not_a_stream(
-    b"<stream:scream xmlns:stream='http://etherx.jabber.org/streams'>",
-    C::BadFormat
-)]
+#[case::not_a_stream(b"<stream:scream xmlns:stream='http://etherx.jabber.org/streams'>", C::BadFormat)]
 #[case::unbound(b"<stream:stream>", C::NotWellFormed)]
-#[case::closed_at_once(
-    b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams'/>",
-    C::BadFormat
-)]
+#[case::closed_at_once(b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams'/>", C::BadFormat)]
 #[case::duplicate_from(
     b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams' from='a' from='b'>",
     C::NotWellFormed
@@ -255,10 +225,5 @@ fn bad_beginnings_are_refused(#[case] input: &[u8], #[case] condition: C) {
 #[case::space("\n ")]
 fn usual_beginnings_are_accepted(#[case] before: &str) {
     let header = HEADER.strip_prefix("<?xml version='1.0'?>").unwrap();
-    assert_eq!(
-        verdict(format!("{before}{header}").as_bytes())
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(verdict(format!("{before}{header}").as_bytes()).unwrap().len(), 1);
 }

@@ -8,11 +8,7 @@ use rstest::rstest;
 fn values_are_escaped_and_read_back() {
     let value = "<&>'\"\t\n\r ]]> é\u{1F600}";
     let mut w = XmlWriter::new();
-    w.start("a")
-        .attr("b", value)
-        .attr_opt("c", None)
-        .text(value)
-        .end();
+    w.start("a").attr("b", value).attr_opt("c", None).text(value).end();
     let xml = w.finish().unwrap();
     let node = parse(xml.as_bytes(), &StreamContext::default()).unwrap();
     assert_eq!(node.attr("b"), Some(value));
@@ -44,11 +40,7 @@ fn our_header_is_read_back() {
         version: true,
         dialback: true,
     };
-    let (got, error) = frames(
-        header.write().unwrap().as_bytes(),
-        usize::MAX,
-        Limits::negotiation(),
-    );
+    let (got, error) = frames(header.write().unwrap().as_bytes(), usize::MAX, Limits::negotiation());
     assert_eq!(error, None);
     let [Frame::Header(read)] = &got[..] else {
         panic!("{got:?}")

@@ -85,14 +85,8 @@ fn a_digest_tells_accounts_apart_and_nothing_else() {
     let key = [7; 32];
     let one = digest(&key, &credentials("a", "1", "secret")).unwrap();
     assert_eq!(one, digest(&key, &credentials("b", "9", "secret")).unwrap());
-    assert_ne!(
-        one,
-        digest(&key, &credentials("a", "1", "secret2")).unwrap()
-    );
-    assert_ne!(
-        one,
-        digest(&[8; 32], &credentials("a", "1", "secret")).unwrap()
-    );
+    assert_ne!(one, digest(&key, &credentials("a", "1", "secret2")).unwrap());
+    assert_ne!(one, digest(&[8; 32], &credentials("a", "1", "secret")).unwrap());
     let mut shifted = credentials("a", "1", "rsecret");
     shifted.username = "axluse".into();
     assert_ne!(one, digest(&key, &shifted).unwrap());
@@ -199,22 +193,14 @@ async fn a_human_does_not_lift_the_rest_after_a_401_that_was_told() {
     // The edited Secret is tried, another one with what it held before is not.
     let permit = logins.begin(&credentials("a", "2", "right")).await.unwrap();
     permit.finish(Outcome::Accepted).await;
-    assert!(
-        logins
-            .begin(&credentials("b", "1", "secret"))
-            .await
-            .is_err()
-    );
+    assert!(logins.begin(&credentials("b", "1", "secret")).await.is_err());
 }
 
 #[tokio::test]
 async fn two_secrets_with_one_account_are_not_used_at_the_same_time() {
     let store = Arc::new(Memory::default());
     let logins = process(&store, 1);
-    let permit = logins
-        .begin(&credentials("a", "1", "secret"))
-        .await
-        .unwrap();
+    let permit = logins.begin(&credentials("a", "1", "secret")).await.unwrap();
     let other = credentials("b", "1", "secret");
     let mut waiting = Box::pin(logins.begin(&other));
     assert!(futures::poll!(&mut waiting).is_pending());

@@ -11,8 +11,8 @@ use crate::imp::axl::Node;
 use crate::imp::clock::{Clock as _, Stamp, SystemClock};
 use crate::imp::control_center::{ImpFederation, ServiceState};
 use crate::imp::desired::{
-    Activation, Credentials, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy,
-    SecretVersion, Target,
+    Activation, Credentials, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy, SecretVersion,
+    Target,
 };
 use crate::imp::effects::{Step, Wait, Why};
 use crate::imp::observation::{Failure, Observation, Seen, Services};
@@ -201,11 +201,7 @@ fn a_refusal_says_whose_account_and_what_is_right_with_it(
     let verdict = told(account, known, &[(interface, status)]);
     assert_eq!((verdict.status, verdict.reason), (Status::False, reason));
     for part in parts.iter().chain(&["keys username and password"]) {
-        assert!(
-            verdict.message.contains(part),
-            "{part:?} is not in {}",
-            verdict.message
-        );
+        assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
     }
     // What belongs to the other interface or status is not said.
     for (foreign, says) in [

@@ -131,12 +131,7 @@ pub fn handshake(stream_id: &str, secret: &str) -> String {
 }
 
 /// Takes connections until the router stops.
-pub async fn accept(
-    cluster: Arc<Cluster>,
-    node: Arc<Node>,
-    listener: TcpListener,
-    run: CancellationToken,
-) {
+pub async fn accept(cluster: Arc<Cluster>, node: Arc<Node>, listener: TcpListener, run: CancellationToken) {
     loop {
         let (stream, address) = tokio::select! {
             () = run.cancelled() => return,
@@ -193,13 +188,7 @@ impl Incoming {
     }
 }
 
-async fn serve(
-    cluster: Arc<Cluster>,
-    node: Arc<Node>,
-    stream: TcpStream,
-    address: SocketAddr,
-    run: CancellationToken,
-) {
+async fn serve(cluster: Arc<Cluster>, node: Arc<Node>, stream: TcpStream, address: SocketAddr, run: CancellationToken) {
     let _ = stream.set_nodelay(true);
     keepalive(&stream);
     let (read, mut write) = stream.into_split();
@@ -260,11 +249,7 @@ async fn serve(
     let link = match registered {
         Ok(link) => link,
         Err(StreamError(condition, text)) => {
-            let auth = if condition == "not-authorized" {
-                "bad"
-            } else {
-                "none"
-            };
+            let auth = if condition == "not-authorized" { "bad" } else { "none" };
             record(&format!("{condition}: {text}"), auth);
             refuse(&mut write, header_sent, condition, &text).await;
             incoming.drain().await;
@@ -333,17 +318,11 @@ impl Opening {
                 (stream_id, answer)
             }
         };
-        write
-            .write_all(answer.as_bytes())
-            .await
-            .map_err(|_| gone())?;
+        write.write_all(answer.as_bytes()).await.map_err(|_| gone())?;
         self.header_sent = true;
         self.gateway = node.router.lock().loaded.contains(&self.id);
         if cluster.profile == Profile::Component && !self.gateway {
-            return Err(StreamError(
-                "host-unknown",
-                format!("`{}` is not loaded", self.id),
-            ));
+            return Err(StreamError("host-unknown", format!("`{}` is not loaded", self.id)));
         }
         let Some(StreamEvent::Stanza(stanza)) = incoming.event().await? else {
             return Err(gone());
@@ -369,10 +348,7 @@ fn register(node: &Node, link: &Arc<Link>, run: &CancellationToken) -> Result<()
         return Err(StreamError("system-shutdown", "the router stops".into()));
     }
     if state.links.iter().any(|other| other.id == link.id) {
-        return Err(StreamError(
-            "conflict",
-            format!("`{}` is linked already", link.id),
-        ));
+        return Err(StreamError("conflict", format!("`{}` is linked already", link.id)));
     }
     state.links.push(link.clone());
     state.first_link_at_ms.get_or_insert_with(now_ms);
@@ -382,9 +358,7 @@ fn register(node: &Node, link: &Arc<Link>, run: &CancellationToken) -> Result<()
 async fn refuse(write: &mut OwnedWriteHalf, header_sent: bool, condition: &str, text: &str) {
     let mut out = String::new();
     if !header_sent {
-        out = format!(
-            "<?xml version='1.0'?><stream:stream xmlns='{COMPONENT_NS}' xmlns:stream='{STREAM_NS}'>"
-        );
+        out = format!("<?xml version='1.0'?><stream:stream xmlns='{COMPONENT_NS}' xmlns:stream='{STREAM_NS}'>");
     }
     out.push_str(&stream_error(condition, text));
     let _ = write.write_all(out.as_bytes()).await;
@@ -481,10 +455,7 @@ async fn stanzas(
 }
 
 fn unregister(node: &Node, link: &Arc<Link>) {
-    node.router
-        .lock()
-        .links
-        .retain(|other| !Arc::ptr_eq(other, link));
+    node.router.lock().links.retain(|other| !Arc::ptr_eq(other, link));
 }
 
 /// The writing side of a link: writes the queue in batches, to its end also when the component has said goodbye, and
@@ -557,8 +528,7 @@ impl Writer {
         };
         for outgoing in batch.drain(..) {
             if let (false, Outgoing::Stanza(stanza)) = (written, outgoing) {
-                self.cluster
-                    .bounce(&self.node, &stanza, "remote-server-timeout");
+                self.cluster.bounce(&self.node, &stanza, "remote-server-timeout");
             }
         }
         written

@@ -288,13 +288,7 @@ impl State {
     }
 
     fn set(&mut self, name: &'static str, status: Status, started_at_ms: Option<u64>) {
-        self.services.insert(
-            name,
-            Service {
-                status,
-                started_at_ms,
-            },
-        );
+        self.services.insert(name, Service { status, started_at_ms });
     }
 
     /// The services that go with the router, but for those that somebody stopped.
@@ -322,13 +316,7 @@ impl State {
 
 impl Cluster {
     /// Starts, stops or restarts a service of a node; the answer is Control Center's reason code.
-    pub fn control(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        service: &str,
-        control: Control,
-        by: &'static str,
-    ) -> i64 {
+    pub fn control(self: &Arc<Self>, node: &Arc<Node>, service: &str, control: Control, by: &'static str) -> i64 {
         let Some(name) = XCP_SERVICES
             .into_iter()
             .chain(OTHER_SERVICES)
@@ -373,11 +361,8 @@ impl Cluster {
             });
             return -1;
         }
-        let hangs = control == Control::Restart
-            && self
-                .faults
-                .strike("restart-hangs", &node.name, &["Restart"])
-                .is_some();
+        let hangs =
+            control == Control::Restart && self.faults.strike("restart-hangs", &node.name, &["Restart"]).is_some();
         if control != Control::Stop {
             state.restarts.push(Restart {
                 requested_at_ms: now_ms(),
@@ -405,30 +390,18 @@ impl Cluster {
             }
             // Start alone brings back the router only.
             cluster
-                .start_router(
-                    &node,
-                    restart.mul_f64(0.7),
-                    hangs,
-                    control == Control::Restart,
-                )
+                .start_router(&node, restart.mul_f64(0.7), hangs, control == Control::Restart)
                 .await;
         });
         -1
     }
 
     /// From the process being down to the port being open.
-    async fn start_router(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        duration: Duration,
-        hangs: bool,
-        with_services: bool,
-    ) {
+    async fn start_router(self: &Arc<Self>, node: &Arc<Node>, duration: Duration, hangs: bool, with_services: bool) {
         if let Some(restart) = node.router.lock().restarts.last_mut() {
             restart.stopped_at_ms = Some(now_ms());
         }
-        while (hangs && self.faults.is_on("restart-hangs", &node.name))
-            || self.faults.is_on("router-down", &node.name)
+        while (hangs && self.faults.is_on("restart-hangs", &node.name)) || self.faults.is_on("router-down", &node.name)
         {
             self.pause(Duration::from_millis(20)).await;
             if self.ended.is_cancelled() {

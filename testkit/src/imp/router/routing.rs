@@ -22,9 +22,7 @@ const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 /// The domain of a JID, lower case.
 pub fn domain_of(jid: &str) -> String {
     let bare = jid.split_once('/').map_or(jid, |(bare, _)| bare);
-    bare.split_once('@')
-        .map_or(bare, |(_, domain)| domain)
-        .to_lowercase()
+    bare.split_once('@').map_or(bare, |(_, domain)| domain).to_lowercase()
 }
 
 /// The error answer to a stanza; `None` where an answer is forbidden.
@@ -56,10 +54,7 @@ pub fn error_answer(stanza: &Element, condition: &str) -> Option<Element> {
 impl Cluster {
     /// Whether the domain is served by this cluster.
     pub fn is_local(&self, domain: &str) -> bool {
-        self.domains
-            .iter()
-            .chain(&self.aliases)
-            .any(|local| local == domain)
+        self.domains.iter().chain(&self.aliases).any(|local| local == domain)
     }
 
     /// One stanza from a linked component.
@@ -69,19 +64,14 @@ impl Cluster {
         link: &Arc<Link>,
         stanza: Element,
     ) -> Result<(), StreamError> {
-        if stanza.ns != COMPONENT_NS
-            || !["message", "presence", "iq"].contains(&stanza.name.as_str())
-        {
+        if stanza.ns != COMPONENT_NS || !["message", "presence", "iq"].contains(&stanza.name.as_str()) {
             return Err(StreamError(
                 "unsupported-stanza-type",
                 format!("{{{}}}{}", stanza.ns, stanza.name),
             ));
         }
         let (Some(from), Some(to)) = (stanza.attribute("from"), stanza.attribute("to")) else {
-            return Err(StreamError(
-                "improper-addressing",
-                "no from or no to".into(),
-            ));
+            return Err(StreamError("improper-addressing", "no from or no to".into()));
         };
         let (from_domain, to_domain) = (domain_of(from), domain_of(to));
         if self.is_local(&from_domain) {
@@ -127,16 +117,9 @@ impl Cluster {
     }
 
     /// One stanza of a user whose home is that node.
-    pub async fn from_user(
-        self: &Arc<Self>,
-        home: &Arc<Node>,
-        stanza: Element,
-    ) -> Result<(), String> {
+    pub async fn from_user(self: &Arc<Self>, home: &Arc<Node>, stanza: Element) -> Result<(), String> {
         if !home.router.is_started() {
-            return Err(format!(
-                "the XCP router of {} does not run: no session",
-                home.name
-            ));
+            return Err(format!("the XCP router of {} does not run: no session", home.name));
         }
         let to = stanza.attribute("to").ok_or("the stanza has no `to`")?;
         if !self.is_local(&domain_of(to)) {

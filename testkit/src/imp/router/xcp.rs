@@ -55,11 +55,7 @@ pub(super) fn check_header(header: &Element) -> Result<(), StreamError> {
     if attribute("id") != attribute("to") {
         return Err(StreamError(
             "improper-addressing",
-            format!(
-                "id `{}` is not the component `{}`",
-                attribute("id"),
-                attribute("to")
-            ),
+            format!("id `{}` is not the component `{}`", attribute("id"), attribute("to")),
         ));
     }
     Ok(())
@@ -124,9 +120,7 @@ impl Cluster {
             "route" => self.from_route(node, link, element).await,
             "xdb" => self.configuration(node, link, &element).await,
             "iq" => self.from_component(node, link, element).await,
-            "presence" if element.attribute("to") == Some(PRESENCE) => {
-                self.announce(node, link, &element).await
-            }
+            "presence" if element.attribute("to") == Some(PRESENCE) => self.announce(node, link, &element).await,
             name => unknown(format!("<{name}/> without <route/>")),
         }
     }
@@ -169,16 +163,10 @@ impl Cluster {
     }
 
     /// A component says that it is there; everybody is told what the router's configuration says of it.
-    async fn announce(
-        &self,
-        node: &Arc<Node>,
-        link: &Arc<Link>,
-        presence: &Element,
-    ) -> Result<(), StreamError> {
+    async fn announce(&self, node: &Arc<Node>, link: &Arc<Link>, presence: &Element) -> Result<(), StreamError> {
         let from = presence.attribute("from").unwrap_or(&link.id);
         let said = presence.child("x");
-        let proper =
-            said.is_none_or(|x| x.ns == SCHEMA && x.attribute("protocol-version") == Some("1.1"));
+        let proper = said.is_none_or(|x| x.ns == SCHEMA && x.attribute("protocol-version") == Some("1.1"));
         if from != link.id || !proper {
             return Err(StreamError(
                 "bad-format",
@@ -211,18 +199,10 @@ impl Cluster {
     }
 
     /// The config manager answers whoever asks, which is why 7400 must never be exposed; the edge must not ask.
-    async fn configuration(
-        &self,
-        node: &Arc<Node>,
-        link: &Arc<Link>,
-        xdb: &Element,
-    ) -> Result<(), StreamError> {
+    async fn configuration(&self, node: &Arc<Node>, link: &Arc<Link>, xdb: &Element) -> Result<(), StreamError> {
         let attribute = |name| xdb.attribute(name).unwrap_or_default();
-        let asked = xdb
-            .child("config")
-            .and_then(|config| config.attribute("id"));
-        let proper = (attribute("to"), attribute("ns"), attribute("type"))
-            == (CONFIG, CONFIG_NS, "get")
+        let asked = xdb.child("config").and_then(|config| config.attribute("id"));
+        let proper = (attribute("to"), attribute("ns"), attribute("type")) == (CONFIG, CONFIG_NS, "get")
             && attribute("from") == link.id;
         let (Some(asked), true) = (asked, proper) else {
             return Err(StreamError(

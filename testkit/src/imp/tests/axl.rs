@@ -12,16 +12,13 @@ async fn raw(imp: &SimulatedImp, request: &str) -> String {
     roots
         .add(rustls::pki_types::CertificateDer::from_pem_slice(imp.ca_pem().as_bytes()).unwrap())
         .unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(imp.nodes()[0].https)
-        .await
-        .unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(imp.nodes()[0].https).await.unwrap();
     let mut stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config))
         .connect("cups.ciscotac.net".try_into().unwrap(), stream)
         .await
@@ -40,7 +37,8 @@ fn sample(head: &str, body: &str) -> String {
     )
 }
 
-const HEAD: &str = "Content-Type: text/xml;charset=UTF-8\r\nAccept: text/xml\r\nSOAPAction: \"CUCM:DB ver=14.0 executeSQLQuery\"\r\n";
+const HEAD: &str =
+    "Content-Type: text/xml;charset=UTF-8\r\nAccept: text/xml\r\nSOAPAction: \"CUCM:DB ver=14.0 executeSQLQuery\"\r\n";
 
 #[tokio::test]
 async fn the_published_sample_is_accepted() {
@@ -64,17 +62,10 @@ async fn the_published_sample_is_accepted() {
 #[case::dtd(HEAD.to_string(), format!("<!DOCTYPE x []>{SAMPLE}"), "500")]
 #[case::other_prefix(HEAD.to_string(), SAMPLE.replace("xmlns:ns=", "xmlns:axl=").replace("<ns:", "<axl:").replace("</ns:", "</axl:"), "200")]
 #[tokio::test]
-async fn requests_are_taken_strictly(
-    #[case] head: String,
-    #[case] body: String,
-    #[case] status: &str,
-) {
+async fn requests_are_taken_strictly(#[case] head: String, #[case] body: String, #[case] status: &str) {
     let imp = SimulatedImp::start(quick()).await.unwrap();
     let answer = raw(&imp, &sample(&head, &body)).await;
-    assert!(
-        answer.starts_with(&format!("HTTP/1.1 {status}")),
-        "{answer}"
-    );
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     if status == "599" {
         assert!(answer.contains("text/html"), "{answer}");
     }
@@ -95,12 +86,7 @@ async fn rows_are_written_one_by_one_and_read_back() {
     let insert = format!("INSERT INTO xmpps2snodes (pkid, cp_id) VALUES ('{pkid}', '{ID}')");
     let (status, body) = axl(&imp, "executeSQLUpdate", &insert).await;
     assert_eq!((status, tag(&body, "rowsUpdated").as_str()), (200, "1"));
-    let (_, body) = axl(
-        &imp,
-        "executeSQLQuery",
-        "SELECT pkid, cp_id FROM xmpps2snodes",
-    )
-    .await;
+    let (_, body) = axl(&imp, "executeSQLQuery", "SELECT pkid, cp_id FROM xmpps2snodes").await;
     assert!(
         body.contains(&format!(
             "<return><row><pkid>{pkid}</pkid><cp_id>{ID}</cp_id></row></return>"
@@ -123,11 +109,7 @@ async fn rows_are_written_one_by_one_and_read_back() {
 #[case::syntax("executeSQLQuery", "SELECT FROM", "-201")]
 #[case::write_as_query("executeSQLQuery", "DELETE FROM xmpps2snodes WHERE pkid='x'", "-201")]
 #[case::read_as_update("executeSQLUpdate", "SELECT pkid FROM xmpps2snodes", "-201")]
-#[case::null(
-    "executeSQLUpdate",
-    "INSERT INTO xmpps2snodes (cp_id) VALUES ('x')",
-    "-391"
-)]
+#[case::null("executeSQLUpdate", "INSERT INTO xmpps2snodes (cp_id) VALUES ('x')", "-391")]
 #[tokio::test]
 async fn sql_errors_are_faults(#[case] operation: &str, #[case] sql: &str, #[case] code: &str) {
     let imp = SimulatedImp::start(quick()).await.unwrap();
@@ -218,9 +200,7 @@ async fn roles_are_told_apart() {
     config.accounts[0].axl = false;
     let imp = SimulatedImp::start(config).await.unwrap();
     assert_eq!(
-        axl(&imp, "executeSQLQuery", "SELECT pkid FROM xmpps2snodes")
-            .await
-            .0,
+        axl(&imp, "executeSQLQuery", "SELECT pkid FROM xmpps2snodes").await.0,
         403
     );
     let (status, _) = control_center(&imp, PUBLISHER, "soapGetServiceStatus", "")
@@ -255,25 +235,13 @@ async fn faults_strike_as_often_as_told(#[case] fault: &str, #[case] status: u16
 async fn a_lost_reply_comes_after_the_effect_and_a_time_out_has_none() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
     let insert = format!("INSERT INTO xmpps2snodes (pkid, cp_id) VALUES (newid(), '{ID}')");
-    let post = async || {
-        axl_post(
-            &imp,
-            PUBLISHER,
-            "axlpassword",
-            "14.0",
-            "executeSQLUpdate",
-            &insert,
-        )
-        .await
-    };
+    let post = async || axl_post(&imp, PUBLISHER, "axlpassword", "14.0", "executeSQLUpdate", &insert).await;
     let rows = || imp.state().nodes[0].rows.len();
-    imp.set_fault("axl-reply-lost", FaultOptions::default())
-        .unwrap();
+    imp.set_fault("axl-reply-lost", FaultOptions::default()).unwrap();
     assert!(post().await.is_err());
     assert_eq!(rows(), 1);
     assert!(imp.clear_fault("axl-reply-lost"));
-    imp.set_fault("axl-timeout", FaultOptions::default())
-        .unwrap();
+    imp.set_fault("axl-timeout", FaultOptions::default()).unwrap();
     assert!(post().await.unwrap_err().is_timeout());
     assert_eq!(rows(), 1);
 }
@@ -288,26 +256,14 @@ async fn a_stale_session_cookie_is_a_404() {
         .and_then(|value| value.split(';').next())
         .unwrap();
     let head = format!("{HEAD}Cookie: {cookie}\r\n");
-    assert!(
-        raw(&imp, &sample(&head, SAMPLE))
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(raw(&imp, &sample(&head, SAMPLE)).await.starts_with("HTTP/1.1 200"));
     imp.change(Change {
         forget_sessions: Some(true),
         ..Change::default()
     })
     .unwrap();
-    assert!(
-        raw(&imp, &sample(&head, SAMPLE))
-            .await
-            .starts_with("HTTP/1.1 404")
-    );
-    assert!(
-        raw(&imp, &sample(HEAD, SAMPLE))
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    assert!(raw(&imp, &sample(&head, SAMPLE)).await.starts_with("HTTP/1.1 404"));
+    assert!(raw(&imp, &sample(HEAD, SAMPLE)).await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

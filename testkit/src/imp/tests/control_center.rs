@@ -21,35 +21,17 @@ async fn a_restart_is_asynchronous_and_its_up_time_counts_from_the_start() {
     assert_eq!(tag(&body, "ServiceStatus"), "Started");
     assert!(tag(&body, "UpTime").parse::<u64>().unwrap() >= 86_400);
     let began = Instant::now();
-    let (status, body) = ask(
-        &imp,
-        PUBLISHER,
-        "soapDoControlServices",
-        &restart(PUBLISHER),
-    )
-    .await;
+    let (status, body) = ask(&imp, PUBLISHER, "soapDoControlServices", &restart(PUBLISHER)).await;
     assert_eq!(status, 200);
     assert_eq!(
-        (
-            tag(&body, "ReturnCode").as_str(),
-            tag(&body, "ReasonCode").as_str()
-        ),
+        (tag(&body, "ReturnCode").as_str(), tag(&body, "ReasonCode").as_str()),
         ("0", "-1")
     );
     assert_eq!(tag(&body, "ServiceStatus"), "Stopping");
     // A second command while the first is under way.
-    let (_, body) = ask(
-        &imp,
-        PUBLISHER,
-        "soapDoControlServices",
-        &restart(PUBLISHER),
-    )
-    .await;
+    let (_, body) = ask(&imp, PUBLISHER, "soapDoControlServices", &restart(PUBLISHER)).await;
     assert_eq!(
-        (
-            tag(&body, "ReturnCode").as_str(),
-            tag(&body, "ReasonCode").as_str()
-        ),
+        (tag(&body, "ReturnCode").as_str(), tag(&body, "ReasonCode").as_str()),
         ("1", "-1029")
     );
     let (_, body) = ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await;
@@ -76,12 +58,7 @@ async fn a_node_takes_commands_for_itself_alone() {
         let (status, body) = ask(&imp, PUBLISHER, "soapDoControlServices", &restart(name)).await;
         assert_eq!(status, 500, "{body}");
     }
-    assert!(
-        imp.state()
-            .nodes
-            .iter()
-            .all(|node| node.router.restarts.is_empty())
-    );
+    assert!(imp.state().nodes.iter().all(|node| node.router.restarts.is_empty()));
 }
 
 #[rstest]
@@ -108,25 +85,12 @@ async fn refusals_have_a_code(#[case] service: &str, #[case] code: &str) {
 #[case(Federation::Off, "Stopped", "-1068")]
 #[case(Federation::Unknown, "Stopped", "-1")]
 #[tokio::test]
-async fn own_federation_shows_in_its_service(
-    #[case] federation: Federation,
-    #[case] status: &str,
-    #[case] code: &str,
-) {
-    let imp = SimulatedImp::start(ImpConfig {
-        federation,
-        ..quick()
-    })
-    .await
-    .unwrap();
-    let content =
-        "<soap:ServiceStatus>Cisco XCP XMPP Federation Connection Manager</soap:ServiceStatus>";
+async fn own_federation_shows_in_its_service(#[case] federation: Federation, #[case] status: &str, #[case] code: &str) {
+    let imp = SimulatedImp::start(ImpConfig { federation, ..quick() }).await.unwrap();
+    let content = "<soap:ServiceStatus>Cisco XCP XMPP Federation Connection Manager</soap:ServiceStatus>";
     let (_, body) = ask(&imp, SUBSCRIBER, "soapGetServiceStatus", content).await;
     let item = body.split("<ns1:item>").nth(1).unwrap();
-    assert!(
-        item.contains(&format!("<ns1:ServiceStatus>{status}<")),
-        "{item}"
-    );
+    assert!(item.contains(&format!("<ns1:ServiceStatus>{status}<")), "{item}");
     assert!(item.contains(&format!("<ns1:ReasonCode>{code}<")), "{item}");
 }
 
@@ -154,23 +118,13 @@ async fn too_many_requests_are_a_fault() {
     .await
     .unwrap();
     for _ in 0..2 {
-        assert_eq!(
-            ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS)
-                .await
-                .0,
-            200
-        );
+        assert_eq!(ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await.0, 200);
     }
     let (status, body) = ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await;
     assert_eq!(status, 500);
-    assert!(
-        tag(&body, "faultstring").starts_with("Exceeded allowed rate"),
-        "{body}"
-    );
+    assert!(tag(&body, "faultstring").starts_with("Exceeded allowed rate"), "{body}");
     assert_eq!(
-        ask(&imp, SUBSCRIBER, "soapGetServiceStatus", ROUTER_STATUS)
-            .await
-            .0,
+        ask(&imp, SUBSCRIBER, "soapGetServiceStatus", ROUTER_STATUS).await.0,
         200
     );
 }
@@ -178,15 +132,8 @@ async fn too_many_requests_are_a_fault() {
 #[tokio::test]
 async fn a_refused_restart_changes_nothing() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
-    imp.set_fault("restart-refused", FaultOptions::default())
-        .unwrap();
-    let (status, body) = ask(
-        &imp,
-        PUBLISHER,
-        "soapDoControlServices",
-        &restart(PUBLISHER),
-    )
-    .await;
+    imp.set_fault("restart-refused", FaultOptions::default()).unwrap();
+    let (status, body) = ask(&imp, PUBLISHER, "soapDoControlServices", &restart(PUBLISHER)).await;
     assert_eq!(
         (
             status,
@@ -209,23 +156,15 @@ async fn a_hanging_restart_goes_on_when_the_fault_goes() {
     };
     imp.set_fault("restart-hangs", only).unwrap();
     assert_eq!(
-        ask(
-            &imp,
-            SUBSCRIBER,
-            "soapDoControlServices",
-            &restart(SUBSCRIBER)
-        )
-        .await
-        .0,
+        ask(&imp, SUBSCRIBER, "soapDoControlServices", &restart(SUBSCRIBER))
+            .await
+            .0,
         200
     );
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(imp.state().nodes[1].router.status, Status::Stopping);
     imp.clear_fault("restart-hangs");
-    until(&imp, "started", |state| {
-        state.nodes[1].router.status == Status::Started
-    })
-    .await;
+    until(&imp, "started", |state| state.nodes[1].router.status == Status::Started).await;
 }
 
 #[tokio::test]
@@ -238,21 +177,13 @@ async fn a_lost_reply_leaves_a_restart_behind() {
     };
     imp.set_fault("cc-reply-lost", once).unwrap();
     assert!(
-        control_center(
-            &imp,
-            PUBLISHER,
-            "soapDoControlServices",
-            &restart(PUBLISHER)
-        )
-        .await
-        .is_err()
+        control_center(&imp, PUBLISHER, "soapDoControlServices", &restart(PUBLISHER))
+            .await
+            .is_err()
     );
     assert_eq!(imp.state().nodes[0].router.restarts.len(), 1);
     let call = imp.calls(0).last().unwrap().clone();
-    assert_eq!(
-        (call.status, call.outcome.as_str(), call.auth),
-        (0, "reply lost", "ok")
-    );
+    assert_eq!((call.status, call.outcome.as_str(), call.auth), (0, "reply lost", "ok"));
 }
 
 #[rstest]
@@ -272,17 +203,10 @@ async fn faults_of_control_center(#[case] fault: &str, #[case] status: u16) {
     )
     .unwrap();
     assert_eq!(
-        ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS)
-            .await
-            .0,
+        ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await.0,
         status
     );
-    assert_eq!(
-        ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS)
-            .await
-            .0,
-        200
-    );
+    assert_eq!(ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await.0, 200);
 }
 
 #[tokio::test]
@@ -291,15 +215,9 @@ async fn stop_and_start_leave_the_other_services_down() {
     let stop = restart(PUBLISHER).replace("Restart", "Stop");
     let start = restart(PUBLISHER).replace("Restart", "Start");
     ask(&imp, PUBLISHER, "soapDoControlServices", &stop).await;
-    until(&imp, "stopped", |state| {
-        state.nodes[0].router.status == Status::Stopped
-    })
-    .await;
+    until(&imp, "stopped", |state| state.nodes[0].router.status == Status::Stopped).await;
     ask(&imp, PUBLISHER, "soapDoControlServices", &start).await;
-    until(&imp, "started", |state| {
-        state.nodes[0].router.status == Status::Started
-    })
-    .await;
+    until(&imp, "started", |state| state.nodes[0].router.status == Status::Started).await;
     let content = "<soap:ServiceStatus>Cisco XCP Connection Manager</soap:ServiceStatus>";
     let (_, body) = ask(&imp, PUBLISHER, "soapGetServiceStatus", content).await;
     assert_eq!(tag(&body, "ServiceStatus"), "Stopped");

@@ -1,10 +1,5 @@
 //! The simulator against the published facts: the client side here is written by hand, so that both ends are checked.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod axl;
 mod control_center;
@@ -57,14 +52,7 @@ fn url(imp: &SimulatedImp, name: &str, path: &str) -> String {
 /// Status and body of an answer.
 type Answer = Result<(u16, String), reqwest::Error>;
 
-async fn axl_post(
-    imp: &SimulatedImp,
-    node: &str,
-    password: &str,
-    version: &str,
-    operation: &str,
-    sql: &str,
-) -> Answer {
+async fn axl_post(imp: &SimulatedImp, node: &str, password: &str, version: &str, operation: &str, sql: &str) -> Answer {
     let body = format!(
         r#"<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:ns="http://www.cisco.com/AXL/API/{version}"><soapenv:Header/><soapenv:Body><ns:{operation} sequence="1"><sql>{}</sql></ns:{operation}></soapenv:Body></soapenv:Envelope>"#,
         xml::escape(sql)
@@ -72,10 +60,7 @@ async fn axl_post(
     let answer = client(imp)
         .post(url(imp, node, "/axl/"))
         .header("content-type", "text/xml;charset=UTF-8")
-        .header(
-            "soapaction",
-            format!("\"CUCM:DB ver={version} {operation}\""),
-        )
+        .header("soapaction", format!("\"CUCM:DB ver={version} {operation}\""))
         .basic_auth("axluser", Some(password))
         .body(body)
         .timeout(Duration::from_secs(5))
@@ -108,11 +93,7 @@ async fn control_center(imp: &SimulatedImp, node: &str, operation: &str, content
 }
 
 /// Waits until the state says so; events have no other way out of the simulator.
-async fn until(
-    imp: &SimulatedImp,
-    what: &str,
-    holds: impl Fn(&ClusterState) -> bool,
-) -> ClusterState {
+async fn until(imp: &SimulatedImp, what: &str, holds: impl Fn(&ClusterState) -> bool) -> ClusterState {
     let began = Instant::now();
     loop {
         let state = imp.state();

@@ -15,10 +15,7 @@ async fn rows_reach_the_subscriber_after_the_delay() {
     let began = Instant::now();
     assert_eq!(axl(&imp, "executeSQLUpdate", &insert(ID)).await.0, 200);
     let state = imp.state();
-    assert_eq!(
-        (state.nodes[0].rows.len(), state.nodes[1].rows.len()),
-        (1, 0)
-    );
+    assert_eq!((state.nodes[0].rows.len(), state.nodes[1].rows.len()), (1, 0));
     let state = until(&imp, "replicated", |state| state.nodes[1].rows.len() == 1).await;
     assert!(began.elapsed() >= Duration::from_millis(500));
     assert_eq!(state.nodes[0].rows, state.nodes[1].rows);
@@ -44,20 +41,11 @@ async fn many_writes_arrive_in_order() {
 async fn a_router_loads_ids_only_when_it_starts_and_says_that_it_wants_to() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
     imp.sql(&insert(ID)).unwrap();
-    let state = until(&imp, "notices", |state| {
-        state.nodes.iter().all(|node| node.notice)
-    })
-    .await;
-    assert!(
-        state
-            .nodes
-            .iter()
-            .all(|node| node.router.loaded_ids.is_empty())
-    );
+    let state = until(&imp, "notices", |state| state.nodes.iter().all(|node| node.notice)).await;
+    assert!(state.nodes.iter().all(|node| node.router.loaded_ids.is_empty()));
     imp.restart_router(SUBSCRIBER).unwrap();
     let state = until(&imp, "restarted", |state| {
-        state.nodes[1].router.status == Status::Started
-            && !state.nodes[1].router.loaded_ids.is_empty()
+        state.nodes[1].router.status == Status::Started && !state.nodes[1].router.loaded_ids.is_empty()
     })
     .await;
     assert!(!state.nodes[1].notice);

@@ -50,10 +50,8 @@ impl Component {
         };
         let id = rest.split('\'').next().unwrap();
         let digest = calls::hex(&Sha1::digest(format!("{id}{secret}")));
-        self.write(&format!("<handshake>{digest}</handshake>"))
-            .await;
-        self.read_until_any(&["<handshake/>", "</stream:stream>"])
-            .await
+        self.write(&format!("<handshake>{digest}</handshake>")).await;
+        self.read_until_any(&["<handshake/>", "</stream:stream>"]).await
     }
 
     pub(super) async fn write(&mut self, text: &str) {
@@ -74,8 +72,7 @@ impl Component {
                 .unwrap_or_else(|_| panic!("no {what:?} in 5 s after {}", self.seen))
                 .unwrap();
             assert!(count > 0, "closed before {what:?}: {}", self.seen);
-            self.seen
-                .push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            self.seen.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
         }
         self.seen.clone()
     }
@@ -138,14 +135,11 @@ async fn stanzas_go_both_ways_as_they_are() {
     ] {
         assert!(seen.contains(expected), "{expected} in {seen}");
     }
-    edge.write("<message from='bob@vngtp.lab/r' to='alice@coluc.com' id='2' type='chat'><body>back</body></message>").await;
+    edge.write("<message from='bob@vngtp.lab/r' to='alice@coluc.com' id='2' type='chat'><body>back</body></message>")
+        .await;
     let items = inbox(&imp, ALICE, 0).await;
     assert_eq!(items[0].seq, 1);
-    assert!(
-        items[0].stanza.contains("<body>back</body>"),
-        "{}",
-        items[0].stanza
-    );
+    assert!(items[0].stanza.contains("<body>back</body>"), "{}", items[0].stanza);
     assert!(!items[0].stanza.contains("xmlns="), "{}", items[0].stanza);
     // Subscription requests carry the bare address.
     imp.send(ALICE, "<presence to='bob@vngtp.lab' type='subscribe'/>")
@@ -169,16 +163,11 @@ fn attributes(text: &str) -> String {
 #[case::not_loaded("cm-9_s2scp-1.elsewhere", "router-secret", "host-unknown")]
 #[case::wrong_secret(ID, "other", "not-authorized")]
 #[tokio::test]
-async fn who_is_not_known_is_refused(
-    #[case] id: &str,
-    #[case] secret: &str,
-    #[case] condition: &str,
-) {
+async fn who_is_not_known_is_refused(#[case] id: &str, #[case] secret: &str, #[case] condition: &str) {
     let imp = cluster(&[ID]).await;
     let mut component = Component::open(&imp, 0, id).await;
     let answer = component.shake(&imp, secret).await;
-    let expected =
-        format!("<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>");
+    let expected = format!("<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>");
     assert!(answer.contains(&expected), "{answer}");
     assert!(answer.ends_with("</stream:stream>"), "{answer}");
     let call = imp.calls(0).last().unwrap().clone();
@@ -208,20 +197,11 @@ async fn openings_that_fail(#[case] text: &str, #[case] condition: &str) {
 }
 
 #[rstest]
-#[case::own_domain(
-    "<message from='mallory@coluc.com' to='alice@coluc.com'/>",
-    "invalid-from"
-)]
-#[case::alias(
-    "<message from='room@conf.coluc.com' to='alice@coluc.com'/>",
-    "invalid-from"
-)]
+#[case::own_domain("<message from='mallory@coluc.com' to='alice@coluc.com'/>", "invalid-from")]
+#[case::alias("<message from='room@conf.coluc.com' to='alice@coluc.com'/>", "invalid-from")]
 #[case::no_from("<message to='alice@coluc.com'/>", "improper-addressing")]
 #[case::no_to("<message from='bob@vngtp.lab'/>", "improper-addressing")]
-#[case::route(
-    "<route from='bob@vngtp.lab' to='alice@coluc.com'/>",
-    "unsupported-stanza-type"
-)]
+#[case::route("<route from='bob@vngtp.lab' to='alice@coluc.com'/>", "unsupported-stanza-type")]
 #[case::server_namespace(
     "<message xmlns='jabber:server' from='bob@vngtp.lab' to='alice@coluc.com'/>",
     "unsupported-stanza-type"
@@ -229,10 +209,7 @@ async fn openings_that_fail(#[case] text: &str, #[case] condition: &str) {
 #[case::text("hello", "invalid-xml")]
 #[case::depth(&"<a>".repeat(300), "policy-violation")]
 #[tokio::test]
-async fn what_a_component_must_not_send_ends_its_stream(
-    #[case] text: &str,
-    #[case] condition: &str,
-) {
+async fn what_a_component_must_not_send_ends_its_stream(#[case] text: &str, #[case] condition: &str) {
     let imp = cluster(&[ID]).await;
     let mut edge = Component::link(&imp, 0, ID).await;
     edge.write(text).await;
@@ -333,23 +310,24 @@ async fn errors_and_results_are_never_answered() {
 async fn conference_rooms_send_and_receive() {
     let imp = cluster(&[ID]).await;
     let mut edge = Component::link(&imp, 0, ID).await;
-    edge.write("<message type='groupchat' from='bob@vngtp.lab/r' to='room@conf.coluc.com'><body>hi</body></message>").await;
+    edge.write("<message type='groupchat' from='bob@vngtp.lab/r' to='room@conf.coluc.com'><body>hi</body></message>")
+        .await;
     let items = inbox(&imp, "conf.coluc.com", 0).await;
     assert!(
         items[0].stanza.contains("to='room@conf.coluc.com'"),
         "{}",
         items[0].stanza
     );
-    imp.send("conf.coluc.com", "<message type='groupchat' from='room@conf.coluc.com/alice' to='bob@vngtp.lab/r'><body>ho</body></message>")
-        .await
-        .unwrap();
+    imp.send(
+        "conf.coluc.com",
+        "<message type='groupchat' from='room@conf.coluc.com/alice' to='bob@vngtp.lab/r'><body>ho</body></message>",
+    )
+    .await
+    .unwrap();
     let seen = edge.read_until("</message>").await;
     assert!(seen.contains("from='room@conf.coluc.com/alice'"), "{seen}");
     let foreign = imp
-        .send(
-            "conf.coluc.com",
-            "<message from='alice@coluc.com' to='bob@vngtp.lab'/>",
-        )
+        .send("conf.coluc.com", "<message from='alice@coluc.com' to='bob@vngtp.lab'/>")
         .await;
     assert!(foreign.is_err());
 }
@@ -357,12 +335,9 @@ async fn conference_rooms_send_and_receive() {
 #[tokio::test]
 async fn without_a_link_stanzas_bounce() {
     let imp = cluster(&[ID]).await;
-    imp.send(
-        ALICE,
-        "<message to='bob@vngtp.lab' id='7'><body>x</body></message>",
-    )
-    .await
-    .unwrap();
+    imp.send(ALICE, "<message to='bob@vngtp.lab' id='7'><body>x</body></message>")
+        .await
+        .unwrap();
     let items = inbox(&imp, ALICE, 0).await;
     for expected in [
         "type='error'",
@@ -370,11 +345,7 @@ async fn without_a_link_stanzas_bounce() {
         "from='bob@vngtp.lab'",
         "<remote-server-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>",
     ] {
-        assert!(
-            items[0].stanza.contains(expected),
-            "{expected} in {}",
-            items[0].stanza
-        );
+        assert!(items[0].stanza.contains(expected), "{expected} in {}", items[0].stanza);
     }
     assert_eq!(imp.state().nodes[0].router.bounced, 1);
     // Answers have no answer.
@@ -401,12 +372,9 @@ async fn either_node_carries_the_traffic_of_all_users() {
     inbox(&imp, CAROL, 0).await;
     // With a link at home, that one is taken.
     let mut home = Component::link(&imp, 1, ID).await;
-    imp.send(
-        CAROL,
-        "<message to='bob@vngtp.lab'><body>z</body></message>",
-    )
-    .await
-    .unwrap();
+    imp.send(CAROL, "<message to='bob@vngtp.lab'><body>z</body></message>")
+        .await
+        .unwrap();
     home.read_until("<body>z</body>").await;
 }
 
@@ -414,11 +382,7 @@ async fn either_node_carries_the_traffic_of_all_users() {
 #[case(Spread::RoundRobin, 5, 5)]
 #[case(Spread::Pair, 10, 0)]
 #[tokio::test]
-async fn traffic_is_spread_over_the_components(
-    #[case] spread: Spread,
-    #[case] more: u64,
-    #[case] less: u64,
-) {
+async fn traffic_is_spread_over_the_components(#[case] spread: Spread, #[case] more: u64, #[case] less: u64) {
     let imp = cluster(&[ID, "cm-2_s2scp-1.eft-xwye-a-coluc-com-1"]).await;
     imp.change(Change {
         spread: Some(spread),
@@ -430,16 +394,9 @@ async fn traffic_is_spread_over_the_components(
         Component::link(&imp, 0, "cm-2_s2scp-1.eft-xwye-a-coluc-com-1").await,
     ];
     for _ in 0..10 {
-        imp.send(ALICE, "<message to='bob@vngtp.lab'/>")
-            .await
-            .unwrap();
+        imp.send(ALICE, "<message to='bob@vngtp.lab'/>").await.unwrap();
     }
-    let mut sent: Vec<u64> = imp.state().nodes[0]
-        .router
-        .links
-        .iter()
-        .map(|link| link.sent)
-        .collect();
+    let mut sent: Vec<u64> = imp.state().nodes[0].router.links.iter().map(|link| link.sent).collect();
     sent.sort_unstable();
     assert_eq!(sent, [less, more]);
 }
@@ -456,7 +413,8 @@ async fn a_goodbye_is_answered_after_what_was_waiting() {
         .await
         .unwrap();
     }
-    edge.write("<message from='bob@vngtp.lab' to='alice@coluc.com'><body>last</body></message></stream:stream>").await;
+    edge.write("<message from='bob@vngtp.lab' to='alice@coluc.com'><body>last</body></message></stream:stream>")
+        .await;
     let rest = edge.rest().await;
     assert_eq!(rest.matches("</message>").count(), 200);
     assert!(rest.ends_with("</stream:stream>"), "{rest}");
@@ -479,10 +437,7 @@ async fn a_broken_link_returns_what_it_did_not_write() {
         .unwrap();
     }
     drop(edge);
-    let state = until(&imp, "bounced", |state| {
-        state.nodes[0].router.bounced >= 100
-    })
-    .await;
+    let state = until(&imp, "bounced", |state| state.nodes[0].router.bounced >= 100).await;
     let errors = imp.inbox(ALICE, 0, Duration::ZERO).await.unwrap().len() as u64;
     assert!(errors >= state.nodes[0].router.bounced);
 }
@@ -496,12 +451,7 @@ async fn a_restart_drops_links_closes_the_port_and_loads_the_new_ids() {
     .unwrap();
     until(&imp, "notice", |state| state.nodes[0].notice).await;
     let mut early = Component::open(&imp, 0, ID).await;
-    assert!(
-        early
-            .read_until("</stream:stream>")
-            .await
-            .contains("host-unknown")
-    );
+    assert!(early.read_until("</stream:stream>").await.contains("host-unknown"));
     imp.restart_router(PUBLISHER).unwrap();
     assert!(TcpStream::connect(imp.nodes()[0].xcp).await.is_err());
     assert!(
@@ -510,18 +460,12 @@ async fn a_restart_drops_links_closes_the_port_and_loads_the_new_ids() {
             .unwrap_err()
             .contains("no session")
     );
-    until(&imp, "started", |state| {
-        state.nodes[0].router.status == Status::Started
-    })
-    .await;
+    until(&imp, "started", |state| state.nodes[0].router.status == Status::Started).await;
     let edge = Component::link(&imp, 0, ID).await;
     // And down again: the connection ends without a word.
     imp.restart_router(PUBLISHER).unwrap();
     assert_eq!(edge.rest().await, "");
-    let state = until(&imp, "started", |state| {
-        state.nodes[0].router.status == Status::Started
-    })
-    .await;
+    let state = until(&imp, "started", |state| state.nodes[0].router.status == Status::Started).await;
     assert_eq!(state.nodes[0].router.restarts.len(), 2);
     assert!(state.nodes[0].router.links.is_empty());
 }
@@ -546,10 +490,7 @@ async fn a_router_that_is_down_comes_back_when_the_fault_goes() {
         (Status::Started, Status::Stopped)
     );
     imp.clear_fault("router-down");
-    until(&imp, "up", |state| {
-        state.nodes[1].router.status == Status::Started
-    })
-    .await;
+    until(&imp, "up", |state| state.nodes[1].router.status == Status::Started).await;
     Component::link(&imp, 1, ID).await;
 }
 
@@ -559,19 +500,15 @@ async fn a_thousand_messages_each_way_arrive_once_and_in_order() {
     let mut edge = Component::link(&imp, 0, ID).await;
     let out = async {
         for number in 0..1000 {
-            imp.send(
-                ALICE,
-                &format!("<message to='{BOB}'><body>{number}.</body></message>"),
-            )
-            .await
-            .unwrap();
+            imp.send(ALICE, &format!("<message to='{BOB}'><body>{number}.</body></message>"))
+                .await
+                .unwrap();
         }
     };
     let (mut read, mut write) = edge.stream.split();
     let back = async {
         for number in 0..1000 {
-            let text =
-                format!("<message from='{BOB}' to='{ALICE}'><body>{number}.</body></message>");
+            let text = format!("<message from='{BOB}' to='{ALICE}'><body>{number}.</body></message>");
             write.write_all(text.as_bytes()).await.unwrap();
         }
     };
@@ -591,9 +528,7 @@ async fn a_thousand_messages_each_way_arrive_once_and_in_order() {
             .collect()
     };
     assert_eq!(numbers(&text), (0..1000).collect::<Vec<_>>());
-    let received = until(&imp, "received", |state| {
-        state.nodes[0].router.delivered == 1000
-    });
+    let received = until(&imp, "received", |state| state.nodes[0].router.delivered == 1000);
     received.await;
     let items = imp.inbox(ALICE, 0, Duration::ZERO).await.unwrap();
     let all: String = items.into_iter().map(|item| item.stanza).collect();
@@ -640,10 +575,7 @@ async fn users_are_driven_over_http() {
     let mut edge = Component::link(&imp, 0, ID).await;
     let control = Control::new(&imp);
     let stanza = "<message to='bob@vngtp.lab' id='1' type='chat'><body>hi</body></message>";
-    assert_eq!(
-        control.post("/users/alice@coluc.com/stanza", stanza).await,
-        200
-    );
+    assert_eq!(control.post("/users/alice@coluc.com/stanza", stanza).await, 200);
     edge.read_until("<body>hi</body>").await;
     assert_eq!(
         control
@@ -651,17 +583,10 @@ async fn users_are_driven_over_http() {
             .await,
         404
     );
-    assert_eq!(
-        control
-            .post("/users/alice@coluc.com/stanza", "<message")
-            .await,
-        400
-    );
+    assert_eq!(control.post("/users/alice@coluc.com/stanza", "<message").await, 400);
     edge.write("<message from='bob@vngtp.lab' to='alice@coluc.com'><body>yo</body></message>")
         .await;
-    let items = control
-        .get("/users/alice@coluc.com/inbox?after=0&wait=5000")
-        .await;
+    let items = control.get("/users/alice@coluc.com/inbox?after=0&wait=5000").await;
     assert_eq!(items[0]["seq"], 1);
     let items = control.get("/users/alice@coluc.com/inbox?after=1").await;
     assert_eq!(items, serde_json::json!([]));
@@ -669,9 +594,7 @@ async fn users_are_driven_over_http() {
     assert_eq!(control.post(&raw, "<not xml").await, 200);
     edge.read_until("<not xml").await;
     assert_eq!(
-        control
-            .post("/nodes/ecup10.coluc.com/links/unknown/raw", "x")
-            .await,
+        control.post("/nodes/ecup10.coluc.com/links/unknown/raw", "x").await,
         400
     );
 }
@@ -700,18 +623,8 @@ async fn the_cluster_is_seen_and_changed_over_http() {
     let (status, body) = control.ask(reqwest::Method::POST, "/sql", sql).await;
     assert_eq!(status, 200);
     assert!(body.contains(ID), "{body}");
-    assert_eq!(
-        control
-            .post("/nodes/cups.ciscotac.net/restart-router", "")
-            .await,
-        200
-    );
-    assert_eq!(
-        control
-            .post("/nodes/ecup99.coluc.com/restart-router", "")
-            .await,
-        404
-    );
+    assert_eq!(control.post("/nodes/cups.ciscotac.net/restart-router", "").await, 200);
+    assert_eq!(control.post("/nodes/ecup99.coluc.com/restart-router", "").await, 404);
     let calls = control.get("/calls?after=1").await;
     assert_eq!(calls[0]["seq"], 2);
     let restarts = calls.as_array().unwrap().iter();

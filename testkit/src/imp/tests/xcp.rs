@@ -47,7 +47,11 @@ async fn announced_as(imp: &SimulatedImp, id: &str, form: &str) -> (Component, S
     component.seen.clear();
     component.write(&form.replace("ID", id)).await;
     // The last word about others: in order behind what it waits for.
-    component.write(&format!("<xdb from='{id}' id='end' ns='config-manager' to='config@-internal' type='get'><config id='none'/></xdb>")).await;
+    component
+        .write(&format!(
+            "<xdb from='{id}' id='end' ns='config-manager' to='config@-internal' type='get'><config id='none'/></xdb>"
+        ))
+        .await;
     let seen = component.read_until("</xdb>").await;
     component.seen.clear();
     (component, before + &seen)
@@ -56,9 +60,7 @@ async fn announced_as(imp: &SimulatedImp, id: &str, form: &str) -> (Component, S
 /// The last announcement of a component in what was heard.
 fn of<'a>(heard: &'a str, id: &str) -> Option<&'a str> {
     let from = format!(" from='{id}' ");
-    let announcements = heard
-        .split("<presence")
-        .filter(|part| part.contains("</presence>"));
+    let announcements = heard.split("<presence").filter(|part| part.contains("</presence>"));
     announcements.filter(|part| part.contains(&from)).last()
 }
 
@@ -67,13 +69,7 @@ async fn header_and_handshake_are_those_of_the_capture() {
     let imp = cluster(&[]).await;
     let mut component = open(&imp, &format!("to='{ID}' id='{ID}' version='1.0'")).await;
     let seen = component.read_until("<stream:features/>").await;
-    let stream_id = seen
-        .split(" id='")
-        .nth(1)
-        .unwrap()
-        .split('\'')
-        .next()
-        .unwrap();
+    let stream_id = seen.split(" id='").nth(1).unwrap().split('\'').next().unwrap();
     let seconds = u64::from_str_radix(stream_id, 16).unwrap();
     assert!(seconds.abs_diff(calls::now_ms() / 1000) < 60, "{stream_id}");
     assert_eq!(
@@ -125,17 +121,12 @@ async fn an_announcement_goes_to_all_others_with_what_the_router_has_loaded(#[ca
 async fn stanzas_travel_in_routes_and_every_second_iq_without() {
     let imp = cluster(&[ID]).await;
     let (mut edge, _) = announced(&imp, ID).await;
-    imp.send(
-        ALICE,
-        "<message to='bob@vngtp.lab' id='1'><body>x</body></message>",
-    )
-    .await
-    .unwrap();
+    imp.send(ALICE, "<message to='bob@vngtp.lab' id='1'><body>x</body></message>")
+        .await
+        .unwrap();
     let seen = edge.read_until("</route>").await;
     assert!(
-        seen.starts_with(
-            "<route from='alice@coluc.com/imp' to='bob@vngtp.lab' type='session'><message "
-        ),
+        seen.starts_with("<route from='alice@coluc.com/imp' to='bob@vngtp.lab' type='session'><message "),
         "{seen}"
     );
     edge.seen.clear();
@@ -160,10 +151,7 @@ async fn stanzas_travel_in_routes_and_every_second_iq_without() {
         let seen = items.len() as u64;
         items.extend(inbox(&imp, ALICE, seen).await);
     }
-    for (item, expected) in items
-        .iter()
-        .zip(["<body>1</body>", "<body>2</body>", "id='q1'"])
-    {
+    for (item, expected) in items.iter().zip(["<body>1</body>", "<body>2</body>", "id='q1'"]) {
         assert!(item.stanza.contains(expected), "{}", item.stanza);
     }
 }
@@ -185,9 +173,7 @@ async fn nothing_goes_to_or_comes_from_a_component_that_is_no_gateway(
         edge.seen.clear();
         edge
     };
-    imp.send(ALICE, "<message to='bob@vngtp.lab' id='7'/>")
-        .await
-        .unwrap();
+    imp.send(ALICE, "<message to='bob@vngtp.lab' id='7'/>").await.unwrap();
     let items = inbox(&imp, ALICE, 0).await;
     assert!(
         items[0].stanza.contains("<remote-server-not-found "),
@@ -206,10 +192,7 @@ async fn nothing_goes_to_or_comes_from_a_component_that_is_no_gateway(
     assert!(seen.starts_with(&back), "{seen}");
     assert_eq!(seen.matches("<service-unavailable ").count(), 2, "{seen}");
     let router = &imp.state().nodes[0].router;
-    assert_eq!(
-        (router.delivered, router.refused, router.bounced),
-        (0, 3, 1)
-    );
+    assert_eq!((router.delivered, router.refused, router.bounced), (0, 3, 1));
 }
 
 #[tokio::test]
@@ -227,10 +210,7 @@ async fn a_restart_reads_the_table_and_makes_the_component_a_gateway() {
     assert!(!imp.state().nodes[0].router.links[0].gateway);
     imp.restart_router(PUBLISHER).unwrap();
     assert_eq!(edge.rest().await, "");
-    until(&imp, "started", |state| {
-        state.nodes[0].router.status == Status::Started
-    })
-    .await;
+    until(&imp, "started", |state| state.nodes[0].router.status == Status::Started).await;
     let (_edge, _) = announced(&imp, ID).await;
     let (_other, seen) = announced(&imp, "cm-9_s2scp-1.elsewhere").await;
     let own = of(&seen, ID).unwrap();
@@ -258,10 +238,7 @@ async fn the_config_manager_answers_and_counts() {
     }
     assert_eq!(imp.state().nodes[0].router.config_requests, 2);
     let call = imp.calls(0).last().unwrap().clone();
-    assert_eq!(
-        (call.service, call.operation.as_str()),
-        ("xcp", "xdb get config")
-    );
+    assert_eq!((call.service, call.operation.as_str()), ("xcp", "xdb get config"));
 }
 
 #[rstest]
@@ -270,10 +247,7 @@ async fn the_config_manager_answers_and_counts() {
 #[case::no_id("to='ID' version='1.0'", "improper-addressing")]
 #[case::another_id("to='ID' id='other' version='1.0'", "improper-addressing")]
 #[tokio::test]
-async fn a_header_that_is_not_of_this_profile_is_refused(
-    #[case] attributes: &str,
-    #[case] condition: &str,
-) {
+async fn a_header_that_is_not_of_this_profile_is_refused(#[case] attributes: &str, #[case] condition: &str) {
     let imp = cluster(&[ID]).await;
     let component = open(&imp, &attributes.replace("ID", ID)).await;
     let answer = component.rest().await;
@@ -281,19 +255,10 @@ async fn a_header_that_is_not_of_this_profile_is_refused(
 }
 
 #[rstest]
-#[case::a_message_without_route(
-    "<message from='bob@vngtp.lab' to='alice@coluc.com'/>",
-    "unsupported-stanza-type"
-)]
-#[case::presence_without_route(
-    "<presence from='bob@vngtp.lab' to='alice@coluc.com'/>",
-    "unsupported-stanza-type"
-)]
+#[case::a_message_without_route("<message from='bob@vngtp.lab' to='alice@coluc.com'/>", "unsupported-stanza-type")]
+#[case::presence_without_route("<presence from='bob@vngtp.lab' to='alice@coluc.com'/>", "unsupported-stanza-type")]
 #[case::another_namespace("<route xmlns='urn:r'/>", "unsupported-stanza-type")]
-#[case::empty(
-    "<route from='bob@vngtp.lab' to='alice@coluc.com' type='session'/>",
-    "bad-format"
-)]
+#[case::empty("<route from='bob@vngtp.lab' to='alice@coluc.com' type='session'/>", "bad-format")]
 #[case::two(
     "<route from='bob@vngtp.lab' to='alice@coluc.com' type='session'><message from='bob@vngtp.lab' to='alice@coluc.com'/><message from='bob@vngtp.lab' to='alice@coluc.com'/></route>",
     "bad-format"
@@ -331,15 +296,9 @@ async fn a_header_that_is_not_of_this_profile_is_refused(
     "<presence to='presence@-internal'><x xmlns='http://www.jabber.com/schemas/component-presence.xsd' protocol-version='2'/></presence>",
     "bad-format"
 )]
-#[case::an_xdb_that_asks_nothing(
-    "<xdb from='x' to='config@-internal' ns='config-manager' type='set'/>",
-    "bad-format"
-)]
+#[case::an_xdb_that_asks_nothing("<xdb from='x' to='config@-internal' ns='config-manager' type='set'/>", "bad-format")]
 #[tokio::test]
-async fn what_a_router_could_not_understand_ends_the_stream(
-    #[case] text: &str,
-    #[case] condition: &str,
-) {
+async fn what_a_router_could_not_understand_ends_the_stream(#[case] text: &str, #[case] condition: &str) {
     let imp = cluster(&[ID]).await;
     let (mut edge, _) = announced(&imp, ID).await;
     edge.write(text).await;
