@@ -15,15 +15,17 @@ pub const ALL: u64 = 600;
 
 const OUTBOUND_WAITING: u64 = 250;
 const CONNECTIONS: u64 = 100;
-const INCOMPLETE: u64 = 70;
+const INCOMPLETE: u64 = 50;
+const SENT: u64 = 40;
 const LINKS: u64 = 80;
-const ROUTES: u64 = 60;
+const ROUTES: u64 = 40;
 const VERIFICATIONS: u64 = 20;
 const CACHES: u64 = 20;
 
 /// Bytes that an inbound connection needs beyond what it has begun: task, TLS session, queues.
 const CONNECTION: u64 = 24 * 1024;
-/// Bytes of a remote domain with a stream or an attempt to open one, without its stanzas.
+/// Bytes of a remote domain with a stream or an attempt to open one, with the little that it may
+/// always send, but without its other stanzas.
 const ROUTE: u64 = 24 * 1024;
 /// Bytes of what is remembered of one remote domain: four facts, its addresses, that it could not be
 /// asked, its failures and log lines.
@@ -55,6 +57,8 @@ pub struct Budget {
     pub connections: usize,
     /// Elements and TLS records that peers have begun and not ended, of all inbound connections.
     pub incomplete: usize,
+    /// Stanzas that were sent to remote domains and may not have been read there.
+    pub sent: usize,
     /// Stanzas waiting for all routers, and answers to them.
     pub links: usize,
     /// Remote domains with something waiting or a stream open.
@@ -78,6 +82,7 @@ impl Budget {
                 .max_connections
                 .unwrap_or_else(|| count(CONNECTIONS, CONNECTION, MOST_CONNECTIONS)),
             incomplete: to_usize(part(INCOMPLETE)),
+            sent: to_usize(part(SENT)),
             links: to_usize(part(LINKS).min(MOST_LINKS)),
             routes: count(ROUTES, ROUTE, MOST_ROUTES),
             verifications: limits
@@ -90,12 +95,13 @@ impl Budget {
     }
 
     /// Each bound by name, in bytes.
-    fn parts(&self) -> [(&'static str, u64); 7] {
+    fn parts(&self) -> [(&'static str, u64); 8] {
         let bytes = |count: usize, each: u64| (count as u64).saturating_mul(each);
         [
             ("outboundWaiting", self.outbound_waiting as u64),
             ("connections", bytes(self.connections, CONNECTION)),
             ("incomplete", self.incomplete as u64),
+            ("sent", self.sent as u64),
             ("links", self.links as u64),
             ("routes", bytes(self.routes, ROUTE)),
             ("verifications", bytes(self.verifications, VERIFICATION)),
@@ -136,6 +142,13 @@ impl Budget {
             verifications: self.verifications as u64,
         }
     }
+}
+
+/// Of `most` bytes, those that one may have while all others together have `others`: twice what is
+/// free then. The more of them have much, the less each of them gets, and the next one always gets
+/// some (dynamic thresholds; Choudhury and Hahne, 1998).
+pub fn fair(most: usize, others: usize) -> usize {
+    most.saturating_sub(others) / 3 * 2
 }
 
 fn to_usize(bytes: u64) -> usize {

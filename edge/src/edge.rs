@@ -148,7 +148,7 @@ impl Edge {
     }
 
     /// What waits now.
-    pub(crate) fn depths(&self) -> Depths {
+    pub fn depths(&self) -> Depths {
         let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
         let clusters = self.routers.clusters();
         let links = clusters.iter().map(|cluster| {
@@ -166,6 +166,7 @@ impl Edge {
             outbound_bytes,
             outbound_domains,
             verifications: self.verifier.counts(),
+            sent_bytes: self.outbound.sent(),
             incomplete_bytes: self.incomplete.held(),
         }
     }

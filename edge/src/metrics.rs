@@ -139,6 +139,8 @@ pub struct Depths {
     pub outbound_domains: usize,
     /// Keys of peers.
     pub verifications: TurnCounts,
+    /// Bytes of stanzas that were sent and may not have been read.
+    pub sent_bytes: usize,
     /// Bytes that peers have begun and not ended.
     pub incomplete_bytes: usize,
 }
@@ -160,6 +162,7 @@ pub struct Metrics {
     bytes: Counters<1>,
     bounced: Counters<1>,
     dropped: Counters<1>,
+    unaccounted: Counter,
     stream_errors: Counters<3>,
     resolutions: Durations<2>,
     link_failures: Counters<1>,
@@ -183,6 +186,7 @@ pub struct Metrics {
     suspects: Gauges<2>,
     outbound_queue_stanzas: Gauge,
     outbound_queue_bytes: Gauge,
+    outbound_sent_bytes: Gauge,
     incomplete_bytes: Gauge,
     outbound_domains: Gauge,
     link_state: Gauges<3>,
@@ -212,6 +216,7 @@ impl Default for Metrics {
             bytes: Family::default(),
             bounced: Family::default(),
             dropped: Family::default(),
+            unaccounted: Counter::default(),
             stream_errors: Family::default(),
             resolutions: Family::new_with_constructor(seconds),
             link_failures: Family::default(),
@@ -235,6 +240,7 @@ impl Default for Metrics {
             suspects: Family::default(),
             outbound_queue_stanzas: Gauge::default(),
             outbound_queue_bytes: Gauge::default(),
+            outbound_sent_bytes: Gauge::default(),
             incomplete_bytes: Gauge::default(),
             outbound_domains: Gauge::default(),
             link_state: Family::default(),
@@ -275,6 +281,7 @@ impl Metrics {
             "stanzas_bounced": bounced,
             "stanza_errors": bounce_conditions,
             "stanzas_dropped": dropped,
+            "stanzas_unaccounted": unaccounted,
             "stream_errors": stream_errors,
             "resolution_seconds": resolutions,
             "link_failures": link_failures,
@@ -297,6 +304,7 @@ impl Metrics {
             "suspects": suspects,
             "outbound_queue_stanzas": outbound_queue_stanzas,
             "outbound_queue_bytes": outbound_queue_bytes,
+            "outbound_sent_bytes": outbound_sent_bytes,
             "incomplete_bytes": incomplete_bytes,
             "outbound_domains": outbound_domains,
             "link_state": link_state,
@@ -507,6 +515,11 @@ impl Metrics {
         self.dropped.get_or_create(&[label("cause", cause)]).inc();
     }
 
+    /// Stanzas were lost with a stream, and nobody can be told.
+    pub fn stanzas_unaccounted(&self, stanzas: usize) {
+        self.unaccounted.inc_by(stanzas as u64);
+    }
+
     /// A stream ended with an error; `sent` by us, else received; condition of RFC 6120.
     pub fn stream_error(&self, of: Direction, sent: bool, condition: &'static str) {
         let sender = if sent { "edge" } else { "peer" };
@@ -543,6 +556,7 @@ impl Metrics {
         self.outbound_queue_stanzas.set(as_gauge(depths.outbound_stanzas));
         self.outbound_queue_bytes.set(as_gauge(depths.outbound_bytes));
         self.outbound_domains.set(as_gauge(depths.outbound_domains));
+        self.outbound_sent_bytes.set(as_gauge(depths.sent_bytes));
         self.incomplete_bytes.set(as_gauge(depths.incomplete_bytes));
         let TurnCounts { running, waiting } = depths.verifications;
         for (state, count) in [("running", running), ("waiting", waiting)] {

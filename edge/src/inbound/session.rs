@@ -35,7 +35,7 @@ use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
 use crate::stream::direct_tls::Service;
 use crate::stream::pace::{Low, Paced};
-use crate::stream::transport::{Transport, Turn};
+use crate::stream::transport::{Delivery, Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, negotiation_limits, stanza_limits};
 use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 

@@ -12,6 +12,7 @@ mod opening;
 mod pair;
 mod queue;
 mod route;
+mod send_log;
 mod stream;
 pub mod turns;
 pub mod verify;
@@ -34,6 +35,7 @@ use crate::tls::memory::PeerMemory;
 pub(crate) use opening::external_auth;
 use queue::Bounds;
 use route::Route;
+use send_log::SendMemory;
 
 /// Part of all routes that only configured partners get.
 const RESERVED: usize = 8;
@@ -51,6 +53,8 @@ pub struct Outbound {
     routes: Mutex<HashMap<Domain, Arc<Route>>>,
     /// Bytes waiting for all remote domains together.
     waiting: Arc<AtomicUsize>,
+    /// What all streams have sent and may have to report.
+    sent: Arc<SendMemory>,
     tasks: TaskTracker,
     /// Streams of which it is not known yet what must be reported.
     open: AtomicUsize,
@@ -187,6 +191,11 @@ impl Outbound {
         let routes = self.lock();
         let stanzas = routes.values().map(|route| route.depth(None).0).sum();
         (routes.len(), stanzas, self.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of stanzas that were sent and may not have been read.
+    pub fn sent(&self) -> usize {
+        self.sent.held()
     }
 
     /// Reports everything that still waits, and what comes from now on.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+use crate::budget::fair;
 use crate::stanza::split;
 use crate::xml::ns;
 
@@ -19,10 +20,6 @@ const SPAN: Duration = Duration::from_millis(250);
 /// others: a quarter of the memory is for such domains only.
 const SMALL: usize = 16 * 1024;
 const RESERVE: usize = 4;
-/// A domain may have so many times the memory that is free. The more domains have much waiting, the
-/// less each of them gets; the next one always gets some (dynamic thresholds; Choudhury and Hahne,
-/// 1998).
-const FAIR: usize = 2;
 
 /// How many bytes may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +49,7 @@ impl Bounds {
         if own <= SMALL || self.domain == usize::MAX {
             return total.saturating_add(stanza) <= self.total;
         }
-        let free = (self.total - self.total / RESERVE).saturating_sub(total);
-        stanza <= free && own <= free.saturating_mul(FAIR)
+        own <= fair(self.total - self.total / RESERVE, total.saturating_sub(domain))
     }
 }
 
@@ -76,6 +72,24 @@ pub(super) struct Taken {
     pub(super) count: usize,
     /// Stanzas that the peer would not take.
     pub(super) too_large: Vec<Bytes>,
+    /// There was no room for the next stanza.
+    pub(super) held_back: bool,
+}
+
+/// What may be taken from a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Bytes at most.
+    pub(super) bytes: usize,
+    /// The first stanza even if it is larger.
+    pub(super) first: bool,
+}
+
+#[cfg(test)]
+impl Room {
+    pub(super) fn of(bytes: usize) -> Self {
+        Self { bytes, first: false }
+    }
 }
 
 /// Stanzas of one pair, in order.
@@ -135,6 +149,36 @@ impl Queue {
         });
     }
 
+    /// Makes a block of the first stanzas that there is room for; whether there is any.
+    fn cut(&mut self, room: Room) -> bool {
+        let Some(block) = self.blocks.front_mut() else {
+            return false;
+        };
+        let (mut bytes, mut count, mut longest) = (0, 0, 0);
+        for stanza in split(&block.bytes, ns::SERVER) {
+            let size = stanza.bytes().len();
+            if bytes + size > room.bytes && !(room.first && count == 0) {
+                break;
+            }
+            (bytes, count, longest) = (bytes + size, count + 1, longest.max(size));
+        }
+        if count == 0 {
+            return false;
+        }
+        if count < block.count {
+            let rest = block.bytes.split_off(bytes);
+            let first = Block {
+                at: block.at,
+                bytes: std::mem::replace(&mut block.bytes, rest),
+                count,
+                longest,
+            };
+            block.count -= count;
+            self.blocks.push_front(first);
+        }
+        true
+    }
+
     fn pop(&mut self) -> Option<Block> {
         let block = self.blocks.pop_front()?;
         self.bytes = self.bytes.saturating_sub(block.bytes.len());
@@ -146,13 +190,23 @@ impl Queue {
         Some(block)
     }
 
-    /// Takes stanzas, at most a block's bytes; `largest`: what the peer says it takes.
-    pub(super) fn take(&mut self, largest: Option<usize>) -> Taken {
+    /// Takes stanzas, at most a block's bytes; `largest`: what the peer says it takes. `room` is told
+    /// how many bytes would be taken.
+    pub(super) fn take(&mut self, largest: Option<usize>, room: impl FnOnce(usize) -> Room) -> Taken {
         let mut taken = Taken::default();
+        let Some(first) = self.blocks.front() else { return taken };
+        let wanted = self.bytes.min(BLOCK).max(first.bytes.len());
+        let room = room(wanted);
+        if room.bytes < first.bytes.len() {
+            taken.held_back = !self.cut(room);
+            if taken.held_back {
+                return taken;
+            }
+        }
         let mut joined = BytesMut::new();
         while let Some(next) = self.blocks.front() {
             let before = joined.len().max(taken.bytes.len());
-            if before > 0 && before + next.bytes.len() > BLOCK {
+            if before > 0 && before + next.bytes.len() > BLOCK.min(room.bytes) {
                 break;
             }
             let together = before + self.bytes;
@@ -218,7 +272,7 @@ mod tests {
     fn all(queue: &mut Queue, largest: Option<usize>) -> (Vec<u8>, usize, Vec<Bytes>) {
         let (mut bytes, mut count, mut too_large) = (Vec::new(), 0, Vec::new());
         while !queue.is_empty() {
-            let taken = queue.take(largest);
+            let taken = queue.take(largest, Room::of);
             assert!(taken.bytes.len() <= BLOCK || taken.count == 1);
             bytes.extend_from_slice(&taken.bytes);
             count += taken.count;
@@ -275,6 +329,31 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_cut_where_there_is_no_room_for_all_of_it() {
+        let mut queue = Queue::default();
+        for text in ["<a/>", "<b/>", "<larger/>", "<c/>"] {
+            queue.push(Instant::now(), text.as_bytes(), 0);
+        }
+        let mut take = |bytes, first| {
+            let taken = queue.take(None, |wanted| {
+                assert!(wanted >= bytes);
+                Room { bytes, first }
+            });
+            (
+                String::from_utf8(taken.bytes.to_vec()).unwrap(),
+                taken.count,
+                taken.held_back,
+            )
+        };
+        let taken = |text: &str, count| (text.to_owned(), count, false);
+        assert_eq!(take(3, false), (String::new(), 0, true));
+        assert_eq!(take(9, false), taken("<a/><b/>", 2));
+        assert_eq!(take(0, true), taken("<larger/>", 1));
+        assert_eq!(take(4, false), taken("<c/>", 1));
+        assert_eq!((queue.bytes(), queue.count()), (0, 0));
+    }
+
+    #[test]
     fn what_is_too_old_is_taken_and_the_rest_waits_on() {
         let mut queue = Queue::default();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
@@ -285,7 +364,7 @@ mod tests {
         assert_eq!(old.concat(), b"<a0/><a1/>");
         assert_eq!((queue.count(), queue.bytes()), (2, 10));
         assert!(queue.take_older(start + second * 2, second).is_empty());
-        assert_eq!(queue.take(None).bytes, &b"<a2/><a3/>"[..]);
+        assert_eq!(queue.take(None, Room::of).bytes, &b"<a2/><a3/>"[..]);
     }
 
     /// Fills domains one after the other with stanzas; gives what each has.

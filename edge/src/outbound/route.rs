@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use super::connect::OpenError;
-use super::queue::{Bounds, Queue, Taken};
+use super::queue::{Bounds, Queue, Room, Taken};
 use super::{is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
@@ -296,13 +296,18 @@ impl Route {
 
     /// Takes stanzas of one pair, about 64 kB; `largest`: what the peer says it takes. Gives
     /// whether more wait, too.
-    pub(super) fn take(&self, local: &Domain, largest: Option<usize>) -> (Taken, bool) {
+    pub(super) fn take(
+        &self,
+        local: &Domain,
+        largest: Option<usize>,
+        room: impl FnOnce(usize) -> Room,
+    ) -> (Taken, bool) {
         let mut inner = self.lock();
         let Some(pair) = inner.pair(local) else {
             return (Taken::default(), false);
         };
         let before = pair.queue.bytes();
-        let taken = pair.queue.take(largest);
+        let taken = pair.queue.take(largest, room);
         let after = pair.queue.bytes();
         self.took(&mut inner, before - after);
         (taken, after > 0)
@@ -597,7 +602,7 @@ mod tests {
         let left = push(&route, bounds, &local, &stanzas);
         assert_eq!(left, ["<too-large/>", "<d/>", "<e/>"]);
         assert_eq!(total.load(Ordering::Relaxed), 12);
-        let (taken, more) = route.take(&local, None);
+        let (taken, more) = route.take(&local, None, Room::of);
         assert_eq!((&taken.bytes[..], taken.count, more), (&b"<a/><b/><c/>"[..], 3, false));
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(push(&route, bounds, &local, &["<d/>", "<e/>"]).is_empty());
@@ -620,7 +625,7 @@ mod tests {
         assert_eq!(route.take_older(Duration::ZERO, &one).len(), 1);
         assert_eq!(total.load(Ordering::Relaxed), 30);
         assert!(!route.is_settled());
-        route.take(&two, None);
+        route.take(&two, None, Room::of);
         assert!(route.is_settled());
     }
 }

@@ -3,7 +3,7 @@
 //! It belongs to the pair of its header. Others may come as guests; one that is refused leaves for
 //! a stream of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::connect::Opened;
 use super::keep_alone;
 use super::queue::Taken;
 use super::route::{Opening, Route, Takes};
+use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
@@ -29,17 +30,10 @@ use crate::metrics::{Direction, Mechanism, Role};
 use crate::refusal::Check;
 use crate::registry::PairInfo;
 use crate::stanza::{DomainCache, split};
-use crate::stream::transport::{Progress, Turn};
+use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::tls::{Kept, terms};
 use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
-
-/// What was written within this time, or was not even acknowledged by the peer's system, and was
-/// not answered by an orderly end may be lost with the stream; it is reported then.
-const RECENT: Duration = Duration::from_secs(5);
-/// Bytes of it that are remembered when they are acknowledged, and in any case.
-const RECENT_BYTES: usize = 1024 * 1024;
-const RECENT_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 
 /// How long a guest waits for the answer to its `db:result`, and which part of the time that it may
 /// wait in all: enough is left for a stream of its own.
@@ -48,6 +42,8 @@ const GUEST_PART: u32 = 3;
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);
 
+/// First and longest time until it is looked again whether there is room for more.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 /// How often it is looked what the peer's system has taken at the end.
 const TAKEN: Duration = Duration::from_millis(20);
 
@@ -64,6 +60,17 @@ pub enum End {
     HandedOver,
 }
 
+/// After our side was closed.
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    /// The peer's end is waited for until then.
+    until: Instant,
+    /// However long the peer takes to read.
+    at_most: Instant,
+    /// It was still reading when it was looked last.
+    reads: bool,
+}
+
 /// What is known about one hosted domain on this stream.
 #[derive(Debug, Clone, Copy)]
 enum PairState {
@@ -73,15 +80,6 @@ enum PairState {
     Valid,
     /// Not on this stream any more.
     Gone,
-}
-
-/// Stanzas that were written.
-#[derive(Debug)]
-struct Recent {
-    at: Instant,
-    bytes: Bytes,
-    /// How much the system had been given when all of them were.
-    end: Option<u64>,
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
@@ -103,15 +101,20 @@ struct Stream<'a> {
     waiting: bool,
     /// Something that was written is not with the network yet.
     writing: bool,
-    progress: Progress,
-    /// When it was last found that the peer's system had taken everything.
-    all_taken: Instant,
-    recent: VecDeque<Recent>,
-    recent_bytes: usize,
+    /// What the peer may not have read.
+    log: SendLog,
+    /// Bytes that all streams together may keep of that.
+    most: usize,
+    /// There was no room in it for what waits.
+    held_back: bool,
+    /// After how long to look for room then; grows while there is none.
+    again: Duration,
+    /// The pair that has the first turn.
+    first: Option<Domain>,
     last_use: Instant,
     /// When to look what is late; while anything may be.
     look_at: Option<Instant>,
-    closing: Option<Instant>,
+    closing: Option<Closing>,
     /// Its own pair goes on without it.
     handed_over: bool,
     /// The edge stops and waits no longer.
@@ -133,16 +136,17 @@ pub(super) async fn run(
         local,
         opening,
         host: None,
-        progress: Progress::new(&opened.wire.transport),
-        all_taken: Instant::now(),
+        log: SendLog::new(edge.outbound.sent.clone(), &opened.wire.transport),
+        most: edge.live().budget.sent,
+        held_back: false,
+        again: AGAIN.0,
+        first: None,
         opened,
         pairs: BTreeMap::new(),
         used: false,
         refused: None,
         waiting: false,
         writing: false,
-        recent: VecDeque::new(),
-        recent_bytes: 0,
         last_use: Instant::now(),
         look_at: None,
         closing: None,
@@ -278,8 +282,13 @@ impl Stream<'_> {
             return Ok(());
         }
         let pairs = std::mem::take(&mut self.pairs);
-        self.waiting = false;
-        for (local, state) in &pairs {
+        (self.waiting, self.held_back) = (false, false);
+        let before = self.last_use;
+        // Where there is no room for all, they take turns.
+        let first = self.first.take();
+        let first = first.as_ref().unwrap_or(self.local);
+        let later = pairs.range::<Domain, _>(..first);
+        for (local, state) in pairs.range::<Domain, _>(first..).chain(later) {
             match state {
                 PairState::Pending(_) if self.gave_up => {
                     let (edge, now) = (self.edge, Duration::ZERO);
@@ -290,19 +299,30 @@ impl Stream<'_> {
             }
         }
         self.pairs = pairs;
+        let waits = self.held_back && self.last_use == before;
+        self.again = if waits { AGAIN.1.min(2 * self.again) } else { AGAIN.0 };
         Ok(())
     }
 
     /// Writes stanzas of an authenticated pair.
     fn send(&mut self, local: &Domain) {
         let largest = self.opened.limits.max_bytes;
-        let (taken, more) = self.route.take(local, largest);
+        let transport = &self.opened.wire.transport;
+        self.log.forget(Instant::now(), transport);
+        let (log, most) = (&mut self.log, self.most);
+        let (taken, more) = self
+            .route
+            .take(local, largest, |wanted| log.room(most, wanted, transport));
         self.waiting |= more;
         let Taken {
             bytes,
             count,
             too_large,
+            held_back,
         } = taken;
+        if held_back && !self.held_back {
+            (self.held_back, self.first) = (true, Some(local.clone()));
+        }
         for stanza in too_large {
             let bytes = stanza.len();
             let most = largest.unwrap_or_default();
@@ -313,9 +333,10 @@ impl Stream<'_> {
             return;
         }
         let bytes = self.respelled(bytes);
-        self.remember(bytes.clone());
-        self.opened.wire.transport.queue(bytes);
-        self.last_use = Instant::now();
+        let (now, transport) = (Instant::now(), &mut self.opened.wire.transport);
+        self.log.push(now, bytes.clone(), count, transport.is_tls());
+        transport.queue(bytes);
+        self.last_use = now;
         self.opened.guard.update(|detail| detail.stanzas += count as u64);
     }
 
@@ -570,9 +591,9 @@ impl Stream<'_> {
     fn deadline(&mut self) -> Instant {
         let now = Instant::now();
         if let Some(closing) = self.closing {
-            return closing;
+            return closing.until;
         }
-        let busy = !self.recent.is_empty()
+        let busy = !self.log.is_empty()
             || self.waiting
             || self.opened.wire.transport.needs_flush()
             || self.pairs.values().any(|state| matches!(state, PairState::Pending(_)));
@@ -581,15 +602,22 @@ impl Stream<'_> {
             self.look_at = None;
             return idle;
         }
-        let look = *self.look_at.get_or_insert(now + Duration::from_secs(1));
+        let look = now
+            + if self.held_back {
+                self.again
+            } else {
+                Duration::from_secs(1)
+            };
+        let look = self.look_at.map_or(look, |at| at.min(look));
+        self.look_at = Some(look);
         if idle > now { idle.min(look) } else { look }
     }
 
     fn timed_out(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         self.look_at = None;
-        if self.closing.is_some() {
-            return Err(Failure::Timeout("closing the stream"));
+        if let Some(closing) = self.closing {
+            return self.close_later(closing, now);
         }
         let live = self.edge.live();
         let limits = &live.config.limits;
@@ -613,7 +641,8 @@ impl Stream<'_> {
             self.refuse(&local, Cause::DialbackFailed, "unanswered", reason)?;
         }
         // A stanza waits for its stream, and then as long as the peer reads.
-        let reads = now < self.progress(now) + hold;
+        let transport = &self.opened.wire.transport;
+        let reads = now < self.log.progress(now, transport) + hold;
         for (local, state) in &self.pairs {
             let most = match state {
                 PairState::Valid if reads => hold.max(READING),
@@ -622,7 +651,7 @@ impl Stream<'_> {
             };
             self.route.report_older(self.edge, most, local, Cause::Unreachable);
         }
-        self.forget(now);
+        self.log.forget(now, &self.opened.wire.transport);
         let pending = |state: &PairState| matches!(state, PairState::Pending(_));
         let idle = now >= self.last_use + self.idle_timeout();
         let busy = self.waiting || self.opened.wire.transport.needs_flush();
@@ -630,15 +659,6 @@ impl Stream<'_> {
             self.close();
         }
         Ok(())
-    }
-
-    /// When the peer's system took something last, or had taken everything.
-    fn progress(&mut self, now: Instant) -> Instant {
-        let transport = &self.opened.wire.transport;
-        if transport.is_acknowledged() {
-            self.all_taken = now;
-        }
-        self.progress.look(transport).max(self.all_taken)
     }
 
     /// The stop of the edge waits no longer; a peer that does not read has lost its chance.
@@ -677,43 +697,6 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn remember(&mut self, bytes: Bytes) {
-        let now = Instant::now();
-        self.forget(now);
-        self.recent_bytes += bytes.len();
-        self.recent.push_back(Recent {
-            at: now,
-            bytes,
-            end: None,
-        });
-    }
-
-    fn forget(&mut self, now: Instant) {
-        if self.opened.wire.transport.needs_flush() {
-            return;
-        }
-        let transport = &self.opened.wire.transport;
-        let unmarked = self.recent.iter_mut().rev();
-        for recent in unmarked.take_while(|recent| recent.end.is_none()) {
-            recent.end = Some(transport.written());
-        }
-        let mut acknowledged = None;
-        while let Some(Recent { at, bytes, end }) = self.recent.front()
-            && (now.duration_since(*at) >= RECENT || self.recent_bytes > RECENT_BYTES)
-        {
-            let acknowledged = *acknowledged.get_or_insert_with(|| transport.acknowledged());
-            let taken = end.is_some_and(|end| end <= acknowledged);
-            if !taken && self.recent_bytes <= RECENT_BYTES_AT_MOST {
-                break;
-            }
-            self.recent_bytes = self.recent_bytes.saturating_sub(bytes.len());
-            self.recent.pop_front();
-        }
-        if self.recent.is_empty() {
-            self.recent = VecDeque::new();
-        }
-    }
-
     /// Closes our side; the peer gets time to read and to close its own.
     fn close(&mut self) {
         if self.closing.is_none() {
@@ -723,8 +706,33 @@ impl Stream<'_> {
                 .wire
                 .transport
                 .queue(Bytes::from_static(STREAM_END.as_bytes()));
-            self.closing = Some(Instant::now() + CLOSE_TIME);
+            let (now, hold) = (Instant::now(), self.edge.live().config.limits.dialback_timeout.0);
+            // From now on it counts what the peer takes.
+            self.log.progress(now, &self.opened.wire.transport);
+            self.closing = Some(Closing {
+                until: now + CLOSE_TIME,
+                at_most: now + hold.max(CLOSE_TIME),
+                reads: false,
+            });
         }
+    }
+
+    /// A peer that still reads gets more time: what the next stream carries must not come before what it
+    /// has not read.
+    fn close_later(&mut self, closing: Closing, now: Instant) -> Result<(), Failure> {
+        let transport = &self.opened.wire.transport;
+        let taken = self.log.progress(now, transport);
+        let reads = !transport.is_acknowledged() && now < taken + CLOSE_TIME;
+        if now >= closing.at_most || !(reads || closing.reads) {
+            return Err(Failure::Timeout("closing the stream"));
+        }
+        let more = if reads { Duration::from_secs(1) } else { CLOSE_TIME };
+        self.closing = Some(Closing {
+            until: closing.at_most.min(now + more),
+            reads,
+            ..closing
+        });
+        Ok(())
     }
 
     /// The peer has closed its side and may still read, down to our own end: waits until its system has
@@ -761,10 +769,14 @@ impl Stream<'_> {
         let took_all = transport.is_acknowledged();
         if !(orderly && took_all) {
             // It may have arrived; silence would be worse than telling twice.
-            for Recent { bytes, .. } in self.recent.drain(..) {
+            let (kept, unkept) = self.log.drain();
+            for bytes in kept {
                 self.edge.report_to_router(&bytes, Cause::StreamLost);
             }
+            self.report_unkept(unkept);
         }
+        // What was reported must not arrive behind what comes over the next stream.
+        let cut = !took_all && matches!(failure, Failure::Timeout(_));
         self.edge.outbound.open.fetch_sub(1, Ordering::AcqRel);
         self.route.set_writing(&mut self.writing, false);
         self.guests_leave(&failure);
@@ -795,7 +807,9 @@ impl Stream<'_> {
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();
         let goodbye = async move {
-            if closed {
+            if cut {
+                wire.transport.reset();
+            } else if closed {
                 wire.finish().await;
             } else {
                 wire.hang_up(&failure, String::new).await;
@@ -809,6 +823,20 @@ impl Stream<'_> {
             (_, Some(cause)) => End::Refused(cause),
             (true, None) => End::Used,
             (false, None) => End::Useless(reason),
+        }
+    }
+
+    /// Nobody can be told of stanzas that are not kept, so the log names their number.
+    fn report_unkept(&self, stanzas: usize) {
+        if stanzas == 0 {
+            return;
+        }
+        self.edge.metrics.stanzas_unaccounted(stanzas);
+        if self.may_log("stanzas unaccounted for") {
+            tracing::warn!(
+                remote = %self.route.remote, address = %self.opened.address, stanzas,
+                "the stream was lost, and its peer may not have read stanzas that its system had taken; they were too many to be kept, so their senders are not told"
+            );
         }
     }
 

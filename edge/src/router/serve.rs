@@ -30,7 +30,7 @@ use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
-use crate::stream::transport::{Progress, Turn};
+use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 

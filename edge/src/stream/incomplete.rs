@@ -6,14 +6,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::budget::fair;
+
 /// Bytes of one stream that are little, which it gets where others get nothing more.
 const SMALL: usize = 4 * 1024;
 /// Part of all that only configured partners' streams get, and a second one beside it that only they
 /// and small beginnings get.
 const RESERVED: usize = 8;
-/// A stream may have so many times the bytes that are free. The more streams have much, the less each
-/// of them gets (dynamic thresholds; Choudhury and Hahne, 1998).
-const FAIR: usize = 2;
 
 /// All streams together.
 #[derive(Debug)]
@@ -53,8 +52,7 @@ impl Incomplete {
             (false, true) => self.most - reserved,
             (false, false) => self.most - 2 * reserved,
         };
-        let free = most.saturating_sub(others);
-        own <= free && (own <= SMALL || own <= (free - own).saturating_mul(FAIR))
+        own <= most.saturating_sub(others).min(SMALL) || own <= fair(most, others)
     }
 }
 

@@ -47,6 +47,23 @@ pub enum Turn {
     Flushed,
 }
 
+/// How far what was sent has come.
+pub trait Delivery {
+    /// Whether something that was queued has not been written yet.
+    fn needs_flush(&self) -> bool;
+
+    /// Bytes given to the system so far, TLS's own included.
+    fn written(&self) -> u64;
+
+    /// How many of them the peer's system has acknowledged.
+    fn acknowledged(&self) -> u64;
+
+    /// Whether the peer's system has acknowledged everything that was queued.
+    fn is_acknowledged(&self) -> bool {
+        !self.needs_flush() && self.acknowledged() == self.written()
+    }
+}
+
 /// What the peer's system had acknowledged when it was looked last, and since when.
 #[derive(Debug)]
 pub struct Progress {
@@ -56,7 +73,7 @@ pub struct Progress {
 
 impl Progress {
     /// As it is now.
-    pub fn new(transport: &Transport) -> Self {
+    pub fn new(transport: &impl Delivery) -> Self {
         Self {
             acknowledged: transport.acknowledged(),
             since: Instant::now(),
@@ -64,7 +81,7 @@ impl Progress {
     }
 
     /// Looks again; gives since when nothing more was acknowledged.
-    pub fn look(&mut self, transport: &Transport) -> Instant {
+    pub fn look(&mut self, transport: &impl Delivery) -> Instant {
         let acknowledged = transport.acknowledged();
         if acknowledged != self.acknowledged {
             *self = Self {
@@ -211,26 +228,6 @@ impl Transport {
     /// Whether the peer ever sent anything.
     pub fn has_received(&self) -> bool {
         self.received
-    }
-
-    /// Whether something that was queued has not been written yet.
-    pub fn needs_flush(&self) -> bool {
-        !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| !tls.outgoing().is_empty())
-    }
-
-    /// Bytes given to the system so far, TLS's own included.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Whether the peer's system has acknowledged everything that was queued.
-    pub fn is_acknowledged(&self) -> bool {
-        !self.needs_flush() && self.acknowledged() == self.written
-    }
-
-    /// How many of them the peer's system has acknowledged.
-    pub fn acknowledged(&self) -> u64 {
-        self.written.saturating_sub(unacknowledged(&self.tcp))
     }
 
     /// Queues bytes for writing. Callers flush before they queue much more.
@@ -416,6 +413,12 @@ impl Transport {
         Ok(())
     }
 
+    /// Ends the connection at once: what the peer's system has not acknowledged is lost.
+    pub fn reset(self) {
+        // Without it the system would go on sending; there is nobody to tell of a failure.
+        let _ = self.tcp.set_zero_linger();
+    }
+
     /// Ends the writing direction: what is queued, TLS's own end, then TCP's.
     pub async fn finish_writing(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
@@ -423,6 +426,20 @@ impl Transport {
         }
         self.flush().await?;
         self.tcp.shutdown().await
+    }
+}
+
+impl Delivery for Transport {
+    fn needs_flush(&self) -> bool {
+        !self.clear.is_empty() || self.tls.as_ref().is_some_and(|tls| !tls.outgoing().is_empty())
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.written.saturating_sub(unacknowledged(&self.tcp))
     }
 }
 

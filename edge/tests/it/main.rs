@@ -30,6 +30,7 @@ mod partner;
 mod per_pair;
 mod refused;
 mod router_words;
+mod sent;
 mod signals;
 mod slow_router;
 mod spelling;

@@ -1,0 +1,253 @@
+//! What was sent to a partner and not read there: it is told of or counted, its memory is bounded, and
+//! what comes over the next stream does not overtake it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rstest::rstest;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, config, live};
+
+const SIZE: usize = 1000;
+const UNACCOUNTED: &str = "xmpp_edge_stanzas_unaccounted_total ";
+
+fn message(to: &str, n: usize) -> String {
+    let start = format!("<message from='alice@coluc.com' to='bob@{to}' id='s{n:06}'><body>");
+    let end = "</body></message>";
+    let body = "x".repeat(SIZE - start.len() - end.len());
+    format!("{start}{body}{end}")
+}
+
+fn number(stanza: &str) -> usize {
+    let at = stanza.find("id='s").unwrap() + 5;
+    stanza[at..at + 6].parse().unwrap()
+}
+
+/// Hears messages until so many have come, or for a moment nothing comes.
+async fn bounced(link: &mut RouterLink) -> BTreeSet<usize> {
+    let mut numbers = BTreeSet::new();
+    while let Ok(stanza) = timeout(Duration::from_secs(2), link.hear()).await {
+        assert!(stanza.contains("type='error'"), "{stanza}");
+        assert!(numbers.insert(number(&stanza)), "told twice: {stanza}");
+    }
+    numbers
+}
+
+/// The peer's system takes no more than this ahead of its program.
+fn small_buffer(peer: &Peer) {
+    socket2::SockRef::from(&peer.listener)
+        .set_recv_buffer_size(16 * 1024)
+        .unwrap();
+}
+
+#[rstest]
+#[case::an_ordinary_system(None, 0)]
+#[case::one_that_takes_more_than_is_kept(Some(64 * 1024), 1)]
+#[tokio::test]
+async fn a_partner_that_dies_with_full_buffers_loses_nothing_in_silence(
+    #[case] memory: Option<usize>,
+    #[case] least: u64,
+) {
+    const COUNT: usize = 12_000;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut live = live(config(&[&peer], &[&router]));
+    if let Some(memory) = memory {
+        live.budget.sent = memory;
+    }
+    let lab = Lab::start(live);
+    let mut link = router.accept().await;
+    let all: String = (0..COUNT).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let mut read = 0;
+    while read < 100 {
+        assert_eq!(number(&stream.hear("</message>").await), read);
+        read += 1;
+    }
+    // Its program hangs; its system takes what it has room for.
+    let mut before = 0;
+    loop {
+        sleep(Duration::from_millis(300)).await;
+        let now = lab.edge.depths().outbound_stanzas;
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    assert!(before > 0, "everything was taken");
+    drop(stream);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let mut arrived = BTreeSet::new();
+    for _ in 0..before {
+        let n = number(&stream.hear("</message>").await);
+        assert!(arrived.last().is_none_or(|last| *last < n), "{n} out of order");
+        arrived.insert(n);
+    }
+    assert_eq!(arrived.last(), Some(&(COUNT - 1)));
+    let told = bounced(&mut link).await;
+    let counted = lab.metric(UNACCOUNTED);
+    assert!(counted >= least, "{counted}");
+    let counted = usize::try_from(counted).unwrap();
+    let silent = (read..COUNT)
+        .filter(|n| !arrived.contains(n) && !told.contains(n))
+        .count();
+    // What was read of the last batch may be counted, too.
+    assert!(
+        silent <= counted,
+        "{silent} in silence; {counted} counted, {} told",
+        told.len()
+    );
+}
+
+#[tokio::test]
+async fn partners_that_read_nothing_share_their_part_of_the_memory_and_another_is_served() {
+    const MEMORY: usize = 2 * 1024 * 1024;
+    const DEAF: [&str; 12] = [
+        "a.example",
+        "b.example",
+        "c.example",
+        "d.example",
+        "e.example",
+        "f.example",
+        "g.example",
+        "h.example",
+        "i.example",
+        "j.example",
+        "k.example",
+        "l.example",
+    ];
+    let (healthy, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let mut deaf = Vec::new();
+    for domain in DEAF {
+        let peer = Peer::new(domain).await;
+        small_buffer(&peer);
+        deaf.push(peer);
+    }
+    let peers: Vec<&Peer> = deaf.iter().chain([&healthy]).collect();
+    let mut live = live(config(&peers, &[&router]));
+    live.budget.sent = MEMORY;
+    let lab = Lab::start(live);
+    let link = router.accept().await;
+    let mut streams = Vec::new();
+    for peer in &deaf {
+        let all: String = (0..1000).map(|n| message(peer.domain, n)).collect();
+        link.say(&all);
+        streams.push(peer.accept_authenticated("coluc.com").await);
+    }
+    let sent = |lab: &Lab| lab.edge.depths().sent_bytes;
+    lab.until("the memory is shared out", |lab| sent(lab) > MEMORY / 2)
+        .await;
+    let all: String = (0..2000).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    let mut stream = healthy.accept_authenticated("coluc.com").await;
+    assert_eq!(number(&stream.hear("</message>").await), 0);
+    let (began, mut most) = (Instant::now(), 0);
+    for n in 1..2000 {
+        assert_eq!(number(&stream.hear("</message>").await), n);
+        most = most.max(sent(&lab));
+    }
+    println!("2000 stanzas took {:?}; {most} bytes were kept of all", began.elapsed());
+    assert!(most <= MEMORY + 13 * 2 * 4096, "{most}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(streams);
+}
+
+/// Reads to the end of the stream, a little at a time; gives what it read.
+async fn read_slowly(stream: &mut Speaker, from: usize, pause: Duration) -> Vec<usize> {
+    let mut numbers = Vec::new();
+    let mut text = String::new();
+    loop {
+        let some = stream.hear_some(16 * 1024).await;
+        if some.is_empty() {
+            break;
+        }
+        text.push_str(&some);
+        if text.contains("</stream:stream>") {
+            stream.say("</stream:stream>").await;
+            break;
+        }
+        sleep(pause).await;
+    }
+    for stanza in text
+        .split_inclusive("</message>")
+        .filter(|part| part.ends_with("</message>"))
+    {
+        assert_eq!(number(stanza), from + numbers.len());
+        numbers.push(number(stanza));
+    }
+    numbers
+}
+
+#[tokio::test]
+async fn a_stream_that_is_closed_under_a_slow_reader_is_not_overtaken_by_the_next_one() {
+    const COUNT: usize = 3000;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    small_buffer(&peer);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let mut link = router.accept().await;
+    link.say(&message("vngtp.lab", 0));
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    assert_eq!(number(&stream.hear("</message>").await), 0);
+    let all: String = (1..COUNT).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
+        .await;
+    let streams = lab.edge.registry.streams(None);
+    let id = streams.iter().find(|stream| stream.direction == "outbound").unwrap().id;
+    assert!(lab.edge.registry.close(id));
+    link.say(&message("vngtp.lab", COUNT));
+    let began = Instant::now();
+    let numbers = read_slowly(&mut stream, 1, Duration::from_millis(200)).await;
+    println!(
+        "{} stanzas were read in {:?} after the close",
+        numbers.len(),
+        began.elapsed()
+    );
+    assert!(
+        began.elapsed() > Duration::from_secs(6),
+        "it was not slow: {:?}",
+        began.elapsed()
+    );
+    let mut next = peer.accept_authenticated("coluc.com").await;
+    for n in numbers.len() + 1..=COUNT {
+        assert_eq!(number(&next.hear("</message>").await), n);
+    }
+    let bounce = timeout(Duration::from_millis(300), link.hear()).await;
+    assert!(bounce.is_err(), "{bounce:?}");
+    assert_eq!(lab.metric(UNACCOUNTED), 0);
+}
+
+#[tokio::test]
+async fn what_was_reported_of_a_stream_that_nobody_reads_does_not_arrive_behind_the_next_one() {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    small_buffer(&peer);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let mut link = router.accept().await;
+    let all: String = (0..8000).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
+        .await;
+    sleep(Duration::from_millis(500)).await;
+    let streams = lab.edge.registry.streams(None);
+    let id = streams.iter().find(|stream| stream.direction == "outbound").unwrap().id;
+    assert!(lab.edge.registry.close(id));
+    let mut next = peer.accept_authenticated("coluc.com").await;
+    let first = number(&next.hear("</message>").await);
+    // The program wakes up: its system has no more than it had taken.
+    let text = stream.hear_end().await;
+    let last = text
+        .split_inclusive("</message>")
+        .filter(|part| part.ends_with("</message>"))
+        .map(number)
+        .max();
+    println!("the old stream ends with {last:?}, the new one begins with {first}");
+    assert!(last.is_some_and(|last| last < first), "{last:?} {first}");
+    let told = bounced(&mut link).await;
+    assert!(
+        (last.unwrap() + 1..first).all(|n| told.contains(&n)),
+        "{last:?} {first} {}",
+        told.len()
+    );
+}
