@@ -24,7 +24,7 @@ use rxml::Parse;
 use xmpp_federation_edge::metrics::Direction;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::trace::stream::StreamTrace;
-use xmpp_federation_edge::xml::{Frame, Framer, Limits, Reroot};
+use xmpp_federation_xml::{Frame, Framer, Limits, Reroot};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
     xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' \

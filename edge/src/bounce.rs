@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::jid::is_good;
 use crate::stanza::domain_part;
-use crate::xml::{Element, XmlWriter};
+use xmpp_federation_xml::{Element, XmlWriter};
 
 /// Namespace of stanza error conditions (RFC 6120 section 8.3.2).
 pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
@@ -195,8 +195,8 @@ fn error(name: &'static str, (from, to): (&str, Option<&str>), id: Option<&str>,
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::xml::{Frame, Framer, Limits, ns};
     use rstest::rstest;
+    use xmpp_federation_xml::{Frame, Framer, Limits, ns};
 
     fn element(xml: &str) -> Element {
         let mut framer = Framer::new(Limits::stanzas(200_000));

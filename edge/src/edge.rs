@@ -22,11 +22,12 @@ use crate::partners::Partners;
 use crate::registry::{Registry, StreamInfo, Waiting};
 use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
-use crate::stanza::{DomainCache, split};
+use crate::stanza::DomainCache;
 use crate::stream::incomplete::Incomplete;
 use crate::stream::listen::Listeners;
 use crate::tls::memory::PeerMemory;
-use crate::xml::ns;
+use xmpp_federation_xml::ns;
+use xmpp_federation_xml::split;
 
 /// What every task may see.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use xmpp_federation_core::Domain;
 
 use crate::stanza::{DomainCache, domain_part};
 use crate::tls::memory::PeerMemory;
-use crate::xml::Element;
+use xmpp_federation_xml::Element;
 
 /// Bytes of a local, domain or resource part (RFC 7622 sections 3.2 to 3.4).
 const PART: usize = 1023;

@@ -1,7 +1,7 @@
 //! The S2S gateway: data flows socket → framer → stream → policy → link, and back.
 //!
 //! - [`config`], [`reload`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
-//! - [`xml`]: framer with original bytes, re-rooting, negotiation; [`stream`]: headers, STARTTLS, closing
+//! - [`stream`]: headers, STARTTLS, closing
 //! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate, [`partners`]: at which addresses; [`refusal`]: by which check not
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
 //! - [`stanza`]: what routing needs to know; `jid`: addresses that are refused, and spellings of domains
@@ -42,4 +42,3 @@ pub mod stanza;
 pub mod stream;
 pub mod tls;
 pub mod trace;
-pub mod xml;

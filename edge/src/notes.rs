@@ -120,8 +120,8 @@ pub(crate) fn failed_stage(failure: &Failure) -> Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xml::{StreamErrorCondition as Condition, XmlError};
     use rstest::rstest;
+    use xmpp_federation_xml::{StreamErrorCondition as Condition, XmlError};
 
     fn too_large() -> Failure {
         let error = XmlError {

@@ -9,7 +9,7 @@ use xmpp_federation_core::Domain;
 
 use crate::failures::Stage;
 use crate::metrics::Direction;
-use crate::xml::StreamErrorCondition;
+use xmpp_federation_xml::StreamErrorCondition;
 
 /// The checks that a peer can fail; their names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use xmpp_federation_core::{DialbackKey, Domain, StreamId};
 
 use crate::bounce::STANZA_ERRORS;
-use crate::xml::{Element, Node, UnwritableChar, XmlWriter, ns};
+use xmpp_federation_xml::{Element, Node, UnwritableChar, XmlWriter, ns};
 
 /// Which of the two elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,3 +218,6 @@ pub fn reply(request: &Received, reply: Reply) -> Result<String, UnwritableChar>
     w.end();
     w.finish()
 }
+
+#[cfg(test)]
+mod tests;

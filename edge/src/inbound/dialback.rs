@@ -18,7 +18,7 @@ use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::registry::{KeyInfo, PairInfo};
 use crate::stream::Failure;
-use crate::xml::{Element, StreamErrorCondition};
+use xmpp_federation_xml::{Element, StreamErrorCondition};
 
 /// How often a key that is being verified may be shown again.
 const REPEATED: usize = 4;

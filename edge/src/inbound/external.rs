@@ -19,7 +19,7 @@ use crate::metrics::{Direction, Mechanism};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::tls::{Kept, terms};
-use crate::xml::{Element, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{Element, StreamErrorCondition, StreamHeader, ns};
 
 /// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).
 const ATTEMPTS: u8 = 3;

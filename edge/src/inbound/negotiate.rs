@@ -28,7 +28,7 @@ use crate::stream::direct_tls::{self, Service};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
-use crate::xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
+use xmpp_federation_xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
 
 /// What negotiation found out.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ use crate::stream::direct_tls::Service;
 use crate::stream::pace::{Low, Paced};
 use crate::stream::transport::{Delivery, Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, negotiation_limits, stanza_limits};
-use crate::xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
+use xmpp_federation_xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);

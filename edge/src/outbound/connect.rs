@@ -26,7 +26,7 @@ use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{ShownCertificate, Verdict};
-use crate::xml::StreamErrorCondition;
+use xmpp_federation_xml::StreamErrorCondition;
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::xml::{Node, ns};
+use xmpp_federation_xml::{Node, ns};
 
 /// The peer's limits, as far as it tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,8 +38,8 @@ impl PeerLimits {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use crate::xml::{Frame, Framer, Limits};
     use rstest::rstest;
+    use xmpp_federation_xml::{Frame, Framer, Limits};
 
     fn read(inside: &str) -> PeerLimits {
         let (server, streams) = (ns::SERVER, ns::STREAMS);

@@ -28,7 +28,7 @@ use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::memory::ExternalForms;
 use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name, terms};
-use crate::xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::budget::fair;
-use crate::stanza::split;
-use crate::xml::ns;
+use xmpp_federation_xml::ns;
+use xmpp_federation_xml::split;
 
 /// Bytes of a full block, and bytes written at once; a larger stanza has a block of its own.
 pub(super) const BLOCK: usize = 64 * 1024;

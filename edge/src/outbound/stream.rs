@@ -29,11 +29,12 @@ use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism, Role};
 use crate::refusal::Check;
 use crate::registry::PairInfo;
-use crate::stanza::{DomainCache, split};
+use crate::stanza::DomainCache;
 use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::tls::{Kept, terms};
-use crate::xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
+use xmpp_federation_xml::split;
+use xmpp_federation_xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
 
 /// How long a guest waits for the answer to its `db:result`, and which part of the time that it may
 /// wait in all: enough is left for a stream of its own.

@@ -32,7 +32,7 @@ use crate::metrics::Role;
 use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
-use crate::xml::{Element, Frame, StreamErrorCondition, ns};
+use xmpp_federation_xml::{Element, Frame, StreamErrorCondition, ns};
 
 /// Questions on one stream under way at once.
 const PER_STREAM: usize = 64;

@@ -11,7 +11,7 @@ use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::jid::spelling;
 use crate::outbound::external_auth;
 use crate::stream::{Failure, Wire};
-use crate::xml::{Element, ns};
+use xmpp_federation_xml::{Element, ns};
 
 impl Plan {
     pub(super) async fn identify(&self, target: &Target, reached: Reached, report: &mut Report) {

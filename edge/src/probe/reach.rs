@@ -21,7 +21,7 @@ use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
 use crate::tls::{PeerCertificates, Verdict, server_name};
 use crate::trace::tls::{certificate, cipher, version};
-use crate::xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
+use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
 
 /// Time for a TCP connection.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@
 
 use super::aside::INTERNAL;
 use crate::stanza::domain_part;
-use crate::xml::{Element, Node, XmlWriter, ns};
+use xmpp_federation_xml::{Element, Node, XmlWriter, ns};
 
 /// Where components announce themselves.
 const PRESENCE: &str = "presence@-internal";
@@ -110,8 +110,8 @@ fn look(node: &Node, found: &mut Announcement) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::stanza::split;
     use rstest::rstest;
+    use xmpp_federation_xml::split;
 
     const OWN: &str = "cm-2_s2scp-1.eft-xwye-a-coluc-com";
 

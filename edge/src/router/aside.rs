@@ -3,7 +3,7 @@
 //! dropped and counted by name.
 
 use crate::stanza::domain_part;
-use crate::xml::{Element, ns};
+use xmpp_federation_xml::{Element, ns};
 
 /// The domain of the router's own parts, `presence@-internal` for one.
 pub(super) const INTERNAL: &str = "-internal";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::xml::{Element, Fragments, StreamContext, XmlError, ns};
+use xmpp_federation_xml::{Element, Fragments, StreamContext, XmlError, ns};
 
 /// Type of the envelope around what is exchanged between users.
 const SESSION: &str = "session";
@@ -111,7 +111,7 @@ fn begin(out: &mut BytesMut, from: &[u8], to: Option<&[u8]>) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use crate::stanza::split;
+    use xmpp_federation_xml::split;
 
     #[test]
     fn each_stanza_gets_an_envelope_with_its_addresses_and_comes_out_unchanged() {

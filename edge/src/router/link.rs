@@ -20,7 +20,7 @@ use crate::metrics::Direction;
 use crate::registry::LinkEntry;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, link_limits};
-use crate::xml::{Frame, HeaderToSend, StreamErrorCondition, ns};
+use xmpp_federation_xml::{Frame, HeaderToSend, StreamErrorCondition, ns};
 
 /// Time for one attempt: name look-up, TCP, handshake.
 const ATTEMPT: Duration = Duration::from_secs(10);

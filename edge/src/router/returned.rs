@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::edge_status;
 
 use crate::bounce::STANZA_ERRORS;
-use crate::xml::Element;
+use xmpp_federation_xml::Element;
 
 /// What has not come back after this time, at most twice this, was taken.
 const SPAN: Duration = Duration::from_secs(3);

@@ -29,10 +29,11 @@ use crate::config::Live;
 use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::Direction;
-use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza, split};
+use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza};
 use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
-use crate::xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
+use xmpp_federation_xml::split;
+use xmpp_federation_xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 256 * 1024;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::queue::{Batch, Room, Source};
 use crate::bounce::Cause;
 use crate::stanza::{DomainCache, wants_answer};
-use crate::xml::{Element, Fragments, StreamContext, StreamErrorCondition as Condition, ns};
+use xmpp_federation_xml::{Element, Fragments, StreamContext, StreamErrorCondition as Condition, ns};
 
 /// Senders that are suspected or refused at once.
 pub const MOST: usize = 256;

@@ -22,10 +22,10 @@ use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::metrics::{Direction, Metrics};
 use crate::refusal::{Check, Refusal};
-use crate::xml::{
+use transport::{Transport, Turn};
+use xmpp_federation_xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns, stream_error,
 };
-use transport::{Transport, Turn};
 
 /// How long a peer may take to close its side after we closed ours while nothing can be lost.
 pub const CLOSE_TIME: Duration = Duration::from_secs(5);

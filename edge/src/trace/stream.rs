@@ -7,7 +7,7 @@ use super::telling::{self, LONGEST, printable};
 use super::{Line, MAX_EARLY, Tracer, Way, now};
 use crate::metrics::Direction;
 use crate::registry::StreamEntry;
-use crate::xml::Frame;
+use xmpp_federation_xml::Frame;
 
 /// Lines of one stream kept until it says whose it is.
 const EARLY: usize = 4;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::xml::{Content, Element, Frame, Framer, Limits, Node, StreamHeader, ns};
+use xmpp_federation_xml::{Content, Element, Frame, Framer, Limits, Node, StreamHeader, ns};
 
 /// Longest line, bytes.
 pub const LONGEST: usize = 4096;

@@ -8,7 +8,7 @@ use super::stream::StreamTrace;
 use super::*;
 use crate::metrics::Direction;
 use crate::registry::Registry;
-use crate::xml::Frame;
+use xmpp_federation_xml::Frame;
 
 fn peer() -> SocketAddr {
     "198.51.100.7:41234".parse().unwrap()

@@ -2,7 +2,7 @@
 //! split must not matter; what rxml accepts as a whole is refused only by a stricter rule.
 use rxml::error::EndOrError;
 use rxml::{Parse, WithOptions};
-use xmpp_federation_edge::xml::{Frame, Framer, Limits, StreamErrorCondition as C, XmlError};
+use xmpp_federation_xml::{Frame, Framer, Limits, StreamErrorCondition as C, XmlError};
 
 const HEADER: &[u8] = b"<stream:stream xmlns='jabber:server' \
     xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback'>";

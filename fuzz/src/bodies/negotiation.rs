@@ -3,7 +3,7 @@
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::dialback::elements::{Received, Reply, reply};
 use xmpp_federation_edge::stream::major_version;
-use xmpp_federation_edge::xml::{Element, Frame, Framer, HeaderToSend, Limits, ns};
+use xmpp_federation_xml::{Element, Frame, Framer, HeaderToSend, Limits, ns};
 
 const HEADER: &str = "<stream:stream xmlns='jabber:server' \
     xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' version='1.0'>";

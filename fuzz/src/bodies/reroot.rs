@@ -1,5 +1,5 @@
 //! A stanza that is moved to another stream says the same there.
-use xmpp_federation_edge::xml::{
+use xmpp_federation_xml::{
     Attribute, Content, Frame, Framer, Limits, Node, Reroot, StreamErrorCondition, XmlError, ns,
 };
 
@@ -26,7 +26,7 @@ fn map(node: &mut Node, way: Reroot) {
 }
 
 /// Calls `each` for each element behind the header.
-fn elements(header: &str, xml: &[u8], mut each: impl FnMut(&xmpp_federation_edge::xml::Element)) {
+fn elements(header: &str, xml: &[u8], mut each: impl FnMut(&xmpp_federation_xml::Element)) {
     let mut framer = Framer::new(Limits::stanzas(1 << 20));
     framer.feed(header.as_bytes());
     framer.feed(xml);

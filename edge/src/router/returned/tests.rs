@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
-use crate::stanza::split;
-use crate::xml::ns;
 use proptest::prelude::*;
 use rstest::rstest;
+use xmpp_federation_xml::ns;
+use xmpp_federation_xml::split;
 
 /// What happens to a link, one after the other.
 #[derive(Debug, Clone, Copy)]

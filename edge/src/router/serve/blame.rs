@@ -13,7 +13,7 @@ use crate::router::suspects::{PERIOD, is_about_a_stanza};
 use crate::stanza::domain_part;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
-use crate::xml::{Frame, ns};
+use xmpp_federation_xml::{Frame, ns};
 
 /// How long what a router said last is waited for once the connection is broken.
 const LAST_WORDS: Duration = Duration::from_millis(500);

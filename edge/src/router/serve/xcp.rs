@@ -11,7 +11,7 @@ use crate::router::announcement::{self, Announcement, Said};
 use crate::router::aside;
 use crate::router::envelope::Inside;
 use crate::stanza::{domain_part, is_stanza};
-use crate::xml::{Element, Reroot, ns};
+use xmpp_federation_xml::{Element, Reroot, ns};
 
 /// Type of the envelope in which a router gives something back.
 const RETURNED: &str = "error";

@@ -93,7 +93,7 @@ impl Cluster {
 }
 
 fn ids(bytes: &[u8]) -> Vec<String> {
-    crate::stanza::split(bytes, ns::COMPONENT)
+    xmpp_federation_xml::split(bytes, ns::COMPONENT)
         .iter()
         .map(|stanza| stanza.id().unwrap().into_owned())
         .collect()

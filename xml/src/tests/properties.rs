@@ -10,7 +10,6 @@ use rxml::{Event, Parse, WithOptions};
 use super::differential::{PIECES, compare};
 use super::generator::Maker;
 use super::*;
-use crate::dialback::elements::{Received, Reply, reply};
 
 const LINK: &str = "<stream:stream xmlns='jabber:component:accept' \
     xmlns:stream='http://etherx.jabber.org/streams' id='1' from='c'>";
@@ -155,7 +154,7 @@ proptest! {
         }
         // and a batch for the link falls apart into what it was made of.
         let moved: Vec<_> = elements.iter().map(|e| e.reroot(Reroot::TO_LINK).unwrap()).collect();
-        let parts = crate::stanza::split(&moved.concat(), ns::COMPONENT);
+        let parts = crate::split(&moved.concat(), ns::COMPONENT);
         let parts: Vec<_> = parts.iter().map(|part| part.bytes().clone()).collect();
         prop_assert_eq!(parts, moved);
     }
@@ -269,49 +268,6 @@ proptest! {
     }
 }
 
-proptest! {
-    #![proptest_config(seeded(3000))]
-
-    #[test]
-    fn dialback_elements_are_read_or_refused_and_answered_as_they_were_asked(
-        base in 0..4usize,
-        changes in proptest::collection::vec(any::<Change>(), 0..3),
-    ) {
-        let base = [
-            "<db:result from='vngtp.lab' to='coluc.com'>b4835385f37fe289</db:result>",
-            "<db:verify from='VNGTP.lab.' to='b\u{fc}cher.example' id='D6&quot;0'> k\n</db:verify>",
-            "<db:result from='vngtp.lab' to='coluc.com' type='error'><error type='cancel'>\
-             <item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></db:result>",
-            "<x:verify xmlns:x='jabber:server:dialback' from='a.example' to='b.example' id='1' type='valid'/>",
-        ][base];
-        let mut text = base.as_bytes().to_vec();
-        for one in changes {
-            change(&mut text, one);
-        }
-        let input = [HEADER.as_bytes(), &text].concat();
-        let (got, _) = frames(&input, usize::MAX, Limits::negotiation());
-        for frame in got {
-            let Frame::Element(element) = frame else { continue };
-            match element.parse() {
-                Ok(node) => drop(node.stream_error()),
-                Err(_) => prop_assert!(element.unportable().is_some()),
-            }
-            let Some(kind) = Received::kind_of(&element) else { continue };
-            let Ok(received) = Received::parse(&element, kind) else { continue };
-            for answer in [Reply::Valid, Reply::Error("item-not-found")] {
-                let xml = reply(&received, answer).unwrap();
-                let answered = read(&format!("{HEADER}{xml}")).remove(0);
-                prop_assert_eq!(Received::kind_of(&answered), Some(kind));
-                prop_assert_eq!(answered.from(), element.to());
-                prop_assert_eq!(answered.to(), element.from());
-                let again = Received::parse(&answered, kind).unwrap();
-                prop_assert_eq!(again.id, received.id.clone());
-                prop_assert!(again.answer.is_some() && again.key.is_empty());
-            }
-        }
-    }
-}
-
 /// One namespace, bound once and used everywhere: written out each time, the square of the size.
 #[test]
 fn a_stanza_grows_within_bounds_when_it_is_moved_or_read() {
@@ -370,6 +326,6 @@ fn what_was_moved_can_be_split_again_however_many_namespaces_it_has() {
             element.reroot(Reroot::TO_LINK).unwrap(),
             element.reroot(Reroot::TO_LINK).unwrap(),
         ];
-        assert_eq!(crate::stanza::split(&batch.concat(), ns::COMPONENT).len(), 2);
+        assert_eq!(crate::split(&batch.concat(), ns::COMPONENT).len(), 2);
     }
 }

@@ -23,6 +23,7 @@ mod portable;
 mod prolog;
 mod reroot;
 mod scanner;
+mod split;
 mod tag;
 mod write;
 
@@ -34,6 +35,7 @@ pub use header::{NsName, StreamContext, StreamHeader};
 pub use limits::Limits;
 pub use negotiation::{Attribute, Content, Node, parse};
 pub use reroot::Reroot;
+pub use split::split;
 pub use write::{HeaderToSend, STREAM_END, UnwritableChar, XmlWriter, is_writable, stream_error};
 
 #[cfg(test)]

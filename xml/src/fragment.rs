@@ -175,7 +175,7 @@ impl Scanner {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use crate::xml::{Frame, Framer, Reroot, ns, parse};
+    use crate::{Frame, Framer, Reroot, ns, parse};
     use rstest::rstest;
 
     const HEADER: &str = "<stream:stream xmlns='jabber:component:accept' xmlns:h='urn:h' \
@@ -227,12 +227,12 @@ mod tests {
         assert!(children(&element(HEADER, xml)).is_err());
     }
 
-    fn content_moved(node: &mut crate::xml::Node) {
+    fn content_moved(node: &mut crate::Node) {
         if node.ns == ns::COMPONENT {
             node.ns = ns::SERVER.to_owned();
         }
         for content in &mut node.content {
-            if let crate::xml::Content::Node(child) = content {
+            if let crate::Content::Node(child) = content {
                 content_moved(child);
             }
         }
@@ -278,7 +278,7 @@ mod tests {
         let moved = child.reroot(Reroot::TO_SERVER).unwrap();
         let nowhere = StreamContext::new(ns::SERVER, &[], None);
         let mut moved = parse(&moved, &nowhere).unwrap();
-        let lang = |node: &crate::xml::Node| node.attr_ns(ns::XML, "lang").map(str::to_owned);
+        let lang = |node: &crate::Node| node.attr_ns(ns::XML, "lang").map(str::to_owned);
         let around = lang(&inside).or_else(|| Some("en".to_owned()));
         assert_eq!(lang(&moved), lang(&expected).or(around));
         content_moved(&mut expected);

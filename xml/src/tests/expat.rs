@@ -5,7 +5,7 @@
 use super::differential::{Mutation, PIECES, apply, framer, mutation};
 use super::generator::Maker;
 use super::*;
-use crate::xml::chars::{is_name_char, is_name_start};
+use crate::chars::{is_name_char, is_name_start};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::fmt::Write as _;
