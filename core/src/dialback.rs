@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
@@ -23,7 +24,7 @@ impl DialbackKey {
 
     fn generate_from_text(secret: &SecretBytes, receiving: &str, originating: &str, id: &str) -> Self {
         // The HMAC key is the digest as text; its raw bytes are the classic mistake.
-        let text = hex(&Sha256::digest(secret.expose()));
+        let text = HEXLOWER.encode(&Sha256::digest(secret.expose()));
         let mut message = String::with_capacity(receiving.len() + originating.len() + id.len() + 2);
         message.push_str(receiving);
         message.push(' ');
@@ -37,7 +38,7 @@ impl DialbackKey {
             }
             Err(impossible) => unreachable!("HMAC takes keys of any length: {impossible}"),
         };
-        Self(hex(&digest).into())
+        Self(HEXLOWER.encode(&digest).into())
     }
 
     /// Whether a key as received, white space around it ignored, is this one. Constant time.
@@ -55,15 +56,6 @@ impl fmt::Debug for DialbackKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DialbackKey(redacted)")
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

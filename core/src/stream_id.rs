@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
+
 /// The id of one stream header. Ours carry 128 random bits, because dialback keys are only as
 /// unpredictable as the id; a peer's is any text without white space.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -10,13 +12,7 @@ pub struct StreamId(Box<str>);
 impl StreamId {
     /// An id of ours: 32 hexadecimal digits.
     pub fn from_random(bits: [u8; 16]) -> Self {
-        use std::fmt::Write as _;
-        let mut text = String::with_capacity(32);
-        for byte in bits {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        Self(text.into())
+        Self(HEXLOWER.encode(&bits).into())
     }
 
     /// An id as a peer announced it; `None` if it is empty, over 1 kB, or contains white space

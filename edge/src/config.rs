@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
+use data_encoding::HEXLOWER;
 use xmpp_federation_core::edge_config::{ConfigError, Dns as DnsConfig, EdgeConfig, Problem};
 use xmpp_federation_core::{Domain, SecretBytes};
 
@@ -91,15 +92,7 @@ pub enum LoadError {
 
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .concat()
+    HEXLOWER.encode(digest(&SHA256, bytes).as_ref())
 }
 
 /// Reads configurations; keeps what outlives a reload.
@@ -278,7 +271,7 @@ impl Live {
             context.update(path.as_os_str().as_encoded_bytes());
             context.update(hash.as_bytes());
         }
-        hex(context.finish().as_ref())
+        HEXLOWER.encode(context.finish().as_ref())
     }
 
     /// What tells dialback secrets apart without giving them away: the first 16 hexadecimal digits
@@ -286,7 +279,7 @@ impl Live {
     pub fn dialback_fingerprints(&self) -> Vec<String> {
         let fingerprint = |secret: &SecretBytes| {
             let twice = digest(&SHA256, digest(&SHA256, secret.expose()).as_ref());
-            hex(twice.as_ref().get(..8).unwrap_or_default())
+            HEXLOWER.encode(twice.as_ref().get(..8).unwrap_or_default())
         };
         self.dialback.all().map(fingerprint).collect()
     }

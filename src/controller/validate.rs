@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use xmpp_federation_core::edge_config::{
     Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode, TlsVersion,
 };
@@ -390,7 +391,7 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
         let mut pinned_sha256 = Vec::new();
         for text in &peer.pinned_sha256 {
             match fingerprint(text) {
-                Some(pin) => pinned_sha256.push(hexadecimal(&pin)),
+                Some(pin) => pinned_sha256.push(HEXLOWER.encode(&pin)),
                 None => problems.0.push(format!(
                     "{field}.pinnedSha256: {text:?} is not a SHA-256 fingerprint of 64 hexadecimal digits"
                 )),
@@ -414,16 +415,6 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
         });
     }
     peers
-}
-
-/// Lower-case digits.
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// All entries of spec.imp, and what may not be between them.

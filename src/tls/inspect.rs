@@ -1,5 +1,6 @@
 //! What a certificate says, for status and conditions.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use x509_parser::pem::Pem;
 use xmpp_federation_core::Domain;
@@ -46,17 +47,7 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, Unreadable> {
         not_before: time(certificate.validity().not_before)?,
         not_after: time(certificate.validity().not_after)?,
         issuer: certificate.issuer().to_string(),
-        fingerprint_sha256: hex(&Sha256::digest(&block.contents)),
+        fingerprint_sha256: HEXLOWER.encode(&Sha256::digest(&block.contents)),
         names: CertificateNames::from_der(&block.contents).map_err(|e| Unreadable(e.to_string()))?,
-    })
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }

@@ -4,4 +4,4 @@ mod authority;
 mod inspect;
 
 pub use authority::{KeyMaterial, Outcome, TlsError, ensure};
-pub use inspect::{CertificateInfo, Unreadable, hex, inspect};
+pub use inspect::{CertificateInfo, Unreadable, inspect};

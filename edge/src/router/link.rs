@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
@@ -361,15 +362,10 @@ const fn meaning(kind: io::ErrorKind) -> &'static str {
 /// section 3).
 fn handshake_key(id: &str, secret: &SecretBytes) -> String {
     use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
-    use std::fmt::Write as _;
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     context.update(id.as_bytes());
     context.update(secret.expose());
-    context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(context.finish().as_ref())
 }
 
 #[cfg(test)]

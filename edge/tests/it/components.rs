@@ -3,12 +3,12 @@
 //!
 //! Needs both servers, so `make test` runs it (with `--ignored`), a plain `cargo test` does not.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use data_encoding::HEXLOWER;
 use rstest::rstest;
 use tokio::net::TcpStream;
 use xmpp_federation_core::edge_status::LinkState;
@@ -139,10 +139,7 @@ impl Server {
         let id = header.split(" id=").nth(1).unwrap();
         let id = id[1..].split(['\'', '"']).next().unwrap();
         let key = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{id}{SECRET}").as_bytes());
-        let key = key.as_ref().iter().fold(String::new(), |mut key, byte| {
-            write!(key, "{byte:02x}").unwrap();
-            key
-        });
+        let key = HEXLOWER.encode(key.as_ref());
         speaker.say(&format!("<handshake>{key}</handshake>")).await;
         speaker.hear("handshake").await;
         speaker

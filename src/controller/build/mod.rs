@@ -8,6 +8,7 @@ mod secrets;
 mod services;
 mod stateful_set;
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use super::material::Material;
@@ -112,12 +113,5 @@ fn dialled(material: &Material, links: &Links) -> Links {
 /// Lower-case hexadecimal SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest as _, Sha256};
-    use std::fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }

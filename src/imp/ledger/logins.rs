@@ -10,10 +10,10 @@
 //! passwords.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -343,11 +343,7 @@ fn digest(key: &[u8; 32], credentials: &Credentials) -> Option<String> {
     mac.update(credentials.username.as_bytes());
     mac.update(credentials.password.expose());
     let bytes = mac.finalize().into_bytes();
-    let mut text = String::new();
-    for byte in bytes.iter().take(16) {
-        write!(text, "{byte:02x}").ok()?;
-    }
-    Some(text)
+    bytes.get(..16).map(|bytes| HEXLOWER.encode(bytes))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a server's certificate says, what would accept it, and whether the chosen way does.
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
@@ -7,7 +8,6 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::imp::desired::ServerTrust;
 use crate::imp::http;
-use crate::tls::hex;
 
 /// Fewer days than these are worth a warning.
 const SOON_DAYS: i64 = 30;
@@ -55,7 +55,7 @@ impl Facts {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             not_after,
-            sha256: hex(&http::fingerprint(leaf)),
+            sha256: HEXLOWER.encode(&http::fingerprint(leaf)),
             names,
             is_ca: certificate.is_ca(),
             self_issued: certificate.subject() == certificate.issuer(),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -186,10 +187,7 @@ impl Imp {
 pub fn credential(user: &str, password: &str) -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(format!("{user}:{password}"));
-    digest.iter().take(6).fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    HEXLOWER.encode(&digest).chars().take(12).collect()
 }
 
 /// Reads the table over AXL, as an administrator's own tool would.

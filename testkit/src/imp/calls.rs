@@ -1,6 +1,7 @@
 //! The record of everything that was asked of the cluster, so that tests can count.
 
 use axum::http;
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -132,14 +133,5 @@ pub fn now_ms() -> u64 {
 /// The fingerprint under which credentials appear in the record.
 pub fn fingerprint(user: &str, password: &str) -> String {
     let digest = Sha256::digest(format!("{user}:{password}"));
-    hex(&digest).chars().take(12).collect()
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        use std::fmt::Write as _;
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    HEXLOWER.encode(&digest).chars().take(12).collect()
 }

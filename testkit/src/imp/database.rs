@@ -4,6 +4,7 @@ use super::{
     config::{ImpConfig, Row},
     sql::{SqlError, Statement},
 };
+use data_encoding::HEXLOWER;
 use rusqlite::{Connection, types::Value};
 use std::sync::{Mutex, PoisonError};
 
@@ -206,7 +207,7 @@ fn query(connection: &Connection, text: &str) -> Result<Rows, rusqlite::Error> {
                     Value::Integer(number) => Some(number.to_string()),
                     Value::Real(number) => Some(number.to_string()),
                     Value::Text(text) => Some(text),
-                    Value::Blob(bytes) => Some(super::calls::hex(&bytes)),
+                    Value::Blob(bytes) => Some(HEXLOWER.encode(&bytes)),
                 };
                 Ok((column.clone(), value))
             })

@@ -66,6 +66,7 @@ pub use router::{LinkState, Restart, RouterState, Status};
 pub use users::Item;
 
 use cluster::{Cluster, Node};
+use data_encoding::HEXLOWER;
 use listen::listen;
 use sha2::{Digest, Sha256};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -125,9 +126,9 @@ impl SimulatedImp {
                 https: https.local_addr()?,
                 xcp: xcp.local_addr()?,
                 control: control.local_addr()?,
-                certificate_sha256: calls::hex(&Sha256::digest(&identity.certificate)),
+                certificate_sha256: HEXLOWER.encode(&Sha256::digest(&identity.certificate)),
                 self_signed_pem: identity.self_signed_pem.clone(),
-                self_signed_sha256: calls::hex(&Sha256::digest(&identity.self_signed_der)),
+                self_signed_sha256: HEXLOWER.encode(&Sha256::digest(&identity.self_signed_der)),
             });
             // Subscribers begin as copies, also in what was drawn by lot (pkids).
             let node = Node::new(&config, place, nodes.is_empty(), snapshot.as_ref())?;

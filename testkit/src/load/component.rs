@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 
+use data_encoding::HEXLOWER;
 use sha1::{Digest, Sha1};
 
 use super::conn::Conn;
@@ -15,13 +16,8 @@ const ACCEPT: &str = "jabber:component:accept";
 const STREAMS: &str = "http://etherx.jabber.org/streams";
 
 fn handshake(id: &str) -> String {
-    use std::fmt::Write as _;
     let digest = Sha1::digest(format!("{id}{SECRET}"));
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(&digest)
 }
 
 /// Connects as the component `name`.

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::conn::{Conn, Tls};
@@ -113,15 +114,10 @@ impl Peer {
     }
 
     fn key(&self, receiving: &str, originating: &str, id: &str) -> String {
-        use std::fmt::Write as _;
         let mut hash = Sha256::new();
         hash.update(self.0.secret);
         hash.update(format!("{receiving} {originating} {id}"));
-        hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing into a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        HEXLOWER.encode(&hash.finalize())
     }
 
     /// Opens a stream to the server under test, up to its features; with the id of its last header.

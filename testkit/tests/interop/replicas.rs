@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use testkit::Error;
@@ -321,10 +322,6 @@ async fn rotation(talk: Talk, world: &World) -> Result<String, Error> {
 
 /// As the edge makes it.
 fn hash_of(edge: &Edge) -> Result<String, Error> {
-    use std::fmt::Write as _;
     let digest = Sha256::digest(std::fs::read(edge.config())?);
-    Ok(digest.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    }))
+    Ok(HEXLOWER.encode(&digest))
 }

@@ -2,11 +2,12 @@
 
 use super::xcp;
 use crate::imp::{
-    calls::{Call, hex, now_ms},
+    calls::{Call, now_ms},
     cluster::{Cluster, Node},
     config::Profile,
     xml::{Element, StreamEvent, StreamParser},
 };
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 use std::{
@@ -127,7 +128,7 @@ impl Link {
 
 /// The value of a handshake: lower-case hex SHA-1 of the stream id and the secret (XEP-0114 section 3).
 pub fn handshake(stream_id: &str, secret: &str) -> String {
-    hex(&Sha1::digest(format!("{stream_id}{secret}")))
+    HEXLOWER.encode(&Sha1::digest(format!("{stream_id}{secret}")))
 }
 
 /// Takes connections until the router stops.

@@ -1,4 +1,5 @@
 use super::*;
+use data_encoding::HEXLOWER;
 use rstest::rstest;
 use sha1::{Digest, Sha1};
 use tokio::{
@@ -49,7 +50,7 @@ impl Component {
             rest + &self.read_until("'").await
         };
         let id = rest.split('\'').next().unwrap();
-        let digest = calls::hex(&Sha1::digest(format!("{id}{secret}")));
+        let digest = HEXLOWER.encode(&Sha1::digest(format!("{id}{secret}")));
         self.write(&format!("<handshake>{digest}</handshake>")).await;
         self.read_until_any(&["<handshake/>", "</stream:stream>"]).await
     }
