@@ -4,14 +4,12 @@
 //! - [`controller`]: one reconcile: dereference, validate, build, apply, effects, status, delete
 //! - [`secrets`], [`tls`]: dialback secret; own authority and what any certificate says
 //! - [`records`]: public DNS records as a stranger sees them
-//! - [`imp`]: what is done to IM and Presence: AXL, Control Center, the restart plan, the ledger
 //! - [`edges`]: what is asked of running edge pods
 //! - [`runtime`]: lease, health, metrics, logging
 
 pub mod api;
 pub mod controller;
 pub mod edges;
-pub mod imp;
 pub mod records;
 pub mod runtime;
 pub mod secrets;

@@ -9,12 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::preflight;
 use xmpp_federation_operator::controller::{Context, Settings, watch};
 use xmpp_federation_operator::edges;
-use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::ledger::store::KubeStore;
-use xmpp_federation_operator::imp::preflight;
-use xmpp_federation_operator::runtime::{health, lease, logging, metrics::Metrics};
+use xmpp_federation_operator::runtime::ledger_store::KubeStore;
+use xmpp_federation_operator::runtime::{health, lease, logging, metrics::Metrics, preflight_file};
 
 /// Name of the Lease.
 const LEASE: &str = "xmpp-federation-operator";
@@ -71,7 +71,7 @@ fn look(options: &preflight::options::Options) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let prepared = logging.and_then(|()| {
         let runtime = runtime.map_err(|error| format!("the runtime cannot be set up: {error}"))?;
-        Ok((runtime, options.plan()?))
+        Ok((runtime, options.plan(preflight_file::read)?))
     });
     match prepared {
         Ok((runtime, plan)) => {

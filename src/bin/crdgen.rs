@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use xmpp_federation_imp::report::reasons as imp_reasons;
 use xmpp_federation_operator::api::{Reason, crd};
-use xmpp_federation_operator::imp::report::reasons as imp_reasons;
 
 /// Generates the CustomResourceDefinition and the reference of reasons.
 #[derive(Parser)]
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 /// One table per catalogue, in its order.
 fn reasons() -> String {
     let mut text = "# Reasons of conditions and events\n\n\
-        <!-- Generated from src/api/reasons.rs and src/imp/report.rs; `cargo run --bin crdgen` writes it anew. -->\n\n\
+        <!-- Generated from src/api/reasons.rs and imp/src/report.rs; `cargo run --bin crdgen` writes it anew. -->\n\n\
         The message of a condition or event has the values and what to do; this page explains the words.\n"
         .to_owned();
     let mut table = |title: &str, rows: &[(&str, &str, &str)]| {

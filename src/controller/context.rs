@@ -19,9 +19,9 @@ use super::turns::Turns;
 use super::validate::Settings;
 use crate::api::XmppFederation;
 use crate::edges;
-use crate::imp::Imp;
-use crate::imp::report::Report;
 use crate::runtime::metrics::Metrics;
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::report::Report;
 
 /// A resource, or what is wrong with an object that does not fit the schema of this release.
 pub type Guarded = DeserializeGuard<XmppFederation>;

@@ -23,7 +23,7 @@ pub struct Note {
 
 impl Note {
     /// From the IM and Presence module.
-    pub fn of(event: &crate::imp::report::Event) -> Self {
+    pub fn of(event: &xmpp_federation_imp::report::Event) -> Self {
         Self {
             warning: event.warning,
             reason: event.reason.to_owned(),

@@ -12,8 +12,8 @@ use super::delete;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
-use crate::imp::left::Left;
-use crate::imp::report::Removal;
+use xmpp_federation_imp::left::Left;
+use xmpp_federation_imp::report::Removal;
 
 /// Where the ledger does not say how long is tried.
 const TIMEOUT: Duration = Duration::from_mins(10);

@@ -25,8 +25,8 @@ use crate::api::conditions::{self, State};
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
-use crate::imp::report::Report;
 use crate::runtime::metrics::Word;
+use xmpp_federation_imp::report::Report;
 
 /// While something is on its way.
 const SOON: Duration = Duration::from_secs(1);

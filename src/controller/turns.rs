@@ -13,9 +13,9 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::imp::Imp;
-use crate::imp::desired::Desired;
-use crate::imp::report::{Removal, Report};
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::desired::Desired;
+use xmpp_federation_imp::report::{Removal, Report};
 
 /// How long the others are waited for once the first has answered.
 const PATIENCE: Duration = Duration::from_secs(1);

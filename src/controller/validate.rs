@@ -14,7 +14,7 @@ use super::names::Owner;
 use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
-use crate::imp::window::Window;
+use xmpp_federation_imp::window::Window;
 
 /// What the operator itself adds to every resource.
 #[derive(Debug, Clone, PartialEq, Eq)]

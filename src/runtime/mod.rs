@@ -2,5 +2,7 @@
 
 pub mod health;
 pub mod lease;
+pub mod ledger_store;
 pub mod logging;
 pub mod metrics;
+pub mod preflight_file;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use testkit::imp::{Change, FaultOptions, fingerprint};
-use xmpp_federation_operator::imp::desired::{RestartMode, ServerTrust};
-use xmpp_federation_operator::imp::report::{SlotSync, Status, reasons};
+use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
+use xmpp_federation_imp::report::{SlotSync, Status, reasons};
 
 use crate::support::{Bench, pin, quick, secret};
 

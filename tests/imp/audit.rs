@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use testkit::imp::FaultOptions;
 use tracing_subscriber::fmt::MakeWriter;
-use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::desired::Activation;
-use xmpp_federation_operator::imp::ledger::store::LedgerStore;
-use xmpp_federation_operator::imp::report::{Report, reasons};
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::desired::Activation;
+use xmpp_federation_imp::ledger::store::LedgerStore;
+use xmpp_federation_imp::report::{Report, reasons};
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, quick_timings};

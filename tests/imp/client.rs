@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use testkit::imp::{Change, FaultOptions, ImpConfig};
-use xmpp_federation_operator::imp::desired::{RestartMode, ServerTrust};
-use xmpp_federation_operator::imp::report::{Report, Status, reasons};
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
+use xmpp_federation_imp::report::{Report, Status, reasons};
+use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, pin, quick, quick_timings};
 

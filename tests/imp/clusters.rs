@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 use testkit::imp::{Call, ImpConfig, NodeConfig, SimulatedImp};
+use xmpp_federation_imp::Imp;
 use xmpp_federation_operator::controller::{Context, Settings, reconcile};
 use xmpp_federation_operator::edges;
-use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::ledger::store::KubeStore;
+use xmpp_federation_operator::runtime::ledger_store::KubeStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
 use crate::apiserver::ApiServer;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::clock::{Clock, Stamp, SystemClock};
-use xmpp_federation_operator::imp::desired::RestartMode;
-use xmpp_federation_operator::imp::ledger::store::LedgerStore;
-use xmpp_federation_operator::imp::report::Status;
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::clock::{Clock, Stamp, SystemClock};
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::ledger::store::LedgerStore;
+use xmpp_federation_imp::report::Status;
+use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, id, quick};
 

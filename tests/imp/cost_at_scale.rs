@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use testkit::imp::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
 use xmpp_federation_core::{ComponentId, SecretBytes};
-use xmpp_federation_operator::imp::Imp;
-use xmpp_federation_operator::imp::clock::Clock;
-use xmpp_federation_operator::imp::desired::{Activation, Desired, Link, NodeAddress, Owner};
-use xmpp_federation_operator::imp::ledger::store::LedgerStore;
-use xmpp_federation_operator::imp::report::{Progress, Status, reasons};
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::clock::Clock;
+use xmpp_federation_imp::desired::{Activation, Desired, Link, NodeAddress, Owner};
+use xmpp_federation_imp::ledger::store::LedgerStore;
+use xmpp_federation_imp::report::{Progress, Status, reasons};
+use xmpp_federation_imp::timings::Timings;
 
 use crate::cost::MovedClock;
 use crate::support::{MemoryStore, desired, quick, quick_timings};

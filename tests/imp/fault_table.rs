@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use testkit::imp::{FAULT_NAMES, FaultForm, FaultOptions, ImpConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use xmpp_federation_operator::imp::desired::{Activation, RestartMode};
-use xmpp_federation_operator::imp::report::{Report, Status, Verdict, reasons as r};
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::desired::{Activation, RestartMode};
+use xmpp_federation_imp::report::{Report, Status, Verdict, reasons as r};
+use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, SUBSCRIBER, id, quick, quick_timings, secret};
 

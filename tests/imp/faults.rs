@@ -1,9 +1,9 @@
 //! Answers that do not come, come late or are none.
 
 use testkit::imp::FaultOptions;
-use xmpp_federation_operator::imp::desired::RestartMode;
-use xmpp_federation_operator::imp::report::{Status, reasons};
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::report::{Status, reasons};
+use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use testkit::imp::{Change, FaultOptions, Federation, ImpConfig};
-use xmpp_federation_operator::imp::desired::{FederationCheck, RestartMode};
-use xmpp_federation_operator::imp::report::{Status, reasons};
+use xmpp_federation_imp::desired::{FederationCheck, RestartMode};
+use xmpp_federation_imp::report::{Status, reasons};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
 

@@ -1,7 +1,7 @@
 //! Nodes: their services and redundancy groups, before and after a restart.
 
 use testkit::imp::{FaultOptions, ImpConfig};
-use xmpp_federation_operator::imp::report::{Progress, Report, Status, reasons};
+use xmpp_federation_imp::report::{Progress, Report, Status, reasons};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
 

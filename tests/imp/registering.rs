@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use testkit::imp::{Federation, ImpConfig, Row};
-use xmpp_federation_operator::imp::desired::{Activation, ForeignComponents, RestartMode};
-use xmpp_federation_operator::imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
+use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 

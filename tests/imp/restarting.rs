@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use testkit::imp::{FaultOptions, ImpConfig};
-use xmpp_federation_operator::imp::desired::RestartMode;
-use xmpp_federation_operator::imp::report::{Progress, SlotSync, Status, reasons};
-use xmpp_federation_operator::imp::timings::Timings;
-use xmpp_federation_operator::imp::window::Window;
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_imp::timings::Timings;
+use xmpp_federation_imp::window::Window;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 

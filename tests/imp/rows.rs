@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use testkit::imp::{FaultOptions, ImpConfig, Row};
-use xmpp_federation_operator::imp::desired::{Activation, ForeignComponents, RestartMode};
-use xmpp_federation_operator::imp::report::{Progress, Report, SlotSync, Status, reasons};
-use xmpp_federation_operator::imp::timings::Timings;
+use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
+use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status, reasons};
+use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use testkit::imp::{Change, FaultOptions};
-use xmpp_federation_operator::imp::desired::RestartMode;
-use xmpp_federation_operator::imp::report::{Status, reasons};
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::report::{Status, reasons};
 
 use crate::support::{Bench, quick, secret};
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use testkit::imp::{Account, FaultOptions, Federation, ImpConfig, Row as TableRow};
-use xmpp_federation_operator::imp::preflight::sheet::{Check, Sheet, Verdict};
+use xmpp_federation_imp::preflight::sheet::{Check, Sheet, Verdict};
 
 use crate::support::{Bench, PASSWORD, PUBLISHER, SUBSCRIBER, expect, expect_failures, look, rows};
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
-use xmpp_federation_operator::imp::preflight::sheet::{Check, Verdict};
+use xmpp_federation_imp::preflight::sheet::{Check, Verdict};
 
 use crate::support::{Folder, address, expect, look, row, rows};
 

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser as _;
 use testkit::imp::{Call, ImpConfig, SimulatedImp};
-use xmpp_federation_operator::imp::preflight::options::Options;
-use xmpp_federation_operator::imp::preflight::run;
-use xmpp_federation_operator::imp::preflight::sheet::{Check, Row, Sheet, Verdict};
+use xmpp_federation_imp::preflight::options::Options;
+use xmpp_federation_imp::preflight::run;
+use xmpp_federation_imp::preflight::sheet::{Check, Row, Sheet, Verdict};
+use xmpp_federation_operator::runtime::preflight_file;
 
 pub const PUBLISHER: &str = "ecup10.coluc.com";
 pub const SUBSCRIBER: &str = "ecup10s.coluc.com";
@@ -128,7 +129,10 @@ impl Bench {
 /// Looks as the command line says.
 pub async fn look(arguments: &[String]) -> Sheet {
     let all = std::iter::once("preflight".to_owned()).chain(arguments.iter().cloned());
-    let plan = Options::try_parse_from(all).unwrap().plan().unwrap();
+    let plan = Options::try_parse_from(all)
+        .unwrap()
+        .plan(preflight_file::read)
+        .unwrap();
     run(&plan).await
 }
 

@@ -18,7 +18,7 @@
 
 use xmpp_federation_core::Domain;
 
-use crate::imp::report::{SlotReport, SlotSync};
+use xmpp_federation_imp::report::{SlotReport, SlotSync};
 
 /// What one cluster says of the slots.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use crate::api::status::ImpStatus;
 use crate::controller::context::Context;
 use crate::controller::events::{LONGEST, Note};
 use crate::controller::names::Owner;
-use crate::imp::report::{Removal, row_left};
+use xmpp_federation_imp::report::{Removal, row_left};
 
 /// The rows of ours that may stand in a cluster's table, each with the command that removes it.
 /// The ledger knows best; the status remembers where the ledger was lost.

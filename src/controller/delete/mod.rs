@@ -35,8 +35,8 @@ use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
-use crate::imp::desired::{Desired, Place};
-use crate::imp::report::Removal;
+use xmpp_federation_imp::desired::{Desired, Place};
+use xmpp_federation_imp::report::Removal;
 
 /// An object that this release cannot read is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{abandons, has_finalizer};
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::{XmppFederation, request};
-use crate::imp::report::Removal;
+use xmpp_federation_imp::report::Removal;
 
 /// A process that has just started tries for this long before it gives up what another one was
 /// asked to remove: an operator that was away has not tried.

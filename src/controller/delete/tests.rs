@@ -25,10 +25,10 @@ use testkit::imp::{FaultOptions, ImpConfig, SimulatedImp};
 use super::*;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
-use crate::imp::Imp;
-use crate::imp::ledger::store::{LedgerStore, StoreError, Stored};
-use crate::imp::report;
 use crate::runtime::metrics::Metrics;
+use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::ledger::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::report;
 
 /// What the API server holds and refuses.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use crate::controller::events::Note;
 use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};
 use crate::controller::validate;
-use crate::imp::desired::{Desired, Place};
+use xmpp_federation_imp::desired::{Desired, Place};
 
 /// One of them, and what is done about it in this reconcile.
 struct One<'a> {

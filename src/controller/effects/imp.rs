@@ -15,13 +15,13 @@ use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
-use crate::imp::announcement::{Announced, Opened};
-use crate::imp::axl::AxlVersion;
-use crate::imp::desired::{
+use xmpp_federation_imp::announcement::{Announced, Opened};
+use xmpp_federation_imp::axl::AxlVersion;
+use xmpp_federation_imp::desired::{
     Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
     RestartMode, RestartPolicy, ServerTrust, Target,
 };
-use crate::imp::report::NodeReport;
+use xmpp_federation_imp::report::NodeReport;
 
 /// On whose behalf clusters are asked for something.
 pub struct Resource<'a> {

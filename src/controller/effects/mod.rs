@@ -1,5 +1,5 @@
 //! Step five: what lies outside Kubernetes. At most one action per cluster of IM and Presence, by
-//! the plan of [`crate::imp`]; public records looked at when they are due. Nothing sleeps.
+//! the plan of [`xmpp_federation_imp`]; public records looked at when they are due. Nothing sleeps.
 
 pub mod farewell;
 mod imp;
@@ -32,9 +32,9 @@ use super::watch;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::{XmppFederation, request};
-use crate::imp::desired::{Place, Sibling};
-use crate::imp::report::{Event, Report, Status};
 use farewell::Farewell;
+use xmpp_federation_imp::desired::{Place, Sibling};
+use xmpp_federation_imp::report::{Event, Report, Status};
 
 /// A resolver that says nothing holds nothing up for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);

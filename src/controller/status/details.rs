@@ -8,7 +8,7 @@ use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
     RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
-use crate::imp::report::Report;
+use xmpp_federation_imp::report::Report;
 
 /// The status, without its conditions; what cannot be looked at now stays as it was.
 pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {

@@ -1,4 +1,4 @@
-//! The conditions about IM and Presence: the verdicts of [`crate::imp`], carried over.
+//! The conditions about IM and Presence: the verdicts of [`xmpp_federation_imp`], carried over.
 
 use super::super::effects::Looked;
 use super::super::left::Leaving;
@@ -8,7 +8,7 @@ use super::{Found, links};
 use crate::api::conditions::{Findings, State, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::request;
-use crate::imp::report::{Progress, Report, Status, reasons};
+use xmpp_federation_imp::report::{Progress, Report, Status, reasons};
 
 /// What the clusters of IM and Presence were found to be.
 pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {

@@ -9,7 +9,7 @@ use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::imp::report::reasons;
+use xmpp_federation_imp::report::reasons;
 
 /// Further links that are named beside the first.
 const NAMED: usize = 4;
@@ -128,10 +128,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{World, link, report, status, verdict, world};
     use crate::api::conditions::{State, Type};
-    use crate::imp::report::{PendingRestart, Verdict, reasons};
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, Returned};
+    use xmpp_federation_imp::report::{PendingRestart, Verdict, reasons};
 
     /// What is known of the node's router.
     #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 //! nothing in it moves unless something happened.
 //!
 //! One file per condition; [`clusters`] is what several clusters mean together, [`symptom`] what a
-//! link that does not work is a sign of, [`imp`] carries over the verdicts of [`crate::imp`],
+//! link that does not work is a sign of, [`imp`] carries over the verdicts of [`xmpp_federation_imp`],
 //! [`details`] is everything but the conditions.
 
 mod certificate;

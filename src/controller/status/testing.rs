@@ -21,9 +21,9 @@ use super::dialback::mark;
 use super::{Found, findings};
 use crate::api::conditions::{State, Type, Verdict};
 use crate::api::reasons::Reason;
-use crate::imp::clock::{Clock as _, SystemClock};
-use crate::imp::control_center::RouterState;
-use crate::imp::report::{self as imp, Report, reasons};
+use xmpp_federation_imp::clock::{Clock as _, SystemClock};
+use xmpp_federation_imp::control_center::RouterState;
+use xmpp_federation_imp::report::{self as imp, Report, reasons};
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {

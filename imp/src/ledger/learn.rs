@@ -1,0 +1,422 @@
+//! What an observation teaches: pure transitions of the ledger before anything is planned. Rows
+//! that appeared or went, routers that provably restarted, requests that came in.
+
+use std::collections::BTreeSet;
+
+use crate::announcement;
+use crate::audit::{Action, Deed, Outcome};
+use crate::clock::{Elapsed, Stamp};
+use crate::control_center::ImpFederation;
+use crate::desired::{Activation, Desired};
+use crate::observation::Observation;
+use crate::pkid::Pkid;
+use crate::report::{Event, reasons};
+use crate::restart::started_after;
+
+use super::nodes::nodes;
+use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState, UpTimeMark};
+
+/// Takes in what was seen; returns the events it is worth. Does nothing where another resource
+/// has the cluster.
+pub fn learn(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) -> Vec<Event> {
+    let mut events = Vec::new();
+    if seen.barred.is_some() {
+        return events;
+    }
+    claim(ledger, desired);
+    if ledger.claimed_by_another(&desired.owner).is_some() {
+        return events;
+    }
+    if desired.activation == Activation::Active {
+        ledger.known_as.insert(desired.target.publisher.clone());
+        if desired.place.reach.is_some() {
+            ledger.reach.clone_from(&desired.place.reach);
+        }
+    }
+    if std::mem::take(&mut seen.human_looked) && ledger.vanished >= 2 {
+        ledger.vanished = 0;
+    }
+    if std::mem::take(&mut ledger.restored) {
+        ledger
+            .handled_restart_token
+            .clone_from(&desired.requests.restart_routers);
+    }
+    nodes(ledger, seen, &mut events);
+    unjump(ledger, now);
+    commands_on_their_way(ledger, seen, now);
+    rows(ledger, seen, now, &mut events);
+    readable(ledger, desired, seen, now);
+    excuses(ledger, seen);
+    requests(ledger, desired, seen, now);
+    federation(ledger, seen, now);
+    routers(ledger, seen, now, &mut events);
+    canary(ledger, desired, seen, now);
+    events
+}
+
+/// An active resource takes a cluster that nobody has.
+fn claim(ledger: &mut Ledger, desired: &Desired) {
+    let stale = ledger.owner.as_ref().is_some_and(|owner| {
+        owner.uid != desired.owner.uid && !desired.live_owners.is_empty() && !desired.live_owners.contains(&owner.uid)
+    });
+    match desired.activation {
+        Activation::Active if stale || ledger.owner.is_none() => {
+            ledger.owner = Some(desired.owner.clone());
+            // A token that came with the resource was meant for a cluster before this.
+            ledger
+                .handled_restart_token
+                .clone_from(&desired.requests.restart_routers);
+        }
+        Activation::Prepared => ledger.free(&desired.owner),
+        Activation::Active => {}
+    }
+}
+
+/// A time that lies ahead of the clock is replaced by now: intervals start anew instead of never ending.
+fn unjump(ledger: &mut Ledger, now: Stamp) {
+    for record in ledger.nodes.values_mut() {
+        let planned = record.restart.as_mut().map(|restart| &mut restart.planned);
+        for stamp in record.last_restart.iter_mut().chain(planned) {
+            if now.since(stamp) == Elapsed::Estimated(None) {
+                *stamp = now;
+            }
+        }
+    }
+}
+
+/// What may still arrive: counted by this process's own clock alone, and over only with a look at
+/// the node that is later than the latest arrival.
+fn commands_on_their_way(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
+    if ledger.commands_lost && !seen.node_list().is_empty() {
+        ledger.commands_lost = false;
+        for node in seen.node_list() {
+            ledger.node_mut(&node.name).on_its_way = Some(now);
+        }
+    }
+    for (name, record) in &mut ledger.nodes {
+        let Some(since) = &mut record.on_its_way else {
+            continue;
+        };
+        if since.process != now.process {
+            *since = now;
+        }
+        let looked = seen.services.get(name).is_some_and(|services| {
+            matches!(services.asked.since(since), Elapsed::Certain(elapsed)
+                if elapsed >= seen.timings.latest_arrival)
+        });
+        if looked {
+            record.on_its_way = None;
+        }
+    }
+}
+
+fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
+    let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
+        return;
+    };
+    let stood = ledger.standing();
+    let mut gone = Vec::new();
+    let mut late = Vec::new();
+    for (pkid, record) in &mut ledger.rows {
+        let shown = rows.value.iter().any(|row| row.pkid == pkid.to_string());
+        match record.state {
+            RowState::Planned if shown => {
+                record.state = RowState::Present;
+                late.push((Action::InsertRow, *pkid, record.component_id.to_string()));
+            }
+            RowState::Deleting if !shown => {
+                late.push((Action::DeleteRow, *pkid, record.component_id.to_string()));
+                gone.push((*pkid, false));
+            }
+            RowState::Present if !shown => {
+                let confirmed = seen
+                    .missing_since
+                    .get(pkid)
+                    .is_some_and(|since| rows.asked.since(since).reached(seen.timings.confirm_missing));
+                if confirmed {
+                    gone.push((*pkid, true));
+                }
+            }
+            _ => {}
+        }
+    }
+    for (action, pkid, id) in late {
+        unanswered(ledger, action, pkid, &id, now, events);
+    }
+    // However many rows went: that was one time.
+    if gone.iter().any(|(_, vanished)| *vanished) {
+        ledger.vanished = ledger.vanished.saturating_add(1);
+    }
+    for (pkid, vanished) in gone {
+        if vanished {
+            let id = ledger.rows.get(&pkid).map(|row| row.component_id.to_string());
+            events.push(Event {
+                warning: true,
+                reason: reasons::ROWS_VANISHED,
+                message: format!(
+                    "Somebody removed the row of {} ({pkid}) from IM&P's table; it will be inserted again once",
+                    id.unwrap_or_default()
+                ),
+            });
+        }
+        ledger.forget_row(&pkid, &stood);
+    }
+}
+
+/// A write whose answer was not heard, or whose process ended, turns out to have been done.
+fn unanswered(ledger: &mut Ledger, action: Action, pkid: Pkid, id: &str, now: Stamp, events: &mut Vec<Event>) {
+    let subject = format!("{id} ({pkid})");
+    let told = ledger
+        .actions
+        .iter()
+        .any(|known| known.action == action.word() && known.subject == subject && known.outcome.starts_with("1 row"));
+    if told {
+        return;
+    }
+    let shows = match action {
+        Action::InsertRow => "shows the row",
+        _ => "does not show the row any more",
+    };
+    let deed = Deed {
+        at: now.wall,
+        action,
+        subject,
+        reason: "it was under way".to_owned(),
+        outcome: Outcome::Done,
+        told: format!("1 row, whose answer was not heard or not recorded; the table {shows}"),
+    };
+    ledger.acted(deed.record());
+    events.push(deed.event());
+}
+
+/// All desired rows are there and the propagation delay is over, by this process's own reads.
+fn readable(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp) {
+    let ids: BTreeSet<_> = desired.wanted().iter().cloned().collect();
+    let known = ledger
+        .readable
+        .as_ref()
+        .is_some_and(|readable| readable.ids.is_superset(&ids));
+    if ids.is_empty() || known || !seen.rows_current() {
+        return;
+    }
+    let delay = desired.restart.propagation_delay;
+    let over = ids.iter().all(|id| {
+        seen.present_since
+            .get(id)
+            .is_some_and(|since| now.since(since).reached(delay))
+    });
+    if over {
+        ledger.readable = Some(Readable {
+            ids,
+            baseline: Baseline {
+                at: now,
+                up_times: std::collections::BTreeMap::new(),
+            },
+        });
+    }
+}
+
+/// A service that runs again is missed when it stops once more.
+fn excuses(ledger: &mut Ledger, seen: &Observation) {
+    for (name, record) in &mut ledger.nodes {
+        if let Some(services) = seen.services.get(name) {
+            let down = &services.value.down;
+            record.excused.retain(|name| down.iter().any(|down| down.name == name));
+        }
+    }
+}
+
+/// The annotation `restart-routers`, once per value.
+fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) {
+    let token = &desired.requests.restart_routers;
+    let Some(token) = token.as_ref().filter(|_| *token != ledger.handled_restart_token) else {
+        return;
+    };
+    if desired.activation == Activation::Prepared || seen.node_list().is_empty() {
+        return;
+    }
+    ledger.handled_restart_token = Some(token.clone());
+    // A human has looked: what was unclear may be commanded again.
+    for record in ledger.nodes.values_mut() {
+        let open = record.restart.as_ref().is_some_and(|restart| {
+            !matches!(restart.answer, Some(RestartAnswer::Accepted))
+                || now.since(&restart.planned).reached(seen.timings.restart_deadline)
+        });
+        if open {
+            record.restart = None;
+        }
+    }
+    for (name, services) in &seen.services {
+        // Those that it was told of: what is still coming is waited for.
+        let down = services.value.down.iter();
+        let stays = down.filter(|down| services.value.stays_down(down, &seen.timings));
+        ledger.node_mut(name).excused = stays.map(|down| down.name.to_owned()).collect();
+    }
+    seen.restart_not_before.clear();
+    ledger
+        .rounds
+        .retain(|round| !matches!(round.cause, RoundCause::Requested(_)));
+    ledger.rounds.push(Round {
+        cause: RoundCause::Requested(token.clone()),
+        baseline: Baseline {
+            at: now,
+            up_times: std::collections::BTreeMap::new(),
+        },
+        pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
+    });
+}
+
+/// IM&P's own federation going Off asks for a round, where rows of ours need the routers.
+fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
+    let states: Vec<ImpFederation> = seen
+        .node_list()
+        .iter()
+        .map(|node| seen.federation(&node.name))
+        .collect();
+    if states.contains(&ImpFederation::On) {
+        ledger.federation_was_on = true;
+        return;
+    }
+    let off = !states.is_empty() && states.iter().all(|state| *state == ImpFederation::Off);
+    if !ledger.federation_was_on || !off {
+        return;
+    }
+    ledger.federation_was_on = false;
+    if ledger.rows.values().any(|row| row.state == RowState::Present) {
+        ledger.rounds.push(Round {
+            cause: RoundCause::FederationOff,
+            baseline: Baseline {
+                at: now,
+                up_times: std::collections::BTreeMap::new(),
+            },
+            pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
+        });
+    }
+}
+
+/// Which routers provably started after what.
+fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
+    let names: Vec<String> = seen.node_list().iter().map(|node| node.name.clone()).collect();
+    for name in &names {
+        if let Some(readable) = &mut ledger.readable {
+            if started_after(&readable.baseline, name, &seen.services) {
+                let ids = readable.ids.clone();
+                let loaded = &mut ledger.nodes.entry(name.clone()).or_default().loaded;
+                if !loaded.is_superset(&ids) {
+                    loaded.extend(ids);
+                    events.push(Event {
+                        warning: false,
+                        reason: reasons::ROUTER_IN_SYNC,
+                        message: format!("Cisco XCP Router on {name} started after all rows were readable"),
+                    });
+                }
+            } else {
+                mark(&mut readable.baseline, name, seen);
+            }
+        }
+        for round in &mut ledger.rounds {
+            if !round.pending.contains(name) {
+                continue;
+            }
+            if started_after(&round.baseline, name, &seen.services) {
+                round.pending.remove(name);
+            } else {
+                mark(&mut round.baseline, name, seen);
+            }
+        }
+        close_restart(ledger, name, seen, now, events);
+    }
+    // A round does not wait for nodes that are no more.
+    ledger.rounds.retain_mut(|round| {
+        if !names.is_empty() {
+            round.pending.retain(|name| names.contains(name));
+        }
+        !round.pending.is_empty()
+    });
+}
+
+/// A command whose router provably started since is over.
+fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
+    let Some(record) = ledger.nodes.get_mut(name) else {
+        return;
+    };
+    let back = record
+        .restart
+        .as_ref()
+        .is_some_and(|restart| started_after(&restart.baseline, name, &seen.services));
+    if back && let Some(restart) = record.restart.take() {
+        record.loaded.extend(restart.ids);
+        for round in &mut ledger.rounds {
+            if restart.rounds.contains(&round.cause) {
+                round.pending.remove(name);
+            }
+        }
+        let seconds =
+            |up_time: Option<u64>| up_time.map_or_else(|| "not known".to_owned(), |up_time| format!("{up_time} s"));
+        let before = restart.baseline.up_times.get(name).map(|mark| mark.seconds);
+        let after = seen.services.get(name).and_then(|services| services.value.up_time);
+        let deed = Deed {
+            at: now.wall,
+            action: Action::RouterBack,
+            subject: name.to_owned(),
+            reason: restart.reason,
+            outcome: Outcome::Done,
+            told: format!(
+                "up time {} before the command of {}, {} after",
+                seconds(before),
+                restart.planned.wall.strftime("%Y-%m-%d %H:%M:%S UTC"),
+                seconds(after)
+            ),
+        };
+        ledger.acted(deed.record());
+        events.push(deed.event());
+    }
+}
+
+/// Notes an up time read after the baseline, so that a smaller one proves a restart without clocks.
+fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
+    if baseline.up_times.contains_key(name) {
+        return;
+    }
+    let Some(services) = seen.services.get(name) else {
+        return;
+    };
+    // What another process wrote was written before this one read it, and so before it looked.
+    let later = services.asked.process != baseline.at.process || services.asked.mono_ms >= baseline.at.mono_ms;
+    if let Some(seconds) = services.value.up_time
+        && later
+    {
+        baseline.up_times.insert(
+            name.to_owned(),
+            UpTimeMark {
+                seconds,
+                asked: services.asked,
+            },
+        );
+    }
+}
+
+/// A router that is not being restarted accepts one of our ids: the rows do what they are for. On
+/// the very first registration no router knows an id before it was restarted.
+fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp) {
+    if ledger.canary_passed {
+        return;
+    }
+    ledger.canary_passed = desired.links.iter().any(|link| {
+        let ours = ledger
+            .rows
+            .values()
+            .any(|row| row.component_id == link.component_id && row.state == RowState::Present);
+        let restarting = ledger
+            .nodes
+            .get(&link.node)
+            .and_then(|record| record.restart.as_ref())
+            // One that a human is asked about is not under way.
+            .is_some_and(|restart| !now.since(&restart.planned).reached(seen.timings.restart_deadline));
+        // A router of profile Xcp takes the link of any component, before it has read the row, too.
+        let knows = !desired.announces
+            || (ledger.has_loaded(&link.node, &link.component_id)
+                && announcement::works(link, desired, &seen.services));
+        link.up && ours && !restarting && knows
+    });
+}

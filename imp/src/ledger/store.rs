@@ -1,0 +1,143 @@
+//! Where ledgers live: named texts, every write preconditioned on the version that was read.
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::{Ledger, SCHEMA};
+
+/// A stored text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The text; empty where the object has none.
+    pub data: String,
+    /// The version to name when writing.
+    pub version: String,
+    /// Identity of the object: one that was restored has another.
+    pub uid: String,
+}
+
+/// Why a text could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote since.
+    #[error("it was changed by somebody else meanwhile; it is read again")]
+    Conflict,
+    /// Anything else.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Named texts with optimistic locking.
+pub trait LedgerStore: Send + Sync {
+    /// Reads one; `None` where there is none.
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>>;
+    /// Creates one (`expected` is `None`) or replaces the version that is named.
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        data: String,
+        expected: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>>;
+    /// The names of all.
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+    /// A random key of this installation, made where there is none, and kept as a secret.
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
+}
+
+/// A ledger with what is needed to write it back.
+#[derive(Debug, Clone)]
+pub struct LedgerFile {
+    /// The ledger as it was read or written last.
+    pub ledger: Ledger,
+    name: String,
+    stored: Option<Stored>,
+}
+
+/// The text: a ledger knows the object it was written into.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wrapped {
+    uid: String,
+    ledger: Ledger,
+}
+
+/// What the names of ledgers start with.
+const PREFIX: &str = "xmpp-federation-imp-";
+
+/// Name of a publisher's ledger.
+pub fn ledger_name(publisher: &str) -> String {
+    format!("{PREFIX}{publisher}")
+}
+
+/// The publisher's pkid in a ledger's name.
+pub fn publisher_of(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)
+        .filter(|rest| rest.parse::<crate::pkid::Pkid>().is_ok())
+}
+
+impl LedgerFile {
+    /// Reads the ledger of the publisher with that pkid. One that is absent is unknown; one that
+    /// was restored into another object keeps its rows and proves nothing.
+    pub async fn load(store: &dyn LedgerStore, publisher: &str) -> Result<Self, StoreError> {
+        let name = ledger_name(publisher);
+        let stored = store.read(&name).await?;
+        let ledger = match &stored {
+            Some(stored) if !stored.data.is_empty() => parse(&name, stored)?,
+            _ => Ledger::unknown(publisher),
+        };
+        Ok(Self { ledger, name, stored })
+    }
+
+    /// Whether both are the same version of the same object.
+    pub fn is_version_of(&self, other: &Self) -> bool {
+        let version = |file: &Self| {
+            let stored = file.stored.as_ref();
+            stored.map(|stored| (stored.uid.clone(), stored.version.clone()))
+        };
+        self.name == other.name && version(self) == version(other)
+    }
+
+    /// Writes a changed ledger; on success it is the one in here.
+    pub async fn save(&mut self, store: &dyn LedgerStore, ledger: Ledger) -> Result<(), StoreError> {
+        let at = match &self.stored {
+            Some(stored) => stored.clone(),
+            // First the object, for its uid.
+            None => store.write(&self.name, String::new(), None).await?,
+        };
+        self.stored = Some(at.clone());
+        let wrapped = Wrapped { uid: at.uid, ledger };
+        let text = serde_json::to_string(&wrapped).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        self.stored = Some(store.write(&self.name, text, Some(&at.version)).await?);
+        self.ledger = wrapped.ledger;
+        Ok(())
+    }
+}
+
+fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
+    #[derive(Deserialize)]
+    struct SchemaOnly {
+        ledger: Schema,
+    }
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let unreadable = |error: &serde_json::Error| {
+        StoreError::Unavailable(format!(
+            "ConfigMap {name} is not readable ({error}); restore it, or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
+        ))
+    };
+    let schema: SchemaOnly = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
+    if schema.ledger.schema > SCHEMA {
+        return Err(StoreError::Unavailable(format!(
+            "ConfigMap {name} was written by a newer release (schema {}, this one knows {SCHEMA}); run that release",
+            schema.ledger.schema
+        )));
+    }
+    let wrapped: Wrapped = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
+    let mut ledger = wrapped.ledger;
+    if wrapped.uid != stored.uid {
+        ledger.distrust();
+    }
+    Ok(ledger)
+}

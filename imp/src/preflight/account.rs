@@ -1,0 +1,133 @@
+//! Accounts of a process without Kubernetes: the login ledger in memory, and whether an account
+//! may be used once more.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+
+use crate::desired::Credentials;
+use crate::error::{CallError, CallErrorKind};
+use crate::ledger::store::{LedgerStore, StoreError, Stored};
+
+/// Named texts in memory, with versions.
+#[derive(Default)]
+pub struct MemoryStore {
+    texts: Mutex<BTreeMap<String, Stored>>,
+}
+
+impl LedgerStore for MemoryStore {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        Box::pin(async move {
+            let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(texts.get(name).cloned())
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        data: String,
+        expected: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        Box::pin(async move {
+            let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            let current = texts.get(name).map(|stored| stored.version.as_str());
+            if current != expected {
+                return Err(StoreError::Conflict);
+            }
+            let version = current
+                .and_then(|version| version.parse::<u64>().ok())
+                .unwrap_or_default();
+            let stored = Stored {
+                data,
+                version: (version + 1).to_string(),
+                uid: name.to_owned(),
+            };
+            texts.insert(name.to_owned(), stored.clone());
+            Ok(stored)
+        })
+    }
+
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        Box::pin(async move {
+            let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(texts.keys().cloned().collect())
+        })
+    }
+
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        // Nothing that it protects outlives the process.
+        Box::pin(async { Ok([0; 32]) })
+    }
+}
+
+/// What is known of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Never used.
+    New,
+    /// Its password was accepted.
+    Accepted,
+    /// It was answered 401.
+    Rejected,
+    /// It was used, and nobody knows what was answered.
+    Untold,
+}
+
+/// One account, and what is known of it.
+pub struct Account {
+    /// User name and password.
+    pub credentials: Credentials,
+    standing: Mutex<Standing>,
+}
+
+impl Account {
+    /// A new one.
+    pub fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            standing: Mutex::new(Standing::New),
+        }
+    }
+
+    /// Why it is not used again; `None`: it may be. Stricter than the operator, which goes on after
+    /// an answer that got lost: here somebody is there to be told.
+    pub fn rests(&self) -> Option<&'static str> {
+        match *self.lock() {
+            Standing::New | Standing::Accepted => None,
+            Standing::Rejected => Some("the account was answered 401 and is not used again, so that it is not locked"),
+            Standing::Untold => Some(
+                "the account was used once without an answer, which may have been 401; it is not used again, so that it is not locked",
+            ),
+        }
+    }
+
+    /// Takes in what came of a call.
+    pub fn note<T>(&self, result: &Result<T, CallError>) {
+        let mut standing = self.lock();
+        let told = match result {
+            Ok(_) => Standing::Accepted,
+            Err(error) => match &error.kind {
+                CallErrorKind::Unauthorized { .. } => Standing::Rejected,
+                CallErrorKind::Forbidden
+                | CallErrorKind::Throttled(_)
+                | CallErrorKind::Fault(_)
+                | CallErrorKind::TooLarge
+                | CallErrorKind::Malformed(_)
+                | CallErrorKind::Unexpected(_) => Standing::Accepted,
+                CallErrorKind::Timeout | CallErrorKind::Interrupted(_) => Standing::Untold,
+                // Nothing was sent, or it was answered before anybody looked at the password.
+                _ => *standing,
+            },
+        };
+        // What was accepted once is not doubted because of a lost answer.
+        if !(*standing == Standing::Accepted && told == Standing::Untold) {
+            *standing = told;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

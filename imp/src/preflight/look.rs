@@ -1,0 +1,340 @@
+//! One host as anybody sees it: its name, its HTTPS port, its certificate, its clock. No account
+//! is used, and nothing but `GET /` is said.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{AlertDescription, ProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::certificate::{self, Facts};
+use super::legacy;
+use super::plan::{CONNECT_TIMEOUT, Plan};
+use super::sheet::{Check, Row, Sheet};
+use crate::desired::ServerTrust;
+use crate::http;
+
+/// A clock that differs by more is worth a warning.
+const SKEW: i64 = 60;
+/// Longest head of an HTTP answer that is read.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// What was seen of a host.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Its addresses, or why there are none.
+    pub addresses: Result<Vec<IpAddr>, String>,
+    /// Whether they were given instead of resolved.
+    pub given: bool,
+    /// What was seen behind the port.
+    pub https: Result<Seen, Refusal>,
+}
+
+/// What an HTTPS server showed.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// TLS version.
+    version: &'static str,
+    /// Leaf first.
+    chain: Vec<CertificateDer<'static>>,
+    /// Its clock minus ours, seconds.
+    skew: Option<i64>,
+}
+
+/// Why nothing was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The name has no address.
+    NoAddress,
+    /// No connection.
+    Connect(String),
+    /// Old TLS only.
+    Old(&'static str),
+    /// TLS failed for another reason.
+    Tls(String),
+}
+
+/// Addresses of a host: those given, or what the system resolves.
+async fn addresses(plan: &Plan, host: &str) -> Result<Vec<IpAddr>, String> {
+    if let Some(given) = plan.addresses.get(host) {
+        return Ok(vec![given.address]);
+    }
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    match tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, 0))).await {
+        Err(_) => Err("DNS did not answer in time".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(found)) => {
+            let mut addresses: Vec<IpAddr> = Vec::new();
+            for address in found.map(|found| found.ip().to_canonical()) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            Ok(addresses)
+        }
+    }
+}
+
+/// Opens a TCP connection to the first address that takes one.
+pub async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, String> {
+    let all: Vec<SocketAddr> = addresses
+        .iter()
+        .map(|address| SocketAddr::new(*address, port))
+        .collect();
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(all.as_slice())).await {
+        Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}
+
+/// Looks at a host.
+pub async fn host(plan: &Plan, host: &str) -> Look {
+    let addresses = addresses(plan, host).await;
+    let https = match &addresses {
+        Ok(addresses) if !addresses.is_empty() => https(plan, host, addresses).await,
+        _ => Err(Refusal::NoAddress),
+    };
+    Look {
+        addresses,
+        given: plan.addresses.contains_key(host),
+        https,
+    }
+}
+
+async fn https(plan: &Plan, host: &str, addresses: &[IpAddr]) -> Result<Seen, Refusal> {
+    let stream = connect(addresses, plan.port).await.map_err(Refusal::Connect)?;
+    let peer = stream.peer_addr();
+    let limit = plan.call_limit;
+    let refused = match tokio::time::timeout(limit, handshake(host, stream)).await {
+        Ok(Ok(tls)) => return seen(host, tls, limit).await,
+        Ok(Err(error)) => error,
+        Err(_) => {
+            return Err(Refusal::Tls(format!("no handshake within {} s", limit.as_secs())));
+        }
+    };
+    let why = tls_error(&refused);
+    let perhaps_old = matches!(
+        why,
+        Some(
+            rustls::Error::PeerIncompatible(_)
+                | rustls::Error::AlertReceived(
+                    AlertDescription::ProtocolVersion
+                        | AlertDescription::HandshakeFailure
+                        | AlertDescription::InsufficientSecurity
+                )
+        )
+    ) || refused.kind() == io::ErrorKind::UnexpectedEof
+        || refused.kind() == io::ErrorKind::ConnectionReset;
+    if let (true, Ok(peer)) = (perhaps_old, peer)
+        && let Ok(Some(version)) = tokio::time::timeout(CONNECT_TIMEOUT, legacy::version(peer)).await
+    {
+        return Err(Refusal::Old(version));
+    }
+    Err(Refusal::Tls(
+        why.map_or_else(|| refused.to_string(), ToString::to_string),
+    ))
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn handshake(host: &str, stream: TcpStream) -> io::Result<Tls> {
+    // Whatever is shown is only looked at; it is judged afterwards.
+    let anything = http::verifier(&ServerTrust::Insecure).map_err(io::Error::other)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(anything)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+async fn seen(host: &str, mut tls: Tls, limit: Duration) -> Result<Seen, Refusal> {
+    let (_, session) = tls.get_ref();
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        _ => "another version of TLS",
+    };
+    let chain = session
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .map(|certificate| certificate.clone().into_owned())
+        .collect();
+    let skew = match tokio::time::timeout(limit, date(host, &mut tls)).await {
+        Ok(Some((date, at))) => Some(date.duration_since(at).as_secs()),
+        _ => None,
+    };
+    Ok(Seen { version, chain, skew })
+}
+
+/// The header `Date` of the answer to `GET /`, and when it was asked for.
+async fn date(host: &str, tls: &mut Tls) -> Option<(Timestamp, Timestamp)> {
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let at = Timestamp::now();
+    tls.write_all(request.as_bytes()).await.ok()?;
+    let mut head = Vec::new();
+    let mut buffer = [0; 2048];
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") && head.len() < LONGEST_HEAD {
+        let count = tls.read(&mut buffer).await.ok()?;
+        head.extend_from_slice(buffer.get(..count).filter(|read| !read.is_empty())?);
+    }
+    let text = String::from_utf8_lossy(&head);
+    let value = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("date").then(|| value.trim().to_owned())
+    })?;
+    let date = jiff::fmt::rfc2822::parse(&value).ok()?.timestamp();
+    Some((date, at))
+}
+
+impl Look {
+    /// The rows about the host; whether the chosen way accepts its certificate.
+    pub fn rows(&self, plan: &Plan, host: &str, sheet: &mut Sheet) -> bool {
+        sheet.add(self.name(host));
+        let seen = match &self.https {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                sheet.add(refusal.row(plan, host));
+                return false;
+            }
+        };
+        let port = plan.port;
+        sheet.add(Row::ok(
+            Check::Https,
+            host,
+            format!("TCP {port} answers with {}", seen.version),
+        ));
+        let accepted = seen.certificate(plan, host, sheet);
+        sheet.add(seen.clock(host));
+        accepted
+    }
+
+    fn name(&self, host: &str) -> Row {
+        match &self.addresses {
+            Ok(addresses) if addresses.is_empty() => Row::failed(Check::Name, host, "the name has no address"),
+            Ok(addresses) => {
+                let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let list = list.join(", ");
+                return Row::ok(
+                    Check::Name,
+                    host,
+                    if self.given { format!("{list}, as given") } else { list },
+                );
+            }
+            Err(why) => Row::failed(Check::Name, host, format!("the name does not resolve: {why}")),
+        }
+        .remedy(format!(
+            "Mend DNS, or give its address with --node {host}=ADDRESS, which is imp[].nodes in the resource"
+        ))
+    }
+}
+
+impl Refusal {
+    fn row(&self, plan: &Plan, host: &str) -> Row {
+        let port = plan.port;
+        match self {
+            Self::NoAddress => {
+                Row::skipped(Check::Https, host, "there is no address to connect to")
+            }
+            Self::Connect(why) => Row::failed(
+                Check::Https,
+                host,
+                format!("no connection to TCP {port}: {why}"),
+            )
+            .remedy("Open the port from here and from the operator's pods; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"),
+            Self::Old(version) => Row::failed(
+                Check::Https,
+                host,
+                format!("the server knows {version} at most, which the operator does not speak"),
+            )
+            .remedy("Upgrade IM&P to 11.5 or later and set its minimum TLS version to 1.2"),
+            Self::Tls(why) => Row::failed(
+                Check::Https,
+                host,
+                format!("TCP {port} answers, and the TLS handshake fails: {why}"),
+            )
+            .remedy("Check that nothing else listens there and that no proxy stands between"),
+        }
+    }
+}
+
+impl Seen {
+    fn certificate(&self, plan: &Plan, host: &str, sheet: &mut Sheet) -> bool {
+        let facts = match self.chain.first().map(Facts::read) {
+            Some(Ok(facts)) => facts,
+            Some(Err(why)) => {
+                sheet.add(Row::failed(Check::Certificate, host, why));
+                return false;
+            }
+            None => {
+                sheet.add(Row::failed(Check::Certificate, host, "none was shown"));
+                return false;
+            }
+        };
+        let told = facts.told(host, self.version);
+        let Some(trust) = &plan.trust else {
+            sheet.add(
+                Row::unproven(Check::Certificate, host, told)
+                    .remedy("Compare the fingerprint with the one that IM&P shows (OS Administration > Security > Certificate Management > tomcat), then use --pin or --ca"),
+            );
+            return false;
+        };
+        let row = match certificate::accepted(trust, &self.chain, host) {
+            Err(why) => {
+                sheet.add(
+                    Row::failed(Check::Certificate, host, format!("not accepted: {why}; {told}"))
+                        .remedy("Compare the fingerprint with the one that IM&P shows, then use --pin, or --ca with the issuer's certificate; in the resource imp[].tls.pinnedSha256 or caSecretRef. No password was sent"),
+                );
+                return false;
+            }
+            Ok(()) if matches!(trust, ServerTrust::Insecure) => {
+                Row::warning(Check::Certificate, host, format!("not checked at all; {told}"))
+                    .remedy("Whoever stands between reads the password: pin the fingerprint or name the authority")
+            }
+            Ok(()) if facts.ends_soon() => Row::warning(
+                Check::Certificate,
+                host,
+                format!("{} days left; {told}", facts.days_left()),
+            )
+            .remedy("Renew the tomcat certificate; a pinned one is another one then"),
+            Ok(()) => Row::ok(Check::Certificate, host, told),
+        };
+        sheet.add(row);
+        true
+    }
+
+    fn clock(&self, host: &str) -> Row {
+        match self.skew {
+            None => Row::unproven(Check::Clock, host, "the server does not tell its time"),
+            Some(skew) if skew.abs() > SKEW => Row::warning(
+                Check::Clock,
+                host,
+                format!(
+                    "its clock is {} s {} of ours",
+                    skew.abs(),
+                    if skew > 0 { "ahead" } else { "behind" }
+                ),
+            )
+            .remedy("Check NTP on both sides; the evidence of restarts goes by up times and bears it, logs and certificates do not"),
+            Some(_) => Row::ok(Check::Clock, host, "within a minute of ours"),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The publisher: reach, and everything over AXL, in the order in which one thing needs another.
+
+use std::sync::Arc;
+
+use xmpp_federation_core::ComponentId;
+
+use super::account::{Account, MemoryStore};
+use super::explain::{explain, within};
+use super::look;
+use super::plan::Plan;
+use super::sheet::{Check, Row, Sheet};
+use crate::axl::{self, Axl, AxlVersion, Table};
+use crate::clock::SystemClock;
+use crate::cluster::server;
+use crate::desired::Target;
+use crate::error::{CallError, CallErrorKind, Interface};
+use crate::http::{Caller, Uncounted};
+use crate::ledger::logins::Logins;
+use crate::pkid::Pkid;
+
+/// Most rows and nodes that are listed in one finding.
+const LISTED: usize = 12;
+
+/// What is needed to ask: the client, and the accounts.
+pub struct Access {
+    /// The operator's own client.
+    pub caller: Caller,
+    /// How to reach the cluster.
+    pub target: Target,
+    axl: Account,
+    control_center: Option<Account>,
+}
+
+impl Access {
+    /// `None` where nothing may be asked.
+    pub fn of(plan: &Plan) -> Option<Self> {
+        let target = plan.target()?;
+        let logins = Logins::new(Arc::new(MemoryStore::default()), Arc::new(SystemClock));
+        // The trust was judged with the command line; nothing else in it can be wrong.
+        let caller = Caller::new(&target, None, Arc::new(logins), Arc::new(Uncounted)).ok()?;
+        Some(Self {
+            caller,
+            axl: Account::new(target.axl.clone()),
+            control_center: target.control_center.clone().map(Account::new),
+            target,
+        })
+    }
+
+    /// The account for Control Center.
+    pub fn control_center(&self) -> &Account {
+        self.control_center.as_ref().unwrap_or(&self.axl)
+    }
+}
+
+/// A node to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeName {
+    /// Its name.
+    pub name: String,
+    /// Whether its host was looked at as the publisher already, and is trusted.
+    pub looked_at: Option<bool>,
+}
+
+/// Name, port, certificate and clock; whether the certificate is accepted.
+pub async fn reach(plan: &Plan, sheet: &mut Sheet) -> bool {
+    let look = look::host(plan, &plan.publisher).await;
+    look.rows(plan, &plan.publisher, sheet)
+}
+
+/// Everything over AXL; returns the nodes to look at.
+pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, sheet: &mut Sheet) -> Vec<NodeName> {
+    let host = &plan.publisher;
+    let Some(access) = access else {
+        sheet.add(Row::skipped(Check::AxlLogin, host, "no account is used"));
+        return known(plan, trusted);
+    };
+    if !trusted {
+        sheet.add(Row::skipped(
+            Check::AxlLogin,
+            host,
+            "no password is sent to a server that was not reached or not accepted",
+        ));
+        return known(plan, trusted);
+    }
+    let mut asked = Asked {
+        plan,
+        access,
+        version: None,
+        server: server(&access.target, host),
+    };
+    let Some(table) = asked.login(sheet).await else {
+        return known(plan, trusted);
+    };
+    if !asked.rows(table, sheet).await {
+        sheet.add(Row::skipped(
+            Check::Nodes,
+            host,
+            "nothing more is asked of a database that answers like this",
+        ));
+        return Vec::new();
+    }
+    asked.nodes(trusted, sheet).await
+}
+
+/// The nodes that are known without IM&P's list.
+fn known(plan: &Plan, trusted: bool) -> Vec<NodeName> {
+    let publisher = NodeName {
+        name: plan.publisher.clone(),
+        looked_at: Some(trusted),
+    };
+    let others = plan
+        .addresses
+        .keys()
+        .filter(|name| **name != plan.publisher)
+        .map(|name| NodeName {
+            name: name.clone(),
+            looked_at: None,
+        });
+    std::iter::once(publisher).chain(others).collect()
+}
+
+/// Questions to AXL.
+struct Asked<'a> {
+    plan: &'a Plan,
+    access: &'a Access,
+    version: Option<AxlVersion>,
+    server: String,
+}
+
+impl Asked<'_> {
+    fn client(&self) -> Axl<'_> {
+        Axl {
+            caller: &self.access.caller,
+            server: self.server.clone(),
+            account: &self.access.axl.credentials,
+            fixed: self.plan.axl_version,
+            version: self.version,
+        }
+    }
+
+    /// Asks, within the time for one call, and notes what the answer says of the account.
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let result = within(self.plan, Interface::Axl, &self.server, call).await;
+        self.access.axl.note(&result);
+        result
+    }
+
+    /// The first question: login, role, version, and the table's name, which the rest needs.
+    async fn login(&mut self, sheet: &mut Sheet) -> Option<Table> {
+        let (plan, host) = (self.plan, &self.plan.publisher);
+        let mut client = self.client();
+        let result = self.ask(client.table()).await;
+        let version = client.version;
+        self.version = version;
+        let user = &self.access.axl.credentials.username;
+        let failed = |check: Check, error: &CallError| {
+            let (found, remedy) = explain(error, plan);
+            Row::failed(check, host, found).remedy(remedy)
+        };
+        let accepted = Row::ok(
+            Check::AxlLogin,
+            host,
+            format!("user {user} and its password are accepted"),
+        );
+        match &result {
+            Err(error) if matches!(error.kind, CallErrorKind::Forbidden) => {
+                sheet.add(accepted);
+                sheet.add(failed(Check::AxlRole, error));
+            }
+            Err(error) if matches!(error.kind, CallErrorKind::VersionUnsupported) => {
+                sheet.add(Row::unproven(
+                    Check::AxlLogin,
+                    host,
+                    "no version was answered, which may come before the password is looked at",
+                ));
+                sheet.add(failed(Check::AxlVersion, error));
+            }
+            Err(error) if version.is_none() => sheet.add(failed(Check::AxlLogin, error)),
+            _ => {
+                sheet.add(accepted);
+                sheet.add(Row::ok(
+                    Check::AxlRole,
+                    host,
+                    "the user may use AXL (Standard AXL API Access)",
+                ));
+                sheet.add(self.version_row());
+            }
+        }
+        match result {
+            Ok(table) => {
+                sheet.add(Row::ok(Check::Table, host, format!("component ids stand in {table}")));
+                Some(table)
+            }
+            Err(error) if version.is_some() => {
+                sheet.add(failed(Check::Table, &error));
+                None
+            }
+            Err(_) => {
+                sheet.add(Row::skipped(
+                    Check::Table,
+                    host,
+                    "without AXL nothing is known of table, rows and nodes",
+                ));
+                None
+            }
+        }
+    }
+
+    fn version_row(&self) -> Row {
+        let host = &self.plan.publisher;
+        let Some(version) = self.version else {
+            return Row::unproven(Check::AxlVersion, host, "no version was answered");
+        };
+        if self.plan.axl_version.is_some() {
+            return Row::ok(Check::AxlVersion, host, format!("{version}, as given"));
+        }
+        let refused: Vec<String> = AxlVersion::STEPS
+            .into_iter()
+            .take_while(|step| *step != version)
+            .map(|step| step.to_string())
+            .collect();
+        let found = if refused.is_empty() {
+            format!("{version}, the first one tried")
+        } else {
+            format!("{version}; {} answered HTTP 599", refused.join(", "))
+        };
+        Row::ok(Check::AxlVersion, host, found)
+    }
+
+    /// What stands in the table, and whether it may be written; whether to go on.
+    async fn rows(&mut self, table: Table, sheet: &mut Sheet) -> bool {
+        let host = &self.plan.publisher;
+        let mut client = self.client();
+        let rows = match self.ask(client.rows(table)).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let (found, remedy) = explain(&error, self.plan);
+                sheet.add(Row::failed(Check::Rows, host, found).remedy(remedy));
+                return true;
+            }
+        };
+        sheet.add(rows_row(host, &rows, &self.plan.component_ids));
+        if self.plan.prove_write {
+            return self.prove_write(table, &rows, sheet).await;
+        }
+        sheet.add(
+            Row::unproven(
+                Check::AxlWrite,
+                host,
+                "whether executeSQLUpdate is taken is known only by sending one",
+            )
+            .remedy("--prove-write deletes a row that does not exist"),
+        );
+        true
+    }
+
+    /// Deletes by a random key that no row has and a component id that no edge has; whether to go on.
+    async fn prove_write(&mut self, table: Table, rows: &[axl::Row], sheet: &mut Sheet) -> bool {
+        let host = &self.plan.publisher;
+        let pkid = Pkid::random();
+        let Ok(nobody) = "preflight.no-such-component".parse::<ComponentId>() else {
+            return false;
+        };
+        if rows
+            .iter()
+            .any(|row| row.pkid == pkid.to_string() || row.cp_id == nobody.as_str())
+        {
+            sheet.add(Row::failed(
+                Check::AxlWrite,
+                host,
+                format!("a row with the component id {nobody} stands in the table; nothing was sent"),
+            ));
+            return false;
+        }
+        let mut client = self.client();
+        let result = self.ask(client.delete(table, pkid, &nobody, false)).await;
+        let go_on = match &result {
+            Ok(count) => *count == 0,
+            Err(error) => !matches!(error.kind, CallErrorKind::Unexpected(_)),
+        };
+        let row = match result {
+            Ok(0) => Row::ok(
+                Check::AxlWrite,
+                host,
+                format!("a DELETE of the pkid {pkid}, which no row has, was taken: 0 rows"),
+            ),
+            Ok(count) => Row::failed(
+                Check::AxlWrite,
+                host,
+                format!(
+                    "a DELETE of the random pkid {pkid} was answered with {count} rows, where 0 are possible"
+                ),
+            )
+            .remedy("Do not let the operator write here: compare the table with the rows above (run sql select * from the table) and report this"),
+            Err(error) => {
+                let (found, remedy) = explain(&error, self.plan);
+                Row::failed(
+                    Check::AxlWrite,
+                    host,
+                    format!("executeSQLUpdate was not taken: {found}"),
+                )
+                .remedy(remedy)
+            }
+        };
+        sheet.add(row);
+        go_on
+    }
+
+    /// IM&P's own list of nodes.
+    async fn nodes(&mut self, trusted: bool, sheet: &mut Sheet) -> Vec<NodeName> {
+        let host = &self.plan.publisher;
+        let mut client = self.client();
+        let nodes = match self.ask(client.nodes()).await {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                let (found, remedy) = explain(&error, self.plan);
+                sheet.add(Row::failed(Check::Nodes, host, found).remedy(remedy));
+                return known(self.plan, trusted);
+            }
+        };
+        let listed: Vec<String> = nodes
+            .iter()
+            .take(LISTED)
+            .map(|node| {
+                let role = if node.publisher { "publisher" } else { "subscriber" };
+                format!("{} ({role})", node.name)
+            })
+            .collect();
+        sheet.add(Row::ok(
+            Check::Nodes,
+            host,
+            format!("{}: {}", nodes.len(), listed.join(", ")),
+        ));
+        nodes
+            .into_iter()
+            .map(|node| NodeName {
+                looked_at: (node.name == *host).then_some(trusted),
+                name: node.name,
+            })
+            .collect()
+    }
+}
+
+/// What stands in the table.
+fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> Row {
+    if rows.is_empty() {
+        return Row::ok(Check::Rows, host, "none: no federation edge is registered");
+    }
+    let is_ours = |row: &axl::Row| ours.iter().any(|id| id.as_str() == row.cp_id);
+    let listed: Vec<String> = rows
+        .iter()
+        .take(LISTED)
+        .map(|row| match realm(&row.cp_id) {
+            _ if is_ours(row) => format!("{row}, which this resource wants"),
+            Some(realm) => {
+                format!("{row}, as an Expressway-E of the name {realm} registers itself")
+            }
+            None => row.to_string(),
+        })
+        .collect();
+    let more = rows.len().saturating_sub(LISTED);
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
+    let row = Row::warning(
+        Check::Rows,
+        host,
+        format!("{} stand there: {}{more}", rows.len(), listed.join("; ")),
+    );
+    if rows.iter().all(is_ours) {
+        row.remedy("If this operator wrote them, all is well; if its record was lost, take them over with the annotation xmppfederation.io/adopt-rows")
+    } else {
+        row.remedy("The operator does not register beside rows of others: turn the other system off at the cut-over (Expressway: XMPP federation Off), or set imp[].foreignComponents to Tolerate")
+    }
+}
+
+/// The realm in a component id as federation edges register them.
+fn realm(cp_id: &str) -> Option<&str> {
+    let (component, realm) = cp_id.split_once('.')?;
+    let (manager, processor) = component.split_once('_')?;
+    let number = |text: &str, before: &str| {
+        text.strip_prefix(before)
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+    };
+    (number(manager, "cm-") && number(processor, "s2scp-") && !realm.is_empty()).then_some(realm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("cm-2_s2scp-1.eft-xwye-a-coluc-com", Some("eft-xwye-a-coluc-com"))]
+    #[case("cm-12_s2scp-3.a", Some("a"))]
+    #[case("cm-2_s2scp-1.", None)]
+    #[case("cm-2_s2scp-1", None)]
+    #[case("cm-x_s2scp-1.a", None)]
+    #[case("component.example", None)]
+    fn the_realm_of_an_expressways_row(#[case] cp_id: &str, #[case] expected: Option<&str>) {
+        assert_eq!(realm(cp_id), expected);
+    }
+}

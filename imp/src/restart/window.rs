@@ -1,0 +1,56 @@
+//! The restart window: outside it nothing is commanded that no human asked for. A restart that was
+//! commanded inside may end outside; the next node's waits for the next window.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::allowed::asked_since;
+use super::{Input, WaitKind, Waiting, names};
+use crate::axl::Node;
+use crate::desired::RestartMode;
+use crate::window::{State, Window};
+
+/// The wait for the next window of all nodes that wait for it, where `node` does.
+pub(super) fn closed(input: Input<'_>, node: &str, needy: &[(&Node, String)]) -> Option<Waiting> {
+    let RestartMode::Window(window) = &input.policy.mode else {
+        return None;
+    };
+    let opens = opens(input, window)?;
+    if asked_since(input.ledger, node) {
+        return None;
+    }
+    let left = opens.duration_since(input.now.wall);
+    let left = Duration::try_from(left).unwrap_or_default();
+    let waiting: Vec<&(&Node, String)> = needy
+        .iter()
+        .filter(|(node, _)| !asked_since(input.ledger, &node.name))
+        .collect();
+    let reason = waiting.first().map_or("", |(_, reason)| reason.as_str());
+    Some(Waiting {
+        kind: WaitKind::Window,
+        until: input.now.plus(left),
+        message: format!(
+            "{} waits for the window of imp[].restart, which opens at {}; the annotation xmppfederation.io/restart-routers restarts without waiting for it. Needed because {reason}",
+            names(waiting.iter().map(|(node, _)| node.name.as_str())),
+            window.local(opens),
+        ),
+    })
+}
+
+/// When the window opens, where it is closed or closes before a command could be out.
+fn opens(input: Input<'_>, window: &Window) -> Option<Timestamp> {
+    let now = input.now.wall;
+    let until = match window.state(now) {
+        State::Closed { opens } => return Some(opens),
+        State::Open { until } => until,
+    };
+    let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    if left > input.seen.timings.send_within {
+        return None;
+    }
+    match window.state(until) {
+        State::Closed { opens } => Some(opens),
+        State::Open { .. } => None,
+    }
+}

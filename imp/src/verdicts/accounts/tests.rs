@@ -1,0 +1,239 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rstest::rstest;
+use xmpp_federation_core::SecretBytes;
+
+use super::*;
+use crate::axl::Node;
+use crate::clock::{Clock as _, Stamp, SystemClock};
+use crate::control_center::{ImpFederation, ServiceState};
+use crate::desired::{
+    Activation, Credentials, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy, SecretVersion,
+    Target,
+};
+use crate::effects::{Step, Wait, Why};
+use crate::observation::{Failure, Observation, Seen, Services};
+use crate::pkid::Pkid;
+use crate::report::Status;
+
+/// Which account Control Center is asked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Account {
+    /// That of AXL, from one Secret.
+    One,
+    /// That of AXL, from a Secret of its own.
+    TwoSecrets,
+    /// Another one.
+    Other,
+}
+
+fn credentials(secret: &str, username: &str) -> Credentials {
+    Credentials {
+        secret: SecretVersion {
+            namespace: "federation".to_owned(),
+            name: secret.to_owned(),
+            uid: secret.to_owned(),
+            resource_version: "7".to_owned(),
+        },
+        username: username.to_owned(),
+        password: SecretBytes::new(b"hunter2".to_vec()),
+    }
+}
+
+fn desired(account: Account) -> Desired {
+    Desired {
+        owner: Owner {
+            namespace: "federation".to_owned(),
+            name: "coluc".to_owned(),
+            uid: "r-1".to_owned(),
+        },
+        live_owners: BTreeSet::new(),
+        target: Target {
+            name: "main".to_owned(),
+            publisher: "cups.ciscotac.net".to_owned(),
+            port: 8443,
+            axl_version: None,
+            addresses: BTreeMap::new(),
+            axl: credentials("cups-axl", "axluser"),
+            control_center: match account {
+                Account::One => None,
+                Account::TwoSecrets => Some(credentials("cups-cc", "axluser")),
+                Account::Other => Some(credentials("cups-cc", "ccuser")),
+            },
+            tls: ServerTrust::Insecure,
+        },
+        component_ids: Vec::new(),
+        announces: false,
+        place: Place::default(),
+        activation: Activation::Active,
+        restart: RestartPolicy {
+            mode: RestartMode::Automatic,
+            propagation_delay: Duration::from_secs(30),
+            min_interval: Duration::ZERO,
+        },
+        foreign_components: ForeignComponents::Refuse,
+        federation_check: None,
+        maintenance: false,
+        hold_acts: false,
+        poll_interval: Duration::from_mins(5),
+        requests: Requests::default(),
+        links: Vec::new(),
+    }
+}
+
+fn failure(interface: Interface, status: u16, desired: &Desired, now: Stamp) -> Failure {
+    let account = match (interface, &desired.target.control_center) {
+        (Interface::ControlCenter, Some(own)) => own,
+        _ => &desired.target.axl,
+    };
+    Failure {
+        error: CallError {
+            interface,
+            server: match interface {
+                Interface::Axl => "https://cups.ciscotac.net:8443".to_owned(),
+                Interface::ControlCenter => "https://ecup10.coluc.com:8443".to_owned(),
+            },
+            secret: account.secret.to_string(),
+            kind: match status {
+                401 => CallErrorKind::Unauthorized {
+                    retry_at: Timestamp::from_second(1_700_003_600).unwrap(),
+                },
+                403 => CallErrorKind::Forbidden,
+                other => CallErrorKind::Http(other),
+            },
+        },
+        count: 1,
+        retry_at: now,
+    }
+}
+
+/// AXL was asked for the nodes before; `known`: Control Center of the one node answered before.
+fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict {
+    let (desired, now) = (desired(account), SystemClock.now());
+    let mut seen = Observation {
+        nodes: Some(Seen {
+            value: vec![Node {
+                pkid: Pkid::random(),
+                name: "ecup10.coluc.com".to_owned(),
+                publisher: true,
+            }],
+            asked: now,
+            answered: now,
+        }),
+        ..Observation::default()
+    };
+    if known {
+        let services = Services {
+            router: ServiceState::Started,
+            up_time: Some(5),
+            federation: ImpFederation::Off,
+            down: Vec::new(),
+            youngest: None,
+        };
+        seen.services.insert(
+            "ecup10.coluc.com".to_owned(),
+            Seen {
+                value: services,
+                asked: now,
+                answered: now,
+            },
+        );
+    }
+    for (interface, status) in failures {
+        let failure = failure(*interface, *status, &desired, now);
+        match interface {
+            Interface::Axl => seen.axl_failure = Some(failure),
+            Interface::ControlCenter => {
+                seen.control_center_failures
+                    .insert("ecup10.coluc.com".to_owned(), failure);
+            }
+        }
+    }
+    let step = Step::Wait(Wait {
+        why: Why::Axl,
+        until: now,
+    });
+    verdict(&Input {
+        desired: &desired,
+        seen: &seen,
+        ledger: None,
+        step: &step,
+        setup_error: None,
+        ledger_error: None,
+        axl_version: None,
+    })
+}
+
+const AXL_ROLE: &str = "Standard AXL API Access (with Standard CCM Admin Users)";
+const CC_ROLE: &str = "serviceability role (Standard SERVICEABILITY)";
+const LOCKED: &str = "An account that IM&P has locked is answered 401 too";
+const ONE_WAY: &str = "messages go one way only, although IM&P shows its side as active";
+const NO_RESTARTS: &str = "the operator neither restarts routers";
+const RIGHT: &str = "Name and password are right";
+
+use Account::{One, Other, TwoSecrets};
+use Interface::{Axl, ControlCenter};
+
+#[rstest]
+#[case(One, false, Axl, 401, reasons::UNAUTHORIZED, &["AXL at https://cups.ciscotac.net:8443", "Secret federation/cups-axl", "imp[].credentialsSecretRef", "/axl", LOCKED, ONE_WAY, "so it is not asked either"])]
+#[case(One, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "Control Center of ecup10.coluc.com accepted the same account before"])]
+#[case(TwoSecrets, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "accepted the same account before"])]
+#[case(Other, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "accepts its own account", ONE_WAY])]
+#[case(Other, false, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "Control Center has an account of its own"])]
+#[case(One, true, Axl, 403, reasons::FORBIDDEN, &["cups-axl", AXL_ROLE, RIGHT, ONE_WAY, "User Management"])]
+#[case(Other, true, Axl, 403, reasons::FORBIDDEN, &["cups-axl", AXL_ROLE, RIGHT])]
+#[case(One, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["Control Center at https://ecup10.coluc.com:8443", "cups-axl", "imp[].credentialsSecretRef", "AXL accepted the same account before", "replication", LOCKED, NO_RESTARTS])]
+#[case(TwoSecrets, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepted the same account before"])]
+#[case(Other, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepts its own account", LOCKED])]
+#[case(One, false, ControlCenter, 403, reasons::FORBIDDEN, &["cups-axl", CC_ROLE, RIGHT, NO_RESTARTS])]
+#[case(Other, false, ControlCenter, 403, reasons::FORBIDDEN, &["cups-cc", CC_ROLE, RIGHT, NO_RESTARTS])]
+fn a_refusal_says_whose_account_and_what_is_right_with_it(
+    #[case] account: Account,
+    #[case] known: bool,
+    #[case] interface: Interface,
+    #[case] status: u16,
+    #[case] reason: &str,
+    #[case] parts: &[&str],
+) {
+    let verdict = told(account, known, &[(interface, status)]);
+    assert_eq!((verdict.status, verdict.reason), (Status::False, reason));
+    for part in parts.iter().chain(&["keys username and password"]) {
+        assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
+    }
+    // What belongs to the other interface or status is not said.
+    for (foreign, says) in [
+        (interface == ControlCenter, ONE_WAY),
+        (interface == Axl, NO_RESTARTS),
+        (interface == ControlCenter || status == 401, AXL_ROLE),
+        (interface == Axl || status == 401, CC_ROLE),
+        (status == 403, LOCKED),
+        (status == 401, RIGHT),
+    ] {
+        assert!(!(foreign && verdict.message.contains(says)), "{verdict:?}");
+    }
+    assert!(!verdict.message.contains("hunter2"));
+}
+
+#[test]
+fn two_accounts_that_are_refused_are_both_told_and_one_is_told_once() {
+    let both = [(Axl, 401), (ControlCenter, 403)];
+    let message = told(Other, false, &both).message;
+    for part in ["AXL at", "cups-axl", "Also: Control Center at", "cups-cc"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let message = told(One, false, &[(Axl, 401), (ControlCenter, 401)]).message;
+    assert!(!message.contains("Also: "), "{message}");
+}
+
+#[test]
+fn what_is_not_about_the_account_is_told_as_it_is() {
+    let verdict = told(One, true, &[(Axl, 500)]);
+    assert_eq!(verdict.reason, reasons::BAD_ANSWER);
+    assert!(!verdict.message.contains(LOCKED), "{}", verdict.message);
+    // Control Center's other failures belong to the conditions that need it.
+    let verdict = told(One, true, &[(ControlCenter, 500)]);
+    assert_eq!(verdict.status, Status::True, "{}", verdict.message);
+}

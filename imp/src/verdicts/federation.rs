@@ -1,0 +1,71 @@
+//! `ImpFederationOff`: what is known of IM&P's own XMPP federation.
+
+use crate::control_center::ImpFederation;
+use crate::desired::FederationCheck;
+use crate::effects::federation_on;
+use crate::federation::Checked;
+use crate::observation::Observation;
+use crate::report::{Verdict, reasons};
+use crate::restart::names;
+
+/// How a person turns it off.
+pub(super) const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";
+
+pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Verdict {
+    if seen.node_list().is_empty() {
+        return Verdict::unknown(
+            reasons::FEDERATION_UNKNOWN,
+            "The state of IM&P's own XMPP federation has not been read yet",
+        );
+    }
+    let checked = seen.federation_check.as_ref().map(|c| &c.seen.value);
+    let on = federation_on(seen);
+    if !on.is_empty() {
+        let by_check = match checked {
+            Some(Checked::On(value)) if seen.federation_is_open() => {
+                format!("; imp[].federationCheck answered {value:?}")
+            }
+            _ => String::new(),
+        };
+        return Verdict::no(
+            reasons::FEDERATION_ON,
+            format!(
+                "IM&P's own XMPP federation is on ({}{by_check}), and both at once is not supported; {TURN_OFF}",
+                on.join(", ")
+            ),
+        );
+    }
+    let unknown: Vec<&str> = seen
+        .node_list()
+        .iter()
+        .map(|node| node.name.as_str())
+        .filter(|name| seen.federation(name) != ImpFederation::Off)
+        .collect();
+    if unknown.is_empty() {
+        return Verdict::yes(
+            reasons::FEDERATION_OFF,
+            if seen.federation_is_open() {
+                "imp[].federationCheck answered the value that means off, and no node's Cisco XCP XMPP Federation Connection Manager is started"
+            } else {
+                "Cisco XCP XMPP Federation Connection Manager is not activated on any node"
+            },
+        );
+    }
+    let nodes = names(unknown.into_iter());
+    let check = match (check, checked) {
+        (None, _) => {
+            ". So would a query of your own in imp[].federationCheck, whose meaning you answer for, because Cisco publishes none"
+                .to_owned()
+        }
+        (Some(_), Some(Checked::Unreadable(why))) => {
+            format!(". imp[].federationCheck tells nothing: {why}; correct or remove it")
+        }
+        (Some(_), _) => ". imp[].federationCheck has not been answered yet".to_owned(),
+    };
+    Verdict::unknown(
+        reasons::FEDERATION_UNKNOWN,
+        format!(
+            "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated (reason code -1068), and a stopped service may start again; deactivating it (Cisco Unified IM and Presence Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off{check}"
+        ),
+    )
+}
