@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use minidom::{Element, NSChoice};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{
-    Error,
-    imp::xml::{Element, parse_document},
-};
+use crate::Error;
 
 /// `GET /state`.
 #[derive(Clone, Debug, Deserialize)]
@@ -218,21 +216,27 @@ pub async fn rows_over_axl(ca: &Path, user: &str, password: &str) -> Result<Vec<
 }
 
 fn rows_of(soap: &str) -> Result<Vec<Row>, Error> {
-    let root = parse_document(soap.as_bytes()).map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
+    let root = Element::from_reader_with_prefixes(soap.as_bytes(), String::new())
+        .map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
     let mut rows = Vec::new();
     collect_rows(&root, &mut rows);
     Ok(rows)
 }
 
 fn collect_rows(element: &Element, rows: &mut Vec<Row>) {
-    if element.name == "row" {
-        let column = |name: &str| element.child(name).map(Element::text).unwrap_or_default();
+    if element.name() == "row" {
+        let column = |name: &str| {
+            element
+                .get_child(name, NSChoice::Any)
+                .map(Element::text)
+                .unwrap_or_default()
+        };
         rows.push(Row {
             pkid: column("pkid"),
             cp_id: column("cp_id"),
         });
     } else {
-        for child in element.elements() {
+        for child in element.children() {
             collect_rows(child, rows);
         }
     }

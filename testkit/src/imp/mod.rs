@@ -54,7 +54,7 @@ mod soap;
 pub mod sql;
 mod tls;
 mod users;
-pub(crate) mod xml;
+mod xml;
 
 pub use auth::AccountState;
 pub use calls::{Call, RecordedRequest, fingerprint};
