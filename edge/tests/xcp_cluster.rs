@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{Peer, SECRET, Speaker, attribute};
-use testkit::imp::{ClusterState, ImpConfig, Profile, SimulatedImp, Status};
+use testkit_simulator::{ClusterState, ImpConfig, Profile, SimulatedImp, Status};
 
 const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
 const IDS: [&str; 2] = [

@@ -1,7 +1,16 @@
-//! `testkit`: one command for all parts of the lab.
+//! `testkit`: one command for all parts of the lab, that is everything around the product that a test needs and nobody
+//! ships.
+//!
+//! - [`testkit_lab`]: network namespaces, Kubernetes, containerd, images, the "cloud" load balancer
+//! - [`testkit_simulator`]: the simulated Unified CM IM and Presence cluster
+//! - [`testkit_dns`]: authoritative and recursive DNS of the lab
+//! - [`testkit_partners`]: real XMPP servers as federation partners, and their users
+//! - [`testkit_bench`]: the benchmark of servers, the edge among them
+//! - [`testkit_acceptance`]: the acceptance scenario, step by step
+//!
+//! Nothing here uses the protocol code of the edge or the operator. Tests that start this program are in `tests`.
 
 use clap::{Parser, Subcommand};
-use testkit::{demo, dns, imp, lab, load, partner};
 
 #[derive(Parser)]
 #[command(name = "testkit", about = "The lab of the XMPP federation operator")]
@@ -13,22 +22,22 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Starts, inspects and removes labs
-    Lab(lab::Args),
+    Lab(testkit_lab::Args),
     /// Runs the simulated IM and Presence cluster
-    Imp(imp::Args),
+    Imp(testkit_simulator::Args),
     /// Runs the lab's DNS server
-    Dns(dns::Args),
+    Dns(testkit_dns::Args),
     /// Runs a partner's XMPP client with an HTTP face
-    Partner(partner::Args),
+    Partner(testkit_partners::Args),
     /// Becomes a partner's XMPP server
-    PartnerServer(partner::server::ServerArgs),
+    PartnerServer(testkit_partners::server::ServerArgs),
     /// Plays the acceptance scenario
-    Demo(demo::Args),
+    Demo(testkit_acceptance::Args),
     /// Compares servers: throughput, processor time, memory
-    Bench(load::Args),
+    Bench(testkit_bench::Args),
     /// Relays without any check; the floor of the comparison
     #[command(hide = true)]
-    BenchRelay(load::relay::Args),
+    BenchRelay(testkit_bench::relay::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -52,14 +61,14 @@ fn main() -> std::process::ExitCode {
     };
     let outcome = runtime.block_on(async {
         match command {
-            Command::Lab(args) => lab::run(args).await,
-            Command::Imp(args) => imp::run(args).await,
-            Command::Dns(args) => dns::run(args).await,
-            Command::Partner(args) => partner::run(args).await,
-            Command::PartnerServer(args) => partner::server::run(&args),
-            Command::Demo(args) => demo::run(args).await,
-            Command::Bench(args) => load::run(args).await,
-            Command::BenchRelay(args) => load::relay::run(&args),
+            Command::Lab(args) => testkit_lab::run(args).await,
+            Command::Imp(args) => testkit_simulator::run(args).await,
+            Command::Dns(args) => testkit_dns::run(args).await,
+            Command::Partner(args) => testkit_partners::run(args).await,
+            Command::PartnerServer(args) => testkit_partners::server::run(&args),
+            Command::Demo(args) => testkit_acceptance::run(args).await,
+            Command::Bench(args) => testkit_bench::run(args).await,
+            Command::BenchRelay(args) => testkit_bench::relay::run(&args),
         }
     });
     match outcome {

@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use testkit::{
-    Error,
-    lab::{Lab, Options, api, layout::Layout, node},
-};
+use testkit_base::Error;
+use testkit_lab::{Lab, Options, api, layout::Layout, node};
 
 /// Names of this checkout's own: tests of another checkout may run at the same time.
 fn name(letter: char) -> String {

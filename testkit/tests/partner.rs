@@ -6,11 +6,12 @@
 
 use std::net::Ipv4Addr;
 
-use testkit::demo::report::Report;
-use testkit::demo::traffic;
-use testkit::demo::users::User;
-use testkit::lab::{Lab, Options};
-use testkit::{Error, dns};
+use testkit_acceptance::report::Report;
+use testkit_acceptance::traffic;
+use testkit_acceptance::users::User;
+use testkit_base::Error;
+use testkit_dns::RecordSpec;
+use testkit_lab::{Lab, Options};
 
 const DNS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 const SERVERS: [(&str, &str, &str, Ipv4Addr); 2] = [
@@ -60,7 +61,7 @@ async fn start(lab: &Lab) -> Result<(), Error> {
 async fn exchange() -> Result<(), Error> {
     let http = reqwest::Client::builder().no_proxy().build()?;
     // Until now eft-xwye-a.coluc.com leads to where no server is.
-    let moved = dns::RecordSpec {
+    let moved = RecordSpec {
         name: "eft-xwye-a.coluc.com".into(),
         record_type: "A".into(),
         ttl: 1,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::imp::{Change, FaultOptions, fingerprint};
+use testkit_simulator::{Change, FaultOptions, fingerprint};
 use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
 use xmpp_federation_imp::report::{SlotSync, Status, reasons};
 

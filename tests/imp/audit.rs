@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use testkit::imp::FaultOptions;
+use testkit_simulator::FaultOptions;
 use tracing_subscriber::fmt::MakeWriter;
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::desired::Activation;
@@ -241,7 +241,7 @@ async fn an_adoption_is_told() {
     let log = Log::default();
     let _guard = log.here();
     let mut config = quick();
-    config.rows = vec![testkit::imp::Row {
+    config.rows = vec![testkit_simulator::Row {
         pkid: "00000000-0000-4000-8000-000000000001".into(),
         cp_id: id(0).to_string(),
     }];

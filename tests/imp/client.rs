@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use testkit::imp::{Change, FaultOptions, ImpConfig};
+use testkit_simulator::{Change, FaultOptions, ImpConfig};
 use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
 use xmpp_federation_imp::report::{Report, Status, reasons};
 use xmpp_federation_imp::timings::Timings;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
-use testkit::imp::{Call, ImpConfig, NodeConfig, SimulatedImp};
+use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
 use xmpp_federation_imp::Imp;
 use xmpp_federation_operator::controller::{Context, Settings, reconcile};
 use xmpp_federation_operator::edges;

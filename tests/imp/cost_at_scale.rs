@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use testkit::imp::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
+use testkit_simulator::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::clock::Clock;

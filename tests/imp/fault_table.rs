@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::imp::{FAULT_NAMES, FaultForm, FaultOptions, ImpConfig};
+use testkit_simulator::{FAULT_NAMES, FaultForm, FaultOptions, ImpConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use xmpp_federation_imp::desired::{Activation, RestartMode};

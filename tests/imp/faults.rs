@@ -1,6 +1,6 @@
 //! Answers that do not come, come late or are none.
 
-use testkit::imp::FaultOptions;
+use testkit_simulator::FaultOptions;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::report::{Status, reasons};
 use xmpp_federation_imp::timings::Timings;

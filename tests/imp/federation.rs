@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use testkit::imp::{Change, FaultOptions, Federation, ImpConfig};
+use testkit_simulator::{Change, FaultOptions, Federation, ImpConfig};
 use xmpp_federation_imp::desired::{FederationCheck, RestartMode};
 use xmpp_federation_imp::report::{Status, reasons};
 

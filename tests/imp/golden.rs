@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rstest::rstest;
-use testkit::imp::ImpConfig;
+use testkit_simulator::ImpConfig;
 
 use crate::support::{Bench, id, quick};
 

@@ -1,6 +1,6 @@
 //! Nodes: their services and redundancy groups, before and after a restart.
 
-use testkit::imp::{FaultOptions, ImpConfig};
+use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::report::{Progress, Report, Status, reasons};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};

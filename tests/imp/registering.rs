@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use testkit::imp::{Federation, ImpConfig, Row};
+use testkit_simulator::{Federation, ImpConfig, Row};
 use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
 use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
 

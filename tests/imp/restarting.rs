@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::imp::{FaultOptions, ImpConfig};
+use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
 use xmpp_federation_imp::timings::Timings;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::imp::{FaultOptions, ImpConfig, Row};
+use testkit_simulator::{FaultOptions, ImpConfig, Row};
 use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
 use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status, reasons};
 use xmpp_federation_imp::timings::Timings;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use testkit::imp::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
+use testkit_simulator::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::announcement::{Announced, Opened};

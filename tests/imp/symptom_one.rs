@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
-use testkit::imp::{Change, FaultOptions};
+use testkit_simulator::{Change, FaultOptions};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::report::{Status, reasons};
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use testkit::imp::ImpConfig;
+use testkit_simulator::ImpConfig;
 
 use crate::support::{Bench, PASSWORD, PUBLISHER};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
-use testkit::imp::{Account, FaultOptions, Federation, ImpConfig, Row as TableRow};
+use testkit_simulator::{Account, FaultOptions, Federation, ImpConfig, Row as TableRow};
 use xmpp_federation_imp::preflight::sheet::{Check, Sheet, Verdict};
 
 use crate::support::{Bench, PASSWORD, PUBLISHER, SUBSCRIBER, expect, expect_failures, look, rows};
@@ -494,9 +494,9 @@ async fn all_of_it_has_its_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_big_cluster_is_asked_no_more_than_imp_allows() {
-    let node = |number: usize| testkit::imp::NodeConfig {
+    let node = |number: usize| testkit_simulator::NodeConfig {
         name: format!("node{number:02}.coluc.com"),
-        ..testkit::imp::NodeConfig::default()
+        ..testkit_simulator::NodeConfig::default()
     };
     let mut config = ImpConfig::default();
     config.nodes.extend((0..10).map(node));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser as _;
-use testkit::imp::{Call, ImpConfig, SimulatedImp};
+use testkit_simulator::{Call, ImpConfig, SimulatedImp};
 use xmpp_federation_imp::preflight::options::Options;
 use xmpp_federation_imp::preflight::run;
 use xmpp_federation_imp::preflight::sheet::{Check, Row, Sheet, Verdict};

@@ -20,7 +20,7 @@ use kube::Client;
 use kube::client::Body;
 use rstest::rstest;
 use serde_json::{Value, json};
-use testkit::imp::{FaultOptions, ImpConfig, SimulatedImp};
+use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
 use crate::controller::testing::{settings, spec};

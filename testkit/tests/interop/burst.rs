@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use testkit::Error;
-use testkit::demo::report::ensure;
-use testkit::lab::Lab;
-use testkit::lab::network::DNS_INTERNET;
-use testkit::partner::certificates::{Authority, Kind};
-use testkit::partner::server::{HostConfig, Kind as Server, Proof, ServerConfig, Tls};
+use testkit_acceptance::report::ensure;
+use testkit_base::Error;
+use testkit_lab::Lab;
+use testkit_lab::network::DNS_INTERNET;
+use testkit_partners::certificates::{Authority, Kind};
+use testkit_partners::server::{HostConfig, Kind as Server, Proof, ServerConfig, Tls};
 
 use crate::partners::{Process, process};
 use crate::table::Table;
@@ -47,7 +47,7 @@ pub fn start(lab: &Lab, authority: &Authority, ca: &Path) -> Result<(), Error> {
         // All show it. It proves nothing, so each key counts.
         first.certificate = Some(files);
     }
-    let mut command = testkit::partner::server::prepare(&ServerConfig {
+    let mut command = testkit_partners::server::prepare(&ServerConfig {
         kind: MANY.server,
         dir,
         address: MANY.address.into(),

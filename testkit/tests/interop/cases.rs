@@ -1,10 +1,10 @@
 //! The cases one after the other: messages, presence and IQ both ways, and how both sides say they are connected.
 
-use testkit::Error;
-use testkit::demo::report::{Talk, ensure};
-use testkit::demo::traffic;
-use testkit::partner::certificates::Kind;
-use testkit::partner::server::{Kind as Server, Proof, Tls};
+use testkit_acceptance::report::{Talk, ensure};
+use testkit_acceptance::traffic;
+use testkit_base::Error;
+use testkit_partners::certificates::Kind;
+use testkit_partners::server::{Kind as Server, Proof, Tls};
 
 use crate::evidence::{Direction, agreed};
 use crate::exchange::{Outcome, PATIENCE, message};

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::burst;
 use serde_json::{Value, json};
-use testkit::Error;
-use testkit::demo::report::ensure;
-use testkit::lab::Lab;
-use testkit::lab::network::DNS_INTERNET;
-use testkit::partner::certificates::{Authority, Kind};
+use testkit_acceptance::report::ensure;
+use testkit_base::Error;
+use testkit_lab::Lab;
+use testkit_lab::network::DNS_INTERNET;
+use testkit_partners::certificates::{Authority, Kind};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// Shared secret of the simulated routers.
@@ -390,7 +390,7 @@ pub fn random_secret() -> String {
 
 /// The product's binary, beside the lab's.
 pub fn binary() -> Result<PathBuf, Error> {
-    let lab = PathBuf::from(testkit::lab::api::testkit_binary()?);
+    let lab = PathBuf::from(testkit_lab::api::testkit_binary()?);
     let edge = lab.with_file_name("xmpp-federation-edge");
     ensure(edge.is_file(), || {
         format!("{} is missing: run `cargo build --workspace --bins`", edge.display())

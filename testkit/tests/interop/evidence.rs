@@ -1,8 +1,8 @@
 //! How a pair of domains was connected, as the edge says and as the partner's own log says; both must agree.
 
-use testkit::Error;
-use testkit::demo::report::ensure;
-use testkit::partner::server::Kind as Server;
+use testkit_acceptance::report::ensure;
+use testkit_base::Error;
+use testkit_partners::server::Kind as Server;
 
 use crate::edges::{Edge, Pair};
 use crate::partners::Partner;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use testkit::Error;
-use testkit::demo::users::User;
+use testkit_acceptance::users::User;
+use testkit_base::Error;
 use uuid::Uuid;
 
 /// Longer than the edge's and the servers' own time-outs of 30 s: silence is theirs, not our haste.

@@ -28,7 +28,7 @@ mod table;
 mod world;
 
 use table::Table;
-use testkit::lab::{Lab, Options};
+use testkit_lab::{Lab, Options};
 use world::World;
 
 /// A name of this checkout's own.
@@ -73,7 +73,7 @@ fn the_edge_federates_with_real_servers() {
     );
 }
 
-async fn play(lab: &Lab) -> Result<Table, testkit::Error> {
+async fn play(lab: &Lab) -> Result<Table, testkit_base::Error> {
     world::start(lab).await?;
     let inside = lab.clone();
     lab.inside(async move || {

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use serde_json::Value;
-use testkit::Error;
-use testkit::demo::report::ensure;
-use testkit::partner::certificates::Kind;
-use testkit::partner::server::{Kind as Server, Proof, Tls};
+use testkit_acceptance::report::ensure;
+use testkit_base::Error;
+use testkit_partners::certificates::Kind;
+use testkit_partners::server::{Kind as Server, Proof, Tls};
 
 use crate::edges::Edge;
 use crate::evidence::{Direction, agreed};

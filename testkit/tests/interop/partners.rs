@@ -4,11 +4,11 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use testkit::Error;
-use testkit::lab::Lab;
-use testkit::lab::network::DNS_INTERNET;
-use testkit::partner::certificates::{Authority, Kind};
-use testkit::partner::server::{HostConfig, Kind as Server, Proof, ServerConfig, Tls};
+use testkit_base::Error;
+use testkit_lab::Lab;
+use testkit_lab::network::DNS_INTERNET;
+use testkit_partners::certificates::{Authority, Kind};
+use testkit_partners::server::{HostConfig, Kind as Server, Proof, ServerConfig, Tls};
 
 /// Password of every bob.
 pub const PASSWORD: &str = "secret";
@@ -200,7 +200,7 @@ impl Process {
                 users: vec![("bob".to_owned(), PASSWORD.to_owned())],
             });
         }
-        let command = testkit::partner::server::prepare(&ServerConfig {
+        let command = testkit_partners::server::prepare(&ServerConfig {
             kind: self.server,
             dir,
             address: self.address.into(),

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use testkit::Error;
-use testkit::demo::report::{Talk, ensure};
-use testkit::demo::traffic::Run;
-use testkit::partner::certificates::Kind;
-use testkit::partner::server::{Kind as Server, Proof, Tls};
+use testkit_acceptance::report::{Talk, ensure};
+use testkit_acceptance::traffic::Run;
+use testkit_base::Error;
+use testkit_partners::certificates::Kind;
+use testkit_partners::server::{Kind as Server, Proof, Tls};
 
 use crate::edges::{Edge, REPLICAS, random_secret};
 use crate::exchange::{Outcome, message};

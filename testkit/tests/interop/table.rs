@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Instant;
 
-use testkit::Error;
-use testkit::demo::report::{Report, Talk};
+use testkit_acceptance::report::{Report, Talk};
+use testkit_base::Error;
 
 /// Everything that was seen.
 #[derive(Debug, Default)]
@@ -80,6 +80,6 @@ impl Table {
             let _ = writeln!(text, "\n{block}");
         }
         let _ = std::io::stdout().write_all(text.as_bytes());
-        let _ = std::fs::write(testkit::lab::layout::repository().join("target/interop.txt"), text);
+        let _ = std::fs::write(testkit_lab::layout::repository().join("target/interop.txt"), text);
     }
 }

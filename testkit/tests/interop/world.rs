@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use testkit::Error;
-use testkit::demo::report::ensure;
-use testkit::demo::users::User;
-use testkit::dns::RecordSpec;
-use testkit::lab::Lab;
-use testkit::lab::network::{DNS_INTERNET, DNS_LAN};
-use testkit::partner::certificates::Authority;
-use testkit::partner::session;
+use testkit_acceptance::report::ensure;
+use testkit_acceptance::users::User;
+use testkit_base::Error;
+use testkit_dns::RecordSpec;
+use testkit_lab::Lab;
+use testkit_lab::network::{DNS_INTERNET, DNS_LAN};
+use testkit_partners::certificates::Authority;
+use testkit_partners::session;
 
 use crate::burst;
 use crate::edges::{self, Certificates, EDGES, Edge, REPLICAS_ADDRESS, Spec};
@@ -265,7 +265,7 @@ impl World {
             users.push(session::User::connect(&partner.user(), PASSWORD, server)?);
         }
         let listener = tokio::net::TcpListener::bind(USERS).await?;
-        let routes = testkit::partner::control::router(users);
+        let routes = testkit_partners::control::router(users);
         tokio::spawn(async move { axum::serve(listener, routes).await });
         for partner in &world.partners {
             let bob = world.bob(&partner.domain);

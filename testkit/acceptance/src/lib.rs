@@ -1,0 +1,126 @@
+//! The acceptance scenario: one resource becomes a working federation, step by step, each step proven by the other side.
+//!
+//! ```text
+//! testkit demo --name demo                    twelve steps on a fresh lab, which is left running
+//! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
+//! testkit demo --stage standalone             the edge alone, without Kubernetes
+//! testkit demo --stage beyond --keep          further steps on a lab that is running
+//! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
+//! ```
+//! The last line is `demo: N passed, N failed`; the exit status says the same.
+
+mod aftermath;
+mod beyond;
+mod deletion;
+mod endings;
+mod evidence;
+mod full;
+mod imp;
+mod install;
+mod migration;
+mod ready;
+mod registration;
+pub mod report;
+mod resource;
+mod standalone;
+mod symptoms;
+pub mod traffic;
+pub mod users;
+mod world;
+
+use report::Report;
+use testkit_base::Error;
+use testkit_lab::{Lab, Options};
+use world::World;
+
+/// What is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Stage {
+    /// Kubernetes, operator and edge
+    Full,
+    /// The edge alone, run by hand
+    Standalone,
+    /// What may happen afterwards, on a lab in which the twelve steps were played
+    Beyond,
+    /// From Expressway and back, and deletions with something in the way, on such a lab
+    Migration,
+}
+
+/// Arguments of `testkit demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the lab
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+    /// Folder of the lab [default: target/lab/NAME]
+    #[arg(long)]
+    pub dir: Option<std::path::PathBuf>,
+    /// What is played
+    #[arg(long, value_enum, default_value = "full")]
+    pub stage: Stage,
+    /// Play only this step, on a lab that is running; may be repeated
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=21))]
+    pub step: Vec<u8>,
+    /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs `testkit demo`; a failure ends the process here, so that the count stays the last line.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let report = play(args).await.unwrap_or_else(|error| {
+        eprintln!("testkit: {error}");
+        Report::never_began()
+    });
+    if report.close().is_err() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+async fn play(args: Args) -> Result<Report, Error> {
+    let options = Options {
+        dir: args.dir,
+        kubernetes: args.stage == Stage::Full,
+        ..Options::named(&args.name)
+    };
+    let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
+    let lab = if args.step.is_empty() && !running {
+        Lab::up(&options).await?
+    } else {
+        Lab::attach(&options.name, options.dir.as_deref())?
+    };
+    let inside = lab.clone();
+    let (stage, steps) = (args.stage, args.step);
+    let outcome = lab
+        .inside(async move || {
+            let world = World::of(inside)?;
+            match stage {
+                Stage::Standalone => standalone::scenario(&world, &steps).await,
+                Stage::Full => full::scenario(&world, &steps).await,
+                Stage::Beyond => beyond::scenario(&world, &steps).await,
+                Stage::Migration => migration::scenario(&world, &steps).await,
+            }
+        })
+        .await;
+    let passed = outcome.as_ref().is_ok_and(Report::all_passed);
+    if !passed && args.stage != Stage::Standalone {
+        aftermath::collect(&lab).await;
+    }
+    if args.keep {
+        println!(
+            "\nThe lab is left running. `make shell` opens a shell in it: kubectl get xfed -A, kubectl get pods -A."
+        );
+        println!(
+            "Logs are in {}. `make clean-lab` removes the lab.",
+            lab.layout().logs_dir().display()
+        );
+    } else {
+        let logs = (!passed).then(|| lab.failure_logs());
+        lab.down(logs.as_deref()).await?;
+        if let Some(logs) = logs {
+            println!("\nThe logs are kept in {}.", logs.display());
+        }
+    }
+    outcome
+}

@@ -1,0 +1,121 @@
+//! The lab as a scenario holds it: the peers' controls, and what Kubernetes says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::imp::Imp;
+use super::resource::Pod;
+use super::users::User;
+use testkit_base::Error;
+use testkit_dns::{QueryRecord, RecordSpec};
+use testkit_lab::{Lab, hosts};
+
+/// Control of the publisher, and its users' HTTP face.
+const PUBLISHER: &str = "http://10.244.200.10:8080";
+/// Bob's HTTP face.
+const PARTNER: &str = "http://198.51.100.20:8080";
+/// Control of the DNS server.
+const DNS: &str = "http://10.244.200.53:8080";
+
+/// Everything a step can ask or do.
+#[derive(Debug)]
+pub struct World {
+    /// Network, processes, kubectl
+    pub lab: Lab,
+    /// The simulated cluster
+    pub imp: Imp,
+    /// A user of IM&P
+    pub alice: User,
+    /// The conference alias of IM&P
+    pub alias: User,
+    /// The partner's user
+    pub bob: User,
+    http: reqwest::Client,
+}
+
+impl World {
+    /// Use it only inside the lab's network: see [`Lab::inside`].
+    pub fn of(lab: Lab) -> Result<Self, Error> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(90))
+            .build()?;
+        Ok(Self {
+            imp: Imp::new(&http, PUBLISHER),
+            alice: User::new(&http, PUBLISHER, "alice@coluc.com"),
+            alias: User::new(&http, PUBLISHER, "conf.coluc.com"),
+            bob: User::new(&http, PARTNER, "bob@vngtp.lab"),
+            lab,
+            http,
+        })
+    }
+
+    /// The records of a zone, as the lab's DNS serves them.
+    pub async fn zone(&self, zone: &str) -> Result<Vec<RecordSpec>, Error> {
+        let url = format!("{DNS}/zones/{zone}");
+        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
+    }
+
+    /// The queries that the lab's DNS saw.
+    pub async fn dns_queries(&self) -> Result<Vec<QueryRecord>, Error> {
+        let url = format!("{DNS}/queries");
+        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
+    }
+
+    /// What an edge pod tells at its admin port.
+    pub async fn edge_status(&self, pod: &Pod) -> Result<Value, Error> {
+        serde_json::from_str(&self.admin(pod, "status").await?)
+            .map_err(|error| format!("/status of {}: {error}", pod.name).into())
+    }
+
+    /// The metrics of an edge pod, as text.
+    pub async fn edge_metrics(&self, pod: &Pod) -> Result<String, Error> {
+        self.admin(pod, "metrics").await
+    }
+
+    async fn admin(&self, pod: &Pod, page: &str) -> Result<String, Error> {
+        let url = format!("http://{}:8080/{page}", pod.address);
+        self.page(&url).await
+    }
+
+    /// What stands at a URL.
+    pub async fn page(&self, url: &str) -> Result<String, Error> {
+        Ok(self.http.get(url).send().await?.error_for_status()?.text().await?)
+    }
+
+    /// CA certificate of the IM&P nodes.
+    pub fn imp_ca(&self) -> PathBuf {
+        hosts::imp_ca(&self.lab)
+    }
+
+    /// The partner's log since a position in bytes, and its present end.
+    pub fn partner_log(&self, from: usize) -> Result<(String, usize), Error> {
+        let path = hosts::partner_server_log(&self.lab);
+        let text = std::fs::read(&path).map_err(|error| format!("the partner's log {}: {error}", path.display()))?;
+        let new = text.get(from..).unwrap_or_default();
+        Ok((String::from_utf8_lossy(new).into_owned(), text.len()))
+    }
+
+    /// An object as JSON.
+    pub async fn get(&self, arguments: &[&str]) -> Result<Value, Error> {
+        let mut words = vec!["get", "-o", "json"];
+        words.extend_from_slice(arguments);
+        let text = self.lab.kubectl(&words).await?;
+        serde_json::from_str(&text).map_err(|error| format!("kubectl get: {error}").into())
+    }
+}
+
+/// A text inside a JSON value; empty when absent.
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+/// A list inside a JSON value; empty when absent.
+pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}

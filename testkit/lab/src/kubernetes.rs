@@ -1,0 +1,244 @@
+//! Kubernetes of a lab: etcd, the control plane, kube-proxy and one kubelet, all from the one binary `kube`.
+//!
+//! Timings are the defaults of each component. What differs from the defaults, and why:
+//!
+//! | component | setting | why |
+//! |---|---|---|
+//! | etcd | `--unsafe-no-fsync` | a lab's data ends with the lab; saves the disk |
+//! | kube-apiserver | `--service-account-*`, certificates, `Node,RBAC` | as kubeadm sets them |
+//! | kube-controller-manager, kube-scheduler | `--leader-elect=false`, `--secure-port=0` | there is one of each, and nobody scrapes them |
+//! | kube-proxy | `--conntrack-max-per-core=0` | the limit belongs to the whole machine |
+//! | kubelet | `evictionHard`, `imageGC*` off (all but 1 Mi of memory) | the machine's disk and memory are not the lab's alone: a full disk must not evict pods |
+//! | kubelet | `enforceNodeAllocatable: []` | no limit on the lab's own cgroup |
+//! | kubelet | `failSwapOn: false`, `failCgroupV1: false` | takes the machine as it is |
+//! | kubelet | `cgroupRoot: /xf-NAME` | labs side by side |
+//! | kubelet | `clusterDNS: 10.244.200.53` | the lab's DNS; it has no names of Services, so in-cluster names other than the apiserver's injected address do not resolve |
+//! | containerd | `restrict_oom_score_adj` | the machine may lack the right to lower it |
+//! | containerd | `disable_apparmor` | a profile would stay in the machine's kernel |
+//! | CNI | `ptp` without masquerading | partners see pods' addresses; `NetworkPolicy` is not enforced |
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use serde_json::json;
+
+use super::{
+    command,
+    layout::{self, Layout},
+    network::{self, DNS_LAN, NODE},
+    node::{self, wait_until},
+    pki::Authority,
+    process::{self, Place},
+};
+use testkit_base::Error;
+
+/// Processes of Kubernetes in the order in which they end: a component before the one it depends on.
+pub const STOP_ORDER: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
+
+/// Starts everything; returns when the node is Ready and pods can be created.
+pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Error> {
+    let dir = lab.kubernetes_dir();
+    certificates(&dir)?;
+    node::create(lab).await?;
+    let kube = layout::tool("kube")?.display().to_string();
+    let control = Place {
+        network: Some(network::namespace_file(lab, None)),
+        ..Place::default()
+    };
+    let starter = Starter {
+        lab,
+        kube,
+        dir: dir.display().to_string(),
+    };
+    starter.start(&control, "etcd", &etcd(lab))?;
+    starter.start(&control, "kube-apiserver", &apiserver(&starter.dir))?;
+    // Images are unpacked while the apiserver comes up.
+    let runtime = async {
+        node::start_containerd(lab).await?;
+        for image in images {
+            node::import(lab, image).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let (runtime, apiserver) = tokio::join!(runtime, ready(lab));
+    runtime?;
+    apiserver?;
+    starter.start(&control, "kube-controller-manager", &controller_manager(&starter.dir))?;
+    starter.start(&control, "kube-scheduler", &scheduler(&starter.dir))?;
+    starter.start(&control, "kube-proxy", &proxy(&starter.dir))?;
+    let config = dir.join("kubelet.json");
+    fs::write(&config, serde_json::to_vec_pretty(&kubelet_config(lab))?)?;
+    starter.start(&node::place(lab)?, "kubelet", &kubelet(&starter.dir))?;
+    node_ready(lab).await
+}
+
+struct Starter<'a> {
+    lab: &'a Layout,
+    kube: String,
+    dir: String,
+}
+
+impl Starter<'_> {
+    fn start(&self, place: &Place, component: &str, flags: &[String]) -> Result<(), Error> {
+        let mut words = vec![self.kube.clone(), component.to_owned()];
+        words.extend_from_slice(flags);
+        process::start(self.lab, component, place, &words, &BTreeMap::new()).map(drop)
+    }
+}
+
+fn certificates(dir: &Path) -> Result<(), Error> {
+    let ca = Authority::create(dir)?;
+    ca.server(dir, "apiserver")?;
+    ca.server(dir, "kubelet")?;
+    ca.client(
+        dir,
+        "apiserver-kubelet-client",
+        "kube-apiserver-kubelet-client",
+        Some("system:masters"),
+    )?;
+    ca.kubeconfig(dir, "admin", "lab-admin", Some("system:masters"))?;
+    ca.kubeconfig(dir, "cloud", "lab-cloud", Some("system:masters"))?;
+    ca.kubeconfig(dir, "controller-manager", "system:kube-controller-manager", None)?;
+    ca.kubeconfig(dir, "scheduler", "system:kube-scheduler", None)?;
+    ca.kubeconfig(dir, "proxy", "system:kube-proxy", None)?;
+    ca.kubeconfig(dir, "kubelet", "system:node:node1", Some("system:nodes"))
+}
+
+fn etcd(lab: &Layout) -> Vec<String> {
+    let mut flags = vec![format!("--data-dir={}", lab.dir().join("etcd").display())];
+    flags.extend(command::words(
+        "--listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379
+         --listen-peer-urls=http://127.0.0.1:2380 --unsafe-no-fsync",
+    ));
+    flags
+}
+
+fn apiserver(dir: &str) -> Vec<String> {
+    // `dir` comes after the split at spaces: a path may have some.
+    let flags = format!(
+        "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={NODE} --secure-port=6443
+         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true
+         --service-cluster-ip-range=10.96.0.0/16 --kubelet-preferred-address-types=InternalIP
+         --service-account-issuer=https://kubernetes.default.svc.cluster.local
+         --cert-dir=@ --client-ca-file=@/ca.crt --tls-cert-file=@/apiserver.crt --tls-private-key-file=@/apiserver.key
+         --kubelet-certificate-authority=@/ca.crt --kubelet-client-certificate=@/apiserver-kubelet-client.crt
+         --kubelet-client-key=@/apiserver-kubelet-client.key
+         --service-account-key-file=@/sa.pub --service-account-signing-key-file=@/sa.key"
+    );
+    in_dir(&flags, dir)
+}
+
+fn controller_manager(dir: &str) -> Vec<String> {
+    in_dir(
+        "--kubeconfig=@/controller-manager.kubeconfig --leader-elect=false --secure-port=0
+         --use-service-account-credentials=true --service-account-private-key-file=@/sa.key --root-ca-file=@/ca.crt
+         --cluster-signing-cert-file=@/ca.crt --cluster-signing-key-file=@/ca.key",
+        dir,
+    )
+}
+
+fn scheduler(dir: &str) -> Vec<String> {
+    in_dir(
+        "--kubeconfig=@/scheduler.kubeconfig --leader-elect=false --secure-port=0",
+        dir,
+    )
+}
+
+fn proxy(dir: &str) -> Vec<String> {
+    // The range of pods only: a host of the LAN is outside the cluster.
+    in_dir(
+        "--kubeconfig=@/proxy.kubeconfig --proxy-mode=nftables --hostname-override=node1 --cluster-cidr=10.244.0.0/17
+         --conntrack-max-per-core=0",
+        dir,
+    )
+}
+
+fn kubelet(dir: &str) -> Vec<String> {
+    let flags =
+        format!("--kubeconfig=@/kubelet.kubeconfig --config=@/kubelet.json --hostname-override=node1 --node-ip={NODE}");
+    in_dir(&flags, dir)
+}
+
+/// Splits flags at spaces and puts `dir` in place of `@`.
+fn in_dir(flags: &str, dir: &str) -> Vec<String> {
+    flags.split_whitespace().map(|flag| flag.replace('@', dir)).collect()
+}
+
+fn kubelet_config(lab: &Layout) -> serde_json::Value {
+    let dir = lab.kubernetes_dir();
+    let file = |name: &str| dir.join(name).display().to_string();
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"x509": {"clientCAFile": file("ca.crt")}},
+        "tlsCertFile": file("kubelet.crt"),
+        "tlsPrivateKeyFile": file("kubelet.key"),
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{}", lab.tag()),
+        "enforceNodeAllocatable": [],
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "evictionHard": {"memory.available": "1Mi"},
+        "imageGCHighThresholdPercent": 100,
+        "clusterDNS": [DNS_LAN.to_string()],
+        "clusterDomain": "cluster.local",
+        "resolvConf": network::resolv_conf(lab, None).display().to_string(),
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+    })
+}
+
+/// Words that run kubectl as the lab's administrator from outside the lab.
+pub fn kubectl(lab: &Layout, arguments: &[&str]) -> Result<Vec<String>, Error> {
+    let place = Place {
+        network: Some(network::namespace_file(lab, None)),
+        ..Place::default()
+    };
+    let mut words = place.prefix();
+    words.push(layout::tool("kube")?.display().to_string());
+    words.extend([
+        "kubectl".to_owned(),
+        "--kubeconfig".to_owned(),
+        lab.kubeconfig().display().to_string(),
+    ]);
+    words.extend(arguments.iter().map(|word| (*word).to_owned()));
+    Ok(words)
+}
+
+/// Waits until the apiserver says that it is ready.
+async fn ready(lab: &Layout) -> Result<(), Error> {
+    let words = kubectl(lab, &["get", "--raw", "/readyz"])?;
+    wait_until("kube-apiserver", Duration::from_mins(2), async || {
+        running(lab, &["etcd", "kube-apiserver"])?;
+        Ok(command::output(&words, None).await?.success)
+    })
+    .await
+}
+
+/// Waits until the node is Ready and the default service account, which every pod needs, exists.
+async fn node_ready(lab: &Layout) -> Result<(), Error> {
+    let template = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+    let node = kubectl(lab, &["get", "node", "node1", template])?;
+    let account = kubectl(lab, &["get", "serviceaccount", "default", "-o=name"])?;
+    let components = [
+        "kubelet",
+        "kube-proxy",
+        "kube-scheduler",
+        "kube-controller-manager",
+        "containerd",
+    ];
+    wait_until("the Kubernetes node", Duration::from_mins(2), async || {
+        running(lab, &components)?;
+        Ok(command::output(&node, None).await?.stdout == "True" && command::output(&account, None).await?.success)
+    })
+    .await
+}
+
+/// An error naming the component that has ended, and its log.
+fn running(lab: &Layout, components: &[&str]) -> Result<(), Error> {
+    for component in components {
+        if process::find(lab, component)?.is_none() {
+            return Err(format!("{component} ended: see {}", lab.log(component).display()).into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! Real XMPP servers with configurations made for the lab; `testkit partner-server` becomes one with a single domain.
+
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{ejabberd, prosody};
+use testkit_base::Error;
+
+/// Kinds of servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Kind {
+    /// Debian's Prosody
+    Prosody,
+    /// Debian's ejabberd
+    Ejabberd,
+}
+
+/// What a server wants of the streams between servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Tls {
+    /// TLS, or nothing
+    Required,
+    /// TLS where the other side takes part
+    Optional,
+    /// TLS neither offered nor used
+    Off,
+}
+
+/// What convinces a server of who the other one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Proof {
+    /// SASL EXTERNAL where the certificate is good for it, dialback otherwise
+    Any,
+    /// Only a certificate: no dialback
+    Certificate,
+}
+
+/// One process of an XMPP server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Which server
+    pub kind: Kind,
+    /// Folder for configuration, accounts and log; made when absent
+    pub dir: PathBuf,
+    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only)
+    pub address: IpAddr,
+    /// The resolver to ask, port 53
+    pub dns: IpAddr,
+    /// The server's log; absent: `server.log` in the folder
+    pub log: Option<PathBuf>,
+    /// CA file that other servers' certificates are checked against; absent: none is good
+    pub ca: Option<PathBuf>,
+    /// Virtual hosts
+    pub hosts: Vec<HostConfig>,
+}
+
+/// One domain of a server.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The XMPP domain, as the server knows it: a U-label where it is international
+    pub domain: String,
+    /// TLS with other servers
+    pub tls: Tls,
+    /// Who is believed
+    pub proof: Proof,
+    /// Files of certificate and key; absent: the host has none
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Users with their passwords
+    pub users: Vec<(String, String)>,
+}
+
+impl ServerConfig {
+    pub(super) fn log_file(&self) -> PathBuf {
+        self.log.clone().unwrap_or_else(|| self.dir.join("server.log"))
+    }
+}
+
+/// Arguments of `testkit partner-server`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServerArgs {
+    /// Which server
+    #[arg(long, value_enum, default_value = "prosody")]
+    pub kind: Kind,
+    /// Folder for configuration, accounts, certificate and log; made when absent
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only)
+    #[arg(long)]
+    pub address: IpAddr,
+    /// The resolver to ask, port 53
+    #[arg(long)]
+    pub dns: IpAddr,
+    /// The XMPP domain
+    #[arg(long)]
+    pub domain: String,
+    /// TLS with other servers
+    #[arg(long, value_enum, default_value = "required")]
+    pub tls: Tls,
+    /// What convinces the server of who the other one is
+    #[arg(long, value_enum, default_value = "any")]
+    pub proof: Proof,
+    /// Users with their passwords
+    #[arg(long = "user", value_name = "NAME:PASSWORD", value_parser = parse_user)]
+    pub users: Vec<(String, String)>,
+    /// The server's log [default: server.log in the folder]
+    #[arg(long)]
+    pub log: Option<PathBuf>,
+    /// CA file that partners' certificates are checked against
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+}
+
+fn parse_user(text: &str) -> Result<(String, String), String> {
+    text.split_once(':')
+        .map(|(name, password)| (name.to_owned(), password.to_owned()))
+        .ok_or_else(|| "write NAME:PASSWORD".to_owned())
+}
+
+/// Runs `testkit partner-server`; returns only when the server cannot be started.
+pub fn run(args: &ServerArgs) -> Result<(), Error> {
+    make_folder(&args.dir)?;
+    let dir = args.dir.canonicalize()?;
+    let host = HostConfig {
+        domain: args.domain.clone(),
+        tls: args.tls,
+        proof: args.proof,
+        certificate: Some(certificate(&dir, &args.domain)?),
+        users: args.users.clone(),
+    };
+    let mut command = prepare(&ServerConfig {
+        kind: args.kind,
+        dir,
+        address: args.address,
+        dns: args.dns,
+        log: args.log.clone(),
+        ca: args.ca.clone(),
+        hosts: vec![host],
+    })?;
+    let error = command.exec();
+    Err(format!("cannot start {}: {error}", command.get_program().display()).into())
+}
+
+fn make_folder(dir: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()).into())
+}
+
+/// Writes everything the server needs and says how it is started: in the foreground. ejabberd makes its accounts when it is
+/// up, and says `accounts are made` on standard output then; Prosody's are there from the start.
+pub fn prepare(config: &ServerConfig) -> Result<Command, Error> {
+    make_folder(&config.dir)?;
+    // Servers resolve relative names against places of their own.
+    let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
+    let config = ServerConfig {
+        dir: config.dir.canonicalize()?,
+        log: absolute(&config.log)?,
+        ca: absolute(&config.ca)?,
+        ..config.clone()
+    };
+    match config.kind {
+        Kind::Prosody => prosody::prepare(&config),
+        Kind::Ejabberd => ejabberd::prepare(&config),
+    }
+}
+
+/// A self-signed certificate for the domain; an existing one stays.
+fn certificate(dir: &Path, domain: &str) -> Result<(PathBuf, PathBuf), Error> {
+    let (certificate, key) = (dir.join("server.crt"), dir.join("server.key"));
+    if !(certificate.exists() && key.exists()) {
+        let made = rcgen::generate_simple_self_signed(vec![domain.to_owned()])?;
+        std::fs::write(&certificate, made.cert.pem())?;
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+    }
+    Ok((certificate, key))
+}
