@@ -29,10 +29,8 @@ summary() {
 build() { cargo build --workspace --all-targets --locked; }
 clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 
-# The generators of committed files: each compares what it would write with the commit.
-generated() {
-  if [ -e crds ]; then "$bin/crdgen" --check; fi
-}
+# Every generated file: what would be written is compared with the commit.
+generated() { "$bin/xtask" generate --check; }
 
 # All tests that need no lab. Those against the simulated IM&P wait far more than they compute, so many run at once.
 tests() {

@@ -37,7 +37,7 @@ pub fn definition() -> Value {
 /// The definition as YAML, byte for byte what `crds/xmppfederations.yaml` holds.
 pub fn yaml() -> String {
     let text = serde_yaml::to_string(&definition()).unwrap_or_default();
-    format!("# Written by `cargo run --bin crdgen`; edit src/api instead.\n{text}")
+    format!("# Written by `cargo run -p xtask -- generate`; edit src/api instead.\n{text}")
 }
 
 /// Strips `nullable` (a stored null would suppress the default), `null` from enums, and formats

@@ -3,7 +3,7 @@
 //! - [`spec`]: what a user writes; [`values`]: its small values
 //! - [`status`], [`conditions`], [`reasons`]: what the operator answers
 //! - [`later`]: values that are in the schema already and are refused until they are built
-//! - [`crd`]: the CustomResourceDefinition made of all this; written by the `crdgen` binary
+//! - [`crd`]: the CustomResourceDefinition made of all this; written by `xtask generate`
 
 pub mod conditions;
 pub mod crd;

@@ -4,6 +4,8 @@
 //! it, the field and what is allowed. Files named in it (keys, certificates, secrets) are read by
 //! the edge itself.
 
+#[cfg(feature = "schemars")]
+mod schema;
 mod types;
 mod validate;
 mod values;

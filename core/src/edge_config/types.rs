@@ -11,6 +11,7 @@ use crate::{ComponentId, Domain};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EdgeConfig {
     /// The hosted domains, chat aliases included: A-labels in lower case.
@@ -59,18 +60,23 @@ fn default_drain_delay() -> HumanDuration {
 
 /// Listening sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Listen {
     /// Server-to-server streams with STARTTLS. Default [::]:5269.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "address-and-port")))]
     pub s2s: SocketAddr,
     /// Server-to-server streams with TLS from the first byte (XEP-0368), port 5270 as a rule;
     /// published as `_xmpps-server._tcp`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "address-and-port")))]
     pub direct_tls: Option<SocketAddr>,
     /// Health, metrics and status over HTTP. Default [::]:8080.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "address-and-port")))]
     pub admin: SocketAddr,
     /// Unix socket for `ctl`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub control: Option<PathBuf>,
 }
 
@@ -87,17 +93,21 @@ impl Default for Listen {
 
 /// Dialback secrets: the one to sign with and others that are accepted during a rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Dialback {
     /// File with the secret that keys are made with; always accepted too.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub sign: PathBuf,
     /// Files with further secrets under which a key is valid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub accept: Vec<PathBuf>,
 }
 
 /// Security mode. Cisco Expressway calls these values TLS required, TLS optional and No TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum TlsMode {
     /// No stanza and no dialback key without TLS.
     #[default]
@@ -111,6 +121,7 @@ pub enum TlsMode {
 
 /// Lowest TLS version spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum TlsVersion {
     /// TLS 1.2 and 1.3.
     #[default]
@@ -121,6 +132,7 @@ pub enum TlsVersion {
 
 /// Certificates and security mode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Tls {
     /// Required, Optional or Disabled. Default Required.
@@ -143,6 +155,7 @@ pub struct Tls {
     /// A list past its time is warned of and still revokes what it names. Of several lists of one
     /// authority the latest counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub revocation_lists: Vec<PathBuf>,
     /// Whether a peer's certificate must be valid and name its domain, in both directions and
     /// besides dialback; every domain on a stream must be named. Where the mode is Optional, peers
@@ -156,22 +169,27 @@ pub struct Tls {
 
 /// A certificate chain and its key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CertificateFiles {
     /// Leaf first, then intermediates.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub certificate_file: PathBuf,
     /// PKCS #8, PKCS #1 or SEC1.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub private_key_file: PathBuf,
 }
 
 /// Authorities.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct TrustAnchors {
     /// Whether the public authorities count. Default true.
     pub system: bool,
     /// PEM file with further authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub file: Option<PathBuf>,
 }
 
@@ -186,6 +204,7 @@ impl Default for TrustAnchors {
 
 /// How the list of [`Privacy`] is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum PrivacyMode {
     /// Only listed domains federate; an empty list federates with nobody.
     #[default]
@@ -198,6 +217,7 @@ pub enum PrivacyMode {
 
 /// Who may federate; exact domains, subdomains are not included.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Privacy {
     /// AllowList, DenyList or AllowAll. Default AllowList.
@@ -208,6 +228,7 @@ pub struct Privacy {
 
 /// Fixed addresses of a remote domain, all of equal priority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct StaticRoute {
     /// The remote domain.
@@ -218,6 +239,7 @@ pub struct StaticRoute {
 
 /// What applies to one remote domain instead of the general rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Peer {
     /// The remote domain.
@@ -248,6 +270,7 @@ pub struct Peer {
 
 /// Name resolution.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Dns {
     /// Addresses of resolvers, port 53; empty: those of /etc/resolv.conf.
@@ -262,6 +285,7 @@ pub struct Dns {
 
 /// Protocol of the link to an XCP router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum LinkProfile {
     /// Plain XEP-0114.
     #[default]
@@ -273,6 +297,7 @@ pub enum LinkProfile {
 
 /// The XCP routers of one IM and Presence cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Router {
     /// Name of the cluster.
@@ -286,6 +311,7 @@ pub struct Router {
     /// Component id of each replica; `--index` picks one.
     pub component_ids: Vec<ComponentId>,
     /// File with the shared secret of the handshake.
+    #[cfg_attr(feature = "schemars", schemars(extend("format" = "file")))]
     pub secret_file: PathBuf,
     /// The nodes, in order of preference; may be empty while no link is wanted.
     pub endpoints: Vec<Endpoint>,
@@ -293,6 +319,7 @@ pub struct Router {
 
 /// One XCP router.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Endpoint {
     /// The node's name as IM and Presence knows it.
@@ -303,6 +330,7 @@ pub struct Endpoint {
 
 /// Bounds; all of them are enforced per edge process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Limits {
     /// Largest stanza from an authenticated peer, bytes; at least 10000 (RFC 6120 section 13.12).
@@ -379,6 +407,7 @@ impl Default for Limits {
 
 /// Who may prefix connections with a PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct ProxyProtocol {
     /// Networks of trusted load balancers, whose connections must begin with a PROXY header
@@ -388,6 +417,7 @@ pub struct ProxyProtocol {
 
 /// Logging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Log {
     /// Directive as `info` or `info,edge::dialback=debug`. Default info.
