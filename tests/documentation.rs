@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
 use serde_json::Value;
-use xmpp_federation_imp::http::Counter as _;
+use xmpp_federation_imp::counter::Counter as _;
 use xmpp_federation_imp::preflight::options::Options;
-use xmpp_federation_imp::report::reasons as imp_reasons;
+use xmpp_federation_imp::reasons as imp_reasons;
 use xmpp_federation_operator::api::{Reason, XmppFederation, crd, later};
 use xmpp_federation_operator::runtime::metrics::Metrics;
 

@@ -17,27 +17,10 @@ use xmpp_federation_core::ComponentId;
 
 use super::clock::Stamp;
 use super::control_center::ServiceState;
-use super::desired::{Desired, Link};
-use super::observation::{Seen, Services};
-use super::restart::names;
-
-/// How long a link has been open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// When the edge was asked.
-    pub asked: Stamp,
-    /// Whole seconds for which the link had been open then.
-    pub seconds: u64,
-}
-
-/// How a router announced a component.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announced {
-    /// Whom.
-    pub component_id: ComponentId,
-    /// As its gateway.
-    pub gateway: bool,
-}
+use super::desired::{Desired, Link, Opened};
+use super::observation::Seen;
+use crate::control_center::Services;
+use crate::text::names;
 
 /// What the announcements of one node's router prove.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +141,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::control_center::ImpFederation;
+    use crate::desired::Announced;
     use jiff::Timestamp;
     use rstest::rstest;
 

@@ -3,9 +3,10 @@
 
 use jiff::Timestamp;
 
-use super::http::Counter;
-use super::ledger::ActionRecord;
-use super::report::{Event, reasons};
+use super::report::Event;
+use crate::counter::Counter;
+use crate::reasons;
+use crate::records::ActionRecord;
 
 /// What can be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

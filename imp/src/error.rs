@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::ledger::logins::Rest;
-use super::report::reasons;
 use super::soap::{Fault, SoapError};
+use crate::access::Rest;
+use crate::reasons;
 
 /// Which of the two interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

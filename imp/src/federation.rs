@@ -10,27 +10,7 @@ use super::axl::Axl;
 use super::control_center::ImpFederation;
 use super::desired::FederationCheck;
 use super::error::{CallError, CallErrorKind};
-use super::observation::{Observation, Seen};
-
-/// What the check said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Checked {
-    /// The value that means Off.
-    Off,
-    /// Another one.
-    On(String),
-    /// It was answered with a fault, or with something else than one value: a sentence.
-    Unreadable(String),
-}
-
-/// The check and its last answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What was asked.
-    pub check: FederationCheck,
-    /// What was answered.
-    pub seen: Seen<Checked>,
-}
+use super::observation::{Checked, Observation};
 
 /// Asks; an error is one of the call, which says nothing about the query.
 pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<Checked, CallError> {

@@ -23,38 +23,17 @@ use sha2::{Digest, Sha256};
 use xmpp_federation_core::peer_key::{self, Possession, Version};
 
 use super::clock::Stamp;
-use super::desired::{Credentials, ServerTrust, Target};
 use super::error::{CallError, CallErrorKind, Interface};
-use super::ledger::logins::{Logins, Outcome};
 use super::soap::{self, Answer, Element};
+use crate::access::{Credentials, ServerTrust, Target};
+use crate::accounts::{Logins, Outcome};
+use crate::counter::Counter;
+use crate::timings::CALL_TIMEOUT;
 
 /// The largest answer that is read: twenty thousand rows, where a table of component ids has ten.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// To connect, TLS included: three tries of a SYN, which is lost now and then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole call, the last byte of the answer included, however slowly they come: IM&P takes a
-/// few seconds for a restart command on a busy node, and a reconcile must not hang on one cluster.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Counts what is done to IM&P; words come from small fixed sets.
-pub trait Counter: Send + Sync {
-    /// A call, with its operation and its outcome (`ok`, or a word of [`CallErrorKind::word`]).
-    fn called(&self, operation: &'static str, outcome: &'static str);
-    /// A restart was commanded on a node, for this cause.
-    fn restarted(&self, node: &str, cause: &'static str);
-    /// Something was done, with the words of [`super::audit`].
-    fn acted(&self, action: &'static str, outcome: &'static str);
-}
-
-/// Counts nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Uncounted;
-
-impl Counter for Uncounted {
-    fn called(&self, _: &'static str, _: &'static str) {}
-    fn restarted(&self, _: &str, _: &'static str) {}
-    fn acted(&self, _: &'static str, _: &'static str) {}
-}
 
 /// Calls the nodes of one cluster.
 #[derive(Clone)]

@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 
 use super::cluster::{Imp, rows_left};
-use super::ledger::ActionRecord;
-use super::ledger::store::StoreError;
+use crate::records::ActionRecord;
+use crate::store::StoreError;
 
 /// Such a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,18 +2,20 @@
 //! over AXL, prove that every XCP router has read them, and restart routers when, and only when,
 //! that is needed.
 //!
-//! - [`desired`]: what the controller asks for, validated
+//! - [`desired`]: what the controller asks for, validated; [`access`]: how a cluster is reached
 //! - [`report`]: what it gets back: verdicts for conditions, nodes, rows, events, when to call again
 //! - [`cluster`]: [`Imp`], the one entry point: observes, plans, does at most one thing, records it
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`announcement`]: what routers of profile Xcp say of our components
-//! - [`ledger`]: what was done to a cluster, in one ConfigMap per publisher
+//! - [`ledger`]: what was done to a cluster, one text per publisher; [`records`]: the parts of it that others read;
+//!   [`store`]: where the texts are kept
+//! - [`accounts`]: the rule of one 401
 //! - [`left`]: clusters that a resource's spec does not name any more
 //! - [`federation`]: whether IM&P's own XMPP federation is off
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
-//! - [`audit`]: what was done, told as event, log line, recent action and count
-//! - [`verdicts`]: what all of that means, in sentences
+//! - [`audit`]: what was done, told as event, log line, recent action and count; [`counter`]: who counts
+//! - [`verdicts`]: what all of that means, in sentences; [`reasons`]: the words that conditions and events use
 //! - [`preflight`]: the same clients, asked by an administrator before anything is installed
 //! - [`window`]: when routers may be restarted; [`timings`]: how long things are waited for
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
@@ -24,12 +26,15 @@
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
 
+pub mod access;
+pub mod accounts;
 pub mod announcement;
 pub mod audit;
 pub mod axl;
 pub mod clock;
 pub mod cluster;
 pub mod control_center;
+pub mod counter;
 pub mod desired;
 pub mod effects;
 pub mod error;
@@ -40,10 +45,14 @@ pub mod left;
 pub mod observation;
 pub mod pkid;
 pub mod preflight;
+pub mod reasons;
+pub mod records;
 pub mod registration;
 pub mod report;
 pub mod restart;
 pub mod soap;
+pub mod store;
+pub mod text;
 pub mod timings;
 pub mod verdicts;
 pub mod window;

@@ -1,6 +1,8 @@
 //! What this process has seen of one cluster, and when; kept in memory, never a reason to act
 //! without the ledger.
 
+mod evidence;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -8,13 +10,14 @@ use xmpp_federation_core::ComponentId;
 
 use super::axl::{HaState, Node, Row, Table};
 use super::clock::Stamp;
-use super::control_center::beside::Down;
-use super::control_center::{ImpFederation, ServiceState, Which};
+use super::control_center::{Services, Which};
+use super::desired::FederationCheck;
 use super::error::CallError;
-use super::federation::Check;
-use super::ledger::{RowRecord, RowState};
 use super::pkid::Pkid;
 use super::timings::Timings;
+use crate::records::{RowRecord, RowState};
+
+pub use evidence::started_after;
 
 /// A value and the times around its reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,31 +28,6 @@ pub struct Seen<T> {
     pub asked: Stamp,
     /// When it had arrived.
     pub answered: Stamp,
-}
-
-/// A node's services.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Services {
-    /// The XCP router.
-    pub router: ServiceState,
-    /// Seconds since the XCP router started; `None` where the answer is 0, negative or absurd.
-    pub up_time: Option<u64>,
-    /// IM&P's own federation, as this node shows it.
-    pub federation: ImpFederation,
-    /// The activated XCP services that do not run.
-    pub down: Vec<Down>,
-    /// Seconds since the last start of the router or an activated XCP service, where it is known.
-    pub youngest: Option<u64>,
-}
-
-impl Services {
-    /// Whether that service does not come by itself: the router is up for long enough.
-    pub fn stays_down(&self, down: &Down, timings: &Timings) -> bool {
-        let up = self.up_time.map(Duration::from_secs);
-        self.router == ServiceState::Started
-            && up.is_some_and(|up| up >= timings.services_deadline)
-            && down.state == ServiceState::Stopped
-    }
 }
 
 /// A node that the list does not name.
@@ -154,6 +132,26 @@ pub struct Observation {
     pub human_looked: bool,
     /// Restarts that were answered with "later" and when they may be tried again, by node name.
     pub restart_not_before: BTreeMap<String, (Stamp, String)>,
+}
+
+/// What the check said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// The value that means Off.
+    Off,
+    /// Another one.
+    On(String),
+    /// It was answered with a fault, or with something else than one value: a sentence.
+    Unreadable(String),
+}
+
+/// The check and its last answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was asked.
+    pub check: FederationCheck,
+    /// What was answered.
+    pub seen: Seen<Checked>,
 }
 
 /// Control Center calls per minute and cluster; the limit of the facts is "under 12".

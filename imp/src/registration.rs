@@ -8,8 +8,9 @@ use xmpp_federation_core::ComponentId;
 
 use super::axl::Row;
 use super::desired::ForeignComponents;
-use super::ledger::{Ledger, RowState};
+use super::ledger::Ledger;
 use super::pkid::Pkid;
+use crate::records::RowState;
 
 /// How many rows of others are told.
 const MAX_TOLD: usize = 8;
@@ -172,7 +173,7 @@ fn altered(rows: &[Row], ledger: &Ledger) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use crate::ledger::RowRecord;
+    use crate::records::RowRecord;
     use rstest::rstest;
 
     const FRESH: Pkid = Pkid::from_u128(99);

@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+/// For a whole call, the last byte of the answer included, however slowly they come: IM&P takes a
+/// few seconds for a restart command on a busy node, and a reconcile must not hang on one cluster.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Waits and bounds of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
@@ -67,7 +71,7 @@ impl Default for Timings {
             confirm_missing: Duration::from_mins(1),
             budget_window: Duration::from_mins(1),
             busy: Duration::from_secs(30),
-            call: super::http::CALL_TIMEOUT,
+            call: crate::timings::CALL_TIMEOUT,
             back_off_unit: Duration::from_secs(1),
         }
     }
@@ -80,7 +84,7 @@ mod tests {
     #[test]
     fn a_command_is_sent_and_answered_long_before_it_can_have_arrived_at_the_latest() {
         let timings = Timings::default();
-        let call = crate::http::CALL_TIMEOUT;
+        let call = crate::timings::CALL_TIMEOUT;
         // What is left is the network's and the node's.
         assert!(timings.send_within + call + Duration::from_mins(5) <= timings.latest_arrival);
     }

@@ -9,18 +9,20 @@ use std::time::Duration;
 use xmpp_federation_core::ComponentId;
 
 use super::announcement::{self, Proof};
-use super::axl::{AxlVersion, Table};
+use super::axl::Table;
 use super::desired::{Activation, Desired};
 use super::effects::{Act, Step, Wait, Why};
-use super::ledger::{Ledger, RowState};
+use super::ledger::Ledger;
 use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
-use super::report::{
-    Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict, reasons,
-};
+use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
+use crate::access::AxlVersion;
+use crate::reasons;
+use crate::records::RowState;
 use federation::TURN_OFF;
 
-use super::restart::{WaitKind, Waiting, names, need};
+use super::restart::{WaitKind, Waiting, need};
+use crate::text::names;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]

@@ -100,7 +100,7 @@ impl State {
 pub struct Verdict {
     /// Status.
     pub state: State,
-    /// Word of the catalogue, or one of [`xmpp_federation_imp::report::reasons`].
+    /// Word of the catalogue, or one of [`xmpp_federation_imp::reasons`].
     pub reason: &'static str,
     /// Sentence: what, with which value, what to do.
     pub message: String,

@@ -1,7 +1,7 @@
 //! The catalogue of reasons: bounded words for conditions, events and metrics.
 //!
 //! Each carries its meaning and the usual remedy; the documentation is generated from here. Those
-//! of IM and Presence stand in [`xmpp_federation_imp::report::reasons`].
+//! of IM and Presence stand in [`xmpp_federation_imp::reasons`].
 
 /// Declares the reasons with name, meaning and remedy.
 macro_rules! reasons {

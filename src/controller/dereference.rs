@@ -18,8 +18,8 @@ use super::left::Former;
 use super::names::Owner;
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
+use xmpp_federation_imp::access::SecretVersion;
 use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
-use xmpp_federation_imp::desired::SecretVersion;
 
 /// Port of the edge's admin interface.
 pub const ADMIN_PORT: u16 = 8080;

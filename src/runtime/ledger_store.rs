@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
-use xmpp_federation_imp::ledger::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
 
 /// The ConfigMap's key.
 const KEY: &str = "ledger.json";

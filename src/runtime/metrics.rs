@@ -197,7 +197,7 @@ impl Metrics {
     }
 }
 
-impl xmpp_federation_imp::http::Counter for Metrics {
+impl xmpp_federation_imp::counter::Counter for Metrics {
     fn called(&self, operation: &'static str, outcome: &'static str) {
         let call = Call { operation, outcome };
         self.axl_requests.get_or_create(&call).inc();

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use testkit_simulator::{Change, FaultOptions, fingerprint};
-use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
-use xmpp_federation_imp::report::{SlotSync, Status, reasons};
+use xmpp_federation_imp::access::ServerTrust;
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{SlotSync, Status};
 
 use crate::support::{Bench, pin, quick, secret};
 

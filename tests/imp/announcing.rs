@@ -1,7 +1,8 @@
 //! Profile Xcp: a router takes the link of any component, and announces each to all others. What
 //! another link of ours sees counts; where none sees it, what comes back decides.
 
-use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 
 use crate::support::{Bench, PUBLISHER, id, quick};
 

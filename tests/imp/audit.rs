@@ -7,8 +7,9 @@ use testkit_simulator::FaultOptions;
 use tracing_subscriber::fmt::MakeWriter;
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::desired::Activation;
-use xmpp_federation_imp::ledger::store::LedgerStore;
-use xmpp_federation_imp::report::{Report, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::Report;
+use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, quick_timings};

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use testkit_simulator::{Change, FaultOptions, ImpConfig};
-use xmpp_federation_imp::desired::{RestartMode, ServerTrust};
-use xmpp_federation_imp::report::{Report, Status, reasons};
+use xmpp_federation_imp::access::ServerTrust;
+use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Report, Status};
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, pin, quick, quick_timings};

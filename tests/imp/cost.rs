@@ -7,8 +7,8 @@ use std::time::Duration;
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::clock::{Clock, Stamp, SystemClock};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::ledger::store::LedgerStore;
 use xmpp_federation_imp::report::Status;
+use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, id, quick};

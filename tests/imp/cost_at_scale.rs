@@ -9,10 +9,12 @@ use futures::future::join_all;
 use testkit_simulator::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::access::NodeAddress;
 use xmpp_federation_imp::clock::Clock;
-use xmpp_federation_imp::desired::{Activation, Desired, Link, NodeAddress, Owner};
-use xmpp_federation_imp::ledger::store::LedgerStore;
-use xmpp_federation_imp::report::{Progress, Status, reasons};
+use xmpp_federation_imp::desired::{Activation, Desired, Link, Owner};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, Status};
+use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::cost::MovedClock;

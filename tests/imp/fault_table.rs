@@ -8,7 +8,8 @@ use testkit_simulator::{FAULT_NAMES, FaultForm, FaultOptions, ImpConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use xmpp_federation_imp::desired::{Activation, RestartMode};
-use xmpp_federation_imp::report::{Report, Status, Verdict, reasons as r};
+use xmpp_federation_imp::reasons as r;
+use xmpp_federation_imp::report::{Report, Status, Verdict};
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, SUBSCRIBER, id, quick, quick_timings, secret};

@@ -2,7 +2,8 @@
 
 use testkit_simulator::FaultOptions;
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::report::{Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::Status;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};

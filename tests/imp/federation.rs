@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use testkit_simulator::{Change, FaultOptions, Federation, ImpConfig};
 use xmpp_federation_imp::desired::{FederationCheck, RestartMode};
-use xmpp_federation_imp::report::{Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
 

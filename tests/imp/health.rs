@@ -1,7 +1,8 @@
 //! Nodes: their services and redundancy groups, before and after a restart.
 
 use testkit_simulator::{FaultOptions, ImpConfig};
-use xmpp_federation_imp::report::{Progress, Report, Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, Report, Status};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
 

@@ -1,6 +1,7 @@
 //! The node list: nodes that come, go, and are missing once.
 
-use xmpp_federation_imp::report::{Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 

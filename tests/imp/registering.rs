@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use testkit_simulator::{Federation, ImpConfig, Row};
 use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
-use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
 

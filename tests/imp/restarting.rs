@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::report::{Progress, SlotSync, Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;
 use xmpp_federation_imp::window::Window;
 

@@ -9,14 +9,14 @@ use futures::future::BoxFuture;
 use testkit_simulator::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::{ComponentId, SecretBytes};
 use xmpp_federation_imp::Imp;
-use xmpp_federation_imp::announcement::{Announced, Opened};
+use xmpp_federation_imp::access::{Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Link, NodeAddress, Owner, Place, Requests, RestartMode,
-    RestartPolicy, SecretVersion, ServerTrust, Target,
+    Activation, Desired, ForeignComponents, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
 };
-use xmpp_federation_imp::ledger::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::desired::{Announced, Opened};
 use xmpp_federation_imp::report::{Event, Report, Status as Verdict};
+use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
 use xmpp_federation_imp::timings::Timings;
 
 /// Names in the lab.
@@ -75,7 +75,7 @@ impl LedgerStore for MemoryStore {
             }
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
             let stored = Stored { data, version, uid };
-            if xmpp_federation_imp::ledger::store::publisher_of(name).is_some() {
+            if xmpp_federation_imp::ledger::file::publisher_of(name).is_some() {
                 *self.2.lock().unwrap() += 1;
             }
             maps.insert(name.to_owned(), stored.clone());

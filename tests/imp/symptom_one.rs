@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use testkit_simulator::{Change, FaultOptions};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::report::{Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, quick, secret};
 

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use xmpp_federation_imp::report::reasons as imp_reasons;
+use xmpp_federation_imp::reasons as imp_reasons;
 use xmpp_federation_operator::api::Reason;
 
 /// The page.
 pub fn page() -> String {
     let mut text = "# Reasons of conditions and events\n\n\
-        <!-- Generated from src/api/reasons.rs and imp/src/report.rs; `cargo run -p xtask -- generate` writes it anew. -->\n\n\
+        <!-- Generated from src/api/reasons.rs and imp/src/reasons.rs; `cargo run -p xtask -- generate` writes it anew. -->\n\n\
         The message of a condition or event has the values and what to do; this page explains the words.\n"
         .to_owned();
     let mut table = |title: &str, rows: &[(&str, &str, &str)]| {

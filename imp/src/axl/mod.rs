@@ -1,20 +1,18 @@
 //! AXL: SQL on the publisher's database over SOAP.
 
 pub mod sql;
-pub mod version;
 
 use std::fmt;
 
 use xmpp_federation_core::ComponentId;
 
-use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::http::{Call, Caller};
 use super::pkid::Pkid;
 use super::soap::{self, Element, Fault};
+use crate::access::{AxlVersion, Credentials};
 
 pub use sql::Table;
-pub use version::AxlVersion;
 
 /// One IM&P node.
 #[derive(Debug, Clone, PartialEq, Eq)]

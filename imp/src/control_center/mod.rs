@@ -4,13 +4,18 @@
 pub mod beside;
 pub mod listing;
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use super::clock::Stamp;
-use super::desired::Credentials;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::http::{Call, Caller};
-use super::ledger::RestartAnswer;
-use super::observation::Services;
 use super::soap::{self, Element};
+use super::timings::Timings;
+use crate::access::Credentials;
+
+use beside::Down;
 
 const PATH: &str = "/controlcenterservice2/services/ControlCenterServices";
 const NAMESPACE: &str = "http://schemas.cisco.com/ast/soap";
@@ -266,6 +271,43 @@ fn top_reason(answer: &Element) -> Option<i64> {
             .filter(|child| child.name != "ServiceInfoList")
             .find_map(|child| number(child, "ReasonCode"))
     })
+}
+
+/// A node's services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Services {
+    /// The XCP router.
+    pub router: ServiceState,
+    /// Seconds since the XCP router started; `None` where the answer is 0, negative or absurd.
+    pub up_time: Option<u64>,
+    /// IM&P's own federation, as this node shows it.
+    pub federation: ImpFederation,
+    /// The activated XCP services that do not run.
+    pub down: Vec<Down>,
+    /// Seconds since the last start of the router or an activated XCP service, where it is known.
+    pub youngest: Option<u64>,
+}
+
+impl Services {
+    /// Whether that service does not come by itself: the router is up for long enough.
+    pub fn stays_down(&self, down: &Down, timings: &Timings) -> bool {
+        let up = self.up_time.map(Duration::from_secs);
+        self.router == ServiceState::Started
+            && up.is_some_and(|up| up >= timings.services_deadline)
+            && down.state == ServiceState::Stopped
+    }
+}
+
+/// What IM&P said to a restart command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartAnswer {
+    /// It is under way.
+    Accepted,
+    /// It will not do it over this interface: a human has to.
+    Refused(String),
+    /// No answer, or none that tells.
+    Ambiguous(String),
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use rstest::rstest;
 use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
 use super::properties::{config, run};
 use crate::clock::Stamp;
+use crate::control_center::RestartAnswer;
 use crate::control_center::ServiceState;
 use crate::desired::{Desired, ForeignComponents, RestartMode};
 use crate::effects::{Input, Step, plan};
-use crate::ledger::{Ledger, NodeRecord, RestartAnswer};
+use crate::ledger::{Ledger, NodeRecord};
 use crate::observation::Observation;
 use crate::timings::Timings;
 

@@ -9,17 +9,16 @@ use xmpp_federation_core::SecretBytes;
 use super::mutants::Mutant;
 use super::operations::Fault;
 use super::world::{DELAY_MS, NAMES, RESTART_MS, World};
+use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
 use crate::axl::{Node, Row, Table};
 use crate::clock::Stamp;
 use crate::control_center::ImpFederation;
-use crate::desired::{
-    Activation, Credentials, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy,
-    SecretVersion, ServerTrust, Target,
-};
+use crate::control_center::RestartAnswer;
+use crate::desired::{Activation, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
 use crate::effects::{Act, Input, Step, Wait, Why, plan};
 use crate::error::{CallError, CallErrorKind, Interface};
+use crate::ledger::Ledger;
 use crate::ledger::learn::learn;
-use crate::ledger::{Ledger, RestartAnswer};
 use crate::observation::{Failure, Observation, Read, Seen};
 use crate::pkid::Pkid;
 use crate::registration::Blocked;

@@ -11,12 +11,12 @@ use super::operations::{Setup, WINDOW_EVERY_S, WINDOW_OPEN_S};
 use super::operator::{self, Actor, Process};
 use crate::axl::HaState;
 use crate::clock::Stamp;
+use crate::control_center::Services;
 use crate::control_center::beside::{self, Down};
 use crate::control_center::{ImpFederation, ServiceState};
 use crate::desired::{Activation, Desired, Link, RestartMode};
 use crate::effects::NODES_EVERY;
 use crate::ledger::{Ledger, Round, RoundCause};
-use crate::observation::Services;
 use crate::pkid::Pkid;
 use crate::timings::Timings;
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use xmpp_federation_core::ComponentId;
 
-use super::{Baseline, Ledger, Restart, RestartAnswer, RowRecord, RowState, UpTimeMark};
+use super::{Ledger, Restart};
 use crate::clock::Stamp;
+use crate::control_center::RestartAnswer;
 use crate::observation::Observation;
 use crate::pkid::Pkid;
+use crate::records::{Baseline, RowRecord, RowState, UpTimeMark};
 
 impl Ledger {
     /// Before an INSERT: pkid and id are ours from now on, whatever becomes of the call.

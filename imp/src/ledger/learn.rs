@@ -9,12 +9,15 @@ use crate::clock::{Elapsed, Stamp};
 use crate::control_center::ImpFederation;
 use crate::desired::{Activation, Desired};
 use crate::observation::Observation;
+use crate::observation::started_after;
 use crate::pkid::Pkid;
-use crate::report::{Event, reasons};
-use crate::restart::started_after;
+use crate::reasons;
+use crate::report::Event;
 
 use super::nodes::nodes;
-use super::{Baseline, Ledger, Readable, RestartAnswer, Round, RoundCause, RowState, UpTimeMark};
+use super::{Ledger, Readable, Round, RoundCause};
+use crate::control_center::RestartAnswer;
+use crate::records::{Baseline, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
 /// has the cluster.

@@ -1,26 +1,26 @@
 //! What was done to one IM&P cluster. It belongs to the cluster, not to a resource: one ConfigMap
 //! per publisher, keyed by the publisher's pkid in `processnode`, JSON in one key. Types and pure
-//! transitions are here, reading and writing in [`store`], logins in [`logins`].
+//! transitions are here, reading and writing in [`file`].
 //!
 //! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
 //! can ask for a restart.
 
+pub mod file;
 pub mod intent;
 pub mod learn;
-pub mod logins;
 mod nodes;
 pub mod shelf;
-pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use xmpp_federation_core::ComponentId;
 
 use super::clock::Stamp;
+use super::control_center::RestartAnswer;
 use super::desired::Owner;
 use super::pkid::Pkid;
+use super::records::{ActionRecord, Baseline, RowRecord, RowState};
 
 /// The version of this format; a ledger of a newer one is not touched.
 pub const SCHEMA: u32 = 1;
@@ -86,29 +86,6 @@ pub struct Ledger {
     pub actions: Vec<ActionRecord>,
 }
 
-/// One row of ours.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RowRecord {
-    /// Its `cp_id`.
-    pub component_id: ComponentId,
-    /// How far it is.
-    pub state: RowState,
-    /// Whether its appearance asks for restarts: rows we inserted do, adopted ones do not.
-    pub asks_restart: bool,
-}
-
-/// How far a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RowState {
-    /// pkid chosen; the INSERT may or may not have happened.
-    Planned,
-    /// It was read back.
-    Present,
-    /// The DELETE may or may not have happened.
-    Deleting,
-}
-
 /// From a point in time on, rows were readable on every node: read back, and the propagation delay over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -118,28 +95,6 @@ pub struct Readable {
     /// When.
     #[serde(flatten)]
     pub baseline: Baseline,
-}
-
-/// A point in time and what the routers' up times were at or after it, so that a later, smaller
-/// one proves a start behind it without any clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Baseline {
-    /// The point in time.
-    pub at: Stamp,
-    /// By node name: up time read after `at` from a router that had not provably started after it.
-    #[serde(default)]
-    pub up_times: BTreeMap<String, UpTimeMark>,
-}
-
-/// An up time and when it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UpTimeMark {
-    /// Seconds.
-    pub seconds: u64,
-    /// When it was asked for.
-    pub asked: Stamp,
 }
 
 /// Every router is to be restarted once, for a reason other than rows.
@@ -223,34 +178,6 @@ pub struct Restart {
     /// Whether it made its node the first of the very first registration.
     #[serde(default)]
     pub made_canary: bool,
-}
-
-/// What IM&P said to a restart command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RestartAnswer {
-    /// It is under way.
-    Accepted,
-    /// It will not do it over this interface: a human has to.
-    Refused(String),
-    /// No answer, or none that tells.
-    Ambiguous(String),
-}
-
-/// One thing that was done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ActionRecord {
-    /// When.
-    pub at: Timestamp,
-    /// As `InsertRow`, `DeleteRow`, `AdoptRow`, `RestartRouter`.
-    pub action: String,
-    /// The row or node.
-    pub subject: String,
-    /// Why.
-    pub reason: String,
-    /// What came of it.
-    pub outcome: String,
 }
 
 impl Ledger {

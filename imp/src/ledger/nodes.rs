@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axl::Node;
 use crate::observation::{MissingNode, Observation};
 use crate::pkid::Pkid;
-use crate::report::{Event, reasons};
+use crate::reasons;
+use crate::report::Event;
 
-use super::{Baseline, Ledger, NodeRecord};
+use super::{Ledger, NodeRecord};
+use crate::records::Baseline;
 
 /// Takes in the node list; those that are missing, and not for long enough, are put back into it.
 pub(super) fn nodes(ledger: &mut Ledger, seen: &mut Observation, events: &mut Vec<Event>) {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Ledger;
-use super::store::{LedgerFile, LedgerStore, StoreError, publisher_of};
+use crate::ledger::file::{LedgerFile, publisher_of};
+use crate::store::{LedgerStore, StoreError};
 
 /// The ledgers.
 pub struct Shelf {

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 
-use crate::desired::Credentials;
+use crate::access::Credentials;
 use crate::error::{CallError, CallErrorKind};
-use crate::ledger::store::{LedgerStore, StoreError, Stored};
+use crate::store::{LedgerStore, StoreError, Stored};
 
 /// Named texts in memory, with versions.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::desired::ServerTrust;
+use crate::access::ServerTrust;
 use crate::http;
 
 /// Fewer days than these are worth a warning.

@@ -16,7 +16,7 @@ use super::certificate::{self, Facts};
 use super::legacy;
 use super::plan::{CONNECT_TIMEOUT, Plan};
 use super::sheet::{Check, Row, Sheet};
-use crate::desired::ServerTrust;
+use crate::access::ServerTrust;
 use crate::http;
 
 /// A clock that differs by more is worth a warning.

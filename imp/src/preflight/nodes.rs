@@ -8,10 +8,11 @@ use super::plan::Plan;
 use super::publisher::{Access, NodeName};
 use super::sheet::{Check, Row, Sheet};
 use crate::cluster::server;
+use crate::control_center::Services;
 use crate::control_center::listing::Listing;
 use crate::control_center::{ControlCenter, ImpFederation, ServiceState, Which};
 use crate::error::{CallErrorKind, Interface};
-use crate::observation::{CALLS_PER_MINUTE, Services};
+use crate::observation::CALLS_PER_MINUTE;
 
 /// How a router is restarted where the interface does not do it.
 const BY_HAND: &str = "restart it by hand in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, or with the CLI command `utils service restart Cisco XCP Router`";

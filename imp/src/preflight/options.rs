@@ -10,7 +10,7 @@ use xmpp_federation_core::ComponentId;
 
 use super::plan::{Login, Logins, Plan};
 use super::{password, sheet::Sheet};
-use crate::desired::{NodeAddress, ServerTrust};
+use crate::access::{NodeAddress, ServerTrust};
 use crate::http;
 
 /// Environment variable with the password.

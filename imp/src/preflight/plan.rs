@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use crate::axl::AxlVersion;
-use crate::desired::{Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
+use crate::access::AxlVersion;
+use crate::access::{Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
 
 /// How long a port may take to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

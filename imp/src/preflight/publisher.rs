@@ -9,13 +9,15 @@ use super::explain::{explain, within};
 use super::look;
 use super::plan::Plan;
 use super::sheet::{Check, Row, Sheet};
-use crate::axl::{self, Axl, AxlVersion, Table};
+use crate::access::AxlVersion;
+use crate::access::Target;
+use crate::accounts::Logins;
+use crate::axl::{self, Axl, Table};
 use crate::clock::SystemClock;
 use crate::cluster::server;
-use crate::desired::Target;
+use crate::counter::Uncounted;
 use crate::error::{CallError, CallErrorKind, Interface};
-use crate::http::{Caller, Uncounted};
-use crate::ledger::logins::Logins;
+use crate::http::Caller;
 use crate::pkid::Pkid;
 
 /// Most rows and nodes that are listed in one finding.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::need::need;
 use super::watch::look;
-use super::{Input, Next, WaitKind, Waiting, names};
+use super::{Input, Next, WaitKind, Waiting};
 use crate::axl::Node;
 use crate::desired::RestartMode;
+use crate::text::names;
 
 /// How a human restarts a router.
 pub const BY_HAND: &str = "in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, select the node and restart Cisco XCP Router, or on the node's command line: utils service restart Cisco XCP Router";

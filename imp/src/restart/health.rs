@@ -6,9 +6,10 @@ use super::allowed::is_unsettled;
 use super::{Input, Next, WaitKind, Waiting};
 use crate::clock::Elapsed;
 use crate::control_center::ServiceState;
+use crate::control_center::Services;
 use crate::control_center::beside::Down;
 use crate::ledger::Ledger;
-use crate::observation::{Seen, Services};
+use crate::observation::Seen;
 
 /// Whether `other` has to be looked at before `node` is restarted.
 pub(super) fn to_be_read(input: Input<'_>, node: &str, other: &str) -> bool {

@@ -32,14 +32,13 @@
 //! which it found the record. A ledger that was restored, or that is new where rows of ours stand
 //! already, may have lost commands: every node then counts as having one on its way.
 //!
-//! - [`next`] puts it together; [`evidence`] is what proves a start; [`need`] why a router has to be
+//! - [`next`] puts it together; [`crate::observation::started_after`] is what proves a start; [`need`] why a router has to be
 //!   restarted; [`allowed`] whether one may be now, with [`health`] of all nodes, their
 //!   [`redundancy`] groups and the restart [`window`]
 //! - [`watch`]: commands whose outcome is open; [`by_hand`]: what a human does
 
 mod allowed;
 pub mod by_hand;
-pub mod evidence;
 mod health;
 pub mod need;
 mod redundancy;
@@ -53,13 +52,13 @@ use super::clock::Stamp;
 use super::desired::RestartPolicy;
 use super::ledger::Ledger;
 use super::observation::Observation;
+use super::text::names;
 
 use allowed::allowed;
 use by_hand::by_hand;
 use watch::open_restart;
 
 pub use by_hand::asked_of_human;
-pub use evidence::started_after;
 pub use need::{Need, need};
 pub use watch::watch_open;
 
@@ -202,16 +201,4 @@ pub fn next(input: Input<'_>) -> Next {
         }
     }
     later.map_or(Next::Nothing, Next::Wait)
-}
-/// `a`, `a and b`, `a, b and c`.
-pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut names: Vec<&str> = names.collect();
-    let Some(last) = names.pop() else {
-        return "no node".to_owned();
-    };
-    if names.is_empty() {
-        last.to_owned()
-    } else {
-        format!("{} and {last}", names.join(", "))
-    }
 }

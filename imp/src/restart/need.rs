@@ -4,8 +4,8 @@ use std::fmt;
 
 use xmpp_federation_core::ComponentId;
 
-use super::names;
 use crate::ledger::{Ledger, RoundCause};
+use crate::text::names;
 
 /// Why a router has to be restarted; displays as a sentence's part.
 #[derive(Debug, Clone, PartialEq, Eq)]

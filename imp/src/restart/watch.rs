@@ -6,7 +6,8 @@ use super::by_hand::BY_HAND;
 use super::need::need;
 use super::{Input, Next, WaitKind, Waiting};
 use crate::clock::Elapsed;
-use crate::ledger::{Ledger, Restart, RestartAnswer};
+use crate::control_center::RestartAnswer;
+use crate::ledger::{Ledger, Restart};
 
 /// What is to be done about commands whose outcome is open; `None` without any. Where a human is
 /// asked for something that is not needed any more, there is nothing to ask for.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::allowed::asked_since;
-use super::{Input, WaitKind, Waiting, names};
+use super::{Input, WaitKind, Waiting};
 use crate::axl::Node;
 use crate::desired::RestartMode;
+use crate::text::names;
 use crate::window::{State, Window};
 
 /// The wait for the next window of all nodes that wait for it, where `node` does.

@@ -5,10 +5,12 @@
 //! still shows Active.
 
 use super::Input;
-use crate::desired::{Desired, ServerTrust};
+use crate::access::ServerTrust;
+use crate::desired::Desired;
 use crate::error::{CallError, CallErrorKind, Interface};
-use crate::report::{Verdict, reasons};
-use crate::restart::names;
+use crate::reasons;
+use crate::report::Verdict;
+use crate::text::names;
 
 pub(super) fn verdict(input: &Input<'_>) -> Verdict {
     let Input { desired, seen, .. } = *input;

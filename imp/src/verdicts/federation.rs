@@ -3,10 +3,11 @@
 use crate::control_center::ImpFederation;
 use crate::desired::FederationCheck;
 use crate::effects::federation_on;
-use crate::federation::Checked;
+use crate::observation::Checked;
 use crate::observation::Observation;
-use crate::report::{Verdict, reasons};
-use crate::restart::names;
+use crate::reasons;
+use crate::report::Verdict;
+use crate::text::names;
 
 /// How a person turns it off.
 pub(super) const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";

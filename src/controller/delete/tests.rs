@@ -27,8 +27,8 @@ use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Imp;
-use xmpp_federation_imp::ledger::store::{LedgerStore, StoreError, Stored};
 use xmpp_federation_imp::report;
+use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
 
 /// What the API server holds and refuses.
 #[derive(Default)]

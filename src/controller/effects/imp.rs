@@ -15,12 +15,12 @@ use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
-use xmpp_federation_imp::announcement::{Announced, Opened};
-use xmpp_federation_imp::axl::AxlVersion;
+use xmpp_federation_imp::access::AxlVersion;
+use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Activation, Credentials, Desired, FederationCheck, ForeignComponents, Link, NodeAddress, Owner, Place, Requests,
-    RestartMode, RestartPolicy, ServerTrust, Target,
+    Activation, Desired, FederationCheck, ForeignComponents, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
 };
+use xmpp_federation_imp::desired::{Announced, Opened};
 use xmpp_federation_imp::report::NodeReport;
 
 /// On whose behalf clusters are asked for something.

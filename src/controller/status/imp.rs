@@ -8,7 +8,8 @@ use super::{Found, links};
 use crate::api::conditions::{Findings, State, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::request;
-use xmpp_federation_imp::report::{Progress, Report, Status, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{Progress, Report, Status};
 
 /// What the clusters of IM and Presence were found to be.
 pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {

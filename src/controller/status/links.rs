@@ -9,7 +9,7 @@ use super::symptom::{self, Link, Symptom};
 use super::{Found, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use xmpp_federation_imp::report::reasons;
+use xmpp_federation_imp::reasons;
 
 /// Further links that are named beside the first.
 const NAMED: usize = 4;
@@ -131,7 +131,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, Returned};
-    use xmpp_federation_imp::report::{PendingRestart, Verdict, reasons};
+    use xmpp_federation_imp::reasons;
+    use xmpp_federation_imp::report::{PendingRestart, Verdict};
 
     /// What is known of the node's router.
     #[derive(Debug, Clone, Copy)]

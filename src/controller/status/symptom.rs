@@ -9,7 +9,8 @@ use super::super::dereference::EdgePod;
 use super::Found;
 use crate::api::reasons::Reason;
 use crate::api::spec::{ImpSpec, RestartMode};
-use xmpp_federation_imp::report::{NodeReport, Report, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{NodeReport, Report};
 use xmpp_federation_imp::restart::by_hand::BY_HAND;
 
 /// One pod's link to one node.

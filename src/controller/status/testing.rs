@@ -23,7 +23,8 @@ use crate::api::conditions::{State, Type, Verdict};
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::control_center::RouterState;
-use xmpp_federation_imp::report::{self as imp, Report, reasons};
+use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::report::{self as imp, Report};
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {

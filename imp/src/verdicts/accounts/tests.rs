@@ -7,15 +7,14 @@ use rstest::rstest;
 use xmpp_federation_core::SecretBytes;
 
 use super::*;
+use crate::access::{Credentials, SecretVersion, Target};
 use crate::axl::Node;
 use crate::clock::{Clock as _, Stamp, SystemClock};
+use crate::control_center::Services;
 use crate::control_center::{ImpFederation, ServiceState};
-use crate::desired::{
-    Activation, Credentials, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy, SecretVersion,
-    Target,
-};
+use crate::desired::{Activation, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
 use crate::effects::{Step, Wait, Why};
-use crate::observation::{Failure, Observation, Seen, Services};
+use crate::observation::{Failure, Observation, Seen};
 use crate::pkid::Pkid;
 use crate::report::Status;
 

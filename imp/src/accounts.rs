@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard};
 
-use super::store::{LedgerStore, StoreError, Stored};
+use crate::access::{Credentials, Rest, SecretVersion};
 use crate::clock::{Clock, Stamp};
-use crate::desired::{Credentials, SecretVersion};
 use crate::error::CallErrorKind;
+use crate::store::{LedgerStore, StoreError, Stored};
 
 /// Name of the ConfigMap.
 const NAME: &str = "xmpp-federation-imp-logins";
@@ -94,19 +94,6 @@ pub enum Outcome {
     Rejected,
     /// No answer.
     Untold,
-}
-
-/// Why an account rests.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rest {
-    /// When it was answered 401, or may have been.
-    pub since: Timestamp,
-    /// When it is tried again at the earliest.
-    pub retry_at: Timestamp,
-    /// `namespace/name` of another Secret with the same account that was used then.
-    pub other: Option<String>,
-    /// Whether the answer is known: `false` where an operator ended during the call.
-    pub told: bool,
 }
 
 /// One use of a Secret: which, and whose account it holds.

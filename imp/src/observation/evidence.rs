@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::control_center::ServiceState;
-use crate::ledger::Baseline;
-use crate::observation::{Seen, Services};
+use crate::control_center::{ServiceState, Services};
+use crate::observation::Seen;
+use crate::records::Baseline;
 
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;

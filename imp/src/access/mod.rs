@@ -1,0 +1,110 @@
+//! How a cluster is reached: names, addresses, accounts, trust.
+
+mod version;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use xmpp_federation_core::SecretBytes;
+
+pub use version::{AxlVersion, AxlVersionError};
+
+/// How to reach an IM&P cluster.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Name of the entry in `spec.imp`.
+    pub name: String,
+    /// Host name or address of the publisher, lower case.
+    pub publisher: String,
+    /// HTTPS port of AXL and Control Center, 8443 by default.
+    pub port: u16,
+    /// Fixed AXL version; `None`: detected.
+    pub axl_version: Option<AxlVersion>,
+    /// Address overrides by node name (lower case); names not in here are resolved.
+    pub addresses: BTreeMap<String, NodeAddress>,
+    /// Account for AXL.
+    pub axl: Credentials,
+    /// Account for Control Center; `None`: the same.
+    pub control_center: Option<Credentials>,
+    /// How the nodes' certificates are judged.
+    pub tls: ServerTrust,
+}
+
+/// Where a node answers instead of what its name resolves to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The HTTPS port, where it is not the target's.
+    pub port: Option<u16>,
+}
+
+impl From<IpAddr> for NodeAddress {
+    fn from(address: IpAddr) -> Self {
+        Self { address, port: None }
+    }
+}
+
+/// A user name and password read from a Secret.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Where they come from.
+    pub secret: SecretVersion,
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: SecretBytes,
+}
+
+/// One version of a Secret: its content as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretVersion {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID: a Secret deleted and created again is another one.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+impl std::fmt::Display for SecretVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}/{} (resourceVersion {})",
+            self.namespace, self.name, self.resource_version
+        )
+    }
+}
+
+/// How a node's certificate is judged; exactly one way.
+#[derive(Debug, Clone)]
+pub enum ServerTrust {
+    /// It must chain to one of these certificates (PEM) and carry the host's name.
+    Ca {
+        /// One or more certificates.
+        pem: Vec<u8>,
+        /// Where they come from, for messages: `Secret imp-ca, key ca.crt`.
+        source: String,
+    },
+    /// The leaf's SHA-256 fingerprint must be one of these; neither name nor issuer count.
+    Pinned(Vec<[u8; 32]>),
+    /// Anything is accepted: the explicit opt-out.
+    Insecure,
+}
+
+/// Why an account rests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// When it was answered 401, or may have been.
+    pub since: Timestamp,
+    /// When it is tried again at the earliest.
+    pub retry_at: Timestamp,
+    /// `namespace/name` of another Secret with the same account that was used then.
+    pub other: Option<String>,
+    /// Whether the answer is known: `false` where an operator ended during the call.
+    pub told: bool,
+}
