@@ -52,6 +52,8 @@ pub mod report;
 pub mod restart;
 pub mod soap;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod timings;
 pub mod verdicts;

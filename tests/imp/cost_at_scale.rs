@@ -15,10 +15,11 @@ use xmpp_federation_imp::desired::{Activation, Desired, Link, Owner};
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Progress, Status};
 use xmpp_federation_imp::store::LedgerStore;
+use xmpp_federation_imp::testing::TestStore;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::cost::MovedClock;
-use crate::support::{MemoryStore, desired, quick, quick_timings};
+use crate::support::{desired, quick, quick_timings};
 
 const CLUSTERS: usize = 20;
 const PER_CLUSTER: usize = 10;
@@ -144,7 +145,7 @@ async fn register(sims: &[SimulatedImp], store: Arc<dyn LedgerStore>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
     let sims = join_all((0..CLUSTERS).map(cluster)).await;
-    let store = Arc::new(MemoryStore::default());
+    let store = Arc::new(TestStore::default());
     let ledgers = || Arc::clone(&store) as Arc<dyn LedgerStore>;
 
     register(&sims, ledgers()).await;

@@ -2,100 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use testkit_simulator::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
-use xmpp_federation_core::{ComponentId, SecretBytes};
+use xmpp_federation_core::ComponentId;
 use xmpp_federation_imp::Imp;
-use xmpp_federation_imp::access::{Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
+use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust};
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
-use xmpp_federation_imp::desired::{
-    Activation, Desired, ForeignComponents, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
-};
-use xmpp_federation_imp::desired::{Announced, Opened};
+use xmpp_federation_imp::desired::{Announced, Desired, Link, Opened};
 use xmpp_federation_imp::report::{Event, Report, Status as Verdict};
-use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::store::LedgerStore;
+use xmpp_federation_imp::testing::{self, TestStore};
 use xmpp_federation_imp::timings::Timings;
 
 /// Names in the lab.
 pub const PUBLISHER: &str = "ecup10.coluc.com";
 pub const SUBSCRIBER: &str = "ecup10s.coluc.com";
 
-/// ConfigMaps in memory: versions and identities as the API server gives them.
-#[derive(Default)]
-pub struct MemoryStore(Mutex<BTreeMap<String, Stored>>, Mutex<u64>, Mutex<u64>);
-
-impl MemoryStore {
-    fn next(&self) -> String {
-        let mut version = self.1.lock().unwrap();
-        *version += 1;
-        version.to_string()
-    }
-
-    /// How many writes there were.
-    pub fn writes(&self) -> u64 {
-        *self.1.lock().unwrap()
-    }
-
-    /// How many of them were into a cluster's ledger; the others note the use of accounts.
-    pub fn ledger_writes(&self) -> u64 {
-        *self.2.lock().unwrap()
-    }
-
-    /// Loses everything, as a cluster rebuilt from Git does.
-    pub fn lose(&self) {
-        self.0.lock().unwrap().clear();
-    }
-
-    /// Everything in it, for looking for secrets.
-    pub fn text(&self) -> String {
-        format!("{:?}", self.0.lock().unwrap())
-    }
-}
-
-impl LedgerStore for MemoryStore {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().unwrap().get(name).cloned()) })
-    }
-
-    fn write<'a>(
-        &'a self,
-        name: &'a str,
-        data: String,
-        expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        Box::pin(async move {
-            let version = self.next();
-            let mut maps = self.0.lock().unwrap();
-            let current = maps.get(name);
-            if current.map(|stored| stored.version.as_str()) != expected {
-                return Err(StoreError::Conflict);
-            }
-            let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
-            let stored = Stored { data, version, uid };
-            if xmpp_federation_imp::ledger::file::publisher_of(name).is_some() {
-                *self.2.lock().unwrap() += 1;
-            }
-            maps.insert(name.to_owned(), stored.clone());
-            Ok(stored)
-        })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().unwrap().keys().cloned().collect()) })
-    }
-
-    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
-        Box::pin(async { Ok([1; 32]) })
-    }
-}
-
 /// One simulated cluster and one operator.
 pub struct Bench {
     pub sim: SimulatedImp,
-    pub store: Arc<MemoryStore>,
+    pub store: Arc<TestStore>,
     timings: Timings,
     pub operator: Imp,
     pub desired: Desired,
@@ -149,16 +77,7 @@ pub fn id(slot: usize) -> ComponentId {
 }
 
 pub fn secret(version: &str, password: &str) -> Credentials {
-    Credentials {
-        secret: SecretVersion {
-            namespace: "federation".into(),
-            name: "cups-axl".into(),
-            uid: "u-1".into(),
-            resource_version: version.into(),
-        },
-        username: "axluser".into(),
-        password: SecretBytes::new(password.as_bytes().to_vec()),
-    }
+    testing::credentials("cups-axl", version, "axluser", password)
 }
 
 /// A fingerprint from its hexadecimal form.
@@ -179,7 +98,7 @@ impl Bench {
     /// The same with other waits.
     pub async fn timed(config: ImpConfig, timings: Timings) -> Self {
         let sim = SimulatedImp::start(config).await.unwrap();
-        let store = Arc::new(MemoryStore::default());
+        let store = Arc::new(TestStore::default());
         let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>).timed(timings);
         let desired = desired(&sim);
         Self {
@@ -367,42 +286,13 @@ pub fn desired(sim: &SimulatedImp) -> Desired {
             .values()
             .all(|address| address.address == IpAddr::from([127, 0, 0, 1]))
     );
-    let owner = Owner {
-        namespace: "federation".into(),
-        name: "coluc".into(),
-        uid: "r-1".into(),
+    let mut desired = testing::desired();
+    desired.target.addresses = addresses;
+    desired.target.axl = secret("1", "axlpassword");
+    desired.target.tls = ServerTrust::Ca {
+        pem: sim.ca_pem().as_bytes().to_vec(),
+        source: "Secret imp-ca, key ca.crt".into(),
     };
-    Desired {
-        live_owners: BTreeSet::from([owner.uid.clone()]),
-        owner,
-        target: Target {
-            name: "main".into(),
-            publisher: "cups.ciscotac.net".into(),
-            port: 8443,
-            axl_version: None,
-            addresses,
-            axl: secret("1", "axlpassword"),
-            control_center: None,
-            tls: ServerTrust::Ca {
-                pem: sim.ca_pem().as_bytes().to_vec(),
-                source: "Secret imp-ca, key ca.crt".into(),
-            },
-        },
-        component_ids: vec![id(0)],
-        activation: Activation::Active,
-        restart: RestartPolicy {
-            mode: RestartMode::Automatic,
-            propagation_delay: Duration::from_secs(1),
-            min_interval: Duration::ZERO,
-        },
-        foreign_components: ForeignComponents::Refuse,
-        maintenance: false,
-        federation_check: None,
-        hold_acts: false,
-        place: Place::default(),
-        poll_interval: Duration::from_mins(5),
-        requests: Requests::default(),
-        announces: false,
-        links: Vec::new(),
-    }
+    desired.component_ids = vec![id(0)];
+    desired
 }

@@ -1,10 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use futures::future::BoxFuture;
 use rstest::rstest;
-use xmpp_federation_core::SecretBytes;
 
 use super::*;
+use crate::testing::{self, TestStore};
 
 fn stamp(process: u64, second: i64) -> Stamp {
     Stamp {
@@ -15,16 +14,7 @@ fn stamp(process: u64, second: i64) -> Stamp {
 }
 
 fn credentials(name: &str, resource_version: &str, password: &str) -> Credentials {
-    Credentials {
-        secret: SecretVersion {
-            namespace: "ns".into(),
-            name: name.into(),
-            uid: format!("u-{name}"),
-            resource_version: resource_version.into(),
-        },
-        username: "axluser".into(),
-        password: SecretBytes::new(password.as_bytes().to_vec()),
-    }
+    testing::credentials(name, resource_version, "axluser", password)
 }
 
 fn used(name: &str, resource_version: &str, account: &str) -> Use {
@@ -55,10 +45,10 @@ const TRYING: LoginState = LoginState::Trying(Stamp {
 #[case::rejected_in_another_process(REJECTED, used("a", "7", "x"), stamp(2, 10), Some((3600, None, true)))]
 #[case::rejected_an_hour_ago(REJECTED, used("a", "7", "x"), stamp(1, 3600), None)]
 #[case::rejected_of_another_version(REJECTED, used("a", "8", "y"), stamp(1, 10), None)]
-#[case::the_same_account_under_another_name(REJECTED, used("b", "1", "x"), stamp(1, 10), Some((3600, Some("ns/a"), true)))]
+#[case::the_same_account_under_another_name(REJECTED, used("b", "1", "x"), stamp(1, 10), Some((3600, Some("federation/a"), true)))]
 #[case::another_account_under_another_name(REJECTED, used("b", "1", "y"), stamp(1, 10), None)]
 #[case::died_while_trying(TRYING, used("a", "7", "x"), stamp(2, 10), Some((3600, None, false)))]
-#[case::died_while_trying_another_name(TRYING, used("b", "7", "x"), stamp(2, 10), Some((3600, Some("ns/a"), false)))]
+#[case::died_while_trying_another_name(TRYING, used("b", "7", "x"), stamp(2, 10), Some((3600, Some("federation/a"), false)))]
 #[case::its_own_last_call(TRYING, used("a", "7", "x"), stamp(1, 10), None)]
 #[case::nothing_told(LoginState::Untold, used("a", "7", "x"), stamp(2, 10), None)]
 fn one_401_per_secret_version_and_account(
@@ -68,7 +58,7 @@ fn one_401_per_secret_version_and_account(
     #[case] expected: Expected,
 ) {
     let record = Record {
-        secrets: BTreeMap::from([("ns/a".to_owned(), used("a", "7", "x").login(state))]),
+        secrets: BTreeMap::from([("federation/a".to_owned(), used("a", "7", "x").login(state))]),
         rejected: BTreeMap::new(),
     };
     let expected = expected.map(|(second, other, told)| Rest {
@@ -92,53 +82,6 @@ fn a_digest_tells_accounts_apart_and_nothing_else() {
     assert_ne!(one, digest(&key, &shifted).unwrap());
 }
 
-/// One object in memory, whose writes can be made to fail as those of a process that died.
-#[derive(Default)]
-struct Memory {
-    stored: Mutex<Option<Stored>>,
-    dead: std::sync::atomic::AtomicBool,
-}
-
-impl LedgerStore for Memory {
-    fn read<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        Box::pin(async move { Ok(self.stored.lock().unwrap().clone()) })
-    }
-
-    fn write<'a>(
-        &'a self,
-        _name: &'a str,
-        data: String,
-        expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        Box::pin(async move {
-            if self.dead.load(std::sync::atomic::Ordering::SeqCst) {
-                return Err(StoreError::Unavailable("the process is gone".into()));
-            }
-            let mut stored = self.stored.lock().unwrap();
-            let version = stored.as_ref().map(|stored| stored.version.clone());
-            if version.as_deref() != expected {
-                return Err(StoreError::Conflict);
-            }
-            let next = version.map_or(1, |version| version.parse::<u64>().unwrap() + 1);
-            let written = Stored {
-                data,
-                version: next.to_string(),
-                uid: "u".into(),
-            };
-            *stored = Some(written.clone());
-            Ok(written)
-        })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
-        Box::pin(async { Ok([1; 32]) })
-    }
-}
-
 struct Process(u64);
 
 impl Clock for Process {
@@ -147,23 +90,23 @@ impl Clock for Process {
     }
 }
 
-fn process(store: &Arc<Memory>, number: u64) -> Arc<Logins> {
+fn process(store: &Arc<TestStore>, number: u64) -> Arc<Logins> {
     let store: Arc<dyn LedgerStore> = Arc::clone(store) as _;
     Arc::new(Logins::new(store, Arc::new(Process(number))))
 }
 
 #[tokio::test]
 async fn an_operator_that_dies_before_it_records_a_401_costs_no_second_one() {
-    let store = Arc::new(Memory::default());
+    let store = Arc::new(TestStore::default());
     let account = credentials("a", "1", "secret");
     let first = process(&store, 1);
     let permit = first.begin(&account).await.unwrap();
     permit.finish(Outcome::Accepted).await;
     // The password changes at IM&P, and the process ends between the answer and its record.
     let permit = first.begin(&account).await.unwrap();
-    store.dead.store(true, std::sync::atomic::Ordering::SeqCst);
+    store.set_dead(true);
     permit.finish(Outcome::Rejected).await;
-    store.dead.store(false, std::sync::atomic::Ordering::SeqCst);
+    store.set_dead(false);
 
     let second = process(&store, 2);
     let same_account = credentials("b", "1", "secret");
@@ -183,7 +126,7 @@ async fn an_operator_that_dies_before_it_records_a_401_costs_no_second_one() {
 
 #[tokio::test]
 async fn a_human_does_not_lift_the_rest_after_a_401_that_was_told() {
-    let store = Arc::new(Memory::default());
+    let store = Arc::new(TestStore::default());
     let account = credentials("a", "1", "secret");
     let logins = process(&store, 1);
     let permit = logins.begin(&account).await.unwrap();
@@ -198,7 +141,7 @@ async fn a_human_does_not_lift_the_rest_after_a_401_that_was_told() {
 
 #[tokio::test]
 async fn two_secrets_with_one_account_are_not_used_at_the_same_time() {
-    let store = Arc::new(Memory::default());
+    let store = Arc::new(TestStore::default());
     let logins = process(&store, 1);
     let permit = logins.begin(&credentials("a", "1", "secret")).await.unwrap();
     let other = credentials("b", "1", "secret");
@@ -206,7 +149,7 @@ async fn two_secrets_with_one_account_are_not_used_at_the_same_time() {
     assert!(futures::poll!(&mut waiting).is_pending());
     permit.finish(Outcome::Rejected).await;
     match waiting.await {
-        Err(CallErrorKind::Held(rest)) => assert_eq!(rest.other.as_deref(), Some("ns/a")),
+        Err(CallErrorKind::Held(rest)) => assert_eq!(rest.other.as_deref(), Some("federation/a")),
         _ => panic!("the account was used again"),
     }
 }

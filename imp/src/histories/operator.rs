@@ -1,20 +1,17 @@
 //! Processes of the operator: the real plan, ledger and transitions, with the world's answers in
 //! place of calls. What [`crate::cluster`] does around them is done here in the same order.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
-
-use xmpp_federation_core::SecretBytes;
 
 use super::mutants::Mutant;
 use super::operations::Fault;
 use super::world::{DELAY_MS, NAMES, RESTART_MS, World};
-use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
 use crate::axl::{Node, Row, Table};
 use crate::clock::Stamp;
 use crate::control_center::ImpFederation;
 use crate::control_center::RestartAnswer;
-use crate::desired::{Activation, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
+use crate::desired::{Activation, Desired, RestartMode};
 use crate::effects::{Act, Input, Step, Wait, Why, plan};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;
@@ -23,6 +20,7 @@ use crate::observation::{Failure, Observation, Read, Seen};
 use crate::pkid::Pkid;
 use crate::registration::Blocked;
 use crate::restart::WaitKind;
+use crate::testing;
 
 /// A process and what it knows.
 #[derive(Clone, Default)]
@@ -59,50 +57,13 @@ struct Known {
 }
 
 pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
-    let owner = Owner {
-        namespace: "n".into(),
-        name: uid.into(),
-        uid: uid.into(),
-    };
-    Desired {
-        live_owners: BTreeSet::from(["u".into(), "second".into()]),
-        owner,
-        target: Target {
-            name: "main".into(),
-            publisher: "cups".into(),
-            port: 8443,
-            axl_version: None,
-            addresses: BTreeMap::new(),
-            axl: Credentials {
-                secret: SecretVersion {
-                    namespace: "n".into(),
-                    name: "s".into(),
-                    uid: "u".into(),
-                    resource_version: "1".into(),
-                },
-                username: "u".into(),
-                password: SecretBytes::new(Vec::new()),
-            },
-            control_center: None,
-            tls: ServerTrust::Insecure,
-        },
-        component_ids: Vec::new(),
-        activation: Activation::Active,
-        restart: RestartPolicy {
-            mode: RestartMode::Automatic,
-            propagation_delay: Duration::from_millis(DELAY_MS),
-            min_interval: Duration::from_millis(min_interval_ms),
-        },
-        foreign_components: ForeignComponents::Refuse,
-        maintenance: false,
-        federation_check: None,
-        hold_acts: false,
-        place: Place::default(),
-        poll_interval: Duration::from_mins(5),
-        requests: Requests::default(),
-        announces: false,
-        links: Vec::new(),
-    }
+    let mut desired = testing::desired();
+    desired.live_owners = BTreeSet::from(["u".into(), "second".into()]);
+    desired.owner.name = uid.into();
+    desired.owner.uid = uid.into();
+    desired.restart.propagation_delay = Duration::from_millis(DELAY_MS);
+    desired.restart.min_interval = Duration::from_millis(min_interval_ms);
+    desired
 }
 
 /// Which operator acts for which resource.

@@ -1,66 +1,9 @@
-//! Accounts of a process without Kubernetes: the login ledger in memory, and whether an account
-//! may be used once more.
+//! Accounts of a process without Kubernetes: whether an account may be used once more.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-
-use futures::future::BoxFuture;
 
 use crate::access::Credentials;
 use crate::error::{CallError, CallErrorKind};
-use crate::store::{LedgerStore, StoreError, Stored};
-
-/// Named texts in memory, with versions.
-#[derive(Default)]
-pub struct MemoryStore {
-    texts: Mutex<BTreeMap<String, Stored>>,
-}
-
-impl LedgerStore for MemoryStore {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        Box::pin(async move {
-            let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(texts.get(name).cloned())
-        })
-    }
-
-    fn write<'a>(
-        &'a self,
-        name: &'a str,
-        data: String,
-        expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        Box::pin(async move {
-            let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-            let current = texts.get(name).map(|stored| stored.version.as_str());
-            if current != expected {
-                return Err(StoreError::Conflict);
-            }
-            let version = current
-                .and_then(|version| version.parse::<u64>().ok())
-                .unwrap_or_default();
-            let stored = Stored {
-                data,
-                version: (version + 1).to_string(),
-                uid: name.to_owned(),
-            };
-            texts.insert(name.to_owned(), stored.clone());
-            Ok(stored)
-        })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move {
-            let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(texts.keys().cloned().collect())
-        })
-    }
-
-    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
-        // Nothing that it protects outlives the process.
-        Box::pin(async { Ok([0; 32]) })
-    }
-}
 
 /// What is known of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use xmpp_federation_core::ComponentId;
 
-use super::account::{Account, MemoryStore};
+use super::account::Account;
 use super::explain::{explain, within};
 use super::look;
 use super::plan::Plan;
@@ -19,6 +19,7 @@ use crate::counter::Uncounted;
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::http::Caller;
 use crate::pkid::Pkid;
+use crate::store::MemoryStore;
 
 /// Most rows and nodes that are listed in one finding.
 const LISTED: usize = 12;

@@ -14,7 +14,6 @@ use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
@@ -28,7 +27,7 @@ use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::report;
-use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::store::{LedgerStore, MemoryStore};
 
 /// What the API server holds and refuses.
 #[derive(Default)]
@@ -121,44 +120,11 @@ fn client(server: &Arc<Mutex<ApiServer>>) -> Client {
     Client::new(service, "federation")
 }
 
-/// ConfigMaps in memory.
-#[derive(Default)]
-struct Ledgers(Mutex<BTreeMap<String, Stored>>);
-
-impl LedgerStore for Ledgers {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().unwrap().get(name).cloned()) })
-    }
-    fn write<'a>(
-        &'a self,
-        name: &'a str,
-        data: String,
-        expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
-        Box::pin(async move {
-            let version = expected.map_or(1, |v| v.parse::<u64>().unwrap() + 1);
-            let stored = Stored {
-                data,
-                version: version.to_string(),
-                uid: name.to_owned(),
-            };
-            self.0.lock().unwrap().insert(name.to_owned(), stored.clone());
-            Ok(stored)
-        })
-    }
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().unwrap().keys().cloned().collect()) })
-    }
-    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
-        Box::pin(async { Ok([1; 32]) })
-    }
-}
-
 /// A resource that is being deleted, with two rows in the table of a simulated cluster.
 struct Bench {
     sim: SimulatedImp,
     server: Arc<Mutex<ApiServer>>,
-    ledgers: Arc<Ledgers>,
+    ledgers: Arc<MemoryStore>,
     context: Context,
     owner: Owner,
 }
@@ -209,7 +175,7 @@ impl Bench {
             secrets: secrets.into_iter().collect(),
             ..ApiServer::default()
         }));
-        let ledgers = Arc::new(Ledgers::default());
+        let ledgers = Arc::new(MemoryStore::default());
         let context = Self::context(&server, &ledgers);
         let owner = crate::controller::testing::owner();
         let bench = Self {
@@ -224,7 +190,7 @@ impl Bench {
         bench
     }
 
-    fn context(server: &Arc<Mutex<ApiServer>>, ledgers: &Arc<Ledgers>) -> Context {
+    fn context(server: &Arc<Mutex<ApiServer>>, ledgers: &Arc<MemoryStore>) -> Context {
         let ledgers = Arc::clone(ledgers) as Arc<dyn LedgerStore>;
         Context::new(
             client(server),
@@ -499,15 +465,11 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
 async fn after_a_removal_the_record_is_free_for_another_resource() {
     let bench = Bench::start().await;
     bench.delete().await;
-    let texts: Vec<String> = bench
-        .ledgers
-        .0
-        .lock()
-        .unwrap()
-        .iter()
-        .filter(|(_, stored)| stored.data.contains("DeleteRow"))
-        .map(|(_, stored)| stored.data.clone())
-        .collect();
+    let mut texts = Vec::new();
+    for name in bench.ledgers.names().await.unwrap() {
+        let stored = bench.ledgers.read(&name).await.unwrap().unwrap();
+        texts.extend(stored.data.contains("DeleteRow").then_some(stored.data));
+    }
     let ledger: Value = serde_json::from_str(&texts[0]).unwrap();
     assert_eq!(ledger["ledger"]["owner"], Value::Null, "{ledger:#}");
     assert_eq!(ledger["ledger"]["rows"], json!({}), "{ledger:#}");
@@ -551,7 +513,7 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
 async fn rows_that_a_lost_record_does_not_show_are_told_and_stay() {
     let mut bench = Bench::start().await;
     let rows = bench.rows();
-    bench.ledgers.0.lock().unwrap().clear();
+    bench.ledgers.clear();
     bench.restart_operator();
     bench.delete().await;
     assert_eq!(bench.rows(), rows);

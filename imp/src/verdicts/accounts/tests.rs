@@ -1,22 +1,17 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
 use jiff::Timestamp;
 use rstest::rstest;
-use xmpp_federation_core::SecretBytes;
 
 use super::*;
-use crate::access::{Credentials, SecretVersion, Target};
 use crate::axl::Node;
 use crate::clock::{Clock as _, Stamp, SystemClock};
 use crate::control_center::Services;
 use crate::control_center::{ImpFederation, ServiceState};
-use crate::desired::{Activation, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
 use crate::effects::{Step, Wait, Why};
 use crate::observation::{Failure, Observation, Seen};
 use crate::pkid::Pkid;
 use crate::report::Status;
+use crate::testing::{self, credentials};
 
 /// Which account Control Center is asked with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,58 +24,15 @@ enum Account {
     Other,
 }
 
-fn credentials(secret: &str, username: &str) -> Credentials {
-    Credentials {
-        secret: SecretVersion {
-            namespace: "federation".to_owned(),
-            name: secret.to_owned(),
-            uid: secret.to_owned(),
-            resource_version: "7".to_owned(),
-        },
-        username: username.to_owned(),
-        password: SecretBytes::new(b"hunter2".to_vec()),
-    }
-}
-
 fn desired(account: Account) -> Desired {
-    Desired {
-        owner: Owner {
-            namespace: "federation".to_owned(),
-            name: "coluc".to_owned(),
-            uid: "r-1".to_owned(),
-        },
-        live_owners: BTreeSet::new(),
-        target: Target {
-            name: "main".to_owned(),
-            publisher: "cups.ciscotac.net".to_owned(),
-            port: 8443,
-            axl_version: None,
-            addresses: BTreeMap::new(),
-            axl: credentials("cups-axl", "axluser"),
-            control_center: match account {
-                Account::One => None,
-                Account::TwoSecrets => Some(credentials("cups-cc", "axluser")),
-                Account::Other => Some(credentials("cups-cc", "ccuser")),
-            },
-            tls: ServerTrust::Insecure,
-        },
-        component_ids: Vec::new(),
-        announces: false,
-        place: Place::default(),
-        activation: Activation::Active,
-        restart: RestartPolicy {
-            mode: RestartMode::Automatic,
-            propagation_delay: Duration::from_secs(30),
-            min_interval: Duration::ZERO,
-        },
-        foreign_components: ForeignComponents::Refuse,
-        federation_check: None,
-        maintenance: false,
-        hold_acts: false,
-        poll_interval: Duration::from_mins(5),
-        requests: Requests::default(),
-        links: Vec::new(),
-    }
+    let own = |secret, username| Some(credentials(secret, "7", username, "hunter2"));
+    let mut desired = testing::desired();
+    desired.target.control_center = match account {
+        Account::One => None,
+        Account::TwoSecrets => own("cups-cc", "axluser"),
+        Account::Other => own("cups-cc", "ccuser"),
+    };
+    desired
 }
 
 fn failure(interface: Interface, status: u16, desired: &Desired, now: Stamp) -> Failure {

@@ -1,0 +1,140 @@
+//! What tests of this crate and of the operator share.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use xmpp_federation_core::SecretBytes;
+
+use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
+use crate::desired::{Activation, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
+use crate::ledger::file::publisher_of;
+use crate::store::{LedgerStore, MemoryStore, StoreError, Stored};
+
+/// ConfigMaps in memory, whose writes are counted and can be made to fail.
+#[derive(Default)]
+pub struct TestStore {
+    store: MemoryStore,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    writes: u64,
+    ledger_writes: u64,
+    dead: bool,
+}
+
+impl TestStore {
+    /// How many writes there were.
+    pub fn writes(&self) -> u64 {
+        self.state.lock().unwrap().writes
+    }
+
+    /// How many of them were into a cluster's ledger; the others note the use of accounts.
+    pub fn ledger_writes(&self) -> u64 {
+        self.state.lock().unwrap().ledger_writes
+    }
+
+    /// Writes fail from now on, as those of a process that died, or work again.
+    pub fn set_dead(&self, dead: bool) {
+        self.state.lock().unwrap().dead = dead;
+    }
+
+    /// Loses everything, as a cluster rebuilt from Git does.
+    pub fn lose(&self) {
+        self.store.clear();
+    }
+
+    /// Everything in it, for looking for secrets.
+    pub fn text(&self) -> String {
+        format!("{:?}", self.store)
+    }
+}
+
+impl LedgerStore for TestStore {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        self.store.read(name)
+    }
+
+    fn write<'a>(
+        &'a self,
+        name: &'a str,
+        data: String,
+        expected: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+        Box::pin(async move {
+            if self.state.lock().unwrap().dead {
+                return Err(StoreError::Unavailable("the process is gone".into()));
+            }
+            let written = self.store.write(name, data, expected).await;
+            let mut state = self.state.lock().unwrap();
+            state.writes += 1;
+            state.ledger_writes += u64::from(written.is_ok() && publisher_of(name).is_some());
+            written
+        })
+    }
+
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.store.names()
+    }
+
+    fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+        self.store.key()
+    }
+}
+
+/// A cluster as a resource wants it: an active one, without component ids, addresses and links.
+pub fn desired() -> Desired {
+    let owner = Owner {
+        namespace: "federation".to_owned(),
+        name: "coluc".to_owned(),
+        uid: "r-1".to_owned(),
+    };
+    Desired {
+        live_owners: BTreeSet::from([owner.uid.clone()]),
+        owner,
+        target: Target {
+            name: "main".to_owned(),
+            publisher: "cups.ciscotac.net".to_owned(),
+            port: 8443,
+            axl_version: None,
+            addresses: BTreeMap::new(),
+            axl: credentials("cups-axl", "7", "axluser", "hunter2"),
+            control_center: None,
+            tls: ServerTrust::Insecure,
+        },
+        component_ids: Vec::new(),
+        activation: Activation::Active,
+        restart: RestartPolicy {
+            mode: RestartMode::Automatic,
+            propagation_delay: Duration::from_secs(1),
+            min_interval: Duration::ZERO,
+        },
+        foreign_components: ForeignComponents::Refuse,
+        federation_check: None,
+        maintenance: false,
+        hold_acts: false,
+        poll_interval: Duration::from_mins(5),
+        requests: Requests::default(),
+        announces: false,
+        place: Place::default(),
+        links: Vec::new(),
+    }
+}
+
+/// An account of a Secret in the namespace `federation`.
+pub fn credentials(secret: &str, version: &str, username: &str, password: &str) -> Credentials {
+    Credentials {
+        secret: SecretVersion {
+            namespace: "federation".to_owned(),
+            name: secret.to_owned(),
+            uid: secret.to_owned(),
+            resource_version: version.to_owned(),
+        },
+        username: username.to_owned(),
+        password: SecretBytes::new(password.as_bytes().to_vec()),
+    }
+}
