@@ -14,6 +14,7 @@ use super::names::Owner;
 use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
+use xmpp_federation_imp::access::AxlVersion;
 use xmpp_federation_imp::window::Window;
 
 /// What the operator itself adds to every resource.
@@ -112,6 +113,10 @@ pub struct Imp {
     pub window: Option<Window>,
     /// Which hosted domains it serves; empty: all.
     pub domains: Vec<Domain>,
+    /// HTTPS port of AXL and Control Center.
+    pub axl_port: u16,
+    /// Fixed AXL version; `None`: detected.
+    pub axl_version: Option<AxlVersion>,
     /// Port of the routers.
     pub router_port: u16,
     /// Address overrides by lower-case node name.
@@ -160,6 +165,15 @@ impl Problems {
         text.parse()
             .map_err(|_| self.0.push(format!("{field}: {text:?} is not {wanted}")))
             .ok()
+    }
+    /// A port; 0 with a problem noted, so that the value is used nowhere.
+    fn port(&mut self, field: &str, number: i32) -> u16 {
+        let port = u16::try_from(number).unwrap_or_default();
+        if port == 0 {
+            self.0
+                .push(format!("{field}: {number} is not a TCP port; write 1 to 65535"));
+        }
+        port
     }
     fn all<'a, T: FromStr>(&mut self, field: &str, texts: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<T> {
         texts
@@ -312,9 +326,10 @@ fn static_routes(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[D
         let addresses = route
             .addresses
             .iter()
-            .map(|a| HostPort {
+            .enumerate()
+            .map(|(n, a)| HostPort {
                 host: a.host.clone(),
-                port: port(a.port),
+                port: problems.port(&format!("{field}.addresses[{n}].port"), a.port),
             })
             .collect();
         routes.push(StaticRoute { domain, addresses });
@@ -537,11 +552,18 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
                 format!("{field}.restart.mode: Window needs restart.window; write its schedule and duration")
             }));
     }
+    let axl_version = entry.axl.version.as_ref().and_then(|text| {
+        let read = text.parse::<AxlVersion>();
+        read.map_err(|error| problems.0.push(format!("{field}.axl.version: {error}")))
+            .ok()
+    });
     Imp {
         spec: entry.clone(),
         window,
         domains,
-        router_port: port(entry.router.port),
+        axl_port: problems.port(&format!("{field}.axl.port"), entry.axl.port),
+        axl_version,
+        router_port: problems.port(&format!("{field}.router.port"), entry.router.port),
         addresses,
         pins,
     }
@@ -573,10 +595,6 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
         .collect();
     (digits.len() == 64).then_some(())?;
     bytes.try_into().ok()
-}
-
-fn port(number: i32) -> u16 {
-    u16::try_from(number).unwrap_or(0)
 }
 
 fn limits(spec: &LimitsSpec) -> Limits {
@@ -705,6 +723,10 @@ mod tests {
     #[case("/imp/0/domains", json!(["other.example"]), "add it there")]
     #[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
     #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
+    #[case("/imp/0/axl", json!({"version": "14"}), "spec.imp[main].axl.version: \"14\" is not an AXL version; write major and minor number")]
+    #[case("/imp/0/axl", json!({"port": 0}), "spec.imp[main].axl.port: 0 is not a TCP port; write 1 to 65535")]
+    #[case("/imp/0/router/port", json!(74000), "spec.imp[main].router.port: 74000 is not a TCP port")]
+    #[case("/staticRoutes", json!([{"domain": "a.example", "addresses": [{"host": "198.51.100.20", "port": -1}]}]), "spec.staticRoutes[0].addresses[0].port: -1 is not a TCP port")]
     #[case("/imp/0/restart", json!({"mode": "Window"}), "spec.imp[main].restart.mode: Window needs restart.window")]
     #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 30 2 *", "duration": "1h"}}), "spec.imp[main].restart.window.schedule: \"0 2 30 2 *\" never comes")]
     #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "30s"}}), "spec.imp[main].restart.window.duration: 30 s is too short")]

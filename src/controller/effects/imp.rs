@@ -15,7 +15,6 @@ use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
-use xmpp_federation_imp::access::AxlVersion;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
     Activation, Desired, FederationCheck, ForeignComponents, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
@@ -64,13 +63,6 @@ pub fn desired(
         (None, false) => ServerTrust::Pinned(cluster.pins.clone()),
         (None, true) => ServerTrust::Insecure,
     };
-    let axl_version = match &imp.axl.version {
-        None => None,
-        Some(text) => Some(
-            text.parse::<AxlVersion>()
-                .map_err(|error| format!("spec.imp[{}].axl.version: {error}", imp.name))?,
-        ),
-    };
     Ok(Desired {
         owner: Owner {
             namespace: owner.namespace.clone(),
@@ -81,8 +73,8 @@ pub fn desired(
         target: Target {
             name: imp.name.clone(),
             publisher: cluster.publisher(),
-            port: u16::try_from(imp.axl.port).unwrap_or(8443),
-            axl_version,
+            port: cluster.axl_port,
+            axl_version: cluster.axl_version,
             addresses: cluster
                 .addresses
                 .iter()
