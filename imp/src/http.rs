@@ -292,30 +292,25 @@ pub(super) fn certificate_words(error: &CertificateError) -> String {
             "its SHA-256 fingerprint is none of the pinned ones".to_owned()
         }
         CertificateError::Other(OtherError(other)) if other.is::<Refused>() => other.to_string(),
-        other => {
-            let debug = format!("{other:?}");
-            let odd = ODD.iter().find(|(name, _)| debug.contains(name));
-            odd.map_or_else(
-                || soap::told(&other.to_string()),
-                |(_, what)| format!("{what}, and can only be pinned"),
-            )
-        }
+        CertificateError::BadEncoding => only_pins("it is not encoded as X.509 has it"),
+        CertificateError::Other(OtherError(other)) => match other.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                only_pins("it is its own authority (CA:true), as tomcat certificates that IM&P made itself are")
+            }
+            Some(webpki::Error::UnsupportedCertVersion) => only_pins("it is no X.509 v3 certificate"),
+            Some(webpki::Error::UnsupportedCriticalExtension) => {
+                only_pins("it has a critical extension that is not known here")
+            }
+            _ => soap::told(&error.to_string()),
+        },
+        other => soap::told(&other.to_string()),
     }
 }
 
-/// Certificates that are never followed to a CA, by rustls' word for them.
-const ODD: [(&str, &str); 4] = [
-    (
-        "CaUsedAsEndEntity",
-        "it is its own authority (CA:true), as tomcat certificates that IM&P made itself are",
-    ),
-    ("UnsupportedCertVersion", "it is no X.509 v3 certificate"),
-    (
-        "UnsupportedCriticalExtension",
-        "it has a critical extension that is not known here",
-    ),
-    ("BadEncoding", "it is not encoded as X.509 has it"),
-];
+/// For certificates that are never followed to a CA.
+fn only_pins(what: &str) -> String {
+    format!("{what}, and can only be pinned")
+}
 
 /// Tells certificates apart.
 pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {

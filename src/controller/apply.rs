@@ -2,6 +2,7 @@
 //! is ours by UID; nothing is sent when nothing changed.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -72,6 +73,29 @@ impl Sent {
 /// Annotation with the hash of what was sent, so that a removed field is noticed.
 const APPLIED: &str = "xmppfederation.io/applied";
 
+/// An object that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Its kind.
+    pub kind: Kind,
+    name: String,
+    deleted: bool,
+}
+
+impl Written {
+    fn new(kind: Kind, name: &str, deleted: bool) -> Self {
+        let name = name.to_owned();
+        Self { kind, name, deleted }
+    }
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let deleted = if self.deleted { " (deleted)" } else { "" };
+        write!(f, "{} {}{deleted}", self.kind.as_str(), self.name)
+    }
+}
+
 /// Applies everything; returns what was written, for log and events.
 pub async fn run(
     client: &Client,
@@ -79,7 +103,7 @@ pub async fn run(
     owner: &Owner,
     desired: &Desired,
     live: &Live,
-) -> Result<Vec<String>, ApplyError> {
+) -> Result<Vec<Written>, ApplyError> {
     let Desired {
         dialback,
         authority,
@@ -153,7 +177,7 @@ impl Target<'_> {
         name: &str,
         desired: Option<&Value>,
         found: Option<&DynamicObject>,
-        written: &mut Vec<String>,
+        written: &mut Vec<Written>,
     ) -> Result<(), ApplyError> {
         if let Some(found) = found {
             return self.check(kind, name, found);
@@ -172,7 +196,7 @@ impl Target<'_> {
             kind.api(self.client, &self.owner.namespace).create(&params, &object),
         )
         .await?;
-        written.push(format!("{} {name}", kind.as_str()));
+        written.push(Written::new(kind, name, false));
         Ok(())
     }
 
@@ -182,7 +206,7 @@ impl Target<'_> {
         name: &str,
         desired: &Value,
         found: Option<&DynamicObject>,
-        written: &mut Vec<String>,
+        written: &mut Vec<Written>,
     ) -> Result<(), ApplyError> {
         let hash = super::build::sha256(desired.to_string().as_bytes());
         let mut body = desired.clone();
@@ -205,7 +229,7 @@ impl Target<'_> {
         let answer = call(what, api.patch(name, &params, &Patch::Apply(&body))).await?;
         let version = answer.resource_version().unwrap_or_default();
         if found.is_none_or(|found| found.resource_version().as_ref() != Some(&version)) {
-            written.push(format!("{} {name}", kind.as_str()));
+            written.push(Written::new(kind, name, false));
         }
         self.sent.remember(key, hash, version);
         Ok(())
@@ -216,7 +240,7 @@ impl Target<'_> {
         kind: Kind,
         name: &str,
         found: Option<&DynamicObject>,
-        written: &mut Vec<String>,
+        written: &mut Vec<Written>,
     ) -> Result<(), ApplyError> {
         let Some(found) = found else { return Ok(()) };
         // Not wanted, so a foreign object of that name is nobody's concern.
@@ -232,7 +256,7 @@ impl Target<'_> {
         };
         let what = || format!("{} {name} cannot be deleted", kind.as_str());
         call(what, kind.api(self.client, &self.owner.namespace).delete(name, &params)).await?;
-        written.push(format!("{} {name} (deleted)", kind.as_str()));
+        written.push(Written::new(kind, name, true));
         Ok(())
     }
 

@@ -235,9 +235,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: 
         Err(error) => return not_applied(context, object, error).await,
     };
     note_written(&valid.owner, &written);
-    let controller_changed = written
-        .iter()
-        .any(|object| object.starts_with(Kind::StatefulSet.as_str()));
+    let controller_changed = written.iter().any(|object| object.kind == Kind::StatefulSet);
     let told = apply::tell_pods(
         &context.client,
         &valid.owner,
@@ -304,12 +302,13 @@ fn note_edges(context: &Context, owner: &Owner, observed: &dereference::Observed
     );
 }
 
-fn note_written(owner: &Owner, written: &[String]) {
+fn note_written(owner: &Owner, written: &[apply::Written]) {
     if !written.is_empty() {
+        let objects: Vec<String> = written.iter().map(ToString::to_string).collect();
         tracing::info!(
             namespace = owner.namespace,
             name = owner.name,
-            objects = written.join(", "),
+            objects = objects.join(", "),
             "applied"
         );
     }

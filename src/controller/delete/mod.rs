@@ -118,8 +118,7 @@ pub async fn run(
     let mut again = Duration::MAX;
     let mut parts = parts(object, former.as_deref().unwrap_or_default(), age);
     if parts.iter().any(|part| part.step == Step::Remove) {
-        let sentence = "rows are being removed from IM and Presence";
-        say(context, object, sentence, age.now).await;
+        say(context, object, None, age.now).await;
         // All at once: the time-outs of one cluster are nobody else's.
         let tries = parts
             .iter_mut()
@@ -180,7 +179,7 @@ pub async fn run(
     }
     if !waits.is_empty() {
         events::publish(&context.client, object, &context.instance, &notes).await;
-        say(context, object, &waits.join("; "), age.now).await;
+        say(context, object, Some(waits.join("; ")), age.now).await;
         return Ok(Action::requeue(again));
     }
     for end in &ends {
@@ -249,18 +248,21 @@ fn age(context: &Context, object: &XmppFederation, owner: &Owner) -> Age {
 
 /// Says in the status what the deletion waits for, unless it says so already. That it cannot be
 /// said holds nothing up.
-async fn say(context: &Context, object: &XmppFederation, sentence: &str, now: Timestamp) {
+///
+/// `None`: rows are being removed; more is not known yet.
+async fn say(context: &Context, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {
     let previous = object.status.clone().unwrap_or_default();
     let waits = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
         c.type_ == "Reconciling" && c.reason == Reason::Deleting.as_str()
     };
     // The first step announces itself; later ones replace it only when they have more to say.
     let announced = previous.conditions.iter().any(waits);
-    if announced && sentence.starts_with("rows are being removed") {
+    if announced && sentence.is_none() {
         return;
     }
+    let sentence = sentence.unwrap_or_else(|| "rows are being removed from IM and Presence".to_owned());
     let findings = Findings {
-        reconciling: Some((Reason::Deleting.as_str(), sentence.to_owned())),
+        reconciling: Some((Reason::Deleting.as_str(), sentence)),
         active: true,
         ..Findings::default()
     };
