@@ -4,16 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use testkit_base::Error;
-use testkit_lab::{Lab, Options, api, layout::Layout, node};
+use testkit_lab::layout::Layout;
+use testkit_lab::{Lab, Options, api, node};
 
 /// Names of this checkout's own: tests of another checkout may run at the same time.
 fn name(letter: char) -> String {

@@ -1,33 +1,23 @@
 //! [`Lab`]: what scenarios and the command line do with a lab.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    net::Ipv4Addr,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener},
-    },
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
-    sys::signal::Signal,
-};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
 
-use super::{
-    command::{self, Output},
-    hosts, images, kubernetes,
-    layout::{self, Layout},
-    network,
-    node::{self, wait_until},
-    process::{self, Place, Record},
-    teardown,
-};
+use super::command::{self, Output};
+use super::layout::{self, Layout};
+use super::node::{self, wait_until};
+use super::process::{self, Place, Record};
+use super::{hosts, images, kubernetes, network, teardown};
 use testkit_base::Error;
 
 /// What a lab is to have.

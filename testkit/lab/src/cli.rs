@@ -1,12 +1,12 @@
 //! `testkit lab`: the command line.
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, time::Instant};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
 
-use super::{
-    Lab, Options, cloud, images, kubernetes,
-    layout::{self, Layout},
-    node,
-};
+use super::layout::{self, Layout};
+use super::{Lab, Options, cloud, images, kubernetes, node};
 use testkit_base::Error;
 
 /// Arguments of `testkit lab`.

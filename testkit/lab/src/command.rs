@@ -1,8 +1,12 @@
 //! Runs programs to their end; a failure is a sentence with what the program said.
 
-use std::{ffi::OsStr, path::Path, process::Stdio, time::Duration};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use testkit_base::Error;
 

@@ -3,10 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::{
-    Lab,
-    network::{self, DNS_INTERNET, DNS_LAN},
-};
+use super::Lab;
+use super::network::{self, DNS_INTERNET, DNS_LAN};
 use testkit_base::Error;
 
 /// The IM&P publisher, `ecup10.coluc.com` alias `cups.ciscotac.net`.

@@ -1,9 +1,7 @@
 //! Container images of the product, built from its own Dockerfiles without network, skipped while nothing changed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use sha1::{Digest, Sha1};
 

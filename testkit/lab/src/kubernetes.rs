@@ -17,18 +17,19 @@
 //! | containerd | `disable_apparmor` | a profile would stay in the machine's kernel |
 //! | CNI | `ptp` without masquerading | partners see pods' addresses; `NetworkPolicy` is not enforced |
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{
-    command,
-    layout::{self, Layout},
-    network::{self, DNS_LAN, NODE},
-    node::{self, wait_until},
-    pki::Authority,
-    process::{self, Place},
-};
+use super::command;
+use super::layout::{self, Layout};
+use super::network::{self, DNS_LAN, NODE};
+use super::node::{self, wait_until};
+use super::pki::Authority;
+use super::process::{self, Place};
 use testkit_base::Error;
 
 /// Processes of Kubernetes in the order in which they end: a component before the one it depends on.

@@ -3,9 +3,12 @@
 //! The LAN (`kn0`, 10.244.0.0/16) has IM&P nodes and pods, the internet (`in0`, 198.51.100.0/24) partners and public DNS.
 //! The middle namespace routes between them without NAT; it is also the Kubernetes node.
 
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
-use super::{command, layout::Layout};
+use super::command;
+use super::layout::Layout;
 use testkit_base::Error;
 
 /// The node's address on the LAN, gateway of pods and hosts.

@@ -5,20 +5,15 @@
 //! `/run/containerd/s`, `/var/log/containers`). In the node's mount namespace `/var/lib`, `/var/log` and `/run` are folders
 //! of the lab, so labs do not meet there, and every mount made for a pod disappears with the namespace.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::{
-    command,
-    layout::Layout,
-    network,
-    process::{self, Place},
-};
+use super::layout::Layout;
+use super::process::{self, Place};
+use super::{command, network};
 use testkit_base::Error;
 
 /// Name of the process that keeps the node's mount namespace.

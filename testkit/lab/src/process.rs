@@ -1,23 +1,17 @@
 //! Long-running processes of a lab: started into their own session with a log file, recorded by pid and start time, and
 //! ended only when that record still names the same process.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nix::{
-    sys::{
-        signal::{self, Signal},
-        wait::{self, WaitPidFlag},
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{self, WaitPidFlag};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;

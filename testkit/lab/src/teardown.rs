@@ -1,15 +1,16 @@
 //! Removes a lab, running or broken: processes, namespaces, mounts, cgroups, folders — its own and no others.
 
-use std::{collections::BTreeSet, fs, io::ErrorKind, path::Path, time::Duration};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{
-    command, kubernetes,
-    layout::Layout,
-    network, node,
-    process::{self, Record},
-};
+use super::layout::Layout;
+use super::process::{self, Record};
+use super::{command, kubernetes, network, node};
 use testkit_base::Error;
 
 /// Marks a folder as a lab's: nothing else is ever removed.

@@ -1,13 +1,12 @@
 //! Accounts: HTTP Basic, roles, lockout. One set for AXL and Control Center on all nodes, as in the real cluster.
 
-use super::{calls::fingerprint, config::Account};
+use super::calls::fingerprint;
+use super::config::Account;
 use base64::Engine as _;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The accounts and what happened to them.
 #[derive(Debug)]

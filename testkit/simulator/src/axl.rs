@@ -1,16 +1,16 @@
 //! AXL at `/axl/`: SQL over SOAP, on every node; only the publisher takes writes.
 
-use super::{
-    cluster::{Cluster, Node},
-    database::Rows,
-    distort::distort,
-    faults::{FaultForm, FaultOptions},
-    http::{Answer, Request},
-    soap,
-    sql::{self, SqlError, Verb},
-    xml::{Element, escape},
-};
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use super::cluster::{Cluster, Node};
+use super::database::Rows;
+use super::distort::distort;
+use super::faults::{FaultForm, FaultOptions};
+use super::http::{Answer, Request};
+use super::soap;
+use super::sql::{self, SqlError, Verb};
+use super::xml::{Element, escape};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Answers one request to `/axl/`.
 pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Answer {

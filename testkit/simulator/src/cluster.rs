@@ -1,24 +1,18 @@
 //! The state of a cluster: settings that change while it runs, its nodes, and database replication between them.
 
-use super::{
-    auth::Auth,
-    calls::Calls,
-    config::{Federation, ImpConfig, NodeConfig, Profile, Spread},
-    database::{Database, Snapshot},
-    faults::Faults,
-    router::Router,
-    users::Users,
-};
+use super::auth::Auth;
+use super::calls::Calls;
+use super::config::{Federation, ImpConfig, NodeConfig, Profile, Spread};
+use super::database::{Database, Snapshot};
+use super::faults::Faults;
+use super::router::Router;
+use super::users::Users;
 use serde::Deserialize;
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A running cluster.

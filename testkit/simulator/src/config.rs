@@ -1,7 +1,8 @@
 //! What a simulated cluster is made of; every field has the lab's default.
 
 use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, path::PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// One simulated IM&P cluster. The first node is the publisher.
 #[derive(Debug, Clone, Deserialize)]

@@ -14,31 +14,26 @@
 //! | `GET /users/{jid}/inbox?after=SEQ&wait=MS` | list of [`Item`] |
 //! | `GET /ca.pem` | the CA of the nodes |
 
-use super::{
-    SimulatedImp,
-    auth::AccountState,
-    calls::{Call, RecordedRequest},
-    cluster::{Change, Cluster},
-    config::{Federation, Row},
-    faults::FaultOptions,
-    router::{Control, Outgoing, ROUTER, RouterState},
-    users::Item,
-};
-use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{Path, Query, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::{get, post, put},
-};
+use super::SimulatedImp;
+use super::auth::AccountState;
+use super::calls::{Call, RecordedRequest};
+use super::cluster::{Change, Cluster};
+use super::config::{Federation, Row};
+use super::faults::FaultOptions;
+use super::router::{Control, Outgoing, ROUTER, RouterState};
+use super::users::Item;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Everything that can be seen of a cluster.
 #[derive(Debug, Clone, Serialize)]

@@ -1,18 +1,14 @@
 //! Control Center Services: state of a node's services and their restart, each node for itself alone.
 
-use super::{
-    cluster::{Cluster, Node},
-    config::Federation,
-    distort::distort,
-    http::{Answer, Request},
-    router::{Control, FEDERATION, ROUTER, Service},
-    soap,
-    xml::{Element, escape},
-};
-use std::{
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant},
-};
+use super::cluster::{Cluster, Node};
+use super::config::Federation;
+use super::distort::distort;
+use super::http::{Answer, Request};
+use super::router::{Control, FEDERATION, ROUTER, Service};
+use super::soap;
+use super::xml::{Element, escape};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 const NS: &str = "http://schemas.cisco.com/ast/soap";
 

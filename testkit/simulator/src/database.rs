@@ -1,11 +1,10 @@
 //! The nodes' databases: one `SQLite` each, the publisher's the only one that is written; the others are copies of it.
 
-use super::{
-    config::{ImpConfig, Row},
-    sql::{SqlError, Statement},
-};
+use super::config::{ImpConfig, Row};
+use super::sql::{SqlError, Statement};
 use data_encoding::HEXLOWER;
-use rusqlite::{Connection, types::Value};
+use rusqlite::Connection;
+use rusqlite::types::Value;
 use std::sync::{Mutex, PoisonError};
 
 /// Rows as (column, value) pairs in the order of the statement.

@@ -1,11 +1,9 @@
 //! What faults do to an answer that is ready: its text, and how it goes out.
 
-use super::{
-    faults::FaultOptions,
-    http::{Answer, Delivery},
-    soap::ENVELOPE_NS,
-    xml::escape,
-};
+use super::faults::FaultOptions;
+use super::http::{Answer, Delivery};
+use super::soap::ENVELOPE_NS;
+use super::xml::escape;
 
 /// The elements whose text comes in CDATA sections under `…-prefixes`.
 const TEXTS: [&str; 8] = [

@@ -1,10 +1,8 @@
 //! Faults that tests switch on: which exist, where they apply, and how often.
 
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Every fault by name.
 ///

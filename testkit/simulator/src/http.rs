@@ -1,22 +1,16 @@
 //! HTTPS of the nodes: TLS, HTTP/1.1, and which path leads where.
 
-use super::{
-    auth::Login,
-    axl,
-    calls::Call,
-    cluster::{Cluster, Node},
-    control_center,
-    tls::{self, Identity},
-};
-use axum::{
-    body::{Body, Bytes},
-    http,
-};
+use super::auth::Login;
+use super::calls::Call;
+use super::cluster::{Cluster, Node};
+use super::tls::{self, Identity};
+use super::{axl, control_center};
+use axum::body::{Body, Bytes};
+use axum::http;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 const CONTROL_CENTER: &str = "/controlcenterservice2/services/ControlCenterServices";

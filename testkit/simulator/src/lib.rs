@@ -69,7 +69,9 @@ use cluster::{Cluster, Node};
 use data_encoding::HEXLOWER;
 use listen::listen;
 use sha2::{Digest, Sha256};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A running cluster. All clones are the same one; it ends with the last of them.

@@ -1,7 +1,8 @@
 //! Listening sockets, where needed inside the network namespace of a simulated host.
 
 use socket2::{Domain, Socket, Type};
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use tokio::net::TcpListener;
 
 /// Opens a listening socket; with `netns`, inside that network namespace.

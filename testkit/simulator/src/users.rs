@@ -1,18 +1,14 @@
 //! The simulated users and conference aliases: an inbox each, and what a client answers by itself.
 
-use super::{
-    calls::now_ms,
-    cluster::Node,
-    config::ImpConfig,
-    router::{COMPONENT_NS, domain_of, error_answer},
-    xml::{Element, parse_stanza},
-};
+use super::calls::now_ms;
+use super::cluster::Node;
+use super::config::ImpConfig;
+use super::router::{COMPONENT_NS, domain_of, error_answer};
+use super::xml::{Element, parse_stanza};
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// All users by bare JID, conference aliases by their domain.

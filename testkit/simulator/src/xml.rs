@@ -1,11 +1,9 @@
 //! A small document model on top of rxml (strict, namespace-aware, no DTD): SOAP bodies as documents, XMPP streams
 //! stanza by stanza.
 
-use rxml::{
-    AttrMap, Event, Parse, Parser,
-    error::{EndOrError, Error},
-    parser::{Options, WithOptions},
-};
+use rxml::error::{EndOrError, Error};
+use rxml::parser::{Options, WithOptions};
+use rxml::{AttrMap, Event, Parse, Parser};
 use std::fmt::Write as _;
 
 /// The largest stanza or document taken, in bytes.

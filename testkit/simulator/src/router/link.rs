@@ -1,31 +1,21 @@
 //! A component's link (XEP-0114): header, handshake, stanzas, the end.
 
 use super::xcp;
-use crate::{
-    calls::{Call, now_ms},
-    cluster::{Cluster, Node},
-    config::Profile,
-    xml::{Element, StreamEvent, StreamParser},
-};
+use crate::calls::{Call, now_ms};
+use crate::cluster::{Cluster, Node};
+use crate::config::Profile;
+use crate::xml::{Element, StreamEvent, StreamParser};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use sha1::{Digest, Sha1};
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{mpsc, oneshot},
-};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Namespace of a component's stanzas.

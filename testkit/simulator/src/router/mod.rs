@@ -13,18 +13,14 @@ mod xcp;
 pub use link::{COMPONENT_NS, Link, LinkState, Outgoing};
 pub use routing::{domain_of, error_answer};
 
-use super::{
-    calls::now_ms,
-    cluster::{Cluster, Node},
-    config::Federation,
-    listen::listen,
-};
+use super::calls::now_ms;
+use super::cluster::{Cluster, Node};
+use super::config::Federation;
+use super::listen::listen;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

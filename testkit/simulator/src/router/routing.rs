@@ -1,20 +1,13 @@
 //! Where stanzas go: between components and users, and back to their senders.
 
-use super::{
-    ROUTER, Status,
-    link::{COMPONENT_NS, Link, Outgoing, StreamError},
-    xcp,
-};
-use crate::{
-    cluster::{Cluster, Node},
-    config::Spread,
-    users::Delivery,
-    xml::Element,
-};
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
-};
+use super::link::{COMPONENT_NS, Link, Outgoing, StreamError};
+use super::{ROUTER, Status, xcp};
+use crate::cluster::{Cluster, Node};
+use crate::config::Spread;
+use crate::users::Delivery;
+use crate::xml::Element;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// Namespace of stanza errors' conditions.
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";

@@ -17,12 +17,11 @@
 
 use super::link::{COMPONENT_NS, Link, Outgoing, STREAM_NS, StreamError};
 use super::routing::error_answer;
-use crate::{
-    calls::Call,
-    cluster::{Cluster, Node},
-    xml::{Element, escape},
-};
-use std::sync::{Arc, atomic::Ordering};
+use crate::calls::Call;
+use crate::cluster::{Cluster, Node};
+use crate::xml::{Element, escape};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Where components announce themselves.
 const PRESENCE: &str = "presence@-internal";

@@ -2,10 +2,8 @@ use super::*;
 use data_encoding::HEXLOWER;
 use rstest::rstest;
 use sha1::{Digest, Sha1};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 pub(super) const BOB: &str = "bob@vngtp.lab";
 pub(super) const ALICE: &str = "alice@coluc.com";
