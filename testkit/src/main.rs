@@ -21,21 +21,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Starts, inspects and removes labs
+    /// Starts, inspects and removes labs.
     Lab(testkit_lab::Args),
-    /// Runs the simulated IM and Presence cluster
+    /// Runs the simulated IM and Presence cluster.
     Imp(testkit_simulator::Args),
-    /// Runs the lab's DNS server
+    /// Runs the lab's DNS server.
     Dns(testkit_dns::Args),
-    /// Runs a partner's XMPP client with an HTTP face
+    /// Runs a partner's XMPP client with an HTTP face.
     Partner(testkit_partners::Args),
-    /// Becomes a partner's XMPP server
+    /// Becomes a partner's XMPP server.
     PartnerServer(testkit_partners::server::ServerArgs),
-    /// Plays the acceptance scenario
+    /// Plays the acceptance scenario.
     Demo(testkit_acceptance::Args),
-    /// Compares servers: throughput, processor time, memory
+    /// Compares servers: throughput, processor time, memory.
     Bench(testkit_bench::Args),
-    /// Relays without any check; the floor of the comparison
+    /// Relays without any check; the floor of the comparison.
     #[command(hide = true)]
     BenchRelay(testkit_bench::relay::Args),
 }

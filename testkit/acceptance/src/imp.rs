@@ -13,32 +13,32 @@ use testkit_base::Error;
 /// `GET /state`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct State {
-    /// `on`, `off` or `unknown`
+    /// `on`, `off` or `unknown`.
     pub federation: String,
-    /// Publisher first
+    /// Publisher first.
     pub nodes: Vec<Node>,
 }
 
 /// One node in `/state`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Node {
-    /// Host name
+    /// Host name.
     pub name: String,
-    /// The table as this node has it
+    /// The table as this node has it.
     pub rows: Vec<Row>,
-    /// "requires a restart" is shown
+    /// "requires a restart" is shown.
     #[serde(default)]
     pub notice: bool,
-    /// Its XCP router
+    /// Its XCP router.
     pub router: Router,
 }
 
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Row {
-    /// UUID
+    /// UUID.
     pub pkid: String,
-    /// Component id
+    /// Component id.
     pub cp_id: String,
 }
 
@@ -48,31 +48,31 @@ pub struct Router {
     /// `Started`, `Stopped`, …
     #[serde(alias = "state")]
     pub status: String,
-    /// Ids that it read when it started
+    /// Ids that it read when it started.
     #[serde(default)]
     pub loaded_ids: Vec<String>,
-    /// Linked components
+    /// Linked components.
     #[serde(default)]
     pub links: Vec<Link>,
-    /// Since the simulation began
+    /// Since the simulation began.
     #[serde(default)]
     pub restarts: Vec<Restart>,
-    /// Stanzas answered with an error because no component was linked
+    /// Stanzas answered with an error because no component was linked.
     #[serde(default)]
     pub bounced: u64,
-    /// First link since its start, Unix milliseconds
+    /// First link since its start, Unix milliseconds.
     pub first_link_at_ms: Option<u64>,
 }
 
 /// One linked component.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Link {
-    /// Component id
+    /// Component id.
     pub id: String,
-    /// Stanzas to it
+    /// Stanzas to it.
     #[serde(default)]
     pub sent: u64,
-    /// Stanzas from it
+    /// Stanzas from it.
     #[serde(default)]
     pub received: u64,
 }
@@ -80,13 +80,13 @@ pub struct Link {
 /// One restart.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Restart {
-    /// Unix milliseconds
+    /// Unix milliseconds.
     pub requested_at_ms: u64,
-    /// Unix milliseconds; absent while it is under way
+    /// Unix milliseconds; absent while it is under way.
     pub started_at_ms: Option<u64>,
-    /// `control-center` or `hand`
+    /// `control-center` or `hand`.
     pub by: String,
-    /// What the new process read
+    /// What the new process read.
     #[serde(default)]
     pub loaded_ids: Vec<String>,
 }
@@ -94,25 +94,25 @@ pub struct Restart {
 /// One entry of `GET /calls`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Call {
-    /// From 1
+    /// From 1.
     pub seq: u64,
-    /// Unix milliseconds
+    /// Unix milliseconds.
     pub at_ms: u64,
-    /// Node called
+    /// Node called.
     pub node: String,
-    /// `axl`, `control-center`, `xcp`, `cli`
+    /// `axl`, `control-center`, `xcp`, `cli`.
     pub service: String,
-    /// As `executeSQLQuery`
+    /// As `executeSQLQuery`.
     pub operation: String,
-    /// As the SQL text
+    /// As the SQL text.
     #[serde(default)]
     pub detail: String,
-    /// HTTP status
+    /// HTTP status.
     #[serde(default)]
     pub status: u16,
-    /// `ok`, `bad`, `none`
+    /// `ok`, `bad`, `none`.
     pub auth: String,
-    /// Fingerprint of user and password
+    /// Fingerprint of user and password.
     pub credential: Option<String>,
 }
 

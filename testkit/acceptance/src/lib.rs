@@ -36,32 +36,32 @@ use world::World;
 /// What is played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Stage {
-    /// Kubernetes, operator and edge
+    /// Kubernetes, operator and edge.
     Full,
-    /// The edge alone, run by hand
+    /// The edge alone, run by hand.
     Standalone,
-    /// What may happen afterwards, on a lab in which the twelve steps were played
+    /// What may happen afterwards, on a lab in which the twelve steps were played.
     Beyond,
-    /// From Expressway and back, and deletions with something in the way, on such a lab
+    /// From Expressway and back, and deletions with something in the way, on such a lab.
     Migration,
 }
 
 /// Arguments of `testkit demo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Name of the lab
+    /// Name of the lab.
     #[arg(long, default_value = "demo")]
     pub name: String,
     /// Folder of the lab [default: target/lab/NAME]
     #[arg(long)]
     pub dir: Option<std::path::PathBuf>,
-    /// What is played
+    /// What is played.
     #[arg(long, value_enum, default_value = "full")]
     pub stage: Stage,
-    /// Play only this step, on a lab that is running; may be repeated
+    /// Play only this step, on a lab that is running; may be repeated.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=21))]
     pub step: Vec<u8>,
-    /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure
+    /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure.
     #[arg(long)]
     pub keep: bool,
 }

@@ -13,9 +13,9 @@ const SPEAK_EVERY: Duration = Duration::from_secs(5);
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything was as it should be
+    /// Everything was as it should be.
     Passed,
-    /// Something was not, or a step it builds on failed
+    /// Something was not, or a step it builds on failed.
     Failed,
 }
 

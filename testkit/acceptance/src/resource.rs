@@ -17,13 +17,13 @@ pub fn sample_file() -> PathBuf {
 /// What the sample says about itself and the Secrets it refers to.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Namespace of the resource
+    /// Namespace of the resource.
     pub namespace: String,
-    /// Name of the resource
+    /// Name of the resource.
     pub name: String,
-    /// The whole resource
+    /// The whole resource.
     pub resource: Value,
-    /// Whether the file brings its namespace itself
+    /// Whether the file brings its namespace itself.
     has_namespace: bool,
 }
 
@@ -208,26 +208,26 @@ impl Sample {
 /// An application user of IM&P.
 #[derive(Clone)]
 pub struct Account {
-    /// Name
+    /// Name.
     pub user: String,
-    /// Password
+    /// Password.
     pub password: String,
 }
 
 /// A pod, as far as steps look at it.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Name
+    /// Name.
     pub name: String,
-    /// Condition Ready
+    /// Condition Ready.
     pub ready: bool,
-    /// Being deleted
+    /// Being deleted.
     pub terminating: bool,
-    /// Address, empty while there is none
+    /// Address, empty while there is none.
     pub address: String,
-    /// Ids of its containers, without the runtime's prefix
+    /// Ids of its containers, without the runtime's prefix.
     pub containers: Vec<String>,
-    /// Identity
+    /// Identity.
     pub uid: String,
 }
 
@@ -281,11 +281,11 @@ fn megabytes(status: &str, field: &str) -> f64 {
 /// A condition of any object.
 #[derive(Clone, Debug)]
 pub struct Condition {
-    /// `True`, `False`, `Unknown`
+    /// `True`, `False`, `Unknown`.
     pub status: String,
-    /// One word
+    /// One word.
     pub reason: String,
-    /// Sentences
+    /// Sentences.
     pub message: String,
 }
 

@@ -140,17 +140,17 @@ fn bare(jid: &str) -> &str {
 /// The account of a run of messages in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// Accepted from the sender
+    /// Accepted from the sender.
     pub sent: usize,
-    /// Distinct messages in the receiver's inbox
+    /// Distinct messages in the receiver's inbox.
     pub delivered: usize,
-    /// Messages that the sender was told about by an error, and that were not delivered
+    /// Messages that the sender was told about by an error, and that were not delivered.
     pub reported: usize,
-    /// Delivered and reported at once: allowed, and counted
+    /// Delivered and reported at once: allowed, and counted.
     pub both: usize,
-    /// Copies beyond the first in the receiver's inbox
+    /// Copies beyond the first in the receiver's inbox.
     pub duplicates: usize,
-    /// Neither delivered nor reported
+    /// Neither delivered nor reported.
     pub lost: usize,
 }
 

@@ -19,19 +19,19 @@ pub struct User {
 /// A received stanza, taken apart as far as scenarios need it.
 #[derive(Clone, Debug)]
 pub struct Stanza {
-    /// `message`, `presence`, `iq`
+    /// `message`, `presence`, `iq`.
     pub name: String,
-    /// Attribute, empty when absent
+    /// Attribute, empty when absent.
     pub from: String,
-    /// Attribute, empty when absent
+    /// Attribute, empty when absent.
     pub id: String,
-    /// Attribute, empty when absent
+    /// Attribute, empty when absent.
     pub kind: String,
-    /// Text of the `body`, empty when absent
+    /// Text of the `body`, empty when absent.
     pub body: String,
-    /// Position in the inbox
+    /// Position in the inbox.
     pub seq: u64,
-    /// The whole stanza
+    /// The whole stanza.
     pub element: Element,
 }
 

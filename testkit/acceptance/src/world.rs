@@ -22,15 +22,15 @@ const DNS: &str = "http://10.244.200.53:8080";
 /// Everything a step can ask or do.
 #[derive(Debug)]
 pub struct World {
-    /// Network, processes, kubectl
+    /// Network, processes, kubectl.
     pub lab: Lab,
-    /// The simulated cluster
+    /// The simulated cluster.
     pub imp: Imp,
-    /// A user of IM&P
+    /// A user of IM&P.
     pub alice: User,
-    /// The conference alias of IM&P
+    /// The conference alias of IM&P.
     pub alias: User,
-    /// The partner's user
+    /// The partner's user.
     pub bob: User,
     http: reqwest::Client,
 }

@@ -41,22 +41,22 @@ use testkit_dns::{LabDns, RecordSpec, Zones};
 /// Arguments of `testkit bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// A server under test, repeatable: `prosody`, `ejabberd`, `relay`, or NAME=BINARY for an edge
+    /// A server under test, repeatable: `prosody`, `ejabberd`, `relay`, or NAME=BINARY for an edge.
     #[arg(long = "server", required = true)]
     servers: Vec<Candidate>,
-    /// Only cases whose name contains this text, repeatable
+    /// Only cases whose name contains this text, repeatable.
     #[arg(long = "case")]
     cases: Vec<String>,
-    /// How often each flow is measured; the median counts
+    /// How often each flow is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Milliseconds of each measurement
+    /// Milliseconds of each measurement.
     #[arg(long, default_value_t = 600)]
     window: u64,
-    /// A moment of each case with TLS: fails if any does not work, and measures nothing
+    /// A moment of each case with TLS: fails if any does not work, and measures nothing.
     #[arg(long)]
     smoke: bool,
-    /// Folder for configurations and logs
+    /// Folder for configurations and logs.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
 }

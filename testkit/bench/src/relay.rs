@@ -24,22 +24,22 @@ const WAKER: Token = Token(usize::MAX);
 /// Arguments of `testkit bench-relay`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where peers connect
+    /// Where peers connect.
     #[arg(long)]
     listen: SocketAddr,
-    /// The router that it is a component of
+    /// The router that it is a component of.
     #[arg(long)]
     router: SocketAddr,
-    /// The peer that gets whatever comes from the router
+    /// The peer that gets whatever comes from the router.
     #[arg(long)]
     peer: SocketAddr,
-    /// The hosted domain
+    /// The hosted domain.
     #[arg(long)]
     hosted: String,
-    /// The zone of the peer's domains
+    /// The zone of the peer's domains.
     #[arg(long)]
     zone: String,
-    /// Without TLS
+    /// Without TLS.
     #[arg(long)]
     clear: bool,
 }

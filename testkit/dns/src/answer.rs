@@ -18,18 +18,18 @@ const QUERIES_KEPT: usize = 4000;
 /// One query that came in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueryRecord {
-    /// Counts from 1
+    /// Counts from 1.
     pub seq: u64,
-    /// Milliseconds since 1970
+    /// Milliseconds since 1970.
     pub at_ms: i64,
-    /// Address of the asker
+    /// Address of the asker.
     pub source: String,
-    /// The name asked for, lower case, with a trailing dot
+    /// The name asked for, lower case, with a trailing dot.
     pub name: String,
     /// `A`, `SRV`, …
     #[serde(rename = "type")]
     pub record_type: String,
-    /// `NoError`, `NXDomain`, `ServFail`, or `none` when no answer was given
+    /// `NoError`, `NXDomain`, `ServFail`, or `none` when no answer was given.
     pub answer: String,
 }
 

@@ -25,7 +25,7 @@ use super::{DnsHandle, Fault, QueryRecord, RecordSpec};
 /// Body of `PUT /faults/{name}`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FaultBody {
-    /// How the name fails
+    /// How the name fails.
     pub kind: Fault,
 }
 

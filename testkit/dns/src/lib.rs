@@ -35,13 +35,13 @@ use testkit_base::Error;
 /// Arguments of `testkit dns`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address to answer on, UDP and TCP; port 53 unless given
+    /// Address to answer on, UDP and TCP; port 53 unless given.
     #[arg(long = "bind", required = true, value_name = "ADDRESS[:PORT]", value_parser = address_with_dns_port)]
     pub bind: Vec<SocketAddr>,
-    /// Address of the HTTP face that changes records and faults
+    /// Address of the HTTP face that changes records and faults.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub control: Option<SocketAddr>,
-    /// YAML list of records instead of the lab's own zones
+    /// YAML list of records instead of the lab's own zones.
     #[arg(long, value_name = "FILE")]
     pub records: Option<PathBuf>,
 }

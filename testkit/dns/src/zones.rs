@@ -15,15 +15,15 @@ pub const DEFAULT_TTL: u32 = 5;
 /// All values of one name and type, in the notation of a zone file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordSpec {
-    /// Absolute domain name; a trailing dot is optional
+    /// Absolute domain name; a trailing dot is optional.
     pub name: String,
     /// `A`, `AAAA`, `SRV`, `CNAME`, …
     #[serde(rename = "type")]
     pub record_type: String,
-    /// Seconds
+    /// Seconds.
     #[serde(default = "default_ttl")]
     pub ttl: u32,
-    /// One text per value, for example `10 0 5269 eft-xwye-a.coluc.com`
+    /// One text per value, for example `10 0 5269 eft-xwye-a.coluc.com`.
     pub values: Vec<String>,
 }
 
@@ -35,11 +35,11 @@ fn default_ttl() -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fault {
-    /// The answer is SERVFAIL
+    /// The answer is SERVFAIL.
     Servfail,
-    /// No answer comes
+    /// No answer comes.
     Timeout,
-    /// The answer is NXDOMAIN, whatever the zone has
+    /// The answer is NXDOMAIN, whatever the zone has.
     Nxdomain,
 }
 
@@ -48,13 +48,13 @@ type Sets = BTreeMap<(LowerName, RecordType), Vec<Record>>;
 /// What a look-up in the zones finds.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Records, aliases first
+    /// Records, aliases first.
     Answer(Vec<Record>),
-    /// The name exists, the type does not: aliases followed, SOA
+    /// The name exists, the type does not: aliases followed, SOA.
     NoData(Vec<Record>, Record),
-    /// The name does not exist: aliases followed, SOA
+    /// The name does not exist: aliases followed, SOA.
     NoName(Vec<Record>, Record),
-    /// Outside all zones; the SOA of the root
+    /// Outside all zones; the SOA of the root.
     Outside(Vec<Record>, Record),
 }
 

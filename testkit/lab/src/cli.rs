@@ -18,7 +18,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Name of the lab
+    /// Name of the lab.
     #[arg(long, default_value = "demo")]
     name: String,
     /// Folder of the lab [default: target/lab/NAME]
@@ -28,55 +28,55 @@ struct Which {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Starts a lab, in place of an earlier one of the same name
+    /// Starts a lab, in place of an earlier one of the same name.
     Up {
         #[command(flatten)]
         which: Which,
-        /// Hosts only
+        /// Hosts only.
         #[arg(long)]
         without_kubernetes: bool,
-        /// Network and Kubernetes only
+        /// Network and Kubernetes only.
         #[arg(long)]
         without_hosts: bool,
     },
-    /// Removes a lab and everything it left on the machine
+    /// Removes a lab and everything it left on the machine.
     Down {
         #[command(flatten)]
         which: Which,
-        /// Copy the logs here first
+        /// Copy the logs here first.
         #[arg(long)]
         keep_logs: Option<PathBuf>,
     },
-    /// Lists the processes of a lab
+    /// Lists the processes of a lab.
     Status(Which),
-    /// A shell in the lab's network with kubectl at hand
+    /// A shell in the lab's network with kubectl at hand.
     Shell(Which),
-    /// Runs a command in the lab's network, or on one of its hosts
+    /// Runs a command in the lab's network, or on one of its hosts.
     Exec {
         #[command(flatten)]
         which: Which,
         /// Host: dns, ecup10, ecup10s, vngtp …
         #[arg(long)]
         host: Option<String>,
-        /// The command
+        /// The command.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Runs kubectl as the lab's administrator
+    /// Runs kubectl as the lab's administrator.
     Kubectl {
         #[command(flatten)]
         which: Which,
-        /// Arguments of kubectl
+        /// Arguments of kubectl.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Builds the container images that changed
+    /// Builds the container images that changed.
     Images {
-        /// A running lab that is to know them; pods take them when they are made anew
+        /// A running lab that is to know them; pods take them when they are made anew.
         #[arg(long, value_name = "NAME")]
         into: Option<String>,
     },
-    /// Gives LoadBalancer Services their addresses (runs inside the lab)
+    /// Gives LoadBalancer Services their addresses (runs inside the lab).
     #[command(hide = true)]
     Cloud {
         #[arg(long)]

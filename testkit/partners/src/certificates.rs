@@ -12,15 +12,15 @@ use testkit_base::Error;
 /// Kinds of certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// From the lab's CA, for servers and clients
+    /// From the lab's CA, for servers and clients.
     Valid,
-    /// From the lab's CA, for servers only: what public CAs issue today
+    /// From the lab's CA, for servers only: what public CAs issue today.
     ServerAuthOnly,
-    /// Signed by itself
+    /// Signed by itself.
     SelfSigned,
-    /// From the lab's CA, long over
+    /// From the lab's CA, long over.
     Expired,
-    /// From the lab's CA, for a domain that is somebody else's
+    /// From the lab's CA, for a domain that is somebody else's.
     WrongName,
 }
 
@@ -58,9 +58,9 @@ pub struct Authority {
 /// A certificate and its key.
 #[derive(Debug)]
 pub struct Identity {
-    /// PEM
+    /// PEM.
     pub certificate: String,
-    /// PEM
+    /// PEM.
     pub key: String,
 }
 

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 /// One received stanza.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
-    /// Counts from 1
+    /// Counts from 1.
     pub seq: u64,
-    /// Milliseconds since 1970
+    /// Milliseconds since 1970.
     pub at_ms: i64,
-    /// The stanza as XML
+    /// The stanza as XML.
     pub stanza: String,
 }
 

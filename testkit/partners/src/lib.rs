@@ -26,16 +26,16 @@ use testkit_base::Error;
 /// Arguments of `testkit partner`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Bare JID of the user, for example `bob@vngtp.lab`
+    /// Bare JID of the user, for example `bob@vngtp.lab`.
     #[arg(long)]
     pub jid: String,
-    /// The user's password
+    /// The user's password.
     #[arg(long)]
     pub password: String,
-    /// The server's address for clients
+    /// The server's address for clients.
     #[arg(long, value_name = "ADDRESS:5222")]
     pub server: SocketAddr,
-    /// Address of the user's HTTP face
+    /// Address of the user's HTTP face.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub control: SocketAddr,
 }

@@ -11,63 +11,63 @@ use testkit_base::Error;
 /// Kinds of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Kind {
-    /// Debian's Prosody
+    /// Debian's Prosody.
     Prosody,
-    /// Debian's ejabberd
+    /// Debian's ejabberd.
     Ejabberd,
 }
 
 /// What a server wants of the streams between servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Tls {
-    /// TLS, or nothing
+    /// TLS, or nothing.
     Required,
-    /// TLS where the other side takes part
+    /// TLS where the other side takes part.
     Optional,
-    /// TLS neither offered nor used
+    /// TLS neither offered nor used.
     Off,
 }
 
 /// What convinces a server of who the other one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Proof {
-    /// SASL EXTERNAL where the certificate is good for it, dialback otherwise
+    /// SASL EXTERNAL where the certificate is good for it, dialback otherwise.
     Any,
-    /// Only a certificate: no dialback
+    /// Only a certificate: no dialback.
     Certificate,
 }
 
 /// One process of an XMPP server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Which server
+    /// Which server.
     pub kind: Kind,
-    /// Folder for configuration, accounts and log; made when absent
+    /// Folder for configuration, accounts and log; made when absent.
     pub dir: PathBuf,
-    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only)
+    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
     pub address: IpAddr,
-    /// The resolver to ask, port 53
+    /// The resolver to ask, port 53.
     pub dns: IpAddr,
-    /// The server's log; absent: `server.log` in the folder
+    /// The server's log; absent: `server.log` in the folder.
     pub log: Option<PathBuf>,
-    /// CA file that other servers' certificates are checked against; absent: none is good
+    /// CA file that other servers' certificates are checked against; absent: none is good.
     pub ca: Option<PathBuf>,
-    /// Virtual hosts
+    /// Virtual hosts.
     pub hosts: Vec<HostConfig>,
 }
 
 /// One domain of a server.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
-    /// The XMPP domain, as the server knows it: a U-label where it is international
+    /// The XMPP domain, as the server knows it: a U-label where it is international.
     pub domain: String,
-    /// TLS with other servers
+    /// TLS with other servers.
     pub tls: Tls,
-    /// Who is believed
+    /// Who is believed.
     pub proof: Proof,
-    /// Files of certificate and key; absent: the host has none
+    /// Files of certificate and key; absent: the host has none.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Users with their passwords
+    /// Users with their passwords.
     pub users: Vec<(String, String)>,
 }
 
@@ -80,34 +80,34 @@ impl ServerConfig {
 /// Arguments of `testkit partner-server`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerArgs {
-    /// Which server
+    /// Which server.
     #[arg(long, value_enum, default_value = "prosody")]
     pub kind: Kind,
-    /// Folder for configuration, accounts, certificate and log; made when absent
+    /// Folder for configuration, accounts, certificate and log; made when absent.
     #[arg(long)]
     pub dir: PathBuf,
-    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only)
+    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
     #[arg(long)]
     pub address: IpAddr,
-    /// The resolver to ask, port 53
+    /// The resolver to ask, port 53.
     #[arg(long)]
     pub dns: IpAddr,
-    /// The XMPP domain
+    /// The XMPP domain.
     #[arg(long)]
     pub domain: String,
-    /// TLS with other servers
+    /// TLS with other servers.
     #[arg(long, value_enum, default_value = "required")]
     pub tls: Tls,
-    /// What convinces the server of who the other one is
+    /// What convinces the server of who the other one is.
     #[arg(long, value_enum, default_value = "any")]
     pub proof: Proof,
-    /// Users with their passwords
+    /// Users with their passwords.
     #[arg(long = "user", value_name = "NAME:PASSWORD", value_parser = parse_user)]
     pub users: Vec<(String, String)>,
     /// The server's log [default: server.log in the folder]
     #[arg(long)]
     pub log: Option<PathBuf>,
-    /// CA file that partners' certificates are checked against
+    /// CA file that partners' certificates are checked against.
     #[arg(long)]
     pub ca: Option<PathBuf>,
 }

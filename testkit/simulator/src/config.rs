@@ -234,7 +234,7 @@ impl Default for NodeConfig {
 impl std::str::FromStr for NodeConfig {
     type Err = String;
 
-    /// `name=ecup10.coluc.com,address=10.244.200.10[,netns=PATH][,alias=NAME]…[,https=8443][,xcp=7400][,control=8080]`
+    /// `name=ecup10.coluc.com,address=10.244.200.10[,netns=PATH][,alias=NAME]…[,https=8443][,xcp=7400][,control=8080]`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut node = Self {
             https_port: 8443,

@@ -180,34 +180,34 @@ impl SimulatedImp {
 /// Arguments of `testkit imp`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// YAML file with the fields of `ImpConfig`; flags override it
+    /// YAML file with the fields of `ImpConfig`; flags override it.
     #[arg(long)]
     config: Option<PathBuf>,
     /// A node, publisher first: name=…,address=…[,netns=PATH][,alias=NAME][,https=8443][,xcp=7400][,control=8080]
     #[arg(long = "node")]
     nodes: Vec<NodeConfig>,
-    /// Where to write the CA certificate of the nodes (PEM)
+    /// Where to write the CA certificate of the nodes (PEM).
     #[arg(long)]
     ca_out: Option<PathBuf>,
-    /// User name of the application user for AXL and Control Center
+    /// User name of the application user for AXL and Control Center.
     #[arg(long)]
     username: Option<String>,
-    /// Password of the application user
+    /// Password of the application user.
     #[arg(long)]
     password: Option<String>,
-    /// Shared secret of the XCP routers
+    /// Shared secret of the XCP routers.
     #[arg(long)]
     router_secret: Option<String>,
-    /// What the XCP routers speak with components
+    /// What the XCP routers speak with components.
     #[arg(long)]
     router_profile: Option<Profile>,
-    /// Duration of a router restart, seconds
+    /// Duration of a router restart, seconds.
     #[arg(long)]
     restart_s: Option<f64>,
-    /// Delay of database replication to the subscribers, seconds
+    /// Delay of database replication to the subscribers, seconds.
     #[arg(long)]
     replication_s: Option<f64>,
-    /// Delay until XCP Config Manager has read a changed table, seconds
+    /// Delay until XCP Config Manager has read a changed table, seconds.
     #[arg(long)]
     config_manager_s: Option<f64>,
 }

@@ -6,6 +6,9 @@
 //! DELETE FROM table WHERE condition
 //! condition: column = <> != < > <= >= literal, [NOT] LIKE, [NOT] IN (…), IS [NOT] NULL; AND, OR, NOT, parentheses
 //! ```
+//!
+//! The parser is made by hand, because refusing is its purpose. A parser of a library takes far more SQL than these forms, so
+//! each thing that it takes beyond them would have to be found and refused in its tree.
 
 /// A statement in one of the accepted forms.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,23 +18,23 @@ pub const ROUTER_SECRET: &str = "router-secret";
 /// What one edge is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// Host, process, and first label of the component id
+    /// Host, process, and first label of the component id.
     pub name: &'static str,
-    /// Where it listens
+    /// Where it listens.
     pub address: Ipv4Addr,
-    /// Hosted domains, A-labels
+    /// Hosted domains, A-labels.
     pub domains: &'static [&'static str],
-    /// `tls.mode`
+    /// `tls.mode`.
     pub mode: &'static str,
-    /// Its certificate; `SelfSigned`: as an edge with a CA of its own, which nobody trusts
+    /// Its certificate; `SelfSigned`: as an edge with a CA of its own, which nobody trusts.
     pub certificate: Kind,
-    /// `tls.requireClientCertificates`
+    /// `tls.requireClientCertificates`.
     pub requires_certificates: bool,
-    /// The simulated router
+    /// The simulated router.
     pub router: Ipv4Addr,
-    /// Which of three replicas, if it is one of them
+    /// Which of three replicas, if it is one of them.
     pub replica: Option<usize>,
-    /// Whether only the domains of a burst may federate with it; otherwise everybody may
+    /// Whether only the domains of a burst may federate with it; otherwise everybody may.
     pub lists: bool,
 }
 
@@ -181,7 +181,7 @@ impl Spec {
 /// An edge in the lab.
 #[derive(Clone, Debug)]
 pub struct Edge {
-    /// What it is
+    /// What it is.
     pub spec: Spec,
     dir: PathBuf,
     log: PathBuf,
@@ -190,17 +190,17 @@ pub struct Edge {
 /// A pair of domains on a stream, as the edge itself says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// `dialback` or `external`
+    /// `dialback` or `external`.
     pub mechanism: String,
-    /// Whether the stream is encrypted
+    /// Whether the stream is encrypted.
     pub tls: bool,
 }
 
 /// What is common to all edges: certificates.
 pub struct Certificates<'a> {
-    /// The lab's authority, which edges and partners trust
+    /// The lab's authority, which edges and partners trust.
     pub authority: &'a Authority,
-    /// Its file
+    /// Its file.
     pub file: &'a Path,
 }
 

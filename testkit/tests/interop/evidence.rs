@@ -11,9 +11,9 @@ use crate::world::{World, unicode, until};
 /// Who opened the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// The edge
+    /// The edge.
     Out,
-    /// The partner
+    /// The partner.
     In,
 }
 

@@ -12,9 +12,9 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// What became of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It arrived as it was sent
+    /// It arrived as it was sent.
     Delivered,
-    /// It came back with this condition
+    /// It came back with this condition.
     Bounced(String),
     /// Neither within [`PATIENCE`]
     Silence,

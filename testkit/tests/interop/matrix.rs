@@ -53,13 +53,13 @@ const EDGES: [(Mode, bool, &str); 5] = [
 /// What must happen to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
-    /// It arrives over a clear stream, by dialback
+    /// It arrives over a clear stream, by dialback.
     Clear,
-    /// It arrives over TLS, by dialback
+    /// It arrives over TLS, by dialback.
     Dialback,
-    /// It arrives over TLS, by SASL EXTERNAL
+    /// It arrives over TLS, by SASL EXTERNAL.
     External,
-    /// It does not arrive
+    /// It does not arrive.
     Refused,
 }
 
@@ -94,7 +94,7 @@ struct Rule {
     certificates: Certificates,
     direction: Option<Direction>,
     expected: Expected,
-    /// Where the edge refuses: the check that its log names
+    /// Where the edge refuses: the check that its log names.
     check: &'static str,
     why: &'static str,
 }
@@ -183,7 +183,7 @@ fn skipped(cell: Cell) -> Option<&'static str> {
 struct Tried {
     cell: Cell,
     seen: String,
-    /// What the sender of a message that did not arrive was told
+    /// What the sender of a message that did not arrive was told.
     told: Option<String>,
     ok: bool,
 }
@@ -317,7 +317,7 @@ fn by_partner(cell: Cell) -> bool {
 
 enum Seen {
     Arrived(String),
-    /// With the checks that the edge says were failed
+    /// With the checks that the edge says were failed.
     Not(Outcome, BTreeSet<String>),
     Trouble(String),
 }

@@ -16,11 +16,11 @@ pub const PASSWORD: &str = "secret";
 /// A server process.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// Its host and process
+    /// Its host and process.
     pub name: &'static str,
-    /// Where it is
+    /// Where it is.
     pub address: Ipv4Addr,
-    /// What it is
+    /// What it is.
     pub server: Server,
 }
 
@@ -48,17 +48,17 @@ pub const PROCESSES: [Process; 4] = [PROSODY_OPEN, PROSODY_REQUIRED, PROSODY_STR
 /// A domain of a partner.
 #[derive(Clone, Debug)]
 pub struct Partner {
-    /// As people write it
+    /// As people write it.
     pub domain: String,
-    /// As DNS and the edge's own records have it
+    /// As DNS and the edge's own records have it.
     pub ascii: String,
-    /// Its server
+    /// Its server.
     pub process: Process,
-    /// Its mode
+    /// Its mode.
     pub tls: Tls,
-    /// What it believes
+    /// What it believes.
     pub proof: Proof,
-    /// Its certificate
+    /// Its certificate.
     pub certificate: Option<Kind>,
 }
 

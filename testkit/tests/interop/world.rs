@@ -234,7 +234,7 @@ async fn share_among_replicas(lab: &Lab) -> Result<(), Error> {
 
 /// The lab as the cases hold it.
 pub struct World {
-    /// Namespaces, processes, logs
+    /// Namespaces, processes, logs.
     pub lab: Lab,
     http: reqwest::Client,
     partners: Vec<Partner>,
