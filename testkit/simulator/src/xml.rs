@@ -1,5 +1,5 @@
 //! A small document model on top of rxml (strict, namespace-aware, no DTD): SOAP bodies as documents, XMPP streams
-//! stanza by stanza.
+//! stanza by stanza. minidom is no substitute: its reader takes duplicate attributes and whole documents only.
 
 use rxml::error::{EndOrError, Error};
 use rxml::parser::{Options, WithOptions};
