@@ -409,9 +409,9 @@ pub fn note_tls(
     let verdict = live.tls.judge(shown, remote, pins);
     edge.metrics.certificate_judged(direction, verdict.as_str());
     if let Some(entry) = wire.transport.entry() {
-        let said = match &verdict {
-            Verdict::Invalid(reason) | Verdict::Unproven(reason) => reason,
-            Verdict::Valid | Verdict::Missing => verdict.as_str(),
+        let said = match verdict {
+            Verdict::Missing => verdict.as_str(),
+            _ => verdict.reason().unwrap_or(verdict.as_str()),
         };
         entry.judged(remote, said);
     }

@@ -273,29 +273,40 @@ impl Plan {
         let policy = self.live.as_ref().map(|live| live.policy.peer(&self.domain));
         let needed = policy.is_some_and(PeerPolicy::needs_certificate);
         let pins = policy.map_or(&[][..], |policy| &policy.pinned_sha256);
-        let why = match self.tls.judge(peer, &self.domain, pins) {
-            Verdict::Valid => {
-                let left = chain.first().and_then(|leaf| time_left(leaf));
-                if let Some(left) = left.filter(|left| *left < SOON) {
-                    let days = left.as_secs() / 86_400;
-                    let detail = format!("proves {}, for {days} more days: {shown}", self.domain);
-                    let remedy = "the peer's administrators should renew it";
-                    report.warn("certificate", subject, detail, Some(remedy));
-                } else {
-                    let detail = format!("proves {}: {shown}", self.domain);
-                    report.good("certificate", subject, detail);
-                }
-                return Ok(());
+        let verdict = self.tls.judge(peer, &self.domain, pins);
+        let Some(why) = verdict.reason() else {
+            let left = chain.first().and_then(|leaf| time_left(leaf));
+            if let Some(left) = left.filter(|left| *left < SOON) {
+                let days = left.as_secs() / 86_400;
+                let detail = format!("proves {}, for {days} more days: {shown}", self.domain);
+                let remedy = "the peer's administrators should renew it";
+                report.warn("certificate", subject, detail, Some(remedy));
+            } else {
+                let detail = format!("proves {}: {shown}", self.domain);
+                report.good("certificate", subject, detail);
             }
-            Verdict::Missing => "none was shown".to_owned(),
-            Verdict::Invalid(reason) | Verdict::Unproven(reason) => reason,
+            return Ok(());
         };
         let detail = format!("does not prove {}: {why}: {shown}", self.domain);
         if needed {
-            let remedy = "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in peers) must change";
+            let remedy = match verdict {
+                Verdict::Invalid(_) if !pins.is_empty() => {
+                    "ask its administrators for the fingerprint of their certificate; if they changed it, change pinnedSha256 in peers"
+                }
+                Verdict::Untrusted => {
+                    "certificates are required of this domain: add the authority to tls.trustAnchors if you trust it, or pin the certificate (pinnedSha256 in peers)"
+                }
+                _ => {
+                    "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in peers) must change"
+                }
+            };
             return Err(Failed("certificate", detail, remedy));
         }
-        let remedy = "dialback decides then; add the authority to tls.trustAnchors if it is yours";
+        let remedy = if verdict == Verdict::Untrusted {
+            "dialback decides then; add the authority to tls.trustAnchors if it is yours"
+        } else {
+            "dialback decides then"
+        };
         report.warn("certificate", subject, detail, Some(remedy));
         Ok(())
     }

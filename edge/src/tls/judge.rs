@@ -19,6 +19,8 @@ pub enum Verdict {
     Valid,
     /// None was shown.
     Missing,
+    /// No authority in `tls.trustAnchors` issued it.
+    Untrusted,
     /// Why it proves nothing, as a sentence.
     Invalid(String),
     /// The same: nobody can tell whether the peer holds its key.
@@ -31,7 +33,7 @@ impl Verdict {
         match self {
             Self::Valid => "valid",
             Self::Missing => "missing",
-            Self::Invalid(_) => "invalid",
+            Self::Untrusted | Self::Invalid(_) => "invalid",
             Self::Unproven(_) => "unproven",
         }
     }
@@ -41,6 +43,7 @@ impl Verdict {
         match self {
             Self::Valid => None,
             Self::Missing => Some("no certificate was shown"),
+            Self::Untrusted => Some("no trusted authority issued it"),
             Self::Invalid(reason) | Self::Unproven(reason) => Some(reason),
         }
     }
@@ -63,8 +66,8 @@ pub(super) enum Examined {
     Missing,
     /// One was shown that anybody may have shown, as its key could not be verified with.
     Unproven(String),
-    /// The fingerprint of the leaf, and its names if the chain holds, or why it does not.
-    Shown(String, Result<CertificateNames, String>),
+    /// The fingerprint of the leaf, and its names if the chain holds, or what it proves without.
+    Shown(String, Result<CertificateNames, Verdict>),
 }
 
 impl Examined {
@@ -77,7 +80,7 @@ impl Examined {
             Self::Shown(fingerprint, _) if !pins.is_empty() => Verdict::Invalid(format!(
                 "its fingerprint {fingerprint} is not one that is pinned for {domain}"
             )),
-            Self::Shown(_, Err(reason)) => Verdict::Invalid(reason.clone()),
+            Self::Shown(_, Err(verdict)) => verdict.clone(),
             Self::Shown(_, Ok(names)) if names.cover(domain) => Verdict::Valid,
             Self::Shown(_, Ok(names)) if names.only_mention(domain) => Verdict::Invalid(format!(
                 "it names {domain} as SRVName or xmppAddr, which do not count; it needs {domain} as dNSName"
@@ -118,7 +121,7 @@ impl Trust {
         }
         let names = self
             .check(leaf, intermediates, UnixTime::now())
-            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| cut(&error.to_string())));
+            .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| Verdict::Invalid(cut(&error.to_string()))));
         Examined::Shown(sha256_hex(leaf), names)
     }
 
@@ -127,15 +130,15 @@ impl Trust {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), String> {
-        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| unusual(&error))?;
+    ) -> Result<(), Verdict> {
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| Verdict::Invalid(unusual(&error)))?;
         if let Some(bits) = peer_key::rsa_bits(leaf)
             && bits < peer_key::STRONG_RSA_BITS
         {
-            return Err(format!(
+            return Err(Verdict::Invalid(format!(
                 "its RSA key has {bits} bits, fewer than {}; {PIN}",
                 peer_key::STRONG_RSA_BITS
-            ));
+            )));
         }
         let algorithms = self.provider.signature_verification_algorithms.all;
         let lists = self.revoked.by_reference();
@@ -150,7 +153,10 @@ impl Trust {
                 None,
             )
             .map(drop)
-            .map_err(|error| explain(&error))
+            .map_err(|error| match error {
+                webpki::Error::UnknownIssuer => Verdict::Untrusted,
+                error => Verdict::Invalid(explain(&error)),
+            })
     }
 }
 
@@ -219,7 +225,6 @@ fn explain(error: &webpki::Error) -> String {
         webpki::Error::InvalidCrlSignatureForPublicKey => {
             "the revocation list in its authority's name is not signed by that authority; replace the file in tls.revocationLists".to_owned()
         }
-        webpki::Error::UnknownIssuer => "no trusted authority issued it".to_owned(),
         webpki::Error::InvalidSignatureForPublicKey => {
             "it is not signed by the authority that it names".to_owned()
         }

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use rcgen::{BasicConstraints, IsCa};
+use rstest::rstest;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
@@ -12,8 +14,9 @@ use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
 use xmpp_federation_edge::resolve::{Lookup, Resolver};
 
 use crate::one_host::OneHost;
+use crate::partner::{Partner, Rules};
 use crate::support::odd::{Odd, OddIdentity};
-use crate::support::pki::{Pki, client_showing, server_showing};
+use crate::support::pki::{Identity, Pki, client_showing, server_showing};
 use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header};
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
@@ -380,4 +383,58 @@ async fn an_authority_that_issues_one_does_not_make_its_names_count() {
             verdict(&lab, "inbound")
         );
     }
+}
+
+fn expired() -> Identity {
+    pki().issue(&["vngtp.lab"], |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    })
+}
+
+const ANCHOR: &str = "tls.trustAnchors";
+
+/// What is told of a certificate that proves nothing helps against what is wrong with it.
+#[rstest]
+#[case::of_an_authority(authority(), None, "can only be pinned", "dialback decides then", &[ANCHOR])]
+#[case::of_an_unknown_authority(Identity::self_signed(&["vngtp.lab"]), None, "no trusted authority", ANCHOR, &[])]
+#[case::expired(expired(), None, "expired 2021", "dialback decides then", &[ANCHOR])]
+#[case::of_another_name(pki().issue(&["other.example"], |_| {}), None, "do not cover", "dialback decides then", &[ANCHOR])]
+#[case::required_of_an_authority(authority(), Some(REQUIRED), "can only be pinned", "its entry in peers", &[ANCHOR])]
+#[case::required_of_an_unknown_authority(Identity::self_signed(&["vngtp.lab"]), Some(REQUIRED), "no trusted", ANCHOR, &[])]
+#[case::another_one_is_pinned(expired(), Some(PINNED), "not one that is pinned", "change pinnedSha256", &[ANCHOR, "must get one"])]
+#[tokio::test]
+async fn a_probe_names_what_helps_against_a_certificate_and_nothing_else(
+    #[case] shown: Identity,
+    #[case] terms: Option<&str>,
+    #[case] says: &str,
+    #[case] helps: &str,
+    #[case] helps_not: &[&str],
+) {
+    let peer = Peer::new("vngtp.lab").await;
+    let mut config = config(&[&peer], &[]);
+    if let Some(terms) = terms {
+        config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
+    }
+    let live = Arc::new(pki().live(config));
+    let _partner = Partner::start(peer, shown, Rules::DIALBACK);
+    let plan = Plan::with_live("vngtp.lab".parse().unwrap(), None, live, None).unwrap();
+    let report = plan.run().await;
+    let found = report.findings.iter().find(|one| one.check == "certificate").unwrap();
+    assert!(found.detail.contains(says), "{report}");
+    let remedy = found.remedy.as_deref().unwrap_or_default();
+    assert!(remedy.contains(helps), "{report}");
+    for other in helps_not {
+        assert!(!remedy.contains(other), "{report}");
+    }
+}
+
+const REQUIRED: &str = "requireCertificate: true";
+const PINNED: &str = "pinnedSha256: ['0000000000000000000000000000000000000000000000000000000000000000']";
+
+/// A certificate for authorities that a server shows as its own.
+fn authority() -> Identity {
+    pki().issue(&["vngtp.lab"], |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    })
 }
