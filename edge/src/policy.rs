@@ -53,7 +53,7 @@ pub enum Denied {
     /// A domain of ours: it never comes in from outside and never leaves.
     #[error("it is hosted here")]
     OwnDomain,
-    /// The mode is AllowList and the domain is neither listed nor routed statically.
+    /// The mode is AllowList, and the domain is not listed and has no static route and no entry in `peers`.
     #[error("it is not on the allow list")]
     NotAllowed,
     /// The mode is DenyList and the domain is listed.
@@ -132,15 +132,16 @@ impl Policy {
         remote.map_or(&self.general, |remote| self.peer(remote))
     }
 
-    /// Whether a remote domain may federate. A static route implies that an allow list would
-    /// have it; a deny list wins over routes.
+    /// Whether a remote domain may federate. A static route and an entry in `peers` admit it beside the allow
+    /// list; a deny list wins over both.
     pub fn check(&self, remote: &Domain) -> Result<(), Denied> {
         if self.hosted.contains(remote) {
             return Err(Denied::OwnDomain);
         }
         let listed = self.listed.contains(remote);
+        let described = || self.routed.contains(remote) || self.peers.contains_key(remote);
         match self.mode {
-            PrivacyMode::AllowList if listed || self.routed.contains(remote) => Ok(()),
+            PrivacyMode::AllowList if listed || described() => Ok(()),
             PrivacyMode::AllowList => Err(Denied::NotAllowed),
             PrivacyMode::DenyList if listed => Err(Denied::Listed),
             PrivacyMode::AllowAll | PrivacyMode::DenyList => Ok(()),
@@ -163,7 +164,9 @@ mod tests {
             route_addresses: HashSet::new(),
             hosted: HashSet::from([domain("coluc.com")]),
             general: PeerPolicy::default(),
-            peers: HashMap::new(),
+            peers: ["listed.example", "terms.example"]
+                .map(|peer| (domain(peer), PeerPolicy::default()))
+                .into(),
         }
     }
 
@@ -171,7 +174,9 @@ mod tests {
     #[case(PrivacyMode::AllowList, "listed.example", Ok(()))]
     #[case(PrivacyMode::AllowList, "LISTED.example.", Ok(()))]
     #[case(PrivacyMode::AllowList, "routed.example", Ok(()))]
+    #[case(PrivacyMode::AllowList, "terms.example", Ok(()))]
     #[case(PrivacyMode::AllowList, "sub.listed.example", Err(Denied::NotAllowed))]
+    #[case(PrivacyMode::AllowList, "sub.terms.example", Err(Denied::NotAllowed))]
     #[case(PrivacyMode::AllowList, "coluc.com", Err(Denied::OwnDomain))]
     #[case(PrivacyMode::DenyList, "listed.example", Err(Denied::Listed))]
     #[case(PrivacyMode::DenyList, "other.example", Ok(()))]

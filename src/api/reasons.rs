@@ -53,7 +53,7 @@ reasons! {
     ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
     ConfigRejected: "A pod refused the newest configuration and goes on with the old one.", "Correct the value named in the message.";
     NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
-    EmptyAllowList: "The allow list is empty, so nothing federates.", "List domains in spec.privacy.domains.";
+    EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
     CertificateExpired: "The certificate has expired.", "Renew the certificate in its Secret.";
     CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
     RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";

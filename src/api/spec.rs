@@ -570,7 +570,8 @@ pub struct RevocationListsSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.mode != 'AllowAll' || !has(self.domains) || self.domains.size() == 0").message("AllowAll takes no list; remove domains, or choose AllowList or DenyList").field_path(".domains"))]
 pub struct PrivacySpec {
-    /// AllowList (an empty list: nothing federates), DenyList or AllowAll. Default AllowList.
+    /// AllowList (domains of staticRoutes and peers are admitted beside the listed ones; without any nothing
+    /// federates), DenyList (the list wins over staticRoutes and peers) or AllowAll. Default AllowList.
     #[serde(default)]
     pub mode: PrivacyMode,
     /// The listed domains.
@@ -583,7 +584,7 @@ pub struct PrivacySpec {
 /// How the list is read.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PrivacyMode {
-    /// Listed domains only.
+    /// Listed domains, and those of staticRoutes and peers.
     #[default]
     AllowList,
     /// All but the listed.

@@ -206,10 +206,10 @@ impl Default for TrustAnchors {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum PrivacyMode {
-    /// Only listed domains federate; an empty list federates with nobody.
+    /// Listed domains federate, and those of `staticRoutes` and `peers`; without any of them nobody does.
     #[default]
     AllowList,
-    /// All but the listed domains federate.
+    /// All but the listed domains federate; the list wins over `staticRoutes` and `peers`.
     DenyList,
     /// Everybody federates.
     AllowAll,
@@ -226,7 +226,7 @@ pub struct Privacy {
     pub domains: Vec<Domain>,
 }
 
-/// Fixed addresses of a remote domain, all of equal priority.
+/// Fixed addresses of a remote domain, all of equal priority. They admit it in mode AllowList.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -237,7 +237,7 @@ pub struct StaticRoute {
     pub addresses: Vec<HostPort>,
 }
 
-/// What applies to one remote domain instead of the general rules.
+/// What applies to one remote domain instead of the general rules. An entry admits it in mode AllowList.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -46,6 +46,19 @@ impl Records {
     }
 }
 
+/// Remote domains that an allow list admits and that are found by DNS.
+fn looked_up(valid: &Validated) -> Vec<Domain> {
+    if valid.privacy.mode != PrivacyMode::AllowList {
+        return Vec::new();
+    }
+    let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
+    let mut partners = valid.privacy.domains.clone();
+    let peers = valid.peers.iter().map(|peer| &peer.domain);
+    partners.extend(peers.filter(|d| !valid.privacy.domains.contains(d)).cloned());
+    partners.retain(|d| !routed(d));
+    partners
+}
+
 /// Looks public records up, unless they were looked up lately for the same question.
 pub async fn look(
     valid: &Validated,
@@ -53,12 +66,7 @@ pub async fn look(
     refresh: Option<&String>,
     last: Option<Records>,
 ) -> Result<Records, String> {
-    let partners = if valid.privacy.mode == PrivacyMode::AllowList {
-        let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
-        valid.privacy.domains.iter().filter(|d| !routed(d)).cloned().collect()
-    } else {
-        Vec::new()
-    };
+    let partners = looked_up(valid);
     let wanted = Wanted {
         domains: valid.hosted.clone(),
         direct_tls: valid.direct_tls,

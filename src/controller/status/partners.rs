@@ -13,6 +13,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if valid.privacy.mode == PrivacyMode::AllowList
         && valid.privacy.domains.is_empty()
         && valid.static_routes.is_empty()
+        && valid.peers.is_empty()
     {
         return Verdict::no(
             Reason::EmptyAllowList,
@@ -41,7 +42,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if let Some(record) = found.records.as_ref().ok().and_then(missing) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
-    if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() {
+    if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
     }
     Verdict::yes("no configured partner fails")
@@ -71,10 +72,14 @@ mod tests {
 
     #[test]
     fn an_empty_allow_list_is_said() {
-        let verdict = verdict(
-            &world("/privacy", json!({"mode": "AllowList"})),
-            Type::PartnersReachable,
-        );
-        assert_eq!((verdict.state, verdict.reason), (State::False, "EmptyAllowList"));
+        let mut world = world("/privacy", json!({"mode": "AllowList"}));
+        let verdict_of = |world: &_| {
+            let verdict = verdict(world, Type::PartnersReachable);
+            (verdict.state, verdict.reason)
+        };
+        assert_eq!(verdict_of(&world), (State::False, "EmptyAllowList"));
+        // An entry in peers admits its domain.
+        world.valid.peers = vec![serde_json::from_value(json!({"domain": "vngtp.lab"})).unwrap()];
+        assert_eq!(verdict_of(&world).0, State::True);
     }
 }
