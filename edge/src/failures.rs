@@ -24,7 +24,7 @@ pub const MAX_STRANGERS: usize = 256;
 pub const MAX_REASON: usize = 400;
 
 /// Where an attempt failed, in the order in which a stream passes these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// The name: DNS, static routes, address rules.
@@ -36,6 +36,7 @@ pub enum Stage {
     /// The peer's certificate.
     Certificate,
     /// Headers and stream features.
+    #[default]
     Features,
     /// SASL EXTERNAL.
     External,
@@ -101,7 +102,7 @@ impl Attempt {
         }
     }
 
-    /// Somebody came in the name of the domain and was refused. Proves nothing about the domain.
+    /// Somebody came in the name of the domain, and was refused or left. Proves nothing about the domain.
     pub fn inbound(stage: Stage, address: SocketAddr, reason: impl Into<String>) -> Self {
         Self {
             direction: Direction::Inbound,

@@ -2,7 +2,7 @@
 //! the metrics and `ctl failures`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
@@ -23,16 +23,18 @@ impl Edge {
         self.registry.attempt_failed(remote, attempt);
     }
 
-    /// A peer was refused by a check. `local`, `remote`: whom it wanted and in whose name it came,
-    /// as far as it said so.
+    /// A peer was refused by a check, at this stage of the stream. `local`, `remote`: whom it wanted and in
+    /// whose name it came, as far as it said so.
     pub(crate) fn refused(
         &self,
-        direction: Direction,
-        peer: SocketAddr,
+        entry: &StreamEntry,
+        stage: Stage,
         local: Option<&Domain>,
         remote: Option<&Domain>,
         refusal: &Refusal,
     ) {
+        let (direction, peer) = (entry.direction, entry.peer);
+        entry.update(|detail| detail.refused = true);
         self.metrics.peer_refused(refusal.check.as_str());
         let party = match (direction, remote) {
             (Direction::Outbound, Some(remote)) => Party::Called(remote, Some(peer.ip())),
@@ -44,7 +46,7 @@ impl Edge {
         if let Some(remote) = remote {
             let attempt = Attempt {
                 direction,
-                stage: refusal.check.stage(),
+                stage: refusal.check.stage().unwrap_or(stage),
                 address: Some(peer),
                 reason: refusal.reason.to_string(),
             };
@@ -67,12 +69,20 @@ impl Edge {
         admitted
     }
 
-    /// A peer's stream ended by this failure; notes it if it was we who refused something.
+    /// A peer's stream ended by this failure; notes what we refused, and a peer that hung up before anything
+    /// was authenticated.
     pub(crate) fn stream_refused(&self, entry: &StreamEntry, failure: &Failure) {
         if let Some(check) = failed_check(failure) {
             let remote = entry.claimed();
             let refusal = Refusal::new(check, failure.to_string());
-            self.refused(entry.direction, entry.peer, None, remote.as_ref(), &refusal);
+            self.refused(entry, entry.stage(), None, remote.as_ref(), &refusal);
+        } else if is_hang_up(failure)
+            && entry.came_to_nothing()
+            && let Some(remote) = entry.claimed()
+        {
+            let reason = format!("{failure} before a pair of domains was authenticated");
+            let attempt = Attempt::inbound(failed_stage(failure, entry.stage()), entry.peer, reason);
+            self.attempt_failed(&remote, attempt);
         }
     }
 }
@@ -108,12 +118,26 @@ pub(crate) fn failed_check(failure: &Failure) -> Option<Check> {
     }
 }
 
-/// Where an outbound stream failed during its negotiation.
-pub(crate) fn failed_stage(failure: &Failure) -> Stage {
+/// Whether it was the peer, or the network, that ended the stream.
+pub(crate) fn is_hang_up(failure: &Failure) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, TimedOut, UnexpectedEof};
     match failure {
-        Failure::Refused(refusal) => refusal.check.stage(),
+        Failure::Ended | Failure::Closed | Failure::Peer { .. } => true,
+        Failure::Io(error) => matches!(
+            error.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | TimedOut | UnexpectedEof
+        ),
+        Failure::Fault { .. } | Failure::Refused(_) | Failure::Timeout(_) => false,
+    }
+}
+
+/// Where a stream failed that had come to this stage.
+pub(crate) fn failed_stage(failure: &Failure, stage: Stage) -> Stage {
+    match failure {
+        Failure::Refused(refusal) => refusal.check.stage().unwrap_or(stage),
+        // A record that TLS refuses, such as an alert behind the handshake.
         Failure::Io(error) if error.kind() == io::ErrorKind::InvalidData => Stage::Tls,
-        _ => Stage::Features,
+        _ => stage,
     }
 }
 
@@ -146,5 +170,21 @@ mod tests {
     #[case(Failure::Peer { condition: Condition::HostUnknown, text: None }, None)]
     fn only_what_we_refused_names_a_check(#[case] failure: Failure, #[case] check: Option<&'static str>) {
         assert_eq!(failed_check(&failure).map(Check::as_str), check);
+    }
+
+    #[rstest]
+    #[case::of_its_own(Refusal::new(Check::Pin, "").into(), Stage::External, Stage::Certificate)]
+    #[case::limits(Refusal::new(Check::Limits, "").into(), Stage::Features, Stage::Features)]
+    #[case::limits_of_keys(Refusal::new(Check::Limits, "").into(), Stage::Dialback, Stage::Dialback)]
+    #[case::memory(io::Error::from(io::ErrorKind::OutOfMemory).into(), Stage::External, Stage::External)]
+    #[case::time(Failure::Timeout("the negotiation of the stream"), Stage::Tls, Stage::Tls)]
+    #[case::hang_up(Failure::Ended, Stage::External, Stage::External)]
+    #[case::alert(io::Error::from(io::ErrorKind::InvalidData).into(), Stage::Features, Stage::Tls)]
+    fn a_failure_belongs_to_the_stage_at_which_it_came(
+        #[case] failure: Failure,
+        #[case] at: Stage,
+        #[case] stage: Stage,
+    ) {
+        assert_eq!(failed_stage(&failure, at), stage);
     }
 }

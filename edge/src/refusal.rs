@@ -95,14 +95,14 @@ impl Check {
         }
     }
 
-    /// Where a stream that fails it has come to.
-    pub const fn stage(self) -> Stage {
+    /// The stage that it belongs to; `None` if a stream can fail it at any.
+    pub const fn stage(self) -> Option<Stage> {
         match self {
-            Self::Policy | Self::OwnDomain | Self::Hosted => Stage::Policy,
-            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => Stage::Tls,
-            Self::Certificate | Self::Pin => Stage::Certificate,
-            Self::Dialback | Self::Limits | Self::Authenticated => Stage::Dialback,
-            Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => Stage::Stream,
+            Self::Policy | Self::OwnDomain | Self::Hosted => Some(Stage::Policy),
+            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => Some(Stage::Tls),
+            Self::Certificate | Self::Pin => Some(Stage::Certificate),
+            Self::Dialback | Self::Authenticated => Some(Stage::Dialback),
+            Self::Limits | Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => None,
         }
     }
 

@@ -17,7 +17,7 @@ use xmpp_federation_core::edge_status::{
 use xmpp_federation_core::{ComponentId, Domain};
 
 use crate::config::Live;
-use crate::failures::{Attempt, DomainFailures, Failures};
+use crate::failures::{Attempt, DomainFailures, Failures, Stage};
 use crate::metrics::Direction;
 use crate::router::queue::Place;
 use crate::router::returned::Returned;
@@ -85,6 +85,22 @@ impl StreamEntry {
                 detail.remote = Some(remote.clone());
             }
         });
+    }
+
+    /// From now on a failure belongs to this stage.
+    pub(crate) fn comes_to(&self, stage: Stage) {
+        lock(&self.detail).stage = stage;
+    }
+
+    /// Whether the peer leaves behind nothing that is noted: no pair, no question, no refusal.
+    pub(crate) fn came_to_nothing(&self) -> bool {
+        let detail = lock(&self.detail);
+        !detail.refused && !detail.verifies && detail.stage != Stage::Stream && !self.close.is_cancelled()
+    }
+
+    /// Where the stream has come to.
+    pub(crate) fn stage(&self) -> Stage {
+        lock(&self.detail).stage
     }
 
     /// Notes what the peer's certificate proves: `valid`, `missing`, or why it proves nothing.
@@ -198,6 +214,12 @@ pub struct StreamDetail {
     /// It asks or answers `db:verify`.
     #[serde(skip)]
     pub verifies: bool,
+    /// Where an inbound stream has come to.
+    #[serde(skip)]
+    pub stage: Stage,
+    /// Something on it was refused, and noted.
+    #[serde(skip)]
+    pub refused: bool,
 }
 
 impl StreamDetail {

@@ -11,9 +11,10 @@ use xmpp_federation_core::edge_config::TlsMode;
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
+use crate::failures::Stage;
 use crate::jid::Labels;
 use crate::log_rate::Party;
-use crate::metrics::{Direction, Mechanism, Role};
+use crate::metrics::{Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::registry::{KeyInfo, PairInfo};
@@ -66,6 +67,9 @@ impl Session {
         }
         self.last_use = Instant::now();
         self.wire.transport.charge(1);
+        if self.pairs.is_empty() {
+            self.guard.entry.comes_to(Stage::Dialback);
+        }
         match kind {
             Kind::Result => self.receiving(live, request),
             Kind::Verify => self.authoritative(live, &request),
@@ -86,9 +90,9 @@ impl Session {
     }
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
-        let peer = self.guard.entry.peer;
+        let entry = &self.guard.entry;
         self.edge
-            .refused(Direction::Inbound, peer, Some(local), Some(remote), refusal);
+            .refused(entry, Stage::Dialback, Some(local), Some(remote), refusal);
     }
 
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
@@ -379,6 +383,7 @@ impl Session {
             });
             self.pairs.push(pair);
         }
+        self.guard.entry.comes_to(Stage::Stream);
         self.wire.framer.set_limits(self.limits(live));
     }
 }

@@ -14,6 +14,7 @@ use xmpp_federation_core::Domain;
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
 use super::session::{Pair, Session};
 use crate::config::Live;
+use crate::failures::Stage;
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
 use crate::refusal::{Check, Refusal};
@@ -53,6 +54,9 @@ impl Session {
         if self.closing.is_some() {
             return Ok(());
         }
+        if self.pairs.is_empty() {
+            self.guard.entry.comes_to(Stage::External);
+        }
         let plain = |condition, reason: &'static str| Err((condition, Refusal::new(Check::Certificate, reason)));
         let outcome = match element.name() {
             "auth" => self.authenticate(live, element),
@@ -83,9 +87,9 @@ impl Session {
             Err((condition, refusal)) => {
                 self.edge.metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
-                let peer = self.guard.entry.peer;
+                let entry = &self.guard.entry;
                 self.edge
-                    .refused(Direction::Inbound, peer, to.as_ref(), from.as_ref(), &refusal);
+                    .refused(entry, Stage::External, to.as_ref(), from.as_ref(), &refusal);
                 let sasl = ns::SASL;
                 self.wire
                     .queue(format!("<failure xmlns='{sasl}'><{condition}/></failure>"));
@@ -139,7 +143,8 @@ impl Session {
         self.wire.queue(answer_header(live, Some(theirs), &id));
         self.id = id;
         self.external.restarting = false;
-        let announced = read_header(&self.edge, live, theirs, self.guard.entry.peer)?;
+        self.guard.entry.comes_to(Stage::Features);
+        let announced = read_header(&self.edge, live, theirs, &self.guard.entry)?;
         if announced.pre_xmpp_1 {
             return Err(Failure::fault(
                 StreamErrorCondition::UnsupportedVersion,
@@ -162,8 +167,8 @@ impl Session {
             let kept = &self.external.certificate;
             terms::certificate(live, shown, kept, &remote).inspect_err(|refusal| {
                 let (local, remote) = (Some(&local), Some(&remote));
-                let peer = self.guard.entry.peer;
-                self.edge.refused(Direction::Inbound, peer, local, remote, refusal);
+                self.edge
+                    .refused(&self.guard.entry, Stage::External, local, remote, refusal);
             })?;
         }
         self.wire.queue(features(live, Some(&remote), None, false));

@@ -11,7 +11,6 @@
 //! refuses. The mode is that of the domain which the header names as `from`, and the general one
 //! until then. Every domain that comes up later on the stream is held to its own ([`terms::check`]).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use xmpp_federation_core::edge_config::TlsMode;
@@ -20,9 +19,11 @@ use xmpp_federation_core::{Domain, StreamId};
 use crate::config::Live;
 use crate::dialback::elements::{Received, Reply, reply};
 use crate::edge::Edge;
+use crate::failures::Stage;
 use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
+use crate::registry::StreamEntry;
 use crate::stanza::is_stanza;
 use crate::stream::direct_tls::{self, Service};
 use crate::stream::tls::TlsSession;
@@ -119,7 +120,7 @@ pub(super) fn read_header(
     edge: &Edge,
     live: &Live,
     theirs: &StreamHeader,
-    peer: SocketAddr,
+    entry: &StreamEntry,
 ) -> Result<Announced, Failure> {
     if theirs.default_ns() != ns::SERVER {
         return Err(Failure::fault(
@@ -140,7 +141,7 @@ pub(super) fn read_header(
     let (from, to) = (domain(theirs.from.as_deref())?, domain(theirs.to.as_deref())?);
     let log = |check: Check, reason: String| {
         let refusal = Refusal::new(check, reason);
-        edge.refused(Direction::Inbound, peer, to.as_ref(), from.as_ref(), &refusal);
+        edge.refused(entry, Stage::Features, to.as_ref(), from.as_ref(), &refusal);
         refusal
     };
     if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
@@ -206,16 +207,16 @@ pub(super) struct Negotiation<'a> {
     edge: &'a Arc<Edge>,
     live: Arc<Live>,
     wire: &'a mut Wire,
-    peer: SocketAddr,
+    entry: &'a StreamEntry,
 }
 
 impl<'a> Negotiation<'a> {
-    pub(super) fn new(edge: &'a Arc<Edge>, wire: &'a mut Wire, peer: SocketAddr) -> Self {
+    pub(super) fn new(edge: &'a Arc<Edge>, wire: &'a mut Wire, entry: &'a StreamEntry) -> Self {
         Self {
             live: edge.live(),
             edge,
             wire,
-            peer,
+            entry,
         }
     }
 
@@ -303,6 +304,7 @@ impl<'a> Negotiation<'a> {
         server: Arc<rustls::ServerConfig>,
         addresses: &Addresses,
     ) -> Result<(), Failure> {
+        self.entry.comes_to(Stage::Tls);
         let session = TlsSession::server(server).map_err(std::io::Error::other)?;
         let session = session.for_domain(addresses.to.clone());
         let Wire { transport, framer, .. } = &mut *self.wire;
@@ -315,13 +317,14 @@ impl<'a> Negotiation<'a> {
             }
             return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
         }
+        self.entry.comes_to(Stage::Features);
         Ok(())
     }
 
     fn refuse(&self, refusal: Refusal, addresses: &Addresses) -> Failure {
         let (local, remote) = (addresses.to.as_ref(), addresses.from.as_ref());
         self.edge
-            .refused(Direction::Inbound, self.peer, local, remote, &refusal);
+            .refused(self.entry, self.entry.stage(), local, remote, &refusal);
         refusal.into()
     }
 
@@ -331,7 +334,7 @@ impl<'a> Negotiation<'a> {
         let id = new_id();
         let ours = answer_header(&self.live, Some(&theirs), &id);
         self.wire.send(ours).await?;
-        Ok((id, read_header(self.edge, &self.live, &theirs, self.peer)?))
+        Ok((id, read_header(self.edge, &self.live, &theirs, self.entry)?))
     }
 
     /// Waits for what the peer says first. `None`: it wants TLS and was told to proceed.
@@ -378,7 +381,7 @@ impl<'a> Negotiation<'a> {
             let condition = refusal.check.dialback_condition();
             let local = Some(&received.to_domain);
             self.edge
-                .refused(Direction::Inbound, self.peer, local, Some(remote), &refusal);
+                .refused(self.entry, Stage::Dialback, local, Some(remote), &refusal);
             let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
                 Failure::fault(
                     StreamErrorCondition::BadFormat,

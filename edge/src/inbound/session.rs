@@ -25,9 +25,11 @@ use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
+use crate::failures::Stage;
 use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
+use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
@@ -233,7 +235,7 @@ async fn open(
         edge.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout_at(deadline, Negotiation::new(&edge, &mut wire, peer).run(service)) => {
+        negotiated = timeout_at(deadline, Negotiation::new(&edge, &mut wire, &guard.entry).run(service)) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
         () = edge.inbound.close.cancelled() => Err(shutdown()),
@@ -280,7 +282,8 @@ async fn open(
         Err(failure) => {
             let claimed = guard.entry.claimed();
             if edge.may_log("inbound stream failed", Party::Caller(peer.ip(), claimed.as_ref())) {
-                tracing::info!(%peer, reason = %failure, "inbound stream failed during its negotiation");
+                let stage = failed_stage(&failure, guard.entry.stage()).as_str();
+                tracing::info!(%peer, stage, reason = %failure, "inbound stream failed during its negotiation");
             }
             edge.stream_refused(&guard.entry, &failure);
             count_excess(&edge, &failure, true);
@@ -701,9 +704,9 @@ impl Session {
     fn refuse_name(&mut self, live: &Live, element: &Element, local: &Domain, remote: &Domain, name: &str) {
         let reason = format!("not every XML parser accepts the name {name:?}; the stanza is refused");
         let refusal = Refusal::new(Check::Xml, reason);
-        let peer = self.guard.entry.peer;
+        let entry = &self.guard.entry;
         self.edge
-            .refused(Direction::Inbound, peer, Some(local), Some(remote), &refusal);
+            .refused(entry, Stage::Stream, Some(local), Some(remote), &refusal);
         self.refuse(live, element, (local, remote), Cause::Unportable);
         self.pay_refusal(live, remote);
     }
@@ -723,9 +726,9 @@ impl Session {
         let from = element.from().unwrap_or_default();
         let reason = format!("a stanza from {} was dropped: {fault}", shown(&from));
         let refusal = Refusal::new(Check::Addressing, reason);
-        let peer = self.guard.entry.peer;
         let (local, remote) = (Some(&local), Some(&remote));
-        self.edge.refused(Direction::Inbound, peer, local, remote, &refusal);
+        self.edge
+            .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
         self.edge.metrics.dropped(Cause::Malformed.as_str());
     }
 
@@ -904,9 +907,9 @@ impl Session {
         }
         for pair in &self.pairs {
             if let Err(refusal) = self.still_counts(&live, pair) {
-                let peer = self.guard.entry.peer;
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));
-                self.edge.refused(Direction::Inbound, peer, local, remote, &refusal);
+                self.edge
+                    .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
                 return Err(refusal.into());
             }
         }

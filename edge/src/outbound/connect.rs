@@ -220,10 +220,10 @@ impl Opener {
     }
 
     /// Records why a negotiation failed; gives what senders are told.
-    fn cause(&self, local: &Domain, address: SocketAddr, phase: Phase, failure: &Failure) -> Cause {
+    fn cause(&self, local: &Domain, entry: &StreamEntry, phase: Phase, failure: &Failure) -> Cause {
         let refused = |refusal: &Refusal| {
             let (local, remote) = (Some(local), Some(&self.remote));
-            self.edge.refused(Direction::Outbound, address, local, remote, refusal);
+            self.edge.refused(entry, phase.stage(), local, remote, refusal);
         };
         match failure {
             Failure::Refused(refusal) => {
@@ -235,9 +235,9 @@ impl Opener {
                 Cause::Unreachable
             }
             _ => {
-                let stage = failed_stage(failure);
+                let stage = failed_stage(failure, phase.stage());
                 let reason = format!("{failure} (stream from {local})");
-                let attempt = Attempt::outbound(stage, Some(address), reason);
+                let attempt = Attempt::outbound(stage, Some(entry.peer), reason);
                 self.edge.attempt_failed(&self.remote, attempt);
                 Cause::Unreachable
             }
@@ -352,7 +352,7 @@ impl Opener {
                             "outbound stream failed during its negotiation"
                         );
                     }
-                    let cause = self.cause(local, address, phase, &failure);
+                    let cause = self.cause(local, &guard.entry, phase, &failure);
                     self.note(cause, format!("{address}: {why}"));
                     tokio::spawn(async move {
                         wire.hang_up(&failure, || header).await;

@@ -19,6 +19,7 @@ use super::connect::note_tls;
 use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
+use crate::failures::Stage;
 use crate::jid::Side;
 use crate::log_rate::Party;
 use crate::metrics::Direction;
@@ -77,6 +78,17 @@ pub(super) enum Phase {
     Secure,
     /// `<auth/>` was sent over TLS and is not answered.
     External,
+}
+
+impl Phase {
+    /// The same as failures are told.
+    pub(super) const fn stage(self) -> Stage {
+        match self {
+            Self::Clear | Self::Secure => Stage::Features,
+            Self::Handshake => Stage::Tls,
+            Self::External => Stage::External,
+        }
+    }
 }
 
 impl<'a> Opening<'a> {

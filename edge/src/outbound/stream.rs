@@ -26,7 +26,8 @@ use crate::edge::Edge;
 use crate::failures::{Attempt, Stage};
 use crate::jid::{Labels, Side};
 use crate::log_rate::Party;
-use crate::metrics::{Direction, Mechanism, Role};
+use crate::metrics::{Mechanism, Role};
+use crate::notes::{failed_stage, is_hang_up};
 use crate::refusal::Check;
 use crate::registry::PairInfo;
 use crate::stanza::DomainCache;
@@ -683,8 +684,8 @@ impl Stream<'_> {
         let shown = self.opened.wire.transport.shown();
         let (memory, kept) = (&self.edge.memory, Kept::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
-            let (address, remote) = (self.opened.address, Some(&self.route.remote));
-            self.edge.refused(Direction::Outbound, address, None, remote, &refusal);
+            let (entry, remote) = (&self.opened.guard.entry, Some(&self.route.remote));
+            self.edge.refused(entry, Stage::Stream, None, remote, &refusal);
             return Err(refusal.into());
         }
         let mut pairs = self.pairs.iter();
@@ -791,18 +792,16 @@ impl Stream<'_> {
         }
         let (remote, local, address) = (&self.route.remote, self.local, self.opened.address);
         let asked = matches!(self.pairs.get(local), Some(PairState::Pending(_)));
-        let by_peer = matches!(failure, Failure::Closed | Failure::Ended | Failure::Peer { .. });
-        let (stage, reason) = if asked && by_peer {
-            let reason = format!(
+        let stage = if asked { Stage::Dialback } else { Stage::Stream };
+        let reason = if asked && is_hang_up(&failure) {
+            format!(
                 "{remote} at {address} ended the stream instead of answering our db:result for {local} ({failure}); ask its administrator whether {local} may federate there"
-            );
-            (Stage::Dialback, reason)
+            )
         } else {
-            let reason = format!("the stream to {remote} at {address} ended: {failure}");
-            (Stage::Stream, reason)
+            format!("the stream to {remote} at {address} ended: {failure}")
         };
         if !self.used && self.refused.is_none() && self.closing.is_none() {
-            let attempt = Attempt::outbound(stage, Some(address), reason.clone());
+            let attempt = Attempt::outbound(failed_stage(&failure, stage), Some(address), reason.clone());
             self.edge.attempt_failed(remote, attempt);
         }
         let Opened { wire, guard, .. } = self.opened;

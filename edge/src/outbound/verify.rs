@@ -26,9 +26,11 @@ use super::turns::{NoTurn, Standing, Turn as Permit, TurnCounts, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
 use crate::edge::Edge;
+use crate::failures::{Attempt, Stage};
 use crate::jid::{Labels, Side};
 use crate::log_rate::Party;
 use crate::metrics::Role;
+use crate::notes::failed_stage;
 use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
@@ -573,10 +575,22 @@ impl Asking<'_> {
                 asked.again = true;
                 left.push(asked);
             } else {
+                let local = &asked.question.local;
+                self.not_answered(
+                    failure,
+                    format!("the stream ended instead of an answer to our db:verify for {local}: {failure}"),
+                );
                 asked.answer(Outcome::Failed("remote-server-timeout"));
             }
         }
         left
+    }
+
+    /// The authoritative server left a question unanswered.
+    fn not_answered(&self, failure: &Failure, reason: String) {
+        let stage = failed_stage(failure, Stage::Dialback);
+        let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
+        self.edge.attempt_failed(self.remote, attempt);
     }
 
     fn send(&mut self, asked: Asked) {
@@ -691,6 +705,8 @@ impl Asking<'_> {
                 self.late.remove(0);
             }
             self.late.push((local.clone(), id.clone()));
+            let late = Failure::Timeout("the answer to our db:verify");
+            self.not_answered(&late, format!("{late} for {local}"));
             asked.answer(Outcome::Failed("remote-server-timeout"));
         }
     }

@@ -13,8 +13,10 @@ use xmpp_federation_core::edge_config::TlsMode;
 
 use super::names::Target;
 use super::{Plan, Report};
+use crate::failures::Stage;
 use crate::jid::spelling;
 use crate::metrics::Direction;
+use crate::notes::failed_stage;
 use crate::policy::PeerPolicy;
 use crate::stream::tls::TlsSession;
 use crate::stream::transport::Transport;
@@ -27,6 +29,9 @@ use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition as Condition,
 const CONNECT: Duration = Duration::from_secs(10);
 /// A certificate that expires sooner deserves a look.
 const SOON: Duration = Duration::from_hours(14 * 24);
+
+/// What helps where TLS fails, in the handshake or behind it.
+const TLS_REMEDY: &str = "compare TLS versions and ciphers; a peer that demands a client certificate closes here";
 
 /// A stream on which we may say who we are.
 pub(super) struct Reached {
@@ -103,11 +108,12 @@ impl Plan {
             self.metrics.clone(),
         );
         let time = limits.negotiation_timeout.0;
-        let steps = self.steps(target, &mut wire, report);
+        let mut stage = Stage::Features;
+        let steps = self.steps(target, &mut wire, report, &mut stage);
         let done = timeout(time, steps).await.unwrap_or_else(|_| {
             let seconds = time.as_secs();
             Err(Failed(
-                "features",
+                stage.as_str(),
                 format!("the peer did not finish the negotiation within {seconds} s"),
                 "the peer is overloaded, or something on the way swallows its answers",
             ))
@@ -130,6 +136,7 @@ impl Plan {
         target: &Target,
         wire: &mut Wire,
         report: &mut Report,
+        stage: &mut Stage,
     ) -> Result<(Option<StreamId>, Node), Failed> {
         let subject = target.subject();
         let mode = self.mode();
@@ -140,7 +147,9 @@ impl Plan {
                 return Err(Failed("tls", detail.to_owned(), "change tls.mode"));
             };
             let client = direct_tls::client(&client);
+            *stage = Stage::Tls;
             self.start_tls(client, wire, &subject, report).await?;
+            *stage = Stage::Features;
             let (id, features) = self.begin(wire).await?;
             report.good("features", &subject, describe(&features));
             return Ok((id, features));
@@ -164,8 +173,10 @@ impl Plan {
         let required = offer.child(ns::TLS, "required").is_some();
         let offered = if required { "required" } else { "offered" };
         report.good("features", &subject, format!("STARTTLS is {offered}"));
+        *stage = Stage::Tls;
         self.ask_for_tls(wire).await?;
         self.start_tls(client, wire, &subject, report).await?;
+        *stage = Stage::Features;
         let (id, features) = self.begin(wire).await?;
         report.good("features", &subject, describe(&features));
         Ok((id, features))
@@ -212,8 +223,10 @@ impl Plan {
             }
             Ok((id, features.parse()?))
         };
-        said.await
-            .map_err(|failure| Failed("features", failure.to_string(), remedy(&failure)))
+        said.await.map_err(|failure| {
+            let stage = failed_stage(&failure, Stage::Features);
+            Failed(stage.as_str(), failure.to_string(), remedy(&failure))
+        })
     }
 
     async fn ask_for_tls(&self, wire: &mut Wire) -> Result<(), Failed> {
@@ -241,8 +254,7 @@ impl Plan {
         subject: &str,
         report: &mut Report,
     ) -> Result<(), Failed> {
-        let remedy = "compare TLS versions and ciphers; a peer that demands a client certificate closes here";
-        let failed = |detail: String| Failed("tls", detail, remedy);
+        let failed = |detail: String| Failed("tls", detail, TLS_REMEDY);
         let name =
             server_name(&self.domain).map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
         let session = TlsSession::client(client, name).map_err(|error| failed(error.to_string()))?;
@@ -334,6 +346,7 @@ fn remedy(failure: &Failure) -> &'static str {
             }
             _ => "the peer's log says more",
         },
+        Failure::Io(error) if error.kind() == io::ErrorKind::InvalidData => TLS_REMEDY,
         Failure::Ended | Failure::Closed | Failure::Io(_) => {
             "the peer, or a firewall on the way, closes the connection: ask its administrators whether our addresses are blocked"
         }

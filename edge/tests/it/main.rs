@@ -34,6 +34,7 @@ mod sent;
 mod signals;
 mod slow_router;
 mod spelling;
+mod stages;
 mod strangers;
 mod stream_header;
 mod suspects;
