@@ -25,7 +25,8 @@ pub struct EdgeStatus {
     pub draining: bool,
     /// The links to XCP routers.
     pub links: Vec<LinkStatus>,
-    /// Configured partners (allow list, static routes, `peers`) whose last attempt failed.
+    /// Configured partners (allow list, static routes, `peers`) whose last attempt failed: one entry for each
+    /// hosted domain that they refuse, or one for all if they cannot be reached.
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.
     pub streams: StreamCounts,
@@ -208,12 +209,15 @@ pub enum LinkState {
     Failed,
 }
 
-/// A partner that could not be reached or authenticated.
+/// A partner that could not be reached or authenticated, or one hosted domain that it refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartnerFailure {
     /// The remote domain.
     pub domain: Domain,
+    /// The hosted domain, if others may reach the partner; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Domain>,
     /// Stage and reason as a sentence.
     pub reason: String,
     /// RFC 3339 time of the first failure since it last worked.

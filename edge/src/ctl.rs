@@ -197,6 +197,18 @@ pub fn connections(answer: &Value) -> String {
     out
 }
 
+/// Since when a domain fails, and for which hosted domains if not for all.
+fn since(domain: &Value) -> String {
+    let pairs = list(domain, "failingPairs").iter();
+    let pairs: Vec<_> = pairs
+        .map(|pair| format!("for {} since {}", text(pair, "local"), text(pair, "since")))
+        .collect();
+    if pairs.is_empty() {
+        return format!("since {}", text(domain, "failingSince"));
+    }
+    pairs.join(", ")
+}
+
 /// The answer to `failures`.
 pub fn failures(answer: &Value) -> String {
     let mut out = String::new();
@@ -204,7 +216,7 @@ pub fn failures(answer: &Value) -> String {
     for domain in domains {
         let failing = domain.get("failing") == Some(&Value::Bool(true));
         let state = match (failing, domain.get("lastSuccess")) {
-            (true, _) => format!("failing since {}", text(domain, "failingSince")),
+            (true, _) => format!("failing {}", since(domain)),
             (false, Some(_)) => format!("works again since {}", text(domain, "lastSuccess")),
             (false, None) => "outbound attempts do not fail".to_owned(),
         };
@@ -226,6 +238,7 @@ pub fn failures(answer: &Value) -> String {
                     text(attempt, "count"),
                     text(attempt, "direction"),
                     text(attempt, "stage"),
+                    text(attempt, "local"),
                     text(attempt, "address"),
                     attempt
                         .get("reason")
@@ -235,7 +248,7 @@ pub fn failures(answer: &Value) -> String {
                 ]
             })
             .collect();
-        let head = ["", "LAST", "TIMES", "DIRECTION", "STAGE", "ADDRESS", "WHY"];
+        let head = ["", "LAST", "TIMES", "DIRECTION", "STAGE", "HOSTED", "ADDRESS", "WHY"];
         out.push_str(&table(&head, &rows));
     }
     if domains.is_empty() {
@@ -310,6 +323,17 @@ mod tests {
                 "count": 3, "direction": "outbound", "stage": "connect",
                 "address": "198.51.100.7:5269", "reason": "connection refused\u{1b}[2J",
             }],
+        }, {
+            "domain": "xmpp.example", "configured": true, "failing": true,
+            "failingSince": "2026-11-25T19:00:00Z", "lastSuccess": "2026-11-25T19:10:00Z",
+            "failingPairs": [
+                {"local": "coluc.com", "since": "2026-11-25T19:00:00Z", "reason": "refused"},
+                {"local": "conf.coluc.com", "since": "2026-11-25T19:05:00Z", "reason": "refused"},
+            ],
+            "attempts": [{
+                "time": "2026-11-25T19:34:50Z", "first": "2026-11-25T19:34:50Z", "count": 1, "direction": "outbound",
+                "stage": "dialback", "local": "coluc.com", "address": "198.51.100.8:5269", "reason": "refused",
+            }],
         }]);
         let shown = failures(&answer);
         assert!(
@@ -318,10 +342,16 @@ mod tests {
         );
         assert!(
             shown.contains(
-                "2026-11-25T19:34:50Z  3      outbound   connect  198.51.100.7:5269  connection refused\\u{1b}[2J"
+                "2026-11-25T19:34:50Z  3      outbound   connect  -       198.51.100.7:5269  connection refused\\u{1b}[2J"
             ),
             "{shown}"
         );
+        for line in [
+            "xmpp.example: failing for coluc.com since 2026-11-25T19:00:00Z, for conf.coluc.com since 2026-11-25T19:05:00Z\n",
+            "outbound   dialback  coluc.com  198.51.100.8:5269  refused\n",
+        ] {
+            assert!(shown.contains(line), "{line} in\n{shown}");
+        }
         assert_eq!(failures(&json!([])), "no failed attempts\n");
     }
 }

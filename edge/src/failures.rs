@@ -2,10 +2,13 @@
 //!
 //! Domains that an administrator wrote down have a place of their own. All others share
 //! [`MAX_STRANGERS`] places, and those that only came in, or were only claimed by somebody, give
-//! way first: a stranger fills no memory and pushes nobody out. A domain takes at most about 20 kB
-//! ([`KEPT`] attempts each way with reasons of [`MAX_REASON`] bytes), all strangers 5 MB.
+//! way first: a stranger fills no memory and pushes nobody out. A stranger takes at most about 30 kB
+//! ([`KEPT`] attempts each way and as many pairs, with reasons of [`MAX_REASON`] bytes), all strangers 8 MB.
+//!
+//! What failed before a connection stood concerns the remote domain. What failed later concerns the pair:
+//! a partner may refuse one hosted domain and take the others.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -85,6 +88,8 @@ pub struct Attempt {
     pub direction: Direction,
     /// Where it failed.
     pub stage: Stage,
+    /// The hosted domain that it was about; `None`: whichever.
+    pub local: Option<Domain>,
     /// The peer's address, where there was one.
     pub address: Option<SocketAddr>,
     /// Why, as a sentence.
@@ -97,6 +102,7 @@ impl Attempt {
         Self {
             direction: Direction::Outbound,
             stage,
+            local: None,
             address,
             reason: reason.into(),
         }
@@ -107,9 +113,17 @@ impl Attempt {
         Self {
             direction: Direction::Inbound,
             stage,
+            local: None,
             address: Some(address),
             reason: reason.into(),
         }
+    }
+
+    /// It was about this hosted domain.
+    #[must_use]
+    pub fn of(mut self, local: &Domain) -> Self {
+        self.local = Some(local.clone());
+        self
     }
 }
 
@@ -117,6 +131,7 @@ impl Attempt {
 #[derive(Debug)]
 struct Recorded {
     stage: Stage,
+    local: Option<Domain>,
     address: Option<SocketAddr>,
     reason: String,
     first: Timestamp,
@@ -124,7 +139,7 @@ struct Recorded {
     count: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Failing {
     reason: String,
     since: Timestamp,
@@ -133,7 +148,10 @@ struct Failing {
 /// What is remembered of one domain.
 #[derive(Debug, Default)]
 struct History {
+    /// It cannot be reached at all.
     failing: Option<Failing>,
+    /// Hosted domains for which the last attempt failed although the remote server was reached.
+    pairs: BTreeMap<Domain, Failing>,
     worked: Option<Timestamp>,
     outbound: VecDeque<Recorded>,
     inbound: VecDeque<Recorded>,
@@ -159,11 +177,14 @@ pub struct DomainFailures {
     pub domain: Domain,
     /// Whether an administrator wrote it down.
     pub configured: bool,
-    /// Whether our last attempt to reach it failed.
+    /// Whether our last attempt to reach it failed, for a hosted domain at least.
     pub failing: bool,
     /// RFC 3339 time of the first failure since it last worked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<String>,
+    /// The hosted domains for which it fails; empty: all, if it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing_pairs: Vec<PairFailure>,
     /// RFC 3339 time when an attempt of ours last succeeded, if one failed before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success: Option<String>,
@@ -172,6 +193,18 @@ pub struct DomainFailures {
     pub waiting: Waiting,
     /// Newest first; at most [`KEPT`] of each direction.
     pub attempts: Vec<AttemptInfo>,
+}
+
+/// A hosted domain for which attempts fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PairFailure {
+    /// The hosted domain.
+    pub local: Domain,
+    /// RFC 3339 time of the first failure since it last worked.
+    pub since: String,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 /// An attempt as it is shown.
@@ -188,6 +221,9 @@ pub struct AttemptInfo {
     pub direction: &'static str,
     /// Where it failed.
     pub stage: Stage,
+    /// The hosted domain; absent: whichever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Domain>,
     /// The peer's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -208,6 +244,7 @@ impl Failures {
         let ip = |address: &Option<SocketAddr>| address.map(|address| address.ip());
         if let Some(newest) = list.back_mut()
             && newest.stage == attempt.stage
+            && newest.local == attempt.local
             && newest.reason == reason
             && ip(&newest.address) == ip(&attempt.address)
         {
@@ -221,6 +258,7 @@ impl Failures {
         }
         list.push_back(Recorded {
             stage: attempt.stage,
+            local: attempt.local,
             address: attempt.address,
             reason,
             first: now,
@@ -229,16 +267,36 @@ impl Failures {
         });
     }
 
-    /// All ways to a domain failed. `wanted`: stanzas of ours waited for it.
-    pub(crate) fn failed(&mut self, remote: &Domain, configured: bool, wanted: bool, reason: String) {
+    /// All ways to a domain failed; `local`: for this hosted domain, although its server was reached.
+    /// `wanted`: stanzas of ours waited for it.
+    pub(crate) fn failed(
+        &mut self,
+        remote: &Domain,
+        local: Option<&Domain>,
+        configured: bool,
+        wanted: bool,
+        reason: String,
+    ) {
         let history = self.place(remote, configured);
         history.wanted |= wanted;
-        let since = match &history.failing {
-            Some(failing) => failing.since,
-            None => Timestamp::now(),
-        };
         let reason = cut(reason);
-        history.failing = Some(Failing { reason, since });
+        let Some(local) = local else {
+            let since = history.failing.as_ref().map(|failing| failing.since);
+            let since = since.unwrap_or_else(Timestamp::now);
+            history.failing = Some(Failing { reason, since });
+            return;
+        };
+        // The domain was reached; it has failed for this pair all the same.
+        let before = history.failing.take();
+        let known = history.pairs.get(local).or(before.as_ref());
+        let since = known.map_or_else(Timestamp::now, |failing| failing.since);
+        if !configured && history.pairs.len() >= KEPT && !history.pairs.contains_key(local) {
+            let oldest = history.pairs.iter().min_by_key(|(_, failing)| failing.since);
+            if let Some(oldest) = oldest.map(|(local, _)| local.clone()) {
+                history.pairs.remove(&oldest);
+            }
+        }
+        history.pairs.insert(local.clone(), Failing { reason, since });
     }
 
     /// The domain's history, where it belongs by the configuration in force.
@@ -273,9 +331,13 @@ impl Failures {
             .or_insert_with(|| known.unwrap_or_default())
     }
 
-    /// Domains that are not configured any more lose their own place.
-    pub(crate) fn retain_partners(&mut self, configured: impl Fn(&Domain) -> bool) {
+    /// Domains that are not configured any more lose their own place, and pairs of domains that are not
+    /// hosted any more do not fail.
+    pub(crate) fn retain(&mut self, configured: impl Fn(&Domain) -> bool, hosted: impl Fn(&Domain) -> bool) {
         self.partners.retain(|domain, _| configured(domain));
+        for history in self.partners.values_mut().chain(self.strangers.values_mut()) {
+            history.pairs.retain(|local, _| hosted(local));
+        }
     }
 
     fn get_mut(&mut self, remote: &Domain) -> Option<&mut History> {
@@ -285,49 +347,54 @@ impl Failures {
         }
     }
 
-    /// An attempt of ours succeeded to its end.
-    pub(crate) fn works(&mut self, remote: &Domain) {
+    /// An attempt of ours succeeded to its end, for this pair. Says nothing about others, except that the
+    /// domain can be reached.
+    pub(crate) fn works(&mut self, remote: &Domain, local: &Domain) {
         if let Some(history) = self.get_mut(remote) {
             history.failing = None;
+            history.pairs.remove(local);
             history.worked = Some(Timestamp::now());
         }
     }
 
-    /// A stream could be opened: whatever failed before that works again.
-    pub(crate) fn reached(&mut self, remote: &Domain) {
-        if let Some(history) = self.get_mut(remote)
-            && history.failing.is_some()
-            && history
-                .outbound
-                .back()
-                .is_some_and(|last| last.stage <= Stage::Features)
-        {
-            history.failing = None;
+    /// A stream of this pair could be opened: whatever failed before that works again.
+    pub(crate) fn reached(&mut self, remote: &Domain, local: &Domain) {
+        let Some(history) = self.get_mut(remote) else {
+            return;
+        };
+        let mut outbound = history.outbound.iter().rev();
+        let last = outbound.find(|last| last.local.as_ref() == Some(local));
+        let opens = last.is_some_and(|last| last.stage <= Stage::Features);
+        let pair = opens.then(|| history.pairs.remove(local)).flatten();
+        if history.failing.take().or(pair).is_some() {
             history.worked = Some(Timestamp::now());
         }
     }
 
-    /// How many configured domains our last attempt failed for. Others do not count: anybody can
-    /// name domains that cannot be reached.
+    /// For how many configured domains our last attempt failed, be it for one hosted domain only. Others
+    /// do not count: anybody can name domains that cannot be reached.
     pub(crate) fn failing_count(&self) -> usize {
         let partners = self.partners.values();
-        partners.filter(|history| history.failing.is_some()).count()
+        partners.filter(|history| history.fails()).count()
     }
 
-    /// All domains for which our last attempt failed, sorted.
+    /// All domains and pairs for which our last attempt failed, sorted.
     pub(crate) fn failing(&self) -> Vec<PartnerFailure> {
         let all = self.partners.iter().chain(&self.strangers);
+        let told = |domain: &Domain, local: Option<&Domain>, failing: &Failing| PartnerFailure {
+            domain: domain.clone(),
+            local: local.cloned(),
+            reason: failing.reason.clone(),
+            since: failing.since.to_string(),
+        };
         let mut failing: Vec<_> = all
-            .filter_map(|(domain, history)| {
-                let failing = history.failing.as_ref()?;
-                Some(PartnerFailure {
-                    domain: domain.clone(),
-                    reason: failing.reason.clone(),
-                    since: failing.since.to_string(),
-                })
+            .flat_map(|(domain, history)| {
+                let whole = history.failing.iter().map(|failing| told(domain, None, failing));
+                let pairs = history.failing_pairs();
+                whole.chain(pairs.map(|(local, failing)| told(domain, Some(local), failing)))
             })
             .collect();
-        failing.sort_by(|a, b| a.domain.cmp(&b.domain));
+        failing.sort_by(|a, b| (&a.domain, &a.local).cmp(&(&b.domain, &b.local)));
         failing
     }
 
@@ -346,6 +413,15 @@ impl Failures {
 }
 
 impl History {
+    fn fails(&self) -> bool {
+        self.failing.is_some() || !self.pairs.is_empty()
+    }
+
+    /// The pairs that fail; none while the domain cannot be reached at all, since nobody knows then.
+    fn failing_pairs(&self) -> impl Iterator<Item = (&Domain, &Failing)> {
+        self.pairs.iter().filter(|_| self.failing.is_none())
+    }
+
     fn show(&self, domain: &Domain, configured: bool) -> DomainFailures {
         let outbound = self.outbound.iter().map(|r| (Direction::Outbound, r));
         let inbound = self.inbound.iter().map(|r| (Direction::Inbound, r));
@@ -354,8 +430,20 @@ impl History {
         DomainFailures {
             domain: domain.clone(),
             configured,
-            failing: self.failing.is_some(),
-            failing_since: self.failing.as_ref().map(|f| f.since.to_string()),
+            failing: self.fails(),
+            failing_since: {
+                let pairs = self.failing_pairs().map(|(_, failing)| failing.since).min();
+                let since = self.failing.as_ref().map(|failing| failing.since).or(pairs);
+                since.map(|since| since.to_string())
+            },
+            failing_pairs: self
+                .failing_pairs()
+                .map(|(local, failing)| PairFailure {
+                    local: local.clone(),
+                    since: failing.since.to_string(),
+                    reason: failing.reason.clone(),
+                })
+                .collect(),
             last_success: self.worked.map(|at| at.to_string()),
             waiting: Waiting::default(),
             attempts: attempts
@@ -366,6 +454,7 @@ impl History {
                     count: recorded.count,
                     direction: direction.as_str(),
                     stage: recorded.stage,
+                    local: recorded.local.clone(),
                     address: recorded.address,
                     reason: recorded.reason.clone(),
                 })
@@ -407,13 +496,13 @@ mod tests {
     fn strangers_share_bounded_places_and_push_nobody_out_whom_we_wrote_to() {
         let mut failures = Failures::default();
         failures.record(&domain("partner.example"), true, refused("x"));
-        failures.failed(&domain("wanted.example"), false, true, "no answer".into());
+        failures.failed(&domain("wanted.example"), None, false, true, "no answer".into());
         for n in 0..10 * MAX_STRANGERS {
             let name = domain(&format!("s{n}.example"));
             failures.record(&name, false, refused("not on the allow list"));
             let claimed = Attempt::outbound(Stage::Resolve, None, "no such name");
             failures.record(&name, false, claimed);
-            failures.failed(&name, false, false, "no such name".into());
+            failures.failed(&name, None, false, false, "no such name".into());
         }
         assert_eq!(failures.strangers.len(), MAX_STRANGERS);
         assert_eq!(failures.list(Some(&domain("partner.example"))).len(), 1);
@@ -463,23 +552,70 @@ mod tests {
             failures.failing().is_empty(),
             "who comes in a name says nothing about it"
         );
-        let refused_key = Attempt::outbound(Stage::Dialback, None, "invalid");
+        let local = domain("coluc.com");
+        let refused_key = Attempt::outbound(Stage::Dialback, None, "invalid").of(&local);
         failures.record(&partner, true, refused_key);
         assert!(failures.failing().is_empty(), "another address may do");
-        failures.failed(&partner, true, true, "invalid".into());
-        failures.reached(&partner);
+        failures.failed(&partner, Some(&local), true, true, "invalid".into());
+        failures.reached(&partner, &local);
         assert_eq!(failures.failing()[0].reason, "invalid");
-        failures.works(&partner);
+        failures.works(&partner, &local);
         assert_eq!(failures.failing_count(), 0);
         let no_answer = Attempt::outbound(Stage::Connect, None, "no answer");
         failures.record(&partner, true, no_answer);
-        failures.failed(&partner, true, false, "no answer".into());
+        failures.failed(&partner, None, true, false, "no answer".into());
         assert_eq!(failures.failing_count(), 1);
-        failures.reached(&partner);
+        failures.reached(&partner, &local);
         assert_eq!(failures.failing_count(), 0);
         let shown = &failures.list(None)[0];
         assert!(!shown.failing && shown.last_success.is_some());
         assert_eq!(shown.attempts.len(), 3);
+    }
+
+    #[test]
+    fn what_one_hosted_domain_meets_says_nothing_about_another() {
+        let mut failures = Failures::default();
+        let (partner, good, bad) = (domain("partner.example"), domain("coluc.com"), domain("conf.coluc.com"));
+        let told = |failures: &Failures| {
+            let failing = failures.failing().into_iter();
+            failing.map(|one| (one.local, one.reason)).collect::<Vec<_>>()
+        };
+        let refused = (Some(bad.clone()), "refused".to_owned());
+        failures.failed(&partner, Some(&bad), true, true, "refused".into());
+        failures.works(&partner, &good);
+        assert_eq!(told(&failures), std::slice::from_ref(&refused));
+        assert_eq!(failures.failing_count(), 1);
+        let shown = &failures.list(None)[0];
+        assert!(shown.failing && shown.last_success.is_some());
+        assert_eq!(shown.failing_pairs[0].local, bad);
+        assert_eq!(shown.failing_since.as_ref(), Some(&shown.failing_pairs[0].since));
+        // What concerns all is told once.
+        failures.failed(&partner, None, true, true, "no answer".into());
+        assert_eq!(told(&failures), [(None, "no answer".to_owned())]);
+        assert_eq!(failures.failing_count(), 1);
+        assert!(failures.list(None)[0].failing_pairs.is_empty());
+        // A stream for verification in the name of one reaches the domain, and proves nothing about the other.
+        failures.reached(&partner, &good);
+        assert_eq!(told(&failures), [refused]);
+        failures.works(&partner, &bad);
+        assert_eq!(failures.failing_count(), 0);
+        // A domain that is not hosted any more does not fail.
+        failures.failed(&partner, Some(&bad), true, true, "refused".into());
+        failures.retain(|_| true, |local| *local == good);
+        assert_eq!(failures.failing_count(), 0);
+    }
+
+    #[test]
+    fn a_stranger_has_as_many_failing_pairs_as_attempts() {
+        let mut failures = Failures::default();
+        for n in 0..3 * KEPT {
+            let local = domain(&format!("d{n}.example"));
+            failures.failed(&domain("stranger.example"), Some(&local), false, true, "refused".into());
+            failures.failed(&domain("partner.example"), Some(&local), true, true, "refused".into());
+        }
+        let pairs = |remote: &str| failures.list(Some(&domain(remote)))[0].failing_pairs.len();
+        assert_eq!(pairs("stranger.example"), KEPT);
+        assert_eq!(pairs("partner.example"), 3 * KEPT);
     }
 
     #[test]
@@ -490,7 +626,7 @@ mod tests {
         failures.record(&partner, true, refused("another"));
         assert_eq!(failures.list(None)[0].attempts.len(), 2);
         assert!(failures.list(None)[0].configured);
-        failures.retain_partners(|_| false);
+        failures.retain(|_| false, |_| true);
         assert!(failures.list(None).is_empty());
     }
 }

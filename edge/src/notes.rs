@@ -47,6 +47,7 @@ impl Edge {
             let attempt = Attempt {
                 direction,
                 stage: refusal.check.stage().unwrap_or(stage),
+                local: local.cloned(),
                 address: Some(peer),
                 reason: refusal.reason.to_string(),
             };

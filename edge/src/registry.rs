@@ -599,35 +599,41 @@ impl Registry {
         lock(&self.failures).record(remote, configured, attempt);
     }
 
-    /// Records that stanzas for a remote domain wait in vain: it could not be reached or
-    /// authenticated on any way.
-    pub fn partner_failed(&self, remote: &Domain, reason: String) {
+    /// Records that stanzas for a remote domain wait in vain: it could not be reached; `local`: it was
+    /// reached, and does not take stanzas of this hosted domain.
+    pub fn partner_failed(&self, remote: &Domain, local: Option<&Domain>, reason: String) {
         let configured = self.is_partner(remote);
-        lock(&self.failures).failed(remote, configured, true, reason);
+        lock(&self.failures).failed(remote, local, configured, true, reason);
     }
 
-    /// Records that a remote domain, in whose name somebody came, could not be asked about the key.
-    pub fn partner_not_asked(&self, remote: &Domain, reason: String) {
+    /// Records that a remote domain, in whose name somebody came, could not be asked about the key;
+    /// `local`: not in the name of this hosted domain.
+    pub fn partner_not_asked(&self, remote: &Domain, local: Option<&Domain>, reason: String) {
         let configured = self.is_partner(remote);
-        lock(&self.failures).failed(remote, configured, false, reason);
+        lock(&self.failures).failed(remote, local, configured, false, reason);
     }
 
-    /// Records that stanzas to a remote domain may flow.
-    pub fn partner_works(&self, remote: &Domain) {
-        lock(&self.failures).works(remote);
+    /// Records that stanzas of a hosted domain to a remote domain may flow.
+    pub fn partner_works(&self, remote: &Domain, local: &Domain) {
+        lock(&self.failures).works(remote, local);
     }
 
-    /// Records that a stream to a remote domain could be opened.
-    pub fn partner_reached(&self, remote: &Domain) {
-        lock(&self.failures).reached(remote);
+    /// Records that a stream to a remote domain could be opened in the name of a hosted domain.
+    pub fn partner_reached(&self, remote: &Domain, local: &Domain) {
+        lock(&self.failures).reached(remote, local);
     }
 
-    /// After a reload: domains that are not configured any more lose their own place.
+    /// After a reload: domains that are not configured any more lose their own place, and those that are not
+    /// hosted any more do not fail.
     pub fn partners_changed(&self) {
-        lock(&self.failures).retain_partners(|domain| self.is_partner(domain));
+        let hosted = |local: &Domain| {
+            let live = self.live.get();
+            live.is_none_or(|live| live.borrow().hosted.contains(local))
+        };
+        lock(&self.failures).retain(|domain| self.is_partner(domain), hosted);
     }
 
-    /// All remote domains whose last attempt failed; the admin port shows only configured ones.
+    /// All remote domains and pairs whose last attempt failed; the admin port shows only configured ones.
     pub fn failing_partners(&self) -> Vec<PartnerFailure> {
         lock(&self.failures).failing()
     }

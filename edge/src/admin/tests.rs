@@ -29,9 +29,9 @@ async fn health_metrics_and_status_are_told() {
     let edge = Edge::new(receiver, 0, Arc::default(), Arc::default());
     let domain = |text: &str| xmpp_federation_core::Domain::parse(text).unwrap();
     edge.registry
-        .partner_failed(&domain("vngtp.lab"), "no answer".to_owned());
+        .partner_failed(&domain("vngtp.lab"), None, "no answer".to_owned());
     edge.registry
-        .partner_failed(&domain("stranger.example"), "no answer".to_owned());
+        .partner_failed(&domain("stranger.example"), None, "no answer".to_owned());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(Admin::new(edge, Arc::default()).serve(listener));

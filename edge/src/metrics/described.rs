@@ -127,7 +127,7 @@ pub const METRICS: &[Described] = &[
     described("link_failures", Kind::Counter, &[("state", STATES)],
         "Failures of links to XCP routers"),
     described("failing_partners", Kind::Gauge, &[],
-        "Configured remote domains whose last attempt failed"),
+        "Configured remote domains for which the last attempt failed, for a hosted domain at least"),
     described("configuration_reloads", Kind::Counter, &[("outcome", "`loaded`, `refused`")],
         "Configurations read"),
     described("configuration_refused", Kind::Gauge, &[],

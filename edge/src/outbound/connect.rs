@@ -61,6 +61,24 @@ pub struct OpenError {
     pub temporary: bool,
     /// Stage and reason as a sentence.
     pub message: String,
+    /// Whom it says something about.
+    pub says: Says,
+}
+
+/// Whom a failure to open a stream says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// No connection stood: all our domains.
+    OfAll,
+    /// The domain of ours in whose name the stream was opened.
+    OfPair,
+}
+
+impl OpenError {
+    /// The hosted domain, if the failure says nothing about others.
+    pub fn local<'a>(&self, local: &'a Domain) -> Option<&'a Domain> {
+        (self.says == Says::OfPair).then_some(local)
+    }
 }
 
 /// Failures of single addresses that go into the final sentence.
@@ -196,6 +214,7 @@ impl Opener {
             },
             temporary: !self.insecure,
             message,
+            says: if self.connected { Says::OfPair } else { Says::OfAll },
         }
     }
 
@@ -236,8 +255,7 @@ impl Opener {
             }
             _ => {
                 let stage = failed_stage(failure, phase.stage());
-                let reason = format!("{failure} (stream from {local})");
-                let attempt = Attempt::outbound(stage, Some(entry.peer), reason);
+                let attempt = Attempt::outbound(stage, Some(entry.peer), failure.to_string()).of(local);
                 self.edge.attempt_failed(&self.remote, attempt);
                 Cause::Unreachable
             }
@@ -384,6 +402,7 @@ impl From<ResolveError> for OpenError {
             cause,
             temporary,
             message: error.to_string(),
+            says: Says::OfAll,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 
-use super::connect::{OpenError, Opener, Purpose};
+use super::connect::{OpenError, Opener, Purpose, Says};
 use super::route::{NEGATIVE, PAUSE, Route, Way};
 use super::{keep_alone, stream};
 use crate::backoff::Backoff;
@@ -61,7 +61,7 @@ pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refus
                 if pair.edge.may_log("no stream", party) {
                     tracing::warn!(%local, %remote, reason = error.message, "no stream to the remote domain");
                 }
-                registry.partner_failed(remote, error.message.clone());
+                registry.partner_failed(remote, error.local(local), error.message.clone());
                 pair.pause(&error, until).await;
             }
         }
@@ -108,6 +108,7 @@ impl Pair {
                 cause: Cause::Denied,
                 temporary: false,
                 message: format!("{} may not federate: {denied}", route.remote),
+                says: Says::OfAll,
             };
             return error.into();
         }
@@ -168,6 +169,7 @@ impl Pair {
                         cause,
                         temporary: true,
                         message: format!("{} did not accept our dialback key for {local}", route.remote),
+                        says: Says::OfPair,
                     };
                     return error.into();
                 }
@@ -199,6 +201,7 @@ impl Pair {
                     cause: Cause::Stopping,
                     temporary: true,
                     message: "this gateway is stopping".to_owned(),
+                    says: Says::OfPair,
                 }),
             }
         }

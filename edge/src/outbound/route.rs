@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use super::connect::OpenError;
+use super::connect::{OpenError, Says};
 use super::queue::{Bounds, Queue, Room, Taken};
 use super::{is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
@@ -383,6 +383,7 @@ impl Route {
             cause,
             temporary: false,
             message,
+            says: Says::OfPair,
         };
         let task = pair::run(self.clone(), edge.clone(), local.clone(), Some(error));
         edge.outbound.tasks.spawn(task);

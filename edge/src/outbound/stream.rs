@@ -489,7 +489,7 @@ impl Stream<'_> {
                 mechanism: mechanism.as_str(),
             });
         });
-        self.edge.registry.partner_works(remote);
+        self.edge.registry.partner_works(remote, local);
         let address = self.opened.address.ip();
         self.edge.partners.authenticated(&live.policy, remote, address);
         if let Some(labels) = Labels::of(&self.opened.written, remote) {
@@ -550,7 +550,7 @@ impl Stream<'_> {
             .guard
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         let message = format!("dialback from {local} to {remote} failed: {reason}");
-        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone());
+        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone()).of(local);
         edge.attempt_failed(remote, attempt);
         if self.may_log("our key refused") {
             tracing::warn!(
@@ -563,7 +563,7 @@ impl Stream<'_> {
         if local == self.local {
             self.refused = Some(cause);
             route.report_older(edge, Duration::ZERO, local, cause);
-            edge.registry.partner_failed(remote, message.clone());
+            edge.registry.partner_failed(remote, Some(local), message.clone());
             if alive {
                 // The stream goes on for its guests, and the pair without it.
                 self.handed_over = true;
@@ -802,7 +802,7 @@ impl Stream<'_> {
         };
         if !self.used && self.refused.is_none() && self.closing.is_none() {
             let attempt = Attempt::outbound(failed_stage(&failure, stage), Some(address), reason.clone());
-            self.edge.attempt_failed(remote, attempt);
+            self.edge.attempt_failed(remote, attempt.of(local));
         }
         let Opened { wire, guard, .. } = self.opened;
         let closed = self.closing.is_some();

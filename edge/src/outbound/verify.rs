@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::{Domain, StreamId};
 
-use super::connect::{OpenError, Opened, Opener, Purpose};
+use super::connect::{OpenError, Opened, Opener, Purpose, Says};
 use super::turns::{NoTurn, Standing, Turn as Permit, TurnCounts, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
@@ -282,7 +282,7 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
     let mut ended = None;
     let left = match opened {
         Ok(opened) => {
-            edge.registry.partner_reached(&way.remote);
+            edge.registry.partner_reached(&way.remote, &local);
             opened.guard.update(|detail| detail.verifies = true);
             let party = Party::Called(&way.remote, Some(opened.address.ip()));
             if edge.may_log("stream for db:verify", party) {
@@ -306,12 +306,7 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
             left
         }
         Err(NotOpened::Abandoned) => others,
-        Err(NotOpened::Failed {
-            error,
-            says,
-            asker,
-            standing,
-        }) => {
+        Err(NotOpened::Failed { error, asker, standing }) => {
             let condition = match error.cause {
                 Cause::NotFound => "remote-server-not-found",
                 Cause::Insecure => "policy-violation",
@@ -325,13 +320,14 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
                 );
             }
             // Somebody who only claims to be the partner proves nothing about its other pairs.
-            if says == Says::OfAll || standing == Standing::Partner {
-                edge.registry.partner_not_asked(&way.remote, error.message);
-            }
+            let pair = error.local(&local);
             let failed = Way {
                 remote: way.remote.clone(),
-                local: (says == Says::OfPair).then(|| local.clone()),
+                local: pair.cloned(),
             };
+            if pair.is_none() || standing == Standing::Partner {
+                edge.registry.partner_not_asked(&way.remote, pair, error.message);
+            }
             edge.verifier.not_reachable(way, failed, condition);
             for one in asked {
                 one.answer(Outcome::Failed(condition));
@@ -352,22 +348,12 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
     }
 }
 
-/// Whom a failure to open a stream says something about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
-    /// No connection stood: all our domains.
-    OfAll,
-    /// The domain of ours in whose name the stream was opened.
-    OfPair,
-}
-
 enum NotOpened {
     /// Nobody waits for it any more.
     Abandoned,
     /// And for whom it was.
     Failed {
         error: OpenError,
-        says: Says,
         asker: IpAddr,
         standing: Standing,
     },
@@ -405,14 +391,8 @@ impl<'a> Opening<'a> {
         let purpose = Purpose::Verification(first.and_then(|question| question.labels));
         let (edge, local, remote) = (self.edge, self.local.clone(), self.remote.clone());
         let opening = async move {
-            let mut opener = Opener::resolve_for(edge, &remote, source)
-                .await
-                .map_err(|error| (error, Says::OfAll))?;
-            let stream = opener.open(&local, purpose).await;
-            stream.map_err(|error| {
-                let says = if opener.connected() { Says::OfPair } else { Says::OfAll };
-                (error, says)
-            })
+            let mut opener = Opener::resolve_for(edge, &remote, source).await?;
+            opener.open(&local, purpose).await
         };
         let patience = sleep(SHARED_OPENING);
         tokio::pin!(opening, patience);
@@ -421,7 +401,7 @@ impl<'a> Opening<'a> {
             let until = until.unwrap_or_else(Instant::now);
             tokio::select! {
                 opened = &mut opening => {
-                    return opened.map_err(|(error, says)| self.failed(error, says));
+                    return opened.map_err(|error| self.failed(error));
                 }
                 Some(asked) = questions.recv() => self.take(asked),
                 () = &mut patience, if self.shared => {
@@ -434,7 +414,7 @@ impl<'a> Opening<'a> {
                 () = sleep_until(until) => {
                     let now = Instant::now();
                     if self.asked.iter().all(|asked| now >= asked.question.until) {
-                        return Err(self.failed(self.too_late(), Says::OfPair));
+                        return Err(self.failed(self.too_late()));
                     }
                     let late = self.asked.extract_if(.., |asked| now >= asked.question.until);
                     for asked in late {
@@ -456,7 +436,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Says nothing about anybody if those who asked are gone.
-    fn failed(&mut self, error: OpenError, says: Says) -> NotOpened {
+    fn failed(&mut self, error: OpenError) -> NotOpened {
         self.asked.retain(|asked| !asked.answer.is_closed());
         match self.asked.first() {
             None => NotOpened::Abandoned,
@@ -464,7 +444,6 @@ impl<'a> Opening<'a> {
                 asker: asked.question.asker,
                 standing: asked.question.standing,
                 error,
-                says,
             },
         }
     }
@@ -474,6 +453,7 @@ impl<'a> Opening<'a> {
             cause: Cause::Unreachable,
             temporary: true,
             message: format!("{} could not be reached in time", self.remote),
+            says: Says::OfPair,
         }
     }
 }
@@ -570,13 +550,14 @@ impl Asking<'_> {
         let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
         let may_repeat = orderly && self.answers > 0;
         let mut left: Vec<Asked> = self.waiting.drain(..).collect();
-        for Sent { mut asked, .. } in self.open.drain(..) {
+        for Sent { mut asked, .. } in std::mem::take(&mut self.open) {
             if may_repeat && !asked.again {
                 asked.again = true;
                 left.push(asked);
             } else {
                 let local = &asked.question.local;
                 self.not_answered(
+                    local,
                     failure,
                     format!("the stream ended instead of an answer to our db:verify for {local}: {failure}"),
                 );
@@ -587,10 +568,10 @@ impl Asking<'_> {
     }
 
     /// The authoritative server left a question unanswered.
-    fn not_answered(&self, failure: &Failure, reason: String) {
+    fn not_answered(&self, local: &Domain, failure: &Failure, reason: String) {
         let stage = failed_stage(failure, Stage::Dialback);
         let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
-        self.edge.attempt_failed(self.remote, attempt);
+        self.edge.attempt_failed(self.remote, attempt.of(local));
     }
 
     fn send(&mut self, asked: Asked) {
@@ -706,7 +687,7 @@ impl Asking<'_> {
             }
             self.late.push((local.clone(), id.clone()));
             let late = Failure::Timeout("the answer to our db:verify");
-            self.not_answered(&late, format!("{late} for {local}"));
+            self.not_answered(local, &late, format!("{late} for {local}"));
             asked.answer(Outcome::Failed("remote-server-timeout"));
         }
     }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use rstest::rstest;
 use tokio::time::Instant;
+use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::config::Live;
+use xmpp_federation_edge::failures::{AttemptInfo, Stage};
 
 use crate::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules, partners, pki};
 use crate::support::{Lab, Peer, Router, RouterLink, config, live};
@@ -132,6 +134,35 @@ async fn a_domain_refused_at_dialback_gets_its_own_stream_and_no_other_loses_its
     let guest = asked.iter().any(|event| matches!(event, Event::Key(0, _)));
     assert!(!guest, "{asked:?}");
     scene.nothing_is_bounced().await;
+}
+
+#[rstest]
+#[case::at_the_header(Rules { header: only_good, ..Rules::DIALBACK }, Stage::Features)]
+#[case::at_dialback(
+    Rules { key: |_, local| if local == GOOD { Reply::Yes } else { Reply::Error }, ..Rules::DIALBACK },
+    Stage::Dialback
+)]
+#[tokio::test]
+async fn a_partner_that_refuses_one_domain_fails_for_that_one_only(#[case] rules: Rules, #[case] stage: Stage) {
+    let mut scene = Scene::new(rules).await;
+    scene.link.say(&message(BAD, "bad"));
+    scene.refused("remote-server-timeout").await;
+    scene.all_is_well("good").await;
+    let registry = &scene.lab.edge.registry;
+    let failing = registry.failing_partners();
+    let locals: Vec<_> = failing
+        .iter()
+        .map(|one| one.local.as_ref().map(Domain::as_str))
+        .collect();
+    assert_eq!(locals, [Some(BAD)], "{failing:?}");
+    assert_eq!(scene.lab.metric("xmpp_edge_failing_partners"), 1);
+    let shown = scene.lab.edge.failures(None).pop().unwrap();
+    assert_eq!(shown.failing_pairs.len(), 1, "{shown:?}");
+    assert_eq!(shown.failing_pairs[0].local.as_str(), BAD);
+    assert!(shown.failing && shown.last_success.is_some());
+    let of_bad = |attempt: &AttemptInfo| attempt.local.as_ref().is_some_and(|local| local.as_str() == BAD);
+    assert!(shown.attempts.iter().all(of_bad), "{shown:?}");
+    assert_eq!(shown.attempts[0].stage, stage);
 }
 
 /// Field reports: a server that takes EXTERNAL and then leaves the `db:result` of a second domain

@@ -24,11 +24,16 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
         .flat_map(|(pod, status)| status.failing_partners.iter().map(move |f| (pod, f)))
         .next();
     if let Some((pod, failure)) = failing {
+        let local = failure.local.as_ref().map(|local| format!(" for {local}"));
         return Verdict::no(
             Reason::PartnersFailing,
             format!(
-                "{} since {} (pod {}): {}",
-                failure.domain, failure.since, pod.name, failure.reason
+                "{}{} since {} (pod {}): {}",
+                failure.domain,
+                local.unwrap_or_default(),
+                failure.since,
+                pod.name,
+                failure.reason
             ),
         );
     }
@@ -62,12 +67,18 @@ mod tests {
         let mut world = world("", Value::Null);
         status(&mut world).failing_partners = vec![PartnerFailure {
             domain: Domain::parse("vngtp.lab").unwrap(),
+            local: Some(Domain::parse("coluc.com").unwrap()),
             reason: "no SRV record".to_owned(),
             since: "2023-11-14T22:13:20Z".to_owned(),
         }];
         let verdict = verdict(&world, Type::PartnersReachable);
         assert_eq!(verdict.reason, "PartnersFailing");
         assert!(verdict.message.contains("no SRV record"), "{}", verdict.message);
+        assert!(
+            verdict.message.starts_with("vngtp.lab for coluc.com since"),
+            "{}",
+            verdict.message
+        );
     }
 
     #[test]

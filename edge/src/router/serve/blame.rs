@@ -91,6 +91,7 @@ impl Up<'_> {
             let attempt = Attempt {
                 direction: Direction::Inbound,
                 stage: Stage::Stream,
+                local: None,
                 address: None,
                 reason: format!(
                     "the XCP router of {node} ended its link with {condition} over a stanza of {sender}; the edge refuses the sender's stanzas for {minutes} minutes"
