@@ -188,7 +188,18 @@ pub(crate) fn judge(address: &str, known: &mut DomainCache) -> Result<(), JidFau
     Ok(())
 }
 
-/// The same without memory.
+/// Whether an address is good as far as that is known without a reading.
+#[inline]
+pub(crate) fn is_known_good(address: &str, known: &DomainCache) -> bool {
+    let (domain, mut parts) = parts(address);
+    !domain.is_empty()
+        && parts.all(|(part, text)| {
+            part.judge_ascii(text)
+                .is_ok_and(|good| good || known.knows_good(part, text))
+        })
+}
+
+/// Whether an address is good, found out without memory.
 pub(crate) fn is_good(address: &str) -> bool {
     let (domain, mut parts) = parts(address);
     !domain.is_empty()

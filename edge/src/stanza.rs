@@ -93,6 +93,11 @@ impl DomainCache {
         good
     }
 
+    /// Whether a part was found to be good.
+    pub(crate) fn knows_good(&self, part: Part, text: &str) -> bool {
+        !self.good.is_empty() && self.good.contains(&(part, text.into()))
+    }
+
     /// Gives memory back while the stream is idle.
     pub fn shrink(&mut self) {
         *self = Self::default();

@@ -3,9 +3,13 @@
 //! it has filled again; nothing is dropped.
 //!
 //! A stanza that is refused never comes to the queue of a link, where too much of it would stop its
-//! sender. So refused stanzas have a bucket too, whatever `peers` says.
+//! sender. So refused stanzas have buckets too, whatever `peers` says. One is of the user who sent them:
+//! what is refused beyond it is dropped, which costs no more than to pass a stanza on, and nobody else at
+//! the user's server notices. The other is of the whole domain: only many users can use it up, and then
+//! the domain is not read until it has filled again.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +25,9 @@ const BURST: Duration = Duration::from_secs(1);
 const REFUSED_BURST: Duration = Duration::from_millis(250);
 /// What a refused stanza costs: 200 in a second. To judge an address takes up to a millisecond.
 const REFUSED: Duration = Duration::from_millis(5);
+/// The same of one user's: 25 at once, and 50 in a second.
+const USERS_BURST: Duration = Duration::from_millis(500);
+const USERS: Duration = Duration::from_millis(20);
 /// Buckets of refused stanzas at which it is first looked which of them are full again.
 const TIDY: usize = 256;
 
@@ -43,21 +50,66 @@ pub(super) struct Rates {
 
 #[derive(Debug, Default)]
 struct Refused {
-    full: HashMap<Payer, Option<Instant>>,
+    payers: Buckets<Payer>,
+    /// By a hash of the bare address: a peer cannot choose it, and it takes little memory.
+    users: Buckets<u64>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Buckets<K> {
+    full: HashMap<K, Option<Instant>>,
     tidy_at: usize,
 }
 
+impl<K> Default for Buckets<K> {
+    fn default() -> Self {
+        Self {
+            full: HashMap::new(),
+            tidy_at: TIDY,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    fn of(&mut self, key: K, now: Instant) -> &mut Option<Instant> {
+        if self.full.len() >= self.tidy_at {
+            self.full.retain(|_, full| full.is_some_and(|at| at > now));
+            self.tidy_at = TIDY.max(2 * self.full.len());
+        }
+        self.full.entry(key).or_default()
+    }
+}
+
+/// What a refused stanza came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Paid {
+    /// The time at which the stream may go on, if that is not now.
+    pub(super) until: Option<Instant>,
+    /// The user's bucket is used up.
+    pub(super) user_is_over: bool,
+}
+
 impl Rates {
-    /// A stanza was refused; the time at which the stream may go on, if that is not now.
-    pub(super) fn refused(&self, payer: Payer, now: Instant) -> Option<Instant> {
+    /// A stanza of this user was refused.
+    pub(super) fn refused(&self, payer: Payer, user: &str, now: Instant) -> Paid {
         let mut guard = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = &mut *guard;
-        if refused.full.len() >= refused.tidy_at.max(TIDY) {
-            refused.full.retain(|_, full| full.is_some_and(|at| at > now));
-            refused.tidy_at = 2 * refused.full.len();
+        let user = refused.users.of(refused.hasher.hash_one(user), now);
+        let user = spend(user, USERS, USERS_BURST.saturating_sub(USERS), now);
+        let payer = refused.payers.of(payer, now);
+        Paid {
+            until: spend(payer, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now),
+            user_is_over: user.is_some(),
         }
-        let full = refused.full.entry(payer).or_default();
-        spend(full, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now)
+    }
+
+    /// Whether what is refused of this user now is to be dropped.
+    pub(super) fn is_over(&self, user: &str, now: Instant) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = refused.users.full.get(&refused.hasher.hash_one(user));
+        let room = USERS_BURST.saturating_sub(USERS);
+        full.copied().flatten().is_some_and(|full| full > now + room)
     }
 
     /// The bucket of a domain; `None` if it has no rate.
@@ -183,15 +235,34 @@ mod tests {
         let (start, mut now, mut count) = (Instant::now(), Instant::now(), 0);
         while now < start + Duration::from_secs(10) {
             count += 1;
-            now = rates.refused(vngtp(), now).unwrap_or(now);
+            now = rates.refused(vngtp(), &count.to_string(), now).until.unwrap_or(now);
         }
         assert!((2040..=2060).contains(&count), "{count}");
         for n in 0..10_000_u32 {
             let network = Payer::Network(IpAddr::from(n.to_be_bytes()));
-            assert_eq!(rates.refused(network, now), None);
+            let paid = rates.refused(network, &format!("user{n}"), now);
+            assert_eq!((paid.until, paid.user_is_over), (None, false));
             now += REFUSED;
         }
-        assert!(rates.refused.lock().unwrap().full.len() <= TIDY);
+        let refused = rates.refused.lock().unwrap();
+        assert!(refused.payers.full.len() <= TIDY);
+        assert!(refused.users.full.len() <= TIDY + 2);
+    }
+
+    #[test]
+    fn one_user_uses_up_no_bucket_but_its_own() {
+        let rates = Rates::default();
+        let payer = || Payer::Partner(Domain::parse("vngtp.lab").unwrap());
+        let (start, mut now, mut count) = (Instant::now(), Instant::now(), 0);
+        while now < start + Duration::from_secs(10) {
+            if !rates.is_over("bob@vngtp.lab", now) {
+                count += 1;
+                assert_eq!(rates.refused(payer(), "bob@vngtp.lab", now).until, None);
+            }
+            assert!(!rates.is_over("carol@vngtp.lab", now));
+            now += Duration::from_millis(1);
+        }
+        assert!((515..=530).contains(&count), "{count}");
     }
 
     #[test]

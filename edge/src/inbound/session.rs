@@ -26,7 +26,7 @@ use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
 use crate::failures::Stage;
-use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
+use crate::jid::{JidFault, LastJudged, Side, is_known_good, judge, readdressed, shown};
 use crate::log_rate::Party;
 use crate::metrics::{Direction, Mechanism};
 use crate::notes::failed_stage;
@@ -54,6 +54,8 @@ const UNPROVEN_BYTES: u64 = 192 * 1024;
 const FINISH: Duration = Duration::from_secs(15);
 /// How long the end of a stream is waited for that was cut.
 const CUT_TIME: Duration = Duration::from_secs(1);
+/// What the metric of dropped stanzas calls those that are refused beyond their sender's rate.
+const BEYOND: &str = "refused-rate";
 /// Ways of stanzas that a stream remembers from one turn to the next.
 const LANES: usize = 8;
 /// Bytes of stanzas, as they are written, that are handed to a link at once: a turn brings more
@@ -292,6 +294,11 @@ async fn open(
             None
         }
     }
+}
+
+/// An address without its resource: one user's.
+fn bare(address: &str) -> &str {
+    address.split_once('/').map_or(address, |(bare, _)| bare)
 }
 
 fn addressing() -> Failure {
@@ -660,7 +667,12 @@ impl Session {
             let mut domain = |address| self.domains.domain_of(address);
             let domains = domain(&from).zip(domain(&to));
             let (remote, local) = domains.ok_or_else(addressing)?;
-            self.refuse_name(live, element, &local, &remote, name);
+            if self.is_over(&from) {
+                self.drop_refused();
+            } else {
+                self.refuse_name(live, element, &local, &remote, name);
+                self.pay_refusal(live, &remote, &from);
+            }
         }
         Ok(())
     }
@@ -674,7 +686,12 @@ impl Session {
             let local = self.domains.domain(of_to).ok_or_else(addressing)?;
             self.check_pair(live, &local, &remote)?;
             let Some(lane) = self.lane_for(live, &local, &remote) else {
-                self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                if self.is_over(from) {
+                    self.drop_refused();
+                } else {
+                    self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                    self.pay_refusal(live, &remote, from);
+                }
                 self.count_refused(live, &remote, element);
                 return Ok(false);
             };
@@ -687,16 +704,25 @@ impl Session {
                 lane,
             });
         }
-        let faults = (judge(from, &mut self.domains), judge(to, &mut self.domains));
-        if faults.0.is_err() || faults.1.is_err() {
-            self.malformed(live, element, faults.0.err());
-            return Ok(false);
+        if !is_known_good(from, &self.domains) || !is_known_good(to, &self.domains) {
+            // To judge addresses takes longer than all else.
+            if self.is_over(from) {
+                self.drop_refused();
+                if let Some(remote) = self.domains.domain(of_from) {
+                    self.count_refused(live, &remote, element);
+                }
+                return Ok(false);
+            }
+            let faults = (judge(from, &mut self.domains), judge(to, &mut self.domains));
+            self.look_at_time();
+            if faults.0.is_err() || faults.1.is_err() {
+                self.malformed(live, element, faults.0.err());
+                return Ok(false);
+            }
         }
         if let Some(last) = &mut self.last {
             last.addresses.note(from, to);
         }
-        // To judge addresses takes longer than all else.
-        self.look_at_time();
         Ok(true)
     }
 
@@ -708,7 +734,6 @@ impl Session {
         self.edge
             .refused(entry, Stage::Stream, Some(local), Some(remote), &refusal);
         self.refuse(live, element, (local, remote), Cause::Unportable);
-        self.pay_refusal(live, remote);
     }
 
     /// A stanza of an authenticated pair whose addresses are good only in their domains.
@@ -718,12 +743,13 @@ impl Session {
             return;
         };
         self.count_refused(live, &remote, element);
+        let from = element.from().unwrap_or_default();
+        self.pay_refusal(live, &remote, &from);
         let Some(fault) = of_from else {
             self.refuse(live, element, (&local, &remote), Cause::Malformed);
             return;
         };
         // Nobody could be told.
-        let from = element.from().unwrap_or_default();
         let reason = format!("a stanza from {} was dropped: {fault}", shown(&from));
         let refusal = Refusal::new(Check::Addressing, reason);
         let (local, remote) = (Some(&local), Some(&remote));
@@ -739,19 +765,38 @@ impl Session {
             let until = rate.and_then(|rate| rate.spend(element.bytes().len(), Instant::now()));
             self.throttle(until, "rate");
         }
-        self.pay_refusal(live, remote);
+        self.look_at_time();
+    }
+
+    /// Whether stanzas of this sender were refused so often that others are only dropped.
+    fn is_over(&self, from: &str) -> bool {
+        self.edge.inbound.rates.is_over(bare(from), Instant::now())
+    }
+
+    /// A stanza is refused beyond its sender's rate: to judge and to answer it would be too much work.
+    fn drop_refused(&mut self) {
+        self.edge.metrics.dropped(BEYOND);
+        self.look_at_time();
     }
 
     /// A stanza was refused: nothing else stops a stream that sends many.
-    fn pay_refusal(&mut self, live: &Live, remote: &Domain) {
+    fn pay_refusal(&mut self, live: &Live, remote: &Domain, from: &str) {
         let payer = if live.policy.is_partner(remote) {
             Payer::Partner(remote.clone())
         } else {
             Payer::Network(network_of(self.guard.entry.peer.ip()))
         };
         let now = Instant::now();
-        let until = self.edge.inbound.rates.refused(payer, now);
-        self.throttle(until, "refused");
+        let paid = self.edge.inbound.rates.refused(payer, bare(from), now);
+        self.throttle(paid.until, "refused");
+        let peer = self.guard.entry.peer;
+        let party = Party::Caller(peer.ip(), Some(remote));
+        if paid.user_is_over && self.edge.may_log("refused stanzas of one sender", party) {
+            tracing::warn!(
+                %peer, %remote, sender = %shown(bare(from)),
+                "the edge refuses too many stanzas of this sender; it drops further ones without an answer until fewer come"
+            );
+        }
         self.look_at_time();
     }
 

@@ -45,6 +45,8 @@ const STAGES: &str =
 const STATES: &str = "`connecting`, `up`, `unreachable`, `unknown-component`, `not-gateway`, `wrong-secret`, `failed`";
 const CAUSES: &str = "a name of the bounce table: `denied`, `not-found`, `unreachable`, `insecure`, `dialback-invalid`, `dialback-failed`, `queue-full`, `stream-lost`, `link-lost`, `router-refused`, `link-down`, `foreign-sender`, `malformed`, `bad-envelope`, `not-for-us`, `unportable`, `breaks-links`, `stopping`, `too-large`";
 
+const DROPS: &str = "a name of the bounce table, as above; `refused-rate`: refused beyond its sender's rate of refused stanzas, from a peer";
+
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]
 pub const METRICS: &[Described] = &[
@@ -86,13 +88,13 @@ pub const METRICS: &[Described] = &[
         "Stanza errors made, by cause"),
     described("stanza_errors", Kind::Counter, &[("condition", "a condition of RFC 6120 section 8.3.3")],
         "Stanza errors made, by the condition that their receivers see"),
-    described("stanzas_dropped", Kind::Counter, &[("cause", CAUSES)],
+    described("stanzas_dropped", Kind::Counter, &[("cause", DROPS)],
         "Stanzas that could not be delivered and must not be answered"),
     described("stanzas_unaccounted", Kind::Counter, &[],
         "Stanzas of lost outbound streams that the peer's system had taken, its server may not have read, and that were too many to be kept and answered"),
     described("stream_errors", Kind::Counter, &[DIRECTION, ("sender", "`edge`, `peer`"), ("condition", "a condition of RFC 6120 section 4.9.3")],
         "Streams that ended with an error"),
-    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may; `refused`: it sends many stanzas that are refused")],
+    described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may; `refused`: many of its users send stanzas that are refused")],
         "Times that a peer was not read for a while"),
     described("link_queue_stanzas", Kind::Gauge, &[("router", "name of the cluster in the configuration")],
         "Stanzas that wait for a link to an XCP router"),

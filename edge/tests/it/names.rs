@@ -59,14 +59,16 @@ async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut count = 0;
     let mut back = None;
-    for name in NAMES {
-        for stanza in stanzas("bob@vngtp.lab/r", "alice@coluc.com", name) {
+    for (n, name) in NAMES.into_iter().enumerate() {
+        // Each user has a rate of refused stanzas.
+        let from = format!("bob{n}@vngtp.lab/r");
+        for stanza in stanzas(&from, "alice@coluc.com", name) {
             bob.say(&stanza).await;
             if back.is_none() {
                 back = Some(peer.accept_authenticated("coluc.com").await);
             }
             let answer = back.as_mut().unwrap().hear("</message>").await;
-            is_refused(&answer, "bob@vngtp.lab/r");
+            is_refused(&answer, &from);
             count += 1;
         }
     }

@@ -113,6 +113,47 @@ async fn streams_that_send_what_is_refused_delay_nobody_more_than_good_ones() {
     }
 }
 
+/// The longest that a message of `carol` took while `bob` sent this on the same stream.
+async fn delay_beside(flood: Flood) -> Duration {
+    const MESSAGES: usize = 100;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let edge = Process::start_among(&[&peer], &router);
+    let mut link = router.accept().await;
+    let mut stream = peer.open_authenticated(edge.s2s, "coluc.com").await;
+    let (tell, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let writing = tokio::spawn(async move {
+        for n in 0..MESSAGES {
+            let began = Instant::now();
+            stream.say(&flood.text(50 * n)).await;
+            stream
+                .say(&format!(
+                    "<message from='carol@vngtp.lab' to='alice@coluc.com' id='carol{n}'/>"
+                ))
+                .await;
+            tell.send(began).unwrap();
+        }
+        stream
+    });
+    let mut worst = Duration::ZERO;
+    for n in 0..MESSAGES {
+        let began = sent.recv().await.unwrap();
+        while !link.hear().await.contains(&format!("id='carol{n}'")) {}
+        worst = worst.max(began.elapsed());
+    }
+    writing.await.unwrap();
+    worst
+}
+
+#[rstest]
+#[case::of_one_address(Flood::Malformed)]
+#[case::of_many_addresses(Flood::MalformedAnew)]
+#[case::of_names(Flood::Unportable)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_stanzas_are_refused_delays_no_other_user_of_the_same_server(#[case] flood: Flood) {
+    let worst = delay_beside(flood).await;
+    assert!(worst <= Duration::from_millis(500), "{flood:?}: {worst:?}");
+}
+
 fn terms(messages_per_second: Option<u32>) -> Terms {
     Terms {
         domain: Domain::parse("vngtp.lab").unwrap(),
@@ -135,9 +176,9 @@ fn refused(cause: &str) -> &'static str {
     }
 }
 
-/// How many stanzas are refused in about 1.5 seconds while two streams send nothing else; with the
-/// time.
-async fn refused_meanwhile(cause: &str, rate: Option<u32>) -> (u64, Duration, Lab) {
+/// How many stanzas are refused and not only dropped in about 1.5 seconds while two streams send nothing
+/// else, in the name of so many users; with the time.
+async fn refused_meanwhile(cause: &str, rate: Option<u32>, users: usize) -> (u64, Duration, Lab) {
     let (lab, peer, _link) = Lab::configured(|config| {
         config.peers.push(terms(rate));
         config.routers[0].domains = vec![Domain::parse("coluc.com").unwrap()];
@@ -152,7 +193,8 @@ async fn refused_meanwhile(cause: &str, rate: Option<u32>) -> (u64, Duration, La
     let mut floods = Vec::new();
     for _ in 0..2 {
         let mut stream = peer.open_authenticated(lab.s2s, to).await;
-        let text = refused(cause).repeat(500);
+        let of_user = |n: usize| refused(cause).replace("bob@", &format!("bob{}@", n % users));
+        let text: String = (0..500).map(of_user).collect();
         floods.push(tokio::spawn(async move {
             while stream.try_say(text.as_bytes()).await.is_ok() {}
         }));
@@ -177,7 +219,7 @@ fn most(at_once: f64, per_second: f64, time: Duration) -> f64 {
 #[case::no_router("link-down")]
 #[tokio::test]
 async fn the_rate_of_a_domain_holds_for_what_is_refused(#[case] cause: &str) {
-    let (count, time, lab) = refused_meanwhile(cause, Some(10)).await;
+    let (count, time, lab) = refused_meanwhile(cause, Some(10), 1).await;
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let counted = count as f64;
     assert!(counted <= most(10.0, 10.0, time), "{count} in {time:?}");
@@ -191,8 +233,24 @@ async fn the_rate_of_a_domain_holds_for_what_is_refused(#[case] cause: &str) {
 #[case::unportable("unportable")]
 #[case::no_router("link-down")]
 #[tokio::test]
-async fn what_is_refused_has_a_rate_of_its_own(#[case] cause: &str) {
-    let (count, time, lab) = refused_meanwhile(cause, None).await;
+async fn what_is_refused_has_a_rate_for_each_sender(#[case] cause: &str) {
+    let (count, time, lab) = refused_meanwhile(cause, None, 1).await;
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let counted = count as f64;
+    assert!(counted <= most(25.0, 50.0, time), "{count} in {time:?}");
+    assert!(count >= 50, "{count} in {time:?}");
+    assert_eq!(lab.metric("xmpp_edge_pauses_total{reason=\"refused\"}"), 0);
+    let beyond = lab.metric("xmpp_edge_stanzas_dropped_total{cause=\"refused-rate\"}");
+    assert!(beyond > 1000, "{beyond}");
+}
+
+#[rstest]
+#[case::malformed("malformed")]
+#[case::unportable("unportable")]
+#[case::no_router("link-down")]
+#[tokio::test]
+async fn what_many_senders_cause_has_a_rate_for_all_of_them(#[case] cause: &str) {
+    let (count, time, lab) = refused_meanwhile(cause, None, 100).await;
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let counted = count as f64;
     assert!(counted <= most(50.0, 200.0, time), "{count} in {time:?}");
