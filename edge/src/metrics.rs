@@ -112,17 +112,65 @@ fn as_gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Why connections are turned away, and why those without a proof end.
-const CONNECTION_BOUNDS: [&str; 6] = ["total", "per-address", "per-56", "per-48", "rate", "proxy-header"];
-const UNPROVEN_BOUNDS: [&str; 7] = [
-    "total",
-    "per-address",
-    "per-56",
-    "per-48",
-    "time",
-    "bytes",
-    "incomplete",
-];
+/// Why an inbound connection is turned away, or ends without a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bound {
+    /// Connections in all.
+    Total,
+    /// Those of an IPv4 address or a /64 of IPv6.
+    PerAddress,
+    /// Those of a /56.
+    Per56,
+    /// Those of a /48.
+    Per48,
+    /// New ones in a second.
+    Rate,
+    /// A PROXY header that cannot be read.
+    ProxyHeader,
+    /// No proof came in time.
+    Time,
+    /// Too much came without a proof.
+    Bytes,
+    /// Unfinished data of all streams.
+    Incomplete,
+}
+
+impl Bound {
+    /// Those at which connections are turned away.
+    pub const REFUSES: [Self; 6] = [
+        Self::Total,
+        Self::PerAddress,
+        Self::Per56,
+        Self::Per48,
+        Self::Rate,
+        Self::ProxyHeader,
+    ];
+    /// Those at which connections without a proof end.
+    pub const ENDS: [Self; 7] = [
+        Self::Total,
+        Self::PerAddress,
+        Self::Per56,
+        Self::Per48,
+        Self::Time,
+        Self::Bytes,
+        Self::Incomplete,
+    ];
+
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::PerAddress => "per-address",
+            Self::Per56 => "per-56",
+            Self::Per48 => "per-48",
+            Self::Rate => "rate",
+            Self::ProxyHeader => "proxy-header",
+            Self::Time => "time",
+            Self::Bytes => "bytes",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
 
 /// What waits, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -410,8 +458,8 @@ impl Metrics {
         let others = others.filter(|(_, lines)| *lines > 0);
         log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
         Refused {
-            connections: by(&self.connections_refused, "reason", &CONNECTION_BOUNDS),
-            unproven_connections: by(&self.unproven_ended, "reason", &UNPROVEN_BOUNDS),
+            connections: by(&self.connections_refused, "reason", &Bound::REFUSES.map(Bound::as_str)),
+            unproven_connections: by(&self.unproven_ended, "reason", &Bound::ENDS.map(Bound::as_str)),
             peers: by(&self.peers_refused, "check", &checks),
             log_lines,
         }
@@ -448,10 +496,11 @@ impl Metrics {
         self.routes_refused.inc();
     }
 
-    /// A connection on which nothing was proven was ended: by the bound at which it gave way, or
-    /// `time`.
-    pub fn unproven_ended(&self, reason: &'static str) {
-        self.unproven_ended.get_or_create(&[label("reason", reason)]).inc();
+    /// A connection on which nothing was proven was ended at this bound.
+    pub fn unproven_ended(&self, bound: Bound) {
+        self.unproven_ended
+            .get_or_create(&[label("reason", bound.as_str())])
+            .inc();
     }
 
     /// An inbound stream was not read to its end after our side was closed.
@@ -459,9 +508,11 @@ impl Metrics {
         self.streams_cut.inc();
     }
 
-    /// A connection was turned away before any stream: by the bound, `rate`, or `proxy-header`.
-    pub fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused.get_or_create(&[label("reason", reason)]).inc();
+    /// A connection was turned away before any stream.
+    pub fn connection_refused(&self, bound: Bound) {
+        self.connections_refused
+            .get_or_create(&[label("reason", bound.as_str())])
+            .inc();
     }
 
     /// A TLS handshake ended well; version and suite as rustls names them.

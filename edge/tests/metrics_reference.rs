@@ -9,7 +9,7 @@ use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
 use xmpp_federation_edge::failures::Stage;
 use xmpp_federation_edge::metrics::described::{Kind, METRICS};
-use xmpp_federation_edge::metrics::{Depths, Direction, Metrics, Role};
+use xmpp_federation_edge::metrics::{Bound, Depths, Direction, Metrics, Role};
 use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::registry::Registry;
 
@@ -57,8 +57,8 @@ fn everything() -> String {
         sightings: Vec::new(),
     });
     let of = Direction::Inbound;
-    metrics.connection_refused("total");
-    metrics.unproven_ended("time");
+    metrics.connection_refused(Bound::Total);
+    metrics.unproven_ended(Bound::Time);
     metrics.route_refused();
     metrics.tls_established(of, "TLSv1_3", "TLS13_AES_128_GCM_SHA256");
     metrics.tls_failed(of);

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::log_rate::Party;
-use crate::metrics::Direction;
+use crate::metrics::{Bound, Direction};
 use crate::stream::direct_tls::Service;
 use crate::stream::pace::{LowTurns, Pace};
 pub(crate) use per_address::network_of;
@@ -94,8 +94,9 @@ fn bounds(edge: &Edge, live: &Live, peer: SocketAddr) -> Bounds {
 }
 
 /// A connection is closed before any stream: counted, and told to whoever traces it.
-fn refuse(edge: &Edge, peer: SocketAddr, reason: &'static str) {
-    edge.metrics.connection_refused(reason);
+fn refuse(edge: &Edge, peer: SocketAddr, bound: Bound) {
+    edge.metrics.connection_refused(bound);
+    let reason = bound.as_str();
     let tracers = &edge.registry.tracers;
     tracers.about_address(peer, || format!("connection refused: {reason}"));
     if edge.may_log("connection refused", Party::Caller(peer.ip(), None)) {
@@ -104,9 +105,9 @@ fn refuse(edge: &Edge, peer: SocketAddr, reason: &'static str) {
 }
 
 /// Others gave way for a connection of this peer.
-fn count_gone(edge: &Edge, gave_way: &[&'static str]) {
+fn count_gone(edge: &Edge, gave_way: &[Bound]) {
     for bound in gave_way {
-        edge.metrics.unproven_ended(bound);
+        edge.metrics.unproven_ended(*bound);
     }
 }
 
@@ -141,7 +142,7 @@ fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Servi
     let relayed = trusted.iter().any(|network| network.contains(peer.ip()));
     let own = bounds(edge, &live, peer);
     if edge.inbound.tasks.len() >= live.budget.connections.saturating_add(own.room()) {
-        refuse(edge, peer, "total");
+        refuse(edge, peer, Bound::Total);
         return;
     }
     // A balancer's own address has no share: its clients have.
@@ -188,7 +189,7 @@ enum Begun {
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(edge: &Edge, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, &'static str> {
+fn enter(edge: &Edge, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, Bound> {
     let (table, networks) = (&edge.inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
         Some(turn) => Ok(Begun::Waits(turn)),
@@ -263,7 +264,7 @@ async fn behind_balancer(
             tracing::debug!(%balancer, %reason, "a connection without a usable PROXY header");
             if let Some(outcome) = reason.outcome() {
                 edge.metrics.proxy_header(outcome);
-                refuse(edge, balancer, "proxy-header");
+                refuse(edge, balancer, Bound::ProxyHeader);
             }
             return None;
         }

@@ -28,7 +28,7 @@ use crate::edge::Edge;
 use crate::failures::Stage;
 use crate::jid::{JidFault, LastJudged, Side, is_known_good, judge, readdressed, shown};
 use crate::log_rate::Party;
-use crate::metrics::{Direction, Mechanism};
+use crate::metrics::{Bound, Direction, Mechanism};
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
@@ -320,9 +320,9 @@ fn gave_way() -> Failure {
 /// A stream on which nothing was proven had more than its part of something.
 fn count_excess(edge: &Edge, failure: &Failure, unproven: bool) {
     let of = match failure {
-        Failure::Io(error) if error.kind() == ErrorKind::QuotaExceeded => "bytes",
-        Failure::Io(error) if error.kind() == ErrorKind::OutOfMemory => "incomplete",
-        Failure::Fault { condition, .. } if *condition == StreamErrorCondition::ResourceConstraint => "incomplete",
+        Failure::Io(error) if error.kind() == ErrorKind::QuotaExceeded => Bound::Bytes,
+        Failure::Io(error) if error.kind() == ErrorKind::OutOfMemory => Bound::Incomplete,
+        Failure::Fault { condition, .. } if *condition == StreamErrorCondition::ResourceConstraint => Bound::Incomplete,
         _ => return,
     };
     if unproven {
@@ -542,7 +542,7 @@ impl Session {
             return Err(Failure::Timeout("closing the stream"));
         }
         if self.unproven_until.is_some_and(|until| Instant::now() >= until) {
-            self.edge.metrics.unproven_ended("time");
+            self.edge.metrics.unproven_ended(Bound::Time);
             let text = "no pair of domains was authenticated on this stream in time";
             return Err(Failure::violation(Check::Time, text));
         }

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::edge_config::Limits;
 
+use crate::metrics::Bound;
+
 /// How much wider the bounds per network are for addresses of configured partners.
 const WIDER: usize = 16;
 /// Part of all connections that strangers do not get.
@@ -109,12 +111,12 @@ pub(super) fn turns_per_second(limits: &Limits) -> usize {
     usize::try_from(connections.saturating_mul(TURNS)).unwrap_or(usize::MAX)
 }
 
-/// The bound that a connection met, as metrics name it.
-fn name((length, _): Network) -> &'static str {
+/// The bound that a connection met.
+fn name((length, _): Network) -> Bound {
     match length {
-        56 => "per-56",
-        48 => "per-48",
-        _ => "per-address",
+        56 => Bound::Per56,
+        48 => Bound::Per48,
+        _ => Bound::PerAddress,
     }
 }
 
@@ -178,7 +180,7 @@ pub(super) struct Turn {
 pub(super) struct Admitted {
     pub(super) place: Place,
     /// The bounds at which another connection gave way.
-    pub(super) gave_way: Vec<&'static str>,
+    pub(super) gave_way: Vec<Bound>,
 }
 
 impl Table {
@@ -187,7 +189,7 @@ impl Table {
     }
 
     /// A place for a connection of these networks; the bound that is met where nobody gives way.
-    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admitted, &'static str> {
+    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admitted, Bound> {
         let mut inner = self.lock();
         let mut gave_way = inner.make_room_in(networks, bounds)?;
         gave_way.extend(inner.make_room(bounds)?);
@@ -221,7 +223,7 @@ impl Table {
         bounds: &Bounds,
         longest: Duration,
         now: Instant,
-    ) -> Result<Option<Turn>, &'static str> {
+    ) -> Result<Option<Turn>, Bound> {
         let mut inner = self.lock();
         let Some(due) = inner.book(networks, bounds, longest, now)? else {
             return Ok(None);
@@ -252,7 +254,7 @@ impl Inner {
     }
 
     /// Makes room for one more connection in each network.
-    fn make_room_in(&mut self, networks: Networks, bounds: &Bounds) -> Result<Vec<&'static str>, &'static str> {
+    fn make_room_in(&mut self, networks: Networks, bounds: &Bounds) -> Result<Vec<Bound>, Bound> {
         let mut gave_way = Vec::new();
         for (network, most) in networks.iter().zip(bounds.networks) {
             let share = self.share(network);
@@ -269,7 +271,7 @@ impl Inner {
     }
 
     /// Makes room for one more connection among all.
-    fn make_room(&mut self, bounds: &Bounds) -> Result<Option<&'static str>, &'static str> {
+    fn make_room(&mut self, bounds: &Bounds) -> Result<Option<Bound>, Bound> {
         let strangers = bounds.total - bounds.total / RESERVED;
         let full = self.open.len() >= bounds.total;
         if !full && (bounds.partner || self.strangers < strangers) {
@@ -278,9 +280,9 @@ impl Inner {
         // A stranger takes no partner's place.
         let oldest = self.unproven.first().copied();
         let oldest = oldest.filter(|(partner, _)| bounds.partner || !partner);
-        let (_, id) = oldest.ok_or("total")?;
+        let (_, id) = oldest.ok_or(Bound::Total)?;
         self.give_way(id);
-        Ok(Some("total"))
+        Ok(Some(Bound::Total))
     }
 
     fn give_way(&mut self, id: u64) {
@@ -312,7 +314,7 @@ impl Inner {
         bounds: &Bounds,
         longest: Duration,
         now: Instant,
-    ) -> Result<Option<Instant>, &'static str> {
+    ) -> Result<Option<Instant>, Bound> {
         if bounds.partner {
             return Ok(None);
         }
@@ -333,7 +335,7 @@ impl Inner {
             // No network has more of the room than is left of it.
             let left = bounds.room().saturating_sub(self.waiting);
             if most >= left || turn - now > longest {
-                return Err("rate");
+                return Err(Bound::Rate);
             }
         }
         self.strangers_due = Some(next(self.strangers_due) + of_all);
@@ -362,7 +364,7 @@ impl Share {
 impl Place {
     /// The connection, counted in total only so far, is one of these networks. An error is the
     /// bound that is met.
-    pub(super) fn belongs_to(&self, networks: Networks, bounds: &Bounds) -> Result<Vec<&'static str>, &'static str> {
+    pub(super) fn belongs_to(&self, networks: Networks, bounds: &Bounds) -> Result<Vec<Bound>, Bound> {
         let mut guard = self.table.lock();
         let inner = &mut *guard;
         let gave_way = inner.make_room_in(networks, bounds)?;
@@ -447,13 +449,13 @@ mod tests {
     }
 
     #[rstest]
-    #[case::one_address(["192.0.2.1", "192.0.2.1", "192.0.2.1"], Some("per-address"))]
+    #[case::one_address(["192.0.2.1", "192.0.2.1", "192.0.2.1"], Some(Bound::PerAddress))]
     #[case::addresses(["192.0.2.1", "192.0.2.2", "192.0.2.3"], None)]
-    #[case::one_64(["2001:db8::1", "2001:db8::2", "2001:db8::3"], Some("per-address"))]
-    #[case::one_56(["2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:ff::1"], Some("per-56"))]
-    #[case::one_48(["2001:db8::1", "2001:db8:0:100::1", "2001:db8:0:200::1"], Some("per-48"))]
+    #[case::one_64(["2001:db8::1", "2001:db8::2", "2001:db8::3"], Some(Bound::PerAddress))]
+    #[case::one_56(["2001:db8::1", "2001:db8:0:1::1", "2001:db8:0:ff::1"], Some(Bound::Per56))]
+    #[case::one_48(["2001:db8::1", "2001:db8:0:100::1", "2001:db8:0:200::1"], Some(Bound::Per48))]
     #[case::sites(["2001:db8::1", "2001:db8:1::1", "2001:db8:2::1"], None)]
-    fn each_network_has_its_bound(#[case] addresses: [&str; 3], #[case] met: Option<&'static str>) {
+    fn each_network_has_its_bound(#[case] addresses: [&str; 3], #[case] met: Option<Bound>) {
         let table = Arc::new(Table::default());
         let bounds = bounds(100, [2, 2, 2], false);
         let admit = |address| table.admit(at(address), &bounds).unwrap();
@@ -471,10 +473,10 @@ mod tests {
         let (first, second) = (admit().unwrap().place, admit().unwrap().place);
         first.proven(false);
         let third = admit().unwrap();
-        assert_eq!(third.gave_way, ["per-address"]);
+        assert_eq!(third.gave_way, [Bound::PerAddress]);
         assert!(is_served(&first) && !is_served(&second));
         third.place.proven(false);
-        assert_eq!(admit().unwrap_err(), "per-address");
+        assert_eq!(admit().unwrap_err(), Bound::PerAddress);
         drop(first);
         assert!(admit().unwrap().gave_way.is_empty());
     }
@@ -492,21 +494,21 @@ mod tests {
         let strangers: Vec<_> = strangers.collect();
         // Their part is full.
         let another = table.admit(at("198.51.100.1"), &stranger).unwrap();
-        assert_eq!(another.gave_way, ["total"]);
+        assert_eq!(another.gave_way, [Bound::Total]);
         assert!(!is_served(&strangers[0]));
         let own = || table.admit(at("203.0.113.1"), &partner).unwrap();
         let partners = [own(), own()];
         assert!(partners.iter().all(|one| one.gave_way.is_empty()));
         // All is full: a stranger's connection gives way, although a partner's is older than the next.
         let third = own();
-        assert_eq!(third.gave_way, ["total"]);
+        assert_eq!(third.gave_way, [Bound::Total]);
         assert!(!is_served(&strangers[1]) && is_served(&partners[0].place));
         // Where all strangers are proven, another one is refused and partners take turns.
         for place in strangers.iter().chain([&another.place]) {
             place.proven(false);
         }
-        assert_eq!(table.admit(at("198.51.100.2"), &stranger).unwrap_err(), "total");
-        assert_eq!(own().gave_way, ["total"]);
+        assert_eq!(table.admit(at("198.51.100.2"), &stranger).unwrap_err(), Bound::Total);
+        assert_eq!(own().gave_way, [Bound::Total]);
         assert!(!is_served(&partners[0].place));
     }
 
@@ -519,7 +521,7 @@ mod tests {
         for place in &all {
             place.proven(false);
         }
-        assert_eq!(admit().unwrap_err(), "total");
+        assert_eq!(admit().unwrap_err(), Bound::Total);
         all[0].proven(true);
         assert!(admit().is_ok());
     }
@@ -531,11 +533,17 @@ mod tests {
         let unknown = || table.admit(Networks::default(), &bounds).unwrap().place;
         let (first, second) = (unknown(), unknown());
         assert!(first.belongs_to(at("192.0.2.1"), &bounds).unwrap().is_empty());
-        assert_eq!(second.belongs_to(at("192.0.2.1"), &bounds).unwrap(), ["per-address"]);
+        assert_eq!(
+            second.belongs_to(at("192.0.2.1"), &bounds).unwrap(),
+            [Bound::PerAddress]
+        );
         assert!(!is_served(&first) && is_served(&second));
         second.proven(false);
         let third = unknown();
-        assert_eq!(third.belongs_to(at("192.0.2.1"), &bounds).unwrap_err(), "per-address");
+        assert_eq!(
+            third.belongs_to(at("192.0.2.1"), &bounds).unwrap_err(),
+            Bound::PerAddress
+        );
     }
 
     #[tokio::test]
@@ -571,7 +579,7 @@ mod tests {
         for _ in 0..50 {
             assert!(turn("192.0.2.1", PATIENCE).unwrap().is_none());
         }
-        assert_eq!(turn("192.0.2.1", Duration::from_millis(10)).unwrap_err(), "rate");
+        assert_eq!(turn("192.0.2.1", Duration::from_millis(10)).unwrap_err(), Bound::Rate);
         let waiting: Vec<_> = std::iter::from_fn(|| turn("192.0.2.1", PATIENCE).ok().flatten()).collect();
         assert_eq!(waiting.len(), 50, "half of the room");
         // Many networks together have their rate too.

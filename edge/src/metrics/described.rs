@@ -151,3 +151,26 @@ pub(super) fn help(name: &str) -> &'static str {
         .find(|metric| metric.name == name)
         .map_or("", |metric| metric.help)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::METRICS;
+    use crate::metrics::Bound;
+
+    #[test]
+    fn every_bound_on_connections_is_described() {
+        for (name, bounds) in [
+            ("connections_refused", &Bound::REFUSES[..]),
+            ("unproven_connections_ended", &Bound::ENDS[..]),
+        ] {
+            let metric = METRICS.iter().find(|metric| metric.name == name);
+            let (_, values) = metric
+                .and_then(|metric| metric.labels.first())
+                .copied()
+                .unwrap_or_default();
+            for bound in bounds {
+                assert!(values.contains(&format!("`{}`", bound.as_str())), "{name}: {bound:?}");
+            }
+        }
+    }
+}
