@@ -34,7 +34,7 @@ pub enum Frame {
 /// [`Element`] shares the memory of the read it came with: copy what is kept for long.
 ///
 /// ```
-/// use xmpp_federation_edge::xml::{Frame, Framer, Limits};
+/// use xmpp_federation_xml::{Frame, Framer, Limits};
 /// let mut framer = Framer::new(Limits::negotiation());
 /// framer.feed(b"<stream:stream xmlns='jabber:server' version='1.0' \
 ///     xmlns:stream='http://etherx.jabber.org/streams'><message to='a@b'/");

@@ -67,7 +67,7 @@ fn escape(value: &str, out: &mut String, replacement: impl Fn(char) -> Option<&'
 /// anywhere. A character that XML cannot express makes [`XmlWriter::finish`] fail.
 ///
 /// ```
-/// use xmpp_federation_edge::xml::XmlWriter;
+/// use xmpp_federation_xml::XmlWriter;
 /// let mut w = XmlWriter::new();
 /// w.start("db:result").attr("from", "a.example").attr("to", "b.example").text("k&y").end();
 /// assert_eq!(w.finish().unwrap(), "<db:result from='a.example' to='b.example'>k&amp;y</db:result>");
