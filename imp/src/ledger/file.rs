@@ -102,3 +102,28 @@ fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
     }
     Ok(ledger)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// As the first release writes it.
+    const TEXT: &str = include_str!("../testdata/ledger.json");
+
+    #[test]
+    fn a_ledger_of_the_first_release_is_read_and_written_as_it_was() {
+        let stored = Stored {
+            data: TEXT.to_owned(),
+            version: "1".to_owned(),
+            uid: "1f0c".to_owned(),
+        };
+        let ledger = parse("l", &stored).unwrap();
+        let wrapped = Wrapped {
+            uid: stored.uid,
+            ledger,
+        };
+        let before: serde_json::Value = serde_json::from_str(TEXT).unwrap();
+        assert_eq!(serde_json::to_value(&wrapped).unwrap(), before);
+    }
+}
