@@ -71,7 +71,7 @@ impl Report {
 pub struct Verdict {
     /// Its status.
     pub status: Status,
-    /// One of the constants of [`reasons`].
+    /// One of the constants of [`reasons`], or of the operator's own catalogue.
     pub reason: &'static str,
     /// What is, with which value, and what to do; a full sentence.
     pub message: String,
@@ -79,28 +79,28 @@ pub struct Verdict {
 
 impl Verdict {
     /// The condition holds.
-    pub fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn yes(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             status: Status::True,
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }
 
     /// The condition does not hold.
-    pub fn no(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn no(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             status: Status::False,
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }
 
     /// It cannot be told.
-    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn unknown(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             status: Status::Unknown,
-            reason,
+            reason: reason.into(),
             message: message.into(),
         }
     }
@@ -115,6 +115,17 @@ pub enum Status {
     False,
     /// It cannot be told.
     Unknown,
+}
+
+impl Status {
+    /// The word as it stands in a condition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
 }
 
 /// What the cluster is waiting for.

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::reasons::Reason;
+pub use xmpp_federation_imp::report::{Status, Verdict};
 
 /// A condition's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,65 +75,6 @@ impl Type {
     }
 }
 
-/// A condition's status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Holds.
-    True,
-    /// Does not hold.
-    False,
-    /// Not known.
-    Unknown,
-}
-
-impl State {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
-/// What was found about one condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Status.
-    pub state: State,
-    /// Word of the catalogue, or one of [`xmpp_federation_imp::reasons`].
-    pub reason: &'static str,
-    /// Sentence: what, with which value, what to do.
-    pub message: String,
-}
-
-impl Verdict {
-    /// It holds.
-    pub fn yes(message: impl Into<String>) -> Self {
-        Self {
-            state: State::True,
-            reason: Reason::AsWanted.as_str(),
-            message: message.into(),
-        }
-    }
-    /// It does not hold.
-    pub fn no(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
-        Self {
-            state: State::False,
-            reason: reason.into(),
-            message: message.into(),
-        }
-    }
-    /// It is not known.
-    pub fn unknown(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
-        Self {
-            state: State::Unknown,
-            reason: reason.into(),
-            message: message.into(),
-        }
-    }
-}
-
 /// What one reconcile found.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
@@ -168,12 +110,12 @@ pub fn assemble(
     let mut put = |kind: Type, verdict: &Verdict| {
         let old = before(kind);
         let since = match old {
-            Some(old) if old.status == verdict.state.as_str() => old.last_transition_time.clone(),
+            Some(old) if old.status == verdict.status.as_str() => old.last_transition_time.clone(),
             _ => Time(seconds(now)),
         };
         conditions.push(Condition {
             type_: kind.as_str().to_owned(),
-            status: verdict.state.as_str().to_owned(),
+            status: verdict.status.as_str().to_owned(),
             reason: verdict.reason.to_owned(),
             message: verdict.message.clone(),
             observed_generation: generation,
@@ -200,7 +142,7 @@ pub fn assemble(
         put(
             Type::Stalled,
             &Verdict {
-                state: State::True,
+                status: Status::True,
                 reason,
                 message: message.clone(),
             },
@@ -209,16 +151,16 @@ pub fn assemble(
         put(
             Type::Reconciling,
             &Verdict {
-                state: State::True,
+                status: Status::True,
                 reason,
                 message: message.clone(),
             },
         );
-    } else if ready.state != State::True {
+    } else if ready.status != Status::True {
         put(
             Type::Reconciling,
             &Verdict {
-                state: State::True,
+                status: Status::True,
                 reason: Reason::InProgress.as_str(),
                 message: ready.message.clone(),
             },
@@ -254,19 +196,19 @@ fn ready(before: Option<&Condition>, findings: &Findings, found: &[(Type, Verdic
                 ))
     };
     let name = |kind: &Type, verdict: &Verdict| format!("{}: {}", kind.as_str(), verdict.message);
-    for state in [State::False, State::Unknown] {
+    for state in [Status::False, Status::Unknown] {
         for (kind, verdict, was_true) in found.iter().filter(|(kind, ..)| counts(*kind)) {
-            if verdict.state != state {
+            if verdict.status != state {
                 continue;
             }
-            if state == State::Unknown {
+            if state == Status::Unknown {
                 if *kind == Type::ImpFederationOff {
                     continue;
                 }
                 let still = before.is_some_and(|ready| ready.status == "True");
                 if *was_true && still {
                     return Verdict {
-                        state: State::True,
+                        status: Status::True,
                         reason: verdict.reason,
                         message: name(kind, verdict),
                     };
@@ -278,16 +220,19 @@ fn ready(before: Option<&Condition>, findings: &Findings, found: &[(Type, Verdic
     if let Some((reason, message)) = &findings.stalled {
         return Verdict::no(*reason, message.clone());
     }
-    Verdict::yes(if findings.active {
-        "federation works"
-    } else {
-        "prepared: everything but rows in IM and Presence and links to its routers"
-    })
+    Verdict::yes(
+        Reason::AsWanted,
+        if findings.active {
+            "federation works"
+        } else {
+            "prepared: everything but rows in IM and Presence and links to its routers"
+        },
+    )
 }
 
 /// Notes in an Unknown verdict since when it is not True any more; whether it ever was.
 fn mark_last_true(verdict: &mut Verdict, before: Option<&Condition>, now: Timestamp) -> bool {
-    let Some(old) = before.filter(|_| verdict.state == State::Unknown) else {
+    let Some(old) = before.filter(|_| verdict.status == Status::Unknown) else {
         return false;
     };
     let mark = match old.message.split_once(LAST_TRUE) {
@@ -374,7 +319,7 @@ mod tests {
         let verdicts = Type::DEPENDENT
             .into_iter()
             .chain([Type::PartnersReachable])
-            .map(|kind| (kind, Verdict::yes("good")))
+            .map(|kind| (kind, Verdict::yes(Reason::AsWanted, "good")))
             .collect();
         Findings {
             verdicts,

@@ -21,7 +21,7 @@ use super::names::Owner;
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
 use super::{answer, change_log, delete, dereference, effects, material, watch};
-use crate::api::conditions::{self, State};
+use crate::api::conditions::{self, Status};
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
@@ -416,7 +416,7 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
             }
             // Its answer is on its way, or one to an earlier question has just come.
             Ok(_) => wait = wait.min(SOON),
-            Err(verdict) if verdict.state == State::Unknown => wait = wait.min(SOON),
+            Err(verdict) if verdict.status == Status::Unknown => wait = wait.min(SOON),
             Err(_) => {}
         }
     }

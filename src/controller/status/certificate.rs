@@ -42,10 +42,13 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if let Err(sentence) = &found.material.others {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
-    Verdict::yes(format!(
-        "Secret {secret}, issued by {}, valid until {}",
-        info.issuer, info.not_after
-    ))
+    Verdict::yes(
+        Reason::AsWanted,
+        format!(
+            "Secret {secret}, issued by {}, valid until {}",
+            info.issuer, info.not_after
+        ),
+    )
 }
 
 /// The Secret that the certificate comes from.

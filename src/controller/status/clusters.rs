@@ -1,7 +1,7 @@
 //! One verdict over all clusters of IM and Presence. With a single one it is that one's; of several
 //! each sentence names its entry, and what fails comes before what is not known.
 
-use crate::api::conditions::{State, Verdict};
+use crate::api::conditions::{Status, Verdict};
 
 /// A verdict and the name of its entry.
 pub(super) type Named = (String, Verdict);
@@ -13,13 +13,13 @@ pub(super) fn over_all(mut verdicts: Vec<Named>) -> Verdict {
     {
         return verdict;
     }
-    let state = [State::False, State::Unknown]
+    let state = [Status::False, Status::Unknown]
         .into_iter()
-        .find(|state| verdicts.iter().any(|(_, verdict)| verdict.state == *state))
-        .unwrap_or(State::True);
-    let told: Vec<&Named> = verdicts.iter().filter(|(_, verdict)| verdict.state == state).collect();
+        .find(|state| verdicts.iter().any(|(_, verdict)| verdict.status == *state))
+        .unwrap_or(Status::True);
+    let told: Vec<&Named> = verdicts.iter().filter(|(_, verdict)| verdict.status == state).collect();
     Verdict {
-        state,
+        status: state,
         reason: told.first().map_or("", |(_, verdict)| verdict.reason),
         message: sentences(told.iter().map(|(name, v)| (name.as_str(), v.message.as_str()))),
     }
@@ -36,27 +36,28 @@ pub(super) fn sentences<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::reasons::Reason;
     use rstest::rstest;
 
     fn verdict(letter: char) -> Verdict {
         match letter {
-            'y' => Verdict::yes("good"),
+            'y' => Verdict::yes(Reason::AsWanted, "good"),
             'n' => Verdict::no("Bad", "bad"),
             _ => Verdict::unknown("Dark", "not known"),
         }
     }
 
     #[rstest]
-    #[case("y", State::True, "AsWanted", "good")]
-    #[case("n", State::False, "Bad", "bad")]
-    #[case("yy", State::True, "AsWanted", "a: good; b: good")]
-    #[case("yn", State::False, "Bad", "b: bad")]
-    #[case("?n", State::False, "Bad", "b: bad")]
-    #[case("y?", State::Unknown, "Dark", "b: not known")]
-    #[case("nyn", State::False, "Bad", "a: bad; c: bad")]
+    #[case("y", Status::True, "AsWanted", "good")]
+    #[case("n", Status::False, "Bad", "bad")]
+    #[case("yy", Status::True, "AsWanted", "a: good; b: good")]
+    #[case("yn", Status::False, "Bad", "b: bad")]
+    #[case("?n", Status::False, "Bad", "b: bad")]
+    #[case("y?", Status::Unknown, "Dark", "b: not known")]
+    #[case("nyn", Status::False, "Bad", "a: bad; c: bad")]
     fn one_that_fails_speaks_for_all(
         #[case] states: &str,
-        #[case] state: State,
+        #[case] state: Status,
         #[case] reason: &str,
         #[case] message: &str,
     ) {
@@ -67,7 +68,7 @@ mod tests {
             .collect();
         let found = over_all(named);
         assert_eq!(
-            (found.state, found.reason, found.message.as_str()),
+            (found.status, found.reason, found.message.as_str()),
             (state, reason, message)
         );
     }

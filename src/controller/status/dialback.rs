@@ -17,7 +17,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
         .map(|(pod, _)| pod.name.as_str())
         .collect();
     if stale.is_empty() {
-        Verdict::yes(format!("Secret {name}, the same in all pods"))
+        Verdict::yes(Reason::AsWanted, format!("Secret {name}, the same in all pods"))
     } else {
         Verdict::no(
             Reason::ConfigNotLoaded,
@@ -49,7 +49,7 @@ fn unhex(text: &str) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{status, verdict, world};
-    use crate::api::conditions::{State, Type};
+    use crate::api::conditions::{Status, Type};
     use serde_json::Value;
 
     #[test]
@@ -57,7 +57,7 @@ mod tests {
         let mut world = world("", Value::Null);
         status(&mut world).dialback_secrets = vec!["0123456789abcdef".to_owned()];
         let verdict = verdict(&world, Type::DialbackSecretReady);
-        assert_eq!(verdict.state, State::False);
+        assert_eq!(verdict.status, Status::False);
         assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
     }
 }

@@ -79,14 +79,18 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     }
     let held = found.valid.replicas.saturating_sub(found.pods_allowed);
     if held > 0 {
-        return Verdict::yes(format!(
-            "{ready} of {} edge pods run; {held} more start once the routers know their component ids, see RoutersInSync",
-            found.valid.replicas
-        ));
+        return Verdict::yes(
+            Reason::AsWanted,
+            format!(
+                "{ready} of {} edge pods run; {held} more start once the routers know their component ids, see RoutersInSync",
+                found.valid.replicas
+            ),
+        );
     }
-    Verdict::yes(format!(
-        "{ready} of {wanted} edge pods are ready with the newest configuration"
-    ))
+    Verdict::yes(
+        Reason::AsWanted,
+        format!("{ready} of {wanted} edge pods are ready with the newest configuration"),
+    )
 }
 
 /// Pods that have not loaded the newest configuration.
@@ -130,7 +134,7 @@ fn being_replaced(found: &Found<'_>) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{status, verdict, world};
-    use crate::api::conditions::{State, Type};
+    use crate::api::conditions::{Status, Type};
     use rstest::rstest;
     use serde_json::Value;
     use xmpp_federation_core::edge_status::RejectedConfig;
@@ -170,7 +174,7 @@ mod tests {
             reason: "line 3: tls.mode: …".to_owned(),
         });
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!((verdict.state, verdict.reason), (State::False, "ConfigRejected"));
+        assert_eq!((verdict.status, verdict.reason), (Status::False, "ConfigRejected"));
         assert!(verdict.message.contains("line 3: tls.mode"), "{}", verdict.message);
     }
 
@@ -179,7 +183,7 @@ mod tests {
         let mut world = world("", Value::Null);
         status(&mut world).config_hash = "older".to_owned();
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!((verdict.state, verdict.reason), (State::False, "ConfigNotLoaded"));
+        assert_eq!((verdict.status, verdict.reason), (Status::False, "ConfigNotLoaded"));
         assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
     }
 

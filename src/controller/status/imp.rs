@@ -5,11 +5,11 @@ use super::super::left::Leaving;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
 use super::{Found, links};
-use crate::api::conditions::{Findings, State, Type, Verdict};
+use crate::api::conditions::{Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::request;
 use xmpp_federation_imp::reasons;
-use xmpp_federation_imp::report::{Progress, Report, Status};
+use xmpp_federation_imp::report::{Progress, Report};
 
 /// What the clusters of IM and Presence were found to be.
 pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
@@ -24,7 +24,7 @@ pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
             .iter()
             .map(|looked| {
                 let mut verdict = of_one(kind, looked);
-                if kind == Type::RoutersInSync && verdict.state == State::True {
+                if kind == Type::RoutersInSync && verdict.status == Status::True {
                     verdict = not_known_any_more(found, looked).unwrap_or(verdict);
                 }
                 (looked.entry.clone(), verdict)
@@ -59,7 +59,7 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
         Err(verdict) => {
             return Verdict::unknown(
                 verdict.reason,
-                if verdict.state == State::False {
+                if verdict.status == Status::False {
                     "cannot be looked at: a Secret is missing, see AxlAuthenticated"
                 } else {
                     "cannot be looked at yet, see AxlAuthenticated"
@@ -73,15 +73,7 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
         Type::ImpFederationOff => &report.imp_federation_off,
         _ => &report.axl_authenticated,
     };
-    Verdict {
-        state: match verdict.status {
-            Status::True => State::True,
-            Status::False => State::False,
-            Status::Unknown => State::Unknown,
-        },
-        reason: verdict.reason,
-        message: verdict.message.clone(),
-    }
+    verdict.clone()
 }
 
 /// What was proven of a router is over when it refuses a row that it had read.
@@ -158,7 +150,7 @@ mod tests {
     fn a_missing_secret_leaves_what_hangs_on_it_unknown() {
         let world = world("", Value::Null);
         assert_eq!(verdict(&world, Type::AxlAuthenticated).reason, "SecretMissing");
-        assert_eq!(verdict(&world, Type::ComponentsRegistered).state, State::Unknown);
-        assert_eq!(verdict(&world, Type::EdgeAvailable).state, State::True);
+        assert_eq!(verdict(&world, Type::ComponentsRegistered).status, Status::Unknown);
+        assert_eq!(verdict(&world, Type::EdgeAvailable).status, Status::True);
     }
 }

@@ -72,14 +72,17 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
             ),
         );
     }
-    Verdict::yes(format!(
-        "every edge pod is linked to {}",
-        if nodes.is_empty() {
-            "its routers".to_owned()
-        } else {
-            nodes.join(", ")
-        }
-    ))
+    Verdict::yes(
+        Reason::AsWanted,
+        format!(
+            "every edge pod is linked to {}",
+            if nodes.is_empty() {
+                "its routers".to_owned()
+            } else {
+                nodes.join(", ")
+            }
+        ),
+    )
 }
 
 /// The links to one cluster of the pods that may run.
@@ -127,7 +130,7 @@ fn broken(found: &Found<'_>, links: &[Link<'_>]) -> Option<Verdict> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{World, link, report, status, verdict, world};
-    use crate::api::conditions::{State, Type};
+    use crate::api::conditions::{Status, Type};
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, Returned};
@@ -213,7 +216,7 @@ mod tests {
         #[case] parts: &[&str],
     ) {
         let verdict = verdict(&seen(mode, router, link), Type::RouterLinksUp);
-        assert_eq!((verdict.state, verdict.reason), (State::False, reason));
+        assert_eq!((verdict.status, verdict.reason), (Status::False, reason));
         for part in parts.iter().chain(&["ecup10.coluc.com", "coluc-edge-0"]) {
             assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
         }
@@ -224,17 +227,17 @@ mod tests {
         let mut link = bouncing();
         link.returned.as_mut().unwrap().everything = false;
         let verdict = verdict(&seen("Automatic", Router::InSync, link), Type::RouterLinksUp);
-        assert_eq!(verdict.state, State::True, "{}", verdict.message);
+        assert_eq!(verdict.status, Status::True, "{}", verdict.message);
     }
 
     #[rstest]
-    #[case(LinkState::UnknownComponent, State::False)]
-    #[case(LinkState::Unreachable, State::True)]
-    #[case(LinkState::WrongSecret, State::True)]
-    #[case(LinkState::Up, State::True)]
+    #[case(LinkState::UnknownComponent, Status::False)]
+    #[case(LinkState::Unreachable, Status::True)]
+    #[case(LinkState::WrongSecret, Status::True)]
+    #[case(LinkState::Up, Status::True)]
     fn a_router_that_refuses_what_it_had_read_is_not_in_sync_any_more(
         #[case] state: LinkState,
-        #[case] in_sync: State,
+        #[case] in_sync: Status,
     ) {
         let mut link = link(state);
         link.last_up = Some(LastUp {
@@ -243,8 +246,8 @@ mod tests {
         });
         let world = seen("Automatic", Router::InSync, link);
         let verdict = verdict(&world, Type::RoutersInSync);
-        assert_eq!(verdict.state, in_sync, "{}", verdict.message);
-        if in_sync == State::False {
+        assert_eq!(verdict.status, in_sync, "{}", verdict.message);
+        if in_sync == Status::False {
             assert_eq!(verdict.reason, "RowNotKnown");
             let lasted = "the link was up from 2023-11-01T08:00:00Z until 2023-11-14T22:13:20Z";
             assert!(verdict.message.contains(lasted), "{}", verdict.message);
@@ -281,7 +284,7 @@ mod tests {
     #[test]
     fn prepared_opens_no_link_and_is_not_blamed_for_it() {
         let verdict = verdict(&world("/activation", json!("Prepared")), Type::RouterLinksUp);
-        assert_eq!((verdict.state, verdict.reason), (State::Unknown, "Prepared"));
+        assert_eq!((verdict.status, verdict.reason), (Status::Unknown, "Prepared"));
     }
 
     #[rstest]

@@ -50,14 +50,14 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
     }
-    Verdict::yes("no configured partner fails")
+    Verdict::yes(Reason::AsWanted, "no configured partner fails")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{status, verdict, world};
-    use crate::api::conditions::{State, Type};
+    use crate::api::conditions::{Status, Type};
     use serde_json::{Value, json};
     use xmpp_federation_core::Domain;
     use xmpp_federation_core::edge_status::PartnerFailure;
@@ -86,11 +86,11 @@ mod tests {
         let mut world = world("/privacy", json!({"mode": "AllowList"}));
         let verdict_of = |world: &_| {
             let verdict = verdict(world, Type::PartnersReachable);
-            (verdict.state, verdict.reason)
+            (verdict.status, verdict.reason)
         };
-        assert_eq!(verdict_of(&world), (State::False, "EmptyAllowList"));
+        assert_eq!(verdict_of(&world), (Status::False, "EmptyAllowList"));
         // An entry in peers admits its domain.
         world.valid.peers = vec![serde_json::from_value(json!({"domain": "vngtp.lab"})).unwrap()];
-        assert_eq!(verdict_of(&world).0, State::True);
+        assert_eq!(verdict_of(&world).0, Status::True);
     }
 }

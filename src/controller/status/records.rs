@@ -22,5 +22,8 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
         .iter()
         .filter(|r| r.state == RecordState::Verified)
         .count();
-    Verdict::yes(format!("{own} SRV records lead to {}", found.valid.hostname))
+    Verdict::yes(
+        Reason::AsWanted,
+        format!("{own} SRV records lead to {}", found.valid.hostname),
+    )
 }

@@ -19,7 +19,7 @@ use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
 use super::{Found, findings};
-use crate::api::conditions::{State, Type, Verdict};
+use crate::api::conditions::{Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::control_center::RouterState;
@@ -209,5 +209,5 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
 #[case(Type::PartnersReachable)]
 fn in_a_sound_world_all_is_well(#[case] kind: Type) {
     let verdict = verdict(&world("", Value::Null), kind);
-    assert_eq!(verdict.state, State::True, "{}", verdict.message);
+    assert_eq!(verdict.status, Status::True, "{}", verdict.message);
 }
