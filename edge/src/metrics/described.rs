@@ -91,7 +91,7 @@ pub const METRICS: &[Described] = &[
     described("stanzas_dropped", Kind::Counter, &[("cause", DROPS)],
         "Stanzas that could not be delivered and must not be answered"),
     described("stanzas_unaccounted", Kind::Counter, &[],
-        "Stanzas of lost outbound streams that the peer's system had taken, its server may not have read, and that were too many to be kept and answered"),
+        "At most as many stanzas were lost without an answer with outbound streams: the peer's system had taken them, its server may not have read them, and they were too many to be kept"),
     described("stream_errors", Kind::Counter, &[DIRECTION, ("sender", "`edge`, `peer`"), ("condition", "a condition of RFC 6120 section 4.9.3")],
         "Streams that ended with an error"),
     described("pauses", Kind::Counter, &[("reason", "`link-queue`: the routers take too little; `rate`: the peer sends more than it may; `refused`: many of its users send stanzas that are refused")],

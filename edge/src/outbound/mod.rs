@@ -40,7 +40,7 @@ use send_log::SendMemory;
 /// Part of all routes that only configured partners get.
 const RESERVED: usize = 8;
 
-/// Whether there may be one more route beside so many.
+/// Whether there may be one more route beside `routes`.
 fn has_room(routes: usize, live: &Live, remote: &Domain) -> bool {
     let most = live.budget.routes;
     let partner = live.policy.is_partner(remote);

@@ -81,14 +81,14 @@ pub(super) struct Taken {
 pub(super) struct Room {
     /// Bytes at most.
     pub(super) bytes: usize,
-    /// The first stanza even if it is larger.
-    pub(super) first: bool,
+    /// Bytes of the first stanza if that is larger.
+    pub(super) first: usize,
 }
 
 #[cfg(test)]
 impl Room {
     pub(super) fn of(bytes: usize) -> Self {
-        Self { bytes, first: false }
+        Self { bytes, first: 0 }
     }
 }
 
@@ -157,7 +157,7 @@ impl Queue {
         let (mut bytes, mut count, mut longest) = (0, 0, 0);
         for stanza in split(&block.bytes, ns::SERVER) {
             let size = stanza.bytes().len();
-            if bytes + size > room.bytes && !(room.first && count == 0) {
+            if bytes + size > room.bytes && !(count == 0 && size <= room.first) {
                 break;
             }
             (bytes, count, longest) = (bytes + size, count + 1, longest.max(size));
@@ -346,10 +346,12 @@ mod tests {
             )
         };
         let taken = |text: &str, count| (text.to_owned(), count, false);
-        assert_eq!(take(3, false), (String::new(), 0, true));
-        assert_eq!(take(9, false), taken("<a/><b/>", 2));
-        assert_eq!(take(0, true), taken("<larger/>", 1));
-        assert_eq!(take(4, false), taken("<c/>", 1));
+        let none = (String::new(), 0, true);
+        assert_eq!(take(3, 0), none);
+        assert_eq!(take(9, 0), taken("<a/><b/>", 2));
+        assert_eq!(take(8, 8), none);
+        assert_eq!(take(0, 9), taken("<larger/>", 1));
+        assert_eq!(take(4, 0), taken("<c/>", 1));
         assert_eq!((queue.bytes(), queue.count()), (0, 0));
     }
 

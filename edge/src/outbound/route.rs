@@ -66,7 +66,7 @@ struct Inner {
 struct Pair {
     local: Domain,
     queue: Queue,
-    /// Of whoever serves the queue: the pair's task, or the stream whose guest it is.
+    /// Wakes what serves the queue: the pair's task, or the stream whose guest the pair is.
     wake: Arc<Notify>,
     /// It was no welcome guest and opens a stream in its own name.
     alone: bool,
@@ -249,7 +249,7 @@ impl Route {
         std::mem::take(&mut pair.retry)
     }
 
-    /// What wakes whoever serves the pair.
+    /// Wakes what serves the pair.
     pub(super) fn wake(&self, local: &Domain) -> Arc<Notify> {
         let mut inner = self.lock();
         let wake = inner.pair(local).map(|pair| pair.wake.clone());

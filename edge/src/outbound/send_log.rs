@@ -28,7 +28,7 @@ const LITTLE: usize = 64 * 1024;
 const RESERVE: usize = 4;
 /// Bytes that a stream may send in any case when its log is empty.
 const SMALL: usize = 4 * 1024;
-/// Times of stanzas that are not kept are told apart by so much.
+/// Stanzas that are not kept are counted together for this long.
 const SPAN: Duration = Duration::from_millis(250);
 
 /// What all streams keep, bytes.
@@ -89,18 +89,37 @@ impl SendLog {
         self.batches.is_empty()
     }
 
-    /// How much of `wanted` bytes may be sent while all streams may keep `most`. What the peer's system has
+    /// Whether there is nothing that may be unread.
+    pub(super) fn is_settled(&self) -> bool {
+        self.batches.is_empty() && self.unkept.is_empty()
+    }
+
+    /// Whether the peer's system has taken everything.
+    pub(super) fn is_taken(&self, network: &impl Delivery) -> bool {
+        let last = self.batches.back();
+        last.is_none_or(|batch| batch.end.is_some_and(|end| end <= network.acknowledged()))
+    }
+
+    /// How much of `wanted` bytes may be sent while all streams may keep `most_of_all`. What the peer's system has
     /// taken gives way to it.
-    pub(super) fn room(&mut self, most: usize, wanted: usize, network: &impl Delivery) -> Room {
+    pub(super) fn room(&mut self, most_of_all: usize, wanted: usize, network: &impl Delivery) -> Room {
         let others = self.memory.held().saturating_sub(self.held);
-        let much = fair(most - most / RESERVE, others).min(MOST).min(most / PART);
-        let share = fair(most, others).min(LITTLE).max(much).max(SMALL);
+        let much = fair(most_of_all - most_of_all / RESERVE, others)
+            .min(MOST)
+            .min(most_of_all / PART);
+        let share = fair(most_of_all, others).min(LITTLE).max(much).max(SMALL);
         let most = share.saturating_sub(wanted).min(TAKEN);
         if self.bytes > most {
             self.drop_taken(most, network);
         }
-        let (free, first) = (share.saturating_sub(self.bytes), self.batches.is_empty());
-        let bytes = if wanted <= free || first || free >= SMALL {
+        let free = share.saturating_sub(self.bytes);
+        let first = match (self.batches.is_empty(), others) {
+            (false, _) => 0,
+            (true, 0) => usize::MAX,
+            // A large stanza waits until others have less; it is never stuck behind its own.
+            (true, others) => most_of_all.saturating_sub(others).max(SMALL),
+        };
+        let bytes = if wanted <= free || first > 0 || free >= SMALL {
             free.min(wanted)
         } else {
             0
@@ -276,6 +295,30 @@ mod tests {
         assert!(memory.held() <= MEMORY + 200 * SMALL, "{}", memory.held());
         drop(logs);
         assert_eq!(memory.held(), 0);
+    }
+
+    #[test]
+    fn large_stanzas_wait_while_others_fill_the_memory_and_a_single_one_never_does() {
+        const MEMORY: usize = 10 * KIB * KIB;
+        const LARGE: usize = 240 * KIB;
+        let (memory, mut many) = logs(300);
+        let now = Instant::now();
+        for (log, system) in &mut many {
+            let Room { bytes, first } = log.room(MEMORY, LARGE, system);
+            if bytes >= LARGE || first >= LARGE {
+                log.push(now, vec![b'x'; LARGE].into(), 1, false);
+            } else {
+                assert!(first >= SMALL);
+            }
+        }
+        assert!(
+            memory.held() <= MEMORY && memory.held() > MEMORY / 2,
+            "{}",
+            memory.held()
+        );
+        let (_, mut one) = logs(1);
+        let (log, system) = &mut one[0];
+        assert!(log.room(KIB, LARGE, system).first >= LARGE);
     }
 
     #[test]

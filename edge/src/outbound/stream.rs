@@ -4,6 +4,7 @@
 //! a stream of its own.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,6 +47,8 @@ const READING: Duration = Duration::from_mins(10);
 
 /// First and longest time until it is looked again whether there is room for more.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
+/// How long a peer that has ended its stream may take to close the connection before it gets our end.
+const CLOSE_ALONE: Duration = Duration::from_millis(500);
 /// How often it is looked what the peer's system has taken at the end.
 const TAKEN: Duration = Duration::from_millis(20);
 
@@ -117,6 +120,10 @@ struct Stream<'a> {
     /// When to look what is late; while anything may be.
     look_at: Option<Instant>,
     closing: Option<Closing>,
+    /// Why our side was closed, if not because nobody needs the stream.
+    reason: Option<Failure>,
+    /// The writing direction has ended.
+    finished: bool,
     /// Its own pair goes on without it.
     handed_over: bool,
     /// The edge stops and waits no longer.
@@ -152,6 +159,8 @@ pub(super) async fn run(
         last_use: Instant::now(),
         look_at: None,
         closing: None,
+        reason: None,
+        finished: false,
         handed_over: false,
         gave_up: false,
     };
@@ -159,10 +168,13 @@ pub(super) async fn run(
         stream.valid(&local, Mechanism::External);
     }
     let failure = stream.run().await;
-    if matches!(failure, Failure::Closed) {
-        stream.write_out().await;
-    }
-    stream.end(failure)
+    let read = match failure {
+        Failure::Closed => stream.is_read().await,
+        Failure::Ended if stream.closing.is_some() => stream.is_read().await,
+        _ => false,
+    };
+    let failure = stream.reason.take().unwrap_or(failure);
+    stream.end(failure, read)
 }
 
 /// How long a guest waits for the answer to its `db:result`.
@@ -225,7 +237,10 @@ impl Stream<'_> {
                         biased;
                         next = &mut changed, if open => {
                             changed.set(next_change(next));
-                            self.check_lists()
+                            if let Err(failure) = self.check_lists() {
+                                self.close_because(failure);
+                            }
+                            Ok(())
                         }
                         () = &mut stopped, if open => {
                             self.close();
@@ -253,7 +268,7 @@ impl Stream<'_> {
                             Err(error) => Err(error.into()),
                         },
                         () = wake.notified(), if open => {
-                            // One pass of the scheduler: whoever is ready appends first.
+                            // One pass of the scheduler: tasks that are ready append first.
                             tokio::task::yield_now().await;
                             Ok(())
                         }
@@ -527,7 +542,7 @@ impl Stream<'_> {
             let most = live.config.limits.max_pairs_per_stream.saturating_sub(1);
             self.host = Some(self.route.host(self.local, takes, most));
         }
-        // Whoever waited for this stream decides again.
+        // Pairs that waited for this stream decide again.
         *self.opening = None;
     }
 
@@ -702,21 +717,34 @@ impl Stream<'_> {
     /// Closes our side; the peer gets time to read and to close its own.
     fn close(&mut self) {
         if self.closing.is_none() {
-            self.unhost();
-            self.opened.guard.update(|detail| detail.phase = "closing");
             self.opened
                 .wire
                 .transport
                 .queue(Bytes::from_static(STREAM_END.as_bytes()));
-            let (now, hold) = (Instant::now(), self.edge.live().config.limits.dialback_timeout.0);
-            // From now on it counts what the peer takes.
-            self.log.progress(now, &self.opened.wire.transport);
-            self.closing = Some(Closing {
-                until: now + CLOSE_TIME,
-                at_most: now + hold.max(CLOSE_TIME),
-                reads: false,
-            });
+            self.await_end();
         }
+    }
+
+    /// The same, and tells the peer why.
+    fn close_because(&mut self, failure: Failure) {
+        if let (None, Some((condition, text))) = (self.closing, failure.to_send()) {
+            self.opened.wire.queue_error(condition, &text, String::new);
+            self.await_end();
+            self.reason = Some(failure);
+        }
+    }
+
+    fn await_end(&mut self) {
+        self.unhost();
+        self.opened.guard.update(|detail| detail.phase = "closing");
+        let (now, hold) = (Instant::now(), self.edge.live().config.limits.dialback_timeout.0);
+        // From now on it counts what the peer takes.
+        self.log.progress(now, &self.opened.wire.transport);
+        self.closing = Some(Closing {
+            until: now + CLOSE_TIME,
+            at_most: now + hold.max(CLOSE_TIME),
+            reads: false,
+        });
     }
 
     /// A peer that still reads gets more time: what the next stream carries must not come before what it
@@ -739,37 +767,67 @@ impl Stream<'_> {
 
     /// The peer has closed its side and may still read, down to our own end: waits until its system has
     /// taken everything, or nothing for a while.
-    async fn write_out(&mut self) {
+    async fn write_out(&mut self) -> io::Result<()> {
         let (edge, transport) = (self.edge, &mut self.opened.wire.transport);
         let deadline = Instant::now() + edge.live().config.limits.dialback_timeout.0;
         let taken = async {
             let mut progress = Progress::new(transport);
             loop {
-                let flushed = timeout(TAKEN, transport.flush()).await;
-                let broken = matches!(flushed, Ok(Err(_)));
-                if broken || transport.is_acknowledged() || progress.look(transport).elapsed() >= CLOSE_TIME {
-                    return;
+                if let Ok(flushed) = timeout(TAKEN, transport.flush()).await {
+                    flushed?;
+                }
+                if transport.is_acknowledged() || progress.look(transport).elapsed() >= CLOSE_TIME {
+                    return Ok(());
+                }
+                match timeout(TAKEN, transport.closed()).await {
+                    Ok(closed) => closed?,
+                    Err(_) => continue,
                 }
                 sleep(TAKEN).await;
             }
         };
         tokio::select! {
-            () = taken => {}
-            () = sleep_until(deadline) => {}
-            () = edge.outbound.hang_up.cancelled() => {}
+            taken = taken => taken,
+            () = sleep_until(deadline) => Ok(()),
+            () = edge.outbound.hang_up.cancelled() => Ok(()),
         }
     }
 
-    fn end(mut self, failure: Failure) -> End {
-        // Only the peer's own end says that it has read to ours.
-        let orderly = match &failure {
-            Failure::Closed => true,
-            Failure::Ended => self.closing.is_some(),
-            _ => false,
+    /// After the peer's end: whether it has read what was sent before. That end says so only if it answers ours,
+    /// which it may have crossed. But a system whose program closes a connection before it has read everything
+    /// resets that (RFC 1122 section 4.2.2.13). So a peer that does not wait for our end is not sent one, which it
+    /// would not read either.
+    async fn is_read(&mut self) -> bool {
+        if self.log.is_settled() {
+            return true;
+        }
+        let broken = self.write_out().await.is_err();
+        let transport = &mut self.opened.wire.transport;
+        self.log.forget(Instant::now(), transport);
+        if broken || !self.log.is_taken(transport) {
+            return false;
+        }
+        self.finished = true;
+        let ours = self.closing.is_some();
+        let closed = async {
+            if !ours {
+                if let Ok(closed) = timeout(CLOSE_ALONE, transport.closed()).await {
+                    return closed;
+                }
+                transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
+            }
+            transport.finish_writing().await?;
+            transport.closed().await
         };
-        let transport = &self.opened.wire.transport;
-        let took_all = transport.is_acknowledged();
-        if !(orderly && took_all) {
+        tokio::select! {
+            closed = timeout(CLOSE_TIME, closed) => matches!(closed, Ok(Ok(()))),
+            () = self.edge.outbound.hang_up.cancelled() => false,
+        }
+    }
+
+    /// `read`: everything that was sent.
+    fn end(mut self, failure: Failure, read: bool) -> End {
+        if !read {
             // It may have arrived; silence would be worse than telling twice.
             let (kept, unkept) = self.log.drain();
             for bytes in kept {
@@ -778,7 +836,7 @@ impl Stream<'_> {
             self.report_unkept(unkept);
         }
         // What was reported must not arrive behind what comes over the next stream.
-        let cut = !took_all && matches!(failure, Failure::Timeout(_));
+        let cut = !read && !self.opened.wire.transport.is_acknowledged();
         self.edge.outbound.open.fetch_sub(1, Ordering::AcqRel);
         self.route.set_writing(&mut self.writing, false);
         self.guests_leave(&failure);
@@ -805,10 +863,12 @@ impl Stream<'_> {
             self.edge.attempt_failed(remote, attempt.of(local));
         }
         let Opened { wire, guard, .. } = self.opened;
-        let closed = self.closing.is_some();
+        let (closed, finished) = (self.closing.is_some(), self.finished);
         let goodbye = async move {
             if cut {
                 wire.transport.reset();
+            } else if finished {
+                drop(wire);
             } else if closed {
                 wire.finish().await;
             } else {
@@ -835,7 +895,7 @@ impl Stream<'_> {
         if self.may_log("stanzas unaccounted for") {
             tracing::warn!(
                 remote = %self.route.remote, address = %self.opened.address, stanzas,
-                "the stream was lost, and its peer may not have read stanzas that its system had taken; they were too many to be kept, so their senders are not told"
+                "the stream was lost, and its peer may not have read stanzas that its system had taken, at most this many; they were too many to be kept, so their senders are not told"
             );
         }
     }

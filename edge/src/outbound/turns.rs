@@ -449,7 +449,7 @@ mod tests {
         }
         assert_eq!(turns.counts().running, 8);
         assert_eq!(turns.counts().waiting, 15);
-        // The next place is a partner's, whoever came first.
+        // The next place is a partner's, even if a stranger came first.
         drop(held.remove(0).await.unwrap());
         assert_eq!(turns.lock().running.partner, 3);
     }

@@ -78,7 +78,7 @@ pub struct Question {
     pub asker: IpAddr,
     /// In whose name that address speaks.
     pub standing: Standing,
-    /// Whoever asks waits no longer; waiting for a turn and connecting count too.
+    /// The asking task waits until then; waiting for a turn and connecting count too.
     pub until: Instant,
 }
 
@@ -92,7 +92,7 @@ struct Asked {
 
 impl Asked {
     fn answer(self, outcome: Outcome) {
-        // Whoever asked may be gone.
+        // The asking stream may be gone.
         let _ = self.answer.send(outcome);
     }
 }
@@ -130,7 +130,7 @@ impl std::fmt::Debug for Target {
 }
 
 impl Verifier {
-    /// At most `total` questions at once; so many domains and pairs are remembered as not reachable.
+    /// At most `total` questions at once; `remembered` domains and pairs are remembered as not reachable.
     pub fn new(total: usize, remembered: usize) -> Self {
         Self {
             remembered,
@@ -576,7 +576,7 @@ impl Asking<'_> {
 
     fn send(&mut self, asked: Asked) {
         if asked.answer.is_closed() {
-            // Whoever asked is gone or waits no longer.
+            // The asking stream is gone or waits no longer.
             return;
         }
         let Question {

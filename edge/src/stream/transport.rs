@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::CommonState;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -186,7 +186,7 @@ impl Transport {
         self.stranger = low.map(|low| Box::new(Stranger::Proven(low)));
     }
 
-    /// What was received took as much work as so many turns, beyond its own.
+    /// What was received took as much work as this many turns, beyond its own.
     pub fn charge(&self, turns: usize) {
         if let Some(Stranger::Unproven(Unproven { paced: Some(paced), .. })) = self.stranger.as_deref() {
             paced.charge(turns);
@@ -410,6 +410,14 @@ impl Transport {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+        Ok(())
+    }
+
+    /// Waits until the peer has closed the connection; an error if its system says that it did not read
+    /// everything. TLS's own end says nothing about that.
+    pub async fn closed(&mut self) -> io::Result<()> {
+        let mut dropped = [0; 1024];
+        while self.tcp.read(&mut dropped).await? > 0 {}
         Ok(())
     }
 

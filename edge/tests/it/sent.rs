@@ -7,7 +7,7 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, config, live};
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, live};
 
 const SIZE: usize = 1000;
 const UNACCOUNTED: &str = "xmpp_edge_stanzas_unaccounted_total ";
@@ -151,6 +151,111 @@ async fn partners_that_read_nothing_share_their_part_of_the_memory_and_another_i
     assert!(most <= MEMORY + 13 * 2 * 4096, "{most}");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     drop(streams);
+}
+
+/// How a partner's program ends a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It says its end and closes the connection.
+    Close,
+    /// The same, the connection a moment later.
+    CloseLater,
+}
+
+#[rstest]
+#[case::at_once(Ending::Close, 300, 10)]
+#[case::later(Ending::CloseLater, 300, 10)]
+#[case::much(Ending::Close, 1500, 200)]
+#[case::all_was_read(Ending::Close, 50, 50)]
+#[case::all_was_read_and_later(Ending::CloseLater, 50, 50)]
+#[tokio::test]
+async fn a_partner_that_ends_its_stream_without_reading_everything_loses_nothing_in_silence(
+    #[case] ending: Ending,
+    #[case] count: usize,
+    #[case] read: usize,
+) {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let mut link = router.accept().await;
+    let all: String = (0..count).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let mut last = 0;
+    for n in 0..read {
+        last = number(&stream.hear("</message>").await);
+        assert_eq!(last, n);
+    }
+    assert_eq!(last + 1, read);
+    lab.until("all is sent", |lab| lab.edge.depths().outbound_stanzas == 0)
+        .await;
+    sleep(Duration::from_millis(100)).await;
+    let buffered = stream.heard_already().matches("</message>").count();
+    stream.say("</stream:stream>").await;
+    if ending == Ending::CloseLater {
+        sleep(Duration::from_millis(300)).await;
+    }
+    drop(stream);
+    let told = bounced(&mut link).await;
+    let counted = usize::try_from(lab.metric(UNACCOUNTED)).unwrap();
+    if read + buffered == count {
+        assert_eq!((told.len(), counted), (0, 0));
+    } else {
+        // What its TLS library holds is read as far as its system knows.
+        let silent = (read + buffered + 100..count).filter(|n| !told.contains(n)).count();
+        assert!(
+            silent <= counted,
+            "{silent} in silence; {counted} counted, {} told",
+            told.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_ends_a_stream_under_a_slow_reader_loses_nothing_and_keeps_the_order() {
+    const COUNT: usize = 1500;
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    small_buffer(&peer);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let mut link = router.accept().await;
+    // Both pairs on one stream.
+    link.say(&message("vngtp.lab", 0));
+    let mut stream = peer.accept_authenticated("coluc.com").await;
+    assert_eq!(number(&stream.hear("</message>").await), 0);
+    let other = message("vngtp.lab", 0).replace("alice@coluc.com", "carol@conf.coluc.com");
+    link.say(&other);
+    let asked = stream.hear("</db:result>").await;
+    assert_eq!(attribute(&asked, "db:result", "from"), "conf.coluc.com");
+    stream
+        .say("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>")
+        .await;
+    stream.hear("</message>").await;
+    let all: String = (1..COUNT).map(|n| message("vngtp.lab", n)).collect();
+    link.say(&all);
+    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
+        .await;
+    let mut config = lab.live.borrow().config.clone();
+    config.domains.retain(|domain| domain.as_str() != "conf.coluc.com");
+    lab.live.send(std::sync::Arc::new(live(config))).unwrap();
+    let mut text = String::new();
+    while !text.contains("</stream:stream>") {
+        text.push_str(&stream.hear_some(16 * 1024).await);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(text.contains("<host-gone "), "{}", &text[text.len() - 300..]);
+    stream.say("</stream:stream>").await;
+    drop(stream);
+    let arrived: Vec<_> = text
+        .split_inclusive("</message>")
+        .filter(|part| part.ends_with("</message>"))
+        .map(number)
+        .collect();
+    assert!(arrived.iter().copied().eq(1..=arrived.len()));
+    let mut next = peer.accept_authenticated("coluc.com").await;
+    for n in arrived.len() + 1..COUNT {
+        assert_eq!(number(&next.hear("</message>").await), n);
+    }
+    let bounce = timeout(Duration::from_millis(300), link.hear()).await;
+    assert!(bounce.is_err(), "{bounce:?}");
 }
 
 /// Reads to the end of the stream, a little at a time; gives what it read.

@@ -162,6 +162,11 @@ impl Speaker {
     }
 
     /// Whether nothing at all comes for a while.
+    /// What came behind what was heard last.
+    pub fn heard_already(&self) -> &str {
+        &self.heard
+    }
+
     pub async fn is_silent(&mut self, time: Duration) -> bool {
         if !self.heard.is_empty() {
             return false;
