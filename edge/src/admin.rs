@@ -1,7 +1,7 @@
 //! The admin port: health, metrics and status over HTTP, for the cluster's network. Nothing
 //! personal is told here; the control socket tells more.
 //!
-//! Whoever holds connections without asking anything cannot keep probes out: each connection is for
+//! Connections on which nothing is asked cannot keep probes out: each connection is for
 //! one request and a short time, and when there are too many, the oldest gives way to the newest.
 
 use std::collections::VecDeque;
@@ -87,7 +87,7 @@ impl Admin {
             // Goes on after errors, such as too few descriptors.
             let (tcp, _) = Listener::accept(&mut listener).await;
             open.retain(|connection| !connection.is_finished());
-            // Who asks is answered at once, so the oldest is the one that most likely only stays.
+            // A request is answered at once, so the oldest connection is most likely one without a request.
             if open.len() >= MOST
                 && let Some(oldest) = open.pop_front()
             {

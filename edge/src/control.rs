@@ -1,4 +1,4 @@
-//! The control socket: a Unix socket for whoever may run commands in the pod.
+//! The control socket: a Unix socket for users who may run commands in the pod.
 //!
 //! One JSON object per line each way: `{"command":"retry","domain":"vngtp.lab"}` is answered by
 //! `{"result":…}` or `{"error":"…"}`; a trace by a result per line until its time is over or the
@@ -124,7 +124,7 @@ impl Control {
                 Ok((stream, _)) => {
                     let (admin, level) = (self.admin.clone(), self.level.clone());
                     tokio::spawn(async move {
-                        // Whoever hangs up early does not want the answer.
+                        // A client that hangs up early does not want the answer.
                         let _ = converse(stream, &admin, &level).await;
                     });
                 }

@@ -244,7 +244,7 @@ async fn follow(socket: &std::path::Path, request: &Request, json: bool) -> Resu
             _ => value.to_string(),
         };
         if print(&(text + "\n")).is_err() {
-            // Whoever read it has seen enough.
+            // The reader has closed the pipe: it has seen enough.
             return Ok(());
         }
     }

@@ -127,7 +127,7 @@ impl Policy {
         self.route_addresses.contains(&network)
     }
 
-    /// The terms for a remote domain, or for whoever has not named itself yet.
+    /// The terms for a remote domain, or for a peer that has not named its domain yet.
     pub fn terms(&self, remote: Option<&Domain>) -> &PeerPolicy {
         remote.map_or(&self.general, |remote| self.peer(remote))
     }

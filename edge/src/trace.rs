@@ -1,6 +1,6 @@
 //! Watching what is said on streams, for `ctl trace`.
 //!
-//! While nobody watches, a frame costs one relaxed load. Whoever watches has a queue of
+//! While nobody watches, a frame costs one relaxed load. A trace has a queue of
 //! [`QUEUE`] lines; what does not fit is counted and told as dropped, so a slow reader slows
 //! nobody down. [`stream`] follows one stream, [`telling`] puts frames into words and leaves out
 //! what is secret (keys, always) or personal (bodies, unless asked for).

@@ -55,7 +55,7 @@ const MAX_DEPTH: usize = 256;
 pub(super) struct Growth(usize);
 
 impl Growth {
-    /// For an element of so many bytes: room for anything that is meant seriously, and for what
+    /// For an element of `bytes`: room for anything that is meant seriously, and for what
     /// a stream header may add.
     pub(super) fn of(bytes: usize) -> Self {
         Self(bytes.saturating_mul(16).saturating_add(4 * 1024))

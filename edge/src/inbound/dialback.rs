@@ -59,7 +59,7 @@ impl Session {
             return self.answer(&request, Reply::Error("not-acceptable"));
         }
         if request.answer.is_some() {
-            // Whoever answers what was not asked tries to authenticate somebody (CVE-2012-3525).
+            // An answer to a question that was not asked is an attempt to authenticate a domain (CVE-2012-3525).
             return Err(Failure::violation(
                 Check::Protocol,
                 "a dialback answer that was not asked for",

@@ -93,7 +93,7 @@ fn bounds(edge: &Edge, live: &Live, peer: SocketAddr) -> Bounds {
     Bounds::new(&live.config.limits, live.budget.connections, partner)
 }
 
-/// A connection is closed before any stream: counted, and told to whoever traces it.
+/// A connection is closed before any stream: counted, and shown in traces.
 fn refuse(edge: &Edge, peer: SocketAddr, bound: Bound) {
     edge.metrics.connection_refused(bound);
     let reason = bound.as_str();
@@ -133,7 +133,7 @@ pub async fn run(edge: Arc<Edge>, listener: TcpListener, service: Service, stop:
     }
 }
 
-/// Whoever is refused is closed without a word: an answer would cost what the bound is to save.
+/// A refused connection is closed without an answer, which would cost what the bound is to save.
 fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Service) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let live = edge.live();

@@ -1,4 +1,4 @@
-//! Keys of ours that proved something on a connection. A key proves one connection: whoever holds it
+//! Keys of ours that proved something on a connection. A key proves one connection: a peer that holds it
 //! could otherwise have any number that never give way.
 
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xmpp_federation_core::{Domain, StreamId};
 
-/// Keys of which it is remembered that they were shown: between so many and twice as many. The edge
+/// Keys of which it is remembered that they were shown: between this many and twice as many. The edge
 /// makes one for each of its streams, and must be made to connect for that.
 const KEPT: usize = 8192;
 

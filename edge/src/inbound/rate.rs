@@ -1,5 +1,5 @@
 //! Rates per remote domain (`peers[].messagesPerSecond`, `bytesPerSecond`): all streams of a domain
-//! share one token bucket that holds what one second brings. Who has used it up is not read until
+//! share one token bucket that holds what one second brings. A domain that has used it up is not read until
 //! it has filled again; nothing is dropped.
 //!
 //! A stanza that is refused never comes to the queue of a link, where too much of it would stop its

@@ -375,7 +375,7 @@ impl Session {
             } = &mut *self;
             let open = closing.is_none();
             let waits = paused.is_some();
-            // Who does not read our answers is not read either, so they cannot pile up.
+            // A peer that does not read our answers is not read either, so they cannot pile up.
             let read = !waits && throttled.is_none() && (!open || !wire.transport.needs_flush());
             let go_on = throttled.filter(|_| !waits);
             // One timer for both: it is a good part of what an idle stream takes.
@@ -974,7 +974,7 @@ async fn room(paused: &mut Option<Pause>) {
 
 /// How a turn at the socket came out.
 enum Gated {
-    /// It was not read: too much waits for the routers, whoever sent it.
+    /// It was not read: too much waits for the routers, from all peers together.
     Shut(Pause),
     Turn(std::io::Result<Turn>),
 }

@@ -134,7 +134,7 @@ struct Inner {
     /// Of all, those that are no partner's.
     strangers: usize,
     networks: HashMap<Network, Share>,
-    /// Networks are looked through when there are so many.
+    /// At this many networks, those that count no connection any more are removed.
     tidy_at: usize,
     /// When the next stranger's connection is due.
     strangers_due: Option<Instant>,

@@ -100,7 +100,7 @@ const NEGATIVE: Duration = Duration::from_mins(1);
 
 impl Dns {
     /// Asks the resolvers of a configuration; of the answers about partners, and of those about
-    /// strangers, so many bytes are remembered.
+    /// strangers, this many bytes are remembered.
     pub fn of(config: &xmpp_federation_core::edge_config::Dns, cached: usize) -> Self {
         let servers: Vec<_> = config.resolvers.iter().map(|ip| SocketAddr::new(*ip, 53)).collect();
         Self::caching(&servers, cached)

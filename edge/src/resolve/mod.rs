@@ -227,8 +227,7 @@ impl Resolver {
         Self::with_lookup(config, Arc::new(lookup), Arc::default())
     }
 
-    /// A resolver by this configuration that asks `lookup`, and learns the routers' addresses
-    /// from whoever writes them into `routers`.
+    /// A resolver by this configuration that asks `lookup`, and reads the routers' addresses in `routers`.
     pub fn with_lookup(config: &EdgeConfig, lookup: Arc<dyn Lookup>, routers: Arc<RouterAddresses>) -> Self {
         let target = |address: &HostPort| Target {
             host: address.host.clone(),

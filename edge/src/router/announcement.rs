@@ -1,4 +1,4 @@
-//! The announcements of profile Xcp: who is there, and what for.
+//! The announcements of profile Xcp: the components that are connected, and their namespaces.
 //!
 //! A component announces itself to `presence@-internal`. The router sends that on to all other
 //! components, never to the announced one, with what its own configuration says of that component

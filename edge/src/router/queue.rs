@@ -1,7 +1,7 @@
 //! What waits for the routers of one cluster: one queue per source, served in turn.
 //!
 //! A source is a remote domain, or the edge itself with its answers to the router. Links take by
-//! deficit round robin (Shreedhar and Varghese, 1995), so whoever sends much waits for itself
+//! deficit round robin (Shreedhar and Varghese, 1995), so a peer that sends much waits for itself
 //! only; within one source the order is kept. A source that has more than its share waiting is
 //! told to pause while the others go on; only when too much waits in all does everybody pause.
 //!
@@ -97,7 +97,7 @@ impl Room {
 /// How long stanzas wait for a router that is slow.
 const WORKING: Duration = Duration::from_mins(10);
 
-/// Who sends.
+/// The sender of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The edge itself: errors for the router's own stanzas. Never paused.

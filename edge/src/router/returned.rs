@@ -1,7 +1,7 @@
 //! Whether a router that accepts a link also takes what it is sent over it.
 //!
 //! A router that has not read its table bounces everything (Cisco's guide, symptom two), and so do
-//! others whose cluster is broken behind them; a user who is away or does not exist bounces too.
+//! others whose cluster is broken behind them; stanzas to a user who is away or does not exist bounce too.
 //! To tell the two apart, messages and requests are counted when the router has provably processed
 //! them, and errors when they come back over the same link. A *run* of returns lasts as long as
 //! nothing else becomes of what was sent: it ends with the first stanza that has not come back

@@ -268,7 +268,7 @@ impl Suspects {
         let mut seen = HashSet::new();
         let mut named = Vec::new();
         let mut domains = HashSet::new();
-        // The router reads in order: whoever is named first is the likeliest.
+        // The router reads in order: the sender of the first stanza is the likeliest.
         for batch in window {
             for stanza in self.reader.stanzas(batch).unwrap_or_default() {
                 let Some(sender) = self.reader.sender(&stanza, batch.is_answer) else {

@@ -1,7 +1,7 @@
 //! Turns at the socket for strangers' connections, in the order in which they ask. However many
 //! strangers there are and whatever they send, partners' streams have the processor when they need it.
 //!
-//! Connections on which nothing is proven yet share so many turns in a second. Streams of strangers
+//! Connections on which nothing is proven yet share a number of turns in a second. Streams of strangers
 //! that proved a domain have all that is left: their turns come one after the other, each behind
 //! whatever else is ready to run.
 
@@ -83,7 +83,7 @@ impl Paced {
         Poll::Ready(())
     }
 
-    /// What it had done with its turn took as much as so many more.
+    /// What was done in its turn took as much work as `turns` more turns.
     pub(super) fn charge(&self, turns: usize) {
         self.pace.debt.fetch_add(turns, Ordering::Relaxed);
     }

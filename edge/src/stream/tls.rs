@@ -523,7 +523,7 @@ mod tests {
             let mut heard = [BytesMut::new(), BytesMut::new()];
             let content = b"all is well ".repeat(200);
             let mut done = carry(&mut sessions, &sizes, Some((place, bits)), &mut heard);
-            // What the error does not forbid must not panic, whoever goes on.
+            // A caller may go on after the error: that must not panic.
             for from in 0..2 {
                 sessions[from].send(&content);
                 let more = carry(&mut sessions, &sizes, None, &mut heard);

@@ -10,7 +10,7 @@ use super::{Kept, PeerCertificates};
 use crate::config::Live;
 use crate::refusal::{Check, Refusal};
 
-/// The security mode that counts towards a remote domain, or towards whoever has not named
+/// The security mode that counts towards a remote domain, or towards a peer that has not named
 /// itself yet. Optional becomes Required where a certificate is required, since there is none
 /// without TLS, and with domains that used TLS before.
 pub fn mode(live: &Live, memory: &PeerMemory, remote: Option<&Domain>) -> TlsMode {

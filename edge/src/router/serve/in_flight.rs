@@ -38,7 +38,7 @@ impl InFlight {
         self.full = true;
     }
 
-    /// The router processed so many bytes in this time.
+    /// The router processed `bytes` in this time.
     pub(super) fn proven(&mut self, bytes: usize, took: Duration, most: usize) {
         let bytes = u128::try_from(bytes).unwrap_or(u128::MAX);
         let in_lag = bytes.saturating_mul(LAG.as_micros()) / took.as_micros().max(1);

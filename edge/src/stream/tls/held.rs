@@ -57,7 +57,7 @@ impl Held {
         Some((taken.len(), is_header || is_whole))
     }
 
-    /// The library has used up so many bytes of what is kept.
+    /// The library has used up this many of the bytes that are kept.
     pub(super) fn used(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes >= self.bytes.len() {
             *self = Self::default();
@@ -68,7 +68,7 @@ impl Held {
         self.check()
     }
 
-    /// Keeps what the library has not used up of these bytes, of which so many were whole records.
+    /// Keeps what the library has not used up of these bytes, of which the first `whole` are whole records.
     pub(super) fn keep(&mut self, records: &[u8], used: usize, whole: usize) -> Result<(), Error> {
         let rest = records.get(used..).unwrap_or_default();
         self.whole = whole.saturating_sub(used);
