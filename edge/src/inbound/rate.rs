@@ -91,16 +91,18 @@ pub(super) struct Paid {
 }
 
 impl Rates {
-    /// A stanza of this user was refused.
-    pub(super) fn refused(&self, payer: Payer, user: &str, now: Instant) -> Paid {
+    /// A stanza was refused; `user`: its sender, if that is at fault.
+    pub(super) fn refused(&self, payer: Payer, user: Option<&str>, now: Instant) -> Paid {
         let mut guard = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = &mut *guard;
-        let user = refused.users.of(refused.hasher.hash_one(user), now);
-        let user = spend(user, USERS, USERS_BURST.saturating_sub(USERS), now);
+        let over = user.and_then(|user| {
+            let bucket = refused.users.of(refused.hasher.hash_one(user), now);
+            spend(bucket, USERS, USERS_BURST.saturating_sub(USERS), now)
+        });
         let payer = refused.payers.of(payer, now);
         Paid {
             until: spend(payer, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now),
-            user_is_over: user.is_some(),
+            user_is_over: over.is_some(),
         }
     }
 
@@ -235,12 +237,15 @@ mod tests {
         let (start, mut now, mut count) = (Instant::now(), Instant::now(), 0);
         while now < start + Duration::from_secs(10) {
             count += 1;
-            now = rates.refused(vngtp(), &count.to_string(), now).until.unwrap_or(now);
+            now = rates
+                .refused(vngtp(), Some(&count.to_string()), now)
+                .until
+                .unwrap_or(now);
         }
         assert!((2040..=2060).contains(&count), "{count}");
         for n in 0..10_000_u32 {
             let network = Payer::Network(IpAddr::from(n.to_be_bytes()));
-            let paid = rates.refused(network, &format!("user{n}"), now);
+            let paid = rates.refused(network, Some(&format!("user{n}")), now);
             assert_eq!((paid.until, paid.user_is_over), (None, false));
             now += REFUSED;
         }
@@ -257,7 +262,7 @@ mod tests {
         while now < start + Duration::from_secs(10) {
             if !rates.is_over("bob@vngtp.lab", now) {
                 count += 1;
-                assert_eq!(rates.refused(payer(), "bob@vngtp.lab", now).until, None);
+                assert_eq!(rates.refused(payer(), Some("bob@vngtp.lab"), now).until, None);
             }
             assert!(!rates.is_over("carol@vngtp.lab", now));
             now += Duration::from_millis(1);

@@ -671,7 +671,7 @@ impl Session {
                 self.drop_refused();
             } else {
                 self.refuse_name(live, element, &local, &remote, name);
-                self.pay_refusal(live, &remote, &from);
+                self.pay_refusal(live, &remote, Some(&from));
             }
         }
         Ok(())
@@ -686,12 +686,9 @@ impl Session {
             let local = self.domains.domain(of_to).ok_or_else(addressing)?;
             self.check_pair(live, &local, &remote)?;
             let Some(lane) = self.lane_for(live, &local, &remote) else {
-                if self.is_over(from) {
-                    self.drop_refused();
-                } else {
-                    self.refuse(live, element, (&local, &remote), Cause::LinkDown);
-                    self.pay_refusal(live, &remote, from);
-                }
+                // That is no fault of the sender's: nothing is dropped, but the domain waits.
+                self.refuse(live, element, (&local, &remote), Cause::LinkDown);
+                self.pay_refusal(live, &remote, None);
                 self.count_refused(live, &remote, element);
                 return Ok(false);
             };
@@ -744,7 +741,7 @@ impl Session {
         };
         self.count_refused(live, &remote, element);
         let from = element.from().unwrap_or_default();
-        self.pay_refusal(live, &remote, &from);
+        self.pay_refusal(live, &remote, Some(&from));
         let Some(fault) = of_from else {
             self.refuse(live, element, (&local, &remote), Cause::Malformed);
             return;
@@ -780,20 +777,24 @@ impl Session {
     }
 
     /// A stanza was refused: nothing else stops a stream that sends many.
-    fn pay_refusal(&mut self, live: &Live, remote: &Domain, from: &str) {
+    ///
+    /// `from`: the sender, if it is at fault.
+    fn pay_refusal(&mut self, live: &Live, remote: &Domain, from: Option<&str>) {
         let payer = if live.policy.is_partner(remote) {
             Payer::Partner(remote.clone())
         } else {
             Payer::Network(network_of(self.guard.entry.peer.ip()))
         };
         let now = Instant::now();
-        let paid = self.edge.inbound.rates.refused(payer, bare(from), now);
+        let paid = self.edge.inbound.rates.refused(payer, from.map(bare), now);
         self.throttle(paid.until, "refused");
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(remote));
-        if paid.user_is_over && self.edge.may_log("refused stanzas of one sender", party) {
+        if let Some(sender) = paid.user_is_over.then_some(from).flatten()
+            && self.edge.may_log("refused stanzas of one sender", party)
+        {
             tracing::warn!(
-                %peer, %remote, sender = %shown(bare(from)),
+                %peer, %remote, sender = %shown(bare(sender)),
                 "the edge refuses too many stanzas of this sender; it drops further ones without an answer until fewer come"
             );
         }

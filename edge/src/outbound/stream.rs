@@ -47,8 +47,10 @@ const READING: Duration = Duration::from_mins(10);
 
 /// First and longest time until it is looked again whether there is room for more.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
-/// How long a peer that has ended its stream may take to close the connection before it gets our end.
+/// How long a peer that has ended its stream may take to close the connection before it gets our end, and how
+/// long in all: one that leaves it open delays what waits.
 const CLOSE_ALONE: Duration = Duration::from_millis(500);
+const CLOSE_CONNECTION: Duration = Duration::from_secs(2);
 /// How often it is looked what the peer's system has taken at the end.
 const TAKEN: Duration = Duration::from_millis(20);
 
@@ -820,7 +822,8 @@ impl Stream<'_> {
             transport.closed().await
         };
         tokio::select! {
-            closed = timeout(CLOSE_TIME, closed) => matches!(closed, Ok(Ok(()))),
+            // A connection that is left open says nothing against the peer's word.
+            closed = timeout(CLOSE_CONNECTION, closed) => !matches!(closed, Ok(Err(_))),
             () = self.edge.outbound.hang_up.cancelled() => false,
         }
     }

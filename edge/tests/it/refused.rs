@@ -231,7 +231,6 @@ async fn the_rate_of_a_domain_holds_for_what_is_refused(#[case] cause: &str) {
 #[rstest]
 #[case::malformed("malformed")]
 #[case::unportable("unportable")]
-#[case::no_router("link-down")]
 #[tokio::test]
 async fn what_is_refused_has_a_rate_for_each_sender(#[case] cause: &str) {
     let (count, time, lab) = refused_meanwhile(cause, None, 1).await;
@@ -245,18 +244,20 @@ async fn what_is_refused_has_a_rate_for_each_sender(#[case] cause: &str) {
 }
 
 #[rstest]
-#[case::malformed("malformed")]
-#[case::unportable("unportable")]
-#[case::no_router("link-down")]
+#[case::malformed("malformed", 100)]
+#[case::unportable("unportable", 100)]
+#[case::no_router_which_is_no_fault_of_a_sender("link-down", 1)]
 #[tokio::test]
-async fn what_many_senders_cause_has_a_rate_for_all_of_them(#[case] cause: &str) {
-    let (count, time, lab) = refused_meanwhile(cause, None, 100).await;
+async fn what_many_senders_cause_has_a_rate_for_all_of_them(#[case] cause: &str, #[case] users: usize) {
+    let (count, time, lab) = refused_meanwhile(cause, None, users).await;
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let counted = count as f64;
     assert!(counted <= most(50.0, 200.0, time), "{count} in {time:?}");
     assert!(count >= 50, "{count} in {time:?}");
     let pauses = lab.metric("xmpp_edge_pauses_total{reason=\"refused\"}");
     assert!(pauses > 0);
+    let dropped = lab.metric("xmpp_edge_stanzas_dropped_total{cause=\"refused-rate\"}");
+    assert_eq!(dropped, 0);
 }
 
 #[tokio::test]
