@@ -52,6 +52,13 @@ struct Batch {
     end: Option<u64>,
 }
 
+impl Batch {
+    /// Whether the peer's system has it, if it has taken so many bytes of the stream.
+    fn is_taken(&self, taken: u64) -> bool {
+        self.end.is_some_and(|end| end <= taken)
+    }
+}
+
 /// What one stream keeps.
 #[derive(Debug)]
 pub(super) struct SendLog {
@@ -97,7 +104,7 @@ impl SendLog {
     /// Whether the peer's system has taken everything.
     pub(super) fn is_taken(&self, network: &impl Delivery) -> bool {
         let last = self.batches.back();
-        last.is_none_or(|batch| batch.end.is_some_and(|end| end <= network.acknowledged()))
+        last.is_none_or(|batch| batch.is_taken(network.acknowledged()))
     }
 
     /// How much of `wanted` bytes may be sent while all streams may keep `most_of_all`. What the peer's system has
@@ -159,7 +166,7 @@ impl SendLog {
             let (read, taken) = (self.progress(now, network), network.acknowledged());
             while let Some(batch) = self.batches.front()
                 && old(&batch.at, read)
-                && batch.end.is_some_and(|end| end <= taken)
+                && batch.is_taken(taken)
             {
                 self.pop();
             }
@@ -191,10 +198,7 @@ impl SendLog {
     fn drop_taken(&mut self, bytes: usize, network: &impl Delivery) {
         let taken = network.acknowledged();
         while self.bytes > bytes
-            && self
-                .batches
-                .front()
-                .is_some_and(|batch| batch.end.is_some_and(|end| end <= taken))
+            && self.batches.front().is_some_and(|batch| batch.is_taken(taken))
             && let Some(Batch { at, count, .. }) = self.pop()
         {
             match self.unkept.back_mut() {

@@ -34,6 +34,19 @@ async fn bounced(link: &mut RouterLink) -> BTreeSet<usize> {
     numbers
 }
 
+/// The numbers of the whole messages in this text.
+fn numbers(text: &str) -> Vec<usize> {
+    let parts = text.split_inclusive("</message>");
+    parts.filter(|part| part.ends_with("</message>")).map(number).collect()
+}
+
+/// As `ctl close` does.
+fn close_outbound(lab: &Lab) {
+    let streams = lab.edge.registry.streams(None);
+    let id = streams.iter().find(|stream| stream.direction == "outbound").unwrap().id;
+    assert!(lab.edge.registry.close(id));
+}
+
 /// The peer's system takes no more than this ahead of its program.
 fn small_buffer(peer: &Peer) {
     socket2::SockRef::from(&peer.listener)
@@ -236,19 +249,10 @@ async fn a_reload_that_ends_a_stream_under_a_slow_reader_loses_nothing_and_keeps
     let mut config = lab.live.borrow().config.clone();
     config.domains.retain(|domain| domain.as_str() != "conf.coluc.com");
     lab.live.send(std::sync::Arc::new(live(config))).unwrap();
-    let mut text = String::new();
-    while !text.contains("</stream:stream>") {
-        text.push_str(&stream.hear_some(16 * 1024).await);
-        sleep(Duration::from_millis(100)).await;
-    }
+    let text = read_slowly(&mut stream, Duration::from_millis(100)).await;
     assert!(text.contains("<host-gone "), "{}", &text[text.len() - 300..]);
-    stream.say("</stream:stream>").await;
     drop(stream);
-    let arrived: Vec<_> = text
-        .split_inclusive("</message>")
-        .filter(|part| part.ends_with("</message>"))
-        .map(number)
-        .collect();
+    let arrived = numbers(&text);
     assert!(arrived.iter().copied().eq(1..=arrived.len()));
     let mut next = peer.accept_authenticated("coluc.com").await;
     for n in arrived.len() + 1..COUNT {
@@ -258,30 +262,21 @@ async fn a_reload_that_ends_a_stream_under_a_slow_reader_loses_nothing_and_keeps
     assert!(bounce.is_err(), "{bounce:?}");
 }
 
-/// Reads to the end of the stream, a little at a time; gives what it read.
-async fn read_slowly(stream: &mut Speaker, from: usize, pause: Duration) -> Vec<usize> {
-    let mut numbers = Vec::new();
+/// Reads to the end of the stream, a little at a time, and answers it; gives what it read.
+async fn read_slowly(stream: &mut Speaker, pause: Duration) -> String {
     let mut text = String::new();
     loop {
         let some = stream.hear_some(16 * 1024).await;
         if some.is_empty() {
-            break;
+            return text;
         }
         text.push_str(&some);
         if text.contains("</stream:stream>") {
             stream.say("</stream:stream>").await;
-            break;
+            return text;
         }
         sleep(pause).await;
     }
-    for stanza in text
-        .split_inclusive("</message>")
-        .filter(|part| part.ends_with("</message>"))
-    {
-        assert_eq!(number(stanza), from + numbers.len());
-        numbers.push(number(stanza));
-    }
-    numbers
 }
 
 #[tokio::test]
@@ -298,12 +293,10 @@ async fn a_stream_that_is_closed_under_a_slow_reader_is_not_overtaken_by_the_nex
     link.say(&all);
     lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
         .await;
-    let streams = lab.edge.registry.streams(None);
-    let id = streams.iter().find(|stream| stream.direction == "outbound").unwrap().id;
-    assert!(lab.edge.registry.close(id));
+    close_outbound(&lab);
     link.say(&message("vngtp.lab", COUNT));
     let began = Instant::now();
-    let numbers = read_slowly(&mut stream, 1, Duration::from_millis(200)).await;
+    let numbers = numbers(&read_slowly(&mut stream, Duration::from_millis(200)).await);
     println!(
         "{} stanzas were read in {:?} after the close",
         numbers.len(),
@@ -314,6 +307,7 @@ async fn a_stream_that_is_closed_under_a_slow_reader_is_not_overtaken_by_the_nex
         "it was not slow: {:?}",
         began.elapsed()
     );
+    assert!(numbers.iter().copied().eq(1..=numbers.len()));
     let mut next = peer.accept_authenticated("coluc.com").await;
     for n in numbers.len() + 1..=COUNT {
         assert_eq!(number(&next.hear("</message>").await), n);
@@ -335,18 +329,12 @@ async fn what_was_reported_of_a_stream_that_nobody_reads_does_not_arrive_behind_
     lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
         .await;
     sleep(Duration::from_millis(500)).await;
-    let streams = lab.edge.registry.streams(None);
-    let id = streams.iter().find(|stream| stream.direction == "outbound").unwrap().id;
-    assert!(lab.edge.registry.close(id));
+    close_outbound(&lab);
     let mut next = peer.accept_authenticated("coluc.com").await;
     let first = number(&next.hear("</message>").await);
     // The program wakes up: its system has no more than it had taken.
     let text = stream.hear_end().await;
-    let last = text
-        .split_inclusive("</message>")
-        .filter(|part| part.ends_with("</message>"))
-        .map(number)
-        .max();
+    let last = numbers(&text).into_iter().max();
     println!("the old stream ends with {last:?}, the new one begins with {first}");
     assert!(last.is_some_and(|last| last < first), "{last:?} {first}");
     let told = bounced(&mut link).await;
