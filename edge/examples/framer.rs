@@ -21,9 +21,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use rxml::Parse;
-use xmpp_federation_edge::metrics::Direction;
 use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::trace::stream::StreamTrace;
+use xmpp_federation_edge::words::Direction;
 use xmpp_federation_xml::{Frame, Framer, Limits, Reroot};
 
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \

@@ -14,8 +14,8 @@ use crate::inbound;
 use crate::outbound::acquaint;
 use crate::router::{Mode, Routers};
 use crate::stream::CLOSE_TIME;
-use crate::stream::direct_tls::Service;
 use crate::stream::listen::Listeners;
+use crate::words::Service;
 
 /// The last part of [`FINISH_AT_MOST`]: nothing is delivered any more, and links and streams that do not
 /// close are left.

@@ -15,7 +15,7 @@ use crate::failures::DomainFailures;
 use crate::inbound::Inbound;
 use crate::jid::Side;
 use crate::log_rate::LogRate;
-use crate::metrics::{Depths, Direction, Metrics};
+use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::partners::Partners;
@@ -26,6 +26,7 @@ use crate::stanza::DomainCache;
 use crate::stream::incomplete::Incomplete;
 use crate::stream::listen::Listeners;
 use crate::tls::memory::PeerMemory;
+use crate::words::Direction;
 use xmpp_federation_xml::ns;
 use xmpp_federation_xml::split;
 

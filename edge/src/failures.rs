@@ -16,8 +16,9 @@ use serde::Serialize;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::PartnerFailure;
 
-use crate::metrics::Direction;
 use crate::registry::Waiting;
+use crate::words::Direction;
+use crate::words::Stage;
 
 /// Attempts remembered of one domain and direction.
 pub const KEPT: usize = 20;
@@ -25,61 +26,6 @@ pub const KEPT: usize = 20;
 pub const MAX_STRANGERS: usize = 256;
 /// Longest reason that is kept, bytes.
 pub const MAX_REASON: usize = 400;
-
-/// Where an attempt failed, in the order in which a stream passes these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// The name: DNS, static routes, address rules.
-    Resolve,
-    /// TCP.
-    Connect,
-    /// STARTTLS and the handshake.
-    Tls,
-    /// The peer's certificate.
-    Certificate,
-    /// Headers and stream features.
-    #[default]
-    Features,
-    /// SASL EXTERNAL.
-    External,
-    /// Server dialback.
-    Dialback,
-    /// The lists and the terms of the domain.
-    Policy,
-    /// The established stream.
-    Stream,
-}
-
-impl Stage {
-    /// Every stage.
-    pub const ALL: [Self; 9] = [
-        Self::Resolve,
-        Self::Connect,
-        Self::Tls,
-        Self::Certificate,
-        Self::Features,
-        Self::External,
-        Self::Dialback,
-        Self::Policy,
-        Self::Stream,
-    ];
-
-    /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Certificate => "certificate",
-            Self::Features => "features",
-            Self::External => "external",
-            Self::Dialback => "dialback",
-            Self::Policy => "policy",
-            Self::Stream => "stream",
-        }
-    }
-}
 
 /// An attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,3 +42,4 @@ pub mod stanza;
 pub mod stream;
 pub mod tls;
 pub mod trace;
+pub mod words;

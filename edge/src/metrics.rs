@@ -18,73 +18,14 @@ use prometheus_client::registry::Registry as Collected;
 use xmpp_federation_core::edge_status::{LinkState, Refused};
 
 use crate::config::Live;
-use crate::failures::Stage;
 use crate::logging::DroppedLines;
 use crate::outbound::turns::TurnCounts;
 use crate::refusal::Check;
 use crate::registry::Registry;
 use crate::resolve::Method;
+use crate::words::Stage;
+use crate::words::{Direction, Mechanism, Role};
 use described::help;
-
-/// Who opened a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The peer.
-    Inbound,
-    /// This edge.
-    Outbound,
-}
-
-impl Direction {
-    /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-/// The role played in one dialback (XEP-0220 section 1.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Sends `db:result` with a key.
-    Initiating,
-    /// Takes that key and has it verified.
-    Receiving,
-    /// Says whether the key is its own.
-    Authoritative,
-}
-
-impl Role {
-    /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Initiating => "initiating",
-            Self::Receiving => "receiving",
-            Self::Authoritative => "authoritative",
-        }
-    }
-}
-
-/// How a pair of domains was authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mechanism {
-    /// Server dialback (XEP-0220).
-    Dialback,
-    /// SASL EXTERNAL (XEP-0178).
-    External,
-}
-
-impl Mechanism {
-    /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dialback => "dialback",
-            Self::External => "external",
-        }
-    }
-}
 
 type Label = (&'static str, Cow<'static, str>);
 type Counters<const N: usize> = Family<[Label; N], Counter>;

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use crate::edge::Edge;
-use crate::failures::{Attempt, Stage};
+use crate::failures::Attempt;
 use crate::log_rate::{EXCHANGES, Party, REFUSALS, Trust};
-use crate::metrics::Direction;
 use crate::outbound::turns::Standing;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamEntry;
 use crate::stream::Failure;
+use crate::words::Direction;
+use crate::words::Stage;
 
 impl Edge {
     /// One way to a remote domain failed, or somebody was refused who came in its name.

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 
 use xmpp_federation_core::Domain;
 
-use crate::failures::Stage;
-use crate::metrics::Direction;
+use crate::words::Direction;
+use crate::words::Stage;
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// The checks that a peer can fail; their names are stable.

@@ -17,11 +17,12 @@ use xmpp_federation_core::edge_status::{
 use xmpp_federation_core::{ComponentId, Domain};
 
 use crate::config::Live;
-use crate::failures::{Attempt, DomainFailures, Failures, Stage};
-use crate::metrics::Direction;
+use crate::failures::{Attempt, DomainFailures, Failures};
 use crate::router::queue::Place;
 use crate::router::returned::Returned;
 use crate::trace::Tracers;
+use crate::words::Direction;
+use crate::words::Stage;
 
 /// Open streams, links and failing partners of one edge.
 #[derive(Debug, Default)]

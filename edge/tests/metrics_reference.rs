@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
-use xmpp_federation_edge::failures::Stage;
 use xmpp_federation_edge::metrics::described::{Kind, METRICS};
-use xmpp_federation_edge::metrics::{Bound, Depths, Direction, Metrics, Role};
+use xmpp_federation_edge::metrics::{Bound, Depths, Metrics};
 use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::registry::Registry;
+use xmpp_federation_edge::words::Stage;
+use xmpp_federation_edge::words::{Direction, Role};
 
 fn full_name(name: &str, kind: Kind) -> String {
     let suffix = if kind == Kind::Counter { "_total" } else { "" };

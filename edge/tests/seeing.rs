@@ -21,9 +21,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::admin::Admin;
-use xmpp_federation_edge::failures::{DomainFailures, Stage};
+use xmpp_federation_edge::failures::DomainFailures;
 use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::trace::Filter;
+use xmpp_federation_edge::words::Stage;
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()

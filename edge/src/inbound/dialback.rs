@@ -11,14 +11,14 @@ use xmpp_federation_core::edge_config::TlsMode;
 use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
-use crate::failures::Stage;
 use crate::jid::Labels;
 use crate::log_rate::Party;
-use crate::metrics::{Mechanism, Role};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::registry::{KeyInfo, PairInfo};
 use crate::stream::Failure;
+use crate::words::Stage;
+use crate::words::{Mechanism, Role};
 use xmpp_federation_xml::{Element, StreamErrorCondition};
 
 /// How often a key that is being verified may be shown again.

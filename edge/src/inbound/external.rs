@@ -14,12 +14,12 @@ use xmpp_federation_core::Domain;
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
 use super::session::{Pair, Session};
 use crate::config::Live;
-use crate::failures::Stage;
 use crate::log_rate::Party;
-use crate::metrics::{Direction, Mechanism};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::tls::{Kept, terms};
+use crate::words::Stage;
+use crate::words::{Direction, Mechanism};
 use xmpp_federation_xml::{Element, StreamErrorCondition, StreamHeader, ns};
 
 /// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).

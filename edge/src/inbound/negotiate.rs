@@ -19,16 +19,17 @@ use xmpp_federation_core::{Domain, StreamId};
 use crate::config::Live;
 use crate::dialback::elements::{Received, Reply, reply};
 use crate::edge::Edge;
-use crate::failures::Stage;
-use crate::metrics::Direction;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamEntry;
 use crate::stanza::is_stanza;
-use crate::stream::direct_tls::{self, Service};
+use crate::stream::direct_tls::{self};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::{Verdict, terms};
+use crate::words::Direction;
+use crate::words::Service;
+use crate::words::Stage;
 use xmpp_federation_xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
 
 /// What negotiation found out.

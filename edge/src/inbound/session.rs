@@ -25,20 +25,21 @@ use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::dialback::elements::Received;
 use crate::edge::Edge;
-use crate::failures::Stage;
 use crate::jid::{JidFault, LastJudged, Side, is_known_good, judge, readdressed, shown};
 use crate::log_rate::Party;
-use crate::metrics::{Bound, Direction, Mechanism};
+use crate::metrics::Bound;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::StreamGuard;
 use crate::router::queue::{BatchBuilder, Pause, Source};
 use crate::router::{Cluster, select};
 use crate::stanza::{DomainCache, domain_part, is_stanza, wants_answer};
-use crate::stream::direct_tls::Service;
 use crate::stream::pace::{Low, Paced};
 use crate::stream::transport::{Delivery, Transport, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, negotiation_limits, stanza_limits};
+use crate::words::Service;
+use crate::words::Stage;
+use crate::words::{Direction, Mechanism};
 use xmpp_federation_xml::{Element, Frame, Limits, Reroot, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.

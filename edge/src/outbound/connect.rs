@@ -14,10 +14,9 @@ use super::route::Route;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use crate::failures::{Attempt, Stage};
+use crate::failures::Attempt;
 use crate::jid::Labels;
 use crate::log_rate::Party;
-use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::refusal::{Check, Refusal};
 use crate::registry::{StreamEntry, StreamGuard};
@@ -26,6 +25,8 @@ use crate::resolve::{Attempts, Connected, ResolveError, Service};
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{ShownCertificate, Verdict};
+use crate::words::Direction;
+use crate::words::Stage;
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// A stream on which dialback may begin.

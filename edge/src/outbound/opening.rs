@@ -19,16 +19,17 @@ use super::connect::note_tls;
 use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
-use crate::failures::Stage;
 use crate::jid::Side;
 use crate::log_rate::Party;
-use crate::metrics::Direction;
 use crate::refusal::{Check, Refusal};
-use crate::stream::direct_tls::{self, Service};
+use crate::stream::direct_tls::{self};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::tls::memory::ExternalForms;
 use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name, terms};
+use crate::words::Direction;
+use crate::words::Service;
+use crate::words::Stage;
 use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.

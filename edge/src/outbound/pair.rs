@@ -13,8 +13,9 @@ use super::{keep_alone, stream};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
-use crate::failures::{Attempt, Stage};
+use crate::failures::Attempt;
 use crate::log_rate::Party;
+use crate::words::Stage;
 
 /// What became of an attempt.
 enum Attempted {

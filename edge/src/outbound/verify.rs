@@ -26,14 +26,15 @@ use super::turns::{NoTurn, Standing, Turn as Permit, TurnCounts, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
 use crate::edge::Edge;
-use crate::failures::{Attempt, Stage};
+use crate::failures::Attempt;
 use crate::jid::{Labels, Side};
 use crate::log_rate::Party;
-use crate::metrics::Role;
 use crate::notes::failed_stage;
 use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
+use crate::words::Role;
+use crate::words::Stage;
 use xmpp_federation_xml::{Element, Frame, StreamErrorCondition, ns};
 
 /// Questions on one stream under way at once.

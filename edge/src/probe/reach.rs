@@ -13,9 +13,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 
 use super::names::Target;
 use super::{Plan, Report};
-use crate::failures::Stage;
 use crate::jid::spelling;
-use crate::metrics::Direction;
 use crate::notes::failed_stage;
 use crate::policy::PeerPolicy;
 use crate::stream::tls::TlsSession;
@@ -23,6 +21,8 @@ use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
 use crate::tls::{PeerCertificates, Verdict, server_name};
 use crate::trace::tls::{certificate, cipher, version};
+use crate::words::Direction;
+use crate::words::Stage;
 use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
 
 /// Time for a TCP connection.

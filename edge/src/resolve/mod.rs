@@ -29,7 +29,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, TlsMode};
 
 use crate::policy::Policy;
-pub use crate::stream::direct_tls::Service;
+pub use crate::words::Service;
 pub use address_rules::{AddressRules, RouterAddresses};
 pub use connect::{Attempts, Bounds, Connected};
 pub use dns::{Dns, Lookup, LookupError, SrvRecord};

@@ -17,10 +17,10 @@ use xmpp_federation_core::{ComponentId, SecretBytes};
 use super::{Cluster, Mode, announcement, aside};
 use crate::backoff::Backoff;
 use crate::edge::Edge;
-use crate::metrics::Direction;
 use crate::registry::LinkEntry;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, link_limits};
+use crate::words::Direction;
 use xmpp_federation_xml::{Frame, HeaderToSend, StreamErrorCondition, ns};
 
 /// Time for one attempt: name look-up, TCP, handshake.

@@ -28,10 +28,10 @@ use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::jid::{JidFault, LastJudged, Side, judge, readdressed, shown};
 use crate::log_rate::Party;
-use crate::metrics::Direction;
 use crate::stanza::{DomainCache, LONGEST, domain_part, is_stanza};
 use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
+use crate::words::Direction;
 use xmpp_federation_xml::split;
 use xmpp_federation_xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
 

@@ -7,15 +7,6 @@ use rustls::{ClientConfig, ServerConfig};
 /// The protocol that ALPN names for server-to-server streams (XEP-0368 section 4).
 pub const ALPN: &[u8] = b"xmpp-server";
 
-/// How a stream comes to TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Service {
-    /// `_xmpp-server._tcp`: in clear first, then STARTTLS.
-    StartTls,
-    /// `_xmpps-server._tcp`: TLS from the first byte.
-    DirectTls,
-}
-
 /// For connections that peers open. A peer that names protocols by ALPN must name ours, or gets
 /// the alert `no_application_protocol`; one that names none is taken.
 pub fn server(config: &ServerConfig) -> Arc<ServerConfig> {

@@ -20,8 +20,9 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::Metrics;
 use crate::refusal::{Check, Refusal};
+use crate::words::Direction;
 use transport::{Transport, Turn};
 use xmpp_federation_xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns, stream_error,

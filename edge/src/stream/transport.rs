@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use super::incomplete::Part;
 use super::pace::{Low, Paced};
 use super::tls::TlsSession;
-use crate::metrics::Direction;
 use crate::registry::{StreamEntry, TlsInfo};
 use crate::tls::PeerCertificates;
 use crate::trace::stream::StreamTrace;
+use crate::words::Direction;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
 const SCRATCH: usize = 64 * 1024;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::telling::{self, LONGEST, printable};
 use super::{Line, MAX_EARLY, Tracer, Way, now};
-use crate::metrics::Direction;
 use crate::registry::StreamEntry;
+use crate::words::Direction;
 use xmpp_federation_xml::Frame;
 
 /// Lines of one stream kept until it says whose it is.

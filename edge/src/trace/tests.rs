@@ -6,8 +6,8 @@ use rstest::rstest;
 
 use super::stream::StreamTrace;
 use super::*;
-use crate::metrics::Direction;
 use crate::registry::Registry;
+use crate::words::Direction;
 use xmpp_federation_xml::Frame;
 
 fn peer() -> SocketAddr {

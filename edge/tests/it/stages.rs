@@ -7,8 +7,9 @@ use std::time::Duration;
 use rstest::rstest;
 use socket2::SockRef;
 use xmpp_federation_core::Domain;
-use xmpp_federation_edge::failures::{AttemptInfo, Stage};
+use xmpp_federation_edge::failures::AttemptInfo;
 use xmpp_federation_edge::probe::{Plan, Verdict};
+use xmpp_federation_edge::words::Stage;
 
 use crate::partner::{DIALBACK, EXTERNAL, partners, pki};
 use crate::support::pki::{client, server};

@@ -7,12 +7,13 @@ use xmpp_federation_core::Domain;
 
 use super::Up;
 use crate::bounce::Cause;
-use crate::failures::{Attempt, Stage};
-use crate::metrics::Direction;
+use crate::failures::Attempt;
 use crate::router::suspects::{PERIOD, is_about_a_stanza};
 use crate::stanza::domain_part;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
+use crate::words::Direction;
+use crate::words::Stage;
 use xmpp_federation_xml::{Frame, ns};
 
 /// How long what a router said last is waited for once the connection is broken.
