@@ -190,18 +190,20 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
     let since = lab.edge.registry.links()[0].since.clone();
     let mut back = None;
     let namespace = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='n'><a xmlns='u:&#10;a'/></message>";
-    let odd = NAMES
-        .into_iter()
-        .map(|name| stanzas("bob@vngtp.lab", "alice@coluc.com", name))
-        .chain([vec![namespace.to_owned()]]);
-    for (n, stanzas) in odd.enumerate() {
+    // Each user has a rate of refused stanzas.
+    let odd = NAMES.into_iter().enumerate().map(|(n, name)| {
+        let from = format!("bob{n}@vngtp.lab");
+        (stanzas(&from, "alice@coluc.com", name), from)
+    });
+    let odd = odd.chain([(vec![namespace.to_owned()], "bob@vngtp.lab".to_owned())]);
+    for (n, (stanzas, from)) in odd.enumerate() {
         for stanza in stanzas {
             bob.say(&stanza).await;
             if back.is_none() {
                 back = Some(peer.accept_authenticated("coluc.com").await);
             }
             let answer = back.as_mut().unwrap().hear("</message>").await;
-            is_refused(&answer, "bob@vngtp.lab");
+            is_refused(&answer, &from);
         }
         bob.say(&format!(
             "<message from='bob@vngtp.lab' to='alice@coluc.com' id='after-{n}'><body>x</body></message>"
