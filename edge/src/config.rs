@@ -13,6 +13,7 @@ use xmpp_federation_core::{Domain, SecretBytes};
 
 use crate::budget::{Budget, MemoryLimit};
 use crate::dialback::DialbackSecrets;
+use crate::files::{FieldError, sha256_hex};
 use crate::policy::Policy;
 use crate::resolve::{Dns, Lookup, Resolver, RouterAddresses};
 use crate::tls::{ShownCertificate, TlsSettings};
@@ -46,27 +47,6 @@ pub struct Live {
     pub files: Vec<(PathBuf, String)>,
 }
 
-/// Something wrong with a field or with the file it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// Path of the field, as `tls.certificates[0].privateKeyFile`.
-    pub field: String,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl FieldError {
-    pub(crate) fn new(field: String, message: impl Into<String>) -> Self {
-        Self {
-            field,
-            message: message.into(),
-        }
-    }
-}
-
-/// Gives the contents of a file that a field names.
-pub type ReadFile<'a> = dyn Fn(&str, &Path) -> Result<Vec<u8>, FieldError> + 'a;
-
 /// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
@@ -88,11 +68,6 @@ pub enum LoadError {
         /// With line and field.
         problems: ConfigError,
     },
-}
-
-/// SHA-256 in lower-case hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(digest(&SHA256, bytes).as_ref())
 }
 
 /// Reads configurations; keeps what outlives a reload.

@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use crate::inbound::network_of;
 use crate::metrics::Metrics;
+use crate::network::network_of;
 
 /// After this time lines are written again.
 const MINUTE: Duration = Duration::from_mins(1);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use crate::inbound::network_of;
+use crate::network::network_of;
 use crate::policy::Policy;
 
 /// How long an address counts after a pair of a partner was authenticated from it.

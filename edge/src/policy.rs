@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
 
-use crate::inbound::network_of;
+use crate::network::network_of;
 
 /// The lists of one configuration. Asked before any look-up and for every pair.
 #[derive(Debug, Clone)]

@@ -7,7 +7,6 @@
 mod dialback;
 mod external;
 mod negotiate;
-mod per_address;
 mod proofs;
 pub mod proxy;
 mod rate;
@@ -30,7 +29,6 @@ use crate::metrics::Bound;
 use crate::stream::pace::{LowTurns, Pace};
 use crate::words::Direction;
 use crate::words::Service;
-pub(crate) use per_address::network_of;
 use proxy::{Header, HeaderError, Origin};
 use table::{Admitted, Bounds, Networks, Place, Table, Turn};
 

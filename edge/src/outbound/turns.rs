@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::inbound::network_of;
+use crate::network::network_of;
 
 /// In whose name a key is shown, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! passes announcements on.
 
 use super::aside::INTERNAL;
-use crate::stanza::domain_part;
+use crate::jid::domain_part;
 use xmpp_federation_xml::{Element, Node, XmlWriter, ns};
 
 /// Where components announce themselves.

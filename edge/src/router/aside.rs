@@ -2,7 +2,7 @@
 //! parts, data, announcements, answers to handshakes. An edge has no use for any of it. It is
 //! dropped and counted by name.
 
-use crate::stanza::domain_part;
+use crate::jid::domain_part;
 use xmpp_federation_xml::{Element, ns};
 
 /// The domain of the router's own parts, `presence@-internal` for one.

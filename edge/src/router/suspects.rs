@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use super::queue::{Batch, Room, Source};
 use crate::bounce::Cause;
-use crate::stanza::{DomainCache, wants_answer};
+use crate::jid::DomainCache;
+use crate::stanza::wants_answer;
 use xmpp_federation_xml::{Element, Fragments, StreamContext, StreamErrorCondition as Condition, ns};
 
 /// Senders that are suspected or refused at once.

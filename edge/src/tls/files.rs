@@ -12,7 +12,7 @@ use xmpp_federation_core::certificate::CertificateNames;
 use xmpp_federation_core::edge_config::{CertificateFiles, TrustAnchors};
 
 use super::choice::ShownCertificate;
-use crate::config::{FieldError, ReadFile};
+use crate::files::{FieldError, ReadFile};
 
 pub(super) fn load_roots(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<RootCertStore, FieldError> {
     let mut roots = RootCertStore::empty();

@@ -10,7 +10,7 @@ use xmpp_federation_core::certificate::CertificateNames;
 use xmpp_federation_core::peer_key;
 
 use super::revocation::RevocationLists;
-use crate::config::sha256_hex;
+use crate::files::sha256_hex;
 
 /// What a peer's certificate proves about a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,7 +32,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{Tls, TlsVersion};
 
-use crate::config::{FieldError, ReadFile, sha256_hex};
+use crate::files::{FieldError, ReadFile, sha256_hex};
 use choice::{ByDomain, ForDomain, Ours};
 use judge::{Examined, Trust};
 use revocation::RevocationLists;

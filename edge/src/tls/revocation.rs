@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use crate::config::{FieldError, ReadFile};
+use crate::files::{FieldError, ReadFile};
 
 /// All lists of the configuration; of one authority the latest comes first and is the one used.
 #[derive(Debug, Default)]

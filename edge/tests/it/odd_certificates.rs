@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
-use xmpp_federation_edge::config::sha256_hex;
+use xmpp_federation_edge::files::sha256_hex;
 use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
 use xmpp_federation_edge::resolve::{Lookup, Resolver};
 

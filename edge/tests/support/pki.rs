@@ -13,7 +13,8 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use xmpp_federation_core::edge_config::EdgeConfig;
-use xmpp_federation_edge::config::{FieldError, Live, sha256_hex};
+use xmpp_federation_edge::config::Live;
+use xmpp_federation_edge::files::{FieldError, sha256_hex};
 use xmpp_federation_edge::tls::TlsSettings;
 
 use super::{Speaker, live};

@@ -7,10 +7,11 @@ use xmpp_federation_core::edge_status::Announced;
 use super::Up;
 use crate::bounce::Cause;
 use crate::config::Live;
+use crate::jid::domain_part;
 use crate::router::announcement::{self, Announcement, Said};
 use crate::router::aside;
 use crate::router::envelope::Inside;
-use crate::stanza::{domain_part, is_stanza};
+use crate::stanza::is_stanza;
 use xmpp_federation_xml::{Element, Reroot, ns};
 
 /// Type of the envelope in which a router gives something back.

@@ -8,6 +8,8 @@
 //! A domain has many spellings, and servers of the time of RFC 3920 take some of them for another
 //! domain: RFC 3491 reads `straße` as `strasse`. So the edge writes one spelling of each.
 
+mod cache;
+
 use std::borrow::Cow;
 
 use precis_profiles::precis_core::profile::PrecisFastInvocation;
@@ -16,12 +18,18 @@ use stringprep::tables::unassigned_code_point;
 use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
 use xmpp_federation_core::Domain;
 
-use crate::stanza::{DomainCache, domain_part};
 use crate::tls::memory::PeerMemory;
+pub(crate) use cache::{DomainCache, LONGEST};
 use xmpp_federation_xml::Element;
 
 /// Bytes of a local, domain or resource part (RFC 7622 sections 3.2 to 3.4).
 const PART: usize = 1023;
+
+/// The domain part of an address, as written (RFC 7622 section 3.1).
+pub fn domain_part(address: &str) -> &str {
+    let bare = address.split_once('/').map_or(address, |(bare, _)| bare);
+    bare.split_once('@').map_or(bare, |(_, domain)| domain)
+}
 
 /// What is beside the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
