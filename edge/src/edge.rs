@@ -20,12 +20,12 @@ use crate::metrics::{Depths, Metrics};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::partners::Partners;
+use crate::peer_memory::PeerMemory;
 use crate::registry::{Registry, StreamInfo, Waiting};
 use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
 use crate::stream::incomplete::Incomplete;
 use crate::stream::listen::Listeners;
-use crate::tls::memory::PeerMemory;
 use crate::words::Direction;
 use xmpp_federation_xml::ns;
 use xmpp_federation_xml::split;
@@ -221,7 +221,7 @@ impl Edge {
         let live = self.live();
         let mut domains = DomainCache::default();
         for stanza in split(stanzas, ns::COMPONENT) {
-            let stanza = Side::Peer(&self.memory).respell(&stanza, &mut domains);
+            let stanza = Side::Peer(&self.memory.labels).respell(&stanza, &mut domains);
             let local = stanza.to().and_then(|to| domains.domain_of(&to));
             let remote = stanza.from().and_then(|from| domains.domain_of(&from));
             let told = match (bounce(&stanza, cause), local, remote) {

@@ -893,7 +893,7 @@ impl Session {
     /// Answers a stanza that goes no further; its sender is of the pair's second domain.
     fn refuse(&mut self, live: &Live, element: &Element, pair: (&Domain, &Domain), cause: Cause) {
         let (local, remote) = pair;
-        let side = Side::Peer(&self.edge.memory);
+        let side = Side::Peer(&self.edge.memory.labels);
         let element = side.respell(element, &mut self.domains);
         let told = bounce(&element, cause)
             .is_some_and(|error| self.edge.outbound.push(&self.edge, live, local, remote, &error).is_ok());

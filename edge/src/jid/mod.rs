@@ -18,7 +18,7 @@ use stringprep::tables::unassigned_code_point;
 use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
 use xmpp_federation_core::Domain;
 
-use crate::tls::memory::PeerMemory;
+use crate::memory::Memory;
 pub(crate) use cache::{DomainCache, LONGEST};
 use xmpp_federation_xml::Element;
 
@@ -308,7 +308,7 @@ pub(crate) enum Side<'a> {
     /// To an XCP router.
     Link,
     /// To a remote server.
-    Peer(&'a PeerMemory),
+    Peer(&'a Memory<Labels>),
 }
 
 impl Side<'_> {
@@ -316,7 +316,7 @@ impl Side<'_> {
     /// streams' headers have it.
     pub(crate) fn spelling(self, domain: &Domain) -> Cow<'_, str> {
         let own = match self {
-            Self::Peer(memory) if has_u_labels(domain) => memory.labels.get(domain),
+            Self::Peer(labels) if has_u_labels(domain) => labels.get(domain),
             Self::Peer(_) | Self::Link => None,
         };
         own.map_or_else(|| spelling(domain), |labels| labels.write(domain))
@@ -383,6 +383,8 @@ pub(crate) fn shown(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
     use super::*;
     use rstest::rstest;
 
@@ -488,7 +490,7 @@ mod tests {
     #[case::from_both_sides("\u{5d0}\u{5d1}.example", "xn--4dbc.example")]
     #[case::younger_than_the_tables("xn--gq9h.example", "\u{1f927}.example")]
     fn a_domain_has_one_spelling_unless_its_server_has_another(#[case] text: &str, #[case] spelling: &str) {
-        let (domain, memory) = (domain(text), PeerMemory::new(16));
+        let (domain, memory) = (domain(text), Memory::new(Duration::from_secs(60), 16));
         for side in [Side::Link, Side::Peer(&memory)] {
             assert_eq!(side.spelling(&domain), spelling);
         }
@@ -498,7 +500,7 @@ mod tests {
             let noted = Labels::of(&written, &domain);
             assert_eq!(noted, (text != "coluc.com").then_some(labels));
             if let Some(labels) = noted {
-                memory.labels.note(&domain, false, labels);
+                memory.note(&domain, false, labels);
             }
             assert_eq!(Side::Peer(&memory).spelling(&domain), written);
             assert_eq!(Side::Link.spelling(&domain), spelling);

@@ -31,7 +31,7 @@ use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::log_rate::Party;
-use crate::tls::memory::PeerMemory;
+use crate::peer_memory::PeerMemory;
 pub(crate) use opening::external_auth;
 use queue::Bounds;
 use route::Route;

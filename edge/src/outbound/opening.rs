@@ -21,12 +21,13 @@ use crate::config::Live;
 use crate::edge::Edge;
 use crate::jid::Side;
 use crate::log_rate::Party;
+use crate::peer_memory::ExternalForms;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
-use crate::tls::memory::ExternalForms;
-use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name, terms};
+use crate::terms;
+use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name};
 use crate::words::Direction;
 use crate::words::Service;
 use crate::words::Stage;
@@ -99,7 +100,7 @@ impl<'a> Opening<'a> {
             live,
             local,
             remote,
-            written: Side::Peer(&edge.memory).spelling(remote).into_owned(),
+            written: Side::Peer(&edge.memory.labels).spelling(remote).into_owned(),
             wire,
             service: Service::StartTls,
             never_clear: false,
@@ -198,7 +199,7 @@ impl<'a> Opening<'a> {
     pub(super) fn header(&self) -> String {
         let header = HeaderToSend {
             content_ns: ns::SERVER,
-            from: Some(&Side::Peer(&self.edge.memory).spelling(self.local)),
+            from: Some(&Side::Peer(&self.edge.memory.labels).spelling(self.local)),
             to: Some(&self.written),
             version: true,
             dialback: true,
@@ -335,7 +336,7 @@ impl<'a> Opening<'a> {
         self.phase = Phase::External;
         let sasl = ns::SASL;
         let auth = {
-            let identity = Side::Peer(&self.edge.memory).spelling(self.local);
+            let identity = Side::Peer(&self.edge.memory.labels).spelling(self.local);
             external_auth(named.then_some(&identity))
         };
         self.wire.send(auth).await?;

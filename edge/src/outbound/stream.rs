@@ -33,7 +33,8 @@ use crate::refusal::Check;
 use crate::registry::PairInfo;
 use crate::stream::transport::{Delivery, Progress, Turn};
 use crate::stream::{CLOSE_TIME, Failure};
-use crate::tls::{Kept, terms};
+use crate::terms;
+use crate::tls::Kept;
 use crate::words::Stage;
 use crate::words::{Mechanism, Role};
 use xmpp_federation_xml::split;
@@ -366,7 +367,7 @@ impl Stream<'_> {
         if Labels::of(&self.opened.written, &self.route.remote).is_none() {
             return stanzas;
         }
-        let side = Side::Peer(&self.edge.memory);
+        let side = Side::Peer(&self.edge.memory.labels);
         let (mut bytes, mut domains) = (BytesMut::new(), DomainCache::default());
         for stanza in split(&stanzas, ns::SERVER) {
             bytes.extend_from_slice(side.respell(&stanza, &mut domains).bytes());
@@ -379,7 +380,7 @@ impl Stream<'_> {
         let live = self.edge.live();
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
-        let from = Side::Peer(&self.edge.memory).spelling(local);
+        let from = Side::Peer(&self.edge.memory.labels).spelling(local);
         let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,

@@ -583,7 +583,7 @@ impl Asking<'_> {
         let Question {
             local, remote, id, key, ..
         } = &asked.question;
-        let from = Side::Peer(&self.edge.memory).spelling(local);
+        let from = Side::Peer(&self.edge.memory.labels).spelling(local);
         let xml = verify_request(&from, &self.opened.written, id, key);
         let Ok(xml) = xml else {
             asked.answer(Outcome::Invalid);

@@ -711,7 +711,7 @@ impl Up<'_> {
             return Err(Cause::Denied);
         }
         let from = domain_part(from.unwrap_or_default());
-        let side = Side::Peer(&self.link.edge.memory);
+        let side = Side::Peer(&self.link.edge.memory.labels);
         Ok(self.lanes.add((from, domain_part(to)), local, remote, side))
     }
 

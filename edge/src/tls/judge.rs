@@ -61,7 +61,7 @@ pub struct PeerCertificates<'a> {
 
 /// What a chain proves whatever the domain; telling it for one domain costs nothing then.
 #[derive(Debug, Clone)]
-pub(super) enum Examined {
+pub(crate) enum Examined {
     /// No certificate was shown.
     Missing,
     /// One was shown that anybody may have shown, as its key could not be verified with.
@@ -72,7 +72,7 @@ pub(super) enum Examined {
 
 impl Examined {
     /// `pins`: fingerprints that are accepted instead of chain and name; none: both must hold.
-    pub(super) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
+    pub(crate) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
         match self {
             Self::Missing => Verdict::Missing,
             Self::Unproven(reason) => Verdict::Unproven(reason.clone()),

@@ -6,15 +6,12 @@
 //!
 //! - [`files`], [`revocation`]: what is read; [`choice`]: which of our certificates is shown
 //! - [`judge`]: what a peer's certificate proves
-//! - [`terms`]: what the policy asks of a stream; [`memory`]: what is remembered of peers for it
 
 mod choice;
 mod files;
 mod handshake;
 mod judge;
-pub mod memory;
 mod revocation;
-pub mod terms;
 
 pub(crate) use choice::noting_requests;
 pub use choice::{ShownCertificate, asked_name, want};
@@ -201,7 +198,7 @@ impl TlsSettings {
     }
 
     /// What a stream keeps of its peer's certificate.
-    fn examine(&self, kept: &Kept, peer: PeerCertificates<'_>) -> Arc<Examined> {
+    pub(crate) fn examine(&self, kept: &Kept, peer: PeerCertificates<'_>) -> Arc<Examined> {
         let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(judgement) = &*kept
             && std::ptr::eq(judgement.trust.as_ptr(), Arc::as_ptr(&self.trust))

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
-use super::memory::PeerMemory;
-use super::{Kept, PeerCertificates};
 use crate::config::Live;
+use crate::peer_memory::PeerMemory;
 use crate::refusal::{Check, Refusal};
+use crate::tls::{Kept, PeerCertificates};
 
 /// The security mode that counts towards a remote domain, or towards a peer that has not named
 /// itself yet. Optional becomes Required where a certificate is required, since there is none
