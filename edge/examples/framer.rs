@@ -21,8 +21,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use rxml::Parse;
-use xmpp_federation_edge::registry::Registry;
-use xmpp_federation_edge::trace::stream::StreamTrace;
+use xmpp_federation_edge::observe::registry::Registry;
+use xmpp_federation_edge::observe::trace::stream::StreamTrace;
 use xmpp_federation_edge::words::Direction;
 use xmpp_federation_xml::{Frame, Framer, Limits, Reroot};
 

@@ -20,7 +20,7 @@ use xmpp_federation_core::Domain;
 
 use crate::admin::Admin;
 use crate::logging::LogLevel;
-use crate::trace::{Filter, MAX_TRACERS, Subscription};
+use crate::observe::trace::{Filter, MAX_TRACERS, Subscription};
 
 /// What can be asked of a running edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

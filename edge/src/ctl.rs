@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::trace::printable;
+use crate::observe::trace::printable;
 
 /// Longest text in a cell, bytes.
 const CELL: usize = 160;

@@ -1,15 +1,15 @@
 //! The S2S gateway: data flows socket → framer → stream → policy → link, and back.
 //!
+//! - [`words`], [`files`], `network`, [`stanza`], `jid`: what all others build on
 //! - [`config`], [`reload`]: the file and what it names, loaded into one immutable [`config::Live`] snapshot
-//! - [`stream`]: headers, STARTTLS, closing
-//! - [`dialback`]: keys and the three roles' elements; [`policy`]: who may federate, [`partners`]: at which addresses; [`refusal`]: by which check not
-//! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
-//! - [`stanza`]: what routing needs to know; `jid`: addresses that are refused, and spellings of domains
+//! - [`policy`]: who may federate, [`partners`]: at which addresses, `terms`: on which terms; [`refusal`]: by which
+//!   check not; `peer_memory`: what is remembered of remote domains
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
+//! - [`stream`]: headers, STARTTLS, closing; [`dialback`]: keys and the three roles' elements
+//! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
 //! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
 //! - [`edge`]: ties them together; [`drain`]: the orderly stop; [`budget`]: how much memory all may hold
-//! - [`registry`], [`failures`], [`trace`], [`metrics`], [`logging`]: what can be seen (a peer fills no
-//!   log: `log_rate`), and [`admin`], [`control`], [`ctl`]: through which doors
+//! - [`observe`], [`logging`]: what can be seen, and [`admin`], [`control`], [`ctl`]: through which doors
 //! - [`probe`]: one remote domain looked at step by step, without a running edge
 
 pub mod admin;
@@ -22,23 +22,20 @@ pub mod ctl;
 pub mod dialback;
 pub mod drain;
 pub mod edge;
-pub mod failures;
 pub mod files;
 pub mod inbound;
 mod jid;
-mod log_rate;
 pub mod logging;
 mod memory;
-pub mod metrics;
 mod network;
 mod notes;
+pub mod observe;
 pub mod outbound;
 pub mod partners;
 mod peer_memory;
 pub mod policy;
 pub mod probe;
 pub mod refusal;
-pub mod registry;
 pub mod reload;
 pub mod resolve;
 pub mod router;
@@ -46,5 +43,4 @@ pub mod stanza;
 pub mod stream;
 mod terms;
 pub mod tls;
-pub mod trace;
 pub mod words;

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use crate::edge::Edge;
-use crate::failures::Attempt;
-use crate::log_rate::{EXCHANGES, Party, REFUSALS, Trust};
+use crate::observe::failures::Attempt;
+use crate::observe::log_rate::{EXCHANGES, Party, REFUSALS, Trust};
+use crate::observe::registry::StreamEntry;
 use crate::outbound::turns::Standing;
 use crate::refusal::{Check, Refusal};
-use crate::registry::StreamEntry;
 use crate::stream::Failure;
 use crate::words::Direction;
 use crate::words::Stage;

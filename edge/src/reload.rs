@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::edge_status::RejectedConfig;
 
 use crate::config::{Live, LoadError, Loader};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 
 /// A volume swap is several events; what follows within this time belongs to it.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -46,7 +46,7 @@ fn the_worked_example_is_good_without_a_warning() {
 
 #[test]
 fn every_metric_of_the_page_exists() {
-    use xmpp_federation_edge::metrics::described::METRICS;
+    use xmpp_federation_edge::observe::metrics::described::METRICS;
     for piece in PAGE.split("xmpp_edge_").skip(1) {
         let end = piece.find(|c: char| !c.is_ascii_lowercase() && c != '_');
         let name = piece.get(..end.unwrap()).unwrap();

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
-use xmpp_federation_edge::metrics::described::{Kind, METRICS};
-use xmpp_federation_edge::metrics::{Bound, Depths, Metrics};
+use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
+use xmpp_federation_edge::observe::metrics::{Bound, Depths, Metrics};
+use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::refusal::Check;
-use xmpp_federation_edge::registry::Registry;
 use xmpp_federation_edge::words::Stage;
 use xmpp_federation_edge::words::{Direction, Role};
 

@@ -21,9 +21,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::admin::Admin;
-use xmpp_federation_edge::failures::DomainFailures;
+use xmpp_federation_edge::observe::failures::DomainFailures;
+use xmpp_federation_edge::observe::trace::Filter;
 use xmpp_federation_edge::refusal::Check;
-use xmpp_federation_edge::trace::Filter;
 use xmpp_federation_edge::words::Stage;
 
 fn domain(text: &str) -> Domain {
@@ -75,7 +75,7 @@ async fn open_streams_are_shown_with_what_was_agreed_on_and_what_they_carried() 
     let shown = until("a stanza each way", || {
         let streams = lab.edge.registry.streams(Some(&domain("vngtp.lab")));
         let carried = |stream: &&_| {
-            let stream: &xmpp_federation_edge::registry::StreamInfo = stream;
+            let stream: &xmpp_federation_edge::observe::registry::StreamInfo = stream;
             stream.stanzas_received + stream.stanzas_sent == 1
         };
         (streams.iter().filter(carried).count() == 2).then_some(streams)

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use support::{Lab, PATIENCE, Peer, config, live};
 use tokio::time::timeout;
-use xmpp_federation_edge::trace::Way::{self, Event, Received, Sent};
-use xmpp_federation_edge::trace::{Filter, Line, QUEUE, Subscription};
+use xmpp_federation_edge::observe::trace::Way::{self, Event, Received, Sent};
+use xmpp_federation_edge::observe::trace::{Filter, Line, QUEUE, Subscription};
 
 fn watch(lab: &Lab, peer: &str, bodies: bool) -> Subscription {
     let filter = Filter::parse(peer).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use xmpp_federation_edge::metrics::described::{Kind, METRICS};
+use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
 
 /// The page.
 pub fn page() -> String {

@@ -14,7 +14,7 @@ use xmpp_federation_core::Domain;
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
 use super::session::{Pair, Session};
 use crate::config::Live;
-use crate::log_rate::Party;
+use crate::observe::log_rate::Party;
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::terms;

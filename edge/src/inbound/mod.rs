@@ -24,8 +24,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Live;
 use crate::edge::Edge;
-use crate::log_rate::Party;
-use crate::metrics::Bound;
+use crate::observe::log_rate::Party;
+use crate::observe::metrics::Bound;
 use crate::stream::pace::{LowTurns, Pace};
 use crate::words::Direction;
 use crate::words::Service;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::edge_config::Limits;
 
-use crate::metrics::Bound;
+use crate::observe::metrics::Bound;
 
 /// How much wider the bounds per network are for addresses of configured partners.
 const WIDER: usize = 16;

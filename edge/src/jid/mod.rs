@@ -490,7 +490,7 @@ mod tests {
     #[case::from_both_sides("\u{5d0}\u{5d1}.example", "xn--4dbc.example")]
     #[case::younger_than_the_tables("xn--gq9h.example", "\u{1f927}.example")]
     fn a_domain_has_one_spelling_unless_its_server_has_another(#[case] text: &str, #[case] spelling: &str) {
-        let (domain, memory) = (domain(text), Memory::new(Duration::from_secs(60), 16));
+        let (domain, memory) = (domain(text), Memory::new(Duration::from_mins(1), 16));
         for side in [Side::Link, Side::Peer(&memory)] {
             assert_eq!(side.spelling(&domain), spelling);
         }

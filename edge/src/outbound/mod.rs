@@ -30,7 +30,7 @@ use xmpp_federation_core::Domain;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use crate::log_rate::Party;
+use crate::observe::log_rate::Party;
 use crate::peer_memory::PeerMemory;
 pub(crate) use opening::external_auth;
 use queue::Bounds;

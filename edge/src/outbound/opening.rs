@@ -20,7 +20,7 @@ use super::limits::PeerLimits;
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::jid::Side;
-use crate::log_rate::Party;
+use crate::observe::log_rate::Party;
 use crate::peer_memory::ExternalForms;
 use crate::refusal::{Check, Refusal};
 use crate::stream::direct_tls::{self};

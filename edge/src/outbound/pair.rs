@@ -13,8 +13,8 @@ use super::{keep_alone, stream};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::edge::Edge;
-use crate::failures::Attempt;
-use crate::log_rate::Party;
+use crate::observe::failures::Attempt;
+use crate::observe::log_rate::Party;
 use crate::words::Stage;
 
 /// What became of an attempt.

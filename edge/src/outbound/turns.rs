@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::network::network_of;
+use crate::observe::metrics::TurnCounts;
 
 /// In whose name a key is shown, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,15 +115,6 @@ impl NoTurn {
             Self::TooLate => "its turn did not come in time",
         }
     }
-}
-
-/// How many keys are being verified, and how many wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TurnCounts {
-    /// Being verified.
-    pub running: usize,
-    /// Waiting for their turn.
-    pub waiting: usize,
 }
 
 /// All turns.

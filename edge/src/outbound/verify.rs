@@ -22,14 +22,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::{OpenError, Opened, Opener, Purpose, Says};
-use super::turns::{NoTurn, Standing, Turn as Permit, TurnCounts, Turns};
+use super::turns::{NoTurn, Standing, Turn as Permit, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
 use crate::edge::Edge;
-use crate::failures::Attempt;
 use crate::jid::{Labels, Side};
-use crate::log_rate::Party;
 use crate::notes::failed_stage;
+use crate::observe::failures::Attempt;
+use crate::observe::log_rate::Party;
+use crate::observe::metrics::TurnCounts;
 use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;

@@ -18,7 +18,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, Tls, TlsMode};
 
 use crate::config::{Live, Loader};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::resolve::dns::CACHED;
 use crate::resolve::{AddressRules, Dns, Lookup};
 use crate::tls::TlsSettings;

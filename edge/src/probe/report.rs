@@ -6,7 +6,7 @@ use serde::Serialize;
 use xmpp_federation_core::Domain;
 
 use crate::ctl::table;
-use crate::trace::printable;
+use crate::observe::trace::printable;
 
 /// Longest detail that is shown, bytes.
 const DETAIL: usize = 600;

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::config::fixture::{Folder, certificate, good, yaml};
-use crate::registry::Registry;
+use crate::observe::registry::Registry;
 
 struct Running {
     live: watch::Receiver<Arc<Live>>,

@@ -17,7 +17,7 @@ use xmpp_federation_core::{ComponentId, SecretBytes};
 use super::{Cluster, Mode, announcement, aside};
 use crate::backoff::Backoff;
 use crate::edge::Edge;
-use crate::registry::LinkEntry;
+use crate::observe::links::LinkEntry;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, link_limits};
 use crate::words::Direction;

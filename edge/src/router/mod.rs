@@ -13,7 +13,6 @@ mod aside;
 mod envelope;
 pub mod link;
 pub mod queue;
-pub mod returned;
 mod serve;
 mod suspects;
 
@@ -31,7 +30,7 @@ use xmpp_federation_core::{ComponentId, Domain};
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::edge::Edge;
-use crate::registry::LinkEntry;
+use crate::observe::links::LinkEntry;
 use queue::{Batch, Queue, Room, Source};
 
 /// What links are to do.

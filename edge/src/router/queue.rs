@@ -9,6 +9,7 @@
 //! a stranger may have as many domains as it likes. While both classes have something waiting, links
 //! take as many bytes of one as of the other, and partners' first.
 
+use crate::observe::links::Place;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -238,24 +239,6 @@ impl Pause {
     pub async fn over(&mut self) {
         // A queue that is gone stops nobody.
         drop(self.0.wait_for(|full| !full).await);
-    }
-}
-
-/// Where a link stands among those of its cluster; of those that are up, the least one takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The router was seen to announce us without `<default-gateway/>`: any other link is better.
-    pub not_gateway: bool,
-    /// Its place among the endpoints of the configuration.
-    pub rank: usize,
-}
-
-impl From<usize> for Place {
-    fn from(rank: usize) -> Self {
-        Self {
-            not_gateway: false,
-            rank,
-        }
     }
 }
 

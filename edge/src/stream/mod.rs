@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::refusal::{Check, Refusal};
 use crate::words::Direction;
 use transport::{Transport, Turn};

@@ -15,6 +15,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, Insufficien
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 use xmpp_federation_core::Domain;
 
+use crate::observe::trace;
 use crate::tls::{PeerCertificates, asked_name, key_was_proven, want};
 use held::Held;
 
@@ -130,6 +131,12 @@ impl TlsSession {
     /// For the server's role: the name that the peer asked for by SNI.
     pub fn asked_name(&self) -> Option<Option<&str>> {
         matches!(self.side, Side::Server(_)).then_some(self.asked.as_deref())
+    }
+
+    /// What the handshake agreed on, in words.
+    pub(super) fn described(&self) -> String {
+        let asked = self.asked_name().map(trace::tls::asked_for).unwrap_or_default();
+        trace::tls::session(self.state(), &asked, &self.shown())
     }
 
     /// Whether the peer said that it sends no more.

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use super::incomplete::Part;
 use super::pace::{Low, Paced};
 use super::tls::TlsSession;
-use crate::registry::{StreamEntry, TlsInfo};
+use crate::observe::registry::{StreamEntry, TlsInfo};
+use crate::observe::trace::stream::StreamTrace;
 use crate::tls::PeerCertificates;
-use crate::trace::stream::StreamTrace;
 use crate::words::Direction;
 
 /// Bytes taken from the socket at once: big enough that a busy stream costs few system calls.
@@ -397,7 +397,7 @@ impl Transport {
         let tls = self.tls.as_deref();
         if let Some(trace) = &mut self.trace {
             trace.event(|| match &done {
-                Ok(()) => tls.map(crate::trace::tls::session).unwrap_or_default(),
+                Ok(()) => tls.map(TlsSession::described).unwrap_or_default(),
                 Err(error) => format!("the TLS handshake failed: {error}"),
             });
         }

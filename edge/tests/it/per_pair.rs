@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::config::Live;
-use xmpp_federation_edge::failures::AttemptInfo;
+use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::words::Stage;
 
 use crate::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules, partners, pki};

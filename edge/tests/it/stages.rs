@@ -7,7 +7,7 @@ use std::time::Duration;
 use rstest::rstest;
 use socket2::SockRef;
 use xmpp_federation_core::Domain;
-use xmpp_federation_edge::failures::AttemptInfo;
+use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::probe::{Plan, Verdict};
 use xmpp_federation_edge::words::Stage;
 

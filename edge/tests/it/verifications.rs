@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use xmpp_federation_core::edge_config::PrivacyMode;
-use xmpp_federation_edge::failures::AttemptInfo;
+use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::resolve::Resolver;
 
 use crate::one_host::OneHost;

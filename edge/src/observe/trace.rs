@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use xmpp_federation_core::Domain;
 
-use crate::registry::StreamEntry;
+use crate::observe::registry::StreamEntry;
 pub use telling::printable;
 
 /// Lines that may wait for one reader; at most about 4 kB each.

@@ -7,7 +7,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use xmpp_federation_core::certificate::CertificateNames;
 
 use super::printable;
-use crate::stream::tls::TlsSession;
 use crate::tls::PeerCertificates;
 
 /// Certificates of a chain that are described.
@@ -31,18 +30,18 @@ pub fn cipher(tls: &CommonState) -> &'static str {
         .unwrap_or("?")
 }
 
-/// What a completed handshake agreed on.
-pub(crate) fn session(session: &TlsSession) -> String {
-    let tls = session.state();
-    let mut out = format!("TLS established: {} {}", version(tls), cipher(tls));
-    match session.asked_name() {
-        Some(Some(name)) => {
-            let _ = write!(out, "; asked for {}", printable(name, NAME));
-        }
-        Some(None) => out.push_str("; asked for no name"),
-        None => {}
-    }
-    let PeerCertificates { chain, proven } = session.shown();
+/// The name that a peer asked for in the handshake.
+pub(crate) fn asked_for(name: Option<&str>) -> String {
+    name.map_or_else(
+        || "; asked for no name".to_owned(),
+        |name| format!("; asked for {}", printable(name, NAME)),
+    )
+}
+
+/// What a completed handshake agreed on; `asked` as [`asked_for`] has it.
+pub(crate) fn session(tls: &CommonState, asked: &str, shown: &PeerCertificates<'_>) -> String {
+    let mut out = format!("TLS established: {} {}{asked}", version(tls), cipher(tls));
+    let PeerCertificates { chain, proven } = shown;
     if chain.is_empty() {
         out.push_str("; the peer shows no certificate");
     } else if !proven {

@@ -155,7 +155,7 @@ pub(super) fn help(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::METRICS;
-    use crate::metrics::Bound;
+    use crate::observe::metrics::Bound;
 
     #[test]
     fn every_bound_on_connections_is_described() {

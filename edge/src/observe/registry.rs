@@ -11,16 +11,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xmpp_federation_core::edge_status::{
-    Announced, LastUp, LinkState, LinkStatus, PartnerFailure, Sighting, StreamCounts,
-};
+use xmpp_federation_core::edge_status::{Announced, LinkStatus, PartnerFailure, StreamCounts};
 use xmpp_federation_core::{ComponentId, Domain};
 
+use super::links::LinkEntry;
 use crate::config::Live;
-use crate::failures::{Attempt, DomainFailures, Failures};
-use crate::router::queue::Place;
-use crate::router::returned::Returned;
-use crate::trace::Tracers;
+use crate::observe::failures::{Attempt, DomainFailures, Failures};
+use crate::observe::trace::Tracers;
 use crate::words::Direction;
 use crate::words::Stage;
 
@@ -38,7 +35,7 @@ pub struct Registry {
 }
 
 /// A poisoned lock guards plain data that is whole after every statement.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -346,108 +343,6 @@ impl Drop for StreamGuard {
     }
 }
 
-/// One link to an XCP router, up or not.
-#[derive(Debug)]
-pub struct LinkEntry {
-    status: Mutex<LinkStatus>,
-    returned: Mutex<Returned>,
-    /// When the router accepted the handshake.
-    opened: Mutex<Option<Instant>>,
-    /// Its place among the links of its cluster, for the link itself to follow.
-    place: watch::Sender<Place>,
-}
-
-impl LinkEntry {
-    /// Records a change of state; `reason` is kept until the link is up.
-    pub fn set(&self, state: LinkState, reason: Option<String>) {
-        let mut status = lock(&self.status);
-        if status.state != state {
-            let until = jiff::Timestamp::now().to_string();
-            let from = std::mem::replace(&mut status.since, until.clone());
-            if status.state == LinkState::Up {
-                status.last_up = Some(LastUp { from, until });
-            } else if state == LinkState::Up {
-                status.last_up = None;
-            }
-            status.state = state;
-            // What a router did before says nothing about what it does now.
-            *lock(&self.returned) = Returned::default();
-        }
-        if reason.is_some() || state == LinkState::Up {
-            status.reason = reason;
-        }
-    }
-
-    /// The router accepted the handshake; nothing is known of announcements yet.
-    pub fn opened(&self) {
-        *lock(&self.opened) = Some(Instant::now());
-        self.forget_announcements();
-    }
-
-    /// The link is closed or broken; what was announced of it and over it is over.
-    pub fn closed(&self) {
-        *lock(&self.opened) = None;
-        self.forget_announcements();
-    }
-
-    fn forget_announcements(&self) {
-        lock(&self.status).sightings.clear();
-        self.announce(None);
-    }
-
-    /// Records how the router announced the component; `None`: it does not any more.
-    fn announce(&self, announced: Option<Announced>) {
-        let without = announced.as_ref().is_some_and(|found| !found.gateway);
-        lock(&self.status).announced = announced;
-        self.move_to(|place| place.not_gateway = without);
-    }
-
-    /// Records what came over this link about a component; `None`: it is gone.
-    fn sight(&self, component_id: &ComponentId, announced: Option<Announced>) {
-        let mut status = lock(&self.status);
-        let sightings = &mut status.sightings;
-        sightings.retain(|known| known.component_id != *component_id);
-        sightings.extend(announced.map(|announced| Sighting {
-            component_id: component_id.clone(),
-            announced,
-        }));
-    }
-
-    /// Gives the link another place among those of its cluster.
-    pub(crate) fn move_to(&self, change: impl FnOnce(&mut Place)) {
-        self.place.send_if_modified(|place| {
-            let before = *place;
-            change(place);
-            *place != before
-        });
-    }
-
-    /// The link's place, and its changes.
-    pub(crate) fn place(&self) -> watch::Receiver<Place> {
-        self.place.subscribe()
-    }
-
-    fn is_open(&self) -> bool {
-        lock(&self.opened).is_some()
-    }
-
-    /// The link as it is now.
-    pub fn status(&self) -> LinkStatus {
-        let returned = lock(&self.returned).told(Instant::now());
-        let opened = *lock(&self.opened);
-        LinkStatus {
-            returned,
-            open_seconds: opened.map(|at| at.elapsed().as_secs()),
-            ..lock(&self.status).clone()
-        }
-    }
-
-    /// Notes what the router did with what it was sent.
-    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
-        note(&mut lock(&self.returned))
-    }
-}
-
 impl Registry {
     /// Records a stream for as long as the guard lives.
     pub fn open(self: &Arc<Self>, direction: Direction, peer: SocketAddr) -> StreamGuard {
@@ -520,12 +415,7 @@ impl Registry {
 
     /// Adds a link, which stays for the life of the process or until [`Self::remove_link`].
     pub fn add_link(&self, status: LinkStatus) -> Arc<LinkEntry> {
-        let entry = Arc::new(LinkEntry {
-            status: Mutex::new(status),
-            returned: Mutex::default(),
-            opened: Mutex::new(None),
-            place: watch::Sender::new(Place::default()),
-        });
+        let entry = Arc::new(LinkEntry::new(status));
         lock(&self.links).push(entry.clone());
         entry
     }
@@ -576,7 +466,7 @@ impl Registry {
         links.sort_by_cached_key(|link| {
             let router = router(link);
             let cluster = clusters.iter().position(|known| *known == router);
-            (cluster, link.place.borrow().rank)
+            (cluster, link.place().borrow().rank)
         });
         links.iter().map(|link| link.status()).collect()
     }

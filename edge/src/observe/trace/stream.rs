@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::telling::{self, LONGEST, printable};
 use super::{Line, MAX_EARLY, Tracer, Way, now};
-use crate::registry::StreamEntry;
+use crate::observe::registry::StreamEntry;
 use crate::words::Direction;
 use xmpp_federation_xml::Frame;
 

@@ -19,9 +19,8 @@ use xmpp_federation_core::edge_status::{LinkState, Refused};
 
 use crate::config::Live;
 use crate::logging::DroppedLines;
-use crate::outbound::turns::TurnCounts;
+use crate::observe::registry::Registry;
 use crate::refusal::Check;
-use crate::registry::Registry;
 use crate::resolve::Method;
 use crate::words::Stage;
 use crate::words::{Direction, Mechanism, Role};
@@ -111,6 +110,15 @@ impl Bound {
             Self::Incomplete => "incomplete",
         }
     }
+}
+
+/// How many keys are being verified, and how many wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TurnCounts {
+    /// Being verified.
+    pub running: usize,
+    /// Waiting for their turn.
+    pub waiting: usize,
 }
 
 /// What waits, at one moment.

@@ -6,7 +6,7 @@ use rstest::rstest;
 
 use super::stream::StreamTrace;
 use super::*;
-use crate::registry::Registry;
+use crate::observe::registry::Registry;
 use crate::words::Direction;
 use xmpp_federation_xml::Frame;
 

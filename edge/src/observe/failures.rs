@@ -16,7 +16,7 @@ use serde::Serialize;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::PartnerFailure;
 
-use crate::registry::Waiting;
+use crate::observe::registry::Waiting;
 use crate::words::Direction;
 use crate::words::Stage;
 

@@ -1,6 +1,6 @@
 //! How many lines of the log somebody may cause: a peer that fails a check with every element, or
 //! a user who writes to ever new domains, must not fill the log. What is not written is counted, and
-//! told once a minute; metrics and [`crate::failures`] count everything.
+//! told once a minute; metrics and [`crate::observe::failures`] count everything.
 //!
 //! Partners have places of their own: however many strangers cause lines, those of a partner are
 //! written.
@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use crate::metrics::Metrics;
 use crate::network::network_of;
+use crate::observe::metrics::Metrics;
 
 /// After this time lines are written again.
 const MINUTE: Duration = Duration::from_mins(1);

@@ -1,0 +1,141 @@
+//! Links to XCP routers, as they are seen.
+
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::edge_status::{Announced, LastUp, LinkState, LinkStatus, Sighting};
+
+use super::registry::lock;
+use super::returned::Returned;
+
+/// Where a link stands among those of its cluster; of those that are up, the least one takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The router was seen to announce us without `<default-gateway/>`: any other link is better.
+    pub not_gateway: bool,
+    /// Its place among the endpoints of the configuration.
+    pub rank: usize,
+}
+
+impl From<usize> for Place {
+    fn from(rank: usize) -> Self {
+        Self {
+            not_gateway: false,
+            rank,
+        }
+    }
+}
+
+/// One link to an XCP router, up or not.
+#[derive(Debug)]
+pub struct LinkEntry {
+    pub(super) status: Mutex<LinkStatus>,
+    returned: Mutex<Returned>,
+    /// When the router accepted the handshake.
+    opened: Mutex<Option<Instant>>,
+    /// Its place among the links of its cluster, for the link itself to follow.
+    place: watch::Sender<Place>,
+}
+
+impl LinkEntry {
+    /// A link that is not open yet.
+    pub(super) fn new(status: LinkStatus) -> Self {
+        Self {
+            status: Mutex::new(status),
+            returned: Mutex::default(),
+            opened: Mutex::new(None),
+            place: watch::Sender::new(Place::default()),
+        }
+    }
+
+    /// Records a change of state; `reason` is kept until the link is up.
+    pub fn set(&self, state: LinkState, reason: Option<String>) {
+        let mut status = lock(&self.status);
+        if status.state != state {
+            let until = jiff::Timestamp::now().to_string();
+            let from = std::mem::replace(&mut status.since, until.clone());
+            if status.state == LinkState::Up {
+                status.last_up = Some(LastUp { from, until });
+            } else if state == LinkState::Up {
+                status.last_up = None;
+            }
+            status.state = state;
+            // What a router did before says nothing about what it does now.
+            *lock(&self.returned) = Returned::default();
+        }
+        if reason.is_some() || state == LinkState::Up {
+            status.reason = reason;
+        }
+    }
+
+    /// The router accepted the handshake; nothing is known of announcements yet.
+    pub fn opened(&self) {
+        *lock(&self.opened) = Some(Instant::now());
+        self.forget_announcements();
+    }
+
+    /// The link is closed or broken; what was announced of it and over it is over.
+    pub fn closed(&self) {
+        *lock(&self.opened) = None;
+        self.forget_announcements();
+    }
+
+    fn forget_announcements(&self) {
+        lock(&self.status).sightings.clear();
+        self.announce(None);
+    }
+
+    /// Records how the router announced the component; `None`: it does not any more.
+    pub(super) fn announce(&self, announced: Option<Announced>) {
+        let without = announced.as_ref().is_some_and(|found| !found.gateway);
+        lock(&self.status).announced = announced;
+        self.move_to(|place| place.not_gateway = without);
+    }
+
+    /// Records what came over this link about a component; `None`: it is gone.
+    pub(super) fn sight(&self, component_id: &ComponentId, announced: Option<Announced>) {
+        let mut status = lock(&self.status);
+        let sightings = &mut status.sightings;
+        sightings.retain(|known| known.component_id != *component_id);
+        sightings.extend(announced.map(|announced| Sighting {
+            component_id: component_id.clone(),
+            announced,
+        }));
+    }
+
+    /// Gives the link another place among those of its cluster.
+    pub(crate) fn move_to(&self, change: impl FnOnce(&mut Place)) {
+        self.place.send_if_modified(|place| {
+            let before = *place;
+            change(place);
+            *place != before
+        });
+    }
+
+    /// The link's place, and its changes.
+    pub(crate) fn place(&self) -> watch::Receiver<Place> {
+        self.place.subscribe()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.opened).is_some()
+    }
+
+    /// The link as it is now.
+    pub fn status(&self) -> LinkStatus {
+        let returned = lock(&self.returned).told(Instant::now());
+        let opened = *lock(&self.opened);
+        LinkStatus {
+            returned,
+            open_seconds: opened.map(|at| at.elapsed().as_secs()),
+            ..lock(&self.status).clone()
+        }
+    }
+
+    /// Notes what the router did with what it was sent.
+    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
+        note(&mut lock(&self.returned))
+    }
+}
