@@ -12,17 +12,18 @@
 
 mod support;
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType};
 use rstest::rstest;
 use rustls::SupportedProtocolVersion;
+use support::log::Log;
 use support::pki::{Identity, Pki, client, client_of, server, server_of};
-use support::{Lab, PATIENCE, Peer, Router, RouterLink, Speaker, attribute, config, header};
+use support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header};
 use tokio::net::TcpStream;
+use tracing::Level;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, TlsMode, TlsVersion};
 
 const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
@@ -31,69 +32,6 @@ const HEADER_END: &str = "version='1.0'>";
 const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
 const KEY: &str = "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>";
 const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
-
-// --- what the edge logs -----------------------------------------------------------------------
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn log() -> &'static Log {
-    static LOG: OnceLock<Log> = OnceLock::new();
-    LOG.get_or_init(|| {
-        let log = Log::default();
-        let writer = log.clone();
-        tracing_subscriber::fmt()
-            .with_env_filter("info")
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .init();
-        log
-    })
-}
-
-/// A peer in the log: its address, from this byte on. Ports are used again.
-type Party = (SocketAddr, usize);
-
-/// What is logged from now on.
-fn now_in_log() -> usize {
-    log().0.lock().unwrap().len()
-}
-
-/// The first refusal of this peer: the check and the reason.
-async fn refusal((peer, since): Party) -> (String, String) {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        let text = log().0.lock().unwrap()[since..].to_vec();
-        let text = String::from_utf8_lossy(&text);
-        let line = text
-            .lines()
-            .find(|line| line.contains("peer refused") && line.contains(&format!(" peer={peer} ")));
-        if let Some(line) = line {
-            let check = line.split("check=\"").nth(1).unwrap();
-            let check = check.split('"').next().unwrap().to_owned();
-            let reason = line.split("reason=").nth(1).unwrap().to_owned();
-            return (check, reason);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("no refusal of {peer} in the log");
-}
-
-async fn refused_by(peer: Party, check: &str, says: &str) {
-    let (found, reason) = refusal(peer).await;
-    assert_eq!(found, check, "{reason}");
-    assert!(reason.contains(says), "{reason}");
-}
 
 // --- an edge with certificates, and peers -----------------------------------------------------
 
@@ -112,7 +50,7 @@ struct World {
     peer: Peer,
     link: RouterLink,
     config: EdgeConfig,
-    since: usize,
+    log: Log,
     _router: Router,
 }
 
@@ -122,7 +60,7 @@ impl World {
     }
 
     async fn with_files(change: impl FnOnce(&mut EdgeConfig), files: &[(&str, &str)]) -> Self {
-        let since = now_in_log();
+        let log = Log::start(Level::INFO);
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
         change(&mut config);
@@ -133,7 +71,7 @@ impl World {
             peer,
             link,
             config,
-            since,
+            log,
             _router: router,
         }
     }
@@ -145,8 +83,14 @@ impl World {
         self.lab.live.send(Arc::new(live)).unwrap();
     }
 
-    fn peer_address(&self) -> Party {
-        (self.peer.listener.local_addr().unwrap(), self.since)
+    fn peer_address(&self) -> SocketAddr {
+        self.peer.listener.local_addr().unwrap()
+    }
+
+    async fn refused_by(&self, peer: SocketAddr, check: &str, says: &str) {
+        let (found, reason) = self.log.refusal(peer).await;
+        assert_eq!(found, check, "{reason}");
+        assert!(reason.contains(says), "{reason}");
     }
 
     /// The mechanisms of the authenticated pairs in this direction.
@@ -174,7 +118,7 @@ fn entry(domain: &str) -> PeerEntry {
 /// A connection to the edge.
 struct Inbound {
     speaker: Speaker,
-    address: Party,
+    address: SocketAddr,
     id: String,
     features: String,
 }
@@ -182,9 +126,8 @@ struct Inbound {
 impl Inbound {
     /// Sends a header and hears the features.
     async fn open(edge: SocketAddr, header: &str) -> Self {
-        let since = now_in_log();
         let tcp = TcpStream::connect(edge).await.unwrap();
-        let address = (tcp.local_addr().unwrap(), since);
+        let address = tcp.local_addr().unwrap();
         let mut inbound = Self {
             speaker: Speaker::new(tcp),
             address,
@@ -502,7 +445,7 @@ fn run_matrix(table: &'static str, name: &str, outcome: &impl AsyncFn(&Cell) -> 
 #[test]
 fn matrix_of_modes_and_certificates_where_the_peer_connects() {
     run_matrix(INBOUND, "inbound", &async |cell: &Cell| {
-        log();
+        let log = Log::start(Level::INFO);
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
         if cell_config(cell, &mut config).is_none() {
@@ -520,7 +463,7 @@ fn matrix_of_modes_and_certificates_where_the_peer_connects() {
             if answer != PROCEED {
                 assert!(answer.starts_with("<failure "), "{answer}");
                 bob.speaker.hear_end().await;
-                return refusal(bob.address).await;
+                return log.refusal(bob.address).await;
             }
             let config = client(shown.as_ref());
             bob.speaker.tls_client(config, "coluc.com").await.unwrap();
@@ -541,7 +484,7 @@ fn matrix_of_modes_and_certificates_where_the_peer_connects() {
                 () = host.verifies(&peer) => bob.speaker.hear_any(&answers).await,
             };
             if !answer.unwrap().contains("type='valid'") {
-                return refusal(bob.address).await;
+                return log.refusal(bob.address).await;
             }
             "dialback"
         };
@@ -561,7 +504,7 @@ fn matrix_of_modes_and_certificates_where_the_peer_connects() {
 #[test]
 fn matrix_of_modes_and_certificates_where_the_edge_connects() {
     run_matrix(OUTBOUND, "outbound", &async |cell: &Cell| {
-        let since = now_in_log();
+        let log = Log::start(Level::INFO);
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
         let mut config = config(&[&peer], &[&router]);
         if cell_config(cell, &mut config).is_none() {
@@ -577,7 +520,7 @@ fn matrix_of_modes_and_certificates_where_the_edge_connects() {
             None => {
                 let bounced = link.hear().await;
                 assert!(bounced.contains("<remote-server-not-found "), "{bounced}");
-                refusal((peer.listener.local_addr().unwrap(), since)).await
+                log.refusal(peer.listener.local_addr().unwrap()).await
             }
         }
     });
@@ -688,7 +631,9 @@ async fn external_that_was_not_offered_fails_by_the_check_that_failed(#[case] sh
     let mut bob = Inbound::secured(world.lab.s2s, shown_identity.as_ref()).await;
     assert!(!bob.offers_external());
     assert!(bob.auth("=").await.contains("<not-authorized/>"));
-    refused_by(bob.address, "certificate", must_say("certificate", shown)).await;
+    world
+        .refused_by(bob.address, "certificate", must_say("certificate", shown))
+        .await;
 }
 
 #[tokio::test]
@@ -825,7 +770,6 @@ async fn nothing_pipelined_behind_success_counts() {
 /// Two edges, each with its own router: both roles of EXTERNAL in one go.
 #[tokio::test]
 async fn two_edges_that_require_certificates_federate_by_external() {
-    log();
     let (router_a, router_b) = (Router::new().await, Router::new().await);
     let here = config(&[], &[&router_a]);
     let mut there = config(&[], &[&router_b]);
@@ -977,12 +921,14 @@ async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional(
     let mut stripped = Inbound::from_peer(world.lab.s2s).await;
     assert!(stripped.features.contains("<required/>"));
     assert_eq!(stripped.refused(KEY).await, "policy-violation");
-    refused_by(stripped.address, "tls-downgrade", "used TLS within the last day").await;
+    world
+        .refused_by(stripped.address, "tls-downgrade", "used TLS within the last day")
+        .await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");
     let mut nameless = Inbound::open(world.lab.s2s, &bare).await;
     assert!(!nameless.features.contains("<required/>"));
     assert_eq!(nameless.refused(KEY).await, "policy-violation");
-    refused_by(nameless.address, "tls-downgrade", "").await;
+    world.refused_by(nameless.address, "tls-downgrade", "").await;
     let verify = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>";
     assert_eq!(nameless.refused(verify).await, "policy-violation");
     let old = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", ">");
@@ -996,7 +942,7 @@ async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional(
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Disabled, peer_identity());
     assert_eq!(host.is_written_to(&world.peer).await, None);
-    refused_by(world.peer_address(), "tls-downgrade", "").await;
+    world.refused_by(world.peer_address(), "tls-downgrade", "").await;
     assert!(world.link.hear().await.contains("<remote-server-not-found "));
 }
 
@@ -1034,12 +980,13 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     }
     let host = Host::new(TlsMode::Disabled, peer_identity());
     assert_eq!(host.is_written_to(other).await, None);
-    refused_by(
-        (other.listener.local_addr().unwrap(), world.since),
-        "tls-handshake",
-        "the edge sends nothing to it in clear",
-    )
-    .await;
+    world
+        .refused_by(
+            other.listener.local_addr().unwrap(),
+            "tls-handshake",
+            "the edge sends nothing to it in clear",
+        )
+        .await;
     assert!(world.link.hear().await.contains("type='error'"));
 }
 
@@ -1056,7 +1003,9 @@ async fn starttls_refused_after_it_was_offered_is_a_failed_handshake() {
     let end = edge.hear_end().await;
     assert!(!end.contains("db:result"), "{end}");
     assert!(world.link.hear().await.contains("type='error'"));
-    refused_by(world.peer_address(), "tls-handshake", "then refused it").await;
+    world
+        .refused_by(world.peer_address(), "tls-handshake", "then refused it")
+        .await;
 }
 
 #[tokio::test]
@@ -1082,7 +1031,9 @@ async fn a_handshake_that_stalls_is_ended_and_others_go_on() {
     edge.hear(STARTTLS).await;
     edge.say(PROCEED).await;
     edge.hear_end().await;
-    refused_by(world.peer_address(), "tls-handshake", "took too long").await;
+    world
+        .refused_by(world.peer_address(), "tls-handshake", "took too long")
+        .await;
 }
 
 #[tokio::test]
@@ -1096,11 +1047,13 @@ async fn the_victims_certificate_without_its_key_fails_the_handshake() {
         // With TLS 1.3 the client's side is done before the server has judged it.
         eve.speaker.hear_end().await;
     }
-    refused_by(eve.address, "tls-handshake", "BadSignature").await;
+    world.refused_by(eve.address, "tls-handshake", "BadSignature").await;
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, &thief);
     assert_eq!(host.is_written_to(&world.peer).await, None);
-    refused_by(world.peer_address(), "tls-handshake", "BadSignature").await;
+    world
+        .refused_by(world.peer_address(), "tls-handshake", "BadSignature")
+        .await;
 }
 
 #[tokio::test]
@@ -1115,7 +1068,7 @@ async fn a_chain_of_100_kb_is_refused_and_harms_nobody() {
     if eve.start_tls(client(Some(&long))).await.is_ok() {
         eve.speaker.hear_end().await;
     }
-    refused_by(eve.address, "tls-handshake", "").await;
+    world.refused_by(eve.address, "tls-handshake", "").await;
     let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
     bob.passes(&mut world.link, "1").await;
 }
@@ -1156,14 +1109,14 @@ async fn tls_1_2_is_refused_where_1_3_is_the_lowest() {
     let mut bob = Inbound::from_peer(world.lab.s2s).await;
     let old = client_of(Some(peer_identity()), &[&rustls::version::TLS12]);
     assert!(bob.start_tls(old).await.is_err());
-    refused_by(bob.address, "tls-handshake", "").await;
+    world.refused_by(bob.address, "tls-handshake", "").await;
     world.link.say(MESSAGE);
     let host = Host {
         versions: &[&rustls::version::TLS12],
         ..Host::new(TlsMode::Required, peer_identity())
     };
     assert_eq!(host.is_written_to(&world.peer).await, None);
-    refused_by(world.peer_address(), "tls-handshake", "").await;
+    world.refused_by(world.peer_address(), "tls-handshake", "").await;
 }
 
 // --- which certificate proves what ------------------------------------------------------------
@@ -1187,11 +1140,11 @@ async fn a_required_certificate_names_the_domain_itself(#[case] names: &[&str], 
     let mut bob = Inbound::secured(world.lab.s2s, Some(&shown)).await;
     assert!(!bob.offers_external());
     assert_eq!(bob.refused(KEY).await, "not-authorized");
-    refused_by(bob.address, "certificate", says).await;
+    world.refused_by(bob.address, "certificate", says).await;
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, &shown);
     assert_eq!(host.is_written_to(&world.peer).await, None);
-    refused_by(world.peer_address(), "certificate", says).await;
+    world.refused_by(world.peer_address(), "certificate", says).await;
 }
 
 #[tokio::test]
@@ -1200,7 +1153,9 @@ async fn a_required_certificate_is_required_of_every_domain_of_a_stream() {
     let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
     let other = "<db:result from='other.example' to='coluc.com'>k</db:result>";
     assert_eq!(bob.refused(other).await, "not-authorized");
-    refused_by(bob.address, "certificate", "do not cover other.example").await;
+    world
+        .refused_by(bob.address, "certificate", "do not cover other.example")
+        .await;
     let verify = "<db:verify from='other.example' to='coluc.com' id='1'>k</db:verify>";
     assert_eq!(bob.refused(verify).await, "not-authorized");
     bob.passes(&mut world.link, "1").await;
@@ -1242,12 +1197,16 @@ async fn only_the_pinned_certificate_is_accepted_in_both_directions() {
     let mut eve = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
     assert!(!eve.offers_external());
     assert_eq!(eve.refused(KEY).await, "not-authorized");
-    refused_by(eve.address, "pin", "not one that is pinned for vngtp.lab").await;
+    world
+        .refused_by(eve.address, "pin", "not one that is pinned for vngtp.lab")
+        .await;
 
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, peer_identity());
     assert_eq!(host.is_written_to(&world.peer).await, None);
-    refused_by(world.peer_address(), "pin", "not one that is pinned").await;
+    world
+        .refused_by(world.peer_address(), "pin", "not one that is pinned")
+        .await;
     assert!(world.link.hear().await.contains("type='error'"));
     // The pinned one: after the pause that follows a final failure, or at once when asked for.
     world.lab.edge.retry(Some(&"vngtp.lab".parse().unwrap()));
@@ -1394,7 +1353,7 @@ async fn a_revoked_certificate_ends_the_streams_that_it_authenticated_and_no_oth
         &[("/crl", &pki().revoked(&[1, 4711]))],
     );
     assert_eq!(external.ends_with().await, "policy-violation");
-    refused_by(external.address, "certificate", "was revoked").await;
+    world.refused_by(external.address, "certificate", "was revoked").await;
     dialback.passes(&mut world.link, "3").await;
     let again = Inbound::secured(edge, Some(&revoked)).await;
     assert!(!again.offers_external(), "{}", again.features);
@@ -1418,7 +1377,9 @@ async fn certificates_that_become_required_end_streams_without_one_in_both_direc
     let mut good = Inbound::external(world.lab.s2s, peer_identity()).await;
     world.reload(required, &[]);
     assert_eq!(bob.ends_with().await, "policy-violation");
-    refused_by(bob.address, "certificate", "no trusted authority").await;
+    world
+        .refused_by(bob.address, "certificate", "no trusted authority")
+        .await;
     assert!(edge.hear("</stream:stream>").await.contains("<policy-violation "));
     // What was written a moment ago may be lost with that stream.
     assert!(world.link.hear().await.contains("type='error'"));
@@ -1456,7 +1417,7 @@ async fn a_new_certificate_is_shown_on_new_streams_and_live_ones_go_on() {
 #[tokio::test]
 async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     const FLOOD: usize = 300;
-    let since = now_in_log();
+    let log = Log::start(Level::INFO);
     let (mut lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = Speaker::connect_from([127, 0, 5, 1], lab.s2s).await;
     bob.say(&header("vngtp.lab", "coluc.com", "")).await;
@@ -1488,8 +1449,7 @@ async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     link.say("");
     lab.stopped().await;
     drop(peer);
-    let text = log().0.lock().unwrap()[since..].to_vec();
-    let text = String::from_utf8_lossy(&text);
+    let text = log.text();
     let lines = |what: &str| {
         let about = |line: &&str| line.contains(what) && line.contains("127.0.5.1");
         text.lines().filter(about).count()

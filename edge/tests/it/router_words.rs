@@ -1,53 +1,13 @@
 //! What a router sends that no partner may get: answered, or named in the log, never silently gone.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rstest::rstest;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 use xmpp_federation_core::edge_config::LinkProfile;
 
+use crate::support::log::Log;
 use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
-
-/// The log of a test's own thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(log.clone())
-            .with_max_level(tracing::Level::WARN)
-            .with_ansi(false)
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines_with(&self, text: &str) -> usize {
-        let bytes = self.0.lock().unwrap();
-        let log = std::str::from_utf8(&bytes).unwrap();
-        log.lines().filter(|line| line.contains(text)).count()
-    }
-}
 
 async fn linked(profile: LinkProfile) -> (Lab, Peer, RouterLink) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
@@ -73,7 +33,7 @@ fn in_envelope(profile: LinkProfile, stanza: &str) -> String {
 async fn a_domain_that_is_missing_in_domains_is_answered_and_named_with_the_remedy(
     #[values(LinkProfile::Component, LinkProfile::Xcp)] profile: LinkProfile,
 ) {
-    let (log, _guard) = Log::start();
+    let log = Log::start(Level::WARN);
     let (lab, _peer, mut link) = linked(profile).await;
     let stanza = |n: usize| {
         let text =
@@ -160,7 +120,7 @@ async fn what_a_router_says_besides_stanzas_is_dropped_by_name(
     #[case] word: &str,
 ) {
     const TIMES: usize = 150;
-    let (log, _guard) = Log::start();
+    let log = Log::start(Level::WARN);
     let (lab, peer, mut link) = linked(profile).await;
     if routed && profile == LinkProfile::Component {
         // That profile has no envelopes.

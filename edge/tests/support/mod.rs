@@ -12,6 +12,7 @@
     reason = "tests; each of them uses a part of this"
 )]
 
+pub mod log;
 pub mod odd;
 pub mod pki;
 pub mod process;
@@ -715,11 +716,10 @@ impl Lab {
         static LOG: std::sync::Once = std::sync::Once::new();
         LOG.call_once(|| {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
-            // A test that reads the log has set its own up before.
-            let _ = tracing_subscriber::fmt()
+            tracing_subscriber::fmt()
                 .with_env_filter(filter)
                 .with_test_writer()
-                .try_init();
+                .init();
         });
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
