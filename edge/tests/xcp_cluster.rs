@@ -9,6 +9,8 @@
     reason = "tests"
 )]
 
+#[allow(dead_code, clippy::format_collect, reason = "tests; this one uses a part of it")]
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::collections::HashSet;

@@ -1,5 +1,5 @@
 //! What each target does with one input. The tests of the edge include this module and play the kept
-//! inputs on it (`edge/tests/it/fuzz_corpora.rs`), on a stable toolchain and without libFuzzer.
+//! inputs on it (`edge/tests/it/reference/fuzz_corpora.rs`), on a stable toolchain and without libFuzzer.
 
 #![allow(
     clippy::unwrap_used,

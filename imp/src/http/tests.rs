@@ -8,7 +8,7 @@
     reason = "tests"
 )]
 
-#[path = "../../../edge/tests/support/odd.rs"]
+#[path = "../../../edge/tests/it/support/odd.rs"]
 mod odd;
 
 use odd::{Odd, OddIdentity};

@@ -1,0 +1,367 @@
+//! `probe`: each step's finding, against scripted peers, made-up DNS and another edge.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rstest::rstest;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, PrivacyMode, StaticRoute};
+use xmpp_federation_edge::probe::{Finding, Plan, Report, Verdict};
+use xmpp_federation_edge::resolve::{Lookup, LookupError, SrvRecord};
+
+use crate::support::{Lab, Peer, Router, attribute, config, header, live};
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+/// What DNS says: a name that is not in here does not exist.
+#[derive(Default)]
+struct Zone {
+    srv: HashMap<&'static str, Vec<(u16, u16, &'static str)>>,
+    addresses: HashMap<&'static str, Vec<&'static str>>,
+    broken: bool,
+}
+
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+
+impl Lookup for Zone {
+    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
+        let found = self.srv.get(name).cloned().unwrap_or_default();
+        let record = |(priority, port, target): (u16, u16, &str)| SrvRecord {
+            priority,
+            weight: 0,
+            port,
+            target: target.to_owned(),
+        };
+        let answer = if self.broken {
+            Err(LookupError(format!("the DNS look-up of SRV {name} failed: SERVFAIL")))
+        } else {
+            Ok(found.into_iter().map(record).collect())
+        };
+        Box::pin(async move { answer })
+    }
+    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
+        let found = self.addresses.get(name).cloned().unwrap_or_default();
+        Box::pin(async move { Ok(found.iter().map(|ip| ip.parse().unwrap()).collect()) })
+    }
+}
+
+fn plan(config: EdgeConfig, remote: &str, zone: Option<Zone>) -> Plan {
+    let lookup = zone.map(|zone| Arc::new(zone) as Arc<dyn Lookup>);
+    Plan::with_live(domain(remote), None, Arc::new(live(config)), lookup).unwrap()
+}
+
+/// Probes vngtp.lab, which is played by `script`.
+async fn probe_of(peer: Peer, script: impl AsyncFnOnce(&Peer)) -> Report {
+    let mut config = config(&[&peer], &[]);
+    config.limits.dialback_timeout = "3s".parse().unwrap();
+    let plan = plan(config, "vngtp.lab", None);
+    let (report, ()) = tokio::join!(plan.run(), script(&peer));
+    report
+}
+
+fn finding<'a>(report: &'a Report, check: &str) -> &'a Finding {
+    let found = report.findings.iter().rfind(|finding| finding.check == check);
+    found.unwrap_or_else(|| panic!("nothing about {check} in\n{report}"))
+}
+
+fn assert_finding(report: &Report, check: &str, verdict: Verdict, says: &str) {
+    let found = finding(report, check);
+    assert_eq!(found.verdict, verdict, "{check} in\n{report}");
+    assert!(found.detail.contains(says), "{says:?} in {check} of\n{report}");
+    let has_remedy = found.verdict != Verdict::Bad || found.remedy.is_some();
+    assert!(has_remedy, "{report}");
+}
+
+#[rstest]
+#[case("type='valid'/>", Verdict::Good, "they confirmed our key")]
+#[case("type='invalid'/>", Verdict::Bad, "they do not know our key")]
+#[case(
+    "type='error'><error type='cancel'><remote-server-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></db:result>",
+    Verdict::Bad,
+    "the peer found no server for our domain"
+)]
+#[case("", Verdict::Bad, "no answer within 3 s")]
+#[tokio::test]
+async fn what_the_peer_answers_to_our_key_is_told_in_words(
+    #[case] answer: &str,
+    #[case] verdict: Verdict,
+    #[case] says: &str,
+) {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept("id-of-the-peer").await;
+        let asked = stream.hear("</db:result>").await;
+        assert_eq!(attribute(&asked, "db:result", "from"), "coluc.com");
+        if !answer.is_empty() {
+            stream
+                .say(&format!("<db:result from='vngtp.lab' to='coluc.com' {answer}"))
+                .await;
+        }
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "dialback", verdict, says);
+    assert_eq!(report.good, verdict == Verdict::Good, "{report}");
+    assert_finding(&report, "policy", Verdict::Good, "may federate");
+    assert_finding(&report, "dns", Verdict::Good, "static route to 127.0.0.1:");
+    assert_finding(&report, "connect", Verdict::Good, "TCP connection");
+    assert_finding(&report, "tls", Verdict::Good, "TLSv1_3 TLS13_");
+    assert_finding(
+        &report,
+        "certificate",
+        Verdict::Warning,
+        "no trusted authority issued it",
+    );
+    assert_finding(&report, "features", Verdict::Good, "no SASL, dialback with errors");
+    let shown = report.to_string();
+    let key = "37c69b1c";
+    assert!(!shown.contains(key), "{shown}");
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_instead_of_answering_is_quoted() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept("x").await;
+        stream.hear("</db:result>").await;
+        stream.say("<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>go\u{9b} away</text></stream:error></stream:stream>").await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "dialback", Verdict::Bad, "the peer reported policy-violation");
+    assert!(!report.to_string().contains('\u{9b}'));
+}
+
+#[tokio::test]
+async fn external_is_tried_where_it_is_offered() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let offer = "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms><limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>10000</max-bytes></limits></stream:features>";
+        let mut stream = peer.accept_tls_with("one").await;
+        stream.say(offer).await;
+        stream.hear("</db:result>").await;
+        stream
+            .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
+            .await;
+        stream.hear_end().await;
+        let mut stream = peer.accept_tls_with("two").await;
+        stream.say(offer).await;
+        stream.hear("mechanism='EXTERNAL'>Y29sdWMuY29t</auth>").await;
+        stream
+            .say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+            .await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(
+        &report,
+        "features",
+        Verdict::Good,
+        "SASL EXTERNAL, dialback not announced, at most 10000 bytes a stanza",
+    );
+    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert_finding(
+        &report,
+        "external",
+        Verdict::Warning,
+        "refuses our certificate: not-authorized",
+    );
+    assert!(report.good, "{report}");
+}
+
+#[tokio::test]
+async fn a_peer_without_tls_is_bad_where_tls_is_required() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept_tcp().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "x")).await;
+        stream.say("<stream:features/>").await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "tls", Verdict::Bad, "STARTTLS is not offered");
+    assert!(!report.good);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_domain_is_bad() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept_tcp().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "x")).await;
+        stream.say("<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>").await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "features", Verdict::Bad, "host-unknown");
+    let remedy = finding(&report, "features").remedy.clone().unwrap();
+    assert!(remedy.contains("does not serve the domain"), "{remedy}");
+}
+
+#[tokio::test]
+async fn direct_tls_is_looked_at_like_the_other_service() {
+    let peer = Peer::new("partner.example").await;
+    let port = peer.listener.local_addr().unwrap().port();
+    let zone = Zone {
+        srv: HashMap::from([
+            ("_xmpp-server._tcp.partner.example.", vec![(0, 0, ".")]),
+            (
+                "_xmpps-server._tcp.partner.example.",
+                vec![(0, port, "x.partner.example.")],
+            ),
+        ]),
+        addresses: HashMap::from([("x.partner.example.", vec!["127.0.0.1"])]),
+        ..Zone::default()
+    };
+    let mut config = config(&[], &[]);
+    config.privacy.mode = PrivacyMode::AllowAll;
+    config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+    let plan = plan(config, "partner.example", Some(zone));
+    let script = async {
+        let mut stream = peer.accept_tcp().await;
+        stream.start_tls_as_server().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("partner.example", "coluc.com", "direct")).await;
+        stream.say("<stream:features/>").await;
+        stream.hear("</db:result>").await;
+        stream
+            .say("<db:result from='partner.example' to='coluc.com' type='valid'/></stream:stream>")
+            .await;
+        stream.hear_end().await;
+    };
+    let (report, ()) = tokio::join!(plan.run(), script);
+    let tls = finding(&report, "tls");
+    assert_eq!(tls.subject, format!("127.0.0.1:{port} (direct TLS)"));
+    assert_finding(&report, "tls", Verdict::Good, "TLSv1_3");
+    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert!(report.good, "{report}");
+}
+
+#[tokio::test]
+async fn white_space_behind_proceed_is_no_fault() {
+    let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
+        let mut stream = peer.accept_tcp().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "clear")).await;
+        stream
+            .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
+            .await;
+        stream.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        stream.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\n").await;
+        // In a packet of its own.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        stream.say("\r\n").await;
+        stream.start_tls_as_server().await;
+        stream.hear("version='1.0'>").await;
+        stream.say(&header("vngtp.lab", "coluc.com", "secure")).await;
+        stream.say("<stream:features/>").await;
+        stream.hear("</db:result>").await;
+        stream
+            .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/></stream:stream>")
+            .await;
+        stream.hear_end().await;
+    })
+    .await;
+    assert_finding(&report, "dialback", Verdict::Good, "valid");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_bad_at_connect() {
+    let peer = Peer::new("vngtp.lab").await;
+    let config = config(&[&peer], &[]);
+    drop(peer);
+    let report = plan(config, "vngtp.lab", None).run().await;
+    assert_finding(&report, "connect", Verdict::Bad, "connection refused");
+    assert_finding(&report, "dialback", Verdict::Skipped, "no address took a stream");
+    assert!(!report.good);
+}
+
+#[rstest]
+#[case::denied(Zone::default(), "policy", Verdict::Bad, "it is not on the allow list")]
+#[case::absent(Zone::default(), "address", Verdict::Bad, "has no address in DNS")]
+#[case::broken(Zone { broken: true, ..Zone::default() }, "dns", Verdict::Bad, "SERVFAIL")]
+#[case::does_not_federate(
+    Zone { srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(0, 0, ".")])]), ..Zone::default() },
+    "dns", Verdict::Bad, "does not federate"
+)]
+#[case::private(
+    Zone {
+        srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(5, 5269, "x.partner.example.")])]),
+        addresses: HashMap::from([("x.partner.example.", vec!["10.0.0.1"])]),
+        ..Zone::default()
+    },
+    "address", Verdict::Bad, "10.0.0.1 is refused because it is a private address"
+)]
+#[case::address_as_target(
+    Zone { srv: HashMap::from([("_xmpps-server._tcp.partner.example.", vec![(0, 5270, "192.0.2.1.")])]), ..Zone::default() },
+    "address", Verdict::Bad, "names an address instead of a host"
+)]
+#[case::single_label(
+    Zone { srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(0, 5269, "localhost.")])]), ..Zone::default() },
+    "address", Verdict::Bad, "names a single label"
+)]
+#[tokio::test]
+async fn dns_that_leads_nowhere_is_bad_and_nothing_is_connected_to(
+    #[case] zone: Zone,
+    #[case] check: &str,
+    #[case] verdict: Verdict,
+    #[case] says: &str,
+) {
+    let report = plan(config(&[], &[]), "partner.example", Some(zone)).run().await;
+    assert_finding(&report, check, verdict, says);
+    assert!(
+        report.findings.iter().all(|finding| finding.check != "connect"),
+        "{report}"
+    );
+    assert!(!report.good);
+}
+
+/// An edge for these domains that federates with everybody, by these routes.
+fn other_edge(domains: &[&str], router: &Router, ways: &[(&str, std::net::SocketAddr)]) -> EdgeConfig {
+    let mut config = config(&[], &[router]);
+    config.domains = domains.iter().map(|text| domain(text)).collect();
+    config.privacy.mode = PrivacyMode::AllowAll;
+    let route = |(remote, address): &(&str, std::net::SocketAddr)| StaticRoute {
+        domain: domain(remote),
+        addresses: vec![address.to_string().parse::<HostPort>().unwrap()],
+    };
+    config.static_routes = ways.iter().map(route).collect();
+    config
+}
+
+#[tokio::test]
+async fn another_edge_confirms_our_key_with_our_own_running_edge() {
+    let (ours_router, their_router) = (Router::new().await, Router::new().await);
+    let ours = Lab::start(live(other_edge(&["coluc.com"], &ours_router, &[])));
+    let theirs = other_edge(&["vngtp.lab"], &their_router, &[("coluc.com", ours.s2s)]);
+    let theirs = Lab::start(live(theirs));
+    let config = other_edge(&["coluc.com"], &ours_router, &[("vngtp.lab", theirs.s2s)]);
+    let report = plan(config.clone(), "vngtp.lab", None).run().await;
+    assert_finding(&report, "dialback", Verdict::Good, "they confirmed our key");
+    assert_finding(
+        &report,
+        "features",
+        Verdict::Good,
+        "dialback with errors, at most 262144 bytes a stanza",
+    );
+    assert!(report.good, "{report}");
+    // With another secret than the running edge has.
+    let mut other = live(config);
+    other.dialback = xmpp_federation_edge::dialback::DialbackSecrets::new(
+        xmpp_federation_core::SecretBytes::new(b"another".to_vec()),
+        vec![],
+    );
+    let plan = Plan::with_live(domain("vngtp.lab"), None, Arc::new(other), None).unwrap();
+    let report = plan.run().await;
+    assert_finding(&report, "dialback", Verdict::Bad, "they do not know our key");
+    assert!(!report.good);
+}
+
+#[tokio::test]
+async fn without_a_configuration_dialback_is_skipped_and_the_rest_is_looked_at() {
+    // Nothing answers there; what counts is that nothing of a configuration is needed.
+    let plan = Plan::new("vngtp.lab", Some("coluc.com"), None, &["127.0.0.1:1".to_owned()]).unwrap();
+    let report = plan.run().await;
+    assert_finding(&report, "dns", Verdict::Bad, "failed");
+    assert_eq!(report.from, Some(domain("coluc.com")));
+}

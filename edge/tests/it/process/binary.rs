@@ -1,0 +1,384 @@
+//! The binary as it is started by Kubernetes and by hand: check, run, control, reload, stop.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edge-binary-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+        let folder = Self(path);
+        folder.write("tls.crt", &made.cert.pem());
+        folder.write("tls.key", &made.signing_key.serialize_pem());
+        folder.write("dialback", "0123456789abcdef0123456789abcdef");
+        folder.write("router", "router-secret");
+        folder.write("edge.yaml", &folder.yaml("AllowList"));
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.join("edge.yaml")
+    }
+
+    fn yaml(&self, mode: &str) -> String {
+        let here = self.0.display();
+        format!(
+            "\
+domains: [coluc.com]
+listen: {{s2s: '127.0.0.1:0', admin: '127.0.0.1:0', control: {here}/control.sock}}
+dialback: {{sign: {here}/dialback}}
+tls:
+  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
+privacy:
+  mode: {mode}
+routers:
+- name: main
+  componentIds: [cm-2_s2scp-1.eft-xwye-a-coluc-com]
+  secretFile: {here}/router
+  endpoints: []
+drainDelay: 0s
+"
+        )
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn edge(arguments: &[&str], config: &Path) -> Output {
+    Command::new(EDGE)
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap()
+}
+
+/// A running edge and its log.
+struct Running {
+    child: Child,
+    log: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(folder: &Folder) -> (Self, String) {
+        let mut child = Command::new(EDGE)
+            .arg("--config")
+            .arg(folder.config())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Self { child, log };
+        let line = running.line("the edge starts");
+        (running, line)
+    }
+
+    /// The next log line with this text.
+    fn line(&mut self, with: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "no line with {with:?}");
+            if line.contains(with) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    fn end(mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        panic!("the edge does not end");
+    }
+}
+
+#[test]
+fn check_exits_with_the_line_and_field_of_what_is_wrong() {
+    let folder = Folder::new("check");
+    let good = edge(&["--check"], &folder.config());
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    for arguments in [&["--check"][..], &[]] {
+        let bad = edge(arguments, &folder.config());
+        assert_eq!(bad.status.code(), Some(2));
+        let error = String::from_utf8(bad.stderr).unwrap();
+        assert!(
+            error.contains("line 7: privacy.mode: unknown variant `Sometimes`"),
+            "{error}"
+        );
+    }
+    let absent = edge(&["--check"], Path::new("/nowhere/edge.yaml"));
+    assert!(
+        String::from_utf8(absent.stderr)
+            .unwrap()
+            .contains("there is no such file")
+    );
+}
+
+#[test]
+fn a_running_edge_is_controlled_reloaded_and_stopped() {
+    let folder = Folder::new("run");
+    let (mut running, first) = Running::start(&folder);
+    assert!(
+        first.starts_with('{') && first.contains("\"config_hash\":\""),
+        "{first}"
+    );
+
+    let status = edge(&["ctl", "status"], &folder.config());
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("\"draining\": false"), "{status}");
+    let log = edge(&["ctl", "log", "info,edge::reload=debug"], &folder.config());
+    assert!(log.status.success(), "{log:?}");
+    let wrong = edge(&["ctl", "log", "loud"], &folder.config());
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("is not a log level"));
+    let close = edge(&["ctl", "close", "7"], &folder.config());
+    assert!(
+        String::from_utf8(close.stderr)
+            .unwrap()
+            .contains("there is no stream 7")
+    );
+
+    folder.write("edge.yaml", &folder.yaml("AllowAll"));
+    running.line("privacy.mode - changed from: AllowList to: AllowAll");
+    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    running.line("the new configuration is refused; the one in force stays");
+    // The socket is found by --socket while the file is bad.
+    let socket = folder.0.join("control.sock");
+    let status = Command::new(EDGE)
+        .args(["ctl", "--socket", socket.to_str().unwrap(), "status"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(status.stdout).unwrap().contains("\"rejected\""));
+
+    running.signal("-TERM");
+    assert!(running.line("\"message\":\"stopped\"").contains("INFO"));
+    assert_eq!(running.end(), Some(0));
+}
+
+fn told(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_names_what_troubles_people_most() {
+    let folder = Folder::new("troubles");
+    let yaml = folder.yaml("AllowList");
+    let routed = "staticRoutes: [{domain: coluc.com, addresses: ['192.0.2.1:5269']}]\n";
+    folder.write("edge.yaml", &format!("{yaml}{routed}"));
+    let output = edge(&["--check"], &folder.config());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let (_, error) = told(&output);
+    assert!(
+        error.contains("staticRoutes[0].domain: coluc.com is hosted here and routed elsewhere"),
+        "{error}"
+    );
+
+    folder.write("edge.yaml", &yaml);
+    let other = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
+    let good = std::fs::read_to_string(folder.0.join("tls.key")).unwrap();
+    folder.write("tls.key", &other.signing_key.serialize_pem());
+    let output = edge(&["--check"], &folder.config());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        told(&output).1.contains("tls.certificates[0].privateKeyFile: "),
+        "{output:?}"
+    );
+    folder.write("tls.key", "no key");
+    let output = edge(&["--check"], &folder.config());
+    assert!(told(&output).1.contains("holds no PEM private key"), "{output:?}");
+    std::fs::remove_file(folder.0.join("tls.key")).unwrap();
+    std::fs::create_dir(folder.0.join("tls.key")).unwrap();
+    let output = edge(&["--check"], &folder.config());
+    assert!(told(&output).1.contains("tls.key cannot be read"), "{output:?}");
+    std::fs::remove_dir(folder.0.join("tls.key")).unwrap();
+    folder.write("tls.key", &good);
+
+    let mut expired = rcgen::CertificateParams::new(vec!["coluc.com".to_owned()]).unwrap();
+    expired.not_after = rcgen::date_time_ymd(2020, 2, 3);
+    let key = rcgen::KeyPair::generate().unwrap();
+    folder.write("tls.crt", &expired.self_signed(&key).unwrap().pem());
+    folder.write("tls.key", &key.serialize_pem());
+    folder.write("dialback", "short");
+    let output = edge(&["--check"], &folder.config());
+    // Served while there is nothing better.
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (_, error) = told(&output);
+    assert!(error.contains("warning: the certificate in "), "{error}");
+    assert!(error.contains("expired 2020-02-03T00:00:00Z"), "{error}");
+    assert!(error.contains("has 5 bytes; use 32 random ones or more"), "{error}");
+}
+
+#[test]
+fn tables_and_the_log_level_are_told_by_a_running_edge() {
+    let folder = Folder::new("tables");
+    let (running, _) = Running::start(&folder);
+    let (table, _) = told(&edge(&["ctl", "connections"], &folder.config()));
+    assert!(table.starts_with("ID  DIRECTION  PEER  PHASE"), "{table}");
+    assert!(table.ends_with("0 inbound, 0 outbound\n"), "{table}");
+    let (json, _) = told(&edge(&["ctl", "connections", "--json"], &folder.config()));
+    assert_eq!(json, "[]\n");
+    let wrong = edge(&["ctl", "connections", "--peer", "no domain"], &folder.config());
+    assert_eq!(wrong.status.code(), Some(1));
+    let (failures, _) = told(&edge(&["ctl", "failures"], &folder.config()));
+    assert_eq!(failures, "no failed attempts\n");
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    assert!(level.contains("\"level\": \"info\""), "{level}");
+    let set = edge(&["ctl", "log", "warn,dialback=debug"], &folder.config());
+    assert!(set.status.success(), "{set:?}");
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    assert!(level.contains("warn,dialback=debug"), "{level}");
+    running.signal("-TERM");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn a_trace_ends_with_its_time_and_with_its_reader() {
+    let folder = Folder::new("trace");
+    let (mut running, first) = Running::start(&folder);
+    assert!(first.contains("\"s2s\""), "{first}");
+    let started = Instant::now();
+    let trace = edge(
+        &["ctl", "trace", "--peer", "127.0.0.1", "--for", "1s"],
+        &folder.config(),
+    );
+    assert!(trace.status.success(), "{trace:?}");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let wrong = edge(&["ctl", "trace", "--peer", "no peer"], &folder.config());
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(
+        told(&wrong).1.contains("neither a remote domain nor an address"),
+        "{wrong:?}"
+    );
+    // Readers that hang up make room for others.
+    let socket = folder.0.join("control.sock");
+    for _ in 0..20 {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream
+            .write_all(b"{\"command\":\"trace\",\"peer\":\"vngtp.lab\"}\n")
+            .unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let arguments = ["ctl", "trace", "--peer", "vngtp.lab", "--for", "1s"];
+        if edge(&arguments, &folder.config()).status.success() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the places stay taken");
+    }
+    running.signal("-TERM");
+    running.line("stopped");
+    assert_eq!(running.end(), Some(0));
+}
+
+#[test]
+fn the_exit_code_of_a_probe_tells_its_result() {
+    let folder = Folder::new("probe");
+    let wrong = Command::new(EDGE).args(["probe", "localhost"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let absent = edge(&["probe", "vngtp.lab"], Path::new("/nowhere/edge.yaml"));
+    assert_eq!(absent.status.code(), Some(2), "{absent:?}");
+    let ours = edge(&["probe", "coluc.com"], &folder.config());
+    assert!(told(&ours).1.contains("probe a remote domain"), "{ours:?}");
+    // Nobody listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{address}']}}]\n");
+    folder.write("edge.yaml", &format!("{}{route}", folder.yaml("AllowList")));
+    let bad = edge(&["probe", "vngtp.lab"], &folder.config());
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    let (table, _) = told(&bad);
+    assert!(table.contains("connection refused"), "{table}");
+    assert!(table.contains("-> nothing listens there"), "{table}");
+    let json = edge(&["probe", "vngtp.lab", "--json"], &folder.config());
+    assert_eq!(json.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["good"], false);
+    assert_eq!(report["from"], "coluc.com");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_its_field() {
+    let folder = Folder::new("port");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    folder.write(
+        "edge.yaml",
+        &folder.yaml("AllowList").replacen("127.0.0.1:0", &address, 1),
+    );
+    let output = edge(&[], &folder.config());
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains(&format!("listen.s2s: cannot listen at {address}")),
+        "{error}"
+    );
+    assert!(error.contains("another process has this port"), "{error}");
+}
+
+#[test]
+fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
+    let folder = Folder::new("nonsense");
+    let (running, _) = Running::start(&folder);
+    let socket = folder.0.join("control.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    stream.write_all(b"nonsense\n{\"command\":\"status\"}\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let lines: Vec<_> = answers.lines().collect();
+    assert!(
+        lines[0].contains("\"error\":\"the request is not understood"),
+        "{answers}"
+    );
+    assert!(lines[1].starts_with("{\"result\":"), "{answers}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    running.signal("-INT");
+    assert_eq!(running.end(), Some(0));
+}
+
+/// What the process has of its own. The pages of its code are the file's, and those of this unoptimized
+/// build say nothing about the one that is shipped, whose whole size the benchmark shows.
+#[test]
+fn an_idle_edge_is_small() {
+    let folder = Folder::new("small");
+    let (running, _) = Running::start(&folder);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    println!("{line}");
+    assert!(kilobytes < 2 * 1024, "{line}");
+    running.signal("-TERM");
+    assert_eq!(running.end(), Some(0));
+}

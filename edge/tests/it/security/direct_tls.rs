@@ -1,0 +1,437 @@
+//! TLS from the first byte (XEP-0368), in both directions.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rstest::rstest;
+use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
+use xmpp_federation_edge::config::Live;
+use xmpp_federation_edge::resolve::{Bounds, Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::tls::TlsSettings;
+
+use crate::support::pki::Pki;
+use crate::support::{self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
+
+/// SRV records by name; every host is at 127.0.0.1.
+#[derive(Default)]
+struct Zone(HashMap<String, Vec<SrvRecord>>);
+
+impl Zone {
+    fn with(mut self, service: &str, domain: &str, priority: u16, port: u16) -> Self {
+        let records = self.0.entry(format!("_{service}._tcp.{domain}."));
+        records.or_default().push(SrvRecord {
+            priority,
+            weight: 0,
+            port,
+            target: if port == 0 { "." } else { "x.partner.example." }.to_owned(),
+        });
+        self
+    }
+}
+
+type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+
+impl Lookup for Zone {
+    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
+        Box::pin(async move { Ok(self.0.get(name).cloned().unwrap_or_default()) })
+    }
+    fn addresses<'a>(&'a self, _name: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async move { Ok(vec![Ipv4Addr::LOCALHOST.into()]) })
+    }
+}
+
+/// An edge that finds everybody through this zone.
+async fn start(zone: Zone, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, RouterLink) {
+    start_with(zone, change, |resolver| resolver).await
+}
+
+async fn start_with(
+    zone: Zone,
+    change: impl FnOnce(&mut EdgeConfig),
+    resolving: impl FnOnce(Resolver) -> Resolver,
+) -> (Lab, RouterLink) {
+    let router = Router::new().await;
+    let mut config = config(&[], &[&router]);
+    config.privacy.mode = PrivacyMode::AllowAll;
+    config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+    change(&mut config);
+    let mut live = live(config);
+    let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
+    live.resolver = Arc::new(resolving(resolver));
+    let lab = Lab::start(live);
+    let link = router.accept().await;
+    (lab, link)
+}
+
+fn client_with(protocols: &[&str]) -> rustls::ClientConfig {
+    let mut config = (*support::client_tls()).clone();
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    config
+}
+
+fn server_with(protocols: &[&str]) -> rustls::ServerConfig {
+    let mut config = (*support::server_tls()).clone();
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    config
+}
+
+fn port(peer: &Peer) -> u16 {
+    peer.listener.local_addr().unwrap().port()
+}
+
+const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@partner.example' id='m1'><body>x</body></message>";
+
+/// Takes a connection of the edge with TLS from the first byte up to features.
+async fn accept_direct(peer: &Peer, id: &str) -> Speaker {
+    let mut stream = peer.accept_tcp().await;
+    let (name, protocol) = stream.tls_as_server(server_with(&["xmpp-server"])).await;
+    assert_eq!(name.as_deref(), Some(peer.domain), "SNI is the domain");
+    assert_eq!(protocol.as_deref(), Some(&b"xmpp-server"[..]));
+    let first = stream.hear("version='1.0'>").await;
+    assert_eq!(attribute(&first, "stream:stream", "to"), peer.domain);
+    let local = attribute(&first, "stream:stream", "from");
+    stream.say(&header(peer.domain, &local, id)).await;
+    stream
+        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>")
+        .await;
+    stream
+}
+
+async fn believe(stream: &mut Speaker, peer: &Peer) {
+    let result = stream.hear("</db:result>").await;
+    assert!(!result.contains("<starttls"), "{result}");
+    let to = attribute(&result, "db:result", "from");
+    stream
+        .say(&format!("<db:result from='{}' to='{to}' type='valid'/>", peer.domain))
+        .await;
+}
+
+#[rstest]
+#[case::none(&[], Ok(None))]
+#[case::ours(&["xmpp-server"], Ok(Some("xmpp-server")))]
+#[case::ours_among_others(&["h2", "xmpp-server"], Ok(Some("xmpp-server")))]
+#[case::clients(&["xmpp-client"], Err(()))]
+#[case::others(&["h2", "http/1.1"], Err(()))]
+#[tokio::test]
+async fn alpn_names_our_protocol_or_nothing(#[case] offered: &[&str], #[case] expected: Result<Option<&str>, ()>) {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut peer = Speaker::connect(lab.direct_tls).await;
+    let agreed = peer.try_tls_as_client("coluc.com", client_with(offered)).await;
+    match (agreed, expected) {
+        (Ok(agreed), Ok(expected)) => {
+            assert_eq!(agreed.as_deref(), expected.map(str::as_bytes));
+            peer.say(&header("vngtp.lab", "coluc.com", "")).await;
+            let features = peer.hear("</stream:features>").await;
+            assert!(features.contains("<dialback "), "{features}");
+            assert!(!features.contains("starttls"), "{features}");
+        }
+        (Err(error), Err(())) => {
+            assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+            let failures = "xmpp_edge_tls_failures_total{direction=\"inbound\"}";
+            lab.until("the failure is counted", |lab| lab.metric(failures) == 1)
+                .await;
+        }
+        (agreed, expected) => panic!("{agreed:?} instead of {expected:?}"),
+    }
+}
+
+#[rstest]
+#[case::ours(&["xmpp-server"])]
+#[case::others(&["h2"])]
+#[tokio::test]
+async fn alpn_plays_no_part_in_starttls(#[case] offered: &[&str]) {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut peer = Speaker::connect(lab.s2s).await;
+    peer.say(&header("vngtp.lab", "coluc.com", "")).await;
+    peer.hear("</stream:features>").await;
+    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    let agreed = peer.try_tls_as_client("coluc.com", client_with(offered)).await;
+    assert_eq!(agreed.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_pair_is_authenticated_and_delivered_over_it() {
+    let (lab, peer, _router, mut link) = Lab::with_link().await;
+    let (mut bob, id) = peer.open_direct(lab.direct_tls, "coluc.com").await;
+    peer.authenticate(&mut bob, &id, "coluc.com").await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='d1'/>")
+        .await;
+    assert!(link.hear().await.contains("id='d1'"));
+    let streams = lab.edge.registry.streams(None);
+    let inbound = streams.iter().find(|s| s.direction == "inbound").unwrap();
+    assert!(
+        inbound.detail.tls.as_ref().unwrap().version.starts_with("TLS"),
+        "{inbound:?}"
+    );
+    assert_eq!(inbound.detail.pairs.len(), 1);
+}
+
+#[rstest]
+#[case::starttls("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "unsupported-stanza-type")]
+#[case::stanza("<message from='bob@vngtp.lab' to='alice@coluc.com'/>", "not-authorized")]
+#[tokio::test]
+async fn what_is_out_of_place_ends_the_stream(#[case] said: &str, #[case] expected: &str) {
+    let (lab, peer, _router, _link) = Lab::with_link().await;
+    let (mut bob, _) = peer.open_direct(lab.direct_tls, "coluc.com").await;
+    bob.say(said).await;
+    let end = bob.hear("</stream:stream>").await;
+    assert!(end.contains(&format!("<{expected} ")), "{end}");
+}
+
+#[rstest]
+#[case::foreign_to("vngtp.lab", "elsewhere.example", "host-unknown")]
+#[case::our_own_from("coluc.com", "coluc.com", "invalid-from")]
+#[case::not_allowed("stranger.example", "coluc.com", "policy-violation")]
+#[tokio::test]
+async fn headers_are_judged_as_after_starttls(#[case] from: &str, #[case] to: &str, #[case] expected: &str) {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    bob.start_tls_as_client("coluc.com").await;
+    bob.say(&header(from, to, "")).await;
+    let end = bob.hear("</stream:stream>").await;
+    assert!(end.contains(&format!("<{expected} ")), "{end}");
+}
+
+#[tokio::test]
+async fn a_stream_without_version_goes_straight_to_dialback() {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    bob.start_tls_as_client("coluc.com").await;
+    let old = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", ">");
+    bob.say(&old).await;
+    bob.say("<db:result from='vngtp.lab' to='other.example'>k</db:result>")
+        .await;
+    let answer = bob.hear("</db:result>").await;
+    assert!(!answer.contains("features"), "{answer}");
+    assert!(answer.contains("<item-not-found "), "{answer}");
+}
+
+#[tokio::test]
+async fn clear_text_on_its_port_gets_no_stream() {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
+    let end = bob.hear_end().await;
+    assert!(!end.contains("stream"), "{end}");
+    let failures = "xmpp_edge_tls_failures_total{direction=\"inbound\"}";
+    assert_eq!(lab.metric(failures), 1);
+}
+
+#[tokio::test]
+async fn its_port_serves_nobody_once_tls_is_disabled() {
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
+    let mut config = lab.edge.live().config.clone();
+    config.tls.mode = TlsMode::Disabled;
+    let mut after = live(config);
+    after.tls = TlsSettings::new(None, None);
+    lab.live.send(Arc::new(after)).unwrap();
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    let refused = bob.try_tls_as_client("coluc.com", client_with(&[])).await;
+    assert!(refused.is_err());
+}
+
+#[tokio::test]
+async fn a_domain_that_offers_nothing_else_is_reached_and_asked() {
+    let peer = Peer::new("partner.example").await;
+    let zone = Zone::default()
+        .with("xmpps-server", "partner.example", 0, port(&peer))
+        .with("xmpp-server", "partner.example", 0, 0);
+    let (lab, mut link) = start(zone, |_| {}).await;
+    // Initiating role.
+    link.say(MESSAGE);
+    let mut stream = accept_direct(&peer, "out").await;
+    believe(&mut stream, &peer).await;
+    stream.hear("id='m1'").await;
+    // Receiving role: the authoritative server is asked the same way.
+    let (mut bob, id) = peer.open_direct(lab.direct_tls, "coluc.com").await;
+    bob.say("<db:result from='partner.example' to='coluc.com'>key</db:result>")
+        .await;
+    let mut asked = accept_direct(&peer, "verify").await;
+    asked.hear("</db:verify>").await;
+    asked
+        .say(&format!(
+            "<db:verify from='partner.example' to='coluc.com' id='{id}' type='valid'/>"
+        ))
+        .await;
+    bob.hear("type='valid'/>").await;
+    bob.say("<message from='bob@partner.example' to='alice@coluc.com' id='in'/>")
+        .await;
+    assert!(link.hear().await.contains("id='in'"));
+}
+
+#[tokio::test]
+async fn a_peer_that_ignores_alpn_is_taken() {
+    let peer = Peer::new("partner.example").await;
+    let zone = Zone::default().with("xmpps-server", "partner.example", 0, port(&peer));
+    let (_lab, link) = start(zone, |_| {}).await;
+    link.say(MESSAGE);
+    let mut stream = peer.accept_tcp().await;
+    let (_, protocol) = stream.tls_as_server(server_with(&[])).await;
+    assert_eq!(protocol, None);
+    stream.hear("version='1.0'>").await;
+    stream.say(&header("partner.example", "coluc.com", "id")).await;
+    stream
+        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
+        .await;
+    believe(&mut stream, &peer).await;
+    stream.hear("id='m1'").await;
+}
+
+#[tokio::test]
+async fn a_target_that_stalls_leaves_time_for_the_next_one() {
+    let (stalling, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
+    let zone = Zone::default()
+        .with("xmpps-server", "partner.example", 1, port(&stalling))
+        .with("xmpp-server", "partner.example", 2, port(&good));
+    let (_lab, link) = start_with(
+        zone,
+        |_| {},
+        |resolver| {
+            resolver.with_bounds(Bounds {
+                each: Duration::from_millis(500),
+                ..Bounds::default()
+            })
+        },
+    )
+    .await;
+    link.say(MESSAGE);
+    let mut stalled = stalling.accept_tcp().await;
+    let mut stream = good.accept_authenticated("coluc.com").await;
+    stream.hear("id='m1'").await;
+    stalled.hear_end().await;
+}
+
+#[rstest]
+#[case::closes(b"")]
+#[case::speaks_in_clear(b"<?xml version='1.0'?><stream:stream>")]
+#[case::alert(b"\x15\x03\x03\0\x02\x02\x28")]
+#[tokio::test]
+async fn when_tls_fails_the_next_target_is_tried(#[case] answer: &[u8]) {
+    let (bad, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
+    let zone = Zone::default()
+        .with("xmpps-server", "partner.example", 1, port(&bad))
+        .with("xmpp-server", "partner.example", 2, port(&good));
+    let (_lab, link) = start(zone, |_| {}).await;
+    link.say(MESSAGE);
+    let mut broken = bad.accept_tcp().await;
+    broken.try_say(answer).await.unwrap();
+    drop(broken);
+    let mut stream = good.accept_authenticated("coluc.com").await;
+    stream.hear("id='m1'").await;
+}
+
+#[tokio::test]
+async fn the_better_priority_wins_whichever_service_it_is() {
+    let (plain, direct) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
+    for (first, second) in [(1, 2), (2, 1)] {
+        let zone = Zone::default()
+            .with("xmpp-server", "partner.example", first, port(&plain))
+            .with("xmpps-server", "partner.example", second, port(&direct));
+        let (_lab, link) = start(zone, |_| {}).await;
+        link.say(MESSAGE);
+        if first == 1 {
+            let mut stream = plain.accept_authenticated("coluc.com").await;
+            stream.hear("id='m1'").await;
+        } else {
+            let mut stream = accept_direct(&direct, "id").await;
+            believe(&mut stream, &direct).await;
+            stream.hear("id='m1'").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_with_which_tls_is_disabled_is_refused() {
+    let peer = Peer::new("vngtp.lab").await;
+    let router = Router::new().await;
+    let mut config = config(&[&peer], &[&router]);
+    config.peers = vec![serde_yaml::from_str("{domain: vngtp.lab, tlsMode: Disabled}").unwrap()];
+    let lab = Lab::start(live(config));
+    let mut bob = Speaker::connect(lab.direct_tls).await;
+    bob.start_tls_as_client("coluc.com").await;
+    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
+    let end = bob.hear("</stream:stream>").await;
+    assert!(end.contains("<policy-violation "), "{end}");
+}
+
+/// Two edges that require certificates: both roles of SASL EXTERNAL over direct TLS.
+#[tokio::test]
+async fn two_edges_federate_by_external_over_it() {
+    let pki = Pki::new();
+    let b = pki.issue(&["vngtp.lab"], |_| {});
+    let b = b.chain_pem.clone() + &b.key_pem;
+    let (router_a, router_b) = (Router::new().await, Router::new().await);
+    let setup = |router: &Router| {
+        let mut config = config(&[], &[router]);
+        config.privacy.mode = PrivacyMode::AllowAll;
+        config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
+        config.tls.require_client_certificates = true;
+        config
+    };
+    let (here, mut there) = (setup(&router_a), setup(&router_b));
+    there.domains = vec!["vngtp.lab".parse().unwrap()];
+    there.tls.certificates = vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    let found = |mut live: Live, zone: Zone| {
+        let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
+        live.resolver = Arc::new(resolver);
+        live
+    };
+    // Each needs the other's port: B is told A's afterwards, by a reload.
+    let live_b = || pki.live_with(there.clone(), &[("/b", &b)]);
+    let lab_b = Lab::start(found(live_b(), Zone::default()));
+    let to_b = Zone::default().with("xmpps-server", "vngtp.lab", 0, lab_b.direct_tls.port());
+    let lab_a = Lab::start(found(pki.live(here), to_b));
+    let to_a = Zone::default().with("xmpps-server", "coluc.com", 0, lab_a.direct_tls.port());
+    lab_b.live.send(Arc::new(found(live_b(), to_a))).unwrap();
+    let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
+    link_a.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    assert!(link_b.hear().await.contains("id='m1'"));
+    link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
+    assert!(link_a.hear().await.contains("id='m2'"));
+    for lab in [&lab_a, &lab_b] {
+        let streams = lab.edge.registry.streams(None);
+        assert_eq!(streams.len(), 2, "no stream for dialback: {streams:?}");
+        for stream in streams {
+            assert_eq!(stream.detail.pairs[0].mechanism, "external");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_drains_both_listeners() {
+    let peer = Peer::new("vngtp.lab").await;
+    let router = Router::new().await;
+    let mut config = config(&[&peer], &[&router]);
+    config.drain_delay = "1s".parse().unwrap();
+    let mut lab = Lab::start(live(config));
+    let mut link = router.accept().await;
+    let (mut bob, id) = peer.open_direct(lab.direct_tls, "coluc.com").await;
+    peer.authenticate(&mut bob, &id, "coluc.com").await;
+    let (mut plain, _) = peer.open(lab.s2s, "conf.coluc.com").await;
+    lab.begin_stop();
+    lab.until("no longer ready", |lab| lab.edge.draining()).await;
+    // Partners that have not noticed yet are served on both, also when they come only now.
+    let (mut late, _) = peer.open_direct(lab.direct_tls, "coluc.com").await;
+    let (mut late_plain, _) = peer.open(lab.s2s, "coluc.com").await;
+    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='last'/>")
+        .await;
+    assert!(link.hear().await.contains("id='last'"));
+    for stream in [&mut bob, &mut plain, &mut late, &mut late_plain] {
+        let end = stream.hear("</stream:stream>").await;
+        assert!(end.contains("<system-shutdown "), "{end}");
+        stream.say("</stream:stream>").await;
+    }
+    assert_eq!(link.hear().await, "</stream:stream>");
+    link.say("</stream:stream>");
+    link.say("");
+    let (s2s, direct) = (lab.s2s, lab.direct_tls);
+    tokio::time::timeout(Duration::from_secs(10), lab.stopped())
+        .await
+        .unwrap();
+    for address in [s2s, direct] {
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    }
+}
