@@ -5,6 +5,9 @@
 //! another. The edge is in a control group of 512 MiB. Needs root, two processors and a minute, so
 //! `make test` runs it (with `--ignored`), a plain `cargo test` does not. It runs in a network namespace
 //! of its own, whose loopback network gives the attackers thousands of addresses.
+//!
+//! It is a binary of its own because its attackers are processes of this binary, and because nothing else may
+//! compute meanwhile.
 
 #![allow(
     clippy::unwrap_used,
