@@ -1,0 +1,254 @@
+//! What is done to IM&P.
+
+use xmpp_federation_core::ComponentId;
+
+use super::access::{axl, control_center};
+use super::{Cluster, Imp};
+use crate::audit::{Action, Deed, Outcome};
+use crate::axl::Row;
+use crate::control_center::{Commanded, NotDone, RestartAnswer};
+use crate::desired::Desired;
+use crate::effects::Act;
+use crate::error::{CallError, CallErrorKind};
+use crate::http::Caller;
+use crate::ledger::Ledger;
+use crate::observation::Read;
+use crate::pkid::Pkid;
+use crate::report::Event;
+use crate::restart;
+
+impl Imp {
+    /// Does one thing: the intent is in the ledger before the call, the outcome after it.
+    pub(super) async fn act(&self, cluster: &mut Cluster, desired: &Desired, act: Act, events: &mut Vec<Event>) {
+        let Some(Ok(caller)) = cluster.caller.clone() else {
+            return;
+        };
+        match act {
+            Act::Insert { pkid, id } => {
+                let known = cluster.ledger().is_some_and(|ledger| ledger.rows.contains_key(&pkid));
+                if !known
+                    && !self
+                        .record(cluster, |ledger| {
+                            ledger.intend_insert(pkid, &id);
+                        })
+                        .await
+                {
+                    return;
+                }
+                let Some(table) = cluster.seen.table else {
+                    return;
+                };
+                let before = cluster.rows_of_ours();
+                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
+                let result = axl.insert(table, pkid, &id).await;
+                cluster.axl_version = axl.version;
+                if matches!(result, Ok(1))
+                    && let Some(rows) = &mut cluster.seen.rows
+                {
+                    rows.value.push(Row {
+                        pkid: pkid.to_string(),
+                        cp_id: id.to_string(),
+                    });
+                    cluster.seen.unverified = true;
+                }
+                let reason = format!("{} has a slot for it", desired.owner);
+                let row = (pkid, id.as_str(), reason.as_str());
+                self.row_done(cluster, Action::InsertRow, row, before, result, events)
+                    .await;
+            }
+            Act::Delete { pkid, id, reason } => {
+                if !self.record(cluster, |ledger| ledger.intend_delete(pkid)).await {
+                    return;
+                }
+                let Some(table) = cluster.seen.table else {
+                    return;
+                };
+                let before = cluster.rows_of_ours();
+                let shown = cluster
+                    .seen
+                    .rows
+                    .as_ref()
+                    .is_some_and(|rows| rows.value.iter().any(|row| row.pkid == pkid.to_string()));
+                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
+                let result = axl.delete(table, pkid, &id, shown).await;
+                cluster.axl_version = axl.version;
+                if result.is_ok() {
+                    if let Some(rows) = &mut cluster.seen.rows {
+                        rows.value.retain(|row| row.pkid != pkid.to_string());
+                    }
+                    cluster.seen.unverified = true;
+                    if !cluster.deleted.contains(&id.to_string()) {
+                        cluster.deleted.push(id.to_string());
+                    }
+                }
+                let row = (pkid, id.as_str(), reason);
+                self.row_done(cluster, Action::DeleteRow, row, before, result, events)
+                    .await;
+            }
+            Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
+            Act::Restart { node, reason } => {
+                self.restart(cluster, desired, &caller, &node, reason, events).await;
+            }
+        }
+    }
+
+    /// Takes a row over that stands for a component of ours, as the annotation asks.
+    async fn adopt(&self, cluster: &mut Cluster, pkid: Pkid, id: &ComponentId, events: &mut Vec<Event>) {
+        let deed = Deed {
+            at: self.clock.now().wall,
+            action: Action::AdoptRow,
+            subject: format!("{id} ({pkid})"),
+            reason: "the annotation xmppfederation.io/adopt-rows asks for it".to_owned(),
+            outcome: Outcome::Done,
+            told: "it was of somebody else, it is ours from now on; nothing was written to the table".to_owned(),
+        };
+        let saved = self
+            .record(cluster, |ledger| {
+                ledger.adopt(pkid, id);
+                ledger.acted(deed.record());
+            })
+            .await;
+        if saved {
+            cluster.seen.due.insert(Read::Rows);
+            deed.announce(&*self.counter);
+            events.push(deed.event());
+        }
+    }
+
+    /// Notes what came of a write.
+    async fn row_done(
+        &self,
+        cluster: &mut Cluster,
+        action: Action,
+        (pkid, id, reason): (Pkid, &str, &str),
+        before: usize,
+        result: Result<u64, CallError>,
+        events: &mut Vec<Event>,
+    ) {
+        let (outcome, told) = match &result {
+            Ok(rows) => (
+                if *rows == 1 { Outcome::Done } else { Outcome::NotDone },
+                format!(
+                    "{rows} row(s); the table had {before} rows of ours, has {}",
+                    cluster.rows_of_ours()
+                ),
+            ),
+            Err(error) => (
+                if error.may_have_arrived() {
+                    Outcome::Unknown
+                } else {
+                    Outcome::NotDone
+                },
+                format!("the table had {before} rows of ours; {error}"),
+            ),
+        };
+        let deed = Deed {
+            at: self.clock.now().wall,
+            action,
+            subject: format!("{id} ({pkid})"),
+            reason: reason.to_owned(),
+            outcome,
+            told,
+        };
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
+        match result {
+            Ok(rows) => {
+                cluster.seen.axl_failure = None;
+                cluster.seen.write_failures = 0;
+                // A row that was never seen: look whether it is gone.
+                if rows != 1 {
+                    cluster.seen.due.insert(Read::Rows);
+                }
+            }
+            Err(error) => {
+                cluster.seen.write_failures = cluster.seen.write_failures.saturating_add(1);
+                cluster.seen.due.insert(Read::Rows);
+                if matches!(error.kind, CallErrorKind::Fault(_)) {
+                    cluster.seen.due.insert(Read::Table);
+                }
+                self.axl_failed(cluster, error);
+            }
+        }
+        self.record(cluster, |ledger| ledger.acted(record)).await;
+    }
+
+    async fn restart(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        caller: &Caller,
+        node: &str,
+        reason: String,
+        events: &mut Vec<Event>,
+    ) {
+        let planned = self.clock.now();
+        let seen = cluster.seen.clone();
+        let intent = |ledger: &mut Ledger| {
+            let id = Pkid::random().to_string();
+            ledger.intend_restart(node, &reason, id, planned, &seen);
+        };
+        let cause = cluster
+            .ledger()
+            .and_then(|ledger| restart::need(node, desired.wanted(), ledger))
+            .map_or("unknown", |need| need.word());
+        if !self.record(cluster, intent).await {
+            return;
+        }
+        self.counter.restarted(node, cause);
+        cluster.seen.called_control_center(self.clock.now());
+        let commanded = control_center(caller, &desired.target, node)
+            .restart_router(planned.plus(self.timings.send_within))
+            .await;
+        let now = self.clock.now();
+        let (answer, outcome, told) = match commanded {
+            Commanded::Answered(answer) => {
+                cluster.seen.restart_failures.remove(node);
+                let (outcome, told) = match &answer {
+                    RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
+                    RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
+                    RestartAnswer::Ambiguous(why) => (Outcome::Unknown, format!("unknown ({why})")),
+                };
+                (Some(answer), outcome, told)
+            }
+            Commanded::NotDone(not_done) => {
+                let (wait, why) = match not_done {
+                    NotDone::Busy(why) => (self.timings.busy, why),
+                    NotDone::Failed(error) => {
+                        let count = cluster.seen.restart_failures.entry(node.to_owned()).or_default();
+                        *count = count.saturating_add(1);
+                        let unit = self.timings.back_off_unit;
+                        (error.back_off(*count, now.wall, unit).max(unit * 10), error.to_string())
+                    }
+                };
+                cluster
+                    .seen
+                    .restart_not_before
+                    .insert(node.to_owned(), (now.plus(wait), why.clone()));
+                (None, Outcome::NotDone, format!("not carried out ({why})"))
+            }
+        };
+        let up_time = seen
+            .services
+            .get(node)
+            .and_then(|services| services.value.up_time)
+            .map_or_else(|| "not known".to_owned(), |seconds| format!("{seconds} s before"));
+        let deed = Deed {
+            at: now.wall,
+            action: Action::RestartRouter,
+            subject: node.to_owned(),
+            reason,
+            outcome,
+            told: format!("{told}; up time {up_time}"),
+        };
+        deed.announce(&*self.counter);
+        events.push(deed.event());
+        let record = deed.record();
+        self.record(cluster, |ledger| {
+            ledger.acted(record);
+            ledger.restart_answered(node, answer);
+        })
+        .await;
+    }
+}

@@ -1,0 +1,303 @@
+//! The edge pods: how many, behind which Service, within which bounds.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::values::{Address, DomainName, Duration, Network, any_object, any_objects};
+
+/// The edge pods.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.slots) || self.slots >= self.replicas").message("slots must be at least replicas: each replica needs a component id registered ahead").field_path(".slots"))]
+pub struct EdgeSpec {
+    /// Public host name: target of the SRV records and base of the realms under which IM and
+    /// Presence knows the replicas.
+    pub hostname: DomainName,
+
+    /// Number of edge pods. Default 2.
+    #[serde(default = "two")]
+    #[schemars(range(min = 0, max = 32))]
+    pub replicas: i32,
+
+    /// Component ids registered ahead. Default: replicas. Registering one needs a restart of the
+    /// XCP routers; scaling within slots does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 32))]
+    pub slots: Option<i32>,
+
+    /// Scaling by load, within slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
+
+    /// Image of the edge. Absent: that of the operator's own release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// When the kubelet pulls the image: Always, IfNotPresent or Never. Absent: Kubernetes' own
+    /// rule by the image's tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+
+    /// The Service that peers reach.
+    #[serde(default)]
+    pub service: ServiceSpec,
+
+    /// Public addresses, where NAT hides what the Service shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(length(max = 16))]
+    pub public_addresses: Vec<Address>,
+
+    /// Load balancers that prefix connections with a PROXY header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolSpec>,
+
+    /// TLS from the first byte (XEP-0368), besides STARTTLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_tls: Option<DirectTlsSpec>,
+
+    /// Bounds on the resources that peers use; absent fields have the edge's defaults.
+    #[serde(default)]
+    pub limits: LimitsSpec,
+
+    /// How long a stopping pod goes on accepting, so that load balancers notice. Default 15s.
+    #[serde(default = "fifteen_seconds")]
+    pub drain_delay: Duration,
+
+    /// What is passed on to the pods.
+    #[serde(default)]
+    pub pod: PodSpec,
+}
+
+fn two() -> i32 {
+    2
+}
+
+fn fifteen_seconds() -> Duration {
+    Duration::seconds(15)
+}
+
+/// When an image is pulled.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// At each start of a pod.
+    Always,
+    /// When the node has none.
+    IfNotPresent,
+    /// Never; the node has it.
+    Never,
+}
+
+/// Scaling by load.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingSpec {
+    /// Most pods; at most slots.
+    #[schemars(range(min = 1, max = 32))]
+    pub max_replicas: i32,
+    /// Mean CPU use, in percent of the request, that is aimed at. Default 70.
+    #[serde(default = "seventy", rename = "targetCPUUtilizationPercentage")]
+    #[schemars(range(min = 1, max = 100))]
+    pub target_cpu_utilization_percentage: i32,
+}
+
+fn seventy() -> i32 {
+    70
+}
+
+/// The Service that peers reach.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// LoadBalancer, NodePort or ClusterIP. Default LoadBalancer.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+    /// Annotations for the load balancer's controller.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Class of the load balancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub load_balancer_class: Option<String>,
+    /// Local (peers' addresses stay visible) or Cluster. Default Local.
+    #[serde(default)]
+    pub external_traffic_policy: TrafficPolicy,
+    /// Networks that may connect; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub load_balancer_source_ranges: Vec<Network>,
+    /// SingleStack, PreferDualStack or RequireDualStack. Absent: the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+    /// IPv4, IPv6 or both in order. Empty: the cluster's default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub ip_families: Vec<IpFamily>,
+}
+
+/// Kind of Service.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServiceType {
+    /// With an address of the cloud's load balancer.
+    #[default]
+    LoadBalancer,
+    /// A port on each node.
+    NodePort,
+    /// Inside the cluster only.
+    ClusterIP,
+}
+
+/// Which nodes answer.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrafficPolicy {
+    /// Those with a ready pod.
+    #[default]
+    Local,
+    /// All.
+    Cluster,
+}
+
+/// Families of addresses.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpFamilyPolicy {
+    /// One.
+    SingleStack,
+    /// Both where possible.
+    PreferDualStack,
+    /// Both.
+    RequireDualStack,
+}
+
+/// One family.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpFamily {
+    /// IPv4.
+    IPv4,
+    /// IPv6.
+    IPv6,
+}
+
+/// Trusted load balancers.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyProtocolSpec {
+    /// Networks whose PROXY headers are believed.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub trusted_sources: Vec<Network>,
+}
+
+/// Direct TLS.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectTlsSpec {
+    /// Whether port 5270 is offered. Default false.
+    #[serde(default)]
+    pub enabled: bool,
+}
+
+/// Bounds; what is absent has the edge's default.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsSpec {
+    /// Largest stanza, bytes. Default 262144; at least 10000 (RFC 6120 section 13.12).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10_000, max = 16_777_216))]
+    pub max_stanza_bytes: Option<i32>,
+    /// Largest element before authentication, bytes. Default 16384.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub max_unauthenticated_bytes: Option<i32>,
+    /// Inbound connections of one pod. Default: as many as its memory limit carries, at most 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<i32>,
+    /// Inbound connections from one IPv4 address or IPv6 /64. Default 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per_address: Option<i32>,
+    /// Inbound connections from one IPv6 /56. Default 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per56: Option<i32>,
+    /// Inbound connections from one IPv6 /48. Default 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per48: Option<i32>,
+    /// New inbound connections in a second from one of these networks. Default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub new_connections_per_second: Option<i32>,
+    /// Domain pairs on one stream. Default 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_pairs_per_stream: Option<i32>,
+    /// Dialback verifications under way at once. Default: as many as the pod's memory limit carries, at
+    /// most 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_verifications: Option<i32>,
+    /// Ignored. The edge warns of it, since maxQueuedBytes is the bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_queued_stanzas: Option<i32>,
+    /// Bytes of stanzas waiting for one remote domain. Default 33554432.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10_000, max = 1_073_741_824))]
+    pub max_queued_bytes: Option<i32>,
+    /// Time for TCP, TLS and stream negotiation together. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negotiation_timeout: Option<Duration>,
+    /// Time for a dialback answer. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialback_timeout: Option<Duration>,
+    /// A stream on which nothing comes is closed after this time. Default 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What is passed on to the pods, in the words of Kubernetes' own pod specification.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Requests and limits of the edge's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub resources: Option<ResourceRequirements>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub tolerations: Vec<Toleration>,
+    /// Affinity. Absent: pods prefer different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub affinity: Option<Affinity>,
+    /// How pods spread over zones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Secrets for pulling the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Further annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Further labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
