@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::{Activation, ComponentId, ForeignComponents};
 
 use crate::access::Target;
 use crate::clock::Stamp;
@@ -97,15 +97,6 @@ pub struct Sibling {
     pub publisher: String,
 }
 
-/// Whether rows are wanted at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// Rows are registered and routers restarted.
-    Active,
-    /// Neither; rows of ours are removed.
-    Prepared,
-}
-
 /// When routers may be restarted.
 #[derive(Debug, Clone)]
 pub struct RestartPolicy {
@@ -126,15 +117,6 @@ pub enum RestartMode {
     Window(Box<Window>),
     /// A human; the operator says which nodes and how.
     Manual,
-}
-
-/// What rows of other systems mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForeignComponents {
-    /// Nothing is registered beside them.
-    Refuse,
-    /// They are left alone.
-    Tolerate,
 }
 
 /// A query of the administrator's own, and what it means.

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::{Activation, ComponentId};
 
 use super::clock::Stamp;
 use super::control_center::ImpFederation;
-use super::desired::{Activation, Desired, Owner};
+use super::desired::{Desired, Owner};
 use super::ledger::Ledger;
 use super::observation::{Barred, Observation, Read};
 use super::pkid::Pkid;

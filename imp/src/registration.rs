@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::{ComponentId, ForeignComponents};
 
 use super::axl::Row;
-use super::desired::ForeignComponents;
+
 use super::ledger::Ledger;
 use super::pkid::Pkid;
 use crate::records::RowState;

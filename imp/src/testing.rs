@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::{Activation, ForeignComponents, SecretBytes};
 
 use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
-use crate::desired::{Activation, Desired, ForeignComponents, Owner, Place, Requests, RestartMode, RestartPolicy};
+use crate::desired::{Desired, Owner, Place, Requests, RestartMode, RestartPolicy};
 use crate::ledger::file::publisher_of;
 use crate::store::{LedgerStore, MemoryStore, StoreError, Stored};
 

@@ -6,11 +6,11 @@ mod federation;
 
 use std::time::Duration;
 
-use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::{Activation, ComponentId};
 
 use super::announcement::{self, Proof};
 use super::axl::Table;
-use super::desired::{Activation, Desired};
+use super::desired::Desired;
 use super::effects::{Act, Step, Wait, Why};
 use super::ledger::Ledger;
 use super::observation::{Barred, Observation, Read};

@@ -4,7 +4,9 @@
 //! value with the sentence; and validation asks again, for objects that were stored under an older
 //! schema. Who implements a value removes its row.
 
-use super::spec::{Activation, Publish, XmppFederationSpec};
+use xmpp_federation_core::Activation;
+
+use super::spec::{Publish, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
 use xmpp_federation_core::edge_config::{
-    Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, PrivacyMode, StaticRoute, TlsMode, TlsVersion,
+    Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, StaticRoute, TlsMode, TlsVersion,
 };
 use xmpp_federation_core::{ComponentId, Domain};
 
@@ -234,7 +234,7 @@ pub fn run(
     let proxy_sources = proxy_sources(&mut problems, spec);
     let peers = peers(&mut problems, spec, &hosted);
     let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
-    if direct_tls && spec.tls.mode == spec::TlsMode::Disabled {
+    if direct_tls && spec.tls.mode == TlsMode::Disabled {
         problems.0.push(
             "spec.edge.directTls: is enabled while spec.tls.mode is Disabled; disable it, or choose Required or Optional"
                 .to_owned(),
@@ -294,11 +294,7 @@ fn accepted_by_the_edge(valid: &Validated) -> Result<(), Refusal> {
 
 fn privacy(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Privacy {
     let privacy = Privacy {
-        mode: match spec.privacy.mode {
-            spec::PrivacyMode::AllowList => PrivacyMode::AllowList,
-            spec::PrivacyMode::DenyList => PrivacyMode::DenyList,
-            spec::PrivacyMode::AllowAll => PrivacyMode::AllowAll,
-        },
+        mode: spec.privacy.mode,
         domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
     };
     for (i, domain) in privacy.domains.iter().enumerate() {
@@ -362,7 +358,7 @@ fn tls_terms(spec: &XmppFederationSpec) -> TlsTerms {
             .as_ref()
             .and_then(|c| c.secret_ref.as_ref())
             .map(|r| r.name.clone()),
-        mode: tls_mode(spec.tls.mode),
+        mode: spec.tls.mode,
         require_client_certificates: spec.tls.require_client_certificates,
         revocation_lists: spec
             .tls
@@ -371,18 +367,7 @@ fn tls_terms(spec: &XmppFederationSpec) -> TlsTerms {
             .map(|lists| lists.config_map_ref.clone()),
         system_anchors: spec.tls.trust_anchors.system,
         anchors: spec.tls.trust_anchors.secret_ref.clone(),
-        min_version: match spec.tls.min_version {
-            spec::TlsVersion::VersionTLS12 => TlsVersion::VersionTLS12,
-            spec::TlsVersion::VersionTLS13 => TlsVersion::VersionTLS13,
-        },
-    }
-}
-
-const fn tls_mode(mode: spec::TlsMode) -> TlsMode {
-    match mode {
-        spec::TlsMode::Required => TlsMode::Required,
-        spec::TlsMode::Optional => TlsMode::Optional,
-        spec::TlsMode::Disabled => TlsMode::Disabled,
+        min_version: spec.tls.min_version,
     }
 }
 
@@ -414,14 +399,14 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
         }
         let mode = peer.tls_mode.unwrap_or(spec.tls.mode);
         let wants_certificate = peer.require_certificate == Some(true) || !pinned_sha256.is_empty();
-        if mode == spec::TlsMode::Disabled && wants_certificate {
+        if mode == TlsMode::Disabled && wants_certificate {
             problems.0.push(format!(
                 "{field}: a certificate is required from {domain} while TLS towards it is Disabled; choose tlsMode Required, or remove requireCertificate and pinnedSha256"
             ));
         }
         peers.push(Peer {
             domain,
-            tls_mode: peer.tls_mode.map(tls_mode),
+            tls_mode: peer.tls_mode,
             require_certificate: peer.require_certificate,
             pinned_sha256,
             max_stanza_bytes: peer.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),

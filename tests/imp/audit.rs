@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use testkit_simulator::FaultOptions;
 use tracing_subscriber::fmt::MakeWriter;
+use xmpp_federation_core::Activation;
 use xmpp_federation_imp::Imp;
-use xmpp_federation_imp::desired::Activation;
+
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::Report;
 use xmpp_federation_imp::store::LedgerStore;

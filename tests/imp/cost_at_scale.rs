@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use testkit_simulator::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
-use xmpp_federation_core::{ComponentId, SecretBytes};
+use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::access::NodeAddress;
 use xmpp_federation_imp::clock::Clock;
-use xmpp_federation_imp::desired::{Activation, Desired, Link, Owner};
+use xmpp_federation_imp::desired::{Desired, Link, Owner};
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Progress, Status};
 use xmpp_federation_imp::store::LedgerStore;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use testkit_simulator::{Federation, ImpConfig, Row};
-use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
+use xmpp_federation_core::{Activation, ForeignComponents};
+use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 

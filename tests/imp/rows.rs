@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use testkit_simulator::{FaultOptions, ImpConfig, Row};
-use xmpp_federation_imp::desired::{Activation, ForeignComponents, RestartMode};
+use xmpp_federation_core::{Activation, ForeignComponents};
+use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;

@@ -105,17 +105,18 @@ pub struct Dialback {
     pub accept: Vec<PathBuf>,
 }
 
-/// Security mode. Cisco Expressway calls these values TLS required, TLS optional and No TLS.
+/// Security mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum TlsMode {
-    /// No stanza and no dialback key without TLS.
+    /// No stanza and no dialback key without TLS. Cisco Expressway calls this TLS required.
     #[default]
     Required,
     /// TLS where the peer offers it, clear text only where it does not; never after a failed
-    /// handshake, and not with a domain that used TLS within the last day.
+    /// handshake, and not with a domain that used TLS within the last day. Cisco Expressway calls
+    /// this TLS optional.
     Optional,
-    /// TLS neither offered nor accepted; dialback in clear.
+    /// TLS neither offered nor accepted; dialback in clear. Cisco Expressway calls this No TLS.
     Disabled,
 }
 

@@ -1,8 +1,10 @@
 //! The rows of a resource that goes.
 
+use xmpp_federation_core::Activation;
+
 use super::Imp;
 use crate::axl::Table;
-use crate::desired::{Activation, Desired};
+use crate::desired::Desired;
 use crate::ledger::Ledger;
 use crate::pkid::Pkid;
 use crate::reasons;

@@ -5,13 +5,14 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rstest::rstest;
+use xmpp_federation_core::ForeignComponents;
 
 use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
 use super::properties::{config, run};
 use crate::clock::Stamp;
 use crate::control_center::RestartAnswer;
 use crate::control_center::ServiceState;
-use crate::desired::{Desired, ForeignComponents, RestartMode};
+use crate::desired::{Desired, RestartMode};
 use crate::effects::{Input, Step, plan};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::observation::Observation;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use xmpp_federation_core::Activation;
 
 use super::operator::Actor;
 use super::world::{DELAY_MS, RESTART_MS, World};
 use crate::control_center::ImpFederation;
-use crate::desired::{Activation, RestartMode};
+use crate::desired::RestartMode;
 use crate::pkid::Pkid;
 use crate::timings::Timings;
 use crate::window::Window;

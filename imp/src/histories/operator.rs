@@ -4,6 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use xmpp_federation_core::Activation;
+
 use super::mutants::Mutant;
 use super::operations::Fault;
 use super::world::{DELAY_MS, NAMES, RESTART_MS, World};
@@ -11,7 +13,7 @@ use crate::axl::{Node, Row, Table};
 use crate::clock::Stamp;
 use crate::control_center::ImpFederation;
 use crate::control_center::RestartAnswer;
-use crate::desired::{Activation, Desired, RestartMode};
+use crate::desired::{Desired, RestartMode};
 use crate::effects::{Act, Input, Step, Wait, Why, plan};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;

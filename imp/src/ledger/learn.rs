@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use xmpp_federation_core::Activation;
+
 use crate::announcement;
 use crate::audit::{Action, Deed, Outcome};
 use crate::clock::{Elapsed, Stamp};
 use crate::control_center::ImpFederation;
-use crate::desired::{Activation, Desired};
+use crate::desired::Desired;
 use crate::observation::Observation;
 use crate::observation::started_after;
 use crate::pkid::Pkid;

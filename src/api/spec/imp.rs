@@ -3,6 +3,8 @@
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xmpp_federation_core::ForeignComponents;
+use xmpp_federation_core::edge_config::LinkProfile;
 
 use super::{SecretKeyRef, SecretRef};
 use crate::api::values::{DomainName, Duration};
@@ -141,23 +143,13 @@ pub struct RouterSpec {
     /// Component (XEP-0114) or Xcp (with XCP's announcements and envelopes, proven against a
     /// simulator and a public capture only). Default Component.
     #[serde(default)]
-    pub profile: RouterProfile,
+    pub profile: LinkProfile,
     /// The shared secret of the handshake.
     pub secret_ref: SecretKeyRef,
 }
 
 fn router_port() -> i32 {
     7400
-}
-
-/// Protocol towards the routers.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RouterProfile {
-    /// XEP-0114.
-    #[default]
-    Component,
-    /// XEP-0114 with XCP's announcements and envelopes.
-    Xcp,
 }
 
 /// When XCP routers may be restarted; a restart drops every session on its node.
@@ -227,16 +219,6 @@ pub struct FederationCheckSpec {
     /// The value that means that it is off; any other means that it is on.
     #[schemars(length(max = 256))]
     pub off_value: String,
-}
-
-/// What rows of other federation edges mean.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ForeignComponents {
-    /// Nothing is registered beside them.
-    #[default]
-    Refuse,
-    /// They are left alone.
-    Tolerate,
 }
 
 /// What a deletion does with the rows.

@@ -10,9 +10,8 @@ mod routes;
 mod tls;
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use xmpp_federation_core::{ComponentId, Domain, Realm};
+use xmpp_federation_core::{Activation, ComponentId, Domain, Realm};
 
 use super::status::XmppFederationStatus;
 use super::values::{DomainName, Duration};
@@ -110,16 +109,6 @@ pub struct XmppFederationSpec {
     /// Stops all work on this resource: nothing is written, to Kubernetes or to IM and Presence.
     #[serde(default)]
     pub paused: bool,
-}
-
-/// How far a resource goes.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activation {
-    /// Everything.
-    #[default]
-    Active,
-    /// Everything except rows and router links.
-    Prepared,
 }
 
 /// The dialback secret.

@@ -1,10 +1,9 @@
 //! Which remote domains federate, where they are reached, and under which terms.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xmpp_federation_core::edge_config::{PrivacyMode, TlsMode};
 
-use super::TlsMode;
 use crate::api::values::DomainName;
 
 /// Which remote domains may federate; exact names.
@@ -21,18 +20,6 @@ pub struct PrivacySpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(max = 1000))]
     pub domains: Vec<DomainName>,
-}
-
-/// How the list is read.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PrivacyMode {
-    /// Listed domains, and those of staticRoutes and peers.
-    #[default]
-    AllowList,
-    /// All but the listed.
-    DenyList,
-    /// Everybody.
-    AllowAll,
 }
 
 /// Fixed addresses of a remote domain.

@@ -1,8 +1,8 @@
 //! Certificates, trust and the security mode.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xmpp_federation_core::edge_config::{TlsMode, TlsVersion};
 
 use super::{ConfigMapKeyRef, SecretKeyRef, SecretRef};
 
@@ -32,28 +32,6 @@ pub struct TlsSpec {
     /// VersionTLS12 or VersionTLS13. Default VersionTLS12.
     #[serde(default)]
     pub min_version: TlsVersion,
-}
-
-/// Security mode.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsMode {
-    /// Nothing without TLS.
-    #[default]
-    Required,
-    /// TLS where the peer offers it.
-    Optional,
-    /// No TLS.
-    Disabled,
-}
-
-/// Lowest version of TLS.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsVersion {
-    /// 1.2 and 1.3.
-    #[default]
-    VersionTLS12,
-    /// 1.3 only.
-    VersionTLS13,
 }
 
 /// Where a certificate comes from: exactly one of the two.

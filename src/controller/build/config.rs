@@ -5,12 +5,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use xmpp_federation_core::edge_config::{
-    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, LinkProfile, Listen, Log, ProxyProtocol, Router,
-    Tls, TrustAnchors,
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, Listen, Log, ProxyProtocol, Router, Tls,
+    TrustAnchors,
 };
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
-use crate::api::spec::RouterProfile;
 use crate::controller::dereference::ADMIN_PORT;
 use crate::controller::material::DIALBACK_KEY;
 use crate::controller::validate::{Imp, Validated};
@@ -97,10 +96,7 @@ fn router(valid: &Validated, imp: &Imp, links: &Links) -> Router {
     Router {
         name: name.clone(),
         domains: imp.domains.clone(),
-        profile: match imp.spec.router.profile {
-            RouterProfile::Component => LinkProfile::Component,
-            RouterProfile::Xcp => LinkProfile::Xcp,
-        },
+        profile: imp.spec.router.profile,
         component_ids: valid.component_ids.clone(),
         secret_file: PathBuf::from(format!("{CONFIG_DIR}/{}", router_file(name))),
         endpoints: nodes
@@ -134,6 +130,7 @@ mod tests {
     use super::*;
     use rstest::rstest;
     use xmpp_federation_core::Domain;
+    use xmpp_federation_core::edge_config::LinkProfile;
 
     fn links() -> Links {
         let node = ("ecup10.coluc.com".to_owned(), "10.244.200.10".to_owned());

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
-use xmpp_federation_core::{ComponentId, SecretBytes};
+use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
 use super::{Asked, DNS_TIMEOUT};
 use crate::api::spec;
@@ -16,10 +16,10 @@ use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
 use crate::controller::names;
 use crate::controller::validate::Imp;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
-use xmpp_federation_imp::desired::{
-    Activation, Desired, FederationCheck, ForeignComponents, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
-};
 use xmpp_federation_imp::desired::{Announced, Opened};
+use xmpp_federation_imp::desired::{
+    Desired, FederationCheck, Link, Owner, Place, Requests, RestartMode, RestartPolicy,
+};
 use xmpp_federation_imp::report::NodeReport;
 
 /// On whose behalf clusters are asked for something.
@@ -104,10 +104,7 @@ pub fn desired(
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
         },
-        foreign_components: match imp.foreign_components {
-            spec::ForeignComponents::Refuse => ForeignComponents::Refuse,
-            spec::ForeignComponents::Tolerate => ForeignComponents::Tolerate,
-        },
+        foreign_components: imp.foreign_components,
         federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
             query: check.query.clone(),
             off_value: check.off_value.clone(),
@@ -120,7 +117,7 @@ pub fn desired(
             restart_routers: asked.restart_routers.clone(),
             adopt_rows: asked.adopt_rows.clone(),
         },
-        announces: imp.router.profile == spec::RouterProfile::Xcp,
+        announces: imp.router.profile == LinkProfile::Xcp,
         place,
         links: links_seen(&imp.name, pods),
     })

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use xmpp_federation_core::Activation;
+
 use super::{Command, DELAY_MS, Entry, NAMES, World};
-use crate::desired::{Activation, RestartMode};
+use crate::desired::RestartMode;
 use crate::histories::operations::{WINDOW_EVERY_S, WINDOW_OPEN_S};
 use crate::histories::operator::Actor;
 use crate::ledger::Ledger;
