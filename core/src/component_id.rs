@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::Realm;
 
 /// The prefix of every S2S component: command processor 1 of connection manager 2.
@@ -52,19 +50,7 @@ impl fmt::Display for ComponentId {
     }
 }
 
-impl Serialize for ComponentId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for ComponentId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
+crate::text::as_text!(ComponentId);
 
 #[cfg(test)]
 mod tests {

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
+use xmpp_federation_core::{Domain, Fingerprint};
 
 use crate::network::network_of;
 
@@ -29,9 +29,9 @@ pub struct PeerPolicy {
     pub tls_mode: TlsMode,
     /// Whether its certificate must be valid and name it, in both directions.
     pub require_certificate: bool,
-    /// SHA-256 fingerprints of its leaf certificate, 64 lower-case hexadecimal digits each; not
-    /// empty: only these are accepted, and their chain and name are not asked for.
-    pub pinned_sha256: Vec<String>,
+    /// Fingerprints of its leaf certificate; not empty: only these are accepted, and their chain and
+    /// name are not asked for.
+    pub pinned_sha256: Vec<Fingerprint>,
     /// Largest stanza taken from it, bytes.
     pub max_stanza_bytes: usize,
     /// Stanzas taken from it per second; `None`: no bound.
@@ -76,7 +76,7 @@ impl Policy {
             let terms = PeerPolicy {
                 tls_mode: peer.tls_mode.unwrap_or(general.tls_mode),
                 require_certificate: peer.require_certificate.unwrap_or(general.require_certificate),
-                pinned_sha256: peer.pinned_sha256.iter().map(|pin| pin.to_ascii_lowercase()).collect(),
+                pinned_sha256: peer.pinned_sha256.clone(),
                 max_stanza_bytes: peer.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
                 messages_per_second: peer.messages_per_second,
                 bytes_per_second: peer.bytes_per_second,

@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
-use sha2::{Digest, Sha256};
+use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::peer_key::{self, Possession, Version};
 
 use super::clock::Stamp;
@@ -312,11 +312,6 @@ fn only_pins(what: &str) -> String {
     format!("{what}, and can only be pinned")
 }
 
-/// Tells certificates apart.
-pub fn fingerprint(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
-}
-
 fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
@@ -358,7 +353,7 @@ enum Accepted {
     /// From one of these CAs.
     Issued(Arc<WebPkiServerVerifier>),
     /// With one of these fingerprints.
-    Pinned(Vec<[u8; 32]>),
+    Pinned(Vec<Fingerprint>),
     /// Whoever shows it.
     Any,
 }
@@ -437,7 +432,7 @@ impl ServerCertVerifier for Leaf {
                 let verified = chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
                 weak(end_entity).map_or(Ok(verified), |why| Err(refused(why)))
             }
-            Accepted::Pinned(pinned) if !pinned.contains(&fingerprint(end_entity)) => {
+            Accepted::Pinned(pinned) if !pinned.contains(&Fingerprint::of(end_entity)) => {
                 Err(CertificateError::ApplicationVerificationFailure.into())
             }
             Accepted::Pinned(_) | Accepted::Any => Ok(ServerCertVerified::assertion()),

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use data_encoding::HEXLOWER;
 use xmpp_federation_core::edge_config::{
     Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, StaticRoute, TlsMode, TlsVersion,
 };
+use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::build::{Links, edge_config};
@@ -122,7 +122,7 @@ pub struct Imp {
     /// Address overrides by lower-case node name.
     pub addresses: Vec<(String, IpAddr)>,
     /// SHA-256 fingerprints of the nodes' certificates.
-    pub pins: Vec<[u8; 32]>,
+    pub pins: Vec<Fingerprint>,
 }
 
 /// Names that another resource holds already.
@@ -174,6 +174,14 @@ impl Problems {
                 .push(format!("{field}: {number} is not a TCP port; write 1 to 65535"));
         }
         port
+    }
+    fn pins<'a>(&mut self, field: &str, texts: impl IntoIterator<Item = &'a String>) -> Vec<Fingerprint> {
+        let read = |text: &String| {
+            text.parse()
+                .map_err(|error: FingerprintError| self.0.push(format!("{field}: {error}")))
+                .ok()
+        };
+        texts.into_iter().filter_map(read).collect()
     }
     fn all<'a, T: FromStr>(&mut self, field: &str, texts: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<T> {
         texts
@@ -388,15 +396,7 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
                 "{field}.domain: {domain} has two entries; put its policy into one"
             ));
         }
-        let mut pinned_sha256 = Vec::new();
-        for text in &peer.pinned_sha256 {
-            match fingerprint(text) {
-                Some(pin) => pinned_sha256.push(HEXLOWER.encode(&pin)),
-                None => problems.0.push(format!(
-                    "{field}.pinnedSha256: {text:?} is not a SHA-256 fingerprint of 64 hexadecimal digits"
-                )),
-            }
-        }
+        let pinned_sha256 = problems.pins(&format!("{field}.pinnedSha256"), &peer.pinned_sha256);
         let mode = peer.tls_mode.unwrap_or(spec.tls.mode);
         let wants_certificate = peer.require_certificate == Some(true) || !pinned_sha256.is_empty();
         if mode == TlsMode::Disabled && wants_certificate {
@@ -510,15 +510,10 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             check.query
         ));
     }
-    let mut pins = Vec::new();
-    for text in entry.tls.pinned_sha256.iter().flatten() {
-        match fingerprint(text) {
-            Some(pin) => pins.push(pin),
-            None => problems.0.push(format!(
-                "{field}.tls.pinnedSha256: {text:?} is not a SHA-256 fingerprint of 64 hexadecimal digits"
-            )),
-        }
-    }
+    let pins = problems.pins(
+        &format!("{field}.tls.pinnedSha256"),
+        entry.tls.pinned_sha256.iter().flatten(),
+    );
     let window = entry.restart.window.as_ref().and_then(|window| {
         let zone = window.time_zone.as_deref();
         Window::new(&window.schedule, window.duration.get(), zone)
@@ -562,24 +557,6 @@ fn is_one_select(query: &str) -> bool {
         && query.len() <= 1000
         && !query.contains(|c: char| c == ';' || c.is_control())
         && !words.any(|word| word == "into")
-}
-
-/// 64 hexadecimal digits, colons between bytes allowed.
-fn fingerprint(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u32> = text
-        .chars()
-        .filter(|c| *c != ':')
-        .map(|c| c.to_digit(16))
-        .collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits
-        .chunks_exact(2)
-        .filter_map(|pair| match pair {
-            [high, low] => u8::try_from(high * 16 + low).ok(),
-            _ => None,
-        })
-        .collect();
-    (digits.len() == 64).then_some(())?;
-    bytes.try_into().ok()
 }
 
 fn limits(spec: &LimitsSpec) -> Limits {

@@ -1,10 +1,8 @@
 //! What a certificate says, for status and conditions.
 
-use data_encoding::HEXLOWER;
-use sha2::{Digest as _, Sha256};
 use x509_parser::pem::Pem;
-use xmpp_federation_core::Domain;
 use xmpp_federation_core::certificate::CertificateNames;
+use xmpp_federation_core::{Domain, Fingerprint};
 
 /// The facts of a leaf certificate that people ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +13,8 @@ pub struct CertificateInfo {
     pub not_after: jiff::Timestamp,
     /// The issuer's distinguished name.
     pub issuer: String,
-    /// SHA-256 over the DER bytes, lower-case hexadecimal.
-    pub fingerprint_sha256: String,
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
     /// The names it proves.
     pub names: CertificateNames,
 }
@@ -47,7 +45,7 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, Unreadable> {
         not_before: time(certificate.validity().not_before)?,
         not_after: time(certificate.validity().not_after)?,
         issuer: certificate.issuer().to_string(),
-        fingerprint_sha256: HEXLOWER.encode(&Sha256::digest(&block.contents)),
+        fingerprint: Fingerprint::of(&block.contents),
         names: CertificateNames::from_der(&block.contents).map_err(|e| Unreadable(e.to_string()))?,
     })
 }

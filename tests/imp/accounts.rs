@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use testkit_simulator::{Change, FaultOptions, fingerprint};
+use xmpp_federation_core::Fingerprint;
 use xmpp_federation_imp::access::ServerTrust;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{SlotSync, Status};
 
-use crate::support::{Bench, pin, quick, secret};
+use crate::support::{Bench, quick, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_is_tried_once_over_all_ports() {
@@ -155,7 +156,7 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
         report.axl_authenticated.message
     );
     // The wrong fingerprint, then the right ones.
-    bench.desired.target.tls = ServerTrust::Pinned(vec![[0; 32]]);
+    bench.desired.target.tls = ServerTrust::Pinned(vec![Fingerprint::of(b"another certificate")]);
     let report = bench.once().await;
     assert!(
         report.axl_authenticated.message.contains("pinned"),
@@ -166,7 +167,7 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
         .sim
         .nodes()
         .iter()
-        .map(|node| pin(&node.certificate_sha256))
+        .map(|node| node.certificate_sha256.parse().unwrap())
         .collect();
     bench.desired.target.tls = ServerTrust::Pinned(pins);
     bench

@@ -11,7 +11,7 @@ use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Report, Status};
 use xmpp_federation_imp::timings::Timings;
 
-use crate::support::{Bench, pin, quick, quick_timings};
+use crate::support::{Bench, quick, quick_timings};
 
 fn alone() -> ImpConfig {
     let mut config = ImpConfig {
@@ -122,7 +122,7 @@ async fn a_certificate_that_tomcat_made_itself_can_be_pinned_and_not_trusted_as_
     for part in ["CA:true", "pinnedSha256"] {
         assert!(message.contains(part), "{message}");
     }
-    bench.desired.target.tls = ServerTrust::Pinned(vec![pin(&node.self_signed_sha256)]);
+    bench.desired.target.tls = ServerTrust::Pinned(vec![node.self_signed_sha256.parse().unwrap()]);
     bench.until(5, "registered", registered).await;
 }
 

@@ -80,15 +80,6 @@ pub fn secret(version: &str, password: &str) -> Credentials {
     testing::credentials("cups-axl", version, "axluser", password)
 }
 
-/// A fingerprint from its hexadecimal form.
-pub fn pin(hex: &str) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    }
-    bytes
-}
-
 impl Bench {
     /// A simulated cluster as [`quick`] makes them, and an operator with waits to match.
     pub async fn start(config: ImpConfig) -> Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Cidr, HostPort, HumanDuration};
-use crate::{ComponentId, Domain};
+use crate::{ComponentId, Domain, Fingerprint};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -252,11 +252,11 @@ pub struct Peer {
     /// Whether its certificate must be valid and name it, in both directions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_certificate: Option<bool>,
-    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each. Only these certificates
+    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each, with or without colons. Only these certificates
     /// are accepted then, in both directions, and nothing else about them is checked: neither
     /// authority nor name, dates or revocation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pinned_sha256: Vec<String>,
+    pub pinned_sha256: Vec<Fingerprint>,
     /// Largest stanza taken from it, bytes; at least 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stanza_bytes: Option<usize>,

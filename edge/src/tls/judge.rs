@@ -5,12 +5,11 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use xmpp_federation_core::Domain;
 use xmpp_federation_core::certificate::CertificateNames;
 use xmpp_federation_core::peer_key;
+use xmpp_federation_core::{Domain, Fingerprint};
 
 use super::revocation::RevocationLists;
-use crate::files::sha256_hex;
 
 /// What a peer's certificate proves about a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +66,12 @@ pub(crate) enum Examined {
     /// One was shown that anybody may have shown, as its key could not be verified with.
     Unproven(String),
     /// The fingerprint of the leaf, and its names if the chain holds, or what it proves without.
-    Shown(String, Result<CertificateNames, Verdict>),
+    Shown(Fingerprint, Result<CertificateNames, Verdict>),
 }
 
 impl Examined {
     /// `pins`: fingerprints that are accepted instead of chain and name; none: both must hold.
-    pub(crate) fn verdict(&self, domain: &Domain, pins: &[String]) -> Verdict {
+    pub(crate) fn verdict(&self, domain: &Domain, pins: &[Fingerprint]) -> Verdict {
         match self {
             Self::Missing => Verdict::Missing,
             Self::Unproven(reason) => Verdict::Unproven(reason.clone()),
@@ -122,7 +121,7 @@ impl Trust {
         let names = self
             .check(leaf, intermediates, UnixTime::now())
             .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| Verdict::Invalid(cut(&error.to_string()))));
-        Examined::Shown(sha256_hex(leaf), names)
+        Examined::Shown(Fingerprint::of(leaf), names)
     }
 
     fn check(

@@ -26,8 +26,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{Tls, TlsVersion};
+use xmpp_federation_core::{Domain, Fingerprint};
 
 use crate::files::{FieldError, ReadFile, sha256_hex};
 use choice::{ByDomain, ForDomain, Ours};
@@ -217,7 +217,7 @@ impl TlsSettings {
 
     /// Judges what a peer showed against a domain: chain to an authority and name, both; or, with
     /// `pins`, the fingerprint of the leaf alone.
-    pub fn judge(&self, peer: PeerCertificates<'_>, domain: &Domain, pins: &[String]) -> Verdict {
+    pub fn judge(&self, peer: PeerCertificates<'_>, domain: &Domain, pins: &[Fingerprint]) -> Verdict {
         self.trust.examine(peer).verdict(domain, pins)
     }
 }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 
 impl TlsSettings {
-    fn judge_proven(&self, chain: &[CertificateDer<'static>], domain: &Domain, pins: &[String]) -> Verdict {
+    fn judge_proven(&self, chain: &[CertificateDer<'static>], domain: &Domain, pins: &[Fingerprint]) -> Verdict {
         let proven = true;
         self.judge(PeerCertificates { chain, proven }, domain, pins)
     }
@@ -161,7 +161,7 @@ fn an_authority_that_shows_its_own_certificate_can_only_be_pinned() {
     for says in ["CA:true", "can only be pinned", "pinnedSha256"] {
         assert!(reason.contains(says), "{reason}");
     }
-    let pin = [sha256_hex(&shown[0])];
+    let pin = [Fingerprint::of(&shown[0])];
     assert_eq!(settings.judge_proven(&shown, &domain, &pin), Verdict::Valid);
 }
 
@@ -171,7 +171,7 @@ fn a_certificate_whose_key_was_not_proven_counts_for_nothing() {
     let settings = with(&authority, &authority.issue(&["coluc.com"], |_| {}));
     let chain = chain(&authority.issue(&["vngtp.lab"], |_| {}).chain);
     let domain = Domain::parse("vngtp.lab").unwrap();
-    for pins in [vec![], vec![sha256_hex(&chain[0])]] {
+    for pins in [vec![], vec![Fingerprint::of(&chain[0])]] {
         for proven in [true, false] {
             let chain = &chain;
             let verdict = settings.judge(PeerCertificates { chain, proven }, &domain, &pins);
@@ -372,7 +372,7 @@ fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
     let domain = Domain::parse("vngtp.lab").unwrap();
     let pinned = Authority::named("stranger").issue(&["other.example"], |_| {});
     let valid = authority.issue(&["vngtp.lab"], |_| {});
-    let pins = [sha256_hex(&chain(&pinned.chain)[0])];
+    let pins = [Fingerprint::of(&chain(&pinned.chain)[0])];
     let judge = |issued: &Issued| settings.judge_proven(&chain(&issued.chain), &domain, &pins);
     assert_eq!(judge(&pinned), Verdict::Valid);
     let other = judge(&valid);

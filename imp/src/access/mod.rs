@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::{Fingerprint, SecretBytes};
 
 pub use version::{AxlVersion, AxlVersionError};
 
@@ -91,7 +91,7 @@ pub enum ServerTrust {
         source: String,
     },
     /// The leaf's SHA-256 fingerprint must be one of these; neither name nor issuer count.
-    Pinned(Vec<[u8; 32]>),
+    Pinned(Vec<Fingerprint>),
     /// Anything is accepted: the explicit opt-out.
     Insecure,
 }

@@ -1,15 +1,17 @@
 //! How a cluster's nodes are reached.
 
+use xmpp_federation_core::Fingerprint;
+
 use crate::access::{AxlVersion, Credentials, NodeAddress, ServerTrust, Target};
 use crate::axl::Axl;
 use crate::control_center::ControlCenter;
-use crate::http::{self, Caller};
+use crate::http::Caller;
 
 /// Changes when anything about reaching the cluster does; the first line is the publisher.
 pub(super) fn target_key(target: &Target) -> String {
     let account = |account: &Credentials| format!("{}/{}", account.secret.uid, account.secret);
     let trust = match &target.tls {
-        ServerTrust::Ca { pem, .. } => format!("{:?}", http::fingerprint(pem)),
+        ServerTrust::Ca { pem, .. } => format!("{:?}", Fingerprint::of(pem)),
         ServerTrust::Pinned(pinned) => format!("{pinned:?}"),
         ServerTrust::Insecure => "insecure".to_owned(),
     };

@@ -1,10 +1,10 @@
 //! What a server's certificate says, what would accept it, and whether the chosen way does.
 
-use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use xmpp_federation_core::Fingerprint;
 
 use crate::access::ServerTrust;
 use crate::http;
@@ -24,7 +24,7 @@ pub struct Facts {
     /// End of its validity.
     pub not_after: Timestamp,
     /// SHA-256 over its bytes, lower-case hexadecimal.
-    pub sha256: String,
+    pub sha256: Fingerprint,
     /// DNS names and addresses that it carries.
     pub names: Vec<String>,
     /// Whether it is an authority itself.
@@ -55,7 +55,7 @@ impl Facts {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             not_after,
-            sha256: HEXLOWER.encode(&http::fingerprint(leaf)),
+            sha256: Fingerprint::of(leaf),
             names,
             is_ca: certificate.is_ca(),
             self_issued: certificate.subject() == certificate.issuer(),

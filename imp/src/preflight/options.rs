@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use xmpp_federation_core::ComponentId;
+use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 
 use super::plan::{Login, Logins, Plan};
 use super::{password, sheet::Sheet};
@@ -266,30 +267,12 @@ fn node(text: &str) -> Result<(String, NodeAddress), String> {
     Ok((name.to_ascii_lowercase(), address.into()))
 }
 
-fn pins(option: &str, texts: &[String]) -> Result<Vec<[u8; 32]>, String> {
-    texts
-        .iter()
-        .map(|text| {
-            fingerprint(text).ok_or_else(|| {
-                format!(
-                    "{option} {text:?} is not a SHA-256 fingerprint; write 64 hexadecimal digits, with or without colons"
-                )
-            })
-        })
-        .collect()
-}
-
-fn fingerprint(text: &str) -> Option<[u8; 32]> {
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        let pair = digits.get(2 * at..2 * at + 2)?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(bytes)
+fn pins(option: &str, texts: &[String]) -> Result<Vec<Fingerprint>, String> {
+    let pin = |text: &String| {
+        text.parse()
+            .map_err(|error: FingerprintError| format!("{option} {error}"))
+    };
+    texts.iter().map(pin).collect()
 }
 
 /// Addresses by name, as both sources give them.
@@ -335,14 +318,5 @@ mod tests {
     fn no_password_is_taken_from_the_command_line() {
         let all = SOME.iter().chain(&["u", "--password", "x"]);
         assert!(Options::try_parse_from(all).is_err());
-    }
-
-    #[test]
-    fn fingerprints_may_have_colons() {
-        let plain = "0f".repeat(32);
-        let colons = ["0F"; 32].join(":");
-        assert_eq!(fingerprint(&plain), Some([15; 32]));
-        assert_eq!(fingerprint(&colons), Some([15; 32]));
-        assert_eq!(fingerprint(&"ä".repeat(32)), None);
     }
 }

@@ -26,7 +26,7 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
             secret_name: secret_name(valid, certificate),
             not_after: info.not_after.to_string(),
             issuer: info.issuer,
-            fingerprint: info.fingerprint_sha256,
+            fingerprint: info.fingerprint.to_string(),
         })
     });
     XmppFederationStatus {

@@ -6,6 +6,7 @@ use rcgen::{CustomExtension, OtherNameValue, SanType};
 use rustls::pki_types::CertificateDer;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
+use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, Peer as PeerEntry, TlsMode};
 
 use crate::support::pki::{Identity, Pki, Watching, certified, client, server, server_asking};
@@ -45,7 +46,7 @@ async fn world(change: impl FnOnce(&mut EdgeConfig), files: &[(&str, &str)]) -> 
     }
 }
 
-fn entry(pins: Vec<String>) -> PeerEntry {
+fn entry(pins: Vec<Fingerprint>) -> PeerEntry {
     PeerEntry {
         domain: "vngtp.lab".parse().unwrap(),
         tls_mode: None,
@@ -110,7 +111,7 @@ async fn other_names_count_for_nothing_beside_a_dns_name() {
 #[tokio::test]
 async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
     let identity = Identity::self_signed(&["vngtp.lab"]);
-    let pinned = |config: &mut EdgeConfig| config.peers = vec![entry(vec![identity.sha256()])];
+    let pinned = |config: &mut EdgeConfig| config.peers = vec![entry(vec![identity.sha256().parse().unwrap()])];
     let world = world(pinned, &[]).await;
     let (mut speaker, features) = open(&world.lab, &identity).await.unwrap();
     assert!(features.contains(EXTERNAL), "{}", verdict(&world.lab));
@@ -119,7 +120,7 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
         .hear("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
         .await;
     let mut config = world.config.clone();
-    config.peers = vec![entry(vec!["00".repeat(32)])];
+    config.peers = vec![entry(vec!["00".repeat(32).parse().unwrap()])];
     world.lab.live.send(Arc::new(pki().live(config))).unwrap();
     speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
     assert_eq!(speaker.condition().await, "policy-violation");

@@ -1177,7 +1177,7 @@ async fn only_the_pinned_certificate_is_accepted_in_both_directions() {
     let pinned = Identity::self_signed(&["whatever.example"]);
     let mut world = World::new(|config| {
         config.peers.push(PeerEntry {
-            pinned_sha256: vec![pinned.sha256().to_uppercase()],
+            pinned_sha256: vec![pinned.sha256().to_uppercase().parse().unwrap()],
             ..entry("vngtp.lab")
         });
     })

@@ -8,8 +8,8 @@ use rstest::rstest;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
+use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
-use xmpp_federation_edge::files::sha256_hex;
 use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
 use xmpp_federation_edge::resolve::{Lookup, Resolver};
 
@@ -67,7 +67,7 @@ fn pinned(config: &mut EdgeConfig) {
         domain: "vngtp.lab".parse().unwrap(),
         tls_mode: None,
         require_certificate: None,
-        pinned_sha256: identities().iter().map(|one| sha256_hex(&one.0.cert[0])).collect(),
+        pinned_sha256: identities().iter().map(|one| Fingerprint::of(&one.0.cert[0])).collect(),
         max_stanza_bytes: None,
         messages_per_second: None,
         bytes_per_second: None,
