@@ -1,9 +1,9 @@
 //! Where ledgers live: named texts, every write preconditioned on the version that was read.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 
 /// A stored text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,19 +55,15 @@ struct Texts {
 }
 
 impl MemoryStore {
-    fn lock(&self) -> MutexGuard<'_, Texts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Removes all; an object that is made anew has another identity.
     pub fn clear(&self) {
-        self.lock().by_name.clear();
+        self.0.lock().by_name.clear();
     }
 }
 
 impl LedgerStore for MemoryStore {
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        Box::pin(async move { Ok(self.lock().by_name.get(name).cloned()) })
+        Box::pin(async move { Ok(self.0.lock().by_name.get(name).cloned()) })
     }
 
     fn write<'a>(
@@ -77,7 +73,7 @@ impl LedgerStore for MemoryStore {
         expected: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Stored, StoreError>> {
         Box::pin(async move {
-            let mut texts = self.lock();
+            let mut texts = self.0.lock();
             let current = texts.by_name.get(name);
             if current.map(|stored| stored.version.as_str()) != expected {
                 return Err(StoreError::Conflict);
@@ -92,7 +88,7 @@ impl LedgerStore for MemoryStore {
     }
 
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move { Ok(self.lock().by_name.keys().cloned().collect()) })
+        Box::pin(async move { Ok(self.0.lock().by_name.keys().cloned().collect()) })
     }
 
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {

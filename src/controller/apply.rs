@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::build::{Desired, Wanted};
@@ -53,20 +53,15 @@ pub struct Sent(Mutex<HashMap<String, (String, String)>>);
 
 impl Sent {
     fn is(&self, key: &str, hash: &str, version: &str) -> bool {
-        self.0
-            .lock()
-            .is_ok_and(|map| map.get(key).is_some_and(|(h, v)| h == hash && v == version))
+        let map = self.0.lock();
+        map.get(key).is_some_and(|(h, v)| h == hash && v == version)
     }
     fn remember(&self, key: String, hash: String, version: String) {
-        if let Ok(mut map) = self.0.lock() {
-            map.insert(key, (hash, version));
-        }
+        self.0.lock().insert(key, (hash, version));
     }
     /// Forgets the objects of a resource that is gone.
     pub fn forget(&self, owner: &Owner) {
-        if let Ok(mut map) = self.0.lock() {
-            map.retain(|key, _| !key.starts_with(owner.uid.as_str()));
-        }
+        self.0.lock().retain(|key, _| !key.starts_with(owner.uid.as_str()));
     }
 }
 

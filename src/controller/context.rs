@@ -2,12 +2,13 @@
 //! Nothing in the memory is needed for correctness: an operator that has just started reads it anew.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use kube::Client;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::apply::Sent;
@@ -115,34 +116,24 @@ impl Context {
 
     /// A copy of what is remembered of a resource.
     pub fn recall(&self, uid: &str) -> Memory {
-        self.memory
-            .lock()
-            .ok()
-            .and_then(|m| m.get(uid).cloned())
-            .unwrap_or_default()
+        self.memory.lock().get(uid).cloned().unwrap_or_default()
     }
 
     /// Changes what is remembered.
     pub fn remember(&self, uid: &str, change: impl FnOnce(&mut Memory)) {
-        if let Ok(mut memory) = self.memory.lock() {
-            change(memory.entry(uid.to_owned()).or_default());
-        }
+        change(self.memory.lock().entry(uid.to_owned()).or_default());
     }
 
     /// Forgets a resource that is gone.
     pub fn forget(&self, uid: &str) {
         self.imp.forget(uid);
-        if let Ok(mut memory) = self.memory.lock() {
-            memory.remove(uid);
-        }
+        self.memory.lock().remove(uid);
     }
 
     /// Notes which Secrets a resource refers to, before they are read: a Secret that appears right
     /// after is then seen.
     pub fn refers(&self, namespace: &str, name: &str, secrets: &[String]) {
-        let Ok(mut map) = self.referrers.lock() else {
-            return;
-        };
+        let mut map = self.referrers.lock();
         map.retain(|(ns, secret), names| {
             if ns == namespace && !secrets.contains(secret) {
                 names.remove(name);

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -76,13 +77,9 @@ impl Turns {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Key, JoinHandle<Answer>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether a turn of that resource, asked for earlier, is under way.
     pub fn busy(&self, uid: &str) -> bool {
-        self.running().keys().any(|(owner, _)| owner == uid)
+        self.running.lock().keys().any(|(owner, _)| owner == uid)
     }
 
     /// Asks all of them at once, but none that still has an earlier question; gives their answers,
@@ -91,7 +88,7 @@ impl Turns {
         let mut waiting: Vec<Waiting> = Vec::new();
         for (name, ask) in asks {
             let key = (uid.to_owned(), name);
-            let earlier = self.running().remove(&key);
+            let earlier = self.running.lock().remove(&key);
             waiting.push(match earlier {
                 Some(task) => Waiting {
                     key,
@@ -107,7 +104,7 @@ impl Turns {
         }
         {
             // Of clusters that are asked no more.
-            let mut running = self.running();
+            let mut running = self.running.lock();
             let others: Vec<Key> = running.keys().filter(|k| k.0 == uid).cloned().collect();
             for key in others {
                 if let Some(task) = running.remove(&key) {
@@ -142,7 +139,7 @@ impl Turns {
                 current,
             });
         }
-        let mut running = self.running();
+        let mut running = self.running.lock();
         for late in waiting {
             turns.push(Turn {
                 key: late.key.1.clone(),
@@ -159,7 +156,7 @@ impl Turns {
     /// Waits for all turns of a resource: what is removed next must not be inserted behind it.
     pub async fn settle(&self, uid: &str) {
         let tasks: Vec<JoinHandle<Answer>> = {
-            let mut running = self.running();
+            let mut running = self.running.lock();
             let keys: Vec<Key> = running.keys().filter(|k| k.0 == uid).cloned().collect();
             keys.iter().filter_map(|key| running.remove(key)).collect()
         };

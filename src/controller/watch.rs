@@ -95,8 +95,8 @@ pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output =
         let namespace = secret.namespace().unwrap_or_default();
         let names = referrers
             .lock()
-            .ok()
-            .and_then(|map| map.get(&(namespace.clone(), secret.name_any())).cloned())
+            .get(&(namespace.clone(), secret.name_any()))
+            .cloned()
             .unwrap_or_default();
         let mut references: Vec<ObjectRef<Guarded>> = names
             .into_iter()

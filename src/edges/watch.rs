@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use xmpp_federation_core::edge_status::{EdgeStatus, LinkState, StreamCounts};
 
@@ -104,22 +104,18 @@ impl Watch {
             pods,
             waited: Duration::ZERO,
         };
-        self.lock().insert(key, known);
+        self.known.lock().insert(key, known);
     }
 
     /// The resource's edges are nobody's concern any more.
     pub fn forget(&self, key: &Key) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().remove(key);
     }
 
     /// The pods whose next look is due after that much more time.
     fn due(&self, passed: Duration) -> Vec<(Key, Seen)> {
         let mut due = Vec::new();
-        for (key, known) in self.lock().iter_mut() {
+        for (key, known) in self.known.lock().iter_mut() {
             known.waited += passed;
             let well = known.pods.iter().all(Seen::is_well);
             if known.waited >= if well { STEADY } else { SOON } {
@@ -203,7 +199,7 @@ mod tests {
                 "/status",
                 get(move || async move {
                     count.fetch_add(1, Ordering::SeqCst);
-                    Json(told.lock().unwrap().clone())
+                    Json(told.lock().clone())
                 }),
             );
             tokio::spawn(async move { axum::serve(listener, app).await });
@@ -216,7 +212,7 @@ mod tests {
         }
 
         fn set(&self, pointer: &str, value: Value) {
-            let mut status = self.status.lock().unwrap();
+            let mut status = self.status.lock();
             let (parent, key) = pointer.rsplit_once('/').unwrap();
             let parent = status.pointer_mut(parent).unwrap();
             parent.as_object_mut().unwrap().insert(key.to_owned(), value);

@@ -11,9 +11,10 @@ mod record;
 mod removal;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::dns::Resolve;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -145,15 +146,12 @@ impl Imp {
 
     /// Forgets a resource that is gone; ledgers stay.
     pub fn forget(&self, owner_uid: &str) {
-        self.clusters
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(uid, _), _| uid != owner_uid);
+        self.clusters.lock().retain(|(uid, _), _| uid != owner_uid);
     }
 
     fn cluster(&self, desired: &Desired) -> Arc<AsyncMutex<Cluster>> {
         let key = (desired.owner.uid.clone(), desired.target.name.clone());
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clusters = self.clusters.lock();
         Arc::clone(clusters.entry(key).or_default())
     }
 
@@ -178,7 +176,7 @@ impl Imp {
     }
 
     fn calls(&self, key: &PublisherKey) -> Arc<AsyncMutex<RecentCalls>> {
-        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut publishers = self.publishers.lock();
         Arc::clone(publishers.entry(key.clone()).or_default())
     }
 
@@ -189,7 +187,7 @@ impl Imp {
 
     /// The pkid of the publisher that answered at that name, to this process.
     pub(crate) fn pkid_of(&self, name: &str) -> Option<String> {
-        let pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
+        let pkids = self.pkids.lock();
         pkids.get(name).cloned()
     }
 
@@ -200,7 +198,7 @@ impl Imp {
     /// Notes which publisher answers at that name.
     fn found_publisher(&self, name: &str, seen: &Observation) {
         if let Some(node) = seen.node_list().iter().find(|node| node.publisher) {
-            let mut pkids = self.pkids.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pkids = self.pkids.lock();
             pkids.insert(name.to_owned(), node.pkid.to_string());
         }
     }

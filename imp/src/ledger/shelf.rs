@@ -3,7 +3,9 @@
 //! here what another one wrote, without asking anybody.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::Ledger;
 use crate::ledger::file::{LedgerFile, publisher_of};
@@ -31,13 +33,9 @@ impl Shelf {
         }
     }
 
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The ledger of the publisher with that pkid.
     pub async fn get(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
-        let known = self.files().by_publisher.get(publisher).cloned();
+        let known = self.files.lock().by_publisher.get(publisher).cloned();
         match known {
             Some(file) => Ok(file),
             None => self.load(publisher).await,
@@ -47,7 +45,7 @@ impl Shelf {
     /// The same where it differs from what the caller has.
     pub async fn newer(&self, publisher: &str, than: Option<&LedgerFile>) -> Result<Option<LedgerFile>, StoreError> {
         let same = |file: &LedgerFile| than.is_some_and(|own| own.is_version_of(file));
-        if self.files().by_publisher.get(publisher).is_some_and(same) {
+        if self.files.lock().by_publisher.get(publisher).is_some_and(same) {
             return Ok(None);
         }
         self.get(publisher).await.map(Some)
@@ -55,7 +53,7 @@ impl Shelf {
 
     async fn load(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
         let file = LedgerFile::load(&*self.store, publisher).await?;
-        let mut files = self.files();
+        let mut files = self.files.lock();
         files.by_publisher.insert(publisher.to_owned(), file.clone());
         Ok(file)
     }
@@ -64,7 +62,7 @@ impl Shelf {
     pub async fn save(&self, file: &mut LedgerFile, ledger: Ledger) -> Result<(), StoreError> {
         let publisher = file.ledger.publisher.clone();
         let result = file.save(&*self.store, ledger).await;
-        let mut files = self.files();
+        let mut files = self.files.lock();
         if result.is_ok() {
             files.by_publisher.insert(publisher, file.clone());
         } else {
@@ -76,14 +74,14 @@ impl Shelf {
 
     /// All that exist.
     pub async fn all(&self) -> Result<Vec<LedgerFile>, StoreError> {
-        if !self.files().complete {
+        if !self.files.lock().complete {
             for name in self.store.names().await? {
                 if let Some(publisher) = publisher_of(&name) {
                     self.get(publisher).await?;
                 }
             }
-            self.files().complete = true;
+            self.files.lock().complete = true;
         }
-        Ok(self.files().by_publisher.values().cloned().collect())
+        Ok(self.files.lock().by_publisher.values().cloned().collect())
     }
 }

@@ -1,6 +1,6 @@
 //! Accounts of a process without Kubernetes: whether an account may be used once more.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::access::Credentials;
 use crate::error::{CallError, CallErrorKind};
@@ -37,7 +37,7 @@ impl Account {
     /// Why it is not used again; `None`: it may be. Stricter than the operator, which goes on after
     /// an answer that got lost: here somebody is there to be told.
     pub fn rests(&self) -> Option<&'static str> {
-        match *self.lock() {
+        match *self.standing.lock() {
             Standing::New | Standing::Accepted => None,
             Standing::Rejected => Some("the account was answered 401 and is not used again, so that it is not locked"),
             Standing::Untold => Some(
@@ -48,7 +48,7 @@ impl Account {
 
     /// Takes in what came of a call.
     pub fn note<T>(&self, result: &Result<T, CallError>) {
-        let mut standing = self.lock();
+        let mut standing = self.standing.lock();
         let told = match result {
             Ok(_) => Standing::Accepted,
             Err(error) => match &error.kind {
@@ -68,9 +68,5 @@ impl Account {
         if !(*standing == Standing::Accepted && told == Standing::Untold) {
             *standing = told;
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
