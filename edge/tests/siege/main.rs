@@ -20,7 +20,12 @@
 
 mod router;
 mod stranger;
-#[allow(dead_code, clippy::format_collect, reason = "tests; this one uses a part of it")]
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::format_collect,
+    reason = "tests; this one uses a part of it"
+)]
 #[path = "../it/support/mod.rs"]
 mod support;
 

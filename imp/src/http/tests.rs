@@ -1,21 +1,10 @@
 //! Handshakes with tomcat certificates that few libraries take.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    missing_docs,
-    dead_code,
-    reason = "tests"
-)]
 
-#[path = "../../../edge/tests/it/support/odd.rs"]
-mod odd;
-
-use odd::{Odd, OddIdentity};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
+use testkit_peer::odd::{Odd, OddIdentity};
 
 use super::*;
 

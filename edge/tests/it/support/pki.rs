@@ -1,12 +1,11 @@
 //! Certificates of a test authority, and peers that show them.
 
 use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -17,7 +16,9 @@ use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::files::{FieldError, sha256_hex};
 use xmpp_federation_edge::tls::TlsSettings;
 
-use super::{Speaker, live};
+pub use testkit_peer::tls::Watching;
+
+use super::live;
 
 /// The authority that the edge trusts.
 pub struct Pki {
@@ -149,57 +150,6 @@ fn issue(
     Identity::new(&params.signed_by(&key, ca).unwrap(), &key)
 }
 
-/// Takes any certificate, offers these signature schemes, and keeps the leaf that it saw last.
-#[derive(Debug)]
-pub struct Watching {
-    pub schemes: Vec<SignatureScheme>,
-    pub leaf: Mutex<Option<CertificateDer<'static>>>,
-}
-
-impl Watching {
-    /// With every signature scheme.
-    pub fn anybody() -> Self {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        Self {
-            schemes: provider.signature_verification_algorithms.supported_schemes(),
-            leaf: Mutex::default(),
-        }
-    }
-}
-
-impl ServerCertVerifier for Watching {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.leaf.lock().unwrap() = Some(leaf.clone().into_owned());
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
-}
-
 const BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// A peer that connects and shows this certificate, or none.
@@ -323,44 +273,5 @@ impl ClientCertVerifier for AskAnybody {
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.clone()
-    }
-}
-
-impl Speaker {
-    /// Starts TLS as the side that connected.
-    pub async fn tls_client(&mut self, config: Arc<ClientConfig>, name: &str) -> io::Result<()> {
-        assert_eq!(self.heard, "", "clear text before TLS");
-        let io = self.io.take().unwrap();
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = tokio_rustls::TlsConnector::from(config).connect(name, io).await?;
-        self.io = Some(Box::pin(tls));
-        Ok(())
-    }
-
-    /// Starts TLS as the side that was connected to; gives the name asked for and the chain shown.
-    pub async fn tls_server(
-        &mut self,
-        config: Arc<ServerConfig>,
-    ) -> io::Result<(Option<String>, Vec<CertificateDer<'static>>)> {
-        assert_eq!(self.heard, "", "clear text before TLS");
-        let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(config).accept(io).await?;
-        let session = tls.get_ref().1;
-        let chain = session.peer_certificates().unwrap_or_default().to_vec();
-        let name = session.server_name().map(ToOwned::to_owned);
-        self.io = Some(Box::pin(tls));
-        Ok((name, chain))
-    }
-
-    /// Everything up to the first of these, each of which ends with `>`; `None` if the connection
-    /// ends before.
-    pub async fn hear_any(&mut self, ends: &[&str]) -> Option<String> {
-        let mut text = String::new();
-        loop {
-            text += &self.hear_or_end(">").await.ok()?;
-            if ends.iter().any(|end| text.ends_with(end)) {
-                return Some(text);
-            }
-        }
     }
 }

@@ -16,7 +16,6 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use super::Speaker;
 use super::pki::Watching;
 
 /// A handshake record.
@@ -220,16 +219,4 @@ fn clear_header(kind: u8, length: usize) -> [u8; 5] {
 /// A clear record.
 pub fn clear(kind: u8, content: &[u8]) -> Vec<u8> {
     [&clear_header(kind, content.len())[..], content].concat()
-}
-
-impl Speaker {
-    /// Bytes as they come.
-    pub async fn hear_bytes(&mut self) -> Vec<u8> {
-        use tokio::io::AsyncReadExt as _;
-        let mut bytes = vec![0; 16 * 1024];
-        let read = self.io.as_mut().unwrap().read(&mut bytes);
-        let read = tokio::time::timeout(super::PATIENCE, read).await;
-        bytes.truncate(read.expect("nothing came").unwrap_or(0));
-        bytes
-    }
 }

@@ -9,10 +9,6 @@
     reason = "tests"
 )]
 
-#[allow(dead_code, clippy::format_collect, reason = "tests; this one uses a part of it")]
-#[path = "it/support/mod.rs"]
-mod support;
-
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -21,15 +17,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Peer, SECRET, Speaker, attribute};
+use testkit_peer::{Peer, Speaker, attribute};
 use testkit_simulator::{ClusterState, ImpConfig, Profile, SimulatedImp, Status};
 
-const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
 const IDS: [&str; 2] = [
     "cm-2_s2scp-1.eft-xwye-a-coluc-com",
     "cm-2_s2scp-1.eft-xwye-a-1-coluc-com",
 ];
 const ALICE: &str = "alice@coluc.com";
+
+/// The edge's binary, which `cargo build --workspace` puts beside this package's own.
+fn edge() -> Command {
+    Command::new(Path::new(env!("CARGO_BIN_EXE_testkit")).with_file_name("xmpp-federation-edge"))
+}
 
 /// One replica and its files.
 struct Replica {
@@ -47,14 +47,14 @@ impl Replica {
         let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
         write("tls.crt", &made.cert.pem());
         write("tls.key", &made.signing_key.serialize_pem());
-        write("dialback", SECRET);
+        write("dialback", "s3cr3tf0rd14lb4ck");
         write("router", "router-secret");
         // The edge tells no port that the system chose.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let s2s = free.local_addr().unwrap();
         drop(free);
         write("edge.yaml", &config(&folder, s2s, peer, imp));
-        let mut child = Command::new(EDGE)
+        let mut child = edge()
             .args(["--index", &index.to_string(), "--config"])
             .arg(folder.join("edge.yaml"))
             .stdout(Stdio::piped())
@@ -70,7 +70,7 @@ impl Replica {
 
     /// The links as `ctl status` tells of them.
     fn links(&self) -> Vec<Value> {
-        let output = Command::new(EDGE)
+        let output = edge()
             .args(["ctl", "--socket"])
             .arg(self.folder.join("control.sock"))
             .arg("status")
