@@ -7,11 +7,11 @@ use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
+use super::build::material::Certificate;
 use super::context::Context;
 use super::delete;
 use super::events::{self, Note};
 use super::kube::call;
-use super::material::Certificate;
 use super::reconcile::Error;
 use super::status::Found;
 use crate::api::conditions::{self, Findings};

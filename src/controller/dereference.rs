@@ -15,14 +15,11 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::{Error, Kind, call};
 use super::left::Former;
-use super::names::Owner;
+use super::names::{ADMIN_PORT, Owner};
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
 use xmpp_federation_imp::access::SecretVersion;
 use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
-
-/// Port of the edge's admin interface.
-pub const ADMIN_PORT: u16 = 8080;
 
 /// A Secret as it was read.
 #[derive(Debug, Clone)]

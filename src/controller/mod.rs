@@ -1,7 +1,7 @@
 //! The reconcile: dereference → validate → build → apply → effects → status, one file each.
 //!
 //! - [`reconcile`]: the steps in order; [`watch`]: what starts one
-//! - [`dereference`], [`validate`], [`material`], [`build`], [`apply`], [`effects`], [`status`]: the steps
+//! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
 //!   [`answer`]: what is told and written back
 //! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
@@ -19,7 +19,6 @@ pub mod effects;
 pub mod events;
 pub mod kube;
 pub mod left;
-pub mod material;
 pub mod names;
 pub mod reconcile;
 pub mod status;

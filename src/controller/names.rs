@@ -1,9 +1,20 @@
-//! Names, labels and owner of the objects that belong to one resource.
+//! Names, keys, labels and owner of the objects that belong to one resource.
 
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+
+/// Port of the edge's admin interface.
+pub const ADMIN_PORT: u16 = 8080;
+
+/// Key of the dialback secret in its Secret, and name of the file in the pod.
+pub const DIALBACK_KEY: &str = "current";
+
+/// Key in the Secret, and name of the file in the pod, with the secret of a cluster's routers.
+pub fn router_file(entry: &str) -> String {
+    format!("router-{entry}")
+}
 
 /// Who owns the objects of one reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]

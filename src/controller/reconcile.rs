@@ -11,7 +11,7 @@ use kube::{Resource as _, ResourceExt};
 use serde_json::Value;
 
 use super::apply::{self, ApplyError};
-use super::build::{self, ClusterSlots, Known, Links, pods_to_run};
+use super::build::{self, ClusterSlots, Known, Links, material, pods_to_run};
 use super::context::{Context, Guarded, LastLook, Memory};
 use super::effects::{Looked, Outcome};
 use super::events::Note;
@@ -20,7 +20,7 @@ use super::left::{self, Former};
 use super::names::Owner;
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
-use super::{answer, change_log, delete, dereference, effects, material, watch};
+use super::{answer, change_log, delete, dereference, effects, watch};
 use crate::api::conditions::{self, Status};
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};

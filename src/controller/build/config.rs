@@ -10,8 +10,7 @@ use xmpp_federation_core::edge_config::{
 };
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
-use crate::controller::dereference::ADMIN_PORT;
-use crate::controller::material::DIALBACK_KEY;
+use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, router_file};
 use crate::controller::validate::{Imp, Validated};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
@@ -82,11 +81,6 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
         drain_delay: valid.drain_delay,
         log: Log::default(),
     }
-}
-
-/// Key in the Secret, and name of the file in the pod, with the secret of a cluster's routers.
-pub fn router_file(entry: &str) -> String {
-    format!("router-{entry}")
 }
 
 /// One cluster's links; none while no link is wanted.

@@ -1,7 +1,8 @@
-//! Step three: all desired objects, one file each. Pure.
+//! Step three: secret material, then all desired objects, one file each. Pure but for new secrets.
 
 mod budget;
 mod config;
+pub mod material;
 mod policy;
 mod running;
 mod secrets;
@@ -11,11 +12,10 @@ mod stateful_set;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
-use super::material::Material;
 use super::validate::Validated;
-pub use config::{Links, Nodes, edge_config, router_file};
+pub use config::{Links, Nodes, edge_config};
+use material::Material;
 pub use running::{ClusterSlots, pods_to_run};
-pub use secrets::MISSING;
 
 /// All objects of one resource. Applying takes this apart field by field, so that none can be
 /// forgotten.

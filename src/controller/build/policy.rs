@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Links;
 use super::config::DIRECT_TLS_PORT;
-use crate::controller::dereference::ADMIN_PORT;
+use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::Validated;
 
 /// Private, shared and link-local networks: public DNS must not lead a pod there.

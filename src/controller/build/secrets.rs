@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use xmpp_federation_core::SecretBytes;
 
-use super::{Wanted, router_file};
-use crate::controller::material::{Certificate, DIALBACK_KEY, Material};
+use super::Wanted;
+use super::material::{Certificate, Material};
+use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::validate::Validated;
 
 fn encode(bytes: &[u8]) -> String {
@@ -113,8 +114,8 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::material::RouterSecret;
     use super::super::super::testing::{entry, validated, with_entries};
+    use super::super::material::RouterSecret;
     use super::super::{Known, Links, all};
     use super::*;
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::DIRECT_TLS_PORT;
 use crate::api::spec::ServiceType;
-use crate::controller::dereference::ADMIN_PORT;
+use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::Validated;
 
 /// The pods' account: has no rights, and its token is not mounted.

@@ -4,8 +4,7 @@ use serde_json::{Map, Value, json};
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::{DIRECT_TLS_PORT, FILE};
-use crate::controller::dereference::ADMIN_PORT;
-use crate::controller::material::DIALBACK_KEY;
+use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY};
 use crate::controller::validate::Validated;
 
 /// Where the configuration and secrets are mounted.

@@ -2,7 +2,7 @@
 
 use xmpp_federation_core::Domain;
 
-use super::super::material::Certificate;
+use super::super::build::material::Certificate;
 use super::super::validate::Validated;
 use super::Found;
 use crate::api::conditions::Verdict;

@@ -1,7 +1,7 @@
 //! Everything but the conditions.
 
+use super::super::build::material::Certificate;
 use super::super::dereference::EdgePod;
-use super::super::material::Certificate;
 use super::Found;
 use super::certificate::secret_name;
 use crate::api::status::{

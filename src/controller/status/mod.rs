@@ -25,11 +25,11 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 pub use details::details;
 
+use super::build::material::Material;
 use super::build::{Desired, Links};
 use super::dereference::{EdgePod, Observed};
 use super::effects::{Looked, Records};
 use super::left::Leaving;
-use super::material::Material;
 use super::validate::Validated;
 use crate::api::conditions::{Findings, Type};
 

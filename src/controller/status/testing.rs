@@ -11,10 +11,10 @@ use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
 
+use super::super::build::material::{Dialback, Material, RouterSecret};
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
 use super::super::effects::Looked;
-use super::super::material::{Dialback, Material, RouterSecret};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;

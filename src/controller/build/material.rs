@@ -1,17 +1,16 @@
-//! Secret material: what exists is kept, what never existed is generated. Between `validate` and
-//! `build`, so that `build` stays pure.
+//! Secret material: what exists is kept, what never existed is generated. The first
+//! half of the step; only here random bytes are drawn, the other half is pure.
 
 use jiff::Timestamp;
 use xmpp_federation_core::SecretBytes;
 
-use super::build;
-use super::dereference::{Live, Observed, secret_data};
-use super::validate::{Imp, Validated};
+use super::secrets;
+use crate::api;
+use crate::controller::dereference::{Live, Observed, secret_data};
+use crate::controller::names::{DIALBACK_KEY, router_file};
+use crate::controller::validate::{Imp, Validated};
+use crate::secrets::generate_dialback_secret;
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
-use crate::{api, secrets};
-
-/// Key of the dialback secret in its Secret, and name of the file in the pod.
-pub const DIALBACK_KEY: &str = "current";
 
 /// What the pods are given.
 #[derive(Debug, Clone)]
@@ -142,7 +141,7 @@ fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback,
             api::request::ROTATE_DIALBACK
         ));
     }
-    secrets::generate_dialback_secret()
+    generate_dialback_secret()
         .map(|secret| Dialback { secret, fresh: true })
         .map_err(|error| error.to_string())
 }
@@ -231,8 +230,8 @@ fn routers(valid: &Validated, observed: &Observed) -> Vec<RouterSecret> {
             Err(sentence) => (
                 copied
                     .as_mut()
-                    .and_then(|copies| copies.remove(&build::router_file(entry)))
-                    .filter(|copy| copy.expose() != build::MISSING.as_bytes()),
+                    .and_then(|copies| copies.remove(&router_file(entry)))
+                    .filter(|copy| copy.expose() != secrets::MISSING.as_bytes()),
                 Some(sentence),
             ),
         };
