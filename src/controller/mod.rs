@@ -6,6 +6,7 @@
 //!   [`answer`]: what is told and written back
 //! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
 //!   the spec names no more
+//! - [`finalizer`]: what keeps the object until its rows are gone
 //! - [`kube`]: bounded calls; [`names`]: names and labels of objects
 
 pub mod answer;
@@ -17,6 +18,7 @@ pub mod delete;
 pub mod dereference;
 pub mod effects;
 pub mod events;
+pub mod finalizer;
 pub mod kube;
 pub mod left;
 pub mod names;

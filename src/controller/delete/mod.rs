@@ -2,10 +2,8 @@
 //! resource for ever.
 //!
 //! - [`plan`](mod@plan): what comes next about one IM&P cluster; pure
-//! - [`finalizer`]: what keeps the object until then
 //! - [`left`]: rows that stay, and how a person removes them
 
-pub mod finalizer;
 pub mod left;
 pub mod plan;
 #[cfg(test)]
@@ -20,7 +18,6 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 
-pub use finalizer::{add_finalizer, has_finalizer};
 use plan::{Age, Step};
 
 use super::context::Context;
@@ -29,7 +26,7 @@ use super::effects::{self, Asked, Resource, farewell};
 use super::events::{self, Note};
 use super::left::Former;
 use super::names::Owner;
-use super::{answer, dereference, reconcile, validate, watch};
+use super::{answer, dereference, finalizer, reconcile, validate, watch};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
@@ -172,7 +169,7 @@ pub async fn run(
         // Read again while there is time: rows may stand in clusters that nobody names.
         let mut left = object.spec.imp.iter().map(|imp| age.left(imp));
         let time = left.any(|left| !left.is_zero());
-        if time && has_finalizer(object) && !abandons(object) {
+        if time && finalizer::is_on(object) && !abandons(object) {
             waits.push(sentence.clone());
             again = again.min(RETRY);
         }
@@ -342,7 +339,7 @@ pub async fn unreadable(
     object: &DynamicObject,
     status: &XmppFederationStatus,
 ) -> Result<Action, reconcile::Error> {
-    if !has_finalizer(object) {
+    if !finalizer::is_on(object) {
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{abandons, has_finalizer};
+use super::abandons;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::{XmppFederation, request};
+use crate::controller::finalizer;
 use xmpp_federation_imp::report::Removal;
 
 /// A process that has just started tries for this long before it gives up what another one was
@@ -69,7 +70,7 @@ impl Age {
 
 /// Decides before anything is tried.
 pub fn plan(object: &XmppFederation, imp: &ImpSpec, age: Age) -> Step {
-    if !has_finalizer(object) {
+    if !finalizer::is_on(object) {
         return Step::Release;
     }
     if imp.on_delete == OnDelete::Retain {

@@ -21,14 +21,14 @@ pub use records::Records;
 
 use super::build::{Links, Nodes};
 use super::context::{Context, LastLook, Memory};
-use super::delete::{self, LastReach};
+use super::delete::LastReach;
 use super::dereference::{EdgePod, Observed};
 use super::events::{self, Note};
 use super::kube::Error;
 use super::left::{self, Former, Leaving};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
-use super::watch;
+use super::{finalizer, watch};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::{XmppFederation, request};
@@ -130,7 +130,7 @@ pub async fn run(
             }
             Ok(mut desired) => {
                 // Without the finalizer nothing is written: a deletion would leave rows behind.
-                desired.hold_acts = !delete::has_finalizer(object);
+                desired.hold_acts = !finalizer::is_on(object);
                 asks.push((entry, Ask::Step(Box::new(desired))));
             }
         }
@@ -144,8 +144,8 @@ pub async fn run(
         }
     }
     let binds = |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
-    if !delete::has_finalizer(object) && turns.iter().any(binds) {
-        delete::add_finalizer(&context.client, object).await?;
+    if !finalizer::is_on(object) && turns.iter().any(binds) {
+        finalizer::add(&context.client, object).await?;
         events::publish(&context.client, object, &context.instance, &notes).await;
         return Ok(None);
     }

@@ -5,19 +5,19 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
+use super::kube::{Error, call};
 use crate::api::{FINALIZER, XmppFederation};
-use crate::controller::kube::{Error, call};
 
 /// How often a change is tried anew because somebody else, or we, wrote meanwhile.
 const TRIES: usize = 4;
 
 /// Whether rows may exist.
-pub fn has_finalizer(object: &impl ResourceExt) -> bool {
+pub fn is_on(object: &impl ResourceExt) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
 /// Adds the finalizer, right before the first write to IM and Presence.
-pub async fn add_finalizer(client: &Client, object: &XmppFederation) -> Result<(), Error> {
+pub async fn add(client: &Client, object: &XmppFederation) -> Result<(), Error> {
     let mut finalizers = object.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
     set(client, object, &finalizers).await
@@ -30,7 +30,7 @@ pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), E
         let others = finalizers.iter().filter(|f| *f != FINALIZER);
         others.cloned().collect()
     };
-    if !has_finalizer(object) {
+    if !is_on(object) {
         return Ok(());
     }
     let mut result = set(client, object, &others(object.finalizers())).await;
@@ -44,7 +44,7 @@ pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), E
         let Some(now) = call(what, api.get_metadata_opt(&name)).await? else {
             return Ok(());
         };
-        if now.uid() != object.uid() || !has_finalizer(&now) {
+        if now.uid() != object.uid() || !is_on(&now) {
             return Ok(());
         }
         result = set(client, &now, &others(now.finalizers())).await;
