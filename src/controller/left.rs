@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::context::Context;
-use super::delete;
+use super::requests;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
@@ -123,7 +123,7 @@ impl Former {
         if self.left.rows.is_empty() {
             return Step::Keep;
         }
-        if delete::abandons(object) {
+        if requests::abandons(object) {
             return self.given_up(&format!("the annotation {} asks for it", request::ABANDON_ROWS));
         }
         let Some(entry) = &self.entry else {

@@ -7,6 +7,7 @@
 //! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
 //!   the spec names no more
 //! - [`finalizer`]: what keeps the object until its rows are gone
+//! - [`requests`]: annotations with which a person asks for something
 //! - [`kube`]: bounded calls; [`names`]: names and labels of objects
 
 pub mod answer;
@@ -23,6 +24,7 @@ pub mod kube;
 pub mod left;
 pub mod names;
 pub mod reconcile;
+pub mod requests;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;

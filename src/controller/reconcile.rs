@@ -20,10 +20,10 @@ use super::left::{self, Former};
 use super::names::Owner;
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
-use super::{answer, change_log, delete, dereference, effects, watch};
+use super::{answer, change_log, delete, dereference, effects, requests, watch};
 use crate::api::conditions::{self, Status};
 use crate::api::reasons::Reason;
-use crate::api::status::{HandledRequest, XmppFederationStatus};
+use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
 use crate::runtime::metrics::Word;
 use xmpp_federation_imp::report::Report;
@@ -182,28 +182,10 @@ pub(super) fn refused(refusal: Refusal) -> (Reason, String) {
     }
 }
 
-fn handled<'a>(status: &'a XmppFederationStatus, annotation: &str) -> Option<&'a str> {
-    status
-        .handled_requests
-        .iter()
-        .find(|h| h.annotation == annotation)
-        .map(|h| h.value.as_str())
-}
-
-fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str) {
-    status.handled_requests.retain(|h| h.annotation != annotation);
-    status.handled_requests.push(HandledRequest {
-        annotation: annotation.to_owned(),
-        value: value.to_owned(),
-    });
-    status.handled_requests.sort_by(|a, b| a.annotation.cmp(&b.annotation));
-}
-
 /// The five steps.
 async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: &[Former]) -> Result<Action, Error> {
     let now = Timestamp::now();
     let memory = context.recall(&owner.uid);
-    let previous = object.status.clone().unwrap_or_default();
     let observed = Box::pin(dereference::run(
         &context.client,
         &context.edges,
@@ -222,9 +204,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: 
         }
     };
     change_log::accepted(context, object, &valid, &memory);
-    let served = handled(&previous, request::ROTATE_DIALBACK);
-    let rotate = object.annotations().get(request::ROTATE_DIALBACK);
-    let rotate = rotate.filter(|value| served != Some(value.as_str()));
+    let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
     let lost = observed.live.dialback.is_none();
     let material = material::run(&valid, &observed, rotate.is_some() && lost, now);
     let known = known(&valid, &observed, &memory);
@@ -266,7 +246,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: 
         links: &outcome.links,
         now,
     };
-    let abandoned = delete::abandons(object) && former.iter().any(Former::has_rows);
+    let abandoned = requests::abandons(object) && former.iter().any(Former::has_rows);
     let served = Served {
         rotate,
         lost,
@@ -374,16 +354,16 @@ async fn conclude(
                 ),
             });
         }
-        set_handled(&mut next, request::ROTATE_DIALBACK, value);
+        requests::set_handled(&mut next, request::ROTATE_DIALBACK, value);
     }
     let refresh = object.annotations().get(request::REFRESH);
     let looked = found.imp.iter().all(|l| l.report.is_ok() && l.current);
     if let Some(value) = refresh.filter(|_| found.records.is_ok() && looked) {
-        set_handled(&mut next, request::REFRESH, value);
+        requests::set_handled(&mut next, request::REFRESH, value);
     }
     let abandon = object.annotations().get(request::ABANDON_ROWS);
     if let Some(value) = abandon.filter(|_| served.abandoned) {
-        set_handled(&mut next, request::ABANDON_ROWS, value);
+        requests::set_handled(&mut next, request::ABANDON_ROWS, value);
     }
     let generation = object.metadata.generation;
     next.observed_generation = generation;

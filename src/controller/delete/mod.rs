@@ -22,17 +22,17 @@ use plan::{Age, Step};
 
 use super::context::Context;
 use super::dereference::Secrets;
-use super::effects::{self, Asked, Resource, farewell};
+use super::effects::{self, Resource, farewell};
 use super::events::{self, Note};
 use super::left::Former;
 use super::names::Owner;
-use super::{answer, dereference, finalizer, reconcile, validate, watch};
+use super::{answer, dereference, finalizer, reconcile, requests, validate, watch};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
-use xmpp_federation_imp::desired::{Desired, Place};
+use xmpp_federation_imp::desired::{Desired, Place, Requests};
 use xmpp_federation_imp::report::Removal;
 
 /// An object that this release cannot read is looked at again after this.
@@ -169,7 +169,7 @@ pub async fn run(
         // Read again while there is time: rows may stand in clusters that nobody names.
         let mut left = object.spec.imp.iter().map(|imp| age.left(imp));
         let time = left.any(|left| !left.is_zero());
-        if time && finalizer::is_on(object) && !abandons(object) {
+        if time && finalizer::is_on(object) && !requests::abandons(object) {
             waits.push(sentence.clone());
             again = again.min(RETRY);
         }
@@ -215,18 +215,6 @@ fn parts(object: &XmppFederation, former: &[Former], age: Age) -> Vec<Part> {
         })
     });
     named.chain(others).collect()
-}
-
-/// Whether a person gives rows up. A value that gave up those of a cluster that left the spec is
-/// served.
-pub fn abandons(object: &XmppFederation) -> bool {
-    let value = object.annotations().get(request::ABANDON_ROWS);
-    let served = |value: &String| {
-        let status = object.status.as_ref();
-        let mut handled = status.into_iter().flat_map(|s| &s.handled_requests);
-        handled.any(|h| h.annotation == request::ABANDON_ROWS && h.value == *value)
-    };
-    value.is_some_and(|value| !served(value))
 }
 
 /// How long the deletion goes on; notes when this process began with it.
@@ -322,7 +310,7 @@ fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) ->
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
         live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
-        asked: Asked::default(),
+        requests: Requests::default(),
     }
 }
 

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::abandons;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::{XmppFederation, request};
-use crate::controller::finalizer;
+use crate::controller::{finalizer, requests};
 use xmpp_federation_imp::report::Removal;
 
 /// A process that has just started tries for this long before it gives up what another one was
@@ -76,7 +75,7 @@ pub fn plan(object: &XmppFederation, imp: &ImpSpec, age: Age) -> Step {
     if imp.on_delete == OnDelete::Retain {
         return Step::Retain;
     }
-    if abandons(object) {
+    if requests::abandons(object) {
         return Step::GiveUp(format!("the annotation {} asks for it", request::ABANDON_ROWS));
     }
     let which = match (object.spec.paused, imp.maintenance) {

@@ -545,5 +545,5 @@ fn a_value_that_gave_up_a_former_cluster_does_not_give_up_the_resource(
         handled_requests: handled.into_iter().collect(),
         ..XmppFederationStatus::default()
     });
-    assert_eq!(super::abandons(&object), abandons);
+    assert_eq!(requests::abandons(&object), abandons);
 }

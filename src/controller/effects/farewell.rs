@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use super::{Asked, Resource, desired};
+use super::{Resource, desired};
 use crate::api::XmppFederation;
 use crate::controller::context::Context;
 use crate::controller::dereference::Secrets;
@@ -12,7 +12,7 @@ use crate::controller::events::Note;
 use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};
 use crate::controller::validate;
-use xmpp_federation_imp::desired::{Desired, Place};
+use xmpp_federation_imp::desired::{Desired, Place, Requests};
 
 /// One of them, and what is done about it in this reconcile.
 struct One<'a> {
@@ -196,7 +196,7 @@ pub fn removal(resource: &Resource<'_>, former: &Former, secrets: &Secrets) -> R
         component_ids: Cow::Borrowed(&[]),
         active: false,
         live_owners: resource.live_owners.clone(),
-        asked: Asked::default(),
+        requests: Requests::default(),
     };
     let mut desired = desired(&gone, &cluster, place, secrets, &[])?;
     // Its name may be another entry's by now.

@@ -9,7 +9,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
-use super::{Asked, DNS_TIMEOUT};
+use super::DNS_TIMEOUT;
 use crate::api::spec;
 use crate::controller::build::{Links, Nodes};
 use crate::controller::dereference::{EdgePod, Observed, Read, Secrets};
@@ -33,7 +33,7 @@ pub struct Resource<'a> {
     /// UIDs of all resources.
     pub live_owners: BTreeSet<String>,
     /// What a person asks for.
-    pub asked: Asked,
+    pub requests: Requests,
 }
 
 /// What the IM and Presence module is asked for, or which Secret is missing.
@@ -45,7 +45,7 @@ pub fn desired(
     pods: &[EdgePod],
 ) -> Result<Desired, String> {
     let imp = &cluster.spec;
-    let Resource { owner, asked, .. } = resource;
+    let Resource { owner, requests, .. } = resource;
     let axl = credentials(secrets, &imp.credentials_secret_ref.name)?;
     let control_center = imp
         .control_center_credentials_secret_ref
@@ -112,11 +112,7 @@ pub fn desired(
         maintenance: imp.maintenance,
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
-        requests: Requests {
-            refresh: asked.refresh.clone(),
-            restart_routers: asked.restart_routers.clone(),
-            adopt_rows: asked.adopt_rows.clone(),
-        },
+        requests: requests.clone(),
         announces: imp.router.profile == LinkProfile::Xcp,
         place,
         links: links_seen(&imp.name, pods),

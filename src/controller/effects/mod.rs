@@ -28,39 +28,16 @@ use super::kube::Error;
 use super::left::{self, Former, Leaving};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
-use super::{finalizer, watch};
+use super::{finalizer, requests, watch};
+use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::api::{XmppFederation, request};
 use farewell::Farewell;
 use xmpp_federation_imp::desired::{Place, Sibling};
 use xmpp_federation_imp::report::{Event, Report, Status};
 
 /// A resolver that says nothing holds nothing up for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a person asks for by annotation; each value is served once.
-#[derive(Debug, Clone, Default)]
-pub struct Asked {
-    /// `refresh`.
-    pub refresh: Option<String>,
-    /// `restart-routers`.
-    pub restart_routers: Option<String>,
-    /// `adopt-rows`.
-    pub adopt_rows: Option<String>,
-}
-
-impl Asked {
-    /// The values on the resource.
-    pub fn of(object: &XmppFederation) -> Self {
-        let value = |name: &str| object.annotations().get(name).cloned();
-        Self {
-            refresh: value(request::REFRESH),
-            restart_routers: value(request::RESTART_ROUTERS),
-            adopt_rows: value(request::ADOPT_ROWS),
-        }
-    }
-}
 
 /// What one cluster of IM and Presence answered.
 #[derive(Debug)]
@@ -101,14 +78,14 @@ pub async fn run(
     known: &Links,
     memory: &Memory,
 ) -> Result<Option<Outcome>, Error> {
-    let asked = Asked::of(object);
-    let refresh = asked.refresh.clone();
+    let requests = requests::to_clusters(object);
+    let refresh = requests.refresh.clone();
     let resource = Resource {
         owner: &valid.owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
         live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
-        asked,
+        requests,
     };
     let mut notes = Vec::new();
     // A turn that was asked for with an earlier spec may still write where rows are to go.
