@@ -14,7 +14,6 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::{Error, Kind, call};
-use super::left::Former;
 use super::names::{ADMIN_PORT, Owner};
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
@@ -129,10 +128,9 @@ pub struct Observed {
     pub pods: Vec<EdgePod>,
 }
 
-/// Names of the Secrets a spec refers to, and those of clusters that it does not name any more.
-pub fn secret_names(spec: &XmppFederationSpec, former: &[Former]) -> Vec<String> {
-    let former = former.iter().filter_map(|former| former.entry.as_ref());
-    let clusters = secret_names_of(spec.imp.iter().chain(former));
+/// Names of the Secrets that a spec refers to, and those of the entries of clusters that left it.
+pub fn secret_names<'a>(spec: &'a XmppFederationSpec, left: impl IntoIterator<Item = &'a ImpSpec>) -> Vec<String> {
+    let clusters = secret_names_of(spec.imp.iter().chain(left));
     let mut names: Vec<String> = clusters
         .into_iter()
         .map(Some)
@@ -180,11 +178,11 @@ pub async fn run(
     edges: &edges::Client,
     owner: &Owner,
     spec: &XmppFederationSpec,
-    former: &[Former],
+    secret_names: Vec<String>,
 ) -> Result<Observed, Error> {
     let ((secrets, revocation_lists), (live, pods)) = try_join(
         try_join(
-            secrets(client, owner, secret_names(spec, former)),
+            secrets(client, owner, secret_names),
             revocation_lists(client, owner, spec),
         ),
         try_join(Box::pin(live(client, owner)), Box::pin(pods(client, edges, owner))),

@@ -136,7 +136,7 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
     let former = left::by(context, &object).await;
     let known = former.as_deref().unwrap_or_default();
-    let secrets = dereference::secret_names(&object.spec, known);
+    let secrets = dereference::secret_names(&object.spec, known.iter().filter_map(|former| former.entry.as_ref()));
     context.refers(&namespace, &name, &secrets);
     if object.metadata.deletion_timestamp.is_some() {
         context.edges_seen.forget(&(namespace, name));
@@ -159,7 +159,7 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
         tracing::warn!(namespace, name, sentence, "former clusters");
         Vec::new()
     });
-    Box::pin(work(context, &object, owner, &former)).await
+    Box::pin(work(context, &object, owner, secrets, &former)).await
 }
 
 /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
@@ -183,7 +183,13 @@ pub(super) fn refused(refusal: Refusal) -> (Reason, String) {
 }
 
 /// The five steps.
-async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: &[Former]) -> Result<Action, Error> {
+async fn work(
+    context: &Context,
+    object: &XmppFederation,
+    owner: Owner,
+    secrets: Vec<String>,
+    former: &[Former],
+) -> Result<Action, Error> {
     let now = Timestamp::now();
     let memory = context.recall(&owner.uid);
     let observed = Box::pin(dereference::run(
@@ -191,7 +197,7 @@ async fn work(context: &Context, object: &XmppFederation, owner: Owner, former: 
         &context.edges,
         &owner,
         &object.spec,
-        former,
+        secrets,
     ))
     .await?;
     note_edges(context, &owner, &observed);

@@ -141,7 +141,7 @@ fn secret(name: &str, data: &[(&str, &str)]) -> (String, Value) {
 }
 
 fn names(object: &XmppFederation) -> Vec<String> {
-    dereference::secret_names(&object.spec, &[])
+    dereference::secret_names(&object.spec, [])
 }
 
 /// What the first entry is asked for.
