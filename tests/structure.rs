@@ -12,7 +12,7 @@ const CIRCLES: &[(&str, &str)] = &[
     ("edge/src", "drain edge inbound notes outbound router"),
     (
         CONTROLLER,
-        "answer build change_log context delete effects left reconcile status validate watch",
+        "answer change_log context delete effects left reconcile status watch",
     ),
     ("testkit/acceptance/src", "resource world"),
     ("testkit/lab/src", "api hosts"),

@@ -175,13 +175,6 @@ fn claims(context: &Context, object: &XmppFederation) -> Vec<Claim> {
         .collect()
 }
 
-pub(super) fn refused(refusal: Refusal) -> (Reason, String) {
-    match refusal {
-        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; ")),
-        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence),
-    }
-}
-
 /// The five steps.
 async fn work(
     context: &Context,
@@ -203,18 +196,17 @@ async fn work(
     note_edges(context, &owner, &observed);
     let valid = match validate::run(owner, &object.spec, &context.settings, &claims(context, object)) {
         Ok(valid) => valid,
-        Err(refusal) => {
-            let (reason, sentence) = refused(refusal);
-            answer::stalled(context, object, reason, sentence).await?;
-            return Ok(after_refusal(reason));
-        }
+        Err(refusal) => return refused(context, object, refusal).await,
     };
-    change_log::accepted(context, object, &valid, &memory);
     let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
     let lost = observed.live.dialback.is_none();
     let material = material::run(&valid, &observed, rotate.is_some() && lost, now);
     let known = known(&valid, &observed, &memory);
-    let desired = build::all(&valid, &material, &known);
+    let desired = match build::all(&valid, &material, &known) {
+        Ok(desired) => desired,
+        Err(refusal) => return refused(context, object, refusal).await,
+    };
+    change_log::accepted(context, object, &valid, &memory);
 
     let written = match apply::run(&context.client, &context.sent, &valid.owner, &desired, &observed.live).await {
         Ok(written) => written,
@@ -269,11 +261,13 @@ async fn work(
 }
 
 /// Another resource may go away; a wrong value changes only with the object.
-fn after_refusal(reason: Reason) -> Action {
-    match reason {
-        Reason::UsedTwice => Action::requeue(LATER),
-        _ => Action::await_change(),
-    }
+async fn refused(context: &Context, object: &XmppFederation, refusal: Refusal) -> Result<Action, Error> {
+    let (reason, sentence, action) = match refusal {
+        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; "), Action::await_change()),
+        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence, Action::requeue(LATER)),
+    };
+    answer::stalled(context, object, reason, sentence).await?;
+    Ok(action)
 }
 
 /// The pods whose status is asked for between reconciles.

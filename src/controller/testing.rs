@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::build;
 use super::names::Owner;
 use super::validate::{self, Refusal, Settings, Validated};
 use crate::api::spec::XmppFederationSpec;
@@ -81,7 +82,9 @@ pub fn with_entries(own: &[&str], others: &[Value]) -> XmppFederationSpec {
     serde_json::from_value(spec).unwrap()
 }
 
-/// Validates against nobody else's claims.
+/// Validates against nobody else's claims, and by the edge's rules.
 pub fn validated(spec: &XmppFederationSpec) -> Result<Validated, Refusal> {
-    validate::run(owner(), spec, &settings(), &[])
+    let valid = validate::run(owner(), spec, &settings(), &[])?;
+    build::accepted_by_the_edge(&build::edge_config(&valid, &build::Links::new()))?;
+    Ok(valid)
 }

@@ -1,4 +1,4 @@
-//! Step three: secret material, then all desired objects, one file each. Pure but for new secrets.
+//! Step three: secret material, then all desired objects, one file each, and the edge's own check of them. Pure but for new secrets.
 
 mod budget;
 mod config;
@@ -11,8 +11,9 @@ mod stateful_set;
 
 use data_encoding::HEXLOWER;
 use serde_json::Value;
+use xmpp_federation_core::edge_config::EdgeConfig;
 
-use super::validate::Validated;
+use super::validate::{Refusal, Validated};
 pub use config::{Links, Nodes, edge_config};
 use material::Material;
 pub use running::{ClusterSlots, pods_to_run};
@@ -70,16 +71,18 @@ pub struct Known {
 }
 
 /// Builds everything.
-pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
+pub fn all(valid: &Validated, material: &Material, known: &Known) -> Result<Desired, Refusal> {
     let links = dialled(material, &known.links);
-    let text = edge_config(valid, &links).to_yaml();
+    let config = edge_config(valid, &links);
+    accepted_by_the_edge(&config)?;
+    let text = config.to_yaml();
     let config_hash = sha256(text.as_bytes());
     let mounted_hash = secrets::mounted_hash(&config_hash, material);
     let mountable = material.dialback.is_ok()
         && material.certificate.is_ok()
         && material.others.is_ok()
         && (material.no_router_secret().is_none() || !valid.active);
-    Desired {
+    Ok(Desired {
         dialback: secrets::dialback(valid, material),
         authority: secrets::authority(valid, material),
         certificate: secrets::certificate(valid, material),
@@ -97,7 +100,17 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Desired {
         },
         config_hash,
         mounted_hash,
+    })
+}
+
+/// The edge's own rules, asked before its pods are: what they refuse never reaches them.
+pub fn accepted_by_the_edge(config: &EdgeConfig) -> Result<(), Refusal> {
+    let problems = config.problems();
+    if problems.is_empty() {
+        return Ok(());
     }
+    let sentence = |problem| format!("spec gives the edge a value that it refuses: {problem}");
+    Err(Refusal::Invalid(problems.iter().map(sentence).collect()))
 }
 
 /// The routers that pods dial: not those whose secret nobody has, as they would refuse it. The

@@ -153,7 +153,7 @@ mod tests {
             links: Links::from([("main".to_owned(), nodes("a")), ("second".to_owned(), nodes("b"))]),
             pods: 1,
         };
-        let desired = all(&valid, &material, &known);
+        let desired = all(&valid, &material, &known).unwrap();
         match (copied, &desired.router) {
             (Some(texts), Wanted::Object(secret)) => {
                 for (key, text) in ["router-main", "router-second"].into_iter().zip(texts) {

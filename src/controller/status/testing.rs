@@ -84,7 +84,8 @@ pub fn world(path: &str, value: Value) -> World {
             links: Links::new(),
             pods: 1,
         },
-    );
+    )
+    .unwrap();
     let told = Told {
         config_hash: desired.config_hash.clone(),
         rejected: None,
