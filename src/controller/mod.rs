@@ -7,6 +7,7 @@
 //! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
 //!   the spec names no more
 //! - [`finalizer`]: what keeps the object until its rows are gone
+//! - [`desired`]: what a cluster of IM and Presence is asked for
 //! - [`requests`]: annotations with which a person asks for something
 //! - [`kube`]: bounded calls; [`names`]: names and labels of objects
 
@@ -17,6 +18,7 @@ pub mod change_log;
 pub mod context;
 pub mod delete;
 pub mod dereference;
+pub mod desired;
 pub mod effects;
 pub mod events;
 pub mod finalizer;

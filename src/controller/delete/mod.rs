@@ -22,7 +22,8 @@ use plan::{Age, Step};
 
 use super::context::Context;
 use super::dereference::Secrets;
-use super::effects::{self, Resource, farewell};
+use super::desired::{Resource, desired};
+use super::effects::farewell;
 use super::events::{self, Note};
 use super::left::Former;
 use super::names::Owner;
@@ -317,7 +318,7 @@ fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) ->
 /// How IM and Presence is reached, by what the API server has now.
 fn wanted(resource: &Resource<'_>, imp: &ImpSpec, secrets: &Secrets) -> Result<Desired, String> {
     let cluster = validate::former(imp)?;
-    effects::desired(resource, &cluster, Place::default(), secrets, &[])
+    desired(resource, &cluster, Place::default(), secrets, &[])
 }
 
 /// An object that this release cannot read is going: its rows cannot be removed, and it cannot

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use super::{Resource, desired};
 use crate::api::XmppFederation;
 use crate::controller::context::Context;
 use crate::controller::dereference::Secrets;
+use crate::controller::desired::{Resource, desired};
 use crate::controller::events::Note;
 use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};

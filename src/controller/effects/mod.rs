@@ -2,8 +2,8 @@
 //! the plan of [`xmpp_federation_imp`]; public records looked at when they are due. Nothing sleeps.
 
 pub mod farewell;
-mod imp;
 mod records;
+mod routers;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,13 +16,14 @@ use serde_json::Value;
 
 use xmpp_federation_core::edge_status::LinkState;
 
-pub use imp::{Resource, addresses_written, desired};
 pub use records::Records;
+pub use routers::addresses_written;
 
 use super::build::{Links, Nodes};
 use super::context::{Context, LastLook, Memory};
 use super::delete::LastReach;
 use super::dereference::{EdgePod, Observed};
+use super::desired::{Resource, desired};
 use super::events::{self, Note};
 use super::kube::Error;
 use super::left::{self, Former, Leaving};
@@ -140,7 +141,7 @@ pub async fn run(
         let before = known.get(entry);
         let routers = match &looked.report {
             Ok(report) if report.barred => Nodes::new(),
-            Ok(report) if !report.nodes.is_empty() => imp::router_addresses(cluster, &report.nodes, before).await,
+            Ok(report) if !report.nodes.is_empty() => routers::router_addresses(cluster, &report.nodes, before).await,
             _ => before.cloned().unwrap_or_default(),
         };
         links.insert(entry.clone(), routers);
