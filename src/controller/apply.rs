@@ -7,10 +7,10 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::build::{Desired, Wanted};
+use super::cache::Cache;
 use super::dereference::{EdgePod, Live};
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
@@ -49,21 +49,7 @@ pub enum ApplyError {
 /// Remembers which answer belongs to which request, so that an object that the API server writes
 /// differently (1000m as 1) is not sent again and again.
 #[derive(Debug, Default)]
-pub struct Sent(Mutex<HashMap<String, (String, String)>>);
-
-impl Sent {
-    fn is(&self, key: &str, hash: &str, version: &str) -> bool {
-        let map = self.0.lock();
-        map.get(key).is_some_and(|(h, v)| h == hash && v == version)
-    }
-    fn remember(&self, key: String, hash: String, version: String) {
-        self.0.lock().insert(key, (hash, version));
-    }
-    /// Forgets the objects of a resource that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.0.lock().retain(|key, _| !key.starts_with(owner.uid.as_str()));
-    }
-}
+pub struct Sent(HashMap<(Kind, String), (String, String)>);
 
 /// Annotation with the hash of what was sent, so that a removed field is noticed.
 const APPLIED: &str = "xmppfederation.io/applied";
@@ -94,7 +80,7 @@ impl fmt::Display for Written {
 /// Applies everything; returns what was written, for log and events.
 pub async fn run(
     client: &Client,
-    sent: &Sent,
+    sent: &Cache<Sent>,
     owner: &Owner,
     desired: &Desired,
     live: &Live,
@@ -159,7 +145,7 @@ pub async fn run(
 
 struct Target<'a> {
     client: &'a Client,
-    sent: &'a Sent,
+    sent: &'a Cache<Sent>,
     owner: &'a Owner,
 }
 
@@ -206,12 +192,15 @@ impl Target<'_> {
         let hash = super::build::sha256(desired.to_string().as_bytes());
         let mut body = desired.clone();
         merge(&mut body, json!({"metadata": {"annotations": {APPLIED: hash}}}));
-        let key = format!("{}/{}/{name}", self.owner.uid, kind.as_str());
+        let key = (kind, name.to_owned());
+        let uid = &self.owner.uid;
         if let Some(found) = found {
             self.check(kind, name, found)?;
             let version = found.resource_version().unwrap_or_default();
             let live = serde_json::to_value(found).unwrap_or_default();
-            if self.sent.is(&key, &hash, &version) || is_subset(&body, &live) {
+            let request = (hash.clone(), version);
+            let sent = self.sent.with(uid, |Sent(sent)| sent.get(&key) == Some(&request));
+            if sent || is_subset(&body, &live) {
                 return Ok(());
             }
             // Refused if the object was deleted and made anew by somebody else since.
@@ -226,7 +215,7 @@ impl Target<'_> {
         if found.is_none_or(|found| found.resource_version().as_ref() != Some(&version)) {
             written.push(Written::new(kind, name, false));
         }
-        self.sent.remember(key, hash, version);
+        self.sent.with(uid, |Sent(sent)| sent.insert(key, (hash, version)));
         Ok(())
     }
 

@@ -4,19 +4,27 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::context::{Context, Memory};
+use super::cache::Cache;
 use super::validate::Validated;
 use crate::api::XmppFederation;
 
+/// Generation and spec that were accepted last.
+#[derive(Debug, Default)]
+pub struct Accepted(Option<(Option<i64>, Value)>);
+
 /// Logs an accepted generation with the fields that changed.
-pub fn accepted(context: &Context, object: &XmppFederation, valid: &Validated, memory: &Memory) {
+pub fn accepted(cache: &Cache<Accepted>, object: &XmppFederation, valid: &Validated) {
+    cache.with(&valid.owner.uid, |Accepted(last)| note(last, object, valid));
+}
+
+fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid: &Validated) {
     let generation = object.metadata.generation;
-    if memory.accepted.as_ref().is_some_and(|(g, _)| *g == generation) {
+    if last.as_ref().is_some_and(|(g, _)| *g == generation) {
         return;
     }
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
     let mut changes = Vec::new();
-    match &memory.accepted {
+    match &last {
         Some((_, before)) => differences("spec", before, &spec, &mut changes),
         None => changes.push("first look by this operator".to_owned()),
     }
@@ -27,9 +35,7 @@ pub fn accepted(context: &Context, object: &XmppFederation, valid: &Validated, m
         changed = changes.join("; "),
         "generation accepted"
     );
-    context.remember(&valid.owner.uid, |memory| {
-        memory.accepted = Some((generation, spec));
-    });
+    *last = Some((generation, spec));
 }
 
 /// Fields that differ, in the words of Expressway's change log.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::context::Context;
+use super::environment::Environment;
 use super::requests;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::status::XmppFederationStatus;
@@ -160,7 +160,7 @@ impl Former {
 ///
 /// # Errors
 /// The ledgers cannot be read, as a sentence.
-pub async fn by(context: &Context, object: &XmppFederation) -> Result<Vec<Former>, String> {
+pub async fn by(env: &Environment, object: &XmppFederation) -> Result<Vec<Former>, String> {
     let publishers: Vec<String> = object
         .spec
         .imp
@@ -168,7 +168,7 @@ pub async fn by(context: &Context, object: &XmppFederation) -> Result<Vec<Former
         .map(|entry| entry.publisher.to_ascii_lowercase())
         .collect();
     let uid = object.uid().unwrap_or_default();
-    let left = context.imp.left_by(&uid, &publishers).await;
+    let left = env.imp.left_by(&uid, &publishers).await;
     match left {
         Ok(left) => Ok(left.into_iter().map(Former::new).collect()),
         Err(error) => Err(format!(

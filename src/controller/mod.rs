@@ -14,23 +14,27 @@
 pub mod answer;
 pub mod apply;
 pub mod build;
+pub mod cache;
 pub mod change_log;
 pub mod context;
 pub mod delete;
 pub mod dereference;
 pub mod desired;
 pub mod effects;
+pub mod environment;
 pub mod events;
 pub mod finalizer;
 pub mod kube;
 pub mod left;
 pub mod names;
+pub mod outcome;
 pub mod reconcile;
 pub mod requests;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod turns;
+pub mod unreadable;
 pub mod validate;
 pub mod watch;
 

@@ -11,16 +11,18 @@ use kube::{Resource as _, ResourceExt};
 use serde_json::Value;
 
 use super::apply::{self, ApplyError};
-use super::build::{self, ClusterSlots, Known, Links, material, pods_to_run};
-use super::context::{Context, Guarded, LastLook, Memory};
-use super::effects::{Looked, Outcome};
+use super::build::{self, ClusterSlots, Known, material, pods_to_run};
+use super::context::Context;
+use super::effects::{LastLook, Looked, Observations, Outcome};
+use super::environment::{Environment, Guarded};
 use super::events::Note;
-use super::kube::{Error as KubeError, Kind, call};
+use super::kube::{Kind, call};
 use super::left::{self, Former};
 use super::names::Owner;
+use super::outcome::{Error, Next};
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
-use super::{answer, change_log, delete, dereference, effects, requests, watch};
+use super::{answer, change_log, delete, dereference, effects, requests, unreadable};
 use crate::api::conditions::{self, Status};
 use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
@@ -38,55 +40,37 @@ const STEADY: Duration = Duration::from_mins(2);
 /// While something is used that no watch tells of: users' ConfigMaps.
 const UNWATCHED: Duration = Duration::from_secs(15);
 
-/// A reconcile that did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The Kubernetes API.
-    #[error("{}", .0.sentence())]
-    Kube(#[from] KubeError),
-    /// The API server gave an object without name, namespace or UID.
-    #[error("the object has no name, namespace or UID")]
-    Nameless,
-}
-
-impl Error {
-    /// Bounded word for metrics and back-off.
-    const fn category(&self) -> &'static str {
-        match self {
-            Self::Kube(KubeError::Api { .. }) => "api",
-            Self::Kube(KubeError::Timeout { .. }) => "timeout",
-            Self::Nameless => "nameless",
-        }
-    }
-}
-
 /// Entry point of the controller.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
     let result = match &object.0 {
-        Err(invalid) => answer::unreadable(&context, invalid).await,
+        Err(invalid) => unreadable::run(&context.environment, invalid).await,
         Ok(seen) => Box::pin(fresh(&context, seen)).await,
     };
+    let env = &context.environment;
     let word = if result.is_ok() { "ok" } else { "error" };
-    context.metrics.reconciles.get_or_create(&Word { value: word }).inc();
-    context
-        .metrics
-        .reconcile_duration
-        .observe(started.elapsed().as_secs_f64());
-    if result.is_ok() {
-        if let Some(uid) = object.meta().uid.as_deref() {
-            context.remember(uid, |memory| memory.failures = 0);
+    env.metrics.reconciles.get_or_create(&Word { value: word }).inc();
+    env.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
+    let next = result?;
+    let uid = object.meta().uid.as_deref().unwrap_or_default();
+    context.caches.failures.forget(uid);
+    #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in f64")]
+    env.metrics.last_reconcile.set(Timestamp::now().as_second() as f64);
+    Ok(match next {
+        Next::After(wait) => Action::requeue(wait),
+        Next::OnChange => Action::await_change(),
+        Next::Gone => {
+            context.forget(uid);
+            Action::await_change()
         }
-        #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in f64")]
-        context.metrics.last_reconcile.set(Timestamp::now().as_second() as f64);
-    }
-    result
+    })
 }
 
 /// Back-off after an error: doubled each time, spread by the resource's UID.
 #[allow(clippy::needless_pass_by_value, reason = "the controller hands them over")]
 pub fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     context
+        .environment
         .metrics
         .reconcile_errors
         .get_or_create(&Word {
@@ -94,10 +78,9 @@ pub fn on_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> A
         })
         .inc();
     let uid = object.meta().uid.clone().unwrap_or_default();
-    let mut failures = 0;
-    context.remember(&uid, |memory| {
-        memory.failures = memory.failures.saturating_add(1);
-        failures = memory.failures;
+    let failures = context.caches.failures.with(&uid, |failures| {
+        *failures = failures.saturating_add(1);
+        *failures
     });
     let wait = Duration::from_secs(1 << failures.min(8)) + jitter(&uid, Duration::from_secs(2));
     tracing::warn!(
@@ -120,27 +103,23 @@ fn jitter(uid: &str, most: Duration) -> Duration {
 }
 
 /// Reads the object anew, as the watch may lag behind our own writes.
-async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error> {
+async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Next, Error> {
     let (name, namespace) = (seen.name_any(), seen.namespace().ok_or(Error::Nameless)?);
-    let api: Api<XmppFederation> = Api::namespaced(context.client.clone(), &namespace);
+    let env = &context.environment;
+    let api: Api<XmppFederation> = Api::namespaced(env.client.clone(), &namespace);
     let what = || format!("XmppFederation {name} cannot be read");
     let Some(object) = call(what, api.get_opt(&name)).await? else {
-        if let Some(owner) = Owner::of(seen) {
-            context.forget(&owner.uid);
-            context.imp.forget(&owner.uid);
-            context.sent.forget(&owner);
-        }
         context.edges_seen.forget(&(namespace, name));
-        return Ok(Action::await_change());
+        return Ok(Next::Gone);
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
-    let former = left::by(context, &object).await;
+    let former = left::by(env, &object).await;
     let known = former.as_deref().unwrap_or_default();
     let secrets = dereference::secret_names(&object.spec, known.iter().filter_map(|former| former.entry.as_ref()));
     context.refers(&namespace, &name, &secrets);
     if object.metadata.deletion_timestamp.is_some() {
         context.edges_seen.forget(&(namespace, name));
-        return delete::run(context, &object, &owner, &former).await;
+        return delete::run(env, &context.caches.deletion, &object, &owner, &former).await;
     }
     if object.spec.paused {
         context.edges_seen.forget(&(namespace, name));
@@ -151,8 +130,8 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
             observed_generation: object.metadata.generation,
             ..previous
         };
-        answer::finish(context, &object, status, Vec::new()).await?;
-        return Ok(Action::await_change());
+        answer::finish(env, &object, status, Vec::new()).await?;
+        return Ok(Next::OnChange);
     }
     // Nothing hangs on them but rows of former clusters, which are looked for again.
     let former = former.unwrap_or_else(|sentence| {
@@ -163,9 +142,9 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Action, Error
 }
 
 /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
-fn claims(context: &Context, object: &XmppFederation) -> Vec<Claim> {
+fn claims(env: &Environment, object: &XmppFederation) -> Vec<Claim> {
     let age = |o: &XmppFederation| (o.creation_timestamp().map(|t| t.0), o.uid());
-    watch::known(context)
+    env.resources()
         .iter()
         .filter(|other| other.uid() != object.uid() && age(other) < age(object))
         .map(|other| {
@@ -182,40 +161,42 @@ async fn work(
     owner: Owner,
     secrets: Vec<String>,
     former: &[Former],
-) -> Result<Action, Error> {
+) -> Result<Next, Error> {
     let now = Timestamp::now();
-    let memory = context.recall(&owner.uid);
-    let observed = Box::pin(dereference::run(
-        &context.client,
-        &context.edges,
-        &owner,
-        &object.spec,
-        secrets,
-    ))
-    .await?;
+    let env = &context.environment;
+    let observations = context.caches.observations.with(&owner.uid, |last| last.clone());
+    let observed = Box::pin(dereference::run(&env.client, &env.edges, &owner, &object.spec, secrets)).await?;
     note_edges(context, &owner, &observed);
-    let valid = match validate::run(owner, &object.spec, &context.settings, &claims(context, object)) {
+    let valid = match validate::run(owner, &object.spec, &env.settings, &claims(env, object)) {
         Ok(valid) => valid,
-        Err(refusal) => return refused(context, object, refusal).await,
+        Err(refusal) => return refused(env, object, refusal).await,
     };
     let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
     let lost = observed.live.dialback.is_none();
     let material = material::run(&valid, &observed, rotate.is_some() && lost, now);
-    let known = known(&valid, &observed, &memory);
+    let known = known(&valid, &observed, &observations);
     let desired = match build::all(&valid, &material, &known) {
         Ok(desired) => desired,
-        Err(refusal) => return refused(context, object, refusal).await,
+        Err(refusal) => return refused(env, object, refusal).await,
     };
-    change_log::accepted(context, object, &valid, &memory);
+    change_log::accepted(&context.caches.accepted, object, &valid);
 
-    let written = match apply::run(&context.client, &context.sent, &valid.owner, &desired, &observed.live).await {
+    let written = match apply::run(
+        &env.client,
+        &context.caches.sent,
+        &valid.owner,
+        &desired,
+        &observed.live,
+    )
+    .await
+    {
         Ok(written) => written,
-        Err(error) => return not_applied(context, object, error).await,
+        Err(error) => return not_applied(env, object, error).await,
     };
     note_written(&valid.owner, &written);
     let controller_changed = written.iter().any(|object| object.kind == Kind::StatefulSet);
     let told = apply::tell_pods(
-        &context.client,
+        &env.client,
         &valid.owner,
         &desired.mounted_hash,
         &desired.config_hash,
@@ -223,12 +204,22 @@ async fn work(
     )
     .await?;
 
-    let addresses = addresses(&observed, &memory);
-    let effects = effects::run(context, object, &valid, &observed, former, &addresses, &memory).await?;
+    let effects = effects::run(
+        env,
+        object,
+        &valid,
+        &observed,
+        former,
+        &observations,
+        &context.caches.deletion,
+    )
+    .await?;
     let Some(outcome) = effects else {
-        return Ok(Action::requeue(Duration::ZERO));
+        return Ok(Next::After(Duration::ZERO));
     };
-    note_outcome(context, &valid.owner.uid, &outcome);
+    let uid = valid.owner.uid.clone();
+    let cache = &context.caches.observations;
+    cache.with(&uid, |last| note_outcome(last, &outcome));
 
     let found = Found {
         valid: &valid,
@@ -250,23 +241,23 @@ async fn work(
         lost,
         abandoned,
     };
-    let ready = conclude(context, object, &found, outcome.notes, &served).await?;
+    let ready = conclude(env, object, &found, outcome.notes, &served).await?;
 
     // What this reconcile learned changes what is to be built: at once.
-    let after = context.recall(&valid.owner.uid);
+    let after = cache.with(&uid, |last| last.clone());
     if self::known(&valid, &observed, &after) != known {
-        return Ok(Action::requeue(Duration::ZERO));
+        return Ok(Next::After(Duration::ZERO));
     }
-    Ok(Action::requeue(wait(&found, ready, told)))
+    Ok(Next::After(wait(&found, ready, told)))
 }
 
 /// Another resource may go away; a wrong value changes only with the object.
-async fn refused(context: &Context, object: &XmppFederation, refusal: Refusal) -> Result<Action, Error> {
+async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusal) -> Result<Next, Error> {
     let (reason, sentence, action) = match refusal {
-        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; "), Action::await_change()),
-        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence, Action::requeue(LATER)),
+        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; "), Next::OnChange),
+        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence, Next::After(LATER)),
     };
-    answer::stalled(context, object, reason, sentence).await?;
+    answer::stalled(env, object, reason, sentence).await?;
     Ok(action)
 }
 
@@ -295,16 +286,14 @@ fn note_written(owner: &Owner, written: &[apply::Written]) {
 }
 
 /// What was learned about the world outside, for the next reconcile.
-fn note_outcome(context: &Context, uid: &str, outcome: &Outcome) {
-    context.remember(uid, |memory| {
-        memory.imp = outcome
-            .imp
-            .iter()
-            .map(|looked| (looked.entry.clone(), remembered(looked, &memory.imp)))
-            .collect();
-        memory.links = Some(outcome.links.clone());
-        memory.records = outcome.records.as_ref().ok().cloned();
-    });
+fn note_outcome(last: &mut Observations, outcome: &Outcome) {
+    last.clusters = outcome
+        .imp
+        .iter()
+        .map(|looked| (looked.entry.clone(), remembered(looked, &last.clusters)))
+        .collect();
+    last.links = Some(outcome.links.clone());
+    last.records = outcome.records.as_ref().ok().cloned();
 }
 
 /// A look at one cluster without what is told once.
@@ -334,7 +323,7 @@ struct Served<'a> {
 
 /// Writes status and events; whether the resource is ready.
 async fn conclude(
-    context: &Context,
+    env: &Environment,
     object: &XmppFederation,
     found: &Found<'_>,
     mut notes: Vec<Note>,
@@ -368,9 +357,9 @@ async fn conclude(
     let generation = object.metadata.generation;
     next.observed_generation = generation;
     next.conditions = conditions::assemble(&previous.conditions, generation, found.now, &findings);
-    answer::metrics(context, found);
+    answer::metrics(env, found);
     let ready = next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    answer::finish(context, object, next, notes).await?;
+    answer::finish(env, object, next, notes).await?;
     Ok(ready)
 }
 
@@ -412,18 +401,12 @@ fn wait(found: &Found<'_>, ready: bool, told: bool) -> Duration {
     wait
 }
 
-/// Where the routers are, by earlier looks.
-fn addresses(observed: &dereference::Observed, memory: &Memory) -> Links {
-    let links = memory.links.clone();
-    links.unwrap_or_else(|| effects::addresses_written(observed))
-}
-
 /// What earlier looks at the world tell.
-fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -> Known {
+fn known(valid: &Validated, observed: &dereference::Observed, last: &Observations) -> Known {
     let others = |report: &Report| report.served_by_others() || report.was_prepared();
-    let mut links = addresses(observed, memory);
+    let mut links = last.routers(observed);
     links.retain(|entry, _| {
-        let last = memory.imp.get(entry).and_then(|last| last.report.as_ref());
+        let last = last.clusters.get(entry).and_then(|last| last.report.as_ref());
         !last.is_some_and(others)
     });
     let running = observed
@@ -437,7 +420,7 @@ fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -
         .imp
         .iter()
         .map(|cluster| {
-            let last = memory.imp.get(&cluster.spec.name);
+            let last = last.clusters.get(&cluster.spec.name);
             let report = last.and_then(|last| last.report.as_ref());
             ClusterSlots {
                 domains: &cluster.domains,
@@ -455,7 +438,7 @@ fn known(valid: &Validated, observed: &dereference::Observed, memory: &Memory) -
     Known { links, pods }
 }
 
-async fn not_applied(context: &Context, object: &XmppFederation, error: ApplyError) -> Result<Action, Error> {
+async fn not_applied(env: &Environment, object: &XmppFederation, error: ApplyError) -> Result<Next, Error> {
     let (reason, wait) = match &error {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
         ApplyError::Former { .. } => (Reason::FormerObject, SOON),
@@ -474,6 +457,6 @@ async fn not_applied(context: &Context, object: &XmppFederation, error: ApplyErr
         ApplyError::Kube(kube) => kube.sentence(),
         other => other.to_string(),
     };
-    answer::stalled(context, object, reason, sentence).await?;
-    Ok(Action::requeue(wait))
+    answer::stalled(env, object, reason, sentence).await?;
+    Ok(Next::After(wait))
 }

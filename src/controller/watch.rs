@@ -12,9 +12,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
 use kube::{Resource, ResourceExt};
 
-use super::context::{Context, Guarded};
+use super::context::Context;
+use super::environment::{Environment, Guarded};
 use super::reconcile;
-use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+use crate::api::{INSTANCE_LABEL, MANAGED_BY};
 
 /// Reconciles under way at once.
 const CONCURRENCY: u16 = 4;
@@ -28,22 +29,22 @@ pub enum Scope {
     Namespaces(Vec<String>),
 }
 
-fn apis<K>(context: &Context, scope: &Scope) -> Vec<Api<K>>
+fn apis<K>(env: &Environment, scope: &Scope) -> Vec<Api<K>>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
 {
     match scope {
-        Scope::Cluster => vec![Api::all(context.client.clone())],
+        Scope::Cluster => vec![Api::all(env.client.clone())],
         Scope::Namespaces(names) => names
             .iter()
-            .map(|name| Api::namespaced(context.client.clone(), name))
+            .map(|name| Api::namespaced(env.client.clone(), name))
             .collect(),
     }
 }
 
 /// Metadata of the objects of one kind, without what no mapping reads.
 fn metadata<K>(
-    context: &Context,
+    env: &Environment,
     scope: &Scope,
     config: &watcher::Config,
 ) -> impl futures::Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
@@ -57,7 +58,7 @@ where
         + 'static,
 {
     // The client asks for metadata alone when the type holds nothing else.
-    let streams = apis::<PartialObjectMeta<K>>(context, scope)
+    let streams = apis::<PartialObjectMeta<K>>(env, scope)
         .into_iter()
         .map(|api| watcher(api, config.clone()).default_backoff().touched_objects().boxed());
     futures::stream::select_all(streams)
@@ -67,13 +68,14 @@ where
 pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output = ()> + Send + Sync + 'static) {
     let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
     let all = watcher::Config::default();
+    let env = &context.environment;
 
     let (reader, writer) = reflector::store();
-    if context.store.set(reader.clone()).is_err() {
+    if env.store.set(reader.clone()).is_err() {
         tracing::error!("the controller was started twice");
         return;
     }
-    let resources = apis::<Guarded>(&context, &scope)
+    let resources = apis::<Guarded>(env, &scope)
         .into_iter()
         .map(|api| watcher(api, all.clone()).boxed());
     let resources = futures::stream::select_all(resources)
@@ -107,17 +109,17 @@ pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output =
     };
 
     let edges = Arc::clone(&context.edges_seen)
-        .news(context.edges.clone())
+        .news(env.edges.clone())
         .map(|(namespace, name)| ObjectRef::<Guarded>::new(&name).within(&namespace));
 
     Controller::for_stream(resources, reader)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(edges)
-        .watches_stream(metadata::<StatefulSet>(&context, &scope, &ours), by_label)
-        .watches_stream(metadata::<Service>(&context, &scope, &ours), by_label)
-        .watches_stream(metadata::<ConfigMap>(&context, &scope, &ours), by_label)
-        .watches_stream(metadata::<Pod>(&context, &scope, &ours), by_label)
-        .watches_stream(metadata::<Secret>(&context, &scope, &all), by_reference)
+        .watches_stream(metadata::<StatefulSet>(env, &scope, &ours), by_label)
+        .watches_stream(metadata::<Service>(env, &scope, &ours), by_label)
+        .watches_stream(metadata::<ConfigMap>(env, &scope, &ours), by_label)
+        .watches_stream(metadata::<Pod>(env, &scope, &ours), by_label)
+        .watches_stream(metadata::<Secret>(env, &scope, &all), by_reference)
         .graceful_shutdown_on(stop)
         .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context))
         .for_each(|result| async move {
@@ -127,7 +129,7 @@ pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output =
         })
         .await;
     // A turn that a reconcile did not wait for may still write.
-    finishing.turns.finish().await;
+    finishing.environment.turns.finish().await;
 }
 
 /// The resource that an object's label names.
@@ -138,16 +140,4 @@ where
 {
     let name = object.labels().get(INSTANCE_LABEL)?;
     Some(ObjectRef::<Guarded>::new(name).within(&object.namespace()?))
-}
-
-/// All readable resources that the watch knows.
-pub fn known(context: &Context) -> Vec<XmppFederation> {
-    let Some(store) = context.store.get() else {
-        return Vec::new();
-    };
-    store
-        .state()
-        .iter()
-        .filter_map(|object| object.0.as_ref().ok().cloned())
-        .collect()
 }

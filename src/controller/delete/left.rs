@@ -4,7 +4,7 @@ use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
 use crate::api::status::ImpStatus;
-use crate::controller::context::Context;
+use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
 use crate::controller::names::Owner;
 use xmpp_federation_imp::report::{Removal, row_left};
@@ -12,7 +12,7 @@ use xmpp_federation_imp::report::{Removal, row_left};
 /// The rows of ours that may stand in a cluster's table, each with the command that removes it.
 /// The ledger knows best; the status remembers where the ledger was lost.
 pub async fn rows(
-    context: &Context,
+    env: &Environment,
     object: &XmppFederation,
     owner: &Owner,
     imp: &ImpSpec,
@@ -24,7 +24,7 @@ pub async fn rows(
     let status = object.status.as_ref();
     let status = status.and_then(|s| s.imp.iter().find(|entry| entry.name == imp.name));
     let table = status.and_then(|entry| entry.table.as_deref());
-    match context.imp.recorded(&owner.uid, &imp.publisher, table).await {
+    match env.imp.recorded(&owner.uid, &imp.publisher, table).await {
         Ok(Some(rows)) => rows,
         _ => status.map(of_status).unwrap_or_default(),
     }
@@ -97,9 +97,9 @@ pub fn tell(owner: &Owner, reason: Reason, why: &str, rows: &[String]) -> Vec<No
 }
 
 /// Counts rows given up; where none is known there may be one all the same.
-pub fn count(context: &Context, rows: &[String]) {
+pub fn count(env: &Environment, rows: &[String]) {
     let rows = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-    context.metrics.abandoned_rows.inc_by(rows.max(1));
+    env.metrics.abandoned_rows.inc_by(rows.max(1));
 }
 
 #[cfg(test)]

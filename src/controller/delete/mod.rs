@@ -10,24 +10,26 @@ pub mod plan;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
-use kube::runtime::controller::Action;
 
 use plan::{Age, Step};
 
-use super::context::Context;
+use super::cache::Cache;
 use super::dereference::Secrets;
 use super::desired::{Resource, desired};
 use super::effects::farewell;
+use super::environment::Environment;
 use super::events::{self, Note};
 use super::left::Former;
 use super::names::Owner;
-use super::{answer, dereference, finalizer, reconcile, requests, validate, watch};
+use super::outcome::{Error, Next};
+use super::{answer, dereference, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::spec::ImpSpec;
@@ -45,6 +47,16 @@ const UNREADABLE_TIMEOUT: Duration = Duration::from_mins(10);
 /// A Secret that went so shortly before the resource went with it, as in a namespace that is
 /// deleted; one that went earlier was taken away from us.
 const WENT_TOGETHER: Duration = Duration::from_mins(1);
+
+/// What is remembered of a resource for its deletion.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// How IM and Presence was reached last, for a deletion that finds the Secret gone; by entry of
+    /// the spec.
+    pub reach: BTreeMap<String, Option<LastReach>>,
+    /// When this process began with the deletion.
+    deleting_since: Option<Instant>,
+}
 
 /// The last sight of what IM and Presence is reached with, in memory alone.
 #[derive(Debug, Clone)]
@@ -102,27 +114,28 @@ struct End {
 
 /// The resource is going: one step.
 pub async fn run(
-    context: &Context,
+    env: &Environment,
+    memory: &Cache<Memory>,
     object: &XmppFederation,
     owner: &Owner,
     former: &Result<Vec<Former>, String>,
-) -> Result<Action, reconcile::Error> {
+) -> Result<Next, Error> {
     // What a turn still inserts would be left behind.
-    context.turns.settle(&owner.uid).await;
-    let age = age(context, object, owner);
+    env.turns.settle(&owner.uid).await;
+    let age = age(memory, object, owner);
     let mut notes = Vec::new();
     let mut ends = Vec::new();
     let mut waits = Vec::new();
     let mut again = Duration::MAX;
     let mut parts = parts(object, former.as_deref().unwrap_or_default(), age);
     if parts.iter().any(|part| part.step == Step::Remove) {
-        say(context, object, None, age.now).await;
+        say(env, object, None, age.now).await;
         // All at once: the time-outs of one cluster are nobody else's.
         let tries = parts
             .iter_mut()
             .filter(|part| part.step == Step::Remove)
             .map(|part| async move {
-                let outcome = remove(context, object, owner, part, age.asked).await;
+                let outcome = remove(env, memory, object, owner, part, age.asked).await;
                 part.step = plan::after(&part.imp, &outcome, age);
                 part.removal = outcome.ok();
             });
@@ -154,7 +167,7 @@ pub async fn run(
         };
         let rows = match part.former {
             Some(former) => former.left.rows,
-            None => left::rows(context, object, owner, &part.imp, part.removal).await,
+            None => left::rows(env, object, owner, &part.imp, part.removal).await,
         };
         ends.push(End { reason, why, rows });
     }
@@ -176,23 +189,20 @@ pub async fn run(
         }
     }
     if !waits.is_empty() {
-        events::publish(&context.client, object, &context.instance, &notes).await;
-        say(context, object, Some(waits.join("; ")), age.now).await;
-        return Ok(Action::requeue(again));
+        events::publish(&env.client, object, &env.instance, &notes).await;
+        say(env, object, Some(waits.join("; ")), age.now).await;
+        return Ok(Next::After(again));
     }
     for end in &ends {
         notes.extend(left::tell(owner, end.reason, &end.why, &end.rows));
     }
-    events::publish(&context.client, object, &context.instance, &notes).await;
-    finalizer::release(&context.client, object).await?;
+    events::publish(&env.client, object, &env.instance, &notes).await;
+    finalizer::release(&env.client, object).await?;
     for end in ends.iter().filter(|end| end.reason == Reason::RowsAbandoned) {
-        left::count(context, &end.rows);
+        left::count(env, &end.rows);
     }
-    context.forget(&owner.uid);
-    context.imp.forget(&owner.uid);
-    context.sent.forget(owner);
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
-    Ok(Action::await_change())
+    Ok(Next::Gone)
 }
 
 /// What is done about each cluster: those of the spec, then those that it names no more.
@@ -219,11 +229,10 @@ fn parts(object: &XmppFederation, former: &[Former], age: Age) -> Vec<Part> {
 }
 
 /// How long the deletion goes on; notes when this process began with it.
-fn age(context: &Context, object: &XmppFederation, owner: &Owner) -> Age {
+fn age(memory: &Cache<Memory>, object: &XmppFederation, owner: &Owner) -> Age {
     let now = Timestamp::now();
-    let mut began = Instant::now();
-    context.remember(&owner.uid, |memory| {
-        began = *memory.deleting_since.get_or_insert(began);
+    let began = memory.with(&owner.uid, |memory| {
+        *memory.deleting_since.get_or_insert_with(Instant::now)
     });
     Age {
         asked: object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0),
@@ -236,7 +245,7 @@ fn age(context: &Context, object: &XmppFederation, owner: &Owner) -> Age {
 /// said holds nothing up.
 ///
 /// `None`: rows are being removed; more is not known yet.
-async fn say(context: &Context, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {
+async fn say(env: &Environment, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {
     let previous = object.status.clone().unwrap_or_default();
     let waits = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
         c.type_ == "Reconciling" && c.reason == Reason::Deleting.as_str()
@@ -259,24 +268,25 @@ async fn say(context: &Context, object: &XmppFederation, sentence: Option<String
         observed_generation: generation,
         ..previous
     };
-    if let Err(error) = answer::finish(context, object, status, Vec::new()).await {
+    if let Err(error) = answer::finish(env, object, status, Vec::new()).await {
         tracing::warn!(name = object.name_any(), %error, "the status of a deletion is not written");
     }
 }
 
 /// One step of removing rows, or why it cannot be tried.
 async fn remove(
-    context: &Context,
+    env: &Environment,
+    memory: &Cache<Memory>,
     object: &XmppFederation,
     owner: &Owner,
     part: &Part,
     asked: Timestamp,
 ) -> Result<Removal, String> {
     let names = dereference::secret_names_of([&part.imp]);
-    let secrets = dereference::secrets(&context.client, owner, names)
+    let secrets = dereference::secrets(&env.client, owner, names)
         .await
         .map_err(|error| error.sentence());
-    let resource = resource(context, object, owner);
+    let resource = resource(env, object, owner);
     let found = secrets.and_then(|secrets| match &part.former {
         None => wanted(&resource, &part.imp, &secrets),
         Some(former) => farewell::removal(&resource, former, &secrets),
@@ -284,10 +294,11 @@ async fn remove(
     let mut desired = match found {
         Ok(desired) => desired,
         Err(sentence) => {
-            let last = context.recall(&owner.uid).reach;
-            let last = last.get(&part.name).filter(|_| part.former.is_none());
-            let usable = last.and_then(Option::as_ref).and_then(|last| last.usable(asked));
-            let Some(last) = usable else {
+            let last = memory.with(&owner.uid, |memory| {
+                let last = memory.reach.get(&part.name)?.as_ref()?;
+                last.usable(asked).cloned()
+            });
+            let Some(last) = last.filter(|_| part.former.is_none()) else {
                 return Err(sentence);
             };
             tracing::info!(
@@ -296,21 +307,21 @@ async fn remove(
                 sentence,
                 "rows are removed with what was read before the deletion"
             );
-            last.clone()
+            last
         }
     };
     desired.maintenance = part.imp.maintenance;
     desired.hold_acts = false;
-    Ok(context.imp.remove(&desired).await)
+    Ok(env.imp.remove(&desired).await)
 }
 
 /// On whose behalf rows are removed.
-fn resource<'a>(context: &Context, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
+fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
     Resource {
         owner,
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
-        live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
+        live_owners: env.live_owners(),
         requests: Requests::default(),
     }
 }
@@ -324,19 +335,19 @@ fn wanted(resource: &Resource<'_>, imp: &ImpSpec, secrets: &Secrets) -> Result<D
 /// An object that this release cannot read is going: its rows cannot be removed, and it cannot
 /// be held for ever either.
 pub async fn unreadable(
-    context: &Context,
+    env: &Environment,
     object: &DynamicObject,
     status: &XmppFederationStatus,
-) -> Result<Action, reconcile::Error> {
+) -> Result<Next, Error> {
     if !finalizer::is_on(object) {
-        return Ok(Action::await_change());
+        return Ok(Next::OnChange);
     }
     let now = Timestamp::now();
     let asked = object.metadata.deletion_timestamp.as_ref();
     let waited = asked.map_or(Duration::ZERO, |asked| lasted(asked.0, now));
     let abandoned = object.annotations().contains_key(request::ABANDON_ROWS);
     if waited < UNREADABLE_TIMEOUT && !abandoned {
-        return Ok(Action::requeue(RETRY));
+        return Ok(Next::After(RETRY));
     }
     let owner = Owner {
         name: object.name_any(),
@@ -347,8 +358,7 @@ pub async fn unreadable(
     // The object does not fit the type that events are written for: the log has to do.
     let why = "the object does not fit the schema of this release";
     left::tell(&owner, Reason::RowsAbandoned, why, &rows);
-    finalizer::release(&context.client, object).await?;
-    left::count(context, &rows);
-    context.forget(&owner.uid);
-    Ok(Action::await_change())
+    finalizer::release(&env.client, object).await?;
+    left::count(env, &rows);
+    Ok(Next::Gone)
 }

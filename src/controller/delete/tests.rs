@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
+use crate::controller::context::Context;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
@@ -146,7 +147,12 @@ fn names(object: &XmppFederation) -> Vec<String> {
 
 /// What the first entry is asked for.
 fn wanted_of(context: &Context, object: &XmppFederation, owner: &Owner, secrets: &Secrets) -> Desired {
-    wanted(&resource(context, object, owner), &object.spec.imp[0], secrets).unwrap()
+    wanted(
+        &resource(&context.environment, object, owner),
+        &object.spec.imp[0],
+        secrets,
+    )
+    .unwrap()
 }
 
 impl Bench {
@@ -206,18 +212,18 @@ impl Bench {
     async fn register(&self) {
         let object = self.object();
         for _ in 0..50 {
-            let secrets = dereference::secrets(&self.context.client, &self.owner, names(&object))
+            let secrets = dereference::secrets(&self.context.environment.client, &self.owner, names(&object))
                 .await
                 .unwrap();
             let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
-            self.context.remember(&self.owner.uid, |memory| {
+            self.context.caches.deletion.with(&self.owner.uid, |memory| {
                 LastReach::see(
                     memory.reach.entry("main".to_owned()).or_default(),
                     Some(&desired),
                     Timestamp::now(),
                 );
             });
-            let said = self.context.imp.reconcile(&desired).await;
+            let said = self.context.environment.imp.reconcile(&desired).await;
             if said.components_registered.status == report::Status::True {
                 return;
             }
@@ -246,16 +252,28 @@ impl Bench {
         let began = Instant::now();
         while self.server.lock().unwrap().released == 0 {
             assert!(began.elapsed() < Duration::from_mins(1), "it hangs");
-            let action = run(&self.context, &self.object(), &self.owner, &Ok(Vec::new()))
-                .await
-                .unwrap();
-            if action == Action::await_change() {
+            if self.step().await == Next::Gone {
                 break;
             }
             // The longest of the waits that are asked for ends with the deletion's.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         began.elapsed()
+    }
+
+    async fn step(&self) -> Next {
+        let Context {
+            environment, caches, ..
+        } = &self.context;
+        run(
+            environment,
+            &caches.deletion,
+            &self.object(),
+            &self.owner,
+            &Ok(Vec::new()),
+        )
+        .await
+        .unwrap()
     }
 
     fn rows(&self) -> Vec<String> {
@@ -270,7 +288,7 @@ impl Bench {
     }
 
     fn abandoned(&self) -> u64 {
-        self.context.metrics.abandoned_rows.get()
+        self.context.environment.metrics.abandoned_rows.get()
     }
 }
 
@@ -311,7 +329,7 @@ impl Trouble {
             Self::SecretGoneEarlier => {
                 gone("cups-axl");
                 let long_ago = Timestamp::now() - Duration::from_secs(61);
-                bench.context.remember(&bench.owner.uid, |memory| {
+                bench.context.caches.deletion.with(&bench.owner.uid, |memory| {
                     LastReach::see(memory.reach.entry("main".to_owned()).or_default(), None, long_ago);
                 });
             }
@@ -445,9 +463,7 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
     let mut bench = Bench::start().await;
     bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
     Trouble::Unauthorized.make(&mut bench);
-    run(&bench.context, &bench.object(), &bench.owner, &Ok(Vec::new()))
-        .await
-        .unwrap();
+    bench.step().await;
     let status = bench.server.lock().unwrap().resource["status"].clone();
     let conditions = status["conditions"].as_array().unwrap();
     let said = conditions
@@ -491,17 +507,17 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
     bench.restart_operator();
     bench.owner.uid = "uid-2".to_owned();
     let object = bench.object();
-    let secrets = dereference::secrets(&bench.context.client, &bench.owner, names(&object))
+    let secrets = dereference::secrets(&bench.context.environment.client, &bench.owner, names(&object))
         .await
         .unwrap();
     let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
     desired.live_owners = BTreeSet::from(["uid-2".to_owned()]);
-    let mut said = bench.context.imp.reconcile(&desired).await;
+    let mut said = bench.context.environment.imp.reconcile(&desired).await;
     for _ in 0..10 {
         if said.components_registered.status == report::Status::True {
             break;
         }
-        said = bench.context.imp.reconcile(&desired).await;
+        said = bench.context.environment.imp.reconcile(&desired).await;
     }
     assert_eq!(said.components_registered.status, report::Status::True);
     // Nothing is written, and yet its deletion will have rows to remove.

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 
 use crate::api::XmppFederation;
-use crate::controller::context::Context;
 use crate::controller::dereference::Secrets;
 use crate::controller::desired::{Resource, desired};
+use crate::controller::environment::Environment;
 use crate::controller::events::Note;
 use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};
@@ -23,7 +23,7 @@ struct One<'a> {
 
 /// All of them.
 pub(super) struct Farewell<'a> {
-    context: &'a Context,
+    env: &'a Environment,
     now: Timestamp,
     resource: Resource<'a>,
     all: Vec<One<'a>>,
@@ -31,7 +31,7 @@ pub(super) struct Farewell<'a> {
 
 impl<'a> Farewell<'a> {
     pub(super) fn new(
-        context: &'a Context,
+        env: &'a Environment,
         object: &XmppFederation,
         resource: Resource<'a>,
         former: &'a [Former],
@@ -49,7 +49,7 @@ impl<'a> Farewell<'a> {
             })
             .collect();
         Self {
-            context,
+            env,
             now,
             resource,
             all,
@@ -86,7 +86,7 @@ impl<'a> Farewell<'a> {
     ) -> Vec<Leaving> {
         let mut leaving = Vec::new();
         // A publisher that was asked just now may have turned out to be another name of one of them.
-        let still = left::by(self.context, object).await.ok();
+        let still = left::by(self.env, object).await.ok();
         let is_left = |former: &Former| {
             let same = |other: &Former| other.left.publisher == former.left.publisher;
             still.as_ref().is_none_or(|still| still.iter().any(same))
@@ -139,7 +139,7 @@ impl<'a> Farewell<'a> {
     /// Whoever is active there next has the cluster.
     async fn end_claim(&self, former: &Former, why: &str) -> Result<(), String> {
         let (uid, publisher) = (&self.resource.owner.uid, &former.left.publisher);
-        self.context
+        self.env
             .imp
             .give_up(uid, publisher, why, self.now)
             .await
@@ -169,7 +169,7 @@ impl<'a> Farewell<'a> {
             "rows of a cluster that left the spec stay"
         );
         if warning {
-            self.context.metrics.abandoned_rows.inc();
+            self.env.metrics.abandoned_rows.inc();
         }
         notes.push(Note {
             warning,

@@ -11,25 +11,24 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
 use serde_json::Value;
 
 use xmpp_federation_core::edge_status::LinkState;
 
 pub use records::Records;
-pub use routers::addresses_written;
 
 use super::build::{Links, Nodes};
-use super::context::{Context, LastLook, Memory};
+use super::cache::Cache;
 use super::delete::LastReach;
 use super::dereference::{EdgePod, Observed};
 use super::desired::{Resource, desired};
+use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::Error;
 use super::left::{self, Former, Leaving};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
-use super::{finalizer, requests, watch};
+use super::{delete, finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
@@ -53,6 +52,34 @@ pub struct Looked {
     pub failing: bool,
 }
 
+/// What earlier reconciles saw outside Kubernetes.
+#[derive(Debug, Clone, Default)]
+pub struct Observations {
+    /// The clusters of IM and Presence, by entry of the spec.
+    pub clusters: BTreeMap<String, LastLook>,
+    /// Addresses of the routers.
+    pub links: Option<Links>,
+    /// Public records.
+    pub records: Option<Records>,
+}
+
+impl Observations {
+    /// Where the routers are; for an operator that has just started, by the configuration that exists.
+    pub fn routers(&self, observed: &Observed) -> Links {
+        let links = self.links.clone();
+        links.unwrap_or_else(|| routers::addresses_written(observed))
+    }
+}
+
+/// One cluster as it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub struct LastLook {
+    /// Its last answer.
+    pub report: Option<Report>,
+    /// It fails as a whole: neither its publisher answers nor any link to it stands.
+    pub failing: bool,
+}
+
 /// What the world outside answered.
 pub struct Outcome {
     /// The clusters of IM and Presence, in the order of the spec.
@@ -71,13 +98,13 @@ pub struct Outcome {
 
 /// Does what is due; `None`: the finalizer was added first, and the reconcile starts again.
 pub async fn run(
-    context: &Context,
+    env: &Environment,
     object: &XmppFederation,
     valid: &Validated,
     observed: &Observed,
     former: &[Former],
-    known: &Links,
-    memory: &Memory,
+    last: &Observations,
+    deletion: &Cache<delete::Memory>,
 ) -> Result<Option<Outcome>, Error> {
     let requests = requests::to_clusters(object);
     let refresh = requests.refresh.clone();
@@ -85,12 +112,12 @@ pub async fn run(
         owner: &valid.owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
-        live_owners: watch::known(context).iter().filter_map(ResourceExt::uid).collect(),
+        live_owners: env.live_owners(),
         requests,
     };
     let mut notes = Vec::new();
     // A turn that was asked for with an earlier spec may still write where rows are to go.
-    let earlier = context.turns.busy(&valid.owner.uid);
+    let earlier = env.turns.busy(&valid.owner.uid);
     let now = Timestamp::now();
     let mut missing = BTreeMap::new();
     let mut asks = Vec::new();
@@ -98,7 +125,7 @@ pub async fn run(
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, place);
         let wanted = desired(&resource, cluster, place, &observed.secrets, &observed.pods);
-        context.remember(&valid.owner.uid, |memory| {
+        deletion.with(&valid.owner.uid, |memory| {
             let last = memory.reach.entry(entry.clone()).or_default();
             LastReach::see(last, wanted.as_ref().ok(), now);
         });
@@ -113,9 +140,9 @@ pub async fn run(
             }
         }
     }
-    let mut farewell = Farewell::new(context, object, resource, former);
+    let mut farewell = Farewell::new(env, object, resource, former);
     asks.extend(farewell.asks(&observed.secrets, earlier));
-    let mut turns = context.turns.take(&valid.owner.uid, asks).await;
+    let mut turns = env.turns.take(&valid.owner.uid, asks).await;
     for turn in &turns {
         if let Some(Answer::Step(report)) = &turn.answer {
             notes.extend(report.events.iter().map(|event| note(valid, &turn.key, event)));
@@ -123,8 +150,8 @@ pub async fn run(
     }
     let binds = |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
     if !finalizer::is_on(object) && turns.iter().any(binds) {
-        finalizer::add(&context.client, object).await?;
-        events::publish(&context.client, object, &context.instance, &notes).await;
+        finalizer::add(&env.client, object).await?;
+        events::publish(&env.client, object, &env.instance, &notes).await;
         return Ok(None);
     }
     let leaving = farewell.conclude(object, &mut turns, &mut notes).await;
@@ -132,9 +159,10 @@ pub async fn run(
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
         let turn = turns.iter_mut().find(|turn| turn.key == *entry);
-        let last = memory.imp.get(entry);
+        let last = last.clusters.get(entry);
         looked.push(look(cluster, turn, missing.remove(entry), last, &observed.pods));
     }
+    let known = last.routers(observed);
     let mut links = Links::new();
     for (cluster, looked) in valid.imp.iter().zip(&looked) {
         let entry = &cluster.spec.name;
@@ -147,7 +175,7 @@ pub async fn run(
         links.insert(entry.clone(), routers);
     }
     let addresses = public_addresses(valid, observed);
-    let last = memory.records.clone();
+    let last = last.records.clone();
     let records = records::look(valid, addresses.clone(), refresh.as_ref(), last).await;
     Ok(Some(Outcome {
         imp: looked,

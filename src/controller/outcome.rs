@@ -1,0 +1,38 @@
+//! How a reconcile ends.
+
+use std::time::Duration;
+
+use super::kube::Error as KubeError;
+
+/// When a resource is reconciled again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// After this time, or when something changes.
+    After(Duration),
+    /// When something changes.
+    OnChange,
+    /// Never: the resource is gone.
+    Gone,
+}
+
+/// A reconcile that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Kubernetes API.
+    #[error("{}", .0.sentence())]
+    Kube(#[from] KubeError),
+    /// The API server gave an object without name, namespace or UID.
+    #[error("the object has no name, namespace or UID")]
+    Nameless,
+}
+
+impl Error {
+    /// Bounded word for metrics and back-off.
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Kube(KubeError::Api { .. }) => "api",
+            Self::Kube(KubeError::Timeout { .. }) => "timeout",
+            Self::Nameless => "nameless",
+        }
+    }
+}
