@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::names::ADMIN_PORT;
 use super::turns::Turns;
 use super::validate::Settings;
-use super::{apply, change_log, delete, effects};
+use super::{apply, change_log, effects, rows};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Imp;
@@ -43,8 +43,8 @@ pub struct Caches {
     pub sent: Cache<apply::Sent>,
     /// What was seen outside Kubernetes.
     pub observations: Cache<effects::Observations>,
-    /// What a deletion needs.
-    pub deletion: Cache<delete::Memory>,
+    /// What the removal of its rows needs.
+    pub rows: Cache<rows::Memory>,
 }
 
 impl Caches {
@@ -54,13 +54,13 @@ impl Caches {
             accepted,
             sent,
             observations,
-            deletion,
+            rows,
         } = self;
         failures.forget(uid);
         accepted.forget(uid);
         sent.forget(uid);
         observations.forget(uid);
-        deletion.forget(uid);
+        rows.forget(uid);
     }
 }
 

@@ -4,8 +4,8 @@
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
 //!   [`answer`]: what is told and written back
-//! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`left`]: those that
-//!   the spec names no more
+//! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`rows`]: rows
+//!   that are to go
 //! - [`finalizer`]: what keeps the object until its rows are gone
 //! - [`desired`]: what a cluster of IM and Presence is asked for
 //! - [`requests`]: annotations with which a person asks for something
@@ -25,11 +25,11 @@ pub mod environment;
 pub mod events;
 pub mod finalizer;
 pub mod kube;
-pub mod left;
 pub mod names;
 pub mod outcome;
 pub mod reconcile;
 pub mod requests;
+pub mod rows;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;

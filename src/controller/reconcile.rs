@@ -17,9 +17,9 @@ use super::effects::{LastLook, Looked, Observations, Outcome};
 use super::environment::{Environment, Guarded};
 use super::events::Note;
 use super::kube::{Kind, call};
-use super::left::{self, Former};
 use super::names::Owner;
 use super::outcome::{Error, Next};
+use super::rows::{self, Former};
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
 use super::{answer, change_log, delete, dereference, effects, requests, unreadable};
@@ -113,13 +113,13 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Next, Error> 
         return Ok(Next::Gone);
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
-    let former = left::by(env, &object).await;
+    let former = rows::by(env, &object).await;
     let known = former.as_deref().unwrap_or_default();
     let secrets = dereference::secret_names(&object.spec, known.iter().filter_map(|former| former.entry.as_ref()));
     context.refers(&namespace, &name, &secrets);
     if object.metadata.deletion_timestamp.is_some() {
         context.edges_seen.forget(&(namespace, name));
-        return delete::run(env, &context.caches.deletion, &object, &owner, &former).await;
+        return delete::run(env, &context.caches.rows, &object, &owner, &former).await;
     }
     if object.spec.paused {
         context.edges_seen.forget(&(namespace, name));
@@ -211,7 +211,7 @@ async fn work(
         &observed,
         former,
         &observations,
-        &context.caches.deletion,
+        &context.caches.rows,
     )
     .await?;
     let Some(outcome) = effects else {

@@ -1,34 +1,25 @@
 //! Deletion: our rows leave IM and Presence, no router is restarted, and nothing can hold the
 //! resource for ever.
-//!
-//! - [`plan`](mod@plan): what comes next about one IM&P cluster; pure
-//! - [`left`]: rows that stay, and how a person removes them
 
-pub mod left;
-pub mod plan;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
-use plan::{Age, Step};
-
 use super::cache::Cache;
 use super::dereference::Secrets;
 use super::desired::{Resource, desired};
-use super::effects::farewell;
 use super::environment::Environment;
 use super::events::{self, Note};
-use super::left::Former;
 use super::names::Owner;
 use super::outcome::{Error, Next};
+use super::rows::plan::{self, Age, Step};
+use super::rows::{Former, Memory, farewell, lasted, left};
 use super::{answer, dereference, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
@@ -43,57 +34,6 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// An object that cannot be read says no deletionTimeout; this is its default.
 const UNREADABLE_TIMEOUT: Duration = Duration::from_mins(10);
-
-/// A Secret that went so shortly before the resource went with it, as in a namespace that is
-/// deleted; one that went earlier was taken away from us.
-const WENT_TOGETHER: Duration = Duration::from_mins(1);
-
-/// What is remembered of a resource for its deletion.
-#[derive(Debug, Default)]
-pub struct Memory {
-    /// How IM and Presence was reached last, for a deletion that finds the Secret gone; by entry of
-    /// the spec.
-    pub reach: BTreeMap<String, Option<LastReach>>,
-    /// When this process began with the deletion.
-    deleting_since: Option<Instant>,
-}
-
-/// The last sight of what IM and Presence is reached with, in memory alone.
-#[derive(Debug, Clone)]
-pub struct LastReach {
-    desired: Arc<Desired>,
-    /// Since when a Secret of it is missing.
-    missing_since: Option<Timestamp>,
-}
-
-impl LastReach {
-    /// Takes in what one reconcile of a living resource found.
-    pub fn see(last: &mut Option<Self>, found: Option<&Desired>, now: Timestamp) {
-        if let Some(desired) = found {
-            *last = Some(Self {
-                desired: Arc::new(desired.clone()),
-                missing_since: None,
-            });
-        } else if let Some(reach) = last {
-            let since = *reach.missing_since.get_or_insert(now);
-            if lasted(since, now) > WENT_TOGETHER {
-                *last = None;
-            }
-        }
-    }
-
-    /// What a deletion asked for at that time may still use although the Secret is gone.
-    fn usable(&self, asked: Timestamp) -> Option<&Desired> {
-        let together = self
-            .missing_since
-            .is_none_or(|since| lasted(since, asked) <= WENT_TOGETHER);
-        together.then_some(&*self.desired)
-    }
-}
-
-fn lasted(since: Timestamp, until: Timestamp) -> Duration {
-    Duration::try_from(until.duration_since(since)).unwrap_or_default()
-}
 
 /// One cluster's part of a deletion.
 struct Part {

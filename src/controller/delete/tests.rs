@@ -10,7 +10,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +23,7 @@ use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
 use crate::controller::context::Context;
+use crate::controller::rows::LastReach;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
@@ -216,7 +217,7 @@ impl Bench {
                 .await
                 .unwrap();
             let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
-            self.context.caches.deletion.with(&self.owner.uid, |memory| {
+            self.context.caches.rows.with(&self.owner.uid, |memory| {
                 LastReach::see(
                     memory.reach.entry("main".to_owned()).or_default(),
                     Some(&desired),
@@ -265,15 +266,9 @@ impl Bench {
         let Context {
             environment, caches, ..
         } = &self.context;
-        run(
-            environment,
-            &caches.deletion,
-            &self.object(),
-            &self.owner,
-            &Ok(Vec::new()),
-        )
-        .await
-        .unwrap()
+        run(environment, &caches.rows, &self.object(), &self.owner, &Ok(Vec::new()))
+            .await
+            .unwrap()
     }
 
     fn rows(&self) -> Vec<String> {
@@ -329,7 +324,7 @@ impl Trouble {
             Self::SecretGoneEarlier => {
                 gone("cups-axl");
                 let long_ago = Timestamp::now() - Duration::from_secs(61);
-                bench.context.caches.deletion.with(&bench.owner.uid, |memory| {
+                bench.context.caches.rows.with(&bench.owner.uid, |memory| {
                     LastReach::see(memory.reach.entry("main".to_owned()).or_default(), None, long_ago);
                 });
             }

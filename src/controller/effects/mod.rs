@@ -1,7 +1,6 @@
 //! Step five: what lies outside Kubernetes. At most one action per cluster of IM and Presence, by
 //! the plan of [`xmpp_federation_imp`]; public records looked at when they are due. Nothing sleeps.
 
-pub mod farewell;
 mod records;
 mod routers;
 
@@ -19,20 +18,19 @@ pub use records::Records;
 
 use super::build::{Links, Nodes};
 use super::cache::Cache;
-use super::delete::LastReach;
 use super::dereference::{EdgePod, Observed};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::Error;
-use super::left::{self, Former, Leaving};
+use super::rows::farewell::Farewell;
+use super::rows::{self, Former, LastReach, Leaving};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
-use super::{delete, finalizer, requests};
+use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use farewell::Farewell;
 use xmpp_federation_imp::desired::{Place, Sibling};
 use xmpp_federation_imp::report::{Event, Report, Status};
 
@@ -104,7 +102,7 @@ pub async fn run(
     observed: &Observed,
     former: &[Former],
     last: &Observations,
-    deletion: &Cache<delete::Memory>,
+    deletion: &Cache<rows::Memory>,
 ) -> Result<Option<Outcome>, Error> {
     let requests = requests::to_clusters(object);
     let refresh = requests.refresh.clone();
@@ -207,7 +205,7 @@ fn place_of(valid: &Validated, index: usize) -> Place {
                 publisher: cluster.publisher(),
             })
             .collect(),
-        reach: valid.imp.get(index).and_then(|cluster| left::reach(&cluster.spec)),
+        reach: valid.imp.get(index).and_then(|cluster| rows::reach(&cluster.spec)),
         only: None,
     }
 }

@@ -1,7 +1,7 @@
 //! The conditions about IM and Presence: the verdicts of [`xmpp_federation_imp`], carried over.
 
 use super::super::effects::Looked;
-use super::super::left::Leaving;
+use super::super::rows::Leaving;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
 use super::{Found, links};

@@ -29,7 +29,7 @@ use super::build::material::Material;
 use super::build::{Desired, Links};
 use super::dereference::{EdgePod, Observed};
 use super::effects::{Looked, Records};
-use super::left::Leaving;
+use super::rows::Leaving;
 use super::validate::Validated;
 use crate::api::conditions::{Findings, Type};
 

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
+use super::{Former, Leaving, Step};
 use crate::api::XmppFederation;
 use crate::controller::dereference::Secrets;
 use crate::controller::desired::{Resource, desired};
 use crate::controller::environment::Environment;
 use crate::controller::events::Note;
-use crate::controller::left::{self, Former, Leaving, Step};
 use crate::controller::turns::{Answer, Ask, Turn};
 use crate::controller::validate;
 use xmpp_federation_imp::desired::{Desired, Place, Requests};
@@ -22,7 +22,7 @@ struct One<'a> {
 }
 
 /// All of them.
-pub(super) struct Farewell<'a> {
+pub struct Farewell<'a> {
     env: &'a Environment,
     now: Timestamp,
     resource: Resource<'a>,
@@ -30,12 +30,8 @@ pub(super) struct Farewell<'a> {
 }
 
 impl<'a> Farewell<'a> {
-    pub(super) fn new(
-        env: &'a Environment,
-        object: &XmppFederation,
-        resource: Resource<'a>,
-        former: &'a [Former],
-    ) -> Self {
+    /// With what is to be done about each.
+    pub fn new(env: &'a Environment, object: &XmppFederation, resource: Resource<'a>, former: &'a [Former]) -> Self {
         let now = Timestamp::now();
         let all = former
             .iter()
@@ -57,7 +53,7 @@ impl<'a> Farewell<'a> {
     }
 
     /// The removals that are to be tried; none while an earlier turn of the resource is under way.
-    pub(super) fn asks(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, Ask)> {
+    pub fn asks(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, Ask)> {
         let mut asks = Vec::new();
         for one in &mut self.all {
             if one.step != Step::Remove {
@@ -78,7 +74,7 @@ impl<'a> Farewell<'a> {
     }
 
     /// Takes the answers, and gives up what has to be given up; what is still to be done.
-    pub(super) async fn conclude(
+    pub async fn conclude(
         mut self,
         object: &XmppFederation,
         turns: &mut [Turn],
@@ -86,7 +82,7 @@ impl<'a> Farewell<'a> {
     ) -> Vec<Leaving> {
         let mut leaving = Vec::new();
         // A publisher that was asked just now may have turned out to be another name of one of them.
-        let still = left::by(self.env, object).await.ok();
+        let still = super::by(self.env, object).await.ok();
         let is_left = |former: &Former| {
             let same = |other: &Former| other.left.publisher == former.left.publisher;
             still.as_ref().is_none_or(|still| still.iter().any(same))

@@ -2,7 +2,13 @@
 //! deletion, while everything else goes on. How they were reached is kept in their ledgers, as the
 //! entry that was accepted last.
 
-use std::time::Duration;
+pub mod farewell;
+pub mod left;
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -12,11 +18,63 @@ use super::requests;
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
+use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::left::Left;
 use xmpp_federation_imp::report::Removal;
 
+/// A Secret that went so shortly before the resource went with it, as in a namespace that is
+/// deleted; one that went earlier was taken away from us.
+const WENT_TOGETHER: Duration = Duration::from_mins(1);
+
 /// Where the ledger does not say how long is tried.
 const TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What is remembered of a resource for its deletion.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// How IM and Presence was reached last, for a deletion that finds the Secret gone; by entry of
+    /// the spec.
+    pub reach: BTreeMap<String, Option<LastReach>>,
+    /// When this process began with the deletion.
+    pub(super) deleting_since: Option<Instant>,
+}
+
+/// The last sight of what IM and Presence is reached with, in memory alone.
+#[derive(Debug, Clone)]
+pub struct LastReach {
+    desired: Arc<Desired>,
+    /// Since when a Secret of it is missing.
+    missing_since: Option<Timestamp>,
+}
+
+impl LastReach {
+    /// Takes in what one reconcile of a living resource found.
+    pub fn see(last: &mut Option<Self>, found: Option<&Desired>, now: Timestamp) {
+        if let Some(desired) = found {
+            *last = Some(Self {
+                desired: Arc::new(desired.clone()),
+                missing_since: None,
+            });
+        } else if let Some(reach) = last {
+            let since = *reach.missing_since.get_or_insert(now);
+            if lasted(since, now) > WENT_TOGETHER {
+                *last = None;
+            }
+        }
+    }
+
+    /// What a deletion asked for at that time may still use although the Secret is gone.
+    pub(super) fn usable(&self, asked: Timestamp) -> Option<&Desired> {
+        let together = self
+            .missing_since
+            .is_none_or(|since| lasted(since, asked) <= WENT_TOGETHER);
+        together.then_some(&*self.desired)
+    }
+}
+
+pub(super) fn lasted(since: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(since)).unwrap_or_default()
+}
 
 /// Such a cluster with the entry that led to it.
 #[derive(Debug, Clone)]
