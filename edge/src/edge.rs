@@ -10,6 +10,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::SuspectCounts;
 
 use crate::bounce::{Cause, bounce};
+use crate::clusters::queue::Queue;
 use crate::config::Live;
 use crate::inbound::Inbound;
 use crate::jid::DomainCache;
@@ -22,7 +23,6 @@ use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::partners::Partners;
 use crate::peer_memory::PeerMemory;
-use crate::router::queue::Queue;
 use crate::router::{Routers, Timing};
 use crate::stream::incomplete::Incomplete;
 use crate::stream::listen::Listeners;

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod backoff;
 pub mod bounce;
 pub mod budget;
+pub mod clusters;
 pub mod config;
 pub mod control;
 pub mod ctl;

@@ -14,8 +14,9 @@ use xmpp_federation_core::edge_config::{Endpoint, LinkProfile};
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use super::{Cluster, Mode, announcement, aside};
+use super::{Mode, announcement, aside};
 use crate::backoff::Backoff;
+use crate::clusters::Cluster;
 use crate::edge::Edge;
 use crate::observe::links::LinkEntry;
 use crate::stream::transport::Transport;

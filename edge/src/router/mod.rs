@@ -12,9 +12,7 @@ mod announcement;
 mod aside;
 mod envelope;
 pub mod link;
-pub mod queue;
 mod serve;
-mod suspects;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,10 +26,13 @@ use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{ComponentId, Domain};
 
 use crate::bounce::Cause;
+use crate::clusters::batch::{Batch, Source};
+use crate::clusters::queue::Queue;
+use crate::clusters::room::Room;
+use crate::clusters::{Cluster, select};
 use crate::config::Live;
 use crate::edge::Edge;
 use crate::observe::links::LinkEntry;
-use queue::{Batch, Queue, Room, Source};
 
 /// What links are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,15 +68,6 @@ impl Default for Timing {
             handover: Duration::from_secs(2),
         }
     }
-}
-
-/// One IM and Presence cluster.
-#[derive(Debug)]
-pub struct Cluster {
-    /// Its name in the configuration.
-    pub name: String,
-    /// What waits for its routers.
-    pub queue: Queue,
 }
 
 /// All clusters and their links.
@@ -334,20 +326,4 @@ impl Running {
     fn matches(&self, router: &Router, id: &ComponentId) -> bool {
         self.router == router.name && self.component_id == *id && self.profile == router.profile
     }
-}
-
-/// The cluster that gets stanzas for a hosted domain: among those that serve it, the first with a
-/// link that is up, if possible to a router that has a way back to us; else the first.
-pub fn select<'a>(clusters: &'a [Arc<Cluster>], live: &Live, domain: &Domain) -> Option<&'a Arc<Cluster>> {
-    let serving = || {
-        live.config
-            .routers
-            .iter()
-            .filter(|router| router.domains.is_empty() || router.domains.contains(domain))
-            .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
-    };
-    serving()
-        .find(|cluster| cluster.queue.is_well())
-        .or_else(|| serving().find(|cluster| cluster.queue.is_up()))
-        .or_else(|| serving().next())
 }

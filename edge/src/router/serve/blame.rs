@@ -7,9 +7,9 @@ use xmpp_federation_core::Domain;
 
 use super::Up;
 use crate::bounce::Cause;
+use crate::clusters::suspects::{PERIOD, is_about_a_stanza};
 use crate::jid::domain_part;
 use crate::observe::failures::Attempt;
-use crate::router::suspects::{PERIOD, is_about_a_stanza};
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
 use crate::words::Direction;

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use super::super::room::SMALLEST_SHARE;
 use super::*;
+use bytes::Bytes;
+use xmpp_federation_core::Domain;
 
 const HIGH_WATER: usize = Room::MOST.high_water();
 const SHUT: usize = Room::MOST.shut();

@@ -16,16 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use xmpp_federation_core::Domain;
 
+use super::batch::{Batch, Source};
+use super::room::Room;
 use super::suspects::Suspects;
 use crate::bounce::Cause;
 
-/// The smallest share of a source, however many there are.
-const SMALLEST_SHARE: usize = 64 * 1024;
 /// A source goes on when it is down to this part of its share.
 const LOW_WATER: usize = 4;
 /// Bytes a source may send per turn. Small against what a busy peer brings with one read, so that
@@ -34,91 +32,8 @@ const QUANTUM: usize = 16 * 1024;
 /// Room of a queue that is kept for the next source instead of being given back.
 const SPARE: usize = 32;
 
-/// What one cluster may hold in memory, in bytes; all of it together is at most [`Room::PARTS`] times
-/// [`Room::high_water`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room(usize);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self::MOST
-    }
-}
-
-impl Room {
-    /// What waits at most 4, the windows of two links 2, answers 8, what waits of suspects 1; and 1 for
-    /// what is over a bound when that is noticed.
-    const PARTS: usize = 16;
-    /// However much memory there is.
-    const MOST: Self = Self(4 * 1024 * 1024);
-
-    /// One cluster's of so many, which may hold this much together.
-    pub fn of(all: usize, clusters: usize) -> Self {
-        let part = all / clusters.max(1) / Self::PARTS;
-        Self(part.clamp(SMALLEST_SHARE, Self::MOST.0))
-    }
-
-    /// Bytes that all sources of a class with something waiting share: each may have its part of it
-    /// waiting before it is paused.
-    pub const fn high_water(self) -> usize {
-        self.0
-    }
-
-    /// Bytes waiting of a class at which no peer of it is read; they go on below
-    /// [`Self::high_water`].
-    const fn shut(self) -> usize {
-        2 * self.0
-    }
-
-    /// Bytes written to a link and not proven: what a broken link may have to report.
-    pub const fn window(self) -> usize {
-        self.0
-    }
-
-    /// Bytes of answers to a router that may wait before it is read with care.
-    pub const fn answers(self) -> usize {
-        2 * self.0
-    }
-
-    /// Bytes of them at which it is not read at all.
-    pub const fn many_answers(self) -> usize {
-        8 * self.0
-    }
-
-    /// Bytes that all suspects may have waiting.
-    pub(super) const fn suspects(self) -> usize {
-        self.0
-    }
-
-    fn share(self, sources: usize) -> usize {
-        (self.0 / sources.max(1)).max(SMALLEST_SHARE)
-    }
-}
-
 /// How long stanzas wait for a router that is slow.
 const WORKING: Duration = Duration::from_mins(10);
-
-/// The sender of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The edge itself: errors for the router's own stanzas. Never paused.
-    Edge,
-    /// A remote domain of a configured partner.
-    Peer(Arc<Domain>),
-    /// Any other remote domain.
-    Stranger(Arc<Domain>),
-}
-
-impl Source {
-    /// A remote domain's.
-    pub fn of(remote: Arc<Domain>, partner: bool) -> Self {
-        if partner {
-            Self::Peer(remote)
-        } else {
-            Self::Stranger(remote)
-        }
-    }
-}
 
 /// One for configured partners and the edge itself, one for strangers.
 #[derive(Debug, Default)]
@@ -173,59 +88,6 @@ impl Gate {
     fn set(&self, shut: bool) {
         if self.shut.swap(shut, Ordering::AcqRel) != shut {
             self.watch.send_replace(shut);
-        }
-    }
-}
-
-/// Stanzas one after the other, ready for a link's stream.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// The stanzas' bytes in the content namespace of links.
-    pub bytes: Bytes,
-    /// Number of stanzas.
-    pub count: usize,
-    /// Of these, how many would come back as an error where nobody takes them.
-    pub requests: usize,
-    /// The edge's own, an error for one of the router's stanzas.
-    pub(super) is_answer: bool,
-    pub(super) at: Instant,
-}
-
-/// Collects the stanzas of one turn.
-#[derive(Debug, Default)]
-pub struct BatchBuilder {
-    /// Where stanzas are appended.
-    pub out: BytesMut,
-    /// Number of stanzas appended.
-    pub count: usize,
-    /// Of these, how many would come back as an error where nobody takes them.
-    pub requests: usize,
-}
-
-impl BatchBuilder {
-    /// What was collected; `None` if nothing was.
-    pub fn finish(&mut self) -> Option<Batch> {
-        let count = std::mem::take(&mut self.count);
-        let requests = std::mem::take(&mut self.requests);
-        (count > 0).then(|| Batch {
-            bytes: self.out.split().freeze(),
-            count,
-            requests,
-            is_answer: false,
-            at: Instant::now(),
-        })
-    }
-}
-
-impl Batch {
-    /// A single stanza that nobody answers, as an error.
-    pub fn one(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            count: 1,
-            requests: 0,
-            is_answer: true,
-            at: Instant::now(),
         }
     }
 }

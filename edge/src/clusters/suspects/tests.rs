@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
-use crate::router::queue::{BatchBuilder, Queue};
+use crate::clusters::batch::BatchBuilder;
+use crate::clusters::queue::Queue;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::Notify;

@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::queue::{Batch, Room, Source};
+use super::batch::{Batch, Source};
+use super::room::Room;
 use crate::bounce::Cause;
 use crate::jid::DomainCache;
 use crate::stanza::wants_answer;
@@ -37,7 +38,7 @@ const MOST_OF_ONE_DOMAIN: usize = 8;
 const OTHERS: u32 = 3;
 
 /// Whether an end of the link with this condition is about what was sent over it.
-pub(super) const fn is_about_a_stanza(condition: Condition) -> bool {
+pub(crate) const fn is_about_a_stanza(condition: Condition) -> bool {
     matches!(
         condition,
         Condition::NotWellFormed
