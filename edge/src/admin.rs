@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
-use crate::edge::Edge;
 use crate::reload::Rejection;
+use crate::runtime::Edge;
 
 /// Connections at once.
 const MOST: usize = 64;

@@ -7,8 +7,9 @@
 //! - [`resolve`], [`tls`]: where a domain is reached, and what certificates prove
 //! - [`stream`]: headers, STARTTLS, closing; [`dialback`]: keys and the three roles' elements
 //! - [`inbound`]: receiving and authoritative server; [`outbound`]: initiating server
-//! - [`router`]: the links to XCP routers; [`bounce`]: the one table from cause to stanza error
-//! - [`edge`]: ties them together; [`drain`]: the orderly stop; [`budget`]: how much memory all may hold
+//! - [`clusters`]: what waits for XCP routers; [`router`]: the links to them; [`bounce`]: the one table from cause to stanza error
+//! - `shared`: what they have in common; [`runtime`]: wires them together and stops them in order; [`budget`]: how much
+//!   memory all may hold
 //! - [`observe`], [`logging`]: what can be seen, and [`admin`], [`control`], [`ctl`]: through which doors
 //! - [`probe`]: one remote domain looked at step by step, without a running edge
 
@@ -21,15 +22,12 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod dialback;
-pub mod drain;
-pub mod edge;
 pub mod files;
 pub mod inbound;
 mod jid;
 pub mod logging;
 mod memory;
 mod network;
-mod notes;
 pub mod observe;
 pub mod outbound;
 pub mod partners;
@@ -40,6 +38,8 @@ pub mod refusal;
 pub mod reload;
 pub mod resolve;
 pub mod router;
+pub mod runtime;
+mod shared;
 pub mod stanza;
 pub mod stream;
 mod terms;

@@ -98,6 +98,17 @@ impl Partners {
     }
 }
 
+/// In whose name a key is shown, and from where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// In the name of a partner, from an address of a partner.
+    Partner,
+    /// In the name of a partner, from an address that is not known as one of a partner.
+    Claimed,
+    /// In the name of a domain that nobody configured.
+    Stranger,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]

@@ -91,7 +91,8 @@ impl Session {
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
         let entry = &self.guard.entry;
-        self.edge
+        self.inbound
+            .shared
             .refused(entry, Stage::Dialback, Some(local), Some(remote), refusal);
     }
 
@@ -127,18 +128,20 @@ impl Session {
         };
         if answer == Reply::Valid
             && let Some(id) = &request.id
-            && self.edge.inbound.proofs.is_first(local, remote, id)
+            && self.inbound.proofs.is_first(local, remote, id)
         {
             // Who shows a key of ours is whom we sent it to.
             self.proven(live.policy.is_partner(remote));
         }
         self.guard.update(|detail| detail.verifies = true);
-        self.edge
+        self.inbound
+            .shared
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
         let peer = self.guard.entry.peer;
         if self
-            .edge
+            .inbound
+            .shared
             .may_log("db:verify received", Party::Caller(peer.ip(), Some(remote)))
         {
             tracing::info!(
@@ -185,13 +188,15 @@ impl Session {
         if let Some(refusal) = refusal {
             let condition = refusal.check.dialback_condition();
             self.log(&refusal, &local, &remote);
-            self.edge
+            self.inbound
+                .shared
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
         if self
-            .edge
+            .inbound
+            .shared
             .may_log("db:result received", Party::Caller(peer.ip(), Some(&remote)))
         {
             tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
@@ -200,7 +205,7 @@ impl Session {
                 "dialback timer started"
             );
         }
-        let standing = self.edge.standing(peer.ip(), &remote);
+        let standing = self.inbound.shared.standing(peer.ip(), &remote);
         let question = Question {
             local,
             remote,
@@ -217,7 +222,7 @@ impl Session {
             key: question.key.clone(),
             again: Vec::new(),
         });
-        let edge = self.edge.clone();
+        let inbound = self.inbound.clone();
         let since = Instant::now();
         let entry = self.guard.entry.clone();
         entry.update(|detail| {
@@ -235,7 +240,7 @@ impl Session {
                     }
                 });
             };
-            let outcome = edge.verifier.ask(&edge, question, asking).await;
+            let outcome = inbound.verifier.ask(question, asking).await;
             Verified {
                 request,
                 outcome,
@@ -248,7 +253,8 @@ impl Session {
     fn refuse_key(&mut self, request: &Received, condition: &'static str, reason: &'static str) -> Result<(), Failure> {
         let refusal = Refusal::new(Check::Dialback, reason);
         self.log(&refusal, &request.to_domain, &request.from_domain);
-        self.edge
+        self.inbound
+            .shared
             .metrics
             .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
         self.answer(request, Reply::Error(condition))
@@ -268,7 +274,7 @@ impl Session {
             // An idle stream holds no memory for it.
             detail.keys.shrink_to_fit();
         });
-        let live = self.edge.live();
+        let live = self.inbound.shared.live();
         // The lists may have changed meanwhile.
         let refusal = self.refusal(&live, &local, &remote);
         let answer = match (&refusal, outcome) {
@@ -289,7 +295,7 @@ impl Session {
                 format!("the key shown for {local} could not be verified: {condition}"),
             )),
             Outcome::NoTurn(reason) => {
-                self.edge.metrics.verification_refused(reason.as_str());
+                self.inbound.shared.metrics.verification_refused(reason.as_str());
                 Some(Refusal::new(
                     Check::Limits,
                     format!(
@@ -303,13 +309,15 @@ impl Session {
             self.log(refusal, &local, &remote);
         }
         self.last_use = Instant::now();
-        self.edge
+        self.inbound
+            .shared
             .metrics
             .dialback(Role::Receiving, answer.as_str(), since.elapsed());
         let state = if answer == Reply::Valid { "CONNECTED" } else { "FAILED" };
         let peer = self.guard.entry.peer;
         if self
-            .edge
+            .inbound
+            .shared
             .may_log("db:result answered", Party::Caller(peer.ip(), Some(&remote)))
         {
             tracing::info!(
@@ -356,16 +364,16 @@ impl Session {
     ) {
         if let Some(labels) = Labels::of(written, &remote) {
             let partner = live.policy.is_partner(&remote);
-            self.edge.memory.labels.note(&remote, partner, labels);
+            self.inbound.shared.memory.labels.note(&remote, partner, labels);
         }
         // The peer lives: what waits for it need not wait for our next attempt.
-        self.edge.outbound.heard_from(&remote, &local);
+        self.inbound.outbound.heard_from(&remote, &local);
         let peer = self.guard.entry.peer.ip();
-        self.edge.partners.authenticated(&live.policy, &remote, peer);
+        self.inbound.shared.partners.authenticated(&live.policy, &remote, peer);
         self.proven(live.policy.is_partner(&remote));
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
             let partner = live.policy.is_partner(&remote);
-            self.edge.memory.used_tls.note(&remote, partner, ());
+            self.inbound.shared.memory.used_tls.note(&remote, partner, ());
         }
         let pair = Pair {
             local,

@@ -78,7 +78,7 @@ impl Session {
                 "more was sent behind <auth/> before its answer",
             )),
             Ok(()) => {
-                self.edge.metrics.sasl(Direction::Inbound, "success");
+                self.inbound.shared.metrics.sasl(Direction::Inbound, "success");
                 self.wire.queue(format!("<success xmlns='{}'/>", ns::SASL));
                 self.wire.restart();
                 self.external.restarting = true;
@@ -86,10 +86,11 @@ impl Session {
                 Ok(())
             }
             Err((condition, refusal)) => {
-                self.edge.metrics.sasl(Direction::Inbound, condition);
+                self.inbound.shared.metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
                 let entry = &self.guard.entry;
-                self.edge
+                self.inbound
+                    .shared
                     .refused(entry, Stage::External, to.as_ref(), from.as_ref(), &refusal);
                 let sasl = ns::SASL;
                 self.wire
@@ -145,7 +146,7 @@ impl Session {
         self.id = id;
         self.external.restarting = false;
         self.guard.entry.comes_to(Stage::Features);
-        let announced = read_header(&self.edge, live, theirs, &self.guard.entry)?;
+        let announced = read_header(&self.inbound.shared, live, theirs, &self.guard.entry)?;
         if announced.pre_xmpp_1 {
             return Err(Failure::fault(
                 StreamErrorCondition::UnsupportedVersion,
@@ -168,14 +169,15 @@ impl Session {
             let kept = &self.external.certificate;
             terms::certificate(live, shown, kept, &remote).inspect_err(|refusal| {
                 let (local, remote) = (Some(&local), Some(&remote));
-                self.edge
+                self.inbound
+                    .shared
                     .refused(&self.guard.entry, Stage::External, local, remote, refusal);
             })?;
         }
         self.wire.queue(features(live, Some(&remote), None, false));
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(&remote));
-        if self.edge.may_log("SASL EXTERNAL", party) {
+        if self.inbound.shared.may_log("SASL EXTERNAL", party) {
             tracing::info!(
                 mechanism = Mechanism::External.as_str(), %local, %remote, %peer,
                 from = "PENDING", to = "CONNECTED",
@@ -191,7 +193,7 @@ impl Session {
     pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
         let shown = self.wire.transport.shown();
         let kept = &self.external.certificate;
-        terms::check(live, &self.edge.memory, shown, kept, remote)
+        terms::check(live, &self.inbound.shared.memory, shown, kept, remote)
     }
 
     /// Whether a pair that was authenticated may go on after a reload.

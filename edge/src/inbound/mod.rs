@@ -22,10 +22,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clusters::Clusters;
 use crate::config::Live;
-use crate::edge::Edge;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::Bound;
+use crate::outbound::Outbound;
+use crate::outbound::verify::Verifier;
+use crate::shared::Shared;
 use crate::stream::pace::{LowTurns, Pace};
 use crate::words::Direction;
 use crate::words::Service;
@@ -39,7 +42,13 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Inbound streams and their bounds.
 #[derive(Debug)]
-pub struct Inbound {
+pub(crate) struct Inbound {
+    shared: Arc<Shared>,
+    /// Where stanzas go on.
+    clusters: Arc<Clusters>,
+    /// Where errors for remote senders go.
+    outbound: Arc<Outbound>,
+    verifier: Arc<Verifier>,
     tasks: TaskTracker,
     connections: Arc<Table>,
     rates: rate::Rates,
@@ -52,9 +61,23 @@ pub struct Inbound {
     close: CancellationToken,
 }
 
-impl Default for Inbound {
-    fn default() -> Self {
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Inbound {
+    /// No stream yet.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        clusters: Arc<Clusters>,
+        outbound: Arc<Outbound>,
+        verifier: Arc<Verifier>,
+    ) -> Self {
         Self {
+            shared,
+            clusters,
+            outbound,
+            verifier,
             tasks: TaskTracker::new(),
             connections: Arc::default(),
             rates: rate::Rates::default(),
@@ -64,18 +87,11 @@ impl Default for Inbound {
             close: CancellationToken::new(),
         }
     }
-}
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-impl Inbound {
     /// Gives turns to strangers' connections; never ends.
-    pub(crate) async fn give_turns(edge: &Edge) {
-        let per_second = || cores() * table::turns_per_second(&edge.live().config.limits);
-        let inbound = &edge.inbound;
-        tokio::join!(inbound.pace.run(per_second), inbound.low_turns.run());
+    pub(crate) async fn give_turns(&self) {
+        let per_second = || cores() * table::turns_per_second(&self.shared.live().config.limits);
+        tokio::join!(self.pace.run(per_second), self.low_turns.run());
     }
 
     /// Closes all streams in an orderly way; returns when what they brought is delivered.
@@ -87,31 +103,34 @@ impl Inbound {
 }
 
 /// The bounds for a connection from this address.
-fn bounds(edge: &Edge, live: &Live, peer: SocketAddr) -> Bounds {
-    let partner = edge.is_partners_address(live, peer.ip());
+fn bounds(inbound: &Inbound, live: &Live, peer: SocketAddr) -> Bounds {
+    let partner = inbound.shared.is_partners_address(live, peer.ip());
     Bounds::new(&live.config.limits, live.budget.connections, partner)
 }
 
 /// A connection is closed before any stream: counted, and shown in traces.
-fn refuse(edge: &Edge, peer: SocketAddr, bound: Bound) {
-    edge.metrics.connection_refused(bound);
+fn refuse(inbound: &Inbound, peer: SocketAddr, bound: Bound) {
+    inbound.shared.metrics.connection_refused(bound);
     let reason = bound.as_str();
-    let tracers = &edge.registry.tracers;
+    let tracers = &inbound.shared.registry.tracers;
     tracers.about_address(peer, || format!("connection refused: {reason}"));
-    if edge.may_log("connection refused", Party::Caller(peer.ip(), None)) {
+    if inbound
+        .shared
+        .may_log("connection refused", Party::Caller(peer.ip(), None))
+    {
         tracing::warn!(%peer, reason, "connection refused");
     }
 }
 
 /// Others gave way for a connection of this peer.
-fn count_gone(edge: &Edge, gave_way: &[Bound]) {
+fn count_gone(inbound: &Inbound, gave_way: &[Bound]) {
     for bound in gave_way {
-        edge.metrics.unproven_ended(*bound);
+        inbound.shared.metrics.unproven_ended(*bound);
     }
 }
 
 /// Accepts until `stop`.
-pub async fn run(edge: Arc<Edge>, listener: TcpListener, service: Service, stop: CancellationToken) {
+pub(crate) async fn run(inbound: Arc<Inbound>, listener: TcpListener, service: Service, stop: CancellationToken) {
     let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -119,7 +138,7 @@ pub async fn run(edge: Arc<Edge>, listener: TcpListener, service: Service, stop:
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, peer)) => accept(&edge, tcp, peer, service),
+            Ok((tcp, peer)) => accept(&inbound, tcp, peer, service),
             Err(error) => {
                 // Out of descriptors as a rule: give others time to close.
                 if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
@@ -133,47 +152,47 @@ pub async fn run(edge: Arc<Edge>, listener: TcpListener, service: Service, stop:
 }
 
 /// A refused connection is closed without an answer, which would cost what the bound is to save.
-fn accept(edge: &Arc<Edge>, mut tcp: TcpStream, peer: SocketAddr, service: Service) {
+fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service: Service) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let live = edge.live();
+    let live = inbound.shared.live();
     let limits = &live.config.limits;
     let trusted = &live.config.proxy_protocol.trusted_sources;
     let relayed = trusted.iter().any(|network| network.contains(peer.ip()));
-    let own = bounds(edge, &live, peer);
-    if edge.inbound.tasks.len() >= live.budget.connections.saturating_add(own.room()) {
-        refuse(edge, peer, Bound::Total);
+    let own = bounds(inbound, &live, peer);
+    if inbound.tasks.len() >= live.budget.connections.saturating_add(own.room()) {
+        refuse(inbound, peer, Bound::Total);
         return;
     }
     // A balancer's own address has no share: its clients have.
     let begun = if relayed {
-        let admitted = edge.inbound.connections.admit(Networks::default(), &own);
-        admitted.map(|admitted| Begun::Relayed(placed(edge, admitted)))
+        let admitted = inbound.connections.admit(Networks::default(), &own);
+        admitted.map(|admitted| Begun::Relayed(placed(inbound, admitted)))
     } else {
-        enter(edge, peer, &own, limits.negotiation_timeout.0)
+        enter(inbound, peer, &own, limits.negotiation_timeout.0)
     };
     let begun = match begun {
         Ok(begun) => begun,
-        Err(reason) => return refuse(edge, peer, reason),
+        Err(reason) => return refuse(inbound, peer, reason),
     };
     if let Err(error) = crate::resolve::connect::tune(&tcp) {
         tracing::debug!(%peer, %error, "the connection is gone already");
         return;
     }
     let time = limits.negotiation_timeout.0;
-    let edge = edge.clone();
-    edge.inbound.tasks.clone().spawn(async move {
+    let inbound = inbound.clone();
+    inbound.tasks.clone().spawn(async move {
         // Boxed: what most connections never need must not make all of them bigger.
         let mut deadline = Instant::now() + time;
         let counted = match begun {
             Begun::Placed(place) => Some((peer, place)),
-            Begun::Waits(turn) => Box::pin(wait(&edge, peer, turn, &mut deadline)).await,
-            Begun::Relayed(place) => Box::pin(behind_balancer(&edge, &mut tcp, peer, place, &mut deadline)).await,
+            Begun::Waits(turn) => Box::pin(wait(&inbound, peer, turn, &mut deadline)).await,
+            Begun::Relayed(place) => Box::pin(behind_balancer(&inbound, &mut tcp, peer, place, &mut deadline)).await,
         };
         let Some((peer, place)) = counted else {
             return;
         };
-        let guard = edge.registry.open(Direction::Inbound, peer);
-        session::serve(edge.clone(), tcp, guard, place, service, deadline).await;
+        let guard = inbound.shared.registry.open(Direction::Inbound, peer);
+        session::serve(inbound.clone(), tcp, guard, place, service, deadline).await;
     });
 }
 
@@ -188,37 +207,37 @@ enum Begun {
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(edge: &Edge, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, Bound> {
-    let (table, networks) = (&edge.inbound.connections, Networks::of(peer.ip()));
+fn enter(inbound: &Inbound, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, Bound> {
+    let (table, networks) = (&inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
         Some(turn) => Ok(Begun::Waits(turn)),
         None => table
             .admit(networks, bounds)
-            .map(|admitted| Begun::Placed(placed(edge, admitted))),
+            .map(|admitted| Begun::Placed(placed(inbound, admitted))),
     }
 }
 
-fn placed(edge: &Edge, admitted: Admitted) -> Place {
-    count_gone(edge, &admitted.gave_way);
+fn placed(inbound: &Inbound, admitted: Admitted) -> Place {
+    count_gone(inbound, &admitted.gave_way);
     admitted.place
 }
 
 /// Waits until it is the connection's turn, or until its address turns out to be a partner's. Its
 /// negotiation has as much time as if it had come only then.
-async fn wait(edge: &Edge, peer: SocketAddr, turn: Turn, deadline: &mut Instant) -> Option<(SocketAddr, Place)> {
+async fn wait(inbound: &Inbound, peer: SocketAddr, turn: Turn, deadline: &mut Instant) -> Option<(SocketAddr, Place)> {
     let began = Instant::now();
     loop {
         let now = Instant::now();
-        let live = edge.live();
-        let bounds = bounds(edge, &live, peer);
+        let live = inbound.shared.live();
+        let bounds = bounds(inbound, &live, peer);
         if now >= turn.due || bounds.is_partners() {
             drop(turn);
             *deadline += began.elapsed();
             let networks = Networks::of(peer.ip());
-            return match edge.inbound.connections.admit(networks, &bounds) {
-                Ok(admitted) => Some((peer, placed(edge, admitted))),
+            return match inbound.connections.admit(networks, &bounds) {
+                Ok(admitted) => Some((peer, placed(inbound, admitted))),
                 Err(reason) => {
-                    refuse(edge, peer, reason);
+                    refuse(inbound, peer, reason);
                     None
                 }
             };
@@ -226,14 +245,14 @@ async fn wait(edge: &Edge, peer: SocketAddr, turn: Turn, deadline: &mut Instant)
         drop(live);
         tokio::select! {
             () = sleep_until(turn.due.min(now + LOOK)) => {}
-            () = edge.inbound.close.cancelled() => return None,
+            () = inbound.close.cancelled() => return None,
         }
     }
 }
 
 /// Whose connection a trusted balancer relays, counted; `None` if it is of no use.
 async fn behind_balancer(
-    edge: &Edge,
+    inbound: &Inbound,
     tcp: &mut TcpStream,
     balancer: SocketAddr,
     place: Place,
@@ -243,15 +262,17 @@ async fn behind_balancer(
         header = timeout_at(*deadline, proxy::read_header(tcp)) => {
             header.unwrap_or(Err(HeaderError::Late))
         }
-        () = edge.inbound.close.cancelled() => return None,
+        () = inbound.close.cancelled() => return None,
         () = place.give_way.cancelled() => return None,
     };
     let peer = match header {
         Ok(Header { origin, outcome }) => {
-            edge.metrics.proxy_header(outcome);
+            inbound.shared.metrics.proxy_header(outcome);
             match origin {
                 Origin::Client(client) => {
-                    edge.registry
+                    inbound
+                        .shared
+                        .registry
                         .tracers
                         .about_address(client, || format!("relayed by {balancer}, PROXY {outcome}"));
                     client
@@ -262,35 +283,35 @@ async fn behind_balancer(
         Err(reason) => {
             tracing::debug!(%balancer, %reason, "a connection without a usable PROXY header");
             if let Some(outcome) = reason.outcome() {
-                edge.metrics.proxy_header(outcome);
-                refuse(edge, balancer, Bound::ProxyHeader);
+                inbound.shared.metrics.proxy_header(outcome);
+                refuse(inbound, balancer, Bound::ProxyHeader);
             }
             return None;
         }
     };
     tracing::debug!(%balancer, %peer, "a connection that a balancer relays");
-    let own = bounds(edge, &edge.live(), peer);
+    let own = bounds(inbound, &inbound.shared.live(), peer);
     let networks = Networks::of(peer.ip());
-    let (table, now) = (&edge.inbound.connections, Instant::now());
+    let (table, now) = (&inbound.connections, Instant::now());
     match table.turn(networks, &own, deadline.saturating_duration_since(now), now) {
         Ok(None) => {}
         Ok(Some(turn)) => {
             // It waits without the place, like any other.
             drop(place);
-            return wait(edge, peer, turn, deadline).await;
+            return wait(inbound, peer, turn, deadline).await;
         }
         Err(reason) => {
-            refuse(edge, peer, reason);
+            refuse(inbound, peer, reason);
             return None;
         }
     }
     match place.belongs_to(networks, &own) {
         Ok(gave_way) => {
-            count_gone(edge, &gave_way);
+            count_gone(inbound, &gave_way);
             Some((peer, place))
         }
         Err(reason) => {
-            refuse(edge, peer, reason);
+            refuse(inbound, peer, reason);
             None
         }
     }

@@ -18,10 +18,10 @@ use xmpp_federation_core::{Domain, StreamId};
 
 use crate::config::Live;
 use crate::dialback::elements::{Received, Reply, reply};
-use crate::edge::Edge;
 use crate::observe::registry::StreamEntry;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
+use crate::shared::Shared;
 use crate::stanza::is_stanza;
 use crate::stream::direct_tls::{self};
 use crate::stream::tls::TlsSession;
@@ -119,7 +119,7 @@ pub fn header_for_error(live: &Live) -> String {
 
 /// Judges the peer's header; ours has been written by then, since an error needs it first.
 pub(super) fn read_header(
-    edge: &Edge,
+    shared: &Shared,
     live: &Live,
     theirs: &StreamHeader,
     entry: &StreamEntry,
@@ -143,7 +143,7 @@ pub(super) fn read_header(
     let (from, to) = (domain(theirs.from.as_deref())?, domain(theirs.to.as_deref())?);
     let log = |check: Check, reason: String| {
         let refusal = Refusal::new(check, reason);
-        edge.refused(entry, Stage::Features, to.as_ref(), from.as_ref(), &refusal);
+        shared.refused(entry, Stage::Features, to.as_ref(), from.as_ref(), &refusal);
         refusal
     };
     if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
@@ -206,17 +206,17 @@ fn tls_disabled() -> std::io::Error {
 
 /// One connection being negotiated. Time limits are the caller's.
 pub(super) struct Negotiation<'a> {
-    edge: &'a Arc<Edge>,
+    shared: &'a Arc<Shared>,
     live: Arc<Live>,
     wire: &'a mut Wire,
     entry: &'a StreamEntry,
 }
 
 impl<'a> Negotiation<'a> {
-    pub(super) fn new(edge: &'a Arc<Edge>, wire: &'a mut Wire, entry: &'a StreamEntry) -> Self {
+    pub(super) fn new(shared: &'a Arc<Shared>, wire: &'a mut Wire, entry: &'a StreamEntry) -> Self {
         Self {
-            live: edge.live(),
-            edge,
+            live: shared.live(),
+            shared,
             wire,
             entry,
         }
@@ -233,7 +233,7 @@ impl<'a> Negotiation<'a> {
         }
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
-        let mode = terms::mode(&self.live, &self.edge.memory, addresses.from.as_ref());
+        let mode = terms::mode(&self.live, &self.shared.memory, addresses.from.as_ref());
         let in_clear = |addresses, first| Negotiated { id, addresses, first };
         if announced.pre_xmpp_1 {
             if mode != TlsMode::Required {
@@ -267,7 +267,7 @@ impl<'a> Negotiation<'a> {
         let (id, announced) = self.exchange_headers().await?;
         let Announced { addresses, pre_xmpp_1 } = announced;
         let verdict = note_tls(
-            self.edge,
+            self.shared,
             &self.live,
             Direction::Inbound,
             self.wire,
@@ -283,7 +283,7 @@ impl<'a> Negotiation<'a> {
             before.check_kept(&addresses)?;
         } else {
             let from = addresses.from.as_ref();
-            if terms::mode(&self.live, &self.edge.memory, from) == TlsMode::Disabled {
+            if terms::mode(&self.live, &self.shared.memory, from) == TlsMode::Disabled {
                 let reason = "the peer begins with TLS, which is disabled for it here";
                 return Err(self.refuse(Refusal::new(Check::TlsDisabled, reason), &addresses));
             }
@@ -314,7 +314,7 @@ impl<'a> Negotiation<'a> {
             let reason = format!("TLS handshake: {error}");
             // Who closes before the first byte has not tried.
             if transport.has_received() {
-                self.edge.metrics.tls_failed(Direction::Inbound);
+                self.shared.metrics.tls_failed(Direction::Inbound);
                 self.refuse(Refusal::new(Check::TlsHandshake, reason.clone()), addresses);
             }
             return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
@@ -325,7 +325,7 @@ impl<'a> Negotiation<'a> {
 
     fn refuse(&self, refusal: Refusal, addresses: &Addresses) -> Failure {
         let (local, remote) = (addresses.to.as_ref(), addresses.from.as_ref());
-        self.edge
+        self.shared
             .refused(self.entry, self.entry.stage(), local, remote, &refusal);
         refusal.into()
     }
@@ -336,7 +336,7 @@ impl<'a> Negotiation<'a> {
         let id = new_id();
         let ours = answer_header(&self.live, Some(&theirs), &id);
         self.wire.send(ours).await?;
-        Ok((id, read_header(self.edge, &self.live, &theirs, self.entry)?))
+        Ok((id, read_header(self.shared, &self.live, &theirs, self.entry)?))
     }
 
     /// Waits for what the peer says first. `None`: it wants TLS and was told to proceed.
@@ -374,7 +374,8 @@ impl<'a> Negotiation<'a> {
                 ));
             }
             let remote = &received.from_domain;
-            if addresses.from.is_none() && terms::mode(&self.live, &self.edge.memory, Some(remote)) != TlsMode::Required
+            if addresses.from.is_none()
+                && terms::mode(&self.live, &self.shared.memory, Some(remote)) != TlsMode::Required
             {
                 // Only now it is known whose mode counts.
                 return Ok(Some(element));
@@ -382,7 +383,7 @@ impl<'a> Negotiation<'a> {
             let refusal = terms::no_tls(&self.live, Some(remote));
             let condition = refusal.check.dialback_condition();
             let local = Some(&received.to_domain);
-            self.edge
+            self.shared
                 .refused(self.entry, Stage::Dialback, local, Some(remote), &refusal);
             let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
                 Failure::fault(

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::Inbound;
 use super::dialback::{Shown, Verified};
 use super::external::External;
 use super::negotiate::{self, Negotiation};
@@ -26,11 +27,9 @@ use crate::clusters::queue::Pause;
 use crate::clusters::{Cluster, select};
 use crate::config::Live;
 use crate::dialback::elements::Received;
-use crate::edge::Edge;
 use crate::jid::{DomainCache, domain_part};
 use crate::jid::{JidFault, LastJudged, Side, is_known_good, judge, readdressed, shown};
 use crate::network::network_of;
-use crate::notes::failed_stage;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::Bound;
 use crate::observe::registry::StreamGuard;
@@ -100,17 +99,17 @@ struct Lane {
 
 impl Lane {
     /// Hands what was collected to the link; a pause if too much waits there now.
-    fn hand_over(&mut self, edge: &Arc<Edge>) -> Option<Pause> {
+    fn hand_over(&mut self, inbound: &Arc<Inbound>) -> Option<Pause> {
         let batch = self.builder.finish()?;
         let pause = match self.cluster.queue.push(&self.source, batch) {
             Ok(pause) => pause.or_else(|| self.cluster.queue.shut(&self.source)),
             // A reload took the cluster away just now.
             Err(batch) => {
-                edge.report(&batch.bytes, Cause::LinkDown);
+                inbound.outbound.report(&batch.bytes, Cause::LinkDown);
                 None
             }
         };
-        edge.report_refused(&self.cluster.queue);
+        inbound.outbound.report_refused(&self.cluster.queue);
         pause
     }
 }
@@ -141,7 +140,7 @@ impl Verifications {
 
 /// One established stream.
 pub(super) struct Session {
-    pub(super) edge: Arc<Edge>,
+    pub(super) inbound: Arc<Inbound>,
     pub(super) wire: Wire,
     pub(super) guard: StreamGuard,
     place: Place,
@@ -198,7 +197,7 @@ impl Closing {
 
 /// Serves one connection from its first byte to its end.
 pub(super) async fn serve(
-    edge: Arc<Edge>,
+    inbound: Arc<Inbound>,
     tcp: TcpStream,
     guard: StreamGuard,
     place: Place,
@@ -207,7 +206,7 @@ pub(super) async fn serve(
 ) {
     // What only the beginning needs is in a box that goes before the stream's long life begins:
     // as a part of this task it would take its memory to the end.
-    if let Some((session, first)) = Box::pin(open(edge, tcp, guard, place, service, deadline)).await {
+    if let Some((session, first)) = Box::pin(open(inbound, tcp, guard, place, service, deadline)).await {
         session.run(first).await;
     }
 }
@@ -217,7 +216,7 @@ type Begun = (Box<Session>, Option<Box<Element>>);
 
 /// Negotiates; tells the peer why if that fails.
 async fn open(
-    edge: Arc<Edge>,
+    inbound: Arc<Inbound>,
     tcp: TcpStream,
     guard: StreamGuard,
     place: Place,
@@ -225,25 +224,25 @@ async fn open(
     deadline: Instant,
 ) -> Option<Begun> {
     let began = Instant::now();
-    let live = edge.live();
+    let live = inbound.shared.live();
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
-    let partner = edge.is_partners_address(&live, peer.ip());
-    let paced = (!partner).then(|| Paced::new(edge.inbound.pace.clone()));
+    let partner = inbound.shared.is_partners_address(&live, peer.ip());
+    let paced = (!partner).then(|| Paced::new(inbound.pace.clone()));
     let mut wire = Wire::new(
         Transport::new(tcp)
             .of(&guard.entry)
-            .counted(edge.incomplete.part(partner))
+            .counted(inbound.shared.incomplete.part(partner))
             .unproven(UNPROVEN_BYTES, paced),
         negotiation_limits(limits),
         Direction::Inbound,
-        edge.metrics.clone(),
+        inbound.shared.metrics.clone(),
     );
     let negotiated = tokio::select! {
-        negotiated = timeout_at(deadline, Negotiation::new(&edge, &mut wire, &guard.entry).run(service)) => {
+        negotiated = timeout_at(deadline, Negotiation::new(&inbound.shared, &mut wire, &guard.entry).run(service)) => {
             negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream")))
         }
-        () = edge.inbound.close.cancelled() => Err(shutdown()),
+        () = inbound.close.cancelled() => Err(shutdown()),
         () = guard.entry.close.cancelled() => Err(Failure::Closed),
         () = place.give_way.cancelled() => Err(gave_way()),
     };
@@ -257,7 +256,7 @@ async fn open(
                 "inbound stream negotiated"
             );
             let session = Box::new(Session {
-                edge,
+                inbound,
                 wire,
                 guard,
                 place,
@@ -286,13 +285,16 @@ async fn open(
         }
         Err(failure) => {
             let claimed = guard.entry.claimed();
-            if edge.may_log("inbound stream failed", Party::Caller(peer.ip(), claimed.as_ref())) {
-                let stage = failed_stage(&failure, guard.entry.stage()).as_str();
+            if inbound
+                .shared
+                .may_log("inbound stream failed", Party::Caller(peer.ip(), claimed.as_ref()))
+            {
+                let stage = failure.stage(guard.entry.stage()).as_str();
                 tracing::info!(%peer, stage, reason = %failure, "inbound stream failed during its negotiation");
             }
-            edge.stream_refused(&guard.entry, &failure);
-            count_excess(&edge, &failure, true);
-            let live = edge.live();
+            inbound.shared.stream_refused(&guard.entry, &failure);
+            count_excess(&inbound, &failure, true);
+            let live = inbound.shared.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
             None
         }
@@ -321,7 +323,7 @@ fn gave_way() -> Failure {
 }
 
 /// A stream on which nothing was proven had more than its part of something.
-fn count_excess(edge: &Edge, failure: &Failure, unproven: bool) {
+fn count_excess(inbound: &Inbound, failure: &Failure, unproven: bool) {
     let of = match failure {
         Failure::Io(error) if error.kind() == ErrorKind::QuotaExceeded => Bound::Bytes,
         Failure::Io(error) if error.kind() == ErrorKind::OutOfMemory => Bound::Incomplete,
@@ -329,7 +331,7 @@ fn count_excess(edge: &Edge, failure: &Failure, unproven: bool) {
         _ => return,
     };
     if unproven {
-        edge.metrics.unproven_ended(of);
+        inbound.shared.metrics.unproven_ended(of);
     }
 }
 
@@ -338,18 +340,18 @@ impl Session {
     pub(super) fn proven(&mut self, partner: bool) {
         if self.unproven_until.take().is_some() || partner {
             self.place.proven(partner);
-            let low = (!partner).then(|| Low::new(self.edge.inbound.low_turns.clone()));
+            let low = (!partner).then(|| Low::new(self.inbound.low_turns.clone()));
             self.wire.transport.proven(low);
         }
     }
 
     /// `first`: what the peer said already.
     async fn run(mut self: Box<Self>, first: Option<Box<Element>>) {
-        let edge = self.edge.clone();
-        let mut changes = edge.changes();
+        let inbound = self.inbound.clone();
+        let mut changes = inbound.shared.changes();
         // What came right behind the negotiation is in the framer already.
         let mut step = match first {
-            Some(first) => self.take_element(&edge.live(), &first, &mut 0),
+            Some(first) => self.take_element(&inbound.shared.live(), &first, &mut 0),
             None => Ok(()),
         };
         step = step.and_then(|()| self.take_frames());
@@ -420,7 +422,7 @@ impl Session {
                         self.timed_out()
                     }
                 }
-                () = edge.inbound.close.cancelled(), if open => {
+                () = inbound.close.cancelled(), if open => {
                     self.close(Some(&shutdown()));
                     self.take_frames()
                 }
@@ -443,12 +445,12 @@ impl Session {
             self.name_unread();
         }
         if self.closing.is_none() {
-            self.edge.stream_refused(&self.guard.entry, &failure);
+            self.inbound.shared.stream_refused(&self.guard.entry, &failure);
         }
-        count_excess(&self.edge, &failure, self.unproven_until.is_some());
+        count_excess(&self.inbound, &failure, self.unproven_until.is_some());
         let (peer, claimed) = (self.guard.entry.peer, self.guard.entry.claimed());
         let party = Party::Caller(peer.ip(), claimed.as_ref());
-        if self.edge.may_log("inbound stream ended", party) {
+        if self.inbound.shared.may_log("inbound stream ended", party) {
             tracing::info!(
                 %peer,
                 remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -457,7 +459,7 @@ impl Session {
             );
         }
         let Self {
-            edge,
+            inbound,
             wire,
             closing,
             guard,
@@ -468,7 +470,7 @@ impl Session {
         } else if closing.is_some() {
             wire.finish().await;
         } else {
-            let live = edge.live();
+            let live = inbound.shared.live();
             wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
         }
         drop(guard);
@@ -483,7 +485,7 @@ impl Session {
         if bytes == 0 {
             return;
         }
-        self.edge.metrics.stream_cut();
+        self.inbound.shared.metrics.stream_cut();
         tracing::warn!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -512,7 +514,7 @@ impl Session {
         self.guard.update(|detail| detail.phase = "closing");
         match failure.and_then(Failure::to_send) {
             Some((condition, text)) => {
-                let live = self.edge.live();
+                let live = self.inbound.shared.live();
                 let header = || negotiate::header_for_error(&live);
                 self.wire.queue_error(condition, &text, header);
             }
@@ -532,7 +534,7 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
-        let idle = self.edge.live().config.limits.idle_timeout.0;
+        let idle = self.inbound.shared.live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
             UNAUTHENTICATED.min(idle)
         } else {
@@ -545,7 +547,7 @@ impl Session {
             return Err(Failure::Timeout("closing the stream"));
         }
         if self.unproven_until.is_some_and(|until| Instant::now() >= until) {
-            self.edge.metrics.unproven_ended(Bound::Time);
+            self.inbound.shared.metrics.unproven_ended(Bound::Time);
             let text = "no pair of domains was authenticated on this stream in time";
             return Err(Failure::violation(Check::Time, text));
         }
@@ -560,7 +562,7 @@ impl Session {
     fn take_frames(&mut self) -> Result<(), Failure> {
         self.turn_began = Instant::now();
         self.long_turn = false;
-        let live = self.edge.live();
+        let live = self.inbound.shared.live();
         // Another cluster may have a link that is up.
         if self.lanes.iter().any(|lane| !lane.cluster.queue.is_up()) {
             self.forget_lanes();
@@ -662,7 +664,7 @@ impl Session {
         let rate = lane.rate.as_ref().filter(|_| self.closing.is_none());
         let until = rate.and_then(|rate| rate.spend(written.max(received), Instant::now()));
         if lane.builder.out.len() >= PIECE {
-            let pause = lane.hand_over(&self.edge);
+            let pause = lane.hand_over(&self.inbound);
             self.pause(pause);
         }
         self.throttle(until, "rate");
@@ -731,7 +733,8 @@ impl Session {
         let reason = format!("not every XML parser accepts the name {name:?}; the stanza is refused");
         let refusal = Refusal::new(Check::Xml, reason);
         let entry = &self.guard.entry;
-        self.edge
+        self.inbound
+            .shared
             .refused(entry, Stage::Stream, Some(local), Some(remote), &refusal);
         self.refuse(live, element, (local, remote), Cause::Unportable);
     }
@@ -753,15 +756,16 @@ impl Session {
         let reason = format!("a stanza from {} was dropped: {fault}", shown(&from));
         let refusal = Refusal::new(Check::Addressing, reason);
         let (local, remote) = (Some(&local), Some(&remote));
-        self.edge
+        self.inbound
+            .shared
             .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
-        self.edge.metrics.dropped(Cause::Malformed.as_str());
+        self.inbound.shared.metrics.dropped(Cause::Malformed.as_str());
     }
 
     /// A stanza that goes no further counts for the domain's rate like any other.
     fn count_refused(&mut self, live: &Live, remote: &Domain, element: &Element) {
         if self.closing.is_none() {
-            let rate = self.edge.inbound.rates.of(&live.policy, remote);
+            let rate = self.inbound.rates.of(&live.policy, remote);
             let until = rate.and_then(|rate| rate.spend(element.bytes().len(), Instant::now()));
             self.throttle(until, "rate");
         }
@@ -770,12 +774,12 @@ impl Session {
 
     /// Whether stanzas of this sender were refused so often that others are only dropped.
     fn is_over(&self, from: &str) -> bool {
-        self.edge.inbound.rates.is_over(bare(from), Instant::now())
+        self.inbound.rates.is_over(bare(from), Instant::now())
     }
 
     /// A stanza is refused beyond its sender's rate: to judge and to answer it would be too much work.
     fn drop_refused(&mut self) {
-        self.edge.metrics.dropped(BEYOND);
+        self.inbound.shared.metrics.dropped(BEYOND);
         self.look_at_time();
     }
 
@@ -789,12 +793,12 @@ impl Session {
             Payer::Network(network_of(self.guard.entry.peer.ip()))
         };
         let now = Instant::now();
-        let paid = self.edge.inbound.rates.refused(payer, from.map(bare), now);
+        let paid = self.inbound.rates.refused(payer, from.map(bare), now);
         self.throttle(paid.until, "refused");
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(remote));
         if let Some(sender) = paid.user_is_over.then_some(from).flatten()
-            && self.edge.may_log("refused stanzas of one sender", party)
+            && self.inbound.shared.may_log("refused stanzas of one sender", party)
         {
             tracing::warn!(
                 %peer, %remote, sender = %shown(bare(sender)),
@@ -812,7 +816,7 @@ impl Session {
     /// The stream is not read until then.
     fn throttle(&mut self, until: Option<Instant>, reason: &'static str) {
         if until.is_some() && self.throttled.is_none() {
-            self.edge.metrics.paused(reason);
+            self.inbound.shared.metrics.paused(reason);
         }
         self.throttled = self.throttled.max(until);
     }
@@ -820,7 +824,7 @@ impl Session {
     fn pause(&mut self, pause: Option<Pause>) {
         if pause.is_some() {
             if self.paused.is_none() {
-                self.edge.metrics.paused("link-queue");
+                self.inbound.shared.metrics.paused("link-queue");
             }
             self.paused = pause;
         }
@@ -853,7 +857,7 @@ impl Session {
     }
 
     fn lane_for(&mut self, live: &Live, local: &Domain, remote: &Domain) -> Option<usize> {
-        let clusters = self.edge.routers.clusters();
+        let clusters = self.inbound.clusters.all();
         let cluster = select(&clusters, live, local)?;
         let known = self
             .lanes
@@ -866,7 +870,7 @@ impl Session {
                 source: Source::of(remote.clone(), live.policy.is_partner(&remote)),
                 builder: BatchBuilder::default(),
                 max_bytes: terms.max_stanza_bytes,
-                rate: self.edge.inbound.rates.of(&live.policy, &remote),
+                rate: self.inbound.rates.of(&live.policy, &remote),
                 remote,
             });
             self.lanes.len() - 1
@@ -894,22 +898,18 @@ impl Session {
     /// Answers a stanza that goes no further; its sender is of the pair's second domain.
     fn refuse(&mut self, live: &Live, element: &Element, pair: (&Domain, &Domain), cause: Cause) {
         let (local, remote) = pair;
-        let side = Side::Peer(&self.edge.memory.labels);
+        let side = Side::Peer(&self.inbound.shared.memory.labels);
         let element = side.respell(element, &mut self.domains);
         let told = bounce(&element, cause)
-            .is_some_and(|error| self.edge.outbound.push(&self.edge, live, local, remote, &error).is_ok());
-        if told {
-            self.edge.metrics.bounced(cause.as_str());
-        } else {
-            self.edge.metrics.dropped(cause.as_str());
-        }
+            .is_some_and(|error| self.inbound.outbound.push(live, local, remote, &error).is_ok());
+        self.inbound.shared.count_report(told, cause);
     }
 
     /// Hands the batches of this turn to the links and pauses the peer if too much waits there.
     fn deliver(&mut self) {
         let mut pause = None;
         for lane in &mut self.lanes {
-            pause = lane.hand_over(&self.edge).or(pause);
+            pause = lane.hand_over(&self.inbound).or(pause);
             // An idle stream holds no buffer.
             lane.builder.out = bytes::BytesMut::new();
         }
@@ -929,14 +929,14 @@ impl Session {
         });
         self.last = None;
         if !self.pairs.is_empty() {
-            let limits = self.limits(&self.edge.live());
+            let limits = self.limits(&self.inbound.shared.live());
             self.wire.framer.set_limits(limits);
         }
     }
 
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
-        let live = self.edge.live();
+        let live = self.inbound.shared.live();
         self.forget_lanes();
         self.domains.shrink();
         if !self.pairs.is_empty() {
@@ -957,7 +957,8 @@ impl Session {
         for pair in &self.pairs {
             if let Err(refusal) = self.still_counts(&live, pair) {
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));
-                self.edge
+                self.inbound
+                    .shared
                     .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
                 return Err(refusal.into());
             }

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Live;
-use crate::edge::Edge;
+use crate::shared::Shared;
 
 /// Partners that are looked up at once: this must not hold up a look-up that somebody waits for.
 const AT_ONCE: usize = 8;
@@ -21,10 +21,10 @@ const AGAIN: Duration = Duration::from_hours(1);
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Looks all partners up now, after each change of the configuration, and now and then.
-pub(crate) async fn run(edge: Arc<Edge>) {
+pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
-        let mut changes = edge.changes();
-        look_up(&edge, &edge.live()).await;
+        let mut changes = shared.changes();
+        look_up(&shared, &shared.live()).await;
         sleep(PAUSE).await;
         let news = timeout(AGAIN, changes.changed()).await;
         if matches!(news, Ok(Err(_))) {
@@ -33,13 +33,13 @@ pub(crate) async fn run(edge: Arc<Edge>) {
     }
 }
 
-async fn look_up(edge: &Edge, live: &Live) {
+async fn look_up(shared: &Shared, live: &Live) {
     let partners = live.policy.partners().take(MOST);
     let look_up = futures::stream::iter(partners).for_each_concurrent(AT_ONCE, async |remote| {
         // One that is not found may still call, and is found then.
         if let Ok(resolution) = live.resolver.resolve(remote).await {
             for address in resolution.addresses() {
-                edge.partners.resolved(&live.policy, remote, address.ip());
+                shared.partners.resolved(&live.policy, remote, address.ip());
             }
         }
     });

@@ -13,15 +13,14 @@ use super::opening::{Opening, Phase, Ready};
 use super::route::Route;
 use crate::bounce::Cause;
 use crate::config::Live;
-use crate::edge::Edge;
 use crate::jid::Labels;
-use crate::notes::failed_stage;
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::{StreamEntry, StreamGuard};
 use crate::refusal::{Check, Refusal};
 use crate::resolve::connect::open;
 use crate::resolve::{Attempts, Connected, ResolveError, Service};
+use crate::shared::Shared;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{ShownCertificate, Verdict};
@@ -97,7 +96,7 @@ pub enum Purpose {
 /// The connections that are still possible for one remote domain.
 #[derive(Debug)]
 pub struct Opener {
-    edge: Arc<Edge>,
+    shared: Arc<Shared>,
     live: Arc<Live>,
     remote: Domain,
     attempts: Attempts,
@@ -117,21 +116,25 @@ pub struct Opener {
 
 impl Opener {
     /// Looks the remote domain up. The lists are applied before, by the caller.
-    pub async fn resolve(edge: &Arc<Edge>, remote: &Domain) -> Result<Self, OpenError> {
-        Self::resolve_for(edge, remote, None).await
+    pub(crate) async fn resolve(shared: &Arc<Shared>, remote: &Domain) -> Result<Self, OpenError> {
+        Self::resolve_for(shared, remote, None).await
     }
 
     /// The same because of a key that the peer at `asker` showed.
-    pub async fn resolve_for(edge: &Arc<Edge>, remote: &Domain, asker: Option<IpAddr>) -> Result<Self, OpenError> {
-        let live = edge.live();
+    pub(crate) async fn resolve_for(
+        shared: &Arc<Shared>,
+        remote: &Domain,
+        asker: Option<IpAddr>,
+    ) -> Result<Self, OpenError> {
+        let live = shared.live();
         let party = party(asker, remote, None);
         let started = Instant::now();
         let resolved = live.resolver.resolve(remote).await;
         let took = started.elapsed();
         match resolved {
             Ok(resolution) => {
-                edge.metrics.resolved(Some(resolution.method), "ok", took);
-                if edge.may_log("look-up", party) {
+                shared.metrics.resolved(Some(resolution.method), "ok", took);
+                if shared.may_log("look-up", party) {
                     tracing::info!(
                         domain = %remote,
                         method = resolution.method.as_str(),
@@ -140,16 +143,16 @@ impl Opener {
                         "resolved the remote domain"
                     );
                 }
-                edge.registry.tracers.about(remote, || {
+                shared.registry.tracers.about(remote, || {
                     let (method, targets) = (resolution.method.as_str(), resolution.targets());
                     format!("resolved by {method}: {targets}")
                 });
                 for address in resolution.addresses() {
-                    edge.partners.resolved(&live.policy, remote, address.ip());
+                    shared.partners.resolved(&live.policy, remote, address.ip());
                 }
                 let attempts = Attempts::new(resolution);
                 Ok(Self {
-                    edge: edge.clone(),
+                    shared: shared.clone(),
                     live,
                     remote: remote.clone(),
                     attempts,
@@ -163,8 +166,8 @@ impl Opener {
                 })
             }
             Err(error) => {
-                edge.metrics.resolved(None, error.as_str(), took);
-                if edge.may_log("failed look-up", party) {
+                shared.metrics.resolved(None, error.as_str(), took);
+                if shared.may_log("failed look-up", party) {
                     tracing::warn!(
                         domain = %remote,
                         reason = %error,
@@ -172,9 +175,9 @@ impl Opener {
                         "the remote domain could not be resolved"
                     );
                 }
-                let (tracers, attempt) = (&edge.registry.tracers, error.to_string());
+                let (tracers, attempt) = (&shared.registry.tracers, error.to_string());
                 tracers.about(remote, || format!("not resolved: {attempt}"));
-                edge.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
+                shared.attempt_failed(remote, Attempt::outbound(Stage::Resolve, None, attempt));
                 Err(error.into())
             }
         }
@@ -234,7 +237,7 @@ impl Opener {
     fn note_failed_tls(&self) {
         let (policy, remote) = (&self.live.policy, &self.remote);
         if policy.peer(remote).tls_mode == TlsMode::Optional {
-            let failed = &self.edge.memory.failed_tls;
+            let failed = &self.shared.memory.failed_tls;
             failed.note(remote, policy.is_partner(remote), ());
         }
     }
@@ -243,7 +246,7 @@ impl Opener {
     fn cause(&self, local: &Domain, entry: &StreamEntry, phase: Phase, failure: &Failure) -> Cause {
         let refused = |refusal: &Refusal| {
             let (local, remote) = (Some(local), Some(&self.remote));
-            self.edge.refused(entry, phase.stage(), local, remote, refusal);
+            self.shared.refused(entry, phase.stage(), local, remote, refusal);
         };
         match failure {
             Failure::Refused(refusal) => {
@@ -255,9 +258,9 @@ impl Opener {
                 Cause::Unreachable
             }
             _ => {
-                let stage = failed_stage(failure, phase.stage());
+                let stage = failure.stage(phase.stage());
                 let attempt = Attempt::outbound(stage, Some(entry.peer), failure.to_string()).of(local);
-                self.edge.attempt_failed(&self.remote, attempt);
+                self.shared.attempt_failed(&self.remote, attempt);
                 Cause::Unreachable
             }
         }
@@ -267,7 +270,7 @@ impl Opener {
     fn spells_otherwise(&mut self, failure: &Failure, written: &str) -> bool {
         let unknown =
             matches!(failure, Failure::Peer { condition, .. } if *condition == StreamErrorCondition::HostUnknown);
-        let known = self.edge.memory.labels.get(&self.remote).is_some();
+        let known = self.shared.memory.labels.get(&self.remote).is_some();
         if !unknown || known || self.labels.is_some() {
             return false;
         }
@@ -278,12 +281,12 @@ impl Opener {
     /// A connection on which nothing was said yet.
     fn wire(&self, tcp: TcpStream, entry: &Arc<StreamEntry>) -> Wire {
         let partner = self.live.policy.is_partner(&self.remote);
-        let incomplete = self.edge.incomplete.part(partner);
+        let incomplete = self.shared.incomplete.part(partner);
         Wire::new(
             Transport::new(tcp).of(entry).counted(incomplete),
             negotiation_limits(&self.live.config.limits),
             Direction::Outbound,
-            self.edge.metrics.clone(),
+            self.shared.metrics.clone(),
         )
     }
 
@@ -296,10 +299,10 @@ impl Opener {
             let Connected { tcp, address, service } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
-                    let (tracers, remote) = (&self.edge.registry.tracers, &self.remote);
+                    let (tracers, remote) = (&self.shared.registry.tracers, &self.remote);
                     tracers.about(remote, || reason.clone());
                     let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());
-                    self.edge.attempt_failed(remote, attempt);
+                    self.shared.attempt_failed(remote, attempt);
                     self.note(Cause::Unreachable, reason);
                     continue;
                 }
@@ -311,18 +314,18 @@ impl Opener {
             }
             let limit = self.live.config.limits.negotiation_timeout.0;
             let deadline = Instant::now() + limit.min(self.attempts.share());
-            let guard = self.edge.registry.open(Direction::Outbound, address);
+            let guard = self.shared.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
             let wire = self.wire(tcp, &guard.entry);
-            let mut opening = Opening::new(&self.edge, &self.live, local, &self.remote, wire);
+            let mut opening = Opening::new(&self.shared, &self.live, local, &self.remote, wire);
             opening.service = service;
-            opening.never_clear = self.tls_failed || self.edge.memory.failed_tls.holds(&self.remote, &());
+            opening.never_clear = self.tls_failed || self.shared.memory.failed_tls.holds(&self.remote, &());
             opening.authenticate = purpose == Purpose::Stanzas;
             let shown = match purpose {
                 Purpose::Verification(shown) => shown,
                 Purpose::Stanzas => None,
             };
-            let shown = shown.filter(|_| self.edge.memory.labels.get(&self.remote).is_none());
+            let shown = shown.filter(|_| self.shared.memory.labels.get(&self.remote).is_none());
             if let Some(labels) = self.labels.or(shown) {
                 opening.written = labels.write(&self.remote).into_owned();
             }
@@ -365,7 +368,7 @@ impl Opener {
                     }
                     let why = failure.to_string();
                     let party = party(self.asker, &self.remote, Some(address.ip()));
-                    if self.edge.may_log("outbound stream failed", party) {
+                    if self.shared.may_log("outbound stream failed", party) {
                         tracing::warn!(
                             %local, remote = %self.remote, %address, ?service, reason = why,
                             "outbound stream failed during its negotiation"
@@ -410,8 +413,8 @@ impl From<ResolveError> for OpenError {
 
 /// Counts and logs what a completed handshake agreed on and what the peer's certificate proves
 /// about `remote`, as far as that is known. What it fails to prove, dialback must.
-pub fn note_tls(
-    edge: &Edge,
+pub(crate) fn note_tls(
+    shared: &Shared,
     live: &Live,
     direction: Direction,
     wire: &Wire,
@@ -423,11 +426,11 @@ pub fn note_tls(
         .negotiated_cipher_suite()
         .and_then(|s| s.suite().as_str())
         .unwrap_or("?");
-    edge.metrics.tls_established(direction, version, suite);
+    shared.metrics.tls_established(direction, version, suite);
     let remote = remote?;
     let pins = &live.policy.peer(remote).pinned_sha256;
     let verdict = live.tls.judge(shown, remote, pins);
-    edge.metrics.certificate_judged(direction, verdict.as_str());
+    shared.metrics.certificate_judged(direction, verdict.as_str());
     if let Some(entry) = wire.transport.entry() {
         let said = match verdict {
             Verdict::Missing => verdict.as_str(),
@@ -441,7 +444,7 @@ pub fn note_tls(
         (Direction::Inbound, Some(peer)) => Party::Caller(peer, Some(remote)),
         _ => Party::Called(remote, peer),
     };
-    if edge.may_log("TLS established", party) {
+    if shared.may_log("TLS established", party) {
         tracing::info!(
             direction = direction.as_str(), %remote, version, suite,
             peer = address.map(|address| address.to_string()),

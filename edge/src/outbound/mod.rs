@@ -27,15 +27,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xmpp_federation_core::Domain;
 
-use crate::bounce::Cause;
+use crate::bounce::{Cause, bounce};
+use crate::clusters::Clusters;
+use crate::clusters::queue::Queue as ClusterQueue;
 use crate::config::Live;
-use crate::edge::Edge;
+use crate::jid::{DomainCache, Side};
 use crate::observe::log_rate::Party;
 use crate::peer_memory::PeerMemory;
+use crate::shared::Shared;
 pub(crate) use opening::external_auth;
 use queue::Bounds;
 use route::Route;
 use send_log::SendMemory;
+use xmpp_federation_xml::{ns, split};
 
 /// Part of all routes that only configured partners get.
 const RESERVED: usize = 8;
@@ -48,8 +52,11 @@ fn has_room(routes: usize, live: &Live, remote: &Domain) -> bool {
 }
 
 /// All routes.
-#[derive(Debug, Default)]
-pub struct Outbound {
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    shared: Arc<Shared>,
+    /// Where errors for hosted senders go.
+    clusters: Arc<Clusters>,
     routes: Mutex<HashMap<Domain, Arc<Route>>>,
     /// Bytes waiting for all remote domains together.
     waiting: Arc<AtomicUsize>,
@@ -68,30 +75,38 @@ pub struct Outbound {
 }
 
 impl Outbound {
+    /// No route yet.
+    pub(crate) fn new(shared: Arc<Shared>, clusters: Arc<Clusters>) -> Self {
+        Self {
+            shared,
+            clusters,
+            routes: Mutex::default(),
+            waiting: Arc::default(),
+            sent: Arc::default(),
+            tasks: TaskTracker::new(),
+            open: AtomicUsize::new(0),
+            close: CancellationToken::new(),
+            give_up: CancellationToken::new(),
+            hang_up: CancellationToken::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Domain, Arc<Route>>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a stanza, written for the content namespace of server streams. The lists are
     /// applied here, before any look-up. An error is what its sender must be told.
-    pub fn push(
-        &self,
-        edge: &Arc<Edge>,
-        live: &Live,
-        local: &Domain,
-        remote: &Domain,
-        stanza: &Bytes,
-    ) -> Result<(), Cause> {
+    pub fn push(self: &Arc<Self>, live: &Live, local: &Domain, remote: &Domain, stanza: &Bytes) -> Result<(), Cause> {
         let all = 0..stanza.len();
-        self.push_all(edge, live, local, remote, stanza, &mut vec![all])
+        self.push_all(live, local, remote, stanza, &mut vec![all])
     }
 
     /// The same for several stanzas between the same domains, parts of `text`: one lock and one
     /// wake-up for all. Takes what is queued out of `stanzas`; the senders of what is left must be
     /// told the error.
     pub fn push_all(
-        &self,
-        edge: &Arc<Edge>,
+        self: &Arc<Self>,
         live: &Live,
         local: &Domain,
         remote: &Domain,
@@ -102,27 +117,42 @@ impl Outbound {
             domain: live.config.limits.max_queued_bytes,
             total: most_waiting(live),
         };
-        self.queue(edge, live, (local, remote), text, stanzas, bounds)
+        self.queue(live, (local, remote), text, stanzas, bounds)
+    }
+
+    /// Tells the remote senders of stanzas, written for links, that they did not arrive.
+    pub(crate) fn report(self: &Arc<Self>, stanzas: &[u8], cause: Cause) {
+        let live = self.shared.live();
+        let mut domains = DomainCache::default();
+        for stanza in split(stanzas, ns::COMPONENT) {
+            let stanza = Side::Peer(&self.shared.memory.labels).respell(&stanza, &mut domains);
+            let local = stanza.to().and_then(|to| domains.domain_of(&to));
+            let remote = stanza.from().and_then(|from| domains.domain_of(&from));
+            let told = match (bounce(&stanza, cause), local, remote) {
+                (Some(error), Some(local), Some(remote)) => self.push_error(&live, &local, &remote, &error).is_ok(),
+                _ => false,
+            };
+            self.shared.count_report(told, cause);
+        }
+    }
+
+    /// Tells the senders of what a cluster's queue did not take.
+    pub(crate) fn report_refused(self: &Arc<Self>, queue: &ClusterQueue) {
+        for (batch, cause) in queue.refused() {
+            self.report(&batch.bytes, cause);
+        }
     }
 
     /// Queues an error for a remote sender whose stanza did not arrive. Nobody could be told that
     /// the error did not fit, so only the bound over all domains holds; how many there are is
     /// bounded by what links hold.
-    pub fn report(
-        &self,
-        edge: &Arc<Edge>,
-        live: &Live,
-        local: &Domain,
-        remote: &Domain,
-        error: &Bytes,
-    ) -> Result<(), Cause> {
+    fn push_error(self: &Arc<Self>, live: &Live, local: &Domain, remote: &Domain, error: &Bytes) -> Result<(), Cause> {
         let (all, bounds) = (0..error.len(), Bounds::of_reports(most_waiting(live)));
-        self.queue(edge, live, (local, remote), error, &mut vec![all], bounds)
+        self.queue(live, (local, remote), error, &mut vec![all], bounds)
     }
 
     fn queue(
-        &self,
-        edge: &Arc<Edge>,
+        self: &Arc<Self>,
         live: &Live,
         (local, remote): (&Domain, &Domain),
         text: &[u8],
@@ -135,16 +165,16 @@ impl Outbound {
         let mut routes = self.lock();
         if let Some(route) = routes.get(remote) {
             if route.push(bounds, local, text, stanzas) {
-                route.spawn(edge, local.clone());
+                route.spawn(self, local.clone());
             }
         } else if has_room(routes.len(), live, remote) {
             let route = Arc::new(Route::new(remote.clone(), self.waiting.clone()));
             if route.push(bounds, local, text, stanzas) {
                 routes.insert(remote.clone(), route.clone());
-                route.spawn(edge, local.clone());
+                route.spawn(self, local.clone());
             }
         } else {
-            edge.metrics.route_refused();
+            self.shared.metrics.route_refused();
         }
         if stanzas.is_empty() {
             Ok(())
@@ -238,11 +268,11 @@ fn is_alone(memory: &PeerMemory, remote: &Domain, local: &Domain) -> bool {
 }
 
 /// From now on a pair, or each pair of the remote domain, has a stream of its own, for this reason.
-fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'static str) {
+fn keep_alone(shared: &Shared, remote: &Domain, local: Option<&Domain>, reason: &'static str) {
     let key = (remote.clone(), local.cloned());
-    if !edge.memory.alone.holds(&key, &()) {
-        edge.metrics.pair_kept_alone(reason);
-        if edge.may_log("streams apart", Party::Called(remote, None)) {
+    if !shared.memory.alone.holds(&key, &()) {
+        shared.metrics.pair_kept_alone(reason);
+        if shared.may_log("streams apart", Party::Called(remote, None)) {
             tracing::info!(
                 %remote, local = local.map_or("all", Domain::as_str), reason,
                 "{} gets streams of its own to the remote domain",
@@ -250,8 +280,8 @@ fn keep_alone(edge: &Edge, remote: &Domain, local: Option<&Domain>, reason: &'st
             );
         }
     }
-    let partner = edge.live().policy.is_partner(remote);
-    edge.memory.alone.note(&key, partner, ());
+    let partner = shared.live().policy.is_partner(remote);
+    shared.memory.alone.note(&key, partner, ());
 }
 
 #[cfg(test)]

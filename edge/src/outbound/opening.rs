@@ -18,11 +18,11 @@ use xmpp_federation_core::{Domain, StreamId};
 use super::connect::note_tls;
 use super::limits::PeerLimits;
 use crate::config::Live;
-use crate::edge::Edge;
 use crate::jid::Side;
 use crate::observe::log_rate::Party;
 use crate::peer_memory::ExternalForms;
 use crate::refusal::{Check, Refusal};
+use crate::shared::Shared;
 use crate::stream::direct_tls::{self};
 use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
@@ -50,7 +50,7 @@ pub(super) struct Ready {
 
 /// One connection while it is negotiated.
 pub(super) struct Opening<'a> {
-    edge: &'a Edge,
+    shared: &'a Shared,
     live: &'a Live,
     local: &'a Domain,
     remote: &'a Domain,
@@ -94,13 +94,13 @@ impl Phase {
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(edge: &'a Edge, live: &'a Live, local: &'a Domain, remote: &'a Domain, wire: Wire) -> Self {
+    pub(super) fn new(shared: &'a Shared, live: &'a Live, local: &'a Domain, remote: &'a Domain, wire: Wire) -> Self {
         Self {
-            edge,
+            shared,
             live,
             local,
             remote,
-            written: Side::Peer(&edge.memory.labels).spelling(remote).into_owned(),
+            written: Side::Peer(&shared.memory.labels).spelling(remote).into_owned(),
             wire,
             service: Service::StartTls,
             never_clear: false,
@@ -120,7 +120,7 @@ impl<'a> Opening<'a> {
             return self.over_tls(&client).await;
         }
         let header = self.exchange_headers().await?;
-        let mode = terms::mode(self.live, &self.edge.memory, Some(self.remote));
+        let mode = terms::mode(self.live, &self.shared.memory, Some(self.remote));
         if major_version(&header)?.is_none() {
             // A server from before XMPP 1.0 has no features and no TLS.
             return self.in_clear(mode, &header, None);
@@ -144,11 +144,17 @@ impl<'a> Opening<'a> {
 
     /// Goes on where TLS is up: certificate, header, features, SASL EXTERNAL.
     pub(super) async fn over_tls(&mut self, client: &Client) -> Result<Ready, Failure> {
-        note_tls(self.edge, self.live, Direction::Outbound, &self.wire, Some(self.remote));
+        note_tls(
+            self.shared,
+            self.live,
+            Direction::Outbound,
+            &self.wire,
+            Some(self.remote),
+        );
         // Before anything is said: a required certificate must prove the remote domain.
         let shown = self.wire.transport.shown();
         let kept = Kept::default();
-        terms::check(self.live, &self.edge.memory, shown, &kept, self.remote)?;
+        terms::check(self.live, &self.shared.memory, shown, &kept, self.remote)?;
         let (header, features) = self.restarted("TLS").await?;
         let shown = client.shown.clone();
         let shown = shown.filter(|_| self.asked.load(Ordering::Relaxed));
@@ -199,7 +205,7 @@ impl<'a> Opening<'a> {
     pub(super) fn header(&self) -> String {
         let header = HeaderToSend {
             content_ns: ns::SERVER,
-            from: Some(&Side::Peer(&self.edge.memory.labels).spelling(self.local)),
+            from: Some(&Side::Peer(&self.shared.memory.labels).spelling(self.local)),
             to: Some(&self.written),
             version: true,
             dialback: true,
@@ -270,7 +276,7 @@ impl<'a> Opening<'a> {
         let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
         let Wire { transport, framer, .. } = &mut self.wire;
         if let Err(error) = transport.start_tls(session, framer.buffer()).await {
-            self.edge.metrics.tls_failed(Direction::Outbound);
+            self.shared.metrics.tls_failed(Direction::Outbound);
             let reason = format!("TLS handshake: {error}");
             return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
         }
@@ -285,7 +291,7 @@ impl<'a> Opening<'a> {
     /// it offers no dialback instead. Until a form has succeeded it counts as refused: many servers
     /// end the stream instead of answering, and the next one must not run into the same.
     async fn external(&mut self, client: &Client, dialback: bool) -> Result<bool, Failure> {
-        let memory = &self.edge.memory.external;
+        let memory = &self.shared.memory.external;
         let pair = (self.remote.clone(), self.local.clone());
         let partner = self.live.policy.is_partner(self.remote);
         let note = |forms| memory.note(&pair, partner, (forms, client.leaf_sha256.clone()));
@@ -304,7 +310,7 @@ impl<'a> Opening<'a> {
                 ExternalForms::None
             });
             let Some(condition) = self.authenticate_as(named).await? else {
-                self.edge.metrics.sasl(Direction::Outbound, "success");
+                self.shared.metrics.sasl(Direction::Outbound, "success");
                 if named {
                     memory.forget(|known| *known == pair);
                 } else {
@@ -312,11 +318,11 @@ impl<'a> Opening<'a> {
                 }
                 return Ok(true);
             };
-            self.edge.metrics.sasl(Direction::Outbound, "failure");
+            self.shared.metrics.sasl(Direction::Outbound, "failure");
             let again = named && (condition == "invalid-authzid" || !dialback);
             let peer = self.wire.transport.entry().map(|entry| entry.peer.ip());
             let party = Party::Called(self.remote, peer);
-            if self.edge.may_log("SASL EXTERNAL refused", party) {
+            if self.shared.may_log("SASL EXTERNAL refused", party) {
                 tracing::info!(
                     local = %self.local, remote = %self.remote, condition,
                     identity = if named { "named" } else { "empty" },
@@ -336,7 +342,7 @@ impl<'a> Opening<'a> {
         self.phase = Phase::External;
         let sasl = ns::SASL;
         let auth = {
-            let identity = Side::Peer(&self.edge.memory.labels).spelling(self.local);
+            let identity = Side::Peer(&self.shared.memory.labels).spelling(self.local);
             external_auth(named.then_some(&identity))
         };
         self.wire.send(auth).await?;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 
+use super::Outbound;
 use super::connect::{OpenError, Opener, Purpose, Says};
 use super::route::{NEGATIVE, PAUSE, Route, Way};
 use super::{keep_alone, stream};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
-use crate::edge::Edge;
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::words::Stage;
@@ -35,10 +35,10 @@ impl From<OpenError> for Attempted {
 
 /// Works while the pair has something to send or its stream is open.
 /// `refused`: for this reason no stream carries it for a while.
-pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refused: Option<OpenError>) {
+pub(super) async fn run(route: Arc<Route>, outbound: Arc<Outbound>, local: Domain, refused: Option<OpenError>) {
     let mut pair = Pair {
         route,
-        edge,
+        outbound,
         local,
         backoff: Backoff::new(PAUSE.0, PAUSE.1),
         failed: refused.is_some(),
@@ -46,8 +46,8 @@ pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refus
     if let Some(error) = refused {
         pair.pause(&error, None).await;
     }
-    while !pair.route.retire(&pair.edge, &pair.local) {
-        if pair.edge.outbound.give_up.is_cancelled() {
+    while !pair.route.retire(&pair.outbound, &pair.local) {
+        if pair.outbound.give_up.is_cancelled() {
             pair.report_older(Duration::ZERO, Cause::Stopping);
             continue;
         }
@@ -57,9 +57,9 @@ pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refus
             Attempted::Used => pair.used(started).await,
             Attempted::Failed(error, until) => {
                 let (remote, local) = (&pair.route.remote, &pair.local);
-                let registry = &pair.edge.registry;
+                let registry = &pair.outbound.shared.registry;
                 let party = Party::Called(remote, None);
-                if pair.edge.may_log("no stream", party) {
+                if pair.outbound.shared.may_log("no stream", party) {
                     tracing::warn!(%local, %remote, reason = error.message, "no stream to the remote domain");
                 }
                 registry.partner_failed(remote, error.local(local), error.message.clone());
@@ -71,7 +71,7 @@ pub(super) async fn run(route: Arc<Route>, edge: Arc<Edge>, local: Domain, refus
 
 struct Pair {
     route: Arc<Route>,
-    edge: Arc<Edge>,
+    outbound: Arc<Outbound>,
     local: Domain,
     backoff: Backoff,
     /// The last attempt failed although the remote server was reached.
@@ -80,7 +80,7 @@ struct Pair {
 
 impl Pair {
     fn report_older(&self, life: Duration, cause: Cause) {
-        self.route.report_older(&self.edge, life, &self.local, cause);
+        self.route.report_older(&self.outbound, life, &self.local, cause);
     }
 
     /// A peer that takes streams only to end them is not called again at once.
@@ -92,7 +92,7 @@ impl Pair {
         } else if !self.route.is_empty(&self.local) {
             tokio::select! {
                 () = sleep_until(started + PAUSE.0) => {}
-                () = self.edge.outbound.give_up.cancelled() => {}
+                () = self.outbound.give_up.cancelled() => {}
             }
         }
     }
@@ -100,11 +100,11 @@ impl Pair {
     /// Has the stanzas carried by whatever stream there is for them, and returns at its end.
     /// Stanzas that grow too old meanwhile are reported.
     async fn attempt(&mut self) -> Attempted {
-        let (edge, route, local) = (&self.edge, &self.route, &self.local);
-        let live = edge.live();
+        let (outbound, route, local) = (&self.outbound, &self.route, &self.local);
+        let live = outbound.shared.live();
         if let Err(denied) = live.policy.check(&route.remote) {
             let attempt = Attempt::outbound(Stage::Policy, None, denied.to_string());
-            edge.attempt_failed(&route.remote, attempt);
+            outbound.shared.attempt_failed(&route.remote, attempt);
             let error = OpenError {
                 cause: Cause::Denied,
                 temporary: false,
@@ -120,7 +120,7 @@ impl Pair {
         }
         let hold = live.config.limits.dialback_timeout.0;
         drop(live);
-        let turn = async { Ok(route.turn(edge, local, self.failed).await) };
+        let turn = async { Ok(route.turn(outbound, local, self.failed).await) };
         let mut opening = match self.ageing(hold, turn).await {
             Ok(Way::Guest) => return Attempted::Gone,
             Ok(Way::Unreachable(until, error)) => return Attempted::Failed(error, Some(until)),
@@ -128,7 +128,7 @@ impl Pair {
             Err(error) => return error.into(),
         };
         // In boxes that go before the stream's long life begins.
-        let resolving = Box::pin(Opener::resolve(edge, &route.remote));
+        let resolving = Box::pin(Opener::resolve(&outbound.shared, &route.remote));
         let mut opener = match self.ageing(hold, resolving).await {
             Ok(opener) => opener.of(route.clone()),
             Err(error) => return self.not_connected(error),
@@ -143,29 +143,32 @@ impl Pair {
                 Err(error) if opener.connected() => {
                     self.failed = true;
                     if error.cause != Cause::Stopping {
-                        keep_alone(edge, &route.remote, Some(local), "refused");
+                        keep_alone(&outbound.shared, &route.remote, Some(local), "refused");
                     }
                     return error.into();
                 }
                 Err(error) => return self.not_connected(error),
             };
-            match stream::run(edge, route, local, ready, &mut opening).await {
+            match stream::run(outbound, route, local, ready, &mut opening).await {
                 stream::End::Used => return Attempted::Used,
                 stream::End::HandedOver => {
-                    route.leave_table(edge);
+                    route.leave_table(outbound);
                     return Attempted::Gone;
                 }
                 // Nothing was authenticated on it: the next address may do better.
                 stream::End::Useless(reason) => {
                     self.failed = true;
-                    if edge.may_log("useless stream", Party::Called(&route.remote, None)) {
+                    if outbound
+                        .shared
+                        .may_log("useless stream", Party::Called(&route.remote, None))
+                    {
                         tracing::info!(%local, remote = %route.remote, reason, "no pair was authenticated on the stream");
                     }
                     opener.note(Cause::Unreachable, reason);
                 }
                 stream::End::Refused(cause) => {
                     self.failed = true;
-                    keep_alone(edge, &route.remote, Some(local), "refused");
+                    keep_alone(&outbound.shared, &route.remote, Some(local), "refused");
                     let error = OpenError {
                         cause,
                         temporary: true,
@@ -198,7 +201,7 @@ impl Pair {
             tokio::select! {
                 done = &mut what => return done,
                 _ = tick.tick() => self.report_older(life, Cause::Unreachable),
-                () = self.edge.outbound.give_up.cancelled() => return Err(OpenError {
+                () = self.outbound.give_up.cancelled() => return Err(OpenError {
                     cause: Cause::Stopping,
                     temporary: true,
                     message: "this gateway is stopping".to_owned(),
@@ -210,8 +213,8 @@ impl Pair {
 
     /// Holds (or, if the failure is final, answers) what waits until the next attempt is due.
     async fn pause(&mut self, error: &OpenError, until: Option<Instant>) {
-        let (route, edge) = (&self.route, &self.edge);
-        let life = edge.live().config.limits.dialback_timeout.0;
+        let (route, outbound) = (&self.route, &self.outbound);
+        let life = outbound.shared.live().config.limits.dialback_timeout.0;
         let hold = if error.temporary { life } else { Duration::ZERO };
         let until = until.unwrap_or_else(|| {
             let wait = if error.temporary { self.backoff.wait() } else { NEGATIVE };
@@ -221,7 +224,7 @@ impl Pair {
         // What voided it before the failure says nothing about the next attempt.
         route.retries(&self.local);
         loop {
-            route.report_older(edge, hold, &self.local, error.cause);
+            route.report_older(outbound, hold, &self.local, error.cause);
             let now = Instant::now();
             if now >= until {
                 return;
@@ -229,8 +232,8 @@ impl Pair {
             tokio::select! {
                 () = sleep_until(until.min(now + Duration::from_secs(1))) => {}
                 () = wake.notified() => {}
-                () = edge.outbound.give_up.cancelled() => return,
-                () = edge.outbound.close.cancelled() => return,
+                () = outbound.give_up.cancelled() => return,
+                () = outbound.close.cancelled() => return,
             }
             if route.retries(&self.local) {
                 self.backoff.reset();

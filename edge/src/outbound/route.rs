@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
+use super::Outbound;
 use super::connect::{OpenError, Says};
 use super::queue::{Bounds, Queue, Room, Taken};
 use super::{is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
-use crate::edge::Edge;
 use crate::tls::ShownCertificate;
 
 /// First and longest pause between attempts to open a stream.
@@ -218,9 +218,9 @@ impl Route {
     }
 
     /// Starts the task of a pair. The pair is in the table.
-    pub(super) fn spawn(self: &Arc<Self>, edge: &Arc<Edge>, local: Domain) {
-        let task = pair::run(self.clone(), edge.clone(), local, None);
-        edge.outbound.tasks.spawn(task);
+    pub(super) fn spawn(self: &Arc<Self>, outbound: &Arc<Outbound>, local: Domain) {
+        let task = pair::run(self.clone(), outbound.clone(), local, None);
+        outbound.tasks.spawn(task);
     }
 
     /// Voids the back-off of one pair, or of all; `None` also where nobody could be reached.
@@ -328,20 +328,20 @@ impl Route {
     }
 
     /// Reports what has waited longer than `life` to its senders.
-    pub(super) fn report_older(&self, edge: &Edge, life: Duration, local: &Domain, cause: Cause) {
+    pub(super) fn report_older(&self, outbound: &Outbound, life: Duration, local: &Domain, cause: Cause) {
         for stanzas in self.take_older(life, local) {
-            edge.report_to_router(&stanzas, cause);
+            outbound.clusters.report(&stanzas, cause);
         }
     }
 
     /// A pair without anything waiting leaves the table, and the route with its last pair. Then its
     /// task ends.
-    pub(super) fn retire(&self, edge: &Edge, local: &Domain) -> bool {
+    pub(super) fn retire(&self, outbound: &Outbound, local: &Domain) -> bool {
         if !self.is_empty(local) {
             return false;
         }
         // Stanzas are queued under the same lock, so none can slip in between.
-        let mut routes = edge.outbound.lock();
+        let mut routes = outbound.lock();
         let mut inner = self.lock();
         let Ok(place) = inner.place(local) else {
             return true;
@@ -361,8 +361,8 @@ impl Route {
     }
 
     /// The route leaves the table if it has no pair.
-    pub(super) fn leave_table(&self, edge: &Edge) {
-        let mut routes = edge.outbound.lock();
+    pub(super) fn leave_table(&self, outbound: &Outbound) {
+        let mut routes = outbound.lock();
         let known = routes.get(&self.remote);
         if known.is_some_and(|known| std::ptr::eq(&raw const **known, self)) && self.lock().pairs.is_empty() {
             routes.remove(&self.remote);
@@ -371,8 +371,8 @@ impl Route {
 
     /// A pair was refused on its own stream, which goes on for its guests: another task serves it,
     /// and answers what comes within the next seconds for the same cause.
-    pub(super) fn hand_over(self: &Arc<Self>, edge: &Arc<Edge>, local: &Domain, cause: Cause, message: String) {
-        keep_alone(edge, &self.remote, Some(local), "refused");
+    pub(super) fn hand_over(self: &Arc<Self>, outbound: &Arc<Outbound>, local: &Domain, cause: Cause, message: String) {
+        keep_alone(&outbound.shared, &self.remote, Some(local), "refused");
         let mut inner = self.lock();
         let Some(pair) = inner.pair(local) else {
             return;
@@ -385,19 +385,19 @@ impl Route {
             message,
             says: Says::OfPair,
         };
-        let task = pair::run(self.clone(), edge.clone(), local.clone(), Some(error));
-        edge.outbound.tasks.spawn(task);
+        let task = pair::run(self.clone(), outbound.clone(), local.clone(), Some(error));
+        outbound.tasks.spawn(task);
     }
 
     /// Waits until it is clear where the stanzas of a pair go. `failed`: its last stream failed, so
     /// nobody waits for it.
-    pub(super) async fn turn(self: &Arc<Self>, edge: &Edge, local: &Domain, failed: bool) -> Way {
+    pub(super) async fn turn(self: &Arc<Self>, outbound: &Outbound, local: &Domain, failed: bool) -> Way {
         let mut first = None;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (until, other) = match self.try_turn(edge, local, failed, first.as_ref()) {
+            let (until, other) = match self.try_turn(outbound, local, failed, first.as_ref()) {
                 Ok(way) => return way,
                 Err(wait) => wait,
             };
@@ -416,13 +416,13 @@ impl Route {
     /// that was waited for first; its stream is of no use, and no other's is waited for as well.
     fn try_turn(
         self: &Arc<Self>,
-        edge: &Edge,
+        outbound: &Outbound,
         local: &Domain,
         failed: bool,
         first: Option<&Domain>,
     ) -> Result<Way, (Option<Instant>, Domain)> {
         let now = Instant::now();
-        let mut alone = is_alone(&edge.memory, &self.remote, local);
+        let mut alone = is_alone(&outbound.shared.memory, &self.remote, local);
         let mut guard = self.lock();
         let inner = &mut *guard;
         let Ok(place) = inner.place(local) else {
@@ -536,7 +536,7 @@ impl Route {
 
     /// A guest leaves a stream; `alone`: it opens its own if there is need. Nothing of it is under
     /// way.
-    pub(super) fn leave(self: &Arc<Self>, edge: &Arc<Edge>, host: u64, local: &Domain, alone: bool) {
+    pub(super) fn leave(self: &Arc<Self>, outbound: &Arc<Outbound>, host: u64, local: &Domain, alone: bool) {
         let mut inner = self.lock();
         if let Some(host) = inner.hosts.iter_mut().find(|known| known.id == host) {
             host.guests.retain(|guest| guest != local);
@@ -554,7 +554,7 @@ impl Route {
             inner.pairs.remove(place);
         } else {
             drop(inner);
-            self.spawn(edge, local.clone());
+            self.spawn(outbound, local.clone());
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
+use super::Outbound;
 use super::connect::Opened;
 use super::keep_alone;
 use super::queue::Taken;
@@ -23,10 +24,8 @@ use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
-use crate::edge::Edge;
 use crate::jid::DomainCache;
 use crate::jid::{Labels, Side};
-use crate::notes::{failed_stage, is_hang_up};
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::PairInfo;
@@ -93,7 +92,7 @@ enum PairState {
 
 #[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 struct Stream<'a> {
-    edge: &'a Arc<Edge>,
+    outbound: &'a Arc<Outbound>,
     route: &'a Arc<Route>,
     /// The hosted domain of the header.
     local: &'a Domain,
@@ -136,21 +135,21 @@ struct Stream<'a> {
 
 /// Uses a stream until it ends.
 pub(super) async fn run(
-    edge: &Arc<Edge>,
+    outbound: &Arc<Outbound>,
     route: &Arc<Route>,
     local: &Domain,
     opened: Opened,
     opening: &mut Option<Opening>,
 ) -> End {
-    edge.outbound.open.fetch_add(1, Ordering::AcqRel);
+    outbound.open.fetch_add(1, Ordering::AcqRel);
     let mut stream = Stream {
-        edge,
+        outbound,
         route,
         local,
         opening,
         host: None,
-        log: SendLog::new(edge.outbound.sent.clone(), &opened.wire.transport),
-        most: edge.live().budget.sent,
+        log: SendLog::new(outbound.sent.clone(), &opened.wire.transport),
+        most: outbound.shared.live().budget.sent,
         held_back: false,
         again: AGAIN.0,
         first: None,
@@ -197,14 +196,14 @@ async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver
 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
-        let (edge, route) = (self.edge, self.route);
+        let (outbound, route) = (self.outbound, self.route);
         // What happens rarely is registered once and not anew in each turn.
         let entry = self.opened.guard.entry.clone();
         let closed = entry.close.cancelled();
-        let stopped = edge.outbound.close.cancelled();
-        let gave_up = edge.outbound.give_up.cancelled();
-        let hung_up = edge.outbound.hang_up.cancelled();
-        let changed = next_change(edge.changes());
+        let stopped = outbound.close.cancelled();
+        let gave_up = outbound.give_up.cancelled();
+        let hung_up = outbound.hang_up.cancelled();
+        let changed = next_change(outbound.shared.changes());
         let wake = route.wake(self.local);
         let timer = sleep_until(self.deadline());
         tokio::pin!(closed, stopped, gave_up, hung_up, changed, timer);
@@ -286,7 +285,7 @@ impl Stream<'_> {
     fn may_log(&self, about: &'static str) -> bool {
         let address = self.opened.address.ip();
         let party = Party::Called(&self.route.remote, Some(address));
-        self.edge.may_log(about, party)
+        self.outbound.shared.may_log(about, party)
     }
 
     /// Starts dialback for new guests and writes what may be written.
@@ -312,8 +311,8 @@ impl Stream<'_> {
         for (local, state) in pairs.range::<Domain, _>(first..).chain(later) {
             match state {
                 PairState::Pending(_) if self.gave_up => {
-                    let (edge, now) = (self.edge, Duration::ZERO);
-                    self.route.report_older(edge, now, local, Cause::Stopping);
+                    let (outbound, now) = (self.outbound, Duration::ZERO);
+                    self.route.report_older(outbound, now, local, Cause::Stopping);
                 }
                 PairState::Valid => self.send(local),
                 PairState::Pending(_) | PairState::Gone => {}
@@ -348,7 +347,7 @@ impl Stream<'_> {
             let bytes = stanza.len();
             let most = largest.unwrap_or_default();
             let cause = Cause::TooLarge { bytes, most };
-            self.edge.report_to_router(&stanza, cause);
+            self.outbound.clusters.report(&stanza, cause);
         }
         if count == 0 {
             return;
@@ -367,7 +366,7 @@ impl Stream<'_> {
         if Labels::of(&self.opened.written, &self.route.remote).is_none() {
             return stanzas;
         }
-        let side = Side::Peer(&self.edge.memory.labels);
+        let side = Side::Peer(&self.outbound.shared.memory.labels);
         let (mut bytes, mut domains) = (BytesMut::new(), DomainCache::default());
         for stanza in split(&stanzas, ns::SERVER) {
             bytes.extend_from_slice(side.respell(&stanza, &mut domains).bytes());
@@ -377,10 +376,10 @@ impl Stream<'_> {
 
     /// Step 1 of dialback.
     fn ask(&mut self, local: &Domain) -> Result<(), Failure> {
-        let live = self.edge.live();
+        let live = self.outbound.shared.live();
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
-        let from = Side::Peer(&self.edge.memory.labels).spelling(local);
+        let from = Side::Peer(&self.outbound.shared.memory.labels).spelling(local);
         let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
             Failure::fault(
                 StreamErrorCondition::ImproperAddressing,
@@ -465,7 +464,7 @@ impl Stream<'_> {
         match answer {
             Answer::Valid => {
                 self.valid(local, Mechanism::Dialback);
-                self.edge.metrics.dialback(role, "valid", took);
+                self.outbound.shared.metrics.dialback(role, "valid", took);
                 if self.may_log("db:result came back") {
                     tracing::info!(
                         role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
@@ -476,12 +475,12 @@ impl Stream<'_> {
                 Ok(())
             }
             Answer::Invalid => {
-                self.edge.metrics.dialback(role, "invalid", took);
+                self.outbound.shared.metrics.dialback(role, "invalid", took);
                 let cause = Cause::DialbackInvalid;
                 self.refuse(local, cause, "refused", "the peer says our key is invalid")
             }
             Answer::Error(condition) => {
-                self.edge.metrics.dialback(role, "error", took);
+                self.outbound.shared.metrics.dialback(role, "error", took);
                 let condition = condition.as_deref().unwrap_or("no condition");
                 let reason = format!("the peer reports {condition}");
                 self.refuse(local, Cause::DialbackFailed, "refused", &reason)
@@ -498,7 +497,7 @@ impl Stream<'_> {
         let remote = &self.route.remote;
         self.pairs.insert(local.clone(), PairState::Valid);
         self.last_use = Instant::now();
-        let live = self.edge.live();
+        let live = self.outbound.shared.live();
         let limits = crate::stream::stanza_limits(&live.config.limits);
         self.opened.wire.framer.set_limits(limits);
         self.opened.guard.update(|detail| {
@@ -508,16 +507,20 @@ impl Stream<'_> {
                 mechanism: mechanism.as_str(),
             });
         });
-        self.edge.registry.partner_works(remote, local);
+        self.outbound.shared.registry.partner_works(remote, local);
         let address = self.opened.address.ip();
-        self.edge.partners.authenticated(&live.policy, remote, address);
+        self.outbound
+            .shared
+            .partners
+            .authenticated(&live.policy, remote, address);
         if let Some(labels) = Labels::of(&self.opened.written, remote) {
             let partner = live.policy.is_partner(remote);
-            self.edge.memory.labels.note(remote, partner, labels);
+            self.outbound.shared.memory.labels.note(remote, partner, labels);
         }
         let tls = self.opened.wire.transport.is_tls();
         if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
-            self.edge
+            self.outbound
+                .shared
                 .memory
                 .used_tls
                 .note(remote, live.policy.is_partner(remote), ());
@@ -536,9 +539,9 @@ impl Stream<'_> {
     /// instead of closing (XEP-0220 section 2.6), and if our certificate, should it matter, names
     /// them.
     fn take_guests(&mut self) {
-        let edge = self.edge;
-        let live = edge.live();
-        let alone = &edge.memory.alone;
+        let outbound = self.outbound;
+        let live = outbound.shared.live();
+        let alone = &outbound.shared.memory.alone;
         let alone = alone.holds(&(self.route.remote.clone(), None), &());
         if self.opened.errors && !alone && self.closing.is_none() {
             let shown = self.opened.shown.take();
@@ -554,7 +557,7 @@ impl Stream<'_> {
     fn unhost(&mut self) {
         if let Some(host) = self.host.take() {
             for guest in self.route.unhost(host) {
-                self.route.leave(self.edge, host, &guest, false);
+                self.route.leave(self.outbound, host, &guest, false);
             }
         }
     }
@@ -562,7 +565,7 @@ impl Stream<'_> {
     /// The pair is not used on this stream. What waits of the stream's own pair is reported, a
     /// guest tries again on a stream of its own.
     fn refuse(&mut self, local: &Domain, cause: Cause, kind: &'static str, reason: &str) -> Result<(), Failure> {
-        let (edge, route) = (self.edge, self.route);
+        let (outbound, route) = (self.outbound, self.route);
         let remote = &route.remote;
         self.pairs.insert(local.clone(), PairState::Gone);
         self.opened
@@ -570,7 +573,7 @@ impl Stream<'_> {
             .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
         let message = format!("dialback from {local} to {remote} failed: {reason}");
         let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone()).of(local);
-        edge.attempt_failed(remote, attempt);
+        outbound.shared.attempt_failed(remote, attempt);
         if self.may_log("our key refused") {
             tracing::warn!(
                 role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
@@ -581,17 +584,20 @@ impl Stream<'_> {
         let alive = others.any(|state| !matches!(state, PairState::Gone));
         if local == self.local {
             self.refused = Some(cause);
-            route.report_older(edge, Duration::ZERO, local, cause);
-            edge.registry.partner_failed(remote, Some(local), message.clone());
+            route.report_older(outbound, Duration::ZERO, local, cause);
+            outbound
+                .shared
+                .registry
+                .partner_failed(remote, Some(local), message.clone());
             if alive {
                 // The stream goes on for its guests, and the pair without it.
                 self.handed_over = true;
-                route.hand_over(edge, local, cause, message);
+                route.hand_over(outbound, local, cause, message);
             }
         } else {
             let whose = Some(local).filter(|_| kind == "refused");
-            keep_alone(edge, remote, whose, kind);
-            route.leave(edge, self.host.unwrap_or(0), local, true);
+            keep_alone(&outbound.shared, remote, whose, kind);
+            route.leave(outbound, self.host.unwrap_or(0), local, true);
         }
         if alive {
             return Ok(());
@@ -603,7 +609,7 @@ impl Stream<'_> {
 
     /// How long the stream may carry nothing.
     fn idle_timeout(&self) -> Duration {
-        let own = self.edge.live().config.limits.idle_timeout.0;
+        let own = self.outbound.shared.live().config.limits.idle_timeout.0;
         self.opened.limits.idle_timeout(own)
     }
 
@@ -640,7 +646,7 @@ impl Stream<'_> {
         if let Some(closing) = self.closing {
             return self.close_later(closing, now);
         }
-        let live = self.edge.live();
+        let live = self.outbound.shared.live();
         let limits = &live.config.limits;
         let hold = limits.dialback_timeout.0;
         let late: Vec<_> = self
@@ -657,7 +663,7 @@ impl Stream<'_> {
             .map(|(local, _)| local.clone())
             .collect();
         for local in late {
-            self.edge.metrics.dialback(Role::Initiating, "timeout", hold);
+            self.outbound.shared.metrics.dialback(Role::Initiating, "timeout", hold);
             let reason = "no answer to db:result in time";
             self.refuse(&local, Cause::DialbackFailed, "unanswered", reason)?;
         }
@@ -670,7 +676,7 @@ impl Stream<'_> {
                 PairState::Pending(_) | PairState::Valid => hold,
                 PairState::Gone => continue,
             };
-            self.route.report_older(self.edge, most, local, Cause::Unreachable);
+            self.route.report_older(self.outbound, most, local, Cause::Unreachable);
         }
         self.log.forget(now, &self.opened.wire.transport);
         let pending = |state: &PairState| matches!(state, PairState::Pending(_));
@@ -693,7 +699,7 @@ impl Stream<'_> {
 
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
-        let live = self.edge.live();
+        let live = self.outbound.shared.live();
         if live.policy.check(&self.route.remote).is_err() {
             return Err(Failure::violation(
                 Check::Policy,
@@ -701,10 +707,12 @@ impl Stream<'_> {
             ));
         }
         let shown = self.opened.wire.transport.shown();
-        let (memory, kept) = (&self.edge.memory, Kept::default());
+        let (memory, kept) = (&self.outbound.shared.memory, Kept::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
             let (entry, remote) = (&self.opened.guard.entry, Some(&self.route.remote));
-            self.edge.refused(entry, Stage::Stream, None, remote, &refusal);
+            self.outbound
+                .shared
+                .refused(entry, Stage::Stream, None, remote, &refusal);
             return Err(refusal.into());
         }
         let mut pairs = self.pairs.iter();
@@ -741,7 +749,10 @@ impl Stream<'_> {
     fn await_end(&mut self) {
         self.unhost();
         self.opened.guard.update(|detail| detail.phase = "closing");
-        let (now, hold) = (Instant::now(), self.edge.live().config.limits.dialback_timeout.0);
+        let (now, hold) = (
+            Instant::now(),
+            self.outbound.shared.live().config.limits.dialback_timeout.0,
+        );
         // From now on it counts what the peer takes.
         self.log.progress(now, &self.opened.wire.transport);
         self.closing = Some(Closing {
@@ -772,8 +783,8 @@ impl Stream<'_> {
     /// The peer has closed its side and may still read, down to our own end: waits until its system has
     /// taken everything, or nothing for a while.
     async fn write_out(&mut self) -> io::Result<()> {
-        let (edge, transport) = (self.edge, &mut self.opened.wire.transport);
-        let deadline = Instant::now() + edge.live().config.limits.dialback_timeout.0;
+        let (outbound, transport) = (self.outbound, &mut self.opened.wire.transport);
+        let deadline = Instant::now() + outbound.shared.live().config.limits.dialback_timeout.0;
         let taken = async {
             let mut progress = Progress::new(transport);
             loop {
@@ -793,7 +804,7 @@ impl Stream<'_> {
         tokio::select! {
             taken = taken => taken,
             () = sleep_until(deadline) => Ok(()),
-            () = edge.outbound.hang_up.cancelled() => Ok(()),
+            () = outbound.hang_up.cancelled() => Ok(()),
         }
     }
 
@@ -826,7 +837,7 @@ impl Stream<'_> {
         tokio::select! {
             // A connection that is left open says nothing against the peer's word.
             closed = timeout(CLOSE_CONNECTION, closed) => !matches!(closed, Ok(Err(_))),
-            () = self.edge.outbound.hang_up.cancelled() => false,
+            () = self.outbound.hang_up.cancelled() => false,
         }
     }
 
@@ -836,13 +847,13 @@ impl Stream<'_> {
             // It may have arrived; silence would be worse than telling twice.
             let (kept, unkept) = self.log.drain();
             for bytes in kept {
-                self.edge.report_to_router(&bytes, Cause::StreamLost);
+                self.outbound.clusters.report(&bytes, Cause::StreamLost);
             }
             self.report_unkept(unkept);
         }
         // What was reported must not arrive behind what comes over the next stream.
         let cut = !read && !self.opened.wire.transport.is_acknowledged();
-        self.edge.outbound.open.fetch_sub(1, Ordering::AcqRel);
+        self.outbound.open.fetch_sub(1, Ordering::AcqRel);
         self.route.set_writing(&mut self.writing, false);
         self.guests_leave(&failure);
         let locals = self.pairs.keys().map(ToString::to_string);
@@ -856,7 +867,7 @@ impl Stream<'_> {
         let (remote, local, address) = (&self.route.remote, self.local, self.opened.address);
         let asked = matches!(self.pairs.get(local), Some(PairState::Pending(_)));
         let stage = if asked { Stage::Dialback } else { Stage::Stream };
-        let reason = if asked && is_hang_up(&failure) {
+        let reason = if asked && failure.is_hang_up() {
             format!(
                 "{remote} at {address} ended the stream instead of answering our db:result for {local} ({failure}); ask its administrator whether {local} may federate there"
             )
@@ -864,8 +875,8 @@ impl Stream<'_> {
             format!("the stream to {remote} at {address} ended: {failure}")
         };
         if !self.used && self.refused.is_none() && self.closing.is_none() {
-            let attempt = Attempt::outbound(failed_stage(&failure, stage), Some(address), reason.clone());
-            self.edge.attempt_failed(remote, attempt.of(local));
+            let attempt = Attempt::outbound(failure.stage(stage), Some(address), reason.clone());
+            self.outbound.shared.attempt_failed(remote, attempt.of(local));
         }
         let Opened { wire, guard, .. } = self.opened;
         let (closed, finished) = (self.closing.is_some(), self.finished);
@@ -882,7 +893,7 @@ impl Stream<'_> {
             drop(guard);
         };
         // While the edge stops, the process must not end before the peer has read everything.
-        self.edge.outbound.tasks.spawn(goodbye);
+        self.outbound.tasks.spawn(goodbye);
         match (self.used, self.refused) {
             _ if self.handed_over => End::HandedOver,
             (_, Some(cause)) => End::Refused(cause),
@@ -896,7 +907,7 @@ impl Stream<'_> {
         if stanzas == 0 {
             return;
         }
-        self.edge.metrics.stanzas_unaccounted(stanzas);
+        self.outbound.shared.metrics.stanzas_unaccounted(stanzas);
         if self.may_log("stanzas unaccounted for") {
             tracing::warn!(
                 remote = %self.route.remote, address = %self.opened.address, stanzas,
@@ -907,7 +918,7 @@ impl Stream<'_> {
 
     /// At the end: what waits of guests goes over other streams.
     fn guests_leave(&mut self, failure: &Failure) {
-        let (edge, route) = (self.edge, self.route);
+        let (outbound, route) = (self.outbound, self.route);
         let host = self.host.unwrap_or(0);
         self.unhost();
         // A question that came in between may be the cause.
@@ -921,9 +932,9 @@ impl Stream<'_> {
             }
             let asked = by_peer && self.used && matches!(state, PairState::Pending(_));
             if asked {
-                keep_alone(edge, &route.remote, None, "ended");
+                keep_alone(&outbound.shared, &route.remote, None, "ended");
             }
-            route.leave(edge, host, local, asked);
+            route.leave(outbound, host, local, asked);
         }
     }
 }

@@ -11,17 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::network::network_of;
 use crate::observe::metrics::TurnCounts;
-
-/// In whose name a key is shown, and from where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// In the name of a partner, from an address of a partner.
-    Partner,
-    /// In the name of a partner, from an address that is not known as one of a partner.
-    Claimed,
-    /// In the name of a domain that nobody configured.
-    Stranger,
-}
+use crate::partners::Standing;
 
 impl Standing {
     /// In the order in which they are served.

@@ -22,16 +22,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::{OpenError, Opened, Opener, Purpose, Says};
-use super::turns::{NoTurn, Standing, Turn as Permit, Turns};
+use super::turns::{NoTurn, Turn as Permit, Turns};
 use crate::bounce::Cause;
 use crate::dialback::elements::{Answer, Kind, Received, verify_request};
-use crate::edge::Edge;
 use crate::jid::{Labels, Side};
-use crate::notes::failed_stage;
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::TurnCounts;
+use crate::partners::Standing;
 use crate::refusal::Check;
+use crate::shared::Shared;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
 use crate::words::Role;
@@ -108,7 +108,8 @@ struct Way {
 
 /// All questions under way.
 #[derive(Debug)]
-pub struct Verifier {
+pub(crate) struct Verifier {
+    shared: Arc<Shared>,
     remembered: usize,
     targets: Mutex<HashMap<Way, Target>>,
     turns: Arc<Turns>,
@@ -132,9 +133,14 @@ impl std::fmt::Debug for Target {
 }
 
 impl Verifier {
-    /// At most `total` questions at once; `remembered` domains and pairs are remembered as not reachable.
-    pub fn new(total: usize, remembered: usize) -> Self {
+    /// No question yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (total, remembered) = {
+            let budget = &shared.live().budget;
+            (budget.verifications, budget.remembered)
+        };
         Self {
+            shared,
             remembered,
             targets: Mutex::default(),
             turns: Arc::new(Turns::new(total)),
@@ -143,10 +149,10 @@ impl Verifier {
     }
 
     /// Takes over `limits.maxVerifications` of each reload; goes on until it is dropped.
-    pub async fn follow(&self, edge: &Edge) {
-        let mut changes = edge.changes();
+    pub async fn follow(&self) {
+        let mut changes = self.shared.changes();
         loop {
-            self.turns.resize(edge.live().budget.verifications);
+            self.turns.resize(self.shared.live().budget.verifications);
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -164,7 +170,7 @@ impl Verifier {
 
     /// Asks when it is the question's turn, which calls `asking`; the lists are applied before, by the
     /// caller.
-    pub async fn ask(&self, edge: &Arc<Edge>, question: Question, asking: impl FnOnce()) -> Outcome {
+    pub async fn ask(self: &Arc<Self>, question: Question, asking: impl FnOnce()) -> Outcome {
         let turn = self.turns.turn(question.asker, question.standing, question.until);
         let permit = match turn.await {
             Ok(permit) => permit,
@@ -178,13 +184,13 @@ impl Verifier {
             again: false,
             _permit: permit,
         };
-        self.hand_over(edge, asked, false);
+        self.hand_over(asked, false);
         answered.await.unwrap_or(Outcome::Failed("remote-server-timeout"))
     }
 
     /// To the stream that takes this question, which is opened if need be; `apart`: one for this pair
     /// alone.
-    fn hand_over(&self, edge: &Arc<Edge>, mut asked: Asked, apart: bool) {
+    fn hand_over(self: &Arc<Self>, mut asked: Asked, apart: bool) {
         let Question { local, remote, .. } = &asked.question;
         let way = |local: Option<&Domain>| Way {
             remote: remote.clone(),
@@ -221,10 +227,10 @@ impl Verifier {
         targets.insert(way.clone(), Target::Asking(sender));
         drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
-        let edge = edge.clone();
+        let verifier = self.clone();
         tokio::spawn(async move {
-            run(&edge, &way, receiver).await;
-            edge.verifier.streams.fetch_sub(1, Ordering::Relaxed);
+            run(&verifier, &way, receiver).await;
+            verifier.streams.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
@@ -272,11 +278,11 @@ impl Verifier {
 }
 
 /// The task of one stream: opens it for the first question, closes it after the last.
-async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver<Asked>) {
+async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::UnboundedReceiver<Asked>) {
     let Some(first) = questions.recv().await else {
         return;
     };
-    let mut opening = Opening::new(edge, first);
+    let mut opening = Opening::new(verifier, first);
     let opened = opening.run(&mut questions).await;
     let Opening {
         local, asked, others, ..
@@ -284,17 +290,17 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
     let mut ended = None;
     let left = match opened {
         Ok(opened) => {
-            edge.registry.partner_reached(&way.remote, &local);
+            verifier.shared.registry.partner_reached(&way.remote, &local);
             opened.guard.update(|detail| detail.verifies = true);
             let party = Party::Called(&way.remote, Some(opened.address.ip()));
-            if edge.may_log("stream for db:verify", party) {
+            if verifier.shared.may_log("stream for db:verify", party) {
                 tracing::info!(
                     role = Role::Receiving.as_str(), remote = %way.remote, address = %opened.address,
                     "stream used for dialback only"
                 );
             }
             let mut asking = Asking {
-                edge,
+                verifier,
                 remote: &way.remote,
                 opened,
                 waiting: asked.into_iter().chain(others).collect(),
@@ -315,7 +321,7 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
                 _ => "remote-connection-failed",
             };
             let party = Party::Caller(asker, Some(&way.remote));
-            if edge.may_log("authoritative server not asked", party) {
+            if verifier.shared.may_log("authoritative server not asked", party) {
                 tracing::warn!(
                     role = Role::Receiving.as_str(), %local, remote = %way.remote, reason = error.message,
                     "the authoritative server cannot be asked"
@@ -328,9 +334,12 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
                 local: pair.cloned(),
             };
             if pair.is_none() || standing == Standing::Partner {
-                edge.registry.partner_not_asked(&way.remote, pair, error.message);
+                verifier
+                    .shared
+                    .registry
+                    .partner_not_asked(&way.remote, pair, error.message);
             }
-            edge.verifier.not_reachable(way, failed, condition);
+            verifier.not_reachable(way, failed, condition);
             for one in asked {
                 one.answer(Outcome::Failed(condition));
             }
@@ -339,10 +348,10 @@ async fn run(edge: &Arc<Edge>, way: &Way, mut questions: mpsc::UnboundedReceiver
     };
     // No question may be lost between the last look and the end.
     questions.close();
-    edge.verifier.forget(way);
+    verifier.forget(way);
     let late = std::iter::from_fn(|| questions.try_recv().ok());
     for asked in left.into_iter().chain(late) {
-        edge.verifier.hand_over(edge, asked, way.local.is_some());
+        verifier.hand_over(asked, way.local.is_some());
     }
     if let Some((Opened { wire, guard, .. }, failure)) = ended {
         wire.hang_up(&failure, String::new).await;
@@ -363,7 +372,7 @@ enum NotOpened {
 
 /// A stream that is being opened, and the questions that wait for it.
 struct Opening<'a> {
-    edge: &'a Arc<Edge>,
+    verifier: &'a Arc<Verifier>,
     remote: Domain,
     /// The domain of ours in whose name it is opened.
     local: Domain,
@@ -376,9 +385,9 @@ struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    fn new(edge: &'a Arc<Edge>, first: Asked) -> Self {
+    fn new(verifier: &'a Arc<Verifier>, first: Asked) -> Self {
         Self {
-            edge,
+            verifier,
             remote: first.question.remote.clone(),
             local: first.question.local.clone(),
             asked: vec![first],
@@ -391,9 +400,9 @@ impl<'a> Opening<'a> {
         let first = self.asked.first().map(|asked| &asked.question);
         let source = first.map(|question| question.asker);
         let purpose = Purpose::Verification(first.and_then(|question| question.labels));
-        let (edge, local, remote) = (self.edge, self.local.clone(), self.remote.clone());
+        let (verifier, local, remote) = (self.verifier, self.local.clone(), self.remote.clone());
         let opening = async move {
-            let mut opener = Opener::resolve_for(edge, &remote, source).await?;
+            let mut opener = Opener::resolve_for(&verifier.shared, &remote, source).await?;
             opener.open(&local, purpose).await
         };
         let patience = sleep(SHARED_OPENING);
@@ -433,7 +442,7 @@ impl<'a> Opening<'a> {
         } else if self.shared {
             self.others.push(asked);
         } else {
-            self.edge.verifier.hand_over(self.edge, asked, true);
+            self.verifier.hand_over(asked, true);
         }
     }
 
@@ -480,7 +489,7 @@ struct Sent {
 }
 
 struct Asking<'a> {
-    edge: &'a Arc<Edge>,
+    verifier: &'a Arc<Verifier>,
     remote: &'a Domain,
     opened: Opened,
     /// Not sent yet.
@@ -504,7 +513,7 @@ impl Asking<'_> {
             let until = self.open.iter().map(|sent| sent.asked.question.until);
             let deadline = match until.min() {
                 Some(first) => first,
-                None => idle_since + self.edge.verifier.idle_time(),
+                None => idle_since + self.verifier.idle_time(),
             };
             let Opened { wire, guard, .. } = &mut self.opened;
             let step = tokio::select! {
@@ -527,7 +536,7 @@ impl Asking<'_> {
             if !self.open.is_empty() {
                 idle_since = Instant::now();
             }
-            let idle = self.edge.verifier.idle_time();
+            let idle = self.verifier.idle_time();
             match step {
                 Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
                     return Failure::Closed;
@@ -571,9 +580,9 @@ impl Asking<'_> {
 
     /// The authoritative server left a question unanswered.
     fn not_answered(&self, local: &Domain, failure: &Failure, reason: String) {
-        let stage = failed_stage(failure, Stage::Dialback);
+        let stage = failure.stage(Stage::Dialback);
         let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
-        self.edge.attempt_failed(self.remote, attempt.of(local));
+        self.verifier.shared.attempt_failed(self.remote, attempt.of(local));
     }
 
     fn send(&mut self, asked: Asked) {
@@ -584,7 +593,7 @@ impl Asking<'_> {
         let Question {
             local, remote, id, key, ..
         } = &asked.question;
-        let from = Side::Peer(&self.edge.memory.labels).spelling(local);
+        let from = Side::Peer(&self.verifier.shared.memory.labels).spelling(local);
         let xml = verify_request(&from, &self.opened.written, id, key);
         let Ok(xml) = xml else {
             asked.answer(Outcome::Invalid);
@@ -592,7 +601,7 @@ impl Asking<'_> {
         };
         let address = self.opened.address;
         let party = Party::Called(remote, Some(address.ip()));
-        if self.edge.may_log("db:verify sent", party) {
+        if self.verifier.shared.may_log("db:verify sent", party) {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
                 "db:verify sent"
@@ -665,7 +674,7 @@ impl Asking<'_> {
         };
         self.answers += 1;
         let party = Party::Called(self.remote, Some(self.opened.address.ip()));
-        if self.edge.may_log("db:verify answered", party) {
+        if self.verifier.shared.may_log("db:verify answered", party) {
             tracing::info!(
                 role = Role::Receiving.as_str(), %local, remote = %self.remote, stream_id = %id,
                 answer = ?outcome, ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),

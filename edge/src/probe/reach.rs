@@ -14,7 +14,6 @@ use xmpp_federation_core::edge_config::TlsMode;
 use super::names::Target;
 use super::{Plan, Report};
 use crate::jid::spelling;
-use crate::notes::failed_stage;
 use crate::observe::trace::tls::{certificate, cipher, version};
 use crate::policy::PeerPolicy;
 use crate::stream::tls::TlsSession;
@@ -224,7 +223,7 @@ impl Plan {
             Ok((id, features.parse()?))
         };
         said.await.map_err(|failure| {
-            let stage = failed_stage(&failure, Stage::Features);
+            let stage = failure.stage(Stage::Features);
             Failed(stage.as_str(), failure.to_string(), remedy(&failure))
         })
     }

@@ -14,10 +14,10 @@ use xmpp_federation_core::edge_config::{Endpoint, LinkProfile};
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
+use super::Routers;
 use super::{Mode, announcement, aside};
 use crate::backoff::Backoff;
 use crate::clusters::Cluster;
-use crate::edge::Edge;
 use crate::observe::links::LinkEntry;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, link_limits};
@@ -37,7 +37,7 @@ const LASTING: Duration = Duration::from_secs(10);
 /// One link and what it works with.
 #[derive(Debug)]
 pub struct Link {
-    pub(super) edge: Arc<Edge>,
+    pub(super) routers: Arc<Routers>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) endpoint: Endpoint,
     pub(super) id: ComponentId,
@@ -54,15 +54,15 @@ pub(super) struct Down {
 
 impl Link {
     /// A link that is not dialled yet.
-    pub fn new(
-        edge: Arc<Edge>,
+    pub(super) fn new(
+        routers: Arc<Routers>,
         cluster: Arc<Cluster>,
         endpoint: Endpoint,
         (id, profile): (ComponentId, LinkProfile),
         entry: Arc<LinkEntry>,
     ) -> Self {
         Self {
-            edge,
+            routers,
             cluster,
             endpoint,
             id,
@@ -118,7 +118,7 @@ impl Link {
                 changed = redial.changed() => if changed.is_err() { break },
             }
         }
-        self.edge.registry.remove_link(&self.entry);
+        self.routers.shared.registry.remove_link(&self.entry);
     }
 
     /// The router accepted the handshake, and with profile Xcp has our announcement: the link
@@ -171,7 +171,7 @@ impl Link {
         let known = self.entry.status();
         let news = known.state != down.state || known.reason.as_deref() != Some(&down.reason);
         self.entry.set(down.state, Some(down.reason.clone()));
-        self.edge.metrics.link_failed(match down.state {
+        self.routers.shared.metrics.link_failed(match down.state {
             LinkState::Unreachable => "unreachable",
             LinkState::UnknownComponent => "unknown-component",
             LinkState::NotGateway => "not-gateway",
@@ -207,9 +207,9 @@ impl Link {
         let tcp = connected?;
         let mut wire = Wire::new(
             Transport::new(tcp),
-            link_limits(&self.edge.live().config.limits),
+            link_limits(&self.routers.shared.live().config.limits),
             Direction::Outbound,
-            self.edge.metrics.clone(),
+            self.routers.shared.metrics.clone(),
         );
         let shaken = timeout_at(deadline, self.handshake(&mut wire)).await;
         match shaken.unwrap_or(Err(Failure::Timeout("the handshake"))) {
@@ -224,7 +224,7 @@ impl Link {
 
     async fn connect(&self) -> Result<TcpStream, Down> {
         let address = &self.endpoint.address;
-        let live = self.edge.live();
+        let live = self.routers.shared.live();
         let found = live.resolver.router(address).await;
         let found = found.map_err(|error| self.unreachable(&error.to_string()))?;
         let mut last = "the name has no address".to_owned();
@@ -286,7 +286,8 @@ impl Link {
             }
             if xcp && element.ns() == ns::COMPONENT {
                 // Others may be announced at any time, and nobody else can speak yet.
-                self.edge
+                self.routers
+                    .shared
                     .metrics
                     .router_element_dropped(aside::before_the_handshake(&element));
             } else if !element.is(ns::STREAMS, "features") {
@@ -299,7 +300,7 @@ impl Link {
     }
 
     fn secret(&self) -> SecretBytes {
-        let live = self.edge.live();
+        let live = self.routers.shared.live();
         let place = live
             .config
             .routers

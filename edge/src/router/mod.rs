@@ -14,25 +14,24 @@ mod envelope;
 pub mod link;
 mod serve;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use xmpp_federation_core::ComponentId;
 use xmpp_federation_core::edge_config::{Endpoint, LinkProfile, Router};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
-use xmpp_federation_core::{ComponentId, Domain};
 
 use crate::bounce::Cause;
-use crate::clusters::batch::{Batch, Source};
 use crate::clusters::queue::Queue;
 use crate::clusters::room::Room;
-use crate::clusters::{Cluster, select};
-use crate::config::Live;
-use crate::edge::Edge;
+use crate::clusters::{Cluster, Clusters};
 use crate::observe::links::LinkEntry;
+use crate::outbound::Outbound;
+use crate::shared::Shared;
 
 /// What links are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +71,12 @@ impl Default for Timing {
 
 /// All clusters and their links.
 #[derive(Debug)]
-pub struct Routers {
+pub(crate) struct Routers {
+    shared: Arc<Shared>,
+    clusters: Arc<Clusters>,
+    /// Where stanzas of routers go on, and errors for remote senders.
+    outbound: Arc<Outbound>,
     timing: Timing,
-    clusters: Mutex<Arc<[Arc<Cluster>]>>,
     mode: watch::Sender<Mode>,
     redial: watch::Sender<u64>,
     links: TaskTracker,
@@ -93,25 +95,18 @@ struct Running {
 }
 
 impl Routers {
-    /// None yet.
-    pub fn new(timing: Timing) -> Self {
+    /// No link yet.
+    pub(crate) fn new(shared: Arc<Shared>, clusters: Arc<Clusters>, outbound: Arc<Outbound>, timing: Timing) -> Self {
         Self {
+            shared,
+            clusters,
+            outbound,
             timing,
-            clusters: Mutex::new(Arc::new([])),
             mode: watch::Sender::new(Mode::Run),
             redial: watch::Sender::new(0),
             links: TaskTracker::new(),
             serving: AtomicUsize::new(0),
         }
-    }
-
-    /// The clusters as they are now; cheap, taken once per turn.
-    pub fn clusters(&self) -> Arc<[Arc<Cluster>]> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Arc<[Arc<Cluster>]>> {
-        self.clusters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes every link that waits dial at once.
@@ -124,47 +119,42 @@ impl Routers {
         self.mode.send_replace(mode);
     }
 
-    /// Whether nothing waits for any router and everything written is proven or reported.
-    pub fn is_settled(&self) -> bool {
-        self.clusters().iter().all(|cluster| cluster.queue.is_settled())
-    }
-
     /// Whether no link is up or closing.
     pub fn all_down(&self) -> bool {
         self.serving.load(Ordering::Acquire) == 0
     }
 
     /// Reports everything that waits for a link: an orderly stop cannot wait any longer.
-    pub fn give_up(&self, edge: &Arc<Edge>) {
-        for cluster in self.clusters().iter() {
+    pub fn give_up(&self) {
+        for cluster in self.clusters.all().iter() {
             for batch in cluster.queue.clear() {
-                edge.report(&batch.bytes, Cause::LinkDown);
+                self.outbound.report(&batch.bytes, Cause::LinkDown);
             }
         }
     }
 
     /// Drops everything that waits for a link, when nobody can be told any more; gives the number
     /// of stanzas.
-    pub fn abandon(&self, edge: &Edge) -> usize {
+    pub fn abandon(&self) -> usize {
         let mut stanzas = 0;
-        for cluster in self.clusters().iter() {
+        for cluster in self.clusters.all().iter() {
             for batch in cluster.queue.clear() {
                 stanzas += batch.count;
             }
         }
         for _ in 0..stanzas {
-            edge.metrics.dropped(Cause::LinkDown.as_str());
+            self.shared.metrics.dropped(Cause::LinkDown.as_str());
         }
         stanzas
     }
 
     /// What waits for a cluster without any link goes to one that has a link and serves at least
     /// the same domains (an intercluster peer).
-    fn pass_on(&self, edge: &Arc<Edge>, down: &Arc<Cluster>) {
+    fn pass_on(&self, down: &Arc<Cluster>) {
         if down.queue.is_up() || (down.queue.is_empty() && down.queue.suspects() == (0, 0)) {
             return;
         }
-        let (live, clusters) = (edge.live(), self.clusters());
+        let (live, clusters) = (self.shared.live(), self.clusters.all());
         let routers = &live.config.routers;
         let Some(domains) = routers
             .iter()
@@ -182,24 +172,17 @@ impl Routers {
             .find(|cluster| cluster.queue.is_up());
         if let Some(peer) = peer {
             for batch in down.queue.move_to(&peer.queue) {
-                edge.report(&batch.bytes, Cause::LinkDown);
+                self.outbound.report(&batch.bytes, Cause::LinkDown);
             }
         }
     }
 
-    /// Sends an answer to the cluster that serves this hosted domain; `false` if none does.
-    pub fn send(&self, live: &Live, domain: &Domain, stanza: bytes::Bytes) -> bool {
-        select(&self.clusters(), live, domain)
-            .is_some_and(|cluster| cluster.queue.push(&Source::Edge, Batch::one(stanza)).is_ok())
-    }
-
     /// Keeps clusters and links as the configuration has them, until `stop`.
-    pub async fn run(edge: Arc<Edge>, stop: CancellationToken) {
-        let this = &edge.routers;
-        let mut changes = edge.changes();
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut changes = self.shared.changes();
         let mut running: Vec<Running> = Vec::new();
-        this.reconcile(&edge, &mut running);
-        let hold = this.timing.hold;
+        self.reconcile(&mut running);
+        let hold = self.timing.hold;
         let mut tick = tokio::time::interval((hold / 4).min(Duration::from_secs(1)));
         loop {
             tokio::select! {
@@ -209,15 +192,15 @@ impl Routers {
                         stop.cancelled().await;
                         break;
                     }
-                    this.reconcile(&edge, &mut running);
+                    self.reconcile(&mut running);
                 }
                 now = tick.tick() => {
-                    for cluster in this.clusters().iter() {
-                        this.pass_on(&edge, cluster);
+                    for cluster in self.clusters.all().iter() {
+                        self.pass_on(cluster);
                         for batch in cluster.queue.expire(now, hold) {
-                            edge.report(&batch.bytes, Cause::LinkDown);
+                            self.outbound.report(&batch.bytes, Cause::LinkDown);
                         }
-                        edge.report_refused(&cluster.queue);
+                        self.outbound.report_refused(&cluster.queue);
                     }
                 }
             }
@@ -225,13 +208,13 @@ impl Routers {
         for link in running {
             link.stop.cancel();
         }
-        this.links.close();
-        this.links.wait().await;
+        self.links.close();
+        self.links.wait().await;
     }
 
-    fn reconcile(&self, edge: &Arc<Edge>, running: &mut Vec<Running>) {
-        let live = edge.live();
-        let old = self.clusters();
+    fn reconcile(self: &Arc<Self>, running: &mut Vec<Running>) {
+        let live = self.shared.live();
+        let old = self.clusters.all();
         let clusters: Arc<[_]> = live
             .config
             .routers
@@ -249,21 +232,23 @@ impl Routers {
         for gone in old.iter().filter(|old| !clusters.iter().any(|c| c.name == old.name)) {
             // Its links deliver what waits before they close; without a link nobody does.
             for batch in gone.queue.close() {
-                edge.report(&batch.bytes, Cause::LinkDown);
+                self.outbound.report(&batch.bytes, Cause::LinkDown);
             }
         }
         let room = Room::of(live.budget.links, clusters.len());
         for cluster in clusters.iter() {
             cluster.queue.set_room(room);
         }
-        *self.lock() = clusters.clone();
+        self.clusters.replace(clusters.clone());
 
         let wanted: Vec<_> = live
             .config
             .routers
             .iter()
             .zip(clusters.iter())
-            .filter_map(|(router, cluster)| Some((router, cluster, router.component_ids.get(edge.index)?.clone())))
+            .filter_map(|(router, cluster)| {
+                Some((router, cluster, router.component_ids.get(self.shared.index)?.clone()))
+            })
             .collect();
         running.retain(|link| {
             let keep = wanted
@@ -298,10 +283,10 @@ impl Routers {
                     announced: None,
                     sightings: Vec::new(),
                 };
-                let entry = edge.registry.add_link(status);
+                let entry = self.shared.registry.add_link(status);
                 entry.move_to(|place| place.rank = rank);
                 let link = link::Link::new(
-                    edge.clone(),
+                    self.clone(),
                     cluster.clone(),
                     endpoint.clone(),
                     (id.clone(), router.profile),

@@ -203,7 +203,7 @@ impl Link {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let wake = Arc::new(Notify::new());
-        self.edge.routers.serving.fetch_add(1, Ordering::AcqRel);
+        self.routers.serving.fetch_add(1, Ordering::AcqRel);
         let mut place = self.entry.place();
         let now = *place.borrow_and_update();
         self.cluster.queue.link_up(now, &wake);
@@ -237,9 +237,9 @@ impl Link {
         }
         let cause = up.find_the_sender(&end);
         for batch in self.cluster.queue.link_down(&wake) {
-            self.edge.report(&batch.bytes, Cause::LinkDown);
+            self.routers.outbound.report(&batch.bytes, Cause::LinkDown);
         }
-        self.edge.routers.pass_on(&self.edge, &self.cluster);
+        self.routers.pass_on(&self.cluster);
         if up.closing.is_some() {
             end = Ok(());
         }
@@ -253,14 +253,14 @@ impl Link {
                 "stanzas written to the link are not proven processed and are reported to their senders"
             );
             for batch in &window {
-                self.edge.report(&batch.bytes, cause);
+                self.routers.outbound.report(&batch.bytes, cause);
             }
         }
         // Counted only now: an orderly stop must see the reports as still waiting.
         self.cluster.queue.proven(window.len());
-        self.edge.routers.serving.fetch_sub(1, Ordering::AcqRel);
+        self.routers.serving.fetch_sub(1, Ordering::AcqRel);
         let last = end.as_ref().err().unwrap_or(&Failure::Closed);
-        if self.edge.draining() {
+        if self.routers.shared.draining() {
             wire.hang_up(last, String::new).await;
         } else {
             let _ = timeout(Duration::from_secs(1), wire.hang_up(last, String::new)).await;
@@ -282,7 +282,7 @@ impl Up<'_> {
             self.write()?;
             if finish && self.closing.is_none() && self.may_close() {
                 for batch in self.link.cluster.queue.link_down(&self.wake) {
-                    self.link.edge.report(&batch.bytes, Cause::LinkDown);
+                    self.link.routers.outbound.report(&batch.bytes, Cause::LinkDown);
                 }
                 self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
                 self.closing = Some(Instant::now() + CLOSE_TIME);
@@ -353,7 +353,7 @@ impl Up<'_> {
     }
 
     fn timing(&self) -> super::Timing {
-        self.link.edge.routers.timing
+        self.link.routers.timing
     }
 
     /// The configuration gave the link another place, or another link saw what our router
@@ -433,7 +433,11 @@ impl Up<'_> {
                 self.wire.transport.queue(bytes);
             }
             if count > 0 {
-                self.link.edge.metrics.stanzas(Direction::Inbound, count, size);
+                self.link
+                    .routers
+                    .shared
+                    .metrics
+                    .stanzas(Direction::Inbound, count, size);
             }
         }
         if self.ping.is_none() && !self.window.is_empty() {
@@ -474,7 +478,7 @@ impl Up<'_> {
     }
 
     fn take_frames(&mut self) -> Result<(), Failure> {
-        let live = self.link.edge.live();
+        let live = self.link.routers.shared.live();
         self.lanes.under(&live);
         let (mut count, mut size) = (0, 0);
         let taken = self.take_all(&live, &mut count, &mut size);
@@ -485,7 +489,11 @@ impl Up<'_> {
             entry.returned(|returned| returned.heard(heard));
         }
         if count > 0 {
-            self.link.edge.metrics.stanzas(Direction::Outbound, count, size);
+            self.link
+                .routers
+                .shared
+                .metrics
+                .stanzas(Direction::Outbound, count, size);
         } else {
             self.wire.framer.shrink();
         }
@@ -524,7 +532,7 @@ impl Up<'_> {
 
     /// Hands the stanzas of this turn to the streams of their recipients' domains.
     fn hand_over(&mut self, live: &Arc<Live>) {
-        let edge = &self.link.edge;
+        let routers = &self.link.routers;
         let mut used = std::mem::take(&mut self.lanes.used);
         let mut text = std::mem::take(&mut self.lanes.text);
         for lane in used.drain(..) {
@@ -533,7 +541,7 @@ impl Up<'_> {
             };
             let mut stanzas = std::mem::take(&mut lane.stanzas);
             let (local, remote) = (&lane.local, &lane.remote);
-            let pushed = edge.outbound.push_all(edge, live, local, remote, &text, &mut stanzas);
+            let pushed = routers.outbound.push_all(live, local, remote, &text, &mut stanzas);
             // An idle lane holds little memory.
             if pushed.is_ok() && stanzas.capacity() <= SPARE {
                 lane.stanzas = stanzas;
@@ -652,9 +660,9 @@ impl Up<'_> {
 
     /// A stanza whose sender has no address that an answer could go to.
     fn malformed_sender(&self, from: &str, fault: JidFault) {
-        let edge = &self.link.edge;
-        edge.metrics.dropped(Cause::Malformed.as_str());
-        if edge.may_log("malformed senders of routers", Party::Router) {
+        let routers = &self.link.routers;
+        routers.shared.metrics.dropped(Cause::Malformed.as_str());
+        if routers.shared.may_log("malformed senders of routers", Party::Router) {
             tracing::warn!(
                 router = self.link.cluster.name,
                 node = self.link.endpoint.name,
@@ -683,7 +691,7 @@ impl Up<'_> {
             let from = from.unwrap_or_default();
             returned.came_back(now, condition, from, unproven)
         });
-        self.link.edge.metrics.returned(condition);
+        self.link.routers.shared.metrics.returned(condition);
         if news {
             tracing::warn!(
                 router = self.link.cluster.name,
@@ -700,7 +708,7 @@ impl Up<'_> {
         let local = sender
             .filter(|local| live.hosted.contains(local))
             .ok_or(Cause::ForeignSender)?;
-        let served = select(&self.link.edge.routers.clusters(), live, &local).is_some();
+        let served = select(&self.link.routers.clusters.all(), live, &local).is_some();
         let to = to.filter(|_| served).ok_or(Cause::Malformed)?;
         if domain_part(to) == self.link.id.as_str() {
             return Err(Cause::NotForUs);
@@ -713,19 +721,19 @@ impl Up<'_> {
             return Err(Cause::Denied);
         }
         let from = domain_part(from.unwrap_or_default());
-        let side = Side::Peer(&self.link.edge.memory.labels);
+        let side = Side::Peer(&self.link.routers.shared.memory.labels);
         Ok(self.lanes.add((from, domain_part(to)), local, remote, side))
     }
 
     /// Whether a line about what the router sends may be written.
     fn may_log(&self, about: &'static str) -> bool {
-        self.link.edge.may_log(about, Party::Router)
+        self.link.routers.shared.may_log(about, Party::Router)
     }
 
     /// Drops what the router says besides stanzas; `word`: its name.
     fn aside(&self, element: &Element, word: &'static str) {
         let link = self.link;
-        link.edge.metrics.router_element_dropped(word);
+        link.routers.shared.metrics.router_element_dropped(word);
         if word != aside::OTHER {
             tracing::debug!(
                 router = link.cluster.name,
@@ -792,15 +800,11 @@ impl Up<'_> {
             // serves the domain.
             match (queue.push(&Source::Edge, Batch::one(answer)), own) {
                 (Ok(_), _) => true,
-                (Err(batch), Some(own)) => link.edge.routers.send(live, &own, batch.bytes),
+                (Err(batch), Some(own)) => link.routers.clusters.send(live, &own, batch.bytes),
                 (Err(_), None) => false,
             }
         });
-        if told {
-            link.edge.metrics.bounced(cause.as_str());
-        } else {
-            link.edge.metrics.dropped(cause.as_str());
-        }
+        link.routers.shared.count_report(told, cause);
     }
 
     /// Names a stanza of the router that may not leave.

@@ -4,13 +4,13 @@
 //! business of `inbound`, `outbound` and `router`.
 
 pub mod direct_tls;
+mod failure;
 pub mod incomplete;
 pub mod listen;
 pub mod pace;
 pub mod tls;
 pub mod transport;
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::observe::metrics::Metrics;
-use crate::refusal::{Check, Refusal};
 use crate::words::Direction;
+pub use failure::Failure;
 use transport::{Transport, Turn};
 use xmpp_federation_xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns, stream_error,
@@ -33,102 +33,6 @@ pub const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// After a turn that took as long, a stream or link lets others have theirs.
 pub const LONG_TURN: Duration = Duration::from_millis(1);
-
-/// Why a stream cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The network or TLS failed.
-    #[error("{0}")]
-    Io(io::Error),
-    /// The peer closed the connection without closing its stream.
-    #[error("the peer closed the connection")]
-    Ended,
-    /// The peer closed its stream.
-    #[error("the peer closed the stream")]
-    Closed,
-    /// The peer reported an error.
-    #[error("the peer reported {condition}{}", text.as_ref().map(|t| format!(" ({t})")).unwrap_or_default())]
-    Peer {
-        /// Its condition.
-        condition: StreamErrorCondition,
-        /// Its text, cut to a sane length.
-        text: Option<String>,
-    },
-    /// The peer broke a rule; it is told this condition and text.
-    #[error("{condition}: {text}")]
-    Fault {
-        /// What it is told.
-        condition: StreamErrorCondition,
-        /// Says what was wrong; holds no peer data.
-        text: Cow<'static, str>,
-        /// The check that the log names; `None` if the edge stops or has a fault.
-        check: Option<Check>,
-    },
-    /// The peer failed a check that the log names.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// A phase took too long.
-    #[error("{0} took too long")]
-    Timeout(&'static str),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        // The connection itself works, and the peer may be told.
-        if error.kind() == io::ErrorKind::OutOfMemory {
-            return Self::fault(StreamErrorCondition::ResourceConstraint, error.to_string());
-        }
-        Self::Io(error)
-    }
-}
-
-impl From<XmlError> for Failure {
-    fn from(error: XmlError) -> Self {
-        match error.condition {
-            StreamErrorCondition::PolicyViolation => Self::violation(Check::Size, error.reason),
-            condition => Self::fault(condition, error.reason),
-        }
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl Failure {
-    /// A rule was broken that the condition names.
-    pub fn fault(condition: StreamErrorCondition, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Fault {
-            condition,
-            text: text.into(),
-            check: Check::of_stream(condition),
-        }
-    }
-
-    /// A rule was broken for which there is only `policy-violation`.
-    pub fn violation(check: Check, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Fault {
-            condition: StreamErrorCondition::PolicyViolation,
-            text: text.into(),
-            check: Some(check),
-        }
-    }
-
-    /// What the peer is told, if it is told anything.
-    pub fn to_send(&self) -> Option<(StreamErrorCondition, Cow<'static, str>)> {
-        match self {
-            Self::Fault { condition, text, .. } => Some((*condition, text.clone())),
-            Self::Refused(Refusal { check, .. }) => Some((check.stream_condition(), Cow::Borrowed(check.to_peer()))),
-            Self::Timeout(what) => Some((
-                StreamErrorCondition::ConnectionTimeout,
-                Cow::Owned(format!("{what} took too long")),
-            )),
-            Self::Io(_) | Self::Ended | Self::Closed | Self::Peer { .. } => None,
-        }
-    }
-}
 
 /// A connection that speaks in frames.
 #[derive(Debug)]

@@ -15,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use xmpp_federation_edge::config::{Live, Loader};
-use xmpp_federation_edge::edge::Edge;
 use xmpp_federation_edge::observe::metrics::Metrics;
 use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::resolve::{Lookup, LookupError, SrvRecord};
+use xmpp_federation_edge::runtime::Edge;
 use xmpp_federation_edge::stream::listen::{self, Listeners};
 
 /// Waits until the edge has said something.

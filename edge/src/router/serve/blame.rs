@@ -56,7 +56,7 @@ impl Up<'_> {
             return Cause::LinkLost;
         }
         let (link, now) = (self.link, Instant::now());
-        let (edge, queue) = (&link.edge, &link.cluster.queue);
+        let (routers, queue) = (&link.routers, &link.cluster.queue);
         let (router, node) = (&link.cluster.name, &link.endpoint.name);
         let (condition, minutes) = (condition.as_str(), PERIOD.as_secs() / 60);
         let alone = self.window.front().filter(|_| self.alone);
@@ -72,13 +72,13 @@ impl Up<'_> {
                 minutes,
                 "the XCP router ended the link over a stanza; stanzas of all possible senders go one by one for {minutes} minutes"
             );
-            edge.report_refused(queue);
+            routers.outbound.report_refused(queue);
             return Cause::LinkLost;
         };
         for batch in refused {
-            edge.report(&batch.bytes, Cause::BreaksLinks);
+            routers.outbound.report(&batch.bytes, Cause::BreaksLinks);
         }
-        edge.report_refused(queue);
+        routers.outbound.report_refused(queue);
         tracing::warn!(
             router,
             node,
@@ -88,7 +88,7 @@ impl Up<'_> {
             "the XCP router ended the link over a stanza of this sender; the edge refuses the sender's stanzas for {minutes} minutes"
         );
         let remote = Domain::parse(domain_part(&sender)).ok();
-        if let Some(remote) = remote.filter(|remote| !edge.live().hosted.contains(remote)) {
+        if let Some(remote) = remote.filter(|remote| !routers.shared.live().hosted.contains(remote)) {
             let attempt = Attempt {
                 direction: Direction::Inbound,
                 stage: Stage::Stream,
@@ -98,7 +98,7 @@ impl Up<'_> {
                     "the XCP router of {node} ended its link with {condition} over a stanza of {sender}; the edge refuses the sender's stanzas for {minutes} minutes"
                 ),
             };
-            edge.attempt_failed(&remote, attempt);
+            routers.shared.attempt_failed(&remote, attempt);
         }
         Cause::BreaksLinks
     }

@@ -111,14 +111,14 @@ impl Up<'_> {
         }
         // Only what would grow beyond reason cannot be moved, and it did not when it came in.
         if let Ok(stanza) = stanza.reroot(TO_ITSELF) {
-            self.link.edge.report(&stanza, Cause::RouterRefused);
+            self.link.routers.outbound.report(&stanza, Cause::RouterRefused);
         }
     }
 
     /// Nobody can be told about it.
     fn odd(&self, what: &'static str) {
         let link = self.link;
-        link.edge.metrics.dropped(Cause::BadEnvelope.as_str());
+        link.routers.shared.metrics.dropped(Cause::BadEnvelope.as_str());
         if self.may_log("router-envelope") {
             tracing::warn!(
                 router = link.cluster.name,
@@ -161,7 +161,7 @@ impl Up<'_> {
                 ?announced,
                 "the XCP router announces a component of this edge's configuration"
             );
-            let registry = &link.edge.registry;
+            let registry = &link.routers.shared.registry;
             registry.announced(&link.entry, component_id, announced);
         }
     }

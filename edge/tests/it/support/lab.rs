@@ -13,12 +13,12 @@ use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
-use xmpp_federation_edge::edge::Edge;
 use xmpp_federation_edge::observe::metrics::Metrics;
 use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::policy::Policy;
 use xmpp_federation_edge::resolve::Resolver;
 use xmpp_federation_edge::router::Timing;
+use xmpp_federation_edge::runtime::Edge;
 use xmpp_federation_edge::stream::listen::{self, Listeners};
 use xmpp_federation_edge::tls::TlsSettings;
 

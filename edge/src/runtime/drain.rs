@@ -9,10 +9,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
-use crate::edge::Edge;
+use super::Edge;
 use crate::inbound;
 use crate::outbound::acquaint;
-use crate::router::{Mode, Routers};
+use crate::router::Mode;
+use crate::shared::Shared;
 use crate::stream::CLOSE_TIME;
 use crate::stream::listen::Listeners;
 use crate::words::Service;
@@ -45,20 +46,20 @@ pub(crate) async fn run(edge: Arc<Edge>, listeners: Listeners, stop: impl Future
     let sockets = [(Some(s2s), Service::StartTls), (direct_tls, Service::DirectTls)];
     for (listener, service) in sockets {
         if let Some(listener) = listener {
-            acceptors.spawn(inbound::run(edge.clone(), listener, service, accepting.clone()));
+            acceptors.spawn(inbound::run(edge.inbound.clone(), listener, service, accepting.clone()));
         }
     }
-    let routers = tokio::spawn(Routers::run(edge.clone(), linking.clone()));
-    let turns = edge.clone();
-    let turns = tokio::spawn(async move { inbound::Inbound::give_turns(&turns).await });
+    let routers = tokio::spawn(edge.routers.clone().run(linking.clone()));
+    let inbound = edge.inbound.clone();
+    let turns = tokio::spawn(async move { inbound.give_turns().await });
     tokio::select! {
         () = stop => {}
-        () = edge.log_rate.run(&edge.metrics) => {}
-        () = acquainting(edge.clone()) => {}
-        () = edge.verifier.follow(&edge) => {}
+        () = edge.shared.log_rate.run(&edge.metrics) => {}
+        () = acquainting(edge.shared.clone()) => {}
+        () = edge.verifier.follow() => {}
     }
 
-    edge.start_draining();
+    edge.shared.start_draining();
     let delay = edge.live().config.drain_delay.0;
     tracing::info!(seconds = delay.as_secs(), "stopping: no longer ready, still accepting");
     // Load balancers and partners go on calling until they have noticed.
@@ -76,17 +77,17 @@ pub(crate) async fn run(edge: Arc<Edge>, listeners: Listeners, stop: impl Future
     let _ = timeout_at(deadline + FOR_CLOSING / 2, edge.outbound.closed()).await;
     linking.cancel();
     let _ = timeout_at(deadline + FOR_CLOSING, routers).await;
-    edge.log_rate.end();
+    edge.shared.log_rate.end();
     tracing::info!(
-        links = edge.routers.is_settled(),
+        links = edge.clusters.is_settled(),
         streams = edge.outbound.is_settled(),
         "stopped"
     );
 }
 
 /// Goes on until it is dropped.
-async fn acquainting(edge: Arc<Edge>) {
-    acquaint::run(edge).await;
+async fn acquainting(shared: Arc<Shared>) {
+    acquaint::run(shared).await;
     std::future::pending::<()>().await;
 }
 
@@ -96,9 +97,9 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
     let waiting_ends = (deadline - FOR_REPORTS).max(Instant::now() + FOR_THE_LAST);
     let mut linked_by = waiting_ends;
     loop {
-        until(linked_by, || edge.routers.is_settled()).await;
-        if !edge.routers.is_settled() {
-            edge.routers.give_up(edge);
+        until(linked_by, || edge.clusters.is_settled()).await;
+        if !edge.clusters.is_settled() {
+            edge.routers.give_up();
         }
         edge.routers.set_mode(Mode::Finish);
         tracing::info!("stopping: closing links to XCP routers");
@@ -112,7 +113,7 @@ async fn settle(edge: &Arc<Edge>, deadline: Instant) {
             until(deadline, || edge.outbound.is_settled()).await;
         }
         sleep(QUIET).await;
-        if (edge.routers.is_settled() && edge.outbound.is_settled()) || Instant::now() >= deadline {
+        if (edge.clusters.is_settled() && edge.outbound.is_settled()) || Instant::now() >= deadline {
             return;
         }
         tracing::info!("stopping: opening links again for errors to hosted senders");
@@ -135,15 +136,15 @@ async fn close_streams(edge: &Arc<Edge>, deadline: Instant) {
         edge.outbound.all_ended() && edge.outbound.is_settled()
     })
     .await;
-    while !edge.routers.is_settled() && Instant::now() < deadline - LAST_WORD {
+    while !edge.clusters.is_settled() && Instant::now() < deadline - LAST_WORD {
         tracing::info!("stopping: opening links again for errors to hosted senders");
         edge.routers.set_mode(Mode::Run);
-        until(deadline - LAST_WORD, || edge.routers.is_settled()).await;
+        until(deadline - LAST_WORD, || edge.clusters.is_settled()).await;
         edge.routers.set_mode(Mode::Finish);
         until(deadline, || edge.routers.all_down()).await;
         sleep(QUIET).await;
     }
-    let stanzas = edge.routers.abandon(edge);
+    let stanzas = edge.routers.abandon();
     if stanzas > 0 {
         tracing::warn!(
             stanzas,

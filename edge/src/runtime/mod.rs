@@ -1,54 +1,41 @@
-//! One running edge: the state all tasks share, and how stanzas that did not arrive are reported.
+//! One running edge: its parts are made and wired together here, and stopped in order ([`drain`]).
+
+mod drain;
 
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::SuspectCounts;
 
-use crate::bounce::{Cause, bounce};
-use crate::clusters::queue::Queue;
+use crate::clusters::Clusters;
 use crate::config::Live;
 use crate::inbound::Inbound;
-use crate::jid::DomainCache;
-use crate::jid::Side;
 use crate::observe::failures::DomainFailures;
-use crate::observe::log_rate::LogRate;
 use crate::observe::metrics::{Depths, Metrics};
 use crate::observe::registry::{Registry, StreamInfo, Waiting};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
-use crate::partners::Partners;
-use crate::peer_memory::PeerMemory;
 use crate::router::{Routers, Timing};
-use crate::stream::incomplete::Incomplete;
+use crate::shared::Shared;
 use crate::stream::listen::Listeners;
 use crate::words::Direction;
-use xmpp_federation_xml::ns;
-use xmpp_federation_xml::split;
 
-/// What every task may see.
+/// One edge: its parts, and what can be asked of all of them.
 #[derive(Debug)]
 pub struct Edge {
-    live: watch::Receiver<Arc<Live>>,
-    /// Which of the component ids this process uses.
-    pub index: usize,
+    shared: Arc<Shared>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Open streams, links, failing partners.
     pub registry: Arc<Registry>,
-    pub(crate) inbound: Inbound,
-    pub(crate) outbound: Outbound,
-    pub(crate) verifier: Verifier,
-    pub(crate) routers: Routers,
-    pub(crate) memory: PeerMemory,
-    pub(crate) partners: Partners,
-    pub(crate) log_rate: LogRate,
-    pub(crate) incomplete: Arc<Incomplete>,
-    draining: AtomicBool,
+    clusters: Arc<Clusters>,
+    outbound: Arc<Outbound>,
+    verifier: Arc<Verifier>,
+    routers: Arc<Routers>,
+    inbound: Arc<Inbound>,
 }
 
 impl Edge {
@@ -70,44 +57,32 @@ impl Edge {
         registry: Arc<Registry>,
         timing: Timing,
     ) -> Arc<Self> {
-        let budget = live.borrow().budget.clone();
-        registry.follow(live.clone());
+        let shared = Arc::new(Shared::new(live, index, metrics.clone(), registry.clone()));
+        let clusters = Arc::new(Clusters::new(shared.clone()));
+        let outbound = Arc::new(Outbound::new(shared.clone(), clusters.clone()));
+        let verifier = Arc::new(Verifier::new(shared.clone()));
+        let routers = Routers::new(shared.clone(), clusters.clone(), outbound.clone(), timing);
+        let inbound = Inbound::new(shared.clone(), clusters.clone(), outbound.clone(), verifier.clone());
         Arc::new(Self {
-            live,
-            index,
+            shared,
             metrics,
             registry,
-            inbound: Inbound::default(),
-            outbound: Outbound::default(),
-            verifier: Verifier::new(budget.verifications, budget.remembered),
-            routers: Routers::new(timing),
-            memory: PeerMemory::new(budget.remembered),
-            partners: Partners::new(2 * budget.remembered),
-            log_rate: LogRate::default(),
-            incomplete: Incomplete::new(budget.incomplete),
-            draining: AtomicBool::new(false),
+            clusters,
+            outbound,
+            verifier,
+            routers: Arc::new(routers),
+            inbound: Arc::new(inbound),
         })
     }
 
     /// The configuration in force now.
     pub fn live(&self) -> Arc<Live> {
-        self.live.borrow().clone()
-    }
-
-    /// To be told of reloads from now on.
-    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Live>> {
-        let mut changes = self.live.clone();
-        changes.mark_unchanged();
-        changes
+        self.shared.live()
     }
 
     /// Whether it has been told to stop: `/readyz` is 503 from then on.
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn start_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.shared.draining()
     }
 
     /// The open streams, of all remote domains or of one, with what waits for ours.
@@ -152,7 +127,7 @@ impl Edge {
     /// What waits now.
     pub fn depths(&self) -> Depths {
         let (outbound_domains, outbound_stanzas, outbound_bytes) = self.outbound.depth();
-        let clusters = self.routers.clusters();
+        let clusters = self.clusters.all();
         let links = clusters.iter().map(|cluster| {
             let (stanzas, bytes) = cluster.queue.depth();
             (cluster.name.clone(), stanzas, bytes)
@@ -169,19 +144,19 @@ impl Edge {
             outbound_domains,
             verifications: self.verifier.counts(),
             sent_bytes: self.outbound.sent(),
-            incomplete_bytes: self.incomplete.held(),
+            incomplete_bytes: self.shared.incomplete.held(),
         }
     }
 
     /// Whether this address belongs to a configured partner, before anything is proven.
     pub fn is_partners_address(&self, live: &Live, address: IpAddr) -> bool {
-        self.partners.owns(&live.policy, address)
+        self.shared.is_partners_address(live, address)
     }
 
     /// Senders over whose stanzas routers may have ended links.
     pub fn suspects(&self) -> SuspectCounts {
         let mut counts = SuspectCounts::default();
-        for cluster in self.routers.clusters().iter() {
+        for cluster in self.clusters.all().iter() {
             let (suspected, refused) = cluster.queue.suspects();
             counts.suspected += suspected;
             counts.refused += refused;
@@ -197,70 +172,23 @@ impl Edge {
 
     /// Forgets the back-off of a remote domain, or of all, and lets links dial at once.
     pub fn retry(&self, remote: Option<&Domain>) {
+        let memory = &self.shared.memory;
         let of = |domain: &Domain| remote.is_none_or(|remote| remote == domain);
-        self.memory.external.forget(|(remote, _)| of(remote));
-        self.memory.alone.forget(|(remote, _)| of(remote));
+        memory.external.forget(|(remote, _)| of(remote));
+        memory.alone.forget(|(remote, _)| of(remote));
         self.outbound.retry(remote);
         if remote.is_none() {
             self.routers.redial();
         }
         self.verifier.retry(remote);
-        self.memory.labels.forget(of);
-        self.memory.failed_tls.forget(of);
+        memory.labels.forget(of);
+        memory.failed_tls.forget(of);
     }
 
     /// Serves until `stop` completes, then drains; returns when everything was delivered or
     /// reported, at the latest `drainDelay` and
     /// [`xmpp_federation_core::edge_config::FINISH_AT_MOST`] after `stop`.
     pub async fn run(self: Arc<Self>, listeners: impl Into<Listeners>, stop: impl Future<Output = ()> + Send) {
-        crate::drain::run(self, listeners.into(), stop).await;
-    }
-
-    /// Tells the remote senders of stanzas, written for links, that they did not arrive.
-    pub(crate) fn report(self: &Arc<Self>, stanzas: &[u8], cause: Cause) {
-        let live = self.live();
-        let mut domains = DomainCache::default();
-        for stanza in split(stanzas, ns::COMPONENT) {
-            let stanza = Side::Peer(&self.memory.labels).respell(&stanza, &mut domains);
-            let local = stanza.to().and_then(|to| domains.domain_of(&to));
-            let remote = stanza.from().and_then(|from| domains.domain_of(&from));
-            let told = match (bounce(&stanza, cause), local, remote) {
-                (Some(error), Some(local), Some(remote)) => {
-                    self.outbound.report(self, &live, &local, &remote, &error).is_ok()
-                }
-                _ => false,
-            };
-            self.count_report(told, cause);
-        }
-    }
-
-    /// Tells the senders of what a cluster's queue did not take.
-    pub(crate) fn report_refused(self: &Arc<Self>, queue: &Queue) {
-        for (batch, cause) in queue.refused() {
-            self.report(&batch.bytes, cause);
-        }
-    }
-
-    /// Tells the hosted senders of stanzas, written for server streams, that they did not arrive.
-    pub(crate) fn report_to_router(&self, stanzas: &[u8], cause: Cause) {
-        let live = self.live();
-        let mut domains = DomainCache::default();
-        for stanza in split(stanzas, ns::SERVER) {
-            let stanza = Side::Link.respell(&stanza, &mut domains);
-            let local = stanza.from().and_then(|from| domains.domain_of(&from));
-            let told = match (bounce(&stanza, cause), local) {
-                (Some(error), Some(local)) => self.routers.send(&live, &local, error),
-                _ => false,
-            };
-            self.count_report(told, cause);
-        }
-    }
-
-    fn count_report(&self, told: bool, cause: Cause) {
-        if told {
-            self.metrics.bounced(cause.as_str());
-        } else {
-            self.metrics.dropped(cause.as_str());
-        }
+        drain::run(self, listeners.into(), stop).await;
     }
 }
