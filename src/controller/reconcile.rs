@@ -19,7 +19,7 @@ use super::events::Note;
 use super::kube::{Kind, call};
 use super::names::Owner;
 use super::outcome::{Error, Next};
-use super::rows::{self, Former};
+use super::rows::{self, DroppedCluster};
 use super::status::{self, Found};
 use super::validate::{self, Claim, Refusal, Validated};
 use super::{answer, change_log, delete, dereference, effects, requests, unreadable};
@@ -113,7 +113,7 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Next, Error> 
         return Ok(Next::Gone);
     };
     let owner = Owner::of(&object).ok_or(Error::Nameless)?;
-    let former = rows::by(env, &object).await;
+    let former = rows::dropped(env, &object).await;
     let known = former.as_deref().unwrap_or_default();
     let secrets = dereference::secret_names(&object.spec, known.iter().filter_map(|former| former.entry.as_ref()));
     context.refers(&namespace, &name, &secrets);
@@ -134,8 +134,8 @@ async fn fresh(context: &Context, seen: &XmppFederation) -> Result<Next, Error> 
         return Ok(Next::OnChange);
     }
     // Nothing hangs on them but rows of former clusters, which are looked for again.
-    let former = former.unwrap_or_else(|sentence| {
-        tracing::warn!(namespace, name, sentence, "former clusters");
+    let former = former.unwrap_or_else(|error| {
+        tracing::warn!(namespace, name, %error, "former clusters");
         Vec::new()
     });
     Box::pin(work(context, &object, owner, secrets, &former)).await
@@ -160,7 +160,7 @@ async fn work(
     object: &XmppFederation,
     owner: Owner,
     secrets: Vec<String>,
-    former: &[Former],
+    former: &[DroppedCluster],
 ) -> Result<Next, Error> {
     let now = Timestamp::now();
     let env = &context.environment;
@@ -235,7 +235,7 @@ async fn work(
         links: &outcome.links,
         now,
     };
-    let abandoned = requests::abandons(object) && former.iter().any(Former::has_rows);
+    let abandoned = requests::abandons(object) && former.iter().any(DroppedCluster::has_rows);
     let served = Served {
         rotate,
         lost,

@@ -5,52 +5,30 @@
 mod tests;
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 
 use super::cache::Cache;
-use super::dereference::Secrets;
-use super::desired::{Resource, desired};
+use super::desired::Resource;
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::names::Owner;
 use super::outcome::{Error, Next};
-use super::rows::plan::{self, Age, Step};
-use super::rows::{Former, Memory, farewell, lasted, left};
-use super::{answer, dereference, finalizer, requests, validate};
+use super::rows::execute::{self, RowsLeft};
+use super::rows::plan::{CleanupStep, Deadline};
+use super::rows::{Cleanup, DroppedCluster, DroppedUnknown, Memory};
+use super::{answer, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
-use crate::api::spec::ImpSpec;
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
-use xmpp_federation_imp::desired::{Desired, Place, Requests};
-use xmpp_federation_imp::report::Removal;
+use xmpp_federation_imp::desired::Requests;
 
 /// An object that this release cannot read is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// An object that cannot be read says no deletionTimeout; this is its default.
-const UNREADABLE_TIMEOUT: Duration = Duration::from_mins(10);
-
-/// One cluster's part of a deletion.
-struct Part {
-    name: String,
-    imp: ImpSpec,
-    /// Where the spec does not name it any more.
-    former: Option<Former>,
-    step: Step,
-    removal: Option<Removal>,
-}
-
-/// The end of one cluster's part: what is told of it.
-struct End {
-    reason: Reason,
-    why: String,
-    rows: Vec<String>,
-}
 
 /// The resource is going: one step.
 pub async fn run(
@@ -58,127 +36,67 @@ pub async fn run(
     memory: &Cache<Memory>,
     object: &XmppFederation,
     owner: &Owner,
-    former: &Result<Vec<Former>, String>,
+    dropped: &Result<Vec<DroppedCluster>, DroppedUnknown>,
 ) -> Result<Next, Error> {
     // What a turn still inserts would be left behind.
     env.turns.settle(&owner.uid).await;
-    let age = age(memory, object, owner);
+    let now = Timestamp::now();
+    let known = dropped.as_deref().unwrap_or_default();
+    let mut cleanups = Cleanup::all_of(object, owner, known, memory, now);
+    if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {
+        say(env, object, None, now).await;
+        let resource = resource(env, object, owner);
+        // All at once: the time-outs of one cluster are nobody else's.
+        let due = cleanups
+            .iter_mut()
+            .filter(|cleanup| cleanup.step == CleanupStep::Remove);
+        futures::future::join_all(due.map(|cleanup| execute::remove(env, memory, &resource, cleanup))).await;
+    }
+    let several = cleanups.len() > 1;
     let mut notes = Vec::new();
-    let mut ends = Vec::new();
     let mut waits = Vec::new();
     let mut again = Duration::MAX;
-    let mut parts = parts(object, former.as_deref().unwrap_or_default(), age);
-    if parts.iter().any(|part| part.step == Step::Remove) {
-        say(env, object, None, age.now).await;
-        // All at once: the time-outs of one cluster are nobody else's.
-        let tries = parts
-            .iter_mut()
-            .filter(|part| part.step == Step::Remove)
-            .map(|part| async move {
-                let outcome = remove(env, memory, object, owner, part, age.asked).await;
-                part.step = plan::after(&part.imp, &outcome, age);
-                part.removal = outcome.ok();
-            });
-        futures::future::join_all(tries).await;
-    }
-    let several = parts.len() > 1;
-    for part in parts {
-        let mut wanted = Duration::MAX;
-        if let Some(removal) = &part.removal {
-            notes.extend(removal.events.iter().map(Note::of));
-            wanted = removal.requeue_after;
-        }
-        let named = |sentence: String| {
-            if several {
-                format!("{}: {sentence}", part.name)
+    for cleanup in &cleanups {
+        let events = cleanup.removal.iter().flat_map(|removal| &removal.events);
+        notes.extend(events.map(Note::of));
+        if let CleanupStep::Wait(sentence) = &cleanup.step {
+            waits.push(if several {
+                format!("{}: {sentence}", cleanup.name)
             } else {
-                sentence
-            }
-        };
-        let (reason, why) = match part.step {
-            Step::Release | Step::Remove => continue,
-            Step::Wait(sentence) => {
-                waits.push(named(sentence));
-                again = again.min(age.again(&part.imp, wanted));
-                continue;
-            }
-            Step::GiveUp(why) => (Reason::RowsAbandoned, named(why)),
-            Step::Retain => (Reason::RowsRetained, named("onDelete is Retain".to_owned())),
-        };
-        let rows = match part.former {
-            Some(former) => former.left.rows,
-            None => left::rows(env, object, owner, &part.imp, part.removal).await,
-        };
-        ends.push(End { reason, why, rows });
-    }
-    for former in former.iter().flatten().filter(|f| f.entry.is_none()) {
-        if former.has_rows() {
-            let why = format!("{}: how it was reached is not recorded", former.name());
-            let rows = former.left.rows.clone();
-            let reason = Reason::RowsAbandoned;
-            ends.push(End { reason, why, rows });
+                sentence.clone()
+            });
+            let wanted = cleanup
+                .removal
+                .as_ref()
+                .map_or(Duration::MAX, |removal| removal.requeue_after);
+            again = again.min(cleanup.deadline.again(wanted));
         }
     }
-    if let Err(sentence) = former {
+    if let Err(unknown) = dropped {
         // Read again while there is time: rows may stand in clusters that nobody names.
-        let mut left = object.spec.imp.iter().map(|imp| age.left(imp));
-        let time = left.any(|left| !left.is_zero());
+        let time = cleanups.iter().any(|cleanup| !cleanup.deadline.is_over());
         if time && finalizer::is_on(object) && !requests::abandons(object) {
-            waits.push(sentence.clone());
+            waits.push(unknown.to_string());
             again = again.min(RETRY);
         }
     }
     if !waits.is_empty() {
         events::publish(&env.client, object, &env.instance, &notes).await;
-        say(env, object, Some(waits.join("; ")), age.now).await;
+        say(env, object, Some(waits.join("; ")), now).await;
         return Ok(Next::After(again));
     }
-    for end in &ends {
-        notes.extend(left::tell(owner, end.reason, &end.why, &end.rows));
+    let mut left = Vec::new();
+    for cleanup in &cleanups {
+        left.extend(RowsLeft::of(env, object, owner, cleanup, several).await);
     }
+    notes.extend(left.iter().flat_map(|left| left.tell(owner)));
     events::publish(&env.client, object, &env.instance, &notes).await;
     finalizer::release(&env.client, object).await?;
-    for end in ends.iter().filter(|end| end.reason == Reason::RowsAbandoned) {
-        left::count(env, &end.rows);
+    for left in &left {
+        left.count(env);
     }
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
     Ok(Next::Gone)
-}
-
-/// What is done about each cluster: those of the spec, then those that it names no more.
-fn parts(object: &XmppFederation, former: &[Former], age: Age) -> Vec<Part> {
-    let named = object.spec.imp.iter().map(|imp| Part {
-        name: imp.name.clone(),
-        imp: imp.clone(),
-        former: None,
-        step: plan::plan(object, imp, age),
-        removal: None,
-    });
-    let former = former.iter().filter(|former| former.has_rows());
-    let others = former.filter_map(|former| {
-        let imp = former.entry.clone()?;
-        Some(Part {
-            name: former.name(),
-            step: plan::plan(object, &imp, age),
-            imp,
-            former: Some(former.clone()),
-            removal: None,
-        })
-    });
-    named.chain(others).collect()
-}
-
-/// How long the deletion goes on; notes when this process began with it.
-fn age(memory: &Cache<Memory>, object: &XmppFederation, owner: &Owner) -> Age {
-    let now = Timestamp::now();
-    let began = memory.with(&owner.uid, |memory| {
-        *memory.deleting_since.get_or_insert_with(Instant::now)
-    });
-    Age {
-        asked: object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0),
-        now,
-        at_it: began.elapsed(),
-    }
 }
 
 /// Says in the status what the deletion waits for, unless it says so already. That it cannot be
@@ -213,48 +131,6 @@ async fn say(env: &Environment, object: &XmppFederation, sentence: Option<String
     }
 }
 
-/// One step of removing rows, or why it cannot be tried.
-async fn remove(
-    env: &Environment,
-    memory: &Cache<Memory>,
-    object: &XmppFederation,
-    owner: &Owner,
-    part: &Part,
-    asked: Timestamp,
-) -> Result<Removal, String> {
-    let names = dereference::secret_names_of([&part.imp]);
-    let secrets = dereference::secrets(&env.client, owner, names)
-        .await
-        .map_err(|error| error.sentence());
-    let resource = resource(env, object, owner);
-    let found = secrets.and_then(|secrets| match &part.former {
-        None => wanted(&resource, &part.imp, &secrets),
-        Some(former) => farewell::removal(&resource, former, &secrets),
-    });
-    let mut desired = match found {
-        Ok(desired) => desired,
-        Err(sentence) => {
-            let last = memory.with(&owner.uid, |memory| {
-                let last = memory.reach.get(&part.name)?.as_ref()?;
-                last.usable(asked).cloned()
-            });
-            let Some(last) = last.filter(|_| part.former.is_none()) else {
-                return Err(sentence);
-            };
-            tracing::info!(
-                namespace = owner.namespace,
-                name = owner.name,
-                sentence,
-                "rows are removed with what was read before the deletion"
-            );
-            last
-        }
-    };
-    desired.maintenance = part.imp.maintenance;
-    desired.hold_acts = false;
-    Ok(env.imp.remove(&desired).await)
-}
-
 /// On whose behalf rows are removed.
 fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
     Resource {
@@ -264,12 +140,6 @@ fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) ->
         live_owners: env.live_owners(),
         requests: Requests::default(),
     }
-}
-
-/// How IM and Presence is reached, by what the API server has now.
-fn wanted(resource: &Resource<'_>, imp: &ImpSpec, secrets: &Secrets) -> Result<Desired, String> {
-    let cluster = validate::former(imp)?;
-    desired(resource, &cluster, Place::default(), secrets, &[])
 }
 
 /// An object that this release cannot read is going: its rows cannot be removed, and it cannot
@@ -283,10 +153,11 @@ pub async fn unreadable(
         return Ok(Next::OnChange);
     }
     let now = Timestamp::now();
-    let asked = object.metadata.deletion_timestamp.as_ref();
-    let waited = asked.map_or(Duration::ZERO, |asked| lasted(asked.0, now));
+    let asked = object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    // Nothing is tried, so a process that has just started gives up as soon as any other.
+    let deadline = Deadline::new(asked, now, Duration::MAX);
     let abandoned = object.annotations().contains_key(request::ABANDON_ROWS);
-    if waited < UNREADABLE_TIMEOUT && !abandoned {
+    if !deadline.is_over() && !abandoned {
         return Ok(Next::After(RETRY));
     }
     let owner = Owner {
@@ -294,11 +165,14 @@ pub async fn unreadable(
         namespace: object.namespace().unwrap_or_default(),
         uid: object.uid().unwrap_or_default(),
     };
-    let rows: Vec<String> = status.imp.iter().flat_map(left::of_status).collect();
+    let left = RowsLeft {
+        abandoned: true,
+        why: "the object does not fit the schema of this release".to_owned(),
+        rows: status.imp.iter().flat_map(execute::of_status).collect(),
+    };
     // The object does not fit the type that events are written for: the log has to do.
-    let why = "the object does not fit the schema of this release";
-    left::tell(&owner, Reason::RowsAbandoned, why, &rows);
+    left.tell(&owner);
     finalizer::release(&env.client, object).await?;
-    left::count(env, &rows);
+    left.count(env);
     Ok(Next::Gone)
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,11 +24,13 @@ use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
 use crate::controller::context::Context;
-use crate::controller::rows::LastReach;
+use crate::controller::dereference::{self, Secrets};
+use crate::controller::desired::desired;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::desired::{Desired, Place};
 use xmpp_federation_imp::report;
 use xmpp_federation_imp::store::{LedgerStore, MemoryStore};
 
@@ -148,12 +151,9 @@ fn names(object: &XmppFederation) -> Vec<String> {
 
 /// What the first entry is asked for.
 fn wanted_of(context: &Context, object: &XmppFederation, owner: &Owner, secrets: &Secrets) -> Desired {
-    wanted(
-        &resource(&context.environment, object, owner),
-        &object.spec.imp[0],
-        secrets,
-    )
-    .unwrap()
+    let cluster = validate::former(&object.spec.imp[0]).unwrap();
+    let resource = resource(&context.environment, object, owner);
+    desired(&resource, &cluster, Place::default(), secrets, &[]).unwrap()
 }
 
 impl Bench {
@@ -218,11 +218,8 @@ impl Bench {
                 .unwrap();
             let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
             self.context.caches.rows.with(&self.owner.uid, |memory| {
-                LastReach::see(
-                    memory.reach.entry("main".to_owned()).or_default(),
-                    Some(&desired),
-                    Timestamp::now(),
-                );
+                let last = memory.access.entry("main".to_owned()).or_default();
+                last.see(Some(&desired), Timestamp::now());
             });
             let said = self.context.environment.imp.reconcile(&desired).await;
             if said.components_registered.status == report::Status::True {
@@ -325,7 +322,7 @@ impl Trouble {
                 gone("cups-axl");
                 let long_ago = Timestamp::now() - Duration::from_secs(61);
                 bench.context.caches.rows.with(&bench.owner.uid, |memory| {
-                    LastReach::see(memory.reach.entry("main".to_owned()).or_default(), None, long_ago);
+                    memory.access.entry("main".to_owned()).or_default().see(None, long_ago);
                 });
             }
             Self::SecretGoneWithUs => {

@@ -23,8 +23,8 @@ use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::Error;
-use super::rows::farewell::Farewell;
-use super::rows::{self, Former, LastReach, Leaving};
+use super::rows::execute::{DroppedClusters, PendingCleanup};
+use super::rows::{self, DroppedCluster};
 use super::turns::{Answer, Ask, Turn};
 use super::validate::{Imp, Validated};
 use super::{finalizer, requests};
@@ -83,7 +83,7 @@ pub struct Outcome {
     /// The clusters of IM and Presence, in the order of the spec.
     pub imp: Vec<Looked>,
     /// Clusters that the spec names no more and that may hold rows of ours.
-    pub leaving: Vec<Leaving>,
+    pub leaving: Vec<PendingCleanup>,
     /// Public records, or why they could not be looked at.
     pub records: Result<Records, String>,
     /// Addresses of the routers.
@@ -100,9 +100,9 @@ pub async fn run(
     object: &XmppFederation,
     valid: &Validated,
     observed: &Observed,
-    former: &[Former],
+    former: &[DroppedCluster],
     last: &Observations,
-    deletion: &Cache<rows::Memory>,
+    memory: &Cache<rows::Memory>,
 ) -> Result<Option<Outcome>, Error> {
     let requests = requests::to_clusters(object);
     let refresh = requests.refresh.clone();
@@ -123,9 +123,9 @@ pub async fn run(
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, place);
         let wanted = desired(&resource, cluster, place, &observed.secrets, &observed.pods);
-        deletion.with(&valid.owner.uid, |memory| {
-            let last = memory.reach.entry(entry.clone()).or_default();
-            LastReach::see(last, wanted.as_ref().ok(), now);
+        memory.with(&valid.owner.uid, |memory| {
+            let last = memory.access.entry(entry.clone()).or_default();
+            last.see(wanted.as_ref().ok(), now);
         });
         match wanted {
             Err(sentence) => {
@@ -138,8 +138,8 @@ pub async fn run(
             }
         }
     }
-    let mut farewell = Farewell::new(env, object, resource, former);
-    asks.extend(farewell.asks(&observed.secrets, earlier));
+    let mut dropped = DroppedClusters::new(env, memory, object, resource, former);
+    asks.extend(dropped.asks(&observed.secrets, earlier));
     let mut turns = env.turns.take(&valid.owner.uid, asks).await;
     for turn in &turns {
         if let Some(Answer::Step(report)) = &turn.answer {
@@ -152,7 +152,7 @@ pub async fn run(
         events::publish(&env.client, object, &env.instance, &notes).await;
         return Ok(None);
     }
-    let leaving = farewell.conclude(object, &mut turns, &mut notes).await;
+    let leaving = dropped.conclude(object, &mut turns, &mut notes).await;
     let mut looked = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
@@ -205,7 +205,7 @@ fn place_of(valid: &Validated, index: usize) -> Place {
                 publisher: cluster.publisher(),
             })
             .collect(),
-        reach: valid.imp.get(index).and_then(|cluster| rows::reach(&cluster.spec)),
+        reach: valid.imp.get(index).and_then(|cluster| rows::to_ledger(&cluster.spec)),
         only: None,
     }
 }

@@ -1,9 +1,11 @@
-//! What a deletion does next about one IM&P cluster. Pure.
+//! What comes next about the rows of one cluster that are to go. Pure.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::{Cause, Cleanup, elapsed};
 use crate::api::spec::{ImpSpec, OnDelete};
 use crate::api::{XmppFederation, request};
 use crate::controller::{finalizer, requests};
@@ -16,12 +18,15 @@ const GRACE: Duration = Duration::from_secs(30);
 /// A removal that failed, or may not be tried, is looked at again after this at the latest.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
-/// What a deletion does next.
+/// `deletionTimeout` where no entry says it: the default of the schema.
+const TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum CleanupStep {
     /// Nothing of ours is left, or nothing was ever written.
-    Release,
-    /// Rows stay, because the spec wants it so.
+    Done,
+    /// Rows stay, because the entry wants it so.
     Retain,
     /// Rows may be left; the sentence says why they are not removed.
     GiveUp(String),
@@ -31,94 +36,174 @@ pub enum Step {
     Wait(String),
 }
 
-/// How long a deletion goes on already.
+/// For how long a removal is tried: `deletionTimeout` counts while it is tried and fails, whatever
+/// the cause.
 #[derive(Debug, Clone, Copy)]
-pub struct Age {
-    /// When it was asked for.
+pub struct Deadline {
+    /// When the removal was asked for.
     pub asked: Timestamp,
-    /// Now.
-    pub now: Timestamp,
-    /// For how long this process has been at it.
-    pub at_it: Duration,
+    now: Timestamp,
+    tried_for: Duration,
+    timeout: Duration,
 }
 
-impl Age {
-    /// What is left of `deletionTimeout`, which counts while removal is tried and fails, whatever
-    /// the cause; zero: it is over.
-    pub fn left(self, imp: &ImpSpec) -> Duration {
-        let timeout = imp.deletion_timeout.get();
-        let asked = Duration::try_from(self.now.duration_since(self.asked)).unwrap_or_default();
-        let grace = timeout.min(GRACE).saturating_sub(self.at_it);
-        timeout.saturating_sub(asked).max(grace)
+impl Deadline {
+    /// Asked for at that time, and tried by this process for so long.
+    pub const fn new(asked: Timestamp, now: Timestamp, tried_for: Duration) -> Self {
+        Self {
+            asked,
+            now,
+            tried_for,
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// With the time that an entry gives.
+    #[must_use]
+    pub fn with_timeout_of(mut self, entry: Option<&ImpSpec>) -> Self {
+        self.timeout = entry.map_or(TIMEOUT, |entry| entry.deletion_timeout.get());
+        self
+    }
+
+    fn left(self) -> Duration {
+        let grace = self.timeout.min(GRACE).saturating_sub(self.tried_for);
+        let left = self.timeout.saturating_sub(elapsed(self.asked, self.now));
+        left.max(grace)
+    }
+
+    /// Whether the rows are given up.
+    pub fn is_over(self) -> bool {
+        self.left().is_zero()
     }
 
     /// When it is over, to the second, unless the operator was away.
-    fn end(self, imp: &ImpSpec) -> String {
-        let timeout = SignedDuration::try_from(imp.deletion_timeout.get()).unwrap_or_default();
+    fn end(self) -> String {
+        let timeout = SignedDuration::try_from(self.timeout).unwrap_or_default();
         self.asked
             .saturating_add(timeout)
             .map_or_else(|_| "deletionTimeout".to_owned(), |end| end.to_string())
     }
 
     /// When to look again, given when the removal itself wants to go on.
-    pub fn again(self, imp: &ImpSpec, wanted: Duration) -> Duration {
-        let last = self.left(imp).max(Duration::from_millis(100));
+    pub fn again(self, wanted: Duration) -> Duration {
+        let last = self.left().max(Duration::from_millis(100));
         wanted.clamp(Duration::from_millis(100), LOOK_AGAIN).min(last)
     }
 }
 
-/// Decides before anything is tried.
-pub fn plan(object: &XmppFederation, imp: &ImpSpec, age: Age) -> Step {
-    if !finalizer::is_on(object) {
-        return Step::Release;
+impl Cleanup {
+    /// Decides before anything is tried.
+    pub fn plan(&self, object: &XmppFederation) -> CleanupStep {
+        // Rows are written only behind the finalizer; without it a deletion has nothing to remove.
+        let begun = self.cause == Cause::Dropped || finalizer::is_on(object);
+        if !begun || self.dropped.as_ref().is_some_and(|dropped| !dropped.has_rows()) {
+            return CleanupStep::Done;
+        }
+        if self
+            .entry
+            .as_ref()
+            .is_some_and(|entry| entry.on_delete == OnDelete::Retain)
+        {
+            return CleanupStep::Retain;
+        }
+        if requests::abandons(object) {
+            return CleanupStep::GiveUp(format!("the annotation {} asks for it", request::ABANDON_ROWS));
+        }
+        let (obstacle, remedy) = match self.obstacle(object) {
+            Obstacle::None => return CleanupStep::Remove,
+            Obstacle::Lasting(obstacle) => return CleanupStep::GiveUp(obstacle),
+            Obstacle::Passing(obstacle, remedy) => (obstacle, remedy),
+        };
+        if self.deadline.is_over() {
+            return CleanupStep::GiveUp(format!("{obstacle}, and deletionTimeout is over"));
+        }
+        self.wait(&format!("{obstacle}{remedy}"))
     }
-    if imp.on_delete == OnDelete::Retain {
-        return Step::Retain;
+
+    fn obstacle(&self, object: &XmppFederation) -> Obstacle {
+        let deleted = self.cause == Cause::Deleted;
+        let Some(entry) = &self.entry else {
+            let why = "the record of this cluster does not say how it was reached";
+            // Nobody puts the entry back while all is deleted.
+            return if deleted {
+                Obstacle::Lasting(why.to_owned())
+            } else {
+                Obstacle::Passing(why.to_owned(), "")
+            };
+        };
+        if deleted && object.spec.paused {
+            return Obstacle::Passing(
+                "spec.paused is true".to_owned(),
+                ", so no row is removed; set it to false",
+            );
+        }
+        if entry.maintenance && self.dropped.is_some() {
+            return Obstacle::Passing(
+                "its entry was removed from spec.imp while its maintenance was true".to_owned(),
+                ", so nothing is written there; put it back with maintenance: false to have its rows removed",
+            );
+        }
+        if entry.maintenance {
+            return Obstacle::Passing(
+                format!("spec.imp[{}].maintenance is true", entry.name),
+                ", so no row is removed; set it to false",
+            );
+        }
+        match self
+            .dropped
+            .as_ref()
+            .and_then(|dropped| dropped.record.unclear.as_ref())
+        {
+            Some(publisher) if !deleted => Obstacle::Passing(
+                format!(
+                    "{publisher}, a publisher in spec.imp, was never reached and may be another name of this cluster, whose rows would then be wanted"
+                ),
+                "",
+            ),
+            _ => Obstacle::None,
+        }
     }
-    if requests::abandons(object) {
-        return Step::GiveUp(format!("the annotation {} asks for it", request::ABANDON_ROWS));
+
+    /// Decides after a removal was tried.
+    pub fn after(&self, outcome: Result<&Removal, &impl Display>) -> CleanupStep {
+        let why = match outcome {
+            Ok(removal) if removal.done => return CleanupStep::Done,
+            Ok(removal) => removal.message.clone(),
+            Err(error) => error.to_string(),
+        };
+        if self.deadline.is_over() {
+            CleanupStep::GiveUp(why)
+        } else {
+            self.wait(&why)
+        }
     }
-    let which = match (object.spec.paused, imp.maintenance) {
-        (true, _) => "spec.paused is true".to_owned(),
-        (false, true) => format!("spec.imp[{}].maintenance is true", imp.name),
-        (false, false) => return Step::Remove,
-    };
-    if age.left(imp).is_zero() {
-        return Step::GiveUp(format!("{which}, and deletionTimeout is over"));
+
+    /// Says until when.
+    pub fn wait(&self, why: &str) -> CleanupStep {
+        CleanupStep::Wait(format!(
+            "{why}. The rows are given up at {} (deletionTimeout), or at once by the annotation {}",
+            self.deadline.end(),
+            request::ABANDON_ROWS
+        ))
     }
-    Step::Wait(format!(
-        "{which}, so no row is removed; set it to false. {}",
-        until(imp, age)
-    ))
 }
 
-/// Decides after a removal was tried.
-pub fn after(imp: &ImpSpec, outcome: &Result<Removal, String>, age: Age) -> Step {
-    let why = match outcome {
-        Ok(removal) if removal.done => return Step::Release,
-        Ok(removal) => &removal.message,
-        Err(sentence) => sentence,
-    };
-    if age.left(imp).is_zero() {
-        return Step::GiveUp(why.clone());
-    }
-    Step::Wait(format!("{why}. {}", until(imp, age)))
-}
-
-fn until(imp: &ImpSpec, age: Age) -> String {
-    format!(
-        "The rows are given up at {} (deletionTimeout), or at once by the annotation {}",
-        age.end(imp),
-        request::ABANDON_ROWS
-    )
+/// What keeps rows from being removed.
+enum Obstacle {
+    None,
+    /// A sentence, and its end with the remedy.
+    Passing(String, &'static str),
+    Lasting(String),
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::super::execute::RowsLeft;
+    use super::super::testing::{ROW, at, dropped};
     use super::*;
     use crate::api::FINALIZER;
-    use crate::controller::testing::spec_with;
+    use crate::controller::testing::{owner, spec_with};
     use kube::ResourceExt as _;
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -129,26 +214,48 @@ mod tests {
         object
     }
 
-    /// Asked for so long ago, and this process is at it for so long.
-    fn age(asked: i64, at_it: u64) -> Age {
-        Age {
-            asked: Timestamp::from_second(1_700_000_000 - asked).unwrap(),
-            now: Timestamp::from_second(1_700_000_000).unwrap(),
-            at_it: Duration::from_secs(at_it),
+    /// The deletion of the first cluster, asked for so long ago, and tried by this process for so long.
+    fn deletion(object: &XmppFederation, asked: i64, tried_for: u64) -> Cleanup {
+        let deadline = Deadline::new(at(-asked), at(0), Duration::from_secs(tried_for));
+        Cleanup::of_entry(object.spec.imp.first().unwrap(), deadline)
+    }
+
+    /// A cluster that left the spec so long ago.
+    fn former(change: &Value, rows: usize, since: i64) -> Cleanup {
+        let deadline = Deadline::new(at(-since), at(0), Duration::from_mins(10));
+        Cleanup::of_dropped(Cause::Dropped, &dropped(change, rows), deadline)
+    }
+
+    fn kind(step: &CleanupStep) -> &'static str {
+        match step {
+            CleanupStep::Done => "done",
+            CleanupStep::Retain => "retain",
+            CleanupStep::GiveUp(_) => "give up",
+            CleanupStep::Remove => "remove",
+            CleanupStep::Wait(_) => "wait",
         }
     }
 
-    fn first(object: &XmppFederation) -> &ImpSpec {
-        object.spec.imp.first().unwrap()
+    /// What a person reads of it.
+    fn told(cleanup: &Cleanup) -> String {
+        let CleanupStep::GiveUp(why) = &cleanup.step else {
+            return format!("{:?}", cleanup.step);
+        };
+        let left = RowsLeft {
+            abandoned: true,
+            why: format!("{}: {why}", cleanup.name),
+            rows: vec![ROW.to_owned()],
+        };
+        format!("{:?}", left.tell(&owner()))
     }
 
-    fn kind(step: &Step) -> &'static str {
-        match step {
-            Step::Release => "release",
-            Step::Retain => "retain",
-            Step::GiveUp(_) => "give up",
-            Step::Remove => "remove",
-            Step::Wait(_) => "wait",
+    fn failed() -> Removal {
+        Removal {
+            done: false,
+            message: "no answer".to_owned(),
+            rows_left: Vec::new(),
+            events: Vec::new(),
+            requeue_after: Duration::ZERO,
         }
     }
 
@@ -162,7 +269,7 @@ mod tests {
     #[case("/imp/0/maintenance", json!(true), 600, "give up")]
     fn a_deletion_begins_with(#[case] path: &str, #[case] value: Value, #[case] since: i64, #[case] expected: &str) {
         let object = object(path, value);
-        let step = plan(&object, first(&object), age(since, 600));
+        let step = deletion(&object, since, 600).plan(&object);
         assert_eq!(kind(&step), expected);
     }
 
@@ -172,12 +279,27 @@ mod tests {
         object
             .annotations_mut()
             .insert(request::ABANDON_ROWS.to_owned(), "yes".to_owned());
-        let step = plan(&object, first(&object), age(0, 0));
+        let step = deletion(&object, 0, 0).plan(&object);
         assert_eq!(kind(&step), "give up");
     }
 
+    #[test]
+    fn the_annotation_gives_up_at_once_with_the_sql() {
+        let mut object = XmppFederation::new("coluc", spec_with("", Value::Null));
+        object
+            .annotations_mut()
+            .insert(request::ABANDON_ROWS.to_owned(), "yes".to_owned());
+        let cleanup = former(&json!({}), 1, 0).planned(&object);
+        assert_eq!(kind(&cleanup.step), "give up");
+        let told = told(&cleanup);
+        assert!(told.contains(ROW), "{told}");
+        // Rows that are to stay are not given up.
+        let step = former(&json!({"onDelete": "Retain"}), 1, 0).plan(&object);
+        assert_eq!(kind(&step), "retain");
+    }
+
     #[rstest]
-    #[case::done(true, 10_000, 600, "release")]
+    #[case::done(true, 10_000, 600, "done")]
     #[case::tried_for_less(false, 599, 600, "wait")]
     #[case::tried_for_all_of_it(false, 600, 600, "give up")]
     #[case::an_operator_that_was_away_tries_first(false, 10_000, 29, "wait")]
@@ -185,36 +307,34 @@ mod tests {
     fn a_removal_is_tried_until_it_is_done_or_the_time_is_over(
         #[case] done: bool,
         #[case] since: i64,
-        #[case] at_it: u64,
+        #[case] tried_for: u64,
         #[case] expected: &str,
     ) {
-        let outcome = Ok(Removal {
-            done,
-            message: "no answer".to_owned(),
-            rows_left: Vec::new(),
-            events: Vec::new(),
-            requeue_after: Duration::ZERO,
-        });
+        let outcome = Removal { done, ..failed() };
         let object = object("", Value::Null);
-        let step = after(first(&object), &outcome, age(since, at_it));
-        assert_eq!(kind(&step), expected);
+        for cause in [Cause::Deleted, Cause::Dropped] {
+            let cleanup = Cleanup {
+                cause,
+                ..deletion(&object, since, tried_for)
+            };
+            let step = cleanup.after(Ok::<_, &String>(&outcome));
+            assert_eq!(kind(&step), expected);
+        }
     }
 
     #[rstest]
     #[case(0, "wait")]
     #[case(600, "give up")]
     fn a_secret_that_is_gone_already_holds_nothing_for_ever(#[case] since: i64, #[case] expected: &str) {
-        let outcome = Err("Secret cups-axl does not exist".to_owned());
         let object = object("", Value::Null);
-        let step = after(first(&object), &outcome, age(since, 600));
+        let step = deletion(&object, since, 600).after(Err(&"Secret cups-axl does not exist"));
         assert_eq!(kind(&step), expected);
     }
 
     #[test]
     fn the_sentence_says_until_when_and_how_to_end_it() {
-        let outcome = Err("Secret cups-axl does not exist".to_owned());
         let object = object("", Value::Null);
-        let Step::Wait(sentence) = after(first(&object), &outcome, age(0, 0)) else {
+        let CleanupStep::Wait(sentence) = deletion(&object, 0, 0).after(Err(&"Secret cups-axl does not exist")) else {
             panic!("it does not wait")
         };
         assert_eq!(
@@ -231,7 +351,9 @@ mod tests {
     #[case(0, 700, 0)]
     fn no_wait_goes_beyond_the_end(#[case] wanted: u64, #[case] since: i64, #[case] expected: u64) {
         let object = object("", Value::Null);
-        let again = age(since, 600).again(first(&object), Duration::from_secs(wanted));
+        let again = deletion(&object, since, 600)
+            .deadline
+            .again(Duration::from_secs(wanted));
         assert_eq!(again.as_secs(), expected);
         assert!(!again.is_zero(), "no busy loop");
     }
@@ -240,6 +362,77 @@ mod tests {
     fn without_the_finalizer_nothing_can_be_left() {
         let mut object = object("", Value::Null);
         object.metadata.finalizers = None;
-        assert_eq!(plan(&object, first(&object), age(0, 0)), Step::Release);
+        assert_eq!(deletion(&object, 0, 0).plan(&object), CleanupStep::Done);
+    }
+
+    #[test]
+    fn where_nobody_knows_how_it_was_reached_a_deletion_does_not_wait() {
+        let mut object = object("", Value::Null);
+        let mut cluster = dropped(&json!({}), 1);
+        cluster.entry = None;
+        let deadline = Deadline::new(at(0), at(0), Duration::ZERO);
+        let cleanup = Cleanup::of_dropped(Cause::Deleted, &cluster, deadline);
+        assert_eq!(kind(&cleanup.plan(&object)), "give up");
+        object.metadata.finalizers = None;
+        assert_eq!(cleanup.plan(&object), CleanupStep::Done);
+    }
+
+    #[rstest]
+    #[case(json!({}), 1, 0, "remove")]
+    #[case(json!({}), 1, 10_000, "remove")]
+    #[case(json!({}), 0, 0, "done")]
+    #[case(json!({"onDelete": "Retain"}), 1, 0, "retain")]
+    #[case(json!({"maintenance": true}), 1, 0, "wait")]
+    #[case(json!({"maintenance": true}), 1, 600, "give up")]
+    fn rows_of_a_former_cluster_are_removed_as_its_entry_wanted(
+        #[case] change: Value,
+        #[case] rows: usize,
+        #[case] since: i64,
+        #[case] expected: &str,
+    ) {
+        let object = XmppFederation::new("coluc", spec_with("", Value::Null));
+        let step = former(&change, rows, since).plan(&object);
+        assert_eq!(kind(&step), expected, "{step:?}");
+    }
+
+    #[rstest]
+    #[case(None, 0, "wait", "how it was reached")]
+    #[case(None, 600, "give up", "delete from xmpps2snodes where pkid = '055c'")]
+    #[case(
+        Some("cups9.example.net"),
+        0,
+        "wait",
+        "cups9.example.net, a publisher in spec.imp, was never reached"
+    )]
+    #[case(Some("cups9.example.net"), 600, "give up", "second (cups2.example.net)")]
+    fn what_is_not_clear_removes_nothing_and_waits_for_a_limited_time(
+        #[case] unclear: Option<&str>,
+        #[case] since: i64,
+        #[case] expected: &str,
+        #[case] says: &str,
+    ) {
+        let object = XmppFederation::new("coluc", spec_with("", Value::Null));
+        let mut cluster = dropped(&json!({}), 1);
+        cluster.record.unclear = unclear.map(str::to_owned);
+        if unclear.is_none() {
+            cluster.entry = None;
+        }
+        let mut cleanup = former(&json!({}), 1, since);
+        cleanup.entry.clone_from(&cluster.entry);
+        cleanup.dropped = Some(cluster);
+        cleanup.step = cleanup.plan(&object);
+        assert_eq!(kind(&cleanup.step), expected, "{cleanup:?}");
+        let told = told(&cleanup);
+        assert!(told.contains(says), "{told}");
+    }
+
+    #[rstest]
+    #[case(true, 10_000, "done")]
+    #[case(false, 599, "wait")]
+    #[case(false, 600, "give up")]
+    fn a_removal_is_tried_for_the_time_of_the_entry(#[case] done: bool, #[case] since: i64, #[case] expected: &str) {
+        let outcome = Removal { done, ..failed() };
+        let step = former(&json!({}), 1, since).after(Ok::<_, &String>(&outcome));
+        assert_eq!(kind(&step), expected);
     }
 }

@@ -1,13 +1,12 @@
 //! The conditions about IM and Presence: the verdicts of [`xmpp_federation_imp`], carried over.
 
 use super::super::effects::Looked;
-use super::super::rows::Leaving;
+use super::super::rows::execute::PendingCleanup;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
 use super::{Found, links};
 use crate::api::conditions::{Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
-use crate::api::request;
 use xmpp_federation_imp::reasons;
 use xmpp_federation_imp::report::{Progress, Report};
 
@@ -42,11 +41,10 @@ pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
 }
 
 /// A cluster that the spec names no more still has rows.
-fn still_there(leaving: &Leaving) -> String {
+fn still_there(leaving: &PendingCleanup) -> String {
     format!(
-        "it is not in spec.imp any more, and its rows are being removed: {}; they are given up by the annotation {}, or removed by hand on its publisher: {}",
+        "it is not in spec.imp any more, and its rows are being removed: {}; or remove them by hand, on its publisher's command line: {}",
         leaving.message,
-        request::ABANDON_ROWS,
         leaving.rows.join("; ")
     )
 }

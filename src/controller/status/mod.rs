@@ -29,7 +29,7 @@ use super::build::material::Material;
 use super::build::{Desired, Links};
 use super::dereference::{EdgePod, Observed};
 use super::effects::{Looked, Records};
-use super::rows::Leaving;
+use super::rows::execute::PendingCleanup;
 use super::validate::Validated;
 use crate::api::conditions::{Findings, Type};
 
@@ -50,7 +50,7 @@ pub struct Found<'a> {
     /// The clusters of IM and Presence, in the order of the spec.
     pub imp: &'a [Looked],
     /// Clusters that the spec names no more and that may hold rows of ours.
-    pub leaving: &'a [Leaving],
+    pub leaving: &'a [PendingCleanup],
     /// Public records, or why they could not be looked at.
     pub records: &'a Result<Records, String>,
     /// Public addresses.

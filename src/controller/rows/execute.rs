@@ -1,0 +1,403 @@
+//! Removes rows as planned, and says which are left and how a person removes them.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+
+use super::plan::CleanupStep;
+use super::{Cleanup, DroppedCluster, Memory, dropped};
+use crate::api::XmppFederation;
+use crate::api::reasons::Reason;
+use crate::api::status::ImpStatus;
+use crate::controller::cache::Cache;
+use crate::controller::dereference::{self, Secrets};
+use crate::controller::desired::{Resource, desired};
+use crate::controller::environment::Environment;
+use crate::controller::events::{LONGEST, Note};
+use crate::controller::names::Owner;
+use crate::controller::turns::{Answer, Ask, Turn};
+use crate::controller::validate;
+use xmpp_federation_imp::desired::{Desired, Place, Requests};
+use xmpp_federation_imp::report::{Removal, row_left};
+
+/// How the rows of a cluster are removed, or why that cannot be tried.
+pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) -> Result<Desired, String> {
+    let entry = cleanup
+        .entry
+        .as_ref()
+        .ok_or_else(|| "how it was reached is not recorded".to_owned())?;
+    let cluster = validate::former(entry)?;
+    let Some(dropped) = &cleanup.dropped else {
+        return desired(resource, &cluster, Place::default(), secrets, &[]);
+    };
+    let place = Place {
+        only: Some(dropped.record.publisher.clone()),
+        ..Place::default()
+    };
+    let gone = Resource {
+        owner: resource.owner,
+        component_ids: Cow::Borrowed(&[]),
+        active: false,
+        live_owners: resource.live_owners.clone(),
+        requests: Requests::default(),
+    };
+    let mut desired = desired(&gone, &cluster, place, secrets, &[])?;
+    // Its name may be another entry's by now.
+    desired.target.name = dropped.key();
+    Ok(desired)
+}
+
+/// One step of removing the rows of a resource that is deleted, with the Secrets as they are now or
+/// as they were read before.
+pub async fn remove(env: &Environment, memory: &Cache<Memory>, resource: &Resource<'_>, cleanup: &mut Cleanup) {
+    let outcome = try_removal(env, memory, resource, cleanup).await;
+    cleanup.step = cleanup.after(outcome.as_ref());
+    cleanup.removal = outcome.ok();
+}
+
+async fn try_removal(
+    env: &Environment,
+    memory: &Cache<Memory>,
+    resource: &Resource<'_>,
+    cleanup: &Cleanup,
+) -> Result<Removal, String> {
+    let owner = resource.owner;
+    let names = dereference::secret_names_of(&cleanup.entry);
+    let secrets = dereference::secrets(&env.client, owner, names)
+        .await
+        .map_err(|error| error.sentence());
+    let mut desired = match secrets.and_then(|secrets| removal(resource, cleanup, &secrets)) {
+        Ok(desired) => desired,
+        Err(sentence) => {
+            let last = memory.with(&owner.uid, |memory| {
+                let last = memory.access.get(&cleanup.name)?;
+                last.usable(cleanup.deadline.asked).cloned()
+            });
+            let Some(last) = last.filter(|_| cleanup.dropped.is_none()) else {
+                return Err(sentence);
+            };
+            tracing::info!(
+                namespace = owner.namespace,
+                name = owner.name,
+                sentence,
+                "rows are removed with what was read before the deletion"
+            );
+            last
+        }
+    };
+    desired.maintenance = cleanup.entry.as_ref().is_some_and(|entry| entry.maintenance);
+    desired.hold_acts = false;
+    Ok(env.imp.remove(&desired).await)
+}
+
+/// A cleanup that is not at its end, of a cluster that the spec names no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingCleanup {
+    /// The cluster's name in status and messages.
+    pub name: String,
+    /// Since when its rows are being removed.
+    pub since: Timestamp,
+    /// What that waits for.
+    pub message: String,
+    /// Its rows, each with the SQL that removes it by hand.
+    pub rows: Vec<String>,
+}
+
+/// The clusters that the spec of a living resource names no more; their rows are removed beside
+/// everything else.
+pub struct DroppedClusters<'a> {
+    env: &'a Environment,
+    now: Timestamp,
+    resource: Resource<'a>,
+    cleanups: Vec<(&'a DroppedCluster, Cleanup)>,
+}
+
+impl<'a> DroppedClusters<'a> {
+    /// With what is to be done about each.
+    pub fn new(
+        env: &'a Environment,
+        memory: &Cache<Memory>,
+        object: &XmppFederation,
+        resource: Resource<'a>,
+        dropped: &'a [DroppedCluster],
+    ) -> Self {
+        let now = Timestamp::now();
+        let plan = |dropped| (dropped, Cleanup::of_one(object, resource.owner, dropped, memory, now));
+        let cleanups = dropped.iter().map(plan).collect();
+        Self {
+            env,
+            now,
+            resource,
+            cleanups,
+        }
+    }
+
+    /// The removals that are to be tried; none while an earlier turn of the resource is under way.
+    pub fn asks(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, Ask)> {
+        let mut asks = Vec::new();
+        for (dropped, cleanup) in &mut self.cleanups {
+            if cleanup.step != CleanupStep::Remove {
+                continue;
+            }
+            if busy {
+                cleanup.step = cleanup.wait("an earlier call is waited for");
+                continue;
+            }
+            match removal(&self.resource, cleanup, secrets) {
+                Ok(desired) => asks.push((dropped.key(), Ask::Removal(Box::new(desired)))),
+                Err(sentence) => cleanup.step = cleanup.after(Err(&sentence)),
+            }
+        }
+        asks
+    }
+
+    /// Takes the answers, and gives up what has to be given up; what is still to be done.
+    pub async fn conclude(
+        mut self,
+        object: &XmppFederation,
+        turns: &mut [Turn],
+        notes: &mut Vec<Note>,
+    ) -> Vec<PendingCleanup> {
+        let mut pending = Vec::new();
+        // A publisher that was asked just now may have turned out to be another name of one of them.
+        let still = dropped(self.env, object).await.ok();
+        let is_dropped = |cluster: &DroppedCluster| {
+            let same = |other: &DroppedCluster| other.record.publisher == cluster.record.publisher;
+            still.as_ref().is_none_or(|still| still.iter().any(same))
+        };
+        for (cluster, mut cleanup) in std::mem::take(&mut self.cleanups) {
+            if matches!(cleanup.step, CleanupStep::Wait(_)) && !is_dropped(cluster) {
+                continue;
+            }
+            let turn = turns.iter_mut().find(|turn| turn.key == cluster.key());
+            if let Some(Answer::Removal(removal)) = turn.and_then(|turn| turn.answer.take()) {
+                notes.extend(removal.events.iter().map(Note::of));
+                cleanup.step = cleanup.after(Ok::<_, &String>(&removal));
+                cleanup.removal = Some(*removal);
+            } else if cleanup.step == CleanupStep::Remove {
+                cleanup.step = cleanup.wait("its publisher has not answered yet");
+            }
+            let since = cleanup.deadline.asked;
+            if let CleanupStep::Wait(message) = self.end(object, cleanup, notes).await {
+                pending.push(PendingCleanup {
+                    name: cluster.name(),
+                    since,
+                    message,
+                    rows: cluster.record.rows.clone(),
+                });
+            }
+        }
+        pending
+    }
+
+    /// Whoever is active there next has the cluster; what stays there is told.
+    async fn end(&self, object: &XmppFederation, cleanup: Cleanup, notes: &mut Vec<Note>) -> CleanupStep {
+        let why = match &cleanup.step {
+            CleanupStep::Remove | CleanupStep::Wait(_) => return cleanup.step,
+            CleanupStep::Done => "its rows are removed",
+            CleanupStep::Retain => RETAINED,
+            CleanupStep::GiveUp(why) => why,
+        };
+        let Resource { owner, .. } = self.resource;
+        if let Some(dropped) = &cleanup.dropped {
+            let publisher = &dropped.record.publisher;
+            if let Err(error) = self.env.imp.give_up(&owner.uid, publisher, why, self.now).await {
+                return cleanup.wait(&format!("the claim on it cannot be ended: {error}"));
+            }
+        }
+        if let Some(left) = RowsLeft::of(self.env, object, owner, &cleanup, true).await {
+            notes.extend(left.tell(owner));
+            left.count(self.env);
+        }
+        cleanup.step
+    }
+}
+
+const RETAINED: &str = "onDelete is Retain";
+
+/// Rows of one cluster that stay.
+#[derive(Debug)]
+pub struct RowsLeft {
+    /// Nobody wants them to; else they are retained.
+    pub abandoned: bool,
+    /// Why.
+    pub why: String,
+    /// Each with the SQL that removes it by hand.
+    pub rows: Vec<String>,
+}
+
+impl RowsLeft {
+    /// What a cleanup leaves at its end; `None`: nothing, or it is not at its end.
+    pub async fn of(
+        env: &Environment,
+        object: &XmppFederation,
+        owner: &Owner,
+        cleanup: &Cleanup,
+        named: bool,
+    ) -> Option<Self> {
+        let (abandoned, why) = match &cleanup.step {
+            CleanupStep::Done | CleanupStep::Remove | CleanupStep::Wait(_) => return None,
+            CleanupStep::Retain => (false, RETAINED),
+            CleanupStep::GiveUp(why) => (true, why.as_str()),
+        };
+        let why = if named {
+            format!("{}: {why}", cleanup.name)
+        } else {
+            why.to_owned()
+        };
+        let rows = rows(env, object, owner, cleanup).await;
+        Some(Self { abandoned, why, rows })
+    }
+
+    /// Says it in the log, whole; the notes say it in as many events as it takes. Without rows there
+    /// is nothing to say of rows that were to stay.
+    pub fn tell(&self, owner: &Owner) -> Vec<Note> {
+        let Self { abandoned, why, rows } = self;
+        if rows.is_empty() && !abandoned {
+            return Vec::new();
+        }
+        let (namespace, name) = (&owner.namespace, &owner.name);
+        let list = rows.join("; ");
+        if *abandoned {
+            tracing::warn!(
+                namespace,
+                name,
+                why,
+                rows = list,
+                "the deletion gives up; rows may be left in IM and Presence"
+            );
+        } else {
+            tracing::info!(namespace, name, why, rows = list, "rows stay in IM and Presence");
+        }
+        let mut messages = vec![match (abandoned, rows.is_empty()) {
+            (true, true) => {
+                format!("Gave up removing rows from IM and Presence: {why}; no row of ours is known")
+            }
+            (true, false) => format!(
+                "Gave up removing rows from IM and Presence: {why}; {} may be left. On the publisher's command line:",
+                rows.len()
+            ),
+            (false, _) => format!(
+                "{} rows stay in IM and Presence: {why}. To remove them, on the publisher's command line:",
+                rows.len()
+            ),
+        }];
+        for (number, row) in rows.iter().enumerate() {
+            let joint = if number == 0 { " " } else { "; " };
+            match messages.last_mut() {
+                Some(newest) if newest.len() + joint.len() + row.len() <= LONGEST => {
+                    newest.push_str(joint);
+                    newest.push_str(row);
+                }
+                _ => messages.push(row.clone()),
+            }
+        }
+        let reason = if *abandoned {
+            Reason::RowsAbandoned
+        } else {
+            Reason::RowsRetained
+        };
+        messages
+            .into_iter()
+            .map(|message| Note {
+                warning: *abandoned,
+                reason: reason.to_string(),
+                message,
+            })
+            .collect()
+    }
+
+    /// Counts rows given up; where none is known there may be one all the same.
+    pub fn count(&self, env: &Environment) {
+        if self.abandoned {
+            let rows = u64::try_from(self.rows.len()).unwrap_or(u64::MAX);
+            env.metrics.abandoned_rows.inc_by(rows.max(1));
+        }
+    }
+}
+
+/// The rows of ours that may stand in a cluster's table, each with the command that removes it.
+/// The ledger knows best; the status remembers where the ledger was lost.
+async fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup: &Cleanup) -> Vec<String> {
+    let tried = cleanup.removal.as_ref().map(|removal| &removal.rows_left);
+    if let Some(rows) = tried.filter(|rows| !rows.is_empty()) {
+        return rows.clone();
+    }
+    if let Some(dropped) = &cleanup.dropped {
+        return dropped.record.rows.clone();
+    }
+    let status = object.status.as_ref();
+    let status = status.and_then(|s| s.imp.iter().find(|imp| imp.name == cleanup.name));
+    let table = status.and_then(|imp| imp.table.as_deref());
+    let publisher = cleanup.entry.as_ref().map_or("", |entry| entry.publisher.as_str());
+    match env.imp.recorded(&owner.uid, publisher, table).await {
+        Ok(Some(rows)) => rows,
+        _ => status.map(of_status).unwrap_or_default(),
+    }
+}
+
+/// The rows that a status shows.
+pub fn of_status(imp: &ImpStatus) -> Vec<String> {
+    imp.registrations
+        .iter()
+        .map(|row| row_left(&row.component_id, &row.pkid, imp.table.as_deref()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::testing::owner;
+    use rstest::rstest;
+
+    fn many(count: usize) -> Vec<String> {
+        (0..count)
+            .map(|n| {
+                let id = format!("cm-2_s2scp-1.eft-xwye-a-{n}-coluc-com");
+                row_left(&id, "055c13d9-943d-459d-a3c6-af1d1176936d", None)
+            })
+            .collect()
+    }
+
+    #[rstest]
+    #[case(0, 1)]
+    #[case(1, 1)]
+    #[case(2, 1)]
+    #[case(60, 11)]
+    fn every_row_stands_in_an_event_that_the_api_takes(#[case] rows: usize, #[case] events: usize) {
+        let left = RowsLeft {
+            abandoned: true,
+            why: "HTTP 401".to_owned(),
+            rows: many(rows),
+        };
+        let notes = left.tell(&owner());
+        assert_eq!(notes.len(), events);
+        for note in &notes {
+            assert!(note.warning && note.message.len() <= LONGEST, "{note:?}");
+        }
+        for row in &left.rows {
+            let holders = notes.iter().filter(|n| n.message.contains(row)).count();
+            assert_eq!(holders, 1, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_named_with_what_removes_it() {
+        assert_eq!(
+            row_left("cm-2_s2scp-1.a-b", "055c13d9", Some("xmpp2snodes")),
+            "cm-2_s2scp-1.a-b (055c13d9): run sql delete from xmpp2snodes where pkid = '055c13d9'"
+        );
+    }
+
+    #[test]
+    fn rows_that_were_to_stay_are_no_warning() {
+        let retained = |rows| RowsLeft {
+            abandoned: false,
+            why: RETAINED.to_owned(),
+            rows,
+        };
+        let notes = retained(many(1)).tell(&owner());
+        assert!(notes.iter().all(|note| !note.warning), "{notes:?}");
+        assert!(retained(many(0)).tell(&owner()).is_empty());
+    }
+}
