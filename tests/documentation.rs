@@ -8,7 +8,7 @@ use clap::CommandFactory as _;
 use serde_json::Value;
 use xmpp_federation_imp::counter::Counter as _;
 use xmpp_federation_imp::preflight::options::Options;
-use xmpp_federation_imp::reasons as imp_reasons;
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_operator::api::{Reason, XmppFederation, crd, later};
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
@@ -99,7 +99,7 @@ fn every_field_of_the_spec_is_in_the_table_of_what_it_restarts() {
 
 #[test]
 fn every_reason_of_the_table_of_faults_is_in_the_catalogue() {
-    let imp = imp_reasons::ALL.iter().map(|reason| reason.word.to_owned());
+    let imp = ImpReason::ALL.iter().map(ToString::to_string);
     let known: BTreeSet<String> = Reason::ALL.iter().map(ToString::to_string).chain(imp).collect();
     let mut count = 0;
     for row in table("Faults and remedies") {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::report::Event;
 use crate::counter::Counter;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::records::ActionRecord;
 
 /// What can be done.
@@ -44,13 +44,13 @@ impl Action {
     }
 
     /// The reason of its event.
-    const fn event(self) -> &'static str {
+    const fn event(self) -> Reason {
         match self {
-            Self::InsertRow => reasons::ROW_INSERTED,
-            Self::DeleteRow => reasons::ROW_DELETED,
-            Self::AdoptRow => reasons::ROW_ADOPTED,
-            Self::RestartRouter => reasons::ROUTER_RESTART,
-            Self::RouterBack => reasons::ROUTER_BACK,
+            Self::InsertRow => Reason::RowInserted,
+            Self::DeleteRow => Reason::RowDeleted,
+            Self::AdoptRow => Reason::RowAdopted,
+            Self::RestartRouter => Reason::RouterRestart,
+            Self::RouterBack => Reason::RouterBack,
         }
     }
 

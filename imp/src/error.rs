@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::soap::{Fault, SoapError};
 use crate::access::Rest;
-use crate::reasons;
+use crate::reasons::Reason;
 
 /// Which of the two interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,24 +152,24 @@ impl CallError {
     }
 
     /// Reason for a condition.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self.kind {
-            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held(_) => reasons::UNAUTHORIZED,
-            CallErrorKind::Unrecorded(_) => reasons::LEDGER_UNAVAILABLE,
-            CallErrorKind::Forbidden => reasons::FORBIDDEN,
-            CallErrorKind::Throttled(_) => reasons::THROTTLED,
-            CallErrorKind::VersionUnsupported => reasons::VERSION_UNSUPPORTED,
-            CallErrorKind::Fault(_) => reasons::FAULT,
-            CallErrorKind::Certificate(_) => reasons::CERTIFICATE_REFUSED,
-            CallErrorKind::Tls(_) => reasons::TLS_FAILED,
+            CallErrorKind::Unauthorized { .. } | CallErrorKind::Held(_) => Reason::Unauthorized,
+            CallErrorKind::Unrecorded(_) => Reason::LedgerUnavailable,
+            CallErrorKind::Forbidden => Reason::Forbidden,
+            CallErrorKind::Throttled(_) => Reason::Throttled,
+            CallErrorKind::VersionUnsupported => Reason::AxlVersionUnsupported,
+            CallErrorKind::Fault(_) => Reason::SoapFault,
+            CallErrorKind::Certificate(_) => Reason::CertificateRefused,
+            CallErrorKind::Tls(_) => Reason::TlsHandshakeFailed,
             CallErrorKind::Connect(_)
             | CallErrorKind::Timeout
             | CallErrorKind::Interrupted(_)
-            | CallErrorKind::HeldUp => reasons::UNREACHABLE,
+            | CallErrorKind::HeldUp => Reason::Unreachable,
             CallErrorKind::Http(_)
             | CallErrorKind::TooLarge
             | CallErrorKind::Malformed(_)
-            | CallErrorKind::Unexpected(_) => reasons::BAD_ANSWER,
+            | CallErrorKind::Unexpected(_) => Reason::BadAnswer,
         }
     }
 

@@ -6,7 +6,7 @@ use xmpp_federation_core::ComponentId;
 
 use super::control_center::RouterState;
 use super::pkid::Pkid;
-use super::reasons;
+use super::reasons::Reason;
 
 /// The answer to one reconcile of one IM&P cluster.
 #[derive(Debug, Clone)]
@@ -52,13 +52,13 @@ impl Report {
     /// theirs, and no link of ours takes a part of its traffic, even where a router still knows our
     /// ids from before.
     pub fn served_by_others(&self) -> bool {
-        self.components_registered.reason == reasons::FOREIGN_COMPONENTS && !self.has_rows()
+        self.components_registered.reason == Reason::ForeignComponents && !self.has_rows()
     }
 
     /// The look that this tells of was still one of a resource that was Prepared: whether rows of
     /// others stand in the way is not known yet.
     pub fn was_prepared(&self) -> bool {
-        self.components_registered.reason == reasons::PREPARED && !self.has_rows()
+        self.components_registered.reason == Reason::Prepared && !self.has_rows()
     }
 
     fn has_rows(&self) -> bool {
@@ -66,20 +66,20 @@ impl Report {
     }
 }
 
-/// What a condition says.
+/// What a condition says, for a reason of one catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Verdict<R = Reason> {
     /// Its status.
     pub status: Status,
-    /// One of the constants of [`reasons`], or of the operator's own catalogue.
-    pub reason: &'static str,
+    /// Why.
+    pub reason: R,
     /// What is, with which value, and what to do; a full sentence.
     pub message: String,
 }
 
-impl Verdict {
+impl<R> Verdict<R> {
     /// The condition holds.
-    pub fn yes(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
+    pub fn yes(reason: impl Into<R>, message: impl Into<String>) -> Self {
         Self {
             status: Status::True,
             reason: reason.into(),
@@ -88,7 +88,7 @@ impl Verdict {
     }
 
     /// The condition does not hold.
-    pub fn no(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
+    pub fn no(reason: impl Into<R>, message: impl Into<String>) -> Self {
         Self {
             status: Status::False,
             reason: reason.into(),
@@ -97,11 +97,20 @@ impl Verdict {
     }
 
     /// It cannot be told.
-    pub fn unknown(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
+    pub fn unknown(reason: impl Into<R>, message: impl Into<String>) -> Self {
         Self {
             status: Status::Unknown,
             reason: reason.into(),
             message: message.into(),
+        }
+    }
+
+    /// The same with the reason in a catalogue that takes in this one's.
+    pub fn widen<S: From<R>>(self) -> Verdict<S> {
+        Verdict {
+            status: self.status,
+            reason: self.reason.into(),
+            message: self.message,
         }
     }
 }
@@ -205,8 +214,8 @@ pub enum SlotSync {
 pub struct Event {
     /// Warning instead of Normal.
     pub warning: bool,
-    /// One of the constants of [`reasons`].
-    pub reason: &'static str,
+    /// What it is about.
+    pub reason: Reason,
     /// What was done, with values and why.
     pub message: String,
 }

@@ -17,7 +17,7 @@ use super::observation::{Barred, Observation, Read};
 use super::registration::Blocked;
 use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
 use crate::access::AxlVersion;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::records::RowState;
 use federation::TURN_OFF;
 
@@ -56,7 +56,7 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         routers_in_sync: routers_in_sync(input),
         imp_federation_off: if rests(input) {
             Verdict::unknown(
-                reasons::FEDERATION_UNKNOWN,
+                Reason::NotProven,
                 "Whoever has this IM&P cluster looks at its own XMPP federation",
             )
         } else {
@@ -126,13 +126,13 @@ fn components_registered(input: &Input<'_>) -> Verdict {
     if wanted.is_empty() {
         if ledger.rows.is_empty() {
             return Verdict::yes(
-                reasons::PREPARED,
+                Reason::Prepared,
                 format!("No rows are wanted in {table}, and none of ours is there"),
             );
         }
         let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
         return Verdict::no(
-            reasons::REGISTERING,
+            Reason::Registering,
             format!(
                 "The rows of {} are to be removed from {table}{}",
                 ids.join(", "),
@@ -160,7 +160,7 @@ fn components_registered(input: &Input<'_>) -> Verdict {
     }
     if !missing.is_empty() {
         return Verdict::no(
-            reasons::REGISTERING,
+            Reason::Registering,
             format!(
                 "The rows of {} are being written into {table}{}",
                 missing.join(", "),
@@ -168,7 +168,7 @@ fn components_registered(input: &Input<'_>) -> Verdict {
             ),
         );
     }
-    Verdict::yes(reasons::REGISTERED, format!("{} stand in {table}", join(wanted)))
+    Verdict::yes(Reason::Registered, format!("{} stand in {table}", join(wanted)))
 }
 
 fn maintenance(desired: &Desired) -> &'static str {
@@ -187,7 +187,7 @@ fn join(ids: &[ComponentId]) -> String {
 fn without_ledger(input: &Input<'_>) -> Verdict {
     if let Some(error) = input.ledger_error {
         return Verdict::unknown(
-            reasons::LEDGER_UNAVAILABLE,
+            Reason::LedgerUnavailable,
             format!("The record of what was done to this IM&P cluster is not usable: {error}"),
         );
     }
@@ -198,62 +198,62 @@ fn without_ledger(input: &Input<'_>) -> Verdict {
         );
     }
     if let Some(error) = input.setup_error {
-        return Verdict::unknown(reasons::CERTIFICATE_REFUSED, error.clone());
+        return Verdict::unknown(Reason::CertificateRefused, error.clone());
     }
-    Verdict::unknown(reasons::NOT_TRIED, "IM&P has not been asked yet")
+    Verdict::unknown(Reason::NotTried, "IM&P has not been asked yet")
 }
 
 /// What keeps rows from being written, where a human has to decide.
 fn blocked(why: &Why) -> Option<Verdict> {
     Some(match why {
         Why::Claimed(owner) => Verdict::no(
-            reasons::CLAIMED,
+            Reason::ClaimedByAnother,
             format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
             ),
         ),
         Why::Barred(Barred::SameAs(entry)) => Verdict::no(
-            reasons::SAME_CLUSTER,
+            Reason::SameCluster,
             format!(
                 "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
             ),
         ),
         Why::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
-            reasons::OTHER_CLUSTER,
+            Reason::OtherCluster,
             format!(
                 "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
         Why::Blocked(Blocked::Foreign(rows)) => Verdict::no(
-            reasons::FOREIGN_COMPONENTS,
+            Reason::ForeignComponents,
             format!(
                 "IM&P's table holds rows of others: {}. Turn XMPP federation off on the Expressway that wrote them, or set imp[].foreignComponents to Tolerate",
                 rows.join(", ")
             ),
         ),
         Why::Blocked(Blocked::Identical(row)) => Verdict::no(
-            reasons::IDENTICAL_FOREIGN_ROW,
+            Reason::IdenticalForeignRow,
             format!(
                 "IM&P's table holds {row}, which has our component id but was not written by us; if it is ours (a lost ledger), set the annotation xmppfederation.io/adopt-rows, otherwise remove it"
             ),
         ),
         Why::Blocked(Blocked::Altered(row)) => Verdict::no(
-            reasons::ROWS_VANISHED,
+            Reason::RowsVanished,
             format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
         ),
         Why::FederationOn(nodes) => Verdict::no(
-            reasons::FEDERATION_ON,
+            Reason::FederationOn,
             format!(
                 "No row is written while IM&P's own XMPP federation is on ({}); {TURN_OFF}",
                 nodes.join(", ")
             ),
         ),
         Why::Vanished => Verdict::no(
-            reasons::ROWS_VANISHED,
+            Reason::RowsVanished,
             "Rows of ours vanished from IM&P's table twice: somebody else (an Expressway?) writes it. Find out who, then set the annotation xmppfederation.io/refresh to a new value",
         ),
         Why::ConfirmMissing => Verdict::unknown(
-            reasons::ROWS_VANISHED,
+            Reason::RowsVanished,
             "Rows of ours are missing in IM&P's table; it is read once more after 60 s before anything is done",
         ),
         _ => return None,
@@ -263,7 +263,7 @@ fn blocked(why: &Why) -> Option<Verdict> {
 fn routers_in_sync(input: &Input<'_>) -> Verdict {
     let Input { desired, step, .. } = *input;
     if desired.activation == Activation::Prepared {
-        return Verdict::yes(reasons::PREPARED, "No router has to know a row of ours");
+        return Verdict::yes(Reason::Prepared, "No router has to know a row of ours");
     }
     let Some(ledger) = input.ledger else {
         return without_ledger(input);
@@ -280,17 +280,17 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         .collect();
     if behind.is_empty() {
         if let Some(message) = unannounced(input, &nodes) {
-            return Verdict::no(reasons::NOT_ANNOUNCED, message);
+            return Verdict::no(Reason::NotAnnouncedAsGateway, message);
         }
         if let Some(message) = still_bouncing(input) {
-            return Verdict::no(reasons::STILL_BOUNCING, message);
+            return Verdict::no(Reason::StillBouncingAfterRestart, message);
         }
         if desired.announces {
             let message = announcement::in_sync(&nodes, desired, &input.seen.services);
-            return Verdict::yes(reasons::IN_SYNC, message);
+            return Verdict::yes(Reason::InSync, message);
         }
         return Verdict::yes(
-            reasons::IN_SYNC,
+            Reason::InSync,
             format!(
                 "Cisco XCP Router on {} started after all rows were readable",
                 names(nodes.iter().map(String::as_str))
@@ -302,51 +302,51 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
         Step::Wait(wait) => match &wait.why {
             Why::Restart(waiting) => restart_verdict(waiting),
             Why::Propagating => Verdict::no(
-                reasons::PROPAGATING,
+                Reason::Propagating,
                 format!(
                     "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
                     desired.restart.propagation_delay.as_secs_f32()
                 ),
             ),
             Why::Axl => Verdict::unknown(
-                reasons::UNREACHABLE,
+                Reason::Unreachable,
                 format!(
                     "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
                 ),
             ),
             Why::Maintenance => Verdict::no(
-                reasons::MAINTENANCE,
+                Reason::Maintenance,
                 format!(
                     "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
                 ),
             ),
             Why::Settled => Verdict::unknown(
-                reasons::UNPROVEN,
+                Reason::Unproven,
                 format!(
                     "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
                 ),
             ),
             Why::Budget => Verdict::no(
-                reasons::RESTARTING,
+                Reason::Restarting,
                 format!(
                     "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
                 ),
             ),
             _ => Verdict::no(
-                reasons::REGISTERING,
+                Reason::Registering,
                 format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
             ),
         },
         Step::Act(Act::Restart { node, reason }) => Verdict::no(
-            reasons::RESTARTING,
+            Reason::Restarting,
             format!("Cisco XCP Router on {node} is restarted next: {reason}"),
         ),
         Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
-            reasons::RESTARTING,
+            Reason::Restarting,
             format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
         ),
         _ => Verdict::no(
-            reasons::REGISTERING,
+            Reason::Registering,
             format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
         ),
     }
@@ -384,16 +384,16 @@ fn still_bouncing(input: &Input<'_>) -> Option<String> {
 
 fn restart_verdict(waiting: &Waiting) -> Verdict {
     let reason = match waiting.kind {
-        WaitKind::Restarting | WaitKind::Budget => reasons::RESTARTING,
-        WaitKind::OutcomeUnknown | WaitKind::OnItsWay => reasons::RESTART_OUTCOME_UNKNOWN,
-        WaitKind::Hangs => reasons::RESTART_HANGS,
-        WaitKind::Refused => reasons::RESTART_REFUSED,
-        WaitKind::ByHand => reasons::RESTART_BY_HAND,
-        WaitKind::MinInterval => reasons::MIN_INTERVAL,
-        WaitKind::Window => reasons::RESTART_WINDOW,
-        WaitKind::NotHealthy | WaitKind::Unhealthy => reasons::NODE_NOT_HEALTHY,
-        WaitKind::Canary => reasons::CANARY,
-        WaitKind::CallFailed => reasons::UNREACHABLE,
+        WaitKind::Restarting | WaitKind::Budget => Reason::Restarting,
+        WaitKind::OutcomeUnknown | WaitKind::OnItsWay => Reason::RestartOutcomeUnknown,
+        WaitKind::Hangs => Reason::RestartHangs,
+        WaitKind::Refused => Reason::RestartRefused,
+        WaitKind::ByHand => Reason::RestartByHand,
+        WaitKind::MinInterval => Reason::MinInterval,
+        WaitKind::Window => Reason::WaitingForWindow,
+        WaitKind::NotHealthy | WaitKind::Unhealthy => Reason::NodeNotHealthy,
+        WaitKind::Canary => Reason::WaitingForFirstLink,
+        WaitKind::CallFailed => Reason::Unreachable,
     };
     Verdict::no(reason, capitalized(&waiting.message))
 }

@@ -4,7 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::reasons::Reason;
-pub use xmpp_federation_imp::report::{Status, Verdict};
+pub use xmpp_federation_imp::report::Status;
+
+/// What a condition says.
+pub type Verdict = xmpp_federation_imp::report::Verdict<Reason>;
 
 /// A condition's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,9 +84,9 @@ pub struct Findings {
     /// Verdicts; a type without one keeps what it had.
     pub verdicts: Vec<(Type, Verdict)>,
     /// Set while a person has to act.
-    pub stalled: Option<(&'static str, String)>,
+    pub stalled: Option<(Reason, String)>,
     /// Set while work is under way.
-    pub reconciling: Option<(&'static str, String)>,
+    pub reconciling: Option<(Reason, String)>,
     /// Whether row and link conditions count (spec.activation Active).
     pub active: bool,
 }
@@ -116,7 +119,7 @@ pub fn assemble(
         conditions.push(Condition {
             type_: kind.as_str().to_owned(),
             status: verdict.status.as_str().to_owned(),
-            reason: verdict.reason.to_owned(),
+            reason: verdict.reason.to_string(),
             message: verdict.message.clone(),
             observed_generation: generation,
             last_transition_time: since,
@@ -143,7 +146,7 @@ pub fn assemble(
             Type::Stalled,
             &Verdict {
                 status: Status::True,
-                reason,
+                reason: *reason,
                 message: message.clone(),
             },
         );
@@ -152,7 +155,7 @@ pub fn assemble(
             Type::Reconciling,
             &Verdict {
                 status: Status::True,
-                reason,
+                reason: *reason,
                 message: message.clone(),
             },
         );
@@ -161,7 +164,7 @@ pub fn assemble(
             Type::Reconciling,
             &Verdict {
                 status: Status::True,
-                reason: Reason::InProgress.as_str(),
+                reason: Reason::InProgress,
                 message: ready.message.clone(),
             },
         );
@@ -310,6 +313,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
     use rstest::rstest;
+    use xmpp_federation_imp::reasons::Reason as ImpReason;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -374,7 +378,10 @@ mod tests {
     #[test]
     fn unknown_before_the_first_true_is_not_ready_and_later_leaves_ready_as_it_was() {
         let mut lost = all_true();
-        lost.add(Type::AxlAuthenticated, Verdict::unknown("Unreachable", "no answer"));
+        lost.add(
+            Type::AxlAuthenticated,
+            Verdict::unknown(ImpReason::Unreachable, "no answer"),
+        );
         let first = assemble(&[], Some(1), at(0), &lost);
         assert_eq!(status(&first, "Ready").unwrap().status, "False");
 
@@ -390,7 +397,10 @@ mod tests {
     #[test]
     fn an_unproven_federation_service_does_not_hold_ready_back() {
         let mut findings = all_true();
-        findings.add(Type::ImpFederationOff, Verdict::unknown("NotProven", "stopped"));
+        findings.add(
+            Type::ImpFederationOff,
+            Verdict::unknown(ImpReason::NotProven, "stopped"),
+        );
         let conditions = assemble(&[], Some(1), at(0), &findings);
         assert_eq!(status(&conditions, "Ready").unwrap().status, "True");
     }
@@ -405,7 +415,7 @@ mod tests {
     fn an_invalid_spec_is_stalled_and_keeps_what_was_known() {
         let good = assemble(&[], Some(1), at(0), &all_true());
         let findings = Findings {
-            stalled: Some((Reason::SpecInvalid.as_str(), "bad value; write a good one".to_owned())),
+            stalled: Some((Reason::SpecInvalid, "bad value; write a good one".to_owned())),
             active: true,
             ..Findings::default()
         };
@@ -421,9 +431,9 @@ mod tests {
     #[test]
     fn stalled_and_reconciling_exclude_each_other() {
         let mut findings = all_true();
-        findings.add(Type::RoutersInSync, Verdict::no("RestartByHand", "restart"));
-        findings.stalled = Some(("RestartByHand", "restart".to_owned()));
-        findings.reconciling = Some((Reason::InProgress.as_str(), "more".to_owned()));
+        findings.add(Type::RoutersInSync, Verdict::no(ImpReason::RestartByHand, "restart"));
+        findings.stalled = Some((ImpReason::RestartByHand.into(), "restart".to_owned()));
+        findings.reconciling = Some((Reason::InProgress, "more".to_owned()));
         let conditions = assemble(&[], Some(1), at(0), &findings);
         assert!(status(&conditions, "Stalled").is_some());
         assert!(status(&conditions, "Reconciling").is_none());

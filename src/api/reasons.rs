@@ -3,81 +3,48 @@
 //! Each carries its meaning and the usual remedy; the documentation is generated from here. Those
 //! of IM and Presence stand in [`xmpp_federation_imp::reasons`].
 
-/// Declares the reasons with name, meaning and remedy.
-macro_rules! reasons {
-    ($($name:ident: $meaning:literal, $remedy:literal;)*) => {
-        /// Why a condition has its status.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Reason { $(#[doc = $meaning] $name,)* }
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 
-        impl Reason {
-            /// All reasons, in the catalogue's order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The word as it stands in a condition.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-            /// What it means.
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$name => $meaning,)* }
-            }
-            /// What to do; empty where nothing is to be done.
-            pub const fn remedy(self) -> &'static str {
-                match self { $(Self::$name => $remedy,)* }
-            }
-        }
-    };
-}
-
-reasons! {
-    AsWanted: "Everything is as the spec wants it.", "";
-    InProgress: "Work is under way.", "Wait; the message says for what.";
-    NotLookedYet: "It has not been looked at yet.", "Wait for the first look.";
-    Prepared: "spec.activation is Prepared: no rows and no links.", "Set activation to Active at the cut-over.";
-    Paused: "spec.paused is true: nothing is done.", "Set paused to false.";
-    Deleting: "The resource is being deleted.", "";
-    RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
-    RowsRetained: "Event: rows stay in IM and Presence, because onDelete is Retain.", "";
-    SpecUnreadable: "The object does not fit the schema of this release.", "Correct the field named in the message.";
-    SpecInvalid: "A value of the spec is wrong or not available in this release.", "Correct the field named in the message.";
-    UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";
-    ForeignObject: "An object of a needed name exists and is not ours.", "Delete or rename that object, or name the resource differently.";
-    FormerObject: "An object of a former resource of this name is still being deleted.", "Wait for the garbage collector.";
-    ApiRefused: "The Kubernetes API refused an object.", "Read the message; it is the API server's.";
-    SecretMissing: "A Secret or a key in it is missing.", "Create the Secret with the key named in the message.";
-    SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";
-    NoPods: "No edge pod is wanted.", "Set spec.edge.replicas above 0.";
-    PodsNotReady: "Fewer edge pods are ready than wanted.", "Look at the pods named in the message.";
-    PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
-    ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
-    ConfigRejected: "A pod refused the newest configuration and goes on with the old one.", "Correct the value named in the message.";
-    NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
-    EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
-    CertificateExpired: "The certificate has expired.", "Renew the certificate in its Secret.";
-    CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
-    RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";
-    RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
-    ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
-    LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
-    RouterSecretWrong: "A router refuses the shared secret.", "Correct the Secret and key of spec.imp[].router.secretRef named in the message.";
-    RouterUnreachable: "A pod cannot connect to TCP 7400 of a node: a closed port or the network.", "Check the router and the way there; the message has the command that captures on IM&P.";
-    TableNotRead: "A router refuses a component id whose row stands: it has not read its table since (symptom two of Cisco's guide).", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
-    RowNotKnown: "A router that had read a row refuses its component id: IM&P was restored or rebuilt, or the router read another copy of the table.", "Look at the table on that node, then restart its router, as the message says.";
-    EverythingReturned: "A router accepts the link and returns every message and request.", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
-    PartnersFailing: "A configured partner cannot be reached.", "See the reason in the message; it is rarely on our side.";
-    NoPartners: "No partner is configured by name.", "";
-    InternalError: "The operator failed.", "Report it with the message.";
-}
-
-impl From<Reason> for &'static str {
-    fn from(reason: Reason) -> Self {
-        reason.as_str()
-    }
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+xmpp_federation_imp::reasons! {
+    /// Why a condition has its status, or what an event is about.
+    Reason {
+        AsWanted: "Everything is as the spec wants it.", "";
+        InProgress: "Work is under way.", "Wait; the message says for what.";
+        NotLookedYet: "It has not been looked at yet.", "Wait for the first look.";
+        Prepared: "spec.activation is Prepared: no rows and no links.", "Set activation to Active at the cut-over.";
+        Paused: "spec.paused is true: nothing is done.", "Set paused to false.";
+        Deleting: "The resource is being deleted.", "";
+        RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
+        RowsRetained: "Event: rows stay in IM and Presence, because onDelete is Retain.", "";
+        SpecUnreadable: "The object does not fit the schema of this release.", "Correct the field named in the message.";
+        SpecInvalid: "A value of the spec is wrong or not available in this release.", "Correct the field named in the message.";
+        UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";
+        ForeignObject: "An object of a needed name exists and is not ours.", "Delete or rename that object, or name the resource differently.";
+        FormerObject: "An object of a former resource of this name is still being deleted.", "Wait for the garbage collector.";
+        ApiRefused: "The Kubernetes API refused an object.", "Read the message; it is the API server's.";
+        SecretMissing: "A Secret or a key in it is missing.", "Create the Secret with the key named in the message.";
+        SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";
+        NoPods: "No edge pod is wanted.", "Set spec.edge.replicas above 0.";
+        PodsNotReady: "Fewer edge pods are ready than wanted.", "Look at the pods named in the message.";
+        PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
+        ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
+        ConfigRejected: "A pod refused the newest configuration and goes on with the old one.", "Correct the value named in the message.";
+        NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
+        EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
+        CertificateExpired: "The certificate has expired.", "Renew the certificate in its Secret.";
+        CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
+        RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";
+        RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
+        ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
+        LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
+        RouterSecretWrong: "A router refuses the shared secret.", "Correct the Secret and key of spec.imp[].router.secretRef named in the message.";
+        RouterUnreachable: "A pod cannot connect to TCP 7400 of a node: a closed port or the network.", "Check the router and the way there; the message has the command that captures on IM&P.";
+        TableNotRead: "A router refuses a component id whose row stands: it has not read its table since (symptom two of Cisco's guide).", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
+        RowNotKnown: "A router that had read a row refuses its component id: IM&P was restored or rebuilt, or the router read another copy of the table.", "Look at the table on that node, then restart its router, as the message says.";
+        EverythingReturned: "A router accepts the link and returns every message and request.", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";
+        PartnersFailing: "A configured partner cannot be reached.", "See the reason in the message; it is rarely on our side.";
+        NoPartners: "No partner is configured by name.", "";
+        InternalError: "The operator failed.", "Report it with the message.";
+        ..Imp(ImpReason)
     }
 }

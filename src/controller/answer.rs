@@ -66,7 +66,7 @@ pub async fn stalled(
 ) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
     let findings = Findings {
-        stalled: Some((reason.as_str(), sentence)),
+        stalled: Some((reason, sentence)),
         active: true,
         ..Findings::default()
     };

@@ -26,7 +26,7 @@ impl Note {
     pub fn of(event: &xmpp_federation_imp::report::Event) -> Self {
         Self {
             warning: event.warning,
-            reason: event.reason.to_owned(),
+            reason: event.reason.to_string(),
             message: event.message.clone(),
         }
     }

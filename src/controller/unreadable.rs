@@ -33,7 +33,7 @@ pub async fn run(env: &Environment, invalid: &InvalidObject) -> Result<Next, Err
     }
     let findings = Findings {
         stalled: Some((
-            Reason::SpecUnreadable.as_str(),
+            Reason::SpecUnreadable,
             format!(
                 "the object does not fit the schema of this release: {}; correct that field",
                 misfit(&live, invalid)

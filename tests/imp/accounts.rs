@@ -6,7 +6,7 @@ use testkit_simulator::{Change, FaultOptions, fingerprint};
 use xmpp_federation_core::Fingerprint;
 use xmpp_federation_imp::access::ServerTrust;
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{SlotSync, Status};
 
 use crate::support::{Bench, quick, secret};
@@ -21,7 +21,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     });
     bench.desired.requests.refresh = Some("1".into());
     let report = bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
+        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
         .await;
     let message = &report.axl_authenticated.message;
     for part in [
@@ -43,7 +43,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     bench.desired.requests.refresh = Some("3".into());
     bench.keep_on(1.0).await;
     let report = bench.once().await;
-    assert_eq!(report.axl_authenticated.reason, reasons::UNAUTHORIZED);
+    assert_eq!(report.axl_authenticated.reason, Reason::Unauthorized);
     assert_eq!(report.slots[0].sync, SlotSync::InSync, "found without IM&P");
     let bad: Vec<_> = bench
         .sim
@@ -72,7 +72,7 @@ async fn a_wrong_password_from_the_start_is_tried_once() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.target.axl = secret("1", "wrong");
     bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
+        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
         .await;
     bench.keep_on(2.0).await;
     assert_eq!(bench.sim.calls(0).len(), 1);
@@ -95,7 +95,7 @@ async fn two_secrets_with_one_account_count_as_one() {
     });
     bench.desired.requests.refresh = Some("1".into());
     bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == reasons::UNAUTHORIZED)
+        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
         .await;
     bench.desired.requests.refresh = Some("2".into());
     bench.keep_on(1.0).await;
@@ -119,7 +119,7 @@ async fn a_missing_role_is_told_apart_by_interface() {
         let mut bench = Bench::start(quick()).await;
         bench.fault(fault, FaultOptions::default());
         let report = bench
-            .until(5, "forbidden", |r| r.axl_authenticated.reason == reasons::FORBIDDEN)
+            .until(5, "forbidden", |r| r.axl_authenticated.reason == Reason::Forbidden)
             .await;
         let message = &report.axl_authenticated.message;
         assert!(message.starts_with(interface) && message.contains(role), "{message}");
@@ -135,7 +135,7 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
     bench.desired.target.tls = other.desired.target.tls.clone();
     let report = bench
         .until(5, "refused", |r| {
-            r.axl_authenticated.reason == reasons::CERTIFICATE_REFUSED
+            r.axl_authenticated.reason == Reason::CertificateRefused
         })
         .await;
     assert!(

@@ -1,7 +1,7 @@
 //! Profile Xcp: a router takes the link of any component, and announces each to all others. What
 //! another link of ours sees counts; where none sees it, what comes back decides.
 
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 
 use crate::support::{Bench, PUBLISHER, id, quick};
@@ -29,7 +29,7 @@ async fn routers_are_in_sync_when_another_replica_sees_the_edge_announced_as_gat
     let verdict = &report.routers_in_sync;
     assert_eq!(
         (verdict.status, verdict.reason),
-        (Status::False, reasons::NOT_ANNOUNCED)
+        (Status::False, Reason::NotAnnouncedAsGateway)
     );
     for part in ["restart-routers", "default-gateway", id(0).as_str()] {
         assert!(verdict.message.contains(part), "{}", verdict.message);
@@ -52,7 +52,7 @@ async fn a_single_replica_that_nobody_can_see_is_in_sync_unless_everything_comes
     bench.desired.announces = true;
     let report = bench.until_ready(40).await;
     let verdict = &report.routers_in_sync;
-    assert_eq!(verdict.reason, reasons::IN_SYNC);
+    assert_eq!(verdict.reason, Reason::InSync);
     assert!(
         verdict.message.contains("no other link of the edge sees"),
         "{}",
@@ -65,7 +65,7 @@ async fn a_single_replica_that_nobody_can_see_is_in_sync_unless_everything_comes
     let verdict = &report.routers_in_sync;
     assert_eq!(
         (verdict.status, verdict.reason),
-        (Status::False, reasons::STILL_BOUNCING)
+        (Status::False, Reason::StillBouncingAfterRestart)
     );
     assert!(matches!(report.progress, Progress::Stalled(_)));
 
@@ -85,7 +85,7 @@ async fn the_second_node_waits_until_the_first_one_is_seen_to_work() {
     bench.ignorant = true;
     let report = bench
         .until(20, "waiting for the first node", |report| {
-            report.routers_in_sync.reason == reasons::CANARY
+            report.routers_in_sync.reason == Reason::WaitingForFirstLink
         })
         .await;
     let said = &report.routers_in_sync.message;

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use xmpp_federation_core::Activation;
 use xmpp_federation_imp::Imp;
 
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Report;
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
@@ -82,7 +82,7 @@ fn count(metrics: &Metrics, action: &str, outcome: &str) -> u64 {
 
 /// That an action was told everywhere, each time with the same words, and nowhere else.
 #[track_caller]
-fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, &str), subject: &str, words: &[&str]) {
+fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, Reason), subject: &str, words: &[&str]) {
     let all = |text: &str| words.iter().all(|word| text.contains(word));
     let events: Vec<_> = bench
         .events
@@ -129,7 +129,7 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
         &bench,
         &report,
         &log,
-        ("InsertRow", reasons::ROW_INSERTED),
+        ("InsertRow", Reason::RowInserted),
         &id,
         &[
             "federation/coluc has a slot for it",
@@ -142,7 +142,7 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
             &bench,
             &report,
             &log,
-            ("RestartRouter", reasons::ROUTER_RESTART),
+            ("RestartRouter", Reason::RouterRestart),
             node,
             &[&unread, "accepted; up time 864", " s before"],
         );
@@ -150,7 +150,7 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
             &bench,
             &report,
             &log,
-            ("RouterBack", reasons::ROUTER_BACK),
+            ("RouterBack", Reason::RouterBack),
             node,
             &[&unread, "up time 864", " before the command of ", " s after"],
         );
@@ -165,14 +165,14 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
     bench.desired.activation = Activation::Prepared;
     let report = bench
         .until(20, "removed", |r| {
-            r.components_registered.reason == reasons::PREPARED && r.registrations.is_empty()
+            r.components_registered.reason == Reason::Prepared && r.registrations.is_empty()
         })
         .await;
     told(
         &bench,
         &report,
         &log,
-        ("DeleteRow", reasons::ROW_DELETED),
+        ("DeleteRow", Reason::RowDeleted),
         &id,
         &["it is not wanted any more", "the table had 1 rows of ours, has 0"],
     );
@@ -201,7 +201,7 @@ async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
     let inserted: Vec<_> = bench
         .events
         .iter()
-        .filter(|event| event.reason == reasons::ROW_INSERTED)
+        .filter(|event| event.reason == Reason::RowInserted)
         .map(|event| event.warning)
         .collect();
     assert_eq!(inserted, [true, false]);
@@ -220,7 +220,7 @@ async fn a_refused_restart_is_told_as_not_done() {
     let metrics = counted(&mut bench);
     bench.fault("restart-refused", FaultOptions::default());
     let report = bench
-        .until(30, "refused", |r| r.routers_in_sync.reason == reasons::RESTART_REFUSED)
+        .until(30, "refused", |r| r.routers_in_sync.reason == Reason::RestartRefused)
         .await;
     // A refusal is no reason not to ask the other node.
     let lines = log.actions("RestartRouter");
@@ -229,7 +229,7 @@ async fn a_refused_restart_is_told_as_not_done() {
         &bench,
         &report,
         &log,
-        ("RestartRouter", reasons::ROUTER_RESTART),
+        ("RestartRouter", Reason::RouterRestart),
         &subject,
         &["refused (reason code -1045", "up time 864"],
     );
@@ -255,7 +255,7 @@ async fn an_adoption_is_told() {
         &bench,
         &report,
         &log,
-        ("AdoptRow", reasons::ROW_ADOPTED),
+        ("AdoptRow", Reason::RowAdopted),
         id(0).as_str(),
         &["xmppfederation.io/adopt-rows", "nothing was written"],
     );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use testkit_simulator::{Change, FaultOptions, ImpConfig};
 use xmpp_federation_imp::access::ServerTrust;
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Report, Status};
 use xmpp_federation_imp::timings::Timings;
 
@@ -63,7 +63,7 @@ async fn a_version_that_is_set_is_the_only_one_that_is_tried() {
     bench.desired.target.axl_version = Some("10.5".parse().unwrap());
     let report = bench
         .until(5, "unsupported", |r| {
-            r.axl_authenticated.reason == reasons::VERSION_UNSUPPORTED
+            r.axl_authenticated.reason == Reason::AxlVersionUnsupported
         })
         .await;
     let message = &report.axl_authenticated.message;
@@ -115,7 +115,7 @@ async fn a_certificate_that_tomcat_made_itself_can_be_pinned_and_not_trusted_as_
     };
     let report = bench
         .until(5, "refused", |r| {
-            r.axl_authenticated.reason == reasons::CERTIFICATE_REFUSED
+            r.axl_authenticated.reason == Reason::CertificateRefused
         })
         .await;
     let message = &report.axl_authenticated.message;

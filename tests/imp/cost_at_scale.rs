@@ -12,7 +12,7 @@ use xmpp_federation_imp::Imp;
 use xmpp_federation_imp::access::NodeAddress;
 use xmpp_federation_imp::clock::Clock;
 use xmpp_federation_imp::desired::{Desired, Link, Owner};
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Status};
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::testing::TestStore;
@@ -163,7 +163,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
         wanted.links = links_of(&sims[*number], &wanted.component_ids);
         let report = imp.reconcile(wanted).await;
         let has_it = wanted.owner.name.ends_with("-0");
-        let claimed = report.components_registered.reason == reasons::CLAIMED;
+        let claimed = report.components_registered.reason == Reason::ClaimedByAnother;
         assert_eq!(claimed, !has_it, "{}: {report:#?}", wanted.owner);
         assert_eq!(report.axl_authenticated.status, Status::True, "{report:#?}");
     }

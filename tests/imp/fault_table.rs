@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use xmpp_federation_core::Activation;
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons as r;
+use xmpp_federation_imp::reasons::Reason as R;
 use xmpp_federation_imp::report::{Report, Status, Verdict};
 use xmpp_federation_imp::timings::Timings;
 
@@ -83,13 +83,13 @@ use With::{Code, Fault, Nothing, Seconds, Text};
 #[derive(Debug, Clone, Copy)]
 enum Says {
     /// `AxlAuthenticated` is False.
-    Axl(&'static str),
+    Axl(R),
     /// `ComponentsRegistered` is False.
-    Rows(&'static str),
+    Rows(R),
     /// `ComponentsRegistered` is Unknown.
-    RowsUnknown(&'static str),
+    RowsUnknown(R),
     /// `RoutersInSync` is False.
-    Routers(&'static str),
+    Routers(R),
     /// `ComponentsRegistered` is True: it makes no difference.
     NothingOfRows,
     /// `RoutersInSync` is True: it makes no difference.
@@ -124,95 +124,95 @@ const LONG: &str = "<10 kB>";
 const TABLE: &[Row] = &[
     //  what                                            fault                when            times   with                                says                              message contains                          calls restarts recovery
     // The web server.
-    Row("401 to the first call",                        "axl-401",           Login,          Always, Nothing,                            Axl(r::UNAUTHORIZED),             &["AXL", "401", "not tried again before"], 1, 0, NewSecret),
-    Row("401 to the read of rows",                      "axl-401",           RowRead,        Always, Nothing,                            Axl(r::UNAUTHORIZED),             &["AXL", "401"],                          1, 0, NewSecret),
-    Row("401 to the first insert",                      "axl-401",           FirstInsert,    Always, Nothing,                            Rows(r::UNAUTHORIZED),            &["AXL", "401"],                          1, 0, NewSecret),
-    Row("403 to the first call",                        "axl-403",           Login,          Always, Nothing,                            Axl(r::FORBIDDEN),                &["AXL", "Standard AXL API Access"],      1, 0, Itself),
-    Row("403 to the second insert",                     "axl-403",           SecondInsert,   Always, Nothing,                            Rows(r::FORBIDDEN),               &["Standard AXL API Access"],             1, 0, Itself),
+    Row("401 to the first call",                        "axl-401",           Login,          Always, Nothing,                            Axl(R::Unauthorized),             &["AXL", "401", "not tried again before"], 1, 0, NewSecret),
+    Row("401 to the read of rows",                      "axl-401",           RowRead,        Always, Nothing,                            Axl(R::Unauthorized),             &["AXL", "401"],                          1, 0, NewSecret),
+    Row("401 to the first insert",                      "axl-401",           FirstInsert,    Always, Nothing,                            Rows(R::Unauthorized),            &["AXL", "401"],                          1, 0, NewSecret),
+    Row("403 to the first call",                        "axl-403",           Login,          Always, Nothing,                            Axl(R::Forbidden),                &["AXL", "Standard AXL API Access"],      1, 0, Itself),
+    Row("403 to the second insert",                     "axl-403",           SecondInsert,   Always, Nothing,                            Rows(R::Forbidden),               &["Standard AXL API Access"],             1, 0, Itself),
     Row("404 of a stale session is asked again at once", "axl-404",          NodeRead,       Once,   Nothing,                            NothingOfRows,                    &[],                                      1, 0, Itself),
-    Row("404 again and again",                          "axl-404",           Login,          Always, Nothing,                            Axl(r::BAD_ANSWER),               &["404", "Cisco AXL Web Service"],        4, 0, Itself),
-    Row("500 with a web page",                          "axl-500",           NodeRead,       Always, Nothing,                            Axl(r::BAD_ANSWER),               &["HTTP 500", "proxy"],                   2, 0, Itself),
-    Row("500 to the first insert",                      "axl-500",           FirstInsert,    Always, Nothing,                            Rows(r::BAD_ANSWER),              &["HTTP 500"],                            2, 0, Itself),
-    Row("503 with seconds",                             "axl-503",           RowRead,        Once,   Seconds(2),                         Axl(r::THROTTLED),                &["slow down"],                           1, 0, Itself),
-    Row("503 to inserts",                               "axl-503",           FirstInsert,    Always, Nothing,                            Rows(r::THROTTLED),               &["slow down"],                           1, 0, Itself),
-    Row("503 to the delete",                            "axl-503",           Delete,         Once,   Seconds(1),                         Axl(r::THROTTLED),                &["slow down"],                           1, 0, Itself),
-    Row("no version is taken",                          "axl-599",           Login,          Always, Nothing,                            Axl(r::VERSION_UNSUPPORTED),      &["15.0 to 9.1"],                         9, 0, Itself),
+    Row("404 again and again",                          "axl-404",           Login,          Always, Nothing,                            Axl(R::BadAnswer),                &["404", "Cisco AXL Web Service"],        4, 0, Itself),
+    Row("500 with a web page",                          "axl-500",           NodeRead,       Always, Nothing,                            Axl(R::BadAnswer),                &["HTTP 500", "proxy"],                   2, 0, Itself),
+    Row("500 to the first insert",                      "axl-500",           FirstInsert,    Always, Nothing,                            Rows(R::BadAnswer),               &["HTTP 500"],                            2, 0, Itself),
+    Row("503 with seconds",                             "axl-503",           RowRead,        Once,   Seconds(2),                         Axl(R::Throttled),                &["slow down"],                           1, 0, Itself),
+    Row("503 to inserts",                               "axl-503",           FirstInsert,    Always, Nothing,                            Rows(R::Throttled),               &["slow down"],                           1, 0, Itself),
+    Row("503 to the delete",                            "axl-503",           Delete,         Once,   Seconds(1),                         Axl(R::Throttled),                &["slow down"],                           1, 0, Itself),
+    Row("no version is taken",                          "axl-599",           Login,          Always, Nothing,                            Axl(R::AxlVersionUnsupported),    &["15.0 to 9.1"],                         9, 0, Itself),
     Row("another version from the second insert on",    "axl-599",           SecondInsert,   Once,   Nothing,                            NothingOfRows,                    &[],                                      1, 0, Itself),
     // Faults.
-    Row("memory, at the node list",                     "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, MEMORY),     Axl(r::THROTTLED),                &["slow down"],                           1, 0, Itself),
-    Row("memory, with a qualified axlError",            "axl-fault",         RowRead,        Always, Fault(Qualified, -1, MEMORY),       Axl(r::THROTTLED),                &["slow down"],                           1, 0, Itself),
-    Row("memory, without detail, at the insert",        "axl-fault",         FirstInsert,    Always, Fault(Bare, -1, MEMORY),            Rows(r::THROTTLED),               &["slow down"],                           1, 0, Itself),
-    Row("a read that is too large",                     "axl-fault",         RowRead,        Always, Fault(Qualified, 5, TOO_LARGE),     Axl(r::FAULT),                    &["too large", "axlcode 5"],              2, 0, Itself),
-    Row("a table that is gone is looked for",           "axl-fault",         ReadBack,       Once,   Fault(Unqualified, -206, "The specified table (xmpps2snodes) is not in the database."), Axl(r::FAULT), &["-206", "xmpps2snodes"], 1, 0, Itself),
-    Row("a fault at the table's name",                  "axl-fault",         TableDetection, Always, Fault(Bare, 0, "The database is busy"), Axl(r::FAULT),                &["The database is busy"],                2, 0, Itself),
-    Row("a busy database is not one without roles",     "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, "The database is busy"), Axl(r::FAULT),         &["The database is busy"],                2, 0, Itself),
-    Row("a fault at the delete",                        "axl-fault",         Delete,         Always, Fault(Unqualified, -1, "Locked"),   Axl(r::FAULT),                    &["Locked"],                              2, 0, Itself),
-    Row("10 kB of a fault",                             "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, LONG),       Axl(r::FAULT),                    &["aaaa…"],                               2, 0, Itself),
+    Row("memory, at the node list",                     "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, MEMORY),     Axl(R::Throttled),                &["slow down"],                           1, 0, Itself),
+    Row("memory, with a qualified axlError",            "axl-fault",         RowRead,        Always, Fault(Qualified, -1, MEMORY),       Axl(R::Throttled),                &["slow down"],                           1, 0, Itself),
+    Row("memory, without detail, at the insert",        "axl-fault",         FirstInsert,    Always, Fault(Bare, -1, MEMORY),            Rows(R::Throttled),               &["slow down"],                           1, 0, Itself),
+    Row("a read that is too large",                     "axl-fault",         RowRead,        Always, Fault(Qualified, 5, TOO_LARGE),     Axl(R::SoapFault),                &["too large", "axlcode 5"],              2, 0, Itself),
+    Row("a table that is gone is looked for",           "axl-fault",         ReadBack,       Once,   Fault(Unqualified, -206, "The specified table (xmpps2snodes) is not in the database."), Axl(R::SoapFault),                &["-206", "xmpps2snodes"], 1, 0, Itself),
+    Row("a fault at the table's name",                  "axl-fault",         TableDetection, Always, Fault(Bare, 0, "The database is busy"), Axl(R::SoapFault),                &["The database is busy"],                2, 0, Itself),
+    Row("a busy database is not one without roles",     "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, "The database is busy"), Axl(R::SoapFault),                &["The database is busy"],                2, 0, Itself),
+    Row("a fault at the delete",                        "axl-fault",         Delete,         Always, Fault(Unqualified, -1, "Locked"),   Axl(R::SoapFault),                &["Locked"],                              2, 0, Itself),
+    Row("10 kB of a fault",                             "axl-fault",         NodeRead,       Always, Fault(Unqualified, -1, LONG),       Axl(R::SoapFault),                &["aaaa…"],                               2, 0, Itself),
     // Answers that do not come.
-    Row("no answer to the node list",                   "axl-timeout",       NodeRead,       Always, Nothing,                            Axl(r::UNREACHABLE),              &["did not answer in time"],              2, 0, Itself),
-    Row("no answer to the first insert",                "axl-timeout",       FirstInsert,    Once,   Nothing,                            Rows(r::UNREACHABLE),             &["did not answer in time"],              1, 0, Itself),
-    Row("an insert that is executed late",              "axl-late",          FirstInsert,    Once,   Seconds(3),                         Rows(r::UNREACHABLE),             &["did not answer in time"],              1, 0, Itself),
-    Row("a lost answer to the second insert",           "axl-reply-lost",    SecondInsert,   Once,   Nothing,                            Axl(r::UNREACHABLE),              &["broke before the answer"],             1, 0, Itself),
-    Row("a lost answer to the delete",                  "axl-reply-lost",    Delete,         Once,   Nothing,                            Axl(r::UNREACHABLE),              &["broke before the answer"],             1, 0, Itself),
-    Row("an answer that breaks off",                    "axl-reset",         ReadBack,       Always, Nothing,                            Axl(r::UNREACHABLE),              &["broke before the answer"],             2, 0, Itself),
-    Row("an answer by single bytes",                    "axl-drip",          RowRead,        Always, Nothing,                            Axl(r::UNREACHABLE),              &["did not answer in time"],              2, 0, Itself),
+    Row("no answer to the node list",                   "axl-timeout",       NodeRead,       Always, Nothing,                            Axl(R::Unreachable),              &["did not answer in time"],              2, 0, Itself),
+    Row("no answer to the first insert",                "axl-timeout",       FirstInsert,    Once,   Nothing,                            Rows(R::Unreachable),             &["did not answer in time"],              1, 0, Itself),
+    Row("an insert that is executed late",              "axl-late",          FirstInsert,    Once,   Seconds(3),                         Rows(R::Unreachable),             &["did not answer in time"],              1, 0, Itself),
+    Row("a lost answer to the second insert",           "axl-reply-lost",    SecondInsert,   Once,   Nothing,                            Axl(R::Unreachable),              &["broke before the answer"],             1, 0, Itself),
+    Row("a lost answer to the delete",                  "axl-reply-lost",    Delete,         Once,   Nothing,                            Axl(R::Unreachable),              &["broke before the answer"],             1, 0, Itself),
+    Row("an answer that breaks off",                    "axl-reset",         ReadBack,       Always, Nothing,                            Axl(R::Unreachable),              &["broke before the answer"],             2, 0, Itself),
+    Row("an answer by single bytes",                    "axl-drip",          RowRead,        Always, Nothing,                            Axl(R::Unreachable),              &["did not answer in time"],              2, 0, Itself),
     // Answers that are none.
-    Row("100 MB",                                       "axl-huge",          RowRead,        Always, Nothing,                            Axl(r::BAD_ANSWER),               &["larger than 4 MiB"],                   2, 0, Itself),
-    Row("a web page",                                   "axl-html",          Login,          Always, Nothing,                            Axl(r::BAD_ANSWER),               &["is not well-formed XML", "proxy"],     2, 0, Itself),
-    Row("a web page to an insert that was executed",    "axl-html",          FirstInsert,    Once,   Nothing,                            Axl(r::BAD_ANSWER),               &["is not well-formed XML"],              1, 0, Itself),
-    Row("half an answer",                               "axl-truncated",     NodeRead,       Always, Nothing,                            Axl(r::BAD_ANSWER),               &["ends early"],                          2, 0, Itself),
-    Row("a DTD with entities",                          "axl-dtd",           TableDetection, Always, Nothing,                            Axl(r::BAD_ANSWER),               &["document type declaration"],           2, 0, Itself),
+    Row("100 MB",                                       "axl-huge",          RowRead,        Always, Nothing,                            Axl(R::BadAnswer),                &["larger than 4 MiB"],                   2, 0, Itself),
+    Row("a web page",                                   "axl-html",          Login,          Always, Nothing,                            Axl(R::BadAnswer),                &["is not well-formed XML", "proxy"],     2, 0, Itself),
+    Row("a web page to an insert that was executed",    "axl-html",          FirstInsert,    Once,   Nothing,                            Axl(R::BadAnswer),                &["is not well-formed XML"],              1, 0, Itself),
+    Row("half an answer",                               "axl-truncated",     NodeRead,       Always, Nothing,                            Axl(R::BadAnswer),                &["ends early"],                          2, 0, Itself),
+    Row("a DTD with entities",                          "axl-dtd",           TableDetection, Always, Nothing,                            Axl(R::BadAnswer),                &["document type declaration"],           2, 0, Itself),
     Row("other namespaces",                             "axl-namespaces",    Login,          Always, Nothing,                            NothingOfRows,                    &[],                                     99, 0, Itself),
     Row("other prefixes and CDATA",                     "axl-prefixes",      Login,          Always, Nothing,                            NothingOfRows,                    &[],                                     99, 0, Itself),
     // Answers that say odd things.
     Row("further columns",                              "axl-columns",       Login,          Always, Nothing,                            NothingOfRows,                    &[],                                     99, 0, Itself),
-    Row("no node",                                      "axl-empty-return",  NodeRead,       Always, Nothing,                            Axl(r::BAD_ANSWER),               &["no IM and Presence node"],             2, 0, Itself),
-    Row("neither table",                                "axl-empty-return",  TableDetection, Always, Nothing,                            Axl(r::BAD_ANSWER),               &["neither a table", "publisher"],        2, 0, Itself),
-    Row("rows that are not read back once",             "axl-empty-return",  ReadBack,       Once,   Nothing,                            RowsUnknown(r::ROWS_VANISHED),    &["read once more"],                      1, 0, Itself),
-    Row("a row that is not read back once",             "axl-rows-missing",  ReadBack,       Once,   Nothing,                            RowsUnknown(r::ROWS_VANISHED),    &["read once more"],                      1, 0, Itself),
-    Row("a node named with control characters",         "axl-names",         NodeRead,       Always, Text("e\u{1b}[2Jcup"),              Axl(r::BAD_ANSWER),               &["neither a host name"],                 2, 0, Itself),
-    Row("a node named with quotes",                     "axl-names",         NodeRead,       Always, Text("a' or 'b"),                   Axl(r::BAD_ANSWER),               &["neither a host name"],                 2, 0, Itself),
-    Row("a node with a name of 10 kB",                  "axl-names",         NodeRead,       Always, Text(LONG),                         Axl(r::BAD_ANSWER),               &["neither a host name"],                 2, 0, Itself),
-    Row("an insert of no row",                          "axl-rows-updated",  FirstInsert,    Once,   Code(0),                            Axl(r::BAD_ANSWER),               &["rowsUpdated 0 instead of 1"],          1, 0, Itself),
-    Row("a delete of many rows",                        "axl-rows-updated",  Delete,         Once,   Code(7),                            Axl(r::BAD_ANSWER),               &["rowsUpdated 7 instead of 1"],          1, 0, Itself),
+    Row("no node",                                      "axl-empty-return",  NodeRead,       Always, Nothing,                            Axl(R::BadAnswer),                &["no IM and Presence node"],             2, 0, Itself),
+    Row("neither table",                                "axl-empty-return",  TableDetection, Always, Nothing,                            Axl(R::BadAnswer),                &["neither a table", "publisher"],        2, 0, Itself),
+    Row("rows that are not read back once",             "axl-empty-return",  ReadBack,       Once,   Nothing,                            RowsUnknown(R::RowsVanished),     &["read once more"],                      1, 0, Itself),
+    Row("a row that is not read back once",             "axl-rows-missing",  ReadBack,       Once,   Nothing,                            RowsUnknown(R::RowsVanished),     &["read once more"],                      1, 0, Itself),
+    Row("a node named with control characters",         "axl-names",         NodeRead,       Always, Text("e\u{1b}[2Jcup"),              Axl(R::BadAnswer),                &["neither a host name"],                 2, 0, Itself),
+    Row("a node named with quotes",                     "axl-names",         NodeRead,       Always, Text("a' or 'b"),                   Axl(R::BadAnswer),                &["neither a host name"],                 2, 0, Itself),
+    Row("a node with a name of 10 kB",                  "axl-names",         NodeRead,       Always, Text(LONG),                         Axl(R::BadAnswer),                &["neither a host name"],                 2, 0, Itself),
+    Row("an insert of no row",                          "axl-rows-updated",  FirstInsert,    Once,   Code(0),                            Axl(R::BadAnswer),                &["rowsUpdated 0 instead of 1"],          1, 0, Itself),
+    Row("a delete of many rows",                        "axl-rows-updated",  Delete,         Once,   Code(7),                            Axl(R::BadAnswer),                &["rowsUpdated 7 instead of 1"],          1, 0, Itself),
     Row("the other table",                              "axl-other-table",   Login,          Always, Nothing,                            NothingOfRows,                    &[],                                     99, 0, Refresh),
     // Below.
-    Row("closed connections",                           "tcp-closed",        Login,          Always, Nothing,                            Axl(r::UNREACHABLE),              &["no connection to AXL", "utils network capture"], 2, 0, Itself),
-    Row("TLS 1.0 only",                                 "tls-old",           Login,          Always, Nothing,                            Axl(r::TLS_FAILED),               &["releases before 11.5"],                2, 0, Itself),
-    Row("a certificate that has expired",               "tls-expired",       Login,          Always, Nothing,                            Axl(r::CERTIFICATE_REFUSED),      &["it has expired"],                      2, 0, Itself),
-    Row("the certificate of another host",              "tls-other-name",    Login,          Always, Nothing,                            Axl(r::CERTIFICATE_REFUSED),      &["another name", "another-host.example"], 2, 0, Itself),
-    Row("a certificate that is its own authority",         "tls-self-signed",   Login,          Always, Nothing,                            Axl(r::CERTIFICATE_REFUSED),      &["CA:true", "pinnedSha256"],       2, 0, Itself),
+    Row("closed connections",                           "tcp-closed",        Login,          Always, Nothing,                            Axl(R::Unreachable),              &["no connection to AXL", "utils network capture"], 2, 0, Itself),
+    Row("TLS 1.0 only",                                 "tls-old",           Login,          Always, Nothing,                            Axl(R::TlsHandshakeFailed),       &["releases before 11.5"],                2, 0, Itself),
+    Row("a certificate that has expired",               "tls-expired",       Login,          Always, Nothing,                            Axl(R::CertificateRefused),       &["it has expired"],                      2, 0, Itself),
+    Row("the certificate of another host",              "tls-other-name",    Login,          Always, Nothing,                            Axl(R::CertificateRefused),       &["another name", "another-host.example"], 2, 0, Itself),
+    Row("a certificate that is its own authority",         "tls-self-signed",   Login,          Always, Nothing,                            Axl(R::CertificateRefused),       &["CA:true", "pinnedSha256"],       2, 0, Itself),
 
     // Control Center: before a restart.
-    Row("401 to the first status",                      "cc-401",            StatusBefore,   Always, Nothing,                            Axl(r::UNAUTHORIZED),             &["401"],                                 1, 0, NewSecret),
-    Row("403 to the first status",                      "cc-403",            StatusBefore,   Always, Nothing,                            Axl(r::FORBIDDEN),                &["Control Center", "SERVICEABILITY"],    2, 0, Itself),
-    Row("404 to the first status",                      "cc-404",            StatusBefore,   Always, Nothing,                            Routers(r::NODE_NOT_HEALTHY),     &["404", "Control Center Services"],      9, 0, Itself),
-    Row("a fault to the status",                        "cc-fault",          StatusBefore,   Always, Text("Error: the service cannot be reached"), Routers(r::NODE_NOT_HEALTHY), &["the service cannot be reached"], 18, 0, Itself),
-    Row("no answer to the status",                      "cc-timeout",        StatusBefore,   Always, Nothing,                            Routers(r::NODE_NOT_HEALTHY),     &["did not answer in time"],              9, 0, Itself),
-    Row("a DTD in the status",                          "cc-dtd",            StatusBefore,   Always, Nothing,                            Routers(r::NODE_NOT_HEALTHY),     &["document type declaration"],           9, 0, Itself),
-    Row("a negative UpTime",                            "cc-up-time",        StatusBefore,   Always, Text("-5"),                         Routers(r::NODE_NOT_HEALTHY),     &["without an UpTime"],                   9, 0, Itself),
-    Row("an UpTime of text",                            "cc-up-time",        StatusBefore,   Always, Text("a while"),                    Routers(r::NODE_NOT_HEALTHY),     &["without an UpTime"],                   9, 0, Itself),
-    Row("a router that is down",                        "router-down",       AtSubscriber,   Always, Nothing,                            Routers(r::NODE_NOT_HEALTHY),     &[SUBSCRIBER],                            0, 0, Itself),
+    Row("401 to the first status",                      "cc-401",            StatusBefore,   Always, Nothing,                            Axl(R::Unauthorized),             &["401"],                                 1, 0, NewSecret),
+    Row("403 to the first status",                      "cc-403",            StatusBefore,   Always, Nothing,                            Axl(R::Forbidden),                &["Control Center", "SERVICEABILITY"],    2, 0, Itself),
+    Row("404 to the first status",                      "cc-404",            StatusBefore,   Always, Nothing,                            Routers(R::NodeNotHealthy),       &["404", "Control Center Services"],      9, 0, Itself),
+    Row("a fault to the status",                        "cc-fault",          StatusBefore,   Always, Text("Error: the service cannot be reached"), Routers(R::NodeNotHealthy),       &["the service cannot be reached"], 18, 0, Itself),
+    Row("no answer to the status",                      "cc-timeout",        StatusBefore,   Always, Nothing,                            Routers(R::NodeNotHealthy),       &["did not answer in time"],              9, 0, Itself),
+    Row("a DTD in the status",                          "cc-dtd",            StatusBefore,   Always, Nothing,                            Routers(R::NodeNotHealthy),       &["document type declaration"],           9, 0, Itself),
+    Row("a negative UpTime",                            "cc-up-time",        StatusBefore,   Always, Text("-5"),                         Routers(R::NodeNotHealthy),       &["without an UpTime"],                   9, 0, Itself),
+    Row("an UpTime of text",                            "cc-up-time",        StatusBefore,   Always, Text("a while"),                    Routers(R::NodeNotHealthy),       &["without an UpTime"],                   9, 0, Itself),
+    Row("a router that is down",                        "router-down",       AtSubscriber,   Always, Nothing,                            Routers(R::NodeNotHealthy),       &[SUBSCRIBER],                            0, 0, Itself),
     // The command.
-    Row("403 to the command",                           "cc-403",            Restart,        Always,  Nothing,                            Routers(r::UNREACHABLE),          &["403", "tried again later"],            2, 0, Itself),
-    Row("503 to the command",                           "cc-503",            Restart,        Always,  Seconds(1),                         Routers(r::UNREACHABLE),          &["slow down"],                           4, 0, Itself),
-    Row("the rate is exceeded by the command",          "cc-rate",           Restart,        Always,  Nothing,                            Routers(r::UNREACHABLE),          &["slow down"],                           4, 0, Itself),
-    Row("another operation is pending",                 "restart-refused",   Restart,        Always,  Code(-1029),                        Routers(r::UNREACHABLE),          &["-1029"],                               2, 0, Itself),
-    Row("the command is refused",                       "restart-refused",   Restart,        Always, Code(-1045),                        Routers(r::RESTART_REFUSED),      &["-1045", "Control Center - Network Services", "utils service restart Cisco XCP Router"], 2, 0, ByHand),
-    Row("the command timed out on the node",            "restart-refused",   Restart,        Once,   Code(-1031),                        Routers(r::RESTART_OUTCOME_UNKNOWN), &["-1031", "restart-routers"],         1, 0, Token),
-    Row("a fault to the command",                       "cc-fault",          Restart,        Once,   Nothing,                            Routers(r::RESTART_OUTCOME_UNKNOWN), &["is not known", "restart-routers"],  1, 0, Token),
-    Row("500 to the command",                           "cc-500",            Restart,        Once,   Nothing,                            Routers(r::RESTART_OUTCOME_UNKNOWN), &["HTTP 500", "restart-routers"],      1, 0, Token),
-    Row("a lost answer to the command",                 "cc-reply-lost",     Restart,        Once,   Nothing,                            Routers(r::RESTARTING),           &["is not known; it is watched"],         1, 1, Itself),
-    Row("a command that is executed late",              "cc-late",           Restart,        Once,   Seconds(3),                         Routers(r::RESTARTING),           &["is not known; it is watched"],         1, 0, Itself),
-    Row("an answer to the command that breaks off",     "cc-reset",          Restart,        Once,   Nothing,                            Routers(r::RESTARTING),           &["is not known; it is watched"],         1, 1, Itself),
-    Row("100 MB to the command",                        "cc-huge",           Restart,        Once,   Nothing,                            Routers(r::RESTARTING),           &["is not known; it is watched"],         1, 1, Itself),
-    Row("a web page to the command",                    "cc-html",           Restart,        Once,   Nothing,                            Routers(r::RESTARTING),           &["is not known; it is watched"],         1, 1, Itself),
-    Row("a restart that hangs",                         "restart-hangs",     Restart,        Always, Nothing,                            Routers(r::RESTART_HANGS),        &["is not over", "Stopping"],             1, 1, Refresh),
+    Row("403 to the command",                           "cc-403",            Restart,        Always,  Nothing,                            Routers(R::Unreachable),          &["403", "tried again later"],            2, 0, Itself),
+    Row("503 to the command",                           "cc-503",            Restart,        Always,  Seconds(1),                         Routers(R::Unreachable),          &["slow down"],                           4, 0, Itself),
+    Row("the rate is exceeded by the command",          "cc-rate",           Restart,        Always,  Nothing,                            Routers(R::Unreachable),          &["slow down"],                           4, 0, Itself),
+    Row("another operation is pending",                 "restart-refused",   Restart,        Always,  Code(-1029),                        Routers(R::Unreachable),          &["-1029"],                               2, 0, Itself),
+    Row("the command is refused",                       "restart-refused",   Restart,        Always, Code(-1045),                        Routers(R::RestartRefused),       &["-1045", "Control Center - Network Services", "utils service restart Cisco XCP Router"], 2, 0, ByHand),
+    Row("the command timed out on the node",            "restart-refused",   Restart,        Once,   Code(-1031),                        Routers(R::RestartOutcomeUnknown), &["-1031", "restart-routers"],         1, 0, Token),
+    Row("a fault to the command",                       "cc-fault",          Restart,        Once,   Nothing,                            Routers(R::RestartOutcomeUnknown), &["is not known", "restart-routers"],  1, 0, Token),
+    Row("500 to the command",                           "cc-500",            Restart,        Once,   Nothing,                            Routers(R::RestartOutcomeUnknown), &["HTTP 500", "restart-routers"],      1, 0, Token),
+    Row("a lost answer to the command",                 "cc-reply-lost",     Restart,        Once,   Nothing,                            Routers(R::Restarting),           &["is not known; it is watched"],         1, 1, Itself),
+    Row("a command that is executed late",              "cc-late",           Restart,        Once,   Seconds(3),                         Routers(R::Restarting),           &["is not known; it is watched"],         1, 0, Itself),
+    Row("an answer to the command that breaks off",     "cc-reset",          Restart,        Once,   Nothing,                            Routers(R::Restarting),           &["is not known; it is watched"],         1, 1, Itself),
+    Row("100 MB to the command",                        "cc-huge",           Restart,        Once,   Nothing,                            Routers(R::Restarting),           &["is not known; it is watched"],         1, 1, Itself),
+    Row("a web page to the command",                    "cc-html",           Restart,        Once,   Nothing,                            Routers(R::Restarting),           &["is not known; it is watched"],         1, 1, Itself),
+    Row("a restart that hangs",                         "restart-hangs",     Restart,        Always, Nothing,                            Routers(R::RestartHangs),         &["is not over", "Stopping"],             1, 1, Refresh),
     // After it.
-    Row("401 after the command",                        "cc-401",            StatusAfter,    Always, Nothing,                            Axl(r::UNAUTHORIZED),             &["401"],                                 1, 1, NewSecret),
-    Row("half a status after the command",              "cc-truncated",      StatusAfter,    Always, Nothing,                            Routers(r::RESTARTING),           &["is restarting"],                       3, 1, Itself),
-    Row("a status by single bytes after the command",   "cc-drip",           StatusAfter,    Always, Nothing,                            Routers(r::RESTARTING),           &["is restarting"],                       3, 1, Itself),
-    Row("an UpTime of 2^63 after the command",          "cc-up-time",        StatusAfter,    Always, Text("9223372036854775808"),        Routers(r::RESTARTING),           &["is restarting"],                       3, 1, Itself),
+    Row("401 after the command",                        "cc-401",            StatusAfter,    Always, Nothing,                            Axl(R::Unauthorized),             &["401"],                                 1, 1, NewSecret),
+    Row("half a status after the command",              "cc-truncated",      StatusAfter,    Always, Nothing,                            Routers(R::Restarting),           &["is restarting"],                       3, 1, Itself),
+    Row("a status by single bytes after the command",   "cc-drip",           StatusAfter,    Always, Nothing,                            Routers(R::Restarting),           &["is restarting"],                       3, 1, Itself),
+    Row("an UpTime of 2^63 after the command",          "cc-up-time",        StatusAfter,    Always, Text("9223372036854775808"),        Routers(R::Restarting),           &["is restarting"],                       3, 1, Itself),
     // All along.
     Row("other namespaces all along",                   "cc-namespaces",     Throughout,     Always, Nothing,                            NothingOfRouters,                 &[],                                     99, 2, Itself),
     Row("other prefixes and CDATA all along",           "cc-prefixes",       Throughout,     Always, Nothing,                            NothingOfRouters,                 &[],                                     99, 2, Itself),
@@ -284,7 +284,7 @@ impl Row {
     }
 
     fn said(&self, report: &Report) -> bool {
-        let (verdict, status, reason): (&Verdict, Status, Option<&str>) = match self.5 {
+        let (verdict, status, reason): (&Verdict, Status, Option<R>) = match self.5 {
             Axl(reason) => (&report.axl_authenticated, Status::False, Some(reason)),
             Rows(reason) => (&report.components_registered, Status::False, Some(reason)),
             RowsUnknown(reason) => (&report.components_registered, Status::Unknown, Some(reason)),
@@ -386,7 +386,7 @@ impl Row {
         if self.2 == Delete {
             bench
                 .until(40, "removed", |report| {
-                    report.components_registered.reason == r::PREPARED
+                    report.components_registered.reason == R::Prepared
                 })
                 .await;
             assert!(bench.rows().is_empty());

@@ -2,7 +2,7 @@
 
 use testkit_simulator::FaultOptions;
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 use xmpp_federation_imp::timings::Timings;
 
@@ -71,7 +71,7 @@ async fn an_operator_that_was_held_up_does_not_send_the_command_any_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn throttling_and_faults_are_waited_out() {
-    for (fault, reason) in [("axl-503", reasons::THROTTLED), ("axl-fault", reasons::THROTTLED)] {
+    for (fault, reason) in [("axl-503", Reason::Throttled), ("axl-fault", Reason::Throttled)] {
         let mut bench = Bench::start(quick()).await;
         bench.desired.restart.mode = RestartMode::Manual;
         bench.fault(
@@ -99,7 +99,7 @@ async fn no_version_that_is_answered_is_named() {
     bench.fault("axl-599", FaultOptions::default());
     let report = bench
         .until(5, "unsupported", |r| {
-            r.axl_authenticated.reason == reasons::VERSION_UNSUPPORTED
+            r.axl_authenticated.reason == Reason::AxlVersionUnsupported
         })
         .await;
     assert!(report.axl_authenticated.message.contains("15.0 to 9.1"));
@@ -118,9 +118,7 @@ async fn no_router_is_restarted_while_another_is_down() {
         },
     );
     let report = bench
-        .until(15, "held back", |r| {
-            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
-        })
+        .until(15, "held back", |r| r.routers_in_sync.reason == Reason::NodeNotHealthy)
         .await;
     assert!(report.routers_in_sync.message.contains("ecup10s.coluc.com"));
     bench.keep_on(2.0).await;
@@ -135,7 +133,7 @@ async fn an_unreachable_cluster_is_named_with_the_capture_command() {
         address.port = Some(1);
     }
     let report = bench
-        .until(5, "unreachable", |r| r.axl_authenticated.reason == reasons::UNREACHABLE)
+        .until(5, "unreachable", |r| r.axl_authenticated.reason == Reason::Unreachable)
         .await;
     assert!(
         report.axl_authenticated.message.contains("utils network capture"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use testkit_simulator::{Change, FaultOptions, Federation, ImpConfig};
 use xmpp_federation_imp::desired::{FederationCheck, RestartMode};
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
@@ -47,7 +47,7 @@ async fn the_check_blocks_the_first_registration_when_it_says_on() {
     let mut bench = bench(Federation::Unknown, Some(check("off"))).await;
     let report = bench
         .until(10, "blocked", |r| {
-            r.components_registered.reason == reasons::FEDERATION_ON
+            r.components_registered.reason == Reason::FederationOn
         })
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);
@@ -135,7 +135,7 @@ async fn a_federation_that_is_turned_on_later_is_named_and_its_end_asks_for_a_ro
     };
     turn(&mut bench, Federation::On, "1");
     let report = bench
-        .until(10, "named", |r| r.imp_federation_off.reason == reasons::FEDERATION_ON)
+        .until(10, "named", |r| r.imp_federation_off.reason == Reason::FederationOn)
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     assert_eq!(report.components_registered.status, Status::True);
@@ -165,7 +165,7 @@ async fn what_the_services_prove_counts_more_than_the_check() {
     let mut bench = bench(Federation::On, Some(check(PUBLISHER))).await;
     let report = bench
         .until(10, "blocked", |r| {
-            r.components_registered.reason == reasons::FEDERATION_ON
+            r.components_registered.reason == Reason::FederationOn
         })
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);

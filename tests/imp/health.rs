@@ -1,7 +1,7 @@
 //! Nodes: their services and redundancy groups, before and after a restart.
 
 use testkit_simulator::{FaultOptions, ImpConfig};
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Report, Status};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
@@ -36,7 +36,7 @@ async fn a_stopped_service_is_named_and_waited_for_until_a_human_decides() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let report = bench
         .until(15, "waiting for the service", |r| {
-            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
+            r.routers_in_sync.reason == Reason::NodeNotHealthy
         })
         .await;
     says(
@@ -67,7 +67,7 @@ async fn a_node_that_runs_for_the_other_one_is_not_restarted() {
     .await;
     let report = bench
         .until(30, "failed over", |r| {
-            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY && matches!(r.progress, Progress::Stalled(_))
+            r.routers_in_sync.reason == Reason::NodeNotHealthy && matches!(r.progress, Progress::Stalled(_))
         })
         .await;
     says(
@@ -109,7 +109,7 @@ async fn a_router_in_sync_that_returns_everything_is_told_from_one_that_is_not()
     bench.bouncing = Some("remote-server-not-found".into());
     let report = bench
         .until(60, "still bouncing", |r| {
-            r.routers_in_sync.reason == reasons::STILL_BOUNCING
+            r.routers_in_sync.reason == Reason::StillBouncingAfterRestart
         })
         .await;
     says(

@@ -1,6 +1,6 @@
 //! The node list: nodes that come, go, and are missing once.
 
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
@@ -16,7 +16,7 @@ async fn a_node_that_is_missing_once_is_waited_for_and_one_that_stays_away_is_fo
     bench.desired.requests.refresh = Some("look".into());
     let report = bench
         .until(15, "waiting for a second read", |r| {
-            r.routers_in_sync.reason == reasons::NODE_NOT_HEALTHY
+            r.routers_in_sync.reason == Reason::NodeNotHealthy
                 && r.routers_in_sync.message.contains("is missing in IM&P's node list")
         })
         .await;
@@ -25,7 +25,7 @@ async fn a_node_that_is_missing_once_is_waited_for_and_one_that_stays_away_is_fo
     let report = bench.until_ready(60).await;
     assert_eq!(report.nodes.len(), 1);
     assert_eq!(bench.restarts(), [2, 1], "the one that is left");
-    let told = bench.events.iter().filter(|e| e.reason == reasons::NODE_REMOVED);
+    let told = bench.events.iter().filter(|e| e.reason == Reason::NodeRemoved);
     assert_eq!(told.count(), 1);
 
     // It is added again, and has not read the new row.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use testkit_simulator::{Federation, ImpConfig, Row};
 use xmpp_federation_core::{Activation, ForeignComponents};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
@@ -63,7 +63,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
     .await;
     let report = bench
         .until(5, "refused", |r| {
-            r.components_registered.reason == reasons::FOREIGN_COMPONENTS
+            r.components_registered.reason == Reason::ForeignComponents
         })
         .await;
     assert!(report.components_registered.message.contains("expressway-coluc-com"));
@@ -80,13 +80,13 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
     bench.desired.foreign_components = ForeignComponents::Refuse;
     let report = bench
         .until(5, "named", |r| {
-            r.components_registered.reason == reasons::FOREIGN_COMPONENTS
+            r.components_registered.reason == Reason::ForeignComponents
         })
         .await;
     assert!(!report.served_by_others() && !report.was_prepared());
     bench.desired.activation = Activation::Prepared;
     let report = bench
-        .until(10, "removed", |r| r.components_registered.reason == reasons::PREPARED)
+        .until(10, "removed", |r| r.components_registered.reason == Reason::Prepared)
         .await;
     assert!(report.was_prepared());
     assert_eq!(bench.rows(), [(foreign.pkid, foreign.cp_id)]);
@@ -102,7 +102,7 @@ async fn a_lost_ledger_adopts_by_annotation_only_and_restarts_nothing() {
     bench.restart_operator();
     let report = bench
         .until(5, "refused", |r| {
-            r.components_registered.reason == reasons::IDENTICAL_FOREIGN_ROW
+            r.components_registered.reason == Reason::IdenticalForeignRow
         })
         .await;
     assert!(report.components_registered.message.contains("adopt-rows"));
@@ -138,7 +138,7 @@ async fn a_removed_resource_leaves_no_row_and_restarts_nothing() {
         "{}",
         removal.message
     );
-    assert!(events.iter().any(|event| event.reason == reasons::RESTART_WOULD_CLEAN));
+    assert!(events.iter().any(|event| event.reason == Reason::RestartWouldClean));
     assert!(bench.rows().is_empty());
     assert_eq!(bench.restarts(), restarts);
 
@@ -158,9 +158,7 @@ async fn imps_own_federation_blocks_the_first_registration() {
     })
     .await;
     let report = bench
-        .until(5, "blocked", |r| {
-            r.components_registered.reason == reasons::FEDERATION_ON
-        })
+        .until(5, "blocked", |r| r.components_registered.reason == Reason::FederationOn)
         .await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     for part in [PUBLISHER, SUBSCRIBER, "Inter-Domain Federation > XMPP Federation"] {
@@ -196,7 +194,7 @@ async fn a_second_active_resource_on_the_cluster_is_stalled() {
     bench.desired.live_owners = ["r-1".to_owned(), "r-2".to_owned()].into();
     bench.desired.component_ids = vec![id(5)];
     let report = bench.once().await;
-    assert_eq!(report.components_registered.reason, reasons::CLAIMED);
+    assert_eq!(report.components_registered.reason, Reason::ClaimedByAnother);
     assert!(report.components_registered.message.contains("federation/coluc"));
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), writes);

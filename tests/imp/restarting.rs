@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;
 use xmpp_federation_imp::window::Window;
@@ -93,7 +93,7 @@ async fn the_second_node_waits_for_the_first_ones_link() {
     bench.edges = false;
     let report = bench
         .until(20, "waiting for the link", |r| {
-            r.routers_in_sync.reason == reasons::CANARY
+            r.routers_in_sync.reason == Reason::WaitingForFirstLink
         })
         .await;
     assert!(report.routers_in_sync.message.contains(PUBLISHER));
@@ -113,7 +113,7 @@ async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
     bench.desired.poll_interval = Duration::from_secs(10);
     let report = bench
         .until(10, "waiting for a human", |r| {
-            r.routers_in_sync.reason == reasons::RESTART_BY_HAND
+            r.routers_in_sync.reason == Reason::RestartByHand
         })
         .await;
     for part in [
@@ -152,7 +152,7 @@ async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
     bench.until_ready(40).await;
     bench.desired.component_ids.push(id(1));
     let report = bench
-        .until(15, "held back", |r| r.routers_in_sync.reason == reasons::MIN_INTERVAL)
+        .until(15, "held back", |r| r.routers_in_sync.reason == Reason::MinInterval)
         .await;
     assert!(
         report.routers_in_sync.message.contains("restart-routers"),
@@ -176,7 +176,7 @@ async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
     let mut bench = Bench::start(quick()).await;
     bench.fault("restart-refused", FaultOptions::default());
     let report = bench
-        .until(15, "refused", |r| r.routers_in_sync.reason == reasons::RESTART_REFUSED)
+        .until(15, "refused", |r| r.routers_in_sync.reason == Reason::RestartRefused)
         .await;
     for part in ["-1045", PUBLISHER, "utils service restart Cisco XCP Router"] {
         assert!(
@@ -241,7 +241,7 @@ async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
     bench.desired.restart.mode = RestartMode::Window(Box::new(window));
     let report = bench
         .until(15, "waiting for the window", |r| {
-            r.routers_in_sync.reason == reasons::RESTART_WINDOW
+            r.routers_in_sync.reason == Reason::WaitingForWindow
         })
         .await;
     for part in [PUBLISHER, SUBSCRIBER, &format!("{hour:02}:00 UTC"), "restart-routers"] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use testkit_simulator::{FaultOptions, ImpConfig, Row};
 use xmpp_federation_core::{Activation, ForeignComponents};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;
 
@@ -56,9 +56,7 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
     bench.sim.sql("DELETE FROM xmpps2snodes").unwrap();
     refresh(&mut bench);
     let report = bench
-        .until(5, "missed", |r| {
-            r.components_registered.reason == reasons::ROWS_VANISHED
-        })
+        .until(5, "missed", |r| r.components_registered.reason == Reason::RowsVanished)
         .await;
     assert_eq!(report.components_registered.status, Status::Unknown);
     bench.keep_on(1.0).await;
@@ -69,7 +67,7 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
     let told = bench
         .events
         .iter()
-        .filter(|event| event.reason == reasons::ROWS_VANISHED && event.warning)
+        .filter(|event| event.reason == Reason::RowsVanished && event.warning)
         .count();
     assert_eq!(told, 2, "an event for each row");
 
@@ -77,7 +75,7 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
     refresh(&mut bench);
     let report = bench
         .until(10, "stopped", |r| {
-            r.components_registered.reason == reasons::ROWS_VANISHED && r.components_registered.status == Status::False
+            r.components_registered.reason == Reason::RowsVanished && r.components_registered.status == Status::False
         })
         .await;
     assert!(matches!(report.progress, Progress::Stalled(_)));
@@ -108,7 +106,7 @@ async fn a_partial_read_of_rows_that_stand_changes_nothing() {
         let report = bench.until(10, "there again", registered).await;
         assert_eq!(report.registrations.len(), 2);
         assert_eq!(writes(&bench), 2, "{fault}");
-        assert!(!bench.events.iter().any(|event| event.reason == reasons::ROWS_VANISHED));
+        assert!(!bench.events.iter().any(|event| event.reason == Reason::RowsVanished));
     }
 }
 
@@ -126,7 +124,7 @@ async fn an_identical_row_is_ours_only_when_a_human_says_so() {
     bench.desired.foreign_components = ForeignComponents::Tolerate;
     let report = bench
         .until(5, "refused", |r| {
-            r.components_registered.reason == reasons::IDENTICAL_FOREIGN_ROW
+            r.components_registered.reason == Reason::IdenticalForeignRow
         })
         .await;
     let message = &report.components_registered.message;
@@ -144,7 +142,7 @@ async fn an_identical_row_is_ours_only_when_a_human_says_so() {
     // From now on it goes with the resource.
     bench.desired.activation = Activation::Prepared;
     bench
-        .until(5, "removed", |r| r.components_registered.reason == reasons::PREPARED)
+        .until(5, "removed", |r| r.components_registered.reason == Reason::Prepared)
         .await;
     assert!(bench.rows().is_empty());
 }
@@ -181,7 +179,7 @@ async fn a_row_wanted_again_while_it_is_being_deleted_stands_once_in_the_end() {
     bench.fault("axl-503", options);
     bench.desired.activation = Activation::Prepared;
     bench
-        .until(5, "throttled", |r| r.axl_authenticated.reason == reasons::THROTTLED)
+        .until(5, "throttled", |r| r.axl_authenticated.reason == Reason::Throttled)
         .await;
     bench.desired.activation = Activation::Active;
     bench.sim.clear_fault("axl-503");
@@ -212,7 +210,7 @@ async fn of_two_rows_of_ours_with_one_id_one_goes() {
     };
     bench.fault("axl-late", options);
     bench
-        .until(5, "no answer", |r| r.axl_authenticated.reason == reasons::UNREACHABLE)
+        .until(5, "no answer", |r| r.axl_authenticated.reason == Reason::Unreachable)
         .await;
     // Meanwhile somebody writes the same row by hand, and wants it to be taken over.
     bench
@@ -280,7 +278,7 @@ async fn maintenance_holds_back_writes_and_restarts() {
     bench.until(5, "registered", registered).await;
     bench.desired.maintenance = true;
     let report = bench
-        .until(10, "held back", |r| r.routers_in_sync.reason == reasons::MAINTENANCE)
+        .until(10, "held back", |r| r.routers_in_sync.reason == Reason::Maintenance)
         .await;
     assert!(report.routers_in_sync.message.contains(PUBLISHER));
     bench.desired.component_ids = vec![id(2)];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use testkit_simulator::{Change, FaultOptions};
 use xmpp_federation_imp::desired::RestartMode;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 
 use crate::support::{Bench, quick, secret};
@@ -32,15 +32,15 @@ async fn a_secret_that_is_broken_or_mended_shows_at_once() {
 }
 
 #[rstest]
-#[case::axl_401("axl-401", "AXL", reasons::UNAUTHORIZED, &["answered 401", "one way only", "/axl", "has locked"])]
-#[case::axl_403("axl-403", "AXL", reasons::FORBIDDEN, &["answered 403", "Standard AXL API Access", "Name and password are right"])]
-#[case::control_center_401("cc-401", "Control Center", reasons::UNAUTHORIZED, &["answered 401", "AXL accepted the same account before", "neither restarts routers"])]
-#[case::control_center_403("cc-403", "Control Center", reasons::FORBIDDEN, &["answered 403", "serviceability role", "Name and password are right"])]
+#[case::axl_401("axl-401", "AXL", Reason::Unauthorized, &["answered 401", "one way only", "/axl", "has locked"])]
+#[case::axl_403("axl-403", "AXL", Reason::Forbidden, &["answered 403", "Standard AXL API Access", "Name and password are right"])]
+#[case::control_center_401("cc-401", "Control Center", Reason::Unauthorized, &["answered 401", "AXL accepted the same account before", "neither restarts routers"])]
+#[case::control_center_403("cc-403", "Control Center", Reason::Forbidden, &["answered 403", "serviceability role", "Name and password are right"])]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_interface_and_status_has_its_own_sentence(
     #[case] fault: &str,
     #[case] interface: &str,
-    #[case] reason: &str,
+    #[case] reason: Reason,
     #[case] parts: &[&str],
 ) {
     let mut bench = Bench::start(quick()).await;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use xmpp_federation_imp::reasons as imp_reasons;
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_operator::api::Reason;
 
 /// The page.
@@ -25,9 +25,9 @@ pub fn page() -> String {
         .map(|reason| (reason.as_str(), reason.meaning(), reason.remedy()))
         .collect();
     table("The resource, its pods and its records", &rows);
-    let rows: Vec<_> = imp_reasons::ALL
+    let rows: Vec<_> = ImpReason::ALL
         .iter()
-        .map(|reason| (reason.word, reason.meaning, reason.remedy))
+        .map(|reason| (reason.as_str(), reason.meaning(), reason.remedy()))
         .collect();
     table("IM and Presence", &rows);
     text

@@ -7,7 +7,7 @@ use crate::axl::Table;
 use crate::desired::Desired;
 use crate::ledger::Ledger;
 use crate::pkid::Pkid;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::records::RowRecord;
 use crate::report::{Event, Removal, Status, row_left};
 use crate::store::StoreError;
@@ -53,7 +53,7 @@ impl Imp {
         let mut events = report.events;
         events.extend(like_ours.iter().map(|row| Event {
             warning: true,
-            reason: reasons::IDENTICAL_FOREIGN_ROW,
+            reason: Reason::IdenticalForeignRow,
             message: format!(
                 "A row with a component id of ours stays in IM&P's table, as the record does not show it as ours; if it is (a lost record), remove it on the publisher's command line: {row}"
             ),
@@ -69,7 +69,7 @@ impl Imp {
                 );
                 events.push(Event {
                     warning: false,
-                    reason: reasons::RESTART_WOULD_CLEAN,
+                    reason: Reason::RestartWouldClean,
                     message: message.clone(),
                 });
                 message

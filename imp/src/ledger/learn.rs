@@ -13,7 +13,7 @@ use crate::desired::Desired;
 use crate::observation::Observation;
 use crate::observation::started_after;
 use crate::pkid::Pkid;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::report::Event;
 
 use super::nodes::nodes;
@@ -157,7 +157,7 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
             let id = ledger.rows.get(&pkid).map(|row| row.component_id.to_string());
             events.push(Event {
                 warning: true,
-                reason: reasons::ROWS_VANISHED,
+                reason: Reason::RowsVanished,
                 message: format!(
                     "Somebody removed the row of {} ({pkid}) from IM&P's table; it will be inserted again once",
                     id.unwrap_or_default()
@@ -311,7 +311,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
                     loaded.extend(ids);
                     events.push(Event {
                         warning: false,
-                        reason: reasons::ROUTER_IN_SYNC,
+                        reason: Reason::RouterInSync,
                         message: format!("Cisco XCP Router on {name} started after all rows were readable"),
                     });
                 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axl::Node;
 use crate::observation::{MissingNode, Observation};
 use crate::pkid::Pkid;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::report::Event;
 
 use super::{Ledger, NodeRecord};
@@ -55,7 +55,7 @@ pub(super) fn nodes(ledger: &mut Ledger, seen: &mut Observation, events: &mut Ve
 fn removed(name: &str) -> Event {
     Event {
         warning: true,
-        reason: reasons::NODE_REMOVED,
+        reason: Reason::NodeRemoved,
         message: format!(
             "IM&P's node list does not name {name} any more, confirmed by a second read; nothing waits for that node from now on"
         ),

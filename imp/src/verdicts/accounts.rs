@@ -8,14 +8,14 @@ use super::Input;
 use crate::access::ServerTrust;
 use crate::desired::Desired;
 use crate::error::{CallError, CallErrorKind, Interface};
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;
 
 pub(super) fn verdict(input: &Input<'_>) -> Verdict {
     let Input { desired, seen, .. } = *input;
     if let Some(error) = input.setup_error {
-        return Verdict::no(reasons::CERTIFICATE_REFUSED, error.clone());
+        return Verdict::no(Reason::CertificateRefused, error.clone());
     }
     let control_center = seen
         .control_center_failures
@@ -36,7 +36,7 @@ pub(super) fn verdict(input: &Input<'_>) -> Verdict {
     }
     if seen.nodes.is_none() {
         return Verdict::unknown(
-            reasons::NOT_TRIED,
+            Reason::NotTried,
             format!("AXL at {} has not been asked yet", desired.target.publisher),
         );
     }
@@ -78,7 +78,7 @@ fn accepted(input: &Input<'_>) -> Verdict {
     if matches!(desired.target.tls, ServerTrust::Insecure) {
         message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
     }
-    Verdict::yes(reasons::AUTHENTICATED, message)
+    Verdict::yes(Reason::Authenticated, message)
 }
 
 /// Names with an address of their own that belong to no node.

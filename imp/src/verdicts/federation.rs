@@ -5,7 +5,7 @@ use crate::desired::FederationCheck;
 use crate::effects::federation_on;
 use crate::observation::Checked;
 use crate::observation::Observation;
-use crate::reasons;
+use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;
 
@@ -15,7 +15,7 @@ pub(super) const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presen
 pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Verdict {
     if seen.node_list().is_empty() {
         return Verdict::unknown(
-            reasons::FEDERATION_UNKNOWN,
+            Reason::NotProven,
             "The state of IM&P's own XMPP federation has not been read yet",
         );
     }
@@ -29,7 +29,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
             _ => String::new(),
         };
         return Verdict::no(
-            reasons::FEDERATION_ON,
+            Reason::FederationOn,
             format!(
                 "IM&P's own XMPP federation is on ({}{by_check}), and both at once is not supported; {TURN_OFF}",
                 on.join(", ")
@@ -44,7 +44,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
         .collect();
     if unknown.is_empty() {
         return Verdict::yes(
-            reasons::FEDERATION_OFF,
+            Reason::NotActivated,
             if seen.federation_is_open() {
                 "imp[].federationCheck answered the value that means off, and no node's Cisco XCP XMPP Federation Connection Manager is started"
             } else {
@@ -64,7 +64,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
         (Some(_), _) => ". imp[].federationCheck has not been answered yet".to_owned(),
     };
     Verdict::unknown(
-        reasons::FEDERATION_UNKNOWN,
+        Reason::NotProven,
         format!(
             "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated (reason code -1068), and a stopped service may start again; deactivating it (Cisco Unified IM and Presence Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off{check}"
         ),

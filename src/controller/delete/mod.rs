@@ -115,7 +115,7 @@ async fn say(env: &Environment, object: &XmppFederation, sentence: Option<String
     }
     let sentence = sentence.unwrap_or_else(|| "rows are being removed from IM and Presence".to_owned());
     let findings = Findings {
-        reconciling: Some((Reason::Deleting.as_str(), sentence)),
+        reconciling: Some((Reason::Deleting, sentence)),
         active: true,
         ..Findings::default()
     };

@@ -2,6 +2,7 @@
 //! each sentence names its entry, and what fails comes before what is not known.
 
 use crate::api::conditions::{Status, Verdict};
+use crate::api::reasons::Reason;
 
 /// A verdict and the name of its entry.
 pub(super) type Named = (String, Verdict);
@@ -20,7 +21,7 @@ pub(super) fn over_all(mut verdicts: Vec<Named>) -> Verdict {
     let told: Vec<&Named> = verdicts.iter().filter(|(_, verdict)| verdict.status == state).collect();
     Verdict {
         status: state,
-        reason: told.first().map_or("", |(_, verdict)| verdict.reason),
+        reason: told.first().map_or(Reason::AsWanted, |(_, verdict)| verdict.reason),
         message: sentences(told.iter().map(|(name, v)| (name.as_str(), v.message.as_str()))),
     }
 }
@@ -36,25 +37,24 @@ pub(super) fn sentences<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::reasons::Reason;
     use rstest::rstest;
 
     fn verdict(letter: char) -> Verdict {
         match letter {
             'y' => Verdict::yes(Reason::AsWanted, "good"),
-            'n' => Verdict::no("Bad", "bad"),
-            _ => Verdict::unknown("Dark", "not known"),
+            'n' => Verdict::no(Reason::LinksDown, "bad"),
+            _ => Verdict::unknown(Reason::NotLookedYet, "not known"),
         }
     }
 
     #[rstest]
     #[case("y", Status::True, "AsWanted", "good")]
-    #[case("n", Status::False, "Bad", "bad")]
+    #[case("n", Status::False, "LinksDown", "bad")]
     #[case("yy", Status::True, "AsWanted", "a: good; b: good")]
-    #[case("yn", Status::False, "Bad", "b: bad")]
-    #[case("?n", Status::False, "Bad", "b: bad")]
-    #[case("y?", Status::Unknown, "Dark", "b: not known")]
-    #[case("nyn", Status::False, "Bad", "a: bad; c: bad")]
+    #[case("yn", Status::False, "LinksDown", "b: bad")]
+    #[case("?n", Status::False, "LinksDown", "b: bad")]
+    #[case("y?", Status::Unknown, "NotLookedYet", "b: not known")]
+    #[case("nyn", Status::False, "LinksDown", "a: bad; c: bad")]
     fn one_that_fails_speaks_for_all(
         #[case] states: &str,
         #[case] state: Status,
@@ -68,7 +68,7 @@ mod tests {
             .collect();
         let found = over_all(named);
         assert_eq!(
-            (found.status, found.reason, found.message.as_str()),
+            (found.status, found.reason.as_str(), found.message.as_str()),
             (state, reason, message)
         );
     }

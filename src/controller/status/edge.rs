@@ -161,7 +161,7 @@ mod tests {
                 "currentRevision": revisions.0, "updateRevision": revisions.1},
         });
         world.stateful_set = Some(serde_json::from_value(set).unwrap());
-        assert_eq!(verdict(&world, Type::EdgeAvailable).reason, reason);
+        assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), reason);
     }
 
     #[test]
@@ -174,7 +174,10 @@ mod tests {
             reason: "line 3: tls.mode: …".to_owned(),
         });
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!((verdict.status, verdict.reason), (Status::False, "ConfigRejected"));
+        assert_eq!(
+            (verdict.status, verdict.reason.as_str()),
+            (Status::False, "ConfigRejected")
+        );
         assert!(verdict.message.contains("line 3: tls.mode"), "{}", verdict.message);
     }
 
@@ -183,7 +186,10 @@ mod tests {
         let mut world = world("", Value::Null);
         status(&mut world).config_hash = "older".to_owned();
         let verdict = verdict(&world, Type::EdgeAvailable);
-        assert_eq!((verdict.status, verdict.reason), (Status::False, "ConfigNotLoaded"));
+        assert_eq!(
+            (verdict.status, verdict.reason.as_str()),
+            (Status::False, "ConfigNotLoaded")
+        );
         assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
     }
 
@@ -191,6 +197,6 @@ mod tests {
     fn a_service_without_an_address_is_not_available() {
         let mut world = world("", Value::Null);
         world.addresses.clear();
-        assert_eq!(verdict(&world, Type::EdgeAvailable).reason, "NoAddress");
+        assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), "NoAddress");
     }
 }

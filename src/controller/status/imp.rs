@@ -7,7 +7,7 @@ use super::symptom::{self, Symptom};
 use super::{Found, links};
 use crate::api::conditions::{Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{Progress, Report};
 
 /// What the clusters of IM and Presence were found to be.
@@ -71,7 +71,7 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
         Type::ImpFederationOff => &report.imp_federation_off,
         _ => &report.axl_authenticated,
     };
-    verdict.clone()
+    verdict.clone().widen()
 }
 
 /// What was proven of a router is over when it refuses a row that it had read.
@@ -115,10 +115,10 @@ fn progress(findings: &mut Findings, found: &Found<'_>) {
         }
     };
     if !reconciling.is_empty() {
-        findings.reconciling = Some((Reason::InProgress.as_str(), told(&reconciling)));
+        findings.reconciling = Some((Reason::InProgress, told(&reconciling)));
     } else if let Some(leaving) = found.leaving.first() {
         let message = format!("{}: {}", leaving.name, leaving.message);
-        findings.reconciling = Some((Reason::ClusterLeft.as_str(), message));
+        findings.reconciling = Some((Reason::ClusterLeft, message));
     }
     if let Some(why) = why {
         findings.stalled = Some((why, told(&stalled)));
@@ -126,7 +126,7 @@ fn progress(findings: &mut Findings, found: &Found<'_>) {
 }
 
 /// The reason of the first condition that fails.
-fn reason_of(report: &Report) -> &'static str {
+fn reason_of(report: &Report) -> Reason {
     [
         &report.axl_authenticated,
         &report.components_registered,
@@ -134,7 +134,8 @@ fn reason_of(report: &Report) -> &'static str {
     ]
     .iter()
     .find(|verdict| verdict.status == Status::False)
-    .map_or(reasons::RESTART_BY_HAND, |verdict| verdict.reason)
+    .map_or(ImpReason::RestartByHand, |verdict| verdict.reason)
+    .into()
 }
 
 #[cfg(test)]
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn a_missing_secret_leaves_what_hangs_on_it_unknown() {
         let world = world("", Value::Null);
-        assert_eq!(verdict(&world, Type::AxlAuthenticated).reason, "SecretMissing");
+        assert_eq!(verdict(&world, Type::AxlAuthenticated).reason.as_str(), "SecretMissing");
         assert_eq!(verdict(&world, Type::ComponentsRegistered).status, Status::Unknown);
         assert_eq!(verdict(&world, Type::EdgeAvailable).status, Status::True);
     }

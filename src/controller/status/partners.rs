@@ -72,7 +72,7 @@ mod tests {
             since: "2023-11-14T22:13:20Z".to_owned(),
         }];
         let verdict = verdict(&world, Type::PartnersReachable);
-        assert_eq!(verdict.reason, "PartnersFailing");
+        assert_eq!(verdict.reason.as_str(), "PartnersFailing");
         assert!(verdict.message.contains("no SRV record"), "{}", verdict.message);
         assert!(
             verdict.message.starts_with("vngtp.lab for coluc.com since"),
@@ -86,7 +86,7 @@ mod tests {
         let mut world = world("/privacy", json!({"mode": "AllowList"}));
         let verdict_of = |world: &_| {
             let verdict = verdict(world, Type::PartnersReachable);
-            (verdict.status, verdict.reason)
+            (verdict.status, verdict.reason.as_str())
         };
         assert_eq!(verdict_of(&world), (Status::False, "EmptyAllowList"));
         // An entry in peers admits its domain.

@@ -9,7 +9,7 @@ use super::super::dereference::EdgePod;
 use super::Found;
 use crate::api::reasons::Reason;
 use crate::api::spec::{ImpSpec, RestartMode};
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{NodeReport, Report};
 use xmpp_federation_imp::restart::by_hand::BY_HAND;
 
@@ -182,15 +182,15 @@ fn who(found: &Found<'_>, link: &LinkStatus) -> String {
     let plan = report(found, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(
-            reasons::RESTART_BY_HAND
-            | reasons::RESTART_REFUSED
-            | reasons::RESTART_HANGS
-            | reasons::RESTART_OUTCOME_UNKNOWN,
+            ImpReason::RestartByHand
+            | ImpReason::RestartRefused
+            | ImpReason::RestartHangs
+            | ImpReason::RestartOutcomeUnknown,
         ) => by_hand,
         _ if manual => {
             format!("spec.imp[].restart.mode is Manual, so a person does it. {by_hand}")
         }
-        Some(reasons::UNPROVEN) => format!(
+        Some(ImpReason::Unproven) => format!(
             "The operator's record does not say that it has to be restarted, so it is not unasked: set the annotation xmppfederation.io/restart-routers to a new value. Or by hand: {by_hand}"
         ),
         _ => "The operator restarts it when its rules allow; RoutersInSync says what that waits for".to_owned(),

@@ -23,7 +23,7 @@ use crate::api::conditions::{Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::control_center::RouterState;
-use xmpp_federation_imp::reasons;
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{self as imp, Report};
 
 /// A world in which one pod runs; each test spoils one thing.
@@ -173,10 +173,10 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
     let id = link(LinkState::Up).component_id;
     Report {
         barred: false,
-        axl_authenticated: imp::Verdict::yes(reasons::AUTHENTICATED, "accepted"),
-        components_registered: imp::Verdict::yes(reasons::REGISTERED, "all there"),
+        axl_authenticated: imp::Verdict::yes(ImpReason::Authenticated, "accepted"),
+        components_registered: imp::Verdict::yes(ImpReason::Registered, "all there"),
         routers_in_sync: routers,
-        imp_federation_off: imp::Verdict::yes(reasons::FEDERATION_OFF, "off"),
+        imp_federation_off: imp::Verdict::yes(ImpReason::NotActivated, "off"),
         progress: imp::Progress::Done,
         axl_version: Some("14.0".to_owned()),
         table: Some("xmpps2snodes".to_owned()),

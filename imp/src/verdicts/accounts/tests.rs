@@ -129,24 +129,24 @@ use Account::{One, Other, TwoSecrets};
 use Interface::{Axl, ControlCenter};
 
 #[rstest]
-#[case(One, false, Axl, 401, reasons::UNAUTHORIZED, &["AXL at https://cups.ciscotac.net:8443", "Secret federation/cups-axl", "imp[].credentialsSecretRef", "/axl", LOCKED, ONE_WAY, "so it is not asked either"])]
-#[case(One, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "Control Center of ecup10.coluc.com accepted the same account before"])]
-#[case(TwoSecrets, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "accepted the same account before"])]
-#[case(Other, true, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "accepts its own account", ONE_WAY])]
-#[case(Other, false, Axl, 401, reasons::UNAUTHORIZED, &["cups-axl", "Control Center has an account of its own"])]
-#[case(One, true, Axl, 403, reasons::FORBIDDEN, &["cups-axl", AXL_ROLE, RIGHT, ONE_WAY, "User Management"])]
-#[case(Other, true, Axl, 403, reasons::FORBIDDEN, &["cups-axl", AXL_ROLE, RIGHT])]
-#[case(One, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["Control Center at https://ecup10.coluc.com:8443", "cups-axl", "imp[].credentialsSecretRef", "AXL accepted the same account before", "replication", LOCKED, NO_RESTARTS])]
-#[case(TwoSecrets, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepted the same account before"])]
-#[case(Other, false, ControlCenter, 401, reasons::UNAUTHORIZED, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepts its own account", LOCKED])]
-#[case(One, false, ControlCenter, 403, reasons::FORBIDDEN, &["cups-axl", CC_ROLE, RIGHT, NO_RESTARTS])]
-#[case(Other, false, ControlCenter, 403, reasons::FORBIDDEN, &["cups-cc", CC_ROLE, RIGHT, NO_RESTARTS])]
+#[case(One, false, Axl, 401, Reason::Unauthorized, &["AXL at https://cups.ciscotac.net:8443", "Secret federation/cups-axl", "imp[].credentialsSecretRef", "/axl", LOCKED, ONE_WAY, "so it is not asked either"])]
+#[case(One, true, Axl, 401, Reason::Unauthorized, &["cups-axl", "Control Center of ecup10.coluc.com accepted the same account before"])]
+#[case(TwoSecrets, true, Axl, 401, Reason::Unauthorized, &["cups-axl", "accepted the same account before"])]
+#[case(Other, true, Axl, 401, Reason::Unauthorized, &["cups-axl", "accepts its own account", ONE_WAY])]
+#[case(Other, false, Axl, 401, Reason::Unauthorized, &["cups-axl", "Control Center has an account of its own"])]
+#[case(One, true, Axl, 403, Reason::Forbidden, &["cups-axl", AXL_ROLE, RIGHT, ONE_WAY, "User Management"])]
+#[case(Other, true, Axl, 403, Reason::Forbidden, &["cups-axl", AXL_ROLE, RIGHT])]
+#[case(One, false, ControlCenter, 401, Reason::Unauthorized, &["Control Center at https://ecup10.coluc.com:8443", "cups-axl", "imp[].credentialsSecretRef", "AXL accepted the same account before", "replication", LOCKED, NO_RESTARTS])]
+#[case(TwoSecrets, false, ControlCenter, 401, Reason::Unauthorized, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepted the same account before"])]
+#[case(Other, false, ControlCenter, 401, Reason::Unauthorized, &["cups-cc", "imp[].controlCenterCredentialsSecretRef", "AXL accepts its own account", LOCKED])]
+#[case(One, false, ControlCenter, 403, Reason::Forbidden, &["cups-axl", CC_ROLE, RIGHT, NO_RESTARTS])]
+#[case(Other, false, ControlCenter, 403, Reason::Forbidden, &["cups-cc", CC_ROLE, RIGHT, NO_RESTARTS])]
 fn a_refusal_says_whose_account_and_what_is_right_with_it(
     #[case] account: Account,
     #[case] known: bool,
     #[case] interface: Interface,
     #[case] status: u16,
-    #[case] reason: &str,
+    #[case] reason: Reason,
     #[case] parts: &[&str],
 ) {
     let verdict = told(account, known, &[(interface, status)]);
@@ -182,7 +182,7 @@ fn two_accounts_that_are_refused_are_both_told_and_one_is_told_once() {
 #[test]
 fn what_is_not_about_the_account_is_told_as_it_is() {
     let verdict = told(One, true, &[(Axl, 500)]);
-    assert_eq!(verdict.reason, reasons::BAD_ANSWER);
+    assert_eq!(verdict.reason, Reason::BadAnswer);
     assert!(!verdict.message.contains(LOCKED), "{}", verdict.message);
     // Control Center's other failures belong to the conditions that need it.
     let verdict = told(One, true, &[(ControlCenter, 500)]);
