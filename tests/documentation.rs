@@ -9,6 +9,7 @@ use serde_json::Value;
 use xmpp_federation_imp::counter::Counter as _;
 use xmpp_federation_imp::preflight::options::Options;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
+use xmpp_federation_imp::records::{ActionKind, Outcome};
 use xmpp_federation_operator::api::{Reason, XmppFederation, crd, later};
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
@@ -121,7 +122,7 @@ fn the_commands_options_and_metrics_exist() {
         .collect();
     let metrics = Metrics::new();
     // A metric shows when it has counted.
-    metrics.acted("InsertRow", "done");
+    metrics.acted(ActionKind::InsertRow, Outcome::Done);
     metrics.restarted("node", "rows");
     let metrics = metrics.encode().unwrap();
     for line in PAGE

@@ -11,7 +11,7 @@ use super::desired::{Desired, Owner};
 use super::ledger::Ledger;
 use super::observation::{Barred, Observation, Read};
 use super::pkid::Pkid;
-use super::registration::{self, Blocked};
+use super::registration::{Blocked, Comparison, RowAction, RowChange};
 use super::restart::{self, Waiting};
 
 /// How often the node list is read anew.
@@ -21,46 +21,25 @@ const ROWS_FRESH: Duration = Duration::from_mins(1);
 
 /// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum NextStep {
     /// Read something, then plan again.
     Read(Read),
     /// Do one thing, after writing the intent to the ledger.
-    Act(Act),
+    Act(Action),
     /// Nothing now.
     Wait(Wait),
 }
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Insert a row.
-    Insert {
-        /// Its key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-    },
-    /// Delete a row of ours.
-    Delete {
-        /// Its key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-        /// Why.
-        reason: &'static str,
-    },
-    /// Write into the ledger that a row is ours from now on.
-    Adopt {
-        /// Its key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-    },
+pub enum Action {
+    /// Change a row, or whose it is.
+    Row(RowAction),
     /// Restart `Cisco XCP Router` on one node.
     Restart {
         /// Node name.
         node: String,
-        /// Why.
+        /// Why, as the end of a sentence.
         reason: String,
     },
 }
@@ -69,14 +48,14 @@ pub enum Act {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
     /// What for.
-    pub why: Why,
+    pub why: WaitReason,
     /// When to plan again at the latest.
     pub until: Stamp,
 }
 
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum WaitReason {
     /// Nothing: all is done.
     Settled,
     /// AXL to answer again.
@@ -121,10 +100,10 @@ pub struct Input<'a> {
 }
 
 /// Plans.
-pub fn plan(input: Input<'_>) -> Step {
+pub fn plan(input: Input<'_>) -> NextStep {
     let step = unbounded(input);
     // Calls to Control Center have a budget over all that is planned.
-    if let Step::Read(Read::Services(_)) | Step::Act(Act::Restart { .. }) = &step {
+    if let NextStep::Read(Read::Services(_)) | NextStep::Act(Action::Restart { .. }) = &step {
         let wait = input.seen.budget_wait(1, &input.now);
         if !wait.is_zero() {
             let until = input.now.plus(wait);
@@ -133,67 +112,71 @@ pub fn plan(input: Input<'_>) -> Step {
                 .ledger
                 .filter(|ledger| is_readable(ledger, input.desired.wanted()))
                 .and_then(|ledger| restart::asked_of_human(restart_input(input, ledger)));
-            let why = by_hand.map_or(Why::Budget, Why::Restart);
-            return Step::Wait(Wait { why, until });
+            let why = by_hand.map_or(WaitReason::Budget, WaitReason::Restart);
+            return NextStep::Wait(Wait { why, until });
         }
     }
     step
 }
 
-fn unbounded(input: Input<'_>) -> Step {
+fn unbounded(input: Input<'_>) -> NextStep {
     let Input { desired, seen, now, .. } = input;
     if let Some(read) = overdue(input) {
-        return Step::Read(read);
+        return NextStep::Read(read);
     }
-    let wait = |why: Why| {
-        Step::Wait(Wait {
+    let wait = |why: WaitReason| {
+        NextStep::Wait(Wait {
             why,
             until: next_poll(input),
         })
     };
     let Some(ledger) = input.ledger else {
         if seen.nodes.is_none() {
-            return wait(Why::Axl);
+            return wait(WaitReason::Axl);
         }
         let until = now.plus(Duration::from_secs(2));
-        return Step::Wait(Wait {
-            why: Why::Ledger,
+        return NextStep::Wait(Wait {
+            why: WaitReason::Ledger,
             until,
         });
     };
     if let Some(barred) = &seen.barred {
-        return wait(Why::Barred(barred.clone()));
+        return wait(WaitReason::Barred(barred.clone()));
     }
     if let Some(other) = ledger.claimed_by_another(&desired.owner) {
-        return wait(Why::Claimed(other.clone()));
+        return wait(WaitReason::Claimed(other.clone()));
     }
     let restart = restart_input(input, ledger);
     // A restart under way is watched whatever else is the matter.
     let watched = restart::watch_open(restart);
     if let Some(restart::Next::Read(node)) = &watched {
-        return Step::Read(Read::Services(node.clone()));
+        return NextStep::Read(Read::Services(node.clone()));
     }
     if !seen.rows_current() && seen.axl_failure.is_some() {
         return match watched {
             Some(restart::Next::Wait(waiting)) => restart_wait(input, waiting),
-            _ => wait(Why::Axl),
+            _ => wait(WaitReason::Axl),
         };
     }
     let step = match rows(input, ledger) {
         Some(step) => step,
-        None if desired.activation == Activation::Prepared => wait(Why::Settled),
+        None if desired.activation == Activation::Prepared => wait(WaitReason::Settled),
         None => match restart::next(restart) {
-            restart::Next::Nothing => wait(Why::Settled),
-            restart::Next::Read(node) => Step::Read(Read::Services(node)),
-            restart::Next::ReadRedundancy => Step::Read(Read::Redundancy),
+            restart::Next::Nothing => wait(WaitReason::Settled),
+            restart::Next::Read(node) => NextStep::Read(Read::Services(node)),
+            restart::Next::ReadRedundancy => NextStep::Read(Read::Redundancy),
             restart::Next::Wait(waiting) => restart_wait(input, waiting),
-            restart::Next::Restart { node, reason } => Step::Act(Act::Restart { node, reason }),
+            restart::Next::Restart { node, reason } => NextStep::Act(Action::Restart { node, reason }),
         },
     };
     match step {
-        Step::Act(_) if desired.maintenance => wait(Why::Maintenance),
-        Step::Act(act) if stale(input) && !matches!(act, Act::Adopt { .. }) => Step::Read(Read::Rows),
-        step => step,
+        NextStep::Act(_) if desired.maintenance => wait(WaitReason::Maintenance),
+        NextStep::Act(Action::Row(RowAction {
+            change: RowChange::Adopt,
+            ..
+        })) => step,
+        NextStep::Act(_) if stale(input) => NextStep::Read(Read::Rows),
+        _ => step,
     }
 }
 
@@ -217,45 +200,43 @@ fn is_readable(ledger: &Ledger, wanted: &[ComponentId]) -> bool {
 }
 
 /// Rows: what to do about them, what to wait for, or `None` when they are readable everywhere.
-fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
+fn rows(input: Input<'_>, ledger: &Ledger) -> Option<NextStep> {
     let Input { desired, seen, now, .. } = input;
     let until = next_poll(input);
-    let wait = |why: Why, until: Stamp| Some(Step::Wait(Wait { why, until }));
+    let wait = |why: WaitReason, until: Stamp| Some(NextStep::Wait(Wait { why, until }));
     let rows = seen.rows.as_ref()?;
     if seen.missing_since.keys().any(|pkid| ledger.rows.contains_key(pkid)) {
-        return wait(Why::ConfirmMissing, until);
+        return wait(WaitReason::ConfirmMissing, until);
     }
-    let step = registration::next(registration::Input {
+    let comparison = Comparison {
         desired: desired.wanted(),
         rows: &rows.value,
         ledger,
         foreign: desired.foreign_components,
         adopt: desired.requests.adopt_rows.is_some(),
         fresh: input.fresh,
-    });
-    match step {
-        registration::Step::Nothing => {}
-        registration::Step::Insert { pkid, id } => {
+    };
+    let action = match comparison.next() {
+        Ok(action) => action,
+        Err(blocked) => return wait(WaitReason::Blocked(blocked), until),
+    };
+    if let Some(action) = action {
+        if action.change == RowChange::Insert {
             if ledger.vanished >= 2 {
-                return wait(Why::Vanished, until);
+                return wait(WaitReason::Vanished, until);
             }
             let on = federation_on(seen);
             if !on.is_empty() && seen.present_since.is_empty() {
-                return wait(Why::FederationOn(on), until);
+                return wait(WaitReason::FederationOn(on), until);
             }
             if unasked(seen) {
-                return wait(Why::Budget, until);
+                return wait(WaitReason::Budget, until);
             }
-            return Some(Step::Act(Act::Insert { pkid, id }));
         }
-        registration::Step::Delete { pkid, id, reason } => {
-            return Some(Step::Act(Act::Delete { pkid, id, reason }));
-        }
-        registration::Step::Adopt { pkid, id } => return Some(Step::Act(Act::Adopt { pkid, id })),
-        registration::Step::Blocked(blocked) => return wait(Why::Blocked(blocked), until),
+        return Some(NextStep::Act(Action::Row(action)));
     }
     if seen.unverified {
-        return Some(Step::Read(Read::Rows));
+        return Some(NextStep::Read(Read::Rows));
     }
     let wanted = desired.wanted();
     if is_readable(ledger, wanted) || wanted.is_empty() {
@@ -271,7 +252,7 @@ fn rows(input: Input<'_>, ledger: &Ledger) -> Option<Step> {
         })
         .max()
         .unwrap_or_default();
-    wait(Why::Propagating, now.plus(left.max(Duration::from_millis(20))))
+    wait(WaitReason::Propagating, now.plus(left.max(Duration::from_millis(20))))
 }
 
 /// Nodes at which IM&P's own federation is on.
@@ -432,15 +413,15 @@ fn last_asked(seen: &Observation, nodes: Stamp) -> Stamp {
     [rows, check].into_iter().flatten().fold(nodes, later)
 }
 
-fn restart_wait(input: Input<'_>, waiting: Waiting) -> Step {
+fn restart_wait(input: Input<'_>, waiting: Waiting) -> NextStep {
     let poll = next_poll(input);
     let until = if waiting.until.mono_ms < poll.mono_ms {
         waiting.until
     } else {
         poll
     };
-    Step::Wait(Wait {
-        why: Why::Restart(waiting),
+    NextStep::Wait(Wait {
+        why: WaitReason::Restart(waiting),
         until,
     })
 }

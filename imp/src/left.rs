@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::cluster::{Imp, rows_left};
-use crate::records::ActionRecord;
+use crate::records::{ActionKind, ActionRecord, Outcome};
 use crate::store::StoreError;
 
 /// Such a cluster.
@@ -78,10 +78,11 @@ impl Imp {
             let subject = rows.join(", ");
             ledger.acted(ActionRecord {
                 at,
-                action: "GiveUpRows".to_owned(),
+                action: ActionKind::GiveUpRows,
                 subject,
                 reason: why.to_owned(),
                 outcome: "left as they are".to_owned(),
+                result: Outcome::Done,
             });
         }
         self.shelf().save(&mut file, ledger).await

@@ -53,18 +53,60 @@ pub struct UpTimeMark {
     pub asked: Stamp,
 }
 
+/// What can be done; the words of status, log and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::IntoStaticStr)]
+pub enum ActionKind {
+    /// A row was inserted, or not.
+    InsertRow,
+    /// A row was deleted, or not.
+    DeleteRow,
+    /// A row of somebody else was taken over.
+    AdoptRow,
+    /// A restart was commanded.
+    RestartRouter,
+    /// A restart came to its end.
+    RouterBack,
+    /// The claim on a cluster ended, and its rows were left as they are.
+    GiveUpRows,
+}
+
+/// How an action went; the words of the metric.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Outcome {
+    /// It was done.
+    #[default]
+    Done,
+    /// It certainly was not done.
+    NotDone,
+    /// It may or may not have been done.
+    Unknown,
+}
+
+impl Outcome {
+    /// Whether it was done.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
+}
+
 /// One thing that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ActionRecord {
-    /// When.
+    /// When it was over.
     pub at: Timestamp,
-    /// As `InsertRow`, `DeleteRow`, `AdoptRow`, `RestartRouter`.
-    pub action: String,
-    /// The row or node.
+    /// What was done.
+    pub action: ActionKind,
+    /// The row, as `cp_id (pkid)`, or the node.
     pub subject: String,
-    /// Why.
+    /// Why, as the end of a sentence.
     pub reason: String,
-    /// What came of it.
+    /// How it went, with what was before and after, as a sentence.
     pub outcome: String,
+    /// How it went. Ledgers of releases before this field have none.
+    #[serde(default, skip_serializing_if = "Outcome::is_done")]
+    pub result: Outcome,
 }

@@ -10,41 +10,31 @@ use super::axl::Row;
 
 use super::ledger::Ledger;
 use super::pkid::Pkid;
-use crate::records::RowState;
+use crate::records::{RowRecord, RowState};
 
 /// How many rows of others are told.
 const MAX_TOLD: usize = 8;
 
-/// The next thing to do about rows.
+/// One thing to do about one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing: the table is as it should be.
-    Nothing,
-    /// Insert this id under this pkid; `fresh` where the pkid is not in the ledger yet.
-    Insert {
-        /// The row's key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-    },
-    /// Delete this row of ours.
-    Delete {
-        /// The row's key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-        /// Why, as the end of a sentence.
-        reason: &'static str,
-    },
-    /// Take over a row of somebody else with our id, as asked for.
-    Adopt {
-        /// The row's key.
-        pkid: Pkid,
-        /// Its component id.
-        id: ComponentId,
-    },
-    /// Nothing may be written.
-    Blocked(Blocked),
+pub struct RowAction {
+    /// The row's key.
+    pub pkid: Pkid,
+    /// Its component id.
+    pub id: ComponentId,
+    /// What to do.
+    pub change: RowChange,
+}
+
+/// What to do about a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChange {
+    /// Insert it.
+    Insert,
+    /// Delete it, as it is ours; with the reason, as the end of a sentence.
+    Delete(&'static str),
+    /// Take it over from somebody else, as asked for: only the ledger changes.
+    Adopt,
 }
 
 /// Why nothing may be written.
@@ -58,9 +48,9 @@ pub enum Blocked {
     Altered(String),
 }
 
-/// What the comparison needs.
+/// The table as it is and as it should be.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct Comparison<'a> {
     /// Desired ids in slot order.
     pub desired: &'a [ComponentId],
     /// All rows, just read.
@@ -75,105 +65,102 @@ pub struct Input<'a> {
     pub fresh: Pkid,
 }
 
-/// Compares.
-pub fn next(input: Input<'_>) -> Step {
-    let Input {
-        desired, rows, ledger, ..
-    } = input;
-    if let Some(altered) = altered(rows, ledger) {
-        return Step::Blocked(Blocked::Altered(altered));
-    }
-    let shown = |pkid: &Pkid| rows.iter().any(|row| row.pkid == pkid.to_string());
-    let wanted: BTreeSet<&ComponentId> = desired.iter().collect();
-    let has = |id: &ComponentId| {
-        ledger
-            .rows
-            .iter()
-            .any(|(pkid, record)| record.component_id == *id && record.state != RowState::Deleting && shown(pkid))
-    };
-    let foreign: Vec<&Row> = rows
-        .iter()
-        .filter(|row| {
-            row.pkid
-                .parse::<Pkid>()
-                .map_or(true, |pkid| !ledger.rows.contains_key(&pkid))
-        })
-        .collect();
-
-    for id in desired.iter().filter(|id| !has(id)) {
-        if let Some(same) = foreign.iter().find(|row| row.cp_id == id.as_str()) {
-            return match same.pkid.parse() {
-                Ok(pkid) if input.adopt => Step::Adopt { pkid, id: id.clone() },
-                _ => Step::Blocked(Blocked::Identical(same.to_string())),
-            };
+impl Comparison<'_> {
+    /// The next thing to do; `None`: the table is as it should be.
+    pub fn next(self) -> Result<Option<RowAction>, Blocked> {
+        if let Some(altered) = self.altered() {
+            return Err(Blocked::Altered(altered));
         }
-    }
-    if input.foreign == ForeignComponents::Refuse && !desired.is_empty() && !foreign.is_empty() {
-        // A message tells a few of them; the table may hold thousands.
-        let mut told: Vec<String> = foreign.iter().take(MAX_TOLD).map(ToString::to_string).collect();
-        if let Some(more) = foreign.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
-            told.push(format!("{more} more"));
+        let has = |id: &ComponentId| self.standing(id).any(|pkid| self.shows(pkid));
+        let foreign: Vec<&Row> = self.rows.iter().filter(|row| self.record(row).is_none()).collect();
+        for id in self.desired.iter().filter(|id| !has(id)) {
+            if let Some(same) = foreign.iter().find(|row| row.cp_id == id.as_str()) {
+                return match same.pkid.parse() {
+                    Ok(pkid) if self.adopt => Ok(Some(RowAction {
+                        pkid,
+                        id: id.clone(),
+                        change: RowChange::Adopt,
+                    })),
+                    _ => Err(Blocked::Identical(same.to_string())),
+                };
+            }
         }
-        return Step::Blocked(Blocked::Foreign(told));
-    }
-    if let Some(id) = desired.iter().find(|id| !has(id)) {
-        let planned = ledger
-            .rows
-            .iter()
-            .find(|(_, record)| record.component_id == *id && record.state != RowState::Deleting);
-        return Step::Insert {
-            pkid: planned.map_or(input.fresh, |(pkid, _)| *pkid),
-            id: id.clone(),
-        };
-    }
-    next_delete(rows, ledger, &wanted)
-}
-
-/// Our rows that are not wanted, were being deleted, or stand twice.
-fn next_delete(rows: &[Row], ledger: &Ledger, wanted: &BTreeSet<&ComponentId>) -> Step {
-    let mut kept = BTreeSet::new();
-    for (pkid, record) in &ledger.rows {
-        let id = &record.component_id;
-        let keep = record.state != RowState::Deleting && wanted.contains(id);
-        let shown = rows.iter().any(|row| row.pkid == pkid.to_string());
-        let reason = if !keep {
-            "it is not wanted any more"
-        } else if !shown || kept.insert(id) {
-            continue;
-        } else {
-            "it is there twice"
-        };
-        // A planned row may still arrive: its DELETE is sent whether it shows or not, and the
-        // record goes when a later read does not show it.
-        if shown || record.state == RowState::Planned {
-            return Step::Delete {
-                pkid: *pkid,
+        if self.foreign == ForeignComponents::Refuse && !self.desired.is_empty() && !foreign.is_empty() {
+            // A message tells a few of them; the table may hold thousands.
+            let mut told: Vec<String> = foreign.iter().take(MAX_TOLD).map(ToString::to_string).collect();
+            if let Some(more) = foreign.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
+                told.push(format!("{more} more"));
+            }
+            return Err(Blocked::Foreign(told));
+        }
+        if let Some(id) = self.desired.iter().find(|id| !has(id)) {
+            return Ok(Some(RowAction {
+                pkid: self.standing(id).next().copied().unwrap_or(self.fresh),
                 id: id.clone(),
-                reason,
-            };
+                change: RowChange::Insert,
+            }));
         }
+        Ok(self.next_delete())
     }
-    Step::Nothing
-}
 
-/// A row with a pkid of ours and another id.
-fn altered(rows: &[Row], ledger: &Ledger) -> Option<String> {
-    rows.iter()
-        .find(|row| {
-            row.pkid
-                .parse::<Pkid>()
-                .ok()
-                .and_then(|pkid| ledger.rows.get(&pkid))
-                .is_some_and(|record| record.component_id.as_str() != row.cp_id)
-        })
-        .map(ToString::to_string)
+    /// Our rows with that id that are not being deleted, whether they show or not.
+    fn standing(&self, id: &ComponentId) -> impl Iterator<Item = &Pkid> {
+        let rows = self.ledger.rows.iter();
+        rows.filter(move |(_, record)| record.component_id == *id && record.state != RowState::Deleting)
+            .map(|(pkid, _)| pkid)
+    }
+
+    /// The record of a row, where it is ours.
+    fn record(&self, row: &Row) -> Option<&RowRecord> {
+        self.ledger.rows.get(&row.pkid.parse().ok()?)
+    }
+
+    fn shows(&self, pkid: &Pkid) -> bool {
+        self.rows.iter().any(|row| row.pkid == pkid.to_string())
+    }
+
+    /// Our rows that are not wanted, were being deleted, or stand twice.
+    fn next_delete(&self) -> Option<RowAction> {
+        let wanted: BTreeSet<&ComponentId> = self.desired.iter().collect();
+        let mut kept = BTreeSet::new();
+        for (pkid, record) in &self.ledger.rows {
+            let id = &record.component_id;
+            let keep = record.state != RowState::Deleting && wanted.contains(id);
+            let shown = self.shows(pkid);
+            let reason = if !keep {
+                "it is not wanted any more"
+            } else if !shown || kept.insert(id) {
+                continue;
+            } else {
+                "it is there twice"
+            };
+            // A planned row may still arrive: its DELETE is sent whether it shows or not, and the
+            // record goes when a later read does not show it.
+            if shown || record.state == RowState::Planned {
+                return Some(RowAction {
+                    pkid: *pkid,
+                    id: id.clone(),
+                    change: RowChange::Delete(reason),
+                });
+            }
+        }
+        None
+    }
+
+    /// A row with a pkid of ours and another id.
+    fn altered(&self) -> Option<String> {
+        let other = |row: &&Row| {
+            let record = self.record(row);
+            record.is_some_and(|record| record.component_id.as_str() != row.cp_id)
+        };
+        self.rows.iter().find(other).map(ToString::to_string)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use crate::records::RowRecord;
     use rstest::rstest;
 
     const FRESH: Pkid = Pkid::from_u128(99);
@@ -208,53 +195,55 @@ mod tests {
         ledger
     }
 
-    fn insert(number: u128, slot: usize) -> Step {
-        Step::Insert {
+    fn action(number: u128, slot: usize, change: RowChange) -> RowAction {
+        RowAction {
             pkid: pkid(number),
             id: id(slot),
+            change,
         }
     }
 
-    fn delete(number: u128, slot: usize, reason: &'static str) -> Step {
-        Step::Delete {
-            pkid: pkid(number),
-            id: id(slot),
-            reason,
-        }
+    fn insert(number: u128, slot: usize) -> RowAction {
+        action(number, slot, RowChange::Insert)
+    }
+
+    fn delete(number: u128, slot: usize, reason: &'static str) -> RowAction {
+        action(number, slot, RowChange::Delete(reason))
     }
 
     use RowState::{Deleting, Planned, Present};
 
     #[rstest]
-    #[case::the_first_row(&[0, 1], &[], &[], insert(99, 0))]
-    #[case::the_second_row(&[0, 1], &[(1, 0)], &[(1, 0, Present)], insert(99, 1))]
-    #[case::a_lost_insert_keeps_its_pkid(&[0], &[], &[(7, 0, Planned)], insert(7, 0))]
-    #[case::an_insert_that_arrived(&[0], &[(7, 0)], &[(7, 0, Planned)], Step::Nothing)]
-    #[case::all_there(&[0], &[(1, 0)], &[(1, 0, Present)], Step::Nothing)]
-    #[case::no_longer_wanted(&[], &[(1, 0)], &[(1, 0, Present)], delete(1, 0, "it is not wanted any more"))]
-    #[case::a_lost_delete_is_repeated(&[], &[(1, 0)], &[(1, 0, Deleting)], delete(1, 0, "it is not wanted any more"))]
-    #[case::a_delete_that_arrived(&[], &[], &[(1, 0, Deleting)], Step::Nothing)]
-    #[case::wanted_again_while_deleting(&[0], &[(1, 0)], &[(1, 0, Deleting)], insert(99, 0))]
-    #[case::adding_before_removing(&[1], &[(1, 0)], &[(1, 0, Present)], insert(99, 1))]
-    #[case::a_duplicate_of_ours(&[0], &[(1, 0), (2, 0)], &[(1, 0, Present), (2, 0, Present)], delete(2, 0, "it is there twice"))]
-    #[case::a_planned_row_not_wanted(&[], &[], &[(1, 0, Planned)], delete(1, 0, "it is not wanted any more"))]
+    #[case::the_first_row(&[0, 1], &[], &[], Some(insert(99, 0)))]
+    #[case::the_second_row(&[0, 1], &[(1, 0)], &[(1, 0, Present)], Some(insert(99, 1)))]
+    #[case::a_lost_insert_keeps_its_pkid(&[0], &[], &[(7, 0, Planned)], Some(insert(7, 0)))]
+    #[case::an_insert_that_arrived(&[0], &[(7, 0)], &[(7, 0, Planned)], None)]
+    #[case::all_there(&[0], &[(1, 0)], &[(1, 0, Present)], None)]
+    #[case::no_longer_wanted(&[], &[(1, 0)], &[(1, 0, Present)], Some(delete(1, 0, "it is not wanted any more")))]
+    #[case::a_lost_delete_is_repeated(&[], &[(1, 0)], &[(1, 0, Deleting)], Some(delete(1, 0, "it is not wanted any more")))]
+    #[case::a_delete_that_arrived(&[], &[], &[(1, 0, Deleting)], None)]
+    #[case::wanted_again_while_deleting(&[0], &[(1, 0)], &[(1, 0, Deleting)], Some(insert(99, 0)))]
+    #[case::adding_before_removing(&[1], &[(1, 0)], &[(1, 0, Present)], Some(insert(99, 1)))]
+    #[case::a_duplicate_of_ours(&[0], &[(1, 0), (2, 0)], &[(1, 0, Present), (2, 0, Present)], Some(delete(2, 0, "it is there twice")))]
+    #[case::a_planned_row_not_wanted(&[], &[], &[(1, 0, Planned)], Some(delete(1, 0, "it is not wanted any more")))]
     fn the_next_row(
         #[case] desired: &[usize],
         #[case] rows: &[(u128, usize)],
         #[case] recorded: &[(u128, usize, RowState)],
-        #[case] expected: Step,
+        #[case] expected: Option<RowAction>,
     ) {
         let desired: Vec<_> = desired.iter().map(|slot| id(*slot)).collect();
         let rows: Vec<_> = rows.iter().map(|(number, slot)| row(*number, *slot)).collect();
-        let step = next(Input {
+        let step = Comparison {
             desired: &desired,
             rows: &rows,
             ledger: &ledger(recorded),
             foreign: ForeignComponents::Refuse,
             adopt: false,
             fresh: FRESH,
-        });
-        assert_eq!(step, expected);
+        }
+        .next();
+        assert_eq!(step, Ok(expected));
     }
 
     #[rstest]
@@ -267,29 +256,31 @@ mod tests {
         #[case] slot: usize,
         #[case] blocked: bool,
     ) {
-        let step = next(Input {
+        let step = Comparison {
             desired: &[id(0)],
             rows: &[row(3, slot)],
             ledger: &ledger(&[]),
             foreign,
             adopt,
             fresh: FRESH,
-        });
-        assert_eq!(matches!(step, Step::Blocked(_)), blocked, "{step:?}");
+        }
+        .next();
+        assert_eq!(step.is_err(), blocked, "{step:?}");
     }
 
     #[test]
     fn of_many_rows_of_others_some_are_told() {
         let rows: Vec<Row> = (1..=20_000).map(|number| row(number, 5)).collect();
-        let step = next(Input {
+        let step = Comparison {
             desired: &[id(0)],
             rows: &rows,
             ledger: &ledger(&[]),
             foreign: ForeignComponents::Refuse,
             adopt: false,
             fresh: FRESH,
-        });
-        let Step::Blocked(Blocked::Foreign(told)) = step else {
+        }
+        .next();
+        let Err(Blocked::Foreign(told)) = step else {
             panic!("{step:?}");
         };
         assert_eq!(told.len(), MAX_TOLD + 1);
@@ -298,36 +289,32 @@ mod tests {
 
     #[test]
     fn an_identical_row_is_adopted_when_asked_for() {
-        let step = next(Input {
+        let step = Comparison {
             desired: &[id(0)],
             rows: &[row(3, 0)],
             ledger: &ledger(&[]),
             foreign: ForeignComponents::Refuse,
             adopt: true,
             fresh: FRESH,
-        });
-        assert_eq!(
-            step,
-            Step::Adopt {
-                pkid: pkid(3),
-                id: id(0)
-            }
-        );
+        }
+        .next();
+        assert_eq!(step, Ok(Some(action(3, 0, RowChange::Adopt))));
     }
 
     #[test]
     fn rows_of_others_are_never_deleted() {
         for desired in [vec![], vec![id(0)]] {
-            let step = next(Input {
+            let step = Comparison {
                 desired: &desired,
                 rows: &[row(1, 0), row(3, 4), row(4, 0)],
                 ledger: &ledger(&[(1, 0, Present)]),
                 foreign: ForeignComponents::Tolerate,
                 adopt: false,
                 fresh: FRESH,
-            });
+            }
+            .next();
             assert!(
-                !matches!(&step, Step::Delete { pkid: p, .. } if *p != pkid(1)),
+                !matches!(&step, Ok(Some(RowAction { pkid: p, change: RowChange::Delete(_), .. })) if *p != pkid(1)),
                 "{step:?}"
             );
         }
@@ -335,14 +322,15 @@ mod tests {
 
     #[test]
     fn a_row_of_ours_with_another_id_stops_everything() {
-        let step = next(Input {
+        let step = Comparison {
             desired: &[id(0)],
             rows: &[row(1, 8)],
             ledger: &ledger(&[(1, 0, Present)]),
             foreign: ForeignComponents::Tolerate,
             adopt: false,
             fresh: FRESH,
-        });
-        assert!(matches!(step, Step::Blocked(Blocked::Altered(_))), "{step:?}");
+        }
+        .next();
+        assert!(matches!(step, Err(Blocked::Altered(_))), "{step:?}");
     }
 }

@@ -11,10 +11,10 @@ use xmpp_federation_core::{Activation, ComponentId};
 use super::announcement::{self, Proof};
 use super::axl::Table;
 use super::desired::Desired;
-use super::effects::{Act, Step, Wait, Why};
+use super::effects::{Action, NextStep, Wait, WaitReason};
 use super::ledger::Ledger;
 use super::observation::{Barred, Observation, Read};
-use super::registration::Blocked;
+use super::registration::{Blocked, RowAction, RowChange};
 use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
 use crate::access::AxlVersion;
 use crate::reasons::Reason;
@@ -34,7 +34,7 @@ pub struct Input<'a> {
     /// The record.
     pub ledger: Option<&'a Ledger>,
     /// What comes next.
-    pub step: &'a Step,
+    pub step: &'a NextStep,
     /// Why no call can be made at all.
     pub setup_error: Option<&'a String>,
     /// Why the record is not usable.
@@ -81,7 +81,7 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
         events,
         requeue_after,
         barred: seen.barred.is_some(),
-        wants_to_act: desired.hold_acts && matches!(input.step, Step::Act(_)),
+        wants_to_act: desired.hold_acts && matches!(input.step, NextStep::Act(_)),
     }
 }
 
@@ -89,8 +89,8 @@ pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) ->
 fn rests(input: &Input<'_>) -> bool {
     matches!(
         input.step,
-        Step::Wait(Wait {
-            why: Why::Claimed(_) | Why::Barred(_),
+        NextStep::Wait(Wait {
+            why: WaitReason::Claimed(_) | WaitReason::Barred(_),
             ..
         })
     )
@@ -116,7 +116,7 @@ fn components_registered(input: &Input<'_>) -> Verdict {
     let Some(ledger) = input.ledger else {
         return without_ledger(input);
     };
-    if let Step::Wait(wait) = step
+    if let NextStep::Wait(wait) = step
         && let Some(verdict) = blocked(&wait.why)
     {
         return verdict;
@@ -204,55 +204,55 @@ fn without_ledger(input: &Input<'_>) -> Verdict {
 }
 
 /// What keeps rows from being written, where a human has to decide.
-fn blocked(why: &Why) -> Option<Verdict> {
+fn blocked(why: &WaitReason) -> Option<Verdict> {
     Some(match why {
-        Why::Claimed(owner) => Verdict::no(
+        WaitReason::Claimed(owner) => Verdict::no(
             Reason::ClaimedByAnother,
             format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
             ),
         ),
-        Why::Barred(Barred::SameAs(entry)) => Verdict::no(
+        WaitReason::Barred(Barred::SameAs(entry)) => Verdict::no(
             Reason::SameCluster,
             format!(
                 "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
             ),
         ),
-        Why::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
+        WaitReason::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
             Reason::OtherCluster,
             format!(
                 "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
-        Why::Blocked(Blocked::Foreign(rows)) => Verdict::no(
+        WaitReason::Blocked(Blocked::Foreign(rows)) => Verdict::no(
             Reason::ForeignComponents,
             format!(
                 "IM&P's table holds rows of others: {}. Turn XMPP federation off on the Expressway that wrote them, or set imp[].foreignComponents to Tolerate",
                 rows.join(", ")
             ),
         ),
-        Why::Blocked(Blocked::Identical(row)) => Verdict::no(
+        WaitReason::Blocked(Blocked::Identical(row)) => Verdict::no(
             Reason::IdenticalForeignRow,
             format!(
                 "IM&P's table holds {row}, which has our component id but was not written by us; if it is ours (a lost ledger), set the annotation xmppfederation.io/adopt-rows, otherwise remove it"
             ),
         ),
-        Why::Blocked(Blocked::Altered(row)) => Verdict::no(
+        WaitReason::Blocked(Blocked::Altered(row)) => Verdict::no(
             Reason::RowsVanished,
             format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
         ),
-        Why::FederationOn(nodes) => Verdict::no(
+        WaitReason::FederationOn(nodes) => Verdict::no(
             Reason::FederationOn,
             format!(
                 "No row is written while IM&P's own XMPP federation is on ({}); {TURN_OFF}",
                 nodes.join(", ")
             ),
         ),
-        Why::Vanished => Verdict::no(
+        WaitReason::Vanished => Verdict::no(
             Reason::RowsVanished,
             "Rows of ours vanished from IM&P's table twice: somebody else (an Expressway?) writes it. Find out who, then set the annotation xmppfederation.io/refresh to a new value",
         ),
-        Why::ConfirmMissing => Verdict::unknown(
+        WaitReason::ConfirmMissing => Verdict::unknown(
             Reason::RowsVanished,
             "Rows of ours are missing in IM&P's table; it is read once more after 60 s before anything is done",
         ),
@@ -299,34 +299,34 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
     }
     let behind = names(behind.into_iter());
     match step {
-        Step::Wait(wait) => match &wait.why {
-            Why::Restart(waiting) => restart_verdict(waiting),
-            Why::Propagating => Verdict::no(
+        NextStep::Wait(wait) => match &wait.why {
+            WaitReason::Restart(waiting) => restart_verdict(waiting),
+            WaitReason::Propagating => Verdict::no(
                 Reason::Propagating,
                 format!(
                     "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
                     desired.restart.propagation_delay.as_secs_f32()
                 ),
             ),
-            Why::Axl => Verdict::unknown(
+            WaitReason::Axl => Verdict::unknown(
                 Reason::Unreachable,
                 format!(
                     "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
                 ),
             ),
-            Why::Maintenance => Verdict::no(
+            WaitReason::Maintenance => Verdict::no(
                 Reason::Maintenance,
                 format!(
                     "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
                 ),
             ),
-            Why::Settled => Verdict::unknown(
+            WaitReason::Settled => Verdict::unknown(
                 Reason::Unproven,
                 format!(
                     "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
                 ),
             ),
-            Why::Budget => Verdict::no(
+            WaitReason::Budget => Verdict::no(
                 Reason::Restarting,
                 format!(
                     "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
@@ -337,11 +337,11 @@ fn routers_in_sync(input: &Input<'_>) -> Verdict {
                 format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
             ),
         },
-        Step::Act(Act::Restart { node, reason }) => Verdict::no(
+        NextStep::Act(Action::Restart { node, reason }) => Verdict::no(
             Reason::Restarting,
             format!("Cisco XCP Router on {node} is restarted next: {reason}"),
         ),
-        Step::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
+        NextStep::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
             Reason::Restarting,
             format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
         ),
@@ -416,21 +416,30 @@ fn progress(input: &Input<'_>) -> Progress {
         return Progress::Stalled(error.clone());
     }
     match input.step {
-        Step::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
-        Step::Act(act) => Progress::Reconciling(match act {
-            Act::Insert { id, .. } => format!("The row of {id} is inserted next"),
-            Act::Delete { id, .. } => format!("The row of {id} is deleted next"),
-            Act::Adopt { id, .. } => format!("The row of {id} is adopted next"),
-            Act::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
+        NextStep::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
+        NextStep::Act(act) => Progress::Reconciling(match act {
+            Action::Row(RowAction { id, change, .. }) => {
+                let done = match change {
+                    RowChange::Insert => "inserted",
+                    RowChange::Delete(_) => "deleted",
+                    RowChange::Adopt => "adopted",
+                };
+                format!("The row of {id} is {done} next")
+            }
+            Action::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
         }),
-        Step::Wait(wait) => match &wait.why {
-            Why::Settled => unannounced(input, &node_names(input))
+        NextStep::Wait(wait) => match &wait.why {
+            WaitReason::Settled => unannounced(input, &node_names(input))
                 .or_else(|| still_bouncing(input))
                 .map_or(Progress::Done, Progress::Stalled),
-            Why::Claimed(_) | Why::Barred(_) | Why::Blocked(_) | Why::FederationOn(_) | Why::Vanished => {
+            WaitReason::Claimed(_)
+            | WaitReason::Barred(_)
+            | WaitReason::Blocked(_)
+            | WaitReason::FederationOn(_)
+            | WaitReason::Vanished => {
                 Progress::Stalled(blocked(&wait.why).map(|verdict| verdict.message).unwrap_or_default())
             }
-            Why::Restart(waiting) => match waiting.kind {
+            WaitReason::Restart(waiting) => match waiting.kind {
                 WaitKind::ByHand
                 | WaitKind::Refused
                 | WaitKind::Hangs
@@ -438,18 +447,20 @@ fn progress(input: &Input<'_>) -> Progress {
                 | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
                 _ => Progress::Reconciling(waiting.message.clone()),
             },
-            Why::Maintenance => Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned()),
-            Why::Axl => Progress::Reconciling(
+            WaitReason::Maintenance => Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned()),
+            WaitReason::Axl => Progress::Reconciling(
                 input
                     .seen
                     .axl_failure
                     .as_ref()
                     .map_or_else(|| "AXL is asked again".to_owned(), |failure| failure.error.to_string()),
             ),
-            Why::Ledger => Progress::Reconciling(without_ledger(input).message),
-            Why::ConfirmMissing => Progress::Reconciling("Missing rows are confirmed by a second read".to_owned()),
-            Why::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
-            Why::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
+            WaitReason::Ledger => Progress::Reconciling(without_ledger(input).message),
+            WaitReason::ConfirmMissing => {
+                Progress::Reconciling("Missing rows are confirmed by a second read".to_owned())
+            }
+            WaitReason::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
+            WaitReason::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
         },
     }
 }

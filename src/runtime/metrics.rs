@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use xmpp_federation_imp::records::{ActionKind, Outcome};
 
 /// Prefix of every name.
 const PREFIX: &str = "xmpp_federation";
@@ -211,8 +212,11 @@ impl xmpp_federation_imp::counter::Counter for Metrics {
         self.router_restarts.get_or_create(&restart).inc();
     }
 
-    fn acted(&self, action: &'static str, outcome: &'static str) {
-        let act = Act { action, outcome };
+    fn acted(&self, action: ActionKind, outcome: Outcome) {
+        let act = Act {
+            action: action.into(),
+            outcome: outcome.into(),
+        };
         self.imp_actions.get_or_create(&act).inc();
     }
 }

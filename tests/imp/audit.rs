@@ -9,6 +9,7 @@ use xmpp_federation_core::Activation;
 use xmpp_federation_imp::Imp;
 
 use xmpp_federation_imp::reasons::Reason;
+use xmpp_federation_imp::records::ActionKind;
 use xmpp_federation_imp::report::Report;
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
@@ -94,7 +95,7 @@ fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, Reas
     let recent: Vec<_> = report
         .recent_actions
         .iter()
-        .filter(|done| done.action == action && done.subject.contains(subject))
+        .filter(|done| done.action.to_string() == action && done.subject.contains(subject))
         .collect();
     assert_eq!(recent.len(), 1, "{action}: {:#?}", report.recent_actions);
     let one = format!("{}: {}", recent[0].reason, recent[0].outcome);
@@ -206,7 +207,7 @@ async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
         .collect();
     assert_eq!(inserted, [true, false]);
     let recent = report.recent_actions.iter();
-    assert_eq!(recent.filter(|done| done.action == "InsertRow").count(), 2);
+    assert_eq!(recent.filter(|done| done.action == ActionKind::InsertRow).count(), 2);
     assert_eq!(count(&metrics, "InsertRow", "unknown"), 1);
     assert_eq!(count(&metrics, "InsertRow", "done"), 1);
     assert_eq!(bench.rows().len(), 1);

@@ -4,114 +4,114 @@ use xmpp_federation_core::ComponentId;
 
 use super::access::{axl, control_center};
 use super::{Cluster, Imp};
-use crate::audit::{Action, Deed, Outcome};
 use crate::axl::Row;
 use crate::control_center::{Commanded, NotDone, RestartAnswer};
 use crate::desired::Desired;
-use crate::effects::Act;
+use crate::effects::Action;
 use crate::error::{CallError, CallErrorKind};
 use crate::http::Caller;
 use crate::ledger::Ledger;
 use crate::observation::Read;
 use crate::pkid::Pkid;
+use crate::records::{ActionKind, ActionRecord, Outcome};
+use crate::registration::{RowAction, RowChange};
 use crate::report::Event;
 use crate::restart;
 
 impl Imp {
     /// Does one thing: the intent is in the ledger before the call, the outcome after it.
-    pub(super) async fn act(&self, cluster: &mut Cluster, desired: &Desired, act: Act, events: &mut Vec<Event>) {
+    pub(super) async fn act(&self, cluster: &mut Cluster, desired: &Desired, action: Action, events: &mut Vec<Event>) {
         let Some(Ok(caller)) = cluster.caller.clone() else {
             return;
         };
-        match act {
-            Act::Insert { pkid, id } => {
-                let known = cluster.ledger().is_some_and(|ledger| ledger.rows.contains_key(&pkid));
-                if !known
-                    && !self
-                        .record(cluster, |ledger| {
-                            ledger.intend_insert(pkid, &id);
-                        })
-                        .await
-                {
-                    return;
-                }
-                let Some(table) = cluster.seen.table else {
-                    return;
-                };
-                let before = cluster.rows_of_ours();
-                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
-                let result = axl.insert(table, pkid, &id).await;
-                cluster.axl_version = axl.version;
-                if matches!(result, Ok(1))
-                    && let Some(rows) = &mut cluster.seen.rows
-                {
-                    rows.value.push(Row {
-                        pkid: pkid.to_string(),
-                        cp_id: id.to_string(),
-                    });
-                    cluster.seen.unverified = true;
-                }
-                let reason = format!("{} has a slot for it", desired.owner);
-                let row = (pkid, id.as_str(), reason.as_str());
-                self.row_done(cluster, Action::InsertRow, row, before, result, events)
-                    .await;
-            }
-            Act::Delete { pkid, id, reason } => {
-                if !self.record(cluster, |ledger| ledger.intend_delete(pkid)).await {
-                    return;
-                }
-                let Some(table) = cluster.seen.table else {
-                    return;
-                };
-                let before = cluster.rows_of_ours();
-                let shown = cluster
-                    .seen
-                    .rows
-                    .as_ref()
-                    .is_some_and(|rows| rows.value.iter().any(|row| row.pkid == pkid.to_string()));
-                let mut axl = axl(&caller, &desired.target, cluster.axl_version);
-                let result = axl.delete(table, pkid, &id, shown).await;
-                cluster.axl_version = axl.version;
-                if result.is_ok() {
-                    if let Some(rows) = &mut cluster.seen.rows {
-                        rows.value.retain(|row| row.pkid != pkid.to_string());
-                    }
-                    cluster.seen.unverified = true;
-                    if !cluster.deleted.contains(&id.to_string()) {
-                        cluster.deleted.push(id.to_string());
-                    }
-                }
-                let row = (pkid, id.as_str(), reason);
-                self.row_done(cluster, Action::DeleteRow, row, before, result, events)
-                    .await;
-            }
-            Act::Adopt { pkid, id } => self.adopt(cluster, pkid, &id, events).await,
-            Act::Restart { node, reason } => {
+        match action {
+            Action::Row(row) => self.change(cluster, desired, &caller, &row, events).await,
+            Action::Restart { node, reason } => {
                 self.restart(cluster, desired, &caller, &node, reason, events).await;
             }
         }
     }
 
+    async fn change(
+        &self,
+        cluster: &mut Cluster,
+        desired: &Desired,
+        caller: &Caller,
+        row: &RowAction,
+        events: &mut Vec<Event>,
+    ) {
+        let RowAction { pkid, id, change } = row;
+        let (action, reason) = match change {
+            RowChange::Insert => (ActionKind::InsertRow, format!("{} has a slot for it", desired.owner)),
+            RowChange::Delete(reason) => (ActionKind::DeleteRow, (*reason).to_owned()),
+            RowChange::Adopt => return self.adopt(cluster, *pkid, id, events).await,
+        };
+        let intended = match change {
+            RowChange::Insert if cluster.ledger().is_some_and(|ledger| ledger.rows.contains_key(pkid)) => true,
+            RowChange::Insert => self.record(cluster, |ledger| ledger.intend_insert(*pkid, id)).await,
+            _ => self.record(cluster, |ledger| ledger.intend_delete(*pkid)).await,
+        };
+        let Some(table) = cluster.seen.table.filter(|_| intended) else {
+            return;
+        };
+        let before = cluster.rows_of_ours();
+        let is_it = |row: &Row| row.pkid == pkid.to_string();
+        let mut axl = axl(caller, &desired.target, cluster.axl_version);
+        let result = if *change == RowChange::Insert {
+            axl.insert(table, *pkid, id).await
+        } else {
+            let rows = cluster.seen.rows.as_ref();
+            let shown = rows.is_some_and(|rows| rows.value.iter().any(is_it));
+            axl.delete(table, *pkid, id, shown).await
+        };
+        cluster.axl_version = axl.version;
+        let rows = cluster.seen.rows.as_mut().map(|rows| &mut rows.value);
+        match (change, &result) {
+            (RowChange::Insert, Ok(1)) => {
+                if let Some(rows) = rows {
+                    rows.push(Row {
+                        pkid: pkid.to_string(),
+                        cp_id: id.to_string(),
+                    });
+                    cluster.seen.unverified = true;
+                }
+            }
+            (RowChange::Delete(_), Ok(_)) => {
+                if let Some(rows) = rows {
+                    rows.retain(|row| !is_it(row));
+                }
+                cluster.seen.unverified = true;
+                if !cluster.deleted.contains(&id.to_string()) {
+                    cluster.deleted.push(id.to_string());
+                }
+            }
+            _ => {}
+        }
+        let subject = format!("{id} ({pkid})");
+        self.row_done(cluster, action, (subject, reason), before, result, events)
+            .await;
+    }
+
     /// Takes a row over that stands for a component of ours, as the annotation asks.
     async fn adopt(&self, cluster: &mut Cluster, pkid: Pkid, id: &ComponentId, events: &mut Vec<Event>) {
-        let deed = Deed {
+        let record = ActionRecord {
             at: self.clock.now().wall,
-            action: Action::AdoptRow,
+            action: ActionKind::AdoptRow,
             subject: format!("{id} ({pkid})"),
             reason: "the annotation xmppfederation.io/adopt-rows asks for it".to_owned(),
-            outcome: Outcome::Done,
-            told: "it was of somebody else, it is ours from now on; nothing was written to the table".to_owned(),
+            outcome: "it was of somebody else, it is ours from now on; nothing was written to the table".to_owned(),
+            result: Outcome::Done,
         };
         let saved = self
             .record(cluster, |ledger| {
                 ledger.adopt(pkid, id);
-                ledger.acted(deed.record());
+                ledger.acted(record.clone());
             })
             .await;
         if saved {
             cluster.seen.due.insert(Read::Rows);
-            deed.announce(&*self.counter);
-            events.push(deed.event());
+            record.announce(&*self.counter);
+            events.extend(record.event());
         }
     }
 
@@ -119,13 +119,13 @@ impl Imp {
     async fn row_done(
         &self,
         cluster: &mut Cluster,
-        action: Action,
-        (pkid, id, reason): (Pkid, &str, &str),
+        action: ActionKind,
+        (subject, reason): (String, String),
         before: usize,
-        result: Result<u64, CallError>,
+        answer: Result<u64, CallError>,
         events: &mut Vec<Event>,
     ) {
-        let (outcome, told) = match &result {
+        let (result, outcome) = match &answer {
             Ok(rows) => (
                 if *rows == 1 { Outcome::Done } else { Outcome::NotDone },
                 format!(
@@ -142,18 +142,17 @@ impl Imp {
                 format!("the table had {before} rows of ours; {error}"),
             ),
         };
-        let deed = Deed {
+        let record = ActionRecord {
             at: self.clock.now().wall,
             action,
-            subject: format!("{id} ({pkid})"),
-            reason: reason.to_owned(),
+            subject,
+            reason,
             outcome,
-            told,
+            result,
         };
-        deed.announce(&*self.counter);
-        events.push(deed.event());
-        let record = deed.record();
-        match result {
+        record.announce(&*self.counter);
+        events.extend(record.event());
+        match answer {
             Ok(rows) => {
                 cluster.seen.axl_failure = None;
                 cluster.seen.write_failures = 0;
@@ -202,15 +201,15 @@ impl Imp {
             .restart_router(planned.plus(self.timings.send_within))
             .await;
         let now = self.clock.now();
-        let (answer, outcome, told) = match commanded {
+        let (answer, result, told) = match commanded {
             Commanded::Answered(answer) => {
                 cluster.seen.restart_failures.remove(node);
-                let (outcome, told) = match &answer {
+                let (result, told) = match &answer {
                     RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
                     RestartAnswer::Refused(why) => (Outcome::NotDone, format!("refused ({why})")),
                     RestartAnswer::Ambiguous(why) => (Outcome::Unknown, format!("unknown ({why})")),
                 };
-                (Some(answer), outcome, told)
+                (Some(answer), result, told)
             }
             Commanded::NotDone(not_done) => {
                 let (wait, why) = match not_done {
@@ -234,17 +233,16 @@ impl Imp {
             .get(node)
             .and_then(|services| services.value.up_time)
             .map_or_else(|| "not known".to_owned(), |seconds| format!("{seconds} s before"));
-        let deed = Deed {
+        let record = ActionRecord {
             at: now.wall,
-            action: Action::RestartRouter,
+            action: ActionKind::RestartRouter,
             subject: node.to_owned(),
             reason,
-            outcome,
-            told: format!("{told}; up time {up_time}"),
+            outcome: format!("{told}; up time {up_time}"),
+            result,
         };
-        deed.announce(&*self.counter);
-        events.push(deed.event());
-        let record = deed.record();
+        record.announce(&*self.counter);
+        events.extend(record.event());
         self.record(cluster, |ledger| {
             ledger.acted(record);
             ledger.restart_answered(node, answer);

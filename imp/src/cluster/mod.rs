@@ -24,7 +24,7 @@ use crate::axl::Row;
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::counter::{Counter, Uncounted};
 use crate::desired::Desired;
-use crate::effects::{self, Step, Wait, Why};
+use crate::effects::{self, NextStep, Wait, WaitReason};
 use crate::http::Caller;
 use crate::ledger::Ledger;
 use crate::ledger::file::LedgerFile;
@@ -126,8 +126,8 @@ impl Imp {
         let (step, events) = self.turn(&mut cluster, desired).await;
         let now = self.clock.now();
         let requeue_after = match &step {
-            Step::Wait(wait) => Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms)),
-            Step::Read(_) | Step::Act(_) => Duration::ZERO,
+            NextStep::Wait(wait) => Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms)),
+            NextStep::Read(_) | NextStep::Act(_) => Duration::ZERO,
         };
         verdicts::report(
             &verdicts::Input {
@@ -156,7 +156,7 @@ impl Imp {
     }
 
     /// Waits for the right to call the publisher, and makes a step with it.
-    async fn turn(&self, cluster: &mut Cluster, desired: &Desired) -> (Step, Vec<Event>) {
+    async fn turn(&self, cluster: &mut Cluster, desired: &Desired) -> (NextStep, Vec<Event>) {
         let name = &desired.target.publisher;
         let mut events = Vec::new();
         let mut key = self.publisher_key(name);
@@ -172,7 +172,7 @@ impl Imp {
             }
             key = self.publisher_key(name);
         }
-        (Step::Read(Read::Rows), events)
+        (NextStep::Read(Read::Rows), events)
     }
 
     fn calls(&self, key: &PublisherKey) -> Arc<AsyncMutex<RecentCalls>> {
@@ -211,7 +211,7 @@ impl Imp {
         desired: &Desired,
         events: &mut Vec<Event>,
         held: Option<&PublisherKey>,
-    ) -> Option<Step> {
+    ) -> Option<NextStep> {
         self.take_over(cluster, desired).await;
         let mut acted = false;
         for _ in 0..MAX_STEPS {
@@ -231,8 +231,8 @@ impl Imp {
                 fresh: Pkid::random(),
             });
             match step {
-                Step::Read(read) if !acted => self.read(cluster, desired, read).await,
-                Step::Act(act) if !acted && !desired.hold_acts => {
+                NextStep::Read(read) if !acted => self.read(cluster, desired, read).await,
+                NextStep::Act(act) if !acted && !desired.hold_acts => {
                     acted = true;
                     self.act(cluster, desired, act, events).await;
                 }
@@ -243,7 +243,10 @@ impl Imp {
             }
         }
         let until = self.clock.now().plus(Duration::from_secs(5));
-        Some(Step::Wait(Wait { why: Why::Axl, until }))
+        Some(NextStep::Wait(Wait {
+            why: WaitReason::Axl,
+            until,
+        }))
     }
 
     /// Takes over what changed in the target, and a refresh that was asked for.

@@ -1,7 +1,6 @@
 //! The ledger of a cluster: loaded, learned from what was read, written.
 
 use super::{Cluster, Imp};
-use crate::audit;
 use crate::desired::{Desired, Sibling};
 use crate::ledger::Ledger;
 use crate::ledger::file::LedgerFile;
@@ -65,7 +64,7 @@ impl Imp {
         }
         for action in &file.ledger.actions {
             if !before.contains(action) {
-                audit::announce_learned(action, &*self.counter);
+                action.announce(&*self.counter);
             }
         }
         events.extend(learned);

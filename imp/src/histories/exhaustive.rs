@@ -6,7 +6,7 @@ use rstest::rstest;
 use super::operations::{Fault, Setup};
 use super::operator::Actor;
 use super::world::{NAMES, World};
-use crate::effects::Why;
+use crate::effects::WaitReason;
 
 /// A call that changes something can end in these ways instead of well.
 const FAULTS: [Fault; 8] = [
@@ -66,7 +66,7 @@ impl Explored {
                 return;
             }
             if let Some(wait) = wait {
-                if wait.why == Why::Settled {
+                if wait.why == WaitReason::Settled {
                     break;
                 }
                 world.wait_or_answer(actor, &wait);
@@ -100,7 +100,7 @@ fn settled() -> World {
         min_interval_ms: 0,
         skew_ms: 0,
     });
-    assert_eq!(world.settle(), Why::Settled);
+    assert_eq!(world.settle(), WaitReason::Settled);
     world
 }
 

@@ -13,7 +13,7 @@ use crate::clock::Stamp;
 use crate::control_center::RestartAnswer;
 use crate::control_center::ServiceState;
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{Input, Step, plan};
+use crate::effects::{Input, NextStep, plan};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::observation::Observation;
 use crate::timings::Timings;
@@ -61,7 +61,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub fn plan(self, input: Input<'_>) -> Step {
+    pub fn plan(self, input: Input<'_>) -> NextStep {
         let mut desired = input.desired.clone();
         let mut seen = input.seen.clone();
         let mut ledger = input.ledger.cloned();

@@ -14,13 +14,13 @@ use crate::clock::Stamp;
 use crate::control_center::ImpFederation;
 use crate::control_center::RestartAnswer;
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{Act, Input, Step, Wait, Why, plan};
+use crate::effects::{Action, Input, NextStep, Wait, WaitReason, plan};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;
 use crate::ledger::learn::learn;
 use crate::observation::{Failure, Observation, Read, Seen};
 use crate::pkid::Pkid;
-use crate::registration::Blocked;
+use crate::registration::{Blocked, RowAction, RowChange};
 use crate::restart::WaitKind;
 use crate::testing;
 
@@ -108,21 +108,21 @@ impl World {
             self.pkids += 1;
             let step = self.plan(actor);
             match step {
-                Step::Read(_) | Step::Act(_) if acted => return None,
-                Step::Read(read) => self.read(actor, &read),
-                Step::Act(act) => {
+                NextStep::Read(_) | NextStep::Act(_) if acted => return None,
+                NextStep::Read(read) => self.read(actor, &read),
+                NextStep::Act(act) => {
                     acted = true;
                     if !self.act(actor, act, fault) {
                         return None;
                     }
                 }
-                Step::Wait(wait) => return Some(wait),
+                NextStep::Wait(wait) => return Some(wait),
             }
         }
         None
     }
 
-    fn plan(&self, actor: Actor) -> Step {
+    fn plan(&self, actor: Actor) -> NextStep {
         let known = &self.processes[actor.process].known[actor.resource];
         let ledger = known
             .file
@@ -285,13 +285,17 @@ impl World {
     }
 
     /// Whether the process lives on.
-    fn act(&mut self, actor: Actor, act: Act, fault: Fault) -> bool {
+    fn act(&mut self, actor: Actor, act: Action, fault: Fault) -> bool {
         self.acts += 1;
         if actor.resource != 0 {
             self.violate("7", format!("the second resource does {act:?}"));
         }
-        match act {
-            Act::Insert { pkid, id } => {
+        let RowAction { pkid, id, change } = match act {
+            Action::Row(row) => row,
+            Action::Restart { node, reason } => return self.restart(actor, &node, &reason, fault),
+        };
+        match change {
+            RowChange::Insert => {
                 let record = self.known(actor).file.as_ref().map(|(_, ledger)| ledger);
                 if record.is_some_and(|ledger| ledger.rows.is_empty()) {
                     self.first_registration();
@@ -315,7 +319,7 @@ impl World {
                     },
                 )
             }
-            Act::Delete { pkid, id, .. } => {
+            RowChange::Delete(_) => {
                 let ours = self
                     .known(actor)
                     .file
@@ -337,7 +341,7 @@ impl World {
                     },
                 )
             }
-            Act::Adopt { pkid, id } => {
+            RowChange::Adopt => {
                 if self.desired[0].requests.adopt_rows.is_none() {
                     self.violate("4", format!("nobody asked for the adoption of {id}"));
                 }
@@ -346,7 +350,6 @@ impl World {
                 }
                 true
             }
-            Act::Restart { node, reason } => self.restart(actor, &node, &reason, fault),
         }
     }
 
@@ -448,7 +451,7 @@ impl World {
     }
 
     /// No more faults: goes on until nothing is left to do, answering what a human is asked for.
-    pub fn settle(&mut self) -> Why {
+    pub fn settle(&mut self) -> WaitReason {
         self.links = true;
         self.hide(false);
         self.desired[0].requests.refresh = Some("settle".into());
@@ -464,7 +467,7 @@ impl World {
             process: self.leader,
             resource: 0,
         };
-        let mut last = Why::Axl;
+        let mut last = WaitReason::Axl;
         let mut settled_ms: Option<u64> = None;
         for _ in 0..5_000 {
             if self.violation.is_some() {
@@ -477,7 +480,7 @@ impl World {
             // What somebody did meanwhile shows when everything was read once more.
             let since = settled_ms.get_or_insert(self.now_ms);
             let polls = 2 * self.desired[0].poll_interval.as_millis() as u64;
-            if last != Why::Settled {
+            if last != WaitReason::Settled {
                 settled_ms = None;
             } else if self.now_ms > *since + polls {
                 return last;
@@ -509,12 +512,12 @@ impl World {
     /// A human does what is asked for, or time passes until the next look.
     pub fn wait_or_answer(&mut self, actor: Actor, wait: &Wait) {
         match &wait.why {
-            Why::Blocked(Blocked::Identical(_)) => {
+            WaitReason::Blocked(Blocked::Identical(_)) => {
                 self.desired[0].requests.adopt_rows = Some("yes".into());
             }
-            Why::Blocked(Blocked::Foreign(_)) => self.remove_strange_rows(actor),
-            Why::Vanished => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
-            Why::Restart(waiting)
+            WaitReason::Blocked(Blocked::Foreign(_)) => self.remove_strange_rows(actor),
+            WaitReason::Vanished => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
+            WaitReason::Restart(waiting)
                 if matches!(
                     waiting.kind,
                     WaitKind::OutcomeUnknown | WaitKind::Hangs | WaitKind::Refused
@@ -522,7 +525,7 @@ impl World {
             {
                 self.token();
             }
-            Why::Restart(waiting) if waiting.kind == WaitKind::Unhealthy => {
+            WaitReason::Restart(waiting) if waiting.kind == WaitKind::Unhealthy => {
                 self.start_services();
                 self.desired[0].requests.refresh = Some(self.now_ms.to_string());
             }

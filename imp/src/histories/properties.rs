@@ -9,7 +9,7 @@ use super::mutants::Mutant;
 use super::operations::{Fault, Op, Setup, ops, ops_that_forget, setups};
 use super::operator::Actor;
 use super::world::{NAMES, World};
-use crate::effects::Why;
+use crate::effects::WaitReason;
 
 /// Histories per property; `PROPTEST_CASES=N` walks others.
 const CASES: u32 = 350;
@@ -76,7 +76,7 @@ fn settled(mut world: World) -> Result<World, TestCaseError> {
     if let Some(violation) = &world.violation {
         return Err(TestCaseError::fail(format!("rule {violation}")));
     }
-    prop_assert_eq!(&end, &Why::Settled);
+    prop_assert_eq!(&end, &WaitReason::Settled);
     for id in &world.desired[0].component_ids {
         prop_assert!(world.stands(id).is_some(), "{} has no row", id);
     }
@@ -111,7 +111,7 @@ fn in_order_it_sleeps_from_poll_to_poll() {
         min_interval_ms: 0,
         skew_ms: 0,
     });
-    assert_eq!(world.settle(), Why::Settled);
+    assert_eq!(world.settle(), WaitReason::Settled);
     let leader = Actor {
         process: world.leader,
         resource: 0,

@@ -105,8 +105,9 @@ fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
+    use crate::records::Outcome;
 
     /// As the first release writes it.
     const TEXT: &str = include_str!("../testdata/ledger.json");
@@ -125,5 +126,24 @@ mod tests {
         };
         let before: serde_json::Value = serde_json::from_str(TEXT).unwrap();
         assert_eq!(serde_json::to_value(&wrapped).unwrap(), before);
+    }
+
+    #[test]
+    fn actions_of_the_first_release_count_as_done_and_others_keep_their_result() {
+        let stored = Stored {
+            data: TEXT.to_owned(),
+            version: "1".to_owned(),
+            uid: "1f0c".to_owned(),
+        };
+        let mut ledger = parse("l", &stored).unwrap();
+        assert!(!ledger.actions.is_empty() && ledger.actions.iter().all(|action| action.result.is_done()));
+        ledger.actions[0].result = Outcome::NotDone;
+        let data = serde_json::to_string(&Wrapped {
+            uid: stored.uid.clone(),
+            ledger,
+        })
+        .unwrap();
+        let read = parse("l", &Stored { data, ..stored }).unwrap();
+        assert_eq!(read.actions[0].result, Outcome::NotDone);
     }
 }

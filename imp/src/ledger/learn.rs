@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use xmpp_federation_core::Activation;
 
 use crate::announcement;
-use crate::audit::{Action, Deed, Outcome};
 use crate::clock::{Elapsed, Stamp};
 use crate::control_center::ImpFederation;
 use crate::desired::Desired;
@@ -19,7 +18,7 @@ use crate::report::Event;
 use super::nodes::nodes;
 use super::{Ledger, Readable, Round, RoundCause};
 use crate::control_center::RestartAnswer;
-use crate::records::{Baseline, RowState, UpTimeMark};
+use crate::records::{ActionKind, ActionRecord, Baseline, Outcome, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
 /// has the cluster.
@@ -127,10 +126,10 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
         match record.state {
             RowState::Planned if shown => {
                 record.state = RowState::Present;
-                late.push((Action::InsertRow, *pkid, record.component_id.to_string()));
+                late.push((ActionKind::InsertRow, *pkid, record.component_id.to_string()));
             }
             RowState::Deleting if !shown => {
-                late.push((Action::DeleteRow, *pkid, record.component_id.to_string()));
+                late.push((ActionKind::DeleteRow, *pkid, record.component_id.to_string()));
                 gone.push((*pkid, false));
             }
             RowState::Present if !shown => {
@@ -169,29 +168,29 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
 }
 
 /// A write whose answer was not heard, or whose process ended, turns out to have been done.
-fn unanswered(ledger: &mut Ledger, action: Action, pkid: Pkid, id: &str, now: Stamp, events: &mut Vec<Event>) {
+fn unanswered(ledger: &mut Ledger, action: ActionKind, pkid: Pkid, id: &str, now: Stamp, events: &mut Vec<Event>) {
     let subject = format!("{id} ({pkid})");
     let told = ledger
         .actions
         .iter()
-        .any(|known| known.action == action.word() && known.subject == subject && known.outcome.starts_with("1 row"));
+        .any(|known| known.action == action && known.subject == subject && known.result.is_done());
     if told {
         return;
     }
     let shows = match action {
-        Action::InsertRow => "shows the row",
+        ActionKind::InsertRow => "shows the row",
         _ => "does not show the row any more",
     };
-    let deed = Deed {
+    let record = ActionRecord {
         at: now.wall,
         action,
         subject,
         reason: "it was under way".to_owned(),
-        outcome: Outcome::Done,
-        told: format!("1 row, whose answer was not heard or not recorded; the table {shows}"),
+        result: Outcome::Done,
+        outcome: format!("1 row, whose answer was not heard or not recorded; the table {shows}"),
     };
-    ledger.acted(deed.record());
-    events.push(deed.event());
+    events.extend(record.event());
+    ledger.acted(record);
 }
 
 /// All desired rows are there and the propagation delay is over, by this process's own reads.
@@ -360,21 +359,21 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
             |up_time: Option<u64>| up_time.map_or_else(|| "not known".to_owned(), |up_time| format!("{up_time} s"));
         let before = restart.baseline.up_times.get(name).map(|mark| mark.seconds);
         let after = seen.services.get(name).and_then(|services| services.value.up_time);
-        let deed = Deed {
+        let record = ActionRecord {
             at: now.wall,
-            action: Action::RouterBack,
+            action: ActionKind::RouterBack,
             subject: name.to_owned(),
             reason: restart.reason,
-            outcome: Outcome::Done,
-            told: format!(
+            result: Outcome::Done,
+            outcome: format!(
                 "up time {} before the command of {}, {} after",
                 seconds(before),
                 restart.planned.wall.strftime("%Y-%m-%d %H:%M:%S UTC"),
                 seconds(after)
             ),
         };
-        ledger.acted(deed.record());
-        events.push(deed.event());
+        events.extend(record.event());
+        ledger.acted(record);
     }
 }
 

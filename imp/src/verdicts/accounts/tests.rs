@@ -7,7 +7,7 @@ use crate::axl::Node;
 use crate::clock::{Clock as _, Stamp, SystemClock};
 use crate::control_center::Services;
 use crate::control_center::{ImpFederation, ServiceState};
-use crate::effects::{Step, Wait, Why};
+use crate::effects::{NextStep, Wait, WaitReason};
 use crate::observation::{Failure, Observation, Seen};
 use crate::pkid::Pkid;
 use crate::report::Status;
@@ -103,8 +103,8 @@ fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict
             }
         }
     }
-    let step = Step::Wait(Wait {
-        why: Why::Axl,
+    let step = NextStep::Wait(Wait {
+        why: WaitReason::Axl,
         until: now,
     });
     verdict(&Input {
