@@ -395,20 +395,7 @@ fn restart_verdict(waiting: &Waiting) -> Verdict {
         WaitKind::Canary => Reason::WaitingForFirstLink,
         WaitKind::CallFailed => Reason::Unreachable,
     };
-    Verdict::no(reason, capitalized(&waiting.message))
-}
-
-fn capitalized(text: &str) -> String {
-    // Host names and field names stay as they are written.
-    if text.starts_with("no ") || text.starts_with("whether ") || text.starts_with("the ") {
-        let mut letters = text.chars();
-        letters
-            .next()
-            .map(|first| first.to_uppercase().chain(letters).collect())
-            .unwrap_or_default()
-    } else {
-        text.to_owned()
-    }
+    Verdict::no(reason, &waiting.message)
 }
 
 fn progress(input: &Input<'_>) -> Progress {

@@ -28,7 +28,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
             return Next::Wait(Waiting {
                 kind: WaitKind::CallFailed,
                 until: *not_before,
-                message: format!("the restart of {node} is tried again later: {why}"),
+                message: format!("The restart of {node} is tried again later: {why}"),
             });
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         return Next::Wait(Waiting {
             kind: WaitKind::Budget,
             until: now.plus(room),
-            message: format!("the restart of {node} waits for IM&P's rate limit; it is needed because {reason}"),
+            message: format!("The restart of {node} waits for IM&P's rate limit; it is needed because {reason}"),
         });
     }
     if let Some(not_yet) = unhealthy(input, node) {

@@ -28,7 +28,7 @@ pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
                 kind: WaitKind::NotHealthy,
                 until: failure.retry_at,
                 message: format!(
-                    "no router is restarted while the state of {name} is not known: {}",
+                    "No router is restarted while the state of {name} is not known: {}",
                     failure.error
                 ),
             }));
@@ -44,7 +44,7 @@ pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
                 kind: WaitKind::NotHealthy,
                 until: now.plus(now.since(&services.asked).left(seen.timings.fresh)),
                 message: format!(
-                    "no router is restarted while that of {name} is {:?}{}",
+                    "No router is restarted while that of {name} is {:?}{}",
                     services.value.router,
                     if services.value.up_time.is_none() {
                         " without an UpTime"
@@ -90,7 +90,7 @@ pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
                 kind,
                 until: input.now.plus(left),
                 message: format!(
-                    "no router is restarted while {} on {} is {:?}{remedy}",
+                    "No router is restarted while {} on {} is {:?}{remedy}",
                     down.name, node.name, down.state
                 ),
             }));
@@ -120,7 +120,7 @@ pub(super) fn settling(input: Input<'_>, node: &str, reason: &str) -> Option<Nex
         kind: WaitKind::NotHealthy,
         until: input.now.plus(left),
         message: format!(
-            "the XCP services of {other} have just started; {node} is restarted when they have been up for {} s. Needed because {reason}",
+            "The XCP services of {other} have just started; {node} is restarted when they have been up for {} s. Needed because {reason}",
             settle.as_secs()
         ),
     }))

@@ -21,7 +21,7 @@ pub(super) fn seen_failed_over(input: Input<'_>) -> Option<Next> {
         kind: WaitKind::Unhealthy,
         until: input.now.plus(left),
         message: format!(
-            "no router is restarted while {} runs for the other node of its redundancy group (enterprisenode.tkhaserverstate is {}); when that node is in order, fall back in Cisco Unified CM Administration > System > Presence Redundancy Groups",
+            "No router is restarted while {} runs for the other node of its redundancy group (enterprisenode.tkhaserverstate is {}); when that node is in order, fall back in Cisco Unified CM Administration > System > Presence Redundancy Groups",
             state.name, state.number
         ),
     }))

@@ -68,7 +68,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
         Some(RestartAnswer::Accepted) if elapsed.reached(input.seen.timings.restart_deadline) => (
             WaitKind::Hangs,
             format!(
-                "the restart of Cisco XCP Router on {node} accepted at {} is not over ({state}). Look at the node, restart the service by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
+                "The restart of Cisco XCP Router on {node} accepted at {} is not over ({state}). Look at the node, restart the service by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
                 restart.planned.wall
             ),
         ),
@@ -82,21 +82,21 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
             (
                 WaitKind::Restarting,
                 format!(
-                    "whether the restart of Cisco XCP Router on {node} was carried out is not known; it is watched ({state})"
+                    "Whether the restart of Cisco XCP Router on {node} was carried out is not known; it is watched ({state})"
                 ),
             )
         }
         Some(RestartAnswer::Ambiguous(why)) => (
             WaitKind::OutcomeUnknown,
             format!(
-                "whether the restart of Cisco XCP Router on {node} commanded at {} was carried out is not known ({why}); it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
+                "Whether the restart of Cisco XCP Router on {node} commanded at {} was carried out is not known ({why}); it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded once more with the annotation xmppfederation.io/restart-routers",
                 restart.planned.wall
             ),
         ),
         None => (
             WaitKind::OutcomeUnknown,
             format!(
-                "whether the restart of Cisco XCP Router on {node} planned at {} was sent before the operator stopped is not known; it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded with the annotation xmppfederation.io/restart-routers",
+                "Whether the restart of Cisco XCP Router on {node} planned at {} was sent before the operator stopped is not known; it is not repeated unasked. Restart it by hand ({BY_HAND}), or let it be commanded with the annotation xmppfederation.io/restart-routers",
                 restart.planned.wall
             ),
         ),
