@@ -17,7 +17,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn tag(self) -> &'static str {
+    /// The element, as people write it.
+    pub const fn tag(self) -> &'static str {
         match self {
             Self::Result => "db:result",
             Self::Verify => "db:verify",

@@ -36,7 +36,7 @@ use crate::observe::registry::StreamGuard;
 use crate::refusal::{Check, Refusal};
 use crate::stanza::{is_stanza, wants_answer};
 use crate::stream::pace::{Low, Paced};
-use crate::stream::transport::{Delivery, Transport, Turn};
+use crate::stream::transport::{Delivery, Transport};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, negotiation_limits, stanza_limits};
 use crate::words::Service;
 use crate::words::Stage;
@@ -386,12 +386,12 @@ impl Session {
             // One timer for both: it is a good part of what an idle stream takes.
             let timer = sleep_until(go_on.map_or(deadline, |at| at.min(deadline)));
             step = tokio::select! {
-                turn = gated(lanes, read, wire.transport.turn(read, wire.framer.buffer())) => match turn {
+                turn = gated(lanes, read, wire.turn(read)) => match turn {
                     Gated::Shut(pause) => {
                         self.paused = Some(pause);
                         Ok(())
                     }
-                    Gated::Turn(Ok(Turn::Read)) => {
+                    Gated::Turn(Ok(true)) => {
                         self.lives_on();
                         let came = self.wire.framer.buffered() > held;
                         let taken = self.take_frames();
@@ -402,9 +402,8 @@ impl Session {
                         }
                         taken
                     }
-                    Gated::Turn(Ok(Turn::Flushed)) => Ok(()),
-                    Gated::Turn(Ok(Turn::End)) => Err(Failure::Ended),
-                    Gated::Turn(Err(error)) => Err(error.into()),
+                    Gated::Turn(Ok(false)) => Ok(()),
+                    Gated::Turn(Err(failure)) => Err(failure),
                 },
                 Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
                 () = room(paused) => {
@@ -981,12 +980,12 @@ async fn room(paused: &mut Option<Pause>) {
 enum Gated {
     /// It was not read: too much waits for the routers, from all peers together.
     Shut(Pause),
-    Turn(std::io::Result<Turn>),
+    Turn(Result<bool, Failure>),
 }
 
 /// A turn that does not read while the queue of the routers is shut. That is looked at whenever
 /// the socket wakes the stream: thousands of idle ones must not bring a batch each.
-async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = std::io::Result<Turn>>) -> Gated {
+async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = Result<bool, Failure>>) -> Gated {
     let mut turn = std::pin::pin!(turn);
     std::future::poll_fn(|cx| {
         let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));

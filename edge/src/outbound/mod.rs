@@ -6,6 +6,7 @@
 //! send. [`verify`] serves the receiving role.
 
 pub(crate) mod acquaint;
+mod answers;
 pub mod connect;
 pub mod limits;
 mod opening;

@@ -3,93 +3,47 @@
 //! It belongs to the pair of its header. Others may come as guests; one that is refused leaves for
 //! a stream of its own.
 
+mod ending;
+mod pairs;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::TlsMode;
 
 use super::Outbound;
 use super::connect::Opened;
-use super::keep_alone;
 use super::queue::Taken;
-use super::route::{Opening, Route, Takes};
+use super::route::{Opening, Route};
 use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::config::Live;
-use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::jid::DomainCache;
 use crate::jid::{Labels, Side};
-use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
-use crate::observe::registry::PairInfo;
 use crate::refusal::Check;
-use crate::stream::transport::{Delivery, Progress, Turn};
-use crate::stream::{CLOSE_TIME, Failure};
+use crate::stream::Failure;
+use crate::stream::transport::Delivery;
 use crate::terms;
 use crate::tls::Kept;
 use crate::words::Stage;
 use crate::words::{Mechanism, Role};
+use ending::Closing;
+pub use ending::End;
+use pairs::{PairState, hold_of_guests};
 use xmpp_federation_xml::split;
-use xmpp_federation_xml::{Element, Frame, STREAM_END, StreamErrorCondition, ns};
+use xmpp_federation_xml::{StreamErrorCondition, ns};
 
-/// How long a guest waits for the answer to its `db:result`, and which part of the time that it may
-/// wait in all: enough is left for a stream of its own.
-const GUEST: Duration = Duration::from_secs(10);
-const GUEST_PART: u32 = 3;
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);
 
 /// First and longest time until it is looked again whether there is room for more.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
-/// How long a peer that has ended its stream may take to close the connection before it gets our end, and how
-/// long in all: one that leaves it open delays what waits.
-const CLOSE_ALONE: Duration = Duration::from_millis(500);
-const CLOSE_CONNECTION: Duration = Duration::from_secs(2);
-/// How often it is looked what the peer's system has taken at the end.
-const TAKEN: Duration = Duration::from_millis(20);
-
-/// How a stream ended.
-#[derive(Debug)]
-pub enum End {
-    /// It carried a pair.
-    Used,
-    /// No pair was authenticated on it, for this reason.
-    Useless(String),
-    /// The peer did not believe our key, or could not verify it.
-    Refused(Cause),
-    /// The pair of its header has gone on without it.
-    HandedOver,
-}
-
-/// After our side was closed.
-#[derive(Debug, Clone, Copy)]
-struct Closing {
-    /// The peer's end is waited for until then.
-    until: Instant,
-    /// However long the peer takes to read.
-    at_most: Instant,
-    /// It was still reading when it was looked last.
-    reads: bool,
-}
-
-/// What is known about one hosted domain on this stream.
-#[derive(Debug, Clone, Copy)]
-enum PairState {
-    /// `db:result` was sent then.
-    Pending(Instant),
-    /// Authenticated.
-    Valid,
-    /// Not on this stream any more.
-    Gone,
-}
-
 #[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 struct Stream<'a> {
     outbound: &'a Arc<Outbound>,
@@ -180,11 +134,6 @@ pub(super) async fn run(
     stream.end(failure, read)
 }
 
-/// How long a guest waits for the answer to its `db:result`.
-fn hold_of_guests(hold: Duration) -> Duration {
-    GUEST.min(hold / GUEST_PART)
-}
-
 /// Waits for a reload; gives back what to wait with for the next one.
 async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver<Arc<Live>> {
     if changes.changed().await.is_err() {
@@ -234,48 +183,44 @@ impl Stream<'_> {
                 timer.as_mut().reset(deadline);
             }
             let (open, waits) = (self.closing.is_none(), !self.gave_up);
-            let wire = &mut self.opened.wire;
             let step = tokio::select! {
-                        // Much traffic keeps nothing waiting that happens rarely.
-                        biased;
-                        next = &mut changed, if open => {
-                            changed.set(next_change(next));
-                            if let Err(failure) = self.check_lists() {
-                                self.close_because(failure);
-                            }
-                            Ok(())
-                        }
-                        () = &mut stopped, if open => {
-                            self.close();
-                            Ok(())
-                        }
-                        () = &mut closed, if open => {
-                            self.close();
-                            Ok(())
-                        }
-                        () = &mut gave_up, if waits => self.give_up(),
-            () = &mut hung_up, if !open => {
-                Err(Failure::Timeout("closing the stream"))
-            }
-                        () = &mut timer => {
-                            if Instant::now() >= deadline {
-                                self.timed_out()
-                            } else {
-                                Ok(())
-                            }
-                        }
-                        turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
-                            Ok(Turn::Read) => self.take_frames(),
-                            Ok(Turn::Flushed) => Ok(()),
-                            Ok(Turn::End) => Err(Failure::Ended),
-                            Err(error) => Err(error.into()),
-                        },
-                        () = wake.notified(), if open => {
-                            // One pass of the scheduler: tasks that are ready append first.
-                            tokio::task::yield_now().await;
-                            Ok(())
-                        }
-                    };
+                // Much traffic keeps nothing waiting that happens rarely.
+                biased;
+                next = &mut changed, if open => {
+                    changed.set(next_change(next));
+                    if let Err(failure) = self.check_lists() {
+                        self.close_because(failure);
+                    }
+                    Ok(())
+                }
+                () = &mut stopped, if open => {
+                    self.close();
+                    Ok(())
+                }
+                () = &mut closed, if open => {
+                    self.close();
+                    Ok(())
+                }
+                () = &mut gave_up, if waits => self.give_up(),
+                () = &mut hung_up, if !open => Err(Failure::Timeout("closing the stream")),
+                () = &mut timer => {
+                    if Instant::now() >= deadline {
+                        self.timed_out()
+                    } else {
+                        Ok(())
+                    }
+                }
+                read = self.opened.wire.turn(true) => match read {
+                    Ok(true) => self.take_frames(),
+                    Ok(false) => Ok(()),
+                    Err(failure) => Err(failure),
+                },
+                () = wake.notified(), if open => {
+                    // One pass of the scheduler: tasks that are ready append first.
+                    tokio::task::yield_now().await;
+                    Ok(())
+                }
+            };
             if let Err(failure) = step {
                 return failure;
             }
@@ -374,237 +319,12 @@ impl Stream<'_> {
         bytes.freeze()
     }
 
-    /// Step 1 of dialback.
-    fn ask(&mut self, local: &Domain) -> Result<(), Failure> {
-        let live = self.outbound.shared.live();
-        let remote = &self.route.remote;
-        let key = live.dialback.key(remote, local, &self.opened.id);
-        let from = Side::Peer(&self.outbound.shared.memory.labels).spelling(local);
-        let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "a domain with characters that XML does not allow",
-            )
-        })?;
-        self.opened.wire.transport.queue(Bytes::from(xml));
-        self.pairs.insert(local.clone(), PairState::Pending(Instant::now()));
-        if self.may_log("db:result sent") {
-            tracing::info!(
-                role = Role::Initiating.as_str(), %local, %remote,
-                address = %self.opened.address, stream_id = %self.opened.id,
-                "db:result sent"
-            );
-            tracing::info!(
-                role = Role::Initiating.as_str(), %local, %remote,
-                seconds = live.config.limits.dialback_timeout.0.as_secs(),
-                "dialback timer started"
-            );
-        }
-        Ok(())
-    }
-
     fn take_frames(&mut self) -> Result<(), Failure> {
-        loop {
-            let frame = self.opened.wire.take_frame()?;
-            match frame {
-                None => break,
-                Some(Frame::End) => return Err(Failure::Closed),
-                Some(Frame::Header(_)) => {}
-                Some(Frame::Element(element)) => self.take_element(&element)?,
-            }
+        while let Some(element) = self.opened.wire.take_element()? {
+            self.take_element(&element)?;
         }
         self.opened.wire.framer.shrink();
         Ok(())
-    }
-
-    fn take_element(&mut self, element: &Element) -> Result<(), Failure> {
-        if element.is(ns::STREAMS, "error") {
-            return Err(self.opened.wire.peer_error(element));
-        }
-        if element.is(ns::STREAMS, "features") {
-            return Ok(());
-        }
-        // Streams are one-way: nothing but answers to our db:result may come back.
-        if Received::kind_of(element) != Some(Kind::Result) {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedStanzaType,
-                "only answers to db:result are expected on this stream",
-            ));
-        }
-        let received = Received::parse(element, Kind::Result)
-            .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
-        let unasked = || {
-            Failure::violation(
-                Check::Protocol,
-                "an answer to a db:result that was not sent on this stream",
-            )
-        };
-        let Some(answer) = received.answer else {
-            return Err(unasked());
-        };
-        let local = received.to_domain;
-        if received.from_domain != self.route.remote {
-            return Err(unasked());
-        }
-        let since = match self.pairs.get(&local) {
-            Some(PairState::Pending(since)) => *since,
-            // After its time-out or a refusal an answer comes too late to count.
-            Some(PairState::Gone) => return Ok(()),
-            // A valid pair may be told that it is not any more, never anything else.
-            Some(PairState::Valid) if answer == Answer::Invalid => Instant::now(),
-            Some(PairState::Valid) | None => return Err(unasked()),
-        };
-        self.answered(&local, &answer, since)
-    }
-
-    fn answered(&mut self, local: &Domain, answer: &Answer, since: Instant) -> Result<(), Failure> {
-        let remote = &self.route.remote;
-        let took = since.elapsed();
-        let role = Role::Initiating;
-        match answer {
-            Answer::Valid => {
-                self.valid(local, Mechanism::Dialback);
-                self.outbound.shared.metrics.dialback(role, "valid", took);
-                if self.may_log("db:result came back") {
-                    tracing::info!(
-                        role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
-                        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                        "state of the pair changed"
-                    );
-                }
-                Ok(())
-            }
-            Answer::Invalid => {
-                self.outbound.shared.metrics.dialback(role, "invalid", took);
-                let cause = Cause::DialbackInvalid;
-                self.refuse(local, cause, "refused", "the peer says our key is invalid")
-            }
-            Answer::Error(condition) => {
-                self.outbound.shared.metrics.dialback(role, "error", took);
-                let condition = condition.as_deref().unwrap_or("no condition");
-                let reason = format!("the peer reports {condition}");
-                self.refuse(local, Cause::DialbackFailed, "refused", &reason)
-            }
-            Answer::Unknown => Err(Failure::fault(
-                StreamErrorCondition::InvalidXml,
-                "an answer to db:result of unknown type",
-            )),
-        }
-    }
-
-    /// From now on stanzas of this pair are sent.
-    fn valid(&mut self, local: &Domain, mechanism: Mechanism) {
-        let remote = &self.route.remote;
-        self.pairs.insert(local.clone(), PairState::Valid);
-        self.last_use = Instant::now();
-        let live = self.outbound.shared.live();
-        let limits = crate::stream::stanza_limits(&live.config.limits);
-        self.opened.wire.framer.set_limits(limits);
-        self.opened.guard.update(|detail| {
-            detail.pairs.push(PairInfo {
-                local: local.clone(),
-                remote: remote.clone(),
-                mechanism: mechanism.as_str(),
-            });
-        });
-        self.outbound.shared.registry.partner_works(remote, local);
-        let address = self.opened.address.ip();
-        self.outbound
-            .shared
-            .partners
-            .authenticated(&live.policy, remote, address);
-        if let Some(labels) = Labels::of(&self.opened.written, remote) {
-            let partner = live.policy.is_partner(remote);
-            self.outbound.shared.memory.labels.note(remote, partner, labels);
-        }
-        let tls = self.opened.wire.transport.is_tls();
-        if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
-            self.outbound
-                .shared
-                .memory
-                .used_tls
-                .note(remote, live.policy.is_partner(remote), ());
-        }
-        if mechanism == Mechanism::External && self.may_log("SASL EXTERNAL") {
-            tracing::info!(
-                mechanism = mechanism.as_str(), %local, %remote, address = %self.opened.address,
-                from = "PENDING", to = "CONNECTED",
-                "state of the pair changed"
-            );
-        }
-        self.used |= local == self.local;
-    }
-
-    /// Other hosted domains may use the stream, too: if the peer answers dialback with errors
-    /// instead of closing (XEP-0220 section 2.6), and if our certificate, should it matter, names
-    /// them.
-    fn take_guests(&mut self) {
-        let outbound = self.outbound;
-        let live = outbound.shared.live();
-        let alone = &outbound.shared.memory.alone;
-        let alone = alone.holds(&(self.route.remote.clone(), None), &());
-        if self.opened.errors && !alone && self.closing.is_none() {
-            let shown = self.opened.shown.take();
-            let takes = shown.map_or(Takes::Any, Takes::Named);
-            let most = live.config.limits.max_pairs_per_stream.saturating_sub(1);
-            self.host = Some(self.route.host(self.local, takes, most));
-        }
-        // Pairs that waited for this stream decide again.
-        *self.opening = None;
-    }
-
-    /// The stream takes no more guests.
-    fn unhost(&mut self) {
-        if let Some(host) = self.host.take() {
-            for guest in self.route.unhost(host) {
-                self.route.leave(self.outbound, host, &guest, false);
-            }
-        }
-    }
-
-    /// The pair is not used on this stream. What waits of the stream's own pair is reported, a
-    /// guest tries again on a stream of its own.
-    fn refuse(&mut self, local: &Domain, cause: Cause, kind: &'static str, reason: &str) -> Result<(), Failure> {
-        let (outbound, route) = (self.outbound, self.route);
-        let remote = &route.remote;
-        self.pairs.insert(local.clone(), PairState::Gone);
-        self.opened
-            .guard
-            .update(|detail| detail.pairs.retain(|pair| pair.local != *local));
-        let message = format!("dialback from {local} to {remote} failed: {reason}");
-        let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone()).of(local);
-        outbound.shared.attempt_failed(remote, attempt);
-        if self.may_log("our key refused") {
-            tracing::warn!(
-                role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
-                "state of the pair changed"
-            );
-        }
-        let mut others = self.pairs.values();
-        let alive = others.any(|state| !matches!(state, PairState::Gone));
-        if local == self.local {
-            self.refused = Some(cause);
-            route.report_older(outbound, Duration::ZERO, local, cause);
-            outbound
-                .shared
-                .registry
-                .partner_failed(remote, Some(local), message.clone());
-            if alive {
-                // The stream goes on for its guests, and the pair without it.
-                self.handed_over = true;
-                route.hand_over(outbound, local, cause, message);
-            }
-        } else {
-            let whose = Some(local).filter(|_| kind == "refused");
-            keep_alone(&outbound.shared, remote, whose, kind);
-            route.leave(outbound, self.host.unwrap_or(0), local, true);
-        }
-        if alive {
-            return Ok(());
-        }
-        // Nothing can be lost.
-        self.close();
-        Err(Failure::Closed)
     }
 
     /// How long the stream may carry nothing.
@@ -724,217 +444,5 @@ impl Stream<'_> {
             ));
         }
         Ok(())
-    }
-
-    /// Closes our side; the peer gets time to read and to close its own.
-    fn close(&mut self) {
-        if self.closing.is_none() {
-            self.opened
-                .wire
-                .transport
-                .queue(Bytes::from_static(STREAM_END.as_bytes()));
-            self.await_end();
-        }
-    }
-
-    /// The same, and tells the peer why.
-    fn close_because(&mut self, failure: Failure) {
-        if let (None, Some((condition, text))) = (self.closing, failure.to_send()) {
-            self.opened.wire.queue_error(condition, &text, String::new);
-            self.await_end();
-            self.reason = Some(failure);
-        }
-    }
-
-    fn await_end(&mut self) {
-        self.unhost();
-        self.opened.guard.update(|detail| detail.phase = "closing");
-        let (now, hold) = (
-            Instant::now(),
-            self.outbound.shared.live().config.limits.dialback_timeout.0,
-        );
-        // From now on it counts what the peer takes.
-        self.log.progress(now, &self.opened.wire.transport);
-        self.closing = Some(Closing {
-            until: now + CLOSE_TIME,
-            at_most: now + hold.max(CLOSE_TIME),
-            reads: false,
-        });
-    }
-
-    /// A peer that still reads gets more time: what the next stream carries must not come before what it
-    /// has not read.
-    fn close_later(&mut self, closing: Closing, now: Instant) -> Result<(), Failure> {
-        let transport = &self.opened.wire.transport;
-        let taken = self.log.progress(now, transport);
-        let reads = !transport.is_acknowledged() && now < taken + CLOSE_TIME;
-        if now >= closing.at_most || !(reads || closing.reads) {
-            return Err(Failure::Timeout("closing the stream"));
-        }
-        let more = if reads { Duration::from_secs(1) } else { CLOSE_TIME };
-        self.closing = Some(Closing {
-            until: closing.at_most.min(now + more),
-            reads,
-            ..closing
-        });
-        Ok(())
-    }
-
-    /// The peer has closed its side and may still read, down to our own end: waits until its system has
-    /// taken everything, or nothing for a while.
-    async fn write_out(&mut self) -> io::Result<()> {
-        let (outbound, transport) = (self.outbound, &mut self.opened.wire.transport);
-        let deadline = Instant::now() + outbound.shared.live().config.limits.dialback_timeout.0;
-        let taken = async {
-            let mut progress = Progress::new(transport);
-            loop {
-                if let Ok(flushed) = timeout(TAKEN, transport.flush()).await {
-                    flushed?;
-                }
-                if transport.is_acknowledged() || progress.look(transport).elapsed() >= CLOSE_TIME {
-                    return Ok(());
-                }
-                match timeout(TAKEN, transport.closed()).await {
-                    Ok(closed) => closed?,
-                    Err(_) => continue,
-                }
-                sleep(TAKEN).await;
-            }
-        };
-        tokio::select! {
-            taken = taken => taken,
-            () = sleep_until(deadline) => Ok(()),
-            () = outbound.hang_up.cancelled() => Ok(()),
-        }
-    }
-
-    /// After the peer's end: whether it has read what was sent before. That end says so only if it answers ours,
-    /// which it may have crossed. But a system whose program closes a connection before it has read everything
-    /// resets that (RFC 1122 section 4.2.2.13). So a peer that does not wait for our end is not sent one, which it
-    /// would not read either.
-    async fn is_read(&mut self) -> bool {
-        if self.log.is_settled() {
-            return true;
-        }
-        let broken = self.write_out().await.is_err();
-        let transport = &mut self.opened.wire.transport;
-        self.log.forget(Instant::now(), transport);
-        if broken || !self.log.is_taken(transport) {
-            return false;
-        }
-        self.finished = true;
-        let ours = self.closing.is_some();
-        let closed = async {
-            if !ours {
-                if let Ok(closed) = timeout(CLOSE_ALONE, transport.closed()).await {
-                    return closed;
-                }
-                transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
-            }
-            transport.finish_writing().await?;
-            transport.closed().await
-        };
-        tokio::select! {
-            // A connection that is left open says nothing against the peer's word.
-            closed = timeout(CLOSE_CONNECTION, closed) => !matches!(closed, Ok(Err(_))),
-            () = self.outbound.hang_up.cancelled() => false,
-        }
-    }
-
-    /// `read`: everything that was sent.
-    fn end(mut self, failure: Failure, read: bool) -> End {
-        if !read {
-            // It may have arrived; silence would be worse than telling twice.
-            let (kept, unkept) = self.log.drain();
-            for bytes in kept {
-                self.outbound.clusters.report(&bytes, Cause::StreamLost);
-            }
-            self.report_unkept(unkept);
-        }
-        // What was reported must not arrive behind what comes over the next stream.
-        let cut = !read && !self.opened.wire.transport.is_acknowledged();
-        self.outbound.open.fetch_sub(1, Ordering::AcqRel);
-        self.route.set_writing(&mut self.writing, false);
-        self.guests_leave(&failure);
-        let locals = self.pairs.keys().map(ToString::to_string);
-        let local = locals.collect::<Vec<_>>().join(" ");
-        if self.may_log("outbound stream ended") {
-            tracing::info!(
-                local, remote = %self.route.remote, address = %self.opened.address, reason = %failure,
-                "outbound stream ended"
-            );
-        }
-        let (remote, local, address) = (&self.route.remote, self.local, self.opened.address);
-        let asked = matches!(self.pairs.get(local), Some(PairState::Pending(_)));
-        let stage = if asked { Stage::Dialback } else { Stage::Stream };
-        let reason = if asked && failure.is_hang_up() {
-            format!(
-                "{remote} at {address} ended the stream instead of answering our db:result for {local} ({failure}); ask its administrator whether {local} may federate there"
-            )
-        } else {
-            format!("the stream to {remote} at {address} ended: {failure}")
-        };
-        if !self.used && self.refused.is_none() && self.closing.is_none() {
-            let attempt = Attempt::outbound(failure.stage(stage), Some(address), reason.clone());
-            self.outbound.shared.attempt_failed(remote, attempt.of(local));
-        }
-        let Opened { wire, guard, .. } = self.opened;
-        let (closed, finished) = (self.closing.is_some(), self.finished);
-        let goodbye = async move {
-            if cut {
-                wire.transport.reset();
-            } else if finished {
-                drop(wire);
-            } else if closed {
-                wire.finish().await;
-            } else {
-                wire.hang_up(&failure, String::new).await;
-            }
-            drop(guard);
-        };
-        // While the edge stops, the process must not end before the peer has read everything.
-        self.outbound.tasks.spawn(goodbye);
-        match (self.used, self.refused) {
-            _ if self.handed_over => End::HandedOver,
-            (_, Some(cause)) => End::Refused(cause),
-            (true, None) => End::Used,
-            (false, None) => End::Useless(reason),
-        }
-    }
-
-    /// Nobody can be told of stanzas that are not kept, so the log names their number.
-    fn report_unkept(&self, stanzas: usize) {
-        if stanzas == 0 {
-            return;
-        }
-        self.outbound.shared.metrics.stanzas_unaccounted(stanzas);
-        if self.may_log("stanzas unaccounted for") {
-            tracing::warn!(
-                remote = %self.route.remote, address = %self.opened.address, stanzas,
-                "the stream was lost, and its peer may not have read stanzas that its system had taken, at most this many; they were too many to be kept, so their senders are not told"
-            );
-        }
-    }
-
-    /// At the end: what waits of guests goes over other streams.
-    fn guests_leave(&mut self, failure: &Failure) {
-        let (outbound, route) = (self.outbound, self.route);
-        let host = self.host.unwrap_or(0);
-        self.unhost();
-        // A question that came in between may be the cause.
-        let by_peer = match failure {
-            Failure::Peer { .. } | Failure::Ended | Failure::Closed => self.closing.is_none(),
-            _ => false,
-        };
-        for (local, state) in &self.pairs {
-            if local == self.local || matches!(state, PairState::Gone) {
-                continue;
-            }
-            let asked = by_peer && self.used && matches!(state, PairState::Pending(_));
-            if asked {
-                keep_alone(&outbound.shared, &route.remote, None, "ended");
-            }
-            route.leave(outbound, host, local, asked);
-        }
     }
 }

@@ -21,22 +21,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use xmpp_federation_core::{Domain, StreamId};
 
+use super::answers;
 use super::connect::{OpenError, Opened, Opener, Purpose, Says};
 use super::turns::{NoTurn, Turn as Permit, Turns};
 use crate::bounce::Cause;
-use crate::dialback::elements::{Answer, Kind, Received, verify_request};
+use crate::dialback::elements::{Answer, Kind, verify_request};
 use crate::jid::{Labels, Side};
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::TurnCounts;
 use crate::partners::Standing;
-use crate::refusal::Check;
 use crate::shared::Shared;
 use crate::stream::Failure;
-use crate::stream::transport::Turn;
 use crate::words::Role;
 use crate::words::Stage;
-use xmpp_federation_xml::{Element, Frame, StreamErrorCondition, ns};
+use xmpp_federation_xml::Element;
 
 /// Questions on one stream under way at once.
 const PER_STREAM: usize = 64;
@@ -517,11 +516,10 @@ impl Asking<'_> {
             };
             let Opened { wire, guard, .. } = &mut self.opened;
             let step = tokio::select! {
-                turn = wire.transport.turn(true, wire.framer.buffer()) => match turn {
-                    Ok(Turn::Read) => self.take_frames(),
-                    Ok(Turn::Flushed) => Ok(()),
-                    Ok(Turn::End) => Err(Failure::Ended),
-                    Err(error) => Err(error.into()),
+                read = wire.turn(true) => match read {
+                    Ok(true) => self.take_frames(),
+                    Ok(false) => Ok(()),
+                    Err(failure) => Err(failure),
                 },
                 Some(asked) = questions.recv(), if self.open.len() < PER_STREAM => {
                     self.waiting.push_back(asked);
@@ -615,44 +613,18 @@ impl Asking<'_> {
     }
 
     fn take_frames(&mut self) -> Result<(), Failure> {
-        loop {
-            match self.opened.wire.take_frame()? {
-                None => return Ok(()),
-                Some(Frame::End) => return Err(Failure::Closed),
-                Some(Frame::Header(_)) => {}
-                Some(Frame::Element(element)) => self.take_element(&element)?,
-            }
+        while let Some(element) = self.opened.wire.take_element()? {
+            self.take_element(&element)?;
         }
+        Ok(())
     }
 
     fn take_element(&mut self, element: &Element) -> Result<(), Failure> {
-        if element.is(ns::STREAMS, "error") {
-            return Err(self.opened.wire.peer_error(element));
-        }
-        if element.is(ns::STREAMS, "features") {
+        let Some(received) = answers::take(&self.opened.wire, element, Kind::Verify, self.remote)? else {
             return Ok(());
-        }
-        if Received::kind_of(element) != Some(Kind::Verify) {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedStanzaType,
-                "only answers to db:verify are expected on this stream",
-            ));
-        }
-        let received = Received::parse(element, Kind::Verify)
-            .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
-        let unasked = || {
-            Failure::violation(
-                Check::Protocol,
-                "an answer to a db:verify that was not sent on this stream",
-            )
         };
-        let (Some(answer), Some(id)) = (received.answer, received.id) else {
-            return Err(unasked());
-        };
-        if received.from_domain != *self.remote {
-            return Err(unasked());
-        }
-        let local = received.to_domain;
+        let (local, answer) = (received.local, received.answer);
+        let id = received.id.ok_or_else(|| answers::unasked(Kind::Verify))?;
         let place = self
             .open
             .iter()
@@ -663,7 +635,7 @@ impl Asking<'_> {
                     self.late.remove(place);
                     Ok(())
                 }
-                None => Err(unasked()),
+                None => Err(answers::unasked(Kind::Verify)),
             };
         };
         let Sent { asked, at } = self.open.remove(place);

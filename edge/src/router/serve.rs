@@ -32,11 +32,11 @@ use crate::observe::links::Place;
 use crate::observe::log_rate::Party;
 use crate::observe::returned::{Heard, condition};
 use crate::stanza::is_stanza;
-use crate::stream::transport::{Delivery, Progress, Turn};
+use crate::stream::transport::{Delivery, Progress};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::words::Direction;
 use xmpp_federation_xml::split;
-use xmpp_federation_xml::{Element, Frame, Reroot, STREAM_END, XmlWriter, ns};
+use xmpp_federation_xml::{Element, Reroot, STREAM_END, XmlWriter, ns};
 
 /// Bytes written at once.
 const BATCH: usize = 256 * 1024;
@@ -294,8 +294,8 @@ impl Up<'_> {
                 // What a turn does not bring is looked at after it: to register for all of it
                 // anew each time would cost more than the turn.
                 biased;
-                turn = self.wire.transport.turn(read, self.wire.framer.buffer()) => match turn? {
-                    Turn::Read => {
+                read = self.wire.turn(read) => {
+                    if read? {
                         self.last_heard = Instant::now();
                         self.take_frames()?;
                         if self.last_heard.elapsed() >= LONG_TURN {
@@ -305,9 +305,7 @@ impl Up<'_> {
                             self.timed_out()?;
                         }
                     }
-                    Turn::Flushed => {}
-                    Turn::End => return Err(Failure::Ended),
-                },
+                }
                 () = self.wake.notified() => {
                     // One pass of the scheduler: all tasks that are ready append first.
                     tokio::task::yield_now().await;
@@ -501,33 +499,27 @@ impl Up<'_> {
     }
 
     fn take_all(&mut self, live: &Arc<Live>, count: &mut usize, size: &mut usize) -> Result<(), Failure> {
-        loop {
-            match self.wire.framer.next_frame()? {
-                None => return Ok(()),
-                Some(Frame::End) => return Err(Failure::Closed),
-                Some(Frame::Header(_)) => {}
-                Some(Frame::Element(element)) => {
-                    if element.is(ns::STREAMS, "error") {
-                        return Err(self.wire.peer_error(&element));
-                    }
-                    if self.take_echo(&element) {
-                        continue;
-                    }
-                    let bytes = if self.envelopes.is_some() {
-                        self.take_xcp(live, &element)
-                    } else {
-                        self.take_stanza(live, &element);
-                        Some(element.bytes().len())
-                    };
-                    *size += bytes.unwrap_or(0);
-                    *count += usize::from(bytes.is_some());
-                    // What the stream's header adds to each stanza may make much of one turn.
-                    if self.lanes.text.len() >= BATCH {
-                        self.hand_over(live);
-                    }
-                }
+        while let Some(element) = self.wire.take_element()? {
+            if element.is(ns::STREAMS, "error") {
+                return Err(self.wire.peer_error(&element));
+            }
+            if self.take_echo(&element) {
+                continue;
+            }
+            let bytes = if self.envelopes.is_some() {
+                self.take_xcp(live, &element)
+            } else {
+                self.take_stanza(live, &element);
+                Some(element.bytes().len())
+            };
+            *size += bytes.unwrap_or(0);
+            *count += usize::from(bytes.is_some());
+            // What the stream's header adds to each stanza may make much of one turn.
+            if self.lanes.text.len() >= BATCH {
+                self.hand_over(live);
             }
         }
+        Ok(())
     }
 
     /// Hands the stanzas of this turn to the streams of their recipients' domains.

@@ -72,6 +72,27 @@ impl Wire {
         Ok(frame)
     }
 
+    /// The next element of an established stream, if one was read completely; the stream's end is a failure.
+    pub fn take_element(&mut self) -> Result<Option<Element>, Failure> {
+        loop {
+            match self.take_frame()? {
+                None => return Ok(None),
+                Some(Frame::End) => return Err(Failure::Closed),
+                Some(Frame::Header(_)) => {}
+                Some(Frame::Element(element)) => return Ok(Some(element)),
+            }
+        }
+    }
+
+    /// One turn of [`Transport::turn`]: whether something was read. The connection's end is a failure.
+    pub async fn turn(&mut self, read: bool) -> Result<bool, Failure> {
+        match self.transport.turn(read, self.framer.buffer()).await? {
+            Turn::Read => Ok(true),
+            Turn::Flushed => Ok(false),
+            Turn::End => Err(Failure::Ended),
+        }
+    }
+
     /// The next frame. A stream error and the stream's end are failures here.
     pub async fn next_frame(&mut self) -> Result<Frame, Failure> {
         loop {
@@ -82,9 +103,7 @@ impl Wire {
                 }
                 Some(frame) => return Ok(frame),
                 None => {
-                    if self.transport.turn(true, self.framer.buffer()).await? == Turn::End {
-                        return Err(Failure::Ended);
-                    }
+                    self.turn(true).await?;
                 }
             }
         }

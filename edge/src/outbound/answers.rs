@@ -1,0 +1,47 @@
+//! Answers to our own dialback elements, the only ones that peers may say on streams that we open.
+
+use xmpp_federation_core::{Domain, StreamId};
+use xmpp_federation_xml::{Element, StreamErrorCondition, ns};
+
+use crate::dialback::elements::{Answer, Kind, Received};
+use crate::refusal::Check;
+use crate::stream::{Failure, Wire};
+
+/// What a peer answered.
+pub(super) struct Answered {
+    /// Our domain in the question.
+    pub(super) local: Domain,
+    pub(super) answer: Answer,
+    /// The stream's id in the question; of `db:verify` only.
+    pub(super) id: Option<StreamId>,
+}
+
+/// Reads an answer of `remote`; `None`: the element needs none. Anything else ends the stream.
+pub(super) fn take(wire: &Wire, element: &Element, kind: Kind, remote: &Domain) -> Result<Option<Answered>, Failure> {
+    if element.is(ns::STREAMS, "error") {
+        return Err(wire.peer_error(element));
+    }
+    if element.is(ns::STREAMS, "features") {
+        return Ok(None);
+    }
+    if Received::kind_of(element) != Some(kind) {
+        let text = format!("only answers to {} are expected on this stream", kind.tag());
+        return Err(Failure::fault(StreamErrorCondition::UnsupportedStanzaType, text));
+    }
+    let received = Received::parse(element, kind)
+        .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
+    match received.answer {
+        Some(answer) if received.from_domain == *remote => Ok(Some(Answered {
+            local: received.to_domain,
+            answer,
+            id: received.id,
+        })),
+        _ => Err(unasked(kind)),
+    }
+}
+
+/// The peer answers what it was not asked on this stream.
+pub(super) fn unasked(kind: Kind) -> Failure {
+    let text = format!("an answer to a {} that was not sent on this stream", kind.tag());
+    Failure::violation(Check::Protocol, text)
+}
