@@ -3,6 +3,7 @@
 //! Senders over whose stanzas routers ended links wait apart ([`suspects`]).
 
 pub mod batch;
+mod class;
 pub mod queue;
 pub mod room;
 pub(crate) mod suspects;

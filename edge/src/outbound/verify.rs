@@ -9,33 +9,31 @@
 //! about one pair only: a partner may refuse streams in the name of one of our domains, and nobody
 //! who names that one keeps the partner's keys for the others from being verified.
 
-use std::collections::{HashMap, VecDeque};
+mod asking;
+mod opening;
+
+use asking::Asking;
+use opening::{NotOpened, Opening};
+
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 use xmpp_federation_core::{Domain, StreamId};
 
-use super::answers;
-use super::connect::{OpenError, Opened, Opener, Purpose, Says};
+use super::connect::Opened;
 use super::turns::{NoTurn, Turn as Permit, Turns};
 use crate::bounce::Cause;
-use crate::dialback::elements::{Answer, Kind, verify_request};
-use crate::jid::{Labels, Side};
-use crate::observe::failures::Attempt;
+use crate::jid::Labels;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::TurnCounts;
 use crate::partners::Standing;
 use crate::shared::Shared;
-use crate::stream::Failure;
 use crate::words::Role;
-use crate::words::Stage;
-use xmpp_federation_xml::Element;
 
 /// Questions on one stream under way at once.
 const PER_STREAM: usize = 64;
@@ -355,323 +353,5 @@ async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::Unbounded
     if let Some((Opened { wire, guard, .. }, failure)) = ended {
         wire.hang_up(&failure, String::new).await;
         drop(guard);
-    }
-}
-
-enum NotOpened {
-    /// Nobody waits for it any more.
-    Abandoned,
-    /// And for whom it was.
-    Failed {
-        error: OpenError,
-        asker: IpAddr,
-        standing: Standing,
-    },
-}
-
-/// A stream that is being opened, and the questions that wait for it.
-struct Opening<'a> {
-    verifier: &'a Arc<Verifier>,
-    remote: Domain,
-    /// The domain of ours in whose name it is opened.
-    local: Domain,
-    /// Questions of that domain.
-    asked: Vec<Asked>,
-    /// Questions of other domains of ours.
-    others: Vec<Asked>,
-    /// Whether those of other domains still wait for this stream.
-    shared: bool,
-}
-
-impl<'a> Opening<'a> {
-    fn new(verifier: &'a Arc<Verifier>, first: Asked) -> Self {
-        Self {
-            verifier,
-            remote: first.question.remote.clone(),
-            local: first.question.local.clone(),
-            asked: vec![first],
-            others: Vec::new(),
-            shared: true,
-        }
-    }
-
-    async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Result<Opened, NotOpened> {
-        let first = self.asked.first().map(|asked| &asked.question);
-        let source = first.map(|question| question.asker);
-        let purpose = Purpose::Verification(first.and_then(|question| question.labels));
-        let (verifier, local, remote) = (self.verifier, self.local.clone(), self.remote.clone());
-        let opening = async move {
-            let mut opener = Opener::resolve_for(&verifier.shared, &remote, source).await?;
-            opener.open(&local, purpose).await
-        };
-        let patience = sleep(SHARED_OPENING);
-        tokio::pin!(opening, patience);
-        loop {
-            let until = self.asked.iter().map(|asked| asked.question.until).min();
-            let until = until.unwrap_or_else(Instant::now);
-            tokio::select! {
-                opened = &mut opening => {
-                    return opened.map_err(|error| self.failed(error));
-                }
-                Some(asked) = questions.recv() => self.take(asked),
-                () = &mut patience, if self.shared => {
-                    self.shared = false;
-                    for asked in std::mem::take(&mut self.others) {
-                        self.take(asked);
-                    }
-                }
-                () = all_gone(&mut self.asked) => return Err(NotOpened::Abandoned),
-                () = sleep_until(until) => {
-                    let now = Instant::now();
-                    if self.asked.iter().all(|asked| now >= asked.question.until) {
-                        return Err(self.failed(self.too_late()));
-                    }
-                    let late = self.asked.extract_if(.., |asked| now >= asked.question.until);
-                    for asked in late {
-                        asked.answer(Outcome::Failed("remote-connection-failed"));
-                    }
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, asked: Asked) {
-        if asked.question.local == self.local {
-            self.asked.push(asked);
-        } else if self.shared {
-            self.others.push(asked);
-        } else {
-            self.verifier.hand_over(asked, true);
-        }
-    }
-
-    /// Says nothing about anybody if those who asked are gone.
-    fn failed(&mut self, error: OpenError) -> NotOpened {
-        self.asked.retain(|asked| !asked.answer.is_closed());
-        match self.asked.first() {
-            None => NotOpened::Abandoned,
-            Some(asked) => NotOpened::Failed {
-                asker: asked.question.asker,
-                standing: asked.question.standing,
-                error,
-            },
-        }
-    }
-
-    fn too_late(&self) -> OpenError {
-        OpenError {
-            cause: Cause::Unreachable,
-            temporary: true,
-            message: format!("{} could not be reached in time", self.remote),
-            says: Says::OfPair,
-        }
-    }
-}
-
-/// Drops the questions of those who are gone, and waits until nobody is left.
-async fn all_gone(asked: &mut Vec<Asked>) {
-    std::future::poll_fn(|cx| {
-        asked.retain_mut(|asked| asked.answer.poll_closed(cx).is_pending());
-        if asked.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-}
-
-/// A question that was sent.
-struct Sent {
-    asked: Asked,
-    at: Instant,
-}
-
-struct Asking<'a> {
-    verifier: &'a Arc<Verifier>,
-    remote: &'a Domain,
-    opened: Opened,
-    /// Not sent yet.
-    waiting: VecDeque<Asked>,
-    open: Vec<Sent>,
-    /// Expired or withdrawn questions, whose answers may still come and are dropped.
-    late: Vec<(Domain, StreamId)>,
-    /// Questions that were answered.
-    answers: usize,
-}
-
-impl Asking<'_> {
-    async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Failure {
-        self.send_waiting();
-        if let Err(failure) = self.take_frames() {
-            return failure;
-        }
-        let mut idle_since = Instant::now();
-        loop {
-            self.send_waiting();
-            let until = self.open.iter().map(|sent| sent.asked.question.until);
-            let deadline = match until.min() {
-                Some(first) => first,
-                None => idle_since + self.verifier.idle_time(),
-            };
-            let Opened { wire, guard, .. } = &mut self.opened;
-            let step = tokio::select! {
-                read = wire.turn(true) => match read {
-                    Ok(true) => self.take_frames(),
-                    Ok(false) => Ok(()),
-                    Err(failure) => Err(failure),
-                },
-                Some(asked) = questions.recv(), if self.open.len() < PER_STREAM => {
-                    self.waiting.push_back(asked);
-                    Ok(())
-                }
-                () = guard.entry.close.cancelled() => Err(Failure::Closed),
-                () = sleep_until(deadline) => {
-                    self.timed_out();
-                    Ok(())
-                }
-            };
-            if !self.open.is_empty() {
-                idle_since = Instant::now();
-            }
-            let idle = self.verifier.idle_time();
-            match step {
-                Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
-                    return Failure::Closed;
-                }
-                Ok(()) => {}
-                Err(failure) => return failure,
-            }
-        }
-    }
-
-    fn send_waiting(&mut self) {
-        while self.open.len() < PER_STREAM
-            && let Some(asked) = self.waiting.pop_front()
-        {
-            self.send(asked);
-        }
-    }
-
-    /// After the end of the stream: questions that another one may answer. What was sent is asked
-    /// again once if the peer had answered before; it may have closed a stream that was idle for it.
-    fn left(&mut self, failure: &Failure) -> Vec<Asked> {
-        let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
-        let may_repeat = orderly && self.answers > 0;
-        let mut left: Vec<Asked> = self.waiting.drain(..).collect();
-        for Sent { mut asked, .. } in std::mem::take(&mut self.open) {
-            if may_repeat && !asked.again {
-                asked.again = true;
-                left.push(asked);
-            } else {
-                let local = &asked.question.local;
-                self.not_answered(
-                    local,
-                    failure,
-                    format!("the stream ended instead of an answer to our db:verify for {local}: {failure}"),
-                );
-                asked.answer(Outcome::Failed("remote-server-timeout"));
-            }
-        }
-        left
-    }
-
-    /// The authoritative server left a question unanswered.
-    fn not_answered(&self, local: &Domain, failure: &Failure, reason: String) {
-        let stage = failure.stage(Stage::Dialback);
-        let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
-        self.verifier.shared.attempt_failed(self.remote, attempt.of(local));
-    }
-
-    fn send(&mut self, asked: Asked) {
-        if asked.answer.is_closed() {
-            // The asking stream is gone or waits no longer.
-            return;
-        }
-        let Question {
-            local, remote, id, key, ..
-        } = &asked.question;
-        let from = Side::Peer(&self.verifier.shared.memory.labels).spelling(local);
-        let xml = verify_request(&from, &self.opened.written, id, key);
-        let Ok(xml) = xml else {
-            asked.answer(Outcome::Invalid);
-            return;
-        };
-        let address = self.opened.address;
-        let party = Party::Called(remote, Some(address.ip()));
-        if self.verifier.shared.may_log("db:verify sent", party) {
-            tracing::info!(
-                role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
-                "db:verify sent"
-            );
-        }
-        self.opened.wire.transport.queue(Bytes::from(xml));
-        self.open.push(Sent {
-            asked,
-            at: Instant::now(),
-        });
-    }
-
-    fn take_frames(&mut self) -> Result<(), Failure> {
-        while let Some(element) = self.opened.wire.take_element()? {
-            self.take_element(&element)?;
-        }
-        Ok(())
-    }
-
-    fn take_element(&mut self, element: &Element) -> Result<(), Failure> {
-        let Some(received) = answers::take(&self.opened.wire, element, Kind::Verify, self.remote)? else {
-            return Ok(());
-        };
-        let (local, answer) = (received.local, received.answer);
-        let id = received.id.ok_or_else(|| answers::unasked(Kind::Verify))?;
-        let place = self
-            .open
-            .iter()
-            .position(|sent| sent.asked.question.local == local && sent.asked.question.id == id);
-        let Some(place) = place else {
-            return match self.late.iter().position(|(l, i)| *l == local && *i == id) {
-                Some(place) => {
-                    self.late.remove(place);
-                    Ok(())
-                }
-                None => Err(answers::unasked(Kind::Verify)),
-            };
-        };
-        let Sent { asked, at } = self.open.remove(place);
-        let outcome = match answer {
-            Answer::Valid => Outcome::Valid,
-            Answer::Invalid => Outcome::Invalid,
-            Answer::Error(_) | Answer::Unknown => Outcome::Failed("remote-server-not-found"),
-        };
-        self.answers += 1;
-        let party = Party::Called(self.remote, Some(self.opened.address.ip()));
-        if self.verifier.shared.may_log("db:verify answered", party) {
-            tracing::info!(
-                role = Role::Receiving.as_str(), %local, remote = %self.remote, stream_id = %id,
-                answer = ?outcome, ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "db:verify answered"
-            );
-        }
-        asked.answer(outcome);
-        Ok(())
-    }
-
-    fn timed_out(&mut self) {
-        let now = Instant::now();
-        let late: Vec<_> = self
-            .open
-            .extract_if(.., |sent| now >= sent.asked.question.until)
-            .collect();
-        for Sent { asked, .. } in late {
-            let Question { local, id, .. } = &asked.question;
-            if self.late.len() >= PER_STREAM {
-                self.late.remove(0);
-            }
-            self.late.push((local.clone(), id.clone()));
-            let late = Failure::Timeout("the answer to our db:verify");
-            self.not_answered(local, &late, format!("{late} for {local}"));
-            asked.answer(Outcome::Failed("remote-server-timeout"));
-        }
     }
 }

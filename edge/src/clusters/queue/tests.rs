@@ -1,4 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use std::collections::VecDeque;
+
+use super::super::class::{QUANTUM, SPARE};
 use super::super::room::SMALLEST_SHARE;
 use super::*;
 use bytes::Bytes;

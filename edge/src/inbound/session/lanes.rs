@@ -1,0 +1,123 @@
+//! Where stanzas of an inbound stream go, remembered from one turn to the next.
+
+use super::Session;
+use crate::bounce::Cause;
+use crate::clusters::batch::{BatchBuilder, Source};
+use crate::clusters::queue::Pause;
+use crate::clusters::{Cluster, select};
+use crate::config::Live;
+use crate::inbound::Inbound;
+use crate::inbound::rate::Rate;
+use crate::jid::LastJudged;
+use crate::stream::Failure;
+use std::sync::Arc;
+use std::task::Poll;
+use xmpp_federation_core::Domain;
+
+/// Ways of stanzas that a stream remembers from one turn to the next.
+pub(super) const LANES: usize = 8;
+
+/// The addresses of the last stanza: most stanzas are like the one before.
+#[derive(Debug)]
+pub(super) struct Last {
+    pub(super) addresses: LastJudged,
+    /// Their domains, as they are written.
+    pub(super) from: Box<str>,
+    pub(super) to: Box<str>,
+    /// What is written instead, if these are other spellings than the router's.
+    pub(super) from_instead: Option<Box<str>>,
+    pub(super) to_instead: Option<Box<str>>,
+    /// Index into [`Session::lanes`].
+    pub(super) lane: usize,
+}
+
+/// Where stanzas of one remote domain go, and on which terms.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) remote: Arc<Domain>,
+    pub(super) source: Source,
+    pub(super) builder: BatchBuilder,
+    pub(super) max_bytes: usize,
+    pub(super) rate: Option<Arc<Rate>>,
+}
+
+impl Lane {
+    /// Hands what was collected to the link; a pause if too much waits there now.
+    pub(super) fn hand_over(&mut self, inbound: &Arc<Inbound>) -> Option<Pause> {
+        let batch = self.builder.finish()?;
+        let pause = match self.cluster.queue.push(&self.source, batch) {
+            Ok(pause) => pause.or_else(|| self.cluster.queue.shut(&self.source)),
+            // A reload took the cluster away just now.
+            Err(batch) => {
+                inbound.outbound.report(&batch.bytes, Cause::LinkDown);
+                None
+            }
+        };
+        inbound.outbound.report_refused(&self.cluster.queue);
+        pause
+    }
+}
+
+/// How a turn at the socket came out.
+pub(super) enum Gated {
+    /// It was not read: too much waits for the routers, from all peers together.
+    Shut(Pause),
+    Turn(Result<bool, Failure>),
+}
+
+/// A turn that does not read while the queue of the routers is shut. That is looked at whenever
+/// the socket wakes the stream: thousands of idle ones must not bring a batch each.
+pub(super) async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = Result<bool, Failure>>) -> Gated {
+    let mut turn = std::pin::pin!(turn);
+    std::future::poll_fn(|cx| {
+        let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));
+        match read.then(shut).flatten() {
+            Some(pause) => Poll::Ready(Gated::Shut(pause)),
+            None => turn.as_mut().poll(cx).map(Gated::Turn),
+        }
+    })
+    .await
+}
+
+impl Session {
+    pub(super) fn lane_for(&mut self, live: &Live, local: &Domain, remote: &Domain) -> Option<usize> {
+        let clusters = self.inbound.clusters.all();
+        let cluster = select(&clusters, live, local)?;
+        let known = self
+            .lanes
+            .iter()
+            .position(|lane| Arc::ptr_eq(&lane.cluster, cluster) && *lane.remote == *remote);
+        Some(known.unwrap_or_else(|| {
+            let (remote, terms) = (Arc::new(remote.clone()), live.policy.peer(remote));
+            self.lanes.push(Lane {
+                cluster: cluster.clone(),
+                source: Source::of(remote.clone(), live.policy.is_partner(&remote)),
+                builder: BatchBuilder::default(),
+                max_bytes: terms.max_stanza_bytes,
+                rate: self.inbound.rates.of(&live.policy, &remote),
+                remote,
+            });
+            self.lanes.len() - 1
+        }))
+    }
+
+    pub(super) fn forget_lanes(&mut self) {
+        self.lanes.clear();
+        self.last = None;
+    }
+
+    /// Hands the batches of this turn to the links and pauses the peer if too much waits there.
+    pub(super) fn deliver(&mut self) {
+        let mut pause = None;
+        for lane in &mut self.lanes {
+            pause = lane.hand_over(&self.inbound).or(pause);
+            // An idle stream holds no buffer.
+            lane.builder.out = bytes::BytesMut::new();
+        }
+        self.pause(pause);
+        if self.lanes.len() > LANES {
+            self.forget_lanes();
+        }
+    }
+}
