@@ -44,10 +44,10 @@ pub const TOPICS: &[(&str, &[&str])] = &[
         "tls",
         &["tls", "inbound::external", "outbound::connect", "outbound::opening"],
     ),
-    ("links", &["router"]),
+    ("links", &["router", "clusters"]),
     ("config", &["config", "reload"]),
     ("control", &["control", "admin"]),
-    ("refused", &["refusal", "log_rate"]),
+    ("refused", &["refusal", "observe::log_rate"]),
 ];
 
 /// The crate's name as its lines carry it; people write `edge`.

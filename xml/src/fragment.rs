@@ -14,7 +14,8 @@ use super::element::{Element, HAS_LANG, OWN_DEFAULT};
 use super::error::{StreamErrorCondition, XmlError};
 use super::header::StreamContext;
 use super::limits::Limits;
-use super::scanner::{Cut, Scanner, State};
+use super::scanner::Scanner;
+use super::state::{Cut, State};
 
 /// Cuts complete elements out of bytes; kept, since it has memory of its own to use again.
 #[derive(Debug)]

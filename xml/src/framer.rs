@@ -9,7 +9,8 @@ use super::element::Element;
 use super::error::XmlError;
 use super::header::{StreamContext, StreamHeader};
 use super::limits::Limits;
-use super::scanner::{Cut, Scanner, State};
+use super::scanner::Scanner;
+use super::state::{Cut, State};
 
 /// What the framer found next in a stream.
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ mod fragment;
 mod framer;
 mod header;
 mod limits;
+mod name;
 mod negotiation;
 pub mod ns;
 mod portable;
@@ -24,6 +25,7 @@ mod prolog;
 mod reroot;
 mod scanner;
 mod split;
+mod state;
 mod tag;
 mod write;
 

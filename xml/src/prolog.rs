@@ -3,7 +3,8 @@
 use super::chars::spaces;
 use super::declaration;
 use super::error::StreamErrorCondition as Condition;
-use super::scanner::{Scanner, State, Step, from, malformed};
+use super::scanner::Scanner;
+use super::state::{State, Step, from, malformed};
 
 /// How far the scanner got before the header.
 pub(super) enum Prolog {

@@ -8,77 +8,16 @@
 use std::sync::Arc;
 
 use super::chars::{
-    MAX_REFERENCE, Reference, Utf8, decode, is_ascii_name_char, is_ascii_name_start, is_name_char, is_space,
-    is_xml_char, letter_run, reference, spaces, starts_name, text_run, value_run,
+    MAX_REFERENCE, Reference, Utf8, decode, is_space, is_xml_char, letter_run, reference, spaces, starts_name,
+    text_run, value_run,
 };
 use super::element::{Head, Span};
 use super::error::{StreamErrorCondition as Condition, XmlError};
-use super::header::{StreamContext, StreamHeader};
+use super::header::StreamContext;
 use super::limits::Limits;
-use super::portable::{is_old_name_char, is_old_name_start};
 use super::prolog::Prolog;
+use super::state::{Cut, OpenElement, State, Step, bad_utf8, from, malformed, over_limit};
 use super::tag::{Attr, Binding};
-
-/// Where the scanner stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Before the header.
-    Start,
-    /// Inside `<?xml … ?>`.
-    Declaration,
-    /// Behind the header, between top-level elements.
-    Between,
-    /// In the content of an element.
-    Text,
-    /// Behind `<`.
-    Open,
-    /// Behind `<!`.
-    Bang,
-    /// In a CDATA section.
-    Cdata,
-    /// In the name of a start tag.
-    StartName,
-    /// In a start tag, behind the name or an attribute.
-    Tag,
-    /// In the name of an attribute.
-    AttrName,
-    /// Behind the name of an attribute.
-    BeforeEq,
-    /// Behind the `=` of an attribute.
-    BeforeValue,
-    /// In an attribute's value, with this quote.
-    Value(u8),
-    /// Behind `&`; in a value with this quote, or in text when 0.
-    Ref(u8),
-    /// Behind `/` in a start tag.
-    EmptyClose,
-    /// In the name of an end tag.
-    EndName,
-    /// Behind the name of an end tag.
-    EndTail,
-    /// Behind the end of the stream.
-    Ended,
-}
-
-/// What the first bytes of the buffer turned out to be.
-pub(super) enum Cut {
-    /// So many bytes without meaning: white space, XML declaration.
-    Skip(usize),
-    /// The stream header.
-    Header(usize, Box<StreamHeader>),
-    /// A top-level element, described by [`Scanner::head`].
-    Element(usize),
-    /// The end of the stream.
-    End(usize),
-}
-
-/// A started element that waits for its end tag.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OpenElement {
-    pub(super) name: Span,
-    /// Bindings in scope outside of it.
-    pub(super) bindings: usize,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -88,13 +27,13 @@ pub(super) struct Scanner {
     /// Next byte to look at.
     pub(super) pos: usize,
     /// Start of the name, value or text in progress.
-    mark: usize,
+    pub(super) mark: usize,
     /// Behind the `&` of the reference in progress.
-    ref_mark: usize,
+    pub(super) ref_mark: usize,
     /// Colon of the name in progress, 0 if none.
-    colon: usize,
+    pub(super) colon: usize,
     /// The name in progress is none by the fourth edition of XML 1.0.
-    unportable: bool,
+    pub(super) unportable: bool,
     /// Bytes of the stream before the frame in progress.
     pub(super) base: u64,
     pub(super) open: Vec<OpenElement>,
@@ -108,25 +47,6 @@ pub(super) struct Scanner {
     pub(super) head: Head,
     /// Set once the header is complete.
     pub(super) context: Option<Arc<StreamContext>>,
-}
-
-pub(super) type Step<T> = Result<T, (Condition, &'static str)>;
-
-pub(super) const fn malformed<T>(reason: &'static str) -> Step<T> {
-    Err((Condition::NotWellFormed, reason))
-}
-
-pub(super) const fn over_limit<T>(reason: &'static str) -> Step<T> {
-    Err((Condition::PolicyViolation, reason))
-}
-
-const fn bad_utf8<T>() -> Step<T> {
-    Err((Condition::UnsupportedEncoding, "ill-formed UTF-8"))
-}
-
-#[inline]
-pub(super) fn from(bytes: &[u8], start: usize) -> &[u8] {
-    bytes.get(start..).unwrap_or_default()
 }
 
 impl Scanner {
@@ -598,65 +518,6 @@ impl Scanner {
             return over_limit("elements nested too deeply");
         }
         Ok(())
-    }
-
-    /// Walks to the end of a name; false when it may go on in bytes to come.
-    #[inline]
-    fn name(&mut self, buf: &[u8], pos: &mut usize) -> Step<bool> {
-        loop {
-            *pos += letter_run(from(buf, *pos));
-            if *pos - self.mark > self.limits.max_name_bytes {
-                return over_limit("name too long");
-            }
-            match buf.get(*pos) {
-                None => return Ok(false),
-                Some(&b) if is_ascii_name_char(b) => *pos += 1,
-                Some(b':') => {
-                    if self.colon != 0 {
-                        return malformed("two colons in a name");
-                    }
-                    self.colon = *pos;
-                    *pos += 1;
-                }
-                Some(0..0x80) => return Ok(true),
-                Some(_) => match decode(from(buf, *pos)) {
-                    Utf8::Char(c, n) if is_name_char(c) => {
-                        let starts = *pos == self.mark || *pos == self.colon + 1;
-                        self.unportable |= if starts {
-                            !is_old_name_start(c)
-                        } else {
-                            !is_old_name_char(c)
-                        };
-                        *pos += n;
-                    }
-                    Utf8::Char(..) => return malformed("character not allowed in a name"),
-                    Utf8::Partial => return Ok(false),
-                    Utf8::Bad => return bad_utf8(),
-                },
-            }
-        }
-    }
-
-    /// The name of an element or attribute ends at `end`.
-    #[inline]
-    fn note_name(&mut self, end: usize) {
-        if std::mem::take(&mut self.unportable) {
-            self.note_unportable(Span::new(self.mark, end));
-        }
-    }
-
-    /// Is the name just walked over a qualified name (Namespaces in XML `[7]`)?
-    #[inline]
-    fn name_is_proper(&self, buf: &[u8], end: usize) -> bool {
-        if self.colon == 0 && buf.get(self.mark).is_some_and(|&b| is_ascii_name_start(b)) {
-            return true;
-        }
-        let part = |a: usize, b: usize| starts_name(buf.get(a..b).unwrap_or_default());
-        if self.colon == 0 {
-            part(self.mark, end)
-        } else {
-            part(self.mark, self.colon) && part(self.colon + 1, end)
-        }
     }
 
     /// Takes the innermost element off; the frame when it was the top-level one.

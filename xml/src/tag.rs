@@ -10,7 +10,8 @@ use super::header::{NsName, StreamContext, StreamHeader, bound_to};
 use super::limits::Limits;
 use super::ns;
 use super::portable::{is_namespace, is_old_name};
-use super::scanner::{OpenElement, Scanner, Step, malformed, over_limit};
+use super::scanner::Scanner;
+use super::state::{OpenElement, Step, malformed, over_limit};
 use super::write::escaped_len;
 
 /// What an attribute's name says before namespaces are looked at.
