@@ -1,16 +1,22 @@
 //! What is written back: status, events, metrics.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
+use super::apply::ApplyError;
 use super::build::material::Certificate;
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::call;
-use super::outcome::Error;
-use super::status::Found;
+use super::outcome::{Error, Next};
+use super::requests::Served;
+use super::requeue::{LATER, SOON};
+use super::status::{self, Found};
+use super::validate::Refusal;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
@@ -80,8 +86,73 @@ pub async fn stalled(
     finish(env, object, status, Vec::new()).await
 }
 
+/// A spec that cannot be taken. Another resource may go away; a wrong value changes only with the object.
+pub async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusal) -> Result<Next, Error> {
+    let (reason, sentence, action) = match refusal {
+        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; "), Next::OnChange),
+        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence, Next::After(LATER)),
+    };
+    stalled(env, object, reason, sentence).await?;
+    Ok(action)
+}
+
+/// Objects that cannot be applied.
+pub async fn not_applied(env: &Environment, object: &XmppFederation, error: ApplyError) -> Result<Next, Error> {
+    let (reason, wait) = match &error {
+        ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
+        ApplyError::Former { .. } => (Reason::FormerObject, SOON),
+        // A value that only the API server can judge, such as a pod's affinity.
+        ApplyError::Kube(kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
+            (Reason::ApiRefused, Duration::from_mins(1))
+        }
+        ApplyError::Kube(_) => {
+            let ApplyError::Kube(error) = error else {
+                return Err(Error::Nameless);
+            };
+            return Err(error.into());
+        }
+    };
+    let sentence = match &error {
+        ApplyError::Kube(kube) => kube.sentence(),
+        other => other.to_string(),
+    };
+    stalled(env, object, reason, sentence).await?;
+    Ok(Next::After(wait))
+}
+
+/// Nothing is done while `spec.paused` is true.
+pub async fn paused(env: &Environment, object: &XmppFederation) -> Result<Next, Error> {
+    let previous = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation;
+    let conditions = conditions::paused(&previous.conditions, generation, Timestamp::now());
+    let status = XmppFederationStatus {
+        conditions,
+        observed_generation: generation,
+        ..previous
+    };
+    finish(env, object, status, Vec::new()).await?;
+    Ok(Next::OnChange)
+}
+
+/// Writes status and events of a reconcile that came to its end; whether the resource is ready.
+pub async fn conclude(
+    env: &Environment,
+    object: &XmppFederation,
+    found: &Found<'_>,
+    served: &Served<'_>,
+) -> Result<bool, Error> {
+    let previous = object.status.clone().unwrap_or_default();
+    let mut next = status::run(found, &previous, object.metadata.generation);
+    let mut notes = found.effects.notes.clone();
+    notes.extend(served.note(object, &mut next));
+    metrics(env, found);
+    let ready = next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    finish(env, object, next, notes).await?;
+    Ok(ready)
+}
+
 /// Figures of one resource.
-pub fn metrics(env: &Environment, found: &Found<'_>) {
+fn metrics(env: &Environment, found: &Found<'_>) {
     let label = ResourceLabel {
         namespace: found.valid.owner.namespace.clone(),
         name: found.valid.owner.name.clone(),
@@ -98,7 +169,7 @@ pub fn metrics(env: &Environment, found: &Found<'_>) {
             .get_or_create(&label)
             .set(info.not_after.as_second());
     }
-    if let Ok(records) = found.records {
+    if let Ok(records) = &found.effects.records {
         let verified = records
             .found
             .iter()

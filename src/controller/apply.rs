@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::build::{Desired, Wanted};
 use super::cache::Cache;
 use super::dereference::{EdgePod, Live};
+use super::environment::Environment;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
 use crate::api::{CONFIG_HASH, MANAGED_BY, OBJECTS_MANAGER};
@@ -55,10 +56,9 @@ pub struct Sent(HashMap<(Kind, String), (String, String)>);
 const APPLIED: &str = "xmppfederation.io/applied";
 
 /// An object that was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// Its kind.
-    pub kind: Kind,
+#[derive(Debug)]
+struct Written {
+    kind: Kind,
     name: String,
     deleted: bool,
 }
@@ -77,14 +77,25 @@ impl fmt::Display for Written {
     }
 }
 
-/// Applies everything; returns what was written, for log and events.
+/// The objects that were written.
+#[derive(Debug)]
+pub struct Applied(Vec<Written>);
+
+impl Applied {
+    /// Whether the pods' controller is one of them.
+    pub fn changed_controller(&self) -> bool {
+        self.0.iter().any(|written| written.kind == Kind::StatefulSet)
+    }
+}
+
+/// Applies everything.
 pub async fn run(
-    client: &Client,
+    env: &Environment,
     sent: &Cache<Sent>,
     owner: &Owner,
     desired: &Desired,
     live: &Live,
-) -> Result<Vec<Written>, ApplyError> {
+) -> Result<Applied, ApplyError> {
     let Desired {
         dialback,
         authority,
@@ -100,6 +111,7 @@ pub async fn run(
         config_hash: _,
         mounted_hash: _,
     } = desired;
+    let client = &env.client;
     let to = Target { client, sent, owner };
     let mut written = Vec::new();
     // Secrets first: a pod that starts without them would only wait.
@@ -140,7 +152,16 @@ pub async fn run(
             Wanted::AsItIs => {}
         }
     }
-    Ok(written)
+    if !written.is_empty() {
+        let objects: Vec<String> = written.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            namespace = owner.namespace,
+            name = owner.name,
+            objects = objects.join(", "),
+            "applied"
+        );
+    }
+    Ok(Applied(written))
 }
 
 struct Target<'a> {
@@ -293,25 +314,24 @@ fn parse(value: &Value, what: impl FnOnce() -> String) -> Result<DynamicObject, 
 
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
 /// its pod changes, and only after a minute or more otherwise. Returns whether any was told.
-pub async fn tell_pods(
-    client: &Client,
-    owner: &Owner,
-    hash: &str,
-    config_hash: &str,
-    pods: &[EdgePod],
-) -> Result<bool, Error> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &owner.namespace);
+pub async fn tell_pods(env: &Environment, owner: &Owner, desired: &Desired, pods: &[EdgePod]) -> Result<bool, Error> {
+    let Desired {
+        mounted_hash: hash,
+        config_hash,
+        ..
+    } = desired;
+    let api: Api<Pod> = Api::namespaced(env.client.clone(), &owner.namespace);
     let mut told = false;
     for pod in pods.iter().filter(|pod| !pod.stopping) {
-        let loaded = pod.status.as_ref().map(|s| s.config_hash == config_hash);
+        let loaded = pod.status.as_ref().map(|s| s.config_hash == *config_hash);
         let refused = pod
             .status
             .as_ref()
-            .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == config_hash));
+            .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash));
         let base = pod.told.as_deref().and_then(|t| t.split('.').next());
         // A pod that was told and is still stale missed it: the kubelet may have refreshed the
         // volume from an older object. Another value of the annotation wakes it again.
-        let value = match (base == Some(hash), loaded) {
+        let value = match (base == Some(hash.as_str()), loaded) {
             (true, Ok(false)) if !refused => {
                 let again = pod.told.as_deref().and_then(|t| t.split('.').nth(1));
                 let count: u32 = again.and_then(|n| n.parse().ok()).unwrap_or(0);

@@ -8,8 +8,9 @@ use kube::Client;
 use parking_lot::Mutex;
 
 use super::cache::Cache;
+use super::dereference::EdgePod;
 use super::environment::Environment;
-use super::names::ADMIN_PORT;
+use super::names::{ADMIN_PORT, Owner};
 use super::turns::Turns;
 use super::validate::Settings;
 use super::{apply, change_log, effects, rows};
@@ -90,6 +91,15 @@ impl Context {
             referrers: Arc::default(),
             caches: Caches::default(),
         }
+    }
+
+    /// The pods whose status is asked for between reconciles.
+    pub fn note_edges(&self, owner: &Owner, pods: &[EdgePod]) {
+        let running = pods.iter().filter(|pod| !pod.stopping);
+        self.edges_seen.saw(
+            (owner.namespace.clone(), owner.name.clone()),
+            running.filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
+        );
     }
 
     /// Forgets a resource that is gone.

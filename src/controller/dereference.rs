@@ -13,6 +13,7 @@ use kube::{Client, ResourceExt};
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
+use super::environment::Environment;
 use super::kube::{Error, Kind, call};
 use super::names::{ADMIN_PORT, Owner};
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
@@ -174,12 +175,12 @@ pub fn secret_names_of<'a>(entries: impl IntoIterator<Item = &'a ImpSpec>) -> Ve
 
 /// Reads everything.
 pub async fn run(
-    client: &Client,
-    edges: &edges::Client,
+    env: &Environment,
     owner: &Owner,
     spec: &XmppFederationSpec,
     secret_names: Vec<String>,
 ) -> Result<Observed, Error> {
+    let Environment { client, edges, .. } = env;
     let ((secrets, revocation_lists), (live, pods)) = try_join(
         try_join(
             secrets(client, owner, secret_names),

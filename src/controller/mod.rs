@@ -29,6 +29,7 @@ pub mod names;
 pub mod outcome;
 pub mod reconcile;
 pub mod requests;
+pub mod requeue;
 pub mod rows;
 pub mod status;
 #[cfg(test)]

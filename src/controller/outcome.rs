@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::kube::Error as KubeError;
 
 /// When a resource is reconciled again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// After this time, or when something changes.
     After(Duration),
     /// When something changes.
     OnChange,
-    /// Never: the resource is gone.
-    Gone,
+    /// Never: the resource of this UID is gone.
+    Gone(String),
 }
 
 /// A reconcile that did not come to its end.

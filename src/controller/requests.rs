@@ -2,6 +2,8 @@
 
 use kube::ResourceExt;
 
+use super::events::Note;
+use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
 use xmpp_federation_imp::desired::Requests;
@@ -31,8 +33,46 @@ pub fn abandons(object: &XmppFederation) -> bool {
     unserved(object, request::ABANDON_ROWS).is_some()
 }
 
-/// Notes that a value was served.
-pub fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str) {
+/// Requests of which one reconcile took care.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// A new dialback secret is asked for.
+    pub rotate: Option<&'a String>,
+    /// There was none, so that one was made.
+    pub rotated: bool,
+    /// All was read anew.
+    pub refreshed: bool,
+    /// Rows of dropped clusters were given up.
+    pub abandoned: bool,
+}
+
+impl Served<'_> {
+    /// Notes in the status which values were served; says why one was not.
+    pub fn note(&self, object: &XmppFederation, status: &mut XmppFederationStatus) -> Option<Note> {
+        let mut set = |annotation: &str, value: Option<&String>| {
+            if let Some(value) = value {
+                set_handled(status, annotation, value);
+            }
+        };
+        let value = |annotation: &str| object.annotations().get(annotation);
+        set(request::ROTATE_DIALBACK, self.rotate);
+        set(request::REFRESH, value(request::REFRESH).filter(|_| self.refreshed));
+        set(
+            request::ABANDON_ROWS,
+            value(request::ABANDON_ROWS).filter(|_| self.abandoned),
+        );
+        self.rotate.filter(|_| !self.rotated).map(|value| Note {
+            warning: true,
+            reason: Reason::SpecInvalid.to_string(),
+            message: format!(
+                "{} = {value:?} was not served: rotation of the dialback secret is not available in this release; remove the annotation",
+                request::ROTATE_DIALBACK
+            ),
+        })
+    }
+}
+
+fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str) {
     status.handled_requests.retain(|h| h.annotation != annotation);
     status.handled_requests.push(HandledRequest {
         annotation: annotation.to_owned(),

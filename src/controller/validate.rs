@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use kube::ResourceExt;
 use xmpp_federation_core::edge_config::{
     Cidr, HostPort, HumanDuration, Limits, Peer, Privacy, StaticRoute, TlsMode, TlsVersion,
 };
@@ -10,9 +11,9 @@ use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::names::Owner;
-use crate::api::later;
 use crate::api::spec::{self, LimitsSpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
+use crate::api::{XmppFederation, later};
 use xmpp_federation_imp::access::AxlVersion;
 use xmpp_federation_imp::window::Window;
 
@@ -598,8 +599,21 @@ pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
     spec.component_ids(&host)
 }
 
+/// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
+pub fn claims(object: &XmppFederation, others: &[XmppFederation]) -> Vec<Claim> {
+    let age = |o: &XmppFederation| (o.creation_timestamp().map(|t| t.0), o.uid());
+    others
+        .iter()
+        .filter(|other| other.uid() != object.uid() && age(other) < age(object))
+        .map(|other| {
+            let resource = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            claim(resource, &other.spec)
+        })
+        .collect()
+}
+
 /// What a resource claims; values that are no domains claim nothing.
-pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
+fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
     let domains = spec
         .domains
         .iter()

@@ -10,9 +10,11 @@ mod services;
 mod stateful_set;
 
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use serde_json::Value;
 use xmpp_federation_core::edge_config::EdgeConfig;
 
+use super::dereference::Observed;
 use super::validate::{Refusal, Validated};
 pub use config::{Links, Nodes, edge_config};
 use material::Material;
@@ -70,7 +72,29 @@ pub struct Known {
     pub pods: u16,
 }
 
-/// Builds everything.
+/// Everything that a resource needs.
+#[derive(Debug)]
+pub struct Built {
+    /// What its Secrets hold.
+    pub material: Material,
+    /// The objects.
+    pub desired: Desired,
+}
+
+/// Builds everything; `rotate`: a person asks for a new dialback secret.
+pub fn run(
+    valid: &Validated,
+    observed: &Observed,
+    known: &Known,
+    rotate: bool,
+    now: Timestamp,
+) -> Result<Built, Refusal> {
+    let material = material::run(valid, observed, rotate, now);
+    let desired = all(valid, &material, known)?;
+    Ok(Built { material, desired })
+}
+
+/// The objects.
 pub fn all(valid: &Validated, material: &Material, known: &Known) -> Result<Desired, Refusal> {
     let links = dialled(material, &known.links);
     let config = edge_config(valid, &links);

@@ -96,7 +96,7 @@ pub async fn run(
         left.count(env);
     }
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
-    Ok(Next::Gone)
+    Ok(Next::Gone(owner.uid.clone()))
 }
 
 /// Says in the status what the deletion waits for, unless it says so already. That it cannot be
@@ -174,5 +174,5 @@ pub async fn unreadable(
     left.tell(&owner);
     finalizer::release(&env.client, object).await?;
     left.count(env);
-    Ok(Next::Gone)
+    Ok(Next::Gone(owner.uid))
 }

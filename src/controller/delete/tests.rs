@@ -250,7 +250,7 @@ impl Bench {
         let began = Instant::now();
         while self.server.lock().unwrap().released == 0 {
             assert!(began.elapsed() < Duration::from_mins(1), "it hangs");
-            if self.step().await == Next::Gone {
+            if matches!(self.step().await, Next::Gone(_)) {
                 break;
             }
             // The longest of the waits that are asked for ends with the deletion's.

@@ -1,6 +1,7 @@
 //! Step five: what lies outside Kubernetes. At most one action per cluster of IM and Presence, by
 //! the plan of [`xmpp_federation_imp`]; public records looked at when they are due. Nothing sleeps.
 
+mod observations;
 mod records;
 mod routers;
 
@@ -14,7 +15,10 @@ use serde_json::Value;
 
 use xmpp_federation_core::edge_status::LinkState;
 
+use observations::LastLook;
+pub use observations::Observations;
 pub use records::Records;
+use routers::router_addresses;
 
 use super::build::{Links, Nodes};
 use super::cache::Cache;
@@ -50,51 +54,39 @@ pub struct Looked {
     pub failing: bool,
 }
 
-/// What earlier reconciles saw outside Kubernetes.
-#[derive(Debug, Clone, Default)]
-pub struct Observations {
-    /// The clusters of IM and Presence, by entry of the spec.
-    pub clusters: BTreeMap<String, LastLook>,
-    /// Addresses of the routers.
-    pub links: Option<Links>,
-    /// Public records.
-    pub records: Option<Records>,
-}
-
-impl Observations {
-    /// Where the routers are; for an operator that has just started, by the configuration that exists.
-    pub fn routers(&self, observed: &Observed) -> Links {
-        let links = self.links.clone();
-        links.unwrap_or_else(|| routers::addresses_written(observed))
-    }
-}
-
-/// One cluster as it was looked at last.
-#[derive(Debug, Clone, Default)]
-pub struct LastLook {
-    /// Its last answer.
-    pub report: Option<Report>,
-    /// It fails as a whole: neither its publisher answers nor any link to it stands.
-    pub failing: bool,
+/// How the step ends.
+pub enum Outcome {
+    /// The finalizer was added first: the reconcile starts again.
+    Again,
+    /// What was due is done.
+    Done(Box<Effects>),
 }
 
 /// What the world outside answered.
-pub struct Outcome {
+pub struct Effects {
     /// The clusters of IM and Presence, in the order of the spec.
-    pub imp: Vec<Looked>,
+    pub clusters: Vec<Looked>,
     /// Clusters that the spec names no more and that may hold rows of ours.
-    pub leaving: Vec<PendingCleanup>,
+    pub pending: Vec<PendingCleanup>,
     /// Public records, or why they could not be looked at.
     pub records: Result<Records, String>,
     /// Addresses of the routers.
-    pub links: Links,
+    pub routers: Links,
     /// Public addresses of the edge.
     pub addresses: Vec<IpAddr>,
     /// What was done.
     pub notes: Vec<Note>,
 }
 
-/// Does what is due; `None`: the finalizer was added first, and the reconcile starts again.
+impl Effects {
+    /// Whether all was read in this reconcile.
+    pub fn all_current(&self) -> bool {
+        let mut clusters = self.clusters.iter();
+        self.records.is_ok() && clusters.all(|cluster| cluster.report.is_ok() && cluster.current)
+    }
+}
+
+/// Does what is due.
 pub async fn run(
     env: &Environment,
     object: &XmppFederation,
@@ -103,7 +95,7 @@ pub async fn run(
     former: &[DroppedCluster],
     last: &Observations,
     memory: &Cache<rows::Memory>,
-) -> Result<Option<Outcome>, Error> {
+) -> Result<Outcome, Error> {
     let requests = requests::to_clusters(object);
     let refresh = requests.refresh.clone();
     let resource = Resource {
@@ -150,9 +142,9 @@ pub async fn run(
     if !finalizer::is_on(object) && turns.iter().any(binds) {
         finalizer::add(&env.client, object).await?;
         events::publish(&env.client, object, &env.instance, &notes).await;
-        return Ok(None);
+        return Ok(Outcome::Again);
     }
-    let leaving = dropped.conclude(object, &mut turns, &mut notes).await;
+    let pending = dropped.conclude(object, &mut turns, &mut notes).await;
     let mut looked = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
@@ -161,28 +153,28 @@ pub async fn run(
         looked.push(look(cluster, turn, missing.remove(entry), last, &observed.pods));
     }
     let known = last.routers(observed);
-    let mut links = Links::new();
+    let mut routers = Links::new();
     for (cluster, looked) in valid.imp.iter().zip(&looked) {
         let entry = &cluster.spec.name;
         let before = known.get(entry);
-        let routers = match &looked.report {
+        let addresses = match &looked.report {
             Ok(report) if report.barred => Nodes::new(),
-            Ok(report) if !report.nodes.is_empty() => routers::router_addresses(cluster, &report.nodes, before).await,
+            Ok(report) if !report.nodes.is_empty() => router_addresses(cluster, &report.nodes, before).await,
             _ => before.cloned().unwrap_or_default(),
         };
-        links.insert(entry.clone(), routers);
+        routers.insert(entry.clone(), addresses);
     }
     let addresses = public_addresses(valid, observed);
     let last = last.records.clone();
     let records = records::look(valid, addresses.clone(), refresh.as_ref(), last).await;
-    Ok(Some(Outcome {
-        imp: looked,
-        leaving,
+    Ok(Outcome::Done(Box::new(Effects {
+        clusters: looked,
+        pending,
         records,
-        links,
+        routers,
         addresses,
         notes,
-    }))
+    })))
 }
 
 /// An event, with the entry where there are several.

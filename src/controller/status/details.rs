@@ -37,7 +37,7 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
             ready_replicas: number(ready),
             ready: format!("{ready}/{}", valid.replicas),
             selector: valid.owner.selector(),
-            addresses: found.addresses.iter().map(ToString::to_string).collect(),
+            addresses: found.effects.addresses.iter().map(ToString::to_string).collect(),
         }),
         certificate,
         dialback: found.material.dialback.as_ref().ok().map(|_| DialbackStatus {
@@ -45,7 +45,7 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
             rotated_at: None,
             stage: "Steady".to_owned(),
         }),
-        records: match found.records {
+        records: match &found.effects.records {
             Ok(records) => records
                 .found
                 .iter()
@@ -65,14 +65,14 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
 /// Those of the spec, then those that left it.
 fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus> {
     let before = |name: &str| previous.imp.iter().find(|imp| imp.name == name);
-    let named = found.imp.iter().filter_map(|looked| {
+    let named = found.effects.clusters.iter().filter_map(|looked| {
         let before = before(&looked.entry);
         match &looked.report {
             Ok(report) => Some(imp_status(found, &looked.entry, report, before)),
             Err(_) => before.cloned(),
         }
     });
-    let left = found.leaving.iter().map(|leaving| ImpStatus {
+    let left = found.effects.pending.iter().map(|leaving| ImpStatus {
         name: leaving.name.clone(),
         leaving: Some(LeavingStatus {
             since: leaving.since.to_string(),
@@ -84,7 +84,7 @@ fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus
 }
 
 fn imp_status(found: &Found<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {
-    let addresses = found.links.get(name);
+    let addresses = found.effects.routers.get(name);
     ImpStatus {
         name: name.to_owned(),
         leaving: None,

@@ -68,7 +68,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     if let Some(verdict) = outdated(found, &pods) {
         return verdict;
     }
-    if found.addresses.is_empty() && found.valid.service.type_ == ServiceType::LoadBalancer {
+    if found.effects.addresses.is_empty() && found.valid.service.type_ == ServiceType::LoadBalancer {
         return Verdict::no(
             Reason::NoAddress,
             format!(

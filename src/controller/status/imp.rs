@@ -19,7 +19,8 @@ pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
         Type::ImpFederationOff,
     ] {
         let mut named: Vec<(String, Verdict)> = found
-            .imp
+            .effects
+            .clusters
             .iter()
             .map(|looked| {
                 let mut verdict = of_one(kind, looked);
@@ -30,7 +31,7 @@ pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
             })
             .collect();
         if kind == Type::ComponentsRegistered {
-            named.extend(found.leaving.iter().map(|leaving| {
+            named.extend(found.effects.pending.iter().map(|leaving| {
                 let verdict = Verdict::no(Reason::ClusterLeft, still_there(leaving));
                 (leaving.name.clone(), verdict)
             }));
@@ -87,11 +88,11 @@ fn not_known_any_more(found: &Found<'_>, looked: &Looked) -> Option<Verdict> {
 
 /// One that waits for a person stalls the resource; the others go on nevertheless.
 fn progress(findings: &mut Findings, found: &Found<'_>) {
-    let several = found.imp.len() > 1;
+    let several = found.effects.clusters.len() > 1;
     let mut reconciling = Vec::new();
     let mut stalled = Vec::new();
     let mut why = None;
-    for looked in found.imp {
+    for looked in &found.effects.clusters {
         let Ok(report) = &looked.report else {
             continue;
         };
@@ -116,7 +117,7 @@ fn progress(findings: &mut Findings, found: &Found<'_>) {
     };
     if !reconciling.is_empty() {
         findings.reconciling = Some((Reason::InProgress, told(&reconciling)));
-    } else if let Some(leaving) = found.leaving.first() {
+    } else if let Some(leaving) = found.effects.pending.first() {
         let message = format!("{}: {}", leaving.name, leaving.message);
         findings.reconciling = Some((Reason::ClusterLeft, message));
     }

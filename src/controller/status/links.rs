@@ -17,7 +17,8 @@ const NAMED: usize = 4;
 /// One verdict per cluster.
 pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
     found
-        .imp
+        .effects
+        .clusters
         .iter()
         .map(|looked| (looked.entry.clone(), of_one(found, looked)))
         .collect()

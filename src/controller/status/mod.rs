@@ -18,20 +18,18 @@ mod symptom;
 #[cfg(test)]
 mod testing;
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
-pub use details::details;
+use details::details;
 
+use super::build::Desired;
 use super::build::material::Material;
-use super::build::{Desired, Links};
 use super::dereference::{EdgePod, Observed};
-use super::effects::{Looked, Records};
-use super::rows::execute::PendingCleanup;
+use super::effects::Effects;
 use super::validate::Validated;
-use crate::api::conditions::{Findings, Type};
+use crate::api::conditions::{self, Findings, Type};
+use crate::api::status::XmppFederationStatus;
 
 /// All that one reconcile found out.
 pub struct Found<'a> {
@@ -47,22 +45,23 @@ pub struct Found<'a> {
     pub controller_changed: bool,
     /// Pods that may run now.
     pub pods_allowed: u16,
-    /// The clusters of IM and Presence, in the order of the spec.
-    pub imp: &'a [Looked],
-    /// Clusters that the spec names no more and that may hold rows of ours.
-    pub leaving: &'a [PendingCleanup],
-    /// Public records, or why they could not be looked at.
-    pub records: &'a Result<Records, String>,
-    /// Public addresses.
-    pub addresses: &'a [IpAddr],
-    /// Addresses of the routers, by node.
-    pub links: &'a Links,
+    /// What the world outside answered.
+    pub effects: &'a Effects,
     /// Now.
     pub now: Timestamp,
 }
 
+/// The whole status.
+pub fn run(found: &Found<'_>, previous: &XmppFederationStatus, generation: Option<i64>) -> XmppFederationStatus {
+    XmppFederationStatus {
+        observed_generation: generation,
+        conditions: conditions::assemble(&previous.conditions, generation, found.now, &findings(found)),
+        ..details(found, previous)
+    }
+}
+
 /// The verdicts on all conditions.
-pub fn findings(found: &Found<'_>) -> Findings {
+fn findings(found: &Found<'_>) -> Findings {
     let mut findings = Findings {
         active: found.valid.active,
         ..Findings::default()

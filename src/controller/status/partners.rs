@@ -44,7 +44,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             .find(|r| r.state == RecordState::PartnerMissing)
             .cloned()
     };
-    if let Some(record) = found.records.as_ref().ok().and_then(missing) {
+    if let Some(record) = found.effects.records.as_ref().ok().and_then(missing) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {

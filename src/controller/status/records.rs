@@ -6,7 +6,7 @@ use crate::api::reasons::Reason;
 use crate::records::RecordState;
 
 pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let records = match found.records {
+    let records = match &found.effects.records {
         Ok(records) => records,
         Err(sentence) => return Verdict::unknown(Reason::RecordsUnknown, sentence.clone()),
     };

@@ -66,7 +66,7 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
 
 /// What the cluster of a link was found to be.
 fn report<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a Report> {
-    let looked = found.imp.iter().find(|l| l.entry == link.router)?;
+    let looked = found.effects.clusters.iter().find(|l| l.entry == link.router)?;
     looked.report.as_ref().ok()
 }
 

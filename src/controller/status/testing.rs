@@ -14,7 +14,7 @@ use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatu
 use super::super::build::material::{Dialback, Material, RouterSecret};
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
-use super::super::effects::Looked;
+use super::super::effects::{Effects, Looked};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
@@ -146,6 +146,14 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
             failing: false,
         })
         .collect();
+    let effects = Effects {
+        clusters: looked,
+        pending: Vec::new(),
+        records: Err("no answer".to_owned()),
+        routers: Links::new(),
+        addresses: world.addresses.clone(),
+        notes: Vec::new(),
+    };
     let found = Found {
         valid: &world.valid,
         observed: &observed,
@@ -153,11 +161,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         desired: &world.desired,
         controller_changed: false,
         pods_allowed: world.valid.replicas,
-        imp: &looked,
-        leaving: &[],
-        records: &Err("no answer".to_owned()),
-        addresses: &world.addresses,
-        links: &Links::new(),
+        effects: &effects,
         now: Timestamp::from_second(1_700_000_000).unwrap(),
     };
     let findings = findings(&found);

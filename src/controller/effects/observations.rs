@@ -1,0 +1,103 @@
+//! What earlier reconciles saw outside Kubernetes, and what follows from it for the objects.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Effects, Looked, Records, routers};
+use crate::controller::build::{ClusterSlots, Known, Links, pods_to_run};
+use crate::controller::dereference::Observed;
+use crate::controller::validate::Validated;
+use xmpp_federation_imp::report::Report;
+
+/// What earlier reconciles saw outside Kubernetes.
+#[derive(Debug, Clone, Default)]
+pub struct Observations {
+    /// The clusters of IM and Presence, by entry of the spec.
+    pub clusters: BTreeMap<String, LastLook>,
+    /// Addresses of the routers.
+    pub links: Option<Links>,
+    /// Public records.
+    pub records: Option<Records>,
+}
+
+impl Observations {
+    /// Where the routers are; for an operator that has just started, by the configuration that exists.
+    pub fn routers(&self, observed: &Observed) -> Links {
+        let links = self.links.clone();
+        links.unwrap_or_else(|| routers::addresses_written(observed))
+    }
+
+    /// Takes in what one reconcile saw.
+    pub fn note(&mut self, effects: &Effects) -> &Self {
+        self.clusters = effects
+            .clusters
+            .iter()
+            .map(|looked| (looked.entry.clone(), remembered(looked, &self.clusters)))
+            .collect();
+        self.links = Some(effects.routers.clone());
+        self.records = effects.records.as_ref().ok().cloned();
+        self
+    }
+
+    /// What they tell of routers and pods.
+    pub fn known(&self, valid: &Validated, observed: &Observed) -> Known {
+        let others = |report: &Report| report.served_by_others() || report.was_prepared();
+        let mut links = self.routers(observed);
+        links.retain(|entry, _| {
+            let last = self.clusters.get(entry).and_then(|last| last.report.as_ref());
+            !last.is_some_and(others)
+        });
+        let running = observed
+            .live
+            .stateful_set
+            .as_ref()
+            .and_then(|s| s.data.pointer("/spec/replicas"))
+            .and_then(Value::as_u64)
+            .and_then(|n| u16::try_from(n).ok());
+        let clusters: Vec<ClusterSlots<'_>> = valid
+            .imp
+            .iter()
+            .map(|cluster| {
+                let last = self.clusters.get(&cluster.spec.name);
+                let report = last.and_then(|last| last.report.as_ref());
+                ClusterSlots {
+                    domains: &cluster.domains,
+                    failing: last.is_some_and(|last| last.failing),
+                    slots: report.map_or(&[], |report| report.slots.as_slice()),
+                }
+            })
+            .collect();
+        // Prepared: without rows there is nothing to be in sync with.
+        let pods = if valid.active {
+            pods_to_run(valid.replicas, &valid.hosted, &clusters, running)
+        } else {
+            valid.replicas
+        };
+        Known { links, pods }
+    }
+}
+
+/// One cluster as it was looked at last.
+#[derive(Debug, Clone, Default)]
+pub struct LastLook {
+    /// Its last answer.
+    pub report: Option<Report>,
+    /// It fails as a whole: neither its publisher answers nor any link to it stands.
+    pub failing: bool,
+}
+
+/// A look at one cluster without what is told once.
+fn remembered(looked: &Looked, before: &BTreeMap<String, LastLook>) -> LastLook {
+    let report = match &looked.report {
+        Ok(report) => Some(Report {
+            events: Vec::new(),
+            ..report.clone()
+        }),
+        Err(_) => before.get(&looked.entry).and_then(|last| last.report.clone()),
+    };
+    LastLook {
+        report,
+        failing: looked.failing,
+    }
+}
