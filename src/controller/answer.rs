@@ -15,7 +15,7 @@ use super::kube::call;
 use super::outcome::{Error, Next};
 use super::requests::Served;
 use super::requeue::{LATER, SOON};
-use super::status::{self, Found};
+use super::status::{self, Inputs};
 use super::validate::Refusal;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
@@ -138,26 +138,26 @@ pub async fn paused(env: &Environment, object: &XmppFederation) -> Result<Next, 
 pub async fn conclude(
     env: &Environment,
     object: &XmppFederation,
-    found: &Found<'_>,
+    inputs: &Inputs<'_>,
     served: &Served<'_>,
 ) -> Result<bool, Error> {
     let previous = object.status.clone().unwrap_or_default();
-    let mut next = status::run(found, &previous, object.metadata.generation);
-    let mut notes = found.effects.notes.clone();
+    let mut next = status::run(inputs, &previous, object.metadata.generation);
+    let mut notes = inputs.effects.notes.clone();
     notes.extend(served.note(object, &mut next));
-    metrics(env, found);
+    metrics(env, inputs);
     let ready = next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     finish(env, object, next, notes).await?;
     Ok(ready)
 }
 
 /// Figures of one resource.
-fn metrics(env: &Environment, found: &Found<'_>) {
+fn metrics(env: &Environment, inputs: &Inputs<'_>) {
     let label = ResourceLabel {
-        namespace: found.valid.owner.namespace.clone(),
-        name: found.valid.owner.name.clone(),
+        namespace: inputs.valid.owner.namespace.clone(),
+        name: inputs.valid.owner.name.clone(),
     };
-    if let Ok(info) = found
+    if let Ok(info) = inputs
         .material
         .certificate
         .as_ref()
@@ -169,7 +169,7 @@ fn metrics(env: &Environment, found: &Found<'_>) {
             .get_or_create(&label)
             .set(info.not_after.as_second());
     }
-    if let Ok(records) = &found.effects.records {
+    if let Ok(records) = &inputs.effects.records {
         let verified = records
             .found
             .iter()

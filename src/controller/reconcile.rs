@@ -16,7 +16,7 @@ use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::requests::{self, Served};
 use super::rows::{self, DroppedCluster};
-use super::status::Found;
+use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
 use crate::api::{XmppFederation, request};
 use crate::runtime::metrics::Word;
@@ -147,7 +147,7 @@ async fn steps(
     };
     let later = caches.observations.with(&uid, |earlier| earlier.note(&effects).clone());
 
-    let found = Found {
+    let inputs = Inputs {
         valid: &valid,
         observed: &observed,
         material: &built.material,
@@ -164,9 +164,9 @@ async fn steps(
         refreshed: effects.all_current(),
         abandoned,
     };
-    let ready = answer::conclude(env, object, &found, &served).await?;
+    let ready = answer::conclude(env, object, &inputs, &served).await?;
     if later.known(&valid, &observed) != known {
         return Ok(Next::After(Duration::ZERO));
     }
-    Ok(Next::After(requeue::after(&found, ready, told)))
+    Ok(Next::After(requeue::after(&inputs, ready, told)))
 }

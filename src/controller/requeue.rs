@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::status::Found;
+use super::status::Inputs;
 use crate::api::conditions::Status;
 
 /// While something is on its way.
@@ -24,21 +24,21 @@ pub fn jitter(uid: &str, most: Duration) -> Duration {
 }
 
 /// The time after a reconcile that came to its end; `told`: pods were just told of new files.
-pub fn after(found: &Found<'_>, ready: bool, told: bool) -> Duration {
-    let mut wait = match (ready && !told, &found.observed.revocation_lists) {
+pub fn after(inputs: &Inputs<'_>, ready: bool, told: bool) -> Duration {
+    let mut wait = match (ready && !told, &inputs.observed.revocation_lists) {
         (true, None) => STEADY,
         (true, Some(_)) => UNWATCHED,
         (false, _) => LATER,
     };
-    let pods_settle = found.observed.pods.len() != usize::from(found.pods_allowed)
-        || found.observed.pods.iter().any(|pod| {
+    let pods_settle = inputs.observed.pods.len() != usize::from(inputs.pods_allowed)
+        || inputs.observed.pods.iter().any(|pod| {
             // Links are looked at all the time, see [`crate::edges::watch`].
-            !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash) || pod.stopping
+            !matches!(&pod.status, Ok(s) if s.config_hash == inputs.desired.config_hash) || pod.stopping
         });
     if told || (pods_settle && !ready) {
         wait = SOON;
     }
-    for looked in &found.effects.clusters {
+    for looked in &inputs.effects.clusters {
         match &looked.report {
             Ok(report) if looked.current => {
                 wait = wait.min(report.requeue_after.max(Duration::from_millis(100)));
@@ -49,14 +49,14 @@ pub fn after(found: &Found<'_>, ready: bool, told: bool) -> Duration {
             Err(_) => {}
         }
     }
-    if !found.effects.pending.is_empty() {
+    if !inputs.effects.pending.is_empty() {
         wait = wait.min(SOON);
     }
-    if let Ok(records) = &found.effects.records {
+    if let Ok(records) = &inputs.effects.records {
         wait = wait.min(records.due_in().max(SOON));
     }
     if wait >= UNWATCHED {
-        wait += jitter(&found.valid.owner.uid, Duration::from_secs(3));
+        wait += jitter(&inputs.valid.owner.uid, Duration::from_secs(3));
     }
     wait
 }

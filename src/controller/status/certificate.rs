@@ -4,23 +4,23 @@ use xmpp_federation_core::Domain;
 
 use super::super::build::material::Certificate;
 use super::super::validate::Validated;
-use super::Found;
+use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let certificate = match &found.material.certificate {
+pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let certificate = match &inputs.material.certificate {
         Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
         Ok(certificate) => certificate,
     };
-    let secret = secret_name(found.valid, certificate);
+    let secret = secret_name(inputs.valid, certificate);
     let info = match certificate.inspect() {
         Err(sentence) => {
             return Verdict::no(Reason::SecretInvalid, format!("Secret {secret}: {sentence}"));
         }
         Ok(info) => info,
     };
-    if info.not_after <= found.now {
+    if info.not_after <= inputs.now {
         return Verdict::no(
             Reason::CertificateExpired,
             format!(
@@ -29,7 +29,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             ),
         );
     }
-    let missing = info.missing(&found.valid.hosted);
+    let missing = info.missing(&inputs.valid.hosted);
     if !missing.is_empty() {
         return Verdict::no(
             Reason::CertificateNames,
@@ -39,7 +39,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             ),
         );
     }
-    if let Err(sentence) = &found.material.others {
+    if let Err(sentence) = &inputs.material.others {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
     Verdict::yes(

@@ -2,7 +2,7 @@
 
 use super::super::build::material::Certificate;
 use super::super::dereference::EdgePod;
-use super::Found;
+use super::Inputs;
 use super::certificate::secret_name;
 use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
@@ -11,12 +11,12 @@ use crate::api::status::{
 use xmpp_federation_imp::report::Report;
 
 /// The status, without its conditions; what cannot be looked at now stays as it was.
-pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
-    let valid = found.valid;
-    let running: Vec<&EdgePod> = found.observed.pods.iter().filter(|p| !p.stopping).collect();
+pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
+    let valid = inputs.valid;
+    let running: Vec<&EdgePod> = inputs.observed.pods.iter().filter(|p| !p.stopping).collect();
     let ready = running.iter().filter(|p| p.ready).count();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    let certificate = found.material.certificate.as_ref().ok().and_then(|certificate| {
+    let certificate = inputs.material.certificate.as_ref().ok().and_then(|certificate| {
         let info = certificate.inspect().ok()?;
         Some(CertificateStatus {
             source: match certificate {
@@ -37,15 +37,15 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
             ready_replicas: number(ready),
             ready: format!("{ready}/{}", valid.replicas),
             selector: valid.owner.selector(),
-            addresses: found.effects.addresses.iter().map(ToString::to_string).collect(),
+            addresses: inputs.effects.addresses.iter().map(ToString::to_string).collect(),
         }),
         certificate,
-        dialback: found.material.dialback.as_ref().ok().map(|_| DialbackStatus {
+        dialback: inputs.material.dialback.as_ref().ok().map(|_| DialbackStatus {
             secret_name: valid.owner.dialback(),
             rotated_at: None,
             stage: "Steady".to_owned(),
         }),
-        records: match &found.effects.records {
+        records: match &inputs.effects.records {
             Ok(records) => records
                 .found
                 .iter()
@@ -57,22 +57,22 @@ pub fn details(found: &Found<'_>, previous: &XmppFederationStatus) -> XmppFedera
                 .collect(),
             Err(_) => previous.records.clone(),
         },
-        imp: clusters(found, previous),
+        imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),
     }
 }
 
 /// Those of the spec, then those that left it.
-fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus> {
+fn clusters(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus> {
     let before = |name: &str| previous.imp.iter().find(|imp| imp.name == name);
-    let named = found.effects.clusters.iter().filter_map(|looked| {
+    let named = inputs.effects.clusters.iter().filter_map(|looked| {
         let before = before(&looked.entry);
         match &looked.report {
-            Ok(report) => Some(imp_status(found, &looked.entry, report, before)),
+            Ok(report) => Some(imp_status(inputs, &looked.entry, report, before)),
             Err(_) => before.cloned(),
         }
     });
-    let left = found.effects.pending.iter().map(|leaving| ImpStatus {
+    let left = inputs.effects.pending.iter().map(|leaving| ImpStatus {
         name: leaving.name.clone(),
         leaving: Some(LeavingStatus {
             since: leaving.since.to_string(),
@@ -83,8 +83,8 @@ fn clusters(found: &Found<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus
     named.chain(left).collect()
 }
 
-fn imp_status(found: &Found<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {
-    let addresses = found.effects.routers.get(name);
+fn imp_status(inputs: &Inputs<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {
+    let addresses = inputs.effects.routers.get(name);
     ImpStatus {
         name: name.to_owned(),
         leaving: None,

@@ -1,18 +1,18 @@
 //! `DialbackSecretReady`: the secret exists and all pods sign with it.
 
 use super::super::build::sha256;
-use super::{Found, answering};
+use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let name = found.valid.owner.dialback();
-    let secret = match &found.material.dialback {
+pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let name = inputs.valid.owner.dialback();
+    let secret = match &inputs.material.dialback {
         Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
         Ok(dialback) => &dialback.secret,
     };
     let mark = mark(secret.expose());
-    let stale: Vec<&str> = answering(&found.observed.pods)
+    let stale: Vec<&str> = answering(&inputs.observed.pods)
         .filter(|(_, status)| status.dialback_secrets.first().is_some_and(|m| *m != mark))
         .map(|(pod, _)| pod.name.as_str())
         .collect();

@@ -3,30 +3,30 @@
 use std::fmt::Write as _;
 
 use super::super::dereference::EdgePod;
-use super::{Found, answering};
+use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let pods: Vec<&EdgePod> = found
+pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let pods: Vec<&EdgePod> = inputs
         .observed
         .pods
         .iter()
-        .filter(|p| !p.stopping && p.index < found.pods_allowed)
+        .filter(|p| !p.stopping && p.index < inputs.pods_allowed)
         .collect();
-    let wanted = usize::from(found.pods_allowed);
-    if found.valid.replicas == 0 {
+    let wanted = usize::from(inputs.pods_allowed);
+    if inputs.valid.replicas == 0 {
         return Verdict::no(
             Reason::NoPods,
             "spec.edge.replicas is 0, so nobody is reached; set it above 0",
         );
     }
-    let rejected = answering(&found.observed.pods).find_map(|(pod, status)| {
+    let rejected = answering(&inputs.observed.pods).find_map(|(pod, status)| {
         let rejected = status
             .rejected
             .as_ref()
-            .filter(|r| r.config_hash == found.desired.config_hash)?;
+            .filter(|r| r.config_hash == inputs.desired.config_hash)?;
         Some((pod, rejected))
     });
     if let Some((pod, rejected)) = rejected {
@@ -41,7 +41,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(sentence), None) = (found.material.no_router_secret(), &found.observed.live.stateful_set) {
+        if let (Some(sentence), None) = (inputs.material.no_router_secret(), &inputs.observed.live.stateful_set) {
             message.push_str(": they cannot start, ");
             message.push_str(sentence);
             return Verdict::no(Reason::SecretMissing, message);
@@ -55,35 +55,35 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
         let _ = write!(
             message,
             "; look at them with kubectl describe pod -l {}",
-            found.valid.owner.selector()
+            inputs.valid.owner.selector()
         );
         return Verdict::no(Reason::PodsNotReady, message);
     }
-    if being_replaced(found) {
+    if being_replaced(inputs) {
         return Verdict::no(
             Reason::PodsReplaced,
             "edge pods are being replaced, one after the other; the ones that run go on serving",
         );
     }
-    if let Some(verdict) = outdated(found, &pods) {
+    if let Some(verdict) = outdated(inputs, &pods) {
         return verdict;
     }
-    if found.effects.addresses.is_empty() && found.valid.service.type_ == ServiceType::LoadBalancer {
+    if inputs.effects.addresses.is_empty() && inputs.valid.service.type_ == ServiceType::LoadBalancer {
         return Verdict::no(
             Reason::NoAddress,
             format!(
                 "Service {} has no public address yet; check the controller of load balancers, or set spec.edge.publicAddresses",
-                found.valid.owner.edge()
+                inputs.valid.owner.edge()
             ),
         );
     }
-    let held = found.valid.replicas.saturating_sub(found.pods_allowed);
+    let held = inputs.valid.replicas.saturating_sub(inputs.pods_allowed);
     if held > 0 {
         return Verdict::yes(
             Reason::AsWanted,
             format!(
                 "{ready} of {} edge pods run; {held} more start once the routers know their component ids, see RoutersInSync",
-                found.valid.replicas
+                inputs.valid.replicas
             ),
         );
     }
@@ -94,10 +94,10 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
 }
 
 /// Pods that have not loaded the newest configuration.
-fn outdated(found: &Found<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
+fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
     let stale: Vec<&str> = pods
         .iter()
-        .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == found.desired.config_hash))
+        .filter(|pod| !matches!(&pod.status, Ok(s) if s.config_hash == inputs.desired.config_hash))
         .map(|pod| pod.name.as_str())
         .collect();
     let name = stale.first()?;
@@ -117,8 +117,8 @@ fn outdated(found: &Found<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
 }
 
 /// Whether pods of an earlier template run, as far as their controller has told by now.
-fn being_replaced(found: &Found<'_>) -> bool {
-    let Some(set) = &found.observed.live.stateful_set else {
+fn being_replaced(inputs: &Inputs<'_>) -> bool {
+    let Some(set) = &inputs.observed.live.stateful_set else {
         return false;
     };
     let number = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_i64);
@@ -127,7 +127,7 @@ fn being_replaced(found: &Found<'_>) -> bool {
     let updated = number("/status/updatedReplicas").unwrap_or(0);
     let behind = text("/status/updateRevision") != text("/status/currentRevision")
         && updated < number("/spec/replicas").unwrap_or(0);
-    found.controller_changed || unseen || behind
+    inputs.controller_changed || unseen || behind
 }
 
 #[cfg(test)]

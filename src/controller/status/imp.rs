@@ -4,41 +4,41 @@ use super::super::effects::Looked;
 use super::super::rows::execute::PendingCleanup;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
-use super::{Found, links};
+use super::{Inputs, links};
 use crate::api::conditions::{Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{Progress, Report};
 
 /// What the clusters of IM and Presence were found to be.
-pub(super) fn verdicts(findings: &mut Findings, found: &Found<'_>) {
+pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
     for kind in [
         Type::AxlAuthenticated,
         Type::ComponentsRegistered,
         Type::RoutersInSync,
         Type::ImpFederationOff,
     ] {
-        let mut named: Vec<(String, Verdict)> = found
+        let mut named: Vec<(String, Verdict)> = inputs
             .effects
             .clusters
             .iter()
             .map(|looked| {
                 let mut verdict = of_one(kind, looked);
                 if kind == Type::RoutersInSync && verdict.status == Status::True {
-                    verdict = not_known_any_more(found, looked).unwrap_or(verdict);
+                    verdict = not_known_any_more(inputs, looked).unwrap_or(verdict);
                 }
                 (looked.entry.clone(), verdict)
             })
             .collect();
         if kind == Type::ComponentsRegistered {
-            named.extend(found.effects.pending.iter().map(|leaving| {
+            named.extend(inputs.effects.pending.iter().map(|leaving| {
                 let verdict = Verdict::no(Reason::ClusterLeft, still_there(leaving));
                 (leaving.name.clone(), verdict)
             }));
         }
         findings.add(kind, over_all(named));
     }
-    progress(findings, found);
+    progress(findings, inputs);
 }
 
 /// A cluster that the spec names no more still has rows.
@@ -76,23 +76,23 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
 }
 
 /// What was proven of a router is over when it refuses a row that it had read.
-fn not_known_any_more(found: &Found<'_>, looked: &Looked) -> Option<Verdict> {
-    let lost = links::all(found, &looked.entry)
-        .filter(|_| found.valid.active)
-        .find(|link| symptom::of(found, *link) == Some(Symptom::RowLost))?;
+fn not_known_any_more(inputs: &Inputs<'_>, looked: &Looked) -> Option<Verdict> {
+    let lost = links::all(inputs, &looked.entry)
+        .filter(|_| inputs.valid.active)
+        .find(|link| symptom::of(inputs, *link) == Some(Symptom::RowLost))?;
     Some(Verdict::no(
         Symptom::RowLost.reason(),
-        Symptom::RowLost.sentence(found, lost),
+        Symptom::RowLost.sentence(inputs, lost),
     ))
 }
 
 /// One that waits for a person stalls the resource; the others go on nevertheless.
-fn progress(findings: &mut Findings, found: &Found<'_>) {
-    let several = found.effects.clusters.len() > 1;
+fn progress(findings: &mut Findings, inputs: &Inputs<'_>) {
+    let several = inputs.effects.clusters.len() > 1;
     let mut reconciling = Vec::new();
     let mut stalled = Vec::new();
     let mut why = None;
-    for looked in &found.effects.clusters {
+    for looked in &inputs.effects.clusters {
         let Ok(report) = &looked.report else {
             continue;
         };
@@ -117,7 +117,7 @@ fn progress(findings: &mut Findings, found: &Found<'_>) {
     };
     if !reconciling.is_empty() {
         findings.reconciling = Some((Reason::InProgress, told(&reconciling)));
-    } else if let Some(leaving) = found.effects.pending.first() {
+    } else if let Some(leaving) = inputs.effects.pending.first() {
         let message = format!("{}: {}", leaving.name, leaving.message);
         findings.reconciling = Some((Reason::ClusterLeft, message));
     }

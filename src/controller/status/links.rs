@@ -6,7 +6,7 @@ use xmpp_federation_core::edge_status::LinkState;
 
 use super::super::effects::Looked;
 use super::symptom::{self, Link, Symptom};
-use super::{Found, answering};
+use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
@@ -15,21 +15,21 @@ use xmpp_federation_imp::reasons::Reason as ImpReason;
 const NAMED: usize = 4;
 
 /// One verdict per cluster.
-pub(super) fn verdicts(found: &Found<'_>) -> Vec<(String, Verdict)> {
-    found
+pub(super) fn verdicts(inputs: &Inputs<'_>) -> Vec<(String, Verdict)> {
+    inputs
         .effects
         .clusters
         .iter()
-        .map(|looked| (looked.entry.clone(), of_one(found, looked)))
+        .map(|looked| (looked.entry.clone(), of_one(inputs, looked)))
         .collect()
 }
 
-fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
-    let valid = found.valid;
+fn of_one(inputs: &Inputs<'_>, looked: &Looked) -> Verdict {
+    let valid = inputs.valid;
     if !valid.active {
         return Verdict::unknown(Reason::Prepared, "spec.activation is Prepared, so no link is opened");
     }
-    if let Some(sentence) = found.material.router_missing(&looked.entry) {
+    if let Some(sentence) = inputs.material.router_missing(&looked.entry) {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
     let nodes: Vec<&str> = match &looked.report {
@@ -48,8 +48,8 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let links: Vec<Link<'_>> = all(found, &looked.entry).collect();
-    if let Some(verdict) = broken(found, &links) {
+    let links: Vec<Link<'_>> = all(inputs, &looked.entry).collect();
+    if let Some(verdict) = broken(inputs, &links) {
         return verdict;
     }
     let up = links.iter().filter(|link| link.status.state == LinkState::Up).count();
@@ -63,7 +63,7 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
             },
         );
     }
-    let expected = nodes.len() * usize::from(found.pods_allowed);
+    let expected = nodes.len() * usize::from(inputs.pods_allowed);
     if up < expected {
         return Verdict::no(
             Reason::LinksDown,
@@ -87,9 +87,9 @@ fn of_one(found: &Found<'_>, looked: &Looked) -> Verdict {
 }
 
 /// The links to one cluster of the pods that may run.
-pub(super) fn all<'a>(found: &Found<'a>, router: &'a str) -> impl Iterator<Item = Link<'a>> + use<'a> {
-    let allowed = found.pods_allowed;
-    answering(&found.observed.pods)
+pub(super) fn all<'a>(inputs: &Inputs<'a>, router: &'a str) -> impl Iterator<Item = Link<'a>> + use<'a> {
+    let allowed = inputs.pods_allowed;
+    answering(&inputs.observed.pods)
         .filter(move |(pod, _)| pod.index < allowed)
         .flat_map(move |(pod, told)| {
             let own = told.links.iter().filter(move |link| link.router == router);
@@ -98,15 +98,15 @@ pub(super) fn all<'a>(found: &Found<'a>, router: &'a str) -> impl Iterator<Item 
 }
 
 /// What is wrong with the links, the symptom that needs a person most first.
-fn broken(found: &Found<'_>, links: &[Link<'_>]) -> Option<Verdict> {
+fn broken(inputs: &Inputs<'_>, links: &[Link<'_>]) -> Option<Verdict> {
     let mut wrong: Vec<(Symptom, Link<'_>)> = links
         .iter()
-        .filter_map(|link| Some((symptom::of(found, *link)?, *link)))
+        .filter_map(|link| Some((symptom::of(inputs, *link)?, *link)))
         .collect();
     // Stable: by pod within one symptom.
     wrong.sort_by_key(|(symptom, _)| *symptom);
     let (symptom, first) = wrong.first()?;
-    let mut message = symptom.sentence(found, *first);
+    let mut message = symptom.sentence(inputs, *first);
     let others = wrong.get(1..).unwrap_or_default();
     if !others.is_empty() {
         message += ". The same or the like:";

@@ -32,7 +32,7 @@ use crate::api::conditions::{self, Findings, Type};
 use crate::api::status::XmppFederationStatus;
 
 /// All that one reconcile found out.
-pub struct Found<'a> {
+pub struct Inputs<'a> {
     /// The spec.
     pub valid: &'a Validated,
     /// What exists.
@@ -52,27 +52,27 @@ pub struct Found<'a> {
 }
 
 /// The whole status.
-pub fn run(found: &Found<'_>, previous: &XmppFederationStatus, generation: Option<i64>) -> XmppFederationStatus {
+pub fn run(inputs: &Inputs<'_>, previous: &XmppFederationStatus, generation: Option<i64>) -> XmppFederationStatus {
     XmppFederationStatus {
         observed_generation: generation,
-        conditions: conditions::assemble(&previous.conditions, generation, found.now, &findings(found)),
-        ..details(found, previous)
+        conditions: conditions::assemble(&previous.conditions, generation, inputs.now, &findings(inputs)),
+        ..details(inputs, previous)
     }
 }
 
 /// The verdicts on all conditions.
-fn findings(found: &Found<'_>) -> Findings {
+fn findings(inputs: &Inputs<'_>) -> Findings {
     let mut findings = Findings {
-        active: found.valid.active,
+        active: inputs.valid.active,
         ..Findings::default()
     };
-    findings.add(Type::DialbackSecretReady, dialback::verdict(found));
-    findings.add(Type::CertificateReady, certificate::verdict(found));
-    findings.add(Type::EdgeAvailable, edge::verdict(found));
-    findings.add(Type::RouterLinksUp, clusters::over_all(links::verdicts(found)));
-    findings.add(Type::RecordsVerified, records::verdict(found));
-    findings.add(Type::PartnersReachable, partners::verdict(found));
-    imp::verdicts(&mut findings, found);
+    findings.add(Type::DialbackSecretReady, dialback::verdict(inputs));
+    findings.add(Type::CertificateReady, certificate::verdict(inputs));
+    findings.add(Type::EdgeAvailable, edge::verdict(inputs));
+    findings.add(Type::RouterLinksUp, clusters::over_all(links::verdicts(inputs)));
+    findings.add(Type::RecordsVerified, records::verdict(inputs));
+    findings.add(Type::PartnersReachable, partners::verdict(inputs));
+    imp::verdicts(&mut findings, inputs);
     findings
 }
 

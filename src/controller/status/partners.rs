@@ -3,13 +3,13 @@
 use xmpp_federation_core::edge_config::PrivacyMode;
 
 use super::super::effects::Records;
-use super::{Found, answering};
+use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::records::RecordState;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let valid = found.valid;
+pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let valid = inputs.valid;
     if valid.privacy.mode == PrivacyMode::AllowList
         && valid.privacy.domains.is_empty()
         && valid.static_routes.is_empty()
@@ -20,7 +20,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             "the allow list is empty, so nothing federates; list partners in spec.privacy.domains",
         );
     }
-    let failing = answering(&found.observed.pods)
+    let failing = answering(&inputs.observed.pods)
         .flat_map(|(pod, status)| status.failing_partners.iter().map(move |f| (pod, f)))
         .next();
     if let Some((pod, failure)) = failing {
@@ -44,7 +44,7 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
             .find(|r| r.state == RecordState::PartnerMissing)
             .cloned()
     };
-    if let Some(record) = found.effects.records.as_ref().ok().and_then(missing) {
+    if let Some(record) = inputs.effects.records.as_ref().ok().and_then(missing) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {

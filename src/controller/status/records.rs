@@ -1,12 +1,12 @@
 //! `RecordsVerified`: public records lead to the edge.
 
-use super::Found;
+use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::records::RecordState;
 
-pub(super) fn verdict(found: &Found<'_>) -> Verdict {
-    let records = match &found.effects.records {
+pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let records = match &inputs.effects.records {
         Ok(records) => records,
         Err(sentence) => return Verdict::unknown(Reason::RecordsUnknown, sentence.clone()),
     };
@@ -24,6 +24,6 @@ pub(super) fn verdict(found: &Found<'_>) -> Verdict {
         .count();
     Verdict::yes(
         Reason::AsWanted,
-        format!("{own} SRV records lead to {}", found.valid.hostname),
+        format!("{own} SRV records lead to {}", inputs.valid.hostname),
     )
 }

@@ -6,7 +6,7 @@
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 
 use super::super::dereference::EdgePod;
-use super::Found;
+use super::Inputs;
 use crate::api::reasons::Reason;
 use crate::api::spec::{ImpSpec, RestartMode};
 use xmpp_federation_imp::reasons::Reason as ImpReason;
@@ -42,9 +42,9 @@ pub(super) enum Symptom {
 }
 
 /// What is wrong with a link; `None`: nothing.
-pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
+pub(super) fn of(inputs: &Inputs<'_>, link: Link<'_>) -> Option<Symptom> {
     let status = link.status;
-    let node = node(found, status);
+    let node = node(inputs, status);
     let restarting = node.is_some_and(|node| {
         let pending = node.pending_restart.as_ref();
         pending.is_some_and(|pending| !pending.id.is_empty())
@@ -55,7 +55,7 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
         LinkState::WrongSecret => Symptom::WrongSecret,
         _ if restarting => Symptom::Restarting,
         LinkState::Unreachable => Symptom::NoWay,
-        LinkState::UnknownComponent | LinkState::NotGateway => match (report(found, status), node) {
+        LinkState::UnknownComponent | LinkState::NotGateway => match (report(inputs, status), node) {
             (Some(report), _) if !stands(report, status) => Symptom::NoRow,
             (_, Some(node)) if node.in_sync => Symptom::RowLost,
             _ => Symptom::TableNotRead,
@@ -65,19 +65,19 @@ pub(super) fn of(found: &Found<'_>, link: Link<'_>) -> Option<Symptom> {
 }
 
 /// What the cluster of a link was found to be.
-fn report<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a Report> {
-    let looked = found.effects.clusters.iter().find(|l| l.entry == link.router)?;
+fn report<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a Report> {
+    let looked = inputs.effects.clusters.iter().find(|l| l.entry == link.router)?;
     looked.report.as_ref().ok()
 }
 
 /// The entry of the spec that a link belongs to.
-fn entry<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a ImpSpec> {
-    let entries = found.valid.imp.iter().map(|imp| &imp.spec);
+fn entry<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a ImpSpec> {
+    let entries = inputs.valid.imp.iter().map(|imp| &imp.spec);
     entries.into_iter().find(|spec| spec.name == link.router)
 }
 
-fn node<'a>(found: &Found<'a>, link: &LinkStatus) -> Option<&'a NodeReport> {
-    let nodes = &report(found, link)?.nodes;
+fn node<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a NodeReport> {
+    let nodes = &report(inputs, link)?.nodes;
     nodes.iter().find(|node| node.name == link.node)
 }
 
@@ -100,7 +100,7 @@ impl Symptom {
     }
 
     /// What is, with which values, and what to do.
-    pub(super) fn sentence(self, found: &Found<'_>, link: Link<'_>) -> String {
+    pub(super) fn sentence(self, inputs: &Inputs<'_>, link: Link<'_>) -> String {
         let LinkStatus {
             node,
             address,
@@ -112,24 +112,24 @@ impl Symptom {
         let why = link.status.reason.as_deref().unwrap_or("no reason given");
         match self {
             Self::WrongSecret => {
-                let secret = entry(found, link.status).map(|entry| &entry.router.secret_ref);
+                let secret = entry(inputs, link.status).map(|entry| &entry.router.secret_ref);
                 let (key, name) = secret.map_or(("", ""), |secret| (&*secret.key, &*secret.name));
                 format!(
                     "pod {pod} has no link to {node} at {address} since {since}: the XCP router refuses the shared secret; correct key {key:?} of Secret {name} (spec.imp[].router.secretRef), which the pods take over without a restart"
                 )
             }
-            Self::RowLost => row_lost(found, link),
-            Self::Returned => returned(found, link),
+            Self::RowLost => row_lost(inputs, link),
+            Self::Returned => returned(inputs, link),
             Self::NoWay => format!(
                 "pod {pod} has no link to {node} at {address} since {since}: {why}. {}What of it arrives at IM&P shows, on that node's command line, `utils network capture eth0 file axl_inject.pcap count 1000000 size all`: nothing to port {port} means that a firewall or NetworkPolicy between the pods and {node} drops it, connections that are reset mean that Cisco XCP Router does not listen",
-                service(found, link.status),
-                port = entry(found, link.status).map_or(7400, |entry| entry.router.port)
+                service(inputs, link.status),
+                port = entry(inputs, link.status).map_or(7400, |entry| entry.router.port)
             ),
             Self::TableNotRead => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row stands in IM&P's table, but Cisco XCP Router on {node} has not read the table since the row was written, of which IM&P may show no notice. {}",
                 refuses(link.status),
                 was_up(link.status),
-                who(found, link.status)
+                who(inputs, link.status)
             ),
             Self::NoRow => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row is not in IM&P's table; see ComponentsRegistered",
@@ -152,8 +152,8 @@ impl Symptom {
 }
 
 /// What Control Center says about the router that cannot be reached.
-fn service(found: &Found<'_>, link: &LinkStatus) -> String {
-    let state = node(found, link).and_then(|node| node.router);
+fn service(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
+    let state = node(inputs, link).and_then(|node| node.router);
     state.map_or_else(String::new, |state| {
         format!("Control Center last said that Cisco XCP Router is {state:?} there. ")
     })
@@ -175,11 +175,11 @@ fn was_up(link: &LinkStatus) -> String {
 }
 
 /// Who restarts a router that has not read the table.
-fn who(found: &Found<'_>, link: &LinkStatus) -> String {
+fn who(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
     let node = &link.node;
     let by_hand = format!("Restart Cisco XCP Router on {node}: {BY_HAND}");
-    let manual = entry(found, link).is_some_and(|entry| entry.restart.mode == RestartMode::Manual);
-    let plan = report(found, link).map(|report| report.routers_in_sync.reason);
+    let manual = entry(inputs, link).is_some_and(|entry| entry.restart.mode == RestartMode::Manual);
+    let plan = report(inputs, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(
             ImpReason::RestartByHand
@@ -198,7 +198,7 @@ fn who(found: &Found<'_>, link: &LinkStatus) -> String {
 }
 
 /// In sync by all that is known, and refused.
-fn row_lost(found: &Found<'_>, link: Link<'_>) -> String {
+fn row_lost(inputs: &Inputs<'_>, link: Link<'_>) -> String {
     let LinkStatus {
         node,
         address,
@@ -206,7 +206,7 @@ fn row_lost(found: &Found<'_>, link: Link<'_>) -> String {
         since,
         ..
     } = link.status;
-    let table = report(found, link.status).and_then(|report| report.table.as_deref());
+    let table = report(inputs, link.status).and_then(|report| report.table.as_deref());
     format!(
         "the XCP router of {node} at {address} {} {component_id} of pod {} since {since}{}, although it had provably started behind the row and the row stands in the publisher's table: IM&P was restored or rebuilt, or the router restarted by itself while {node}'s copy of the table lacked the row. On that node's command line, look at `run sql select * from {}`. If the row is there, restart the router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other. If it is not, mend the replication first (`utils dbreplication runtimestate`)",
         refuses(link.status),
@@ -217,7 +217,7 @@ fn row_lost(found: &Found<'_>, link: Link<'_>) -> String {
 }
 
 /// Accepted, and nothing is taken.
-fn returned(found: &Found<'_>, link: Link<'_>) -> String {
+fn returned(inputs: &Inputs<'_>, link: Link<'_>) -> String {
     let LinkStatus {
         node,
         component_id,
@@ -230,11 +230,11 @@ fn returned(found: &Found<'_>, link: Link<'_>) -> String {
     format!(
         "the XCP router of {node} accepts {component_id} of pod {} but returns everything: {back} of {sent} messages and requests since {since}, all with {condition}. A router that has not read its table does that, and IM&P may show no notice. {}",
         link.pod.name,
-        match self::node(found, link.status) {
+        match self::node(inputs, link.status) {
             Some(self_node) if self_node.in_sync => format!(
                 "This one provably started behind the rows; look at IM&P's services on {node} (Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services), then restart its router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other"
             ),
-            _ => who(found, link.status),
+            _ => who(inputs, link.status),
         }
     )
 }

@@ -18,7 +18,7 @@ use super::super::effects::{Effects, Looked};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
-use super::{Found, findings};
+use super::{Inputs, findings};
 use crate::api::conditions::{Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
@@ -154,7 +154,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         addresses: world.addresses.clone(),
         notes: Vec::new(),
     };
-    let found = Found {
+    let inputs = Inputs {
         valid: &world.valid,
         observed: &observed,
         material: &world.material,
@@ -164,7 +164,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         effects: &effects,
         now: Timestamp::from_second(1_700_000_000).unwrap(),
     };
-    let findings = findings(&found);
+    let findings = findings(&inputs);
     findings.verdicts.into_iter().rev().find(|(k, _)| *k == kind).unwrap().1
 }
 
