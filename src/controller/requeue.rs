@@ -38,9 +38,9 @@ pub fn after(inputs: &Inputs<'_>, ready: bool, told: bool) -> Duration {
     if told || (pods_settle && !ready) {
         wait = SOON;
     }
-    for looked in &inputs.effects.clusters {
-        match &looked.report {
-            Ok(report) if looked.current => {
+    for result in &inputs.effects.clusters {
+        match &result.report {
+            Ok(report) if result.current => {
                 wait = wait.min(report.requeue_after.max(Duration::from_millis(100)));
             }
             // Its answer is on its way, or one to an earlier question has just come.

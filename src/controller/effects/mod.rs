@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use xmpp_federation_core::edge_status::LinkState;
 
-use observations::LastLook;
+use observations::ClusterObservation;
 pub use observations::Observations;
 pub use records::Records;
 use routers::router_addresses;
@@ -43,7 +43,7 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one cluster of IM and Presence answered.
 #[derive(Debug)]
-pub struct Looked {
+pub struct ClusterResult {
     /// Name of the entry in spec.imp.
     pub entry: String,
     /// Its state; or, for `AxlAuthenticated`, why it could not be asked.
@@ -65,7 +65,7 @@ pub enum Outcome {
 /// What the world outside answered.
 pub struct Effects {
     /// The clusters of IM and Presence, in the order of the spec.
-    pub clusters: Vec<Looked>,
+    pub clusters: Vec<ClusterResult>,
     /// Clusters that the spec names no more and that may hold rows of ours.
     pub pending: Vec<PendingCleanup>,
     /// Public records, or why they could not be looked at.
@@ -145,19 +145,19 @@ pub async fn run(
         return Ok(Outcome::Again);
     }
     let pending = dropped.conclude(object, &mut turns, &mut notes).await;
-    let mut looked = Vec::new();
+    let mut results = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
         let turn = turns.iter_mut().find(|turn| turn.key == *entry);
         let last = last.clusters.get(entry);
-        looked.push(look(cluster, turn, missing.remove(entry), last, &observed.pods));
+        results.push(result_of(cluster, turn, missing.remove(entry), last, &observed.pods));
     }
     let known = last.routers(observed);
     let mut routers = Links::new();
-    for (cluster, looked) in valid.imp.iter().zip(&looked) {
+    for (cluster, result) in valid.imp.iter().zip(&results) {
         let entry = &cluster.spec.name;
         let before = known.get(entry);
-        let addresses = match &looked.report {
+        let addresses = match &result.report {
             Ok(report) if report.barred => Nodes::new(),
             Ok(report) if !report.nodes.is_empty() => router_addresses(cluster, &report.nodes, before).await,
             _ => before.cloned().unwrap_or_default(),
@@ -168,7 +168,7 @@ pub async fn run(
     let last = last.records.clone();
     let records = records::look(valid, addresses.clone(), refresh.as_ref(), last).await;
     Ok(Outcome::Done(Box::new(Effects {
-        clusters: looked,
+        clusters: results,
         pending,
         records,
         routers,
@@ -203,13 +203,13 @@ fn place_of(valid: &Validated, index: usize) -> Place {
 }
 
 /// What is known of a cluster now.
-fn look(
+fn result_of(
     cluster: &Imp,
     turn: Option<&mut Turn>,
     missing: Option<String>,
-    last: Option<&LastLook>,
+    last: Option<&ClusterObservation>,
     pods: &[EdgePod],
-) -> Looked {
+) -> ClusterResult {
     let entry = &cluster.spec.name;
     let current = turn.as_ref().is_some_and(|turn| turn.current);
     let answer = turn.and_then(|turn| turn.answer.take());
@@ -232,7 +232,7 @@ fn look(
         .filter_map(|pod| pod.status.as_ref().ok())
         .flat_map(|status| &status.links)
         .any(|link| link.router == *entry && link.state == LinkState::Up);
-    Looked {
+    ClusterResult {
         entry: entry.clone(),
         report,
         current,

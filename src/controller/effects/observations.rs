@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Effects, Looked, Records, routers};
+use super::{ClusterResult, Effects, Records, routers};
 use crate::controller::build::{ClusterSlots, Known, Links, pods_to_run};
 use crate::controller::dereference::Observed;
 use crate::controller::validate::Validated;
@@ -14,7 +14,7 @@ use xmpp_federation_imp::report::Report;
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
     /// The clusters of IM and Presence, by entry of the spec.
-    pub clusters: BTreeMap<String, LastLook>,
+    pub clusters: BTreeMap<String, ClusterObservation>,
     /// Addresses of the routers.
     pub links: Option<Links>,
     /// Public records.
@@ -33,7 +33,7 @@ impl Observations {
         self.clusters = effects
             .clusters
             .iter()
-            .map(|looked| (looked.entry.clone(), remembered(looked, &self.clusters)))
+            .map(|result| (result.entry.clone(), observation_of(result, &self.clusters)))
             .collect();
         self.links = Some(effects.routers.clone());
         self.records = effects.records.as_ref().ok().cloned();
@@ -80,7 +80,7 @@ impl Observations {
 
 /// One cluster as it was looked at last.
 #[derive(Debug, Clone, Default)]
-pub struct LastLook {
+pub struct ClusterObservation {
     /// Its last answer.
     pub report: Option<Report>,
     /// It fails as a whole: neither its publisher answers nor any link to it stands.
@@ -88,16 +88,16 @@ pub struct LastLook {
 }
 
 /// A look at one cluster without what is told once.
-fn remembered(looked: &Looked, before: &BTreeMap<String, LastLook>) -> LastLook {
-    let report = match &looked.report {
+fn observation_of(result: &ClusterResult, before: &BTreeMap<String, ClusterObservation>) -> ClusterObservation {
+    let report = match &result.report {
         Ok(report) => Some(Report {
             events: Vec::new(),
             ..report.clone()
         }),
-        Err(_) => before.get(&looked.entry).and_then(|last| last.report.clone()),
+        Err(_) => before.get(&result.entry).and_then(|last| last.report.clone()),
     };
-    LastLook {
+    ClusterObservation {
         report,
-        failing: looked.failing,
+        failing: result.failing,
     }
 }

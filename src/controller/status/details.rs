@@ -65,10 +65,10 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
 /// Those of the spec, then those that left it.
 fn clusters(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<ImpStatus> {
     let before = |name: &str| previous.imp.iter().find(|imp| imp.name == name);
-    let named = inputs.effects.clusters.iter().filter_map(|looked| {
-        let before = before(&looked.entry);
-        match &looked.report {
-            Ok(report) => Some(imp_status(inputs, &looked.entry, report, before)),
+    let named = inputs.effects.clusters.iter().filter_map(|result| {
+        let before = before(&result.entry);
+        match &result.report {
+            Ok(report) => Some(imp_status(inputs, &result.entry, report, before)),
             Err(_) => before.cloned(),
         }
     });

@@ -1,6 +1,6 @@
 //! The conditions about IM and Presence: the verdicts of [`xmpp_federation_imp`], carried over.
 
-use super::super::effects::Looked;
+use super::super::effects::ClusterResult;
 use super::super::rows::execute::PendingCleanup;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
@@ -22,12 +22,12 @@ pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
             .effects
             .clusters
             .iter()
-            .map(|looked| {
-                let mut verdict = of_one(kind, looked);
+            .map(|result| {
+                let mut verdict = of_one(kind, result);
                 if kind == Type::RoutersInSync && verdict.status == Status::True {
-                    verdict = not_known_any_more(inputs, looked).unwrap_or(verdict);
+                    verdict = not_known_any_more(inputs, result).unwrap_or(verdict);
                 }
-                (looked.entry.clone(), verdict)
+                (result.entry.clone(), verdict)
             })
             .collect();
         if kind == Type::ComponentsRegistered {
@@ -51,8 +51,8 @@ fn still_there(leaving: &PendingCleanup) -> String {
 }
 
 /// One cluster's verdict on one condition.
-fn of_one(kind: Type, looked: &Looked) -> Verdict {
-    let report = match &looked.report {
+fn of_one(kind: Type, result: &ClusterResult) -> Verdict {
+    let report = match &result.report {
         Ok(report) => report,
         Err(verdict) if kind == Type::AxlAuthenticated => return verdict.clone(),
         Err(verdict) => {
@@ -76,8 +76,8 @@ fn of_one(kind: Type, looked: &Looked) -> Verdict {
 }
 
 /// What was proven of a router is over when it refuses a row that it had read.
-fn not_known_any_more(inputs: &Inputs<'_>, looked: &Looked) -> Option<Verdict> {
-    let lost = links::all(inputs, &looked.entry)
+fn not_known_any_more(inputs: &Inputs<'_>, result: &ClusterResult) -> Option<Verdict> {
+    let lost = links::all(inputs, &result.entry)
         .filter(|_| inputs.valid.active)
         .find(|link| symptom::of(inputs, *link) == Some(Symptom::RowLost))?;
     Some(Verdict::no(
@@ -92,15 +92,15 @@ fn progress(findings: &mut Findings, inputs: &Inputs<'_>) {
     let mut reconciling = Vec::new();
     let mut stalled = Vec::new();
     let mut why = None;
-    for looked in &inputs.effects.clusters {
-        let Ok(report) = &looked.report else {
+    for result in &inputs.effects.clusters {
+        let Ok(report) = &result.report else {
             continue;
         };
         match &report.progress {
             Progress::Done => {}
-            Progress::Reconciling(message) => reconciling.push((looked.entry.as_str(), message)),
+            Progress::Reconciling(message) => reconciling.push((result.entry.as_str(), message)),
             Progress::Stalled(message) => {
-                stalled.push((looked.entry.as_str(), message));
+                stalled.push((result.entry.as_str(), message));
                 why.get_or_insert_with(|| reason_of(report));
             }
         }

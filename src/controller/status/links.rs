@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use xmpp_federation_core::edge_status::LinkState;
 
-use super::super::effects::Looked;
+use super::super::effects::ClusterResult;
 use super::symptom::{self, Link, Symptom};
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
@@ -20,19 +20,19 @@ pub(super) fn verdicts(inputs: &Inputs<'_>) -> Vec<(String, Verdict)> {
         .effects
         .clusters
         .iter()
-        .map(|looked| (looked.entry.clone(), of_one(inputs, looked)))
+        .map(|result| (result.entry.clone(), of_one(inputs, result)))
         .collect()
 }
 
-fn of_one(inputs: &Inputs<'_>, looked: &Looked) -> Verdict {
+fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
     let valid = inputs.valid;
     if !valid.active {
         return Verdict::unknown(Reason::Prepared, "spec.activation is Prepared, so no link is opened");
     }
-    if let Some(sentence) = inputs.material.router_missing(&looked.entry) {
+    if let Some(sentence) = inputs.material.router_missing(&result.entry) {
         return Verdict::no(Reason::SecretMissing, sentence.clone());
     }
-    let nodes: Vec<&str> = match &looked.report {
+    let nodes: Vec<&str> = match &result.report {
         Ok(report) if report.barred => {
             return Verdict::unknown(
                 ImpReason::SameCluster,
@@ -48,7 +48,7 @@ fn of_one(inputs: &Inputs<'_>, looked: &Looked) -> Verdict {
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let links: Vec<Link<'_>> = all(inputs, &looked.entry).collect();
+    let links: Vec<Link<'_>> = all(inputs, &result.entry).collect();
     if let Some(verdict) = broken(inputs, &links) {
         return verdict;
     }

@@ -66,8 +66,8 @@ pub(super) fn of(inputs: &Inputs<'_>, link: Link<'_>) -> Option<Symptom> {
 
 /// What the cluster of a link was found to be.
 fn report<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a Report> {
-    let looked = inputs.effects.clusters.iter().find(|l| l.entry == link.router)?;
-    looked.report.as_ref().ok()
+    let result = inputs.effects.clusters.iter().find(|l| l.entry == link.router)?;
+    result.report.as_ref().ok()
 }
 
 /// The entry of the spec that a link belongs to.

@@ -14,7 +14,7 @@ use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatu
 use super::super::build::material::{Dialback, Material, RouterSecret};
 use super::super::build::{Desired, Known, Links, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
-use super::super::effects::{Effects, Looked};
+use super::super::effects::{ClusterResult, Effects};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::Validated;
 use super::dialback::mark;
@@ -132,11 +132,11 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         },
         pods: world.pods.clone(),
     };
-    let looked: Vec<Looked> = world
+    let results: Vec<ClusterResult> = world
         .valid
         .imp
         .iter()
-        .map(|imp| Looked {
+        .map(|imp| ClusterResult {
             entry: imp.spec.name.clone(),
             report: world
                 .imp
@@ -147,7 +147,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         })
         .collect();
     let effects = Effects {
-        clusters: looked,
+        clusters: results,
         pending: Vec::new(),
         records: Err("no answer".to_owned()),
         routers: Links::new(),
