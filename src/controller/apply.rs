@@ -9,7 +9,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::build::{Desired, Wanted};
+use super::build::{DesiredObject, DesiredObjects};
 use super::cache::Cache;
 use super::dereference::{EdgePod, Live};
 use super::environment::Environment;
@@ -93,10 +93,10 @@ pub async fn run(
     env: &Environment,
     sent: &Cache<Sent>,
     owner: &Owner,
-    desired: &Desired,
+    desired: &DesiredObjects,
     live: &Live,
 ) -> Result<Applied, ApplyError> {
-    let Desired {
+    let DesiredObjects {
         dialback,
         authority,
         certificate,
@@ -131,7 +131,7 @@ pub async fn run(
         &mut written,
     )
     .await?;
-    let object = |value: &Value| Wanted::Object(value.clone());
+    let object = |value: &Value| DesiredObject::Present(value.clone());
     let edge = owner.edge();
     for (kind, name, wanted, found) in [
         (Kind::Secret, owner.certificate(), certificate, &live.certificate),
@@ -145,11 +145,11 @@ pub async fn run(
         (Kind::StatefulSet, edge, stateful_set, &live.stateful_set),
     ] {
         match wanted {
-            Wanted::Object(value) => {
+            DesiredObject::Present(value) => {
                 to.apply(kind, &name, value, found.as_ref(), &mut written).await?;
             }
-            Wanted::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
-            Wanted::AsItIs => {}
+            DesiredObject::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
+            DesiredObject::Unchanged => {}
         }
     }
     if !written.is_empty() {
@@ -314,8 +314,13 @@ fn parse(value: &Value, what: impl FnOnce() -> String) -> Result<DynamicObject, 
 
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
 /// its pod changes, and only after a minute or more otherwise. Returns whether any was told.
-pub async fn tell_pods(env: &Environment, owner: &Owner, desired: &Desired, pods: &[EdgePod]) -> Result<bool, Error> {
-    let Desired {
+pub async fn tell_pods(
+    env: &Environment,
+    owner: &Owner,
+    desired: &DesiredObjects,
+    pods: &[EdgePod],
+) -> Result<bool, Error> {
+    let DesiredObjects {
         mounted_hash: hash,
         config_hash,
         ..

@@ -127,9 +127,9 @@ async fn steps(
     };
 
     let earlier = caches.observations.with(&uid, |observations| observations.clone());
-    let known = earlier.known(&valid, &observed);
+    let topology = earlier.topology(&valid, &observed);
     let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
-    let built = match build::run(&valid, &observed, &known, rotate.is_some(), now) {
+    let built = match build::run(&valid, &observed, &topology, rotate.is_some(), now) {
         Ok(built) => built,
         Err(refusal) => return answer::refused(env, object, refusal).await,
     };
@@ -153,7 +153,7 @@ async fn steps(
         material: &built.material,
         desired: &built.desired,
         controller_changed: applied.changed_controller(),
-        pods_allowed: known.pods,
+        pods_allowed: topology.pods,
         effects: &effects,
         now,
     };
@@ -165,7 +165,7 @@ async fn steps(
         abandoned,
     };
     let ready = answer::conclude(env, object, &inputs, &served).await?;
-    if later.known(&valid, &observed) != known {
+    if later.topology(&valid, &observed) != topology {
         return Ok(Next::After(Duration::ZERO));
     }
     Ok(Next::After(requeue::after(&inputs, ready, told)))

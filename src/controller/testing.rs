@@ -85,6 +85,6 @@ pub fn with_entries(own: &[&str], others: &[Value]) -> XmppFederationSpec {
 /// Validates against nobody else's claims, and by the edge's rules.
 pub fn validated(spec: &XmppFederationSpec) -> Result<Validated, Refusal> {
     let valid = validate::run(owner(), spec, &settings(), &[])?;
-    build::accepted_by_the_edge(&build::edge_config(&valid, &build::Links::new()))?;
+    build::accepted_by_the_edge(&build::edge_config(&valid, &build::RouterAddresses::new()))?;
     Ok(valid)
 }

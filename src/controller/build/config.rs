@@ -19,12 +19,12 @@ pub const DIRECT_TLS_PORT: u16 = 5270;
 pub const FILE: &str = "edge.yaml";
 
 /// Addresses of the XCP routers by name of the entry in spec.imp.
-pub type Links = BTreeMap<String, Nodes>;
+pub type RouterAddresses = BTreeMap<String, NodeAddresses>;
 /// Node names and addresses of one cluster, publisher first.
-pub type Nodes = Vec<(String, String)>;
+pub type NodeAddresses = Vec<(String, String)>;
 
 /// What the file says.
-pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
+pub fn edge_config(valid: &Validated, links: &RouterAddresses) -> EdgeConfig {
     let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
     let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
     let client = |name: &str| PathBuf::from(format!("{CLIENT_CERTIFICATE_DIR}/{name}"));
@@ -84,7 +84,7 @@ pub fn edge_config(valid: &Validated, links: &Links) -> EdgeConfig {
 }
 
 /// One cluster's links; none while no link is wanted.
-fn router(valid: &Validated, imp: &Imp, links: &Links) -> Router {
+fn router(valid: &Validated, imp: &Imp, links: &RouterAddresses) -> Router {
     let name = &imp.spec.name;
     let nodes = links.get(name).filter(|_| valid.active);
     Router {
@@ -126,9 +126,9 @@ mod tests {
     use xmpp_federation_core::Domain;
     use xmpp_federation_core::edge_config::LinkProfile;
 
-    fn links() -> Links {
+    fn links() -> RouterAddresses {
         let node = ("ecup10.coluc.com".to_owned(), "10.244.200.10".to_owned());
-        Links::from([("main".to_owned(), vec![node])])
+        RouterAddresses::from([("main".to_owned(), vec![node])])
     }
 
     #[rstest]

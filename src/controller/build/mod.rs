@@ -16,22 +16,22 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 
 use super::dereference::Observed;
 use super::validate::{Refusal, Validated};
-pub use config::{Links, Nodes, edge_config};
+pub use config::{NodeAddresses, RouterAddresses, edge_config};
 use material::Material;
 pub use running::{ClusterSlots, pods_to_run};
 
 /// All objects of one resource. Applying takes this apart field by field, so that none can be
 /// forgotten.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Desired {
+pub struct DesiredObjects {
     /// Stored once and never changed afterwards; `None`: exists already, or may not be made.
     pub dialback: Option<Value>,
     /// Stored once and never changed afterwards.
     pub authority: Option<Value>,
     /// The leaf of our own authority; `None`: a brought one is used.
-    pub certificate: Wanted,
+    pub certificate: DesiredObject,
     /// Copies of the routers' secrets.
-    pub router: Wanted,
+    pub router: DesiredObject,
     /// Configuration.
     pub config: Value,
     /// The pods' account.
@@ -45,58 +45,58 @@ pub struct Desired {
     /// Network policy.
     pub policy: Value,
     /// The pods' controller; kept as it is while something that pods mount is missing.
-    pub stateful_set: Wanted,
+    pub stateful_set: DesiredObject,
     /// SHA-256 of the configuration file that pods should load.
     pub config_hash: String,
     /// What is written into the pods' annotation: changes with anything the pods mount.
     pub mounted_hash: String,
 }
 
-/// Whether an object is wanted.
+/// Whether an object has to exist.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Wanted {
-    /// So.
-    Object(Value),
-    /// Not at all.
+pub enum DesiredObject {
+    /// It has to be like this.
+    Present(Value),
+    /// It is deleted if it is ours.
     Absent,
-    /// It cannot be told now; what exists stays.
-    AsItIs,
+    /// Its content is not known now; one that exists stays as it is.
+    Unchanged,
 }
 
-/// What comes from earlier looks at the world besides the spec.
+/// What earlier observations add to the spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct Topology {
     /// Addresses of the XCP routers.
-    pub links: Links,
+    pub routers: RouterAddresses,
     /// Pods that may run now.
     pub pods: u16,
 }
 
 /// Everything that a resource needs.
 #[derive(Debug)]
-pub struct Built {
+pub struct Output {
     /// What its Secrets hold.
     pub material: Material,
     /// The objects.
-    pub desired: Desired,
+    pub desired: DesiredObjects,
 }
 
 /// Builds everything; `rotate`: a person asks for a new dialback secret.
 pub fn run(
     valid: &Validated,
     observed: &Observed,
-    known: &Known,
+    topology: &Topology,
     rotate: bool,
     now: Timestamp,
-) -> Result<Built, Refusal> {
+) -> Result<Output, Refusal> {
     let material = material::run(valid, observed, rotate, now);
-    let desired = all(valid, &material, known)?;
-    Ok(Built { material, desired })
+    let desired = all(valid, &material, topology)?;
+    Ok(Output { material, desired })
 }
 
 /// The objects.
-pub fn all(valid: &Validated, material: &Material, known: &Known) -> Result<Desired, Refusal> {
-    let links = dialled(material, &known.links);
+pub fn all(valid: &Validated, material: &Material, topology: &Topology) -> Result<DesiredObjects, Refusal> {
+    let links = dialled(material, &topology.routers);
     let config = edge_config(valid, &links);
     accepted_by_the_edge(&config)?;
     let text = config.to_yaml();
@@ -106,7 +106,7 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Result<Desi
         && material.certificate.is_ok()
         && material.others.is_ok()
         && (material.no_router_secret().is_none() || !valid.active);
-    Ok(Desired {
+    Ok(DesiredObjects {
         dialback: secrets::dialback(valid, material),
         authority: secrets::authority(valid, material),
         certificate: secrets::certificate(valid, material),
@@ -118,9 +118,9 @@ pub fn all(valid: &Validated, material: &Material, known: &Known) -> Result<Desi
         budget: budget::budget(valid),
         policy: policy::policy(valid, &links),
         stateful_set: if mountable {
-            Wanted::Object(stateful_set::stateful_set(valid, known.pods))
+            DesiredObject::Present(stateful_set::stateful_set(valid, topology.pods))
         } else {
-            Wanted::AsItIs
+            DesiredObject::Unchanged
         },
         config_hash,
         mounted_hash,
@@ -139,7 +139,7 @@ pub fn accepted_by_the_edge(config: &EdgeConfig) -> Result<(), Refusal> {
 
 /// The routers that pods dial: not those whose secret nobody has, as they would refuse it. The
 /// pods serve the other clusters meanwhile.
-fn dialled(material: &Material, links: &Links) -> Links {
+fn dialled(material: &Material, links: &RouterAddresses) -> RouterAddresses {
     links
         .iter()
         .filter(|(entry, _)| material.router(entry).is_some_and(|router| router.bytes.is_some()))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::Links;
+use super::RouterAddresses;
 use super::config::DIRECT_TLS_PORT;
 use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::Validated;
@@ -21,7 +21,7 @@ const NOT_PUBLIC_V4: [&str; 6] = [
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 /// The policy.
-pub fn policy(valid: &Validated, links: &Links) -> Value {
+pub fn policy(valid: &Validated, links: &RouterAddresses) -> Value {
     let mut egress = vec![
         // Name resolution; resolvers are often inside.
         json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}),

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use xmpp_federation_core::SecretBytes;
 
-use super::Wanted;
+use super::DesiredObject;
 use super::material::{Certificate, Material};
 use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::validate::Validated;
@@ -49,7 +49,7 @@ pub fn authority(valid: &Validated, material: &Material) -> Option<Value> {
 }
 
 /// The leaf of our own authority.
-pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
+pub fn certificate(valid: &Validated, material: &Material) -> DesiredObject {
     match &material.certificate {
         Ok(Certificate::Own { material, .. }) => {
             let mut data = json!({
@@ -60,10 +60,10 @@ pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
                 let authority = encode(material.ca_certificate.as_bytes());
                 map.insert("ca.crt".to_owned(), json!(authority));
             }
-            Wanted::Object(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", &data))
+            DesiredObject::Present(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", &data))
         }
-        Ok(Certificate::Brought { .. }) => Wanted::Absent,
-        Err(_) => Wanted::AsItIs,
+        Ok(Certificate::Brought { .. }) => DesiredObject::Absent,
+        Err(_) => DesiredObject::Unchanged,
     }
 }
 
@@ -71,9 +71,9 @@ pub fn certificate(valid: &Validated, material: &Material) -> Wanted {
 pub const MISSING: &str = "the secret of these routers is missing, no link is opened";
 
 /// Copies of the routers' secrets; what was copied once stays while the original is missing.
-pub fn router(valid: &Validated, material: &Material) -> Wanted {
+pub fn router(valid: &Validated, material: &Material) -> DesiredObject {
     if valid.active && material.no_router_secret().is_some() {
-        return Wanted::AsItIs;
+        return DesiredObject::Unchanged;
     }
     let data: Map<String, Value> = material
         .routers
@@ -84,7 +84,7 @@ pub fn router(valid: &Validated, material: &Material) -> Wanted {
             (router_file(&router.entry), json!(encode(bytes)))
         })
         .collect();
-    Wanted::Object(secret(valid, &valid.owner.router(), "Opaque", &Value::Object(data)))
+    DesiredObject::Present(secret(valid, &valid.owner.router(), "Opaque", &Value::Object(data)))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed
@@ -116,7 +116,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::testing::{entry, validated, with_entries};
     use super::super::material::RouterSecret;
-    use super::super::{Known, Links, all};
+    use super::super::{RouterAddresses, Topology, all};
     use super::*;
 
     fn material(secrets: [Option<&str>; 2]) -> Material {
@@ -149,13 +149,13 @@ mod tests {
         let valid = validated(&with_entries(&[], &[other])).unwrap();
         let material = material(secrets);
         let nodes = |name: &str| vec![(name.to_owned(), "10.244.200.10".to_owned())];
-        let known = Known {
-            links: Links::from([("main".to_owned(), nodes("a")), ("second".to_owned(), nodes("b"))]),
+        let topology = Topology {
+            routers: RouterAddresses::from([("main".to_owned(), nodes("a")), ("second".to_owned(), nodes("b"))]),
             pods: 1,
         };
-        let desired = all(&valid, &material, &known).unwrap();
+        let desired = all(&valid, &material, &topology).unwrap();
         match (copied, &desired.router) {
-            (Some(texts), Wanted::Object(secret)) => {
+            (Some(texts), DesiredObject::Present(secret)) => {
                 for (key, text) in ["router-main", "router-second"].into_iter().zip(texts) {
                     assert_eq!(
                         secret.pointer(&format!("/data/{key}")),
@@ -164,7 +164,7 @@ mod tests {
                 }
             }
             (copied, wanted) => {
-                assert_eq!((copied.is_none(), wanted == &Wanted::AsItIs), (true, true));
+                assert_eq!((copied.is_none(), wanted == &DesiredObject::Unchanged), (true, true));
             }
         }
         let text = desired.config.pointer("/data/edge.yaml").unwrap();

@@ -20,7 +20,7 @@ pub use observations::Observations;
 pub use records::Records;
 use routers::router_addresses;
 
-use super::build::{Links, Nodes};
+use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
 use super::dereference::{EdgePod, Observed};
 use super::desired::{Resource, desired};
@@ -71,7 +71,7 @@ pub struct Effects {
     /// Public records, or why they could not be looked at.
     pub records: Result<Records, String>,
     /// Addresses of the routers.
-    pub routers: Links,
+    pub routers: RouterAddresses,
     /// Public addresses of the edge.
     pub addresses: Vec<IpAddr>,
     /// What was done.
@@ -153,12 +153,12 @@ pub async fn run(
         results.push(result_of(cluster, turn, missing.remove(entry), last, &observed.pods));
     }
     let known = last.routers(observed);
-    let mut routers = Links::new();
+    let mut routers = RouterAddresses::new();
     for (cluster, result) in valid.imp.iter().zip(&results) {
         let entry = &cluster.spec.name;
         let before = known.get(entry);
         let addresses = match &result.report {
-            Ok(report) if report.barred => Nodes::new(),
+            Ok(report) if report.barred => NodeAddresses::new(),
             Ok(report) if !report.nodes.is_empty() => router_addresses(cluster, &report.nodes, before).await,
             _ => before.cloned().unwrap_or_default(),
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{ClusterResult, Effects, Records, routers};
-use crate::controller::build::{ClusterSlots, Known, Links, pods_to_run};
+use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
 use crate::controller::dereference::Observed;
 use crate::controller::validate::Validated;
 use xmpp_federation_imp::report::Report;
@@ -16,16 +16,16 @@ pub struct Observations {
     /// The clusters of IM and Presence, by entry of the spec.
     pub clusters: BTreeMap<String, ClusterObservation>,
     /// Addresses of the routers.
-    pub links: Option<Links>,
+    pub routers: Option<RouterAddresses>,
     /// Public records.
     pub records: Option<Records>,
 }
 
 impl Observations {
     /// Where the routers are; for an operator that has just started, by the configuration that exists.
-    pub fn routers(&self, observed: &Observed) -> Links {
-        let links = self.links.clone();
-        links.unwrap_or_else(|| routers::addresses_written(observed))
+    pub fn routers(&self, observed: &Observed) -> RouterAddresses {
+        let routers = self.routers.clone();
+        routers.unwrap_or_else(|| routers::addresses_written(observed))
     }
 
     /// Takes in what one reconcile saw.
@@ -35,16 +35,16 @@ impl Observations {
             .iter()
             .map(|result| (result.entry.clone(), observation_of(result, &self.clusters)))
             .collect();
-        self.links = Some(effects.routers.clone());
+        self.routers = Some(effects.routers.clone());
         self.records = effects.records.as_ref().ok().cloned();
         self
     }
 
     /// What they tell of routers and pods.
-    pub fn known(&self, valid: &Validated, observed: &Observed) -> Known {
+    pub fn topology(&self, valid: &Validated, observed: &Observed) -> Topology {
         let others = |report: &Report| report.served_by_others() || report.was_prepared();
-        let mut links = self.routers(observed);
-        links.retain(|entry, _| {
+        let mut routers = self.routers(observed);
+        routers.retain(|entry, _| {
             let last = self.clusters.get(entry).and_then(|last| last.report.as_ref());
             !last.is_some_and(others)
         });
@@ -74,7 +74,7 @@ impl Observations {
         } else {
             valid.replicas
         };
-        Known { links, pods }
+        Topology { routers, pods }
     }
 }
 

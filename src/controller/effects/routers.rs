@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use xmpp_federation_core::edge_config::EdgeConfig;
 
 use super::DNS_TIMEOUT;
-use crate::controller::build::{Links, Nodes};
+use crate::controller::build::{NodeAddresses, RouterAddresses};
 use crate::controller::dereference::Observed;
 use crate::controller::validate::Imp;
 use xmpp_federation_imp::report::NodeReport;
 
 /// Addresses of the routers: overrides first, then what the names resolve to, then what was known.
-pub async fn router_addresses(imp: &Imp, nodes: &[NodeReport], known: Option<&Nodes>) -> Nodes {
+pub async fn router_addresses(imp: &Imp, nodes: &[NodeReport], known: Option<&NodeAddresses>) -> NodeAddresses {
     let resolved = nodes.iter().map(|node| async move {
         let lower = node.name.to_ascii_lowercase();
         let given = imp.addresses.iter().find(|(name, _)| *name == lower);
@@ -49,7 +49,7 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
 }
 
 /// Addresses in a configuration that was written earlier, for an operator that has just started.
-pub fn addresses_written(observed: &Observed) -> Links {
+pub fn addresses_written(observed: &Observed) -> RouterAddresses {
     let text = observed
         .live
         .config
@@ -57,7 +57,7 @@ pub fn addresses_written(observed: &Observed) -> Links {
         .and_then(|c| c.data.pointer("/data/edge.yaml"))
         .and_then(|v| v.as_str());
     let Some(Ok(config)) = text.map(EdgeConfig::from_yaml) else {
-        return Links::new();
+        return RouterAddresses::new();
     };
     config
         .routers

@@ -23,7 +23,7 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 use details::details;
 
-use super::build::Desired;
+use super::build::DesiredObjects;
 use super::build::material::Material;
 use super::dereference::{EdgePod, Observed};
 use super::effects::Effects;
@@ -40,7 +40,7 @@ pub struct Inputs<'a> {
     /// Secret material.
     pub material: &'a Material,
     /// What is wanted.
-    pub desired: &'a Desired,
+    pub desired: &'a DesiredObjects,
     /// The pods' controller was changed in this reconcile.
     pub controller_changed: bool,
     /// Pods that may run now.

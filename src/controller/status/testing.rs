@@ -12,7 +12,7 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
 
 use super::super::build::material::{Dialback, Material, RouterSecret};
-use super::super::build::{Desired, Known, Links, all};
+use super::super::build::{DesiredObjects, RouterAddresses, Topology, all};
 use super::super::dereference::{EdgePod, Live, Observed, Secrets};
 use super::super::effects::{ClusterResult, Effects};
 use super::super::testing::{spec_with, validated};
@@ -32,7 +32,7 @@ pub struct World {
     pub material: Material,
     pub pods: Vec<EdgePod>,
     pub addresses: Vec<IpAddr>,
-    pub desired: Desired,
+    pub desired: DesiredObjects,
     pub stateful_set: Option<kube::api::DynamicObject>,
     pub imp: Result<Report, String>,
 }
@@ -80,8 +80,8 @@ pub fn world(path: &str, value: Value) -> World {
     let desired = all(
         &valid,
         &material,
-        &Known {
-            links: Links::new(),
+        &Topology {
+            routers: RouterAddresses::new(),
             pods: 1,
         },
     )
@@ -150,7 +150,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         clusters: results,
         pending: Vec::new(),
         records: Err("no answer".to_owned()),
-        routers: Links::new(),
+        routers: RouterAddresses::new(),
         addresses: world.addresses.clone(),
         notes: Vec::new(),
     };
