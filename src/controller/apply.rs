@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::build::{DesiredObject, DesiredObjects};
 use super::cache::Cache;
-use super::dereference::{EdgePod, Live};
+use super::dereference::{EdgePod, ExistingObjects};
 use super::environment::Environment;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
@@ -94,7 +94,7 @@ pub async fn run(
     sent: &Cache<Sent>,
     owner: &Owner,
     desired: &DesiredObjects,
-    live: &Live,
+    live: &ExistingObjects,
 ) -> Result<Applied, ApplyError> {
     let DesiredObjects {
         dialback,

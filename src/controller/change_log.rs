@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::cache::Cache;
-use super::validate::Validated;
+use super::validate::ValidSpec;
 use crate::api::XmppFederation;
 
 /// Generation and spec that were accepted last.
@@ -13,11 +13,11 @@ use crate::api::XmppFederation;
 pub struct Accepted(Option<(Option<i64>, Value)>);
 
 /// Logs an accepted generation with the fields that changed.
-pub fn accepted(cache: &Cache<Accepted>, object: &XmppFederation, valid: &Validated) {
+pub fn accepted(cache: &Cache<Accepted>, object: &XmppFederation, valid: &ValidSpec) {
     cache.with(&valid.owner.uid, |Accepted(last)| note(last, object, valid));
 }
 
-fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid: &Validated) {
+fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid: &ValidSpec) {
     let generation = object.metadata.generation;
     if last.as_ref().is_some_and(|(g, _)| *g == generation) {
         return;

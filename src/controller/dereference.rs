@@ -23,14 +23,14 @@ use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
 
 /// A Secret as it was read.
 #[derive(Debug, Clone)]
-pub struct Read {
+pub struct SecretContent {
     /// Which one, in which version.
     pub version: SecretVersion,
     /// Its data.
     pub data: BTreeMap<String, SecretBytes>,
 }
 
-impl Read {
+impl SecretContent {
     /// The bytes of a key, or a sentence about what is missing.
     pub fn key(&self, key: &str) -> Result<&SecretBytes, String> {
         match self.data.get(key) {
@@ -47,11 +47,11 @@ impl Read {
 
 /// Secrets that users brought, by name; `None`: does not exist.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(pub BTreeMap<String, Option<Read>>);
+pub struct Secrets(pub BTreeMap<String, Option<SecretContent>>);
 
 impl Secrets {
     /// The Secret, or a sentence about its absence.
-    pub fn get(&self, name: &str, purpose: &str) -> Result<&Read, String> {
+    pub fn get(&self, name: &str, purpose: &str) -> Result<&SecretContent, String> {
         self.0
             .get(name)
             .and_then(Option::as_ref)
@@ -66,7 +66,7 @@ impl Secrets {
 
 /// The objects of this resource's names as they exist, ours or not.
 #[derive(Debug, Clone, Default)]
-pub struct Live {
+pub struct ExistingObjects {
     /// Dialback secret.
     pub dialback: Option<DynamicObject>,
     /// Own authority.
@@ -118,13 +118,13 @@ pub struct EdgePod {
 
 /// All that was read.
 #[derive(Debug, Clone)]
-pub struct Observed {
+pub struct Snapshot {
     /// Users' Secrets.
     pub secrets: Secrets,
     /// The text of spec.tls.revocationLists; `None`: not asked for, or it does not exist.
     pub revocation_lists: Option<String>,
     /// Own objects.
-    pub live: Live,
+    pub existing: ExistingObjects,
     /// Own pods, by name.
     pub pods: Vec<EdgePod>,
 }
@@ -179,20 +179,20 @@ pub async fn run(
     owner: &Owner,
     spec: &XmppFederationSpec,
     secret_names: Vec<String>,
-) -> Result<Observed, Error> {
+) -> Result<Snapshot, Error> {
     let Environment { client, edges, .. } = env;
-    let ((secrets, revocation_lists), (live, pods)) = try_join(
+    let ((secrets, revocation_lists), (existing, pods)) = try_join(
         try_join(
             secrets(client, owner, secret_names),
             revocation_lists(client, owner, spec),
         ),
-        try_join(Box::pin(live(client, owner)), Box::pin(pods(client, edges, owner))),
+        try_join(Box::pin(existing(client, owner)), Box::pin(pods(client, edges, owner))),
     )
     .await?;
-    Ok(Observed {
+    Ok(Snapshot {
         secrets,
         revocation_lists,
-        live,
+        existing,
         pods,
     })
 }
@@ -206,7 +206,7 @@ async fn get(client: &Client, kind: Kind, owner: &Owner, name: &str) -> Result<O
 pub async fn secrets(client: &Client, owner: &Owner, names: Vec<String>) -> Result<Secrets, Error> {
     let reads = names.into_iter().map(|name| async move {
         let found = get(client, Kind::Secret, owner, &name).await?;
-        let read = found.map(|object| Read {
+        let read = found.map(|object| SecretContent {
             version: SecretVersion {
                 namespace: owner.namespace.clone(),
                 name: name.clone(),
@@ -233,7 +233,7 @@ async fn revocation_lists(client: &Client, owner: &Owner, spec: &XmppFederationS
     Ok(text)
 }
 
-async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {
+async fn existing(client: &Client, owner: &Owner) -> Result<ExistingObjects, Error> {
     let (edge, pods) = (owner.edge(), owner.pods());
     let (dialback, authority, certificate, router) =
         (owner.dialback(), owner.authority(), owner.certificate(), owner.router());
@@ -253,7 +253,7 @@ async fn live(client: &Client, owner: &Owner) -> Result<Live, Error> {
         get(Kind::NetworkPolicy, &edge),
         get(Kind::StatefulSet, &edge),
     )?;
-    Ok(Live {
+    Ok(ExistingObjects {
         dialback,
         authority,
         certificate,

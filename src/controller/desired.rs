@@ -7,7 +7,7 @@ use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
-use super::dereference::{EdgePod, Read, Secrets};
+use super::dereference::{EdgePod, SecretContent, Secrets};
 use super::names;
 use super::validate::Imp;
 use crate::api::spec;
@@ -114,7 +114,7 @@ pub fn desired(
 }
 
 fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, String> {
-    let read: &Read = secrets.get(name, "the account for IM and Presence")?;
+    let read: &SecretContent = secrets.get(name, "the account for IM and Presence")?;
     let username = read.key("username")?;
     let username = SecretBytes::from_file_contents(username.expose().to_vec());
     let username = String::from_utf8(username.expose().to_vec())

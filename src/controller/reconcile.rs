@@ -135,7 +135,7 @@ async fn steps(
     };
     change_log::accepted(&caches.accepted, object, &valid);
 
-    let applied = match apply::run(env, &caches.sent, &valid.owner, &built.desired, &observed.live).await {
+    let applied = match apply::run(env, &caches.sent, &valid.owner, &built.desired, &observed.existing).await {
         Ok(applied) => applied,
         Err(error) => return answer::not_applied(env, object, error).await,
     };
@@ -160,7 +160,7 @@ async fn steps(
     let abandoned = requests::abandons(object) && dropped.iter().any(DroppedCluster::has_rows);
     let served = Served {
         rotate,
-        rotated: observed.live.dialback.is_none(),
+        rotated: observed.existing.dialback.is_none(),
         refreshed: effects.all_current(),
         abandoned,
     };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::build;
 use super::names::Owner;
-use super::validate::{self, Refusal, Settings, Validated};
+use super::validate::{self, Refusal, Settings, ValidSpec};
 use crate::api::spec::XmppFederationSpec;
 
 /// The owner of all objects in tests.
@@ -83,7 +83,7 @@ pub fn with_entries(own: &[&str], others: &[Value]) -> XmppFederationSpec {
 }
 
 /// Validates against nobody else's claims, and by the edge's rules.
-pub fn validated(spec: &XmppFederationSpec) -> Result<Validated, Refusal> {
+pub fn validated(spec: &XmppFederationSpec) -> Result<ValidSpec, Refusal> {
     let valid = validate::run(owner(), spec, &settings(), &[])?;
     build::accepted_by_the_edge(&build::edge_config(&valid, &build::RouterAddresses::new()))?;
     Ok(valid)

@@ -30,7 +30,7 @@ pub struct Settings {
 
 /// A spec without contradictions, in the types of the field.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Validated {
+pub struct ValidSpec {
     /// Owner of all objects.
     pub owner: Owner,
     /// Whether rows and links are wanted.
@@ -200,7 +200,7 @@ pub fn run(
     spec: &XmppFederationSpec,
     settings: &Settings,
     claims: &[Claim],
-) -> Result<Validated, Refusal> {
+) -> Result<ValidSpec, Refusal> {
     let mut problems = Problems(later::refused(spec));
     let domains = problems.domains("spec.domains", &spec.domains);
     let aliases = problems.domains("spec.chatNodeAliases", &spec.chat_node_aliases);
@@ -259,7 +259,7 @@ pub fn run(
     if !certificate_names.contains(&hostname) {
         certificate_names.push(hostname.clone());
     }
-    Ok(Validated {
+    Ok(ValidSpec {
         owner,
         active: later::wants_registration(spec.activation),
         hosted,

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 
 /// Governs evictions only; rolling is the StatefulSet's.
-pub fn budget(valid: &Validated) -> Value {
+pub fn budget(valid: &ValidSpec) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

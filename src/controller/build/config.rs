@@ -11,7 +11,7 @@ use xmpp_federation_core::edge_config::{
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, router_file};
-use crate::controller::validate::{Imp, Validated};
+use crate::controller::validate::{Imp, ValidSpec};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
 pub const DIRECT_TLS_PORT: u16 = 5270;
@@ -24,7 +24,7 @@ pub type RouterAddresses = BTreeMap<String, NodeAddresses>;
 pub type NodeAddresses = Vec<(String, String)>;
 
 /// What the file says.
-pub fn edge_config(valid: &Validated, links: &RouterAddresses) -> EdgeConfig {
+pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {
     let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
     let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
     let client = |name: &str| PathBuf::from(format!("{CLIENT_CERTIFICATE_DIR}/{name}"));
@@ -84,7 +84,7 @@ pub fn edge_config(valid: &Validated, links: &RouterAddresses) -> EdgeConfig {
 }
 
 /// One cluster's links; none while no link is wanted.
-fn router(valid: &Validated, imp: &Imp, links: &RouterAddresses) -> Router {
+fn router(valid: &ValidSpec, imp: &Imp, links: &RouterAddresses) -> Router {
     let name = &imp.spec.name;
     let nodes = links.get(name).filter(|_| valid.active);
     Router {
@@ -108,7 +108,7 @@ fn router(valid: &Validated, imp: &Imp, links: &RouterAddresses) -> Router {
 }
 
 /// The ConfigMap that holds it.
-pub fn config_map(valid: &Validated, text: &str) -> Value {
+pub fn config_map(valid: &ValidSpec, text: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",

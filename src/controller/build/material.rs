@@ -6,9 +6,9 @@ use xmpp_federation_core::SecretBytes;
 
 use super::secrets;
 use crate::api;
-use crate::controller::dereference::{Live, Observed, secret_data};
+use crate::controller::dereference::{ExistingObjects, Snapshot, secret_data};
 use crate::controller::names::{DIALBACK_KEY, router_file};
-use crate::controller::validate::{Imp, Validated};
+use crate::controller::validate::{Imp, ValidSpec};
 use crate::secrets::generate_dialback_secret;
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
 
@@ -106,10 +106,10 @@ impl Certificate {
 }
 
 /// Decides on all material.
-pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp) -> Material {
+pub fn run(valid: &ValidSpec, observed: &Snapshot, rotate: bool, now: Timestamp) -> Material {
     let others = others(valid, observed);
     Material {
-        dialback: dialback(valid, &observed.live, rotate),
+        dialback: dialback(valid, &observed.existing, rotate),
         certificate: certificate(valid, observed, now),
         routers: routers(valid, observed),
         brought: brought(valid, observed, others.as_deref().unwrap_or_default()),
@@ -117,7 +117,7 @@ pub fn run(valid: &Validated, observed: &Observed, rotate: bool, now: Timestamp)
     }
 }
 
-fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback, String> {
+fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Result<Dialback, String> {
     let name = valid.owner.dialback();
     if let Some(object) = &live.dialback {
         return match secret_data(object).remove(DIALBACK_KEY) {
@@ -146,7 +146,7 @@ fn dialback(valid: &Validated, live: &Live, asked_for: bool) -> Result<Dialback,
         .map_err(|error| error.to_string())
 }
 
-fn certificate(valid: &Validated, observed: &Observed, now: Timestamp) -> Result<Certificate, String> {
+fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result<Certificate, String> {
     if let Some(name) = &valid.tls.brought_certificate {
         let read = observed.secrets.get(name, "the certificate of spec.tls.certificate")?;
         read.key("tls.key")?;
@@ -162,8 +162,8 @@ fn certificate(valid: &Validated, observed: &Observed, now: Timestamp) -> Result
         let bytes = secret_data(object.as_ref()?).remove(key)?;
         Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes))
     };
-    let leaf = text(&observed.live.certificate, "tls.crt").zip(text(&observed.live.certificate, "tls.key"));
-    let authority = text(&observed.live.authority, "tls.crt").zip(text(&observed.live.authority, "tls.key"));
+    let leaf = text(&observed.existing.certificate, "tls.crt").zip(text(&observed.existing.certificate, "tls.key"));
+    let authority = text(&observed.existing.authority, "tls.crt").zip(text(&observed.existing.authority, "tls.key"));
     let existing = match (authority, leaf) {
         (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
             let (certificate, key) = leaf
@@ -218,8 +218,8 @@ fn certificate(valid: &Validated, observed: &Observed, now: Timestamp) -> Result
     }
 }
 
-fn routers(valid: &Validated, observed: &Observed) -> Vec<RouterSecret> {
-    let mut copied = observed.live.router.as_ref().map(secret_data);
+fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
+    let mut copied = observed.existing.router.as_ref().map(secret_data);
     let mut secret = |imp: &Imp| {
         let entry = &imp.spec.name;
         let reference = &imp.spec.router.secret_ref;
@@ -245,7 +245,7 @@ fn routers(valid: &Validated, observed: &Observed) -> Vec<RouterSecret> {
 }
 
 /// What is mounted besides certificate, dialback and router secrets.
-fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, String> {
+fn others(valid: &ValidSpec, observed: &Snapshot) -> Result<Vec<SecretBytes>, String> {
     let mut found = Vec::new();
     if let Some(reference) = &valid.tls.anchors {
         let purpose = "the authorities of spec.tls.trustAnchors";
@@ -270,7 +270,7 @@ fn others(valid: &Validated, observed: &Observed) -> Result<Vec<SecretBytes>, St
     Ok(found)
 }
 
-fn brought(valid: &Validated, observed: &Observed, others: &[SecretBytes]) -> Vec<SecretBytes> {
+fn brought(valid: &ValidSpec, observed: &Snapshot, others: &[SecretBytes]) -> Vec<SecretBytes> {
     let mut bytes = others.to_vec();
     if let Some(name) = &valid.tls.brought_certificate
         && let Ok(read) = observed.secrets.get(name, "the certificate")

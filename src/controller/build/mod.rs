@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use xmpp_federation_core::edge_config::EdgeConfig;
 
-use super::dereference::Observed;
-use super::validate::{Refusal, Validated};
+use super::dereference::Snapshot;
+use super::validate::{Refusal, ValidSpec};
 pub use config::{NodeAddresses, RouterAddresses, edge_config};
 use material::Material;
 pub use running::{ClusterSlots, pods_to_run};
@@ -83,8 +83,8 @@ pub struct Output {
 
 /// Builds everything; `rotate`: a person asks for a new dialback secret.
 pub fn run(
-    valid: &Validated,
-    observed: &Observed,
+    valid: &ValidSpec,
+    observed: &Snapshot,
     topology: &Topology,
     rotate: bool,
     now: Timestamp,
@@ -95,7 +95,7 @@ pub fn run(
 }
 
 /// The objects.
-pub fn all(valid: &Validated, material: &Material, topology: &Topology) -> Result<DesiredObjects, Refusal> {
+pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Result<DesiredObjects, Refusal> {
     let links = dialled(material, &topology.routers);
     let config = edge_config(valid, &links);
     accepted_by_the_edge(&config)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::RouterAddresses;
 use super::config::DIRECT_TLS_PORT;
 use crate::controller::names::ADMIN_PORT;
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 
 /// Private, shared and link-local networks: public DNS must not lead a pod there.
 const NOT_PUBLIC_V4: [&str; 6] = [
@@ -21,7 +21,7 @@ const NOT_PUBLIC_V4: [&str; 6] = [
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 /// The policy.
-pub fn policy(valid: &Validated, links: &RouterAddresses) -> Value {
+pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> Value {
     let mut egress = vec![
         // Name resolution; resolvers are often inside.
         json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}),

@@ -8,13 +8,13 @@ use xmpp_federation_core::SecretBytes;
 use super::DesiredObject;
 use super::material::{Certificate, Material};
 use crate::controller::names::{DIALBACK_KEY, router_file};
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 
 fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-fn secret(valid: &Validated, name: &str, kind: &str, data: &Value) -> Value {
+fn secret(valid: &ValidSpec, name: &str, kind: &str, data: &Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -25,14 +25,14 @@ fn secret(valid: &Validated, name: &str, kind: &str, data: &Value) -> Value {
 }
 
 /// The dialback secret, if it was made just now.
-pub fn dialback(valid: &Validated, material: &Material) -> Option<Value> {
+pub fn dialback(valid: &ValidSpec, material: &Material) -> Option<Value> {
     let dialback = material.dialback.as_ref().ok().filter(|d| d.fresh)?;
     let data = json!({DIALBACK_KEY: encode(dialback.secret.expose())});
     Some(secret(valid, &valid.owner.dialback(), "Opaque", &data))
 }
 
 /// The authority, if it was made just now.
-pub fn authority(valid: &Validated, material: &Material) -> Option<Value> {
+pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Value> {
     let Ok(Certificate::Own {
         material,
         new_authority: true,
@@ -49,7 +49,7 @@ pub fn authority(valid: &Validated, material: &Material) -> Option<Value> {
 }
 
 /// The leaf of our own authority.
-pub fn certificate(valid: &Validated, material: &Material) -> DesiredObject {
+pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject {
     match &material.certificate {
         Ok(Certificate::Own { material, .. }) => {
             let mut data = json!({
@@ -71,7 +71,7 @@ pub fn certificate(valid: &Validated, material: &Material) -> DesiredObject {
 pub const MISSING: &str = "the secret of these routers is missing, no link is opened";
 
 /// Copies of the routers' secrets; what was copied once stays while the original is missing.
-pub fn router(valid: &Validated, material: &Material) -> DesiredObject {
+pub fn router(valid: &ValidSpec, material: &Material) -> DesiredObject {
     if valid.active && material.no_router_secret().is_some() {
         return DesiredObject::Unchanged;
     }

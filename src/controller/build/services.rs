@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 use super::config::DIRECT_TLS_PORT;
 use crate::api::spec::ServiceType;
 use crate::controller::names::ADMIN_PORT;
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 
 /// The pods' account: has no rights, and its token is not mounted.
-pub fn account(valid: &Validated) -> Value {
+pub fn account(valid: &ValidSpec) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -18,7 +18,7 @@ pub fn account(valid: &Validated) -> Value {
 }
 
 /// Names the pods; also those that are not ready, so that their metrics can be read.
-pub fn headless(valid: &Validated) -> Value {
+pub fn headless(valid: &ValidSpec) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -36,7 +36,7 @@ pub fn headless(valid: &Validated) -> Value {
 }
 
 /// What peers reach.
-pub fn public(valid: &Validated) -> Value {
+pub fn public(valid: &ValidSpec) -> Value {
     let service = &valid.service;
     let mut spec = Map::new();
     let mut put = |key: &str, value: Value| spec.insert(key.to_owned(), value);

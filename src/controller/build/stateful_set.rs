@@ -5,7 +5,7 @@ use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::{DIRECT_TLS_PORT, FILE};
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY};
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 
 /// Where the configuration and secrets are mounted.
 pub const CONFIG_DIR: &str = "/etc/xmpp-federation/edge";
@@ -25,7 +25,7 @@ const FINISH_SECONDS: u64 = FINISH_AT_MOST.as_secs() + 5;
 const USER: i64 = 65532;
 
 /// The StatefulSet.
-pub fn stateful_set(valid: &Validated, pods: u16) -> Value {
+pub fn stateful_set(valid: &ValidSpec, pods: u16) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -41,7 +41,7 @@ pub fn stateful_set(valid: &Validated, pods: u16) -> Value {
     })
 }
 
-fn pod_metadata(valid: &Validated) -> Value {
+fn pod_metadata(valid: &ValidSpec) -> Value {
     let mut labels: Map<String, Value> = valid.pod.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     if let Value::Object(own) = valid.owner.labels() {
         labels.extend(own);
@@ -58,7 +58,7 @@ fn pod_metadata(valid: &Validated) -> Value {
     json!({"labels": labels, "annotations": annotations})
 }
 
-fn pod_spec(valid: &Validated) -> Value {
+fn pod_spec(valid: &ValidSpec) -> Value {
     let grace = valid.drain_delay.0.as_secs().saturating_add(FINISH_SECONDS);
     let mut spec = json!({
         "serviceAccountName": valid.owner.edge(),
@@ -118,7 +118,7 @@ fn pod_spec(valid: &Validated) -> Value {
     spec
 }
 
-fn container(valid: &Validated) -> Value {
+fn container(valid: &ValidSpec) -> Value {
     let probe = |path: &str, period: u32, failures: u32| {
         json!({
             "httpGet": {"path": path, "port": "admin", "scheme": "HTTP"},
@@ -177,7 +177,7 @@ fn container(valid: &Validated) -> Value {
 }
 
 /// One projected volume without subPath for what the edge watches: only so do changes arrive.
-fn volumes(valid: &Validated) -> Value {
+fn volumes(valid: &ValidSpec) -> Value {
     let mut sources = vec![
         json!({"configMap": {"name": valid.owner.edge(), "items": [{"key": FILE, "path": FILE}]}}),
         json!({"secret": {

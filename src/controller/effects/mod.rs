@@ -22,7 +22,7 @@ use routers::router_addresses;
 
 use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
-use super::dereference::{EdgePod, Observed};
+use super::dereference::{EdgePod, Snapshot};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
@@ -30,7 +30,7 @@ use super::kube::Error;
 use super::rows::execute::{DroppedClusters, PendingCleanup};
 use super::rows::{self, DroppedCluster};
 use super::turns::{Answer, Ask, Turn};
-use super::validate::{Imp, Validated};
+use super::validate::{Imp, ValidSpec};
 use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
@@ -90,8 +90,8 @@ impl Effects {
 pub async fn run(
     env: &Environment,
     object: &XmppFederation,
-    valid: &Validated,
-    observed: &Observed,
+    valid: &ValidSpec,
+    observed: &Snapshot,
     former: &[DroppedCluster],
     last: &Observations,
     memory: &Cache<rows::Memory>,
@@ -178,7 +178,7 @@ pub async fn run(
 }
 
 /// An event, with the entry where there are several.
-fn note(valid: &Validated, entry: &str, event: &Event) -> Note {
+fn note(valid: &ValidSpec, entry: &str, event: &Event) -> Note {
     let mut note = Note::of(event);
     if valid.imp.len() > 1 {
         note.message = format!("{entry}: {}", note.message);
@@ -187,7 +187,7 @@ fn note(valid: &Validated, entry: &str, event: &Event) -> Note {
 }
 
 /// Where an entry stands among the others.
-fn place_of(valid: &Validated, index: usize) -> Place {
+fn place_of(valid: &ValidSpec, index: usize) -> Place {
     let before = valid.imp.get(..index).unwrap_or_default();
     Place {
         earlier: before
@@ -247,12 +247,12 @@ fn may_leave_rows(report: &Report) -> bool {
 }
 
 /// Given by hand, or what the Service shows.
-fn public_addresses(valid: &Validated, observed: &Observed) -> Vec<IpAddr> {
+fn public_addresses(valid: &ValidSpec, observed: &Snapshot) -> Vec<IpAddr> {
     if !valid.public_addresses.is_empty() {
         return valid.public_addresses.clone();
     }
     observed
-        .live
+        .existing
         .service
         .as_ref()
         .and_then(|s| s.data.pointer("/status/loadBalancer/ingress"))

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{ClusterResult, Effects, Records, routers};
 use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
-use crate::controller::dereference::Observed;
-use crate::controller::validate::Validated;
+use crate::controller::dereference::Snapshot;
+use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::report::Report;
 
 /// What earlier reconciles saw outside Kubernetes.
@@ -23,7 +23,7 @@ pub struct Observations {
 
 impl Observations {
     /// Where the routers are; for an operator that has just started, by the configuration that exists.
-    pub fn routers(&self, observed: &Observed) -> RouterAddresses {
+    pub fn routers(&self, observed: &Snapshot) -> RouterAddresses {
         let routers = self.routers.clone();
         routers.unwrap_or_else(|| routers::addresses_written(observed))
     }
@@ -41,7 +41,7 @@ impl Observations {
     }
 
     /// What they tell of routers and pods.
-    pub fn topology(&self, valid: &Validated, observed: &Observed) -> Topology {
+    pub fn topology(&self, valid: &ValidSpec, observed: &Snapshot) -> Topology {
         let others = |report: &Report| report.served_by_others() || report.was_prepared();
         let mut routers = self.routers(observed);
         routers.retain(|entry, _| {
@@ -49,7 +49,7 @@ impl Observations {
             !last.is_some_and(others)
         });
         let running = observed
-            .live
+            .existing
             .stateful_set
             .as_ref()
             .and_then(|s| s.data.pointer("/spec/replicas"))

@@ -7,7 +7,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 
 use super::DNS_TIMEOUT;
-use crate::controller::validate::Validated;
+use crate::controller::validate::ValidSpec;
 use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
 
 /// Records that are as they should be are looked at this often …
@@ -47,7 +47,7 @@ impl Records {
 }
 
 /// Remote domains that an allow list admits and that are found by DNS.
-fn looked_up(valid: &Validated) -> Vec<Domain> {
+fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
     if valid.privacy.mode != PrivacyMode::AllowList {
         return Vec::new();
     }
@@ -61,7 +61,7 @@ fn looked_up(valid: &Validated) -> Vec<Domain> {
 
 /// Looks public records up, unless they were looked up lately for the same question.
 pub async fn look(
-    valid: &Validated,
+    valid: &ValidSpec,
     addresses: Vec<IpAddr>,
     refresh: Option<&String>,
     last: Option<Records>,

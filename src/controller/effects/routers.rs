@@ -6,7 +6,7 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 
 use super::DNS_TIMEOUT;
 use crate::controller::build::{NodeAddresses, RouterAddresses};
-use crate::controller::dereference::Observed;
+use crate::controller::dereference::Snapshot;
 use crate::controller::validate::Imp;
 use xmpp_federation_imp::report::NodeReport;
 
@@ -49,9 +49,9 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
 }
 
 /// Addresses in a configuration that was written earlier, for an operator that has just started.
-pub fn addresses_written(observed: &Observed) -> RouterAddresses {
+pub fn addresses_written(observed: &Snapshot) -> RouterAddresses {
     let text = observed
-        .live
+        .existing
         .config
         .as_ref()
         .and_then(|c| c.data.pointer("/data/edge.yaml"))

@@ -3,7 +3,7 @@
 use xmpp_federation_core::Domain;
 
 use super::super::build::material::Certificate;
-use super::super::validate::Validated;
+use super::super::validate::ValidSpec;
 use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
@@ -52,7 +52,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
 }
 
 /// The Secret that the certificate comes from.
-pub(super) fn secret_name(valid: &Validated, certificate: &Certificate) -> String {
+pub(super) fn secret_name(valid: &ValidSpec, certificate: &Certificate) -> String {
     match certificate {
         Certificate::Own { .. } => valid.owner.certificate(),
         Certificate::Brought { secret, .. } => secret.clone(),

@@ -41,7 +41,10 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(sentence), None) = (inputs.material.no_router_secret(), &inputs.observed.live.stateful_set) {
+        if let (Some(sentence), None) = (
+            inputs.material.no_router_secret(),
+            &inputs.observed.existing.stateful_set,
+        ) {
             message.push_str(": they cannot start, ");
             message.push_str(sentence);
             return Verdict::no(Reason::SecretMissing, message);
@@ -118,7 +121,7 @@ fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
 
 /// Whether pods of an earlier template run, as far as their controller has told by now.
 fn being_replaced(inputs: &Inputs<'_>) -> bool {
-    let Some(set) = &inputs.observed.live.stateful_set else {
+    let Some(set) = &inputs.observed.existing.stateful_set else {
         return false;
     };
     let number = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_i64);

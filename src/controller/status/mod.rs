@@ -25,18 +25,18 @@ use details::details;
 
 use super::build::DesiredObjects;
 use super::build::material::Material;
-use super::dereference::{EdgePod, Observed};
+use super::dereference::{EdgePod, Snapshot};
 use super::effects::Effects;
-use super::validate::Validated;
+use super::validate::ValidSpec;
 use crate::api::conditions::{self, Findings, Type};
 use crate::api::status::XmppFederationStatus;
 
 /// All that one reconcile found out.
 pub struct Inputs<'a> {
     /// The spec.
-    pub valid: &'a Validated,
+    pub valid: &'a ValidSpec,
     /// What exists.
-    pub observed: &'a Observed,
+    pub observed: &'a Snapshot,
     /// Secret material.
     pub material: &'a Material,
     /// What is wanted.

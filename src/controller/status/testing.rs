@@ -13,10 +13,10 @@ use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatu
 
 use super::super::build::material::{Dialback, Material, RouterSecret};
 use super::super::build::{DesiredObjects, RouterAddresses, Topology, all};
-use super::super::dereference::{EdgePod, Live, Observed, Secrets};
+use super::super::dereference::{EdgePod, ExistingObjects, Secrets, Snapshot};
 use super::super::effects::{ClusterResult, Effects};
 use super::super::testing::{spec_with, validated};
-use super::super::validate::Validated;
+use super::super::validate::ValidSpec;
 use super::dialback::mark;
 use super::{Inputs, findings};
 use crate::api::conditions::{Status, Type, Verdict};
@@ -28,7 +28,7 @@ use xmpp_federation_imp::report::{self as imp, Report};
 
 /// A world in which one pod runs; each test spoils one thing.
 pub struct World {
-    pub valid: Validated,
+    pub valid: ValidSpec,
     pub material: Material,
     pub pods: Vec<EdgePod>,
     pub addresses: Vec<IpAddr>,
@@ -123,12 +123,12 @@ pub fn world(path: &str, value: Value) -> World {
 }
 
 pub fn verdict(world: &World, kind: Type) -> Verdict {
-    let observed = Observed {
+    let observed = Snapshot {
         secrets: Secrets::default(),
         revocation_lists: None,
-        live: Live {
+        existing: ExistingObjects {
             stateful_set: world.stateful_set.clone(),
-            ..Live::default()
+            ..ExistingObjects::default()
         },
         pods: world.pods.clone(),
     };
