@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::dereference::EdgePod;
 use super::environment::Environment;
 use super::names::{ADMIN_PORT, Owner};
-use super::turns::Turns;
+use super::schedule::Schedule;
 use super::validate::Settings;
 use super::{apply, change_log, effects, rows};
 use crate::edges;
@@ -79,7 +79,7 @@ impl Context {
         Self {
             environment: Environment {
                 client,
-                turns: Turns::new(Arc::clone(&imp)),
+                schedule: Schedule::new(Arc::clone(&imp)),
                 imp,
                 edges,
                 metrics,

@@ -7,7 +7,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
-use super::turns::Turns;
+use super::schedule::Schedule;
 use super::validate::Settings;
 use crate::api::XmppFederation;
 use crate::edges;
@@ -24,7 +24,7 @@ pub struct Environment {
     /// IM and Presence.
     pub imp: Arc<Imp>,
     /// What is asked of it now.
-    pub turns: Turns,
+    pub schedule: Schedule,
     /// Edge pods.
     pub edges: edges::Client,
     /// Metrics.

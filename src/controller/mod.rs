@@ -4,7 +4,7 @@
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
 //!   [`answer`]: what is told and written back
-//! - [`turns`]: clusters of IM and Presence, none of which waits for another; [`rows`]: rows
+//! - [`schedule`]: calls to clusters of IM and Presence, none of which waits for another; [`rows`]: rows
 //!   that are to go
 //! - [`finalizer`]: what keeps the object until its rows are gone
 //! - [`desired`]: what a cluster of IM and Presence is asked for
@@ -31,10 +31,10 @@ pub mod reconcile;
 pub mod requests;
 pub mod requeue;
 pub mod rows;
+pub mod schedule;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod turns;
 pub mod unreadable;
 pub mod validate;
 pub mod watch;

@@ -128,8 +128,8 @@ pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output =
             }
         })
         .await;
-    // A turn that a reconcile did not wait for may still write.
-    finishing.environment.turns.finish().await;
+    // A call that a reconcile did not wait for may still write.
+    finishing.environment.schedule.finish().await;
 }
 
 /// The resource that an object's label names.

@@ -38,8 +38,8 @@ pub async fn run(
     owner: &Owner,
     dropped: &Result<Vec<DroppedCluster>, DroppedUnknown>,
 ) -> Result<Next, Error> {
-    // What a turn still inserts would be left behind.
-    env.turns.settle(&owner.uid).await;
+    // What a call still inserts would be left behind.
+    env.schedule.settle(&owner.uid).await;
     let now = Timestamp::now();
     let known = dropped.as_deref().unwrap_or_default();
     let mut cleanups = Cleanup::all_of(object, owner, known, memory, now);

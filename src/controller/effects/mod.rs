@@ -29,7 +29,7 @@ use super::events::{self, Note};
 use super::kube::Error;
 use super::rows::execute::{DroppedClusters, PendingCleanup};
 use super::rows::{self, DroppedCluster};
-use super::turns::{Answer, Ask, Turn};
+use super::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
 use super::validate::{Imp, ValidSpec};
 use super::{finalizer, requests};
 use crate::api::XmppFederation;
@@ -106,11 +106,11 @@ pub async fn run(
         requests,
     };
     let mut notes = Vec::new();
-    // A turn that was asked for with an earlier spec may still write where rows are to go.
-    let earlier = env.turns.busy(&valid.owner.uid);
+    // A call that was asked for with an earlier spec may still write where rows are to go.
+    let earlier = env.schedule.busy(&valid.owner.uid);
     let now = Timestamp::now();
     let mut missing = BTreeMap::new();
-    let mut asks = Vec::new();
+    let mut due = Vec::new();
     for (place, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, place);
@@ -126,31 +126,32 @@ pub async fn run(
             Ok(mut desired) => {
                 // Without the finalizer nothing is written: a deletion would leave rows behind.
                 desired.hold_acts = !finalizer::is_on(object);
-                asks.push((entry, Ask::Step(Box::new(desired))));
+                due.push((entry, ClusterRequest::Reconcile(Box::new(desired))));
             }
         }
     }
     let mut dropped = DroppedClusters::new(env, memory, object, resource, former);
-    asks.extend(dropped.asks(&observed.secrets, earlier));
-    let mut turns = env.turns.take(&valid.owner.uid, asks).await;
-    for turn in &turns {
-        if let Some(Answer::Step(report)) = &turn.answer {
-            notes.extend(report.events.iter().map(|event| note(valid, &turn.key, event)));
+    due.extend(dropped.requests(&observed.secrets, earlier));
+    let mut calls = env.schedule.take(&valid.owner.uid, due).await;
+    for call in &calls {
+        if let Some(ClusterAnswer::Reconcile(report)) = &call.answer {
+            notes.extend(report.events.iter().map(|event| note(valid, &call.key, event)));
         }
     }
-    let binds = |turn: &Turn| matches!(&turn.answer, Some(Answer::Step(report)) if may_leave_rows(report));
-    if !finalizer::is_on(object) && turns.iter().any(binds) {
+    let binds =
+        |call: &ClusterCall| matches!(&call.answer, Some(ClusterAnswer::Reconcile(report)) if may_leave_rows(report));
+    if !finalizer::is_on(object) && calls.iter().any(binds) {
         finalizer::add(&env.client, object).await?;
         events::publish(&env.client, object, &env.instance, &notes).await;
         return Ok(Outcome::Again);
     }
-    let pending = dropped.conclude(object, &mut turns, &mut notes).await;
+    let pending = dropped.conclude(object, &mut calls, &mut notes).await;
     let mut results = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;
-        let turn = turns.iter_mut().find(|turn| turn.key == *entry);
+        let call = calls.iter_mut().find(|call| call.key == *entry);
         let last = last.clusters.get(entry);
-        results.push(result_of(cluster, turn, missing.remove(entry), last, &observed.pods));
+        results.push(result_of(cluster, call, missing.remove(entry), last, &observed.pods));
     }
     let known = last.routers(observed);
     let mut routers = RouterAddresses::new();
@@ -205,17 +206,17 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
 /// What is known of a cluster now.
 fn result_of(
     cluster: &Imp,
-    turn: Option<&mut Turn>,
+    call: Option<&mut ClusterCall>,
     missing: Option<String>,
     last: Option<&ClusterObservation>,
     pods: &[EdgePod],
 ) -> ClusterResult {
     let entry = &cluster.spec.name;
-    let current = turn.as_ref().is_some_and(|turn| turn.current);
-    let answer = turn.and_then(|turn| turn.answer.take());
+    let current = call.as_ref().is_some_and(|call| call.current);
+    let answer = call.and_then(|call| call.answer.take());
     let report = match (missing, answer) {
         (Some(sentence), _) => Err(Verdict::no(Reason::SecretMissing, sentence)),
-        (None, Some(Answer::Step(report))) => Ok(*report),
+        (None, Some(ClusterAnswer::Reconcile(report))) => Ok(*report),
         // It keeps others waiting no longer; what it said last holds until it answers.
         (None, _) => match last.and_then(|last| last.report.clone()) {
             Some(report) => Ok(report),

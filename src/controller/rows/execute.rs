@@ -15,7 +15,7 @@ use crate::controller::desired::{Resource, desired};
 use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
 use crate::controller::names::Owner;
-use crate::controller::turns::{Answer, Ask, Turn};
+use crate::controller::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
 use crate::controller::validate;
 use xmpp_federation_imp::desired::{Desired, Place, Requests};
 use xmpp_federation_imp::report::{Removal, row_left};
@@ -132,9 +132,9 @@ impl<'a> DroppedClusters<'a> {
         }
     }
 
-    /// The removals that are to be tried; none while an earlier turn of the resource is under way.
-    pub fn asks(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, Ask)> {
-        let mut asks = Vec::new();
+    /// The removals that are to be tried; none while an earlier call of the resource is under way.
+    pub fn requests(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, ClusterRequest)> {
+        let mut requests = Vec::new();
         for (dropped, cleanup) in &mut self.cleanups {
             if cleanup.step != CleanupStep::Remove {
                 continue;
@@ -144,18 +144,18 @@ impl<'a> DroppedClusters<'a> {
                 continue;
             }
             match removal(&self.resource, cleanup, secrets) {
-                Ok(desired) => asks.push((dropped.key(), Ask::Removal(Box::new(desired)))),
+                Ok(desired) => requests.push((dropped.key(), ClusterRequest::Remove(Box::new(desired)))),
                 Err(sentence) => cleanup.step = cleanup.after(Err(&sentence)),
             }
         }
-        asks
+        requests
     }
 
     /// Takes the answers, and gives up what has to be given up; what is still to be done.
     pub async fn conclude(
         mut self,
         object: &XmppFederation,
-        turns: &mut [Turn],
+        calls: &mut [ClusterCall],
         notes: &mut Vec<Note>,
     ) -> Vec<PendingCleanup> {
         let mut pending = Vec::new();
@@ -169,8 +169,8 @@ impl<'a> DroppedClusters<'a> {
             if matches!(cleanup.step, CleanupStep::Wait(_)) && !is_dropped(cluster) {
                 continue;
             }
-            let turn = turns.iter_mut().find(|turn| turn.key == cluster.key());
-            if let Some(Answer::Removal(removal)) = turn.and_then(|turn| turn.answer.take()) {
+            let call = calls.iter_mut().find(|call| call.key == cluster.key());
+            if let Some(ClusterAnswer::Remove(removal)) = call.and_then(|call| call.answer.take()) {
                 notes.extend(removal.events.iter().map(Note::of));
                 cleanup.step = cleanup.after(Ok::<_, &String>(&removal));
                 cleanup.removal = Some(*removal);

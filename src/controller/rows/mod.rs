@@ -121,7 +121,7 @@ impl DroppedCluster {
         }
     }
 
-    /// What [`super::turns::Turns`] calls it: no entry has a space in its name.
+    /// What [`super::schedule::Schedule`] calls it: no entry has a space in its name.
     pub fn key(&self) -> String {
         format!("left {}", self.record.publisher)
     }

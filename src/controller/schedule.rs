@@ -23,29 +23,29 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a cluster is asked for.
 #[derive(Debug)]
-pub enum Ask {
+pub enum ClusterRequest {
     /// One step towards what is wanted.
-    Step(Box<Desired>),
+    Reconcile(Box<Desired>),
     /// One step of removing our rows.
-    Removal(Box<Desired>),
+    Remove(Box<Desired>),
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ClusterAnswer {
     /// The state of the cluster.
-    Step(Box<Report>),
+    Reconcile(Box<Report>),
     /// How far the removal is.
-    Removal(Box<Removal>),
+    Remove(Box<Removal>),
 }
 
-/// One cluster's turn.
+/// A call to one cluster.
 #[derive(Debug)]
-pub struct Turn {
+pub struct ClusterCall {
     /// What it was asked for, by the caller's name for it.
     pub key: String,
     /// Its answer; `None`: it is still under way.
-    pub answer: Option<Answer>,
+    pub answer: Option<ClusterAnswer>,
     /// It was asked in this call, with what is wanted now.
     pub current: bool,
 }
@@ -53,21 +53,21 @@ pub struct Turn {
 /// Resource UID, and the caller's name for the cluster.
 type Key = (String, String);
 
-/// All turns under way.
-pub struct Turns {
+/// All calls under way.
+pub struct Schedule {
     imp: Arc<Imp>,
     tasks: TaskTracker,
-    running: Mutex<HashMap<Key, JoinHandle<Answer>>>,
+    running: Mutex<HashMap<Key, JoinHandle<ClusterAnswer>>>,
 }
 
 /// One that is waited for.
-struct Waiting {
+struct PendingCall {
     key: Key,
     current: bool,
-    task: JoinHandle<Answer>,
+    task: JoinHandle<ClusterAnswer>,
 }
 
-impl Turns {
+impl Schedule {
     /// None yet.
     pub fn new(imp: Arc<Imp>) -> Self {
         Self {
@@ -77,28 +77,28 @@ impl Turns {
         }
     }
 
-    /// Whether a turn of that resource, asked for earlier, is under way.
+    /// Whether a call of that resource, asked for earlier, is under way.
     pub fn busy(&self, uid: &str) -> bool {
         self.running.lock().keys().any(|(owner, _)| owner == uid)
     }
 
     /// Asks all of them at once, but none that still has an earlier question; gives their answers,
     /// and those to earlier questions that came meanwhile, in the order asked.
-    pub async fn take(&self, uid: &str, asks: Vec<(String, Ask)>) -> Vec<Turn> {
-        let mut waiting: Vec<Waiting> = Vec::new();
-        for (name, ask) in asks {
+    pub async fn take(&self, uid: &str, requests: Vec<(String, ClusterRequest)>) -> Vec<ClusterCall> {
+        let mut waiting: Vec<PendingCall> = Vec::new();
+        for (name, ask) in requests {
             let key = (uid.to_owned(), name);
             let earlier = self.running.lock().remove(&key);
             waiting.push(match earlier {
-                Some(task) => Waiting {
+                Some(task) => PendingCall {
                     key,
                     current: false,
                     task,
                 },
-                None => Waiting {
+                None => PendingCall {
                     key,
                     current: true,
-                    task: self.tasks.spawn(ask_one(Arc::clone(&self.imp), ask)),
+                    task: self.tasks.spawn(call_one(Arc::clone(&self.imp), ask)),
                 },
             });
         }
@@ -108,7 +108,7 @@ impl Turns {
             let others: Vec<Key> = running.keys().filter(|k| k.0 == uid).cloned().collect();
             for key in others {
                 if let Some(task) = running.remove(&key) {
-                    waiting.push(Waiting {
+                    waiting.push(PendingCall {
                         key,
                         current: false,
                         task,
@@ -117,7 +117,7 @@ impl Turns {
             }
         }
         let order: Vec<String> = waiting.iter().map(|w| w.key.1.clone()).collect();
-        let mut turns: Vec<Turn> = Vec::new();
+        let mut calls: Vec<ClusterCall> = Vec::new();
         let mut deadline = None;
         while !waiting.is_empty() {
             let next = first_done(&mut waiting);
@@ -129,11 +129,11 @@ impl Turns {
                 break;
             };
             deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
-            let Waiting { key, current, .. } = waiting.swap_remove(index);
+            let PendingCall { key, current, .. } = waiting.swap_remove(index);
             if let Err(error) = &answer {
                 tracing::error!(cluster = key.1, %error, "a turn at IM and Presence failed");
             }
-            turns.push(Turn {
+            calls.push(ClusterCall {
                 key: key.1,
                 answer: answer.ok(),
                 current,
@@ -141,7 +141,7 @@ impl Turns {
         }
         let mut running = self.running.lock();
         for late in waiting {
-            turns.push(Turn {
+            calls.push(ClusterCall {
                 key: late.key.1.clone(),
                 answer: None,
                 current: false,
@@ -149,13 +149,13 @@ impl Turns {
             running.insert(late.key, late.task);
         }
         drop(running);
-        turns.sort_by_key(|turn| order.iter().position(|key| *key == turn.key));
-        turns
+        calls.sort_by_key(|call| order.iter().position(|key| *key == call.key));
+        calls
     }
 
-    /// Waits for all turns of a resource: what is removed next must not be inserted behind it.
+    /// Waits for all calls of a resource: what is removed next must not be inserted behind it.
     pub async fn settle(&self, uid: &str) {
-        let tasks: Vec<JoinHandle<Answer>> = {
+        let tasks: Vec<JoinHandle<ClusterAnswer>> = {
             let mut running = self.running.lock();
             let keys: Vec<Key> = running.keys().filter(|k| k.0 == uid).cloned().collect();
             keys.iter().filter_map(|key| running.remove(key)).collect()
@@ -163,22 +163,22 @@ impl Turns {
         futures::future::join_all(tasks).await;
     }
 
-    /// Waits for all turns of all resources; none is begun afterwards.
+    /// Waits for all calls of all resources; none is begun afterwards.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-async fn ask_one(imp: Arc<Imp>, ask: Ask) -> Answer {
+async fn call_one(imp: Arc<Imp>, ask: ClusterRequest) -> ClusterAnswer {
     match ask {
-        Ask::Step(desired) => Answer::Step(Box::new(imp.reconcile(&desired).await)),
-        Ask::Removal(desired) => Answer::Removal(Box::new(imp.remove(&desired).await)),
+        ClusterRequest::Reconcile(desired) => ClusterAnswer::Reconcile(Box::new(imp.reconcile(&desired).await)),
+        ClusterRequest::Remove(desired) => ClusterAnswer::Remove(Box::new(imp.remove(&desired).await)),
     }
 }
 
 /// The first that is done, by its place.
-fn first_done(waiting: &mut [Waiting]) -> impl Future<Output = (usize, Result<Answer, JoinError>)> + '_ {
+fn first_done(waiting: &mut [PendingCall]) -> impl Future<Output = (usize, Result<ClusterAnswer, JoinError>)> + '_ {
     futures::future::poll_fn(move |context| {
         for (index, waiting) in waiting.iter_mut().enumerate() {
             if let Poll::Ready(answer) = Pin::new(&mut waiting.task).poll(context) {
