@@ -13,7 +13,7 @@ use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::call;
 use super::outcome::{Error, Next};
-use super::requests::Served;
+use super::requests::ServedRequests;
 use super::requeue::{LATER, SOON};
 use super::status::{self, Inputs};
 use super::validate::Refusal;
@@ -100,7 +100,7 @@ pub async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusa
 pub async fn not_applied(env: &Environment, object: &XmppFederation, error: ApplyError) -> Result<Next, Error> {
     let (reason, wait) = match &error {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
-        ApplyError::Former { .. } => (Reason::FormerObject, SOON),
+        ApplyError::Predecessor { .. } => (Reason::FormerObject, SOON),
         // A value that only the API server can judge, such as a pod's affinity.
         ApplyError::Kube(kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
             (Reason::ApiRefused, Duration::from_mins(1))
@@ -139,7 +139,7 @@ pub async fn conclude(
     env: &Environment,
     object: &XmppFederation,
     inputs: &Inputs<'_>,
-    served: &Served<'_>,
+    served: &ServedRequests<'_>,
 ) -> Result<bool, Error> {
     let previous = object.status.clone().unwrap_or_default();
     let mut next = status::run(inputs, &previous, object.metadata.generation);

@@ -36,7 +36,7 @@ pub enum ApplyError {
     #[error(
         "{kind} {name} of a former XmppFederation of this name is still being deleted; waiting for the garbage collector"
     )]
-    Former {
+    Predecessor {
         /// Kind of the object.
         kind: &'static str,
         /// Its name.
@@ -50,27 +50,27 @@ pub enum ApplyError {
 /// Remembers which answer belongs to which request, so that an object that the API server writes
 /// differently (1000m as 1) is not sent again and again.
 #[derive(Debug, Default)]
-pub struct Sent(HashMap<(Kind, String), (String, String)>);
+pub struct SentObjects(HashMap<(Kind, String), (String, String)>);
 
 /// Annotation with the hash of what was sent, so that a removed field is noticed.
 const APPLIED: &str = "xmppfederation.io/applied";
 
 /// An object that was written.
 #[derive(Debug)]
-struct Written {
+struct ObjectWrite {
     kind: Kind,
     name: String,
     deleted: bool,
 }
 
-impl Written {
+impl ObjectWrite {
     fn new(kind: Kind, name: &str, deleted: bool) -> Self {
         let name = name.to_owned();
         Self { kind, name, deleted }
     }
 }
 
-impl fmt::Display for Written {
+impl fmt::Display for ObjectWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let deleted = if self.deleted { " (deleted)" } else { "" };
         write!(f, "{} {}{deleted}", self.kind.as_str(), self.name)
@@ -79,9 +79,9 @@ impl fmt::Display for Written {
 
 /// The objects that were written.
 #[derive(Debug)]
-pub struct Applied(Vec<Written>);
+pub struct AppliedObjects(Vec<ObjectWrite>);
 
-impl Applied {
+impl AppliedObjects {
     /// Whether the pods' controller is one of them.
     pub fn changed_controller(&self) -> bool {
         self.0.iter().any(|written| written.kind == Kind::StatefulSet)
@@ -91,11 +91,11 @@ impl Applied {
 /// Applies everything.
 pub async fn run(
     env: &Environment,
-    sent: &Cache<Sent>,
+    sent: &Cache<SentObjects>,
     owner: &Owner,
     desired: &DesiredObjects,
     live: &ExistingObjects,
-) -> Result<Applied, ApplyError> {
+) -> Result<AppliedObjects, ApplyError> {
     let DesiredObjects {
         dialback,
         authority,
@@ -161,12 +161,12 @@ pub async fn run(
             "applied"
         );
     }
-    Ok(Applied(written))
+    Ok(AppliedObjects(written))
 }
 
 struct Target<'a> {
     client: &'a Client,
-    sent: &'a Cache<Sent>,
+    sent: &'a Cache<SentObjects>,
     owner: &'a Owner,
 }
 
@@ -179,7 +179,7 @@ impl Target<'_> {
         name: &str,
         desired: Option<&Value>,
         found: Option<&DynamicObject>,
-        written: &mut Vec<Written>,
+        written: &mut Vec<ObjectWrite>,
     ) -> Result<(), ApplyError> {
         if let Some(found) = found {
             return self.check(kind, name, found);
@@ -198,7 +198,7 @@ impl Target<'_> {
             kind.api(self.client, &self.owner.namespace).create(&params, &object),
         )
         .await?;
-        written.push(Written::new(kind, name, false));
+        written.push(ObjectWrite::new(kind, name, false));
         Ok(())
     }
 
@@ -208,7 +208,7 @@ impl Target<'_> {
         name: &str,
         desired: &Value,
         found: Option<&DynamicObject>,
-        written: &mut Vec<Written>,
+        written: &mut Vec<ObjectWrite>,
     ) -> Result<(), ApplyError> {
         let hash = super::build::sha256(desired.to_string().as_bytes());
         let mut body = desired.clone();
@@ -220,7 +220,9 @@ impl Target<'_> {
             let version = found.resource_version().unwrap_or_default();
             let live = serde_json::to_value(found).unwrap_or_default();
             let request = (hash.clone(), version);
-            let sent = self.sent.with(uid, |Sent(sent)| sent.get(&key) == Some(&request));
+            let sent = self
+                .sent
+                .with(uid, |SentObjects(sent)| sent.get(&key) == Some(&request));
             if sent || is_subset(&body, &live) {
                 return Ok(());
             }
@@ -234,9 +236,10 @@ impl Target<'_> {
         let answer = call(what, api.patch(name, &params, &Patch::Apply(&body))).await?;
         let version = answer.resource_version().unwrap_or_default();
         if found.is_none_or(|found| found.resource_version().as_ref() != Some(&version)) {
-            written.push(Written::new(kind, name, false));
+            written.push(ObjectWrite::new(kind, name, false));
         }
-        self.sent.with(uid, |Sent(sent)| sent.insert(key, (hash, version)));
+        self.sent
+            .with(uid, |SentObjects(sent)| sent.insert(key, (hash, version)));
         Ok(())
     }
 
@@ -245,7 +248,7 @@ impl Target<'_> {
         kind: Kind,
         name: &str,
         found: Option<&DynamicObject>,
-        written: &mut Vec<Written>,
+        written: &mut Vec<ObjectWrite>,
     ) -> Result<(), ApplyError> {
         let Some(found) = found else { return Ok(()) };
         // Not wanted, so a foreign object of that name is nobody's concern.
@@ -261,7 +264,7 @@ impl Target<'_> {
         };
         let what = || format!("{} {name} cannot be deleted", kind.as_str());
         call(what, kind.api(self.client, &self.owner.namespace).delete(name, &params)).await?;
-        written.push(Written::new(kind, name, true));
+        written.push(ObjectWrite::new(kind, name, true));
         Ok(())
     }
 
@@ -272,7 +275,7 @@ impl Target<'_> {
         if owners.iter().any(|o| o.uid == self.owner.uid) {
             // Its replacement has to wait until it is gone.
             return if found.metadata.deletion_timestamp.is_some() {
-                Err(ApplyError::Former {
+                Err(ApplyError::Predecessor {
                     kind,
                     name: name.to_owned(),
                 })
@@ -286,7 +289,7 @@ impl Target<'_> {
                 .iter()
                 .any(|o| o.kind == "XmppFederation" && o.name == self.owner.name);
         if former {
-            return Err(ApplyError::Former {
+            return Err(ApplyError::Predecessor {
                 kind,
                 name: name.to_owned(),
             });
@@ -314,7 +317,7 @@ fn parse(value: &Value, what: impl FnOnce() -> String) -> Result<DynamicObject, 
 
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
 /// its pod changes, and only after a minute or more otherwise. Returns whether any was told.
-pub async fn tell_pods(
+pub async fn notify_pods(
     env: &Environment,
     owner: &Owner,
     desired: &DesiredObjects,
@@ -333,12 +336,12 @@ pub async fn tell_pods(
             .status
             .as_ref()
             .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash));
-        let base = pod.told.as_deref().and_then(|t| t.split('.').next());
+        let base = pod.notified.as_deref().and_then(|t| t.split('.').next());
         // A pod that was told and is still stale missed it: the kubelet may have refreshed the
         // volume from an older object. Another value of the annotation wakes it again.
         let value = match (base == Some(hash.as_str()), loaded) {
             (true, Ok(false)) if !refused => {
-                let again = pod.told.as_deref().and_then(|t| t.split('.').nth(1));
+                let again = pod.notified.as_deref().and_then(|t| t.split('.').nth(1));
                 let count: u32 = again.and_then(|n| n.parse().ok()).unwrap_or(0);
                 format!("{hash}.{}", (count + 1) % 1000)
             }

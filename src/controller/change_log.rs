@@ -10,11 +10,11 @@ use crate::api::XmppFederation;
 
 /// Generation and spec that were accepted last.
 #[derive(Debug, Default)]
-pub struct Accepted(Option<(Option<i64>, Value)>);
+pub struct AcceptedSpec(Option<(Option<i64>, Value)>);
 
 /// Logs an accepted generation with the fields that changed.
-pub fn accepted(cache: &Cache<Accepted>, object: &XmppFederation, valid: &ValidSpec) {
-    cache.with(&valid.owner.uid, |Accepted(last)| note(last, object, valid));
+pub fn accepted(cache: &Cache<AcceptedSpec>, object: &XmppFederation, valid: &ValidSpec) {
+    cache.with(&valid.owner.uid, |AcceptedSpec(last)| note(last, object, valid));
 }
 
 fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid: &ValidSpec) {

@@ -39,9 +39,9 @@ pub struct Caches {
     /// Failures in a row.
     pub failures: Cache<u32>,
     /// What was accepted last.
-    pub accepted: Cache<change_log::Accepted>,
+    pub accepted: Cache<change_log::AcceptedSpec>,
     /// What was sent to the API server.
-    pub sent: Cache<apply::Sent>,
+    pub sent: Cache<apply::SentObjects>,
     /// What was seen outside Kubernetes.
     pub observations: Cache<effects::Observations>,
     /// What the removal of its rows needs.

@@ -107,7 +107,7 @@ pub struct EdgePod {
     /// Whether it is being deleted.
     pub stopping: bool,
     /// The configuration hash it was told to load.
-    pub told: Option<String>,
+    pub notified: Option<String>,
     /// Why it does not run, as Kubernetes says.
     pub trouble: Option<String>,
     /// When it was asked, or would have been.
@@ -319,7 +319,7 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
         ip,
         ready,
         stopping: pod.metadata.deletion_timestamp.is_some(),
-        told: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),
+        notified: pod.annotations().get(crate::api::CONFIG_HASH).cloned(),
         trouble: waiting.or(unscheduled),
         asked,
         status: answer,

@@ -9,7 +9,7 @@ use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
 use super::dereference::{EdgePod, SecretContent, Secrets};
 use super::names;
-use super::validate::Imp;
+use super::validate::ImpCluster;
 use crate::api::spec;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
@@ -33,7 +33,7 @@ pub struct Resource<'a> {
 /// What the IM and Presence module is asked for, or which Secret is missing.
 pub fn desired(
     resource: &Resource<'_>,
-    cluster: &Imp,
+    cluster: &ImpCluster,
     place: Place,
     secrets: &Secrets,
     pods: &[EdgePod],

@@ -14,7 +14,7 @@ use super::environment::Guarded;
 use super::kube::call;
 use super::names::Owner;
 use super::outcome::{Error, Next};
-use super::requests::{self, Served};
+use super::requests::{self, ServedRequests};
 use super::rows::{self, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
@@ -139,7 +139,7 @@ async fn steps(
         Ok(applied) => applied,
         Err(error) => return answer::not_applied(env, object, error).await,
     };
-    let told = apply::tell_pods(env, &valid.owner, &built.desired, &observed.pods).await?;
+    let told = apply::notify_pods(env, &valid.owner, &built.desired, &observed.pods).await?;
 
     let effects = match effects::run(env, object, &valid, &observed, dropped, &earlier, &caches.rows).await? {
         Outcome::Again => return Ok(Next::After(Duration::ZERO)),
@@ -158,7 +158,7 @@ async fn steps(
         now,
     };
     let abandoned = requests::abandons(object) && dropped.iter().any(DroppedCluster::has_rows);
-    let served = Served {
+    let served = ServedRequests {
         rotate,
         rotated: observed.existing.dialback.is_none(),
         refreshed: effects.all_current(),

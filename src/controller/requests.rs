@@ -35,7 +35,7 @@ pub fn abandons(object: &XmppFederation) -> bool {
 
 /// Requests of which one reconcile took care.
 #[derive(Debug, Clone, Copy)]
-pub struct Served<'a> {
+pub struct ServedRequests<'a> {
     /// A new dialback secret is asked for.
     pub rotate: Option<&'a String>,
     /// There was none, so that one was made.
@@ -46,7 +46,7 @@ pub struct Served<'a> {
     pub abandoned: bool,
 }
 
-impl Served<'_> {
+impl ServedRequests<'_> {
     /// Notes in the status which values were served; says why one was not.
     pub fn note(&self, object: &XmppFederation, status: &mut XmppFederationStatus) -> Option<Note> {
         let mut set = |annotation: &str, value: Option<&String>| {

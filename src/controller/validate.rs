@@ -78,7 +78,7 @@ pub struct ValidSpec {
     /// Networks that it must not lead to.
     pub deny: Vec<Cidr>,
     /// The clusters of IM and Presence, in the order of the spec; at least one.
-    pub imp: Vec<Imp>,
+    pub imp: Vec<ImpCluster>,
     /// Namespace of the operator.
     pub operator_namespace: String,
 }
@@ -106,7 +106,7 @@ pub struct TlsTerms {
 
 /// One cluster of IM and Presence.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Imp {
+pub struct ImpCluster {
     /// The entry of the spec; its plain values are used as they are.
     pub spec: spec::ImpSpec,
     /// When routers may be restarted, in mode Window.
@@ -406,13 +406,13 @@ fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) 
 }
 
 /// All entries of spec.imp, and what may not be between them.
-fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<Imp> {
+fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<ImpCluster> {
     if spec.imp.is_empty() {
         problems
             .0
             .push("spec.imp: is empty; describe at least one cluster of IM and Presence".to_owned());
     }
-    let found: Vec<Imp> = spec.imp.iter().map(|entry| imp(problems, entry, hosted)).collect();
+    let found: Vec<ImpCluster> = spec.imp.iter().map(|entry| imp(problems, entry, hosted)).collect();
     for (i, entry) in found.iter().enumerate() {
         let earlier = found.get(..i).unwrap_or_default();
         let name = &entry.spec.name;
@@ -444,7 +444,7 @@ fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain
 }
 
 /// An entry that is in the spec no more, as it was accepted last. Its domains count no longer.
-pub fn former(entry: &spec::ImpSpec) -> Result<Imp, String> {
+pub fn dropped_entry(entry: &spec::ImpSpec) -> Result<ImpCluster, String> {
     let mut problems = Problems(Vec::new());
     let found = imp(
         &mut problems,
@@ -461,7 +461,7 @@ pub fn former(entry: &spec::ImpSpec) -> Result<Imp, String> {
     }
 }
 
-impl Imp {
+impl ImpCluster {
     /// Host name or address of the publisher, as names are compared.
     pub fn publisher(&self) -> String {
         self.spec.publisher.to_ascii_lowercase()
@@ -473,7 +473,7 @@ impl Imp {
     }
 }
 
-fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp {
+fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> ImpCluster {
     let field = format!("spec.imp[{}]", entry.name);
     let domains = problems.domains(&format!("{field}.domains"), &entry.domains);
     for domain in &domains {
@@ -525,7 +525,7 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         read.map_err(|error| problems.0.push(format!("{field}.axl.version: {error}")))
             .ok()
     });
-    Imp {
+    ImpCluster {
         spec: entry.clone(),
         window,
         domains,
@@ -749,7 +749,7 @@ mod tests {
     #[test]
     fn an_entry_that_left_the_spec_is_judged_without_its_domains() {
         let left: spec::ImpSpec = serde_json::from_value(entry("b", "B.example.net", &["gone.example"])).unwrap();
-        let found = former(&left).unwrap();
+        let found = dropped_entry(&left).unwrap();
         assert_eq!(found.publisher(), "b.example.net");
         assert!(found.domains.is_empty());
     }

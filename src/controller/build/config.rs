@@ -11,7 +11,7 @@ use xmpp_federation_core::edge_config::{
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, router_file};
-use crate::controller::validate::{Imp, ValidSpec};
+use crate::controller::validate::{ImpCluster, ValidSpec};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
 pub const DIRECT_TLS_PORT: u16 = 5270;
@@ -84,7 +84,7 @@ pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {
 }
 
 /// One cluster's links; none while no link is wanted.
-fn router(valid: &ValidSpec, imp: &Imp, links: &RouterAddresses) -> Router {
+fn router(valid: &ValidSpec, imp: &ImpCluster, links: &RouterAddresses) -> Router {
     let name = &imp.spec.name;
     let nodes = links.get(name).filter(|_| valid.active);
     Router {

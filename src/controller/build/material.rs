@@ -8,7 +8,7 @@ use super::secrets;
 use crate::api;
 use crate::controller::dereference::{ExistingObjects, Snapshot, secret_data};
 use crate::controller::names::{DIALBACK_KEY, router_file};
-use crate::controller::validate::{Imp, ValidSpec};
+use crate::controller::validate::{ImpCluster, ValidSpec};
 use crate::secrets::generate_dialback_secret;
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
 
@@ -220,7 +220,7 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
 
 fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
     let mut copied = observed.existing.router.as_ref().map(secret_data);
-    let mut secret = |imp: &Imp| {
+    let mut secret = |imp: &ImpCluster| {
         let entry = &imp.spec.name;
         let reference = &imp.spec.router.secret_ref;
         let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");

@@ -17,7 +17,7 @@ use super::environment::Environment;
 use super::events::{self, Note};
 use super::names::Owner;
 use super::outcome::{Error, Next};
-use super::rows::execute::{self, RowsLeft};
+use super::rows::execute::{self, LeftoverRows};
 use super::rows::plan::{CleanupStep, Deadline};
 use super::rows::{Cleanup, DroppedCluster, DroppedUnknown, Memory};
 use super::{answer, finalizer, requests, validate};
@@ -44,7 +44,7 @@ pub async fn run(
     let known = dropped.as_deref().unwrap_or_default();
     let mut cleanups = Cleanup::all_of(object, owner, known, memory, now);
     if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {
-        say(env, object, None, now).await;
+        announce(env, object, None, now).await;
         let resource = resource(env, object, owner);
         // All at once: the time-outs of one cluster are nobody else's.
         let due = cleanups
@@ -82,14 +82,14 @@ pub async fn run(
     }
     if !waits.is_empty() {
         events::publish(&env.client, object, &env.instance, &notes).await;
-        say(env, object, Some(waits.join("; ")), now).await;
+        announce(env, object, Some(waits.join("; ")), now).await;
         return Ok(Next::After(again));
     }
     let mut left = Vec::new();
     for cleanup in &cleanups {
-        left.extend(RowsLeft::of(env, object, owner, cleanup, several).await);
+        left.extend(LeftoverRows::of(env, object, owner, cleanup, several).await);
     }
-    notes.extend(left.iter().flat_map(|left| left.tell(owner)));
+    notes.extend(left.iter().flat_map(|left| left.report(owner)));
     events::publish(&env.client, object, &env.instance, &notes).await;
     finalizer::release(&env.client, object).await?;
     for left in &left {
@@ -103,7 +103,7 @@ pub async fn run(
 /// said holds nothing up.
 ///
 /// `None`: rows are being removed; more is not known yet.
-async fn say(env: &Environment, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {
+async fn announce(env: &Environment, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {
     let previous = object.status.clone().unwrap_or_default();
     let waits = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
         c.type_ == "Reconciling" && c.reason == Reason::Deleting.as_str()
@@ -165,13 +165,13 @@ pub async fn unreadable(
         namespace: object.namespace().unwrap_or_default(),
         uid: object.uid().unwrap_or_default(),
     };
-    let left = RowsLeft {
+    let left = LeftoverRows {
         abandoned: true,
         why: "the object does not fit the schema of this release".to_owned(),
         rows: status.imp.iter().flat_map(execute::of_status).collect(),
     };
     // The object does not fit the type that events are written for: the log has to do.
-    left.tell(&owner);
+    left.report(&owner);
     finalizer::release(&env.client, object).await?;
     left.count(env);
     Ok(Next::Gone(owner.uid))

@@ -151,7 +151,7 @@ fn names(object: &XmppFederation) -> Vec<String> {
 
 /// What the first entry is asked for.
 fn wanted_of(context: &Context, object: &XmppFederation, owner: &Owner, secrets: &Secrets) -> Desired {
-    let cluster = validate::former(&object.spec.imp[0]).unwrap();
+    let cluster = validate::dropped_entry(&object.spec.imp[0]).unwrap();
     let resource = resource(&context.environment, object, owner);
     desired(&resource, &cluster, Place::default(), secrets, &[]).unwrap()
 }

@@ -30,7 +30,7 @@ use super::kube::Error;
 use super::rows::execute::{DroppedClusters, PendingCleanup};
 use super::rows::{self, DroppedCluster};
 use super::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
-use super::validate::{Imp, ValidSpec};
+use super::validate::{ImpCluster, ValidSpec};
 use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
@@ -205,7 +205,7 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
 
 /// What is known of a cluster now.
 fn result_of(
-    cluster: &Imp,
+    cluster: &ImpCluster,
     call: Option<&mut ClusterCall>,
     missing: Option<String>,
     last: Option<&ClusterObservation>,

@@ -7,11 +7,11 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 use super::DNS_TIMEOUT;
 use crate::controller::build::{NodeAddresses, RouterAddresses};
 use crate::controller::dereference::Snapshot;
-use crate::controller::validate::Imp;
+use crate::controller::validate::ImpCluster;
 use xmpp_federation_imp::report::NodeReport;
 
 /// Addresses of the routers: overrides first, then what the names resolve to, then what was known.
-pub async fn router_addresses(imp: &Imp, nodes: &[NodeReport], known: Option<&NodeAddresses>) -> NodeAddresses {
+pub async fn router_addresses(imp: &ImpCluster, nodes: &[NodeReport], known: Option<&NodeAddresses>) -> NodeAddresses {
     let resolved = nodes.iter().map(|node| async move {
         let lower = node.name.to_ascii_lowercase();
         let given = imp.addresses.iter().find(|(name, _)| *name == lower);

@@ -26,7 +26,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         .entry
         .as_ref()
         .ok_or_else(|| "how it was reached is not recorded".to_owned())?;
-    let cluster = validate::former(entry)?;
+    let cluster = validate::dropped_entry(entry)?;
     let Some(dropped) = &cleanup.dropped else {
         return desired(resource, &cluster, Place::default(), secrets, &[]);
     };
@@ -205,8 +205,8 @@ impl<'a> DroppedClusters<'a> {
                 return cleanup.wait(&format!("the claim on it cannot be ended: {error}"));
             }
         }
-        if let Some(left) = RowsLeft::of(self.env, object, owner, &cleanup, true).await {
-            notes.extend(left.tell(owner));
+        if let Some(left) = LeftoverRows::of(self.env, object, owner, &cleanup, true).await {
+            notes.extend(left.report(owner));
             left.count(self.env);
         }
         cleanup.step
@@ -217,7 +217,7 @@ const RETAINED: &str = "onDelete is Retain";
 
 /// Rows of one cluster that stay.
 #[derive(Debug)]
-pub struct RowsLeft {
+pub struct LeftoverRows {
     /// Nobody wants them to; else they are retained.
     pub abandoned: bool,
     /// Why.
@@ -226,7 +226,7 @@ pub struct RowsLeft {
     pub rows: Vec<String>,
 }
 
-impl RowsLeft {
+impl LeftoverRows {
     /// What a cleanup leaves at its end; `None`: nothing, or it is not at its end.
     pub async fn of(
         env: &Environment,
@@ -251,7 +251,7 @@ impl RowsLeft {
 
     /// Says it in the log, whole; the notes say it in as many events as it takes. Without rows there
     /// is nothing to say of rows that were to stay.
-    pub fn tell(&self, owner: &Owner) -> Vec<Note> {
+    pub fn report(&self, owner: &Owner) -> Vec<Note> {
         let Self { abandoned, why, rows } = self;
         if rows.is_empty() && !abandoned {
             return Vec::new();
@@ -365,12 +365,12 @@ mod tests {
     #[case(2, 1)]
     #[case(60, 11)]
     fn every_row_stands_in_an_event_that_the_api_takes(#[case] rows: usize, #[case] events: usize) {
-        let left = RowsLeft {
+        let left = LeftoverRows {
             abandoned: true,
             why: "HTTP 401".to_owned(),
             rows: many(rows),
         };
-        let notes = left.tell(&owner());
+        let notes = left.report(&owner());
         assert_eq!(notes.len(), events);
         for note in &notes {
             assert!(note.warning && note.message.len() <= LONGEST, "{note:?}");
@@ -391,13 +391,13 @@ mod tests {
 
     #[test]
     fn rows_that_were_to_stay_are_no_warning() {
-        let retained = |rows| RowsLeft {
+        let retained = |rows| LeftoverRows {
             abandoned: false,
             why: RETAINED.to_owned(),
             rows,
         };
-        let notes = retained(many(1)).tell(&owner());
+        let notes = retained(many(1)).report(&owner());
         assert!(notes.iter().all(|note| !note.warning), "{notes:?}");
-        assert!(retained(many(0)).tell(&owner()).is_empty());
+        assert!(retained(many(0)).report(&owner()).is_empty());
     }
 }

@@ -199,7 +199,7 @@ enum Obstacle {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-    use super::super::execute::RowsLeft;
+    use super::super::execute::LeftoverRows;
     use super::super::testing::{ROW, at, dropped};
     use super::*;
     use crate::api::FINALIZER;
@@ -241,12 +241,12 @@ mod tests {
         let CleanupStep::GiveUp(why) = &cleanup.step else {
             return format!("{:?}", cleanup.step);
         };
-        let left = RowsLeft {
+        let left = LeftoverRows {
             abandoned: true,
             why: format!("{}: {why}", cleanup.name),
             rows: vec![ROW.to_owned()],
         };
-        format!("{:?}", left.tell(&owner()))
+        format!("{:?}", left.report(&owner()))
     }
 
     fn failed() -> Removal {

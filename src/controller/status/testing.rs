@@ -106,7 +106,7 @@ pub fn world(path: &str, value: Value) -> World {
         ip: None,
         ready: true,
         stopping: false,
-        told: None,
+        notified: None,
         trouble: None,
         asked: SystemClock.now(),
         status: Ok(told),
