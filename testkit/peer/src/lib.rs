@@ -26,6 +26,27 @@ pub use speaker::Speaker;
 pub use tls::{client_tls, server_tls};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+pub const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+/// A key that `vngtp.lab` shows.
+pub const KEY: &str = "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>";
+/// What it says of a key that it is shown.
+pub const VALID: &str = "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>";
+
+/// A key.
+pub fn result(from: &str, to: &str, key: &str) -> String {
+    format!("<db:result from='{from}' to='{to}'>{key}</db:result>")
+}
+
+/// What a receiving server says of a key.
+pub fn answered(from: &str, to: &str, verdict: &str) -> String {
+    format!("<db:result from='{from}' to='{to}' type='{verdict}'/>")
+}
+
+/// What an authoritative server says of a key.
+pub fn verified(from: &str, to: &str, id: &str, verdict: &str) -> String {
+    format!("<db:verify from='{from}' to='{to}' id='{id}' type='{verdict}'/>")
+}
 
 pub fn header(from: &str, to: &str, id: &str) -> String {
     let id = if id.is_empty() {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::{PATIENCE, Speaker, attribute, header};
+use crate::{PATIENCE, PROCEED, STARTTLS, Speaker, attribute, header};
 
 /// The remote server: takes streams of the edge and opens streams to it.
 pub struct Peer {
@@ -47,11 +47,30 @@ impl Peer {
         let local = attribute(&first, "stream:stream", "from");
         peer.say(&header(self.domain, &local, "clear-id")).await;
         peer.say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>").await;
-        peer.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        peer.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        peer.hear(STARTTLS).await;
+        peer.say(PROCEED).await;
         peer.start_tls_as_server().await;
         peer.hear("version='1.0'>").await;
         (peer, local)
+    }
+
+    /// Takes one connection of the edge and hears its question about a key.
+    pub async fn accept_question(&self) -> Speaker {
+        let mut peer = self.accept("v").await;
+        peer.hear("</db:verify>").await;
+        peer
+    }
+
+    /// Takes one connection of the edge, which may also do without TLS, to where it asks for TLS.
+    pub async fn accept_starttls(&self) -> Speaker {
+        let mut peer = self.accept_tcp().await;
+        peer.hear("version='1.0'>").await;
+        peer.say(&header(self.domain, "coluc.com", "clear-id")).await;
+        let dialback = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
+        peer.say(&format!("<stream:features>{STARTTLS}{dialback}</stream:features>"))
+            .await;
+        peer.hear(STARTTLS).await;
+        peer
     }
 
     pub async fn accept_tcp(&self) -> Speaker {
@@ -69,25 +88,20 @@ impl Peer {
 
     /// The same on a connection that exists.
     pub async fn open_on(&self, mut peer: Speaker, to: &str) -> (Speaker, String) {
-        peer.say(&header(self.domain, to, "")).await;
-        let features = peer.hear("</stream:features>").await;
+        let features = peer.open(&header(self.domain, to, "")).await;
         assert!(features.contains("<required/>"), "{features}");
-        peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        peer.start_tls_as_client(to).await;
-        peer.say(&header(self.domain, to, "")).await;
-        let text = peer.hear("</stream:features>").await;
-        assert!(text.contains("<errors/>"), "{text}");
-        let id = attribute(&text, "stream:stream", "id");
-        (peer, id)
+        peer.starttls().await;
+        self.open_over_tls(peer, to).await
     }
 
     /// Opens a stream with TLS from the first byte.
     pub async fn open_direct(&self, edge: SocketAddr, to: &str) -> (Speaker, String) {
-        let mut peer = Speaker::connect(edge).await;
+        self.open_over_tls(Speaker::connect(edge).await, to).await
+    }
+
+    async fn open_over_tls(&self, mut peer: Speaker, to: &str) -> (Speaker, String) {
         peer.start_tls_as_client(to).await;
-        peer.say(&header(self.domain, to, "")).await;
-        let text = peer.hear("</stream:features>").await;
+        let text = peer.open(&header(self.domain, to, "")).await;
         assert!(text.contains("<errors/>"), "{text}");
         let id = attribute(&text, "stream:stream", "id");
         (peer, id)

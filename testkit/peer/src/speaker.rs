@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::{PATIENCE, client_tls, server_tls};
+use crate::{PATIENCE, PROCEED, STARTTLS, attribute, client_tls, server_tls};
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -146,9 +146,27 @@ impl Speaker {
         }
     }
 
-    /// Ends our writing; what comes can still be heard.
-    pub async fn shut(&mut self) {
-        let _ = self.io.as_mut().unwrap().shutdown().await;
+    /// Says a header and hears the answer with its features.
+    pub async fn open(&mut self, header: &str) -> String {
+        self.say(header).await;
+        self.hear("</stream:features>").await
+    }
+
+    /// A stream to the edge through STARTTLS with this header; gives the id of the edge's last one.
+    pub async fn secured(edge: SocketAddr, header: &str) -> (Self, String) {
+        let mut speaker = Self::connect(edge).await;
+        speaker.open(header).await;
+        speaker.starttls().await;
+        speaker.start_tls_as_client("coluc.com").await;
+        let text = speaker.open(header).await;
+        let id = attribute(&text, "stream:stream", "id");
+        (speaker, id)
+    }
+
+    /// To where TLS begins.
+    pub async fn starttls(&mut self) {
+        self.say(STARTTLS).await;
+        self.hear(PROCEED).await;
     }
 
     pub async fn start_tls_as_client(&mut self, name: &str) {

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
 use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
-use crate::support::{PATIENCE, Scene, attribute};
+use crate::support::{PATIENCE, Scene, attribute, result, scene_with};
 
 /// Records of partner.example; what a host's addresses are may change with each question.
 #[derive(Default)]
@@ -79,7 +79,7 @@ impl Lookup for Zone {
 }
 
 async fn scene(zone: &Arc<Zone>, change: impl FnOnce(&mut EdgeConfig)) -> Scene {
-    Scene::with(
+    scene_with(
         |config| {
             config.privacy.mode = PrivacyMode::AllowAll;
             change(config);
@@ -115,12 +115,7 @@ async fn an_address_that_changes_to_one_inside_is_not_connected_to() {
         )]),
         ..Zone::default()
     });
-    let Scene {
-        lab: _lab,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |config| {
+    let (_lab, _peer, mut link, mut bystander) = scene(&zone, |config| {
         // Stands for the internet: 127.0.0.2 is outside, everything else of this host inside.
         config.dns.allow_private_targets = vec!["127.0.0.2/32".parse().unwrap()];
         config.limits.dialback_timeout = "9s".parse().unwrap();
@@ -152,13 +147,7 @@ async fn a_hundred_targets_with_twenty_addresses_cost_eight_connections(#[case] 
         others: (1..=20).map(|n| ip(&format!("127.0.9.{n}"))).collect(),
         ..Zone::default()
     });
-    let Scene {
-        lab: _lab,
-        peer: _peer,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |config| {
+    let (_lab, _peer, mut link, mut bystander) = scene(&zone, |config| {
         config.dns.allow_private_targets = vec!["127.0.9.0/24".parse().unwrap()];
         // One attempt, answered before a second one.
         config.limits.dialback_timeout = "1s".parse().unwrap();
@@ -196,18 +185,10 @@ async fn a_hundred_priorities_without_usable_address_end_in_time() {
         ],
         ..Zone::default()
     });
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |_| {}).await;
+    let (lab, peer, mut link, mut bystander) = scene(&zone, |_| {}).await;
     let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;
     let start = Instant::now();
-    hostile
-        .say("<db:result from='partner.example' to='coluc.com'>k</db:result>")
-        .await;
+    hostile.say(&result("partner.example", "coluc.com", "k")).await;
     let answer = hostile.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-not-found "), "{answer}");
     assert!(start.elapsed() < PATIENCE);
@@ -234,20 +215,12 @@ async fn records_that_lead_nowhere_forbid_the_domains_own_address(
         others: vec![ip("127.0.0.2")],
         ..Zone::default()
     });
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |config| {
+    let (lab, peer, mut link, mut bystander) = scene(&zone, |config| {
         config.dns.allow_private_targets = vec!["127.0.0.2/32".parse().unwrap()];
     })
     .await;
     let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;
-    hostile
-        .say("<db:result from='partner.example' to='coluc.com'>k</db:result>")
-        .await;
+    hostile.say(&result("partner.example", "coluc.com", "k")).await;
     let answer = hostile.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-not-found "), "{answer}");
     link.say(MESSAGE);
@@ -265,13 +238,7 @@ async fn ten_thousand_domains_on_one_stream_cost_a_bounded_number_of_look_ups() 
         delay: Duration::from_hours(1),
         ..Zone::default()
     });
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |config| {
+    let (lab, peer, mut link, mut bystander) = scene(&zone, |config| {
         config.limits.max_pairs_per_stream = DOMAINS + 1;
         config.limits.max_verifications = Some(20);
         config.limits.dialback_timeout = "10m".parse().unwrap();
@@ -306,13 +273,7 @@ async fn slow_dns_is_given_up_in_time_and_not_asked_again_at_once() {
         delay: Duration::from_mins(1),
         ..Zone::default()
     });
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = scene(&zone, |config| {
+    let (lab, peer, mut link, mut bystander) = scene(&zone, |config| {
         config.limits.dialback_timeout = "2s".parse().unwrap();
     })
     .await;

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
 use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
-use crate::support::{Lab, Peer, Router, config, live};
+use crate::support::{Lab, Peer, Router, config, live, result};
 
 type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
@@ -103,8 +103,7 @@ async fn priorities_that_are_tried_later_count_too() {
     live.resolver = Arc::new(resolver);
     let lab = Lab::start(live);
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='evil.example' to='coluc.com'>k</db:result>")
-        .await;
+    bob.say(&result("evil.example", "coluc.com", "k")).await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
     let asked = zone.asked.lock().unwrap().clone();

@@ -9,7 +9,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
-use crate::support::{Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, header, live};
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live, scene, to_bob};
 
 /// A DNS in which nothing exists.
 #[derive(Default)]
@@ -197,13 +197,7 @@ async fn what_is_no_domain_federates_with_nobody(#[case] name: &str) {
     let name = name
         .replace("LABEL", &"a".repeat(64))
         .replace("LONG", &format!("{0}.{0}.{0}.{0}.{0}", "a".repeat(60)));
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     // An empty attribute of a header names nobody, as if it were absent.
     if !name.is_empty() {
         let mut named = Speaker::connect(lab.s2s).await;
@@ -259,13 +253,7 @@ async fn only_addresses_of_the_pair_count(
     #[case] to: &str,
     #[case] expected: &str,
 ) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
     hostile
         .say(&format!("<{kind} from='{from}' to='{to}' type='get' id='h'/>"))
@@ -311,7 +299,7 @@ async fn names_inside_are_asked_of_dns_absolutely_or_not_at_all(#[case] name: &s
 async fn only_hosted_senders_leave(#[case] from: &str, #[case] leaves: bool) {
     let (_lab, peer, _router, link) = Lab::with_link().await;
     link.say(&format!("<message from='{from}' to='bob@vngtp.lab' id='odd'/>"));
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='good'/>");
+    link.say(&to_bob("good"));
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let heard = stream.hear("id='good'/>").await;
     assert_eq!(heard.contains("id='odd'"), leaves, "{heard}");
@@ -343,15 +331,7 @@ async fn what_the_header_put_in_scope_goes_along(#[case] text: &str, #[case] exp
         " version='1.0'>",
         " xmlns:s='jabber:server' xmlns:u='urn:u&amp;1' xml:lang='de' version='1.0'>",
     );
-    let mut bob = Speaker::connect(lab.s2s).await;
-    bob.say(&opening).await;
-    bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.start_tls_as_client("coluc.com").await;
-    bob.say(&opening).await;
-    let features = bob.hear("</stream:features>").await;
-    let id = attribute(&features, "stream:stream", "id");
+    let (mut bob, id) = Speaker::secured(lab.s2s, &opening).await;
     peer.authenticate(&mut bob, &id, "coluc.com").await;
     bob.say(text).await;
     assert_eq!(parts(&link.hear().await), parts(expected));

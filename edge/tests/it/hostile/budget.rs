@@ -65,11 +65,9 @@ async fn what_strangers_begin_leaves_memory_for_partners_and_for_those_who_come(
     // What the first ones hold is theirs until their time is over.
     assert!(strangers[0].is_silent(std::time::Duration::from_millis(50)).await);
     drop(strangers);
-    lab.until("all is given back", |lab| lab.edge.registry.counts().inbound == 1)
-        .await;
+    lab.inbound(1).await;
     let mut another = Speaker::connect_from([127, 0, 0, 9], lab.s2s).await;
-    another.say(&header("vngtp.lab", "coluc.com", "")).await;
-    another.hear("</stream:features>").await;
+    another.open(&header("vngtp.lab", "coluc.com", "")).await;
     another.say(&beginning()).await;
     assert!(another.is_silent(std::time::Duration::from_millis(100)).await);
 }

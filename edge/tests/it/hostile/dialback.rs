@@ -9,37 +9,32 @@ use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
-use crate::support::{Lab, Peer, Router, SECRET, Scene, Speaker, attribute, config, header, live};
+use crate::support::{
+    KEY, Lab, Peer, Router, SECRET, Speaker, VALID, attribute, config, configured_scene, header, live, result, scene,
+    to_bob, verified,
+};
 
 const STANZA: &str = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='hostile'/>";
 
-fn result(from: &str, to: &str, key: &str) -> String {
-    format!("<db:result from='{from}' to='{to}'>{key}</db:result>")
-}
-
-fn verified(from: &str, to: &str, id: &str, verdict: &str) -> String {
-    format!("<db:verify from='{from}' to='{to}' id='{id}' type='{verdict}'/>")
-}
-
 /// The key of the pair xmpp.example.com (receiving), example.org (originating), id D60000229F.
-const KEY: &str = "37c69b1cf07a3f67c04a5ef5902fa5114f2c76fe4a2686482ba5b89323075643";
+const RIGHT: &str = "37c69b1cf07a3f67c04a5ef5902fa5114f2c76fe4a2686482ba5b89323075643";
 /// The same by whoever takes the raw digest of the secret for the key of the HMAC.
 const MISTAKE: &str = "4530485cd3f519a56e49b11b294b990ee9697dddaa9e95949e4cb0e64e9f017f";
 /// The key of montague.example (receiving) and capulet.example (originating), same id and secret.
 const OTHER_PAIR: &str = "b4835385f37fe2895af6c196b59097b16862406db80559900d96bf6fa7d23df3";
 
 #[rstest]
-#[case::right("xmpp.example.com", "example.org", "D60000229F", KEY, "valid")]
+#[case::right("xmpp.example.com", "example.org", "D60000229F", RIGHT, "valid")]
 #[case::right_with_space("xmpp.example.com", "example.org", "D60000229F", "\n KEY\t", "valid")]
 #[case::right_in_cdata("xmpp.example.com", "example.org", "D60000229F", "<![CDATA[KEY]]>", "valid")]
-#[case::replayed_under_another_id("xmpp.example.com", "example.org", "D60000229E", KEY, "invalid")]
-#[case::id_in_another_case("xmpp.example.com", "example.org", "d60000229f", KEY, "invalid")]
-#[case::shown_to_another_domain("other.example", "example.org", "D60000229F", KEY, "invalid")]
-#[case::for_another_domain_of_ours("xmpp.example.com", "capulet.example", "D60000229F", KEY, "invalid")]
-#[case::the_other_way_round("example.net", "xmpp.example.com", "D60000229F", KEY, "item-not-found")]
+#[case::replayed_under_another_id("xmpp.example.com", "example.org", "D60000229E", RIGHT, "invalid")]
+#[case::id_in_another_case("xmpp.example.com", "example.org", "d60000229f", RIGHT, "invalid")]
+#[case::shown_to_another_domain("other.example", "example.org", "D60000229F", RIGHT, "invalid")]
+#[case::for_another_domain_of_ours("xmpp.example.com", "capulet.example", "D60000229F", RIGHT, "invalid")]
+#[case::the_other_way_round("example.net", "xmpp.example.com", "D60000229F", RIGHT, "item-not-found")]
 #[case::of_another_pair("xmpp.example.com", "example.org", "D60000229F", OTHER_PAIR, "invalid")]
 #[case::empty("xmpp.example.com", "example.org", "D60000229F", "", "invalid")]
-#[case::cut_short("xmpp.example.com", "example.org", "D60000229F", &KEY[..63], "invalid")]
+#[case::cut_short("xmpp.example.com", "example.org", "D60000229F", &RIGHT[..63], "invalid")]
 #[case::with_more_behind("xmpp.example.com", "example.org", "D60000229F", "KEY0", "invalid")]
 #[case::space_inside("xmpp.example.com", "example.org", "D60000229F", "KEY KEY", "invalid")]
 #[case::classic_mistake("xmpp.example.com", "example.org", "D60000229F", MISTAKE, "invalid")]
@@ -60,7 +55,7 @@ async fn as_authoritative_server_only_the_right_key_is_valid(
     config.privacy.mode = xmpp_federation_core::edge_config::PrivacyMode::AllowAll;
     let lab = Lab::start(live(config));
     let (mut asking, _) = peer.open(lab.s2s, "example.org").await;
-    let key = key.replace("KEY", KEY).replace("KILO", &"k".repeat(1024));
+    let key = key.replace("KEY", RIGHT).replace("KILO", &"k".repeat(1024));
     let ask = format!("<db:verify from='{from}' to='{to}' id='{id}'>{key}</db:verify>");
     asking.say(&ask).await;
     let answer = asking.hear("/>").await;
@@ -168,13 +163,7 @@ async fn malformed_or_unasked_dialback_ends_the_stream(
     #[case] length: usize,
     #[case] expected: &str,
 ) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let (mut hostile, _) = peer.open(lab.s2s, "coluc.com").await;
     // The edge may end the stream before everything is written.
     let text = text.replace("KEY", &"k".repeat(length));
@@ -203,24 +192,17 @@ async fn an_empty_key_is_asked_about_like_any_other() {
 #[case::stanza_before_the_verdict(STANZA)]
 #[tokio::test]
 async fn who_shows_a_key_cannot_judge_it(#[case] text: &str) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let (mut hostile, id) = peer.open(lab.s2s, "coluc.com").await;
-    hostile.say(&result("vngtp.lab", "coluc.com", "k")).await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    hostile.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     hostile.say(&text.replace("ID", &id)).await;
     let condition = hostile.condition().await;
     assert!(condition == "policy-violation" || condition == "not-authorized");
     // The answer to a question whose asker is gone is dropped, and the stream goes on.
     verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
+    bob.say(KEY).await;
     let asked = verifying.hear("</db:verify>").await;
     assert_eq!(attribute(&asked, "db:verify", "id"), id);
     verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
@@ -242,17 +224,10 @@ async fn who_shows_a_key_cannot_judge_it(#[case] text: &str) {
 #[case::end("</stream:stream>")]
 #[tokio::test]
 async fn an_authoritative_server_that_talks_nonsense_authenticates_nobody(#[case] text: &str) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     verifying.say(&text.replace("ID", &id)).await;
     let refused = bob.hear("</db:result>").await;
     assert_eq!(attribute(&refused, "db:result", "type"), "error");
@@ -266,15 +241,14 @@ async fn an_authoritative_server_that_talks_nonsense_authenticates_nobody(#[case
 async fn an_authoritative_server_that_fails_at_once_is_asked_again_over_a_new_stream() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
+    bob.say(KEY).await;
     let mut failing = peer.accept_tls_with("v").await;
     failing.say(&format!("<stream:features/>{STANZA}")).await;
     let refused = bob.hear("</db:result>").await;
     assert_eq!(attribute(&refused, "db:result", "type"), "error");
     // The failing one stays connected for as long as the edge lets it.
-    bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     drop(failing);
@@ -282,17 +256,11 @@ async fn an_authoritative_server_that_fails_at_once_is_asked_again_over_a_new_st
 
 #[tokio::test]
 async fn a_question_that_is_never_answered_ends_after_its_time_and_the_peer_may_try_again() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(|config| config.limits.dialback_timeout = "2s".parse().unwrap(), |_| {}).await;
+    let (lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.dialback_timeout = "2s".parse().unwrap()).await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     let (answer, _) = bystander.during(&mut link, bob.hear("</db:result>")).await;
     assert!(answer.contains("<remote-server-timeout "), "{answer}");
     // The stream on which it was asked lives, and so does the peer's.
@@ -306,21 +274,15 @@ async fn a_question_that_is_never_answered_ends_after_its_time_and_the_peer_may_
 
 #[tokio::test]
 async fn a_late_answer_on_a_shared_stream_harms_no_other_question() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(|config| config.limits.dialback_timeout = "2s".parse().unwrap(), |_| {}).await;
+    let (lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.dialback_timeout = "2s".parse().unwrap()).await;
     let (mut first, first_id) = peer.open(lab.s2s, "coluc.com").await;
-    first.say(&result("vngtp.lab", "coluc.com", "k")).await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    first.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     let timed_out = first.hear("</db:result>").await;
     assert!(timed_out.contains("<remote-server-timeout "), "{timed_out}");
     let (mut second, second_id) = peer.open(lab.s2s, "coluc.com").await;
-    second.say(&result("vngtp.lab", "coluc.com", "k")).await;
+    second.say(KEY).await;
     verifying.hear("</db:verify>").await;
     for id in [&first_id, &second_id] {
         verifying.say(&verified("vngtp.lab", "coluc.com", id, "valid")).await;
@@ -335,13 +297,7 @@ async fn a_late_answer_on_a_shared_stream_harms_no_other_question() {
 
 #[tokio::test]
 async fn pairs_and_questions_of_one_stream_are_bounded() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(|config| config.limits.max_pairs_per_stream = 1, |_| {}).await;
+    let (lab, peer, mut link, mut bystander) = configured_scene(|config| config.limits.max_pairs_per_stream = 1).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     bob.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     let answer = bob.hear("</db:result>").await;
@@ -353,29 +309,25 @@ async fn pairs_and_questions_of_one_stream_are_bounded() {
 
 #[tokio::test]
 async fn one_address_gets_its_share_of_the_questions_and_no_more() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = Some(8);
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| config.limits.max_verifications = Some(8)).await;
     let mut streams = Vec::new();
     // Not the address that the partner's route leads to.
     let connect = || Speaker::connect_from([127, 5, 5, 5], lab.s2s);
     for _ in 0..2 {
         let (mut bob, _) = peer.open_on(connect().await, "coluc.com").await;
-        bob.say(&result("vngtp.lab", "coluc.com", "k")).await;
+        bob.say(KEY).await;
         streams.push(bob);
     }
     // Both are asked about before the next one comes.
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    let mut verifying = peer.accept_question().await;
     verifying.hear("</db:verify>").await;
     let (mut third, _) = peer.open_on(connect().await, "coluc.com").await;
-    third.say(&result("vngtp.lab", "coluc.com", "k")).await;
+    third.say(KEY).await;
     // It waits; the next address does not.
     lab.until("the third key waits", |lab| lab.edge.verifications() == (2, 1))
         .await;
     let (mut other, _) = peer.open(lab.s2s, "coluc.com").await;
-    other.say(&result("vngtp.lab", "coluc.com", "k")).await;
+    other.say(KEY).await;
     verifying.hear("</db:verify>").await;
     assert_eq!(lab.edge.verifications(), (3, 1));
 }
@@ -392,15 +344,7 @@ async fn a_stream_whose_header_names_nobody_may_ask_and_be_authenticated() {
         " from='vngtp.lab' to='coluc.com'",
     );
     assert!(!opening.contains("vngtp"));
-    let mut bob = Speaker::connect(lab.s2s).await;
-    bob.say(&opening).await;
-    bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.start_tls_as_client("coluc.com").await;
-    bob.say(&opening).await;
-    let features = bob.hear("</stream:features>").await;
-    let id = attribute(&features, "stream:stream", "id");
+    let (mut bob, id) = Speaker::secured(lab.s2s, &opening).await;
     bob.say("<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>")
         .await;
     let answer = bob.hear("/>").await;
@@ -436,10 +380,7 @@ async fn a_peer_from_before_version_1_gets_neither_version_nor_features(
     #[values("", " version='0.9'")] version: &str,
     #[values(TlsMode::Required, TlsMode::Optional, TlsMode::Disabled)] mode: TlsMode,
 ) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.tls.mode = mode;
-    let lab = Lab::start(live(config));
+    let (lab, _peer, _link) = Lab::configured(|config| config.tls.mode = mode).await;
     let opening = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", &format!("{version}>"));
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&opening).await;
@@ -468,8 +409,7 @@ async fn ids_of_our_headers_are_long_and_never_the_same() {
     let mut ids = HashSet::new();
     for _ in 0..50 {
         let mut clear = Speaker::connect(lab.s2s).await;
-        clear.say(&header("vngtp.lab", "coluc.com", "")).await;
-        let features = clear.hear("</stream:features>").await;
+        let features = clear.open(&header("vngtp.lab", "coluc.com", "")).await;
         let before = attribute(&features, "stream:stream", "id");
         assert_eq!(before.len(), 32, "128 bits in hexadecimal");
         assert!(ids.insert(before));
@@ -534,13 +474,11 @@ async fn any_replica_is_the_authoritative_server_of_any_others_stream() {
     let mut without_links = config.clone();
     without_links.routers[0].endpoints.clear();
     let second = Lab::start(live(without_links));
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    link.say(&to_bob("m1"));
     let (mut stream, key) = key_shown(&peer).await;
     let mut asking = peer.open(second.s2s, "coluc.com").await.0;
     assert_eq!(ask(&mut asking, &key).await, "valid");
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     stream.hear("id='m1'/>").await;
     drop(first);
 }
@@ -554,14 +492,9 @@ async fn any_replica_is_the_authoritative_server_of_any_others_stream() {
 #[case::long_id(format!(" id='{}'", "i".repeat(1025)))]
 #[tokio::test]
 async fn no_key_is_shown_on_a_stream_whose_id_could_mean_another(#[case] id: String) {
-    let Scene {
-        lab: _lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(|config| config.limits.dialback_timeout = "1s".parse().unwrap(), |_| {}).await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    let (_lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.dialback_timeout = "1s".parse().unwrap()).await;
+    link.say(&to_bob("m1"));
     let (mut stream, local) = peer.accept_tls().await;
     let opening = header(peer.domain, &local, "").replace(" version='1.0'>", &format!("{id} version='1.0'>"));
     stream.say(&opening).await;
@@ -581,7 +514,7 @@ async fn a_domain_denied_while_its_stream_is_negotiated_gets_nothing() {
     let allowed = config(&[&peer], &[&router]);
     let lab = Lab::start(live(allowed.clone()));
     let mut link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    link.say(&to_bob("m1"));
     let mut stream = peer.accept_tls_with("id").await;
     let mut denied = allowed;
     denied.static_routes.clear();
@@ -599,9 +532,7 @@ async fn a_domain_denied_while_its_stream_is_negotiated_gets_nothing() {
 #[tokio::test]
 async fn what_a_peer_took_that_never_answered_our_end_is_reported() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
-    let mut deaf = peer.accept_authenticated("coluc.com").await;
-    deaf.hear("id='m1'/>").await;
+    let mut deaf = link.opens(&peer, "m1").await;
     let outbound = lab.edge.registry.streams(None);
     let stream = outbound.iter().find(|stream| stream.direction == "outbound").unwrap();
     assert!(lab.edge.registry.close(stream.id));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 
-use crate::support::{Lab, PATIENCE, Peer, Scene, Speaker, header};
+use crate::support::{Lab, PATIENCE, Peer, Speaker, configured_scene, header, scene};
 
 const OPEN: &str =
     "<stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams' to='coluc.com'";
@@ -26,8 +26,7 @@ async fn reach(phase: Phase, lab: &Lab, peer: &Peer) -> Speaker {
     match phase {
         Phase::Clear => {
             let mut clear = Speaker::connect(lab.s2s).await;
-            clear.say(&header(peer.domain, "coluc.com", "")).await;
-            clear.hear("</stream:features>").await;
+            clear.open(&header(peer.domain, "coluc.com", "")).await;
             clear
         }
         Phase::Unauthenticated => peer.open(lab.s2s, "coluc.com").await.0,
@@ -124,12 +123,7 @@ async fn what_is_no_xmpp_ends_the_stream_in_each_phase(
 #[case::long_declaration(format!("<?xml version='1.0' {}?>", " ".repeat(1_000_000)).into(), "restricted-xml")]
 #[tokio::test]
 async fn what_is_no_header_is_refused(#[case] bytes: Vec<u8>, #[case] expected: &str) {
-    let Scene {
-        lab,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, _peer, mut link, mut bystander) = scene().await;
     let attack = async {
         let mut hostile = Speaker::connect(lab.s2s).await;
         // The edge may end the stream before everything is written.
@@ -180,20 +174,14 @@ async fn a_stanza_in_two_pieces_passes_unchanged_wherever_it_is_cut() {
 #[case::much("x".repeat(4_000_000))]
 #[tokio::test]
 async fn what_comes_behind_the_end_of_the_stream_is_dropped(#[case] text: String) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let _ = hostile.try_say(format!("</stream:stream>{text}").as_bytes()).await;
     let end = hostile.hear("</stream:stream>").await;
     assert_eq!(end, "</stream:stream>", "an end and nothing else");
     let others = bystander.exchange(&mut link).await;
     assert!(others.is_empty(), "{others:?}");
-    hostile.shut().await;
+    hostile.finish_writing().await;
     hostile.hear_end().await;
 }
 
@@ -227,13 +215,7 @@ async fn what_has_no_end_is_cut_at_the_limit_of_the_phase(
     #[case] start: &str,
     #[case] more: &str,
 ) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = reach(phase, &lab, &peer).await;
     let attack = async {
         let _ = hostile.try_say(start.as_bytes()).await;
@@ -248,13 +230,7 @@ async fn what_has_no_end_is_cut_at_the_limit_of_the_phase(
 #[rstest]
 #[tokio::test]
 async fn who_never_stops_is_cut_off(#[values(Phase::Clear, Phase::Authenticated)] phase: Phase) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = reach(phase, &lab, &peer).await;
     let attack = async {
         let _ = hostile.try_say(b"<message><body>").await;
@@ -272,17 +248,8 @@ async fn who_never_stops_is_cut_off(#[values(Phase::Clear, Phase::Authenticated)
 
 #[tokio::test]
 async fn white_space_before_authentication_buys_no_time() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(
-        |config| config.limits.negotiation_timeout = "3s".parse().unwrap(),
-        |_| {},
-    )
-    .await;
+    let (lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.negotiation_timeout = "3s".parse().unwrap()).await;
     let mut hostile = reach(Phase::Clear, &lab, &peer).await;
     let attack = async {
         while hostile.try_say(&[b' '; 4096]).await.is_ok() {
@@ -302,13 +269,7 @@ async fn white_space_before_authentication_buys_no_time() {
 #[case::one_more(262_145, false)]
 #[tokio::test]
 async fn a_stanza_may_be_as_large_as_the_limit_and_no_larger(#[case] size: usize, #[case] passes: bool) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let (start, end) = (
         "<message from='bob@vngtp.lab' to='alice@coluc.com'><body>",
@@ -368,13 +329,7 @@ async fn before_authentication_far_less_is_read(
 ))]
 #[tokio::test]
 async fn a_long_namespace_used_often_is_not_written_out(#[case] text: String) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let attack = async {
         hostile.say(&text).await;
@@ -393,13 +348,7 @@ async fn a_long_namespace_used_often_is_not_written_out(#[case] text: String) {
 /// Bindings with references in their values, then many more: each used to be compared with all.
 #[tokio::test]
 async fn namespaces_with_references_cost_no_more_than_others() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let bound = (0..30).fold(String::new(), |text, n| {
         text + &format!(" xmlns:p{n}='{n}{}'", "&#65;".repeat(800))

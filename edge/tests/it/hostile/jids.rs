@@ -1,7 +1,7 @@
 //! Local and resource parts of addresses: what PRECIS and the profiles of RFC 3920 both refuse goes
 //! nowhere; what one of them takes passes as it is written.
 
-use crate::support::{Lab, Scene, attribute};
+use crate::support::{Lab, attribute, scene};
 
 /// Both readings refuse it, or it is empty or too long.
 fn bad() -> Vec<(&'static str, String)> {
@@ -53,13 +53,7 @@ fn good() -> Vec<String> {
 
 #[tokio::test]
 async fn a_stanza_to_an_address_that_is_none_is_answered_and_the_stream_lives() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut answers = None;
     for (n, (name, address)) in bad().into_iter().enumerate() {
@@ -95,13 +89,7 @@ async fn a_stanza_to_an_address_that_is_none_is_answered_and_the_stream_lives() 
 
 #[tokio::test]
 async fn a_stanza_from_an_address_that_is_none_is_dropped_counted_and_named() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     for (name, address) in bad() {
         let from = address.replace("DOMAIN", "vngtp.lab");
@@ -156,9 +144,7 @@ async fn what_one_reading_takes_passes_as_it_is_written_both_ways() {
 #[tokio::test]
 async fn a_routers_stanza_to_or_from_an_address_that_is_none_does_not_leave() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='first'/>").await;
+    let mut stream = link.opens(&peer, "first").await;
     for (name, address) in bad() {
         let (to, from) = (
             address.replace("DOMAIN", "vngtp.lab"),

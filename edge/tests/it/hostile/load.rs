@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use xmpp_federation_core::edge_status::LinkState;
 
-use crate::support::{Lab, PATIENCE, Peer, Router, Scene, Speaker, config, header, live};
+use crate::support::{
+    Lab, PATIENCE, Peer, Router, STARTTLS, Speaker, config, configured_scene, header, live, scene, to_alice,
+};
 
 /// Where a slow peer stops, or goes on too slowly.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,6 @@ const STOPS: [Stop; 10] = [
 
 /// Goes as far as `stop` says; with the byte that comes again and again from then on, if any does.
 async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>) {
-    const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
     let opening = header(peer.domain, "coluc.com", "");
     let mut slow = match stop {
         Stop::Unauthenticated | Stop::InDialback => peer.open(s2s, "coluc.com").await.0,
@@ -72,8 +73,7 @@ async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>
         }
         _ => {}
     }
-    slow.say(&opening).await;
-    slow.hear("</stream:features>").await;
+    slow.open(&opening).await;
     match stop {
         Stop::BehindFeatures => return (slow, None),
         Stop::InStartTls => {
@@ -82,8 +82,7 @@ async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>
         }
         _ => {}
     }
-    slow.say(STARTTLS).await;
-    slow.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    slow.starttls().await;
     match stop {
         Stop::InHandshake => {
             // The head of a record of 500 bytes with a client's hello.
@@ -102,19 +101,10 @@ async fn begin(s2s: SocketAddr, peer: &Peer, stop: Stop) -> (Speaker, Option<u8>
 #[tokio::test]
 async fn slow_peers_are_closed_after_the_time_of_their_phase() {
     let time = Duration::from_secs(3);
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(
-        |config| {
-            config.limits.negotiation_timeout = "3s".parse().unwrap();
-            config.limits.idle_timeout = "3s".parse().unwrap();
-        },
-        |_| {},
-    )
+    let (lab, peer, mut link, mut bystander) = configured_scene(|config| {
+        config.limits.negotiation_timeout = "3s".parse().unwrap();
+        config.limits.idle_timeout = "3s".parse().unwrap();
+    })
     .await;
     let mut slow = Vec::new();
     for stop in STOPS {
@@ -140,53 +130,34 @@ async fn slow_peers_are_closed_after_the_time_of_their_phase() {
         assert!(took >= time, "{stop:?} was closed at once: {took:?}, {end}");
     }
     assert!(others.is_empty(), "{others:?}");
-    until(|| lab.edge.registry.counts().inbound == 1).await;
+    lab.inbound(1).await;
 }
 
 #[tokio::test]
 async fn connections_of_one_address_are_bounded_and_those_that_are_proven_live_on() {
     const MOST: usize = 40;
-    let Scene {
-        lab,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(
-        |config| {
-            config.limits.max_connections_per_address = MOST;
-            config.limits.new_connections_per_second = Some(100_000);
-        },
-        |_| {},
-    )
+    let (lab, _peer, mut link, mut bystander) = configured_scene(|config| {
+        config.limits.max_connections_per_address = MOST;
+        config.limits.new_connections_per_second = Some(100_000);
+    })
     .await;
     let attack = async {
         let mut all = Vec::new();
         for _ in 0..400 {
             let mut one = Speaker::connect_from([127, 0, 0, 8], lab.s2s).await;
-            one.say(&header("vngtp.lab", "coluc.com", "")).await;
-            one.hear("</stream:features>").await;
+            one.open(&header("vngtp.lab", "coluc.com", "")).await;
             all.push(one);
         }
         all
     };
     let (mut all, _) = bystander.during(&mut link, attack).await;
-    until(|| lab.edge.registry.counts().inbound == MOST + 1).await;
+    lab.inbound(MOST + 1).await;
     // The oldest gave way.
     assert_eq!(all[0].hear_end().await, "");
     assert_eq!(all[399 - MOST].hear_end().await, "");
     assert!(all[400 - MOST].is_silent(Duration::from_millis(50)).await);
     drop(all);
-    until(|| lab.edge.registry.counts().inbound == 1).await;
-}
-
-async fn until(done: impl Fn() -> bool) {
-    tokio::time::timeout(2 * PATIENCE, async {
-        while !done() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("it does not come about");
+    lab.inbound(1).await;
 }
 
 #[rstest]
@@ -199,12 +170,7 @@ async fn until(done: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_flood_of_resets_leaves_nothing_behind(#[case] text: String) {
     use tokio::io::AsyncWriteExt;
-    let Scene {
-        lab,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, _peer, mut link, mut bystander) = scene().await;
     let attack = async {
         for _ in 0..500 {
             let mut tcp = tokio::net::TcpStream::connect(lab.s2s).await.unwrap();
@@ -214,22 +180,15 @@ async fn a_flood_of_resets_leaves_nothing_behind(#[case] text: String) {
     };
     let ((), others) = bystander.during(&mut link, attack).await;
     assert!(others.is_empty(), "{others:?}");
-    until(|| lab.edge.registry.counts().inbound == 1).await;
+    lab.inbound(1).await;
     bystander.exchange(&mut link).await;
 }
 
 #[tokio::test]
 async fn a_peer_that_never_reads_fills_its_own_queue_only() {
-    let Scene {
-        lab: _lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(|config| config.limits.max_queued_bytes = 20 * 100_000, |_| {}).await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
-    let mut deaf = peer.accept_authenticated("coluc.com").await;
-    deaf.hear("id='first'/>").await;
+    let (_lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.max_queued_bytes = 20 * 100_000).await;
+    let deaf = link.opens(&peer, "first").await;
     let body = "x".repeat(100_000);
     // Far more than the sockets' buffers and the queue hold.
     for n in 0..300 {
@@ -252,9 +211,11 @@ async fn while_the_router_is_gone_messages_wait_and_arrive_afterwards() {
     let (lab, peer, router, link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     link.cut().await;
-    until(|| lab.edge.registry.links()[0].state != LinkState::Up).await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='waits'/>")
-        .await;
+    lab.until("the link is down", |lab| {
+        lab.edge.registry.links()[0].state != LinkState::Up
+    })
+    .await;
+    bob.say(&to_alice("waits")).await;
     let mut link = router.accept().await;
     assert!(link.hear().await.contains("waits"));
 }

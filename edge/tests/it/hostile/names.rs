@@ -7,7 +7,7 @@ use rstest::rstest;
 
 use xmpp_federation_core::edge_config::LinkProfile;
 
-use crate::support::{COMPONENT, Lab, Peer, Router, Scene, attribute, config, header, live};
+use crate::support::{COMPONENT, Lab, attribute, header, scene, to_alice, to_bob};
 
 /// Well-formed since the fifth edition of XML 1.0 only, each in a stanza of any kind.
 pub(crate) const NAMES: [&str; 12] = [
@@ -50,13 +50,7 @@ pub(crate) fn is_refused(answer: &str, from: &str) {
 
 #[tokio::test]
 async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_live() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut count = 0;
     let mut back = None;
@@ -74,8 +68,7 @@ async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_
         }
     }
     // The stream lives, the link never saw any of them, and nobody else lost anything.
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>")
-        .await;
+    bob.say(&to_alice("after")).await;
     assert_eq!(attribute(&link.hear().await, "message", "id"), "after");
     assert_eq!(bystander.exchange(&mut link).await, Vec::<String>::new());
     let bounced = "xmpp_edge_stanzas_bounced_total{cause=\"unportable\"}";
@@ -94,13 +87,10 @@ async fn a_prefix_bound_on_the_stream_header_is_refused_where_it_is_used() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = crate::support::Speaker::connect(lab.s2s).await;
     let odd = |text: &str| text.replace(" from=", " xmlns:\u{132}='u:i' from=");
-    bob.say(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
-    bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.open(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
+    bob.starttls().await;
     bob.start_tls_as_client("coluc.com").await;
-    bob.say(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
-    let features = bob.hear("</stream:features>").await;
+    let features = bob.open(&odd(&header("vngtp.lab", "coluc.com", ""))).await;
     let id = attribute(&features, "stream:stream", "id");
     peer.authenticate(&mut bob, &id, "coluc.com").await;
     let message =
@@ -147,8 +137,7 @@ async fn an_error_or_result_with_such_a_name_is_dropped_counted_and_named(#[case
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     bob.say(stanza).await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>")
-        .await;
+    bob.say(&to_alice("after")).await;
     assert!(link.hear().await.contains("id='after'"));
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"unportable\"}";
     assert_eq!(lab.metric(dropped), 1);
@@ -163,16 +152,8 @@ async fn an_error_or_result_with_such_a_name_is_dropped_counted_and_named(#[case
 #[case::xcp(LinkProfile::Xcp)]
 #[tokio::test]
 async fn from_a_router_such_a_name_is_answered_and_the_link_and_the_partners_stream_live(#[case] profile: LinkProfile) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.routers[0].profile = profile;
-    let lab = Lab::start(live(config));
+    let (lab, peer, mut link) = Lab::linked(profile).await;
     let xcp = profile == LinkProfile::Xcp;
-    let mut link = if xcp {
-        router.accept_xcp().await
-    } else {
-        router.accept().await
-    };
     let say = |stanza: &str, declared: &str| {
         if xcp {
             link.say(&format!(
@@ -228,8 +209,7 @@ async fn a_dialback_element_with_such_a_name_is_answered_and_the_stream_lives(#[
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<not-acceptable "), "{answer}");
     assert_eq!(attribute(&answer, "db:result", "to"), "other.example");
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>")
-        .await;
+    bob.say(&to_alice("after")).await;
     assert!(link.hear().await.contains("id='after'"));
 }
 
@@ -247,7 +227,7 @@ async fn other_names_of_a_stream_header_end_the_stream() {
 #[tokio::test]
 async fn features_with_such_a_name_are_read_all_the_same() {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     let mut stream = peer.accept_tls_with("id").await;
     stream
         .say(

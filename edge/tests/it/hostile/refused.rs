@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use tokio::time::{sleep, timeout};
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::Peer as Terms;
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 
 use crate::support::process::Process;
-use crate::support::{Lab, Peer, Router, Scene, Speaker, attribute, config, live};
+use crate::support::{Lab, Peer, Router, Speaker, attribute, config, live, scene, terms, to_alice, to_bob};
 
 /// What a partner sends without end. Nobody is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -154,18 +153,6 @@ async fn a_user_whose_stanzas_are_refused_delays_no_other_user_of_the_same_serve
     assert!(worst <= Duration::from_millis(500), "{flood:?}: {worst:?}");
 }
 
-fn terms(messages_per_second: Option<u32>) -> Terms {
-    Terms {
-        domain: Domain::parse("vngtp.lab").unwrap(),
-        tls_mode: None,
-        require_certificate: None,
-        pinned_sha256: Vec::new(),
-        max_stanza_bytes: None,
-        messages_per_second,
-        bytes_per_second: None,
-    }
-}
-
 /// A stanza that is refused in silence, by cause.
 fn refused(cause: &str) -> &'static str {
     match cause {
@@ -180,7 +167,9 @@ fn refused(cause: &str) -> &'static str {
 /// else, in the name of so many users; with the time.
 async fn refused_meanwhile(cause: &str, rate: Option<u32>, users: usize) -> (u64, Duration, Lab) {
     let (lab, peer, _link) = Lab::configured(|config| {
-        config.peers.push(terms(rate));
+        config
+            .peers
+            .extend(rate.map(|rate| terms("vngtp.lab", &format!("messagesPerSecond: {rate}"))));
         config.routers[0].domains = vec![Domain::parse("coluc.com").unwrap()];
     })
     .await;
@@ -262,12 +251,7 @@ async fn what_many_senders_cause_has_a_rate_for_all_of_them(#[case] cause: &str,
 
 #[tokio::test]
 async fn a_router_that_sends_bad_addresses_without_end_delays_no_stanza() {
-    let Scene {
-        lab: _lab,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (_lab, _peer, mut link, mut bystander) = scene().await;
     let bad = "\u{5d0}a".repeat(330);
     let text = format!("<message from='alice@coluc.com' to='{bad}@vngtp.lab' type='error'/>");
     let say = link.sayer();
@@ -291,8 +275,7 @@ async fn empty_addresses_of_a_peer_end_its_stream_also_behind_a_malformed_stanza
         bob.say(&format!("{before}<message from='' to='' id='none'/>")).await;
         assert_eq!(bob.condition().await, "improper-addressing");
         let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-        bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='good'/>")
-            .await;
+        bob.say(&to_alice("good")).await;
         assert_eq!(attribute(&link.hear().await, "message", "id"), "good");
     }
 }
@@ -443,7 +426,7 @@ async fn what_a_stream_that_is_cut_had_under_way_is_named_and_counted() {
 #[tokio::test]
 async fn one_key_of_ours_proves_one_connection() {
     let (lab, peer, link) = Lab::configured(|config| config.limits.max_connections_per_address = 4).await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
+    link.say(&to_bob("first"));
     let mut stream = peer.accept("our-id").await;
     let shown = stream.hear("</db:result>").await;
     let key = shown.split(['>', '<']).rev().nth(2).unwrap().to_owned();
@@ -484,14 +467,13 @@ async fn tls_is_shown_as_soon_as_it_stands() {
     bob.say(&crate::support::header("vngtp.lab", "coluc.com", "")).await;
     bob.hear("</stream:features>").await;
     assert_eq!(shown(&lab, "inbound"), [("negotiating", false)]);
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.starttls().await;
     bob.start_tls_as_client("coluc.com").await;
     lab.until("TLS of an inbound stream", |lab| {
         shown(lab, "inbound") == [("negotiating", true)]
     })
     .await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
+    link.say(&to_bob("first"));
     let (_silent, _) = peer.accept_tls().await;
     assert_eq!(shown(&lab, "outbound"), [("negotiating", true)]);
 }

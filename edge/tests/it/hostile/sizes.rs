@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::support::{Lab, Speaker};
+use crate::support::{Lab, Speaker, to_alice};
 
 async fn condition(peer: &mut Speaker) -> String {
     let text = peer.hear("</stream:stream>").await;
@@ -35,8 +35,7 @@ async fn what_exceeds_a_limit_ends_the_stream(#[case] text: String) {
     // The edge may end the stream before everything is written.
     let _ = hostile.try_say(text.as_bytes()).await;
     assert_eq!(condition(&mut hostile).await, "policy-violation");
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='other'/>")
-        .await;
+    bob.say(&to_alice("other")).await;
     assert!(
         link.hear().await.contains("other"),
         "nothing of the odd one, and others go on"
@@ -60,8 +59,7 @@ async fn white_space_between_stanzas_is_swallowed_without_growth() {
     for _ in 0..8 {
         bob.try_say(&spaces).await.unwrap();
     }
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>")
-        .await;
+    bob.say(&to_alice("after")).await;
     assert_eq!(
         link.hear().await,
         "<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>"

@@ -9,7 +9,7 @@ use rstest::rstest;
 use tokio::time::{Instant, sleep};
 use xmpp_federation_core::edge_config::EdgeConfig;
 
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, config, header, live};
+use crate::support::{Lab, Peer, Router, RouterLink, Speaker, config, header, live, to_alice};
 
 struct Scene {
     lab: Lab,
@@ -35,8 +35,7 @@ async fn scene(change: impl FnOnce(&mut EdgeConfig)) -> Scene {
 impl Scene {
     async fn open(&self, host: u8) -> Speaker {
         let mut speaker = Speaker::connect_from([127, 0, 0, host], self.lab.s2s).await;
-        speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
-        speaker.hear("</stream:features>").await;
+        speaker.open(&header("vngtp.lab", "coluc.com", "")).await;
         speaker
     }
 
@@ -49,9 +48,7 @@ impl Scene {
     }
 
     async fn still_delivers(&mut self, stream: &mut Speaker) {
-        stream
-            .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='on'/>")
-            .await;
+        stream.say(&to_alice("on")).await;
         assert!(self.link.hear().await.contains("id='on'"));
     }
 
@@ -108,10 +105,7 @@ async fn at_the_bound_of_an_address_the_oldest_unproven_connection_gives_way_and
     assert!(newest.is_silent(Duration::from_millis(50)).await);
     assert!(strangers[1].is_silent(Duration::from_millis(50)).await);
     scene.still_delivers(&mut proven).await;
-    scene
-        .lab
-        .until("the others are served", |lab| lab.edge.registry.counts().inbound == 5)
-        .await;
+    scene.lab.inbound(5).await;
     assert_eq!(scene.refused("per-address"), 0);
 }
 
@@ -189,8 +183,7 @@ async fn the_bounds_of_ipv6_networks_count_relayed_clients() {
         stream
             .say(&format!("PROXY TCP6 {client} 2001:db8:ff::1 4000 5269\r\n"))
             .await;
-        stream.say(&header("vngtp.lab", "coluc.com", "")).await;
-        stream.hear("</stream:features>").await;
+        stream.open(&header("vngtp.lab", "coluc.com", "")).await;
         open.push(stream);
     }
     let bounds = ["per-address", "per-56", "per-48", "total"];

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use rstest::rstest;
+use xmpp_federation_core::edge_config::LinkProfile;
 
 use crate::support::process::Process;
-use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, Scene, Speaker, attribute, config, header, live};
+use crate::support::{
+    COMPONENT, Lab, Peer, Router, RouterLink, Speaker, VALID, attribute, config, header, live, scene, to_bob,
+};
 
 /// A header from vngtp.lab to coluc.com with more attributes.
 fn header_with(more: &str) -> String {
@@ -22,8 +25,7 @@ async fn open(peer: &Peer, edge: std::net::SocketAddr, opening: &str) -> Result<
     let mut bob = Speaker::connect(edge).await;
     bob.say(opening).await;
     bob.features_or_condition().await?;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.starttls().await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(opening).await;
     let features = bob.features_or_condition().await?;
@@ -53,13 +55,7 @@ fn prefixes(bytes: usize, character: &str) -> String {
 #[case::many_prefixes(&[0; 20].iter().enumerate().map(|(n, _)| format!("xmlns:p{n}='{}'", "u".repeat(100))).collect::<Vec<_>>().join(" "), false)]
 #[tokio::test]
 async fn what_a_header_may_put_in_scope_is_bounded(#[case] more: &str, #[case] taken: bool) {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::new().await;
+    let (lab, peer, mut link, mut bystander) = scene().await;
     match open(&peer, lab.s2s, &header_with(more)).await {
         Ok(mut bob) => {
             assert!(taken, "{more}");
@@ -80,10 +76,8 @@ async fn what_a_header_may_put_in_scope_is_bounded(#[case] more: &str, #[case] t
 /// The same on the streams that the edge opens: the header of a partner, and that of a router.
 #[tokio::test]
 async fn a_server_that_is_called_is_bound_too() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    let (lab, peer, _router, link) = Lab::with_link().await;
+    link.say(&to_bob("1"));
     let mut called = peer.accept_tcp().await;
     called.hear("version='1.0'>").await;
     let long = format!("xml:lang='{}'", "l".repeat(65));
@@ -178,11 +172,7 @@ async fn the_largest_header_costs_what_its_stanzas_have_when_written() {
 /// Prefixes and language of an envelope are bounded like those of a header.
 #[tokio::test]
 async fn an_envelope_adds_no_more_than_a_header() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.routers[0].profile = xmpp_federation_core::edge_config::LinkProfile::Xcp;
-    let lab = Lab::start(live(config));
-    let mut link = router.accept_xcp().await;
+    let (lab, peer, mut link) = Lab::linked(LinkProfile::Xcp).await;
     let envelope = |prefix: &str, id: &str| {
         format!(
             "<route from='alice@coluc.com' to='bob@vngtp.lab' type='session' {prefix}>\
@@ -203,11 +193,7 @@ async fn an_envelope_adds_no_more_than_a_header() {
 /// An envelope repeats the addresses of its stanza as they are written, whatever they hold.
 #[tokio::test]
 async fn an_envelope_is_no_larger_than_its_stanzas_addresses() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.routers[0].profile = xmpp_federation_core::edge_config::LinkProfile::Xcp;
-    let lab = Lab::start(live(config));
-    let mut link = router.accept_xcp().await;
+    let (lab, peer, mut link) = Lab::linked(LinkProfile::Xcp).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let stanza = format!(
         "<message from=\"bob@vngtp.lab/{0}\" to='alice@coluc.com/&amp;{1}' id='1'/>",
@@ -269,9 +255,7 @@ async fn each_maximum_is_for_the_bytes_on_that_stream() {
         )
         .await;
     outward.hear("</db:result>").await;
-    outward
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    outward.say(VALID).await;
     let heard = outward.hear("</message>").await;
     assert_eq!(heard.len(), 10_000);
     assert_eq!(attribute(&heard, "message", "id"), "m");
@@ -283,11 +267,10 @@ async fn each_maximum_is_for_the_bytes_on_that_stream() {
 /// A rate counts what is written to the router.
 #[tokio::test]
 async fn a_rate_counts_written_bytes() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.peers = serde_yaml::from_str("[{domain: vngtp.lab, bytesPerSecond: 20000}]").unwrap();
-    let lab = Lab::start(live(config));
-    let mut link = router.accept().await;
+    let (lab, peer, mut link) = Lab::configured(|config| {
+        config.peers = serde_yaml::from_str("[{domain: vngtp.lab, bytesPerSecond: 20000}]").unwrap();
+    })
+    .await;
     let opening = header_with(&prefixes(2000, "u"));
     let mut bob = open(&peer, lab.s2s, &opening).await.unwrap();
     let stanza = "<iq p:a='' from='vngtp.lab' to='coluc.com'/>";

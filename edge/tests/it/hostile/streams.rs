@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rstest::rstest;
 
-use crate::support::{self, Lab, Peer, Router, Speaker, attribute, config, header, live};
+use crate::support::{
+    self, KEY, Lab, Peer, Router, Speaker, attribute, config, header, live, result, to_alice, verified,
+};
 
 const OPEN: &str =
     "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:stream='http://etherx.jabber.org/streams'";
@@ -63,8 +65,7 @@ fn said(rest: &str) -> String {
 #[case::unbound_prefix(said(" to='coluc.com' version='1.0'><a:b/>"), "not-well-formed")]
 #[tokio::test]
 async fn before_tls(#[case] text: String, #[case] expected: &str) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut hostile = Speaker::connect(lab.s2s).await;
     hostile.say(&text).await;
     assert_eq!(condition(&mut hostile).await, expected);
@@ -73,8 +74,7 @@ async fn before_tls(#[case] text: String, #[case] expected: &str) {
 
 #[tokio::test]
 async fn other_encodings_than_utf_8_are_refused() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
     for bytes in [
         &b"\xff\xfe<\0?\0x\0"[..],
         b"<?xml version='1.0' encoding='ISO-8859-1'?>",
@@ -88,11 +88,9 @@ async fn other_encodings_than_utf_8_are_refused() {
 
 #[tokio::test]
 async fn dialback_in_clear_is_refused_and_the_stream_lives() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut clear = Speaker::connect(lab.s2s).await;
-    clear.say(&header("vngtp.lab", "coluc.com", "")).await;
-    clear.hear("</stream:features>").await;
+    clear.open(&header("vngtp.lab", "coluc.com", "")).await;
     for element in [
         "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>",
         "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>",
@@ -104,14 +102,12 @@ async fn dialback_in_clear_is_refused_and_the_stream_lives() {
             "{answer}"
         );
     }
-    clear.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    clear.hear("<proceed").await;
+    clear.starttls().await;
 }
 
 #[tokio::test]
 async fn a_header_cut_at_every_byte_is_understood() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut slow = Speaker::connect(lab.s2s).await;
     for byte in header("vngtp.lab", "coluc.com", "").as_bytes() {
         slow.try_say(&[*byte]).await.unwrap();
@@ -171,8 +167,7 @@ async fn dialback_errors_leave_the_stream_alive(#[case] text: &str, #[case] expe
     );
     bob.hear(">").await;
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='later'/>")
-        .await;
+    bob.say(&to_alice("later")).await;
     assert!(link.hear().await.contains("later"));
 }
 
@@ -213,17 +208,11 @@ async fn dialback_errors_leave_the_stream_alive(#[case] text: &str, #[case] expe
 async fn after_dialback(#[case] text: &str, #[case] expected: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut hostile = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    hostile
-        .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='good'/>")
-        .await;
+    hostile.say(&to_alice("good")).await;
     hostile.say(text).await;
     assert_eq!(condition(&mut hostile).await, expected);
     assert!(link.hear().await.contains("good"), "what came before is delivered");
-    assert!(
-        tokio::time::timeout(Duration::from_millis(100), link.hear())
-            .await
-            .is_err()
-    );
+    link.stays_silent(Duration::from_millis(100)).await;
 }
 
 #[rstest]
@@ -264,42 +253,33 @@ async fn an_endless_stanza_ends_at_the_limit() {
 
 #[tokio::test]
 async fn connections_from_one_address_are_bounded() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_connections_per_address = 2;
-    let lab = Lab::start(live(config));
+    let (lab, _peer, _link) = Lab::configured(|config| config.limits.max_connections_per_address = 2).await;
     // The partner's own address has wider bounds.
     let stranger = [127, 0, 0, 8];
     let open = async || {
         let mut stream = Speaker::connect_from(stranger, lab.s2s).await;
-        stream.say(&header("vngtp.lab", "coluc.com", "")).await;
-        stream.hear("</stream:features>").await;
+        stream.open(&header("vngtp.lab", "coluc.com", "")).await;
         stream
     };
     let (mut first, second) = (open().await, open().await);
     let third = open().await;
     assert_eq!(first.hear_end().await, "");
-    lab.until("two are left", |lab| lab.edge.registry.counts().inbound == 2)
-        .await;
+    lab.inbound(2).await;
     drop((second, third));
-    lab.until("none is left", |lab| lab.edge.registry.counts().inbound == 0)
-        .await;
+    lab.inbound(0).await;
     let (mut fourth, _fifth) = (open().await, open().await);
     assert!(fourth.is_silent(Duration::from_millis(50)).await);
 }
 
 #[tokio::test]
 async fn who_says_nothing_is_closed_after_the_negotiation_time() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.negotiation_timeout = "300ms".parse().unwrap();
-    let lab = Lab::start(live(config));
+    let (lab, _peer, _link) =
+        Lab::configured(|config| config.limits.negotiation_timeout = "300ms".parse().unwrap()).await;
     let mut silent = Speaker::connect(lab.s2s).await;
     assert_eq!(condition(&mut silent).await, "connection-timeout");
     let mut stalled = Speaker::connect(lab.s2s).await;
     stalled.say(&header("vngtp.lab", "coluc.com", "")).await;
-    stalled.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    stalled.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    stalled.starttls().await;
     stalled.hear_end().await;
 }
 
@@ -313,10 +293,8 @@ async fn who_says_nothing_is_closed_after_the_negotiation_time() {
 async fn an_answer_that_was_not_asked_for_authenticates_nobody(#[case] answer: &str) {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     verifying.say(&answer.replace("ID", &id)).await;
     verifying.hear("</stream:stream>").await;
     let refused = bob.hear("</db:result>").await;
@@ -329,16 +307,11 @@ async fn an_answer_that_was_not_asked_for_authenticates_nobody(#[case] answer: &
 async fn an_invalid_key_closes_the_stream_unless_another_pair_is_valid() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut eve, _) = peer.open(lab.s2s, "coluc.com").await;
-    eve.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
+    eve.say(KEY).await;
     let mut verifying = peer.accept("v").await;
     let asked = verifying.hear("</db:verify>").await;
     let id = attribute(&asked, "db:verify", "id");
-    verifying
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='invalid'/>"
-        ))
-        .await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "invalid")).await;
     let answer = eve.hear("</stream:stream>").await;
     assert_eq!(attribute(&answer, "db:result", "type"), "invalid");
 
@@ -348,16 +321,11 @@ async fn an_invalid_key_closes_the_stream_unless_another_pair_is_valid() {
         bob.say(&format!("<db:result from='vngtp.lab' to='{to}'>k</db:result>"))
             .await;
         verifying.hear("</db:verify>").await;
-        verifying
-            .say(&format!(
-                "<db:verify from='vngtp.lab' to='{to}' id='{id}' type='{verdict}'/>"
-            ))
-            .await;
+        verifying.say(&verified("vngtp.lab", to, &id, verdict)).await;
         let answer = bob.hear("/>").await;
         assert_eq!(attribute(&answer, "db:result", "type"), verdict);
     }
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='lives'/>")
-        .await;
+    bob.say(&to_alice("lives")).await;
     assert!(link.hear().await.contains("lives"));
     bob.say("<message from='bob@vngtp.lab' to='x@conf.coluc.com'/>").await;
     assert_eq!(condition(&mut bob).await, "invalid-from");
@@ -367,16 +335,11 @@ async fn an_invalid_key_closes_the_stream_unless_another_pair_is_valid() {
 async fn a_wrong_key_shown_again_on_a_live_pair_ends_it() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
+    bob.say(KEY).await;
     let mut verifying = peer.accept("v").await;
     for verdict in ["valid", "invalid"] {
         verifying.hear("</db:verify>").await;
-        verifying
-            .say(&format!(
-                "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='{verdict}'/>"
-            ))
-            .await;
+        verifying.say(&verified("vngtp.lab", "coluc.com", &id, verdict)).await;
         let answer = bob.hear("/>").await;
         assert_eq!(attribute(&answer, "db:result", "type"), verdict);
         if verdict == "valid" {
@@ -389,15 +352,10 @@ async fn a_wrong_key_shown_again_on_a_live_pair_ends_it() {
 
 #[tokio::test]
 async fn an_answer_after_its_time_authenticates_nobody_and_the_stream_lives() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.dialback_timeout = "300ms".parse().unwrap();
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| config.limits.dialback_timeout = "300ms".parse().unwrap()).await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-timeout "), "{answer}");
     let late = format!("<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>");
@@ -443,8 +401,7 @@ async fn a_domain_that_cannot_be_asked_is_answered_with_an_error_and_not_tried_a
     let lab = Lab::start(live(config));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     for _ in 0..2 {
-        bob.say("<db:result from='gone.example' to='coluc.com'>k</db:result>")
-            .await;
+        bob.say(&result("gone.example", "coluc.com", "k")).await;
         let answer = bob.hear("</db:result>").await;
         assert!(answer.contains("<remote-connection-failed "), "{answer}");
     }

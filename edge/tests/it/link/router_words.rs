@@ -7,19 +7,7 @@ use tracing::Level;
 use xmpp_federation_core::edge_config::LinkProfile;
 
 use crate::support::log::Log;
-use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
-
-async fn linked(profile: LinkProfile) -> (Lab, Peer, RouterLink) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.routers[0].profile = profile;
-    let lab = Lab::start(live(config));
-    let link = match profile {
-        LinkProfile::Component => router.accept().await,
-        LinkProfile::Xcp => router.accept_xcp().await,
-    };
-    (lab, peer, link)
-}
+use crate::support::{COMPONENT, Lab, attribute};
 
 fn in_envelope(profile: LinkProfile, stanza: &str) -> String {
     match profile {
@@ -34,7 +22,7 @@ async fn a_domain_that_is_missing_in_domains_is_answered_and_named_with_the_reme
     #[values(LinkProfile::Component, LinkProfile::Xcp)] profile: LinkProfile,
 ) {
     let log = Log::start(Level::WARN);
-    let (lab, _peer, mut link) = linked(profile).await;
+    let (lab, _peer, mut link) = Lab::linked(profile).await;
     let stanza = |n: usize| {
         let text =
             format!("<message from='alice@forgotten.example/r' to='bob@vngtp.lab' id='{n}'><body>x</body></message>");
@@ -68,7 +56,7 @@ async fn a_domain_that_is_missing_in_domains_is_answered_and_named_with_the_reme
 async fn what_comes_back_to_the_edge_as_it_was_is_reported_to_its_sender(
     #[values(LinkProfile::Component, LinkProfile::Xcp)] profile: LinkProfile,
 ) {
-    let (lab, peer, mut link) = linked(profile).await;
+    let (lab, peer, mut link) = Lab::linked(profile).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let stanza = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='7'><body>x</body></message>";
     bob.say(stanza).await;
@@ -85,8 +73,7 @@ async fn what_comes_back_to_the_edge_as_it_was_is_reported_to_its_sender(
         profile,
         "<message from='eve@evil.example' to='alice@coluc.com' id='8'/>",
     ));
-    let more = tokio::time::timeout(Duration::from_millis(100), link.hear()).await;
-    assert!(more.is_err(), "{more:?}");
+    link.stays_silent(Duration::from_millis(100)).await;
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"foreign-sender\"}";
     assert_eq!(lab.metric(dropped), 1);
 }
@@ -121,7 +108,7 @@ async fn what_a_router_says_besides_stanzas_is_dropped_by_name(
 ) {
     const TIMES: usize = 150;
     let log = Log::start(Level::WARN);
-    let (lab, peer, mut link) = linked(profile).await;
+    let (lab, peer, mut link) = Lab::linked(profile).await;
     if routed && profile == LinkProfile::Component {
         // That profile has no envelopes.
         return;
@@ -149,6 +136,5 @@ async fn what_a_router_says_besides_stanzas_is_dropped_by_name(
     } else {
         assert_eq!(lines, 0);
     }
-    let more = tokio::time::timeout(Duration::from_millis(20), link.hear()).await;
-    assert!(more.is_err(), "{more:?}");
+    link.stays_silent(Duration::from_millis(20)).await;
 }

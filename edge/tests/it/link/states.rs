@@ -10,22 +10,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
-use crate::support::{self, COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live};
-
-async fn state(lab: &Lab, expected: LinkState) -> String {
-    tokio::time::timeout(support::PATIENCE, async {
-        loop {
-            if let Some(link) = lab.edge.registry.links().first()
-                && link.state == expected
-            {
-                return link.reason.clone().unwrap_or_default();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{:?} instead of {expected:?}", lab.edge.registry.links()))
-}
+use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live, to_bob};
 
 #[rstest]
 #[case("host-unknown", LinkState::UnknownComponent, "restarted")]
@@ -42,11 +27,11 @@ async fn a_refused_handshake_has_a_name(#[case] condition: &str, #[case] expecte
             "<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
         ))
         .await;
-    let reason = state(&lab, expected).await;
+    let reason = lab.link(expected).await.reason.unwrap_or_default();
     assert!(reason.contains(says), "{reason}");
     // It is dialled again and comes up.
     let _link = router.accept().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
 }
 
 #[tokio::test]
@@ -56,7 +41,7 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
     let config = config(&[], &[&router]);
     drop(router);
     let lab = Lab::start(live(config));
-    let reason = state(&lab, LinkState::Unreachable).await;
+    let reason = lab.link(LinkState::Unreachable).await.reason.unwrap_or_default();
     assert!(
         reason.contains("node0") && reason.contains("open from here"),
         "{reason}"
@@ -65,7 +50,7 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
         listener: tokio::net::TcpListener::bind(address).await.unwrap(),
     };
     let _link = router.accept().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
 }
 
 #[rstest]
@@ -99,7 +84,7 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
 async fn what_the_router_may_not_send_never_leaves(#[case] text: &str, #[case] answer: Option<&str>) {
     let (_lab, peer, _router, mut link) = Lab::with_link().await;
     link.say(text);
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>");
+    link.say(&to_bob("after"));
     if let Some(condition) = answer {
         let error = link.hear().await;
         assert!(error.contains(&format!("<{condition} ")), "{error}");
@@ -110,11 +95,7 @@ async fn what_the_router_may_not_send_never_leaves(#[case] text: &str, #[case] a
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let first = stream.hear(">").await;
     assert!(first.contains("id='after'"), "{first}");
-    assert!(
-        tokio::time::timeout(Duration::from_millis(50), link.hear())
-            .await
-            .is_err()
-    );
+    link.stays_silent(Duration::from_millis(50)).await;
 }
 
 fn message(n: usize) -> String {
@@ -251,7 +232,7 @@ async fn endpoints_come_and_go_with_the_configuration() {
     assert!(lab.edge.registry.links().is_empty());
     lab.live.send(std::sync::Arc::new(live(with))).unwrap();
     let mut link = router.accept().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
     assert_eq!(lab.edge.registry.links()[0].component_id.as_str(), COMPONENT);
     lab.live.send(std::sync::Arc::new(live(without))).unwrap();
     assert_eq!(link.hear().await, "</stream:stream>");
@@ -290,7 +271,7 @@ async fn a_router_that_does_not_echo_in_time_counts_as_broken_and_the_other_link
         assert!(error.contains("<recipient-unavailable "), "{error}");
     }
     assert!(sent.elapsed() >= SHORT.echo, "given up too early");
-    let reason = state(&lab, LinkState::Failed).await;
+    let reason = lab.link(LinkState::Failed).await.reason.unwrap_or_default();
     assert!(reason.contains("echo of a ping"), "{reason}");
     bob.say(&message(3)).await;
     assert_eq!(id(&two.hear().await), 3);
@@ -306,11 +287,11 @@ async fn a_silent_link_is_pinged_and_broken_when_nobody_answers() {
     let lab = Lab::start_with(live(config(&[], &[&router])), timing);
     let link = router.accept().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
     link.echo.store(false, Ordering::SeqCst);
-    state(&lab, LinkState::Failed).await;
+    lab.link(LinkState::Failed).await;
     let _again = router.accept().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
 }
 
 #[tokio::test]
@@ -559,9 +540,7 @@ async fn of_two_clusters_each_gets_its_domains_and_a_peer_takes_over(
 async fn more_reports_than_a_queue_takes_are_all_told() {
     // What may be in flight before anything is proven.
     const COUNT: usize = 3000;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let mut link = router.accept().await;
+    let (lab, peer, _router, mut link) = Lab::with_link().await;
     link.echo.store(false, Ordering::SeqCst);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let text: String = (0..COUNT).map(message).collect();
@@ -577,9 +556,7 @@ async fn more_reports_than_a_queue_takes_are_all_told() {
 
 #[tokio::test]
 async fn a_router_that_sends_only_what_must_be_refused_is_served_and_stays_linked() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let mut link = router.accept().await;
+    let (lab, peer, _router, mut link) = Lab::with_link().await;
     let body = "y".repeat(200);
     let refused = format!("<message from='alice@coluc.com' to='x@evil.example' id='0'><body>{body}</body></message>");
     // 9 MB at once, whose answers fill more than one window; this router reads nothing while it
@@ -590,10 +567,8 @@ async fn a_router_that_sends_only_what_must_be_refused_is_served_and_stays_linke
     for _ in 0..30_000 {
         assert!(link.hear().await.contains("<not-allowed "));
     }
-    state(&lab, LinkState::Up).await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='good'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='good'/>").await;
+    lab.link(LinkState::Up).await;
+    let _stream = link.opens(&peer, "good").await;
 }
 
 #[rstest]
@@ -613,7 +588,7 @@ async fn a_stanza_that_peers_may_not_get_is_answered_and_the_link_lives(#[case] 
     let error = link.hear().await;
     assert!(error.contains("<policy-violation "), "{error}");
     assert_eq!(attribute(&error, "message", "id"), "large");
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='after'/>");
+    link.say(&to_bob("after"));
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let heard = stream.hear("/>").await;
     assert!(heard.contains("id='after'"), "{heard}");

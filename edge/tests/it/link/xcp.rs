@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile};
-use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
+use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
-use crate::support::{self, COMPONENT, GATEWAY, Lab, Peer, Router, RouterLink, announced, attribute, live};
+use crate::support::{self, COMPONENT, GATEWAY, Lab, Peer, Router, RouterLink, announced, attribute, config_of, live};
 
 fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
-    let mut config = support::config(peers, routers);
-    config.routers[0].profile = LinkProfile::Xcp;
-    config
+    config_of(LinkProfile::Xcp, peers, routers)
 }
 
 /// An edge with one peer and one router.
@@ -23,24 +21,8 @@ async fn with_link() -> (Lab, Peer, Router, RouterLink) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let lab = Lab::start(live(config(&[&peer], &[&router])));
     let link = router.accept_xcp().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
     (lab, peer, router, link)
-}
-
-async fn state(lab: &Lab, expected: LinkState) -> LinkStatus {
-    let waiting = async {
-        loop {
-            if let Some(link) = lab.edge.registry.links().first()
-                && link.state == expected
-            {
-                return link.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(support::PATIENCE, waiting)
-        .await
-        .unwrap_or_else(|_| panic!("{:?} instead of {expected:?}", lab.edge.registry.links()))
 }
 
 fn message(n: usize) -> String {
@@ -85,7 +67,7 @@ async fn another_replicas_announcement_is_understood_in_each_form_and_stanzas_ma
         .await;
     let mut stream = peer.accept_authenticated("coluc.com").await;
     assert_eq!(stream.hear("/>").await, stanza);
-    let link = state(&lab, LinkState::Up).await;
+    let link = lab.link(LinkState::Up).await;
     assert!(link.announced.is_none(), "{link:?}");
     let [sighting] = link.sightings.as_slice() else {
         panic!("{link:?}");
@@ -114,7 +96,7 @@ async fn a_router_of_the_other_profile_is_no_xcp_router() {
              </stream:error></stream:stream>",
         )
         .await;
-    let reason = state(&lab, LinkState::Failed).await.reason.unwrap();
+    let reason = lab.link(LinkState::Failed).await.reason.unwrap();
     assert!(reason.contains("unsupported-stanza-type"), "{reason}");
 }
 
@@ -277,8 +259,7 @@ async fn what_an_envelope_holds_leaves_is_answered_or_dropped(#[case] text: &str
     let expected = if let Leaves(stanza) = outcome { stanza } else { "" };
     assert_eq!(before, Some(expected));
     // Nothing more for the router, and the link lives.
-    let more = tokio::time::timeout(Duration::from_millis(50), link.hear()).await;
-    assert!(more.is_err(), "{more:?}");
+    link.stays_silent(Duration::from_millis(50)).await;
 }
 
 #[tokio::test]
@@ -351,7 +332,7 @@ async fn when_a_link_breaks_what_is_unproven_is_reported_and_the_rest_goes_over_
     let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
     let mut one = first.accept_xcp().await;
     let mut two = second.accept_xcp().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let writer = tokio::spawn(async move {
         for n in 0..COUNT {
@@ -446,13 +427,13 @@ async fn a_silent_link_without_a_gateway_is_pinged_too() {
     let lab = Lab::start_with(live(config(&[], &[&router])), timing);
     let link = RouterLink::start(router.accept_xcp_stream().await);
     link.say(&announced(COMPONENT, ""));
-    state(&lab, LinkState::NotGateway).await;
+    lab.link(LinkState::NotGateway).await;
     link.echo.store(false, Ordering::SeqCst);
-    let reason = state(&lab, LinkState::Failed).await.reason.unwrap();
+    let reason = lab.link(LinkState::Failed).await.reason.unwrap();
     assert!(reason.contains("echo of a ping"), "{reason}");
     assert!(lab.edge.registry.links()[0].announced.is_none());
     let _again = router.accept_xcp().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
 }
 
 #[tokio::test]
@@ -467,7 +448,7 @@ async fn an_orderly_stop_does_not_wait_for_a_gateway() {
     let mut lab = Lab::start(live(config(&[], &[&router])));
     let mut link = RouterLink::start(router.accept_xcp_stream().await);
     link.say(&announced(COMPONENT, ""));
-    state(&lab, LinkState::NotGateway).await;
+    lab.link(LinkState::NotGateway).await;
     let began = Instant::now();
     lab.begin_stop();
     assert_eq!(link.hear().await, "</stream:stream>");
@@ -482,7 +463,7 @@ async fn another_profile_after_a_reload_dials_anew() {
     let component = support::config(&[], &[&router]);
     let lab = Lab::start(live(component));
     let mut link = router.accept().await;
-    state(&lab, LinkState::Up).await;
+    lab.link(LinkState::Up).await;
     let xcp = config(&[], &[&router]);
     lab.live.send(Arc::new(live(xcp))).unwrap();
     assert_eq!(link.hear().await, "</stream:stream>");

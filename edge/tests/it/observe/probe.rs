@@ -10,7 +10,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, PrivacyMode, Stati
 use xmpp_federation_edge::probe::{Finding, Plan, Report, Verdict};
 use xmpp_federation_edge::resolve::{Lookup, LookupError, SrvRecord};
 
-use crate::support::{Lab, Peer, Router, attribute, config, header, live};
+use crate::support::{Lab, Peer, Router, VALID, attribute, config, header, live};
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
@@ -141,7 +141,7 @@ async fn external_is_tried_where_it_is_offered() {
         stream.say(offer).await;
         stream.hear("</db:result>").await;
         stream
-            .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
+            .say(VALID)
             .await;
         stream.hear_end().await;
         let mut stream = peer.accept_tls_with("two").await;
@@ -240,13 +240,7 @@ async fn direct_tls_is_looked_at_like_the_other_service() {
 #[tokio::test]
 async fn white_space_behind_proceed_is_no_fault() {
     let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
-        let mut stream = peer.accept_tcp().await;
-        stream.hear("version='1.0'>").await;
-        stream.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-        stream
-            .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
-            .await;
-        stream.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        let mut stream = peer.accept_starttls().await;
         stream.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>\n").await;
         // In a packet of its own.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -11,12 +11,10 @@ use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::probe::{Plan, Verdict};
 use xmpp_federation_edge::words::Stage;
 
-use crate::support::partner::{DIALBACK, EXTERNAL, partners, pki};
-use crate::support::pki::{client, server};
-use crate::support::{Lab, PATIENCE, Peer, Router, Speaker, config, header, live};
+use crate::support::partner::{DIALBACK, EXTERNAL};
+use crate::support::pki::{client, partners, pki, server};
+use crate::support::{Lab, PATIENCE, PROCEED, Peer, Router, STARTTLS, Speaker, config, header, live, to_bob};
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
 
 /// After which step the peer hangs up.
@@ -67,7 +65,7 @@ async fn hang_up_on(peer: &Peer, after: After, resets: bool) {
         stream.hear_some(5).await;
         return;
     }
-    stream.tls_server(server(&partners())).await.unwrap();
+    stream.tls_server(server(partners())).await.unwrap();
     stream.hear("version='1.0'>").await;
     if after == After::Tls {
         return;
@@ -125,7 +123,7 @@ async fn a_server_that_hangs_up_on_a_stream_for_stanzas(
 ) {
     let (lab, peer, router) = with_certificate().await;
     let link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     hang_up_on(&peer, after, resets).await;
     let noted = attempt(&lab, "outbound").await;
     // A reset may come before the connection is known to stand.
@@ -159,13 +157,11 @@ async fn hang_up(lab: &Lab, peer: &Peer, after: After, resets: bool) {
     }
     let mut stream = Speaker::new(tcp);
     let open = header("vngtp.lab", "coluc.com", "");
-    stream.say(&open).await;
-    stream.hear("</stream:features>").await;
+    stream.open(&open).await;
     if after == After::OwnHeader {
         return;
     }
-    stream.say(STARTTLS).await;
-    stream.hear(PROCEED).await;
+    stream.starttls().await;
     if after == After::StartTls {
         return;
     }
@@ -173,9 +169,8 @@ async fn hang_up(lab: &Lab, peer: &Peer, after: After, resets: bool) {
         let _ = stream.try_say(&[22, 3, 1, 2]).await;
         return;
     }
-    stream.tls_client(client(Some(&partners())), "coluc.com").await.unwrap();
-    stream.say(&open).await;
-    stream.hear("</stream:features>").await;
+    stream.tls_client(client(Some(partners())), "coluc.com").await.unwrap();
+    stream.open(&open).await;
     match after {
         After::Auth => {
             stream.say(AUTH).await;
@@ -185,8 +180,7 @@ async fn hang_up(lab: &Lab, peer: &Peer, after: After, resets: bool) {
             stream
                 .say("<db:result from='vngtp.lab' to='coluc.com'>key</db:result>")
                 .await;
-            let mut asked = peer.accept("verify-id").await;
-            asked.hear("</db:verify>").await;
+            let _asked = peer.accept_question().await;
         }
         _ => {}
     }
@@ -238,13 +232,7 @@ async fn a_probe_that_waits_in_vain_in_the_handshake_says_so() {
     config.limits.negotiation_timeout = "1s".parse().unwrap();
     let plan = Plan::with_live(remote(), None, Arc::new(live(config)), None).unwrap();
     let script = async {
-        let mut stream = peer.accept_tcp().await;
-        stream.hear("version='1.0'>").await;
-        stream.say(&header("vngtp.lab", "coluc.com", "clear-id")).await;
-        stream
-            .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-            .await;
-        stream.hear(STARTTLS).await;
+        let mut stream = peer.accept_starttls().await;
         stream.say(PROCEED).await;
         tokio::time::timeout(PATIENCE, stream.hear_end()).await.unwrap();
     };

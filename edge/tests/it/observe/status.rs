@@ -15,7 +15,9 @@ use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::words::Stage;
 
 use crate::support::pki::{Pki, client};
-use crate::support::{self, Lab, PATIENCE, Peer, Router, config, header, live};
+use crate::support::{
+    self, Lab, PATIENCE, Peer, Router, STARTTLS, VALID, answered, config, header, live, to_alice, to_bob, verified,
+};
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
@@ -57,12 +59,9 @@ async fn get(address: SocketAddr, path: &str) -> String {
 async fn open_streams_are_shown_with_what_was_agreed_on_and_what_they_carried() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'/>")
-        .await;
+    bob.say(&to_alice("1")).await;
     link.hear().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='2'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='2'/>").await;
+    let _stream = link.opens(&peer, "2").await;
     let shown = until("a stanza each way", || {
         let streams = lab.edge.registry.streams(Some(&domain("vngtp.lab")));
         let carried = |stream: &&_| {
@@ -124,7 +123,7 @@ async fn a_stream_that_only_asks_about_keys_is_shown_as_such() {
 #[tokio::test]
 async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
     let (lab, peer, _router, link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     // No TLS there, although it is required.
     let mut stream = peer.accept_tcp().await;
     stream.hear("version='1.0'>").await;
@@ -142,21 +141,17 @@ async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
         "{found:?}"
     );
     lab.edge.retry(Some(&domain("vngtp.lab")));
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='2'/>");
+    link.say(&to_bob("2"));
     let mut stream = peer.accept("dialback-fails").await;
     stream.hear("</db:result>").await;
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='invalid'/>")
-        .await;
+    stream.say(&answered("vngtp.lab", "coluc.com", "invalid")).await;
     let found = until("the second failure", || {
         failures(&lab, "vngtp.lab").filter(|found| found.attempts.len() > 1)
     })
     .await;
     assert_eq!(found.attempts[0].stage, Stage::Dialback);
     lab.edge.retry(Some(&domain("vngtp.lab")));
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='3'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='3'/>").await;
+    let _stream = link.opens(&peer, "3").await;
     let found = until("the success", || {
         failures(&lab, "vngtp.lab").filter(|found| !found.failing)
     })
@@ -220,7 +215,6 @@ fn attributes(many: usize) -> String {
     format!("<message {}/>", all.join(" "))
 }
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const UNASKED: &str = "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>";
 const QUESTION: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>";
 
@@ -261,11 +255,11 @@ async fn refused_by(lab: &Lab) -> &'static str {
 
 #[tokio::test]
 async fn a_stream_without_a_proof_in_time_is_counted_by_the_check_of_time() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    // Twice as long is the time for a proof.
-    config.limits.idle_timeout = "700ms".parse().unwrap();
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| {
+        // Twice as long is the time for a proof.
+        config.limits.idle_timeout = "700ms".parse().unwrap();
+    })
+    .await;
     let (mut stream, _) = peer.open(lab.s2s, "coluc.com").await;
     let ended = "xmpp_edge_unproven_connections_ended_total{reason=\"time\"}";
     let began = Instant::now();
@@ -283,13 +277,8 @@ async fn a_key_that_is_not_confirmed_is_remembered_and_makes_nobody_failing() {
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     bob.say("<db:result from='vngtp.lab' to='coluc.com'>wrong</db:result>")
         .await;
-    let mut verifying = peer.accept("verify").await;
-    verifying.hear("</db:verify>").await;
-    verifying
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='invalid'/>"
-        ))
-        .await;
+    let mut verifying = peer.accept_question().await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "invalid")).await;
     bob.hear("type='invalid'/>").await;
     let found = until("the refusal", || failures(&lab, "vngtp.lab")).await;
     assert_eq!(found.attempts[0].stage, Stage::Dialback);
@@ -311,14 +300,11 @@ async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
     let mut watching = lab.edge.registry.tracers.watch(filter, false).unwrap();
     let mut stream = support::Speaker::connect(lab.s2s).await;
     let open = header("vngtp.lab", "coluc.com", "");
-    stream.say(&open).await;
-    stream.hear("</stream:features>").await;
-    stream.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    stream.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    stream.open(&open).await;
+    stream.starttls().await;
     let shown = client(Some(&identity));
     stream.tls_client(shown, "coluc.com").await.unwrap();
-    stream.say(&open).await;
-    stream.hear("</stream:features>").await;
+    stream.open(&open).await;
     for (authzid, answer) in [
         ("ZXZpbC5leGFtcGxl", "</failure>"),
         ("=", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"),
@@ -330,8 +316,7 @@ async fn a_stream_of_sasl_external_is_shown_traced_and_counted_as_such() {
             .await;
         stream.hear(answer).await;
     }
-    stream.say(&open).await;
-    stream.hear("</stream:features>").await;
+    stream.open(&open).await;
     let shown = until("the pair", || {
         let streams = lab.edge.registry.streams(Some(&domain("vngtp.lab")));
         streams.into_iter().find(|stream| !stream.detail.pairs.is_empty())
@@ -390,7 +375,7 @@ async fn metrics_show_queues_links_by_node_and_authenticated_streams() {
     ])
     .await;
     let mut link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     let mut stream = peer.accept("slow").await;
     stream.hear("</db:result>").await;
     expect(&[
@@ -400,9 +385,7 @@ async fn metrics_show_queues_links_by_node_and_authenticated_streams() {
         "xmpp_edge_authenticated_streams{direction=\"outbound\",mechanism=\"dialback\"} 0",
     ])
     .await;
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     stream.hear("id='1'/>").await;
     expect(&[
         "xmpp_edge_outbound_queue_stanzas 0",

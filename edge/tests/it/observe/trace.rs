@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use xmpp_federation_edge::observe::trace::Way::{self, Event, Received, Sent};
 use xmpp_federation_edge::observe::trace::{Filter, Line, QUEUE, Subscription};
 
-use crate::support::{self, Lab, PATIENCE, Peer, config, live};
+use crate::support::{self, Lab, PATIENCE, Peer, config, live, to_alice, to_bob};
 
 fn watch(lab: &Lab, peer: &str, bodies: bool) -> Subscription {
     let filter = Filter::parse(peer).unwrap();
@@ -164,10 +164,7 @@ async fn a_watcher_that_does_not_read_slows_nobody_and_hears_how_much_is_missing
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let count = 4 * QUEUE;
     for n in 0..count {
-        bob.say(&format!(
-            "<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'/>"
-        ))
-        .await;
+        bob.say(&to_alice(n)).await;
     }
     for n in 0..count {
         assert!(link.hear().await.contains(&format!("id='{n}'")));
@@ -188,7 +185,7 @@ async fn a_partner_that_cannot_be_reached_is_told_of_too() {
     let lab = Lab::start(live(config));
     let link = router.accept().await;
     let mut watching = watch(&lab, "vngtp.lab", false);
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m3'/>");
+    link.say(&to_bob("m3"));
     let lines = lines_until(&mut watching, "connection refused").await;
     assert_order(
         &lines,

@@ -1,27 +1,19 @@
 //! Which certificates count, which of ours is shown, and what is remembered of a handshake.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use rcgen::{CustomExtension, OtherNameValue, SanType};
 use rustls::pki_types::CertificateDer;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
-use xmpp_federation_core::Fingerprint;
-use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, Peer as PeerEntry, TlsMode};
+use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, TlsMode};
 
-use crate::support::pki::{Identity, Pki, Watching, certified, client, server, server_asking};
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, config, header};
+use crate::support::pki::{Identity, Watching, certified, client, pki, server, server_asking};
+use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, Speaker, config, header, pin};
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
-
-fn pki() -> &'static Pki {
-    static PKI: OnceLock<Pki> = OnceLock::new();
-    PKI.get_or_init(Pki::new)
-}
 
 struct World {
     lab: Lab,
@@ -46,25 +38,11 @@ async fn world(change: impl FnOnce(&mut EdgeConfig), files: &[(&str, &str)]) -> 
     }
 }
 
-fn entry(pins: Vec<Fingerprint>) -> PeerEntry {
-    PeerEntry {
-        domain: "vngtp.lab".parse().unwrap(),
-        tls_mode: None,
-        require_certificate: None,
-        pinned_sha256: pins,
-        max_stanza_bytes: None,
-        messages_per_second: None,
-        bytes_per_second: None,
-    }
-}
-
 /// Opens a stream to the edge up to TLS.
 async fn begin(lab: &Lab, to: &str) -> Speaker {
     let mut speaker = Speaker::connect(lab.s2s).await;
-    speaker.say(&header("vngtp.lab", to, "")).await;
-    speaker.hear("</stream:features>").await;
-    speaker.say(STARTTLS).await;
-    speaker.hear(PROCEED).await;
+    speaker.open(&header("vngtp.lab", to, "")).await;
+    speaker.starttls().await;
     speaker
 }
 
@@ -111,7 +89,7 @@ async fn other_names_count_for_nothing_beside_a_dns_name() {
 #[tokio::test]
 async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
     let identity = Identity::self_signed(&["vngtp.lab"]);
-    let pinned = |config: &mut EdgeConfig| config.peers = vec![entry(vec![identity.sha256().parse().unwrap()])];
+    let pinned = |config: &mut EdgeConfig| config.peers = vec![pin(&identity.sha256())];
     let world = world(pinned, &[]).await;
     let (mut speaker, features) = open(&world.lab, &identity).await.unwrap();
     assert!(features.contains(EXTERNAL), "{}", verdict(&world.lab));
@@ -120,7 +98,7 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
         .hear("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
         .await;
     let mut config = world.config.clone();
-    config.peers = vec![entry(vec!["00".repeat(32).parse().unwrap()])];
+    config.peers = vec![pin(&"00".repeat(32))];
     world.lab.live.send(Arc::new(pki().live(config))).unwrap();
     speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
     assert_eq!(speaker.condition().await, "policy-violation");
@@ -136,13 +114,7 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
 async fn after_a_failed_handshake_a_later_attempt_says_nothing_in_clear() {
     let world = world(|config| config.tls.mode = TlsMode::Optional, &[]).await;
     world.link.say(MESSAGE);
-    let mut first = world.peer.accept_tcp().await;
-    first.hear("version='1.0'>").await;
-    first.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-    first
-        .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-        .await;
-    first.hear(STARTTLS).await;
+    let mut first = world.peer.accept_starttls().await;
     first.say(PROCEED).await;
     drop(first);
     // The next attempt, with STARTTLS stripped.
@@ -175,13 +147,7 @@ async fn a_chain_is_taken_up_to_16_kb() {
         let opened = open(&world.lab, &identity).await;
         assert_eq!(opened.is_some(), taken, "{length}");
         world.link.say(MESSAGE);
-        let mut speaker = world.peer.accept_tcp().await;
-        speaker.hear("version='1.0'>").await;
-        speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-        speaker
-            .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-            .await;
-        speaker.hear(STARTTLS).await;
+        let mut speaker = world.peer.accept_starttls().await;
         speaker.say(PROCEED).await;
         let up = speaker.tls_server(server(&identity)).await.is_ok();
         let goes_on = up && speaker.hear_any(&["version='1.0'>"]).await.is_some();
@@ -257,13 +223,7 @@ async fn of_several_certificates_for_a_domain_the_peer_gets_one_that_it_can_veri
                 assert_eq!(seen(&watching).as_ref(), expected.chain.first(), "{case}");
                 // Where the edge connects.
                 world.link.say(MESSAGE);
-                let mut speaker = world.peer.accept_tcp().await;
-                speaker.hear("version='1.0'>").await;
-                speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-                speaker
-                    .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-                    .await;
-                speaker.hear(STARTTLS).await;
+                let mut speaker = world.peer.accept_starttls().await;
                 speaker.say(PROCEED).await;
                 let asking = server_asking(certified(&peers), schemes.to_vec(), &[version]);
                 let (_, chain) = speaker.tls_server(asking).await.unwrap();

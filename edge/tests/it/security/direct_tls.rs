@@ -11,8 +11,10 @@ use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::resolve::{Bounds, Lookup, LookupError, Resolver, SrvRecord};
 use xmpp_federation_edge::tls::TlsSettings;
 
-use crate::support::pki::Pki;
-use crate::support::{self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
+use crate::support::pki::{Pki, files};
+use crate::support::{
+    self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live, result, to_alice, to_bob, verified,
+};
 
 /// SRV records by name; every host is at 127.0.0.1.
 #[derive(Default)]
@@ -122,8 +124,7 @@ async fn alpn_names_our_protocol_or_nothing(#[case] offered: &[&str], #[case] ex
     match (agreed, expected) {
         (Ok(agreed), Ok(expected)) => {
             assert_eq!(agreed.as_deref(), expected.map(str::as_bytes));
-            peer.say(&header("vngtp.lab", "coluc.com", "")).await;
-            let features = peer.hear("</stream:features>").await;
+            let features = peer.open(&header("vngtp.lab", "coluc.com", "")).await;
             assert!(features.contains("<dialback "), "{features}");
             assert!(!features.contains("starttls"), "{features}");
         }
@@ -144,10 +145,8 @@ async fn alpn_names_our_protocol_or_nothing(#[case] offered: &[&str], #[case] ex
 async fn alpn_plays_no_part_in_starttls(#[case] offered: &[&str]) {
     let (lab, _peer, _router, _link) = Lab::with_link().await;
     let mut peer = Speaker::connect(lab.s2s).await;
-    peer.say(&header("vngtp.lab", "coluc.com", "")).await;
-    peer.hear("</stream:features>").await;
-    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    peer.open(&header("vngtp.lab", "coluc.com", "")).await;
+    peer.starttls().await;
     let agreed = peer.try_tls_as_client("coluc.com", client_with(offered)).await;
     assert_eq!(agreed.unwrap(), None);
 }
@@ -157,8 +156,7 @@ async fn a_pair_is_authenticated_and_delivered_over_it() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut bob, id) = peer.open_direct(lab.direct_tls, "coluc.com").await;
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='d1'/>")
-        .await;
+    bob.say(&to_alice("d1")).await;
     assert!(link.hear().await.contains("id='d1'"));
     let streams = lab.edge.registry.streams(None);
     let inbound = streams.iter().find(|s| s.direction == "inbound").unwrap();
@@ -202,8 +200,7 @@ async fn a_stream_without_version_goes_straight_to_dialback() {
     bob.start_tls_as_client("coluc.com").await;
     let old = header("vngtp.lab", "coluc.com", "").replace(" version='1.0'>", ">");
     bob.say(&old).await;
-    bob.say("<db:result from='vngtp.lab' to='other.example'>k</db:result>")
-        .await;
+    bob.say(&result("vngtp.lab", "other.example", "k")).await;
     let answer = bob.hear("</db:result>").await;
     assert!(!answer.contains("features"), "{answer}");
     assert!(answer.contains("<item-not-found "), "{answer}");
@@ -251,11 +248,7 @@ async fn a_domain_that_offers_nothing_else_is_reached_and_asked() {
         .await;
     let mut asked = accept_direct(&peer, "verify").await;
     asked.hear("</db:verify>").await;
-    asked
-        .say(&format!(
-            "<db:verify from='partner.example' to='coluc.com' id='{id}' type='valid'/>"
-        ))
-        .await;
+    asked.say(&verified("partner.example", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     bob.say("<message from='bob@partner.example' to='alice@coluc.com' id='in'/>")
         .await;
@@ -362,7 +355,7 @@ async fn a_peer_with_which_tls_is_disabled_is_refused() {
 async fn two_edges_federate_by_external_over_it() {
     let pki = Pki::new();
     let b = pki.issue(&["vngtp.lab"], |_| {});
-    let b = b.chain_pem.clone() + &b.key_pem;
+    let b = b.pem();
     let (router_a, router_b) = (Router::new().await, Router::new().await);
     let setup = |router: &Router| {
         let mut config = config(&[], &[router]);
@@ -373,7 +366,7 @@ async fn two_edges_federate_by_external_over_it() {
     };
     let (here, mut there) = (setup(&router_a), setup(&router_b));
     there.domains = vec!["vngtp.lab".parse().unwrap()];
-    there.tls.certificates = vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    there.tls.certificates = vec![files("/b")];
     let found = |mut live: Live, zone: Zone| {
         let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
         live.resolver = Arc::new(resolver);
@@ -387,9 +380,9 @@ async fn two_edges_federate_by_external_over_it() {
     let to_a = Zone::default().with("xmpps-server", "coluc.com", 0, lab_a.direct_tls.port());
     lab_b.live.send(Arc::new(found(live_b(), to_a))).unwrap();
     let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
-    link_a.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    link_a.say(&to_bob("m1"));
     assert!(link_b.hear().await.contains("id='m1'"));
-    link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
+    link_b.say(&to_alice("m2"));
     assert!(link_a.hear().await.contains("id='m2'"));
     for lab in [&lab_a, &lab_b] {
         let streams = lab.edge.registry.streams(None);
@@ -416,17 +409,14 @@ async fn a_stop_drains_both_listeners() {
     // Partners that have not noticed yet are served on both, also when they come only now.
     let (mut late, _) = peer.open_direct(lab.direct_tls, "coluc.com").await;
     let (mut late_plain, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='last'/>")
-        .await;
+    bob.say(&to_alice("last")).await;
     assert!(link.hear().await.contains("id='last'"));
     for stream in [&mut bob, &mut plain, &mut late, &mut late_plain] {
         let end = stream.hear("</stream:stream>").await;
         assert!(end.contains("<system-shutdown "), "{end}");
         stream.say("</stream:stream>").await;
     }
-    assert_eq!(link.hear().await, "</stream:stream>");
-    link.say("</stream:stream>");
-    link.say("");
+    link.ends().await;
     let (s2s, direct) = (lab.s2s, lab.direct_tls);
     tokio::time::timeout(Duration::from_secs(10), lab.stopped())
         .await

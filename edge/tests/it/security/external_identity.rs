@@ -2,7 +2,8 @@
 
 use rstest::rstest;
 
-use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules, partners, pki};
+use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
+use crate::support::pki::{partners, pki};
 use crate::support::{Lab, Peer, Router, RouterLink, config};
 
 /// Base64 of `coluc.com` and `conf.coluc.com`.
@@ -17,7 +18,7 @@ async fn start(rules: Rules) -> (Lab, Router, RouterLink, Partner) {
     let (peer, router) = (Peer::new(REMOTE).await, Router::new().await);
     let lab = Lab::start(pki().live(config(&[&peer], &[&router])));
     let link = router.accept().await;
-    (lab, router, link, Partner::start(peer, partners(), rules))
+    (lab, router, link, Partner::start(peer, partners().clone(), rules))
 }
 
 fn identities(events: &[Event]) -> Vec<&str> {
@@ -85,8 +86,7 @@ async fn each_partner_gets_a_form_that_it_takes_and_it_is_remembered(
     let stream = streams.iter().find(|stream| !stream.detail.pairs.is_empty());
     assert!(lab.edge.registry.close(stream.unwrap().id));
     partner.until("the end", |event| matches!(event, Event::End(_))).await;
-    lab.until("no stream is left", |lab| lab.edge.registry.counts().outbound == 0)
-        .await;
+    lab.outbound(0).await;
     let before = partner.seen.len();
     link.say(&message("coluc.com", "m2"));
     partner.message("m2").await;

@@ -2,7 +2,7 @@
 //! speak bytes. What is refused is known by the check that its log line names.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType};
@@ -10,30 +10,20 @@ use rstest::rstest;
 use rustls::SupportedProtocolVersion;
 use tokio::net::TcpStream;
 use tracing::Level;
-use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, TlsMode, TlsVersion};
+use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode, TlsVersion};
 
 use crate::support::log::Log;
-use crate::support::pki::{Identity, Pki, client, client_of, server, server_of};
-use crate::support::{self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header};
+use crate::support::pki::{Identity, client, client_of, files, partners, pki, server, server_of};
+use crate::support::{
+    self, KEY, Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, answered, attribute, config, header,
+    pin, terms, to_alice, verified,
+};
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const HEADER_END: &str = "version='1.0'>";
 const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
-const KEY: &str = "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>";
 const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
 // --- an edge with certificates, and peers -----------------------------------------------------
-
-fn pki() -> &'static Pki {
-    static PKI: OnceLock<Pki> = OnceLock::new();
-    PKI.get_or_init(Pki::new)
-}
-
-fn peer_identity() -> &'static Identity {
-    static IDENTITY: OnceLock<Identity> = OnceLock::new();
-    IDENTITY.get_or_init(|| pki().issue(&["vngtp.lab"], |_| {}))
-}
 
 struct World {
     lab: Lab,
@@ -90,18 +80,6 @@ impl World {
         streams
             .flat_map(|s| s.detail.pairs.iter().map(|pair| pair.mechanism))
             .collect()
-    }
-}
-
-fn entry(domain: &str) -> PeerEntry {
-    PeerEntry {
-        domain: domain.parse().unwrap(),
-        tls_mode: None,
-        require_certificate: None,
-        pinned_sha256: vec![],
-        max_stanza_bytes: None,
-        messages_per_second: None,
-        bytes_per_second: None,
     }
 }
 
@@ -271,8 +249,7 @@ impl<'a> Host<'a> {
     /// Believes the edge's key and hears the message; whether TLS was up.
     async fn is_written_to(&self, peer: &Peer) -> Option<bool> {
         let (mut edge, _, secure) = self.take(peer, "", &["</db:result>"]).await?;
-        edge.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-            .await;
+        edge.say(VALID).await;
         edge.hear("</message>").await;
         Some(secure)
     }
@@ -291,7 +268,7 @@ fn identity(shown: &str) -> Option<Identity> {
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
         }),
         "wrong-name" => pki().issue(&["other.example"], |_| {}),
-        "valid" => peer_identity().clone(),
+        "valid" => partners().clone(),
         other => panic!("{other}"),
     })
 }
@@ -521,7 +498,7 @@ fn matrix_of_modes_and_certificates_where_the_edge_connects() {
 #[tokio::test]
 async fn external_authenticates_the_headers_pair_and_dialback_adds_others() {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     assert!(bob.offers_external() && bob.features.contains("<errors/>"));
     let before = bob.id.clone();
     assert!(bob.auth("=").await.contains("<success"));
@@ -543,7 +520,7 @@ async fn external_authenticates_the_headers_pair_and_dialback_adds_others() {
 #[tokio::test]
 async fn external_authenticates_no_other_pair() {
     let world = World::new(|_| {}).await;
-    let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut bob = Inbound::external(world.lab.s2s, partners()).await;
     bob.speaker
         .say("<message from='bob@vngtp.lab' to='room@conf.coluc.com'/>")
         .await;
@@ -555,7 +532,7 @@ async fn a_from_that_is_named_only_after_tls_is_enough_for_external() {
     let mut world = World::new(|_| {}).await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");
     let mut bob = Inbound::open(world.lab.s2s, &bare).await;
-    bob.secure(client(Some(peer_identity()))).await;
+    bob.secure(client(Some(partners()))).await;
     assert!(bob.offers_external(), "{}", bob.features);
     assert!(bob.auth("").await.contains("<success"));
     bob.header(&header("vngtp.lab", "coluc.com", "")).await;
@@ -567,7 +544,7 @@ async fn without_a_from_nothing_is_offered_and_nothing_authenticated() {
     let world = World::new(|_| {}).await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");
     let mut bob = Inbound::open(world.lab.s2s, &bare).await;
-    bob.start_tls(client(Some(peer_identity()))).await.unwrap();
+    bob.start_tls(client(Some(partners()))).await.unwrap();
     bob.header(&bare).await;
     assert!(!bob.offers_external());
     assert!(bob.auth("=").await.contains("<not-authorized/>"));
@@ -584,7 +561,7 @@ async fn a_failed_external_leaves_the_stream_to_dialback(
     #[case] condition: &str,
 ) {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     bob.speaker
         .say(&format!(
             "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='{mechanism}'>{identity}</auth>"
@@ -601,7 +578,7 @@ async fn a_failed_external_leaves_the_stream_to_dialback(
 #[tokio::test]
 async fn external_can_be_tried_again_a_few_times_only() {
     let world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     for _ in 0..3 {
         assert!(bob.auth("!").await.contains("<incorrect-encoding/>"));
     }
@@ -629,7 +606,7 @@ async fn external_that_was_not_offered_fails_by_the_check_that_failed(#[case] sh
 #[tokio::test]
 async fn nothing_may_be_pipelined_behind_auth() {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     let injected = header("vngtp.lab", "coluc.com", "");
     bob.speaker
         .say(&format!(
@@ -651,7 +628,7 @@ async fn the_domains_may_not_change_after_sasl(#[case] from: &str, #[case] to: &
         config.privacy.domains.push("other.example".parse().unwrap());
     })
     .await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     assert!(bob.auth("=").await.contains("<success"));
     bob.speaker.say(&header(from, to, "")).await;
     assert_eq!(bob.ends_with().await, condition);
@@ -661,7 +638,7 @@ async fn the_domains_may_not_change_after_sasl(#[case] from: &str, #[case] to: &
 #[tokio::test]
 async fn what_comes_after_success_instead_of_a_header_ends_the_stream() {
     let world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     assert!(bob.auth("=").await.contains("<success"));
     bob.speaker
         .say("<message from='bob@vngtp.lab' to='alice@coluc.com'/>")
@@ -674,7 +651,7 @@ async fn what_comes_after_success_instead_of_a_header_ends_the_stream() {
 #[tokio::test]
 async fn external_on_a_stream_that_used_dialback_is_refused() {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     let id = bob.id.clone();
     world.peer.authenticate(&mut bob.speaker, &id, "coluc.com").await;
     assert!(bob.auth("=").await.contains("<not-authorized/>"));
@@ -687,7 +664,7 @@ async fn external_on_a_stream_that_used_dialback_is_refused() {
 #[tokio::test]
 async fn what_belongs_to_no_exchange_fails_and_the_stream_lives(#[case] name: &str, #[case] condition: &str) {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     bob.speaker
         .say(&format!("<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>"))
         .await;
@@ -705,9 +682,7 @@ async fn external_without_tls_fails_and_dialback_goes_on() {
     assert!(!bob.offers_external());
     assert!(bob.auth("=").await.contains("<encryption-required/>"));
     bob.speaker.say(KEY).await;
-    Host::new(TlsMode::Disabled, peer_identity())
-        .verifies(&world.peer)
-        .await;
+    Host::new(TlsMode::Disabled, partners()).verifies(&world.peer).await;
     bob.speaker.hear("type='valid'/>").await;
     bob.passes(&mut world.link, "1").await;
 }
@@ -715,7 +690,7 @@ async fn external_without_tls_fails_and_dialback_goes_on() {
 #[tokio::test]
 async fn external_after_a_question_to_us_as_authoritative_server_works() {
     let mut world = World::new(|_| {}).await;
-    let mut bob = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut bob = Inbound::secured(world.lab.s2s, Some(partners())).await;
     bob.speaker
         .say("<db:verify from='vngtp.lab' to='coluc.com' id='1'>k</db:verify>")
         .await;
@@ -729,7 +704,7 @@ async fn external_after_a_question_to_us_as_authoritative_server_works() {
 async fn a_challenge_is_given_up_and_dialback_goes_on() {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, _, _) = taken.unwrap();
     edge.say("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</challenge>")
@@ -744,7 +719,7 @@ async fn a_challenge_is_given_up_and_dialback_goes_on() {
 async fn nothing_pipelined_behind_success_counts() {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, _, _) = taken.unwrap();
     edge.say(&format!(
@@ -766,9 +741,9 @@ async fn two_edges_that_require_certificates_federate_by_external() {
     there.domains = vec!["vngtp.lab".parse().unwrap()];
     there.privacy.domains = here.domains.clone();
     there.tls.require_client_certificates = true;
-    there.tls.certificates = vec![serde_yaml::from_str("{certificateFile: /b, privateKeyFile: /b}").unwrap()];
+    there.tls.certificates = vec![files("/b")];
     let b = pki().issue(&["vngtp.lab"], |_| {});
-    let b = b.chain_pem.clone() + &b.key_pem;
+    let b = b.pem();
     // Each needs the other's address: B is told A's afterwards, by a reload.
     let lab_b = Lab::start(pki().live_with(there.clone(), &[("/b", &b)]));
     let way = |domain: &str, address: SocketAddr| {
@@ -786,7 +761,7 @@ async fn two_edges_that_require_certificates_federate_by_external() {
     let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
     link_a.say(MESSAGE);
     assert!(link_b.hear().await.contains("id='m1'"));
-    link_b.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='m2'/>");
+    link_b.say(&to_alice("m2"));
     assert!(link_a.hear().await.contains("id='m2'"));
     for lab in [&lab_a, &lab_b] {
         let streams = lab.edge.registry.streams(None);
@@ -807,7 +782,7 @@ const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EX
 async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_domains() {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, auth, _) = taken.unwrap();
     assert_eq!(auth, AUTH);
@@ -831,8 +806,7 @@ async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_d
         &xmpp_federation_core::StreamId::from_peer("third-id").unwrap(),
     );
     assert!(result.contains(key.as_str()), "the key is of the latest id");
-    edge.say("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>")
-        .await;
+    edge.say(&answered("vngtp.lab", "conf.coluc.com", "valid")).await;
     edge.hear("id='m2'").await;
 }
 
@@ -840,13 +814,12 @@ async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_d
 async fn where_external_is_refused_dialback_goes_on_over_the_same_stream() {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, _, _) = taken.unwrap();
     edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text xml:lang='en'>unacceptable</text></failure>").await;
     edge.hear("</db:result>").await;
-    edge.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    edge.say(VALID).await;
     edge.hear("</message>").await;
     assert_eq!(world.mechanisms("outbound"), ["dialback"]);
     edge.say("</stream:stream>").await;
@@ -867,7 +840,7 @@ async fn where_external_is_refused_dialback_goes_on_over_the_same_stream() {
 async fn a_server_that_ends_the_stream_because_of_external_is_called_again_without(#[case] last: &str) {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
     let (mut edge, _, _) = taken.unwrap();
     edge.say(last).await;
@@ -876,8 +849,7 @@ async fn a_server_that_ends_the_stream_because_of_external_is_called_again_witho
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &ends).await;
     let (mut edge, said, _) = taken.unwrap();
     assert!(said.ends_with("</db:result>"), "{said}");
-    edge.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    edge.say(VALID).await;
     edge.hear("</message>").await;
 }
 
@@ -886,14 +858,13 @@ async fn external_is_not_tried_with_a_certificate_that_does_not_name_the_sender(
     let other = pki().issue(&["elsewhere.example"], |_| {});
     let world = World::with_files(
         |config| {
-            config.tls.client_certificate =
-                Some(serde_yaml::from_str("{certificateFile: /client, privateKeyFile: /client}").unwrap());
+            config.tls.client_certificate = Some(files("/client"));
         },
-        &[("/client", &(other.chain_pem.clone() + &other.key_pem))],
+        &[("/client", &(other.pem()))],
     )
     .await;
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     let ends = ["</db:result>", "</auth>"];
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &ends).await;
     assert!(taken.unwrap().1.ends_with("</db:result>"));
@@ -904,7 +875,7 @@ async fn external_is_not_tried_with_a_certificate_that_does_not_name_the_sender(
 #[tokio::test]
 async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional() {
     let mut world = World::new(|config| config.tls.mode = TlsMode::Optional).await;
-    let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut bob = Inbound::external(world.lab.s2s, partners()).await;
     bob.passes(&mut world.link, "1").await;
 
     // Inbound: the attacker strips <starttls/>, or leaves `from` out.
@@ -930,7 +901,7 @@ async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional(
 
     // Outbound: the same.
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Disabled, peer_identity());
+    let host = Host::new(TlsMode::Disabled, partners());
     assert_eq!(host.is_written_to(&world.peer).await, None);
     world.refused_by(world.peer_address(), "tls-downgrade", "").await;
     assert!(world.link.hear().await.contains("<remote-server-not-found "));
@@ -963,12 +934,12 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     first.say(PROCEED).await;
     if completed {
         // As a server does that does not like our certificate.
-        first.tls_server(server(peer_identity())).await.unwrap();
+        first.tls_server(server(partners())).await.unwrap();
         drop(first);
     } else {
         first.say("this is no TLS record").await;
     }
-    let host = Host::new(TlsMode::Disabled, peer_identity());
+    let host = Host::new(TlsMode::Disabled, partners());
     assert_eq!(host.is_written_to(other).await, None);
     world
         .refused_by(
@@ -984,11 +955,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
 async fn starttls_refused_after_it_was_offered_is_a_failed_handshake() {
     let mut world = World::new(|config| config.tls.mode = TlsMode::Optional).await;
     world.link.say(MESSAGE);
-    let mut edge = world.peer.accept_tcp().await;
-    edge.hear(HEADER_END).await;
-    edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
-    edge.hear(STARTTLS).await;
+    let mut edge = world.peer.accept_starttls().await;
     edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let end = edge.hear_end().await;
     assert!(!end.contains("db:result"), "{end}");
@@ -1004,7 +971,7 @@ async fn a_handshake_that_stalls_is_ended_and_others_go_on() {
         config.limits.negotiation_timeout = "1s".parse().unwrap();
     })
     .await;
-    let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut bob = Inbound::external(world.lab.s2s, partners()).await;
     let mut stalled = Inbound::from_peer(world.lab.s2s).await;
     stalled.speaker.say(STARTTLS).await;
     stalled.speaker.hear(PROCEED).await;
@@ -1014,11 +981,7 @@ async fn a_handshake_that_stalls_is_ended_and_others_go_on() {
 
     // Outbound: the edge gives the connection up.
     world.link.say(MESSAGE);
-    let mut edge = world.peer.accept_tcp().await;
-    edge.hear(HEADER_END).await;
-    edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
-    edge.hear(STARTTLS).await;
+    let mut edge = world.peer.accept_starttls().await;
     edge.say(PROCEED).await;
     edge.hear_end().await;
     world
@@ -1029,9 +992,7 @@ async fn a_handshake_that_stalls_is_ended_and_others_go_on() {
 #[tokio::test]
 async fn the_victims_certificate_without_its_key_fails_the_handshake() {
     let world = World::new(|_| {}).await;
-    let thief = peer_identity()
-        .clone()
-        .with_key_of(&pki().issue(&["evil.example"], |_| {}));
+    let thief = partners().clone().with_key_of(&pki().issue(&["evil.example"], |_| {}));
     let mut eve = Inbound::from_peer(world.lab.s2s).await;
     if eve.start_tls(client(Some(&thief))).await.is_ok() {
         // With TLS 1.3 the client's side is done before the server has judged it.
@@ -1049,7 +1010,7 @@ async fn the_victims_certificate_without_its_key_fails_the_handshake() {
 #[tokio::test]
 async fn a_chain_of_100_kb_is_refused_and_harms_nobody() {
     let mut world = World::new(|_| {}).await;
-    let mut long = peer_identity().clone();
+    let mut long = partners().clone();
     while long.chain.iter().map(|c| c.len()).sum::<usize>() < 100_000 {
         let more = long.chain.clone();
         long.chain.extend(more);
@@ -1059,7 +1020,7 @@ async fn a_chain_of_100_kb_is_refused_and_harms_nobody() {
         eve.speaker.hear_end().await;
     }
     world.refused_by(eve.address, "tls-handshake", "").await;
-    let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut bob = Inbound::external(world.lab.s2s, partners()).await;
     bob.passes(&mut world.link, "1").await;
 }
 
@@ -1070,7 +1031,7 @@ async fn a_chain_of_100_kb_is_refused_and_harms_nobody() {
 async fn both_versions_of_tls_are_spoken_in_both_directions(#[case] version: &'static SupportedProtocolVersion) {
     let mut world = World::new(|_| {}).await;
     let mut bob = Inbound::from_peer(world.lab.s2s).await;
-    bob.secure(client_of(Some(peer_identity()), &[version])).await;
+    bob.secure(client_of(Some(partners()), &[version])).await;
     assert!(bob.auth("=").await.contains("<success"));
     bob.header(&header("vngtp.lab", "coluc.com", "")).await;
     bob.passes(&mut world.link, "1").await;
@@ -1078,7 +1039,7 @@ async fn both_versions_of_tls_are_spoken_in_both_directions(#[case] version: &'s
     let versions = [version];
     let host = Host {
         versions: &versions,
-        ..Host::new(TlsMode::Required, peer_identity())
+        ..Host::new(TlsMode::Required, partners())
     };
     assert_eq!(host.is_written_to(&world.peer).await, Some(true));
     let streams = world.lab.edge.registry.streams(None);
@@ -1097,13 +1058,13 @@ async fn both_versions_of_tls_are_spoken_in_both_directions(#[case] version: &'s
 async fn tls_1_2_is_refused_where_1_3_is_the_lowest() {
     let world = World::new(|config| config.tls.min_version = TlsVersion::VersionTLS13).await;
     let mut bob = Inbound::from_peer(world.lab.s2s).await;
-    let old = client_of(Some(peer_identity()), &[&rustls::version::TLS12]);
+    let old = client_of(Some(partners()), &[&rustls::version::TLS12]);
     assert!(bob.start_tls(old).await.is_err());
     world.refused_by(bob.address, "tls-handshake", "").await;
     world.link.say(MESSAGE);
     let host = Host {
         versions: &[&rustls::version::TLS12],
-        ..Host::new(TlsMode::Required, peer_identity())
+        ..Host::new(TlsMode::Required, partners())
     };
     assert_eq!(host.is_written_to(&world.peer).await, None);
     world.refused_by(world.peer_address(), "tls-handshake", "").await;
@@ -1140,7 +1101,7 @@ async fn a_required_certificate_names_the_domain_itself(#[case] names: &[&str], 
 #[tokio::test]
 async fn a_required_certificate_is_required_of_every_domain_of_a_stream() {
     let mut world = World::new(required).await;
-    let mut bob = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut bob = Inbound::external(world.lab.s2s, partners()).await;
     let other = "<db:result from='other.example' to='coluc.com'>k</db:result>";
     assert_eq!(bob.refused(other).await, "not-authorized");
     world
@@ -1156,11 +1117,7 @@ async fn nothing_is_said_to_a_server_whose_required_certificate_does_not_hold() 
     let mut world = World::new(required).await;
     world.link.say(MESSAGE);
     let shown = identity("expired").unwrap();
-    let mut edge = world.peer.accept_tcp().await;
-    edge.hear(HEADER_END).await;
-    edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
-    edge.hear(STARTTLS).await;
+    let mut edge = world.peer.accept_starttls().await;
     edge.say(PROCEED).await;
     edge.tls_server(server(&shown)).await.unwrap();
     let all = edge.hear_end().await;
@@ -1176,15 +1133,12 @@ async fn nothing_is_said_to_a_server_whose_required_certificate_does_not_hold() 
 async fn only_the_pinned_certificate_is_accepted_in_both_directions() {
     let pinned = Identity::self_signed(&["whatever.example"]);
     let mut world = World::new(|config| {
-        config.peers.push(PeerEntry {
-            pinned_sha256: vec![pinned.sha256().to_uppercase().parse().unwrap()],
-            ..entry("vngtp.lab")
-        });
+        config.peers.push(pin(&pinned.sha256().to_uppercase()));
     })
     .await;
     let mut bob = Inbound::external(world.lab.s2s, &pinned).await;
     bob.passes(&mut world.link, "1").await;
-    let mut eve = Inbound::secured(world.lab.s2s, Some(peer_identity())).await;
+    let mut eve = Inbound::secured(world.lab.s2s, Some(partners())).await;
     assert!(!eve.offers_external());
     assert_eq!(eve.refused(KEY).await, "not-authorized");
     world
@@ -1192,7 +1146,7 @@ async fn only_the_pinned_certificate_is_accepted_in_both_directions() {
         .await;
 
     world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, peer_identity());
+    let host = Host::new(TlsMode::Required, partners());
     assert_eq!(host.is_written_to(&world.peer).await, None);
     world
         .refused_by(world.peer_address(), "pin", "not one that is pinned")
@@ -1212,18 +1166,9 @@ async fn each_domain_is_held_to_its_own_mode() {
         for domain in ["strict.example", "clear.example", "proven.example"] {
             config.privacy.domains.push(domain.parse().unwrap());
         }
-        config.peers.push(PeerEntry {
-            tls_mode: Some(TlsMode::Required),
-            ..entry("strict.example")
-        });
-        config.peers.push(PeerEntry {
-            tls_mode: Some(TlsMode::Disabled),
-            ..entry("clear.example")
-        });
-        config.peers.push(PeerEntry {
-            require_certificate: Some(true),
-            ..entry("proven.example")
-        });
+        config.peers.push(terms("strict.example", "tlsMode: Required"));
+        config.peers.push(terms("clear.example", "tlsMode: Disabled"));
+        config.peers.push(terms("proven.example", "requireCertificate: true"));
     })
     .await;
     let edge = world.lab.s2s;
@@ -1260,9 +1205,7 @@ async fn each_domain_is_held_to_its_own_mode() {
     .await;
     let id = clear.id.clone();
     clear.speaker.say(KEY).await;
-    Host::new(TlsMode::Disabled, peer_identity())
-        .verifies(&world.peer)
-        .await;
+    Host::new(TlsMode::Disabled, partners()).verifies(&world.peer).await;
     clear.speaker.hear("type='valid'/>").await;
     assert!(!id.is_empty());
     clear.passes(&mut world.link, "1").await;
@@ -1271,19 +1214,14 @@ async fn each_domain_is_held_to_its_own_mode() {
 #[tokio::test]
 async fn a_domain_without_tls_that_names_itself_late_is_taken_in_clear() {
     let world = World::new(|config| {
-        config.peers.push(PeerEntry {
-            tls_mode: Some(TlsMode::Disabled),
-            ..entry("vngtp.lab")
-        });
+        config.peers.push(terms("vngtp.lab", "tlsMode: Disabled"));
     })
     .await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");
     let mut bob = Inbound::open(world.lab.s2s, &bare).await;
     assert!(bob.features.contains("<required/>"), "the general mode");
     bob.speaker.say(KEY).await;
-    Host::new(TlsMode::Disabled, peer_identity())
-        .verifies(&world.peer)
-        .await;
+    Host::new(TlsMode::Disabled, partners()).verifies(&world.peer).await;
     bob.speaker.hear("type='valid'/>").await;
 }
 
@@ -1308,14 +1246,9 @@ async fn a_server_from_before_xmpp_1_0_federates_by_dialback_where_tls_is_not_re
         .await;
     let question = asked.hear("</db:verify>").await;
     let id = attribute(&question, "db:verify", "id");
-    asked
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>"
-        ))
-        .await;
+    asked.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     old.hear("type='valid'/>").await;
-    old.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'/>")
-        .await;
+    old.say(&to_alice("1")).await;
     assert!(world.link.hear().await.contains("id='1'"));
 }
 
@@ -1361,10 +1294,9 @@ async fn certificates_that_become_required_end_streams_without_one_in_both_direc
     let host = Host::new(TlsMode::Required, &shown);
     let taken = host.take(&world.peer, "", &["</db:result>"]).await;
     let (mut edge, _, _) = taken.unwrap();
-    edge.say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    edge.say(VALID).await;
     edge.hear("</message>").await;
-    let mut good = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut good = Inbound::external(world.lab.s2s, partners()).await;
     world.reload(required, &[]);
     assert_eq!(bob.ends_with().await, "policy-violation");
     world
@@ -1379,24 +1311,19 @@ async fn certificates_that_become_required_end_streams_without_one_in_both_direc
 #[tokio::test]
 async fn a_new_certificate_is_shown_on_new_streams_and_live_ones_go_on() {
     let mut world = World::new(|_| {}).await;
-    let mut before = Inbound::external(world.lab.s2s, peer_identity()).await;
+    let mut before = Inbound::external(world.lab.s2s, partners()).await;
     let renewed = pki().issue(&["coluc.com", "conf.coluc.com"], |_| {});
     world.reload(
         |config| {
-            config.tls.certificates =
-                vec![serde_yaml::from_str("{certificateFile: /new, privateKeyFile: /new}").unwrap()];
+            config.tls.certificates = vec![files("/new")];
         },
-        &[("/new", &(renewed.chain_pem.clone() + &renewed.key_pem))],
+        &[("/new", &(renewed.pem()))],
     );
     before.passes(&mut world.link, "1").await;
     world.link.say(MESSAGE);
-    let mut edge = world.peer.accept_tcp().await;
-    edge.hear(HEADER_END).await;
-    edge.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    edge.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
-    edge.hear(STARTTLS).await;
+    let mut edge = world.peer.accept_starttls().await;
     edge.say(PROCEED).await;
-    let (_, shown) = edge.tls_server(server(peer_identity())).await.unwrap();
+    let (_, shown) = edge.tls_server(server(partners())).await.unwrap();
     assert_eq!(shown, renewed.chain);
     let status = world.lab.edge.live();
     assert_eq!(status.tls.leaf_sha256, Some(renewed.sha256()));
@@ -1410,13 +1337,10 @@ async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     let log = Log::start(Level::INFO);
     let (mut lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = Speaker::connect_from([127, 0, 5, 1], lab.s2s).await;
-    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
-    bob.hear("</stream:features>").await;
-    bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    bob.hear(PROCEED).await;
+    bob.open(&header("vngtp.lab", "coluc.com", "")).await;
+    bob.starttls().await;
     bob.start_tls_as_client("coluc.com").await;
-    bob.say(&header("vngtp.lab", "coluc.com", "")).await;
-    bob.hear("</stream:features>").await;
+    bob.open(&header("vngtp.lab", "coluc.com", "")).await;
     for _ in 0..FLOOD {
         bob.say("<db:result from='vngtp.lab' to='other.example'>key</db:result>")
             .await;
@@ -1434,9 +1358,7 @@ async fn a_peer_that_fails_a_check_with_every_element_does_not_fill_the_log() {
     assert_eq!(attempts[0].count as usize, FLOOD);
     drop(bob);
     lab.begin_stop();
-    assert_eq!(link.hear().await, "</stream:stream>");
-    link.say("</stream:stream>");
-    link.say("");
+    link.ends().await;
     lab.stopped().await;
     drop(peer);
     let text = log.text();

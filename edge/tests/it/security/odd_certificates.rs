@@ -16,11 +16,9 @@ use xmpp_federation_edge::resolve::{Lookup, Resolver};
 use crate::support::odd::{Odd, OddIdentity};
 use crate::support::one_host::OneHost;
 use crate::support::partner::{Partner, Rules};
-use crate::support::pki::{Identity, Pki, client_showing, server_showing};
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header};
+use crate::support::pki::{Identity, client_showing, pki, server_showing};
+use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, header};
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -47,11 +45,6 @@ const KINDS: [(Odd, bool, &str); 8] = [
     (Odd::ExplicitCurve, false, "it has a key of an unusual elliptic curve"),
     (Odd::Garbage, false, "it has a key that is not where X.509 has it"),
 ];
-
-fn pki() -> &'static Pki {
-    static PKI: OnceLock<Pki> = OnceLock::new();
-    PKI.get_or_init(Pki::new)
-}
 
 /// All kinds, self-signed.
 fn identities() -> &'static [OddIdentity] {
@@ -119,10 +112,8 @@ async fn lab_by(way: Way, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, R
 async fn open(lab: &Lab, shows: Arc<ClientConfig>, direct: bool) -> std::io::Result<(Speaker, String)> {
     let mut speaker = Speaker::connect(if direct { lab.direct_tls } else { lab.s2s }).await;
     if !direct {
-        speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
-        speaker.hear("</stream:features>").await;
-        speaker.say(STARTTLS).await;
-        speaker.hear(PROCEED).await;
+        speaker.open(&header("vngtp.lab", "coluc.com", "")).await;
+        speaker.starttls().await;
     }
     speaker.tls_client(shows, "coluc.com").await?;
     speaker.try_say(header("vngtp.lab", "coluc.com", "").as_bytes()).await?;
@@ -194,7 +185,7 @@ async fn a_pin_counts_where_the_key_was_proven_and_for_its_owner_only() {
                 .await;
             let answer = speaker.hear("urn:ietf:params:xml:ns:xmpp-sasl'").await;
             assert_eq!(answer.contains("<success"), *proven, "{odd:?}: {answer}");
-            speaker.shut().await;
+            speaker.finish_writing().await;
             speaker.hear_end().await;
 
             let failed = lab.metric(failures);
@@ -258,9 +249,7 @@ async fn a_server_with_one_is_reached_and_believes_the_key() {
             assert!(shown.is_some(), "{odd:?} {version:?} {way:?}");
             let found = verdict(&lab, "outbound");
             assert!(found.contains(says), "{odd:?}: {found}");
-            speaker
-                .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-                .await;
+            speaker.say(VALID).await;
             speaker.hear("id='m1'").await;
         }
     }

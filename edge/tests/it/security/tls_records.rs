@@ -276,10 +276,8 @@ proptest::proptest! {
 /// Opens a stream to the edge up to TLS.
 async fn before_tls(edge: &Process) -> Speaker {
     let mut peer = Speaker::connect(edge.s2s).await;
-    peer.say(&header("vngtp.lab", "coluc.com", "")).await;
-    peer.hear("</stream:features>").await;
-    peer.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-    peer.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    peer.open(&header("vngtp.lab", "coluc.com", "")).await;
+    peer.starttls().await;
     peer
 }
 
@@ -349,15 +347,7 @@ async fn the_edge_keeps_little_of_them_and_ends_the_connection() {
     }
     // Where the edge connects.
     link.say("<message from='alice@coluc.com' to='bob@vngtp.lab'><body>hi</body></message>");
-    let mut speaker = partner.accept_tcp().await;
-    speaker.hear("version='1.0'>").await;
-    speaker.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-    speaker
-        .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
-        .await;
-    speaker
-        .hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
-        .await;
+    let mut speaker = partner.accept_starttls().await;
     speaker.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     let peer = TlsPeer::server("vngtp.lab", &TLS13);
     let sealer = handshake(&mut speaker, peer, Phase::BeforeFinished, Role::Client).await;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::support::process::Process;
-use crate::support::{Lab, Peer, Router, Scene, Speaker, config, live};
+use crate::support::{Lab, Peer, Router, Speaker, config, configured_scene, live};
 
 const SIZE: usize = 243;
 
@@ -62,9 +62,7 @@ async fn a_hundred_thousand_stanzas_in_one_write_arrive_at_a_partner_that_reads_
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let edge = Process::start(&peer, &router, hold);
     let mut link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='open'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='open'/>").await;
+    let mut stream = link.opens(&peer, "open").await;
     let idle = edge.resident();
     let all: String = (0..COUNT).map(message).collect();
     assert_eq!(all.len(), COUNT * SIZE);
@@ -82,26 +80,14 @@ async fn a_hundred_thousand_stanzas_in_one_write_arrive_at_a_partner_that_reads_
     let took = hear_slowly(&mut stream, COUNT, per_second).await;
     assert!(took > Duration::from_secs_f64(98_000.0 / per_second), "{took:?}");
     assert_eq!(metric(&edge, "xmpp_edge_outbound_queue_bytes ").await, 0);
-    let bounce = timeout(Duration::from_millis(100), link.hear()).await;
-    assert!(bounce.is_err(), "{bounce:?}");
+    link.stays_silent(Duration::from_millis(100)).await;
 }
 
 #[tokio::test]
 async fn a_partner_that_reads_nothing_is_told_of_in_time_and_disturbs_nobody() {
-    let Scene {
-        lab,
-        peer,
-        mut link,
-        mut bystander,
-        ..
-    } = Scene::with(
-        |config| config.limits.dialback_timeout.0 = Duration::from_secs(2),
-        |_| {},
-    )
-    .await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='open'/>");
-    let mut deaf = peer.accept_authenticated("coluc.com").await;
-    deaf.hear("id='open'/>").await;
+    let (lab, peer, mut link, mut bystander) =
+        configured_scene(|config| config.limits.dialback_timeout.0 = Duration::from_secs(2)).await;
+    let deaf = link.opens(&peer, "open").await;
     let all: String = (0..80_000).map(message).collect();
     link.say(&all);
     let waits = |lab: &Lab| {
@@ -153,9 +139,7 @@ async fn what_is_beyond_the_bytes_of_one_domain_is_answered_and_another_is_free(
 async fn a_partner_that_closes_its_side_and_reads_on_gets_everything_once() {
     const COUNT: usize = 20_000;
     let (lab, peer, _router, mut link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='open'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='open'/>").await;
+    let mut stream = link.opens(&peer, "open").await;
     let all: String = (0..COUNT).map(message).collect();
     link.say(&all);
     // The first ones are there, the others on the way.
@@ -184,7 +168,6 @@ async fn a_partner_that_closes_its_side_and_reads_on_gets_everything_once() {
         assert!(heard.contains(&expected), "{next}: {heard}");
         next += 1;
     }
-    let bounce = timeout(Duration::from_millis(200), link.hear()).await;
-    assert!(bounce.is_err(), "{bounce:?}");
+    link.stays_silent(Duration::from_millis(200)).await;
     drop((lab, second));
 }

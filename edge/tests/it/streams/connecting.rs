@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
-use crate::support::{Lab, Peer, Router, Speaker, attribute, config, header, live};
+use crate::support::{Lab, Peer, Router, Speaker, answered, attribute, config, header, live, to_alice, to_bob};
 
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
 
@@ -78,20 +78,17 @@ async fn a_pair_that_is_refused_leaves_the_other_one_of_the_stream_alone() {
     link.say("<message from='room@conf.coluc.com' to='bob@vngtp.lab' id='m2'/>");
     let asked = stream.hear("</db:result>").await;
     assert_eq!(attribute(&asked, "db:result", "from"), "conf.coluc.com");
-    stream
-        .say("<db:result from='vngtp.lab' to='conf.coluc.com' type='invalid'/>")
-        .await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m3'/>");
+    stream.say(&answered("vngtp.lab", "conf.coluc.com", "invalid")).await;
+    link.say(&to_bob("m3"));
     stream.hear("id='m3'/>").await;
     // The refused domain asks once more, on a stream of its own.
     let mut own = peer.accept("own-id").await;
     let asked = own.hear("</db:result>").await;
     assert_eq!(attribute(&asked, "db:result", "from"), "conf.coluc.com");
-    own.say("<db:result from='vngtp.lab' to='conf.coluc.com' type='invalid'/>")
-        .await;
+    own.say(&answered("vngtp.lab", "conf.coluc.com", "invalid")).await;
     let answer = link.hear().await;
     assert_eq!(attribute(&answer, "message", "id"), "m2");
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m4'/>");
+    link.say(&to_bob("m4"));
     stream.hear("id='m4'/>").await;
 }
 
@@ -135,8 +132,7 @@ async fn streams_are_spread_over_the_equal_addresses_of_a_route() {
         stream.say("</stream:stream>").await;
         stream.hear_end().await;
         drop(stream);
-        lab.until("the stream is gone", |lab| lab.edge.registry.counts().outbound == 0)
-            .await;
+        lab.outbound(0).await;
     }
     // Each is passed over 24 times in a row once in sixteen million runs.
     assert!(used.iter().all(|count| *count > 0), "{used:?}");
@@ -185,12 +181,11 @@ async fn dns_is_not_asked_when_all_addresses_of_a_route_are_down() {
 async fn a_flood_from_one_address_is_bounded_and_hurts_nobody_else() {
     const FLOOD: usize = 3000;
     const ALLOWED: usize = 20;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_connections_per_address = ALLOWED;
-    config.limits.new_connections_per_second = Some(100_000);
-    let lab = Lab::start(live(config));
-    let mut link = router.accept().await;
+    let (lab, peer, mut link) = Lab::configured(|config| {
+        config.limits.max_connections_per_address = ALLOWED;
+        config.limits.new_connections_per_second = Some(100_000);
+    })
+    .await;
     let bystander = Speaker::connect_from([127, 0, 0, 9], lab.s2s).await;
     let (mut bystander, id) = peer.open_on(bystander, "coluc.com").await;
     peer.authenticate(&mut bystander, &id, "coluc.com").await;
@@ -205,17 +200,14 @@ async fn a_flood_from_one_address_is_bounded_and_hurts_nobody_else() {
     });
     let mut delivered = 0;
     while !flood.is_finished() {
-        bystander
-            .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='b'/>")
-            .await;
+        bystander.say(&to_alice("b")).await;
         let began = Instant::now();
         link.hear().await;
         assert!(began.elapsed() < Duration::from_secs(2));
         delivered += 1;
         // And a newcomer is served.
         let mut newcomer = Speaker::connect_from([127, 0, 0, 10], lab.s2s).await;
-        newcomer.say(&header("vngtp.lab", "coluc.com", "")).await;
-        newcomer.hear("</stream:features>").await;
+        newcomer.open(&header("vngtp.lab", "coluc.com", "")).await;
     }
     assert!(delivered > 0);
     let held = flood.await.unwrap();
@@ -234,8 +226,7 @@ async fn a_flood_from_one_address_is_bounded_and_hurts_nobody_else() {
     drop(held);
     lab.until("they are forgotten", |lab| from_there(lab) == 0).await;
     let mut again = Speaker::connect_from([127, 0, 0, 8], lab.s2s).await;
-    again.say(&header("vngtp.lab", "coluc.com", "")).await;
-    again.hear("</stream:features>").await;
+    again.open(&header("vngtp.lab", "coluc.com", "")).await;
 }
 
 #[tokio::test]

@@ -9,39 +9,25 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
-use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, live};
-
-async fn show(stream: &mut Speaker, from: &str, to: &str, key: &str) {
-    stream
-        .say(&format!("<db:result from='{from}' to='{to}'>{key}</db:result>"))
-        .await;
-}
-
-async fn verdict(verifying: &mut Speaker, from: &str, to: &str, id: &str, type_: &str) {
-    verifying
-        .say(&format!(
-            "<db:verify from='{from}' to='{to}' id='{id}' type='{type_}'/>"
-        ))
-        .await;
-}
+use crate::support::{
+    KEY, Lab, Peer, Router, RouterLink, VALID, attribute, config, live, result, to_alice, to_bob, verified,
+};
 
 #[tokio::test]
 async fn a_key_shown_twice_is_verified_once_and_answered_twice() {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
-    show(&mut bob, "VNGTP.lab", "coluc.com", "k").await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    bob.say(&result("VNGTP.lab", "coluc.com", "k")).await;
+    let mut verifying = peer.accept_question().await;
     assert!(verifying.is_silent(Duration::from_millis(200)).await, "asked twice");
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     for to in ["vngtp.lab", "VNGTP.lab"] {
         let answer = bob.hear("/>").await;
         assert_eq!(attribute(&answer, "db:result", "type"), "valid");
         assert_eq!(attribute(&answer, "db:result", "to"), to);
     }
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'/>")
-        .await;
+    bob.say(&to_alice("1")).await;
     assert!(link.hear().await.contains("id='1'"));
 }
 
@@ -49,14 +35,14 @@ async fn a_key_shown_twice_is_verified_once_and_answered_twice() {
 async fn another_key_for_a_pair_that_is_being_verified_is_refused_alone() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut bob, "vngtp.lab", "coluc.com", "right").await;
-    show(&mut bob, "vngtp.lab", "coluc.com", "wrong").await;
+    bob.say(&result("vngtp.lab", "coluc.com", "right")).await;
+    bob.say(&result("vngtp.lab", "coluc.com", "wrong")).await;
     let refused = bob.hear("</db:result>").await;
     assert!(refused.contains("<conflict "), "{refused}");
     let mut verifying = peer.accept("v").await;
     let asked = verifying.hear("</db:verify>").await;
     assert!(asked.contains(">right<"), "{asked}");
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
 }
 
@@ -71,7 +57,7 @@ async fn keys_of_one_stream_are_bounded_by_its_pairs_and_the_others_are_answered
     lab.live.send(Arc::new(live(config))).unwrap();
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     for n in 0..20 {
-        show(&mut bob, "vngtp.lab", &format!("d{n}.coluc.com"), "k").await;
+        bob.say(&result("vngtp.lab", &format!("d{n}.coluc.com"), "k")).await;
     }
     for n in 17..20 {
         let answer = bob.hear("</db:result>").await;
@@ -83,26 +69,27 @@ async fn keys_of_one_stream_are_bounded_by_its_pairs_and_the_others_are_answered
     for _ in 0..17 {
         verifying.hear("</db:verify>").await;
     }
-    verdict(&mut verifying, "vngtp.lab", "d3.coluc.com", &id, "valid").await;
+    verifying
+        .say(&verified("vngtp.lab", "d3.coluc.com", &id, "valid"))
+        .await;
     let answer = bob.hear("type='valid'/>").await;
     assert_eq!(attribute(&answer, "db:result", "from"), "d3.coluc.com");
-    verdict(&mut verifying, "vngtp.lab", "d4.coluc.com", &id, "invalid").await;
+    verifying
+        .say(&verified("vngtp.lab", "d4.coluc.com", &id, "invalid"))
+        .await;
     bob.hear("type='invalid'/>").await;
-    show(&mut bob, "vngtp.lab", "d30.coluc.com", "k").await;
+    bob.say(&result("vngtp.lab", "d30.coluc.com", "k")).await;
     let asked = verifying.hear("</db:verify>").await;
     assert_eq!(attribute(&asked, "db:verify", "from"), "d30.coluc.com");
 }
 
 #[tokio::test]
 async fn one_address_of_a_partner_gets_half_of_all_verifications_and_the_next_key_waits() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = Some(4);
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| config.limits.max_verifications = Some(4)).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
         let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-        show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
+        bob.say(KEY).await;
         streams.push(bob);
     }
     let mut verifying = peer.accept("v").await;
@@ -112,25 +99,25 @@ async fn one_address_of_a_partner_gets_half_of_all_verifications_and_the_next_ke
     lab.until("the third key waits", |lab| lab.edge.verifications() == (2, 1))
         .await;
     let id = attribute(&first, "db:verify", "id");
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     verifying.hear("</db:verify>").await;
 }
 
 #[tokio::test]
 async fn questions_on_one_stream_of_ours_are_bounded_and_the_others_wait() {
     const STREAMS: usize = 9;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = Some(10_000);
-    config
-        .domains
-        .extend((0..16).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| {
+        config.limits.max_verifications = Some(10_000);
+        config
+            .domains
+            .extend((0..16).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
+    })
+    .await;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
         let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
         for n in 0..16 {
-            show(&mut bob, "vngtp.lab", &format!("d{n}.coluc.com"), "k").await;
+            bob.say(&result("vngtp.lab", &format!("d{n}.coluc.com"), "k")).await;
         }
         streams.push(bob);
     }
@@ -142,7 +129,7 @@ async fn questions_on_one_stream_of_ours_are_bounded_and_the_others_wait() {
     lab.until("all are under way", |lab| lab.edge.verifications() == (STREAMS * 16, 0))
         .await;
     let [to, id] = ["from", "id"].map(|name| attribute(&first, "db:verify", name));
-    verdict(&mut verifying, "vngtp.lab", &to, &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", &to, &id, "valid")).await;
     verifying.hear("</db:verify>").await;
     assert!(verifying.is_silent(Duration::from_millis(200)).await);
 }
@@ -158,7 +145,7 @@ async fn another_bound_on_verifications_holds_after_a_reload_for_the_keys_that_w
     let lab = Lab::start(live(config.clone()));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     for n in 0..4 {
-        show(&mut bob, "vngtp.lab", &format!("d{n}.coluc.com"), "k").await;
+        bob.say(&result("vngtp.lab", &format!("d{n}.coluc.com"), "k")).await;
     }
     // One network of a partner has half of them.
     let counts = async |counts| {
@@ -178,7 +165,7 @@ async fn another_bound_on_verifications_holds_after_a_reload_for_the_keys_that_w
     for left in [(2, 1), (1, 1), (1, 0), (0, 0)] {
         let asked = verifying.hear("</db:verify>").await;
         let [from, id] = ["from", "id"].map(|name| attribute(&asked, "db:verify", name));
-        verdict(&mut verifying, "vngtp.lab", &from, &id, "valid").await;
+        verifying.say(&verified("vngtp.lab", &from, &id, "valid")).await;
         counts(left).await;
     }
 }
@@ -192,33 +179,29 @@ async fn a_domain_that_could_not_be_asked_is_not_called_again_at_once_unless_som
     );
     let lab = Lab::start(live(config(&[&peer, &gone], &[&router])));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    bob.say(&result("gone.example", "coluc.com", "k")).await;
     drop(gone.accept_tcp().await);
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
-    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    bob.say(&result("gone.example", "coluc.com", "k")).await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
     let called = tokio::time::timeout(Duration::from_millis(200), gone.listener.accept()).await;
     assert!(called.is_err(), "called again");
     lab.edge.retry(Some(&"gone.example".parse().unwrap()));
-    show(&mut bob, "gone.example", "coluc.com", "k").await;
+    bob.say(&result("gone.example", "coluc.com", "k")).await;
     drop(gone.accept_tcp().await);
     bob.hear("</db:result>").await;
 }
 
 #[tokio::test]
 async fn connecting_and_asking_together_take_no_longer_than_the_dialback_time() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.dialback_timeout = "2s".parse().unwrap();
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| config.limits.dialback_timeout = "2s".parse().unwrap()).await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     let start = Instant::now();
-    show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
+    bob.say(KEY).await;
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    let mut slow = peer.accept("slow").await;
-    slow.hear("</db:verify>").await;
+    let _slow = peer.accept_question().await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-timeout "), "{answer}");
     let took = start.elapsed();
@@ -233,9 +216,8 @@ async fn connecting_and_asking_together_take_no_longer_than_the_dialback_time() 
 async fn an_error_from_the_authoritative_server_is_one_for_the_peer_and_the_stream_lives(#[case] condition: &str) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     verifying
         .say(&format!(
             "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='error'><error type='cancel'>\
@@ -245,12 +227,11 @@ async fn an_error_from_the_authoritative_server_is_one_for_the_peer_and_the_stre
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-not-found "), "{answer}");
     // Once it works, the same stream will do.
-    show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
+    bob.say(KEY).await;
     verifying.hear("</db:verify>").await;
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'/>")
-        .await;
+    bob.say(&to_alice("1")).await;
     assert!(link.hear().await.contains("id='1'"));
 }
 
@@ -258,16 +239,17 @@ async fn an_error_from_the_authoritative_server_is_one_for_the_peer_and_the_stre
 async fn an_answer_for_a_stream_that_is_gone_is_dropped_and_the_next_question_still_works() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut gone, first) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut gone, "vngtp.lab", "coluc.com", "k").await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
+    gone.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
     drop(gone);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &first, "valid").await;
+    verifying
+        .say(&verified("vngtp.lab", "coluc.com", &first, "valid"))
+        .await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
-    show(&mut bob, "vngtp.lab", "coluc.com", "k").await;
+    bob.say(KEY).await;
     verifying.hear("</db:verify>").await;
-    verdict(&mut verifying, "vngtp.lab", "coluc.com", &id, "valid").await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
 }
 
@@ -306,9 +288,7 @@ async fn an_error_for_one_pair_leaves_the_stream_to_the_others_and_is_told_to_it
 #[tokio::test]
 async fn a_valid_pair_that_becomes_invalid_is_not_used_again_on_that_stream() {
     let (_lab, peer, _router, mut link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    stream.hear("id='1'/>").await;
+    let mut stream = link.opens(&peer, "1").await;
     link.say("<message from='room@conf.coluc.com' to='bob@vngtp.lab' id='2'/>");
     stream.hear("</db:result>").await;
     stream
@@ -318,7 +298,7 @@ async fn a_valid_pair_that_becomes_invalid_is_not_used_again_on_that_stream() {
         )
         .await;
     stream.hear("id='2'/>").await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='3'/>");
+    link.say(&to_bob("3"));
     let error = link.hear().await;
     assert_eq!(attribute(&error, "message", "id"), "3");
     assert!(error.contains("<internal-server-error "), "{error}");
@@ -329,12 +309,9 @@ async fn a_valid_pair_that_becomes_invalid_is_not_used_again_on_that_stream() {
 
 #[tokio::test]
 async fn a_key_that_nobody_answers_is_given_up_after_the_dialback_time() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.dialback_timeout = "500ms".parse().unwrap();
-    let _lab = Lab::start(live(config));
-    let mut link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    let (_lab, peer, mut link) =
+        Lab::configured(|config| config.limits.dialback_timeout = "500ms".parse().unwrap()).await;
+    link.say(&to_bob("1"));
     let mut stream = peer.accept("id").await;
     stream.hear("</db:result>").await;
     let error = link.hear().await;
@@ -349,11 +326,7 @@ async fn a_key_that_nobody_answers_is_given_up_after_the_dialback_time() {
 
 #[tokio::test]
 async fn traffic_of_one_pair_does_not_put_off_the_dialback_time_of_another() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.dialback_timeout = "1s".parse().unwrap();
-    let _lab = Lab::start(live(config));
-    let mut link = router.accept().await;
+    let (_lab, peer, mut link) = Lab::configured(|config| config.limits.dialback_timeout = "1s".parse().unwrap()).await;
     let busy = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='busy'/>";
     link.say(busy);
     let mut stream = peer.accept_authenticated("coluc.com").await;
@@ -390,13 +363,11 @@ async fn what_waits_from_a_domain_that_a_reload_took_away_shows_no_key() {
     after.domains.pop();
     lab.live.send(Arc::new(live(after))).unwrap();
     drop(clear);
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='stays'/>");
+    link.say(&to_bob("stays"));
     let mut stream = peer.accept("id").await;
     let result = stream.hear("</db:result>").await;
     assert_eq!(attribute(&result, "db:result", "from"), "coluc.com");
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     let next = stream.hear("/>").await;
     assert!(next.contains("id='stays'"), "{next}");
 }

@@ -5,24 +5,19 @@ use std::time::{Duration, Instant};
 
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
-use crate::support::{self, Lab, Peer, Router, attribute, config, live};
+use crate::support::{self, Lab, Peer, Router, attribute, config, live, to_alice, to_bob};
 
 #[tokio::test]
 async fn every_message_of_both_sides_is_delivered_or_reported_while_both_write() {
     const COUNT: usize = 500;
     let (mut lab, peer, _router, mut link) = Lab::with_link().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
-    let mut inward = peer.accept_authenticated("coluc.com").await;
-    inward.hear("id='first'/>").await;
+    let mut inward = link.opens(&peer, "first").await;
 
     let (sent, mut stop) = tokio::sync::mpsc::unbounded_channel();
     let writing = tokio::spawn(async move {
         for n in 0..COUNT {
-            bob.say(&format!(
-                "<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n}'/>"
-            ))
-            .await;
+            bob.say(&to_alice(format!("b{n}"))).await;
             let _ = sent.send(());
             if n % 50 == 49 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -35,9 +30,7 @@ async fn every_message_of_both_sides_is_delivered_or_reported_while_both_write()
         bob.hear_end().await;
     });
     for n in 0..COUNT {
-        link.say(&format!(
-            "<message from='alice@coluc.com' to='bob@vngtp.lab' id='a{n}'/>"
-        ));
+        link.say(&to_bob(format!("a{n}")));
     }
     for _ in 0..COUNT / 2 {
         stop.recv().await;
@@ -76,7 +69,7 @@ async fn errors_that_come_up_after_the_links_were_closed_reach_the_router_over_a
     drop(peer);
     let mut lab = Lab::start(live(config));
     let mut link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='lost'/>");
+    link.say(&to_bob("lost"));
     tokio::time::timeout(support::PATIENCE, async {
         while lab.edge.registry.failing_partners().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -85,9 +78,7 @@ async fn errors_that_come_up_after_the_links_were_closed_reach_the_router_over_a
     .await
     .unwrap();
     lab.begin_stop();
-    assert_eq!(link.hear().await, "</stream:stream>");
-    link.say("</stream:stream>");
-    link.say("");
+    link.ends().await;
     let (tcp, _) = tokio::time::timeout(Duration::from_secs(25), router.listener.accept())
         .await
         .expect("no new link for the error")
@@ -126,13 +117,9 @@ async fn an_idle_edge_stops_at_once() {
 /// A message that a peer took and of which it does not say, when its stream is closed, that it read
 /// it; the link is closed by then.
 async fn unconfirmed(lab: &mut Lab, peer: &Peer, mut link: support::RouterLink) -> support::Speaker {
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='unread'/>");
-    let mut bob = peer.accept_authenticated("coluc.com").await;
-    bob.hear("id='unread'/>").await;
+    let mut bob = link.opens(peer, "unread").await;
     lab.begin_stop();
-    assert_eq!(link.hear().await, "</stream:stream>");
-    link.say("</stream:stream>");
-    link.say("");
+    link.ends().await;
     bob.hear("</stream:stream>").await;
     bob
 }
@@ -148,9 +135,7 @@ async fn what_a_peer_does_not_confirm_at_the_very_end_is_reported_over_a_new_lin
     assert!(error.contains("may have arrived"), "{error}");
     let ping = again.hear("</iq>").await;
     // What a router says now finds no stream any more, and its sender is told.
-    again
-        .say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='late'/>")
-        .await;
+    again.say(&to_bob("late")).await;
     let late = again.hear("</message>").await;
     assert_eq!(attribute(&late, "message", "id"), "late");
     assert!(late.contains("type='error'"), "{late}");

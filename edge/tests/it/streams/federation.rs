@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::Domain;
 
-use crate::support::{Lab, Peer, Router, attribute, config, live};
+use crate::support::{Lab, Peer, Router, VALID, answered, attribute, config, live, to_bob};
 
 #[tokio::test]
 async fn a_message_from_the_peer_reaches_the_router_re_rooted() {
@@ -36,9 +36,7 @@ async fn a_message_from_the_router_waits_for_dialback_and_reaches_the_peer() {
         stream.is_silent(Duration::from_millis(200)).await,
         "stanzas before the answer"
     );
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     let message = stream.hear("</message>").await;
     assert_eq!(
         message,
@@ -48,9 +46,7 @@ async fn a_message_from_the_router_waits_for_dialback_and_reaches_the_peer() {
     link.say("<message from='room@conf.coluc.com' to='bob@vngtp.lab' id='3'/>");
     let result = stream.hear("</db:result>").await;
     assert_eq!(attribute(&result, "db:result", "from"), "conf.coluc.com");
-    stream
-        .say("<db:result from='vngtp.lab' to='conf.coluc.com' type='valid'/>")
-        .await;
+    stream.say(&answered("vngtp.lab", "conf.coluc.com", "valid")).await;
     stream.hear("id='3'/>").await;
 }
 
@@ -150,7 +146,7 @@ async fn what_waits_for_a_peer_that_is_down_arrives_when_it_comes_back() {
     drop(peer);
     let lab = Lab::start(live(config));
     let link = router.accept().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='7'/>");
+    link.say(&to_bob("7"));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(lab.edge.registry.failing_partners().len(), 1);
     let peer = Peer {

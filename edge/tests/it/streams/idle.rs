@@ -6,7 +6,7 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Lab, PATIENCE, Peer, Router, Speaker, config, live};
+use crate::support::{Lab, PATIENCE, Peer, Router, Speaker, VALID, config, live, to_alice};
 
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -43,8 +43,7 @@ async fn white_space_keeps_an_authenticated_stream_for_the_time_we_announce(#[ca
     peer.authenticate(&mut bob, &id, "coluc.com").await;
     assert_eq!(drip(&mut bob, what, 2 * IDLE).await, None, "closed");
     // It is still a stream.
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='after'/>")
-        .await;
+    bob.say(&to_alice("after")).await;
     assert!(link.hear().await.contains("id='after'"));
     // And it is closed when nothing comes.
     let last = Instant::now();
@@ -76,9 +75,7 @@ async fn what_is_announced_is_the_time_that_holds() {
 /// The partner's own time, the smallest ever seen.
 #[tokio::test]
 async fn a_partner_that_closes_after_three_seconds_is_left_before_and_called_again() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let _lab = Lab::start(live(config(&[&peer], &[&router])));
-    let link = router.accept().await;
+    let (_lab, peer, _router, link) = Lab::with_link().await;
     let message = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='x'/>";
     for _ in 0..2 {
         link.say(message);
@@ -91,9 +88,7 @@ async fn a_partner_that_closes_after_three_seconds_is_left_before_and_called_aga
             )
             .await;
         stream.hear("</db:result>").await;
-        stream
-            .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-            .await;
+        stream.say(VALID).await;
         stream.hear("id='x'").await;
         let last = Instant::now();
         let end = timeout(PATIENCE, stream.hear("</stream:stream>")).await;

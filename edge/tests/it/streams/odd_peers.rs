@@ -5,14 +5,14 @@ use std::time::Duration;
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
-use crate::support::{Lab, Peer, Speaker, attribute, client_tls, header, server_tls};
+use crate::support::{
+    KEY, Lab, PROCEED, Peer, STARTTLS, Speaker, VALID, attribute, client_tls, header, server_tls, to_alice,
+};
 
 fn peer_terms(config: &mut EdgeConfig, terms: &str) {
     config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
 }
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const DIALBACK: &str =
     "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
@@ -25,13 +25,11 @@ const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1
 async fn white_space_behind_starttls_is_no_reason_to_refuse(#[case] behind: &str) {
     let (lab, peer, _link) = Lab::configured(|_| {}).await;
     let mut tool = Speaker::connect(lab.s2s).await;
-    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
-    tool.hear("</stream:features>").await;
+    tool.open(&header("vngtp.lab", "coluc.com", "")).await;
     tool.say(&format!("{STARTTLS}{behind}")).await;
     tool.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     tool.start_tls_as_client("coluc.com").await;
-    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
-    let text = tool.hear("</stream:features>").await;
+    let text = tool.open(&header("vngtp.lab", "coluc.com", "")).await;
     let id = attribute(&text, "stream:stream", "id");
     peer.authenticate(&mut tool, &id, "coluc.com").await;
 }
@@ -52,8 +50,7 @@ async fn white_space_that_comes_after_proceed_is_no_reason_to_refuse(
 ) {
     let (lab, peer, _link) = Lab::configured(|_| {}).await;
     let mut tool = Speaker::connect(lab.s2s).await;
-    tool.say(&header("vngtp.lab", "coluc.com", "")).await;
-    tool.hear("</stream:features>").await;
+    tool.open(&header("vngtp.lab", "coluc.com", "")).await;
     tool.say(&format!("{STARTTLS}{behind}")).await;
     tool.hear(PROCEED).await;
     for byte in later.split("") {
@@ -64,8 +61,7 @@ async fn white_space_that_comes_after_proceed_is_no_reason_to_refuse(
     let failed = lab.metric("xmpp_edge_tls_failures_total{direction=\"inbound\"}");
     assert_eq!(failed, u64::from(!taken));
     if taken {
-        tool.say(&header("vngtp.lab", "coluc.com", "")).await;
-        let text = tool.hear("</stream:features>").await;
+        let text = tool.open(&header("vngtp.lab", "coluc.com", "")).await;
         let id = attribute(&text, "stream:stream", "id");
         peer.authenticate(&mut tool, &id, "coluc.com").await;
     }
@@ -104,8 +100,7 @@ async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(#[case] behi
     let (lab, peer, link) = Lab::configured(|_| {}).await;
     // The verification of a key and the stream for stanzas.
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
+    bob.say(KEY).await;
     for element in ["db:verify", "db:result"] {
         let mut speaker = proceed(&peer, behind, later).await;
         speaker.start_tls_as_server().await;
@@ -225,13 +220,10 @@ mod xcp_edge {
     async fn its_stanzas_arrive() {
         let (lab, peer, mut link) = Lab::configured(|_| {}).await;
         let mut bob = Speaker::connect(lab.s2s).await;
-        bob.say(&xcp_header("")).await;
-        bob.hear("</stream:features>").await;
-        bob.say(STARTTLS).await;
-        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        bob.open(&xcp_header("")).await;
+        bob.starttls().await;
         bob.start_tls_as_client("coluc.com").await;
-        bob.say(&xcp_header("")).await;
-        bob.hear("</stream:features>").await;
+        bob.open(&xcp_header("")).await;
         bob.say("<db:result from='vngtp.lab' to='coluc.com'>0f1e2d3c4b5a</db:result>")
             .await;
         let mut asked = accept(&peer).await;
@@ -243,8 +235,7 @@ mod xcp_edge {
             ))
             .await;
         bob.hear("type='valid'/>").await;
-        bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='x'/>")
-            .await;
+        bob.say(&to_alice("x")).await;
         let stanza = link.hear().await;
         assert_eq!(attribute(&stanza, "message", "xml:lang"), "en-US.UTF-8");
         assert_eq!(attribute(&stanza, "message", "id"), "x");
@@ -269,8 +260,7 @@ mod xcp_edge {
     async fn its_questions_in_clear_are_answered_where_its_terms_allow_it() {
         let (lab, _peer, _link) = Lab::configured(|config| peer_terms(config, "tlsMode: Optional")).await;
         let mut asking = Speaker::connect(lab.s2s).await;
-        asking.say(&xcp_header("")).await;
-        let features = asking.hear("</stream:features>").await;
+        let features = asking.open(&xcp_header("")).await;
         assert!(!features.contains("<required/>"), "{features}");
         asking.say(VERIFY).await;
         let answer = asking.hear("type='invalid'/>").await;
@@ -295,9 +285,7 @@ async fn features_after_tls_may_be_odd(#[case] features: &str) {
         .await;
     let asked = stream.hear("</db:result>").await;
     assert!(!asked.contains("bidi"), "{asked}");
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     stream.hear("id='m1'").await;
 }
 
@@ -311,8 +299,7 @@ async fn an_inbound_header_need_not_name_its_sender(#[case] from: &str) {
     let mut bob = Speaker::connect(lab.s2s).await;
     bob.say(&header).await;
     bob.hear("</stream:features>").await;
-    bob.say(STARTTLS).await;
-    bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    bob.starttls().await;
     bob.start_tls_as_client("coluc.com").await;
     bob.say(&header).await;
     let text = bob.hear("</stream:features>").await;
@@ -335,9 +322,7 @@ async fn an_answer_to_our_header_may_have_an_empty_to() {
         .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
         .await;
     stream.hear("</db:result>").await;
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     stream.hear("id='m1'").await;
 }
 

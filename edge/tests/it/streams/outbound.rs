@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::support::{Lab, Peer, Router, attribute, config, header, live};
+use crate::support::{KEY, Lab, Peer, Router, attribute, config, header, live, to_alice, to_bob, verified};
 
 const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
 
@@ -94,13 +94,7 @@ async fn a_pre_1_0_peer_gets_nothing() {
 async fn bytes_behind_proceed_are_never_taken_for_what_tls_protects() {
     let (_lab, peer, _router, link) = Lab::with_link().await;
     link.say(MESSAGE);
-    let mut clear = peer.accept_tcp().await;
-    clear.hear("version='1.0'>").await;
-    clear.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    clear
-        .say("<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")
-        .await;
-    clear.hear("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+    let mut clear = peer.accept_starttls().await;
     let injected = header("vngtp.lab", "coluc.com", "injected");
     clear
         .say(&format!("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>{injected}"))
@@ -173,7 +167,7 @@ async fn an_orderly_end_reports_nothing_and_the_next_message_opens_a_new_stream(
     stream.hear("</message>").await;
     stream.say("</stream:stream>").await;
     stream.hear("</stream:stream>").await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m2'/>");
+    link.say(&to_bob("m2"));
     let mut stream = peer.accept_authenticated("coluc.com").await;
     stream.hear("id='m2'").await;
     let nothing = tokio::time::timeout(std::time::Duration::from_millis(100), link.hear()).await;
@@ -188,24 +182,15 @@ async fn streams_of_a_hosted_domain_that_was_removed_are_closed_and_others_live(
     let mut link = router.accept().await;
     let mut gone = peer.open_authenticated(lab.s2s, "conf.coluc.com").await;
     let (mut stays, id) = peer.open(lab.s2s, "coluc.com").await;
-    stays
-        .say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
-    verifying
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>"
-        ))
-        .await;
+    stays.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     stays.hear("type='valid'/>").await;
     let mut after = before;
     after.domains.pop();
     lab.live.send(std::sync::Arc::new(live(after))).unwrap();
     assert!(gone.hear("</stream:stream>").await.contains("<host-gone "));
-    stays
-        .say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='still'/>")
-        .await;
+    stays.say(&to_alice("still")).await;
     assert!(link.hear().await.contains("still"));
 }
 

@@ -10,8 +10,9 @@ use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::words::Stage;
 
-use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules, partners, pki};
-use crate::support::{Lab, Peer, Router, RouterLink, config, live};
+use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
+use crate::support::pki::{files, partners, pki};
+use crate::support::{Lab, Peer, Router, RouterLink, config, live, to_bob};
 
 const GOOD: &str = "coluc.com";
 const BAD: &str = "conf.coluc.com";
@@ -45,7 +46,7 @@ impl Scene {
             lab,
             _router: router,
             link,
-            partner: Partner::start(peer, partners(), rules),
+            partner: Partner::start(peer, partners().clone(), rules),
         }
     }
 
@@ -206,12 +207,9 @@ async fn a_second_domain_on_a_stream_by_external_goes_on_with_a_stream_of_its_ow
 fn two_certificates(mut config: EdgeConfig) -> Live {
     let pem = |domain: &str| {
         let made = pki().issue(&[domain], |_| {});
-        made.chain_pem.clone() + &made.key_pem
+        made.pem()
     };
-    config.tls.certificates = vec![
-        serde_yaml::from_str("{certificateFile: /good, privateKeyFile: /good}").unwrap(),
-        serde_yaml::from_str("{certificateFile: /bad, privateKeyFile: /bad}").unwrap(),
-    ];
+    config.tls.certificates = vec![files("/good"), files("/bad")];
     pki().live_with(config, &[("/good", &pem(GOOD)), ("/bad", &pem(BAD))])
 }
 
@@ -284,7 +282,7 @@ async fn domains_share_no_stream_with_a_server_that_closes_instead_of_answering(
 #[tokio::test]
 async fn a_partner_that_ends_the_stream_instead_of_answering_is_named_with_its_remedy() {
     let (lab, peer, _router, link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     let mut stream = peer.accept("stream-id").await;
     stream.hear("</db:result>").await;
     stream.say("</stream:stream>").await;

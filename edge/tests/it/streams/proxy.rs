@@ -6,7 +6,7 @@ use std::time::Duration;
 use rstest::rstest;
 use xmpp_federation_core::edge_config::EdgeConfig;
 
-use crate::support::{self, Lab, Peer, Router, RouterLink, Speaker, config, header, live};
+use crate::support::{self, Lab, Peer, RouterLink, Speaker, header, to_alice};
 
 const REFUSED: &str = "xmpp_edge_connections_refused_total{reason=\"proxy-header\"}";
 
@@ -20,12 +20,11 @@ const V2_IPV6: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x27\
 
 /// An edge that trusts this network.
 async fn start(trusted: &str, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink) {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.proxy_protocol.trusted_sources = vec![trusted.parse().unwrap()];
-    change(&mut config);
-    let lab = Lab::start(live(config));
-    let link = router.accept().await;
+    let (lab, peer, link) = Lab::configured(|config| {
+        config.proxy_protocol.trusted_sources = vec![trusted.parse().unwrap()];
+        change(config);
+    })
+    .await;
     (lab, peer, link)
 }
 
@@ -65,15 +64,13 @@ async fn the_clients_address_counts_on_both_listeners(
     let id;
     if direct {
         bob.start_tls_as_client("coluc.com").await;
-        bob.say(&header("vngtp.lab", "coluc.com", "")).await;
-        let text = bob.hear("</stream:features>").await;
+        let text = bob.open(&header("vngtp.lab", "coluc.com", "")).await;
         id = support::attribute(&text, "stream:stream", "id");
     } else {
         (bob, id) = peer.open_on(bob, "coluc.com").await;
     }
     peer.authenticate(&mut bob, &id, "coluc.com").await;
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='1'/>")
-        .await;
+    bob.say(&to_alice("1")).await;
     assert!(link.hear().await.contains("id='1'"));
     assert_eq!(inbound_peers(&lab), [client.parse().unwrap()]);
     assert_eq!(headers(&lab, outcome), 1);
@@ -241,8 +238,7 @@ async fn the_bound_per_address_is_on_clients_and_not_on_their_balancer() {
         for port in [1, 2] {
             let mut stream = Speaker::connect(lab.s2s).await;
             stream.say(&client(n, port)).await;
-            stream.say(&header("vngtp.lab", "coluc.com", "")).await;
-            stream.hear("</stream:features>").await;
+            stream.open(&header("vngtp.lab", "coluc.com", "")).await;
             open.push(stream);
         }
     }

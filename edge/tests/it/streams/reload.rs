@@ -11,7 +11,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, StaticRoute};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
-use crate::support::{Lab, Peer, Router, attribute, config, live};
+use crate::support::{Lab, Peer, Router, attribute, config, live, to_alice, to_bob};
 
 /// The configuration of one reload; `n` counts them.
 type Change = fn(EdgeConfig, usize) -> Live;
@@ -71,9 +71,7 @@ async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(#
     let lab = Lab::start(live(start.clone()));
     let mut link = router.accept().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
-    let mut inward = peer.accept_authenticated("coluc.com").await;
-    inward.hear("id='first'/>").await;
+    let mut inward = link.opens(&peer, "first").await;
 
     let said = link.sayer();
     let alice = tokio::spawn(async move {
@@ -113,10 +111,9 @@ async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(#
     alice.await.unwrap();
     let mut bob = writing.await.unwrap();
     // Nothing more came, and the streams and the link live.
-    bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='last'/>")
-        .await;
+    bob.say(&to_alice("last")).await;
     assert!(link.hear().await.contains("id='last'"));
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='last'/>");
+    link.say(&to_bob("last"));
     assert!(inward.hear("/>").await.contains("id='last'"));
     let counts = lab.edge.registry.counts();
     assert_eq!((counts.inbound, counts.outbound), (1, 1));
@@ -130,9 +127,7 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
     let lab = Lab::start(live(allowed.clone()));
     let mut link = router.accept().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='first'/>");
-    let mut inward = peer.accept_authenticated("coluc.com").await;
-    inward.hear("id='first'/>").await;
+    let mut inward = link.opens(&peer, "first").await;
     let said = link.sayer();
     let alice = tokio::spawn(async move {
         for n in 0..COUNT {
@@ -220,10 +215,7 @@ async fn a_cluster_that_a_reload_takes_away_delivers_what_it_has_and_reports_the
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let writer = tokio::spawn(async move {
         for n in 0..COUNT {
-            bob.say(&format!(
-                "<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'/>"
-            ))
-            .await;
+            bob.say(&to_alice(n)).await;
         }
         bob
     });

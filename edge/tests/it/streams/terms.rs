@@ -5,23 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, Peer as Terms};
+use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::router::Timing;
 
-use crate::support::{Lab, PATIENCE, Peer, Router, RouterLink, Speaker, attribute, config, header, live};
-
-fn terms(domain: &str) -> Terms {
-    Terms {
-        domain: Domain::parse(domain).unwrap(),
-        tls_mode: None,
-        require_certificate: None,
-        pinned_sha256: Vec::new(),
-        max_stanza_bytes: None,
-        messages_per_second: None,
-        bytes_per_second: None,
-    }
-}
+use crate::support::{
+    KEY, Lab, PATIENCE, Peer, Router, RouterLink, Speaker, VALID, attribute, config, header, live, terms, to_bob,
+    verified,
+};
 
 fn message(from: &str, id: &str, body: usize) -> String {
     let body = "x".repeat(body);
@@ -49,10 +39,7 @@ async fn two_peers(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, Peer, Ro
 #[tokio::test]
 async fn a_peer_above_its_rate_is_read_no_faster_and_nothing_is_lost() {
     let (lab, peer, other, mut link) = two_peers(|config| {
-        config.peers.push(Terms {
-            messages_per_second: Some(50),
-            ..terms("vngtp.lab")
-        });
+        config.peers.push(terms("vngtp.lab", "messagesPerSecond: 50"));
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
@@ -73,23 +60,14 @@ async fn a_peer_above_its_rate_is_read_no_faster_and_nothing_is_lost() {
 #[tokio::test]
 async fn all_streams_of_a_peer_share_its_rate_in_bytes() {
     let (lab, peer, _other, mut link) = two_peers(|config| {
-        config.peers.push(Terms {
-            bytes_per_second: Some(20_000),
-            ..terms("vngtp.lab")
-        });
+        config.peers.push(terms("vngtp.lab", "bytesPerSecond: 20000"));
     })
     .await;
     let mut one = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let (mut two, id) = peer.open(lab.s2s, "coluc.com").await;
-    two.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
-    let mut verifying = peer.accept("v").await;
-    verifying.hear("</db:verify>").await;
-    verifying
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>"
-        ))
-        .await;
+    two.say(KEY).await;
+    let mut verifying = peer.accept_question().await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     two.hear("type='valid'/>").await;
     let start = Instant::now();
     for n in 0..20 {
@@ -105,10 +83,7 @@ async fn all_streams_of_a_peer_share_its_rate_in_bytes() {
 #[tokio::test]
 async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
     let (mut lab, peer, _other, mut link) = two_peers(|config| {
-        config.peers.push(Terms {
-            messages_per_second: Some(1),
-            ..terms("vngtp.lab")
-        });
+        config.peers.push(terms("vngtp.lab", "messagesPerSecond: 1"));
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
@@ -120,9 +95,7 @@ async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
     let goodbye = bob.hear("</stream:stream>").await;
     assert!(goodbye.contains("<system-shutdown "), "{goodbye}");
     bob.say("</stream:stream>").await;
-    assert_eq!(link.hear().await, "</stream:stream>");
-    link.say("</stream:stream>");
-    link.say("");
+    link.ends().await;
     lab.stopped().await;
 }
 
@@ -130,14 +103,8 @@ async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
 async fn each_domain_of_a_shared_stream_has_its_own_largest_stanza() {
     let (lab, peer, other, mut link) = two_peers(|config| {
         config.limits.max_stanza_bytes = 50_000;
-        config.peers.push(Terms {
-            max_stanza_bytes: Some(20_000),
-            ..terms("vngtp.lab")
-        });
-        config.peers.push(Terms {
-            max_stanza_bytes: Some(100_000),
-            ..terms("other.example")
-        });
+        config.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
+        config.peers.push(terms("other.example", "maxStanzaBytes: 100000"));
     })
     .await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
@@ -156,13 +123,8 @@ async fn each_domain_of_a_shared_stream_has_its_own_largest_stanza() {
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
     bob.say("<db:result from='vngtp.lab' to='coluc.com'>some-key</db:result>")
         .await;
-    let mut verifying = peer.accept("again").await;
-    verifying.hear("</db:verify>").await;
-    verifying
-        .say(&format!(
-            "<db:verify from='vngtp.lab' to='coluc.com' id='{id}' type='valid'/>"
-        ))
-        .await;
+    let mut verifying = peer.accept_question().await;
+    verifying.say(&verified("vngtp.lab", "coluc.com", &id, "valid")).await;
     bob.hear("type='valid'/>").await;
     let endless = message("vngtp.lab", "endless", 21_000);
     bob.say(&endless[..20_500]).await;
@@ -177,10 +139,7 @@ async fn a_limit_that_a_reload_lowers_holds_for_the_streams_that_are_open() {
     bob.say(&message("vngtp.lab", "before", 30_000)).await;
     heard(&mut link, 1).await;
     let mut after = lab.live.borrow().config.clone();
-    after.peers.push(Terms {
-        max_stanza_bytes: Some(20_000),
-        ..terms("vngtp.lab")
-    });
+    after.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
     lab.live.send(Arc::new(live(after))).unwrap();
     bob.say(&message("vngtp.lab", "small", 19_000)).await;
     heard(&mut link, 1).await;
@@ -194,10 +153,7 @@ async fn our_limits_are_announced_before_and_after_tls_with_the_peers_own() {
     let (lab, _peer, _other, _link) = two_peers(|config| {
         config.limits.max_stanza_bytes = 50_000;
         config.limits.idle_timeout = "5m".parse().unwrap();
-        config.peers.push(Terms {
-            max_stanza_bytes: Some(20_000),
-            ..terms("vngtp.lab")
-        });
+        config.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
     })
     .await;
     for (from, most) in [("vngtp.lab", 20_000), ("other.example", 50_000)] {
@@ -205,14 +161,11 @@ async fn our_limits_are_announced_before_and_after_tls_with_the_peers_own() {
             "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>{most}</max-bytes><idle-seconds>300</idle-seconds></limits>"
         );
         let mut bob = Speaker::connect(lab.s2s).await;
-        bob.say(&header(from, "coluc.com", "")).await;
-        let before = bob.hear("</stream:features>").await;
+        let before = bob.open(&header(from, "coluc.com", "")).await;
         assert!(before.contains(&expected), "{before}");
-        bob.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
-        bob.hear("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
+        bob.starttls().await;
         bob.start_tls_as_client("coluc.com").await;
-        bob.say(&header(from, "coluc.com", "")).await;
-        let after = bob.hear("</stream:features>").await;
+        let after = bob.open(&header(from, "coluc.com", "")).await;
         assert!(after.contains(&expected), "{after}");
     }
 }
@@ -226,9 +179,7 @@ async fn accept_with_limits(peer: &Peer, limits: &str) -> Speaker {
         ))
         .await;
     stream.hear("</db:result>").await;
-    stream
-        .say("<db:result from='vngtp.lab' to='coluc.com' type='valid'/>")
-        .await;
+    stream.say(VALID).await;
     stream
 }
 
@@ -266,7 +217,7 @@ async fn a_stanza_larger_than_the_peer_takes_is_answered_and_the_stream_goes_on(
 #[tokio::test]
 async fn an_idle_stream_is_closed_before_the_peer_would_do_it() {
     let (_lab, peer, _router, link) = Lab::with_link().await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='1'/>");
+    link.say(&to_bob("1"));
     let mut stream = accept_with_limits(&peer, "<idle-seconds>3</idle-seconds>").await;
     stream.hear("id='1'/>").await;
     let start = Instant::now();

@@ -5,9 +5,8 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Lab, Speaker, header};
+use crate::support::{KEY, Lab, STARTTLS, Speaker, header, to_alice, to_bob};
 
-const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 /// The beginning of a TLS record with a `ClientHello` of 512 bytes.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
 
@@ -48,10 +47,8 @@ async fn a_negotiation_that_stalls_ends_in_time(#[case] stalls: Stalls) {
         Stalls::InsideTheHeader => peer.say("<?xml version='1.0'?><stream:stre").await,
         Stalls::AfterTheHeader => peer.say(&header("vngtp.lab", "coluc.com", "")).await,
         Stalls::BeforeTheHandshake | Stalls::InsideTheHandshake => {
-            peer.say(&header("vngtp.lab", "coluc.com", "")).await;
-            peer.hear("</stream:features>").await;
-            peer.say(STARTTLS).await;
-            peer.hear("<proceed ").await;
+            peer.open(&header("vngtp.lab", "coluc.com", "")).await;
+            peer.starttls().await;
             if stalls == Stalls::InsideTheHandshake {
                 peer.try_say(HALF_HELLO).await.unwrap();
             }
@@ -73,8 +70,7 @@ async fn a_negotiation_that_stalls_ends_in_time(#[case] stalls: Stalls) {
     );
     assert_eq!(end.contains("<connection-timeout "), speaks, "{end}");
     drop(peer);
-    lab.until("the stream is gone", |lab| lab.edge.registry.counts().inbound == 0)
-        .await;
+    lab.inbound(0).await;
 }
 
 #[rstest]
@@ -94,8 +90,7 @@ async fn features_without_dialback_end_with_the_idle_time(#[values(false, true)]
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
     drop(stream);
-    lab.until("the stream is gone", |lab| lab.edge.registry.counts().inbound == 0)
-        .await;
+    lab.inbound(0).await;
 }
 
 #[tokio::test]
@@ -105,10 +100,8 @@ async fn a_key_that_the_authoritative_server_never_judges_is_answered_in_time() 
     })
     .await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say("<db:result from='vngtp.lab' to='coluc.com'>k</db:result>")
-        .await;
-    let mut asked = peer.accept("v").await;
-    asked.hear("</db:verify>").await;
+    bob.say(KEY).await;
+    let _asked = peer.accept_question().await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-server-timeout "), "{answer}");
 }
@@ -124,7 +117,7 @@ async fn a_peer_that_stalls_while_we_open_a_stream_is_left_in_time(#[case] until
         config.limits.dialback_timeout = "1s".parse().unwrap();
     })
     .await;
-    link.say("<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>");
+    link.say(&to_bob("m1"));
     let mut stalled = peer.accept_tcp().await;
     stalled.hear("version='1.0'>").await;
     if !until.is_empty() {
@@ -152,8 +145,7 @@ async fn an_inbound_stream_is_closed_when_idle_and_not_while_it_carries_stanzas(
     let began = Instant::now();
     let mut last = began;
     while began.elapsed() < Duration::from_secs(4) {
-        bob.say("<message from='bob@vngtp.lab' to='alice@coluc.com' id='x'/>")
-            .await;
+        bob.say(&to_alice("x")).await;
         link.hear().await;
         last = Instant::now();
         sleep(Duration::from_millis(500)).await;
@@ -190,8 +182,7 @@ async fn an_outbound_stream_is_closed_when_idle_and_opened_again_when_needed() {
     stream.say("</stream:stream>").await;
     stream.hear_end().await;
     drop(stream);
-    lab.until("the stream is gone", |lab| lab.edge.registry.counts().outbound == 0)
-        .await;
+    lab.outbound(0).await;
     link.say(message);
     let mut again = peer.accept_authenticated("coluc.com").await;
     again.hear("id='x'").await;

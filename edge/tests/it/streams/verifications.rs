@@ -15,20 +15,17 @@ use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::resolve::Resolver;
 
 use crate::support::one_host::OneHost;
-use crate::support::{Lab, Peer, Router, Speaker, attribute, client_tls, config, header, live, server_tls};
+use crate::support::{
+    KEY, Lab, PROCEED, Peer, Router, STARTTLS, Speaker, attribute, client_tls, config, header, live, result,
+    server_tls, verified,
+};
 
-const TO_TLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 const DIALBACK: &str =
     "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
-fn key(from: &str, to: &str) -> String {
-    format!("<db:result from='{from}' to='{to}'>k</db:result>")
-}
-
 fn valid(asked: &str) -> String {
     let [from, to, id] = ["from", "to", "id"].map(|name| attribute(asked, "db:verify", name));
-    format!("<db:verify from='{to}' to='{from}' id='{id}' type='valid'/>")
+    verified(&to, &from, &id, "valid")
 }
 
 /// Takes a connection; ends the stream at its header if it comes from `refused`, else gives it back
@@ -55,18 +52,18 @@ async fn a_domain_of_ours_that_the_partner_refuses_does_not_keep_another_from_be
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let connected = Speaker::connect_from([127, 5, 5, 5], lab.s2s).await;
     let (mut stranger, _) = peer.open_on(connected, "conf.coluc.com").await;
-    stranger.say(&key("vngtp.lab", "conf.coluc.com")).await;
+    stranger.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     assert!(accept_unless(&peer, "conf.coluc.com").await.is_none());
     let answer = stranger.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
     assert_eq!(lab.edge.registry.failing_count(), 0, "nothing is proven");
     let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(&key("vngtp.lab", "coluc.com")).await;
+    partner.say(KEY).await;
     let mut verifying = accept_unless(&peer, "conf.coluc.com").await.unwrap();
     answer_valid(&mut verifying).await;
     partner.hear("type='valid'/>").await;
     // What failed is remembered for its own pair.
-    stranger.say(&key("vngtp.lab", "conf.coluc.com")).await;
+    stranger.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     stranger.hear("<remote-connection-failed ").await;
 }
 
@@ -74,11 +71,11 @@ async fn a_domain_of_ours_that_the_partner_refuses_does_not_keep_another_from_be
 async fn a_stream_that_never_comes_up_for_one_domain_of_ours_does_not_hold_up_another() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut stranger, _) = peer.open(lab.s2s, "conf.coluc.com").await;
-    stranger.say(&key("vngtp.lab", "conf.coluc.com")).await;
+    stranger.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     // Taken, and nothing is said.
     let _silent = peer.accept_tcp().await;
     let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(&key("vngtp.lab", "coluc.com")).await;
+    partner.say(KEY).await;
     let mut verifying = accept_unless(&peer, "conf.coluc.com").await.unwrap();
     answer_valid(&mut verifying).await;
     partner.hear("type='valid'/>").await;
@@ -88,14 +85,14 @@ async fn a_stream_that_never_comes_up_for_one_domain_of_ours_does_not_hold_up_an
 async fn a_failure_for_somebody_who_is_gone_is_not_remembered() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut stranger, _) = peer.open(lab.s2s, "coluc.com").await;
-    stranger.say(&key("vngtp.lab", "coluc.com")).await;
+    stranger.say(KEY).await;
     let taken = peer.accept_tcp().await;
     drop(stranger);
     let gone = |lab: &Lab| lab.edge.registry.counts().inbound == 0;
     lab.until("the stranger is gone", gone).await;
     drop(taken);
     let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(&key("vngtp.lab", "coluc.com")).await;
+    partner.say(KEY).await;
     let mut verifying = accept_unless(&peer, "").await.unwrap();
     answer_valid(&mut verifying).await;
     partner.hear("type='valid'/>").await;
@@ -106,11 +103,11 @@ async fn a_failure_for_somebody_who_is_gone_is_not_remembered() {
 async fn a_question_on_a_stream_that_ends_just_then_is_asked_again_once() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&key("vngtp.lab", "coluc.com")).await;
+    bob.say(KEY).await;
     let mut verifying = accept_unless(&peer, "").await.unwrap();
     answer_valid(&mut verifying).await;
     bob.hear("type='valid'/>").await;
-    bob.say(&key("vngtp.lab", "conf.coluc.com")).await;
+    bob.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     verifying.hear("</db:verify>").await;
     drop(verifying);
     let mut verifying = accept_unless(&peer, "").await.unwrap();
@@ -122,13 +119,13 @@ async fn a_question_on_a_stream_that_ends_just_then_is_asked_again_once() {
 #[tokio::test]
 async fn keys_wait_for_their_turn_and_one_address_leaves_turns_to_another() {
     const KEYS: usize = 30;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    config.limits.max_verifications = Some(8);
-    config
-        .domains
-        .extend((0..KEYS).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
-    let lab = Lab::start(live(config));
+    let (lab, peer, _link) = Lab::configured(|config| {
+        config.limits.max_verifications = Some(8);
+        config
+            .domains
+            .extend((0..KEYS).map(|n| format!("d{n}.coluc.com").parse().unwrap()));
+    })
+    .await;
     let from = async |source| {
         let connected = Speaker::connect_from(source, lab.s2s).await;
         peer.open_on(connected, "coluc.com").await.0
@@ -136,7 +133,7 @@ async fn keys_wait_for_their_turn_and_one_address_leaves_turns_to_another() {
     let mut many = from([127, 5, 5, 5]).await;
     for n in 0..KEYS {
         let to = format!("d{n}.coluc.com");
-        many.say(&key("vngtp.lab", &to)).await;
+        many.say(&result("vngtp.lab", &to, "k")).await;
     }
     // What waits is told: of eight turns a stranger's network has two.
     let states = |lab: &Lab| {
@@ -154,7 +151,7 @@ async fn keys_wait_for_their_turn_and_one_address_leaves_turns_to_another() {
     assert!(verifying.is_silent(Duration::from_millis(100)).await);
     assert_eq!(lab.edge.verifications(), (2, KEYS - 2));
     let mut one = from([127, 6, 6, 6]).await;
-    one.say(&key("vngtp.lab", "coluc.com")).await;
+    one.say(KEY).await;
     answer_valid(&mut verifying).await;
     one.hear("type='valid'/>").await;
     // Everything else has its turn too.
@@ -177,12 +174,12 @@ async fn a_key_whose_time_is_over_before_its_turn_is_answered_and_named() {
     config.limits.max_verifications = Some(1);
     let lab = Lab::start(live(config.clone()));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(&key("vngtp.lab", "coluc.com")).await;
+    bob.say(KEY).await;
     let mut verifying = accept_unless(&peer, "").await.unwrap();
     verifying.hear("</db:verify>").await;
     config.limits.dialback_timeout = "1s".parse().unwrap();
     lab.live.send(Arc::new(live(config))).unwrap();
-    bob.say(&key("vngtp.lab", "conf.coluc.com")).await;
+    bob.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<resource-constraint "), "{answer}");
     let refused = lab.metric("xmpp_edge_verifications_refused_total{reason=\"too-late\"}");
@@ -242,9 +239,9 @@ async fn authoritative(listener: TcpListener, streams: Arc<AtomicUsize>) {
             let mut side = Side::new(tcp);
             let opened = side.hear("version='1.0'>").await?;
             let domain = attribute(&opened, "stream:stream", "to");
-            let features = format!("<stream:features>{TO_TLS}</stream:features>");
+            let features = format!("<stream:features>{STARTTLS}</stream:features>");
             side.say(&(header(&domain, "coluc.com", "c") + &features)).await?;
-            side.hear(TO_TLS).await?;
+            side.hear(STARTTLS).await?;
             side.say(PROCEED).await?;
             let mut side = Side::new(tls.accept(side.io).await.ok()?);
             side.hear("version='1.0'>").await?;
@@ -265,7 +262,7 @@ async fn open(edge: SocketAddr, from: &str) -> Option<Side> {
     let mut side = Side::new(tcp);
     side.say(&header(from, "coluc.com", "")).await?;
     side.hear("</stream:features>").await?;
-    side.say(TO_TLS).await?;
+    side.say(STARTTLS).await?;
     side.hear(PROCEED).await?;
     let connector = tokio_rustls::TlsConnector::from(client_tls());
     let name = ServerName::try_from("coluc.com").unwrap();
@@ -280,7 +277,7 @@ async fn show_keys(edge: SocketAddr, domains: Vec<String>) -> usize {
     let Some(mut side) = open(edge, &domains[0]).await else {
         return 0;
     };
-    let keys = domains.iter().map(|domain| key(domain, "coluc.com"));
+    let keys = domains.iter().map(|domain| result(domain, "coluc.com", "k"));
     let mut valid = 0;
     if side.say(&keys.collect::<String>()).await.is_some() {
         for _ in domains {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile, Peer as Terms};
+use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 use xmpp_federation_edge::config::Live;
@@ -75,6 +76,23 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
          drainDelay: 0s\n"
     ))
     .unwrap()
+}
+
+/// The same with links of this profile.
+pub fn config_of(profile: LinkProfile, peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
+    let mut config = config(peers, routers);
+    config.routers[0].profile = profile;
+    config
+}
+
+/// The terms of a remote domain.
+pub fn terms(domain: &str, terms: &str) -> Terms {
+    serde_yaml::from_str(&format!("{{domain: {domain}, {terms}}}")).unwrap()
+}
+
+/// Pins a certificate of `vngtp.lab`.
+pub fn pin(sha256: &str) -> Terms {
+    terms("vngtp.lab", &format!("pinnedSha256: ['{sha256}']"))
 }
 
 pub fn live(config: EdgeConfig) -> Live {
@@ -148,6 +166,17 @@ impl Lab {
         (lab, peer, link)
     }
 
+    /// The same with a router of this profile.
+    pub async fn linked(profile: LinkProfile) -> (Self, Peer, RouterLink) {
+        let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+        let lab = Self::start(live(config_of(profile, &[&peer], &[&router])));
+        let link = match profile {
+            LinkProfile::Component => router.accept().await,
+            LinkProfile::Xcp => router.accept_xcp().await,
+        };
+        (lab, peer, link)
+    }
+
     /// An edge with one peer and one router, the link up.
     pub async fn with_link() -> (Self, Peer, Router, RouterLink) {
         let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
@@ -170,7 +199,27 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        assert!(timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+        assert!(timeout(2 * PATIENCE, waiting).await.is_ok(), "never: {what}");
+    }
+
+    /// Waits until so many inbound streams are open.
+    pub async fn inbound(&self, count: usize) {
+        let open = |lab: &Self| lab.edge.registry.counts().inbound == count;
+        self.until(&format!("{count} inbound streams"), open).await;
+    }
+
+    /// Waits until so many outbound streams are open.
+    pub async fn outbound(&self, count: usize) {
+        let open = |lab: &Self| lab.edge.registry.counts().outbound == count;
+        self.until(&format!("{count} outbound streams"), open).await;
+    }
+
+    /// Waits until the first link has come to this state.
+    pub async fn link(&self, state: LinkState) -> LinkStatus {
+        let first = |lab: &Self| lab.edge.registry.links().into_iter().next();
+        let there = |lab: &Self| first(lab).is_some_and(|link| link.state == state);
+        self.until(&format!("{state:?}"), there).await;
+        first(self).unwrap()
     }
 
     /// SIGTERM.

@@ -11,7 +11,18 @@ pub mod records;
 pub mod router;
 pub mod scene;
 
-pub use lab::{Lab, SECRET, config, live};
+pub use lab::{Lab, SECRET, config, config_of, live, pin, terms};
 pub use router::{COMPONENT, GATEWAY, Router, RouterLink, announced, end_of_first_element};
-pub use scene::Scene;
-pub use testkit_peer::{PATIENCE, Peer, Speaker, attribute, client_tls, header, odd, server_tls};
+pub use scene::{Scene, configured_scene, scene, scene_with};
+pub use testkit_peer::{
+    KEY, PATIENCE, PROCEED, Peer, STARTTLS, Speaker, VALID, answered, attribute, client_tls, header, odd, result,
+    server_tls, verified,
+};
+
+pub fn to_alice(id: impl std::fmt::Display) -> String {
+    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{id}'/>")
+}
+
+pub fn to_bob(id: impl std::fmt::Display) -> String {
+    format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='{id}'/>")
+}

@@ -1,13 +1,12 @@
 //! A partner's server that takes any number of the edge's connections at once and treats each as a
 //! table says; what it hears comes out of a channel.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::pki::{Identity, Pki, server};
+use super::pki::{Identity, server};
 use super::{PATIENCE, Peer, Speaker, attribute, header};
 
 pub const REMOTE: &str = "vngtp.lab";
@@ -243,17 +242,4 @@ impl Stream {
         self.speaker.hear_any(&["</stream:stream>"]).await?;
         None
     }
-}
-
-/// The one authority of all tests of these kinds.
-pub fn pki() -> &'static Pki {
-    static PKI: std::sync::OnceLock<Pki> = std::sync::OnceLock::new();
-    PKI.get_or_init(Pki::new)
-}
-
-/// The partner's certificate.
-pub fn partners() -> Identity {
-    static MADE: Mutex<Option<Identity>> = Mutex::new(None);
-    let mut made = MADE.lock().unwrap();
-    made.get_or_insert_with(|| pki().issue(&[REMOTE], |_| {})).clone()
 }

@@ -1,7 +1,7 @@
 //! Certificates of a test authority, and peers that show them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
-use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::files::{FieldError, sha256_hex};
 use xmpp_federation_edge::tls::TlsSettings;
@@ -36,6 +36,23 @@ pub struct Identity {
     pub key_pem: String,
 }
 
+/// The one authority of all tests.
+pub fn pki() -> &'static Pki {
+    static PKI: OnceLock<Pki> = OnceLock::new();
+    PKI.get_or_init(Pki::new)
+}
+
+/// The certificate of the partner `vngtp.lab`.
+pub fn partners() -> &'static Identity {
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    IDENTITY.get_or_init(|| pki().issue(&["vngtp.lab"], |_| {}))
+}
+
+/// Certificate and key from one file.
+pub fn files(path: &str) -> CertificateFiles {
+    serde_yaml::from_str(&format!("{{certificateFile: {path}, privateKeyFile: {path}}}")).unwrap()
+}
+
 impl Identity {
     fn new(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
         Self {
@@ -57,6 +74,11 @@ impl Identity {
     pub fn with_key_of(mut self, other: &Self) -> Self {
         self.key.clone_from(&other.key);
         self
+    }
+
+    /// Certificate and key as they stand in one file.
+    pub fn pem(&self) -> String {
+        self.chain_pem.clone() + &self.key_pem
     }
 
     pub fn sha256(&self) -> String {
@@ -124,7 +146,7 @@ impl Pki {
         let ca = self.ca.pem();
         all.insert("/ca", &ca);
         // Where `support::config` leads for certificate and key.
-        let own = self.own.chain_pem.clone() + &self.own.key_pem;
+        let own = self.own.pem();
         all.insert("/nowhere", &own);
         let read = |field: &str, path: &std::path::Path| {
             let text = all.get(path.to_str().unwrap()).ok_or_else(|| FieldError {

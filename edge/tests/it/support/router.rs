@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{PATIENCE, Speaker, attribute};
+use super::{PATIENCE, Peer, Speaker, attribute, to_bob};
 
 pub const COMPONENT: &str = "cm-2_s2scp-1.eft-xwye-a-coluc-com";
 
@@ -197,6 +197,26 @@ impl RouterLink {
             .await
             .expect("nothing came over the link")
             .expect("the link ended")
+    }
+
+    pub async fn stays_silent(&mut self, time: Duration) {
+        let heard = timeout(time, self.heard.recv()).await;
+        assert!(heard.is_err(), "{heard:?}");
+    }
+
+    /// The edge ends the link, and so does the router.
+    pub async fn ends(&mut self) {
+        assert_eq!(self.hear().await, "</stream:stream>");
+        self.say("</stream:stream>");
+        self.say("");
+    }
+
+    /// A stream for stanzas of coluc.com to this peer, opened by a message with this id.
+    pub async fn opens(&self, peer: &Peer, id: &str) -> Speaker {
+        self.say(&to_bob(id));
+        let mut stream = peer.accept_authenticated("coluc.com").await;
+        stream.hear(&format!("id='{id}'/>")).await;
+        stream
     }
 
     /// Breaks the connection without a word; gives what had been taken by then.

@@ -78,34 +78,26 @@ impl Bystander {
     }
 }
 
-/// An edge with a hostile or odd peer, `vngtp.lab`, and a bystander.
-pub struct Scene {
-    pub lab: Lab,
-    pub peer: Peer,
-    pub link: RouterLink,
-    pub bystander: Bystander,
+/// An edge with a hostile or odd peer, `vngtp.lab`, its link and a bystander.
+pub type Scene = (Lab, Peer, RouterLink, Bystander);
+
+pub async fn scene() -> Scene {
+    configured_scene(|_| {}).await
 }
 
-impl Scene {
-    pub async fn new() -> Self {
-        Self::with(|_| {}, |_| {}).await
-    }
+pub async fn configured_scene(configure: impl FnOnce(&mut EdgeConfig)) -> Scene {
+    scene_with(configure, |_| {}).await
+}
 
-    pub async fn with(configure: impl FnOnce(&mut EdgeConfig), prepare: impl FnOnce(&mut Live)) -> Self {
-        let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new(Bystander::DOMAIN).await);
-        let router = Router::new().await;
-        let mut config = config(&[&peer, &other], &[&router]);
-        configure(&mut config);
-        let mut live = live(config);
-        prepare(&mut live);
-        let lab = Lab::start(live);
-        let mut link = router.accept().await;
-        let bystander = Bystander::new(&lab, other, &mut link).await;
-        Self {
-            lab,
-            peer,
-            link,
-            bystander,
-        }
-    }
+pub async fn scene_with(configure: impl FnOnce(&mut EdgeConfig), prepare: impl FnOnce(&mut Live)) -> Scene {
+    let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new(Bystander::DOMAIN).await);
+    let router = Router::new().await;
+    let mut config = config(&[&peer, &other], &[&router]);
+    configure(&mut config);
+    let mut live = live(config);
+    prepare(&mut live);
+    let lab = Lab::start(live);
+    let mut link = router.accept().await;
+    let bystander = Bystander::new(&lab, other, &mut link).await;
+    (lab, peer, link, bystander)
 }
