@@ -40,5 +40,7 @@ pub use reroot::Reroot;
 pub use split::split;
 pub use write::{HeaderToSend, STREAM_END, UnwritableChar, XmlWriter, is_writable, stream_error};
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

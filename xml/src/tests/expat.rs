@@ -2,10 +2,11 @@
 //! with: it takes every stanza that is moved to another stream, in whichever way its program names
 //! things.
 
-use super::differential::{Mutation, PIECES, apply, framer, mutation};
+use super::differential::{Mutation, PIECES, apply, mutation};
 use super::generator::Maker;
 use super::*;
 use crate::chars::{is_name_char, is_name_start};
+use crate::testing::framer;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::fmt::Write as _;

@@ -30,52 +30,12 @@ fn elements(header: &str, stanzas: &str) -> Vec<Element> {
 
 /// The tree as it should be on the other side.
 fn mapped(element: &Element, way: Reroot) -> Node {
-    fn map(node: &mut Node, way: Reroot) {
-        if node.ns == way.from {
-            way.to.clone_into(&mut node.ns);
-        }
-        node.attrs.sort();
-        for piece in &mut node.content {
-            if let Content::Node(child) = piece {
-                map(child, way);
-            }
-        }
-    }
-    let mut node = element.parse().unwrap();
-    if let Some(lang) = element.context().lang()
-        && node.attr_ns(ns::XML, "lang").is_none()
-    {
-        node.attrs.push(Attribute {
-            ns: ns::XML.into(),
-            name: "lang".into(),
-            value: lang.into(),
-        });
-    }
-    map(&mut node, way);
-    node
+    testing::mapped(element, way).unwrap()
 }
 
 /// The tree that the other side reads, on a stream with nothing but the usual header.
 fn moved(element: &Element, way: Reroot) -> (Vec<u8>, Node) {
-    let bytes = element.reroot(way).unwrap();
-    let header = LINK.replace(ns::COMPONENT, way.to);
-    let text = std::str::from_utf8(&bytes).unwrap();
-    let mut read = elements(&header, text);
-    assert_eq!(read.len(), 1, "{text}");
-    let read = read.remove(0);
-    assert_eq!(read.bytes(), &bytes);
-    let mut node = read.parse().unwrap();
-    sort(&mut node);
-    (bytes.to_vec(), node)
-}
-
-fn sort(node: &mut Node) {
-    node.attrs.sort();
-    for piece in &mut node.content {
-        if let Content::Node(child) = piece {
-            sort(child);
-        }
-    }
+    testing::moved(element, way).unwrap()
 }
 
 #[rstest]
