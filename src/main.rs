@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::preflight;
 use xmpp_federation_operator::controller::{Context, Settings, watch};
 use xmpp_federation_operator::edges;
@@ -75,11 +75,11 @@ fn look(options: &preflight::options::Options) -> ExitCode {
     });
     match prepared {
         Ok((runtime, plan)) => {
-            let sheet = runtime.block_on(preflight::run(&plan));
-            print!("{}", options.print(&sheet));
+            let report = runtime.block_on(preflight::run(&plan));
+            print!("{}", options.print(&report));
             // A resolver that hangs is not waited for.
             runtime.shutdown_background();
-            ExitCode::from(u8::from(sheet.failed()))
+            ExitCode::from(u8::from(report.failed()))
         }
         Err(sentence) => {
             eprintln!("{sentence}");
@@ -183,7 +183,7 @@ async fn run(args: Args) -> Result<(), String> {
     };
     let context = Arc::new(Context::new(
         client,
-        Imp::new(Arc::new(store)).counted_by(Arc::new(metrics.clone())),
+        Manager::new(Arc::new(store)).counted_by(Arc::new(metrics.clone())),
         edges,
         metrics.clone(),
         settings,

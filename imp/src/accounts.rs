@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard};
 
-use crate::access::{Credentials, Rest, SecretVersion};
+use crate::access::{Credentials, LoginHold, SecretVersion};
 use crate::clock::{Clock, Stamp};
 use crate::error::CallErrorKind;
-use crate::store::{LedgerStore, StoreError, Stored};
+use crate::store::{LedgerStore, StoreError, StoredText};
 
 /// Name of the ConfigMap.
 const NAME: &str = "xmpp-federation-imp-logins";
@@ -58,7 +58,7 @@ enum LoginState {
 
 /// All that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+struct LoginRecord {
     /// By `namespace/name`.
     secrets: BTreeMap<String, Login>,
     /// Accounts that were answered 401, by digest: when, and in which Secret (`namespace/name`).
@@ -67,7 +67,7 @@ struct Record {
     rejected: BTreeMap<String, (Stamp, String)>,
 }
 
-impl Record {
+impl LoginRecord {
     fn note(&mut self, of: &Use, state: LoginState) {
         self.secrets.insert(of.key(), of.login(state));
         let Some(account) = &of.account else {
@@ -88,7 +88,7 @@ impl Record {
 
 /// What an answer says about the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoginOutcome {
     /// Anything but 401.
     Accepted,
     /// 401.
@@ -129,7 +129,7 @@ impl Use {
 }
 
 /// Why this account must not be used now; `None`: it may be.
-fn rest(record: &Record, wanted: &Use, now: Stamp) -> Option<Rest> {
+fn rest(record: &LoginRecord, wanted: &Use, now: Stamp) -> Option<LoginHold> {
     let logins = record
         .secrets
         .iter()
@@ -150,7 +150,7 @@ fn rest(record: &Record, wanted: &Use, now: Stamp) -> Option<Rest> {
         .chain(edited)
         .filter_map(|(since, key, told)| {
             let elapsed = now.since(&since);
-            (!elapsed.reached(REST)).then(|| Rest {
+            (!elapsed.reached(REST)).then(|| LoginHold {
                 since: since.wall,
                 retry_at: now.plus(elapsed.left(REST)).wall,
                 other: (*key != wanted.key()).then(|| key.clone()),
@@ -166,7 +166,7 @@ pub struct Logins {
     clock: Arc<dyn Clock>,
     /// One call at a time per Secret and per account, so that a 401 is known before the next.
     gates: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
-    record: AsyncMutex<Option<(Record, Option<Stored>)>>,
+    record: AsyncMutex<Option<(LoginRecord, Option<StoredText>)>>,
     key: OnceCell<[u8; 32]>,
 }
 
@@ -264,7 +264,7 @@ impl Logins {
         }
     }
 
-    async fn load(&self) -> Result<(Record, Option<Stored>), CallErrorKind> {
+    async fn load(&self) -> Result<(LoginRecord, Option<StoredText>), CallErrorKind> {
         let unrecorded = |error: String| CallErrorKind::Unrecorded(error);
         let stored = self
             .store
@@ -274,7 +274,7 @@ impl Logins {
         let record = match &stored {
             Some(stored) if !stored.data.is_empty() => serde_json::from_str(&stored.data)
                 .map_err(|error| unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it")))?,
-            _ => Record::default(),
+            _ => LoginRecord::default(),
         };
         Ok((record, stored))
     }
@@ -308,12 +308,12 @@ impl Logins {
 
 impl Permit {
     /// Says what came of the call; returns when the version may be used again, if it was rejected.
-    pub async fn finish(self, outcome: Outcome) -> Timestamp {
+    pub async fn finish(self, outcome: LoginOutcome) -> Timestamp {
         let now = self.logins.clock.now();
         let state = match outcome {
-            Outcome::Rejected => LoginState::Rejected(now),
-            Outcome::Accepted => LoginState::Accepted,
-            Outcome::Untold => LoginState::Untold,
+            LoginOutcome::Rejected => LoginState::Rejected(now),
+            LoginOutcome::Accepted => LoginState::Accepted,
+            LoginOutcome::Untold => LoginState::Untold,
         };
         if let Err(error) = self.logins.note(&self.granted, state).await {
             // In memory it is noted, so this process keeps the rule; the next one reads "trying".

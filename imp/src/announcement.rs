@@ -17,8 +17,8 @@ use xmpp_federation_core::ComponentId;
 
 use super::clock::Stamp;
 use super::control_center::ServiceState;
-use super::desired::{Desired, Link, Opened};
-use super::observation::Seen;
+use super::desired::{Desired, Link, LinkAge};
+use super::observation::Reading;
 use crate::control_center::Services;
 use crate::text::names;
 
@@ -34,7 +34,12 @@ pub enum Proof {
 }
 
 /// Looks at the links to one node.
-pub fn proof(node: &str, wanted: &[ComponentId], links: &[Link], services: &BTreeMap<String, Seen<Services>>) -> Proof {
+pub fn proof(
+    node: &str,
+    wanted: &[ComponentId],
+    links: &[Link],
+    services: &BTreeMap<String, Reading<Services>>,
+) -> Proof {
     let router = services.get(node);
     let mut unknown = BTreeSet::new();
     let mut ages = Vec::new();
@@ -63,7 +68,7 @@ pub fn proof(node: &str, wanted: &[ComponentId], links: &[Link], services: &BTre
 /// Whether a link shows that its router has read the row: it was opened after the router's start,
 /// no other link saw that the router announces the component without the way to foreign domains,
 /// and what is sent over it does not come back.
-pub fn works(link: &Link, desired: &Desired, services: &BTreeMap<String, Seen<Services>>) -> bool {
+pub fn works(link: &Link, desired: &Desired, services: &BTreeMap<String, Reading<Services>>) -> bool {
     let own = std::slice::from_ref(&link.component_id);
     let unknown = matches!(proof(&link.node, own, &desired.links, services), Proof::NotGateway(_));
     let younger = link
@@ -77,7 +82,7 @@ pub fn works(link: &Link, desired: &Desired, services: &BTreeMap<String, Seen<Se
 pub fn unannounced<'a>(
     mut nodes: impl Iterator<Item = &'a String>,
     desired: &Desired,
-    services: &BTreeMap<String, Seen<Services>>,
+    services: &BTreeMap<String, Reading<Services>>,
 ) -> Option<String> {
     nodes.find_map(|node| {
         let Proof::NotGateway(ids) = proof(node, desired.wanted(), &desired.links, services) else {
@@ -92,7 +97,7 @@ pub fn unannounced<'a>(
 
 /// The sentence for routers that started after all rows were readable, none of which announces us
 /// otherwise than as its gateway.
-pub fn in_sync(nodes: &[String], desired: &Desired, services: &BTreeMap<String, Seen<Services>>) -> String {
+pub fn in_sync(nodes: &[String], desired: &Desired, services: &BTreeMap<String, Reading<Services>>) -> String {
     let all = names(nodes.iter().map(String::as_str));
     let started = format!("Cisco XCP Router on {all} started after all rows were readable");
     let unseen = nodes
@@ -117,7 +122,7 @@ enum Age {
 }
 
 /// Whether a link was opened after the start of the router that was seen running.
-fn age(link: &Opened, router: Option<&Seen<Services>>) -> Age {
+fn age(link: &LinkAge, router: Option<&Reading<Services>>) -> Age {
     let running = router.filter(|seen| seen.value.router == ServiceState::Started);
     let Some((seen, up_time)) = running.and_then(|seen| Some((seen, seen.value.up_time?))) else {
         return Age::Unknown;
@@ -141,7 +146,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::control_center::ImpFederation;
-    use crate::desired::Announced;
+    use crate::desired::Announcement;
     use jiff::Timestamp;
     use rstest::rstest;
 
@@ -160,7 +165,7 @@ mod tests {
     /// A link of `id` that has been open for `seconds` at 1000 s of this process's clock, and what
     /// was announced over it.
     fn link(id: &str, seconds: Option<u64>, announced: &[(&str, bool)]) -> Link {
-        let announced = announced.iter().map(|(id, gateway)| Announced {
+        let announced = announced.iter().map(|(id, gateway)| Announcement {
             component_id: id.parse().unwrap(),
             gateway: *gateway,
         });
@@ -169,7 +174,7 @@ mod tests {
             component_id: id.parse().unwrap(),
             up: seconds.is_some(),
             bouncing: None,
-            opened: seconds.map(|seconds| Opened {
+            opened: seconds.map(|seconds| LinkAge {
                 asked: stamp(1, 1_000),
                 seconds,
             }),
@@ -178,8 +183,8 @@ mod tests {
     }
 
     /// A router seen at 900 s of this process's clock, up for 300 s then: it started at 600 s.
-    fn services(process: u64, up_time: Option<u64>) -> BTreeMap<String, Seen<Services>> {
-        let seen = Seen {
+    fn services(process: u64, up_time: Option<u64>) -> BTreeMap<String, Reading<Services>> {
+        let seen = Reading {
             value: Services {
                 router: ServiceState::Started,
                 up_time,
@@ -223,7 +228,7 @@ mod tests {
     #[case::another_process(services(2, Some(300)))]
     #[case::no_up_time(services(1, None))]
     #[case::not_seen(BTreeMap::new())]
-    fn a_clock_that_proves_nothing_is_no_proof(#[case] services: BTreeMap<String, Seen<Services>>) {
+    fn a_clock_that_proves_nothing_is_no_proof(#[case] services: BTreeMap<String, Reading<Services>>) {
         let wanted = [ID.parse().unwrap()];
         let links = [link(OTHER, Some(1), &[(ID, true)])];
         assert_eq!(proof("ecup10", &wanted, &links, &services), Proof::Nothing);

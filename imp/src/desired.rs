@@ -153,15 +153,15 @@ pub struct Link {
     /// back with, as in `remote-server-not-found`. `None`: something was taken, or nothing sent.
     pub bouncing: Option<String>,
     /// How long the link had been open when the edge was asked; `None` while it is not.
-    pub opened: Option<Opened>,
+    pub opened: Option<LinkAge>,
     /// Profile Xcp: what the node's router announced of components, as far as the edge that has
     /// this link could see it.
-    pub announced: Vec<Announced>,
+    pub announced: Vec<Announcement>,
 }
 
 /// How long a link has been open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
+pub struct LinkAge {
     /// When the edge was asked.
     pub asked: Stamp,
     /// Whole seconds for which the link had been open then.
@@ -170,7 +170,7 @@ pub struct Opened {
 
 /// How a router announced a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announced {
+pub struct Announcement {
     /// Whom.
     pub component_id: ComponentId,
     /// As its gateway.

@@ -9,10 +9,10 @@ use super::clock::Stamp;
 use super::control_center::ImpFederation;
 use super::desired::{Desired, Owner};
 use super::ledger::Ledger;
-use super::observation::{Barred, Observation, Read};
+use super::observation::{Exclusion, Observation, Read};
 use super::pkid::Pkid;
-use super::registration::{Blocked, Comparison, RowAction, RowChange};
-use super::restart::{self, Waiting};
+use super::registration::{Comparison, RowAction, RowChange, RowObstacle};
+use super::restart::{self, RestartWait};
 
 /// How often the node list is read anew.
 pub const NODES_EVERY: Duration = Duration::from_hours(1);
@@ -65,11 +65,11 @@ pub enum WaitReason {
     /// A cluster that another resource has.
     Claimed(Owner),
     /// A cluster that another entry of the same resource has, or one that is not meant.
-    Barred(Barred),
+    Barred(Exclusion),
     /// The end of maintenance.
     Maintenance,
     /// A human, because of rows.
-    Blocked(Blocked),
+    Blocked(RowObstacle),
     /// A human, because IM&P's own federation is on at these nodes.
     FederationOn(Vec<String>),
     /// A human, because rows of ours vanish again and again.
@@ -79,7 +79,7 @@ pub enum WaitReason {
     /// The propagation delay.
     Propagating,
     /// Something about restarts.
-    Restart(Waiting),
+    Restart(RestartWait),
     /// The budget of Control Center calls.
     Budget,
 }
@@ -149,12 +149,12 @@ fn unbounded(input: Input<'_>) -> NextStep {
     let restart = restart_input(input, ledger);
     // A restart under way is watched whatever else is the matter.
     let watched = restart::watch_open(restart);
-    if let Some(restart::Next::Read(node)) = &watched {
+    if let Some(restart::RestartStep::Read(node)) = &watched {
         return NextStep::Read(Read::Services(node.clone()));
     }
     if !seen.rows_current() && seen.axl_failure.is_some() {
         return match watched {
-            Some(restart::Next::Wait(waiting)) => restart_wait(input, waiting),
+            Some(restart::RestartStep::Wait(waiting)) => restart_wait(input, waiting),
             _ => wait(WaitReason::Axl),
         };
     }
@@ -162,11 +162,11 @@ fn unbounded(input: Input<'_>) -> NextStep {
         Some(step) => step,
         None if desired.activation == Activation::Prepared => wait(WaitReason::Settled),
         None => match restart::next(restart) {
-            restart::Next::Nothing => wait(WaitReason::Settled),
-            restart::Next::Read(node) => NextStep::Read(Read::Services(node)),
-            restart::Next::ReadRedundancy => NextStep::Read(Read::Redundancy),
-            restart::Next::Wait(waiting) => restart_wait(input, waiting),
-            restart::Next::Restart { node, reason } => NextStep::Act(Action::Restart { node, reason }),
+            restart::RestartStep::Nothing => wait(WaitReason::Settled),
+            restart::RestartStep::Read(node) => NextStep::Read(Read::Services(node)),
+            restart::RestartStep::ReadRedundancy => NextStep::Read(Read::Redundancy),
+            restart::RestartStep::Wait(waiting) => restart_wait(input, waiting),
+            restart::RestartStep::Restart { node, reason } => NextStep::Act(Action::Restart { node, reason }),
         },
     };
     match step {
@@ -413,7 +413,7 @@ fn last_asked(seen: &Observation, nodes: Stamp) -> Stamp {
     [rows, check].into_iter().flatten().fold(nodes, later)
 }
 
-fn restart_wait(input: Input<'_>, waiting: Waiting) -> NextStep {
+fn restart_wait(input: Input<'_>, waiting: RestartWait) -> NextStep {
     let poll = next_poll(input);
     let until = if waiting.until.mono_ms < poll.mono_ms {
         waiting.until

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::soap::{Fault, SoapError};
-use crate::access::Rest;
+use crate::access::LoginHold;
 use crate::reasons::Reason;
 
 /// Which of the two interfaces.
@@ -50,7 +50,7 @@ pub enum CallErrorKind {
         retry_at: Timestamp,
     },
     /// Not sent, because this account was answered 401, or may have been.
-    Held(Rest),
+    Held(LoginHold),
     /// Not sent, because whether this Secret version was accepted could not be recorded.
     Unrecorded(String),
     /// Not sent, because it would have been sent too late.
@@ -141,7 +141,7 @@ impl CallError {
             unit.saturating_mul(first.saturating_mul(factor).min(most))
         };
         match &self.kind {
-            CallErrorKind::Unauthorized { retry_at } | CallErrorKind::Held(Rest { retry_at, .. }) => {
+            CallErrorKind::Unauthorized { retry_at } | CallErrorKind::Held(LoginHold { retry_at, .. }) => {
                 Duration::try_from(retry_at.duration_since(now)).unwrap_or(Duration::ZERO)
             }
             CallErrorKind::Throttled(Some(wait)) => (*wait).clamp(doubling(10, 300), unit.saturating_mul(600)),
@@ -251,7 +251,7 @@ impl CallError {
         }
     }
 
-    fn held(&self, rest: &Rest) -> String {
+    fn held(&self, rest: &LoginHold) -> String {
         let (interface, server, secret) = (self.interface.name(), &self.server, &self.secret);
         let since = minute(rest.since);
         let whose = rest.other.as_ref().map_or_else(

@@ -10,19 +10,21 @@ use super::axl::Axl;
 use super::control_center::ImpFederation;
 use super::desired::FederationCheck;
 use super::error::{CallError, CallErrorKind};
-use super::observation::{Checked, Observation};
+use super::observation::{CheckAnswer, Observation};
 
 /// Asks; an error is one of the call, which says nothing about the query.
-pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<Checked, CallError> {
+pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<CheckAnswer, CallError> {
     let shown = |value: &str| -> String { value.chars().filter(|c| !c.is_control()).take(120).collect() };
     match axl.one_value(&check.query).await {
-        Ok(Ok(value)) if value == check.off_value => Ok(Checked::Off),
-        Ok(Ok(value)) => Ok(Checked::On(shown(&value))),
-        Ok(Err(what)) => Ok(Checked::Unreadable(what)),
+        Ok(Ok(value)) if value == check.off_value => Ok(CheckAnswer::Off),
+        Ok(Ok(value)) => Ok(CheckAnswer::On(shown(&value))),
+        Ok(Err(what)) => Ok(CheckAnswer::Unreadable(what)),
         Err(CallError {
             kind: CallErrorKind::Fault(fault),
             ..
-        }) => Ok(Checked::Unreadable(format!("it was answered with a fault: {fault}"))),
+        }) => Ok(CheckAnswer::Unreadable(format!(
+            "it was answered with a fault: {fault}"
+        ))),
         Err(error) => Err(error),
     }
 }
@@ -33,8 +35,8 @@ impl Observation {
         let by_service = self.federation_by_service(node);
         let checked = self.federation_check.as_ref().map(|check| &check.seen.value);
         match (by_service, checked) {
-            (ImpFederation::Unknown, Some(Checked::Off)) => ImpFederation::Off,
-            (ImpFederation::Unknown, Some(Checked::On(_))) => ImpFederation::On,
+            (ImpFederation::Unknown, Some(CheckAnswer::Off)) => ImpFederation::Off,
+            (ImpFederation::Unknown, Some(CheckAnswer::On(_))) => ImpFederation::On,
             (state, _) => state,
         }
     }

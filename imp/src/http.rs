@@ -26,7 +26,7 @@ use super::clock::Stamp;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::soap::{self, Answer, Element};
 use crate::access::{Credentials, ServerTrust, Target};
-use crate::accounts::{Logins, Outcome};
+use crate::accounts::{LoginOutcome, Logins};
 use crate::counter::Counter;
 use crate::timings::CALL_TIMEOUT;
 
@@ -135,9 +135,9 @@ impl Caller {
             answer = self.exchange(&call).await;
         }
         let outcome = match &answer {
-            Ok((401, _)) => Outcome::Rejected,
-            Ok(_) => Outcome::Accepted,
-            Err(_) => Outcome::Untold,
+            Ok((401, _)) => LoginOutcome::Rejected,
+            Ok(_) => LoginOutcome::Accepted,
+            Err(_) => LoginOutcome::Untold,
         };
         let retry_at = permit.finish(outcome).await;
         let status = answer.as_ref().map_or(0, |(status, _)| *status);

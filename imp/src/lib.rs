@@ -4,14 +4,14 @@
 //!
 //! - [`desired`]: what the controller asks for, validated; [`access`]: how a cluster is reached
 //! - [`report`]: what it gets back: verdicts for conditions, nodes, rows, events, when to call again
-//! - [`cluster`]: [`Imp`], the one entry point: observes, plans, does at most one thing, records it
+//! - [`cluster`]: [`Manager`], the one entry point: observes, plans, does at most one thing, records it
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`announcement`]: what routers of profile Xcp say of our components
 //! - [`ledger`]: what was done to a cluster, one text per publisher; [`records`]: the parts of it that others read;
 //!   [`store`]: where the texts are kept
 //! - [`accounts`]: the rule of one 401
-//! - [`left`]: clusters that a resource's spec does not name any more
+//! - [`dropped`]: clusters that a resource's spec does not name any more
 //! - [`federation`]: whether IM&P's own XMPP federation is off
 //! - [`axl`], [`control_center`]: the two SOAP interfaces; [`soap`], [`http`]: what they share
 //! - [`audit`]: what was done, told as event, log line, recent action and count; [`counter`]: who counts
@@ -21,7 +21,7 @@
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
-//! let imp = Imp::new(Arc::new(KubeStore::new(client, namespace)));   // once
+//! let imp = Manager::new(Arc::new(KubeStore::new(client, namespace)));   // once
 //! let report = imp.reconcile(&desired).await;   // in each reconcile, per entry of spec.imp
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
@@ -36,12 +36,12 @@ pub mod cluster;
 pub mod control_center;
 pub mod counter;
 pub mod desired;
+pub mod dropped;
 pub mod effects;
 pub mod error;
 pub mod federation;
 pub mod http;
 pub mod ledger;
-pub mod left;
 pub mod observation;
 pub mod pkid;
 pub mod preflight;
@@ -59,7 +59,7 @@ pub mod timings;
 pub mod verdicts;
 pub mod window;
 
-pub use cluster::Imp;
+pub use cluster::Manager;
 
 #[cfg(test)]
 mod histories;

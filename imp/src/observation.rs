@@ -21,7 +21,7 @@ pub use evidence::started_after;
 
 /// A value and the times around its reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen<T> {
+pub struct Reading<T> {
     /// The value.
     pub value: T,
     /// When it was asked for: it is not older than this.
@@ -69,7 +69,7 @@ pub enum Read {
 
 /// Why a publisher that answers is not one to do anything at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Barred {
+pub enum Exclusion {
     /// This entry of the same resource leads to it too, and comes first.
     SameAs(String),
     /// Another one is meant: this pkid was found.
@@ -82,14 +82,14 @@ pub struct Observation {
     /// How long this process waits for things.
     pub timings: Timings,
     /// The node list.
-    pub nodes: Option<Seen<Vec<Node>>>,
+    pub nodes: Option<Reading<Vec<Node>>>,
     /// Nodes that stand on the record and not in the list, until that is confirmed; they are in
     /// `nodes` all the same.
     pub missing_nodes: BTreeMap<Pkid, MissingNode>,
     /// Name of the table.
     pub table: Option<Table>,
     /// All rows; reading them is due after whatever may have changed them.
-    pub rows: Option<Seen<Vec<Row>>>,
+    pub rows: Option<Reading<Vec<Row>>>,
     /// Writes were answered with success since the rows were read; `rows` holds what is expected.
     pub unverified: bool,
     /// Component ids of our rows: since when every read of this process shows them.
@@ -100,20 +100,20 @@ pub struct Observation {
     /// Rows of ours that the last reads did not show: since when.
     pub missing_since: BTreeMap<Pkid, Stamp>,
     /// Services by node name.
-    pub services: BTreeMap<String, Seen<Services>>,
+    pub services: BTreeMap<String, Reading<Services>>,
     /// Writes that failed in a row, whatever was read between them.
     pub write_failures: u32,
     /// Restart commands in a row that failed without effect, by node name.
     pub restart_failures: BTreeMap<String, u32>,
     /// What the administrator's own check of IM&P's federation said last.
-    pub federation_check: Option<Check>,
+    pub federation_check: Option<CheckReading>,
     /// Nodes that answer a fault where they are asked for all services, and not where they are
     /// asked for those that are needed.
     pub without_services: BTreeSet<String>,
     /// Nodes that have just answered a fault to the first, and are asked for the second at once.
     pub suspects: BTreeSet<String>,
     /// States in the redundancy groups, read before a restart.
-    pub redundancy: Option<Seen<Vec<HaState>>>,
+    pub redundancy: Option<Reading<Vec<HaState>>>,
     /// There is no way to read them here.
     pub redundancy_unreadable: bool,
     /// AXL's current failure.
@@ -127,7 +127,7 @@ pub struct Observation {
     /// The last value of the annotation `refresh` that was served.
     pub refreshed: Option<String>,
     /// Why nothing may be done at this publisher, whoever has the cluster.
-    pub barred: Option<Barred>,
+    pub barred: Option<Exclusion>,
     /// A human asked for a refresh since the ledger learned last.
     pub human_looked: bool,
     /// Restarts that were answered with "later" and when they may be tried again, by node name.
@@ -136,7 +136,7 @@ pub struct Observation {
 
 /// What the check said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Checked {
+pub enum CheckAnswer {
     /// The value that means Off.
     Off,
     /// Another one.
@@ -147,11 +147,11 @@ pub enum Checked {
 
 /// The check and its last answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
+pub struct CheckReading {
     /// What was asked.
     pub check: FederationCheck,
     /// What was answered.
-    pub seen: Seen<Checked>,
+    pub seen: Reading<CheckAnswer>,
 }
 
 /// Control Center calls per minute and cluster; the limit of the facts is "under 12".
@@ -199,7 +199,7 @@ impl Observation {
     }
 
     /// Takes in a read of all rows, given which pkids are ours.
-    pub fn saw_rows(&mut self, rows: Seen<Vec<Row>>, ours: &BTreeMap<Pkid, RowRecord>) {
+    pub fn saw_rows(&mut self, rows: Reading<Vec<Row>>, ours: &BTreeMap<Pkid, RowRecord>) {
         let mut present = BTreeMap::new();
         let mut present_rows = BTreeSet::new();
         let mut missing = BTreeMap::new();

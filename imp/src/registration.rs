@@ -39,7 +39,7 @@ pub enum RowChange {
 
 /// Why nothing may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Blocked {
+pub enum RowObstacle {
     /// Rows of others, as `cp_id (pkid)`.
     Foreign(Vec<String>),
     /// A row with our id that is not ours, as `cp_id (pkid)`.
@@ -67,9 +67,9 @@ pub struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// The next thing to do; `None`: the table is as it should be.
-    pub fn next(self) -> Result<Option<RowAction>, Blocked> {
+    pub fn next(self) -> Result<Option<RowAction>, RowObstacle> {
         if let Some(altered) = self.altered() {
-            return Err(Blocked::Altered(altered));
+            return Err(RowObstacle::Altered(altered));
         }
         let has = |id: &ComponentId| self.standing(id).any(|pkid| self.shows(pkid));
         let foreign: Vec<&Row> = self.rows.iter().filter(|row| self.record(row).is_none()).collect();
@@ -81,7 +81,7 @@ impl Comparison<'_> {
                         id: id.clone(),
                         change: RowChange::Adopt,
                     })),
-                    _ => Err(Blocked::Identical(same.to_string())),
+                    _ => Err(RowObstacle::Identical(same.to_string())),
                 };
             }
         }
@@ -91,7 +91,7 @@ impl Comparison<'_> {
             if let Some(more) = foreign.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
                 told.push(format!("{more} more"));
             }
-            return Err(Blocked::Foreign(told));
+            return Err(RowObstacle::Foreign(told));
         }
         if let Some(id) = self.desired.iter().find(|id| !has(id)) {
             return Ok(Some(RowAction {
@@ -280,7 +280,7 @@ mod tests {
             fresh: FRESH,
         }
         .next();
-        let Err(Blocked::Foreign(told)) = step else {
+        let Err(RowObstacle::Foreign(told)) = step else {
             panic!("{step:?}");
         };
         assert_eq!(told.len(), MAX_TOLD + 1);
@@ -331,6 +331,6 @@ mod tests {
             fresh: FRESH,
         }
         .next();
-        assert!(matches!(step, Err(Blocked::Altered(_))), "{step:?}");
+        assert!(matches!(step, Err(RowObstacle::Altered(_))), "{step:?}");
     }
 }

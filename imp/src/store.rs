@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// A stored text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredText {
     /// The text; empty where the object has none.
     pub data: String,
     /// The version to name when writing.
@@ -30,14 +30,14 @@ pub enum StoreError {
 /// Named texts with optimistic locking.
 pub trait LedgerStore: Send + Sync {
     /// Reads one; `None` where there is none.
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>>;
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>>;
     /// Creates one (`expected` is `None`) or replaces the version that is named.
     fn write<'a>(
         &'a self,
         name: &'a str,
         data: String,
         expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>>;
+    ) -> BoxFuture<'a, Result<StoredText, StoreError>>;
     /// The names of all.
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
     /// A random key of this installation, made where there is none, and kept as a secret.
@@ -50,7 +50,7 @@ pub struct MemoryStore(Mutex<Texts>);
 
 #[derive(Debug, Default)]
 struct Texts {
-    by_name: BTreeMap<String, Stored>,
+    by_name: BTreeMap<String, StoredText>,
     last_version: u64,
 }
 
@@ -62,7 +62,7 @@ impl MemoryStore {
 }
 
 impl LedgerStore for MemoryStore {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
         Box::pin(async move { Ok(self.0.lock().by_name.get(name).cloned()) })
     }
 
@@ -71,7 +71,7 @@ impl LedgerStore for MemoryStore {
         name: &'a str,
         data: String,
         expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+    ) -> BoxFuture<'a, Result<StoredText, StoreError>> {
         Box::pin(async move {
             let mut texts = self.0.lock();
             let current = texts.by_name.get(name);
@@ -80,7 +80,7 @@ impl LedgerStore for MemoryStore {
             }
             let version = (texts.last_version + 1).to_string();
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
-            let stored = Stored { data, version, uid };
+            let stored = StoredText { data, version, uid };
             texts.last_version += 1;
             texts.by_name.insert(name.to_owned(), stored.clone());
             Ok(stored)

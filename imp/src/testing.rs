@@ -11,7 +11,7 @@ use xmpp_federation_core::{Activation, ForeignComponents, SecretBytes};
 use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
 use crate::desired::{Desired, Owner, Place, Requests, RestartMode, RestartPolicy};
 use crate::ledger::file::publisher_of;
-use crate::store::{LedgerStore, MemoryStore, StoreError, Stored};
+use crate::store::{LedgerStore, MemoryStore, StoreError, StoredText};
 
 /// ConfigMaps in memory, whose writes are counted and can be made to fail.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl TestStore {
 }
 
 impl LedgerStore for TestStore {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
         self.store.read(name)
     }
 
@@ -64,7 +64,7 @@ impl LedgerStore for TestStore {
         name: &'a str,
         data: String,
         expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+    ) -> BoxFuture<'a, Result<StoredText, StoreError>> {
         Box::pin(async move {
             if self.state.lock().unwrap().dead {
                 return Err(StoreError::Unavailable("the process is gone".into()));

@@ -13,15 +13,15 @@ use super::axl::Table;
 use super::desired::Desired;
 use super::effects::{Action, NextStep, Wait, WaitReason};
 use super::ledger::Ledger;
-use super::observation::{Barred, Observation, Read};
-use super::registration::{Blocked, RowAction, RowChange};
+use super::observation::{Exclusion, Observation, Read};
+use super::registration::{RowAction, RowChange, RowObstacle};
 use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
 use crate::access::AxlVersion;
 use crate::reasons::Reason;
 use crate::records::RowState;
 use federation::TURN_OFF;
 
-use super::restart::{WaitKind, Waiting, need};
+use super::restart::{RestartWait, WaitKind, need};
 use crate::text::names;
 
 /// What a report is made from.
@@ -212,32 +212,32 @@ fn blocked(why: &WaitReason) -> Option<Verdict> {
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
             ),
         ),
-        WaitReason::Barred(Barred::SameAs(entry)) => Verdict::no(
+        WaitReason::Barred(Exclusion::SameAs(entry)) => Verdict::no(
             Reason::SameCluster,
             format!(
                 "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
             ),
         ),
-        WaitReason::Barred(Barred::Elsewhere(pkid)) => Verdict::no(
+        WaitReason::Barred(Exclusion::Elsewhere(pkid)) => Verdict::no(
             Reason::OtherCluster,
             format!(
                 "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
-        WaitReason::Blocked(Blocked::Foreign(rows)) => Verdict::no(
+        WaitReason::Blocked(RowObstacle::Foreign(rows)) => Verdict::no(
             Reason::ForeignComponents,
             format!(
                 "IM&P's table holds rows of others: {}. Turn XMPP federation off on the Expressway that wrote them, or set imp[].foreignComponents to Tolerate",
                 rows.join(", ")
             ),
         ),
-        WaitReason::Blocked(Blocked::Identical(row)) => Verdict::no(
+        WaitReason::Blocked(RowObstacle::Identical(row)) => Verdict::no(
             Reason::IdenticalForeignRow,
             format!(
                 "IM&P's table holds {row}, which has our component id but was not written by us; if it is ours (a lost ledger), set the annotation xmppfederation.io/adopt-rows, otherwise remove it"
             ),
         ),
-        WaitReason::Blocked(Blocked::Altered(row)) => Verdict::no(
+        WaitReason::Blocked(RowObstacle::Altered(row)) => Verdict::no(
             Reason::RowsVanished,
             format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
         ),
@@ -382,7 +382,7 @@ fn still_bouncing(input: &Input<'_>) -> Option<String> {
     ))
 }
 
-fn restart_verdict(waiting: &Waiting) -> Verdict {
+fn restart_verdict(waiting: &RestartWait) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => Reason::Restarting,
         WaitKind::OutcomeUnknown | WaitKind::OnItsWay => Reason::RestartOutcomeUnknown,

@@ -35,7 +35,7 @@ pub struct Window {
 
 /// Open or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum WindowState {
     /// Until then at least: a window that never closes is looked at a day ahead.
     Open {
         /// The first moment outside.
@@ -81,14 +81,14 @@ impl Window {
     }
 
     /// Whether it is open at that time.
-    pub fn state(&self, now: Timestamp) -> State {
+    pub fn state(&self, now: Timestamp) -> WindowState {
         // Cron counts seconds; what is behind the comma would only be in its way.
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         match self.last_end(now).filter(|end| *end > now) {
-            Some(end) => State::Open {
+            Some(end) => WindowState::Open {
                 until: self.joined(now, end),
             },
-            None => State::Closed {
+            None => WindowState::Closed {
                 opens: self.next_start(now).unwrap_or(Timestamp::MAX),
             },
         }
@@ -187,12 +187,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn open(until: &str) -> State {
-        State::Open { until: at(until) }
+    fn open(until: &str) -> WindowState {
+        WindowState::Open { until: at(until) }
     }
 
-    fn closed(opens: &str) -> State {
-        State::Closed { opens: at(opens) }
+    fn closed(opens: &str) -> WindowState {
+        WindowState::Closed { opens: at(opens) }
     }
 
     // Berlin changes on 2026-03-29 at 01:00Z (2:00 -> 3:00) and on 2026-10-25 at 01:00Z (3:00 -> 2:00).
@@ -315,7 +315,7 @@ mod tests {
         #[case] minutes: u64,
         #[case] zone: Option<&str>,
         #[case] now: &str,
-        #[case] expected: State,
+        #[case] expected: WindowState,
     ) {
         let window = Window::new(schedule, Duration::from_mins(minutes), zone).unwrap();
         assert_eq!(window.state(at(now)), expected);
@@ -331,11 +331,11 @@ mod tests {
             let now = at("2026-10-24T00:00:00Z") + SignedDuration::from_mins(minute);
             match window.state(now) {
                 // On the day of 25 hours, 24 are not enough.
-                State::Closed { .. } if hours == 24 => {
+                WindowState::Closed { .. } if hours == 24 => {
                     assert_eq!(now.to_string().get(..13), Some("2026-10-26T00"));
                 }
-                State::Open { until } => assert!(hours == 24 || until >= now + HORIZON),
-                State::Closed { .. } => panic!("closed at {now}"),
+                WindowState::Open { until } => assert!(hours == 24 || until >= now + HORIZON),
+                WindowState::Closed { .. } => panic!("closed at {now}"),
             }
         }
     }
@@ -399,15 +399,15 @@ mod tests {
                 open = true;
                 from = start;
             }
-            prop_assert_eq!(matches!(window.state(now), State::Open { .. }), open, "{}", now);
+            prop_assert_eq!(matches!(window.state(now), WindowState::Open { .. }), open, "{}", now);
             match window.state(now) {
-                State::Open { until } => {
-                    let again = matches!(window.state(until), State::Open { .. });
+                WindowState::Open { until } => {
+                    let again = matches!(window.state(until), WindowState::Open { .. });
                     prop_assert!(until > now);
                     prop_assert!(!again || until >= now + HORIZON);
                 }
-                State::Closed { opens } => {
-                    let opened = matches!(window.state(opens), State::Open { .. });
+                WindowState::Closed { opens } => {
+                    let opened = matches!(window.state(opens), WindowState::Open { .. });
                     prop_assert!(opens > now && opened);
                 }
             }

@@ -16,7 +16,7 @@ use super::validate::Settings;
 use super::{apply, change_log, effects, rows};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 
 /// Namespace and name of a Secret → names of the resources that refer to it.
 pub type Referrers = HashMap<(String, String), HashSet<String>>;
@@ -69,7 +69,7 @@ impl Context {
     /// A context that remembers nothing yet.
     pub fn new(
         client: Client,
-        imp: Imp,
+        imp: Manager,
         edges: edges::Client,
         metrics: Metrics,
         settings: Settings,

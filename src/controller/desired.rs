@@ -13,7 +13,7 @@ use super::validate::ImpCluster;
 use crate::api::spec;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announced, Desired, FederationCheck, Link, Opened, Owner, Place, Requests, RestartMode, RestartPolicy,
+    Announcement, Desired, FederationCheck, Link, LinkAge, Owner, Place, Requests, RestartMode, RestartPolicy,
 };
 
 /// On whose behalf clusters are asked for something.
@@ -143,7 +143,7 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
                 .as_ref()
                 .filter(|returned| returned.everything)
                 .map(|returned| returned.condition.clone()),
-            opened: link.open_seconds.map(|seconds| Opened { asked, seconds }),
+            opened: link.open_seconds.map(|seconds| LinkAge { asked, seconds }),
             announced: announced(link),
         })
         .collect()
@@ -151,14 +151,14 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
 
 /// What a link shows of the announcements of its node's router. Of the component that is linked
 /// there only `announced` tells: what came over the link itself is another node's.
-fn announced(link: &LinkStatus) -> Vec<Announced> {
-    let own = link.announced.as_ref().map(|announced| Announced {
+fn announced(link: &LinkStatus) -> Vec<Announcement> {
+    let own = link.announced.as_ref().map(|announced| Announcement {
         component_id: link.component_id.clone(),
         gateway: announced.gateway,
     });
     let sightings = link.sightings.iter();
     let others = sightings.filter(|sighting| sighting.component_id != link.component_id);
-    let others = others.map(|sighting| Announced {
+    let others = others.map(|sighting| Announcement {
         component_id: sighting.component_id.clone(),
         gateway: sighting.announced.gateway,
     });

@@ -12,7 +12,7 @@ use super::validate::Settings;
 use crate::api::XmppFederation;
 use crate::edges;
 use crate::runtime::metrics::Metrics;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 
 /// A resource, or what is wrong with an object that does not fit the schema of this release.
 pub type Guarded = DeserializeGuard<XmppFederation>;
@@ -22,7 +22,7 @@ pub struct Environment {
     /// Kubernetes.
     pub client: Client,
     /// IM and Presence.
-    pub imp: Arc<Imp>,
+    pub imp: Arc<Manager>,
     /// What is asked of it now.
     pub schedule: Schedule,
     /// Edge pods.

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::report::{Removal, Report};
 
@@ -55,7 +55,7 @@ type Key = (String, String);
 
 /// All calls under way.
 pub struct Schedule {
-    imp: Arc<Imp>,
+    imp: Arc<Manager>,
     tasks: TaskTracker,
     running: Mutex<HashMap<Key, JoinHandle<ClusterAnswer>>>,
 }
@@ -69,7 +69,7 @@ struct PendingCall {
 
 impl Schedule {
     /// None yet.
-    pub fn new(imp: Arc<Imp>) -> Self {
+    pub fn new(imp: Arc<Manager>) -> Self {
         Self {
             imp,
             tasks: TaskTracker::new(),
@@ -170,7 +170,7 @@ impl Schedule {
     }
 }
 
-async fn call_one(imp: Arc<Imp>, ask: ClusterRequest) -> ClusterAnswer {
+async fn call_one(imp: Arc<Manager>, ask: ClusterRequest) -> ClusterAnswer {
     match ask {
         ClusterRequest::Reconcile(desired) => ClusterAnswer::Reconcile(Box::new(imp.reconcile(&desired).await)),
         ClusterRequest::Remove(desired) => ClusterAnswer::Remove(Box::new(imp.remove(&desired).await)),

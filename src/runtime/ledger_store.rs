@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
-use xmpp_federation_imp::store::{LedgerStore, StoreError, Stored};
+use xmpp_federation_imp::store::{LedgerStore, StoreError, StoredText};
 
 /// The ConfigMap's key.
 const KEY: &str = "ledger.json";
@@ -42,8 +42,8 @@ fn unavailable(error: &kube::Error) -> StoreError {
     }
 }
 
-fn stored(map: ConfigMap) -> Stored {
-    Stored {
+fn stored(map: ConfigMap) -> StoredText {
+    StoredText {
         data: map.data.and_then(|mut data| data.remove(KEY)).unwrap_or_default(),
         version: map.metadata.resource_version.unwrap_or_default(),
         uid: map.metadata.uid.unwrap_or_default(),
@@ -51,7 +51,7 @@ fn stored(map: ConfigMap) -> Stored {
 }
 
 impl LedgerStore for KubeStore {
-    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
         Box::pin(async move {
             let map = self.api.get_opt(name).await.map_err(|error| unavailable(&error))?;
             Ok(map.map(stored))
@@ -63,7 +63,7 @@ impl LedgerStore for KubeStore {
         name: &'a str,
         data: String,
         expected: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Stored, StoreError>> {
+    ) -> BoxFuture<'a, Result<StoredText, StoreError>> {
         Box::pin(async move {
             let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
             let map = ConfigMap {

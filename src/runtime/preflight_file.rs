@@ -7,13 +7,13 @@ use serde::Deserialize as _;
 use xmpp_federation_core::Domain;
 
 use crate::api::XmppFederation;
-use xmpp_federation_imp::preflight::options::{Addresses, Taken};
+use xmpp_federation_imp::preflight::options::{Addresses, ClusterEntry};
 
 /// No resource is larger.
 const LARGEST: u64 = 1 << 20;
 
 /// Reads the file (`-` is standard input) and takes one entry of `spec.imp`.
-pub fn read(path: &Path, entry: Option<&str>) -> Result<Taken, String> {
+pub fn read(path: &Path, entry: Option<&str>) -> Result<ClusterEntry, String> {
     let name = path.display();
     let mut text = String::new();
     let read = if path == Path::new("-") {
@@ -25,7 +25,7 @@ pub fn read(path: &Path, entry: Option<&str>) -> Result<Taken, String> {
     take(&text, entry).map_err(|what| format!("--from {name}: {what}"))
 }
 
-fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
+fn take(text: &str, entry: Option<&str>) -> Result<ClusterEntry, String> {
     let resource = the_resource(text)?;
     let spec = &resource.spec;
     let names = || {
@@ -63,7 +63,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<Taken, String> {
         addresses.insert(node.name.to_ascii_lowercase(), address.into());
     }
     let hostname = Domain::parse(&spec.edge.hostname.0).map_err(|error| format!("spec.edge.hostname: {error}"))?;
-    Ok(Taken {
+    Ok(ClusterEntry {
         publisher: Some(imp.publisher.clone()),
         addresses,
         axl_port: Some(port(imp.axl.port, "axl.port")?),

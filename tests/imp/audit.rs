@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use testkit_simulator::FaultOptions;
 use tracing_subscriber::fmt::MakeWriter;
 use xmpp_federation_core::Activation;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::records::ActionKind;
@@ -67,7 +67,7 @@ impl Log {
 /// Counts what the operator of the bench does.
 fn counted(bench: &mut Bench) -> Metrics {
     let metrics = Metrics::new();
-    bench.operator = Imp::new(Arc::clone(&bench.store) as Arc<dyn LedgerStore>)
+    bench.operator = Manager::new(Arc::clone(&bench.store) as Arc<dyn LedgerStore>)
         .timed(quick_timings())
         .counted_by(Arc::new(metrics.clone()));
     metrics

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_operator::controller::{Context, Settings, reconcile};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::ledger_store::KubeStore;
@@ -116,7 +116,7 @@ impl World {
         let store = KubeStore::new(client.clone(), "xmpp-federation-system");
         Arc::new(Context::new(
             client,
-            Imp::new(Arc::new(store)).timed(quick_timings()),
+            Manager::new(Arc::new(store)).timed(quick_timings()),
             edges::Client::new().unwrap(),
             Metrics::new(),
             Settings {
@@ -195,13 +195,13 @@ impl World {
     }
 
     /// Reconciles until the resource is as expected (`None`: it is gone).
-    async fn until(&self, name: &str, what: &str, done: impl Fn(Option<&Seen>) -> bool) -> Seen {
+    async fn until(&self, name: &str, what: &str, done: impl Fn(Option<&Reading>) -> bool) -> Reading {
         let started = Instant::now();
         loop {
             self.once(name).await;
-            let seen = self.object(name).map(Seen);
+            let seen = self.object(name).map(Reading);
             if done(seen.as_ref()) {
-                return seen.unwrap_or(Seen(Value::Null));
+                return seen.unwrap_or(Reading(Value::Null));
             }
             assert!(
                 started.elapsed() < Duration::from_mins(1),
@@ -214,9 +214,9 @@ impl World {
 }
 
 /// The resource as it is stored.
-struct Seen(Value);
+struct Reading(Value);
 
-impl Seen {
+impl Reading {
     /// Status and message of a condition; empty where there is none.
     fn condition(&self, kind: &str) -> (String, String) {
         let conditions = self.0["status"]["conditions"].as_array();
@@ -436,7 +436,7 @@ async fn another_publisher_in_an_entry_moves_the_rows_and_another_name_of_the_sa
     let (first, second) = tokio::join!(cluster("first"), cluster("second"));
     let mut entry = of(&first, "first", "Automatic");
     world.resource("coluc", "coluc.com", &[entry.clone()]);
-    let in_sync = |seen: Option<&Seen>| seen.is_some_and(|seen| seen.in_sync("first"));
+    let in_sync = |seen: Option<&Reading>| seen.is_some_and(|seen| seen.in_sync("first"));
     world.until("coluc", "in sync", in_sync).await;
 
     // The same machine by another name: nothing is removed, nothing restarted.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::clock::{Clock, Stamp, SystemClock};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::report::Status;
@@ -39,7 +39,7 @@ async fn in_order() -> (Bench, Arc<MovedClock>) {
     bench.until_ready(100).await;
     let clock = Arc::new(MovedClock::default());
     let store = Arc::clone(&bench.store) as Arc<dyn LedgerStore>;
-    bench.operator = Imp::with(store, Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    bench.operator = Manager::with(store, Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
     let report = bench.until_ready(5).await;
     assert!(report.events.iter().all(|event| !event.warning));
     (bench, clock)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use testkit_simulator::{Account, ImpConfig, NodeConfig, SimulatedImp, Status as Router};
 use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::access::NodeAddress;
 use xmpp_federation_imp::clock::Clock;
 use xmpp_federation_imp::desired::{Desired, Link, Owner};
@@ -122,7 +122,7 @@ fn computed() -> Duration {
 
 /// Each cluster's first resource registers, and its routers are restarted, in real time.
 async fn register(sims: &[SimulatedImp], store: Arc<dyn LedgerStore>) {
-    let imp = Imp::new(store).timed(quick_timings());
+    let imp = Manager::new(store).timed(quick_timings());
     join_all(sims.iter().enumerate().map(|(number, sim)| {
         let imp = &imp;
         async move {
@@ -153,7 +153,7 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
     // Another process, with the waits of production and all two hundred.
     let clock = Arc::new(MovedClock::default());
     let before = resident();
-    let imp = Imp::with(ledgers(), Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    let imp = Manager::with(ledgers(), Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
     let mut resources: Vec<(usize, Desired)> = (0..PER_CLUSTER)
         .flat_map(|place| (0..CLUSTERS).map(move |number| (place, number)))
         .map(|(place, number)| (number, wanted(&sims[number], number, place)))

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use testkit_simulator::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::ComponentId;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust};
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
-use xmpp_federation_imp::desired::{Announced, Desired, Link, Opened};
+use xmpp_federation_imp::desired::{Announcement, Desired, Link, LinkAge};
 use xmpp_federation_imp::report::{Event, Report, Status as Verdict};
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::testing::{self, TestStore};
@@ -25,7 +25,7 @@ pub struct Bench {
     pub sim: SimulatedImp,
     pub store: Arc<TestStore>,
     timings: Timings,
-    pub operator: Imp,
+    pub operator: Manager,
     pub desired: Desired,
     pub events: Vec<Event>,
     /// Whether edges run: a link is up where a started router knows the id.
@@ -90,7 +90,7 @@ impl Bench {
     pub async fn timed(config: ImpConfig, timings: Timings) -> Self {
         let sim = SimulatedImp::start(config).await.unwrap();
         let store = Arc::new(TestStore::default());
-        let operator = Imp::new(Arc::clone(&store) as Arc<dyn LedgerStore>).timed(timings);
+        let operator = Manager::new(Arc::clone(&store) as Arc<dyn LedgerStore>).timed(timings);
         let desired = desired(&sim);
         Self {
             sim,
@@ -107,7 +107,7 @@ impl Bench {
 
     /// The operator's process ends and another one starts.
     pub fn restart_operator(&mut self) {
-        self.operator = Imp::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
+        self.operator = Manager::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
     }
 
     /// The same, and the new one has other waits.
@@ -193,14 +193,14 @@ impl Bench {
                 let others = wanted.clone();
                 wanted.clone().into_iter().map(move |id| {
                     let seen = others.iter().filter(|other| **other != id);
-                    let seen = seen.map(|other| Announced {
+                    let seen = seen.map(|other| Announcement {
                         component_id: other.clone(),
                         gateway: loaded.contains(other.as_str()) && !ignorant,
                     });
                     Link {
                         up: started && (announces || loaded.contains(id.as_str())),
                         bouncing: bouncing.clone(),
-                        opened: started.then(|| Opened {
+                        opened: started.then(|| LinkAge {
                             asked: SystemClock.now(),
                             seconds: 0,
                         }),

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use testkit_simulator::{Account, FaultOptions, Federation, ImpConfig, Row as TableRow};
-use xmpp_federation_imp::preflight::sheet::{Check, Sheet, Verdict};
+use xmpp_federation_imp::preflight::report::{Check, CheckResult, PreflightReport};
 
 use crate::support::{Bench, PASSWORD, PUBLISHER, SUBSCRIBER, expect, expect_failures, look, rows};
 
-fn golden(name: &str, sheet: &Sheet, bench: &Bench) {
+fn golden(name: &str, report: &PreflightReport, bench: &Bench) {
     let path = format!("{}/tests/fixtures/preflight/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     // What changes from run to run has another text of the same length.
-    let mut sheet = sheet.clone();
-    for row in &mut sheet.rows {
+    let mut report = report.clone();
+    for row in &mut report.rows {
         for node in bench.sim.nodes() {
             let zeros = "0".repeat(64);
             row.found = row.found.replace(&node.certificate_sha256, &zeros);
@@ -30,7 +30,7 @@ fn golden(name: &str, sheet: &Sheet, bench: &Bench) {
         });
         row.found = words.collect::<Vec<_>>().join(" ");
     }
-    let text = sheet.table();
+    let text = report.table();
     if std::env::var_os("UPDATE_REFERENCE").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -41,9 +41,9 @@ fn golden(name: &str, sheet: &Sheet, bench: &Bench) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_in_order_is_told_as_a_table() {
     let bench = Bench::start(ImpConfig::default()).await;
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[]);
-    golden("all-well", &sheet, &bench);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[]);
+    golden("all-well", &report, &bench);
     bench.assert_untouched();
     // Table (stepped from 15.0 to 14.0), rows, nodes; services of two nodes, the list of one.
     let logins = bench.logins();
@@ -57,21 +57,21 @@ async fn a_wrong_password_is_used_once_in_all() {
     let wrong = bench.folder.file("wrong", "another\n");
     bench.arguments.extend(["--password-file".into(), wrong]);
     bench.arguments.drain(4..6);
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[(Check::AxlLogin, PUBLISHER)]);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[(Check::AxlLogin, PUBLISHER)]);
     expect(
-        &sheet,
+        &report,
         Check::AxlLogin,
         PUBLISHER,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["401", "https://ecup10.coluc.com:8443/axl"],
     );
     for node in [PUBLISHER, SUBSCRIBER] {
         expect(
-            &sheet,
+            &report,
             Check::ControlCenter,
             node,
-            Verdict::Skipped,
+            CheckResult::Skipped,
             &["is not used again"],
         );
     }
@@ -87,7 +87,7 @@ async fn a_wrong_password_of_the_other_account_is_used_once_over_all_nodes() {
     })
     .await;
     let wrong = bench.folder.file("wrong", "another\n");
-    let sheet = bench
+    let report = bench
         .look(&[
             "--control-center-user",
             "ccuser",
@@ -95,8 +95,14 @@ async fn a_wrong_password_of_the_other_account_is_used_once_over_all_nodes() {
             &wrong,
         ])
         .await;
-    expect_failures(&sheet, &[(Check::ControlCenter, PUBLISHER)]);
-    expect(&sheet, Check::ControlCenter, SUBSCRIBER, Verdict::Skipped, &["401"]);
+    expect_failures(&report, &[(Check::ControlCenter, PUBLISHER)]);
+    expect(
+        &report,
+        Check::ControlCenter,
+        SUBSCRIBER,
+        CheckResult::Skipped,
+        &["401"],
+    );
     let bad: Vec<_> = bench.logins().into_iter().filter(|call| call.auth == "bad").collect();
     assert_eq!(bad.len(), 1, "{bad:#?}");
 }
@@ -120,7 +126,7 @@ async fn two_accounts_are_used_each_for_its_own() {
     })
     .await;
     let password = bench.folder.file("cc", PASSWORD);
-    let sheet = bench
+    let report = bench
         .look(&[
             "--control-center-user",
             "ccuser",
@@ -128,7 +134,7 @@ async fn two_accounts_are_used_each_for_its_own() {
             &password,
         ])
         .await;
-    expect_failures(&sheet, &[]);
+    expect_failures(&report, &[]);
 }
 
 #[rstest]
@@ -146,14 +152,14 @@ async fn a_missing_role_is_named(
         ..ImpConfig::default()
     })
     .await;
-    let sheet = bench.look(&[]).await;
-    expect(&sheet, check, PUBLISHER, Verdict::Failed, words);
-    expect(&sheet, Check::AxlLogin, PUBLISHER, Verdict::Ok, &["axluser"]);
+    let report = bench.look(&[]).await;
+    expect(&report, check, PUBLISHER, CheckResult::Failed, words);
+    expect(&report, Check::AxlLogin, PUBLISHER, CheckResult::Ok, &["axluser"]);
     if control_center {
         // The nodes that the command line names are looked at without IM&P's own list.
         for node in [PUBLISHER, SUBSCRIBER] {
-            expect(&sheet, Check::ControlCenter, node, Verdict::Ok, &[]);
-            expect(&sheet, Check::Router, node, Verdict::Ok, &["up for 864"]);
+            expect(&report, Check::ControlCenter, node, CheckResult::Ok, &[]);
+            expect(&report, Check::Router, node, CheckResult::Ok, &["up for 864"]);
         }
     }
 }
@@ -163,18 +169,18 @@ async fn a_name_without_address_is_named_and_no_password_is_sent() {
     let bench = Bench::start(ImpConfig::default()).await;
     let mut all = bench.with_ca();
     all[1] = "no-such-host.invalid".into();
-    let sheet = look(&all).await;
+    let report = look(&all).await;
     let host = "no-such-host.invalid";
     expect(
-        &sheet,
+        &report,
         Check::Name,
         host,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["does not resolve", "--node no-such-host.invalid=ADDRESS"],
     );
-    expect(&sheet, Check::AxlLogin, host, Verdict::Skipped, &["no password"]);
+    expect(&report, Check::AxlLogin, host, CheckResult::Skipped, &["no password"]);
     // The nodes given with an address are looked at all the same.
-    expect(&sheet, Check::Router, SUBSCRIBER, Verdict::Ok, &[]);
+    expect(&report, Check::Router, SUBSCRIBER, CheckResult::Ok, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,9 +192,9 @@ async fn a_node_that_does_not_resolve_is_named() {
         .position(|argument| argument.starts_with(SUBSCRIBER))
         .unwrap();
     bench.arguments.drain(given - 1..=given);
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[(Check::Name, SUBSCRIBER)]);
-    expect(&sheet, Check::RouterPort, SUBSCRIBER, Verdict::Skipped, &[]);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[(Check::Name, SUBSCRIBER)]);
+    expect(&report, Check::RouterPort, SUBSCRIBER, CheckResult::Skipped, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,17 +204,17 @@ async fn another_authority_is_refused_before_a_password_is_sent() {
     let ca = bench.folder.file("other.pem", other.sim.ca_pem());
     let mut all = bench.arguments.clone();
     all.extend(["--ca".into(), ca]);
-    let sheet = look(&all).await;
+    let report = look(&all).await;
     expect_failures(
-        &sheet,
+        &report,
         &[(Check::Certificate, PUBLISHER), (Check::Certificate, SUBSCRIBER)],
     );
     let pin = bench.sim.nodes()[0].certificate_sha256.clone();
     expect(
-        &sheet,
+        &report,
         Check::Certificate,
         PUBLISHER,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["not issued by one of the given CAs", &pin, "No password was sent"],
     );
     assert!(bench.logins().is_empty());
@@ -219,14 +225,14 @@ async fn another_fingerprint_is_refused_and_the_right_ones_are_told() {
     let bench = Bench::start(ImpConfig::default()).await;
     let mut all = bench.arguments.clone();
     all.extend(["--pin".into(), "00".repeat(32)]);
-    let sheet = look(&all).await;
+    let report = look(&all).await;
     let nodes = bench.sim.nodes();
     for node in nodes {
         expect(
-            &sheet,
+            &report,
             Check::Certificate,
             &node.name,
-            Verdict::Failed,
+            CheckResult::Failed,
             &["none of the pinned ones", &node.certificate_sha256],
         );
     }
@@ -244,13 +250,13 @@ async fn an_unchecked_certificate_is_a_warning_and_none_is_judged_without_an_acc
     let bench = Bench::start(ImpConfig::default()).await;
     let mut all = bench.arguments.clone();
     all.push("--insecure-skip-verify".into());
-    let sheet = look(&all).await;
-    expect_failures(&sheet, &[]);
+    let report = look(&all).await;
+    expect_failures(&report, &[]);
     expect(
-        &sheet,
+        &report,
         Check::Certificate,
         PUBLISHER,
-        Verdict::Warning,
+        CheckResult::Warning,
         &["not checked at all"],
     );
 
@@ -260,14 +266,14 @@ async fn an_unchecked_certificate_is_a_warning_and_none_is_judged_without_an_acc
         .into_iter()
         .chain(bench.arguments[6..].iter().cloned())
         .collect();
-    let sheet = look(&all).await;
-    expect_failures(&sheet, &[]);
+    let report = look(&all).await;
+    expect_failures(&report, &[]);
     for node in bench.sim.nodes() {
         expect(
-            &sheet,
+            &report,
             Check::Certificate,
             &node.name,
-            Verdict::Unproven,
+            CheckResult::Unproven,
             &[&node.certificate_sha256, "Simulated IM&P CA", "--pin"],
         );
     }
@@ -277,9 +283,9 @@ async fn an_unchecked_certificate_is_a_warning_and_none_is_judged_without_an_acc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_router_port_is_named() {
     let bench = Bench::start(ImpConfig::default()).await;
-    let sheet = bench.look(&["--router-port", "7401"]).await;
+    let report = bench.look(&["--router-port", "7401"]).await;
     expect_failures(
-        &sheet,
+        &report,
         &[(Check::RouterPort, PUBLISHER), (Check::RouterPort, SUBSCRIBER)],
     );
 }
@@ -312,13 +318,13 @@ async fn rows_of_others_are_listed_and_an_expressways_is_named() {
     })
     .await;
     let sample = format!("{}/deploy/samples/coluc.yaml", env!("CARGO_MANIFEST_DIR"));
-    let sheet = bench.look(&["--from", &sample]).await;
-    expect_failures(&sheet, &[]);
+    let report = bench.look(&["--from", &sample]).await;
+    expect_failures(&report, &[]);
     expect(
-        &sheet,
+        &report,
         Check::Rows,
         PUBLISHER,
-        Verdict::Warning,
+        CheckResult::Warning,
         &[
             "3 stand there",
             "as an Expressway-E of the name expressway-coluc-com registers itself",
@@ -333,38 +339,38 @@ async fn rows_of_others_are_listed_and_an_expressways_is_named() {
 #[rstest]
 #[case::on(
     Federation::On,
-    Verdict::Failed,
+    CheckResult::Failed,
     "Inter-Domain Federation > XMPP Federation > Settings"
 )]
-#[case::unknown(Federation::Unknown, Verdict::Unproven, "proves neither")]
+#[case::unknown(Federation::Unknown, CheckResult::Unproven, "proves neither")]
 #[tokio::test(flavor = "multi_thread")]
-async fn imps_own_federation(#[case] state: Federation, #[case] verdict: Verdict, #[case] words: &str) {
+async fn imps_own_federation(#[case] state: Federation, #[case] verdict: CheckResult, #[case] words: &str) {
     let bench = Bench::start(ImpConfig {
         federation: state,
         ..ImpConfig::default()
     })
     .await;
-    let sheet = bench.look(&[]).await;
+    let report = bench.look(&[]).await;
     for node in [PUBLISHER, SUBSCRIBER] {
-        expect(&sheet, Check::Federation, node, verdict, &[words]);
+        expect(&report, Check::Federation, node, verdict, &[words]);
     }
 }
 
 #[rstest]
-#[case::the_oldest(&["9.1"], &[], Verdict::Ok, "9.1; 15.0, 14.0, 12.5, 12.0, 11.5, 11.0, 10.5, 10.0 answered HTTP 599")]
-#[case::the_newest(&["15.0"], &[], Verdict::Ok, "15.0, the first one tried")]
-#[case::as_given(&["12.5"], &["--axl-version", "12.5"], Verdict::Ok, "12.5, as given")]
-#[case::another_one_than_given(&["12.5"], &["--axl-version", "14.0"], Verdict::Failed, "HTTP 599: version 14.0")]
-#[case::none(&[], &[], Verdict::Failed, "HTTP 599 to every version")]
+#[case::the_oldest(&["9.1"], &[], CheckResult::Ok, "9.1; 15.0, 14.0, 12.5, 12.0, 11.5, 11.0, 10.5, 10.0 answered HTTP 599")]
+#[case::the_newest(&["15.0"], &[], CheckResult::Ok, "15.0, the first one tried")]
+#[case::as_given(&["12.5"], &["--axl-version", "12.5"], CheckResult::Ok, "12.5, as given")]
+#[case::another_one_than_given(&["12.5"], &["--axl-version", "14.0"], CheckResult::Failed, "HTTP 599: version 14.0")]
+#[case::none(&[], &[], CheckResult::Failed, "HTTP 599 to every version")]
 #[tokio::test(flavor = "multi_thread")]
-async fn versions(#[case] answered: &[&str], #[case] more: &[&str], #[case] verdict: Verdict, #[case] words: &str) {
+async fn versions(#[case] answered: &[&str], #[case] more: &[&str], #[case] verdict: CheckResult, #[case] words: &str) {
     let bench = Bench::start(ImpConfig {
         axl_versions: answered.iter().map(ToString::to_string).collect(),
         ..ImpConfig::default()
     })
     .await;
-    let sheet = bench.look(more).await;
-    expect(&sheet, Check::AxlVersion, PUBLISHER, verdict, &[words]);
+    let report = bench.look(more).await;
+    expect(&report, Check::AxlVersion, PUBLISHER, verdict, &[words]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,14 +382,14 @@ async fn the_other_table_of_an_old_release_is_found() {
         ..ImpConfig::default()
     })
     .await;
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[]);
-    expect(&sheet, Check::Table, PUBLISHER, Verdict::Ok, &["xmpp2snodes"]);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[]);
+    expect(&report, Check::Table, PUBLISHER, CheckResult::Ok, &["xmpp2snodes"]);
     expect(
-        &sheet,
+        &report,
         Check::Nodes,
         PUBLISHER,
-        Verdict::Ok,
+        CheckResult::Ok,
         &["2: ecup10.coluc.com (publisher), ecup10s.coluc.com (subscriber)"],
     );
 }
@@ -399,8 +405,8 @@ async fn a_write_is_proven_by_one_statement_that_changes_nothing() {
         ..ImpConfig::default()
     })
     .await;
-    let sheet = bench.look(&["--prove-write"]).await;
-    expect(&sheet, Check::AxlWrite, PUBLISHER, Verdict::Ok, &["0 rows"]);
+    let report = bench.look(&["--prove-write"]).await;
+    expect(&report, Check::AxlWrite, PUBLISHER, CheckResult::Ok, &["0 rows"]);
     let writes: Vec<_> = bench
         .calls()
         .into_iter()
@@ -420,30 +426,30 @@ async fn a_write_that_is_refused_is_named() {
         ..FaultOptions::default()
     };
     bench.sim.set_fault("axl-fault", options).unwrap();
-    let sheet = bench.look(&["--prove-write"]).await;
-    expect_failures(&sheet, &[(Check::AxlWrite, PUBLISHER)]);
+    let report = bench.look(&["--prove-write"]).await;
+    expect_failures(&report, &[(Check::AxlWrite, PUBLISHER)]);
     expect(
-        &sheet,
+        &report,
         Check::AxlWrite,
         PUBLISHER,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["executeSQLUpdate was not taken", "No such operation"],
     );
     // The rest is looked at all the same.
-    expect(&sheet, Check::ControlCenter, SUBSCRIBER, Verdict::Ok, &[]);
+    expect(&report, Check::ControlCenter, SUBSCRIBER, CheckResult::Ok, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_that_is_not_deployable_is_a_warning_with_the_way_by_hand() {
     let bench = Bench::start(ImpConfig::default()).await;
     bench.sim.set_fault("restart-refused", FaultOptions::default()).unwrap();
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[]);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[]);
     expect(
-        &sheet,
+        &report,
         Check::Restart,
         PUBLISHER,
-        Verdict::Warning,
+        CheckResult::Warning,
         &["not deployable", "Manual", "utils service restart Cisco XCP Router"],
     );
     bench.assert_untouched();
@@ -454,21 +460,21 @@ async fn an_account_whose_only_answer_is_lost_is_not_used_again() {
     let bench = Bench::start(ImpConfig::default()).await;
     bench.sim.set_fault("axl-timeout", FaultOptions::default()).unwrap();
     let started = Instant::now();
-    let sheet = bench.look(&["--call-timeout", "1"]).await;
+    let report = bench.look(&["--call-timeout", "1"]).await;
     assert!(started.elapsed() < Duration::from_secs(20));
     expect(
-        &sheet,
+        &report,
         Check::AxlLogin,
         PUBLISHER,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["no answer within 1 s"],
     );
     for node in [PUBLISHER, SUBSCRIBER] {
         expect(
-            &sheet,
+            &report,
             Check::ControlCenter,
             node,
-            Verdict::Skipped,
+            CheckResult::Skipped,
             &["may have been 401"],
         );
     }
@@ -479,17 +485,17 @@ async fn all_of_it_has_its_time() {
     let bench = Bench::start(ImpConfig::default()).await;
     bench.sim.set_fault("cc-timeout", FaultOptions::default()).unwrap();
     let started = Instant::now();
-    let sheet = bench.look(&["--call-timeout", "20", "--timeout", "4"]).await;
+    let report = bench.look(&["--call-timeout", "20", "--timeout", "4"]).await;
     assert!(started.elapsed() < Duration::from_secs(15));
     expect(
-        &sheet,
+        &report,
         Check::Time,
         PUBLISHER,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["4 s were over", "--timeout"],
     );
     // What was found before is told.
-    assert_eq!(rows(&sheet, Check::Nodes, PUBLISHER).len(), 1);
+    assert_eq!(rows(&report, Check::Nodes, PUBLISHER).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -501,14 +507,18 @@ async fn a_big_cluster_is_asked_no_more_than_imp_allows() {
     let mut config = ImpConfig::default();
     config.nodes.extend((0..10).map(node));
     let bench = Bench::start(config).await;
-    let sheet = bench.look(&[]).await;
-    expect_failures(&sheet, &[]);
+    let report = bench.look(&[]).await;
+    expect_failures(&report, &[]);
     let asked = bench
         .calls()
         .into_iter()
         .filter(|call| call.service == "control-center")
         .count();
     assert_eq!(asked, 11);
-    let skipped = sheet.rows.iter().filter(|row| row.verdict == Verdict::Skipped).count();
-    assert_eq!(skipped, 2, "{}", sheet.table());
+    let skipped = report
+        .rows
+        .iter()
+        .filter(|row| row.verdict == CheckResult::Skipped)
+        .count();
+    assert_eq!(skipped, 2, "{}", report.table());
 }

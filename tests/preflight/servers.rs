@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio_rustls::TlsAcceptor;
-use xmpp_federation_imp::preflight::sheet::{Check, Verdict};
+use xmpp_federation_imp::preflight::report::{Check, CheckResult};
 
 use crate::support::{Folder, address, expect, look, row, rows};
 
@@ -126,16 +126,16 @@ async fn a_database_that_deletes_what_is_not_there_is_asked_nothing_more() {
         }
     })
     .await;
-    let sheet = look(&odd.arguments(&["--prove-write"])).await;
+    let report = look(&odd.arguments(&["--prove-write"])).await;
     expect(
-        &sheet,
+        &report,
         Check::AxlWrite,
         HOST,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["answered with 1 rows", "Do not let the operator write here"],
     );
-    expect(&sheet, Check::Nodes, HOST, Verdict::Skipped, &[]);
-    assert!(rows(&sheet, Check::ControlCenter, HOST).is_empty());
+    expect(&report, Check::Nodes, HOST, CheckResult::Skipped, &[]);
+    assert!(rows(&report, Check::ControlCenter, HOST).is_empty());
     let heard = odd.heard.lock().await;
     assert!(heard.last().unwrap().contains("DELETE"), "{heard:#?}");
 }
@@ -146,17 +146,23 @@ async fn another_clock_is_a_warning_and_a_page_is_no_answer() {
         "<html><body>Welcome</body></html>".into()
     })
     .await;
-    let sheet = look(&odd.arguments(&[])).await;
-    expect(&sheet, Check::Clock, HOST, Verdict::Warning, &["behind", "NTP"]);
-    expect(&sheet, Check::AxlLogin, HOST, Verdict::Failed, &["no SOAP envelope"]);
-    let certificate = row(&sheet, Check::Certificate, HOST);
+    let report = look(&odd.arguments(&[])).await;
+    expect(&report, Check::Clock, HOST, CheckResult::Warning, &["behind", "NTP"]);
+    expect(
+        &report,
+        Check::AxlLogin,
+        HOST,
+        CheckResult::Failed,
+        &["no SOAP envelope"],
+    );
+    let certificate = row(&report, Check::Certificate, HOST);
     assert!(
         certificate
             .found
             .contains("only its fingerprint would be accepted, no authority: it does not carry the name odd.example"),
         "{certificate:#?}"
     );
-    assert!(!sheet.json().contains("secret-word"));
+    assert!(!report.json().contains("secret-word"));
 }
 
 /// Answers an alert to today's hello and a `ServerHello` of that version to one of old.
@@ -192,8 +198,8 @@ async fn old_server(minor: u8) -> IpAddr {
 async fn a_server_with_old_tls_is_named(#[case] minor: u8, #[case] words: &str) {
     let mut all = arguments(old_server(minor).await);
     all.push("--certificates-only".into());
-    let sheet = look(&all).await;
-    expect(&sheet, Check::Https, HOST, Verdict::Failed, &[words, "11.5"]);
+    let report = look(&all).await;
+    expect(&report, Check::Https, HOST, CheckResult::Failed, &[words, "11.5"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,12 +214,12 @@ async fn a_server_without_tls_is_named() {
     });
     let mut all = arguments(address);
     all.push("--certificates-only".into());
-    let sheet = look(&all).await;
+    let report = look(&all).await;
     expect(
-        &sheet,
+        &report,
         Check::Https,
         HOST,
-        Verdict::Failed,
+        CheckResult::Failed,
         &["the TLS handshake fails"],
     );
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clap::Parser as _;
 use testkit_simulator::{Call, ImpConfig, SimulatedImp};
 use xmpp_federation_imp::preflight::options::Options;
+use xmpp_federation_imp::preflight::report::{Check, CheckResult, CheckRow, PreflightReport};
 use xmpp_federation_imp::preflight::run;
-use xmpp_federation_imp::preflight::sheet::{Check, Row, Sheet, Verdict};
 use xmpp_federation_operator::runtime::preflight_file;
 
 pub const PUBLISHER: &str = "ecup10.coluc.com";
@@ -97,7 +97,7 @@ impl Bench {
     }
 
     /// Looks, with more arguments.
-    pub async fn look(&self, more: &[&str]) -> Sheet {
+    pub async fn look(&self, more: &[&str]) -> PreflightReport {
         let mut all = self.with_ca();
         all.extend(more.iter().map(ToString::to_string));
         look(&all).await
@@ -127,7 +127,7 @@ impl Bench {
 }
 
 /// Looks as the command line says.
-pub async fn look(arguments: &[String]) -> Sheet {
+pub async fn look(arguments: &[String]) -> PreflightReport {
     let all = std::iter::once("preflight".to_owned()).chain(arguments.iter().cloned());
     let plan = Options::try_parse_from(all)
         .unwrap()
@@ -137,23 +137,23 @@ pub async fn look(arguments: &[String]) -> Sheet {
 }
 
 /// The rows of a check at a host.
-pub fn rows<'a>(sheet: &'a Sheet, check: Check, host: &str) -> Vec<&'a Row> {
-    let same = |row: &&Row| row.check == check && row.subject == host;
-    sheet.rows.iter().filter(same).collect()
+pub fn rows<'a>(report: &'a PreflightReport, check: Check, host: &str) -> Vec<&'a CheckRow> {
+    let same = |row: &&CheckRow| row.check == check && row.subject == host;
+    report.rows.iter().filter(same).collect()
 }
 
 /// The one row of a check at a host.
 #[track_caller]
-pub fn row<'a>(sheet: &'a Sheet, check: Check, host: &str) -> &'a Row {
-    let rows = rows(sheet, check, host);
-    assert_eq!(rows.len(), 1, "{check:?} at {host}:\n{}", sheet.table());
+pub fn row<'a>(report: &'a PreflightReport, check: Check, host: &str) -> &'a CheckRow {
+    let rows = rows(report, check, host);
+    assert_eq!(rows.len(), 1, "{check:?} at {host}:\n{}", report.table());
     rows[0]
 }
 
 /// That a check came out so, with these words in what was found or in the remedy.
 #[track_caller]
-pub fn expect(sheet: &Sheet, check: Check, host: &str, verdict: Verdict, words: &[&str]) {
-    let row = row(sheet, check, host);
+pub fn expect(report: &PreflightReport, check: Check, host: &str, verdict: CheckResult, words: &[&str]) {
+    let row = row(report, check, host);
     assert_eq!(row.verdict, verdict, "{row:#?}");
     let text = format!("{} {}", row.found, row.remedy);
     for word in words {
@@ -163,13 +163,13 @@ pub fn expect(sheet: &Sheet, check: Check, host: &str, verdict: Verdict, words: 
 
 /// That these failed, and nothing else did.
 #[track_caller]
-pub fn expect_failures(sheet: &Sheet, expected: &[(Check, &str)]) {
-    let failed: Vec<_> = sheet
+pub fn expect_failures(report: &PreflightReport, expected: &[(Check, &str)]) {
+    let failed: Vec<_> = report
         .rows
         .iter()
-        .filter(|row| row.verdict == Verdict::Failed)
+        .filter(|row| row.verdict == CheckResult::Failed)
         .map(|row| (row.check, row.subject.as_str()))
         .collect();
-    assert_eq!(failed, expected, "{}", sheet.table());
-    assert_eq!(sheet.failed(), !expected.is_empty());
+    assert_eq!(failed, expected, "{}", report.table());
+    assert_eq!(report.failed(), !expected.is_empty());
 }

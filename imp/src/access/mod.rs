@@ -98,7 +98,7 @@ pub enum ServerTrust {
 
 /// Why an account rests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rest {
+pub struct LoginHold {
     /// When it was answered 401, or may have been.
     pub since: Timestamp,
     /// When it is tried again at the earliest.

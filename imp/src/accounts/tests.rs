@@ -57,11 +57,11 @@ fn one_401_per_secret_version_and_account(
     #[case] now: Stamp,
     #[case] expected: Expected,
 ) {
-    let record = Record {
+    let record = LoginRecord {
         secrets: BTreeMap::from([("federation/a".to_owned(), used("a", "7", "x").login(state))]),
         rejected: BTreeMap::new(),
     };
-    let expected = expected.map(|(second, other, told)| Rest {
+    let expected = expected.map(|(second, other, told)| LoginHold {
         since: stamp(1, 0).wall,
         retry_at: stamp(1, second).wall,
         other: other.map(str::to_owned),
@@ -101,11 +101,11 @@ async fn an_operator_that_dies_before_it_records_a_401_costs_no_second_one() {
     let account = credentials("a", "1", "secret");
     let first = process(&store, 1);
     let permit = first.begin(&account).await.unwrap();
-    permit.finish(Outcome::Accepted).await;
+    permit.finish(LoginOutcome::Accepted).await;
     // The password changes at IM&P, and the process ends between the answer and its record.
     let permit = first.begin(&account).await.unwrap();
     store.set_dead(true);
-    permit.finish(Outcome::Rejected).await;
+    permit.finish(LoginOutcome::Rejected).await;
     store.set_dead(false);
 
     let second = process(&store, 2);
@@ -119,7 +119,7 @@ async fn an_operator_that_dies_before_it_records_a_401_costs_no_second_one() {
     // A human knows better; and who was accepted may be used again.
     second.ask_again(&account).await;
     let permit = second.begin(&account).await.unwrap();
-    permit.finish(Outcome::Accepted).await;
+    permit.finish(LoginOutcome::Accepted).await;
     let third = process(&store, 3);
     assert!(third.begin(&same_account).await.is_ok());
 }
@@ -130,12 +130,12 @@ async fn a_human_does_not_lift_the_rest_after_a_401_that_was_told() {
     let account = credentials("a", "1", "secret");
     let logins = process(&store, 1);
     let permit = logins.begin(&account).await.unwrap();
-    permit.finish(Outcome::Rejected).await;
+    permit.finish(LoginOutcome::Rejected).await;
     logins.ask_again(&account).await;
     assert!(logins.begin(&account).await.is_err());
     // The edited Secret is tried, another one with what it held before is not.
     let permit = logins.begin(&credentials("a", "2", "right")).await.unwrap();
-    permit.finish(Outcome::Accepted).await;
+    permit.finish(LoginOutcome::Accepted).await;
     assert!(logins.begin(&credentials("b", "1", "secret")).await.is_err());
 }
 
@@ -147,7 +147,7 @@ async fn two_secrets_with_one_account_are_not_used_at_the_same_time() {
     let other = credentials("b", "1", "secret");
     let mut waiting = Box::pin(logins.begin(&other));
     assert!(futures::poll!(&mut waiting).is_pending());
-    permit.finish(Outcome::Rejected).await;
+    permit.finish(LoginOutcome::Rejected).await;
     match waiting.await {
         Err(CallErrorKind::Held(rest)) => assert_eq!(rest.other.as_deref(), Some("federation/a")),
         _ => panic!("the account was used again"),

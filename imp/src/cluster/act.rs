@@ -3,9 +3,9 @@
 use xmpp_federation_core::ComponentId;
 
 use super::access::{axl, control_center};
-use super::{Cluster, Imp};
+use super::{Cluster, Manager};
 use crate::axl::Row;
-use crate::control_center::{Commanded, NotDone, RestartAnswer};
+use crate::control_center::{CommandFailure, CommandOutcome, RestartAnswer};
 use crate::desired::Desired;
 use crate::effects::Action;
 use crate::error::{CallError, CallErrorKind};
@@ -18,7 +18,7 @@ use crate::registration::{RowAction, RowChange};
 use crate::report::Event;
 use crate::restart;
 
-impl Imp {
+impl Manager {
     /// Does one thing: the intent is in the ledger before the call, the outcome after it.
     pub(super) async fn act(&self, cluster: &mut Cluster, desired: &Desired, action: Action, events: &mut Vec<Event>) {
         let Some(Ok(caller)) = cluster.caller.clone() else {
@@ -202,7 +202,7 @@ impl Imp {
             .await;
         let now = self.clock.now();
         let (answer, result, told) = match commanded {
-            Commanded::Answered(answer) => {
+            CommandOutcome::Answered(answer) => {
                 cluster.seen.restart_failures.remove(node);
                 let (result, told) = match &answer {
                     RestartAnswer::Accepted => (Outcome::Done, "accepted".to_owned()),
@@ -211,10 +211,10 @@ impl Imp {
                 };
                 (Some(answer), result, told)
             }
-            Commanded::NotDone(not_done) => {
+            CommandOutcome::NotDone(not_done) => {
                 let (wait, why) = match not_done {
-                    NotDone::Busy(why) => (self.timings.busy, why),
-                    NotDone::Failed(error) => {
+                    CommandFailure::Busy(why) => (self.timings.busy, why),
+                    CommandFailure::Failed(error) => {
                         let count = cluster.seen.restart_failures.entry(node.to_owned()).or_default();
                         *count = count.saturating_add(1);
                         let unit = self.timings.back_off_unit;

@@ -27,8 +27,8 @@ use crate::desired::Desired;
 use crate::effects::{self, NextStep, Wait, WaitReason};
 use crate::http::Caller;
 use crate::ledger::Ledger;
+use crate::ledger::cache::LedgerCache;
 use crate::ledger::file::LedgerFile;
-use crate::ledger::shelf::Shelf;
 use crate::observation::{Observation, Read};
 use crate::pkid::Pkid;
 use crate::report::{Event, Report};
@@ -43,12 +43,12 @@ pub(crate) use removal::rows_left;
 const MAX_STEPS: usize = 24;
 
 /// All IM&P clusters of this operator.
-pub struct Imp {
+pub struct Manager {
     counter: Arc<dyn Counter>,
     clock: Arc<dyn Clock>,
     resolver: Option<Arc<dyn Resolve>>,
     logins: Arc<Logins>,
-    shelf: Shelf,
+    ledgers: LedgerCache,
     timings: Timings,
     clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
     /// By publisher: the right to call it.
@@ -84,7 +84,7 @@ struct Cluster {
     deleted: Vec<String>,
 }
 
-impl Imp {
+impl Manager {
     /// Ledgers live in that store; names are resolved as the system does.
     pub fn new(store: Arc<dyn LedgerStore>) -> Self {
         Self::with(store, Arc::new(SystemClock), None)
@@ -101,7 +101,7 @@ impl Imp {
     pub fn with(store: Arc<dyn LedgerStore>, clock: Arc<dyn Clock>, resolver: Option<Arc<dyn Resolve>>) -> Self {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
-            shelf: Shelf::new(store),
+            ledgers: LedgerCache::new(store),
             counter: Arc::new(Uncounted),
             clock,
             resolver,
@@ -191,8 +191,8 @@ impl Imp {
         pkids.get(name).cloned()
     }
 
-    pub(crate) fn shelf(&self) -> &Shelf {
-        &self.shelf
+    pub(crate) fn ledgers(&self) -> &LedgerCache {
+        &self.ledgers
     }
 
     /// Notes which publisher answers at that name.

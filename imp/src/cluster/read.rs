@@ -1,16 +1,16 @@
 //! What is asked of IM&P.
 
 use super::access::{axl, control_center};
-use super::{Cluster, Imp};
+use super::{Cluster, Manager};
 use crate::axl::HaState;
 use crate::clock::Stamp;
 use crate::desired::Desired;
 use crate::error::{CallError, CallErrorKind};
 use crate::federation;
 use crate::http::Caller;
-use crate::observation::{Check, Failure, Read, Seen};
+use crate::observation::{CheckReading, Failure, Read, Reading};
 
-impl Imp {
+impl Manager {
     pub(super) async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) {
         let Some(Ok(caller)) = cluster.caller.clone() else {
             return;
@@ -34,7 +34,7 @@ impl Imp {
                         .control_center_failures
                         .retain(|name, _| value.iter().any(|node| node.name == *name));
                     cluster.seen.ask_for_all();
-                    cluster.seen.nodes = Some(Seen { value, asked, answered });
+                    cluster.seen.nodes = Some(Reading { value, asked, answered });
                     self.found_publisher(&desired.target.publisher, &cluster.seen);
                     Ok(())
                 }
@@ -50,7 +50,7 @@ impl Imp {
                             .as_ref()
                             .map(|file| file.ledger.rows.clone())
                             .unwrap_or_default();
-                        cluster.seen.saw_rows(Seen { value, asked, answered }, &ours);
+                        cluster.seen.saw_rows(Reading { value, asked, answered }, &ours);
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -60,9 +60,9 @@ impl Imp {
             Read::Federation => match &desired.federation_check {
                 Some(check) => federation::ask(&mut axl, check).await.map(|value| {
                     let answered = self.clock.now();
-                    cluster.seen.federation_check = Some(Check {
+                    cluster.seen.federation_check = Some(CheckReading {
                         check: check.clone(),
-                        seen: Seen { value, asked, answered },
+                        seen: Reading { value, asked, answered },
                     });
                 }),
                 None => Ok(()),
@@ -110,7 +110,7 @@ impl Imp {
     ) -> Option<CallError> {
         match states {
             Ok(value) => {
-                cluster.seen.redundancy = Some(Seen {
+                cluster.seen.redundancy = Some(Reading {
                     value,
                     asked,
                     answered: self.clock.now(),
@@ -144,7 +144,7 @@ impl Imp {
         match answer {
             Ok(value) => {
                 cluster.seen.control_center_failures.remove(&node);
-                cluster.seen.services.insert(node, Seen { value, asked, answered });
+                cluster.seen.services.insert(node, Reading { value, asked, answered });
             }
             Err(error) => {
                 let count = cluster

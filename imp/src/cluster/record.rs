@@ -1,15 +1,15 @@
 //! The ledger of a cluster: loaded, learned from what was read, written.
 
-use super::{Cluster, Imp};
+use super::{Cluster, Manager};
 use crate::desired::{Desired, Sibling};
 use crate::ledger::Ledger;
 use crate::ledger::file::LedgerFile;
 use crate::ledger::learn::learn;
-use crate::observation::{Barred, Observation};
+use crate::observation::{Exclusion, Observation};
 use crate::report::Event;
 use crate::store::StoreError;
 
-impl Imp {
+impl Manager {
     /// Loads the ledger where it is not, and writes what was learned.
     pub(super) async fn learn(&self, cluster: &mut Cluster, desired: &Desired, events: &mut Vec<Event>) {
         let publisher = cluster
@@ -20,7 +20,7 @@ impl Imp {
             .map(|node| node.pkid.to_string());
         let loaded = match publisher {
             Some(pkid) => {
-                let newer = self.shelf.newer(&pkid, cluster.file.as_ref()).await;
+                let newer = self.ledgers.newer(&pkid, cluster.file.as_ref()).await;
                 if newer.is_ok() {
                     cluster.ledger_error = None;
                 }
@@ -57,7 +57,7 @@ impl Imp {
         let before = ledger.actions.clone();
         let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
-            && let Err(error) = self.shelf.save(file, ledger).await
+            && let Err(error) = self.ledgers.save(file, ledger).await
         {
             cluster.ledger_error = Some(error.to_string());
             return;
@@ -79,16 +79,16 @@ impl Imp {
             let owner = ledger.owner.as_ref();
             owner.is_some_and(|owner| owner.uid == owner_uid)
         };
-        let mut files = self.shelf.all().await?.into_iter();
+        let mut files = self.ledgers.all().await?.into_iter();
         Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
     }
 
     /// Why nothing may be done at the publisher of this ledger.
-    fn barred(&self, seen: &Observation, ledger: &Ledger, desired: &Desired) -> Option<Barred> {
+    fn barred(&self, seen: &Observation, ledger: &Ledger, desired: &Desired) -> Option<Exclusion> {
         let place = &desired.place;
         let only = place.only.as_ref();
         if seen.nodes.is_some() && only.is_some_and(|pkid| *pkid != ledger.publisher) {
-            return Some(Barred::Elsewhere(ledger.publisher.clone()));
+            return Some(Exclusion::Elsewhere(ledger.publisher.clone()));
         }
         let same = |sibling: &&Sibling| match self.pkid_of(&sibling.publisher) {
             Some(pkid) => pkid == ledger.publisher,
@@ -96,7 +96,7 @@ impl Imp {
             None => ledger.known_as.contains(&sibling.publisher),
         };
         let sibling = place.earlier.iter().find(same)?;
-        Some(Barred::SameAs(sibling.entry.clone()))
+        Some(Exclusion::SameAs(sibling.entry.clone()))
     }
 
     /// Changes the ledger; whether it was written.
@@ -106,7 +106,7 @@ impl Imp {
         };
         let mut ledger = file.ledger.clone();
         change(&mut ledger);
-        match self.shelf.save(file, ledger).await {
+        match self.ledgers.save(file, ledger).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the ledger could not be written");

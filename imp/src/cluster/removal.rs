@@ -2,7 +2,7 @@
 
 use xmpp_federation_core::Activation;
 
-use super::Imp;
+use super::Manager;
 use crate::axl::Table;
 use crate::desired::Desired;
 use crate::ledger::Ledger;
@@ -12,7 +12,7 @@ use crate::records::RowRecord;
 use crate::report::{Event, Removal, Status, row_left};
 use crate::store::StoreError;
 
-impl Imp {
+impl Manager {
     /// Removes our rows, one step at a time; never restarts anything.
     pub async fn remove(&self, desired: &Desired) -> Removal {
         let mut prepared = desired.clone();

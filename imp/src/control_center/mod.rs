@@ -59,16 +59,16 @@ pub enum ImpFederation {
 
 /// What a restart command came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Commanded {
+pub enum CommandOutcome {
     /// To be written into the ledger.
     Answered(RestartAnswer),
     /// It certainly was not carried out and may be repeated later.
-    NotDone(NotDone),
+    NotDone(CommandFailure),
 }
 
 /// Why a command was certainly not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotDone {
+pub enum CommandFailure {
     /// Another operation is pending (-1029 and its like).
     Busy(String),
     /// The call failed.
@@ -133,14 +133,14 @@ impl ControlCenter<'_> {
     }
 
     /// Commands the restart of the node's `Cisco XCP Router`; not sent at that time or later.
-    pub async fn restart_router(&self, not_after: Stamp) -> Commanded {
+    pub async fn restart_router(&self, not_after: Stamp) -> CommandOutcome {
         let request = restart_request(self.node);
         match self.call("soapDoControlServices", &request, Some(not_after)).await {
             Ok(answer) => read_commanded(&answer),
             Err(error) if error.may_have_arrived() || from_the_middle(&error) => {
-                Commanded::Answered(RestartAnswer::Ambiguous(error.to_string()))
+                CommandOutcome::Answered(RestartAnswer::Ambiguous(error.to_string()))
             }
-            Err(error) => Commanded::NotDone(NotDone::Failed(error)),
+            Err(error) => CommandOutcome::NotDone(CommandFailure::Failed(error)),
         }
     }
 
@@ -231,7 +231,7 @@ fn up_time(item: &Element) -> Option<u64> {
 }
 
 /// HTTP 200 proves nothing: the codes of the whole and of the item have to say success.
-fn read_commanded(answer: &Element) -> Commanded {
+fn read_commanded(answer: &Element) -> CommandOutcome {
     let whole = answer.find("ReturnCode").map(|code| code.text.clone());
     let item = item(answer, ROUTER);
     let code = item
@@ -251,14 +251,18 @@ fn read_commanded(answer: &Element) -> Commanded {
         }
     };
     match code {
-        Some(SUCCESS) if whole.as_deref() == Some("0") => Commanded::Answered(RestartAnswer::Accepted),
+        Some(SUCCESS) if whole.as_deref() == Some("0") => CommandOutcome::Answered(RestartAnswer::Accepted),
         // Something is going on already: not ours, and not carried out.
-        Some(code @ (-1029 | -1041 | -1048 | -1049 | -1050)) => Commanded::NotDone(NotDone::Busy(said(code))),
+        Some(code @ (-1029 | -1041 | -1048 | -1049 | -1050)) => {
+            CommandOutcome::NotDone(CommandFailure::Busy(said(code)))
+        }
         // No such service, platform's own, transition not allowed, not supported, not activated.
-        Some(code @ (-1010 | -1011 | -1042 | -1045 | -1068)) => Commanded::Answered(RestartAnswer::Refused(said(code))),
+        Some(code @ (-1010 | -1011 | -1042 | -1045 | -1068)) => {
+            CommandOutcome::Answered(RestartAnswer::Refused(said(code)))
+        }
         // Timed out on the node: it may still happen. And what nobody described.
-        Some(code) => Commanded::Answered(RestartAnswer::Ambiguous(said(code))),
-        None => Commanded::Answered(RestartAnswer::Ambiguous("an answer without a reason code".to_owned())),
+        Some(code) => CommandOutcome::Answered(RestartAnswer::Ambiguous(said(code))),
+        None => CommandOutcome::Answered(RestartAnswer::Ambiguous("an answer without a reason code".to_owned())),
     }
 }
 

@@ -18,9 +18,9 @@ use crate::effects::{Action, Input, NextStep, Wait, WaitReason, plan};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;
 use crate::ledger::learn::learn;
-use crate::observation::{Failure, Observation, Read, Seen};
+use crate::observation::{Failure, Observation, Read, Reading};
 use crate::pkid::Pkid;
-use crate::registration::{Blocked, RowAction, RowChange};
+use crate::registration::{RowAction, RowChange, RowObstacle};
 use crate::restart::WaitKind;
 use crate::testing;
 
@@ -223,7 +223,7 @@ impl World {
                         publisher: number == 0,
                     })
                     .collect();
-                self.known(actor).seen.nodes = Some(Seen { value, asked, answered });
+                self.known(actor).seen.nodes = Some(Reading { value, asked, answered });
             }
             Read::Table => self.known(actor).seen.table = Some(Table::Xmpps2snodes),
             Read::Federation => unreachable!("no check is wanted"),
@@ -241,13 +241,13 @@ impl World {
                     .as_ref()
                     .map(|(_, ledger)| ledger.rows.clone())
                     .unwrap_or_default();
-                known.seen.saw_rows(Seen { value, asked, answered }, &ours);
+                known.seen.saw_rows(Reading { value, asked, answered }, &ours);
             }
             Read::Redundancy => {
                 let shown = self.redundancy();
                 let seen = &mut self.known(actor).seen;
                 seen.redundancy_unreadable = shown.is_none();
-                seen.redundancy = shown.map(|value| Seen { value, asked, answered });
+                seen.redundancy = shown.map(|value| Reading { value, asked, answered });
             }
             Read::Services(name) => {
                 let node = NAMES.iter().position(|known| known == name).unwrap();
@@ -258,7 +258,7 @@ impl World {
                 known
                     .seen
                     .services
-                    .insert(name.clone(), Seen { value, asked, answered });
+                    .insert(name.clone(), Reading { value, asked, answered });
             }
         }
         let seen = &mut self.known(actor).seen;
@@ -512,10 +512,10 @@ impl World {
     /// A human does what is asked for, or time passes until the next look.
     pub fn wait_or_answer(&mut self, actor: Actor, wait: &Wait) {
         match &wait.why {
-            WaitReason::Blocked(Blocked::Identical(_)) => {
+            WaitReason::Blocked(RowObstacle::Identical(_)) => {
                 self.desired[0].requests.adopt_rows = Some("yes".into());
             }
-            WaitReason::Blocked(Blocked::Foreign(_)) => self.remove_strange_rows(actor),
+            WaitReason::Blocked(RowObstacle::Foreign(_)) => self.remove_strange_rows(actor),
             WaitReason::Vanished => self.desired[0].requests.refresh = Some(self.now_ms.to_string()),
             WaitReason::Restart(waiting)
                 if matches!(

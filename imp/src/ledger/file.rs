@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Ledger, SCHEMA};
-use crate::store::{LedgerStore, StoreError, Stored};
+use crate::store::{LedgerStore, StoreError, StoredText};
 
 /// A ledger with what is needed to write it back.
 #[derive(Debug, Clone)]
@@ -11,13 +11,13 @@ pub struct LedgerFile {
     /// The ledger as it was read or written last.
     pub ledger: Ledger,
     name: String,
-    stored: Option<Stored>,
+    stored: Option<StoredText>,
 }
 
 /// The text: a ledger knows the object it was written into.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Wrapped {
+struct StoredLedger {
     uid: String,
     ledger: Ledger,
 }
@@ -66,7 +66,7 @@ impl LedgerFile {
             None => store.write(&self.name, String::new(), None).await?,
         };
         self.stored = Some(at.clone());
-        let wrapped = Wrapped { uid: at.uid, ledger };
+        let wrapped = StoredLedger { uid: at.uid, ledger };
         let text = serde_json::to_string(&wrapped).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         self.stored = Some(store.write(&self.name, text, Some(&at.version)).await?);
         self.ledger = wrapped.ledger;
@@ -74,7 +74,7 @@ impl LedgerFile {
     }
 }
 
-fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
+fn parse(name: &str, stored: &StoredText) -> Result<Ledger, StoreError> {
     #[derive(Deserialize)]
     struct SchemaOnly {
         ledger: Schema,
@@ -95,7 +95,7 @@ fn parse(name: &str, stored: &Stored) -> Result<Ledger, StoreError> {
             schema.ledger.schema
         )));
     }
-    let wrapped: Wrapped = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
+    let wrapped: StoredLedger = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
     let mut ledger = wrapped.ledger;
     if wrapped.uid != stored.uid {
         ledger.distrust();
@@ -114,13 +114,13 @@ mod tests {
 
     #[test]
     fn a_ledger_of_the_first_release_is_read_and_written_as_it_was() {
-        let stored = Stored {
+        let stored = StoredText {
             data: TEXT.to_owned(),
             version: "1".to_owned(),
             uid: "1f0c".to_owned(),
         };
         let ledger = parse("l", &stored).unwrap();
-        let wrapped = Wrapped {
+        let wrapped = StoredLedger {
             uid: stored.uid,
             ledger,
         };
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn actions_of_the_first_release_count_as_done_and_others_keep_their_result() {
-        let stored = Stored {
+        let stored = StoredText {
             data: TEXT.to_owned(),
             version: "1".to_owned(),
             uid: "1f0c".to_owned(),
@@ -138,12 +138,12 @@ mod tests {
         let mut ledger = parse("l", &stored).unwrap();
         assert!(!ledger.actions.is_empty() && ledger.actions.iter().all(|action| action.result.is_done()));
         ledger.actions[0].result = Outcome::NotDone;
-        let data = serde_json::to_string(&Wrapped {
+        let data = serde_json::to_string(&StoredLedger {
             uid: stored.uid.clone(),
             ledger,
         })
         .unwrap();
-        let read = parse("l", &Stored { data, ..stored }).unwrap();
+        let read = parse("l", &StoredText { data, ..stored }).unwrap();
         assert_eq!(read.actions[0].result, Outcome::NotDone);
     }
 }

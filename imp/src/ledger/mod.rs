@@ -5,11 +5,11 @@
 //! A ledger that is absent reads as unknown: rows without a record are foreign, and nothing in it
 //! can ask for a restart.
 
+pub mod cache;
 pub mod file;
 pub mod intent;
 pub mod learn;
 mod nodes;
-pub mod shelf;
 
 use std::collections::{BTreeMap, BTreeSet};
 

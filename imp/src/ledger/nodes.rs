@@ -145,7 +145,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::clock::Stamp;
-    use crate::observation::Seen;
+    use crate::observation::Reading;
     use rstest::rstest;
 
     fn at(second: u64) -> Stamp {
@@ -162,7 +162,7 @@ mod tests {
             name: (*name).to_owned(),
             publisher: *pkid == 1,
         };
-        seen.nodes = Some(Seen {
+        seen.nodes = Some(Reading {
             value: list.iter().map(node).collect(),
             asked: at(second),
             answered: at(second),

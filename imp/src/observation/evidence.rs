@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::control_center::{ServiceState, Services};
-use crate::observation::Seen;
+use crate::observation::Reading;
 use crate::records::Baseline;
 
 /// Whole seconds are read; the router may have started up to this much earlier.
 const UP_TIME_ERROR_MS: i64 = 1_000;
 
 /// Whether a node's router provably started after the baseline.
-pub fn started_after(baseline: &Baseline, node: &str, services: &BTreeMap<String, Seen<Services>>) -> bool {
+pub fn started_after(baseline: &Baseline, node: &str, services: &BTreeMap<String, Reading<Services>>) -> bool {
     let Some((seen, up_time)) = running(node, services) else {
         return false;
     };
@@ -42,7 +42,7 @@ pub fn started_after(baseline: &Baseline, node: &str, services: &BTreeMap<String
     })
 }
 
-fn running<'a>(node: &str, services: &'a BTreeMap<String, Seen<Services>>) -> Option<(&'a Seen<Services>, u64)> {
+fn running<'a>(node: &str, services: &'a BTreeMap<String, Reading<Services>>) -> Option<(&'a Reading<Services>, u64)> {
     let seen = services.get(node)?;
     match (seen.value.router, seen.value.up_time) {
         (ServiceState::Started, Some(up_time)) => Some((seen, up_time)),

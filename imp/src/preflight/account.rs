@@ -7,7 +7,7 @@ use crate::error::{CallError, CallErrorKind};
 
 /// What is known of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum AccountState {
     /// Never used.
     New,
     /// Its password was accepted.
@@ -22,7 +22,7 @@ pub enum Standing {
 pub struct Account {
     /// User name and password.
     pub credentials: Credentials,
-    standing: Mutex<Standing>,
+    standing: Mutex<AccountState>,
 }
 
 impl Account {
@@ -30,7 +30,7 @@ impl Account {
     pub fn new(credentials: Credentials) -> Self {
         Self {
             credentials,
-            standing: Mutex::new(Standing::New),
+            standing: Mutex::new(AccountState::New),
         }
     }
 
@@ -38,9 +38,11 @@ impl Account {
     /// an answer that got lost: here somebody is there to be told.
     pub fn rests(&self) -> Option<&'static str> {
         match *self.standing.lock() {
-            Standing::New | Standing::Accepted => None,
-            Standing::Rejected => Some("the account was answered 401 and is not used again, so that it is not locked"),
-            Standing::Untold => Some(
+            AccountState::New | AccountState::Accepted => None,
+            AccountState::Rejected => {
+                Some("the account was answered 401 and is not used again, so that it is not locked")
+            }
+            AccountState::Untold => Some(
                 "the account was used once without an answer, which may have been 401; it is not used again, so that it is not locked",
             ),
         }
@@ -50,22 +52,22 @@ impl Account {
     pub fn note<T>(&self, result: &Result<T, CallError>) {
         let mut standing = self.standing.lock();
         let told = match result {
-            Ok(_) => Standing::Accepted,
+            Ok(_) => AccountState::Accepted,
             Err(error) => match &error.kind {
-                CallErrorKind::Unauthorized { .. } => Standing::Rejected,
+                CallErrorKind::Unauthorized { .. } => AccountState::Rejected,
                 CallErrorKind::Forbidden
                 | CallErrorKind::Throttled(_)
                 | CallErrorKind::Fault(_)
                 | CallErrorKind::TooLarge
                 | CallErrorKind::Malformed(_)
-                | CallErrorKind::Unexpected(_) => Standing::Accepted,
-                CallErrorKind::Timeout | CallErrorKind::Interrupted(_) => Standing::Untold,
+                | CallErrorKind::Unexpected(_) => AccountState::Accepted,
+                CallErrorKind::Timeout | CallErrorKind::Interrupted(_) => AccountState::Untold,
                 // Nothing was sent, or it was answered before anybody looked at the password.
                 _ => *standing,
             },
         };
         // What was accepted once is not doubted because of a lost answer.
-        if !(*standing == Standing::Accepted && told == Standing::Untold) {
+        if !(*standing == AccountState::Accepted && told == AccountState::Untold) {
             *standing = told;
         }
     }

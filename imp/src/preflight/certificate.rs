@@ -16,7 +16,7 @@ const NAMES_SHOWN: usize = 6;
 
 /// What people ask of a leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct CertificateFacts {
     /// Distinguished name of the subject.
     pub subject: String,
     /// Distinguished name of the issuer.
@@ -35,7 +35,7 @@ pub struct Facts {
     pub unusual: Option<String>,
 }
 
-impl Facts {
+impl CertificateFacts {
     /// Reads a leaf.
     pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) =

@@ -10,7 +10,7 @@
 //! - [`publisher`], [`nodes`]: the checks, in the order of their needs
 //! - [`account`]: the rule of one 401 for a process without Kubernetes
 //! - [`explain`]: what a failed call means here, with its remedy
-//! - [`sheet`]: the verdicts, as a table and as JSON
+//! - [`report`]: the verdicts, as a table and as JSON
 //!
 //! What is not looked at: TCP 7400 is connected to and closed again. A handshake there would prove
 //! nothing before a row is registered and read, could break the link that has the id already, and
@@ -20,26 +20,26 @@ pub mod account;
 pub mod certificate;
 pub mod explain;
 pub mod legacy;
-pub mod look;
 pub mod nodes;
 pub mod options;
 pub mod password;
 pub mod plan;
+pub mod probe;
 pub mod publisher;
-pub mod sheet;
+pub mod report;
 
 use self::plan::Plan;
-use self::sheet::{Check, Row, Sheet};
+use self::report::{Check, CheckRow, PreflightReport};
 
 /// Looks at everything, within the plan's time.
-pub async fn run(plan: &Plan) -> Sheet {
-    let mut sheet = Sheet::default();
-    let over = tokio::time::timeout(plan.time_limit, look_at(plan, &mut sheet))
+pub async fn run(plan: &Plan) -> PreflightReport {
+    let mut report = PreflightReport::default();
+    let over = tokio::time::timeout(plan.time_limit, look_at(plan, &mut report))
         .await
         .is_err();
     if over {
-        sheet.add(
-            Row::failed(
+        report.add(
+            CheckRow::failed(
                 Check::Time,
                 &plan.publisher,
                 format!(
@@ -50,12 +50,12 @@ pub async fn run(plan: &Plan) -> Sheet {
             .remedy("Mend what did not answer in time, or give more time with --timeout"),
         );
     }
-    sheet
+    report
 }
 
-async fn look_at(plan: &Plan, sheet: &mut Sheet) {
+async fn look_at(plan: &Plan, report: &mut PreflightReport) {
     let access = publisher::Access::of(plan);
-    let trusted = publisher::reach(plan, sheet).await;
-    let nodes = publisher::axl(plan, access.as_ref(), trusted, sheet).await;
-    nodes::look(plan, access.as_ref(), &nodes, sheet).await;
+    let trusted = publisher::reach(plan, report).await;
+    let nodes = publisher::axl(plan, access.as_ref(), trusted, report).await;
+    nodes::look(plan, access.as_ref(), &nodes, report).await;
 }

@@ -3,10 +3,10 @@
 use futures::future::join_all;
 
 use super::explain::{explain, within};
-use super::look::{self, Look};
 use super::plan::Plan;
+use super::probe::{self, HostProbe};
 use super::publisher::{Access, NodeName};
-use super::sheet::{Check, Row, Sheet};
+use super::report::{Check, CheckRow, PreflightReport};
 use crate::cluster::server;
 use crate::control_center::Services;
 use crate::control_center::listing::Listing;
@@ -18,12 +18,12 @@ use crate::observation::CALLS_PER_MINUTE;
 const BY_HAND: &str = "restart it by hand in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, or with the CLI command `utils service restart Cisco XCP Router`";
 
 /// Looks at all nodes.
-pub async fn look(plan: &Plan, access: Option<&Access>, nodes: &[NodeName], sheet: &mut Sheet) {
+pub async fn look(plan: &Plan, access: Option<&Access>, nodes: &[NodeName], report: &mut PreflightReport) {
     // Hosts are looked at side by side; questions with an account go one after the other.
     let looks = join_all(nodes.iter().map(|node| async move {
-        let look = look::host(plan, &node.name).await;
+        let look = probe::host(plan, &node.name).await;
         let router = match &look.addresses {
-            Ok(addresses) if !addresses.is_empty() => Some(look::connect(addresses, plan.router_port).await.map(drop)),
+            Ok(addresses) if !addresses.is_empty() => Some(probe::connect(addresses, plan.router_port).await.map(drop)),
             _ => None,
         };
         (look, router)
@@ -33,11 +33,11 @@ pub async fn look(plan: &Plan, access: Option<&Access>, nodes: &[NodeName], shee
     let mut calls_left = CALLS_PER_MINUTE - 1;
     let mut listed = false;
     for (node, (look, router)) in nodes.iter().zip(looks) {
-        let trusted = reach(plan, node, &look, sheet);
+        let trusted = reach(plan, node, &look, report);
         if let Some(access) = access {
             if trusted && calls_left == 0 {
-                sheet.add(
-                    Row::skipped(
+                report.add(
+                    CheckRow::skipped(
                         Check::ControlCenter,
                         &node.name,
                         "more calls in one minute would exceed what IM&P allows",
@@ -46,35 +46,35 @@ pub async fn look(plan: &Plan, access: Option<&Access>, nodes: &[NodeName], shee
                 );
             } else {
                 calls_left = calls_left.saturating_sub(1);
-                services(plan, access, node, trusted, &mut listed, sheet).await;
+                services(plan, access, node, trusted, &mut listed, report).await;
             }
         }
-        sheet.add(router_port(plan, node, router));
+        report.add(router_port(plan, node, router));
     }
 }
 
-fn reach(plan: &Plan, node: &NodeName, look: &Look, sheet: &mut Sheet) -> bool {
+fn reach(plan: &Plan, node: &NodeName, look: &HostProbe, report: &mut PreflightReport) -> bool {
     match node.looked_at {
         Some(trusted) => trusted,
-        None => look.rows(plan, &node.name, sheet),
+        None => look.rows(plan, &node.name, report),
     }
 }
 
-fn router_port(plan: &Plan, node: &NodeName, router: Option<Result<(), String>>) -> Row {
+fn router_port(plan: &Plan, node: &NodeName, router: Option<Result<(), String>>) -> CheckRow {
     let port = plan.router_port;
     match router {
-        Some(Ok(())) => Row::ok(
+        Some(Ok(())) => CheckRow::ok(
             Check::RouterPort,
             &node.name,
             format!("TCP {port} takes connections from here; the edge's pods connect from their own nodes"),
         ),
-        Some(Err(why)) => Row::failed(
+        Some(Err(why)) => CheckRow::failed(
             Check::RouterPort,
             &node.name,
             format!("no connection to TCP {port} from here: {why}"),
         )
         .remedy("Open the port from the nodes that run the edge, and from nowhere else: it has no encryption, and whoever knows the secret reads IM&P's configuration"),
-        None => Row::skipped(
+        None => CheckRow::skipped(
             Check::RouterPort,
             &node.name,
             "there is no address to connect to",
@@ -83,7 +83,14 @@ fn router_port(plan: &Plan, node: &NodeName, router: Option<Result<(), String>>)
 }
 
 /// Login, role and services of one node.
-async fn services(plan: &Plan, access: &Access, node: &NodeName, trusted: bool, listed: &mut bool, sheet: &mut Sheet) {
+async fn services(
+    plan: &Plan,
+    access: &Access,
+    node: &NodeName,
+    trusted: bool,
+    listed: &mut bool,
+    report: &mut PreflightReport,
+) {
     let name = &node.name;
     let account = access.control_center();
     let why_not = if trusted {
@@ -92,7 +99,7 @@ async fn services(plan: &Plan, access: &Access, node: &NodeName, trusted: bool, 
         Some("no password is sent to a server that was not reached or not accepted")
     };
     if let Some(why) = why_not {
-        sheet.add(Row::skipped(Check::ControlCenter, name, why));
+        report.add(CheckRow::skipped(Check::ControlCenter, name, why));
         return;
     }
     let control_center = ControlCenter {
@@ -114,31 +121,31 @@ async fn services(plan: &Plan, access: &Access, node: &NodeName, trusted: bool, 
         Ok(services) => services,
         Err(error) => {
             let (found, remedy) = explain(&error, plan);
-            sheet.add(Row::failed(Check::ControlCenter, name, found).remedy(remedy));
+            report.add(CheckRow::failed(Check::ControlCenter, name, found).remedy(remedy));
             return;
         }
     };
-    sheet.add(Row::ok(
+    report.add(CheckRow::ok(
         Check::ControlCenter,
         name,
         format!("user {} may ask for services", account.credentials.username),
     ));
-    sheet.add(router(name, services.router, services.up_time));
-    sheet.add(federation(name, &services));
+    report.add(router(name, services.router, services.up_time));
+    report.add(federation(name, &services));
     if !*listed {
         *listed = true;
         let result = within(plan, Interface::ControlCenter, asked, control_center.listing()).await;
         account.note(&result);
         let row = match result {
             Ok(listing) => restart(name, listing),
-            Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => Row::unproven(
+            Err(error) if matches!(error.kind, CallErrorKind::Fault(_)) => CheckRow::unproven(
                 Check::Restart,
                 name,
                 "this version gives no list of services; whether it restarts the router over this interface is seen only by trying",
             ),
             Err(error) => {
                 let (found, remedy) = explain(&error, plan);
-                Row::warning(
+                CheckRow::warning(
                     Check::Restart,
                     name,
                     format!("the list of services cannot be read: {found}"),
@@ -146,24 +153,24 @@ async fn services(plan: &Plan, access: &Access, node: &NodeName, trusted: bool, 
                 .remedy(remedy)
             }
         };
-        sheet.add(row);
+        report.add(row);
     }
 }
 
-fn router(name: &str, state: ServiceState, up_time: Option<u64>) -> Row {
+fn router(name: &str, state: ServiceState, up_time: Option<u64>) -> CheckRow {
     match (state, up_time) {
-        (ServiceState::Started, Some(seconds)) => Row::ok(
+        (ServiceState::Started, Some(seconds)) => CheckRow::ok(
             Check::Router,
             name,
             format!("Cisco XCP Router is started, up for {seconds} s"),
         ),
-        (ServiceState::Started, None) => Row::warning(
+        (ServiceState::Started, None) => CheckRow::warning(
             Check::Router,
             name,
             "Cisco XCP Router is started, and no usable up time is told",
         )
         .remedy("Without up times no restart can be proven: ask again in a minute; if it stays, set restart.mode to Manual and expect RoutersInSync to stay Unknown"),
-        (other, _) => Row::failed(
+        (other, _) => CheckRow::failed(
             Check::Router,
             name,
             format!("Cisco XCP Router is {}", format!("{other:?}").to_lowercase()),
@@ -172,21 +179,21 @@ fn router(name: &str, state: ServiceState, up_time: Option<u64>) -> Row {
     }
 }
 
-fn federation(name: &str, services: &Services) -> Row {
+fn federation(name: &str, services: &Services) -> CheckRow {
     const WHERE: &str = "Presence > Inter-Domain Federation > XMPP Federation > Settings";
     match services.federation {
-        ImpFederation::Off => Row::ok(
+        ImpFederation::Off => CheckRow::ok(
             Check::Federation,
             name,
             "IM&P's own XMPP federation is Off, as it has to be",
         ),
-        ImpFederation::On => Row::failed(
+        ImpFederation::On => CheckRow::failed(
             Check::Federation,
             name,
             "IM&P's own XMPP federation is On; both at once is not supported, and nothing is registered until it is Off",
         )
         .remedy(format!("Set XMPP Federation Node Status to Off on every node: {WHERE}")),
-        ImpFederation::Unknown => Row::unproven(
+        ImpFederation::Unknown => CheckRow::unproven(
             Check::Federation,
             name,
             "its service is activated and not started, which proves neither On nor Off",
@@ -195,26 +202,26 @@ fn federation(name: &str, services: &Services) -> Row {
     }
 }
 
-fn restart(name: &str, listing: Listing) -> Row {
+fn restart(name: &str, listing: Listing) -> CheckRow {
     match listing {
-        Listing::Deployable => Row::unproven(
+        Listing::Deployable => CheckRow::unproven(
             Check::Restart,
             name,
             "Cisco XCP Router is listed as deployable, which a restart over this interface needs; whether it is carried out is unproven until it is tried",
         )
         .remedy("With restart.mode Manual nothing is tried"),
-        Listing::NotDeployable => Row::warning(
+        Listing::NotDeployable => CheckRow::warning(
             Check::Restart,
             name,
             "Cisco XCP Router is listed as not deployable: expect the restart over this interface to be refused",
         )
         .remedy(format!("Plan for restart.mode Manual, and {BY_HAND}")),
-        Listing::Unsaid => Row::unproven(
+        Listing::Unsaid => CheckRow::unproven(
             Check::Restart,
             name,
             "Cisco XCP Router is listed, without a word on whether it may be restarted; that is seen only by trying",
         ),
-        Listing::Absent => Row::warning(
+        Listing::Absent => CheckRow::warning(
             Check::Restart,
             name,
             "Cisco XCP Router is not in the list of services: expect the restart over this interface to be refused",

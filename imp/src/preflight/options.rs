@@ -9,8 +9,8 @@ use clap::{Parser, ValueEnum};
 use xmpp_federation_core::ComponentId;
 use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 
-use super::plan::{Login, Logins, Plan};
-use super::{password, sheet::Sheet};
+use super::plan::{Accounts, Plan, UserPassword};
+use super::{password, report::PreflightReport};
 use crate::access::{NodeAddress, ServerTrust};
 use crate::http;
 
@@ -98,7 +98,7 @@ pub enum Output {
 
 /// What a resource's YAML says about a cluster; Secrets are not in it.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct ClusterEntry {
     /// The publisher.
     pub publisher: Option<String>,
     /// Addresses of nodes.
@@ -123,10 +123,10 @@ impl Options {
     /// The plan, with passwords read. The error is a sentence about the use of the command.
     ///
     /// `read` takes one entry, by its name, of a resource's YAML.
-    pub fn plan(&self, read: impl FnOnce(&Path, Option<&str>) -> Result<Taken, String>) -> Result<Plan, String> {
+    pub fn plan(&self, read: impl FnOnce(&Path, Option<&str>) -> Result<ClusterEntry, String>) -> Result<Plan, String> {
         let taken = match &self.from {
             Some(path) => read(path, self.imp.as_deref())?,
-            None => Taken::default(),
+            None => ClusterEntry::default(),
         };
         let publisher = self
             .publisher
@@ -164,14 +164,14 @@ impl Options {
     }
 
     /// The verdicts as asked for.
-    pub fn print(&self, sheet: &Sheet) -> String {
+    pub fn print(&self, report: &PreflightReport) -> String {
         match self.output {
-            Output::Table => sheet.table(),
-            Output::Json => sheet.json(),
+            Output::Table => report.table(),
+            Output::Json => report.json(),
         }
     }
 
-    fn trust(&self, taken: &Taken) -> Result<Option<ServerTrust>, String> {
+    fn trust(&self, taken: &ClusterEntry) -> Result<Option<ServerTrust>, String> {
         let trust = if let Some(path) = &self.ca {
             ServerTrust::Ca {
                 pem: read_file("--ca", path)?,
@@ -192,7 +192,7 @@ impl Options {
         Ok(Some(trust))
     }
 
-    fn logins(&self) -> Result<Option<Logins>, String> {
+    fn logins(&self) -> Result<Option<Accounts>, String> {
         if self.certificates_only {
             return Ok(None);
         }
@@ -201,13 +201,13 @@ impl Options {
             .as_deref()
             .filter(|user| !user.is_empty())
             .ok_or("give --user NAME, the application user for AXL; or --certificates-only to look without one")?;
-        let axl = Login {
+        let axl = UserPassword {
             username: user.to_owned(),
             password: password::read(self.password_file.as_deref(), "--password-file", PASSWORD, user)?,
         };
         let control_center = match &self.control_center_user {
             None => None,
-            Some(user) => Some(Login {
+            Some(user) => Some(UserPassword {
                 username: user.clone(),
                 password: password::read(
                     self.control_center_password_file.as_deref(),
@@ -217,24 +217,24 @@ impl Options {
                 )?,
             }),
         };
-        let same_user = |other: &Login| other.username.eq_ignore_ascii_case(&axl.username);
-        let same_password = |other: &Login| other.password.expose() == axl.password.expose();
+        let same_user = |other: &UserPassword| other.username.eq_ignore_ascii_case(&axl.username);
+        let same_password = |other: &UserPassword| other.password.expose() == axl.password.expose();
         match control_center {
             Some(other) if same_user(&other) && !same_password(&other) => Err(format!(
                 "{} is given twice with different passwords; one of them is wrong, and each wrong one counts towards a lock",
                 axl.username
             )),
             // One account, so that its first 401 is its last.
-            Some(other) if same_user(&other) => Ok(Some(Logins {
+            Some(other) if same_user(&other) => Ok(Some(Accounts {
                 axl,
                 control_center: None,
             })),
-            control_center => Ok(Some(Logins { axl, control_center })),
+            control_center => Ok(Some(Accounts { axl, control_center })),
         }
     }
 }
 
-fn no_trust(taken: &Taken) -> String {
+fn no_trust(taken: &ClusterEntry) -> String {
     let mut text = "choose one way to judge certificates: --ca FILE, --pin SHA256 or --insecure-skip-verify; --certificates-only shows what there is to pin".to_owned();
     if let Some(secret) = &taken.ca_secret {
         text.push_str("; the resource refers to ");
@@ -297,7 +297,7 @@ mod tests {
     fn wrong_use_is_named(#[case] arguments: &[&str], #[case] expected: &str) {
         let all = ["preflight"].iter().chain(arguments);
         let options = Options::try_parse_from(all).unwrap();
-        let error = options.plan(|_, _| Ok(Taken::default())).unwrap_err();
+        let error = options.plan(|_, _| Ok(ClusterEntry::default())).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
 

@@ -52,12 +52,12 @@ fn from_file(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Puts the terminal back as it was.
-struct Quiet<'a> {
+struct EchoOff<'a> {
     terminal: &'a std::fs::File,
     before: Termios,
 }
 
-impl Drop for Quiet<'_> {
+impl Drop for EchoOff<'_> {
     fn drop(&mut self) {
         // There is nobody to tell.
         let _ = tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
@@ -71,7 +71,7 @@ fn prompt(user: &str) -> std::io::Result<Vec<u8>> {
     let before = tcgetattr(&reader)?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
-    let quiet = Quiet {
+    let quiet = EchoOff {
         terminal: &reader,
         before,
     };

@@ -13,7 +13,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A user name and its password.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub struct UserPassword {
     /// User name.
     pub username: String,
     /// Password.
@@ -22,11 +22,11 @@ pub struct Login {
 
 /// The accounts.
 #[derive(Debug, Clone)]
-pub struct Logins {
+pub struct Accounts {
     /// For AXL.
-    pub axl: Login,
+    pub axl: UserPassword,
     /// For Control Center, where it is another one.
-    pub control_center: Option<Login>,
+    pub control_center: Option<UserPassword>,
 }
 
 /// What is to be looked at.
@@ -45,7 +45,7 @@ pub struct Plan {
     /// How certificates are judged; `None`: only looked at.
     pub trust: Option<ServerTrust>,
     /// The accounts; `None`: names, ports and certificates only.
-    pub logins: Option<Logins>,
+    pub logins: Option<Accounts>,
     /// Ids that are going to be registered, where they are known.
     pub component_ids: Vec<ComponentId>,
     /// Whether a row that is not there is to be deleted.
@@ -76,7 +76,7 @@ impl Plan {
     }
 }
 
-fn credentials(login: &Login, name: &str) -> Credentials {
+fn credentials(login: &UserPassword, name: &str) -> Credentials {
     Credentials {
         secret: SecretVersion {
             namespace: "preflight".to_owned(),

@@ -6,9 +6,9 @@ use xmpp_federation_core::ComponentId;
 
 use super::account::Account;
 use super::explain::{explain, within};
-use super::look;
 use super::plan::Plan;
-use super::sheet::{Check, Row, Sheet};
+use super::probe;
+use super::report::{Check, CheckRow, PreflightReport};
 use crate::access::AxlVersion;
 use crate::access::Target;
 use crate::accounts::Logins;
@@ -65,44 +65,44 @@ pub struct NodeName {
 }
 
 /// Name, port, certificate and clock; whether the certificate is accepted.
-pub async fn reach(plan: &Plan, sheet: &mut Sheet) -> bool {
-    let look = look::host(plan, &plan.publisher).await;
-    look.rows(plan, &plan.publisher, sheet)
+pub async fn reach(plan: &Plan, report: &mut PreflightReport) -> bool {
+    let look = probe::host(plan, &plan.publisher).await;
+    look.rows(plan, &plan.publisher, report)
 }
 
 /// Everything over AXL; returns the nodes to look at.
-pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, sheet: &mut Sheet) -> Vec<NodeName> {
+pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, report: &mut PreflightReport) -> Vec<NodeName> {
     let host = &plan.publisher;
     let Some(access) = access else {
-        sheet.add(Row::skipped(Check::AxlLogin, host, "no account is used"));
+        report.add(CheckRow::skipped(Check::AxlLogin, host, "no account is used"));
         return known(plan, trusted);
     };
     if !trusted {
-        sheet.add(Row::skipped(
+        report.add(CheckRow::skipped(
             Check::AxlLogin,
             host,
             "no password is sent to a server that was not reached or not accepted",
         ));
         return known(plan, trusted);
     }
-    let mut asked = Asked {
+    let mut asked = AxlProbe {
         plan,
         access,
         version: None,
         server: server(&access.target, host),
     };
-    let Some(table) = asked.login(sheet).await else {
+    let Some(table) = asked.login(report).await else {
         return known(plan, trusted);
     };
-    if !asked.rows(table, sheet).await {
-        sheet.add(Row::skipped(
+    if !asked.rows(table, report).await {
+        report.add(CheckRow::skipped(
             Check::Nodes,
             host,
             "nothing more is asked of a database that answers like this",
         ));
         return Vec::new();
     }
-    asked.nodes(trusted, sheet).await
+    asked.nodes(trusted, report).await
 }
 
 /// The nodes that are known without IM&P's list.
@@ -123,14 +123,14 @@ fn known(plan: &Plan, trusted: bool) -> Vec<NodeName> {
 }
 
 /// Questions to AXL.
-struct Asked<'a> {
+struct AxlProbe<'a> {
     plan: &'a Plan,
     access: &'a Access,
     version: Option<AxlVersion>,
     server: String,
 }
 
-impl Asked<'_> {
+impl AxlProbe<'_> {
     fn client(&self) -> Axl<'_> {
         Axl {
             caller: &self.access.caller,
@@ -149,7 +149,7 @@ impl Asked<'_> {
     }
 
     /// The first question: login, role, version, and the table's name, which the rest needs.
-    async fn login(&mut self, sheet: &mut Sheet) -> Option<Table> {
+    async fn login(&mut self, report: &mut PreflightReport) -> Option<Table> {
         let (plan, host) = (self.plan, &self.plan.publisher);
         let mut client = self.client();
         let result = self.ask(client.table()).await;
@@ -158,48 +158,52 @@ impl Asked<'_> {
         let user = &self.access.axl.credentials.username;
         let failed = |check: Check, error: &CallError| {
             let (found, remedy) = explain(error, plan);
-            Row::failed(check, host, found).remedy(remedy)
+            CheckRow::failed(check, host, found).remedy(remedy)
         };
-        let accepted = Row::ok(
+        let accepted = CheckRow::ok(
             Check::AxlLogin,
             host,
             format!("user {user} and its password are accepted"),
         );
         match &result {
             Err(error) if matches!(error.kind, CallErrorKind::Forbidden) => {
-                sheet.add(accepted);
-                sheet.add(failed(Check::AxlRole, error));
+                report.add(accepted);
+                report.add(failed(Check::AxlRole, error));
             }
             Err(error) if matches!(error.kind, CallErrorKind::VersionUnsupported) => {
-                sheet.add(Row::unproven(
+                report.add(CheckRow::unproven(
                     Check::AxlLogin,
                     host,
                     "no version was answered, which may come before the password is looked at",
                 ));
-                sheet.add(failed(Check::AxlVersion, error));
+                report.add(failed(Check::AxlVersion, error));
             }
-            Err(error) if version.is_none() => sheet.add(failed(Check::AxlLogin, error)),
+            Err(error) if version.is_none() => report.add(failed(Check::AxlLogin, error)),
             _ => {
-                sheet.add(accepted);
-                sheet.add(Row::ok(
+                report.add(accepted);
+                report.add(CheckRow::ok(
                     Check::AxlRole,
                     host,
                     "the user may use AXL (Standard AXL API Access)",
                 ));
-                sheet.add(self.version_row());
+                report.add(self.version_row());
             }
         }
         match result {
             Ok(table) => {
-                sheet.add(Row::ok(Check::Table, host, format!("component ids stand in {table}")));
+                report.add(CheckRow::ok(
+                    Check::Table,
+                    host,
+                    format!("component ids stand in {table}"),
+                ));
                 Some(table)
             }
             Err(error) if version.is_some() => {
-                sheet.add(failed(Check::Table, &error));
+                report.add(failed(Check::Table, &error));
                 None
             }
             Err(_) => {
-                sheet.add(Row::skipped(
+                report.add(CheckRow::skipped(
                     Check::Table,
                     host,
                     "without AXL nothing is known of table, rows and nodes",
@@ -209,13 +213,13 @@ impl Asked<'_> {
         }
     }
 
-    fn version_row(&self) -> Row {
+    fn version_row(&self) -> CheckRow {
         let host = &self.plan.publisher;
         let Some(version) = self.version else {
-            return Row::unproven(Check::AxlVersion, host, "no version was answered");
+            return CheckRow::unproven(Check::AxlVersion, host, "no version was answered");
         };
         if self.plan.axl_version.is_some() {
-            return Row::ok(Check::AxlVersion, host, format!("{version}, as given"));
+            return CheckRow::ok(Check::AxlVersion, host, format!("{version}, as given"));
         }
         let refused: Vec<String> = AxlVersion::STEPS
             .into_iter()
@@ -227,27 +231,27 @@ impl Asked<'_> {
         } else {
             format!("{version}; {} answered HTTP 599", refused.join(", "))
         };
-        Row::ok(Check::AxlVersion, host, found)
+        CheckRow::ok(Check::AxlVersion, host, found)
     }
 
     /// What stands in the table, and whether it may be written; whether to go on.
-    async fn rows(&mut self, table: Table, sheet: &mut Sheet) -> bool {
+    async fn rows(&mut self, table: Table, report: &mut PreflightReport) -> bool {
         let host = &self.plan.publisher;
         let mut client = self.client();
         let rows = match self.ask(client.rows(table)).await {
             Ok(rows) => rows,
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                sheet.add(Row::failed(Check::Rows, host, found).remedy(remedy));
+                report.add(CheckRow::failed(Check::Rows, host, found).remedy(remedy));
                 return true;
             }
         };
-        sheet.add(rows_row(host, &rows, &self.plan.component_ids));
+        report.add(rows_row(host, &rows, &self.plan.component_ids));
         if self.plan.prove_write {
-            return self.prove_write(table, &rows, sheet).await;
+            return self.prove_write(table, &rows, report).await;
         }
-        sheet.add(
-            Row::unproven(
+        report.add(
+            CheckRow::unproven(
                 Check::AxlWrite,
                 host,
                 "whether executeSQLUpdate is taken is known only by sending one",
@@ -258,7 +262,7 @@ impl Asked<'_> {
     }
 
     /// Deletes by a random key that no row has and a component id that no edge has; whether to go on.
-    async fn prove_write(&mut self, table: Table, rows: &[axl::Row], sheet: &mut Sheet) -> bool {
+    async fn prove_write(&mut self, table: Table, rows: &[axl::Row], report: &mut PreflightReport) -> bool {
         let host = &self.plan.publisher;
         let pkid = Pkid::random();
         let Ok(nobody) = "preflight.no-such-component".parse::<ComponentId>() else {
@@ -268,7 +272,7 @@ impl Asked<'_> {
             .iter()
             .any(|row| row.pkid == pkid.to_string() || row.cp_id == nobody.as_str())
         {
-            sheet.add(Row::failed(
+            report.add(CheckRow::failed(
                 Check::AxlWrite,
                 host,
                 format!("a row with the component id {nobody} stands in the table; nothing was sent"),
@@ -282,12 +286,12 @@ impl Asked<'_> {
             Err(error) => !matches!(error.kind, CallErrorKind::Unexpected(_)),
         };
         let row = match result {
-            Ok(0) => Row::ok(
+            Ok(0) => CheckRow::ok(
                 Check::AxlWrite,
                 host,
                 format!("a DELETE of the pkid {pkid}, which no row has, was taken: 0 rows"),
             ),
-            Ok(count) => Row::failed(
+            Ok(count) => CheckRow::failed(
                 Check::AxlWrite,
                 host,
                 format!(
@@ -297,7 +301,7 @@ impl Asked<'_> {
             .remedy("Do not let the operator write here: compare the table with the rows above (run sql select * from the table) and report this"),
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                Row::failed(
+                CheckRow::failed(
                     Check::AxlWrite,
                     host,
                     format!("executeSQLUpdate was not taken: {found}"),
@@ -305,19 +309,19 @@ impl Asked<'_> {
                 .remedy(remedy)
             }
         };
-        sheet.add(row);
+        report.add(row);
         go_on
     }
 
     /// IM&P's own list of nodes.
-    async fn nodes(&mut self, trusted: bool, sheet: &mut Sheet) -> Vec<NodeName> {
+    async fn nodes(&mut self, trusted: bool, report: &mut PreflightReport) -> Vec<NodeName> {
         let host = &self.plan.publisher;
         let mut client = self.client();
         let nodes = match self.ask(client.nodes()).await {
             Ok(nodes) => nodes,
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                sheet.add(Row::failed(Check::Nodes, host, found).remedy(remedy));
+                report.add(CheckRow::failed(Check::Nodes, host, found).remedy(remedy));
                 return known(self.plan, trusted);
             }
         };
@@ -329,7 +333,7 @@ impl Asked<'_> {
                 format!("{} ({role})", node.name)
             })
             .collect();
-        sheet.add(Row::ok(
+        report.add(CheckRow::ok(
             Check::Nodes,
             host,
             format!("{}: {}", nodes.len(), listed.join(", ")),
@@ -345,9 +349,9 @@ impl Asked<'_> {
 }
 
 /// What stands in the table.
-fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> Row {
+fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> CheckRow {
     if rows.is_empty() {
-        return Row::ok(Check::Rows, host, "none: no federation edge is registered");
+        return CheckRow::ok(Check::Rows, host, "none: no federation edge is registered");
     }
     let is_ours = |row: &axl::Row| ours.iter().any(|id| id.as_str() == row.cp_id);
     let listed: Vec<String> = rows
@@ -367,7 +371,7 @@ fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> Row {
     } else {
         format!(" and {more} more")
     };
-    let row = Row::warning(
+    let row = CheckRow::warning(
         Check::Rows,
         host,
         format!("{} stand there: {}{more}", rows.len(), listed.join("; ")),

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::health::{settling, stopped, to_be_read, unhealthy};
 use super::redundancy::{failed_over, seen_failed_over};
-use super::{Input, Next, WaitKind, Waiting};
+use super::{Input, RestartStep, RestartWait, WaitKind};
 use crate::clock::Elapsed;
 use crate::ledger::{Ledger, RoundCause};
 use crate::timings::Timings;
 
 /// Whether this node may be restarted right now.
-pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
+pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> RestartStep {
     let Input {
         nodes,
         seen,
@@ -20,12 +20,12 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         ..
     } = input;
     if let Some(waiting) = missing_node(input) {
-        return Next::Wait(waiting);
+        return RestartStep::Wait(waiting);
     }
     if let Some((not_before, why)) = seen.restart_not_before.get(node) {
         let left = not_before.since(&now);
         if left.reached(Duration::from_millis(1)) {
-            return Next::Wait(Waiting {
+            return RestartStep::Wait(RestartWait {
                 kind: WaitKind::CallFailed,
                 until: *not_before,
                 message: format!("The restart of {node} is tried again later: {why}"),
@@ -35,7 +35,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     if let Some(last) = ledger.nodes.get(node).and_then(|record| record.last_restart) {
         let elapsed = now.since(&last);
         if !asked_since(ledger, node) && !policy.min_interval.is_zero() && !elapsed.reached(policy.min_interval) {
-            return Next::Wait(Waiting {
+            return RestartStep::Wait(RestartWait {
                 kind: WaitKind::MinInterval,
                 until: now.plus(elapsed.left(policy.min_interval)),
                 message: format!(
@@ -50,7 +50,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         .iter()
         .find_map(|other| on_its_way(input, node, &other.name, reason))
     {
-        return Next::Wait(waiting);
+        return RestartStep::Wait(waiting);
     }
     if let Some(not_yet) = stopped(input).or_else(|| seen_failed_over(input)) {
         return not_yet;
@@ -63,7 +63,7 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
         .count();
     let room = seen.budget_wait(stale + 2, &now);
     if !room.is_zero() {
-        return Next::Wait(Waiting {
+        return RestartStep::Wait(RestartWait {
             kind: WaitKind::Budget,
             until: now.plus(room),
             message: format!("The restart of {node} waits for IM&P's rate limit; it is needed because {reason}"),
@@ -78,20 +78,20 @@ pub(super) fn allowed(input: Input<'_>, node: &str, reason: &str) -> Next {
     if let Some(not_yet) = settling(input, node, reason).or_else(|| failed_over(input)) {
         return not_yet;
     }
-    Next::Restart {
+    RestartStep::Restart {
         node: node.to_owned(),
         reason: reason.to_owned(),
     }
 }
 
 /// A node that the list does not name may be there all the same.
-fn missing_node(input: Input<'_>) -> Option<Waiting> {
+fn missing_node(input: Input<'_>) -> Option<RestartWait> {
     let seen = input.seen;
     let (pkid, missing) = seen.missing_nodes.first_key_value()?;
     let node = input.nodes.iter().find(|node| node.pkid == *pkid)?;
     let confirm = seen.timings.confirm_missing;
     let left = input.now.since(&missing.read).left(confirm);
-    Some(Waiting {
+    Some(RestartWait {
         kind: WaitKind::NotHealthy,
         until: input.now.plus(left),
         message: format!(
@@ -103,7 +103,7 @@ fn missing_node(input: Input<'_>) -> Option<Waiting> {
 }
 
 /// The start of a router that has just started could be taken for the one that is to come.
-fn just_started(input: Input<'_>, node: &str, reason: &str) -> Option<Next> {
+fn just_started(input: Input<'_>, node: &str, reason: &str) -> Option<RestartStep> {
     let provable = provable_up_time(input.seen.timings);
     if let Some(services) = input.seen.services.get(node)
         && let Some(up_time) = services.value.up_time.filter(|up_time| *up_time < provable)
@@ -114,9 +114,9 @@ fn just_started(input: Input<'_>, node: &str, reason: &str) -> Option<Next> {
         };
         let left = provable.saturating_sub(up_time.saturating_add(since));
         if left == 0 {
-            return Some(Next::Read(node.to_owned()));
+            return Some(RestartStep::Read(node.to_owned()));
         }
-        return Some(Next::Wait(Waiting {
+        return Some(RestartStep::Wait(RestartWait {
             kind: WaitKind::NotHealthy,
             until: input.now.plus(Duration::from_secs(left)),
             message: format!(
@@ -151,7 +151,7 @@ pub(super) fn is_unsettled(ledger: &Ledger, node: &str, other: &str) -> bool {
 }
 
 /// The wait for a command to `other` that may still arrive.
-fn on_its_way(input: Input<'_>, node: &str, other: &str, reason: &str) -> Option<Waiting> {
+fn on_its_way(input: Input<'_>, node: &str, other: &str, reason: &str) -> Option<RestartWait> {
     let Input { ledger, now, .. } = input;
     if !is_unsettled(ledger, node, other) {
         return None;
@@ -163,7 +163,7 @@ fn on_its_way(input: Input<'_>, node: &str, other: &str, reason: &str) -> Option
         Elapsed::Estimated(_) => latest,
     };
     let until = now.plus(left);
-    (!left.is_zero()).then(|| Waiting {
+    (!left.is_zero()).then(|| RestartWait {
         kind: WaitKind::OnItsWay,
         until,
         message: format!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::need::need;
 use super::watch::look;
-use super::{Input, Next, WaitKind, Waiting};
+use super::{Input, RestartStep, RestartWait, WaitKind};
 use crate::axl::Node;
 use crate::desired::RestartMode;
 use crate::text::names;
@@ -13,7 +13,7 @@ use crate::text::names;
 pub const BY_HAND: &str = "in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Network Services, select the node and restart Cisco XCP Router, or on the node's command line: utils service restart Cisco XCP Router";
 
 /// What a human is asked for where the mode is Manual; `None` where no router needs anything.
-pub fn asked_of_human(input: Input<'_>) -> Option<Waiting> {
+pub fn asked_of_human(input: Input<'_>) -> Option<RestartWait> {
     let needy: Vec<(&str, String)> = input
         .nodes
         .iter()
@@ -25,7 +25,7 @@ pub fn asked_of_human(input: Input<'_>) -> Option<Waiting> {
         })
         .collect();
     let (_, reason) = needy.first()?;
-    (input.policy.mode == RestartMode::Manual).then(|| Waiting {
+    (input.policy.mode == RestartMode::Manual).then(|| RestartWait {
         kind: WaitKind::ByHand,
         until: input.now,
         message: format!(
@@ -36,8 +36,8 @@ pub fn asked_of_human(input: Input<'_>) -> Option<Waiting> {
 }
 
 /// Looks at the nodes that a human has to restart.
-pub(super) fn by_hand(input: Input<'_>, asked: &Waiting, needy: &[(&Node, String)]) -> Next {
-    let mut soonest: Option<Waiting> = None;
+pub(super) fn by_hand(input: Input<'_>, asked: &RestartWait, needy: &[(&Node, String)]) -> RestartStep {
+    let mut soonest: Option<RestartWait> = None;
     for (node, _) in needy {
         match look(
             input,
@@ -46,7 +46,7 @@ pub(super) fn by_hand(input: Input<'_>, asked: &Waiting, needy: &[(&Node, String
             input.seen.timings.look_slowly,
             asked.clone(),
         ) {
-            Next::Wait(waiting) => {
+            RestartStep::Wait(waiting) => {
                 let sooner = soonest
                     .as_ref()
                     .is_none_or(|other| waiting.until.mono_ms < other.until.mono_ms);
@@ -57,5 +57,5 @@ pub(super) fn by_hand(input: Input<'_>, asked: &Waiting, needy: &[(&Node, String
             read => return read,
         }
     }
-    soonest.map_or(Next::Nothing, Next::Wait)
+    soonest.map_or(RestartStep::Nothing, RestartStep::Wait)
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::allowed::is_unsettled;
-use super::{Input, Next, WaitKind, Waiting};
+use super::{Input, RestartStep, RestartWait, WaitKind};
 use crate::clock::Elapsed;
 use crate::control_center::ServiceState;
 use crate::control_center::Services;
 use crate::control_center::beside::Down;
 use crate::ledger::Ledger;
-use crate::observation::Seen;
+use crate::observation::Reading;
 
 /// Whether `other` has to be looked at before `node` is restarted.
 pub(super) fn to_be_read(input: Input<'_>, node: &str, other: &str) -> bool {
@@ -17,14 +17,14 @@ pub(super) fn to_be_read(input: Input<'_>, node: &str, other: &str) -> bool {
 }
 
 /// Every node, this one included, has to be seen healthy, just now.
-pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
+pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<RestartStep> {
     let Input { nodes, seen, now, .. } = input;
     for other in nodes {
         let name = &other.name;
         if let Some(failure) = seen.control_center_failures.get(name)
             && failure.retry_at.since(&now).reached(Duration::from_millis(1))
         {
-            return Some(Next::Wait(Waiting {
+            return Some(RestartStep::Wait(RestartWait {
                 kind: WaitKind::NotHealthy,
                 until: failure.retry_at,
                 message: format!(
@@ -34,13 +34,13 @@ pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
             }));
         }
         let Some(services) = seen.services.get(name) else {
-            return Some(Next::Read(name.clone()));
+            return Some(RestartStep::Read(name.clone()));
         };
         if to_be_read(input, node, name) {
-            return Some(Next::Read(name.clone()));
+            return Some(RestartStep::Read(name.clone()));
         }
         if services.value.router != ServiceState::Started || services.value.up_time.is_none() {
-            return Some(Next::Wait(Waiting {
+            return Some(RestartStep::Wait(RestartWait {
                 kind: WaitKind::NotHealthy,
                 until: now.plus(now.since(&services.asked).left(seen.timings.fresh)),
                 message: format!(
@@ -60,7 +60,7 @@ pub(super) fn unhealthy(input: Input<'_>, node: &str) -> Option<Next> {
 
 /// A service that was seen not to run: as long as that is news enough nothing else is looked at,
 /// then the node that it is of. Somebody may have to start it, which takes its time.
-pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
+pub(super) fn stopped(input: Input<'_>) -> Option<RestartStep> {
     let timings = input.seen.timings;
     for node in input.nodes {
         let services = input.seen.services.get(&node.name)?;
@@ -78,7 +78,7 @@ pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
         let left = input.now.since(&services.asked).left(every);
         let failed = input.seen.control_center_failures.contains_key(&node.name);
         if left.is_zero() && !failed {
-            return Some(Next::Read(node.name.clone()));
+            return Some(RestartStep::Read(node.name.clone()));
         }
         let remedy = if stays {
             "; start it in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services, or deactivate it there. The annotation xmppfederation.io/restart-routers restarts the routers with it as it is"
@@ -86,7 +86,7 @@ pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
             ""
         };
         if !left.is_zero() {
-            return Some(Next::Wait(Waiting {
+            return Some(RestartStep::Wait(RestartWait {
                 kind,
                 until: input.now.plus(left),
                 message: format!(
@@ -100,7 +100,7 @@ pub(super) fn stopped(input: Input<'_>) -> Option<Next> {
 }
 
 /// Another node whose router or services have just started is not left alone yet.
-pub(super) fn settling(input: Input<'_>, node: &str, reason: &str) -> Option<Next> {
+pub(super) fn settling(input: Input<'_>, node: &str, reason: &str) -> Option<RestartStep> {
     let settle = input.seen.timings.settle;
     let left = |other: &str| {
         let services = input.seen.services.get(other)?;
@@ -116,7 +116,7 @@ pub(super) fn settling(input: Input<'_>, node: &str, reason: &str) -> Option<Nex
         .filter(|other| *other != node)
         .filter_map(|other| Some((other, left(other)?)))
         .max_by_key(|(_, left)| *left)?;
-    Some(Next::Wait(Waiting {
+    Some(RestartStep::Wait(RestartWait {
         kind: WaitKind::NotHealthy,
         until: input.now.plus(left),
         message: format!(
@@ -134,7 +134,7 @@ fn is_fresh(input: Input<'_>, node: &str) -> bool {
 }
 
 /// A look that is to be the "before" of a proof has to be later than the rows.
-fn asked_after_rows(services: &Seen<Services>, ledger: &Ledger) -> bool {
+fn asked_after_rows(services: &Reading<Services>, ledger: &Ledger) -> bool {
     ledger
         .readable
         .as_ref()

@@ -64,7 +64,7 @@ pub use watch::watch_open;
 
 /// The next thing to do about restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub enum RestartStep {
     /// No router needs anything.
     Nothing,
     /// Look at this node's services now.
@@ -79,12 +79,12 @@ pub enum Next {
         reason: String,
     },
     /// Not now.
-    Wait(Waiting),
+    Wait(RestartWait),
 }
 
 /// Why not now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct RestartWait {
     /// What for.
     pub kind: WaitKind,
     /// When to look again.
@@ -142,7 +142,7 @@ pub struct Input<'a> {
 }
 
 /// Plans.
-pub fn next(input: Input<'_>) -> Next {
+pub fn next(input: Input<'_>) -> RestartStep {
     let Input {
         ids,
         nodes,
@@ -151,7 +151,7 @@ pub fn next(input: Input<'_>) -> Next {
         ..
     } = input;
     let refused = match watch_open(input) {
-        Some(Next::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
+        Some(RestartStep::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
         Some(other) => return other,
         None => None,
     };
@@ -160,7 +160,7 @@ pub fn next(input: Input<'_>) -> Next {
         .filter_map(|node| need(&node.name, ids, ledger).map(|need| (node, need.to_string())))
         .collect();
     if needy.is_empty() {
-        return Next::Nothing;
+        return RestartStep::Nothing;
     }
     if let Some(asked) = asked_of_human(input) {
         return by_hand(input, &asked, &needy);
@@ -173,7 +173,7 @@ pub fn next(input: Input<'_>) -> Next {
     if let Some(first) = canary
         && !candidates.iter().any(|(node, _)| node.name == *first)
     {
-        return Next::Wait(refused.unwrap_or_else(|| Waiting {
+        return RestartStep::Wait(refused.unwrap_or_else(|| RestartWait {
             kind: WaitKind::Canary,
             until: now.plus(input.seen.timings.canary_every),
             message: format!(
@@ -182,17 +182,17 @@ pub fn next(input: Input<'_>) -> Next {
             ),
         }));
     }
-    let mut later: Option<Waiting> = refused;
+    let mut later: Option<RestartWait> = refused;
     for (node, reason) in candidates {
         if canary.is_some_and(|first| *first != node.name) {
             continue;
         }
         let next = match window::closed(input, &node.name, &needy) {
-            Some(waiting) => Next::Wait(waiting),
+            Some(waiting) => RestartStep::Wait(waiting),
             None => allowed(input, &node.name, reason),
         };
         match next {
-            Next::Wait(waiting) => {
+            RestartStep::Wait(waiting) => {
                 if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
                     later = Some(waiting);
                 }
@@ -200,5 +200,5 @@ pub fn next(input: Input<'_>) -> Next {
             other => return other,
         }
     }
-    later.map_or(Next::Nothing, Next::Wait)
+    later.map_or(RestartStep::Nothing, RestartStep::Wait)
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::{Input, Next, WaitKind, Waiting};
+use super::{Input, RestartStep, RestartWait, WaitKind};
 use crate::axl::HaState;
 
 /// What was seen lately and keeps every router from being restarted.
-pub(super) fn seen_failed_over(input: Input<'_>) -> Option<Next> {
+pub(super) fn seen_failed_over(input: Input<'_>) -> Option<RestartStep> {
     let seen = input.seen.redundancy.as_ref()?;
     let left = input.now.since(&seen.asked).left(Duration::from_mins(1));
     let ours = |state: &&HaState| input.nodes.iter().any(|node| same_host(&node.name, &state.name));
@@ -17,7 +17,7 @@ pub(super) fn seen_failed_over(input: Input<'_>) -> Option<Next> {
         .filter(ours)
         .find(|state| state.runs_for_the_other())
         .filter(|_| !left.is_zero())?;
-    Some(Next::Wait(Waiting {
+    Some(RestartStep::Wait(RestartWait {
         kind: WaitKind::Unhealthy,
         until: input.now.plus(left),
         message: format!(
@@ -28,7 +28,7 @@ pub(super) fn seen_failed_over(input: Input<'_>) -> Option<Next> {
 }
 
 /// The last look before a command.
-pub(super) fn failed_over(input: Input<'_>) -> Option<Next> {
+pub(super) fn failed_over(input: Input<'_>) -> Option<RestartStep> {
     if input.seen.redundancy_unreadable {
         return None;
     }
@@ -39,7 +39,7 @@ pub(super) fn failed_over(input: Input<'_>) -> Option<Next> {
     if fresh {
         return seen_failed_over(input);
     }
-    Some(Next::ReadRedundancy)
+    Some(RestartStep::ReadRedundancy)
 }
 
 /// `processnode` and `enterprisenode` need not name a host in the same way.

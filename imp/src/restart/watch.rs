@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::by_hand::BY_HAND;
 use super::need::need;
-use super::{Input, Next, WaitKind, Waiting};
+use super::{Input, RestartStep, RestartWait, WaitKind};
 use crate::clock::Elapsed;
 use crate::control_center::RestartAnswer;
 use crate::ledger::{Ledger, Restart};
 
 /// What is to be done about commands whose outcome is open; `None` without any. Where a human is
 /// asked for something that is not needed any more, there is nothing to ask for.
-pub fn watch_open(input: Input<'_>) -> Option<Next> {
-    let mut refused: Option<Waiting> = None;
+pub fn watch_open(input: Input<'_>) -> Option<RestartStep> {
+    let mut refused: Option<RestartWait> = None;
     for node in input.nodes {
         let Some(restart) = open_restart(input.ledger, &node.name) else {
             continue;
@@ -20,10 +20,10 @@ pub fn watch_open(input: Input<'_>) -> Option<Next> {
         let (kind, next) = watch(input, &node.name, restart);
         match next {
             _ if kind != WaitKind::Restarting && need(&node.name, input.ids, input.ledger).is_none() => {}
-            Next::Wait(waiting) if kind == WaitKind::Refused => {
+            RestartStep::Wait(waiting) if kind == WaitKind::Refused => {
                 refused = Some(match refused {
                     None => waiting,
-                    Some(other) => Waiting {
+                    Some(other) => RestartWait {
                         kind,
                         until: if other.until.mono_ms < waiting.until.mono_ms {
                             other.until
@@ -38,11 +38,11 @@ pub fn watch_open(input: Input<'_>) -> Option<Next> {
         }
     }
     refused
-        .map(|waiting| Waiting {
+        .map(|waiting| RestartWait {
             message: format!("{}. Restart it by hand: {BY_HAND}", waiting.message),
             ..waiting
         })
-        .map(Next::Wait)
+        .map(RestartStep::Wait)
 }
 
 pub(super) fn open_restart<'a>(ledger: &'a Ledger, node: &str) -> Option<&'a Restart> {
@@ -50,7 +50,7 @@ pub(super) fn open_restart<'a>(ledger: &'a Ledger, node: &str) -> Option<&'a Res
 }
 
 /// A command whose outcome is open.
-fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
+fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, RestartStep) {
     let now = input.now;
     let elapsed = now.since(&restart.planned);
     let state = input
@@ -117,7 +117,7 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
             node,
             first,
             every,
-            Waiting {
+            RestartWait {
                 kind,
                 until: now,
                 message,
@@ -127,7 +127,13 @@ fn watch(input: Input<'_>, node: &str, restart: &Restart) -> (WaitKind, Next) {
 }
 
 /// Reads when it is time to, else waits until then.
-pub(super) fn look(input: Input<'_>, node: &str, first: Duration, every: Duration, waiting: Waiting) -> Next {
+pub(super) fn look(
+    input: Input<'_>,
+    node: &str,
+    first: Duration,
+    every: Duration,
+    waiting: RestartWait,
+) -> RestartStep {
     let Input { seen, now, .. } = input;
     let again = seen
         .services
@@ -142,9 +148,9 @@ pub(super) fn look(input: Input<'_>, node: &str, first: Duration, every: Duratio
         });
     let left = first.max(again).max(failure);
     if left.is_zero() {
-        return Next::Read(node.to_owned());
+        return RestartStep::Read(node.to_owned());
     }
-    Next::Wait(Waiting {
+    RestartStep::Wait(RestartWait {
         until: now.plus(left.max(Duration::from_millis(100))),
         ..waiting
     })

@@ -6,14 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::allowed::asked_since;
-use super::{Input, WaitKind, Waiting};
+use super::{Input, RestartWait, WaitKind};
 use crate::axl::Node;
 use crate::desired::RestartMode;
 use crate::text::names;
-use crate::window::{State, Window};
+use crate::window::{Window, WindowState};
 
 /// The wait for the next window of all nodes that wait for it, where `node` does.
-pub(super) fn closed(input: Input<'_>, node: &str, needy: &[(&Node, String)]) -> Option<Waiting> {
+pub(super) fn closed(input: Input<'_>, node: &str, needy: &[(&Node, String)]) -> Option<RestartWait> {
     let RestartMode::Window(window) = &input.policy.mode else {
         return None;
     };
@@ -28,7 +28,7 @@ pub(super) fn closed(input: Input<'_>, node: &str, needy: &[(&Node, String)]) ->
         .filter(|(node, _)| !asked_since(input.ledger, &node.name))
         .collect();
     let reason = waiting.first().map_or("", |(_, reason)| reason.as_str());
-    Some(Waiting {
+    Some(RestartWait {
         kind: WaitKind::Window,
         until: input.now.plus(left),
         message: format!(
@@ -43,15 +43,15 @@ pub(super) fn closed(input: Input<'_>, node: &str, needy: &[(&Node, String)]) ->
 fn opens(input: Input<'_>, window: &Window) -> Option<Timestamp> {
     let now = input.now.wall;
     let until = match window.state(now) {
-        State::Closed { opens } => return Some(opens),
-        State::Open { until } => until,
+        WindowState::Closed { opens } => return Some(opens),
+        WindowState::Open { until } => until,
     };
     let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
     if left > input.seen.timings.send_within {
         return None;
     }
     match window.state(until) {
-        State::Closed { opens } => Some(opens),
-        State::Open { .. } => None,
+        WindowState::Closed { opens } => Some(opens),
+        WindowState::Open { .. } => None,
     }
 }

@@ -3,7 +3,7 @@
 use crate::control_center::ImpFederation;
 use crate::desired::FederationCheck;
 use crate::effects::federation_on;
-use crate::observation::Checked;
+use crate::observation::CheckAnswer;
 use crate::observation::Observation;
 use crate::reasons::Reason;
 use crate::report::Verdict;
@@ -23,7 +23,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
     let on = federation_on(seen);
     if !on.is_empty() {
         let by_check = match checked {
-            Some(Checked::On(value)) if seen.federation_is_open() => {
+            Some(CheckAnswer::On(value)) if seen.federation_is_open() => {
                 format!("; imp[].federationCheck answered {value:?}")
             }
             _ => String::new(),
@@ -58,7 +58,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
             ". So would a query of your own in imp[].federationCheck, whose meaning you answer for, because Cisco publishes none"
                 .to_owned()
         }
-        (Some(_), Some(Checked::Unreadable(why))) => {
+        (Some(_), Some(CheckAnswer::Unreadable(why))) => {
             format!(". imp[].federationCheck tells nothing: {why}; correct or remove it")
         }
         (Some(_), _) => ". imp[].federationCheck has not been answered yet".to_owned(),

@@ -29,7 +29,7 @@ use crate::controller::desired::desired;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
-use xmpp_federation_imp::Imp;
+use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::desired::{Desired, Place};
 use xmpp_federation_imp::report;
 use xmpp_federation_imp::store::{LedgerStore, MemoryStore};
@@ -201,7 +201,7 @@ impl Bench {
         let ledgers = Arc::clone(ledgers) as Arc<dyn LedgerStore>;
         Context::new(
             client(server),
-            Imp::new(ledgers),
+            Manager::new(ledgers),
             edges::Client::new().unwrap(),
             Metrics::new(),
             settings(),

@@ -22,7 +22,7 @@ use crate::api::spec::ImpSpec;
 use crate::api::status::XmppFederationStatus;
 use plan::{CleanupStep, Deadline};
 use xmpp_federation_imp::desired::Desired;
-use xmpp_federation_imp::left::Left;
+use xmpp_federation_imp::dropped::DroppedRecord;
 use xmpp_federation_imp::report::Removal;
 use xmpp_federation_imp::store::StoreError;
 
@@ -92,7 +92,7 @@ fn elapsed(since: Timestamp, until: Timestamp) -> Duration {
 #[derive(Debug, Clone)]
 pub struct DroppedCluster {
     /// What its ledger says.
-    pub record: Left,
+    pub record: DroppedRecord,
     /// The entry as it was accepted last; `None`: the ledger does not say it.
     pub entry: Option<ImpSpec>,
 }
@@ -103,7 +103,7 @@ pub fn to_ledger(entry: &ImpSpec) -> Option<String> {
 }
 
 impl DroppedCluster {
-    fn new(record: Left) -> Self {
+    fn new(record: DroppedRecord) -> Self {
         let entry = record.reach.as_deref().and_then(|text| serde_json::from_str(text).ok());
         Self { record, entry }
     }
@@ -260,7 +260,7 @@ mod testing {
             spec.as_object_mut().unwrap().insert(key.clone(), value.clone());
         }
         let spec: ImpSpec = serde_json::from_value(spec).unwrap();
-        DroppedCluster::new(Left {
+        DroppedCluster::new(DroppedRecord {
             publisher: "p-1".to_owned(),
             name: "cups2.example.net".to_owned(),
             reach: to_ledger(&spec),

@@ -8,7 +8,7 @@ use crate::clock::{Clock as _, Stamp, SystemClock};
 use crate::control_center::Services;
 use crate::control_center::{ImpFederation, ServiceState};
 use crate::effects::{NextStep, Wait, WaitReason};
-use crate::observation::{Failure, Observation, Seen};
+use crate::observation::{Failure, Observation, Reading};
 use crate::pkid::Pkid;
 use crate::report::Status;
 use crate::testing::{self, credentials};
@@ -65,7 +65,7 @@ fn failure(interface: Interface, status: u16, desired: &Desired, now: Stamp) -> 
 fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict {
     let (desired, now) = (desired(account), SystemClock.now());
     let mut seen = Observation {
-        nodes: Some(Seen {
+        nodes: Some(Reading {
             value: vec![Node {
                 pkid: Pkid::random(),
                 name: "ecup10.coluc.com".to_owned(),
@@ -86,7 +86,7 @@ fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict
         };
         seen.services.insert(
             "ecup10.coluc.com".to_owned(),
-            Seen {
+            Reading {
                 value: services,
                 asked: now,
                 answered: now,

@@ -12,7 +12,7 @@ use crate::ledger::file::{LedgerFile, publisher_of};
 use crate::store::{LedgerStore, StoreError};
 
 /// The ledgers.
-pub struct Shelf {
+pub struct LedgerCache {
     store: Arc<dyn LedgerStore>,
     files: Mutex<Files>,
 }
@@ -24,7 +24,7 @@ struct Files {
     by_publisher: BTreeMap<String, LedgerFile>,
 }
 
-impl Shelf {
+impl LedgerCache {
     /// Knows none yet.
     pub fn new(store: Arc<dyn LedgerStore>) -> Self {
         Self {

@@ -83,7 +83,7 @@ impl Check {
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum CheckResult {
     /// As it has to be.
     Ok,
     /// The operator could not do its work.
@@ -96,7 +96,7 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
+impl CheckResult {
     const ALL: [Self; 5] = [Self::Ok, Self::Failed, Self::Warning, Self::Unproven, Self::Skipped];
 
     /// Its word.
@@ -113,21 +113,21 @@ impl Verdict {
 
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub struct CheckRow {
     /// What.
     pub check: Check,
     /// Where: a host.
     pub subject: String,
     /// What came of it.
-    pub verdict: Verdict,
+    pub verdict: CheckResult,
     /// What was found.
     pub found: String,
     /// What to do; empty where nothing is to be done.
     pub remedy: String,
 }
 
-impl Row {
-    fn new(verdict: Verdict, check: Check, subject: &str, found: impl Into<String>) -> Self {
+impl CheckRow {
+    fn new(verdict: CheckResult, check: Check, subject: &str, found: impl Into<String>) -> Self {
         Self {
             check,
             subject: subject.to_owned(),
@@ -139,27 +139,27 @@ impl Row {
 
     /// As it has to be.
     pub fn ok(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(Verdict::Ok, check, subject, found)
+        Self::new(CheckResult::Ok, check, subject, found)
     }
 
     /// The operator could not do its work.
     pub fn failed(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(Verdict::Failed, check, subject, found)
+        Self::new(CheckResult::Failed, check, subject, found)
     }
 
     /// It works, and somebody should look at it.
     pub fn warning(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(Verdict::Warning, check, subject, found)
+        Self::new(CheckResult::Warning, check, subject, found)
     }
 
     /// It cannot be told without doing it.
     pub fn unproven(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(Verdict::Unproven, check, subject, found)
+        Self::new(CheckResult::Unproven, check, subject, found)
     }
 
     /// Not looked at.
     pub fn skipped(check: Check, subject: &str, why: impl Into<String>) -> Self {
-        Self::new(Verdict::Skipped, check, subject, why)
+        Self::new(CheckResult::Skipped, check, subject, why)
     }
 
     /// With what to do.
@@ -172,30 +172,30 @@ impl Row {
 
 /// All rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sheet {
+pub struct PreflightReport {
     /// In the order in which they were looked at.
-    pub rows: Vec<Row>,
+    pub rows: Vec<CheckRow>,
 }
 
-impl Sheet {
+impl PreflightReport {
     /// Adds a row.
-    pub fn add(&mut self, row: Row) {
+    pub fn add(&mut self, row: CheckRow) {
         self.rows.push(row);
     }
 
     /// Whether something failed.
     pub fn failed(&self) -> bool {
-        self.rows.iter().any(|row| row.verdict == Verdict::Failed)
+        self.rows.iter().any(|row| row.verdict == CheckResult::Failed)
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
-        let same = |row: &&Row| row.verdict == verdict;
+    fn count(&self, verdict: CheckResult) -> usize {
+        let same = |row: &&CheckRow| row.verdict == verdict;
         self.rows.iter().filter(same).count()
     }
 
     /// How many of each, as a line.
     fn summary(&self) -> String {
-        let counts: Vec<String> = Verdict::ALL
+        let counts: Vec<String> = CheckResult::ALL
             .into_iter()
             .map(|verdict| format!("{} {}", self.count(verdict), verdict.word()))
             .collect();
@@ -204,7 +204,7 @@ impl Sheet {
 
     /// As a table.
     pub fn table(&self) -> String {
-        let column = |heading: &str, length: fn(&Row) -> usize| {
+        let column = |heading: &str, length: fn(&CheckRow) -> usize| {
             let longest = self.rows.iter().map(length).max().unwrap_or(0);
             longest.max(heading.len())
         };
@@ -239,7 +239,7 @@ impl Sheet {
 
     /// As JSON.
     pub fn json(&self) -> String {
-        let counts: serde_json::Map<String, serde_json::Value> = Verdict::ALL
+        let counts: serde_json::Map<String, serde_json::Value> = CheckResult::ALL
             .into_iter()
             .map(|verdict| (verdict.word().to_owned(), self.count(verdict).into()))
             .collect();
@@ -279,10 +279,10 @@ mod tests {
 
     #[test]
     fn long_findings_and_remedies_are_wrapped_below_their_column() {
-        let mut sheet = Sheet::default();
-        sheet.add(Row::ok(Check::Name, "a.example", "192.0.2.1"));
-        sheet.add(Row::failed(Check::AxlLogin, "a.example", "word ".repeat(30)).remedy("do\x1b[31m this"));
-        let text = sheet.table();
+        let mut report = PreflightReport::default();
+        report.add(CheckRow::ok(Check::Name, "a.example", "192.0.2.1"));
+        report.add(CheckRow::failed(Check::AxlLogin, "a.example", "word ".repeat(30)).remedy("do\x1b[31m this"));
+        let text = report.table();
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
         assert!(!text.contains('\x1b'), "{text:?}");
         let remedy = text.lines().find(|line| line.contains("->")).unwrap();
@@ -293,11 +293,11 @@ mod tests {
 
     #[test]
     fn words_of_json_and_of_the_table_are_the_same() {
-        let mut sheet = Sheet::default();
-        sheet.add(Row::unproven(Check::AxlWrite, "a.example", "x"));
-        sheet.add(Row::ok(Check::Router, "a.example", "x"));
-        let value: serde_json::Value = serde_json::from_str(&sheet.json()).unwrap();
-        for (row, known) in value["rows"].as_array().unwrap().iter().zip(&sheet.rows) {
+        let mut report = PreflightReport::default();
+        report.add(CheckRow::unproven(Check::AxlWrite, "a.example", "x"));
+        report.add(CheckRow::ok(Check::Router, "a.example", "x"));
+        let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        for (row, known) in value["rows"].as_array().unwrap().iter().zip(&report.rows) {
             assert_eq!(row["check"], known.check.word());
             assert_eq!(row["verdict"], known.verdict.word());
         }

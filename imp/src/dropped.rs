@@ -3,13 +3,13 @@
 
 use jiff::Timestamp;
 
-use super::cluster::{Imp, rows_left};
+use super::cluster::{Manager, rows_left};
 use crate::records::{ActionKind, ActionRecord, Outcome};
 use crate::store::StoreError;
 
 /// Such a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
+pub struct DroppedRecord {
     /// The publisher's pkid.
     pub publisher: String,
     /// A name under which it was reached.
@@ -23,13 +23,13 @@ pub struct Left {
     pub unclear: Option<String>,
 }
 
-impl Imp {
+impl Manager {
     /// The clusters that this resource has left, given the publishers in its spec (lower case).
     ///
     /// # Errors
     /// The ledgers cannot be read.
-    pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<Left>, StoreError> {
-        let files = self.shelf().all().await?;
+    pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<DroppedRecord>, StoreError> {
+        let files = self.ledgers().all().await?;
         let known = |publisher: &String| {
             self.pkid_of(publisher).or_else(|| {
                 let file = files.iter().find(|f| f.ledger.known_as.contains(publisher));
@@ -46,7 +46,7 @@ impl Imp {
             .map(|file| &file.ledger)
             .filter(|ledger| ledger.owner.as_ref().is_some_and(|o| o.uid == owner_uid))
             .filter(|ledger| !wanted.contains(&Some(ledger.publisher.clone())))
-            .map(|ledger| Left {
+            .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
                 name: ledger
                     .known_as
@@ -66,7 +66,7 @@ impl Imp {
     /// # Errors
     /// The ledger cannot be read or written.
     pub async fn give_up(&self, owner_uid: &str, publisher: &str, why: &str, at: Timestamp) -> Result<(), StoreError> {
-        let mut file = self.shelf().get(publisher).await?;
+        let mut file = self.ledgers().get(publisher).await?;
         let mut ledger = file.ledger.clone();
         if ledger.owner.as_ref().is_none_or(|o| o.uid != owner_uid) {
             return Ok(());
@@ -85,6 +85,6 @@ impl Imp {
                 result: Outcome::Done,
             });
         }
-        self.shelf().save(&mut file, ledger).await
+        self.ledgers().save(&mut file, ledger).await
     }
 }

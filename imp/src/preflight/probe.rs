@@ -12,10 +12,10 @@ use rustls::{AlertDescription, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::certificate::{self, Facts};
+use super::certificate::{self, CertificateFacts};
 use super::legacy;
 use super::plan::{CONNECT_TIMEOUT, Plan};
-use super::sheet::{Check, Row, Sheet};
+use super::report::{Check, CheckRow, PreflightReport};
 use crate::access::ServerTrust;
 use crate::http;
 
@@ -26,18 +26,18 @@ const LONGEST_HEAD: usize = 16 * 1024;
 
 /// What was seen of a host.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct HostProbe {
     /// Its addresses, or why there are none.
     pub addresses: Result<Vec<IpAddr>, String>,
     /// Whether they were given instead of resolved.
     pub given: bool,
     /// What was seen behind the port.
-    pub https: Result<Seen, Refusal>,
+    pub https: Result<HttpsProbe, Refusal>,
 }
 
 /// What an HTTPS server showed.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct HttpsProbe {
     /// TLS version.
     version: &'static str,
     /// Leaf first.
@@ -96,20 +96,20 @@ pub async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Strin
 }
 
 /// Looks at a host.
-pub async fn host(plan: &Plan, host: &str) -> Look {
+pub async fn host(plan: &Plan, host: &str) -> HostProbe {
     let addresses = addresses(plan, host).await;
     let https = match &addresses {
         Ok(addresses) if !addresses.is_empty() => https(plan, host, addresses).await,
         _ => Err(Refusal::NoAddress),
     };
-    Look {
+    HostProbe {
         addresses,
         given: plan.addresses.contains_key(host),
         https,
     }
 }
 
-async fn https(plan: &Plan, host: &str, addresses: &[IpAddr]) -> Result<Seen, Refusal> {
+async fn https(plan: &Plan, host: &str, addresses: &[IpAddr]) -> Result<HttpsProbe, Refusal> {
     let stream = connect(addresses, plan.port).await.map_err(Refusal::Connect)?;
     let peer = stream.peer_addr();
     let limit = plan.call_limit;
@@ -165,7 +165,7 @@ async fn handshake(host: &str, stream: TcpStream) -> io::Result<Tls> {
         .await
 }
 
-async fn seen(host: &str, mut tls: Tls, limit: Duration) -> Result<Seen, Refusal> {
+async fn seen(host: &str, mut tls: Tls, limit: Duration) -> Result<HttpsProbe, Refusal> {
     let (_, session) = tls.get_ref();
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -182,7 +182,7 @@ async fn seen(host: &str, mut tls: Tls, limit: Duration) -> Result<Seen, Refusal
         Ok(Some((date, at))) => Some(date.duration_since(at).as_secs()),
         _ => None,
     };
-    Ok(Seen { version, chain, skew })
+    Ok(HttpsProbe { version, chain, skew })
 }
 
 /// The header `Date` of the answer to `GET /`, and when it was asked for.
@@ -205,41 +205,41 @@ async fn date(host: &str, tls: &mut Tls) -> Option<(Timestamp, Timestamp)> {
     Some((date, at))
 }
 
-impl Look {
+impl HostProbe {
     /// The rows about the host; whether the chosen way accepts its certificate.
-    pub fn rows(&self, plan: &Plan, host: &str, sheet: &mut Sheet) -> bool {
-        sheet.add(self.name(host));
+    pub fn rows(&self, plan: &Plan, host: &str, report: &mut PreflightReport) -> bool {
+        report.add(self.name(host));
         let seen = match &self.https {
             Ok(seen) => seen,
             Err(refusal) => {
-                sheet.add(refusal.row(plan, host));
+                report.add(refusal.row(plan, host));
                 return false;
             }
         };
         let port = plan.port;
-        sheet.add(Row::ok(
+        report.add(CheckRow::ok(
             Check::Https,
             host,
             format!("TCP {port} answers with {}", seen.version),
         ));
-        let accepted = seen.certificate(plan, host, sheet);
-        sheet.add(seen.clock(host));
+        let accepted = seen.certificate(plan, host, report);
+        report.add(seen.clock(host));
         accepted
     }
 
-    fn name(&self, host: &str) -> Row {
+    fn name(&self, host: &str) -> CheckRow {
         match &self.addresses {
-            Ok(addresses) if addresses.is_empty() => Row::failed(Check::Name, host, "the name has no address"),
+            Ok(addresses) if addresses.is_empty() => CheckRow::failed(Check::Name, host, "the name has no address"),
             Ok(addresses) => {
                 let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 let list = list.join(", ");
-                return Row::ok(
+                return CheckRow::ok(
                     Check::Name,
                     host,
                     if self.given { format!("{list}, as given") } else { list },
                 );
             }
-            Err(why) => Row::failed(Check::Name, host, format!("the name does not resolve: {why}")),
+            Err(why) => CheckRow::failed(Check::Name, host, format!("the name does not resolve: {why}")),
         }
         .remedy(format!(
             "Mend DNS, or give its address with --node {host}=ADDRESS, which is imp[].nodes in the resource"
@@ -248,25 +248,25 @@ impl Look {
 }
 
 impl Refusal {
-    fn row(&self, plan: &Plan, host: &str) -> Row {
+    fn row(&self, plan: &Plan, host: &str) -> CheckRow {
         let port = plan.port;
         match self {
             Self::NoAddress => {
-                Row::skipped(Check::Https, host, "there is no address to connect to")
+                CheckRow::skipped(Check::Https, host, "there is no address to connect to")
             }
-            Self::Connect(why) => Row::failed(
+            Self::Connect(why) => CheckRow::failed(
                 Check::Https,
                 host,
                 format!("no connection to TCP {port}: {why}"),
             )
             .remedy("Open the port from here and from the operator's pods; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"),
-            Self::Old(version) => Row::failed(
+            Self::Old(version) => CheckRow::failed(
                 Check::Https,
                 host,
                 format!("the server knows {version} at most, which the operator does not speak"),
             )
             .remedy("Upgrade IM&P to 11.5 or later and set its minimum TLS version to 1.2"),
-            Self::Tls(why) => Row::failed(
+            Self::Tls(why) => CheckRow::failed(
                 Check::Https,
                 host,
                 format!("TCP {port} answers, and the TLS handshake fails: {why}"),
@@ -276,55 +276,55 @@ impl Refusal {
     }
 }
 
-impl Seen {
-    fn certificate(&self, plan: &Plan, host: &str, sheet: &mut Sheet) -> bool {
-        let facts = match self.chain.first().map(Facts::read) {
+impl HttpsProbe {
+    fn certificate(&self, plan: &Plan, host: &str, report: &mut PreflightReport) -> bool {
+        let facts = match self.chain.first().map(CertificateFacts::read) {
             Some(Ok(facts)) => facts,
             Some(Err(why)) => {
-                sheet.add(Row::failed(Check::Certificate, host, why));
+                report.add(CheckRow::failed(Check::Certificate, host, why));
                 return false;
             }
             None => {
-                sheet.add(Row::failed(Check::Certificate, host, "none was shown"));
+                report.add(CheckRow::failed(Check::Certificate, host, "none was shown"));
                 return false;
             }
         };
         let told = facts.told(host, self.version);
         let Some(trust) = &plan.trust else {
-            sheet.add(
-                Row::unproven(Check::Certificate, host, told)
+            report.add(
+                CheckRow::unproven(Check::Certificate, host, told)
                     .remedy("Compare the fingerprint with the one that IM&P shows (OS Administration > Security > Certificate Management > tomcat), then use --pin or --ca"),
             );
             return false;
         };
         let row = match certificate::accepted(trust, &self.chain, host) {
             Err(why) => {
-                sheet.add(
-                    Row::failed(Check::Certificate, host, format!("not accepted: {why}; {told}"))
+                report.add(
+                    CheckRow::failed(Check::Certificate, host, format!("not accepted: {why}; {told}"))
                         .remedy("Compare the fingerprint with the one that IM&P shows, then use --pin, or --ca with the issuer's certificate; in the resource imp[].tls.pinnedSha256 or caSecretRef. No password was sent"),
                 );
                 return false;
             }
             Ok(()) if matches!(trust, ServerTrust::Insecure) => {
-                Row::warning(Check::Certificate, host, format!("not checked at all; {told}"))
+                CheckRow::warning(Check::Certificate, host, format!("not checked at all; {told}"))
                     .remedy("Whoever stands between reads the password: pin the fingerprint or name the authority")
             }
-            Ok(()) if facts.ends_soon() => Row::warning(
+            Ok(()) if facts.ends_soon() => CheckRow::warning(
                 Check::Certificate,
                 host,
                 format!("{} days left; {told}", facts.days_left()),
             )
             .remedy("Renew the tomcat certificate; a pinned one is another one then"),
-            Ok(()) => Row::ok(Check::Certificate, host, told),
+            Ok(()) => CheckRow::ok(Check::Certificate, host, told),
         };
-        sheet.add(row);
+        report.add(row);
         true
     }
 
-    fn clock(&self, host: &str) -> Row {
+    fn clock(&self, host: &str) -> CheckRow {
         match self.skew {
-            None => Row::unproven(Check::Clock, host, "the server does not tell its time"),
-            Some(skew) if skew.abs() > SKEW => Row::warning(
+            None => CheckRow::unproven(Check::Clock, host, "the server does not tell its time"),
+            Some(skew) if skew.abs() > SKEW => CheckRow::warning(
                 Check::Clock,
                 host,
                 format!(
@@ -334,7 +334,7 @@ impl Seen {
                 ),
             )
             .remedy("Check NTP on both sides; the evidence of restarts goes by up times and bears it, logs and certificates do not"),
-            Some(_) => Row::ok(Check::Clock, host, "within a minute of ours"),
+            Some(_) => CheckRow::ok(Check::Clock, host, "within a minute of ours"),
         }
     }
 }
