@@ -18,7 +18,7 @@ pub async fn ask(axl: &mut Axl<'_>, check: &FederationCheck) -> Result<CheckAnsw
     match axl.one_value(&check.query).await {
         Ok(Ok(value)) if value == check.off_value => Ok(CheckAnswer::Off),
         Ok(Ok(value)) => Ok(CheckAnswer::On(shown(&value))),
-        Ok(Err(what)) => Ok(CheckAnswer::Unreadable(what)),
+        Ok(Err(what)) => Ok(CheckAnswer::Unreadable(what.to_string())),
         Err(CallError {
             kind: CallErrorKind::Fault(fault),
             ..

@@ -15,7 +15,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
@@ -65,14 +65,34 @@ pub struct Call<'a> {
     pub not_after: Option<Stamp>,
 }
 
+/// Why no call can be made: what `imp[].tls` refers to cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// TLS itself.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(rustls::Error),
+    /// The source of the authorities, by its name.
+    #[error("{0} is not PEM: {1}")]
+    NotPem(String, pem::Error),
+    /// The same, with another kind of certificate.
+    #[error("{0} holds a certificate that is no CA: {1}")]
+    NoAuthority(String, rustls::Error),
+    /// The same, empty.
+    #[error("{0} holds no certificate; it needs the CA in PEM")]
+    NoCertificate(String),
+    /// The client for a publisher.
+    #[error("the HTTPS client for {0} cannot be set up: {1}")]
+    Client(String, reqwest::Error),
+}
+
 impl Caller {
-    /// A caller for this target. The error is a sentence about `imp[].tls`.
+    /// A caller for this target.
     pub fn new(
         target: &Target,
         resolver: Option<Arc<dyn Resolve>>,
         logins: Arc<Logins>,
         counter: Arc<dyn Counter>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, SetupError> {
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls_config(&target.tls)?)
             .redirect(reqwest::redirect::Policy::none())
@@ -88,7 +108,7 @@ impl Caller {
         }
         let client = builder
             .build()
-            .map_err(|error| format!("the HTTPS client for {} cannot be set up: {error}", target.publisher))?;
+            .map_err(|error| SetupError::Client(target.publisher.clone(), error))?;
         Ok(Self {
             client,
             logins,
@@ -312,19 +332,19 @@ fn only_pins(what: &str) -> String {
     format!("{what}, and can only be pinned")
 }
 
-fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, String> {
+fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        .map_err(SetupError::Tls)?;
     Ok(builder
         .dangerous()
         .with_custom_certificate_verifier(verifier(trust)?)
         .with_no_client_auth())
 }
 
-/// Judges certificates in that way. The error is a sentence about what the way refers to.
-pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, String> {
+/// Judges certificates in that way.
+pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let leaf = |accepted| Arc::new(Leaf { accepted, algorithms });
@@ -332,14 +352,14 @@ pub(super) fn verifier(trust: &ServerTrust) -> Result<Arc<dyn ServerCertVerifier
         ServerTrust::Ca { pem, source } => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|error| format!("{source} is not PEM: {error}"))?;
+                let certificate = certificate.map_err(|error| SetupError::NotPem(source.clone(), error))?;
                 roots
                     .add(certificate)
-                    .map_err(|error| format!("{source} holds a certificate that is no CA: {error}"))?;
+                    .map_err(|error| SetupError::NoAuthority(source.clone(), error))?;
             }
             let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|_| format!("{source} holds no certificate; it needs the CA in PEM"))?;
+                .map_err(|_| SetupError::NoCertificate(source.clone()))?;
             leaf(Accepted::Issued(chain))
         }
         ServerTrust::Pinned(fingerprints) => leaf(Accepted::Pinned(fingerprints.clone())),

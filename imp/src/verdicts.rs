@@ -17,11 +17,13 @@ use super::observation::{Exclusion, Observation, Read};
 use super::registration::{RowAction, RowChange, RowObstacle};
 use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
 use crate::access::AxlVersion;
+use crate::http::SetupError;
 use crate::reasons::Reason;
 use crate::records::RowState;
 use federation::TURN_OFF;
 
 use super::restart::{RestartWait, WaitKind, need};
+use crate::store::StoreError;
 use crate::text::names;
 
 /// What a report is made from.
@@ -36,9 +38,9 @@ pub struct Input<'a> {
     /// What comes next.
     pub step: &'a NextStep,
     /// Why no call can be made at all.
-    pub setup_error: Option<&'a String>,
+    pub setup_error: Option<&'a SetupError>,
     /// Why the record is not usable.
-    pub ledger_error: Option<&'a String>,
+    pub ledger_error: Option<&'a StoreError>,
     /// The version in use.
     pub axl_version: Option<AxlVersion>,
 }
@@ -198,7 +200,7 @@ fn without_ledger(input: &Input<'_>) -> Verdict {
         );
     }
     if let Some(error) = input.setup_error {
-        return Verdict::unknown(Reason::CertificateRefused, error.clone());
+        return Verdict::unknown(Reason::CertificateRefused, error.to_string());
     }
     Verdict::unknown(Reason::NotTried, "IM&P has not been asked yet")
 }
@@ -400,7 +402,7 @@ fn restart_verdict(waiting: &RestartWait) -> Verdict {
 
 fn progress(input: &Input<'_>) -> Progress {
     if let Some(error) = input.setup_error {
-        return Progress::Stalled(error.clone());
+        return Progress::Stalled(error.to_string());
     }
     match input.step {
         NextStep::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),

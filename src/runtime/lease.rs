@@ -91,7 +91,7 @@ impl LeaderElection {
                 Ok(false) => {}
                 Err(reason) => warn!(
                     lease = self.name,
-                    reason, "the lease cannot be read or written; trying again in 2 s"
+                    %reason, "the lease cannot be read or written; trying again in 2 s"
                 ),
             }
             tokio::time::sleep(RETRY_PERIOD).await;
@@ -184,7 +184,7 @@ impl LeaderElection {
         if let Err(reason) = outcome {
             warn!(
                 lease = self.name,
-                reason, "the lease was not released; a standby waits up to 15 s"
+                %reason, "the lease was not released; a standby waits up to 15 s"
             );
         }
     }
@@ -212,11 +212,18 @@ fn won(result: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
 }
 
 /// The client retries for long by itself; a lease cannot wait that long.
-async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
-    match tokio::time::timeout(RENEW_DEADLINE, call).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("no answer from the Kubernetes API within 10 s".to_owned()),
-    }
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, LeaseError> {
+    let answer = tokio::time::timeout(RENEW_DEADLINE, call).await;
+    Ok(answer.map_err(|_| LeaseError::Timeout)??)
+}
+
+/// Why the lease could not be read or written.
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    #[error("no answer from the Kubernetes API within 10 s")]
+    Timeout,
 }
 
 #[cfg(test)]

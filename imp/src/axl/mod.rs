@@ -61,6 +61,11 @@ impl fmt::Display for Row {
     }
 }
 
+/// How many rows or columns a query answered that is to answer one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the query answered {0} {1} instead of one")]
+pub struct NotOneValue(pub usize, pub &'static str);
+
 /// Most nodes believed; the largest IM&P cluster has six.
 const MAX_NODES: usize = 64;
 
@@ -124,17 +129,16 @@ impl Axl<'_> {
         read_rows(&answer).map_err(|what| self.unexpected(what))
     }
 
-    /// The value of a query that is to answer one row with one column; the inner error says what
-    /// else it answered.
-    pub async fn one_value(&mut self, query: &str) -> Result<Result<String, String>, CallError> {
+    /// The value of a query that is to answer one row with one column.
+    pub async fn one_value(&mut self, query: &str) -> Result<Result<String, NotOneValue>, CallError> {
         let answer = self.execute("executeSQLQuery", query).await?;
         let rows: Vec<&Element> = rows_of(&answer).collect();
         Ok(match rows.as_slice() {
             [row] => match row.children.as_slice() {
                 [column] => Ok(column.text.clone()),
-                columns => Err(format!("the query answered {} columns instead of one", columns.len())),
+                columns => Err(NotOneValue(columns.len(), "columns")),
             },
-            rows => Err(format!("the query answered {} rows instead of one", rows.len())),
+            rows => Err(NotOneValue(rows.len(), "rows")),
         })
     }
 

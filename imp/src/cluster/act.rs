@@ -21,9 +21,10 @@ use crate::restart;
 impl Manager {
     /// Does one thing: the intent is in the ledger before the call, the outcome after it.
     pub(super) async fn act(&self, cluster: &mut Cluster, desired: &Desired, action: Action, events: &mut Vec<Event>) {
-        let Some(Ok(caller)) = cluster.caller.clone() else {
+        let Some(Ok(caller)) = &cluster.caller else {
             return;
         };
+        let caller = caller.clone();
         match action {
             Action::Row(row) => self.change(cluster, desired, &caller, &row, events).await,
             Action::Restart { node, reason } => {

@@ -25,14 +25,14 @@ use crate::clock::{Clock, Stamp, SystemClock};
 use crate::counter::{Counter, Uncounted};
 use crate::desired::Desired;
 use crate::effects::{self, NextStep, Wait, WaitReason};
-use crate::http::Caller;
+use crate::http::{Caller, SetupError};
 use crate::ledger::Ledger;
 use crate::ledger::cache::LedgerCache;
 use crate::ledger::file::LedgerFile;
 use crate::observation::{Observation, Read};
 use crate::pkid::Pkid;
 use crate::report::{Event, Report};
-use crate::store::LedgerStore;
+use crate::store::{LedgerStore, StoreError};
 use crate::timings::Timings;
 use crate::verdicts;
 
@@ -74,12 +74,12 @@ type RecentCalls = VecDeque<Stamp>;
 struct Cluster {
     /// What the caller was made for.
     target: Option<String>,
-    caller: Option<Result<Caller, String>>,
+    caller: Option<Result<Caller, SetupError>>,
     axl_version: Option<AxlVersion>,
     seen: Observation,
     file: Option<LedgerFile>,
     /// Why the ledger could not be read or written.
-    ledger_error: Option<String>,
+    ledger_error: Option<StoreError>,
     /// Ids of rows that were deleted, until the removal is reported.
     deleted: Vec<String>,
 }

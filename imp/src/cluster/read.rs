@@ -12,9 +12,10 @@ use crate::observation::{CheckReading, Failure, Read, Reading};
 
 impl Manager {
     pub(super) async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) {
-        let Some(Ok(caller)) = cluster.caller.clone() else {
+        let Some(Ok(caller)) = &cluster.caller else {
             return;
         };
+        let caller = caller.clone();
         if let Read::Services(node) = read {
             self.read_services(cluster, desired, &caller, node).await;
             return;

@@ -45,7 +45,7 @@ impl Manager {
             }
             Ok(None) => {}
             Err(error) => {
-                cluster.ledger_error = Some(error.to_string());
+                cluster.ledger_error = Some(error);
                 return;
             }
         }
@@ -59,7 +59,7 @@ impl Manager {
         if ledger != file.ledger
             && let Err(error) = self.ledgers.save(file, ledger).await
         {
-            cluster.ledger_error = Some(error.to_string());
+            cluster.ledger_error = Some(error);
             return;
         }
         for action in &file.ledger.actions {
@@ -110,7 +110,7 @@ impl Manager {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the ledger could not be written");
-                cluster.ledger_error = Some(error.to_string());
+                cluster.ledger_error = Some(error);
                 false
             }
         }

@@ -147,7 +147,8 @@ pub fn accepted(trust: &ServerTrust, chain: &[CertificateDer<'_>], host: &str) -
         .split_first()
         .ok_or_else(|| "no certificate was shown".to_owned())?;
     let name = ServerName::try_from(host).map_err(|_| format!("{host} is no name that a certificate could carry"))?;
-    match http::verifier(trust)?.verify_server_cert(leaf, rest, &name, &[], UnixTime::now()) {
+    let verifier = http::verifier(trust).map_err(|error| error.to_string())?;
+    match verifier.verify_server_cert(leaf, rest, &name, &[], UnixTime::now()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InvalidCertificate(why)) => Err(http::certificate_words(&why)),
         Err(other) => Err(other.to_string()),

@@ -188,7 +188,7 @@ impl Options {
         } else {
             return Ok(None);
         };
-        http::verifier(&trust)?;
+        http::verifier(&trust).map_err(|error| error.to_string())?;
         Ok(Some(trust))
     }
 

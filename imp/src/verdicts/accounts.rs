@@ -15,7 +15,7 @@ use crate::text::names;
 pub(super) fn verdict(input: &Input<'_>) -> Verdict {
     let Input { desired, seen, .. } = *input;
     if let Some(error) = input.setup_error {
-        return Verdict::no(Reason::CertificateRefused, error.clone());
+        return Verdict::no(Reason::CertificateRefused, error.to_string());
     }
     let control_center = seen
         .control_center_failures
