@@ -215,8 +215,11 @@ pub fn run(
             hosted.push(alias);
         }
     }
-    let privacy = privacy(&mut problems, spec, &hosted);
-    let static_routes = static_routes(&mut problems, spec, &hosted);
+    let privacy = Privacy {
+        mode: spec.privacy.mode,
+        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
+    };
+    let static_routes = static_routes(&mut problems, spec);
     let slots = spec.slots();
     let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
     if replicas > slots {
@@ -240,7 +243,7 @@ pub fn run(
         A_NETWORK,
     );
     let proxy_sources = proxy_sources(&mut problems, spec);
-    let peers = peers(&mut problems, spec, &hosted);
+    let peers = peers(&mut problems, spec);
     let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
     if direct_tls && spec.tls.mode == TlsMode::Disabled {
         problems.0.push(
@@ -288,33 +291,13 @@ pub fn run(
     })
 }
 
-fn privacy(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Privacy {
-    let privacy = Privacy {
-        mode: spec.privacy.mode,
-        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
-    };
-    for (i, domain) in privacy.domains.iter().enumerate() {
-        if hosted.contains(domain) {
-            problems.0.push(format!(
-                "spec.privacy.domains[{i}]: {domain} is hosted here; the list names remote domains only"
-            ));
-        }
-    }
-    privacy
-}
-
-fn static_routes(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<StaticRoute> {
+fn static_routes(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<StaticRoute> {
     let mut routes = Vec::new();
     for (i, route) in spec.static_routes.iter().enumerate() {
         let field = format!("spec.staticRoutes[{i}]");
         let Some(domain) = problems.domain(&format!("{field}.domain"), &route.domain) else {
             continue;
         };
-        if hosted.contains(&domain) {
-            problems.0.push(format!(
-                "{field}.domain: {domain} is hosted here and routed elsewhere; remove it from domains or from staticRoutes"
-            ));
-        }
         let addresses = route
             .addresses
             .iter()
@@ -367,31 +350,14 @@ fn tls_terms(spec: &XmppFederationSpec) -> TlsTerms {
     }
 }
 
-fn peers(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain]) -> Vec<Peer> {
+fn peers(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<Peer> {
     let mut peers: Vec<Peer> = Vec::new();
     for (i, peer) in spec.peers.iter().enumerate() {
         let field = format!("spec.peers[{i}]");
         let Some(domain) = problems.domain(&format!("{field}.domain"), &peer.domain) else {
             continue;
         };
-        if hosted.contains(&domain) {
-            problems.0.push(format!(
-                "{field}.domain: {domain} is hosted here; the list names remote domains only"
-            ));
-        }
-        if peers.iter().any(|known| known.domain == domain) {
-            problems.0.push(format!(
-                "{field}.domain: {domain} has two entries; put its policy into one"
-            ));
-        }
         let pinned_sha256 = problems.pins(&format!("{field}.pinnedSha256"), &peer.pinned_sha256);
-        let mode = peer.tls_mode.unwrap_or(spec.tls.mode);
-        let wants_certificate = peer.require_certificate == Some(true) || !pinned_sha256.is_empty();
-        if mode == TlsMode::Disabled && wants_certificate {
-            problems.0.push(format!(
-                "{field}: a certificate is required from {domain} while TLS towards it is Disabled; choose tlsMode Required, or remove requireCertificate and pinnedSha256"
-            ));
-        }
         peers.push(Peer {
             domain,
             tls_mode: peer.tls_mode,
@@ -700,7 +666,7 @@ mod tests {
     #[case("/peers", json!([{"domain": "coluc.com"}]), "spec.peers[0].domain: coluc.com is hosted here")]
     #[case("/peers", json!([{"domain": "a.example"}, {"domain": "a.example"}]), "spec.peers[1].domain: a.example has two entries")]
     #[case("/peers", json!([{"domain": "a.example", "pinnedSha256": ["zz"]}]), "spec.peers[0].pinnedSha256: \"zz\" is not a SHA-256")]
-    #[case("/peers", json!([{"domain": "a.example", "tlsMode": "Disabled", "requireCertificate": true}]), "choose tlsMode Required")]
+    #[case("/peers", json!([{"domain": "a.example", "tlsMode": "Disabled", "requireCertificate": true}]), "spec.peers[0].requireCertificate: true cannot hold with tlsMode Disabled, where nobody shows a certificate; set this peer's tlsMode to Required")]
     fn a_wrong_value_is_named_with_its_field_and_remedy(#[case] path: &str, #[case] value: Value, #[case] says: &str) {
         let said = sentences(path, value);
         assert!(said.contains(says), "{said}");

@@ -12,7 +12,7 @@ mod stateful_set;
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::Value;
-use xmpp_federation_core::edge_config::EdgeConfig;
+use xmpp_federation_core::edge_config::{EdgeConfig, Problem};
 
 use super::dereference::Snapshot;
 use super::validate::{Refusal, ValidSpec};
@@ -133,7 +133,14 @@ pub fn accepted_by_the_edge(config: &EdgeConfig) -> Result<(), Refusal> {
     if problems.is_empty() {
         return Ok(());
     }
-    let sentence = |problem| format!("spec gives the edge a value that it refuses: {problem}");
+    let sentence = |problem: &Problem| {
+        let section = problem.field.split(['.', '[']).next().unwrap_or_default();
+        match section {
+            "privacy" | "staticRoutes" | "peers" | "tls" => format!("spec.{problem}"),
+            "limits" | "proxyProtocol" => format!("spec.edge.{problem}"),
+            _ => format!("spec gives the edge a value that it refuses: {problem}"),
+        }
+    };
     Err(Refusal::Invalid(problems.iter().map(sentence).collect()))
 }
 
