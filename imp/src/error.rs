@@ -9,22 +9,14 @@ use crate::access::LoginHold;
 use crate::reasons::Reason;
 
 /// Which of the two interfaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display)]
 pub enum Interface {
     /// AXL, on the publisher.
+    #[strum(serialize = "AXL")]
     Axl,
     /// Control Center Services, on each node.
+    #[strum(serialize = "Control Center")]
     ControlCenter,
-}
-
-impl Interface {
-    /// Its name in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Axl => "AXL",
-            Self::ControlCenter => "Control Center",
-        }
-    }
 }
 
 /// A call that failed.
@@ -189,7 +181,7 @@ impl CallError {
     }
 
     fn sentence(&self) -> String {
-        let (interface, server, secret) = (self.interface.name(), &self.server, &self.secret);
+        let (interface, server, secret) = (self.interface, &self.server, &self.secret);
         match &self.kind {
             CallErrorKind::Unauthorized { retry_at } => format!(
                 "{interface} at {server} answered 401 to the user of Secret {secret}. {} It is not tried again before {} so that the account is not locked: edit the Secret with the right password, or correct the account in IM&P",
@@ -252,7 +244,7 @@ impl CallError {
     }
 
     fn held(&self, rest: &LoginHold) -> String {
-        let (interface, server, secret) = (self.interface.name(), &self.server, &self.secret);
+        let (interface, server, secret) = (self.interface, &self.server, &self.secret);
         let since = minute(rest.since);
         let whose = rest.other.as_ref().map_or_else(
             || format!("the user of Secret {secret}"),

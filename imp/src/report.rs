@@ -116,7 +116,7 @@ impl<R> Verdict<R> {
 }
 
 /// Status of a condition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Status {
     /// It holds.
     True,
@@ -128,12 +128,8 @@ pub enum Status {
 
 impl Status {
     /// The word as it stands in a condition.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -10,7 +10,7 @@ pub use xmpp_federation_imp::report::Status;
 pub type Verdict = xmpp_federation_imp::report::Verdict<Reason>;
 
 /// A condition's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr)]
 pub enum Type {
     /// Summary: federation works as the spec wants.
     Ready,
@@ -58,23 +58,8 @@ impl Type {
     ];
 
     /// The word in the status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Reconciling => "Reconciling",
-            Self::Stalled => "Stalled",
-            Self::Paused => "Paused",
-            Self::EdgeAvailable => "EdgeAvailable",
-            Self::DialbackSecretReady => "DialbackSecretReady",
-            Self::CertificateReady => "CertificateReady",
-            Self::RecordsVerified => "RecordsVerified",
-            Self::AxlAuthenticated => "AxlAuthenticated",
-            Self::ComponentsRegistered => "ComponentsRegistered",
-            Self::RoutersInSync => "RoutersInSync",
-            Self::ImpFederationOff => "ImpFederationOff",
-            Self::RouterLinksUp => "RouterLinksUp",
-            Self::PartnersReachable => "PartnersReachable",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -72,7 +72,7 @@ pub async fn call<T>(
 }
 
 /// The kinds of objects that a resource owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
 pub enum Kind {
     /// core/v1
     Secret,
@@ -110,15 +110,7 @@ impl Kind {
     }
 
     /// The kind's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Secret => "Secret",
-            Self::ConfigMap => "ConfigMap",
-            Self::Service => "Service",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::StatefulSet => "StatefulSet",
-            Self::PodDisruptionBudget => "PodDisruptionBudget",
-            Self::NetworkPolicy => "NetworkPolicy",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

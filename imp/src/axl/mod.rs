@@ -4,6 +4,7 @@ pub mod sql;
 
 use std::fmt;
 
+use strum::VariantArray as _;
 use xmpp_federation_core::ComponentId;
 
 use super::error::{CallError, CallErrorKind, Interface};
@@ -113,9 +114,10 @@ impl Axl<'_> {
     pub async fn table(&mut self) -> Result<Table, CallError> {
         let answer = self.execute("executeSQLQuery", sql::TABLES).await?;
         let names: Vec<&str> = rows_of(&answer).filter_map(|row| row.child_text("tabname")).collect();
-        Table::ALL
-            .into_iter()
+        Table::VARIANTS
+            .iter()
             .find(|table| names.iter().any(|name| name.trim() == table.name()))
+            .copied()
             .ok_or_else(|| {
                 self.unexpected(
                     "its database has neither a table xmpps2snodes nor xmpp2snodes; check that imp[].publisher is the publisher of an IM and Presence cluster, not of Unified CM".to_owned(),

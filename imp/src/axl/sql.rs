@@ -1,13 +1,12 @@
 //! The SQL we send, Informix dialect; put together from validated ids only.
 
-use std::fmt;
-
 use xmpp_federation_core::ComponentId;
 
 use crate::pkid::Pkid;
 
-/// The table of S2S component ids, which has one of two names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The table of S2S component ids, which has one of two names; the usual one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum Table {
     /// As in the English guide.
     Xmpps2snodes,
@@ -16,21 +15,9 @@ pub enum Table {
 }
 
 impl Table {
-    /// Both, the usual one first.
-    pub const ALL: [Self; 2] = [Self::Xmpps2snodes, Self::Xmpp2snodes];
-
     /// Its name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Xmpps2snodes => "xmpps2snodes",
-            Self::Xmpp2snodes => "xmpp2snodes",
-        }
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        self.into()
     }
 }
 

@@ -3,86 +3,64 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use strum::VariantArray as _;
 
 /// Width of the table.
 const WIDTH: usize = 110;
 
 /// What is checked, in the words of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
+#[serde(into = "&'static str")]
 pub enum Check {
     /// The name's addresses.
     Name,
     /// The TCP port of AXL and Control Center, and TLS there.
-    #[serde(rename = "HTTPS")]
+    #[strum(serialize = "HTTPS")]
     Https,
     /// The certificate, and whether the chosen way accepts it.
     Certificate,
     /// The host's clock against ours.
     Clock,
     /// User name and password.
-    #[serde(rename = "AXL login")]
+    #[strum(serialize = "AXL login")]
     AxlLogin,
     /// The role for AXL.
-    #[serde(rename = "AXL role")]
+    #[strum(serialize = "AXL role")]
     AxlRole,
     /// The version that is answered.
-    #[serde(rename = "AXL version")]
+    #[strum(serialize = "AXL version")]
     AxlVersion,
     /// The table of component ids.
     Table,
     /// What stands in it.
     Rows,
     /// Whether writes are taken.
-    #[serde(rename = "AXL write")]
+    #[strum(serialize = "AXL write")]
     AxlWrite,
     /// The nodes of the cluster.
     Nodes,
     /// Login and role for Control Center.
-    #[serde(rename = "Control Center")]
+    #[strum(serialize = "Control Center")]
     ControlCenter,
     /// State of the XCP router.
-    #[serde(rename = "XCP router")]
+    #[strum(serialize = "XCP router")]
     Router,
     /// IM&P's own federation.
-    #[serde(rename = "Own federation")]
+    #[strum(serialize = "Own federation")]
     Federation,
     /// Whether the router may be restarted over the interface.
     Restart,
     /// The TCP port of the XCP router.
-    #[serde(rename = "Router port")]
+    #[strum(serialize = "Router port")]
     RouterPort,
     /// The time for all of it.
     Time,
 }
 
-impl Check {
-    /// Its word.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Name => "Name",
-            Self::Https => "HTTPS",
-            Self::Certificate => "Certificate",
-            Self::Clock => "Clock",
-            Self::AxlLogin => "AXL login",
-            Self::AxlRole => "AXL role",
-            Self::AxlVersion => "AXL version",
-            Self::Table => "Table",
-            Self::Rows => "Rows",
-            Self::AxlWrite => "AXL write",
-            Self::Nodes => "Nodes",
-            Self::ControlCenter => "Control Center",
-            Self::Router => "XCP router",
-            Self::Federation => "Own federation",
-            Self::Restart => "Restart",
-            Self::RouterPort => "Router port",
-            Self::Time => "Time",
-        }
-    }
-}
-
 /// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::IntoStaticStr, strum::VariantArray)]
+#[serde(into = "&'static str")]
+#[strum(serialize_all = "lowercase")]
 pub enum CheckResult {
     /// As it has to be.
     Ok,
@@ -94,21 +72,6 @@ pub enum CheckResult {
     Unproven,
     /// Not looked at, because something before it failed.
     Skipped,
-}
-
-impl CheckResult {
-    const ALL: [Self; 5] = [Self::Ok, Self::Failed, Self::Warning, Self::Unproven, Self::Skipped];
-
-    /// Its word.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::Warning => "warning",
-            Self::Unproven => "unproven",
-            Self::Skipped => "skipped",
-        }
-    }
 }
 
 /// One check.
@@ -195,9 +158,9 @@ impl PreflightReport {
 
     /// How many of each, as a line.
     fn summary(&self) -> String {
-        let counts: Vec<String> = CheckResult::ALL
-            .into_iter()
-            .map(|verdict| format!("{} {}", self.count(verdict), verdict.word()))
+        let counts: Vec<String> = CheckResult::VARIANTS
+            .iter()
+            .map(|verdict| format!("{} {}", self.count(*verdict), <&str>::from(verdict)))
             .collect();
         counts.join(", ")
     }
@@ -208,8 +171,8 @@ impl PreflightReport {
             let longest = self.rows.iter().map(length).max().unwrap_or(0);
             longest.max(heading.len())
         };
-        let verdict = column("VERDICT", |row| row.verdict.word().len());
-        let check = column("CHECK", |row| row.check.word().len());
+        let verdict = column("VERDICT", |row| <&str>::from(row.verdict).len());
+        let check = column("CHECK", |row| <&str>::from(row.check).len());
         let host = column("WHERE", |row| row.subject.chars().count());
         let indent = verdict + check + host + 6;
         let mut text = format!("{:verdict$}  {:check$}  {:host$}  FOUND\n", "VERDICT", "CHECK", "WHERE");
@@ -224,8 +187,8 @@ impl PreflightReport {
                     writeln!(
                         text,
                         "{:verdict$}  {:check$}  {:host$}  {line}",
-                        row.verdict.word(),
-                        row.check.word(),
+                        <&str>::from(row.verdict),
+                        <&str>::from(row.check),
                         row.subject
                     )
                 } else {
@@ -239,9 +202,9 @@ impl PreflightReport {
 
     /// As JSON.
     pub fn json(&self) -> String {
-        let counts: serde_json::Map<String, serde_json::Value> = CheckResult::ALL
-            .into_iter()
-            .map(|verdict| (verdict.word().to_owned(), self.count(verdict).into()))
+        let counts: serde_json::Map<String, serde_json::Value> = CheckResult::VARIANTS
+            .iter()
+            .map(|verdict| (<&str>::from(verdict).to_owned(), self.count(*verdict).into()))
             .collect();
         let value = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -298,8 +261,8 @@ mod tests {
         report.add(CheckRow::ok(Check::Router, "a.example", "x"));
         let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         for (row, known) in value["rows"].as_array().unwrap().iter().zip(&report.rows) {
-            assert_eq!(row["check"], known.check.word());
-            assert_eq!(row["verdict"], known.verdict.word());
+            assert_eq!(row["check"], <&str>::from(known.check));
+            assert_eq!(row["verdict"], <&str>::from(known.verdict));
         }
         assert_eq!(value["result"], "ok");
     }
