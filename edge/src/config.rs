@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use xmpp_federation_core::edge_config::{ConfigError, Dns as DnsConfig, EdgeConfig, Problem};
 use xmpp_federation_core::{Domain, SecretBytes};
 
@@ -160,7 +161,7 @@ impl Loader {
                     format!("{} cannot be read: {}", path.display(), plainly(&error)),
                 )
             })?;
-            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut files = files.lock();
             files.push((path.to_owned(), sha256_hex(&bytes)));
             Ok(bytes)
         };
@@ -210,7 +211,7 @@ impl Loader {
             resolver: Arc::new(resolver),
             router_secrets,
             warnings,
-            files: files.into_inner().unwrap_or_else(PoisonError::into_inner),
+            files: files.into_inner(),
             config,
             config_hash,
         })
@@ -220,12 +221,12 @@ impl Loader {
     #[must_use]
     pub fn with_lookup(self, lookup: Arc<dyn Lookup>) -> Self {
         let any = DnsConfig::default();
-        *self.dns.lock().unwrap_or_else(PoisonError::into_inner) = Some((any, lookup));
+        *self.dns.lock() = Some((any, lookup));
         self
     }
 
     fn lookup(&self, config: &DnsConfig, cached: usize) -> Arc<dyn Lookup> {
-        let mut kept = self.dns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.dns.lock();
         match &*kept {
             Some((known, lookup)) if known.resolvers == config.resolvers => lookup.clone(),
             _ => {

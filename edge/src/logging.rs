@@ -4,9 +4,10 @@
 //! counted; the workers never wait for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
@@ -140,7 +141,7 @@ impl LibraryRate {
         if own || level > Level::INFO {
             return true;
         }
-        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut minute = self.minute.lock();
         if now.duration_since(minute.0) >= Duration::from_mins(1) {
             *minute = (now, 0);
         }
@@ -171,14 +172,14 @@ impl LogLevel {
         self.handle
             .reload(level)
             .map_err(|error| format!("the log level cannot be changed: {error}"))?;
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         text.clone_into(&mut current);
         Ok(())
     }
 
     /// The level in force, as it was set.
     pub fn get(&self) -> String {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().clone()
     }
 
     /// Lines that were not written.
@@ -188,7 +189,7 @@ impl LogLevel {
 
     /// The process ends: waits a moment for the last lines, and not longer if nobody reads them.
     pub fn finish(&self) {
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.writing.lock();
         let guard = { writing }.take();
         let (done, written) = mpsc::channel();
         // While standard output takes nothing, the guard does not come back: it gets a thread.

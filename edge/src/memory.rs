@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use xmpp_federation_core::Domain;
 
 /// One fact about many domains or pairs of domains.
@@ -34,10 +34,6 @@ impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Facts<T, K>> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The fact holds for the domain from now on; `partner`: whether it is configured.
     pub fn note(&self, domain: &K, partner: bool, fact: T) {
         self.note_at(domain, partner, fact, Instant::now());
@@ -54,7 +50,7 @@ impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
     }
 
     fn note_at(&self, domain: &K, partner: bool, fact: T, now: Instant) {
-        let mut facts = self.lock();
+        let mut facts = self.facts.lock();
         // The configuration may have changed since it was noted last.
         facts.partners.remove(domain);
         facts.strangers.remove(domain);
@@ -84,7 +80,7 @@ impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
     }
 
     fn get_at(&self, domain: &K, now: Instant) -> Option<T> {
-        let facts = self.lock();
+        let facts = self.facts.lock();
         let known = facts.partners.get(domain);
         let (at, fact) = known.or_else(|| facts.strangers.get(domain))?;
         (now.duration_since(*at) < self.life).then(|| fact.clone())
@@ -92,7 +88,7 @@ impl<T: Clone + PartialEq, K: Clone + Eq + Hash> Memory<T, K> {
 
     /// Forgets what was noted for these domains.
     pub fn forget(&self, which: impl Fn(&K) -> bool) {
-        let mut facts = self.lock();
+        let mut facts = self.facts.lock();
         facts.partners.retain(|domain, _| !which(domain));
         facts.strangers.retain(|domain, _| !which(domain));
     }
@@ -121,7 +117,7 @@ mod tests {
         for n in 1..=MOST {
             memory.note_at(&domain(n), false, 1, after(30));
         }
-        assert_eq!(memory.lock().strangers.len(), MOST);
+        assert_eq!(memory.facts.lock().strangers.len(), MOST);
         assert!(!memory.holds_at(&domain(0), &1, after(30)), "the oldest gave way");
         assert!(memory.holds_at(&domain(1), &1, after(30)));
         assert!(memory.holds_at(&domain(MOST), &1, after(30)));
@@ -130,7 +126,7 @@ mod tests {
         assert!(!memory.holds_at(&domain(2), &1, after(90)));
         memory.note_at(&domain(MOST + 1), false, 1, after(90));
         memory.note_at(&domain(MOST + 2), false, 1, after(90));
-        assert_eq!(memory.lock().strangers.len(), 2, "what is too old makes room");
+        assert_eq!(memory.facts.lock().strangers.len(), 2, "what is too old makes room");
     }
 
     #[test]
@@ -143,7 +139,7 @@ mod tests {
             memory.note_at(&domain(n), false, 1, start);
         }
         assert!(memory.holds_at(&domain(0), &1, start));
-        assert_eq!(memory.lock().strangers.len(), MOST);
+        assert_eq!(memory.facts.lock().strangers.len(), MOST);
         memory.forget(|known| *known == domain(0));
         assert!(!memory.holds_at(&domain(0), &1, start));
     }

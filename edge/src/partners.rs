@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
@@ -44,10 +44,6 @@ impl Partners {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A pair of this remote domain was authenticated from or at this address.
     pub fn authenticated(&self, policy: &Policy, remote: &Domain, address: IpAddr) {
         self.note(policy, remote, address, Instant::now() + AUTHENTICATED);
@@ -68,7 +64,7 @@ impl Partners {
         if policy.routes_to(address) {
             return true;
         }
-        let seen = self.lock();
+        let seen = self.seen.lock();
         let seen = seen.get(&address).filter(|seen| now < seen.until);
         seen.is_some_and(|seen| policy.is_partner(&seen.domain))
     }
@@ -78,7 +74,7 @@ impl Partners {
             return;
         }
         let address = network_of(address.to_canonical());
-        let mut all = self.lock();
+        let mut all = self.seen.lock();
         if let Some(seen) = all.get_mut(&address) {
             // Another partner at the same address stands in where that one is not configured any more.
             if seen.until < until || !policy.is_partner(&seen.domain) {
@@ -186,6 +182,6 @@ mod tests {
         for n in 0..u32::try_from(MOST).unwrap() + 10 {
             partners.resolved(&policy, &domain("a.example"), IpAddr::from(n.to_be_bytes()));
         }
-        assert_eq!(partners.lock().len(), MOST);
+        assert_eq!(partners.seen.lock().len(), MOST);
     }
 }

@@ -8,9 +8,10 @@ pub mod queue;
 pub mod room;
 pub(crate) mod suspects;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use xmpp_federation_core::Domain;
 use xmpp_federation_xml::{ns, split};
 
@@ -46,18 +47,14 @@ impl Clusters {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<[Arc<Cluster>]>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The clusters as they are now; cheap, taken once per turn.
     pub(crate) fn all(&self) -> Arc<[Arc<Cluster>]> {
-        self.lock().clone()
+        self.all.lock().clone()
     }
 
     /// Others from now on.
     pub(crate) fn replace(&self, clusters: Arc<[Arc<Cluster>]>) {
-        *self.lock() = clusters;
+        *self.all.lock() = clusters;
     }
 
     /// Whether nothing waits for any router and everything written is proven or reported.

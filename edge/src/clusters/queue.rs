@@ -10,10 +10,11 @@
 //! take as many bytes of one as of the other, and partners' first.
 
 use crate::observe::links::Place;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -212,7 +213,7 @@ impl Queue {
     /// What the cluster may hold from now on.
     pub fn set_room(&self, room: Room) {
         self.room.store(room.0, Ordering::Relaxed);
-        self.lock().suspects.set_room(room);
+        self.inner.lock().suspects.set_room(room);
     }
 
     /// What the cluster may hold.
@@ -220,15 +221,11 @@ impl Queue {
         Room(self.room.load(Ordering::Relaxed))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Appends; the link that takes is woken once, however much is appended before it runs.
     /// Gives a pause if the source has more than its share waiting now. The batch comes back if
     /// the cluster is not configured any more.
     pub fn push(&self, source: &Source, batch: Batch) -> Result<Option<Pause>, Batch> {
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if inner.closed {
             return Err(batch);
@@ -269,13 +266,13 @@ impl Queue {
         if !self.refused.load(Ordering::Acquire) || !self.refused.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
-        self.lock().suspects.take_refused()
+        self.inner.lock().suspects.take_refused()
     }
 
     /// A router ended its link over something: the senders of what was unproven are suspects from
     /// now on. Gives those who are.
     pub fn accuse<'a>(&self, window: impl Iterator<Item = &'a Batch>, now: Instant) -> Vec<Box<str>> {
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let named = inner.suspects.accuse(window, now);
         inner.sift(self.room());
@@ -287,7 +284,7 @@ impl Queue {
     /// A router ended its link while this stanza was alone in flight: its sender is refused from
     /// now on. Gives who that is, and what waited of it.
     pub fn convict(&self, alone: &Batch, now: Instant) -> Option<(Box<str>, Vec<Batch>)> {
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let refused = inner.suspects.convict(alone, now);
         inner.sift(self.room());
@@ -298,7 +295,7 @@ impl Queue {
 
     /// How many senders are suspects, and how many are refused.
     pub fn suspects(&self) -> (usize, usize) {
-        self.lock().suspects.counts()
+        self.inner.lock().suspects.counts()
     }
 
     /// Set while so much waits in all of the source's class that no peer of it may be read.
@@ -310,7 +307,7 @@ impl Queue {
 
     /// Bytes of the edge's own answers to the router that wait.
     pub fn answers(&self) -> usize {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let own = inner.classes.partners.sources.get(&Source::Edge);
         own.map_or(0, |own| own.bytes)
     }
@@ -355,7 +352,7 @@ impl Queue {
     }
 
     fn change_links(&self, change: impl FnOnce(&mut Vec<(Place, Arc<Notify>)>)) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let before = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
         change(&mut inner.up);
         let after = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
@@ -381,13 +378,13 @@ impl Queue {
     /// Takes nothing in any more; links that are up deliver the rest. What nobody will take is
     /// given back.
     pub fn close(&self) -> Vec<Batch> {
-        self.lock().closed = true;
+        self.inner.lock().closed = true;
         self.orphans()
     }
 
     fn orphans(&self) -> Vec<Batch> {
         let nobody = {
-            let inner = self.lock();
+            let inner = self.inner.lock();
             inner.closed && inner.up.is_empty()
         };
         if nobody { self.clear() } else { Vec::new() }
@@ -396,7 +393,7 @@ impl Queue {
     /// Takes batches of about `most` bytes for the link with this `wake`, if it is its turn.
     /// `own`: how many batches of that link are not proven yet.
     pub fn take(&self, wake: &Arc<Notify>, own: usize, most: usize, now: Instant) -> Taken {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let first = inner.up.first();
         if !first.is_some_and(|(_, first)| Arc::ptr_eq(first, wake)) {
             return Taken::default();
@@ -461,13 +458,13 @@ impl Queue {
 
     /// This many batches are proven processed.
     pub fn processed(&self, batches: usize, now: Instant) {
-        self.lock().progress = Some(now);
+        self.inner.lock().progress = Some(now);
         self.proven(batches);
     }
 
     /// This many batches are proven processed, or were reported.
     pub fn proven(&self, batches: usize) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.unproven = inner.unproven.saturating_sub(batches);
         if inner.handover.is_some() {
             inner.wake_first();
@@ -478,7 +475,7 @@ impl Queue {
     /// processes what it gets; and lets suspects go whose time is over.
     pub fn expire(&self, now: Instant, hold: Duration) -> Vec<Batch> {
         let works = {
-            let mut inner = self.lock();
+            let mut inner = self.inner.lock();
             inner.suspects.release(now);
             let works = |at| now.saturating_duration_since(at) < hold;
             !inner.up.is_empty() && inner.progress.is_some_and(works)
@@ -495,9 +492,9 @@ impl Queue {
     /// Hands everything that waits over to the queue of another cluster, and with it whom this
     /// one's routers ended links over; what that one does not take is given back.
     pub fn move_to(&self, other: &Self) -> Vec<Batch> {
-        let known = self.lock().suspects.known();
+        let known = self.inner.lock().suspects.known();
         if !known.is_empty() {
-            let mut inner = other.lock();
+            let mut inner = other.inner.lock();
             inner.suspects.adopt(known);
             inner.sift(other.room());
             other.note_refused(&inner);
@@ -517,7 +514,7 @@ impl Queue {
     }
 
     fn take_each(&self, wanted: impl Fn(&Batch) -> bool, mut give: impl FnMut(&Source, Batch)) {
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let room = self.room();
         inner.suspects.take_each(&wanted, &mut give);
@@ -529,7 +526,7 @@ impl Queue {
 
     /// Stanzas and bytes that wait to be written.
     pub fn depth(&self) -> (usize, usize) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let classes = inner.classes.both().into_iter();
         let sources = classes.flat_map(|class| class.sources.values());
         let batches = sources.flat_map(|waiting| &waiting.batches);
@@ -540,13 +537,13 @@ impl Queue {
 
     /// Whether nothing waits to be written.
     pub fn is_empty(&self) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner.is_idle() && inner.suspects.is_idle()
     }
 
     /// Whether nothing waits and everything written is proven or reported.
     pub fn is_settled(&self) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner.is_idle() && inner.suspects.is_idle() && inner.unproven == 0
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use xmpp_federation_core::{Domain, StreamId};
 
 /// Keys of which it is remembered that they were shown: between this many and twice as many. The edge
@@ -29,7 +29,7 @@ impl Proofs {
     /// Whether the key of this stream between these domains is shown for the first time.
     pub(super) fn is_first(&self, local: &Domain, remote: &Domain, id: &StreamId) -> bool {
         let key = self.seed.hash_one((local, remote, id));
-        let mut guard = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.shown.lock();
         let shown = &mut *guard;
         if shown.before.contains(&key) || !shown.lately.insert(key) {
             return false;
@@ -57,7 +57,7 @@ mod tests {
             assert!(!proofs.is_first(&ours, &theirs, &id));
             assert!(proofs.is_first(&theirs, &ours, &id));
         }
-        let shown = proofs.shown.lock().unwrap();
+        let shown = proofs.shown.lock();
         assert!(shown.lately.len() < KEPT && shown.before.len() <= KEPT);
     }
 }

@@ -11,9 +11,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
@@ -93,7 +94,7 @@ pub(super) struct Paid {
 impl Rates {
     /// A stanza was refused; `user`: its sender, if that is at fault.
     pub(super) fn refused(&self, payer: Payer, user: Option<&str>, now: Instant) -> Paid {
-        let mut guard = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.refused.lock();
         let refused = &mut *guard;
         let over = user.and_then(|user| {
             let bucket = refused.users.of(refused.hasher.hash_one(user), now);
@@ -108,7 +109,7 @@ impl Rates {
 
     /// Whether what is refused of this user now is to be dropped.
     pub(super) fn is_over(&self, user: &str, now: Instant) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = self.refused.lock();
         let full = refused.users.full.get(&refused.hasher.hash_one(user));
         let room = USERS_BURST.saturating_sub(USERS);
         full.copied().flatten().is_some_and(|full| full > now + room)
@@ -117,7 +118,7 @@ impl Rates {
     /// The bucket of a domain; `None` if it has no rate.
     pub(super) fn of(&self, policy: &Policy, remote: &Domain) -> Option<Arc<Rate>> {
         let wanted = Rate::new(policy.peer(remote))?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if let Some(rate) = known.get(remote).filter(|rate| rate.is_like(&wanted)) {
             return Some(rate.clone());
         }
@@ -160,7 +161,7 @@ impl Rate {
 
     /// A stanza of this size was taken; the time at which the next one may be, if that is not now.
     pub(super) fn spend(&self, size: usize, now: Instant) -> Option<Instant> {
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut full = self.full.lock();
         let next = self.messages.and_then(|rate| {
             let one = cost(1, u64::from(rate));
             // The next stanza needs room for itself.
@@ -249,7 +250,7 @@ mod tests {
             assert_eq!((paid.until, paid.user_is_over), (None, false));
             now += REFUSED;
         }
-        let refused = rates.refused.lock().unwrap();
+        let refused = rates.refused.lock();
         assert!(refused.payers.full.len() <= TIDY);
         assert!(refused.users.full.len() <= TIDY + 2);
     }
@@ -307,6 +308,6 @@ mod tests {
         let faster = Policy::new(&config("{domain: vngtp.lab, messagesPerSecond: 2}"));
         assert!(!Arc::ptr_eq(&first, &rates.of(&faster, &vngtp).unwrap()));
         assert!(rates.of(&faster, &other).is_none());
-        assert_eq!(rates.known.lock().unwrap().len(), 1);
+        assert_eq!(rates.known.lock().len(), 1);
     }
 }

@@ -11,9 +11,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::edge_config::Limits;
@@ -184,13 +185,9 @@ pub(super) struct Admitted {
 }
 
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A place for a connection of these networks; the bound that is met where nobody gives way.
     pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admitted, Bound> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         let mut gave_way = inner.make_room_in(networks, bounds)?;
         gave_way.extend(inner.make_room(bounds)?);
         inner.last += 1;
@@ -224,7 +221,7 @@ impl Table {
         longest: Duration,
         now: Instant,
     ) -> Result<Option<Turn>, Bound> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         let Some(due) = inner.book(networks, bounds, longest, now)? else {
             return Ok(None);
         };
@@ -365,7 +362,7 @@ impl Place {
     /// The connection, counted in total only so far, is one of these networks. An error is the
     /// bound that is met.
     pub(super) fn belongs_to(&self, networks: Networks, bounds: &Bounds) -> Result<Vec<Bound>, Bound> {
-        let mut guard = self.table.lock();
+        let mut guard = self.table.0.lock();
         let inner = &mut *guard;
         let gave_way = inner.make_room_in(networks, bounds)?;
         // It may have given way meanwhile.
@@ -385,7 +382,7 @@ impl Place {
     /// Something was proven on the connection: it does not give way any more. `partner`: it was the
     /// name of a configured partner.
     pub(super) fn proven(&self, partner: bool) {
-        let mut guard = self.table.lock();
+        let mut guard = self.table.0.lock();
         let inner = &mut *guard;
         let Some(connection) = inner.open.get_mut(&self.id) else {
             return;
@@ -406,13 +403,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.table.lock().remove(self.id);
+        self.table.0.lock().remove(self.id);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut inner = self.table.lock();
+        let mut inner = self.table.0.lock();
         inner.waiting = inner.waiting.saturating_sub(1);
         for network in self.networks.iter() {
             let share = inner.share(network);

@@ -1,13 +1,12 @@
 //! Links to XCP routers, as they are seen.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp_federation_core::ComponentId;
 use xmpp_federation_core::edge_status::{Announced, LastUp, LinkState, LinkStatus, Sighting};
 
-use super::registry::lock;
 use super::returned::Returned;
 
 /// Where a link stands among those of its cluster; of those that are up, the least one takes.
@@ -52,7 +51,7 @@ impl LinkEntry {
 
     /// Records a change of state; `reason` is kept until the link is up.
     pub fn set(&self, state: LinkState, reason: Option<String>) {
-        let mut status = lock(&self.status);
+        let mut status = self.status.lock();
         if status.state != state {
             let until = jiff::Timestamp::now().to_string();
             let from = std::mem::replace(&mut status.since, until.clone());
@@ -63,7 +62,7 @@ impl LinkEntry {
             }
             status.state = state;
             // What a router did before says nothing about what it does now.
-            *lock(&self.returned) = Returned::default();
+            *self.returned.lock() = Returned::default();
         }
         if reason.is_some() || state == LinkState::Up {
             status.reason = reason;
@@ -72,31 +71,31 @@ impl LinkEntry {
 
     /// The router accepted the handshake; nothing is known of announcements yet.
     pub fn opened(&self) {
-        *lock(&self.opened) = Some(Instant::now());
+        *self.opened.lock() = Some(Instant::now());
         self.forget_announcements();
     }
 
     /// The link is closed or broken; what was announced of it and over it is over.
     pub fn closed(&self) {
-        *lock(&self.opened) = None;
+        *self.opened.lock() = None;
         self.forget_announcements();
     }
 
     fn forget_announcements(&self) {
-        lock(&self.status).sightings.clear();
+        self.status.lock().sightings.clear();
         self.announce(None);
     }
 
     /// Records how the router announced the component; `None`: it does not any more.
     pub(super) fn announce(&self, announced: Option<Announced>) {
         let without = announced.as_ref().is_some_and(|found| !found.gateway);
-        lock(&self.status).announced = announced;
+        self.status.lock().announced = announced;
         self.move_to(|place| place.not_gateway = without);
     }
 
     /// Records what came over this link about a component; `None`: it is gone.
     pub(super) fn sight(&self, component_id: &ComponentId, announced: Option<Announced>) {
-        let mut status = lock(&self.status);
+        let mut status = self.status.lock();
         let sightings = &mut status.sightings;
         sightings.retain(|known| known.component_id != *component_id);
         sightings.extend(announced.map(|announced| Sighting {
@@ -120,22 +119,22 @@ impl LinkEntry {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        lock(&self.opened).is_some()
+        self.opened.lock().is_some()
     }
 
     /// The link as it is now.
     pub fn status(&self) -> LinkStatus {
-        let returned = lock(&self.returned).told(Instant::now());
-        let opened = *lock(&self.opened);
+        let returned = self.returned.lock().told(Instant::now());
+        let opened = *self.opened.lock();
         LinkStatus {
             returned,
             open_seconds: opened.map(|at| at.elapsed().as_secs()),
-            ..lock(&self.status).clone()
+            ..self.status.lock().clone()
         }
     }
 
     /// Notes what the router did with what it was sent.
     pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
-        note(&mut lock(&self.returned))
+        note(&mut self.returned.lock())
     }
 }

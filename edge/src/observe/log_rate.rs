@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
@@ -161,10 +161,6 @@ impl Default for LogRate {
 }
 
 impl LogRate {
-    fn lock(&self) -> MutexGuard<'_, Minute> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether one more line may be written, of `most` in a minute; `about`: a word of a small fixed
     /// set.
     pub(crate) fn admit(
@@ -176,7 +172,7 @@ impl LogRate {
         now: Instant,
     ) -> bool {
         let place = Place::of(party, trust);
-        let mut minute = self.lock();
+        let mut minute = self.0.lock();
         let ended = minute.end_by(now);
         let admitted = minute.admit((about, place), most);
         drop(minute);
@@ -190,7 +186,7 @@ impl LogRate {
         loop {
             let now = minutes.tick().await;
             let unwritten = metrics.unwritten_lines();
-            let mut minute = self.lock();
+            let mut minute = self.0.lock();
             let ended = minute.end_by(now);
             let lost = unwritten - std::mem::replace(&mut minute.unwritten, unwritten);
             drop(minute);
@@ -206,7 +202,7 @@ impl LogRate {
 
     /// The edge ends: tells what was not written until now.
     pub(crate) fn end(&self) {
-        let ended = self.lock().end(Instant::now());
+        let ended = self.0.lock().end(Instant::now());
         tell(&ended);
     }
 }
@@ -300,7 +296,7 @@ mod tests {
     #[test]
     fn a_peer_has_so_many_lines_a_minute_and_what_was_not_written_is_told() {
         let rate = LogRate::default();
-        let began = rate.lock().began;
+        let began = rate.0.lock().began;
         let admitted = |about, peer, now| rate.admit(about, Party::Caller(peer, None), &Configured, REFUSALS, now);
         // The hosts of one network count together.
         let written = (0..500).filter(|n| admitted("policy", v6(1, *n), began));
@@ -309,9 +305,9 @@ mod tests {
         assert!(admitted("policy", v6(2, 1), began), "another network");
         let late = began + MINUTE - Duration::from_millis(1);
         assert!(!admitted("policy", v6(1, 1), late));
-        assert!(rate.lock().end_by(late).is_empty());
+        assert!(rate.0.lock().end_by(late).is_empty());
         assert_eq!(
-            rate.lock().end_by(began + MINUTE),
+            rate.0.lock().end_by(began + MINUTE),
             [Unwritten {
                 subject: ("policy", Place::Network(v6(1, 0))),
                 lines: 500 - u64::from(REFUSALS) + 1
@@ -320,14 +316,14 @@ mod tests {
         assert!(admitted("policy", v6(1, 1), began + MINUTE));
         // The next minute begins with the first line after the last one, too.
         assert!(admitted("policy", v6(1, 1), began + 3 * MINUTE));
-        assert_eq!(rate.lock().began, began + 3 * MINUTE);
-        assert!(rate.lock().end(began + 3 * MINUTE).is_empty());
+        assert_eq!(rate.0.lock().began, began + 3 * MINUTE);
+        assert!(rate.0.lock().end(began + 3 * MINUTE).is_empty());
     }
 
     #[test]
     fn any_number_of_networks_has_a_bounded_number_of_lines_and_partners_keep_theirs() {
         let rate = LogRate::default();
-        let began = rate.lock().began;
+        let began = rate.0.lock().began;
         let partner = Domain::parse("partner.example").unwrap();
         let foreign = Domain::parse("foreign.example").unwrap();
         let admit = |party| rate.admit("policy", party, &Configured, REFUSALS, began);
@@ -356,8 +352,8 @@ mod tests {
         ] {
             assert!(admit(party), "{party:?}");
         }
-        assert!(rate.lock().written.len() <= 2 * (apart + 1) + 3);
-        let ended = rate.lock().end_by(began + MINUTE);
+        assert!(rate.0.lock().written.len() <= 2 * (apart + 1) + 3);
+        let ended = rate.0.lock().end_by(began + MINUTE);
         let unwritten: u64 = ended.iter().map(|unwritten| unwritten.lines).sum();
         assert!(unwritten > 60_000, "{unwritten} lines were not written");
     }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::CommonState;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -32,11 +33,6 @@ pub struct Registry {
     live: OnceLock<watch::Receiver<Arc<Live>>>,
     /// Who watches what is said on streams.
     pub tracers: Arc<Tracers>,
-}
-
-/// A poisoned lock guards plain data that is whole after every statement.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One open stream to or from a peer.
@@ -68,7 +64,7 @@ pub struct StreamEntry {
 impl StreamEntry {
     /// Changes what is known about the stream.
     pub fn update(&self, change: impl FnOnce(&mut StreamDetail)) {
-        let mut detail = lock(&self.detail);
+        let mut detail = self.detail.lock();
         let before = (detail.pairs.len(), detail.remote.is_some());
         change(&mut detail);
         if before != (detail.pairs.len(), detail.remote.is_some()) {
@@ -87,18 +83,18 @@ impl StreamEntry {
 
     /// From now on a failure belongs to this stage.
     pub(crate) fn comes_to(&self, stage: Stage) {
-        lock(&self.detail).stage = stage;
+        self.detail.lock().stage = stage;
     }
 
     /// Whether the peer leaves behind nothing that is noted: no pair, no question, no refusal.
     pub(crate) fn came_to_nothing(&self) -> bool {
-        let detail = lock(&self.detail);
+        let detail = self.detail.lock();
         !detail.refused && !detail.verifies && detail.stage != Stage::Stream && !self.close.is_cancelled()
     }
 
     /// Where the stream has come to.
     pub(crate) fn stage(&self) -> Stage {
-        lock(&self.detail).stage
+        self.detail.lock().stage
     }
 
     /// Notes what the peer's certificate proves: `valid`, `missing`, or why it proves nothing.
@@ -110,7 +106,7 @@ impl StreamEntry {
 
     /// The remote domain that the stream is about, as far as it has shown.
     pub(crate) fn claimed(&self) -> Option<Domain> {
-        let detail = lock(&self.detail);
+        let detail = self.detail.lock();
         let proven = detail.pairs.first().map(|pair| pair.remote.clone());
         proven.or_else(|| detail.remote.clone())
     }
@@ -122,7 +118,7 @@ impl StreamEntry {
 
     /// Whether the stream belongs to this remote domain; `None` while it has not said whose it is.
     pub(crate) fn is_of(&self, remote: &Domain) -> Option<bool> {
-        let detail = lock(&self.detail);
+        let detail = self.detail.lock();
         if detail.remote.is_none() && detail.pairs.is_empty() {
             return None;
         }
@@ -141,7 +137,7 @@ impl StreamEntry {
     }
 
     fn info(&self) -> StreamInfo {
-        let detail = lock(&self.detail).clone();
+        let detail = self.detail.lock().clone();
         let age = self.opened.elapsed();
         let last = Duration::from_millis(self.last_byte.load(Ordering::Relaxed));
         let inbound = self.direction == Direction::Inbound;
@@ -339,7 +335,7 @@ impl StreamGuard {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        lock(&self.registry.streams).remove(&self.entry.id);
+        self.registry.streams.lock().remove(&self.entry.id);
     }
 }
 
@@ -364,7 +360,7 @@ impl Registry {
             bytes_sent: AtomicU64::new(0),
             last_byte: AtomicU64::new(0),
         });
-        lock(&self.streams).insert(id, entry.clone());
+        self.streams.lock().insert(id, entry.clone());
         StreamGuard {
             registry: self.clone(),
             entry,
@@ -373,7 +369,7 @@ impl Registry {
 
     /// Numbers of open streams.
     pub fn counts(&self) -> StreamCounts {
-        let streams = lock(&self.streams);
+        let streams = self.streams.lock();
         let inbound = streams.values().filter(|s| s.direction == Direction::Inbound).count();
         StreamCounts {
             inbound,
@@ -383,7 +379,7 @@ impl Registry {
 
     /// The open streams by number; `only`: those that belong to this remote domain.
     pub fn streams(&self, only: Option<&Domain>) -> Vec<StreamInfo> {
-        let entries: Vec<_> = lock(&self.streams).values().cloned().collect();
+        let entries: Vec<_> = self.streams.lock().values().cloned().collect();
         let mut infos: Vec<_> = entries
             .iter()
             .filter(|entry| only.is_none_or(|only| entry.is_of(only) == Some(true)))
@@ -395,10 +391,10 @@ impl Registry {
 
     /// Numbers of streams with an authenticated pair, by direction and the mechanism of the first.
     pub fn authenticated(&self) -> HashMap<(Direction, &'static str), usize> {
-        let entries: Vec<_> = lock(&self.streams).values().cloned().collect();
+        let entries: Vec<_> = self.streams.lock().values().cloned().collect();
         let mut counts = HashMap::new();
         for entry in entries {
-            if let Some(first) = lock(&entry.detail).pairs.first() {
+            if let Some(first) = entry.detail.lock().pairs.first() {
                 *counts.entry((entry.direction, first.mechanism)).or_default() += 1;
             }
         }
@@ -407,7 +403,7 @@ impl Registry {
 
     /// Has one stream closed in an orderly way; whether it was there.
     pub fn close(&self, id: u64) -> bool {
-        lock(&self.streams).get(&id).is_some_and(|entry| {
+        self.streams.lock().get(&id).is_some_and(|entry| {
             entry.close.cancel();
             true
         })
@@ -416,13 +412,13 @@ impl Registry {
     /// Adds a link, which stays for the life of the process or until [`Self::remove_link`].
     pub fn add_link(&self, status: LinkStatus) -> Arc<LinkEntry> {
         let entry = Arc::new(LinkEntry::new(status));
-        lock(&self.links).push(entry.clone());
+        self.links.lock().push(entry.clone());
         entry
     }
 
     /// Forgets a link that is no longer configured.
     pub fn remove_link(&self, link: &Arc<LinkEntry>) {
-        lock(&self.links).retain(|entry| !Arc::ptr_eq(entry, link));
+        self.links.lock().retain(|entry| !Arc::ptr_eq(entry, link));
     }
 
     /// A router announced one of our component ids over the link `over`; `None`: it is gone.
@@ -433,13 +429,15 @@ impl Registry {
     /// can only speak of itself.
     pub(crate) fn announced(&self, over: &Arc<LinkEntry>, component_id: &ComponentId, announced: Option<Announced>) {
         let (router, own) = {
-            let status = lock(&over.status);
+            let status = over.status.lock();
             (status.router.clone(), status.component_id == *component_id)
         };
-        let nodes: Vec<_> = lock(&self.links)
+        let nodes: Vec<_> = self
+            .links
+            .lock()
             .iter()
             .filter(|link| {
-                let status = lock(&link.status);
+                let status = link.status.lock();
                 status.router == router && status.component_id == *component_id
             })
             .cloned()
@@ -459,8 +457,8 @@ impl Registry {
 
     /// The links, in the order of the configuration.
     pub fn links(&self) -> Vec<LinkStatus> {
-        let mut links = lock(&self.links).clone();
-        let router = |link: &Arc<LinkEntry>| lock(&link.status).router.clone();
+        let mut links = self.links.lock().clone();
+        let router = |link: &Arc<LinkEntry>| link.status.lock().router.clone();
         let clusters: Vec<_> = links.iter().map(router).collect();
         // A reload adds links behind the others.
         links.sort_by_cached_key(|link| {
@@ -487,31 +485,31 @@ impl Registry {
     /// name and was refused.
     pub fn attempt_failed(&self, remote: &Domain, attempt: Attempt) {
         let configured = self.is_partner(remote);
-        lock(&self.failures).record(remote, configured, attempt);
+        self.failures.lock().record(remote, configured, attempt);
     }
 
     /// Records that stanzas for a remote domain wait in vain: it could not be reached; `local`: it was
     /// reached, and does not take stanzas of this hosted domain.
     pub fn partner_failed(&self, remote: &Domain, local: Option<&Domain>, reason: String) {
         let configured = self.is_partner(remote);
-        lock(&self.failures).failed(remote, local, configured, true, reason);
+        self.failures.lock().failed(remote, local, configured, true, reason);
     }
 
     /// Records that a remote domain, in whose name somebody came, could not be asked about the key;
     /// `local`: not in the name of this hosted domain.
     pub fn partner_not_asked(&self, remote: &Domain, local: Option<&Domain>, reason: String) {
         let configured = self.is_partner(remote);
-        lock(&self.failures).failed(remote, local, configured, false, reason);
+        self.failures.lock().failed(remote, local, configured, false, reason);
     }
 
     /// Records that stanzas of a hosted domain to a remote domain may flow.
     pub fn partner_works(&self, remote: &Domain, local: &Domain) {
-        lock(&self.failures).works(remote, local);
+        self.failures.lock().works(remote, local);
     }
 
     /// Records that a stream to a remote domain could be opened in the name of a hosted domain.
     pub fn partner_reached(&self, remote: &Domain, local: &Domain) {
-        lock(&self.failures).reached(remote, local);
+        self.failures.lock().reached(remote, local);
     }
 
     /// After a reload: domains that are not configured any more lose their own place, and those that are not
@@ -521,21 +519,21 @@ impl Registry {
             let live = self.live.get();
             live.is_none_or(|live| live.borrow().hosted.contains(local))
         };
-        lock(&self.failures).retain(|domain| self.is_partner(domain), hosted);
+        self.failures.lock().retain(|domain| self.is_partner(domain), hosted);
     }
 
     /// All remote domains and pairs whose last attempt failed; the admin port shows only configured ones.
     pub fn failing_partners(&self) -> Vec<PartnerFailure> {
-        lock(&self.failures).failing()
+        self.failures.lock().failing()
     }
 
     /// How many they are.
     pub fn failing_count(&self) -> usize {
-        lock(&self.failures).failing_count()
+        self.failures.lock().failing_count()
     }
 
     /// The last attempts that failed, of all domains or of one.
     pub fn failures(&self, only: Option<&Domain>) -> Vec<DomainFailures> {
-        lock(&self.failures).list(only)
+        self.failures.lock().list(only)
     }
 }

@@ -10,9 +10,10 @@ mod telling;
 pub mod tls;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use xmpp_federation_core::Domain;
@@ -191,7 +192,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut list = self.tracers.lock();
+        let mut list = self.tracers.list.lock();
         list.retain(|tracer| !Arc::ptr_eq(tracer, &self.tracer));
         self.tracers.changed(&list);
     }
@@ -202,10 +203,6 @@ fn now() -> String {
 }
 
 impl Tracers {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Tracer>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn changed(&self, list: &[Arc<Tracer>]) {
         let change = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
         let generation = if list.is_empty() { 0 } else { change };
@@ -227,7 +224,7 @@ impl Tracers {
             lines: sender,
             dropped: AtomicU64::new(0),
         });
-        let mut list = self.lock();
+        let mut list = self.list.lock();
         if list.len() >= MAX_TRACERS {
             return None;
         }
@@ -271,7 +268,7 @@ impl Tracers {
         if self.generation() == 0 {
             return;
         }
-        let list = self.lock().clone();
+        let list = self.list.lock().clone();
         let mut meant = list.iter().filter(|tracer| meant(&tracer.filter)).peekable();
         if meant.peek().is_none() {
             return;

@@ -20,10 +20,11 @@ pub mod verify;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xmpp_federation_core::Domain;
@@ -90,10 +91,6 @@ impl Outbound {
             give_up: CancellationToken::new(),
             hang_up: CancellationToken::new(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Domain, Arc<Route>>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a stanza, written for the content namespace of server streams. The lists are
@@ -163,7 +160,7 @@ impl Outbound {
         if live.policy.check(remote).is_err() {
             return Err(Cause::Denied);
         }
-        let mut routes = self.lock();
+        let mut routes = self.routes.lock();
         if let Some(route) = routes.get(remote) {
             if route.push(bounds, local, text, stanzas) {
                 route.spawn(self, local.clone());
@@ -186,14 +183,14 @@ impl Outbound {
 
     /// A stream from this domain was authenticated: it lives, so the pair's back-off is void.
     pub fn heard_from(&self, remote: &Domain, local: &Domain) {
-        if let Some(route) = self.lock().get(remote) {
+        if let Some(route) = self.routes.lock().get(remote) {
             route.retry(Some(local));
         }
     }
 
     /// Voids the back-off of all pairs of a remote domain, or of all domains.
     pub fn retry(&self, remote: Option<&Domain>) {
-        let routes = self.lock();
+        let routes = self.routes.lock();
         match remote {
             Some(remote) => {
                 if let Some(route) = routes.get(remote) {
@@ -206,7 +203,7 @@ impl Outbound {
 
     /// Stanzas and bytes that wait for a remote domain; `local`: of one pair.
     pub fn waiting(&self, remote: &Domain, local: Option<&Domain>) -> (usize, usize) {
-        let routes = self.lock();
+        let routes = self.routes.lock();
         let route = routes.get(remote);
         route.map_or((0, 0), |route| route.depth(local))
     }
@@ -214,12 +211,12 @@ impl Outbound {
     /// Whether nothing waits for any remote domain and everything written was taken by the
     /// network.
     pub fn is_settled(&self) -> bool {
-        self.lock().values().all(|route| route.is_settled())
+        self.routes.lock().values().all(|route| route.is_settled())
     }
 
     /// Remote domains, and the stanzas and bytes that wait for them.
     pub fn depth(&self) -> (usize, usize, usize) {
-        let routes = self.lock();
+        let routes = self.routes.lock();
         let stanzas = routes.values().map(|route| route.depth(None).0).sum();
         (routes.len(), stanzas, self.waiting.load(Ordering::Relaxed))
     }

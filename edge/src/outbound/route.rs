@@ -6,11 +6,12 @@
 //! in the same situation.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
@@ -116,7 +117,7 @@ pub(super) struct Opening(Arc<Route>);
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.lock().opening = None;
+        self.0.inner.lock().opening = None;
         self.0.changed.notify_waiters();
     }
 }
@@ -152,15 +153,11 @@ impl Route {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Queues those stanzas of one pair that there is room for, parts of `text`, and takes them out
     /// of `stanzas`; what is left keeps its order. Gives whether the pair is new and needs a task.
     pub(super) fn push(&self, bounds: Bounds, local: &Domain, text: &[u8], stanzas: &mut Vec<Range<usize>>) -> bool {
         let now = Instant::now();
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let (place, new) = match inner.place(local) {
             Ok(place) => (place, None),
@@ -225,7 +222,7 @@ impl Route {
 
     /// Voids the back-off of one pair, or of all; `None` also where nobody could be reached.
     pub(super) fn retry(&self, local: Option<&Domain>) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.unreachable = None;
         inner.backoff.reset();
         for pair in &mut inner.pairs {
@@ -239,7 +236,7 @@ impl Route {
 
     /// Whether the pair's back-off was voided since it was asked last.
     pub(super) fn retries(&self, local: &Domain) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
             return false;
         };
@@ -251,13 +248,13 @@ impl Route {
 
     /// Wakes what serves the pair.
     pub(super) fn wake(&self, local: &Domain) -> Arc<Notify> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let wake = inner.pair(local).map(|pair| pair.wake.clone());
         wake.unwrap_or_default()
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let empty = inner.pairs.iter().all(|pair| pair.queue.is_empty());
         empty && self.writing.load(Ordering::Acquire) == 0
     }
@@ -275,7 +272,7 @@ impl Route {
 
     /// Stanzas and bytes that wait; `local`: of one pair.
     pub(super) fn depth(&self, local: Option<&Domain>) -> (usize, usize) {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let pairs = inner.pairs.iter();
         let pairs = pairs.filter(|pair| local.is_none_or(|local| *local == pair.local));
         pairs.fold((0, 0), |(count, bytes), pair| {
@@ -285,7 +282,7 @@ impl Route {
 
     /// Whether nothing of the pair waits.
     pub(super) fn is_empty(&self, local: &Domain) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.pair(local).is_none_or(|pair| pair.queue.is_empty())
     }
 
@@ -302,7 +299,7 @@ impl Route {
         largest: Option<usize>,
         room: impl FnOnce(usize) -> Room,
     ) -> (Taken, bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
             return (Taken::default(), false);
         };
@@ -316,7 +313,7 @@ impl Route {
     /// Takes what has waited longer than `life`.
     fn take_older(&self, life: Duration, local: &Domain) -> Vec<Bytes> {
         let now = Instant::now();
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
             return Vec::new();
         };
@@ -341,8 +338,8 @@ impl Route {
             return false;
         }
         // Stanzas are queued under the same lock, so none can slip in between.
-        let mut routes = outbound.lock();
-        let mut inner = self.lock();
+        let mut routes = outbound.routes.lock();
+        let mut inner = self.inner.lock();
         let Ok(place) = inner.place(local) else {
             return true;
         };
@@ -362,9 +359,9 @@ impl Route {
 
     /// The route leaves the table if it has no pair.
     pub(super) fn leave_table(&self, outbound: &Outbound) {
-        let mut routes = outbound.lock();
+        let mut routes = outbound.routes.lock();
         let known = routes.get(&self.remote);
-        if known.is_some_and(|known| std::ptr::eq(&raw const **known, self)) && self.lock().pairs.is_empty() {
+        if known.is_some_and(|known| std::ptr::eq(&raw const **known, self)) && self.inner.lock().pairs.is_empty() {
             routes.remove(&self.remote);
         }
     }
@@ -373,7 +370,7 @@ impl Route {
     /// and answers what comes within the next seconds for the same cause.
     pub(super) fn hand_over(self: &Arc<Self>, outbound: &Arc<Outbound>, local: &Domain, cause: Cause, message: String) {
         keep_alone(&outbound.shared, &self.remote, Some(local), "refused");
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
             return;
         };
@@ -423,7 +420,7 @@ impl Route {
     ) -> Result<Way, (Option<Instant>, Domain)> {
         let now = Instant::now();
         let mut alone = is_alone(&outbound.shared.memory, &self.remote, local);
-        let mut guard = self.lock();
+        let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let Ok(place) = inner.place(local) else {
             return Ok(Way::Open(None));
@@ -475,7 +472,7 @@ impl Route {
 
     /// A connection of the pair to the remote domain is up.
     pub(super) fn connected(&self, local: &Domain) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.unreachable = None;
         inner.backoff.reset();
         if let Some((first, since)) = &mut inner.opening
@@ -489,7 +486,7 @@ impl Route {
 
     /// No address could be connected to; gives when to try again.
     pub(super) fn not_connected(&self, error: &OpenError) -> Instant {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let wait = if error.temporary {
             inner.backoff.wait()
         } else {
@@ -503,7 +500,7 @@ impl Route {
 
     /// The stream of this pair takes guests from now on.
     pub(super) fn host(&self, local: &Domain, takes: Takes, most: usize) -> u64 {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.hosted += 1;
         let id = inner.hosted;
         let wake = inner.pair(local).map(|pair| pair.wake.clone());
@@ -522,14 +519,14 @@ impl Route {
 
     /// The guests that have come since the last call.
     pub(super) fn joining(&self, host: u64) -> Vec<Domain> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let host = inner.hosts.iter_mut().find(|known| known.id == host);
         host.map(|host| std::mem::take(&mut host.joining)).unwrap_or_default()
     }
 
     /// The stream takes no more guests; gives those that it has not noticed.
     pub(super) fn unhost(&self, host: u64) -> Vec<Domain> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let place = inner.hosts.iter().position(|known| known.id == host);
         place.map_or_else(Vec::new, |place| inner.hosts.remove(place).joining)
     }
@@ -537,7 +534,7 @@ impl Route {
     /// A guest leaves a stream; `alone`: it opens its own if there is need. Nothing of it is under
     /// way.
     pub(super) fn leave(self: &Arc<Self>, outbound: &Arc<Outbound>, host: u64, local: &Domain, alone: bool) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if let Some(host) = inner.hosts.iter_mut().find(|known| known.id == host) {
             host.guests.retain(|guest| guest != local);
         }

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -155,14 +156,14 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.of.lock();
+        let mut state = self.of.state.lock();
         state.leave(self.network, self.standing, self.number);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.of.lock().end(self.network, self.standing);
+        self.of.state.lock().end(self.network, self.standing);
         self.of.serve();
     }
 }
@@ -182,19 +183,15 @@ impl Turns {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// From now on at most `all` at once. What runs beyond that goes on to its end.
     pub fn resize(self: &Arc<Self>, all: usize) {
-        self.lock().resize(all);
+        self.state.lock().resize(all);
         self.serve();
     }
 
     /// How many there are now.
     pub fn counts(&self) -> TurnCounts {
-        let state = self.lock();
+        let state = self.state.lock();
         let all = |each: &Each<usize>| each.partner + each.claimed + each.stranger;
         TurnCounts {
             running: all(&state.running),
@@ -206,7 +203,7 @@ impl Turns {
     pub async fn turn(self: &Arc<Self>, address: IpAddr, standing: Standing, until: Instant) -> Result<Turn, NoTurn> {
         let network = network_of(address);
         let (sender, turn) = oneshot::channel();
-        let number = self.lock().enter(network, standing, sender)?;
+        let number = self.state.lock().enter(network, standing, sender)?;
         let _waiting = Waiting {
             of: self,
             network,
@@ -223,7 +220,7 @@ impl Turns {
     /// Gives turns while there are places.
     fn serve(self: &Arc<Self>) {
         loop {
-            let next = self.lock().next();
+            let next = self.state.lock().next();
             let Some((network, standing, waiting)) = next else {
                 return;
             };
@@ -410,8 +407,8 @@ mod tests {
             drop(task.await.unwrap());
         }
         assert_eq!(turns.counts(), TurnCounts::default());
-        assert!(turns.lock().networks.is_empty());
-        assert!(turns.lock().ready.stranger.is_empty());
+        assert!(turns.state.lock().networks.is_empty());
+        assert!(turns.state.lock().ready.stranger.is_empty());
     }
 
     #[tokio::test]
@@ -433,7 +430,7 @@ mod tests {
         assert_eq!(turns.counts().waiting, 15);
         // The next place is a partner's, even if a stranger came first.
         drop(held.remove(0).await.unwrap());
-        assert_eq!(turns.lock().running.partner, 3);
+        assert_eq!(turns.state.lock().running.partner, 3);
     }
 
     #[tokio::test]
@@ -447,9 +444,9 @@ mod tests {
         let late = turns.turn(network(3), Stranger, soon).await;
         assert_eq!(late.unwrap_err(), NoTurn::TooLate);
         assert_eq!(turns.counts().waiting, 0);
-        assert!(turns.lock().ready.stranger.is_empty());
+        assert!(turns.state.lock().ready.stranger.is_empty());
         drop(running);
-        assert!(turns.lock().networks.is_empty());
+        assert!(turns.state.lock().networks.is_empty());
         assert!(turns.turn(network(2), Stranger, later()).await.is_ok());
     }
 

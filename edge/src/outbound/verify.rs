@@ -14,11 +14,12 @@ mod opening;
 
 use asking::Asking;
 use opening::{NotOpened, Opening};
+use parking_lot::Mutex;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -156,10 +157,6 @@ impl Verifier {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Way, Target>> {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How many keys are being verified, and how many wait.
     pub fn counts(&self) -> TurnCounts {
         self.turns.counts()
@@ -194,7 +191,7 @@ impl Verifier {
             local: local.cloned(),
         };
         let (own, shared) = (way(Some(local)), way(None));
-        let mut targets = self.lock();
+        let mut targets = self.targets.lock();
         let now = Instant::now();
         for way in [&shared, &own] {
             if let Some(Target::NotReachable(until, condition)) = targets.get(way)
@@ -241,7 +238,7 @@ impl Verifier {
 
     /// A stream that was to go this way says of that one that it does not lead anywhere.
     fn not_reachable(&self, of: &Way, way: Way, condition: &'static str) {
-        let mut targets = self.lock();
+        let mut targets = self.targets.lock();
         if *of != way && matches!(targets.get(&way), Some(Target::Asking(_))) {
             // Another stream is there, or comes to its own result.
             return;
@@ -258,14 +255,14 @@ impl Verifier {
 
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
-        self.lock().retain(|way, target| {
+        self.targets.lock().retain(|way, target| {
             matches!(target, Target::Asking(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
     /// This stream ends and takes no questions any more: the next one opens another.
     fn forget(&self, way: &Way) {
-        let mut targets = self.lock();
+        let mut targets = self.targets.lock();
         if let Some(Target::Asking(sender)) = targets.get(way)
             && sender.is_closed()
         {

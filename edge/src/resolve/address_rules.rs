@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use xmpp_federation_core::edge_config::{Cidr, EdgeConfig, HostPort, Listen};
 
 use super::dns::Lookup;
@@ -20,7 +21,7 @@ pub struct RouterAddresses(RwLock<HashMap<HostPort, Vec<SocketAddr>>>);
 impl RouterAddresses {
     /// From now on these are our routers; what is known of others is forgotten.
     fn follow<'a>(&self, routers: impl Iterator<Item = &'a HostPort>) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write();
         let mut before = std::mem::take(&mut *known);
         for router in routers {
             let addresses = match router.socket_addr() {
@@ -33,19 +34,14 @@ impl RouterAddresses {
 
     /// Records where a router is found now; nothing if it is not ours any more.
     pub fn learn(&self, router: &HostPort, addresses: &[SocketAddr]) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write();
         if let Some(known) = known.get_mut(router) {
             *known = addresses.iter().copied().map(plain).collect();
         }
     }
 
     fn any(&self, is: impl Fn(&SocketAddr) -> bool) -> bool {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .flatten()
-            .any(is)
+        self.0.read().values().flatten().any(is)
     }
 }
 

@@ -9,9 +9,9 @@
 //! - `dns.allowPrivateTargets`: its networks below `64:ff9b:1::/48`, which is for local use (RFC 8215).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use xmpp_federation_core::edge_config::Cidr;
@@ -128,7 +128,7 @@ impl Nat64 {
             }
         }
         prefixes.truncate(MOST);
-        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = prefixes;
+        *self.learned.write() = prefixes;
     }
 
     /// The IPv4 addresses that a translator would send to; empty for an address that is not NAT64.
@@ -137,7 +137,7 @@ impl Nat64 {
         let IpAddr::V6(address) = address else {
             return Vec::new();
         };
-        let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
+        let learned = self.learned.read();
         let known = [WELL_KNOWN];
         let known = known.iter().chain(&self.given).chain(learned.iter());
         let found: Vec<_> = known

@@ -19,9 +19,10 @@ pub(crate) use handshake::SignatureOnly;
 pub use handshake::key_was_proven;
 pub use judge::{PeerCertificates, Verdict};
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
@@ -199,7 +200,7 @@ impl TlsSettings {
 
     /// What a stream keeps of its peer's certificate.
     pub(crate) fn examine(&self, kept: &Kept, peer: PeerCertificates<'_>) -> Arc<Examined> {
-        let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.0.lock();
         if let Some(judgement) = &*kept
             && std::ptr::eq(judgement.trust.as_ptr(), Arc::as_ptr(&self.trust))
             && judgement.at.elapsed() < Kept::LIFE

@@ -1,13 +1,14 @@
 //! From a query to its answer.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::zones::{Fault, Found, Zones};
@@ -49,16 +50,16 @@ impl Shared {
     }
 
     pub(super) fn zones(&self) -> MutexGuard<'_, Zones> {
-        self.zones.lock().unwrap_or_else(PoisonError::into_inner)
+        self.zones.lock()
     }
 
     pub(super) fn queries(&self, after: u64) -> Vec<QueryRecord> {
-        let guard = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.queries.lock();
         guard.1.iter().filter(|query| query.seq > after).cloned().collect()
     }
 
     fn remember(&self, source: String, name: String, record_type: String, answer: String) {
-        let mut guard = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.queries.lock();
         guard.0 += 1;
         let seq = guard.0;
         if guard.1.len() == QUERIES_KEPT {

@@ -1,8 +1,8 @@
 //! What a user received, in order, with waiting for more.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -36,7 +36,7 @@ impl Default for Inbox {
 impl Inbox {
     /// Adds a stanza and wakes those who wait.
     pub fn push(&self, stanza: String) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         let seq = entries.len() as u64 + 1;
         entries.push(Received {
             seq,
@@ -51,7 +51,7 @@ impl Inbox {
         let mut newest = self.newest.subscribe();
         // A time-out is an answer too: nothing came.
         let _ = tokio::time::timeout(wait, newest.wait_for(|newest| *newest > seq)).await;
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.lock();
         let skip = usize::try_from(seq).unwrap_or(usize::MAX);
         entries.iter().skip(skip).cloned().collect()
     }

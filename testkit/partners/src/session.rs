@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use minidom::Element;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_xmpp::Stanza;
 use tokio_xmpp::connect::{DnsConfig, TcpServerConnector};
@@ -80,7 +81,7 @@ impl User {
 
     /// The full JID of the session, when there is one.
     pub fn online(&self) -> Option<String> {
-        let online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let online = self.online.lock();
         online.as_ref().map(ToString::to_string)
     }
 
@@ -149,7 +150,7 @@ async fn drive(
     online: Arc<Mutex<Option<Jid>>>,
 ) {
     let set_online = |value: Option<Jid>| {
-        *online.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        *online.lock() = value;
     };
     loop {
         tokio::select! {

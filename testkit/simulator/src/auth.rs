@@ -3,9 +3,9 @@
 use super::calls::fingerprint;
 use super::config::Account;
 use base64::Engine as _;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The accounts and what happened to them.
@@ -80,7 +80,7 @@ impl Auth {
         login.user = Some(user.clone());
         login.credential = Some(fingerprint(&user, &password));
         login.verdict = "bad";
-        let state = &mut *self.lock();
+        let state = &mut *self.0.lock();
         let found = state
             .accounts
             .iter()
@@ -108,7 +108,7 @@ impl Auth {
 
     /// Sets the first account's password, as an administrator's reset: also ends its lockout.
     pub fn set_password(&self, password: String) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if let Some(account) = state.accounts.first_mut() {
             account.password = password;
             let user = account.username.to_lowercase();
@@ -118,7 +118,7 @@ impl Auth {
 
     /// Replaces all accounts; lockouts end.
     pub fn set_accounts(&self, accounts: Vec<Account>) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.accounts = accounts;
         state.failures.clear();
     }
@@ -126,23 +126,23 @@ impl Auth {
     /// A new session cookie value.
     pub fn open_session(&self) -> String {
         let id = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
-        self.lock().sessions.insert(id.clone());
+        self.0.lock().sessions.insert(id.clone());
         id
     }
 
     /// Whether the session is still known.
     pub fn session_lives(&self, id: &str) -> bool {
-        self.lock().sessions.contains(id)
+        self.0.lock().sessions.contains(id)
     }
 
     /// Forgets all sessions, as a restarted Tomcat does.
     pub fn forget_sessions(&self) {
-        self.lock().sessions.clear();
+        self.0.lock().sessions.clear();
     }
 
     /// Failures per user name.
     pub fn state(&self) -> Vec<AccountState> {
-        let state = self.lock();
+        let state = self.0.lock();
         state
             .failures
             .iter()
@@ -152,10 +152,6 @@ impl Auth {
                 locked: failures.locked_at.is_some_and(|at| at.elapsed() < state.lockout),
             })
             .collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,11 +2,11 @@
 
 use axum::http;
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One call.
@@ -76,7 +76,7 @@ impl Calls {
         }
         text.push('\n');
         text.push_str(&String::from_utf8_lossy(body));
-        let mut requests = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = self.1.lock();
         requests.push_back(RecordedRequest {
             node: node.into(),
             text,
@@ -88,13 +88,13 @@ impl Calls {
 
     /// The last requests, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        let requests = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = self.1.lock();
         requests.iter().cloned().collect()
     }
 
     /// Adds a call; number and time are filled in.
     pub fn record(&self, mut call: Call) {
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut calls = self.0.lock();
         call.seq = calls.len() as u64 + 1;
         call.at_ms = now_ms();
         tracing::info!(
@@ -112,7 +112,7 @@ impl Calls {
 
     /// All calls behind that number.
     pub fn after(&self, seq: u64) -> Vec<Call> {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = self.0.lock();
         calls
             .iter()
             .skip(usize::try_from(seq).unwrap_or(usize::MAX))

@@ -7,11 +7,12 @@ use super::database::{Database, Snapshot};
 use super::faults::Faults;
 use super::router::Router;
 use super::users::Users;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -259,7 +260,7 @@ impl Cluster {
     }
 
     fn lock_settings(&self) -> MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.settings.lock()
     }
 
     /// The node of that name or alias.
@@ -271,7 +272,7 @@ impl Cluster {
 
     /// Writes on the publisher and sends the result on its way to the subscribers.
     pub fn write<T, E>(self: &Arc<Self>, write: impl FnOnce(&Database) -> Result<T, E>) -> Result<T, E> {
-        let order = self.write_order.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = self.write_order.lock();
         let publisher = &self.publisher;
         let outcome = write(&publisher.database)?;
         let number = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
@@ -291,7 +292,7 @@ impl Cluster {
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
                 // A later write may have overtaken this one where the delay was shortened.
-                let mut applied = node.applied.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut applied = node.applied.lock();
                 if *applied < number {
                     *applied = number;
                     if let Err(error) = node.database.restore(&snapshot) {

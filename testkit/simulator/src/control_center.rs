@@ -7,7 +7,7 @@ use super::http::{Answer, Request};
 use super::router::{Control, FEDERATION, ROUTER, Service};
 use super::soap;
 use super::xml::{Element, escape};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NS: &str = "http://schemas.cisco.com/ast/soap";
@@ -112,7 +112,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
 
 /// Whether one more request is beyond the allowed number per minute; one that is refused does not count.
 fn exceeded(node: &Node, limit: usize) -> bool {
-    let mut times = node.control_center_times.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut times = node.control_center_times.lock();
     times.retain(|at| at.elapsed() < Duration::from_mins(1));
     if times.len() >= limit {
         return true;

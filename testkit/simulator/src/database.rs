@@ -3,9 +3,9 @@
 use super::config::{ImpConfig, Row};
 use super::sql::{SqlError, Statement};
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::types::Value;
-use std::sync::{Mutex, PoisonError};
 
 /// Rows as (column, value) pairs in the order of the statement.
 pub type Rows = Vec<Vec<(String, Option<String>)>>;
@@ -102,12 +102,13 @@ impl Database {
 
     /// Reads rows.
     pub fn select(&self, statement: &Statement) -> Result<Rows, SqlError> {
-        query(&self.lock(), &statement.text).map_err(|error| informix(&error))
+        query(&self.connection.lock(), &statement.text).map_err(|error| informix(&error))
     }
 
     /// Executes an INSERT or DELETE; gives the number of rows.
     pub fn update(&self, statement: &Statement) -> Result<usize, SqlError> {
-        self.lock()
+        self.connection
+            .lock()
             .execute(&statement.text, ())
             .map_err(|error| informix(&error))
     }
@@ -119,7 +120,7 @@ impl Database {
             text = format!("{before}'{}'{behind}", uuid::Uuid::new_v4());
         }
         let text = text.as_str();
-        let connection = self.lock();
+        let connection = self.connection.lock();
         let before = connection.total_changes();
         let rows = if text.trim_start().to_ascii_lowercase().starts_with("select") {
             query(&connection, text).map_err(|error| error.to_string())?
@@ -133,7 +134,7 @@ impl Database {
 
     /// The rows of the component table in the order of their ids.
     pub fn component_rows(&self) -> Vec<Row> {
-        let connection = self.lock();
+        let connection = self.connection.lock();
         let read = || -> Result<Vec<Row>, rusqlite::Error> {
             let mut statement =
                 connection.prepare(&format!("SELECT pkid, cp_id FROM {} ORDER BY cp_id, pkid", self.table))?;
@@ -150,7 +151,7 @@ impl Database {
 
     /// A copy of all tables.
     pub fn snapshot(&self) -> Result<Snapshot, testkit_base::Error> {
-        let connection = self.lock();
+        let connection = self.connection.lock();
         let mut tables = Vec::new();
         let mut list = connection.prepare("SELECT name, sql FROM sqlite_master WHERE type = 'table'")?;
         let names = list
@@ -170,7 +171,7 @@ impl Database {
     /// Becomes that copy.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), testkit_base::Error> {
         let old = self.snapshot()?;
-        let mut connection = self.lock();
+        let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         for table in &old.0 {
             transaction.execute_batch(&format!("DROP TABLE {}", table.name))?;
@@ -186,10 +187,6 @@ impl Database {
             }
         }
         Ok(transaction.commit()?)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Faults that tests switch on: which exist, where they apply, and how often.
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 /// Every fault by name.
 ///
@@ -132,23 +132,23 @@ impl Faults {
         if !NAMES.contains(&name) {
             return Err(format!("there is no fault `{name}`; there are {}", NAMES.join(", ")));
         }
-        self.lock().insert(name.into(), options);
+        self.0.lock().insert(name.into(), options);
         Ok(())
     }
 
     /// Switches one off; tells whether it was on.
     pub fn remove(&self, name: &str) -> bool {
-        self.lock().remove(name).is_some()
+        self.0.lock().remove(name).is_some()
     }
 
     /// What is on.
     pub fn list(&self) -> BTreeMap<String, FaultOptions> {
-        self.lock().clone()
+        self.0.lock().clone()
     }
 
     /// Whether the fault strikes here and now; counts it down when it does.
     pub fn strike(&self, name: &str, node: &str, operations: &[&str]) -> Option<FaultOptions> {
-        let mut faults = self.lock();
+        let mut faults = self.0.lock();
         let options = faults.get_mut(name)?;
         if options.node.as_deref().is_some_and(|only| only != node) {
             return None;
@@ -169,25 +169,22 @@ impl Faults {
         }
         let options = options.clone();
         drop(faults);
-        let mut struck = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut struck = self.1.lock();
         *struck.entry(name.into()).or_default() += 1;
         Some(options)
     }
 
     /// How often that fault struck.
     pub fn struck(&self, name: &str) -> u64 {
-        let struck = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let struck = self.1.lock();
         struck.get(name).copied().unwrap_or_default()
     }
 
     /// Whether the fault is on at this node, without counting it down.
     pub fn is_on(&self, name: &str, node: &str) -> bool {
-        self.lock()
+        self.0
+            .lock()
             .get(name)
             .is_some_and(|options| options.node.as_deref().is_none_or(|only| only == node))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, FaultOptions>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,9 +5,10 @@ use super::cluster::Node;
 use super::config::ImpConfig;
 use super::router::{COMPONENT_NS, domain_of, error_answer};
 use super::xml::{Element, parse_stanza};
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -142,7 +143,7 @@ impl Users {
         let user = self.find(jid)?;
         let mut last = user.last.subscribe();
         let _ = tokio::time::timeout(wait, last.wait_for(|seq| *seq > after)).await;
-        let inbox = user.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = user.inbox.lock();
         let from = usize::try_from(after).unwrap_or(usize::MAX);
         Some(inbox.get(from..).unwrap_or_default().to_vec())
     }
@@ -166,7 +167,7 @@ impl User {
     }
 
     fn put(&self, stanza: &Element) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.inbox.lock();
         let seq = inbox.len() as u64 + 1;
         inbox.push(Item {
             seq,

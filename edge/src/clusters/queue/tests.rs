@@ -232,7 +232,7 @@ async fn sources_that_are_idle_cost_nothing() {
         let _ = queue.push(&peer(&format!("s{n}.example")), batch(10));
     }
     assert_eq!(take(&queue, &wake, HIGH_WATER).len(), 1000);
-    let inner = queue.lock();
+    let inner = queue.inner.lock();
     let class = &inner.classes.partners;
     assert_eq!((class.sources.len(), class.turns.len()), (0, 0));
     assert!(class.sources.capacity() <= SPARE && class.turns.capacity() <= SPARE);
@@ -403,10 +403,10 @@ fn a_large_batch_among_thousands_of_sources_costs_few_looks(#[case] sources: usi
     }
     let mut bytes = 0;
     for _ in 0..20 {
-        queue.lock().classes.partners.looks = 0;
+        queue.inner.lock().classes.partners.looks = 0;
         let taken = take(&queue, &wake, 256 * 1024);
         bytes += taken.iter().map(|batch| batch.bytes.len()).sum::<usize>();
-        let looks = queue.lock().classes.partners.looks;
+        let looks = queue.inner.lock().classes.partners.looks;
         let most = taken.len() + 3 * (sources + 1);
         assert!(looks <= most, "{looks} looks for {} batches", taken.len());
     }

@@ -176,7 +176,7 @@ async fn nothing_stays_behind() {
         let _ = table.turn(network, &bounds, PATIENCE, now);
         let _ = table.admit(network, &bounds);
     }
-    let inner = table.lock();
+    let inner = table.0.lock();
     assert_eq!((inner.open.len(), inner.unproven.len(), inner.strangers), (0, 0, 0));
     assert!(inner.networks.len() < 2048, "{}", inner.networks.len());
 }

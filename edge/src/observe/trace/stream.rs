@@ -83,7 +83,7 @@ impl StreamTrace {
             self.known = now;
             self.undecided = false;
             let before = std::mem::take(&mut self.watching);
-            for tracer in self.entry.tracers.lock().iter() {
+            for tracer in self.entry.tracers.list.lock().iter() {
                 match tracer.filter.matches(&self.entry) {
                     Some(true) => self.watching.push(tracer.clone()),
                     Some(false) => {}
