@@ -88,12 +88,12 @@ pub async fn stalled(
 
 /// A spec that cannot be taken. Another resource may go away; a wrong value changes only with the object.
 pub async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusal) -> Result<Next, Error> {
-    let (reason, sentence, action) = match refusal {
-        Refusal::Invalid(sentences) => (Reason::SpecInvalid, sentences.join("; "), Next::OnChange),
-        Refusal::UsedTwice(sentence) => (Reason::UsedTwice, sentence, Next::After(LATER)),
+    let (reason, next) = match &refusal {
+        Refusal::Invalid(_) => (Reason::SpecInvalid, Next::OnChange),
+        Refusal::UsedTwice(_) => (Reason::UsedTwice, Next::After(LATER)),
     };
-    stalled(env, object, reason, sentence).await?;
-    Ok(action)
+    stalled(env, object, reason, refusal.to_string()).await?;
+    Ok(next)
 }
 
 /// Objects that cannot be applied.
@@ -157,13 +157,7 @@ fn metrics(env: &Environment, inputs: &Inputs<'_>) {
         namespace: inputs.valid.owner.namespace.clone(),
         name: inputs.valid.owner.name.clone(),
     };
-    if let Ok(info) = inputs
-        .material
-        .certificate
-        .as_ref()
-        .map_err(String::clone)
-        .and_then(Certificate::inspect)
-    {
+    if let Ok(Ok(info)) = inputs.material.certificate.as_ref().map(Certificate::inspect) {
         env.metrics
             .certificate_not_after
             .get_or_create(&label)

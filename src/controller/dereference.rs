@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,19 +31,44 @@ pub struct SecretContent {
     pub data: BTreeMap<String, SecretBytes>,
 }
 
+/// A Secret that is needed cannot be used. The first value is its name, the second the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// It does not exist; the second value is its purpose.
+    #[error("Secret {0}, {1}, does not exist in this namespace; create it")]
+    Absent(String, String),
+    /// It lacks the key, and has these.
+    #[error("Secret {0} has no key {1:?}; add it (it has: {list})", list = .2.join(", "))]
+    NoKey(String, String, Vec<String>),
+    /// The key holds nothing.
+    #[error("key {1:?} of Secret {0} is empty; fill it")]
+    Empty(String, String),
+    /// The key does not hold this kind of text.
+    #[error("key {1:?} of Secret {0} is not {2} text; correct it")]
+    NotText(String, &'static str, &'static str),
+}
+
 impl SecretContent {
-    /// The bytes of a key, or a sentence about what is missing.
-    pub fn key(&self, key: &str) -> Result<&SecretBytes, String> {
+    /// The bytes of a key.
+    pub fn key(&self, key: &str) -> Result<&SecretBytes, SecretError> {
+        let (name, wanted) = (self.version.name.clone(), key.to_owned());
         match self.data.get(key) {
             Some(bytes) if !bytes.is_empty() => Ok(bytes),
-            Some(_) => Err(format!("key {key:?} of Secret {} is empty; fill it", self.version.name)),
-            None => Err(format!(
-                "Secret {} has no key {key:?}; add it (it has: {})",
-                self.version.name,
-                self.data.keys().cloned().collect::<Vec<_>>().join(", ")
-            )),
+            Some(_) => Err(SecretError::Empty(name, wanted)),
+            None => Err(SecretError::NoKey(name, wanted, self.data.keys().cloned().collect())),
         }
     }
+}
+
+/// A pod does not tell its status.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PodStatusError {
+    /// It cannot be asked.
+    #[error("it has no address yet")]
+    NoAddress,
+    /// It was asked in vain.
+    #[error(transparent)]
+    Edge(#[from] Arc<edges::Error>),
 }
 
 /// Secrets that users brought, by name; `None`: does not exist.
@@ -50,16 +76,16 @@ impl SecretContent {
 pub struct Secrets(pub BTreeMap<String, Option<SecretContent>>);
 
 impl Secrets {
-    /// The Secret, or a sentence about its absence.
-    pub fn get(&self, name: &str, purpose: &str) -> Result<&SecretContent, String> {
+    /// The Secret, which is there for that purpose.
+    pub fn get(&self, name: &str, purpose: &str) -> Result<&SecretContent, SecretError> {
         self.0
             .get(name)
             .and_then(Option::as_ref)
-            .ok_or_else(|| format!("Secret {name}, {purpose}, does not exist in this namespace; create it"))
+            .ok_or_else(|| SecretError::Absent(name.to_owned(), purpose.to_owned()))
     }
 
     /// One key of one Secret.
-    pub fn key(&self, name: &str, key: &str, purpose: &str) -> Result<&SecretBytes, String> {
+    pub fn key(&self, name: &str, key: &str, purpose: &str) -> Result<&SecretBytes, SecretError> {
         self.get(name, purpose)?.key(key)
     }
 }
@@ -112,8 +138,8 @@ pub struct EdgePod {
     pub trouble: Option<String>,
     /// When it was asked, or would have been.
     pub asked: Stamp,
-    /// What it says of itself; the error is a sentence.
-    pub status: Result<EdgeStatus, String>,
+    /// What it says of itself.
+    pub status: Result<EdgeStatus, PodStatusError>,
 }
 
 /// All that was read.
@@ -310,8 +336,8 @@ async fn ask(edges: &edges::Client, pod: Pod) -> EdgePod {
     let answer = match ip {
         Some(ip) => edges::fetch_status(edges, ip, ADMIN_PORT)
             .await
-            .map_err(|error| error.to_string()),
-        None => Err("it has no address yet".to_owned()),
+            .map_err(|error| Arc::new(error).into()),
+        None => Err(PodStatusError::NoAddress),
     };
     EdgePod {
         index: name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0),

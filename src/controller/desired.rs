@@ -7,7 +7,7 @@ use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
-use super::dereference::{EdgePod, SecretContent, Secrets};
+use super::dereference::{EdgePod, SecretContent, SecretError, Secrets};
 use super::names;
 use super::validate::ImpCluster;
 use crate::api::spec;
@@ -30,14 +30,14 @@ pub struct Resource<'a> {
     pub requests: Requests,
 }
 
-/// What the IM and Presence module is asked for, or which Secret is missing.
+/// What the IM and Presence module is asked for.
 pub fn desired(
     resource: &Resource<'_>,
     cluster: &ImpCluster,
     place: Place,
     secrets: &Secrets,
     pods: &[EdgePod],
-) -> Result<Desired, String> {
+) -> Result<Desired, SecretError> {
     let imp = &cluster.spec;
     let Resource { owner, requests, .. } = resource;
     let axl = credentials(secrets, &imp.credentials_secret_ref.name)?;
@@ -113,12 +113,12 @@ pub fn desired(
     })
 }
 
-fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, String> {
+fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, SecretError> {
     let read: &SecretContent = secrets.get(name, "the account for IM and Presence")?;
     let username = read.key("username")?;
     let username = SecretBytes::from_file_contents(username.expose().to_vec());
     let username = String::from_utf8(username.expose().to_vec())
-        .map_err(|_| format!("key \"username\" of Secret {name} is not UTF-8 text; correct it"))?;
+        .map_err(|_| SecretError::NotText(name.to_owned(), "username", "UTF-8"))?;
     let password = SecretBytes::from_file_contents(read.key("password")?.expose().to_vec());
     Ok(Credentials {
         secret: read.version.clone(),

@@ -137,11 +137,13 @@ pub struct Claim {
 }
 
 /// Why a spec is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Values are wrong or not available; one sentence each.
+    #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
     /// Another resource has a name already.
+    #[error("{0}")]
     UsedTwice(String),
 }
 
@@ -410,7 +412,7 @@ fn clusters(problems: &mut Problems, spec: &XmppFederationSpec, hosted: &[Domain
 }
 
 /// An entry that is in the spec no more, as it was accepted last. Its domains count no longer.
-pub fn dropped_entry(entry: &spec::ImpSpec) -> Result<ImpCluster, String> {
+pub fn dropped_entry(entry: &spec::ImpSpec) -> Result<ImpCluster, Refusal> {
     let mut problems = Problems(Vec::new());
     let found = imp(
         &mut problems,
@@ -423,7 +425,7 @@ pub fn dropped_entry(entry: &spec::ImpSpec) -> Result<ImpCluster, String> {
     if problems.0.is_empty() {
         Ok(found)
     } else {
-        Err(problems.0.join("; "))
+        Err(Refusal::Invalid(problems.0))
     }
 }
 

@@ -6,24 +6,74 @@ use xmpp_federation_core::SecretBytes;
 
 use super::secrets;
 use crate::api;
-use crate::controller::dereference::{ExistingObjects, Snapshot, secret_data};
+use crate::controller::dereference::{ExistingObjects, SecretError, Snapshot, secret_data};
 use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::validate::{ImpCluster, ValidSpec};
-use crate::secrets::generate_dialback_secret;
-use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome};
+use crate::secrets::{NoRandomness, generate_dialback_secret};
+use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome, TlsError, Unreadable};
+
+/// Something that pods are to be given cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MaterialError {
+    /// A Secret of the user.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// This Secret has no dialback secret.
+    #[error("Secret {0} has no key {key:?}; {remedy}", key = DIALBACK_KEY, remedy = restore_dialback())]
+    NoDialback(String),
+    /// The dialback secret in this Secret has so many bytes.
+    #[error(
+        "key {key:?} of Secret {0} has {1} bytes, a dialback secret needs 32; {remedy}",
+        key = DIALBACK_KEY,
+        remedy = restore_dialback()
+    )]
+    ShortDialback(String, usize),
+    /// This Secret is gone, and was there.
+    #[error(
+        "Secret {0} was deleted while edge pods use it; restore it from a backup, or ask for a new one by the annotation {annotation}",
+        annotation = api::request::ROTATE_DIALBACK
+    )]
+    LostDialback(String),
+    /// No new one can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The Secret of the authority is gone, and that of the leaf is due.
+    #[error(
+        "Secret {0} was deleted and the certificate in Secret {1} has to be issued anew; restore the former from a backup, or delete both to have a new authority made"
+    )]
+    LostAuthority(String, String),
+    /// The authority in this Secret cannot issue.
+    #[error("Secret {0}: {1}")]
+    Authority(String, TlsError),
+    /// There is none to keep.
+    #[error("no certificate exists")]
+    NoCertificate,
+    /// ConfigMap and key of the revocation lists.
+    #[error(
+        "ConfigMap {0} with key {1:?}, the lists of spec.tls.revocationLists, does not exist in this namespace; create it"
+    )]
+    NoRevocationLists(String, String),
+}
+
+fn restore_dialback() -> String {
+    format!(
+        "restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
+        api::request::ROTATE_DIALBACK
+    )
+}
 
 /// What the pods are given.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Material {
     /// The dialback secret, or why there is none.
-    pub dialback: Result<Dialback, String>,
+    pub dialback: Result<Dialback, MaterialError>,
     /// The certificate, or why there is none.
-    pub certificate: Result<Certificate, String>,
+    pub certificate: Result<Certificate, MaterialError>,
     /// The routers' shared secrets, in the order of spec.imp.
     pub routers: Vec<RouterSecret>,
     /// What else of the user's is mounted, or why it cannot be: anchors, a certificate for
     /// connecting, revocation lists.
-    pub others: Result<(), String>,
+    pub others: Result<(), MaterialError>,
     /// The bytes of everything mounted that is the user's own, in a fixed order: what changes here
     /// has to reach the pods.
     pub brought: Vec<SecretBytes>,
@@ -37,17 +87,17 @@ pub struct RouterSecret {
     /// What pods mount: the user's, or what was copied of it before it went missing.
     pub bytes: Option<SecretBytes>,
     /// Why it is not the user's.
-    pub missing: Option<String>,
+    pub missing: Option<SecretError>,
 }
 
 impl Material {
     /// Why the routers' secret of an entry is missing.
-    pub fn router_missing(&self, entry: &str) -> Option<&String> {
+    pub fn router_missing(&self, entry: &str) -> Option<&SecretError> {
         self.router(entry)?.missing.as_ref()
     }
 
     /// Why no cluster's routers can be dialled, where that is so.
-    pub fn no_router_secret(&self) -> Option<&String> {
+    pub fn no_router_secret(&self) -> Option<&SecretError> {
         if self.routers.iter().any(|router| router.bytes.is_some()) {
             return None;
         }
@@ -100,8 +150,8 @@ impl Certificate {
     }
 
     /// What the leaf says.
-    pub fn inspect(&self) -> Result<CertificateInfo, String> {
-        tls::inspect(self.pem()).map_err(|error| error.to_string())
+    pub fn inspect(&self) -> Result<CertificateInfo, Unreadable> {
+        tls::inspect(self.pem())
     }
 }
 
@@ -117,41 +167,30 @@ pub fn run(valid: &ValidSpec, observed: &Snapshot, rotate: bool, now: Timestamp)
     }
 }
 
-fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Result<Dialback, String> {
+fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Result<Dialback, MaterialError> {
     let name = valid.owner.dialback();
     if let Some(object) = &live.dialback {
         return match secret_data(object).remove(DIALBACK_KEY) {
             Some(secret) if secret.len() >= 32 => Ok(Dialback { secret, fresh: false }),
-            Some(secret) => Err(format!(
-                "key {DIALBACK_KEY:?} of Secret {name} has {} bytes, a dialback secret needs 32; restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
-                secret.len(),
-                api::request::ROTATE_DIALBACK
-            )),
-            None => Err(format!(
-                "Secret {name} has no key {DIALBACK_KEY:?}; restore it from a backup, or delete the Secret and ask for a new one by the annotation {}",
-                api::request::ROTATE_DIALBACK
-            )),
+            Some(secret) => Err(MaterialError::ShortDialback(name, secret.len())),
+            None => Err(MaterialError::NoDialback(name)),
         };
     }
     // Pods that exist were given a secret once: it was lost, and a new one would be a change that
     // nobody asked for.
     if live.stateful_set.is_some() && !asked_for {
-        return Err(format!(
-            "Secret {name} was deleted while edge pods use it; restore it from a backup, or ask for a new one by the annotation {}",
-            api::request::ROTATE_DIALBACK
-        ));
+        return Err(MaterialError::LostDialback(name));
     }
-    generate_dialback_secret()
-        .map(|secret| Dialback { secret, fresh: true })
-        .map_err(|error| error.to_string())
+    let secret = generate_dialback_secret()?;
+    Ok(Dialback { secret, fresh: true })
 }
 
-fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result<Certificate, String> {
+fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result<Certificate, MaterialError> {
     if let Some(name) = &valid.tls.brought_certificate {
         let read = observed.secrets.get(name, "the certificate of spec.tls.certificate")?;
         read.key("tls.key")?;
         let pem = String::from_utf8(read.key("tls.crt")?.expose().to_vec())
-            .map_err(|_| format!("key \"tls.crt\" of Secret {name} is not PEM text; correct it"))?;
+            .map_err(|_| SecretError::NotText(name.clone(), "tls.crt", "PEM"))?;
         return Ok(Certificate::Brought {
             secret: name.clone(),
             pem,
@@ -191,11 +230,7 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
                     new_authority: false,
                     reason: None,
                 }),
-                _ => Err(format!(
-                    "Secret {} was deleted and the certificate in Secret {} has to be issued anew; restore the former from a backup, or delete both to have a new authority made",
-                    owner.authority(),
-                    owner.certificate()
-                )),
+                _ => Err(MaterialError::LostAuthority(owner.authority(), owner.certificate())),
             };
         }
         (None, None) => None,
@@ -213,8 +248,8 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
                 new_authority: false,
                 reason: None,
             })
-            .ok_or_else(|| "no certificate exists".to_owned()),
-        Err(error) => Err(format!("Secret {}: {error}", owner.authority())),
+            .ok_or(MaterialError::NoCertificate),
+        Err(error) => Err(MaterialError::Authority(owner.authority(), error)),
     }
 }
 
@@ -227,12 +262,12 @@ fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
         let found = observed.secrets.key(&reference.name, &reference.key, &purpose);
         let (bytes, missing) = match found {
             Ok(secret) => (Some(SecretBytes::from_file_contents(secret.expose().to_vec())), None),
-            Err(sentence) => (
+            Err(error) => (
                 copied
                     .as_mut()
                     .and_then(|copies| copies.remove(&router_file(entry)))
                     .filter(|copy| copy.expose() != secrets::MISSING.as_bytes()),
-                Some(sentence),
+                Some(error),
             ),
         };
         RouterSecret {
@@ -245,7 +280,7 @@ fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
 }
 
 /// What is mounted besides certificate, dialback and router secrets.
-fn others(valid: &ValidSpec, observed: &Snapshot) -> Result<Vec<SecretBytes>, String> {
+fn others(valid: &ValidSpec, observed: &Snapshot) -> Result<Vec<SecretBytes>, MaterialError> {
     let mut found = Vec::new();
     if let Some(reference) = &valid.tls.anchors {
         let purpose = "the authorities of spec.tls.trustAnchors";
@@ -259,12 +294,8 @@ fn others(valid: &ValidSpec, observed: &Snapshot) -> Result<Vec<SecretBytes>, St
         found.push(read.key("tls.key")?.clone());
     }
     if let Some(reference) = &valid.tls.revocation_lists {
-        let lists = observed.revocation_lists.as_ref().ok_or_else(|| {
-            format!(
-                "ConfigMap {} with key {:?}, the lists of spec.tls.revocationLists, does not exist in this namespace; create it",
-                reference.name, reference.key
-            )
-        })?;
+        let missing = || MaterialError::NoRevocationLists(reference.name.clone(), reference.key.clone());
+        let lists = observed.revocation_lists.as_ref().ok_or_else(missing)?;
         found.push(SecretBytes::new(lists.clone().into_bytes()));
     }
     Ok(found)

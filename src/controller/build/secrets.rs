@@ -115,19 +115,22 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::testing::{entry, validated, with_entries};
-    use super::super::material::RouterSecret;
+    use super::super::material::{MaterialError, RouterSecret};
     use super::super::{RouterAddresses, Topology, all};
     use super::*;
+    use crate::controller::dereference::SecretError;
 
     fn material(secrets: [Option<&str>; 2]) -> Material {
         let secret = |(bytes, entry): (Option<&str>, &str)| RouterSecret {
             entry: entry.to_owned(),
             bytes: bytes.map(|text| SecretBytes::new(text.as_bytes().to_vec())),
-            missing: bytes.is_none().then(|| format!("Secret {entry}-router is missing")),
+            missing: bytes
+                .is_none()
+                .then(|| SecretError::Absent(format!("{entry}-router"), "a test".to_owned())),
         };
         Material {
-            dialback: Err(String::new()),
-            certificate: Err(String::new()),
+            dialback: Err(MaterialError::NoDialback(String::new())),
+            certificate: Err(MaterialError::NoCertificate),
             routers: secrets.into_iter().zip(["main", "second"]).map(secret).collect(),
             others: Ok(()),
             brought: Vec::new(),

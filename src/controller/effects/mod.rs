@@ -17,12 +17,12 @@ use xmpp_federation_core::edge_status::LinkState;
 
 use observations::ClusterObservation;
 pub use observations::Observations;
-pub use records::Records;
+pub use records::{Records, RecordsError};
 use routers::router_addresses;
 
 use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
-use super::dereference::{EdgePod, Snapshot};
+use super::dereference::{EdgePod, SecretError, Snapshot};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
@@ -69,7 +69,7 @@ pub struct Effects {
     /// Clusters that the spec names no more and that may hold rows of ours.
     pub pending: Vec<PendingCleanup>,
     /// Public records, or why they could not be looked at.
-    pub records: Result<Records, String>,
+    pub records: Result<Records, RecordsError>,
     /// Addresses of the routers.
     pub routers: RouterAddresses,
     /// Public addresses of the edge.
@@ -120,8 +120,8 @@ pub async fn run(
             last.see(wanted.as_ref().ok(), now);
         });
         match wanted {
-            Err(sentence) => {
-                missing.insert(entry, sentence);
+            Err(error) => {
+                missing.insert(entry, error);
             }
             Ok(mut desired) => {
                 // Without the finalizer nothing is written: a deletion would leave rows behind.
@@ -207,7 +207,7 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
 fn result_of(
     cluster: &ImpCluster,
     call: Option<&mut ClusterCall>,
-    missing: Option<String>,
+    missing: Option<SecretError>,
     last: Option<&ClusterObservation>,
     pods: &[EdgePod],
 ) -> ClusterResult {
@@ -215,7 +215,7 @@ fn result_of(
     let current = call.as_ref().is_some_and(|call| call.current);
     let answer = call.and_then(|call| call.answer.take());
     let report = match (missing, answer) {
-        (Some(sentence), _) => Err(Verdict::no(Reason::SecretMissing, sentence)),
+        (Some(error), _) => Err(Verdict::no(Reason::SecretMissing, error.to_string())),
         (None, Some(ClusterAnswer::Reconcile(report))) => Ok(*report),
         // It keeps others waiting no longer; what it said last holds until it answers.
         (None, _) => match last.and_then(|last| last.report.clone()) {

@@ -8,12 +8,23 @@ use xmpp_federation_core::edge_config::PrivacyMode;
 
 use super::DNS_TIMEOUT;
 use crate::controller::validate::ValidSpec;
-use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
+use crate::records::{RecordResolver, RecordState, RecordStatus, ResolverError, Wanted, verify};
 
 /// Records that are as they should be are looked at this often …
 const RECORDS_GOOD: Duration = Duration::from_mins(5);
 /// … and others this often.
 const RECORDS_BAD: Duration = Duration::from_secs(10);
+
+/// Public records cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// No resolver can be asked.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// None answers.
+    #[error("the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them", DNS_TIMEOUT.as_secs())]
+    Timeout,
+}
 
 /// Public records as they were looked at last.
 #[derive(Debug, Clone)]
@@ -65,7 +76,7 @@ pub async fn look(
     addresses: Vec<IpAddr>,
     refresh: Option<&String>,
     last: Option<Records>,
-) -> Result<Records, String> {
+) -> Result<Records, RecordsError> {
     let partners = looked_up(valid);
     let wanted = Wanted {
         domains: valid.hosted.clone(),
@@ -83,15 +94,10 @@ pub async fn look(
     if let Some(last) = last.filter(current) {
         return Ok(last);
     }
-    let resolver = RecordResolver::new(&valid.resolvers).map_err(|error| error.to_string())?;
+    let resolver = RecordResolver::new(&valid.resolvers)?;
     let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted))
         .await
-        .map_err(|_| {
-            format!(
-                "the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them",
-                DNS_TIMEOUT.as_secs()
-            )
-        })?;
+        .map_err(|_| RecordsError::Timeout)?;
     Ok(Records {
         at: Instant::now(),
         wanted,

@@ -10,25 +10,40 @@ use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
 use crate::api::status::ImpStatus;
 use crate::controller::cache::Cache;
-use crate::controller::dereference::{self, Secrets};
+use crate::controller::dereference::{self, SecretError, Secrets};
 use crate::controller::desired::{Resource, desired};
 use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
+use crate::controller::kube::Error as KubeError;
 use crate::controller::names::Owner;
 use crate::controller::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
-use crate::controller::validate;
+use crate::controller::validate::{self, Refusal};
 use xmpp_federation_imp::desired::{Desired, Place, Requests};
 use xmpp_federation_imp::report::{Removal, row_left};
 
-/// How the rows of a cluster are removed, or why that cannot be tried.
-pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) -> Result<Desired, String> {
-    let entry = cleanup
-        .entry
-        .as_ref()
-        .ok_or_else(|| "how it was reached is not recorded".to_owned())?;
+/// A removal cannot be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// Nobody knows the entry.
+    #[error("how it was reached is not recorded")]
+    NoEntry,
+    /// The entry is not valid for this release.
+    #[error(transparent)]
+    Entry(#[from] Refusal),
+    /// The account or its authority is not usable.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The Secrets cannot be read.
+    #[error("{}", .0.sentence())]
+    Kube(#[from] KubeError),
+}
+
+/// How the rows of a cluster are removed.
+pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) -> Result<Desired, RemovalError> {
+    let entry = cleanup.entry.as_ref().ok_or(RemovalError::NoEntry)?;
     let cluster = validate::dropped_entry(entry)?;
     let Some(dropped) = &cleanup.dropped else {
-        return desired(resource, &cluster, Place::default(), secrets, &[]);
+        return Ok(desired(resource, &cluster, Place::default(), secrets, &[])?);
     };
     let place = Place {
         only: Some(dropped.record.publisher.clone()),
@@ -60,26 +75,26 @@ async fn try_removal(
     memory: &Cache<Memory>,
     resource: &Resource<'_>,
     cleanup: &Cleanup,
-) -> Result<Removal, String> {
+) -> Result<Removal, RemovalError> {
     let owner = resource.owner;
     let names = dereference::secret_names_of(&cleanup.entry);
     let secrets = dereference::secrets(&env.client, owner, names)
         .await
-        .map_err(|error| error.sentence());
+        .map_err(RemovalError::from);
     let mut desired = match secrets.and_then(|secrets| removal(resource, cleanup, &secrets)) {
         Ok(desired) => desired,
-        Err(sentence) => {
+        Err(error) => {
             let last = memory.with(&owner.uid, |memory| {
                 let last = memory.access.get(&cleanup.name)?;
                 last.usable(cleanup.deadline.asked).cloned()
             });
             let Some(last) = last.filter(|_| cleanup.dropped.is_none()) else {
-                return Err(sentence);
+                return Err(error);
             };
             tracing::info!(
                 namespace = owner.namespace,
                 name = owner.name,
-                sentence,
+                sentence = %error,
                 "rows are removed with what was read before the deletion"
             );
             last
@@ -145,7 +160,7 @@ impl<'a> DroppedClusters<'a> {
             }
             match removal(&self.resource, cleanup, secrets) {
                 Ok(desired) => requests.push((dropped.key(), ClusterRequest::Remove(Box::new(desired)))),
-                Err(sentence) => cleanup.step = cleanup.after(Err(&sentence)),
+                Err(error) => cleanup.step = cleanup.after(Err(&error)),
             }
         }
         requests
@@ -172,7 +187,7 @@ impl<'a> DroppedClusters<'a> {
             let call = calls.iter_mut().find(|call| call.key == cluster.key());
             if let Some(ClusterAnswer::Remove(removal)) = call.and_then(|call| call.answer.take()) {
                 notes.extend(removal.events.iter().map(Note::of));
-                cleanup.step = cleanup.after(Ok::<_, &String>(&removal));
+                cleanup.step = cleanup.after(Ok::<_, &RemovalError>(&removal));
                 cleanup.removal = Some(*removal);
             } else if cleanup.step == CleanupStep::Remove {
                 cleanup.step = cleanup.wait("its publisher has not answered yet");

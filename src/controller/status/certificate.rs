@@ -10,13 +10,13 @@ use crate::api::reasons::Reason;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let certificate = match &inputs.material.certificate {
-        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Err(error) => return Verdict::no(Reason::SecretMissing, error.to_string()),
         Ok(certificate) => certificate,
     };
     let secret = secret_name(inputs.valid, certificate);
     let info = match certificate.inspect() {
-        Err(sentence) => {
-            return Verdict::no(Reason::SecretInvalid, format!("Secret {secret}: {sentence}"));
+        Err(error) => {
+            return Verdict::no(Reason::SecretInvalid, format!("Secret {secret}: {error}"));
         }
         Ok(info) => info,
     };
@@ -39,8 +39,8 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             ),
         );
     }
-    if let Err(sentence) = &inputs.material.others {
-        return Verdict::no(Reason::SecretMissing, sentence.clone());
+    if let Err(error) = &inputs.material.others {
+        return Verdict::no(Reason::SecretMissing, error.to_string());
     }
     Verdict::yes(
         Reason::AsWanted,

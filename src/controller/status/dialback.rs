@@ -8,7 +8,7 @@ use crate::api::reasons::Reason;
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let name = inputs.valid.owner.dialback();
     let secret = match &inputs.material.dialback {
-        Err(sentence) => return Verdict::no(Reason::SecretMissing, sentence.clone()),
+        Err(error) => return Verdict::no(Reason::SecretMissing, error.to_string()),
         Ok(dialback) => &dialback.secret,
     };
     let mark = mark(secret.expose());

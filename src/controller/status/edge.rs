@@ -41,12 +41,12 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(sentence), None) = (
+        if let (Some(error), None) = (
             inputs.material.no_router_secret(),
             &inputs.observed.existing.stateful_set,
         ) {
             message.push_str(": they cannot start, ");
-            message.push_str(sentence);
+            message.push_str(&error.to_string());
             return Verdict::no(Reason::SecretMissing, message);
         }
         let troubled = pods

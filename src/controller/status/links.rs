@@ -29,8 +29,8 @@ fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
     if !valid.active {
         return Verdict::unknown(Reason::Prepared, "spec.activation is Prepared, so no link is opened");
     }
-    if let Some(sentence) = inputs.material.router_missing(&result.entry) {
-        return Verdict::no(Reason::SecretMissing, sentence.clone());
+    if let Some(error) = inputs.material.router_missing(&result.entry) {
+        return Verdict::no(Reason::SecretMissing, error.to_string());
     }
     let nodes: Vec<&str> = match &result.report {
         Ok(report) if report.barred => {

@@ -8,7 +8,7 @@ use crate::records::RecordState;
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let records = match &inputs.effects.records {
         Ok(records) => records,
-        Err(sentence) => return Verdict::unknown(Reason::RecordsUnknown, sentence.clone()),
+        Err(error) => return Verdict::unknown(Reason::RecordsUnknown, error.to_string()),
     };
     let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
     if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {

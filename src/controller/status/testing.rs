@@ -11,10 +11,10 @@ use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
 
-use super::super::build::material::{Dialback, Material, RouterSecret};
+use super::super::build::material::{Dialback, Material, MaterialError, RouterSecret};
 use super::super::build::{DesiredObjects, RouterAddresses, Topology, all};
 use super::super::dereference::{EdgePod, ExistingObjects, Secrets, Snapshot};
-use super::super::effects::{ClusterResult, Effects};
+use super::super::effects::{ClusterResult, Effects, RecordsError};
 use super::super::testing::{spec_with, validated};
 use super::super::validate::ValidSpec;
 use super::dialback::mark;
@@ -64,7 +64,7 @@ pub fn world(path: &str, value: Value) -> World {
             secret: secret.clone(),
             fresh: false,
         }),
-        certificate: Err("no certificate".to_owned()),
+        certificate: Err(MaterialError::NoCertificate),
         routers: valid
             .imp
             .iter()
@@ -149,7 +149,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
     let effects = Effects {
         clusters: results,
         pending: Vec::new(),
-        records: Err("no answer".to_owned()),
+        records: Err(RecordsError::Timeout),
         routers: RouterAddresses::new(),
         addresses: world.addresses.clone(),
         notes: Vec::new(),
