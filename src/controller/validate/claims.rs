@@ -1,0 +1,67 @@
+//! Names that two resources cannot have.
+
+use kube::ResourceExt;
+use xmpp_federation_core::{ComponentId, Domain};
+
+use super::{Refusal, component_ids};
+use crate::api::XmppFederation;
+use crate::api::spec::XmppFederationSpec;
+
+/// Names that another resource holds already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Namespace and name of the other, as `namespace/name`.
+    pub resource: String,
+    /// Its domains and aliases as written.
+    pub domains: Vec<String>,
+    /// Its component ids.
+    pub component_ids: Vec<String>,
+}
+
+pub(super) fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Result<(), Refusal> {
+    for claim in claims {
+        if let Some(domain) = hosted.iter().find(|d| claim.domains.iter().any(|c| c == d.as_str())) {
+            return Err(Refusal::UsedTwice(format!(
+                "{domain} is served by XmppFederation {} already; remove it from one of the two",
+                claim.resource
+            )));
+        }
+        if let Some(id) = ids.iter().find(|i| claim.component_ids.iter().any(|c| c == i.as_str())) {
+            return Err(Refusal::UsedTwice(format!(
+                "the component id {id} follows from the host names of this resource and of XmppFederation {}; use another edge.hostname in one of the two",
+                claim.resource
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
+pub fn claims(object: &XmppFederation, others: &[XmppFederation]) -> Vec<Claim> {
+    let age = |o: &XmppFederation| (o.creation_timestamp().map(|t| t.0), o.uid());
+    others
+        .iter()
+        .filter(|other| other.uid() != object.uid() && age(other) < age(object))
+        .map(|other| {
+            let resource = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            claim(resource, &other.spec)
+        })
+        .collect()
+}
+
+/// What a resource claims; values that are no domains claim nothing.
+pub(super) fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
+    let domains = spec
+        .domains
+        .iter()
+        .chain(&spec.chat_node_aliases)
+        .map(|d| d.0.clone())
+        .collect();
+    let ids = component_ids(spec).into_iter();
+    let component_ids = ids.map(|id| id.as_str().to_owned()).collect();
+    Claim {
+        resource,
+        domains,
+        component_ids,
+    }
+}

@@ -1,0 +1,258 @@
+//! Step two: the spec and what it refers to, as the typed and only input of `build`. Pure.
+
+mod claims;
+mod clusters;
+mod edge;
+mod partners;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use xmpp_federation_core::edge_config::{Cidr, HumanDuration, Limits, Peer, Privacy, StaticRoute, TlsMode};
+use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
+use xmpp_federation_core::{ComponentId, Domain};
+
+use super::names::Owner;
+use crate::api::later;
+use crate::api::spec::{PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
+use crate::api::values::DomainName;
+use claims::used_twice;
+pub use claims::{Claim, claims};
+use clusters::clusters;
+pub use clusters::{ImpCluster, dropped_entry};
+pub use edge::TlsTerms;
+use edge::{limits, proxy_sources, tls_terms};
+use partners::{peers, static_routes};
+
+/// What the operator itself adds to every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the edge where the spec names none.
+    pub edge_image: String,
+    /// The operator's namespace: home of lease and ledgers, and who may ask the edges' admin port.
+    pub namespace: String,
+    /// Networks of pods and Services that DNS must never lead an edge to.
+    pub cluster_networks: Vec<Cidr>,
+}
+
+/// A spec without contradictions, in the types of the field.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidSpec {
+    /// Owner of all objects.
+    pub owner: Owner,
+    /// Whether rows and links are wanted.
+    pub active: bool,
+    /// Presence domains, then chat aliases.
+    pub hosted: Vec<Domain>,
+    /// Public host name.
+    pub hostname: Domain,
+    /// Names that the certificate must have.
+    pub certificate_names: Vec<Domain>,
+    /// Component id of each slot.
+    pub component_ids: Vec<ComponentId>,
+    /// Wanted pods.
+    pub replicas: u16,
+    /// Image of the edge.
+    pub image: String,
+    /// When it is pulled.
+    pub pull_policy: Option<PullPolicy>,
+    /// The Service.
+    pub service: ServiceSpec,
+    /// Public addresses given by hand.
+    pub public_addresses: Vec<IpAddr>,
+    /// The edge's limits.
+    pub limits: Limits,
+    /// Time from unready to stop.
+    pub drain_delay: HumanDuration,
+    /// What is passed on to the pods.
+    pub pod: PodSpec,
+    /// Certificates and security mode.
+    pub tls: TlsTerms,
+    /// TLS from the first byte is served too.
+    pub direct_tls: bool,
+    /// Load balancers whose PROXY headers are believed.
+    pub proxy_sources: Vec<Cidr>,
+    /// Policy per remote domain.
+    pub peers: Vec<Peer>,
+    /// Who may federate.
+    pub privacy: Privacy,
+    /// Fixed addresses.
+    pub static_routes: Vec<StaticRoute>,
+    /// Resolvers that see public DNS.
+    pub resolvers: Vec<IpAddr>,
+    /// Private networks that DNS may lead to.
+    pub allow_private: Vec<Cidr>,
+    /// Networks that it must not lead to.
+    pub deny: Vec<Cidr>,
+    /// The clusters of IM and Presence, in the order of the spec; at least one.
+    pub imp: Vec<ImpCluster>,
+    /// Namespace of the operator.
+    pub operator_namespace: String,
+}
+
+/// Why a spec is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Values are wrong or not available; one sentence each.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// Another resource has a name already.
+    #[error("{0}")]
+    UsedTwice(String),
+}
+
+/// Collects problems while values are read.
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn domain(&mut self, field: &str, name: &DomainName) -> Option<Domain> {
+        Domain::parse_canonical(&name.0)
+            .map_err(|e| self.0.push(format!("{field}: {e}")))
+            .ok()
+    }
+    fn domains(&mut self, field: &str, names: &[DomainName]) -> Vec<Domain> {
+        names
+            .iter()
+            .enumerate()
+            .filter_map(|(i, name)| self.domain(&format!("{field}[{i}]"), name))
+            .collect()
+    }
+    fn parsed<T: FromStr>(&mut self, field: &str, text: &str, wanted: &str) -> Option<T> {
+        text.parse()
+            .map_err(|_| self.0.push(format!("{field}: {text:?} is not {wanted}")))
+            .ok()
+    }
+    /// A port; 0 with a problem noted, so that the value is used nowhere.
+    fn port(&mut self, field: &str, number: i32) -> u16 {
+        let port = u16::try_from(number).unwrap_or_default();
+        if port == 0 {
+            self.0
+                .push(format!("{field}: {number} is not a TCP port; write 1 to 65535"));
+        }
+        port
+    }
+    fn pins<'a>(&mut self, field: &str, texts: impl IntoIterator<Item = &'a String>) -> Vec<Fingerprint> {
+        let read = |text: &String| {
+            text.parse()
+                .map_err(|error: FingerprintError| self.0.push(format!("{field}: {error}")))
+                .ok()
+        };
+        texts.into_iter().filter_map(read).collect()
+    }
+    fn all<'a, T: FromStr>(&mut self, field: &str, texts: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<T> {
+        texts
+            .enumerate()
+            .filter_map(|(i, text)| self.parsed(&format!("{field}[{i}]"), text, wanted))
+            .collect()
+    }
+}
+
+const AN_ADDRESS: &str = "an IP address such as 192.0.2.10 or 2001:db8::10";
+const A_NETWORK: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
+
+/// Checks a spec against itself, this release and the claims of others.
+pub fn run(
+    owner: Owner,
+    spec: &XmppFederationSpec,
+    settings: &Settings,
+    claims: &[Claim],
+) -> Result<ValidSpec, Refusal> {
+    let mut problems = Problems(later::refused(spec));
+    let domains = problems.domains("spec.domains", &spec.domains);
+    let aliases = problems.domains("spec.chatNodeAliases", &spec.chat_node_aliases);
+    let hostname = problems.domain("spec.edge.hostname", &spec.edge.hostname);
+    let mut hosted = domains.clone();
+    for alias in aliases {
+        if hosted.contains(&alias) {
+            problems
+                .0
+                .push(format!("spec.chatNodeAliases: {alias} is listed twice; remove one"));
+        } else {
+            hosted.push(alias);
+        }
+    }
+    let privacy = Privacy {
+        mode: spec.privacy.mode,
+        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
+    };
+    let static_routes = static_routes(&mut problems, spec);
+    let slots = spec.slots();
+    let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
+    if replicas > slots {
+        problems.0.push(format!(
+            "spec.edge.slots: {slots} is less than replicas ({replicas}); each replica needs a component id registered ahead"
+        ));
+    }
+    let public_addresses = problems.all(
+        "spec.edge.publicAddresses",
+        spec.edge.public_addresses.iter().map(|a| a.0.as_str()),
+        AN_ADDRESS,
+    );
+    let resolvers = problems.all(
+        "spec.dns.resolvers",
+        spec.dns.resolvers.iter().map(|a| a.0.as_str()),
+        AN_ADDRESS,
+    );
+    let allow_private = problems.all(
+        "spec.dns.allowPrivateTargets",
+        spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
+        A_NETWORK,
+    );
+    let proxy_sources = proxy_sources(&mut problems, spec);
+    let peers = peers(&mut problems, spec);
+    let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
+    if direct_tls && spec.tls.mode == TlsMode::Disabled {
+        problems.0.push(
+            "spec.edge.directTls: is enabled while spec.tls.mode is Disabled; disable it, or choose Required or Optional"
+                .to_owned(),
+        );
+    }
+    let imp = clusters(&mut problems, spec, &hosted);
+    let (Some(hostname), true) = (hostname, problems.0.is_empty()) else {
+        return Err(Refusal::Invalid(problems.0));
+    };
+    let component_ids = spec.component_ids(&hostname);
+    used_twice(&hosted, &component_ids, claims)?;
+
+    let mut certificate_names = hosted.clone();
+    if !certificate_names.contains(&hostname) {
+        certificate_names.push(hostname.clone());
+    }
+    Ok(ValidSpec {
+        owner,
+        active: later::wants_registration(spec.activation),
+        hosted,
+        hostname,
+        certificate_names,
+        component_ids,
+        replicas,
+        image: spec.edge.image.clone().unwrap_or_else(|| settings.edge_image.clone()),
+        pull_policy: spec.edge.image_pull_policy,
+        service: spec.edge.service.clone(),
+        public_addresses,
+        limits: limits(&spec.edge.limits),
+        drain_delay: spec.edge.drain_delay.0,
+        pod: spec.edge.pod.clone(),
+        tls: tls_terms(spec),
+        direct_tls,
+        proxy_sources,
+        peers,
+        privacy,
+        static_routes,
+        resolvers,
+        allow_private,
+        deny: settings.cluster_networks.clone(),
+        imp,
+        operator_namespace: settings.namespace.clone(),
+    })
+}
+
+/// Component id of each slot, as far as the host name is one.
+pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
+    let Ok(host) = Domain::parse(&spec.edge.hostname.0) else {
+        return Vec::new();
+    };
+    spec.component_ids(&host)
+}

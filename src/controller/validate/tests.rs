@@ -1,0 +1,158 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+use super::super::testing::{entry, owner, settings, spec_with, validated, with_entries};
+use super::claims::claim;
+use super::*;
+use crate::api::spec;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn sentences(path: &str, value: Value) -> String {
+    match validated(&spec_with(path, value)) {
+        Err(Refusal::Invalid(sentences)) => sentences.join("; "),
+        other => panic!("{path} was accepted: {other:?}"),
+    }
+}
+
+#[test]
+fn the_guides_resource_gets_the_guides_component_ids() {
+    let valid = validated(&spec_with("", Value::Null)).unwrap();
+    let ids: Vec<&str> = valid.component_ids.iter().map(ComponentId::as_str).collect();
+    assert_eq!(
+        ids,
+        [
+            "cm-2_s2scp-1.eft-xwye-a-coluc-com",
+            "cm-2_s2scp-1.eft-xwye-a-1-coluc-com"
+        ]
+    );
+    let names: Vec<&str> = valid.certificate_names.iter().map(Domain::as_str).collect();
+    assert_eq!(names, ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]);
+    assert!(valid.active);
+}
+
+#[rstest]
+#[case("SELECT paramvalue FROM processconfig WHERE paramname = 'x'", true)]
+#[case("select into_value from t", true)]
+#[case("SELECT a FROM b; DELETE FROM b", false)]
+#[case("SELECT a FROM b INTO TEMP c", false)]
+#[case("SELECT a FROM b\nWHERE c", false)]
+#[case("DELETE FROM b", false)]
+#[case("EXECUTE PROCEDURE select ()", false)]
+#[case("selection", false)]
+fn a_check_of_the_federation_only_reads(#[case] query: &str, #[case] taken: bool) {
+    let check = json!({"query": query, "offValue": "0"});
+    let valid = validated(&spec_with("/imp/0/federationCheck", check));
+    assert_eq!(valid.is_ok(), taken, "{:?}", valid.err());
+}
+
+#[rstest]
+#[case("/domains", json!(["bücher.example"]), "write \"xn--bcher-kva.example\"")]
+#[case("/domains", json!(["192.0.2.1"]), "is an IP address")]
+#[case("/privacy/domains", json!(["coluc.com"]), "hosted here; the list names remote domains only")]
+#[case("/staticRoutes", json!([{"domain": "conf.coluc.com", "addresses": [{"host": "198.51.100.20"}]}]), "hosted here and routed elsewhere")]
+#[case("/chatNodeAliases", json!(["coluc.com"]), "listed twice")]
+#[case("/edge/slots", json!(1), "each replica needs a component id")]
+#[case("/edge/publicAddresses", json!(["edge"]), "is not an IP address")]
+#[case("/imp/0/domains", json!(["other.example"]), "add it there")]
+#[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
+#[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
+#[case("/imp/0/axl", json!({"version": "14"}), "spec.imp[main].axl.version: \"14\" is not an AXL version; write major and minor number")]
+#[case("/imp/0/axl", json!({"port": 0}), "spec.imp[main].axl.port: 0 is not a TCP port; write 1 to 65535")]
+#[case("/imp/0/router/port", json!(74000), "spec.imp[main].router.port: 74000 is not a TCP port")]
+#[case("/staticRoutes", json!([{"domain": "a.example", "addresses": [{"host": "198.51.100.20", "port": -1}]}]), "spec.staticRoutes[0].addresses[0].port: -1 is not a TCP port")]
+#[case("/imp/0/restart", json!({"mode": "Window"}), "spec.imp[main].restart.mode: Window needs restart.window")]
+#[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 30 2 *", "duration": "1h"}}), "spec.imp[main].restart.window.schedule: \"0 2 30 2 *\" never comes")]
+#[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "30s"}}), "spec.imp[main].restart.window.duration: 30 s is too short")]
+#[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "1h", "timeZone": "CEST"}}), "spec.imp[main].restart.window.timeZone: \"CEST\" is not")]
+#[case("/edge/proxyProtocol", json!({"trustedSources": ["lb"]}), "trustedSources[0]: \"lb\" is not a network")]
+#[case("/edge/proxyProtocol", json!({"trustedSources": ["0.0.0.0/0"]}), "proxyProtocol.trustedSources[0]: 0.0.0.0/0 is every address")]
+#[case("/tls", json!({"mode": "Disabled", "requireClientCertificates": true}), "tls.requireClientCertificates: true cannot hold with tls.mode Disabled")]
+#[case("/peers", json!([{"domain": "coluc.com"}]), "spec.peers[0].domain: coluc.com is hosted here")]
+#[case("/peers", json!([{"domain": "a.example"}, {"domain": "a.example"}]), "spec.peers[1].domain: a.example has two entries")]
+#[case("/peers", json!([{"domain": "a.example", "pinnedSha256": ["zz"]}]), "spec.peers[0].pinnedSha256: \"zz\" is not a SHA-256")]
+#[case("/peers", json!([{"domain": "a.example", "tlsMode": "Disabled", "requireCertificate": true}]), "spec.peers[0].requireCertificate: true cannot hold with tlsMode Disabled, where nobody shows a certificate; set this peer's tlsMode to Required")]
+fn a_wrong_value_is_named_with_its_field_and_remedy(#[case] path: &str, #[case] value: Value, #[case] says: &str) {
+    let said = sentences(path, value);
+    assert!(said.contains(says), "{said}");
+}
+
+#[rstest]
+#[case("/edge/autoscaling", json!({"maxReplicas": 4}))]
+#[case("/dialback", json!({"rotateEvery": "2160h"}))]
+#[case("/dialback", json!({"secretRef": {"name": "a", "key": "b"}}))]
+#[case("/tls", json!({"certificate": {"issuerRef": {"name": "a"}}}))]
+#[case("/tls", json!({"clientCertificate": {"issuerRef": {"name": "a"}}}))]
+#[case("/dns", json!({"publish": "ExternalDns"}))]
+fn a_value_that_comes_later_is_refused_also_when_it_is_stored_already(#[case] path: &str, #[case] value: Value) {
+    let said = sentences(path, value);
+    assert!(said.contains("is not available in this release; "), "{said}");
+}
+
+#[rstest]
+#[case::peers(&[], &["other.example.net"], &[])]
+#[case::split(&["coluc.com"], &["other.example.net"], &["conf.coluc.com"])]
+#[case::three(&["coluc.com"], &["b.example.net", "c.example.net"], &["coluc.com", "conf.coluc.com"])]
+fn several_clusters_are_taken(#[case] own: &[&str], #[case] publishers: &[&str], #[case] domains: &[&str]) {
+    let others: Vec<Value> = publishers
+        .iter()
+        .zip('b'..)
+        .map(|(publisher, name)| entry(&name.to_string(), publisher, domains))
+        .collect();
+    let valid = validated(&with_entries(own, &others)).unwrap();
+    assert_eq!(valid.imp.len(), publishers.len() + 1);
+    let hosted = valid.hosted.iter();
+    assert!(hosted.clone().all(|d| valid.imp.iter().any(|imp| imp.serves(d))));
+}
+
+#[rstest]
+#[case::same_publisher(&[], &entry("b", "CUPS.ciscotac.net", &[]), "spec.imp[b].publisher: cups.ciscotac.net is the publisher of spec.imp[main] too")]
+#[case::same_name(&[], &entry("main", "b.example.net", &[]), "spec.imp[main]: the name is used by two entries")]
+#[case::unserved(&["coluc.com"], &entry("b", "b.example.net", &["coluc.com"]), "spec.imp: no entry serves conf.coluc.com")]
+#[case::foreign_domain(&[], &entry("b", "b.example.net", &["other.example"]), "spec.imp[b].domains: other.example is not in spec.domains")]
+fn what_two_clusters_may_not_share_is_named(#[case] own: &[&str], #[case] other: &Value, #[case] says: &str) {
+    let Err(Refusal::Invalid(sentences)) = validated(&with_entries(own, std::slice::from_ref(other))) else {
+        panic!("accepted")
+    };
+    assert!(sentences.iter().any(|s| s.contains(says)), "{sentences:?}");
+}
+
+#[test]
+fn an_entry_that_left_the_spec_is_judged_without_its_domains() {
+    let left: spec::ImpSpec = serde_json::from_value(entry("b", "B.example.net", &["gone.example"])).unwrap();
+    let found = dropped_entry(&left).unwrap();
+    assert_eq!(found.publisher(), "b.example.net");
+    assert!(found.domains.is_empty());
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let mut spec = spec_with("/domains", json!(["COLUC.com"]));
+    spec.edge.slots = Some(1);
+    let Err(Refusal::Invalid(sentences)) = validated(&spec) else {
+        panic!("accepted")
+    };
+    assert_eq!(sentences.len(), 2, "{sentences:?}");
+}
+
+#[rstest]
+// The same domain; a realm that two host names share; nothing in common.
+#[case("coluc.com", "other.example.net", Some("coluc.com is served by XmppFederation b/b"))]
+#[case("other.example", "eft-xwye.a.coluc.com", Some("follows from the host names"))]
+#[case("other.example", "other.example.net", None)]
+fn names_of_another_resource_are_refused_naming_it(
+    #[case] domain: &str,
+    #[case] hostname: &str,
+    #[case] says: Option<&str>,
+) {
+    let mut other = spec_with("/domains", json!([domain]));
+    other.chat_node_aliases.clear();
+    other.edge.hostname = DomainName(hostname.to_owned());
+    let claims = [claim("b/b".to_owned(), &other)];
+    let result = run(owner(), &spec_with("", Value::Null), &settings(), &claims);
+    match (result, says) {
+        (Err(Refusal::UsedTwice(said)), Some(says)) => {
+            assert!(said.contains(says) && said.contains("b/b"), "{said}");
+        }
+        (Ok(_), None) => {}
+        (other, _) => panic!("{other:?}"),
+    }
+}
