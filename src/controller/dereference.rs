@@ -120,7 +120,7 @@ pub struct ExistingObjects {
 /// One running edge pod.
 #[derive(Debug, Clone)]
 pub struct EdgePod {
-    /// Name.
+    /// Name of the pod.
     pub name: String,
     /// UID.
     pub uid: String,

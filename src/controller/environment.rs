@@ -19,15 +19,15 @@ pub type Guarded = DeserializeGuard<XmppFederation>;
 
 /// Shared by all steps.
 pub struct Environment {
-    /// Kubernetes.
+    /// Client of the Kubernetes API.
     pub client: Client,
     /// IM and Presence.
     pub imp: Arc<Manager>,
-    /// What is asked of it now.
+    /// Calls to its clusters.
     pub schedule: Schedule,
-    /// Edge pods.
+    /// Client of the edges' admin ports.
     pub edges: edges::Client,
-    /// Metrics.
+    /// Metrics of the operator.
     pub metrics: Metrics,
     /// Settings of this operator.
     pub settings: Settings,

@@ -1,15 +1,13 @@
-//! The reconcile: dereference → validate → build → apply → effects → status, one file each.
+//! The reconcile: dereference → validate → build → apply → effects → status. No module imports another in a circle.
 //!
-//! - [`reconcile`]: the steps in order; [`watch`]: what starts one
+//! - [`reconcile`]: the steps in order; [`watch`]: what starts one; [`requeue`]: when it is repeated; [`outcome`]: how it ends
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
-//! - [`delete`]: what happens instead when the resource goes; [`events`], [`change_log`],
-//!   [`answer`]: what is told and written back
-//! - [`schedule`]: calls to clusters of IM and Presence, none of which waits for another; [`rows`]: rows
-//!   that are to go
-//! - [`finalizer`]: what keeps the object until its rows are gone
-//! - [`desired`]: what a cluster of IM and Presence is asked for
-//! - [`requests`]: annotations with which a person asks for something
-//! - [`kube`]: bounded calls; [`names`]: names and labels of objects
+//! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema
+//! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
+//! - [`desired`]: what a cluster is asked for; [`schedule`]: calls to clusters, none of which waits for another
+//! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
+//! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]
+//! - [`kube`]: bounded calls; [`names`]: names, keys and labels of objects
 
 pub mod answer;
 pub mod apply;

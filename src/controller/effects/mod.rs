@@ -27,7 +27,7 @@ use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::Error;
-use super::rows::execute::{DroppedClusters, PendingCleanup};
+use super::rows::execute::{DroppedCleanups, PendingCleanup};
 use super::rows::{self, DroppedCluster};
 use super::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
 use super::validate::{ImpCluster, ValidSpec};
@@ -92,7 +92,7 @@ pub async fn run(
     object: &XmppFederation,
     valid: &ValidSpec,
     observed: &Snapshot,
-    former: &[DroppedCluster],
+    dropped: &[DroppedCluster],
     last: &Observations,
     memory: &Cache<rows::Memory>,
 ) -> Result<Outcome, Error> {
@@ -130,8 +130,8 @@ pub async fn run(
             }
         }
     }
-    let mut dropped = DroppedClusters::new(env, memory, object, resource, former);
-    due.extend(dropped.requests(&observed.secrets, earlier));
+    let mut cleanups = DroppedCleanups::new(env, memory, object, resource, dropped);
+    due.extend(cleanups.requests(&observed.secrets, earlier));
     let mut calls = env.schedule.take(&valid.owner.uid, due).await;
     for call in &calls {
         if let Some(ClusterAnswer::Reconcile(report)) = &call.answer {
@@ -145,7 +145,7 @@ pub async fn run(
         events::publish(&env.client, object, &env.instance, &notes).await;
         return Ok(Outcome::Again);
     }
-    let pending = dropped.conclude(object, &mut calls, &mut notes).await;
+    let pending = cleanups.conclude(object, &mut calls, &mut notes).await;
     let mut results = Vec::new();
     for cluster in &valid.imp {
         let entry = &cluster.spec.name;

@@ -29,7 +29,7 @@ pub enum RecordsError {
 /// Public records as they were looked at last.
 #[derive(Debug, Clone)]
 pub struct Records {
-    /// When.
+    /// When they were looked up.
     pub at: Instant,
     /// For what.
     wanted: Wanted,

@@ -120,14 +120,14 @@ pub struct PendingCleanup {
 
 /// The clusters that the spec of a living resource names no more; their rows are removed beside
 /// everything else.
-pub struct DroppedClusters<'a> {
+pub struct DroppedCleanups<'a> {
     env: &'a Environment,
     now: Timestamp,
     resource: Resource<'a>,
     cleanups: Vec<(&'a DroppedCluster, Cleanup)>,
 }
 
-impl<'a> DroppedClusters<'a> {
+impl<'a> DroppedCleanups<'a> {
     /// With what is to be done about each.
     pub fn new(
         env: &'a Environment,
@@ -235,7 +235,7 @@ const RETAINED: &str = "onDelete is Retain";
 pub struct LeftoverRows {
     /// Nobody wants them to; else they are retained.
     pub abandoned: bool,
-    /// Why.
+    /// Why they stay.
     pub why: String,
     /// Each with the SQL that removes it by hand.
     pub rows: Vec<String>,

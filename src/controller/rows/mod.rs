@@ -167,7 +167,7 @@ pub enum Cause {
 /// The rows of one cluster that are to go.
 #[derive(Debug)]
 pub struct Cleanup {
-    /// Why.
+    /// Why they are to go.
     pub cause: Cause,
     /// Name of the cluster in status and messages.
     pub name: String,

@@ -72,15 +72,15 @@ fn clusters(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<ImpStat
             Err(_) => before.cloned(),
         }
     });
-    let left = inputs.effects.pending.iter().map(|leaving| ImpStatus {
-        name: leaving.name.clone(),
+    let pending = inputs.effects.pending.iter().map(|pending| ImpStatus {
+        name: pending.name.clone(),
         leaving: Some(LeavingStatus {
-            since: leaving.since.to_string(),
-            message: leaving.message.clone(),
+            since: pending.since.to_string(),
+            message: pending.message.clone(),
         }),
         ..ImpStatus::default()
     });
-    named.chain(left).collect()
+    named.chain(pending).collect()
 }
 
 fn imp_status(inputs: &Inputs<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {

@@ -31,9 +31,9 @@ pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
             })
             .collect();
         if kind == Type::ComponentsRegistered {
-            named.extend(inputs.effects.pending.iter().map(|leaving| {
-                let verdict = Verdict::no(Reason::ClusterLeft, still_there(leaving));
-                (leaving.name.clone(), verdict)
+            named.extend(inputs.effects.pending.iter().map(|pending| {
+                let verdict = Verdict::no(Reason::ClusterLeft, pending_sentence(pending));
+                (pending.name.clone(), verdict)
             }));
         }
         findings.add(kind, over_all(named));
@@ -42,11 +42,11 @@ pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
 }
 
 /// A cluster that the spec names no more still has rows.
-fn still_there(leaving: &PendingCleanup) -> String {
+fn pending_sentence(pending: &PendingCleanup) -> String {
     format!(
         "it is not in spec.imp any more, and its rows are being removed: {}; or remove them by hand, on its publisher's command line: {}",
-        leaving.message,
-        leaving.rows.join("; ")
+        pending.message,
+        pending.rows.join("; ")
     )
 }
 
@@ -117,8 +117,8 @@ fn progress(findings: &mut Findings, inputs: &Inputs<'_>) {
     };
     if !reconciling.is_empty() {
         findings.reconciling = Some((Reason::InProgress, told(&reconciling)));
-    } else if let Some(leaving) = inputs.effects.pending.first() {
-        let message = format!("{}: {}", leaving.name, leaving.message);
+    } else if let Some(pending) = inputs.effects.pending.first() {
+        let message = format!("{}: {}", pending.name, pending.message);
         findings.reconciling = Some((Reason::ClusterLeft, message));
     }
     if let Some(why) = why {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use xmpp_federation_core::edge_status::LinkState;
 
 use super::super::effects::ClusterResult;
-use super::symptom::{self, Link, Symptom};
+use super::symptom::{self, PodLink, Symptom};
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
@@ -48,7 +48,7 @@ fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
         Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let links: Vec<Link<'_>> = all(inputs, &result.entry).collect();
+    let links: Vec<PodLink<'_>> = all(inputs, &result.entry).collect();
     if let Some(verdict) = broken(inputs, &links) {
         return verdict;
     }
@@ -87,19 +87,19 @@ fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
 }
 
 /// The links to one cluster of the pods that may run.
-pub(super) fn all<'a>(inputs: &Inputs<'a>, router: &'a str) -> impl Iterator<Item = Link<'a>> + use<'a> {
+pub(super) fn all<'a>(inputs: &Inputs<'a>, router: &'a str) -> impl Iterator<Item = PodLink<'a>> + use<'a> {
     let allowed = inputs.pods_allowed;
     answering(&inputs.observed.pods)
         .filter(move |(pod, _)| pod.index < allowed)
         .flat_map(move |(pod, told)| {
             let own = told.links.iter().filter(move |link| link.router == router);
-            own.map(move |status| Link { pod, status })
+            own.map(move |status| PodLink { pod, status })
         })
 }
 
 /// What is wrong with the links, the symptom that needs a person most first.
-fn broken(inputs: &Inputs<'_>, links: &[Link<'_>]) -> Option<Verdict> {
-    let mut wrong: Vec<(Symptom, Link<'_>)> = links
+fn broken(inputs: &Inputs<'_>, links: &[PodLink<'_>]) -> Option<Verdict> {
+    let mut wrong: Vec<(Symptom, PodLink<'_>)> = links
         .iter()
         .filter_map(|link| Some((symptom::of(inputs, *link)?, *link)))
         .collect();

@@ -47,7 +47,7 @@ pub struct Inputs<'a> {
     pub pods_allowed: u16,
     /// What the world outside answered.
     pub effects: &'a Effects,
-    /// Now.
+    /// The time of this reconcile.
     pub now: Timestamp,
 }
 

@@ -6,16 +6,17 @@
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 
 use super::super::dereference::EdgePod;
+use super::super::validate::ImpCluster;
 use super::Inputs;
 use crate::api::reasons::Reason;
-use crate::api::spec::{ImpSpec, RestartMode};
+use crate::api::spec::RestartMode;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{NodeReport, Report};
 use xmpp_federation_imp::restart::by_hand::BY_HAND;
 
 /// One pod's link to one node.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Link<'a> {
+pub(super) struct PodLink<'a> {
     pub(super) pod: &'a EdgePod,
     pub(super) status: &'a LinkStatus,
 }
@@ -42,7 +43,7 @@ pub(super) enum Symptom {
 }
 
 /// What is wrong with a link; `None`: nothing.
-pub(super) fn of(inputs: &Inputs<'_>, link: Link<'_>) -> Option<Symptom> {
+pub(super) fn of(inputs: &Inputs<'_>, link: PodLink<'_>) -> Option<Symptom> {
     let status = link.status;
     let node = node(inputs, status);
     let restarting = node.is_some_and(|node| {
@@ -70,10 +71,9 @@ fn report<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a Report> {
     result.report.as_ref().ok()
 }
 
-/// The entry of the spec that a link belongs to.
-fn entry<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a ImpSpec> {
-    let entries = inputs.valid.imp.iter().map(|imp| &imp.spec);
-    entries.into_iter().find(|spec| spec.name == link.router)
+/// The entry of the spec that a link belongs to; `None`: the spec does not name it any more.
+fn entry<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a ImpCluster> {
+    inputs.valid.imp.iter().find(|entry| entry.spec.name == link.router)
 }
 
 fn node<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a NodeReport> {
@@ -100,7 +100,7 @@ impl Symptom {
     }
 
     /// What is, with which values, and what to do.
-    pub(super) fn sentence(self, inputs: &Inputs<'_>, link: Link<'_>) -> String {
+    pub(super) fn sentence(self, inputs: &Inputs<'_>, link: PodLink<'_>) -> String {
         let LinkStatus {
             node,
             address,
@@ -112,24 +112,30 @@ impl Symptom {
         let why = link.status.reason.as_deref().unwrap_or("no reason given");
         match self {
             Self::WrongSecret => {
-                let secret = entry(inputs, link.status).map(|entry| &entry.router.secret_ref);
-                let (key, name) = secret.map_or(("", ""), |secret| (&*secret.key, &*secret.name));
+                let secret = entry(inputs, link.status).map(|entry| &entry.spec.router.secret_ref);
+                let secret = secret.map_or_else(
+                    || "its Secret".to_owned(),
+                    |secret| format!("key {:?} of Secret {}", secret.key, secret.name),
+                );
                 format!(
-                    "pod {pod} has no link to {node} at {address} since {since}: the XCP router refuses the shared secret; correct key {key:?} of Secret {name} (spec.imp[].router.secretRef), which the pods take over without a restart"
+                    "pod {pod} has no link to {node} at {address} since {since}: the XCP router refuses the shared secret; correct {secret} (spec.imp[].router.secretRef), which the pods take over without a restart"
                 )
             }
             Self::RowLost => row_lost(inputs, link),
             Self::Returned => returned(inputs, link),
             Self::NoWay => format!(
-                "pod {pod} has no link to {node} at {address} since {since}: {why}. {}What of it arrives at IM&P shows, on that node's command line, `utils network capture eth0 file axl_inject.pcap count 1000000 size all`: nothing to port {port} means that a firewall or NetworkPolicy between the pods and {node} drops it, connections that are reset mean that Cisco XCP Router does not listen",
+                "pod {pod} has no link to {node} at {address} since {since}: {why}. {}What of it arrives at IM&P shows, on that node's command line, `utils network capture eth0 file axl_inject.pcap count 1000000 size all`: nothing to {port} means that a firewall or NetworkPolicy between the pods and {node} drops it, connections that are reset mean that Cisco XCP Router does not listen",
                 service(inputs, link.status),
-                port = entry(inputs, link.status).map_or(7400, |entry| entry.router.port)
+                port = entry(inputs, link.status).map_or_else(
+                    || "the port of that address".to_owned(),
+                    |entry| format!("port {}", entry.router_port)
+                )
             ),
             Self::TableNotRead => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row stands in IM&P's table, but Cisco XCP Router on {node} has not read the table since the row was written, of which IM&P may show no notice. {}",
                 refuses(link.status),
                 was_up(link.status),
-                who(inputs, link.status)
+                restart_advice(inputs, link.status)
             ),
             Self::NoRow => format!(
                 "the XCP router of {node} at {address} {} {component_id} of pod {pod} since {since}{}: its row is not in IM&P's table; see ComponentsRegistered",
@@ -174,11 +180,11 @@ fn was_up(link: &LinkStatus) -> String {
     })
 }
 
-/// Who restarts a router that has not read the table.
-fn who(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
+/// What to do about a router that has not read the table.
+fn restart_advice(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
     let node = &link.node;
     let by_hand = format!("Restart Cisco XCP Router on {node}: {BY_HAND}");
-    let manual = entry(inputs, link).is_some_and(|entry| entry.restart.mode == RestartMode::Manual);
+    let manual = entry(inputs, link).is_some_and(|entry| entry.spec.restart.mode == RestartMode::Manual);
     let plan = report(inputs, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(
@@ -198,7 +204,7 @@ fn who(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
 }
 
 /// In sync by all that is known, and refused.
-fn row_lost(inputs: &Inputs<'_>, link: Link<'_>) -> String {
+fn row_lost(inputs: &Inputs<'_>, link: PodLink<'_>) -> String {
     let LinkStatus {
         node,
         address,
@@ -217,7 +223,7 @@ fn row_lost(inputs: &Inputs<'_>, link: Link<'_>) -> String {
 }
 
 /// Accepted, and nothing is taken.
-fn returned(inputs: &Inputs<'_>, link: Link<'_>) -> String {
+fn returned(inputs: &Inputs<'_>, link: PodLink<'_>) -> String {
     let LinkStatus {
         node,
         component_id,
@@ -234,7 +240,7 @@ fn returned(inputs: &Inputs<'_>, link: Link<'_>) -> String {
             Some(self_node) if self_node.in_sync => format!(
                 "This one provably started behind the rows; look at IM&P's services on {node} (Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services), then restart its router: {BY_HAND}; or set the annotation xmppfederation.io/restart-routers to a new value, which restarts all of them, one after the other"
             ),
-            _ => who(inputs, link.status),
+            _ => restart_advice(inputs, link.status),
         }
     )
 }
