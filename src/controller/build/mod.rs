@@ -8,6 +8,8 @@ mod running;
 mod secrets;
 mod services;
 mod stateful_set;
+#[cfg(test)]
+mod tests;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;

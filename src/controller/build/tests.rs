@@ -1,0 +1,184 @@
+//! The objects as they are sent, against committed files with one object a line. `UPDATE_GOLDEN=1`
+//! writes them anew.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::path::PathBuf;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use xmpp_federation_core::SecretBytes;
+
+use super::material::{Certificate, Dialback, Material, RouterSecret};
+use super::{DesiredObject, DesiredObjects, RouterAddresses, Topology, all};
+use crate::controller::testing::{entry, spec, validated};
+use crate::controller::validate::ValidSpec;
+use crate::tls::KeyMaterial;
+
+fn bytes(text: &str) -> SecretBytes {
+    SecretBytes::new(text.as_bytes().to_vec())
+}
+
+/// All of it new, or all of it the user's.
+fn material(valid: &ValidSpec) -> Material {
+    let own = KeyMaterial {
+        ca_certificate: "authority".to_owned(),
+        ca_key: bytes("key of the authority"),
+        certificate: "leaf".to_owned(),
+        key: bytes("key of the leaf"),
+    };
+    let brought = valid.tls.brought_certificate.clone();
+    let routers = valid.imp.iter().map(|imp| RouterSecret {
+        entry: imp.spec.name.clone(),
+        bytes: Some(bytes("routers")),
+        missing: None,
+    });
+    Material {
+        dialback: Ok(Dialback {
+            secret: bytes("0123456789abcdef0123456789abcdef"),
+            fresh: brought.is_none(),
+        }),
+        certificate: Ok(match brought {
+            Some(secret) => Certificate::Brought {
+                secret,
+                pem: "brought".to_owned(),
+            },
+            None => Certificate::Own {
+                material: own,
+                new_authority: true,
+                reason: None,
+            },
+        }),
+        routers: routers.collect(),
+        others: Ok(()),
+        brought: Vec::new(),
+    }
+}
+
+fn everything() -> Value {
+    let mut spec = spec();
+    let fields = json!({
+        "edge": {
+            "hostname": "eft-xwye-a.coluc.com", "replicas": 3, "slots": 4, "image": "edge:2", "imagePullPolicy": "Always",
+            "directTls": {"enabled": true}, "proxyProtocol": {"trustedSources": ["192.0.2.0/24"]},
+            "limits": {"maxStanzaBytes": 20000, "idleTimeout": "5m"}, "drainDelay": "30s",
+            "service": {
+                "type": "LoadBalancer", "annotations": {"example.com/pool": "a"}, "loadBalancerClass": "example.com/lb",
+                "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["198.51.100.0/24"],
+                "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"],
+            },
+            "pod": {
+                "resources": {"requests": {"cpu": "1000m"}, "limits": {"memory": "1Gi"}},
+                "nodeSelector": {"zone": "a"}, "tolerations": [{"key": "edge", "operator": "Exists"}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]},
+                ]}}},
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+                ],
+                "priorityClassName": "high", "imagePullSecrets": [{"name": "pull"}],
+                "annotations": {"team": "voice"}, "labels": {"team": "voice"},
+            },
+        },
+        "tls": {
+            "mode": "Optional", "requireClientCertificates": true, "minVersion": "VersionTLS13",
+            "clientCertificate": {"secretRef": {"name": "client"}},
+            "revocationLists": {"configMapRef": {"name": "lists", "key": "crl.pem"}},
+            "trustAnchors": {"system": false, "secretRef": {"name": "anchors", "key": "ca.pem"}},
+        },
+        "dns": {"resolvers": ["192.0.2.53"], "allowPrivateTargets": ["10.1.0.0/16", "fd00::/8"]},
+        "staticRoutes": [{"domain": "routed.lab", "addresses": [
+            {"host": "198.51.100.20", "port": 5270}, {"host": "2001:db8::20"}, {"host": "edge.routed.lab"},
+        ]}],
+        "peers": [{"domain": "peer.lab", "tlsMode": "Required", "requireCertificate": true, "messagesPerSecond": 50}],
+    });
+    let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) else {
+        unreachable!("objects")
+    };
+    spec.extend(fields);
+    let entries = spec.get_mut("imp").unwrap().as_array_mut().unwrap();
+    entries.push(entry("second", "cups2.example.net", &["conf.coluc.com"]));
+    Value::Object(std::mem::take(spec))
+}
+
+fn brought_and_prepared() -> Value {
+    let mut spec = spec();
+    let fields = json!({
+        "activation": "Prepared",
+        "edge": {"hostname": "eft-xwye-a.coluc.com", "replicas": 1, "service": {"type": "ClusterIP"}},
+        "tls": {"certificate": {"secretRef": {"name": "brought"}}},
+    });
+    let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) else {
+        unreachable!("objects")
+    };
+    spec.extend(fields);
+    Value::Object(std::mem::take(spec))
+}
+
+#[rstest]
+#[case("guide", spec())]
+#[case("everything", everything())]
+#[case("brought-and-prepared", brought_and_prepared())]
+fn the_objects_are_the_committed_ones(#[case] name: &str, #[case] spec: Value) {
+    let valid = validated(&serde_json::from_value(spec).unwrap()).unwrap();
+    let nodes = |name: &str, address: &str| vec![(name.to_owned(), address.to_owned())];
+    let topology = Topology {
+        routers: RouterAddresses::from([
+            ("main".to_owned(), nodes("cups.ciscotac.net", "10.244.200.10")),
+            ("second".to_owned(), nodes("cups2.example.net", "fd00::10")),
+        ]),
+        pods: 2,
+    };
+    let built: Vec<Value> = objects(&all(&valid, &material(&valid), &topology).unwrap());
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/controller/build/golden/{name}.jsonl"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let lines: Vec<String> = built.iter().map(|object| format!("{object}\n")).collect();
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, lines.concat()).unwrap();
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    let committed: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(built.len(), committed.len());
+    for (built, committed) in built.iter().zip(&committed) {
+        assert_eq!(built, committed);
+        // What is sent is hashed: not even the order of fields may change.
+        assert_eq!(built.to_string(), committed.to_string());
+    }
+}
+
+fn objects(desired: &DesiredObjects) -> Vec<Value> {
+    let DesiredObjects {
+        dialback,
+        authority,
+        certificate,
+        router,
+        config,
+        account,
+        pods_service,
+        service,
+        budget,
+        policy,
+        stateful_set,
+        config_hash: _,
+        mounted_hash,
+    } = desired;
+    let wanted = |object: &DesiredObject| match object {
+        DesiredObject::Present(value) => value.clone(),
+        DesiredObject::Absent => json!("absent"),
+        DesiredObject::Unchanged => json!("unchanged"),
+    };
+    vec![
+        json!(dialback),
+        json!(authority),
+        wanted(certificate),
+        wanted(router),
+        config.clone(),
+        account.clone(),
+        pods_service.clone(),
+        service.clone(),
+        budget.clone(),
+        policy.clone(),
+        wanted(stateful_set),
+        json!(mounted_hash),
+    ]
+}
