@@ -28,7 +28,7 @@ use crate::text::names;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct ReportInput<'a> {
     /// What is wanted.
     pub desired: &'a Desired,
     /// What was seen.
@@ -45,57 +45,398 @@ pub struct Input<'a> {
     pub axl_version: Option<AxlVersion>,
 }
 
-/// Makes a report.
-pub fn report(input: &Input<'_>, events: Vec<Event>, requeue_after: Duration) -> Report {
-    let Input {
-        desired, seen, ledger, ..
-    } = *input;
-    // What another resource or entry did there is told by that one.
-    let ours = ledger.filter(|_| !rests(input));
-    Report {
-        axl_authenticated: accounts::verdict(input),
-        components_registered: components_registered(input),
-        routers_in_sync: routers_in_sync(input),
-        imp_federation_off: if rests(input) {
-            Verdict::unknown(
-                Reason::NotProven,
-                "Whoever has this IM&P cluster looks at its own XMPP federation",
-            )
-        } else {
-            federation::verdict(seen, desired.federation_check.as_ref())
-        },
-        progress: progress(input),
-        axl_version: input.axl_version.map(|version| version.to_string()),
-        table: seen.table.map(|table| table.to_string()),
-        nodes: nodes(input),
-        registrations: registrations(ours),
-        slots: desired
-            .component_ids
-            .iter()
-            .map(|id| SlotReport {
-                component_id: id.clone(),
-                registered: is_present(input, id),
-                sync: slot_sync(input, id),
-            })
-            .collect(),
-        handled_restart_token: ours.and_then(|ledger| ledger.handled_restart_token.clone()),
-        recent_actions: ours.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
-        events,
-        requeue_after,
-        barred: seen.barred.is_some(),
-        wants_to_act: desired.hold_acts && matches!(input.step, NextStep::Act(_)),
+impl ReportInput<'_> {
+    /// Makes a report.
+    pub fn report(&self, events: Vec<Event>, requeue_after: Duration) -> Report {
+        // What another resource or entry did there is told by that one.
+        let ours = self.ledger.filter(|_| !self.rests());
+        Report {
+            axl_authenticated: self.axl_authenticated(),
+            components_registered: self.components_registered(),
+            routers_in_sync: self.routers_in_sync(),
+            imp_federation_off: if self.rests() {
+                Verdict::unknown(
+                    Reason::NotProven,
+                    "Whoever has this IM&P cluster looks at its own XMPP federation",
+                )
+            } else {
+                federation::verdict(self.seen, self.desired.federation_check.as_ref())
+            },
+            progress: self.progress(),
+            axl_version: self.axl_version.map(|version| version.to_string()),
+            table: self.seen.table.map(|table| table.to_string()),
+            nodes: self.nodes(),
+            registrations: registrations(ours),
+            slots: self
+                .desired
+                .component_ids
+                .iter()
+                .map(|id| SlotReport {
+                    component_id: id.clone(),
+                    registered: self.is_present(id),
+                    sync: self.slot_sync(id),
+                })
+                .collect(),
+            handled_restart_token: ours.and_then(|ledger| ledger.handled_restart_token.clone()),
+            recent_actions: ours.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
+            events,
+            requeue_after,
+            barred: self.seen.barred.is_some(),
+            wants_to_act: self.desired.hold_acts && matches!(self.step, NextStep::Act(_)),
+        }
     }
-}
 
-/// Whether another resource or entry has the cluster, so that only the node list is read.
-fn rests(input: &Input<'_>) -> bool {
-    matches!(
-        input.step,
-        NextStep::Wait(Wait {
-            why: WaitReason::Claimed(_) | WaitReason::Barred(_),
-            ..
+    /// Whether another resource or entry has the cluster, so that only the node list is read.
+    fn rests(&self) -> bool {
+        matches!(
+            self.step,
+            NextStep::Wait(Wait {
+                why: WaitReason::Claimed(_) | WaitReason::Barred(_),
+                ..
+            })
+        )
+    }
+
+    fn components_registered(&self) -> Verdict {
+        let Some(ledger) = self.ledger else {
+            return self.without_ledger();
+        };
+        if let NextStep::Wait(wait) = self.step
+            && let Some(verdict) = blocked(&wait.why)
+        {
+            return verdict;
+        }
+        let table = self.seen.table.map_or("xmpps2snodes", Table::name);
+        let wanted = self.desired.wanted();
+        if wanted.is_empty() {
+            if ledger.rows.is_empty() {
+                return Verdict::yes(
+                    Reason::Prepared,
+                    format!("No rows are wanted in {table}, and none of ours is there"),
+                );
+            }
+            let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
+            return Verdict::no(
+                Reason::Registering,
+                format!(
+                    "The rows of {} are to be removed from {table}{}",
+                    ids.join(", "),
+                    maintenance(self.desired)
+                ),
+            );
+        }
+        let missing: Vec<&str> = wanted
+            .iter()
+            .filter(|id| !self.is_present(id))
+            .map(ComponentId::as_str)
+            .collect();
+        if let Some(failure) = &self.seen.axl_failure {
+            let what = if missing.is_empty() {
+                format!("The rows of {} stood in {table} when it was read last", join(wanted))
+            } else {
+                format!("The rows of {} are not known to stand in {table}", missing.join(", "))
+            };
+            let message = format!("{what}; {}", failure.error);
+            return if missing.is_empty() {
+                Verdict::unknown(failure.error.reason(), message)
+            } else {
+                Verdict::no(failure.error.reason(), message)
+            };
+        }
+        if !missing.is_empty() {
+            return Verdict::no(
+                Reason::Registering,
+                format!(
+                    "The rows of {} are being written into {table}{}",
+                    missing.join(", "),
+                    maintenance(self.desired)
+                ),
+            );
+        }
+        Verdict::yes(Reason::Registered, format!("{} stand in {table}", join(wanted)))
+    }
+
+    /// Verdict about rows or routers while the ledger is not there.
+    fn without_ledger(&self) -> Verdict {
+        if let Some(error) = self.ledger_error {
+            return Verdict::unknown(
+                Reason::LedgerUnavailable,
+                format!("The record of what was done to this IM&P cluster is not usable: {error}"),
+            );
+        }
+        if let Some(failure) = &self.seen.axl_failure {
+            return Verdict::unknown(
+                failure.error.reason(),
+                format!("Nothing is known of the rows: {}", failure.error),
+            );
+        }
+        if let Some(error) = self.setup_error {
+            return Verdict::unknown(Reason::CertificateRefused, error.to_string());
+        }
+        Verdict::unknown(Reason::NotTried, "IM&P has not been asked yet")
+    }
+
+    fn routers_in_sync(&self) -> Verdict {
+        if self.desired.activation == Activation::Prepared {
+            return Verdict::yes(Reason::Prepared, "No router has to know a row of ours");
+        }
+        let Some(ledger) = self.ledger else {
+            return self.without_ledger();
+        };
+        let nodes = self.node_names();
+        if nodes.is_empty() {
+            return self.without_ledger();
+        }
+        let wanted = self.desired.wanted();
+        let behind: Vec<&str> = nodes
+            .iter()
+            .filter(|node| !node_in_sync(ledger, node, wanted))
+            .map(String::as_str)
+            .collect();
+        if behind.is_empty() {
+            if let Some(message) = self.unannounced(&nodes) {
+                return Verdict::no(Reason::NotAnnouncedAsGateway, message);
+            }
+            if let Some(message) = self.still_bouncing() {
+                return Verdict::no(Reason::StillBouncingAfterRestart, message);
+            }
+            if self.desired.announces {
+                let message = announcement::in_sync(&nodes, self.desired, &self.seen.services);
+                return Verdict::yes(Reason::InSync, message);
+            }
+            return Verdict::yes(
+                Reason::InSync,
+                format!(
+                    "Cisco XCP Router on {} started after all rows were readable",
+                    names(nodes.iter().map(String::as_str))
+                ),
+            );
+        }
+        let behind = names(behind.into_iter());
+        match self.step {
+            NextStep::Wait(wait) => match &wait.why {
+                WaitReason::Restart(waiting) => restart_verdict(waiting),
+                WaitReason::Propagating => Verdict::no(
+                    Reason::Propagating,
+                    format!(
+                        "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
+                        self.desired.restart.propagation_delay.as_secs_f32()
+                    ),
+                ),
+                WaitReason::Axl => Verdict::unknown(
+                    Reason::Unreachable,
+                    format!(
+                        "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
+                    ),
+                ),
+                WaitReason::Maintenance => Verdict::no(
+                    Reason::Maintenance,
+                    format!(
+                        "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
+                    ),
+                ),
+                WaitReason::Settled => Verdict::unknown(
+                    Reason::Unproven,
+                    format!(
+                        "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
+                    ),
+                ),
+                WaitReason::Budget => Verdict::no(
+                    Reason::Restarting,
+                    format!(
+                        "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
+                    ),
+                ),
+                _ => Verdict::no(
+                    Reason::Registering,
+                    format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+                ),
+            },
+            NextStep::Act(Action::Restart { node, reason }) => Verdict::no(
+                Reason::Restarting,
+                format!("Cisco XCP Router on {node} is restarted next: {reason}"),
+            ),
+            NextStep::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
+                Reason::Restarting,
+                format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
+            ),
+            _ => Verdict::no(
+                Reason::Registering,
+                format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+            ),
+        }
+    }
+
+    /// Profile Xcp: a router that provably read the rows and announces one of our components without
+    /// the way to foreign domains.
+    fn unannounced(&self, nodes: &[String]) -> Option<String> {
+        let ledger = self.ledger.filter(|_| self.desired.announces)?;
+        let wanted = self.desired.wanted();
+        let proven = nodes.iter().filter(|node| node_in_sync(ledger, node, wanted));
+        announcement::unannounced(proven, self.desired, &self.seen.services)
+    }
+
+    /// A router that provably read the rows, took the link, and returns all the same everything that is
+    /// sent over it.
+    fn still_bouncing(&self) -> Option<String> {
+        let ledger = self.ledger?;
+        let wanted = self.desired.wanted();
+        let (link, condition) = self.desired.links.iter().find_map(|link| {
+            let proven = wanted.contains(&link.component_id)
+                && self.seen.node_list().iter().any(|node| node.name == link.node)
+                && node_in_sync(ledger, &link.node, wanted);
+            let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
+            Some((link, condition))
+        })?;
+        let table = self.seen.table.map_or("xmpps2snodes", Table::name);
+        Some(format!(
+            "Cisco XCP Router on {node} started after the row of {id} was readable and accepts its link, and still everything that is sent there comes back ({condition}). Look whether the row stands in {node}'s own table, on its command line: run sql select * from {table}. Cisco's last resort is a reboot of the cluster's nodes, which this operator never does: one after the other, on their command lines: utils system restart",
+            node = link.node,
+            id = link.component_id,
+        ))
+    }
+
+    fn progress(&self) -> Progress {
+        if let Some(error) = self.setup_error {
+            return Progress::Stalled(error.to_string());
+        }
+        match self.step {
+            NextStep::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
+            NextStep::Act(act) => Progress::Reconciling(match act {
+                Action::Row(RowAction { id, change, .. }) => {
+                    let done = match change {
+                        RowChange::Insert => "inserted",
+                        RowChange::Delete(_) => "deleted",
+                        RowChange::Adopt => "adopted",
+                    };
+                    format!("The row of {id} is {done} next")
+                }
+                Action::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
+            }),
+            NextStep::Wait(wait) => match &wait.why {
+                WaitReason::Settled => self
+                    .unannounced(&self.node_names())
+                    .or_else(|| self.still_bouncing())
+                    .map_or(Progress::Done, Progress::Stalled),
+                WaitReason::Claimed(_)
+                | WaitReason::Barred(_)
+                | WaitReason::Blocked(_)
+                | WaitReason::FederationOn(_)
+                | WaitReason::Vanished => {
+                    Progress::Stalled(blocked(&wait.why).map(|verdict| verdict.message).unwrap_or_default())
+                }
+                WaitReason::Restart(waiting) => match waiting.kind {
+                    WaitKind::ByHand
+                    | WaitKind::Refused
+                    | WaitKind::Hangs
+                    | WaitKind::Unhealthy
+                    | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
+                    _ => Progress::Reconciling(waiting.message.clone()),
+                },
+                WaitReason::Maintenance => {
+                    Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned())
+                }
+                WaitReason::Axl => Progress::Reconciling(
+                    self.seen
+                        .axl_failure
+                        .as_ref()
+                        .map_or_else(|| "AXL is asked again".to_owned(), |failure| failure.error.to_string()),
+                ),
+                WaitReason::Ledger => Progress::Reconciling(self.without_ledger().message),
+                WaitReason::ConfirmMissing => {
+                    Progress::Reconciling("Missing rows are confirmed by a second read".to_owned())
+                }
+                WaitReason::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
+                WaitReason::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
+            },
+        }
+    }
+
+    fn nodes(&self) -> Vec<NodeReport> {
+        self.seen
+            .node_list()
+            .iter()
+            .map(|node| {
+                let services = self.seen.services.get(&node.name);
+                let announced = self.desired.announces.then(|| {
+                    announcement::proof(
+                        &node.name,
+                        self.desired.wanted(),
+                        &self.desired.links,
+                        &self.seen.services,
+                    )
+                });
+                NodeReport {
+                    name: node.name.clone(),
+                    address: self
+                        .desired
+                        .target
+                        .addresses
+                        .get(&node.name)
+                        .map(|address| address.address.to_string()),
+                    publisher: node.publisher,
+                    router: services.map(|services| services.value.router),
+                    up_time: services.and_then(|services| services.value.up_time),
+                    in_sync: self
+                        .ledger
+                        .is_some_and(|ledger| node_in_sync(ledger, &node.name, self.desired.wanted()))
+                        && !matches!(announced, Some(Proof::NotGateway(_))),
+                    pending_restart: self
+                        .ledger
+                        .and_then(|ledger| pending(ledger, &node.name, self.desired.wanted())),
+                }
+            })
+            .collect()
+    }
+
+    /// The nodes as last read, or as the ledger has them.
+    fn node_names(&self) -> Vec<String> {
+        let seen = self.seen.node_list();
+        if seen.is_empty() {
+            self.ledger.map_or_else(Vec::new, |ledger| {
+                let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
+                listed.map(|(name, _)| name.clone()).collect()
+            })
+        } else {
+            seen.iter().map(|node| node.name.clone()).collect()
+        }
+    }
+
+    fn is_present(&self, id: &ComponentId) -> bool {
+        if self.seen.rows_current() {
+            return self.seen.present_since.contains_key(id);
+        }
+        self.ledger.is_some_and(|ledger| {
+            ledger
+                .rows
+                .values()
+                .any(|row| row.component_id == *id && row.state == RowState::Present)
         })
-    )
+    }
+
+    /// What decides which pods run. Announcements do not count here, whatever the profile: a pod that
+    /// does not run is announced by no router.
+    fn slot_sync(&self, id: &ComponentId) -> SlotSync {
+        let Some(ledger) = self.ledger else {
+            return SlotSync::Unknown;
+        };
+        let nodes = self.node_names();
+        if nodes.is_empty() {
+            return SlotSync::Unknown;
+        }
+        if nodes.iter().all(|node| ledger.has_loaded(node, id)) {
+            return SlotSync::InSync;
+        }
+        let adopted = ledger
+            .rows
+            .values()
+            .any(|row| row.component_id == *id && !row.asks_restart);
+        if adopted {
+            SlotSync::Unknown
+        } else {
+            SlotSync::NotInSync
+        }
+    }
 }
 
 /// The rows that were read back.
@@ -111,68 +452,6 @@ fn registrations(ledger: Option<&Ledger>) -> Vec<Registration> {
         .collect()
 }
 
-fn components_registered(input: &Input<'_>) -> Verdict {
-    let Input {
-        desired, seen, step, ..
-    } = *input;
-    let Some(ledger) = input.ledger else {
-        return without_ledger(input);
-    };
-    if let NextStep::Wait(wait) = step
-        && let Some(verdict) = blocked(&wait.why)
-    {
-        return verdict;
-    }
-    let table = seen.table.map_or("xmpps2snodes", Table::name);
-    let wanted = desired.wanted();
-    if wanted.is_empty() {
-        if ledger.rows.is_empty() {
-            return Verdict::yes(
-                Reason::Prepared,
-                format!("No rows are wanted in {table}, and none of ours is there"),
-            );
-        }
-        let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
-        return Verdict::no(
-            Reason::Registering,
-            format!(
-                "The rows of {} are to be removed from {table}{}",
-                ids.join(", "),
-                maintenance(desired)
-            ),
-        );
-    }
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|id| !is_present(input, id))
-        .map(ComponentId::as_str)
-        .collect();
-    if let Some(failure) = &seen.axl_failure {
-        let what = if missing.is_empty() {
-            format!("The rows of {} stood in {table} when it was read last", join(wanted))
-        } else {
-            format!("The rows of {} are not known to stand in {table}", missing.join(", "))
-        };
-        let message = format!("{what}; {}", failure.error);
-        return if missing.is_empty() {
-            Verdict::unknown(failure.error.reason(), message)
-        } else {
-            Verdict::no(failure.error.reason(), message)
-        };
-    }
-    if !missing.is_empty() {
-        return Verdict::no(
-            Reason::Registering,
-            format!(
-                "The rows of {} are being written into {table}{}",
-                missing.join(", "),
-                maintenance(desired)
-            ),
-        );
-    }
-    Verdict::yes(Reason::Registered, format!("{} stand in {table}", join(wanted)))
-}
-
 fn maintenance(desired: &Desired) -> &'static str {
     if desired.maintenance {
         ", which waits for the end of maintenance (imp[].maintenance)"
@@ -183,26 +462,6 @@ fn maintenance(desired: &Desired) -> &'static str {
 
 fn join(ids: &[ComponentId]) -> String {
     ids.iter().map(ComponentId::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// Verdict about rows or routers while the ledger is not there.
-fn without_ledger(input: &Input<'_>) -> Verdict {
-    if let Some(error) = input.ledger_error {
-        return Verdict::unknown(
-            Reason::LedgerUnavailable,
-            format!("The record of what was done to this IM&P cluster is not usable: {error}"),
-        );
-    }
-    if let Some(failure) = &input.seen.axl_failure {
-        return Verdict::unknown(
-            failure.error.reason(),
-            format!("Nothing is known of the rows: {}", failure.error),
-        );
-    }
-    if let Some(error) = input.setup_error {
-        return Verdict::unknown(Reason::CertificateRefused, error.to_string());
-    }
-    Verdict::unknown(Reason::NotTried, "IM&P has not been asked yet")
 }
 
 /// What keeps rows from being written, where a human has to decide.
@@ -262,128 +521,6 @@ fn blocked(why: &WaitReason) -> Option<Verdict> {
     })
 }
 
-fn routers_in_sync(input: &Input<'_>) -> Verdict {
-    let Input { desired, step, .. } = *input;
-    if desired.activation == Activation::Prepared {
-        return Verdict::yes(Reason::Prepared, "No router has to know a row of ours");
-    }
-    let Some(ledger) = input.ledger else {
-        return without_ledger(input);
-    };
-    let nodes = node_names(input);
-    if nodes.is_empty() {
-        return without_ledger(input);
-    }
-    let wanted = desired.wanted();
-    let behind: Vec<&str> = nodes
-        .iter()
-        .filter(|node| !node_in_sync(ledger, node, wanted))
-        .map(String::as_str)
-        .collect();
-    if behind.is_empty() {
-        if let Some(message) = unannounced(input, &nodes) {
-            return Verdict::no(Reason::NotAnnouncedAsGateway, message);
-        }
-        if let Some(message) = still_bouncing(input) {
-            return Verdict::no(Reason::StillBouncingAfterRestart, message);
-        }
-        if desired.announces {
-            let message = announcement::in_sync(&nodes, desired, &input.seen.services);
-            return Verdict::yes(Reason::InSync, message);
-        }
-        return Verdict::yes(
-            Reason::InSync,
-            format!(
-                "Cisco XCP Router on {} started after all rows were readable",
-                names(nodes.iter().map(String::as_str))
-            ),
-        );
-    }
-    let behind = names(behind.into_iter());
-    match step {
-        NextStep::Wait(wait) => match &wait.why {
-            WaitReason::Restart(waiting) => restart_verdict(waiting),
-            WaitReason::Propagating => Verdict::no(
-                Reason::Propagating,
-                format!(
-                    "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
-                    desired.restart.propagation_delay.as_secs_f32()
-                ),
-            ),
-            WaitReason::Axl => Verdict::unknown(
-                Reason::Unreachable,
-                format!(
-                    "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
-                ),
-            ),
-            WaitReason::Maintenance => Verdict::no(
-                Reason::Maintenance,
-                format!(
-                    "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
-                ),
-            ),
-            WaitReason::Settled => Verdict::unknown(
-                Reason::Unproven,
-                format!(
-                    "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
-                ),
-            ),
-            WaitReason::Budget => Verdict::no(
-                Reason::Restarting,
-                format!(
-                    "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
-                ),
-            ),
-            _ => Verdict::no(
-                Reason::Registering,
-                format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
-            ),
-        },
-        NextStep::Act(Action::Restart { node, reason }) => Verdict::no(
-            Reason::Restarting,
-            format!("Cisco XCP Router on {node} is restarted next: {reason}"),
-        ),
-        NextStep::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
-            Reason::Restarting,
-            format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
-        ),
-        _ => Verdict::no(
-            Reason::Registering,
-            format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
-        ),
-    }
-}
-
-/// Profile Xcp: a router that provably read the rows and announces one of our components without
-/// the way to foreign domains.
-fn unannounced(input: &Input<'_>, nodes: &[String]) -> Option<String> {
-    let Input { desired, seen, .. } = *input;
-    let ledger = input.ledger.filter(|_| desired.announces)?;
-    let wanted = desired.wanted();
-    let proven = nodes.iter().filter(|node| node_in_sync(ledger, node, wanted));
-    announcement::unannounced(proven, desired, &seen.services)
-}
-
-/// A router that provably read the rows, took the link, and returns all the same everything that is
-/// sent over it.
-fn still_bouncing(input: &Input<'_>) -> Option<String> {
-    let ledger = input.ledger?;
-    let wanted = input.desired.wanted();
-    let (link, condition) = input.desired.links.iter().find_map(|link| {
-        let proven = wanted.contains(&link.component_id)
-            && input.seen.node_list().iter().any(|node| node.name == link.node)
-            && node_in_sync(ledger, &link.node, wanted);
-        let condition = link.bouncing.as_ref().filter(|_| link.up && proven)?;
-        Some((link, condition))
-    })?;
-    let table = input.seen.table.map_or("xmpps2snodes", Table::name);
-    Some(format!(
-        "Cisco XCP Router on {node} started after the row of {id} was readable and accepts its link, and still everything that is sent there comes back ({condition}). Look whether the row stands in {node}'s own table, on its command line: run sql select * from {table}. Cisco's last resort is a reboot of the cluster's nodes, which this operator never does: one after the other, on their command lines: utils system restart",
-        node = link.node,
-        id = link.component_id,
-    ))
-}
-
 fn restart_verdict(waiting: &RestartWait) -> Verdict {
     let reason = match waiting.kind {
         WaitKind::Restarting | WaitKind::Budget => Reason::Restarting,
@@ -398,89 +535,6 @@ fn restart_verdict(waiting: &RestartWait) -> Verdict {
         WaitKind::CallFailed => Reason::Unreachable,
     };
     Verdict::no(reason, &waiting.message)
-}
-
-fn progress(input: &Input<'_>) -> Progress {
-    if let Some(error) = input.setup_error {
-        return Progress::Stalled(error.to_string());
-    }
-    match input.step {
-        NextStep::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
-        NextStep::Act(act) => Progress::Reconciling(match act {
-            Action::Row(RowAction { id, change, .. }) => {
-                let done = match change {
-                    RowChange::Insert => "inserted",
-                    RowChange::Delete(_) => "deleted",
-                    RowChange::Adopt => "adopted",
-                };
-                format!("The row of {id} is {done} next")
-            }
-            Action::Restart { node, .. } => format!("Cisco XCP Router on {node} is restarted next"),
-        }),
-        NextStep::Wait(wait) => match &wait.why {
-            WaitReason::Settled => unannounced(input, &node_names(input))
-                .or_else(|| still_bouncing(input))
-                .map_or(Progress::Done, Progress::Stalled),
-            WaitReason::Claimed(_)
-            | WaitReason::Barred(_)
-            | WaitReason::Blocked(_)
-            | WaitReason::FederationOn(_)
-            | WaitReason::Vanished => {
-                Progress::Stalled(blocked(&wait.why).map(|verdict| verdict.message).unwrap_or_default())
-            }
-            WaitReason::Restart(waiting) => match waiting.kind {
-                WaitKind::ByHand
-                | WaitKind::Refused
-                | WaitKind::Hangs
-                | WaitKind::Unhealthy
-                | WaitKind::OutcomeUnknown => Progress::Stalled(waiting.message.clone()),
-                _ => Progress::Reconciling(waiting.message.clone()),
-            },
-            WaitReason::Maintenance => Progress::Stalled("imp[].maintenance holds back writes and restarts".to_owned()),
-            WaitReason::Axl => Progress::Reconciling(
-                input
-                    .seen
-                    .axl_failure
-                    .as_ref()
-                    .map_or_else(|| "AXL is asked again".to_owned(), |failure| failure.error.to_string()),
-            ),
-            WaitReason::Ledger => Progress::Reconciling(without_ledger(input).message),
-            WaitReason::ConfirmMissing => {
-                Progress::Reconciling("Missing rows are confirmed by a second read".to_owned())
-            }
-            WaitReason::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
-            WaitReason::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
-        },
-    }
-}
-
-fn nodes(input: &Input<'_>) -> Vec<NodeReport> {
-    let Input {
-        desired, seen, ledger, ..
-    } = *input;
-    seen.node_list()
-        .iter()
-        .map(|node| {
-            let services = seen.services.get(&node.name);
-            let announced = desired
-                .announces
-                .then(|| announcement::proof(&node.name, desired.wanted(), &desired.links, &seen.services));
-            NodeReport {
-                name: node.name.clone(),
-                address: desired
-                    .target
-                    .addresses
-                    .get(&node.name)
-                    .map(|address| address.address.to_string()),
-                publisher: node.publisher,
-                router: services.map(|services| services.value.router),
-                up_time: services.and_then(|services| services.value.up_time),
-                in_sync: ledger.is_some_and(|ledger| node_in_sync(ledger, &node.name, desired.wanted()))
-                    && !matches!(announced, Some(Proof::NotGateway(_))),
-                pending_restart: ledger.and_then(|ledger| pending(ledger, &node.name, desired.wanted())),
-            }
-        })
-        .collect()
 }
 
 fn pending(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> Option<PendingRestart> {
@@ -502,53 +556,4 @@ fn pending(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> Option<Pendin
 /// Whether a node needs nothing and everything is proven.
 fn node_in_sync(ledger: &Ledger, node: &str, wanted: &[ComponentId]) -> bool {
     need(node, wanted, ledger).is_none() && wanted.iter().all(|id| ledger.has_loaded(node, id))
-}
-
-/// The nodes as last read, or as the ledger has them.
-fn node_names(input: &Input<'_>) -> Vec<String> {
-    let seen = input.seen.node_list();
-    if seen.is_empty() {
-        input.ledger.map_or_else(Vec::new, |ledger| {
-            let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
-            listed.map(|(name, _)| name.clone()).collect()
-        })
-    } else {
-        seen.iter().map(|node| node.name.clone()).collect()
-    }
-}
-
-fn is_present(input: &Input<'_>, id: &ComponentId) -> bool {
-    if input.seen.rows_current() {
-        return input.seen.present_since.contains_key(id);
-    }
-    input.ledger.is_some_and(|ledger| {
-        ledger
-            .rows
-            .values()
-            .any(|row| row.component_id == *id && row.state == RowState::Present)
-    })
-}
-
-/// What decides which pods run. Announcements do not count here, whatever the profile: a pod that
-/// does not run is announced by no router.
-fn slot_sync(input: &Input<'_>, id: &ComponentId) -> SlotSync {
-    let Some(ledger) = input.ledger else {
-        return SlotSync::Unknown;
-    };
-    let nodes = node_names(input);
-    if nodes.is_empty() {
-        return SlotSync::Unknown;
-    }
-    if nodes.iter().all(|node| ledger.has_loaded(node, id)) {
-        return SlotSync::InSync;
-    }
-    let adopted = ledger
-        .rows
-        .values()
-        .any(|row| row.component_id == *id && !row.asks_restart);
-    if adopted {
-        SlotSync::Unknown
-    } else {
-        SlotSync::NotInSync
-    }
 }

@@ -24,7 +24,7 @@ use crate::axl::Row;
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::counter::{Counter, Uncounted};
 use crate::desired::Desired;
-use crate::effects::{self, NextStep, Wait, WaitReason};
+use crate::effects::{NextStep, PlanInput, Wait, WaitReason};
 use crate::http::{Caller, SetupError};
 use crate::ledger::Ledger;
 use crate::ledger::cache::LedgerCache;
@@ -34,7 +34,7 @@ use crate::pkid::Pkid;
 use crate::report::{Event, Report};
 use crate::store::{LedgerStore, StoreError};
 use crate::timings::Timings;
-use crate::verdicts;
+use crate::verdicts::ReportInput;
 
 pub(crate) use access::server;
 pub(crate) use removal::rows_left;
@@ -129,19 +129,16 @@ impl Manager {
             NextStep::Wait(wait) => Duration::from_millis(wait.until.mono_ms.saturating_sub(now.mono_ms)),
             NextStep::Read(_) | NextStep::Act(_) => Duration::ZERO,
         };
-        verdicts::report(
-            &verdicts::Input {
-                desired,
-                seen: &cluster.seen,
-                ledger: cluster.file.as_ref().map(|file| &file.ledger),
-                step: &step,
-                setup_error: cluster.caller.as_ref().and_then(|caller| caller.as_ref().err()),
-                ledger_error: cluster.ledger_error.as_ref(),
-                axl_version: cluster.axl_version,
-            },
-            events,
-            requeue_after,
-        )
+        ReportInput {
+            desired,
+            seen: &cluster.seen,
+            ledger: cluster.file.as_ref().map(|file| &file.ledger),
+            step: &step,
+            setup_error: cluster.caller.as_ref().and_then(|caller| caller.as_ref().err()),
+            ledger_error: cluster.ledger_error.as_ref(),
+            axl_version: cluster.axl_version,
+        }
+        .report(events, requeue_after)
     }
 
     /// Forgets a resource that is gone; ledgers stay.
@@ -219,7 +216,7 @@ impl Manager {
                 return None;
             }
             self.learn(cluster, desired, events).await;
-            let step = effects::plan(effects::Input {
+            let step = PlanInput {
                 desired,
                 seen: &cluster.seen,
                 ledger: cluster
@@ -229,7 +226,8 @@ impl Manager {
                     .map(|file| &file.ledger),
                 now: self.clock.now(),
                 fresh: Pkid::random(),
-            });
+            }
+            .plan();
             match step {
                 NextStep::Read(read) if !acted => self.read(cluster, desired, read).await,
                 NextStep::Act(act) if !acted && !desired.hold_acts => {

@@ -13,7 +13,7 @@ use crate::clock::Stamp;
 use crate::control_center::RestartAnswer;
 use crate::control_center::ServiceState;
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{Input, NextStep, plan};
+use crate::effects::{NextStep, PlanInput};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::observation::Observation;
 use crate::timings::Timings;
@@ -61,7 +61,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub fn plan(self, input: Input<'_>) -> NextStep {
+    pub fn plan(self, input: PlanInput<'_>) -> NextStep {
         let mut desired = input.desired.clone();
         let mut seen = input.seen.clone();
         let mut ledger = input.ledger.cloned();
@@ -127,13 +127,14 @@ impl Mutant {
             Self::ForgetsTheBudget => seen.control_center_calls.clear(),
             _ => {}
         }
-        plan(Input {
+        PlanInput {
             desired: &desired,
             seen: &seen,
             ledger: ledger.as_ref(),
             now,
             fresh: input.fresh,
-        })
+        }
+        .plan()
     }
 
     pub fn before_learning(self, desired: &mut Desired, seen: &mut Observation) {

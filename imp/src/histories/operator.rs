@@ -14,7 +14,7 @@ use crate::clock::Stamp;
 use crate::control_center::ImpFederation;
 use crate::control_center::RestartAnswer;
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{Action, Input, NextStep, Wait, WaitReason, plan};
+use crate::effects::{Action, NextStep, PlanInput, Wait, WaitReason};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;
 use crate::ledger::learn::learn;
@@ -129,7 +129,7 @@ impl World {
             .as_ref()
             .filter(|_| !known.broken && known.seen.nodes.is_some())
             .map(|(_, ledger)| ledger);
-        let input = Input {
+        let input = PlanInput {
             desired: &self.desired[actor.resource],
             seen: &known.seen,
             ledger,
@@ -138,7 +138,7 @@ impl World {
         };
         match self.mutant {
             Some(mutant) => mutant.plan(input),
-            None => plan(input),
+            None => input.plan(),
         }
     }
 

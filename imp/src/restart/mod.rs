@@ -54,13 +54,9 @@ use super::ledger::Ledger;
 use super::observation::Observation;
 use super::text::names;
 
-use allowed::allowed;
-use by_hand::by_hand;
 use watch::open_restart;
 
-pub use by_hand::asked_of_human;
 pub use need::{Need, need};
-pub use watch::watch_open;
 
 /// The next thing to do about restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +122,7 @@ pub enum WaitKind {
 
 /// What the planner needs.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct RestartInput<'a> {
     /// Desired ids; all of them were read back.
     pub ids: &'a [ComponentId],
     /// The nodes.
@@ -141,64 +137,60 @@ pub struct Input<'a> {
     pub now: Stamp,
 }
 
-/// Plans.
-pub fn next(input: Input<'_>) -> RestartStep {
-    let Input {
-        ids,
-        nodes,
-        ledger,
-        now,
-        ..
-    } = input;
-    let refused = match watch_open(input) {
-        Some(RestartStep::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
-        Some(other) => return other,
-        None => None,
-    };
-    let needy: Vec<(&Node, String)> = nodes
-        .iter()
-        .filter_map(|node| need(&node.name, ids, ledger).map(|need| (node, need.to_string())))
-        .collect();
-    if needy.is_empty() {
-        return RestartStep::Nothing;
-    }
-    if let Some(asked) = asked_of_human(input) {
-        return by_hand(input, &asked, &needy);
-    }
-    let candidates: Vec<&(&Node, String)> = needy
-        .iter()
-        .filter(|(node, _)| open_restart(ledger, &node.name).is_none())
-        .collect();
-    let canary = ledger.canary.as_ref().filter(|_| !ledger.canary_passed);
-    if let Some(first) = canary
-        && !candidates.iter().any(|(node, _)| node.name == *first)
-    {
-        return RestartStep::Wait(refused.unwrap_or_else(|| RestartWait {
+impl RestartInput<'_> {
+    /// Plans.
+    pub fn next(self) -> RestartStep {
+        let refused = match self.watch_open() {
+            Some(RestartStep::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),
+            Some(other) => return other,
+            None => None,
+        };
+        let needy: Vec<(&Node, String)> = self
+            .nodes
+            .iter()
+            .filter_map(|node| need(&node.name, self.ids, self.ledger).map(|need| (node, need.to_string())))
+            .collect();
+        if needy.is_empty() {
+            return RestartStep::Nothing;
+        }
+        if let Some(asked) = self.asked_of_human() {
+            return self.by_hand(&asked, &needy);
+        }
+        let candidates: Vec<&(&Node, String)> = needy
+            .iter()
+            .filter(|(node, _)| open_restart(self.ledger, &node.name).is_none())
+            .collect();
+        let canary = self.ledger.canary.as_ref().filter(|_| !self.ledger.canary_passed);
+        if let Some(first) = canary
+            && !candidates.iter().any(|(node, _)| node.name == *first)
+        {
+            return RestartStep::Wait(refused.unwrap_or_else(|| RestartWait {
             kind: WaitKind::Canary,
-            until: now.plus(input.seen.timings.canary_every),
+            until: self.now.plus(self.seen.timings.canary_every),
             message: format!(
                 "{first} was restarted first; {} waits until the edge's link to {first} works, which shows that the new rows do: if it does not come up, check TCP 7400 and imp[].router.secretRef",
                 names(candidates.iter().map(|(node, _)| node.name.as_str()))
             ),
         }));
-    }
-    let mut later: Option<RestartWait> = refused;
-    for (node, reason) in candidates {
-        if canary.is_some_and(|first| *first != node.name) {
-            continue;
         }
-        let next = match window::closed(input, &node.name, &needy) {
-            Some(waiting) => RestartStep::Wait(waiting),
-            None => allowed(input, &node.name, reason),
-        };
-        match next {
-            RestartStep::Wait(waiting) => {
-                if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
-                    later = Some(waiting);
-                }
+        let mut later: Option<RestartWait> = refused;
+        for (node, reason) in candidates {
+            if canary.is_some_and(|first| *first != node.name) {
+                continue;
             }
-            other => return other,
+            let next = match self.closed(&node.name, &needy) {
+                Some(waiting) => RestartStep::Wait(waiting),
+                None => self.allowed(&node.name, reason),
+            };
+            match next {
+                RestartStep::Wait(waiting) => {
+                    if later.is_none() || matches!(waiting.kind, WaitKind::NotHealthy) {
+                        later = Some(waiting);
+                    }
+                }
+                other => return other,
+            }
         }
+        later.map_or(RestartStep::Nothing, RestartStep::Wait)
     }
-    later.map_or(RestartStep::Nothing, RestartStep::Wait)
 }

@@ -3,43 +3,45 @@
 
 use std::time::Duration;
 
-use super::{Input, RestartStep, RestartWait, WaitKind};
+use super::{RestartInput, RestartStep, RestartWait, WaitKind};
 use crate::axl::HaState;
 
-/// What was seen lately and keeps every router from being restarted.
-pub(super) fn seen_failed_over(input: Input<'_>) -> Option<RestartStep> {
-    let seen = input.seen.redundancy.as_ref()?;
-    let left = input.now.since(&seen.asked).left(Duration::from_mins(1));
-    let ours = |state: &&HaState| input.nodes.iter().any(|node| same_host(&node.name, &state.name));
-    let state = seen
-        .value
-        .iter()
-        .filter(ours)
-        .find(|state| state.runs_for_the_other())
-        .filter(|_| !left.is_zero())?;
-    Some(RestartStep::Wait(RestartWait {
-        kind: WaitKind::Unhealthy,
-        until: input.now.plus(left),
-        message: format!(
-            "No router is restarted while {} runs for the other node of its redundancy group (enterprisenode.tkhaserverstate is {}); when that node is in order, fall back in Cisco Unified CM Administration > System > Presence Redundancy Groups",
-            state.name, state.number
-        ),
-    }))
-}
+impl RestartInput<'_> {
+    /// What was seen lately and keeps every router from being restarted.
+    pub(super) fn seen_failed_over(self) -> Option<RestartStep> {
+        let seen = self.seen.redundancy.as_ref()?;
+        let left = self.now.since(&seen.asked).left(Duration::from_mins(1));
+        let ours = |state: &&HaState| self.nodes.iter().any(|node| same_host(&node.name, &state.name));
+        let state = seen
+            .value
+            .iter()
+            .filter(ours)
+            .find(|state| state.runs_for_the_other())
+            .filter(|_| !left.is_zero())?;
+        Some(RestartStep::Wait(RestartWait {
+            kind: WaitKind::Unhealthy,
+            until: self.now.plus(left),
+            message: format!(
+                "No router is restarted while {} runs for the other node of its redundancy group (enterprisenode.tkhaserverstate is {}); when that node is in order, fall back in Cisco Unified CM Administration > System > Presence Redundancy Groups",
+                state.name, state.number
+            ),
+        }))
+    }
 
-/// The last look before a command.
-pub(super) fn failed_over(input: Input<'_>) -> Option<RestartStep> {
-    if input.seen.redundancy_unreadable {
-        return None;
+    /// The last look before a command.
+    pub(super) fn failed_over(self) -> Option<RestartStep> {
+        if self.seen.redundancy_unreadable {
+            return None;
+        }
+        let fresh = self.seen.redundancy.as_ref().is_some_and(|seen| {
+            let elapsed = self.now.since(&seen.asked);
+            !elapsed.reached(self.seen.timings.fresh)
+        });
+        if fresh {
+            return self.seen_failed_over();
+        }
+        Some(RestartStep::ReadRedundancy)
     }
-    let fresh = input.seen.redundancy.as_ref().is_some_and(|seen| {
-        let elapsed = input.now.since(&seen.asked);
-        !elapsed.reached(input.seen.timings.fresh)
-    });
-    if fresh {
-        return seen_failed_over(input);
-    }
-    Some(RestartStep::ReadRedundancy)
 }
 
 /// `processnode` and `enterprisenode` need not name a host in the same way.

@@ -4,7 +4,7 @@
 //! Symptom one of Cisco's guide: AXL answers 401, messages go one way only, and IM&P's status
 //! still shows Active.
 
-use super::Input;
+use super::ReportInput;
 use crate::access::ServerTrust;
 use crate::desired::Desired;
 use crate::error::{CallError, CallErrorKind, Interface};
@@ -12,81 +12,161 @@ use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;
 
-pub(super) fn verdict(input: &Input<'_>) -> Verdict {
-    let Input { desired, seen, .. } = *input;
-    if let Some(error) = input.setup_error {
-        return Verdict::no(Reason::CertificateRefused, error.to_string());
-    }
-    let control_center = seen
-        .control_center_failures
-        .values()
-        .map(|failure| &failure.error)
-        .find(|error| error.is_about_account());
-    let axl = seen.axl_failure.as_ref().map(|failure| &failure.error);
-    if let Some(error) = axl {
-        let mut message = refused(input, error);
-        if let Some(other) = control_center.filter(|_| !one_account(desired)) {
-            message += ". Also: ";
-            message += &refused(input, other);
+impl<'a> ReportInput<'a> {
+    pub(super) fn axl_authenticated(&self) -> Verdict {
+        if let Some(error) = self.setup_error {
+            return Verdict::no(Reason::CertificateRefused, error.to_string());
         }
-        return Verdict::no(error.reason(), message);
+        let control_center = self
+            .seen
+            .control_center_failures
+            .values()
+            .map(|failure| &failure.error)
+            .find(|error| error.is_about_account());
+        let axl = self.seen.axl_failure.as_ref().map(|failure| &failure.error);
+        if let Some(error) = axl {
+            let mut message = self.refused(error);
+            if let Some(other) = control_center.filter(|_| !one_account(self.desired)) {
+                message += ". Also: ";
+                message += &self.refused(other);
+            }
+            return Verdict::no(error.reason(), message);
+        }
+        if let Some(error) = control_center {
+            return Verdict::no(error.reason(), self.refused(error));
+        }
+        if self.seen.nodes.is_none() {
+            return Verdict::unknown(
+                Reason::NotTried,
+                format!("AXL at {} has not been asked yet", self.desired.target.publisher),
+            );
+        }
+        self.accepted()
     }
-    if let Some(error) = control_center {
-        return Verdict::no(error.reason(), refused(input, error));
-    }
-    if seen.nodes.is_none() {
-        return Verdict::unknown(
-            Reason::NotTried,
-            format!("AXL at {} has not been asked yet", desired.target.publisher),
+
+    fn accepted(&self) -> Verdict {
+        let (reached, unreached): (Vec<_>, Vec<_>) = self
+            .seen
+            .node_list()
+            .iter()
+            .map(|node| node.name.as_str())
+            .partition(|name| {
+                self.seen.services.contains_key(*name) && !self.seen.control_center_failures.contains_key(*name)
+            });
+        let mut message = format!(
+            "AXL {} at {} accepts the user of Secret {}",
+            self.axl_version.map(|version| version.to_string()).unwrap_or_default(),
+            self.desired.target.publisher,
+            self.desired.target.axl.secret
         );
+        if !reached.is_empty() {
+            message += "; Control Center of ";
+            message += &names(reached.into_iter());
+            message += " too";
+        }
+        if self.rests() {
+            message += "; nothing else is read there by this resource";
+        } else if !unreached.is_empty() {
+            message += "; Control Center of ";
+            message += &names(unreached.into_iter());
+            message += " has not answered";
+        }
+        let strangers = self.strange_overrides();
+        if !strangers.is_empty() {
+            message += "; imp[].nodes gives addresses to ";
+            message += &names(strangers.into_iter());
+            message += ", which IM&P does not list as nodes: its nodes are ";
+            message += &names(self.seen.node_list().iter().map(|node| node.name.as_str()));
+        }
+        if matches!(self.desired.target.tls, ServerTrust::Insecure) {
+            message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
+        }
+        Verdict::yes(Reason::Authenticated, message)
     }
-    accepted(input)
-}
 
-fn accepted(input: &Input<'_>) -> Verdict {
-    let Input { desired, seen, .. } = *input;
-    let (reached, unreached): (Vec<_>, Vec<_>) = seen
-        .node_list()
-        .iter()
-        .map(|node| node.name.as_str())
-        .partition(|name| seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name));
-    let mut message = format!(
-        "AXL {} at {} accepts the user of Secret {}",
-        input.axl_version.map(|version| version.to_string()).unwrap_or_default(),
-        desired.target.publisher,
-        desired.target.axl.secret
-    );
-    if !reached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(reached.into_iter());
-        message += " too";
+    /// Names with an address of their own that belong to no node.
+    fn strange_overrides(&self) -> Vec<&'a str> {
+        let target = &self.desired.target;
+        let known = |name: &str| name == target.publisher || self.seen.node_list().iter().any(|node| node.name == name);
+        let given = target.addresses.keys().map(String::as_str);
+        given.filter(|name| !known(name)).collect()
     }
-    if super::rests(input) {
-        message += "; nothing else is read there by this resource";
-    } else if !unreached.is_empty() {
-        message += "; Control Center of ";
-        message += &names(unreached.into_iter());
-        message += " has not answered";
-    }
-    let strangers = strange_overrides(input);
-    if !strangers.is_empty() {
-        message += "; imp[].nodes gives addresses to ";
-        message += &names(strangers.into_iter());
-        message += ", which IM&P does not list as nodes: its nodes are ";
-        message += &names(seen.node_list().iter().map(|node| node.name.as_str()));
-    }
-    if matches!(desired.target.tls, ServerTrust::Insecure) {
-        message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
-    }
-    Verdict::yes(Reason::Authenticated, message)
-}
 
-/// Names with an address of their own that belong to no node.
-fn strange_overrides<'a>(input: &Input<'a>) -> Vec<&'a str> {
-    let target = &input.desired.target;
-    let known = |name: &str| name == target.publisher || input.seen.node_list().iter().any(|node| node.name == name);
-    let given = target.addresses.keys().map(String::as_str);
-    given.filter(|name| !known(name)).collect()
+    /// The error, and for an account what the other interface tells about it.
+    fn refused(&self, error: &CallError) -> String {
+        let mut message = error.to_string();
+        if error.is_about_account() {
+            for more in [self.field(error), self.other(error), cause(error)] {
+                if !more.is_empty() {
+                    message += ". ";
+                    message += &more;
+                }
+            }
+            message += match error.interface {
+                Interface::Axl => {
+                    ". Until then no row is read or written: what is registered goes on, and where rows are missing messages go one way only, although IM&P shows its side as active"
+                }
+                Interface::ControlCenter => {
+                    ". Until then the operator neither restarts routers nor sees what they do; rows and messages go on"
+                }
+            };
+        }
+        message
+    }
+
+    /// Which field names the Secret, and which keys it has to have.
+    fn field(&self, error: &CallError) -> String {
+        let separate = self.desired.target.control_center.is_some();
+        let field = match error.interface {
+            Interface::ControlCenter if separate => "imp[].controlCenterCredentialsSecretRef",
+            _ => "imp[].credentialsSecretRef",
+        };
+        format!("The Secret is that of {field}, keys username and password")
+    }
+
+    /// What the other interface says about the account.
+    fn other(&self, error: &CallError) -> String {
+        let one = one_account(self.desired);
+        let forbidden = error.kind == CallErrorKind::Forbidden;
+        match error.interface {
+            Interface::Axl => {
+                let accepted: Vec<&str> = self
+                    .seen
+                    .node_list()
+                    .iter()
+                    .map(|node| node.name.as_str())
+                    .filter(|name| {
+                        self.seen.services.contains_key(*name) && !self.seen.control_center_failures.contains_key(*name)
+                    })
+                    .collect();
+                let nodes = names(accepted.iter().copied());
+                match (one, accepted.is_empty(), forbidden) {
+                    (_, _, true) => "Name and password are right, or it would have been a 401".to_owned(),
+                    (true, true, _) => {
+                        "Control Center is asked with the same account, so it is not asked either".to_owned()
+                    }
+                    (true, false, _) => format!(
+                        "Control Center of {nodes} accepted the same account before, so its password was changed or it was locked since; it is not asked there either"
+                    ),
+                    (false, true, _) => {
+                        "Control Center has an account of its own, which this says nothing about".to_owned()
+                    }
+                    (false, false, _) => {
+                        format!("Control Center of {nodes} accepts its own account, so IM&P itself is well")
+                    }
+                }
+            }
+            Interface::ControlCenter => {
+                let accepted = self.seen.nodes.is_some() && self.seen.axl_failure.is_none();
+                match (one && accepted, forbidden) {
+                (_, true) => "Name and password are right, or it would have been a 401".to_owned(),
+                (true, _) => "AXL accepted the same account before, so its password was changed or it was locked since, or this node does not have it by replication yet".to_owned(),
+                (false, _) if accepted => "AXL accepts its own account, so IM&P itself is well".to_owned(),
+                (false, _) => String::new(),
+            }
+            }
+        }
+    }
 }
 
 /// Whether both interfaces are asked with one user and password, be it from two Secrets.
@@ -97,80 +177,6 @@ fn one_account(desired: &Desired) -> bool {
         .control_center
         .as_ref()
         .is_none_or(|other| other.username == axl.username && other.password.expose() == axl.password.expose())
-}
-
-/// The error, and for an account what the other interface tells about it.
-fn refused(input: &Input<'_>, error: &CallError) -> String {
-    let mut message = error.to_string();
-    if error.is_about_account() {
-        for more in [field(input, error), other(input, error), cause(error)] {
-            if !more.is_empty() {
-                message += ". ";
-                message += &more;
-            }
-        }
-        message += match error.interface {
-            Interface::Axl => {
-                ". Until then no row is read or written: what is registered goes on, and where rows are missing messages go one way only, although IM&P shows its side as active"
-            }
-            Interface::ControlCenter => {
-                ". Until then the operator neither restarts routers nor sees what they do; rows and messages go on"
-            }
-        };
-    }
-    message
-}
-
-/// Which field names the Secret, and which keys it has to have.
-fn field(input: &Input<'_>, error: &CallError) -> String {
-    let separate = input.desired.target.control_center.is_some();
-    let field = match error.interface {
-        Interface::ControlCenter if separate => "imp[].controlCenterCredentialsSecretRef",
-        _ => "imp[].credentialsSecretRef",
-    };
-    format!("The Secret is that of {field}, keys username and password")
-}
-
-/// What the other interface says about the account.
-fn other(input: &Input<'_>, error: &CallError) -> String {
-    let Input { desired, seen, .. } = *input;
-    let one = one_account(desired);
-    let forbidden = error.kind == CallErrorKind::Forbidden;
-    match error.interface {
-        Interface::Axl => {
-            let accepted: Vec<&str> = seen
-                .node_list()
-                .iter()
-                .map(|node| node.name.as_str())
-                .filter(|name| seen.services.contains_key(*name) && !seen.control_center_failures.contains_key(*name))
-                .collect();
-            let nodes = names(accepted.iter().copied());
-            match (one, accepted.is_empty(), forbidden) {
-                (_, _, true) => "Name and password are right, or it would have been a 401".to_owned(),
-                (true, true, _) => {
-                    "Control Center is asked with the same account, so it is not asked either".to_owned()
-                }
-                (true, false, _) => format!(
-                    "Control Center of {nodes} accepted the same account before, so its password was changed or it was locked since; it is not asked there either"
-                ),
-                (false, true, _) => {
-                    "Control Center has an account of its own, which this says nothing about".to_owned()
-                }
-                (false, false, _) => {
-                    format!("Control Center of {nodes} accepts its own account, so IM&P itself is well")
-                }
-            }
-        }
-        Interface::ControlCenter => {
-            let accepted = seen.nodes.is_some() && seen.axl_failure.is_none();
-            match (one && accepted, forbidden) {
-                (_, true) => "Name and password are right, or it would have been a 401".to_owned(),
-                (true, _) => "AXL accepted the same account before, so its password was changed or it was locked since, or this node does not have it by replication yet".to_owned(),
-                (false, _) if accepted => "AXL accepts its own account, so IM&P itself is well".to_owned(),
-                (false, _) => String::new(),
-            }
-        }
-    }
 }
 
 /// What a 401 may mean beside a wrong password.

@@ -107,7 +107,7 @@ fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict
         why: WaitReason::Axl,
         until: now,
     });
-    verdict(&Input {
+    ReportInput {
         desired: &desired,
         seen: &seen,
         ledger: None,
@@ -115,7 +115,8 @@ fn told(account: Account, known: bool, failures: &[(Interface, u16)]) -> Verdict
         setup_error: None,
         ledger_error: None,
         axl_version: None,
-    })
+    }
+    .axl_authenticated()
 }
 
 const AXL_ROLE: &str = "Standard AXL API Access (with Standard CCM Admin Users)";
