@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stamp {
-    /// Wall clock.
+    /// By the wall clock, which may be set.
     pub wall: Timestamp,
     /// The process whose monotonic clock `mono_ms` is of.
     pub process: u64,
@@ -74,7 +74,7 @@ impl Stamp {
 
 /// Where stamps come from.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The time by this process's clocks.
     fn now(&self) -> Stamp;
 }
 

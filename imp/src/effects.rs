@@ -26,7 +26,6 @@ pub enum NextStep {
     Read(Read),
     /// Do one thing, after writing the intent to the ledger.
     Act(Action),
-    /// Nothing now.
     Wait(Wait),
 }
 
@@ -37,17 +36,14 @@ pub enum Action {
     Row(RowAction),
     /// Restart `Cisco XCP Router` on one node.
     Restart {
-        /// Node name.
         node: String,
         /// Why, as the end of a sentence.
         reason: String,
     },
 }
 
-/// A wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
-    /// What for.
     pub why: WaitReason,
     /// When to plan again at the latest.
     pub until: Stamp,
@@ -93,14 +89,12 @@ pub struct PlanInput<'a> {
     pub seen: &'a Observation,
     /// The record; `None` where it could not be read.
     pub ledger: Option<&'a Ledger>,
-    /// The clock.
     pub now: Stamp,
     /// A pkid for a new row.
     pub fresh: Pkid,
 }
 
 impl<'a> PlanInput<'a> {
-    /// Plans.
     pub fn plan(self) -> NextStep {
         let step = self.unbounded();
         // Calls to Control Center have a budget over all that is planned.

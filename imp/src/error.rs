@@ -23,13 +23,11 @@ pub enum Interface {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct CallError {
-    /// Which interface.
     pub interface: Interface,
     /// `https://host:port` that was called.
     pub server: String,
     /// The Secret whose account was used, with its version.
     pub secret: String,
-    /// What happened.
     pub kind: CallErrorKind,
 }
 

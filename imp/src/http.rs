@@ -44,10 +44,8 @@ pub struct Caller {
     timeout: Duration,
 }
 
-/// One call.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// Which interface.
     pub interface: Interface,
     /// `https://host:port`.
     pub server: &'a str,
@@ -57,9 +55,7 @@ pub struct Call<'a> {
     pub function: &'static str,
     /// The header `SOAPAction`, quotes included.
     pub soap_action: &'a str,
-    /// The envelope.
     pub body: &'a str,
-    /// The account.
     pub account: &'a Credentials,
     /// Where a late call does harm: not sent at this time or later.
     pub not_after: Option<Stamp>,

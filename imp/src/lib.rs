@@ -27,39 +27,40 @@
 //! ```
 
 pub mod access;
-pub mod accounts;
-pub mod announcement;
-pub mod audit;
-pub mod axl;
+mod accounts;
+mod announcement;
+mod audit;
+mod axl;
 pub mod clock;
-pub mod cluster;
+mod cluster;
 pub mod control_center;
 pub mod counter;
 pub mod desired;
 pub mod dropped;
-pub mod effects;
-pub mod error;
-pub mod federation;
-pub mod http;
-pub mod ledger;
-pub mod observation;
-pub mod pkid;
+mod effects;
+mod error;
+mod federation;
+mod http;
+mod ledger;
+mod observation;
+mod pkid;
 pub mod preflight;
 pub mod reasons;
 pub mod records;
-pub mod registration;
+mod registration;
 pub mod report;
-pub mod restart;
-pub mod soap;
+mod restart;
+mod soap;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod text;
+mod text;
 pub mod timings;
-pub mod verdicts;
+mod verdicts;
 pub mod window;
 
 pub use cluster::Manager;
+pub use restart::by_hand::BY_HAND;
 
 #[cfg(test)]
 mod histories;

@@ -22,7 +22,6 @@ pub use evidence::started_after;
 /// A value and the times around its reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading<T> {
-    /// The value.
     pub value: T,
     /// When it was asked for: it is not older than this.
     pub asked: Stamp,
@@ -57,7 +56,6 @@ pub enum Read {
     Nodes,
     /// The name of the table.
     Table,
-    /// All rows.
     Rows,
     /// The administrator's own check of IM&P's federation.
     Federation,
@@ -139,7 +137,6 @@ pub struct Observation {
 pub enum CheckAnswer {
     /// The value that means Off.
     Off,
-    /// Another one.
     On(String),
     /// It was answered with a fault, or with something else than one value: a sentence.
     Unreadable(String),
@@ -161,11 +158,6 @@ impl Observation {
     /// The nodes, empty while unknown.
     pub fn node_list(&self) -> &[Node] {
         self.nodes.as_ref().map_or(&[], |seen| &seen.value)
-    }
-
-    /// The ids of desired rows that the last read showed.
-    pub fn present(&self) -> BTreeSet<ComponentId> {
-        self.present_since.keys().cloned().collect()
     }
 
     /// Whether the rows are as the last call left them.

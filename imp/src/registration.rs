@@ -29,7 +29,6 @@ pub struct RowAction {
 /// What to do about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowChange {
-    /// Insert it.
     Insert,
     /// Delete it, as it is ours; with the reason, as the end of a sentence.
     Delete(&'static str),
@@ -55,7 +54,6 @@ pub struct Comparison<'a> {
     pub desired: &'a [ComponentId],
     /// All rows, just read.
     pub rows: &'a [Row],
-    /// The record.
     pub ledger: &'a Ledger,
     /// What other rows mean.
     pub foreign: ForeignComponents,

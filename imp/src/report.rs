@@ -69,9 +69,9 @@ impl Report {
 /// What a condition says, for a reason of one catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict<R = Reason> {
-    /// Its status.
+    /// Whether the condition holds.
     pub status: Status,
-    /// Why.
+    /// The word for why, with its meaning in the catalogue.
     pub reason: R,
     /// What is, with which value, and what to do; a full sentence.
     pub message: String,

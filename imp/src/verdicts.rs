@@ -33,7 +33,6 @@ pub struct ReportInput<'a> {
     pub desired: &'a Desired,
     /// What was seen.
     pub seen: &'a Observation,
-    /// The record.
     pub ledger: Option<&'a Ledger>,
     /// What comes next.
     pub step: &'a NextStep,
@@ -46,7 +45,6 @@ pub struct ReportInput<'a> {
 }
 
 impl ReportInput<'_> {
-    /// Makes a report.
     pub fn report(&self, events: Vec<Event>, requeue_after: Duration) -> Report {
         // What another resource or entry did there is told by that one.
         let ours = self.ledger.filter(|_| !self.rests());

@@ -48,7 +48,6 @@ impl HaState {
 /// One row of the table of component ids, as it stands there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Its key.
     pub pkid: String,
     /// The component id.
     pub cp_id: String,
@@ -72,11 +71,9 @@ const MAX_NODES: usize = 64;
 
 /// AXL of one publisher.
 pub struct Axl<'a> {
-    /// Who calls.
     pub caller: &'a Caller,
     /// `https://publisher:8443`.
     pub server: String,
-    /// The account.
     pub account: &'a Credentials,
     /// The version that was set; `None`: found by trying.
     pub fixed: Option<AxlVersion>,

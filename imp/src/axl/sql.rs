@@ -15,7 +15,6 @@ pub enum Table {
 }
 
 impl Table {
-    /// Its name.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -34,7 +33,6 @@ pub const NODES_WITHOUT_ROLE: &str = "SELECT pkid, name, nodeid, tknodeusage FRO
 /// The nodes in their redundancy groups.
 pub const REDUNDANCY: &str = "SELECT name, tkhaserverstate FROM enterprisenode";
 
-/// All rows.
 pub fn rows(table: Table) -> String {
     format!("SELECT pkid, cp_id FROM {table}")
 }

@@ -11,7 +11,6 @@ use super::Ledger;
 use crate::ledger::file::{LedgerFile, publisher_of};
 use crate::store::{LedgerStore, StoreError};
 
-/// The ledgers.
 pub struct LedgerCache {
     store: Arc<dyn LedgerStore>,
     files: Mutex<Files>,

@@ -92,7 +92,6 @@ pub struct Ledger {
 pub struct Readable {
     /// The rows' component ids.
     pub ids: BTreeSet<ComponentId>,
-    /// When.
     #[serde(flatten)]
     pub baseline: Baseline,
 }
@@ -101,7 +100,6 @@ pub struct Readable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Round {
-    /// Why.
     pub cause: RoundCause,
     /// Routers have to start after this.
     pub baseline: Baseline,
@@ -152,7 +150,6 @@ pub struct NodeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Restart {
-    /// Its id.
     pub id: String,
     /// Why, as a sentence's end.
     pub reason: String,

@@ -16,16 +16,16 @@
 //! nothing before a row is registered and read, could break the link that has the id already, and
 //! reads like an intrusion in the router's log.
 
-pub mod account;
-pub mod certificate;
-pub mod explain;
-pub mod legacy;
-pub mod nodes;
+mod account;
+mod certificate;
+mod explain;
+mod legacy;
+mod nodes;
 pub mod options;
-pub mod password;
-pub mod plan;
-pub mod probe;
-pub mod publisher;
+mod password;
+mod plan;
+mod probe;
+mod publisher;
 pub mod report;
 
 use self::plan::Plan;

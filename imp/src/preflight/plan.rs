@@ -14,13 +14,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A user name and its password.
 #[derive(Debug, Clone)]
 pub struct UserPassword {
-    /// User name.
     pub username: String,
-    /// Password.
     pub password: SecretBytes,
 }
 
-/// The accounts.
 #[derive(Debug, Clone)]
 pub struct Accounts {
     /// For AXL.
@@ -50,7 +47,6 @@ pub struct Plan {
     pub component_ids: Vec<ComponentId>,
     /// Whether a row that is not there is to be deleted.
     pub prove_write: bool,
-    /// For everything.
     pub time_limit: Duration,
     /// For one call.
     pub call_limit: Duration,

@@ -38,7 +38,6 @@ pub struct HostProbe {
 /// What an HTTPS server showed.
 #[derive(Debug, Clone)]
 pub struct HttpsProbe {
-    /// TLS version.
     version: &'static str,
     /// Leaf first.
     chain: Vec<CertificateDer<'static>>,
@@ -51,7 +50,6 @@ pub struct HttpsProbe {
 pub enum Refusal {
     /// The name has no address.
     NoAddress,
-    /// No connection.
     Connect(String),
     /// Old TLS only.
     Old(&'static str),

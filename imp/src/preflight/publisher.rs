@@ -58,7 +58,6 @@ impl Access {
 /// A node to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeName {
-    /// Its name.
     pub name: String,
     /// Whether its host was looked at as the publisher already, and is trusted.
     pub looked_at: Option<bool>,

@@ -77,7 +77,7 @@ pub enum CheckResult {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckRow {
-    /// What.
+    /// What was checked.
     pub check: Check,
     /// Where: a host.
     pub subject: String,

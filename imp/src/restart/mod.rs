@@ -56,7 +56,7 @@ use super::text::names;
 
 use watch::open_restart;
 
-pub use need::{Need, need};
+pub use need::need;
 
 /// The next thing to do about restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,23 +69,19 @@ pub enum RestartStep {
     ReadRedundancy,
     /// Restart this node's router, for this reason.
     Restart {
-        /// Node name.
         node: String,
         /// Why, as a sentence.
         reason: String,
     },
-    /// Not now.
     Wait(RestartWait),
 }
 
 /// Why not now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestartWait {
-    /// What for.
     pub kind: WaitKind,
     /// When to look again.
     pub until: Stamp,
-    /// A sentence.
     pub message: String,
 }
 
@@ -125,20 +121,15 @@ pub enum WaitKind {
 pub struct RestartInput<'a> {
     /// Desired ids; all of them were read back.
     pub ids: &'a [ComponentId],
-    /// The nodes.
     pub nodes: &'a [Node],
     /// What was seen.
     pub seen: &'a Observation,
-    /// The record.
     pub ledger: &'a Ledger,
-    /// The policy.
     pub policy: &'a RestartPolicy,
-    /// The clock.
     pub now: Stamp,
 }
 
 impl RestartInput<'_> {
-    /// Plans.
     pub fn next(self) -> RestartStep {
         let refused = match self.watch_open() {
             Some(RestartStep::Wait(waiting)) if waiting.kind == WaitKind::Refused => Some(waiting),

@@ -10,9 +10,9 @@ use super::super::validate::ImpCluster;
 use super::Inputs;
 use crate::api::reasons::Reason;
 use crate::api::spec::RestartMode;
+use xmpp_federation_imp::BY_HAND;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{NodeReport, Report};
-use xmpp_federation_imp::restart::by_hand::BY_HAND;
 
 /// One pod's link to one node.
 #[derive(Debug, Clone, Copy)]

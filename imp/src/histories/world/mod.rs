@@ -121,9 +121,7 @@ pub struct World {
     pub mutant: Option<Mutant>,
     /// The first rule that was broken, and how.
     pub violation: Option<String>,
-    /// Plans made.
     pub steps: u64,
-    /// Things done.
     pub acts: u64,
 }
 

@@ -20,7 +20,6 @@ enum Account {
     One,
     /// That of AXL, from a Secret of its own.
     TwoSecrets,
-    /// Another one.
     Other,
 }
 
