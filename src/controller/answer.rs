@@ -101,6 +101,7 @@ pub async fn not_applied(env: &Environment, object: &XmppFederation, error: Appl
     let (reason, wait) = match &error {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
         ApplyError::Predecessor { .. } => (Reason::FormerObject, SOON),
+        ApplyError::Json(_) => (Reason::InternalError, LATER),
         // A value that only the API server can judge, such as a pod's affinity.
         ApplyError::Kube(kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
             (Reason::ApiRefused, Duration::from_mins(1))

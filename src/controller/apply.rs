@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::build::{DesiredObject, DesiredObjects};
@@ -45,6 +46,9 @@ pub enum ApplyError {
     /// The API server.
     #[error(transparent)]
     Kube(#[from] Error),
+    /// An object that is no JSON.
+    #[error("an object cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 /// Remembers which answer belongs to which request, so that an object that the API server writes
@@ -131,22 +135,26 @@ pub async fn run(
         &mut written,
     )
     .await?;
-    let object = |value: &Value| DesiredObject::Present(value.clone());
     let edge = owner.edge();
     for (kind, name, wanted, found) in [
-        (Kind::Secret, owner.certificate(), certificate, &live.certificate),
-        (Kind::Secret, owner.router(), router, &live.router),
-        (Kind::ConfigMap, edge.clone(), &object(config), &live.config),
-        (Kind::ServiceAccount, edge.clone(), &object(account), &live.account),
-        (Kind::Service, owner.pods(), &object(pods_service), &live.pods_service),
-        (Kind::Service, edge.clone(), &object(service), &live.service),
-        (Kind::PodDisruptionBudget, edge.clone(), &object(budget), &live.budget),
-        (Kind::NetworkPolicy, edge.clone(), &object(policy), &live.policy),
-        (Kind::StatefulSet, edge, stateful_set, &live.stateful_set),
+        (
+            Kind::Secret,
+            owner.certificate(),
+            state(certificate)?,
+            &live.certificate,
+        ),
+        (Kind::Secret, owner.router(), state(router)?, &live.router),
+        (Kind::ConfigMap, edge.clone(), present(config)?, &live.config),
+        (Kind::ServiceAccount, edge.clone(), present(account)?, &live.account),
+        (Kind::Service, owner.pods(), present(pods_service)?, &live.pods_service),
+        (Kind::Service, edge.clone(), present(service)?, &live.service),
+        (Kind::PodDisruptionBudget, edge.clone(), present(budget)?, &live.budget),
+        (Kind::NetworkPolicy, edge.clone(), present(policy)?, &live.policy),
+        (Kind::StatefulSet, edge, state(stateful_set)?, &live.stateful_set),
     ] {
         match wanted {
             DesiredObject::Present(value) => {
-                to.apply(kind, &name, value, found.as_ref(), &mut written).await?;
+                to.apply(kind, &name, &value, found.as_ref(), &mut written).await?;
             }
             DesiredObject::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
             DesiredObject::Unchanged => {}
@@ -177,7 +185,7 @@ impl Target<'_> {
         &self,
         kind: Kind,
         name: &str,
-        desired: Option<&Value>,
+        desired: Option<&Secret>,
         found: Option<&DynamicObject>,
         written: &mut Vec<ObjectWrite>,
     ) -> Result<(), ApplyError> {
@@ -188,7 +196,7 @@ impl Target<'_> {
             return Ok(());
         };
         let what = || format!("{} {name} cannot be created", kind.as_str());
-        let object: DynamicObject = parse(desired, what)?;
+        let object: DynamicObject = serde_json::from_value(serde_json::to_value(desired)?)?;
         let params = PostParams {
             field_manager: Some(OBJECTS_MANAGER.to_owned()),
             ..PostParams::default()
@@ -305,14 +313,17 @@ impl Target<'_> {
     }
 }
 
-fn parse(value: &Value, what: impl FnOnce() -> String) -> Result<DynamicObject, ApplyError> {
-    serde_json::from_value(value.clone()).map_err(|error| {
-        Error::Api {
-            what: what(),
-            source: Box::new(kube::Error::SerdeError(error)),
-        }
-        .into()
-    })
+/// From here on objects are JSON: what is compared and hashed is what is sent.
+fn present(object: &impl Serialize) -> Result<DesiredObject<Value>, ApplyError> {
+    Ok(DesiredObject::Present(serde_json::to_value(object)?))
+}
+
+fn state(object: &DesiredObject<impl Serialize>) -> Result<DesiredObject<Value>, ApplyError> {
+    match object {
+        DesiredObject::Present(object) => present(object),
+        DesiredObject::Absent => Ok(DesiredObject::Absent),
+        DesiredObject::Unchanged => Ok(DesiredObject::Unchanged),
+    }
 }
 
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when

@@ -1,7 +1,9 @@
 //! Names, keys, labels and owner of the objects that belong to one resource.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
 
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 
@@ -71,33 +73,43 @@ impl Owner {
     }
 
     /// Labels that select the pods.
-    pub fn pod_labels(&self) -> Value {
-        json!({"app.kubernetes.io/name": "xmpp-federation-edge", INSTANCE_LABEL: self.name})
+    pub fn pod_labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            ("app.kubernetes.io/name".to_owned(), "xmpp-federation-edge".to_owned()),
+            (INSTANCE_LABEL.to_owned(), self.name.clone()),
+        ])
+    }
+
+    /// The same as a selector.
+    pub fn pod_selector(&self) -> LabelSelector {
+        LabelSelector {
+            match_labels: Some(self.pod_labels()),
+            ..LabelSelector::default()
+        }
     }
 
     /// Labels of every object.
-    pub fn labels(&self) -> Value {
-        json!({
-            "app.kubernetes.io/name": "xmpp-federation-edge",
-            INSTANCE_LABEL: self.name,
-            MANAGED_BY.0: MANAGED_BY.1,
-        })
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.pod_labels();
+        labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+        labels
     }
 
     /// Metadata of an object of this name.
-    pub fn metadata(&self, name: &str) -> Value {
-        json!({
-            "name": name,
-            "namespace": self.namespace,
-            "labels": self.labels(),
-            "ownerReferences": [{
-                "apiVersion": XmppFederation::api_version(&()),
-                "kind": XmppFederation::kind(&()),
-                "name": self.name,
-                "uid": self.uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
-        })
+    pub fn metadata(&self, name: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(self.labels()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: XmppFederation::api_version(&()).into_owned(),
+                kind: XmppFederation::kind(&()).into_owned(),
+                name: self.name.clone(),
+                uid: self.uid.clone(),
+                controller: Some(true),
+                block_owner_deletion: Some(true),
+            }]),
+            ..ObjectMeta::default()
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::ConfigMap;
 use xmpp_federation_core::edge_config::{
     CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, HostPort, Listen, Log, ProxyProtocol, Router, Tls,
     TrustAnchors,
@@ -108,13 +108,12 @@ fn router(valid: &ValidSpec, imp: &ImpCluster, links: &RouterAddresses) -> Route
 }
 
 /// The ConfigMap that holds it.
-pub fn config_map(valid: &ValidSpec, text: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": valid.owner.metadata(&valid.owner.edge()),
-        "data": {FILE: text},
-    })
+pub fn config_map(valid: &ValidSpec, text: String) -> ConfigMap {
+    ConfigMap {
+        metadata: valid.owner.metadata(&valid.owner.edge()),
+        data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        ..ConfigMap::default()
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +122,7 @@ mod tests {
     use super::super::super::testing::{entry, spec_with, validated, with_entries};
     use super::*;
     use rstest::rstest;
+    use serde_json::{Value, json};
     use xmpp_federation_core::Domain;
     use xmpp_federation_core::edge_config::LinkProfile;
 
@@ -207,7 +207,7 @@ mod tests {
                 "second conf.coluc.com 10.244.201.10:7401 /etc/xmpp-federation/edge/router-second",
             ]
         );
-        let policy = super::super::policy::policy(&valid, &links).to_string();
+        let policy = json!(super::super::policy::policy(&valid, &links)).to_string();
         for allowed in [
             r#"{"ports":[{"port":7400,"protocol":"TCP"}],"to":[{"ipBlock":{"cidr":"10.244.200.10/32"}}]}"#,
             r#"{"ports":[{"port":7401,"protocol":"TCP"}],"to":[{"ipBlock":{"cidr":"10.244.201.10/32"}}]}"#,

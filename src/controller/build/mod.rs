@@ -13,7 +13,10 @@ mod tests;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use serde_json::Value;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use xmpp_federation_core::edge_config::{EdgeConfig, Problem};
 
 use super::dereference::Snapshot;
@@ -24,30 +27,29 @@ pub use running::{ClusterSlots, pods_to_run};
 
 /// All objects of one resource. Applying takes this apart field by field, so that none can be
 /// forgotten.
-#[derive(Debug, Clone, PartialEq)]
 pub struct DesiredObjects {
     /// Stored once and never changed afterwards; `None`: exists already, or may not be made.
-    pub dialback: Option<Value>,
+    pub dialback: Option<Secret>,
     /// Stored once and never changed afterwards.
-    pub authority: Option<Value>,
+    pub authority: Option<Secret>,
     /// The leaf of our own authority; `None`: a brought one is used.
-    pub certificate: DesiredObject,
+    pub certificate: DesiredObject<Secret>,
     /// Copies of the routers' secrets.
-    pub router: DesiredObject,
+    pub router: DesiredObject<Secret>,
     /// Configuration.
-    pub config: Value,
+    pub config: ConfigMap,
     /// The pods' account.
-    pub account: Value,
+    pub account: ServiceAccount,
     /// Headless Service.
-    pub pods_service: Value,
+    pub pods_service: Service,
     /// Public Service.
-    pub service: Value,
+    pub service: Service,
     /// Disruption budget.
-    pub budget: Value,
+    pub budget: PodDisruptionBudget,
     /// Network policy.
-    pub policy: Value,
+    pub policy: NetworkPolicy,
     /// The pods' controller; kept as it is while something that pods mount is missing.
-    pub stateful_set: DesiredObject,
+    pub stateful_set: DesiredObject<StatefulSet>,
     /// SHA-256 of the configuration file that pods should load.
     pub config_hash: String,
     /// What is written into the pods' annotation: changes with anything the pods mount.
@@ -55,10 +57,9 @@ pub struct DesiredObjects {
 }
 
 /// Whether an object has to exist.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DesiredObject {
+pub enum DesiredObject<T> {
     /// It has to be like this.
-    Present(Value),
+    Present(T),
     /// It is deleted if it is ours.
     Absent,
     /// Its content is not known now; one that exists stays as it is.
@@ -75,7 +76,6 @@ pub struct Topology {
 }
 
 /// Everything that a resource needs.
-#[derive(Debug)]
 pub struct Output {
     /// What its Secrets hold.
     pub material: Material,
@@ -113,7 +113,7 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
         authority: secrets::authority(valid, material),
         certificate: secrets::certificate(valid, material),
         router: secrets::router(valid, material),
-        config: config::config_map(valid, &text),
+        config: config::config_map(valid, text),
         account: services::account(valid),
         pods_service: services::headless(valid),
         service: services::public(valid),

@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule as Egress, NetworkPolicyIngressRule as Ingress, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::RouterAddresses;
 use super::config::DIRECT_TLS_PORT;
@@ -21,75 +26,99 @@ const NOT_PUBLIC_V4: [&str; 6] = [
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 /// The policy.
-pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> Value {
+pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
     let mut egress = vec![
         // Name resolution; resolvers are often inside.
-        json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}),
+        Egress {
+            ports: Some(vec![port("UDP", 53), port("TCP", 53)]),
+            to: None,
+        },
         // An SRV record may name any port.
-        json!({
-            "to": [
-                {"ipBlock": {"cidr": "0.0.0.0/0", "except": NOT_PUBLIC_V4}},
-                {"ipBlock": {"cidr": "::/0", "except": NOT_PUBLIC_V6}},
-            ],
-        }),
+        Egress {
+            ports: None,
+            to: Some(vec![
+                network("0.0.0.0/0", &NOT_PUBLIC_V4),
+                network("::/0", &NOT_PUBLIC_V6),
+            ]),
+        },
     ];
     if !valid.allow_private.is_empty() {
-        let blocks: Vec<Value> = valid
-            .allow_private
-            .iter()
-            .map(|network| json!({"ipBlock": {"cidr": network.to_string()}}))
-            .collect();
-        egress.push(json!({"to": blocks}));
+        let networks = valid.allow_private.iter();
+        egress.push(Egress {
+            ports: None,
+            to: Some(networks.map(|cidr| network(&cidr.to_string(), &[])).collect()),
+        });
     }
+    let to_hosts = |hosts: Vec<NetworkPolicyPeer>, number| Egress {
+        ports: Some(vec![port("TCP", number)]),
+        to: Some(hosts),
+    };
     for imp in valid.imp.iter().filter(|_| valid.active) {
         let nodes = links.get(&imp.spec.name).into_iter().flatten();
-        let routers: Vec<Value> = nodes.filter_map(|(_, address)| host_block(address)).collect();
+        let routers: Vec<NetworkPolicyPeer> = nodes.filter_map(|(_, address)| host(address)).collect();
         if !routers.is_empty() {
-            egress.push(json!({
-                "to": routers,
-                "ports": [{"protocol": "TCP", "port": imp.router_port}],
-            }));
+            egress.push(to_hosts(routers, imp.router_port));
         }
     }
     for route in &valid.static_routes {
         for address in &route.addresses {
-            if let Some(block) = host_block(&address.host) {
-                egress.push(json!({
-                    "to": [block],
-                    "ports": [{"protocol": "TCP", "port": address.port}],
-                }));
-            }
+            egress.extend(host(&address.host).map(|host| to_hosts(vec![host], address.port)));
         }
     }
-    let mut internet = vec![json!({"protocol": "TCP", "port": 5269})];
+    let mut internet = vec![port("TCP", 5269)];
     if valid.direct_tls {
-        internet.push(json!({"protocol": "TCP", "port": DIRECT_TLS_PORT}));
+        internet.push(port("TCP", DIRECT_TLS_PORT));
     }
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": valid.owner.metadata(&valid.owner.edge()),
-        "spec": {
-            "podSelector": {"matchLabels": valid.owner.pod_labels()},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
+    let inside = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    NetworkPolicy {
+        metadata: valid.owner.metadata(&valid.owner.edge()),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(valid.owner.pod_selector()),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(vec![
                 // The internet.
-                {"ports": internet},
-                // The operator and whoever collects metrics; the kubelet's probes always pass.
-                {
-                    "from": [{"namespaceSelector": {}}],
-                    "ports": [{"protocol": "TCP", "port": ADMIN_PORT}],
+                Ingress {
+                    from: None,
+                    ports: Some(internet),
                 },
-            ],
-            "egress": egress,
-        },
-    })
+                // The operator and whoever collects metrics; the kubelet's probes always pass.
+                Ingress {
+                    from: Some(vec![inside]),
+                    ports: Some(vec![port("TCP", ADMIN_PORT)]),
+                },
+            ]),
+            egress: Some(egress),
+        }),
+    }
 }
 
-fn host_block(address: &str) -> Option<Value> {
+fn port(protocol: &str, number: u16) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        end_port: None,
+        port: Some(IntOrString::Int(number.into())),
+        protocol: Some(protocol.to_owned()),
+    }
+}
+
+fn network(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
+    let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+    NetworkPolicyPeer {
+        ip_block: Some(IPBlock {
+            cidr: cidr.to_owned(),
+            except: (!except.is_empty()).then_some(except),
+        }),
+        ..NetworkPolicyPeer::default()
+    }
+}
+
+/// One address; a name is resolved by the pods alone.
+fn host(address: &str) -> Option<NetworkPolicyPeer> {
     let cidr = match address.parse::<IpAddr>().ok()? {
         IpAddr::V4(ip) => format!("{ip}/32"),
         IpAddr::V6(ip) => format!("{ip}/128"),
     };
-    Some(json!({"ipBlock": {"cidr": cidr}}))
+    Some(network(&cidr, &[]))
 }

@@ -1,8 +1,7 @@
 //! Secrets: dialback, own authority, certificate, and the copies that pods mount.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use xmpp_federation_core::SecretBytes;
 
 use super::DesiredObject;
@@ -10,29 +9,33 @@ use super::material::{Certificate, Material};
 use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::validate::ValidSpec;
 
-fn encode(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
-
-fn secret(valid: &ValidSpec, name: &str, kind: &str, data: &Value) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": valid.owner.metadata(name),
-        "type": kind,
-        "data": data,
-    })
+fn secret<'a>(
+    valid: &ValidSpec,
+    name: &str,
+    kind: &str,
+    data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Secret {
+    let data = data.into_iter();
+    Secret {
+        metadata: valid.owner.metadata(name),
+        type_: Some(kind.to_owned()),
+        data: Some(
+            data.map(|(key, bytes)| (key.to_owned(), ByteString(bytes.to_vec())))
+                .collect(),
+        ),
+        ..Secret::default()
+    }
 }
 
 /// The dialback secret, if it was made just now.
-pub fn dialback(valid: &ValidSpec, material: &Material) -> Option<Value> {
+pub fn dialback(valid: &ValidSpec, material: &Material) -> Option<Secret> {
     let dialback = material.dialback.as_ref().ok().filter(|d| d.fresh)?;
-    let data = json!({DIALBACK_KEY: encode(dialback.secret.expose())});
-    Some(secret(valid, &valid.owner.dialback(), "Opaque", &data))
+    let data = [(DIALBACK_KEY, dialback.secret.expose())];
+    Some(secret(valid, &valid.owner.dialback(), "Opaque", data))
 }
 
 /// The authority, if it was made just now.
-pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Value> {
+pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Secret> {
     let Ok(Certificate::Own {
         material,
         new_authority: true,
@@ -41,26 +44,24 @@ pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Value> {
     else {
         return None;
     };
-    let data = json!({
-        "tls.crt": encode(material.ca_certificate.as_bytes()),
-        "tls.key": encode(material.ca_key.expose()),
-    });
-    Some(secret(valid, &valid.owner.authority(), "kubernetes.io/tls", &data))
+    let data = [
+        ("tls.crt", material.ca_certificate.as_bytes()),
+        ("tls.key", material.ca_key.expose()),
+    ];
+    Some(secret(valid, &valid.owner.authority(), "kubernetes.io/tls", data))
 }
 
 /// The leaf of our own authority.
-pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject {
+pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject<Secret> {
     match &material.certificate {
         Ok(Certificate::Own { material, .. }) => {
-            let mut data = json!({
-                "tls.crt": encode(material.certificate.as_bytes()),
-                "tls.key": encode(material.key.expose()),
-            });
-            if let (false, Some(map)) = (material.ca_certificate.is_empty(), data.as_object_mut()) {
-                let authority = encode(material.ca_certificate.as_bytes());
-                map.insert("ca.crt".to_owned(), json!(authority));
-            }
-            DesiredObject::Present(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", &data))
+            let authority = Some(("ca.crt", material.ca_certificate.as_bytes()));
+            let leaf = [
+                ("tls.crt", material.certificate.as_bytes()),
+                ("tls.key", material.key.expose()),
+            ];
+            let data = leaf.into_iter().chain(authority.filter(|(_, bytes)| !bytes.is_empty()));
+            DesiredObject::Present(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", data))
         }
         Ok(Certificate::Brought { .. }) => DesiredObject::Absent,
         Err(_) => DesiredObject::Unchanged,
@@ -71,20 +72,18 @@ pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject {
 pub const MISSING: &str = "the secret of these routers is missing, no link is opened";
 
 /// Copies of the routers' secrets; what was copied once stays while the original is missing.
-pub fn router(valid: &ValidSpec, material: &Material) -> DesiredObject {
+pub fn router(valid: &ValidSpec, material: &Material) -> DesiredObject<Secret> {
     if valid.active && material.no_router_secret().is_some() {
         return DesiredObject::Unchanged;
     }
-    let data: Map<String, Value> = material
-        .routers
-        .iter()
-        .map(|router| {
-            // Without one no link is opened, but the edge wants a file with something in it.
-            let bytes = router.bytes.as_ref().map_or(MISSING.as_bytes(), SecretBytes::expose);
-            (router_file(&router.entry), json!(encode(bytes)))
-        })
-        .collect();
-    DesiredObject::Present(secret(valid, &valid.owner.router(), "Opaque", &Value::Object(data)))
+    let files = material.routers.iter().map(|router| router_file(&router.entry));
+    let files: Vec<String> = files.collect();
+    let data = files.iter().zip(&material.routers).map(|(file, router)| {
+        // Without one no link is opened, but the edge wants a file with something in it.
+        let bytes = router.bytes.as_ref().map_or(MISSING.as_bytes(), SecretBytes::expose);
+        (file.as_str(), bytes)
+    });
+    DesiredObject::Present(secret(valid, &valid.owner.router(), "Opaque", data))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed
@@ -160,18 +159,19 @@ mod tests {
         match (copied, &desired.router) {
             (Some(texts), DesiredObject::Present(secret)) => {
                 for (key, text) in ["router-main", "router-second"].into_iter().zip(texts) {
-                    assert_eq!(
-                        secret.pointer(&format!("/data/{key}")),
-                        Some(&json!(encode(text.as_bytes())))
-                    );
+                    let data = secret.data.as_ref().unwrap();
+                    assert_eq!(data.get(key), Some(&ByteString(text.as_bytes().to_vec())));
                 }
             }
             (copied, wanted) => {
-                assert_eq!((copied.is_none(), wanted == &DesiredObject::Unchanged), (true, true));
+                assert_eq!(
+                    (copied.is_none(), matches!(wanted, DesiredObject::Unchanged)),
+                    (true, true)
+                );
             }
         }
-        let text = desired.config.pointer("/data/edge.yaml").unwrap();
-        let config = xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text.as_str().unwrap()).unwrap();
+        let text = desired.config.data.as_ref().unwrap().get("edge.yaml").unwrap();
+        let config = xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text).unwrap();
         let with_links: Vec<&str> = config
             .routers
             .iter()

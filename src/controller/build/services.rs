@@ -1,6 +1,8 @@
 //! Services and the pods' account.
 
-use serde_json::{Map, Value, json};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Serialize;
 
 use super::config::DIRECT_TLS_PORT;
 use crate::api::spec::ServiceType;
@@ -8,67 +10,78 @@ use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::ValidSpec;
 
 /// The pods' account: has no rights, and its token is not mounted.
-pub fn account(valid: &ValidSpec) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": valid.owner.metadata(&valid.owner.edge()),
-        "automountServiceAccountToken": false,
-    })
+pub fn account(valid: &ValidSpec) -> ServiceAccount {
+    ServiceAccount {
+        metadata: valid.owner.metadata(&valid.owner.edge()),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// A port that leads to the pods' port of the same name.
+fn port(name: &str, number: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: number.into(),
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    }
 }
 
 /// Names the pods; also those that are not ready, so that their metrics can be read.
-pub fn headless(valid: &ValidSpec) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": valid.owner.metadata(&valid.owner.pods()),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": true,
-            "selector": valid.owner.pod_labels(),
-            "ports": [
-                {"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"},
-                {"name": "admin", "port": ADMIN_PORT, "protocol": "TCP", "targetPort": "admin"},
-            ],
-        },
-    })
+pub fn headless(valid: &ValidSpec) -> Service {
+    Service {
+        metadata: valid.owner.metadata(&valid.owner.pods()),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(valid.owner.pod_labels()),
+            ports: Some(vec![port("xmpp-server", 5269), port("admin", ADMIN_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
 }
 
 /// What peers reach.
-pub fn public(valid: &ValidSpec) -> Value {
+pub fn public(valid: &ValidSpec) -> Service {
     let service = &valid.service;
-    let mut spec = Map::new();
-    let mut put = |key: &str, value: Value| spec.insert(key.to_owned(), value);
-    put("type", json!(service.type_));
-    put("selector", valid.owner.pod_labels());
-    let mut ports = vec![json!({"name": "xmpp-server", "port": 5269, "protocol": "TCP", "targetPort": "xmpp-server"})];
+    let mut ports = vec![port("xmpp-server", 5269)];
     if valid.direct_tls {
-        ports.push(
-            json!({"name": "xmpps-server", "port": DIRECT_TLS_PORT, "protocol": "TCP", "targetPort": "xmpps-server"}),
-        );
+        ports.push(port("xmpps-server", DIRECT_TLS_PORT));
     }
-    put("ports", json!(ports));
+    let mut spec = ServiceSpec {
+        type_: word(&service.type_),
+        selector: Some(valid.owner.pod_labels()),
+        ports: Some(ports),
+        ip_family_policy: service.ip_family_policy.as_ref().and_then(word),
+        ip_families: some(service.ip_families.iter().filter_map(word).collect()),
+        ..ServiceSpec::default()
+    };
     if service.type_ != ServiceType::ClusterIP {
-        put("externalTrafficPolicy", json!(service.external_traffic_policy));
+        spec.external_traffic_policy = word(&service.external_traffic_policy);
     }
     if service.type_ == ServiceType::LoadBalancer {
-        if let Some(class) = &service.load_balancer_class {
-            put("loadBalancerClass", json!(class));
-        }
-        if !service.load_balancer_source_ranges.is_empty() {
-            put("loadBalancerSourceRanges", json!(service.load_balancer_source_ranges));
-        }
-    }
-    if let Some(policy) = service.ip_family_policy {
-        put("ipFamilyPolicy", json!(policy));
-    }
-    if !service.ip_families.is_empty() {
-        put("ipFamilies", json!(service.ip_families));
+        spec.load_balancer_class.clone_from(&service.load_balancer_class);
+        let ranges = service.load_balancer_source_ranges.iter();
+        spec.load_balancer_source_ranges = some(ranges.map(|range| range.0.clone()).collect());
     }
     let mut metadata = valid.owner.metadata(&valid.owner.edge());
-    if let (false, Some(map)) = (service.annotations.is_empty(), metadata.as_object_mut()) {
-        map.insert("annotations".to_owned(), json!(service.annotations));
+    metadata.annotations = Some(service.annotations.clone()).filter(|map| !map.is_empty());
+    Service {
+        metadata,
+        spec: Some(spec),
+        ..Service::default()
     }
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+}
+
+/// An enum of the spec as Kubernetes writes it.
+pub fn word(value: &impl Serialize) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
+}
+
+/// An empty list is left out.
+pub fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|list| !list.is_empty())
 }

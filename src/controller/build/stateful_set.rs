@@ -1,9 +1,21 @@
 //! The pods.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, KeyToPath, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount, VolumeProjection, WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::{DIRECT_TLS_PORT, FILE};
+use super::services::{some, word};
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY};
 use crate::controller::validate::ValidSpec;
 
@@ -25,201 +37,264 @@ const FINISH_SECONDS: u64 = FINISH_AT_MOST.as_secs() + 5;
 const USER: i64 = 65532;
 
 /// The StatefulSet.
-pub fn stateful_set(valid: &ValidSpec, pods: u16) -> Value {
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": valid.owner.metadata(&valid.owner.edge()),
-        "spec": {
-            "replicas": pods,
-            "serviceName": valid.owner.pods(),
-            "podManagementPolicy": "Parallel",
-            "revisionHistoryLimit": 3,
-            "selector": {"matchLabels": valid.owner.pod_labels()},
-            "template": {"metadata": pod_metadata(valid), "spec": pod_spec(valid)},
-        },
-    })
+pub fn stateful_set(valid: &ValidSpec, pods: u16) -> StatefulSet {
+    StatefulSet {
+        metadata: valid.owner.metadata(&valid.owner.edge()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(pods.into()),
+            service_name: Some(valid.owner.pods()),
+            pod_management_policy: Some("Parallel".to_owned()),
+            revision_history_limit: Some(3),
+            selector: valid.owner.pod_selector(),
+            template: PodTemplateSpec {
+                metadata: Some(pod_metadata(valid)),
+                spec: Some(pod_spec(valid)),
+            },
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
 }
 
-fn pod_metadata(valid: &ValidSpec) -> Value {
-    let mut labels: Map<String, Value> = valid.pod.labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-    if let Value::Object(own) = valid.owner.labels() {
-        labels.extend(own);
-    }
-    let mut annotations: Map<String, Value> = valid
-        .pod
-        .annotations
-        .iter()
-        .map(|(k, v)| (k.clone(), json!(v)))
-        .collect();
+fn pod_metadata(valid: &ValidSpec) -> ObjectMeta {
+    let mut labels = valid.pod.labels.clone();
+    labels.extend(valid.owner.labels());
+    let mut annotations = valid.pod.annotations.clone();
     // A component id is read at start only; another host name needs new pods.
     let base = valid.component_ids.first().map_or("", |id| id.as_str());
-    annotations.insert("xmppfederation.io/component-id".to_owned(), json!(base));
-    json!({"labels": labels, "annotations": annotations})
+    annotations.insert("xmppfederation.io/component-id".to_owned(), base.to_owned());
+    ObjectMeta {
+        labels: Some(labels),
+        annotations: Some(annotations),
+        ..ObjectMeta::default()
+    }
 }
 
-fn pod_spec(valid: &ValidSpec) -> Value {
+fn pod_spec(valid: &ValidSpec) -> PodSpec {
     let grace = valid.drain_delay.0.as_secs().saturating_add(FINISH_SECONDS);
-    let mut spec = json!({
-        "serviceAccountName": valid.owner.edge(),
-        "automountServiceAccountToken": false,
-        "enableServiceLinks": false,
-        "terminationGracePeriodSeconds": grace,
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container(valid)],
-        "volumes": volumes(valid),
-    });
-    let Some(map) = spec.as_object_mut() else {
-        return spec;
-    };
     let pod = &valid.pod;
-    let affinity = pod.affinity.as_ref().map_or_else(
-        || {
-            json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
-                "weight": 100,
-                "podAffinityTerm": {
-                    "topologyKey": "kubernetes.io/hostname",
-                    "labelSelector": {"matchLabels": valid.owner.pod_labels()},
-                },
-            }]}})
-        },
-        |affinity| json!(affinity),
-    );
-    map.insert("affinity".to_owned(), affinity);
-    for (key, value, present) in [
-        ("nodeSelector", json!(pod.node_selector), !pod.node_selector.is_empty()),
-        ("tolerations", json!(pod.tolerations), !pod.tolerations.is_empty()),
-        (
-            "topologySpreadConstraints",
-            json!(pod.topology_spread_constraints),
-            !pod.topology_spread_constraints.is_empty(),
-        ),
-        (
-            "priorityClassName",
-            json!(pod.priority_class_name),
-            pod.priority_class_name.is_some(),
-        ),
-        (
-            "imagePullSecrets",
-            json!(pod.image_pull_secrets),
-            !pod.image_pull_secrets.is_empty(),
-        ),
-    ] {
-        if present {
-            map.insert(key.to_owned(), value);
-        }
+    PodSpec {
+        service_account_name: Some(valid.owner.edge()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(i64::try_from(grace).unwrap_or(i64::MAX)),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(valid)],
+        volumes: Some(volumes(valid)),
+        affinity: Some(pod.affinity.clone().unwrap_or_else(|| spread(valid))),
+        node_selector: Some(pod.node_selector.clone()).filter(|map| !map.is_empty()),
+        tolerations: some(pod.tolerations.clone()),
+        topology_spread_constraints: some(pod.topology_spread_constraints.clone()),
+        priority_class_name: pod.priority_class_name.clone(),
+        image_pull_secrets: some(pod.image_pull_secrets.clone()),
+        ..PodSpec::default()
     }
-    spec
 }
 
-fn container(valid: &ValidSpec) -> Value {
-    let probe = |path: &str, period: u32, failures: u32| {
-        json!({
-            "httpGet": {"path": path, "port": "admin", "scheme": "HTTP"},
-            "periodSeconds": period,
-            "timeoutSeconds": 2,
-            "failureThreshold": failures,
-        })
+/// Pods prefer different nodes.
+fn spread(valid: &ValidSpec) -> Affinity {
+    let term = WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: PodAffinityTerm {
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            label_selector: Some(valid.owner.pod_selector()),
+            ..PodAffinityTerm::default()
+        },
     };
-    let resources = valid.pod.resources.as_ref().map_or_else(
-        || json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}}),
-        |resources| json!(resources),
-    );
-    let mut ports = vec![
-        json!({"name": "xmpp-server", "containerPort": 5269, "protocol": "TCP"}),
-        json!({"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}),
-    ];
-    if valid.direct_tls {
-        ports.push(json!({"name": "xmpps-server", "containerPort": DIRECT_TLS_PORT, "protocol": "TCP"}));
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![term]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
     }
+}
+
+fn container(valid: &ValidSpec) -> Container {
+    let port = |name: &str, number: u16| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number.into(),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    let mut ports = vec![port("xmpp-server", 5269), port("admin", ADMIN_PORT)];
+    if valid.direct_tls {
+        ports.push(port("xmpps-server", DIRECT_TLS_PORT));
+    }
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
     let mut mounts = vec![
-        json!({"name": "edge", "mountPath": CONFIG_DIR, "readOnly": true}),
-        json!({"name": "tls", "mountPath": CERTIFICATE_DIR, "readOnly": true}),
-        json!({"name": "run", "mountPath": RUN_DIR}),
+        mount("edge", CONFIG_DIR, Some(true)),
+        mount("tls", CERTIFICATE_DIR, Some(true)),
+        mount("run", RUN_DIR, None),
     ];
     if valid.tls.client_certificate.is_some() {
-        mounts.push(json!({"name": "client-tls", "mountPath": CLIENT_CERTIFICATE_DIR, "readOnly": true}));
+        mounts.push(mount("client-tls", CLIENT_CERTIFICATE_DIR, Some(true)));
     }
-    let mut container = json!({
-        "name": "edge",
-        "image": valid.image,
-        "args": ["--config", format!("{CONFIG_DIR}/{FILE}"), "--index", "$(POD_INDEX)"],
-        "env": [{
-            "name": "POD_INDEX",
-            "valueFrom": {"fieldRef": {
-                "apiVersion": "v1",
-                "fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']",
-            }},
-        }],
-        "ports": ports,
+    let pod_index = ObjectFieldSelector {
+        api_version: Some("v1".to_owned()),
+        field_path: "metadata.labels['apps.kubernetes.io/pod-index']".to_owned(),
+    };
+    let config = format!("{CONFIG_DIR}/{FILE}");
+    Container {
+        name: "edge".to_owned(),
+        image: Some(valid.image.clone()),
+        image_pull_policy: valid.pull_policy.as_ref().and_then(word),
+        args: Some(
+            ["--config", &config, "--index", "$(POD_INDEX)"]
+                .map(str::to_owned)
+                .to_vec(),
+        ),
+        env: Some(vec![EnvVar {
+            name: "POD_INDEX".to_owned(),
+            value_from: Some(EnvVarSource {
+                field_ref: Some(pod_index),
+                ..EnvVarSource::default()
+            }),
+            ..EnvVar::default()
+        }]),
+        ports: Some(ports),
         // A slow start is no failure: the probe asks every second, for a minute.
-        "startupProbe": probe("/livez", 1, 60),
-        "livenessProbe": probe("/livez", 10, 3),
-        "readinessProbe": probe("/readyz", 2, 2),
-        "resources": resources,
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": mounts,
-    });
-    if let (Some(policy), Some(map)) = (valid.pull_policy, container.as_object_mut()) {
-        map.insert("imagePullPolicy".to_owned(), json!(policy));
+        startup_probe: Some(probe("/livez", 1, 60)),
+        liveness_probe: Some(probe("/livez", 10, 3)),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        resources: Some(valid.pod.resources.clone().unwrap_or_else(resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
     }
-    container
+}
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+/// Where the spec says none.
+fn resources() -> ResourceRequirements {
+    let of = |name: &str, quantity: &str| (name.to_owned(), Quantity(quantity.to_owned()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([of("cpu", "50m"), of("memory", "32Mi")])),
+        limits: Some(BTreeMap::from([of("memory", "512Mi")])),
+        ..ResourceRequirements::default()
+    }
 }
 
 /// One projected volume without subPath for what the edge watches: only so do changes arrive.
-fn volumes(valid: &ValidSpec) -> Value {
+fn volumes(valid: &ValidSpec) -> Vec<Volume> {
     let mut sources = vec![
-        json!({"configMap": {"name": valid.owner.edge(), "items": [{"key": FILE, "path": FILE}]}}),
-        json!({"secret": {
-            "name": valid.owner.dialback(),
-            "items": [{"key": DIALBACK_KEY, "path": format!("dialback/{DIALBACK_KEY}")}],
-        }}),
+        of_config_map(valid.owner.edge(), FILE, FILE),
+        of_secret(
+            valid.owner.dialback(),
+            Some((DIALBACK_KEY, &format!("dialback/{DIALBACK_KEY}"))),
+        ),
         // Without items: a cluster that comes or goes needs no new pods.
-        json!({"secret": {"name": valid.owner.router()}}),
+        of_secret(valid.owner.router(), None),
     ];
     if let Some(anchors) = &valid.tls.anchors {
-        sources.push(json!({"secret": {
-            "name": anchors.name,
-            "items": [{"key": anchors.key, "path": "anchors.pem"}],
-        }}));
+        sources.push(of_secret(anchors.name.clone(), Some((&anchors.key, "anchors.pem"))));
     }
     if let Some(lists) = &valid.tls.revocation_lists {
-        sources.push(json!({"configMap": {
-            "name": lists.name,
-            "items": [{"key": lists.key, "path": REVOCATION_LISTS}],
-        }}));
+        sources.push(of_config_map(lists.name.clone(), &lists.key, REVOCATION_LISTS));
     }
-    let pair = |name: &str, secret: &str| {
-        json!({"name": name, "secret": {
-            "secretName": secret,
-            "defaultMode": 0o440,
-            "items": [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}],
-        }})
+    let pair = |name: &str, secret: String| Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            items: Some(vec![item("tls.crt", "tls.crt"), item("tls.key", "tls.key")]),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
     };
-    let certificate = valid
-        .tls
-        .brought_certificate
-        .clone()
-        .unwrap_or_else(|| valid.owner.certificate());
+    let brought = valid.tls.brought_certificate.clone();
     let mut volumes = vec![
-        json!({"name": "edge", "projected": {"defaultMode": 0o440, "sources": sources}}),
-        pair("tls", &certificate),
-        json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}),
+        Volume {
+            name: "edge".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                default_mode: Some(0o440),
+                sources: Some(sources),
+            }),
+            ..Volume::default()
+        },
+        pair("tls", brought.unwrap_or_else(|| valid.owner.certificate())),
+        Volume {
+            name: "run".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity("4Mi".to_owned())),
+            }),
+            ..Volume::default()
+        },
     ];
     if let Some(client) = &valid.tls.client_certificate {
-        volumes.push(pair("client-tls", client));
+        volumes.push(pair("client-tls", client.clone()));
     }
-    json!(volumes)
+    volumes
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        ..KeyToPath::default()
+    }
+}
+
+/// One key as one file.
+fn of_config_map(name: String, key: &str, path: &str) -> VolumeProjection {
+    VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name,
+            items: Some(vec![item(key, path)]),
+            ..ConfigMapProjection::default()
+        }),
+        ..VolumeProjection::default()
+    }
+}
+
+/// One key as one file, or all of them.
+fn of_secret(name: String, file: Option<(&str, &str)>) -> VolumeProjection {
+    VolumeProjection {
+        secret: Some(SecretProjection {
+            name,
+            items: file.map(|(key, path)| vec![item(key, path)]),
+            ..SecretProjection::default()
+        }),
+        ..VolumeProjection::default()
+    }
 }
 
 #[cfg(test)]
@@ -227,11 +302,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::testing::{spec_with, validated};
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn pods_satisfy_pod_security_restricted_and_have_no_token() {
         let valid = validated(&spec_with("", Value::Null)).unwrap();
-        let set = stateful_set(&valid, 2);
+        let set = json!(stateful_set(&valid, 2));
         let at = |pointer: &str| set.pointer(pointer).cloned().unwrap_or_default();
         let pod = "/spec/template/spec";
         assert_eq!(at(&format!("{pod}/automountServiceAccountToken")), json!(false));
@@ -257,7 +333,7 @@ mod tests {
     fn a_users_labels_cannot_replace_ours() {
         let labels = json!({"labels": {"app.kubernetes.io/instance": "other", "team": "voice"}});
         let valid = validated(&spec_with("/edge/pod", labels)).unwrap();
-        let set = stateful_set(&valid, 1);
+        let set = json!(stateful_set(&valid, 1));
         let labels = set.pointer("/spec/template/metadata/labels").unwrap();
         assert_eq!(labels["app.kubernetes.io/instance"], json!("coluc"));
         assert_eq!(labels["team"], json!("voice"));

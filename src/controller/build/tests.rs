@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use rstest::rstest;
+use serde::Serialize;
 use serde_json::{Value, json};
 use xmpp_federation_core::SecretBytes;
 
@@ -162,23 +163,26 @@ fn objects(desired: &DesiredObjects) -> Vec<Value> {
         config_hash: _,
         mounted_hash,
     } = desired;
-    let wanted = |object: &DesiredObject| match object {
-        DesiredObject::Present(value) => value.clone(),
-        DesiredObject::Absent => json!("absent"),
-        DesiredObject::Unchanged => json!("unchanged"),
-    };
     vec![
         json!(dialback),
         json!(authority),
         wanted(certificate),
         wanted(router),
-        config.clone(),
-        account.clone(),
-        pods_service.clone(),
-        service.clone(),
-        budget.clone(),
-        policy.clone(),
+        json!(config),
+        json!(account),
+        json!(pods_service),
+        json!(service),
+        json!(budget),
+        json!(policy),
         wanted(stateful_set),
         json!(mounted_hash),
     ]
+}
+
+fn wanted(object: &DesiredObject<impl Serialize>) -> Value {
+    match object {
+        DesiredObject::Present(object) => json!(object),
+        DesiredObject::Absent => json!("absent"),
+        DesiredObject::Unchanged => json!("unchanged"),
+    }
 }
