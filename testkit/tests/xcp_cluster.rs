@@ -12,12 +12,12 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit_peer::{Peer, Speaker, attribute};
+use testkit_peer::{Folder, Peer, Speaker, attribute};
 use testkit_simulator::{ClusterState, ImpConfig, Profile, SimulatedImp, Status};
 
 const IDS: [&str; 2] = [
@@ -33,30 +33,21 @@ fn edge() -> Command {
 
 /// One replica and its files.
 struct Replica {
-    folder: PathBuf,
+    folder: Folder,
     child: Child,
     s2s: SocketAddr,
 }
 
 impl Replica {
     fn start(index: usize, peer: &Peer, imp: &SimulatedImp) -> Self {
-        let name = format!("edge-xcp-{}-{index}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
-        write("tls.crt", &made.cert.pem());
-        write("tls.key", &made.signing_key.serialize_pem());
-        write("dialback", "s3cr3tf0rd14lb4ck");
-        write("router", "router-secret");
         // The edge tells no port that the system chose.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let s2s = free.local_addr().unwrap();
         drop(free);
-        write("edge.yaml", &config(&folder, s2s, peer, imp));
+        let folder = Folder::of_edge(&config(s2s, peer, imp));
         let mut child = edge()
             .args(["--index", &index.to_string(), "--config"])
-            .arg(folder.join("edge.yaml"))
+            .arg(folder.path("edge.yaml"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -72,7 +63,7 @@ impl Replica {
     fn links(&self) -> Vec<Value> {
         let output = edge()
             .args(["ctl", "--socket"])
-            .arg(self.folder.join("control.sock"))
+            .arg(self.folder.path("control.sock"))
             .arg("status")
             .output()
             .unwrap();
@@ -109,12 +100,10 @@ impl Drop for Replica {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-fn config(folder: &Path, s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> String {
-    let here = folder.display();
+fn config(s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> String {
     let endpoints: Vec<_> = imp
         .nodes()
         .iter()
@@ -123,21 +112,16 @@ fn config(folder: &Path, s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> St
     let endpoints = endpoints.concat();
     format!(
         "\
-domains: [coluc.com]
-listen: {{s2s: '{s2s}', admin: '127.0.0.1:0', control: {here}/control.sock}}
-dialback: {{sign: {here}/dialback}}
-tls:
-  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
+listen: {{s2s: '{s2s}', admin: '127.0.0.1:0', control: HERE/control.sock}}
 staticRoutes:
 - {{domain: {domain}, addresses: ['{address}']}}
 routers:
 - name: main
   profile: Xcp
   componentIds: [{first}, {second}]
-  secretFile: {here}/router
+  secretFile: HERE/router
   endpoints:
-{endpoints}drainDelay: 0s
-",
+{endpoints}",
         domain = peer.domain,
         address = peer.listener.local_addr().unwrap(),
         first = IDS[0],

@@ -14,6 +14,7 @@
     reason = "for tests"
 )]
 
+mod folder;
 pub mod odd;
 mod peer;
 mod speaker;
@@ -21,6 +22,7 @@ pub mod tls;
 
 use std::time::Duration;
 
+pub use folder::Folder;
 pub use peer::Peer;
 pub use speaker::Speaker;
 pub use tls::{client_tls, server_tls};

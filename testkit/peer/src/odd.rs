@@ -4,38 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-/// A folder that goes when it is dropped.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new() -> Self {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let name = format!("odd-certificates-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::Folder;
 
 fn openssl(folder: &Path, arguments: &str) {
     let done = Command::new("openssl")
@@ -86,7 +61,7 @@ impl OddIdentity {
             Odd::ExplicitCurve => "ecparam -name prime256v1 -param_enc explicit -genkey -noout -out key.pem",
             _ => "genrsa -out key.pem 2048",
         };
-        let at = &folder.0;
+        let at = &folder.path("");
         openssl(at, key);
         openssl(at, "req -new -key key.pem -subj /CN=vngtp.lab -out csr.pem");
         let mut extensions = "basicConstraints=CA:FALSE\nsubjectAltName=DNS:vngtp.lab\n".to_owned();
@@ -136,7 +111,7 @@ impl OddIdentity {
             SignatureAlgorithm::ECDSA => "ecparam -name prime256v1 -genkey -noout -out key.pem",
             _ => "genrsa -out key.pem 1024",
         };
-        openssl(&folder.0, kind);
+        openssl(&folder.path(""), kind);
         Self(Arc::new(CertifiedKey::new(
             self.0.cert.clone(),
             Arc::new(Key {
@@ -226,7 +201,7 @@ impl SigningKey for Key {
             ],
         };
         let scheme = ours.into_iter().find(|scheme| offered.contains(scheme))?;
-        let key = self.folder.as_ref().map(|folder| folder.0.join("key.pem"));
+        let key = self.folder.as_ref().map(|folder| folder.path("key.pem"));
         Some(Box::new(ByOpenssl { key, scheme }))
     }
 

@@ -1,47 +1,26 @@
 //! What the name servers of others are asked because of one domain.
 
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rstest::rstest;
 use tokio::net::TcpListener;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::resolve::Resolver;
 
+use crate::support::dns::Dns;
 use crate::support::{Lab, Peer, Router, config, live, result};
 
-type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-/// Both services of every domain have records of as many priorities.
-struct Zone {
-    each: u16,
-    port: u16,
-    /// The one host that has an address, of those of `_xmpp-server._tcp`.
-    there: u16,
-    asked: Mutex<Vec<String>>,
-}
-
-impl Lookup for Zone {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        self.asked.lock().unwrap().push(name.to_owned());
-        let direct = name.starts_with("_xmpps");
-        let kind = if direct { "direct" } else { "plain" };
-        let record = |n| SrvRecord {
-            priority: 2 * n + u16::from(direct),
-            weight: 0,
-            port: self.port,
-            target: format!("h{n}.{kind}.victim.example."),
-        };
-        let records = (0..self.each).map(record).collect();
-        Box::pin(async move { Ok(records) })
-    }
-
-    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
-        self.asked.lock().unwrap().push(name.to_owned());
-        let there = name == format!("h{}.plain.victim.example.", self.there);
-        let found = there.then(|| [127, 0, 0, 1].into());
-        Box::pin(async move { Ok(found.into_iter().collect()) })
-    }
+/// Both services have records of as many priorities; of the hosts one of `_xmpp-server` has an address.
+fn dns(each: u16, port: u16, there: u16) -> Arc<Dns> {
+    let records = |dns: Dns, n: u16| {
+        dns.plain(2 * n, port, &format!("h{n}.plain.victim.example.")).direct(
+            2 * n + 1,
+            port,
+            &format!("h{n}.direct.victim.example."),
+        )
+    };
+    let dns = (0..each).fold(Dns::default(), records);
+    Arc::new(dns.host(&format!("h{there}.plain.victim.example."), &["127.0.0.1"]))
 }
 
 fn open_to_all(config: &mut EdgeConfig) {
@@ -58,18 +37,13 @@ async fn hosts_of_one_domain_are_looked_up_sixteen_times_at_most(
     #[case] there: u16,
     #[case] found: bool,
 ) {
-    let zone = Arc::new(Zone {
-        each,
-        port: 5333,
-        there,
-        asked: Mutex::default(),
-    });
+    let dns = dns(each, 5333, there);
     let mut config = config(&[], &[]);
     open_to_all(&mut config);
-    let resolver = Resolver::with_lookup(&config, zone.clone(), Arc::default());
+    let resolver = Resolver::with_lookup(&config, dns.clone(), Arc::default());
     let domain = "evil.example".parse().unwrap();
     let resolved = resolver.resolve(&domain).await;
-    let asked = zone.asked.lock().unwrap().clone();
+    let asked = dns.asked();
     assert_eq!(resolved.is_ok(), found, "{asked:?}");
     let services = asked.iter().filter(|name| name.starts_with('_')).count();
     assert_eq!(services, 2);
@@ -89,24 +63,16 @@ async fn priorities_that_are_tried_later_count_too() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = closed.local_addr().unwrap().port();
     drop(closed);
-    let zone = Arc::new(Zone {
-        each: 64,
-        port,
-        there: 0,
-        asked: Mutex::default(),
-    });
+    let dns = dns(64, port, 0);
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     open_to_all(&mut config);
-    let mut live = live(config);
-    let resolver = Resolver::with_lookup(&live.config, zone.clone(), Arc::default());
-    live.resolver = Arc::new(resolver);
-    let lab = Lab::start(live);
+    let lab = Lab::start(dns.resolves(live(config)));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     bob.say(&result("evil.example", "coluc.com", "k")).await;
     let answer = bob.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
-    let asked = zone.asked.lock().unwrap().clone();
+    let asked = dns.asked();
     let of_it = |name: &&String| name.ends_with(".victim.example.");
     assert!(asked.iter().filter(of_it).count() <= 8, "{asked:?}");
 }

@@ -1,43 +1,24 @@
 //! Addresses that are odd, foreign or written in another way: one domain is one domain however it
 //! is spelt, and what is no domain federates with nobody.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rstest::rstest;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
+use crate::support::dns::Dns;
 use crate::support::{Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live, scene, to_bob};
 
-/// A DNS in which nothing exists.
-#[derive(Default)]
-struct Empty(Mutex<Vec<String>>);
-
-type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for Empty {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        self.0.lock().unwrap().push(name.to_owned());
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, std::net::IpAddr> {
-        self.0.lock().unwrap().push(name.to_owned());
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-}
-
 /// An edge with these lists whose DNS knows nothing; vngtp.lab has a route.
-async fn start(mode: PrivacyMode, domains: &[&str]) -> (Lab, Peer, RouterLink, Arc<Empty>) {
+async fn start(mode: PrivacyMode, domains: &[&str]) -> (Lab, Peer, RouterLink, Arc<Dns>) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.privacy.mode = mode;
     config.privacy.domains = domains.iter().map(|text| Domain::parse(text).unwrap()).collect();
-    let dns = Arc::new(Empty::default());
-    let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(&live.config, dns.clone(), Arc::default()));
-    let lab = Lab::start(live);
+    let dns = Arc::new(Dns::default());
+    let lab = Lab::start(dns.resolves(live(config)));
     let link = router.accept().await;
     (lab, peer, link, dns)
 }
@@ -105,7 +86,7 @@ async fn a_denied_domain_is_denied_under_every_name(#[case] alias: &str) {
     bob.say(&format!("<message from='eve@{alias}' to='alice@coluc.com'/>"))
         .await;
     assert_eq!(bob.condition().await, "invalid-from");
-    let asked = dns.0.lock().unwrap().clone();
+    let asked = dns.asked();
     assert!(asked.is_empty(), "looked up before the lists: {asked:?}");
 }
 
@@ -120,7 +101,7 @@ async fn another_domain_is_not_denied_with_it(#[case] other: &str) {
     let (lab, peer, _link, dns) = start(PrivacyMode::DenyList, &listed).await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     assert_eq!(refusal(&mut bob, other).await, "remote-server-not-found");
-    let asked = dns.0.lock().unwrap().clone();
+    let asked = dns.asked();
     assert!(!asked.is_empty());
     assert!(
         asked.iter().all(|name| name.ends_with('.') && name.is_ascii()),
@@ -276,12 +257,12 @@ async fn names_inside_are_asked_of_dns_absolutely_or_not_at_all(#[case] name: &s
         format!("_xmpps-server._tcp.{name}."),
         format!("{name}."),
     ];
-    let asked = dns.0.lock().unwrap().clone();
+    let asked = dns.asked();
     assert!(asked.iter().all(|name| expected.contains(name)), "{asked:?}");
     let (lab, peer, _link, dns) = start(PrivacyMode::AllowList, &[]).await;
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
     assert_eq!(refusal(&mut bob, name).await, "not-allowed");
-    assert!(dns.0.lock().unwrap().is_empty());
+    assert!(dns.asked().is_empty());
 }
 
 /// The router is asked for its own domains only, whatever spelling it uses.

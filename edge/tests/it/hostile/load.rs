@@ -164,9 +164,7 @@ async fn connections_of_one_address_are_bounded_and_those_that_are_proven_live_o
 #[case::at_once(String::new())]
 #[case::in_the_header("<?xml version='1.0'?><stream:stream".into())]
 #[case::behind_the_header(header("vngtp.lab", "coluc.com", ""))]
-#[case::behind_starttls(
-    header("vngtp.lab", "coluc.com", "") + "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
-)]
+#[case::behind_starttls(header("vngtp.lab", "coluc.com", "") + "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")]
 #[tokio::test]
 async fn a_flood_of_resets_leaves_nothing_behind(#[case] text: String) {
     use tokio::io::AsyncWriteExt;

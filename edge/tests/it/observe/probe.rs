@@ -1,55 +1,22 @@
 //! `probe`: each step's finding, against scripted peers, made-up DNS and another edge.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rstest::rstest;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, PrivacyMode, StaticRoute};
 use xmpp_federation_edge::probe::{Finding, Plan, Report, Verdict};
-use xmpp_federation_edge::resolve::{Lookup, LookupError, SrvRecord};
+use xmpp_federation_edge::resolve::Lookup;
 
+use crate::support::dns::Dns;
 use crate::support::{Lab, Peer, Router, VALID, attribute, config, header, live};
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
 }
 
-/// What DNS says: a name that is not in here does not exist.
-#[derive(Default)]
-struct Zone {
-    srv: HashMap<&'static str, Vec<(u16, u16, &'static str)>>,
-    addresses: HashMap<&'static str, Vec<&'static str>>,
-    broken: bool,
-}
-
-type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for Zone {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        let found = self.srv.get(name).cloned().unwrap_or_default();
-        let record = |(priority, port, target): (u16, u16, &str)| SrvRecord {
-            priority,
-            weight: 0,
-            port,
-            target: target.to_owned(),
-        };
-        let answer = if self.broken {
-            Err(LookupError(format!("the DNS look-up of SRV {name} failed: SERVFAIL")))
-        } else {
-            Ok(found.into_iter().map(record).collect())
-        };
-        Box::pin(async move { answer })
-    }
-    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
-        let found = self.addresses.get(name).cloned().unwrap_or_default();
-        Box::pin(async move { Ok(found.iter().map(|ip| ip.parse().unwrap()).collect()) })
-    }
-}
-
-fn plan(config: EdgeConfig, remote: &str, zone: Option<Zone>) -> Plan {
-    let lookup = zone.map(|zone| Arc::new(zone) as Arc<dyn Lookup>);
+fn plan(config: EdgeConfig, remote: &str, dns: Option<Dns>) -> Plan {
+    let lookup = dns.map(|dns| Arc::new(dns) as Arc<dyn Lookup>);
     Plan::with_live(domain(remote), None, Arc::new(live(config)), lookup).unwrap()
 }
 
@@ -202,21 +169,12 @@ async fn a_server_that_does_not_know_the_domain_is_bad() {
 async fn direct_tls_is_looked_at_like_the_other_service() {
     let peer = Peer::new("partner.example").await;
     let port = peer.listener.local_addr().unwrap().port();
-    let zone = Zone {
-        srv: HashMap::from([
-            ("_xmpp-server._tcp.partner.example.", vec![(0, 0, ".")]),
-            (
-                "_xmpps-server._tcp.partner.example.",
-                vec![(0, port, "x.partner.example.")],
-            ),
-        ]),
-        addresses: HashMap::from([("x.partner.example.", vec!["127.0.0.1"])]),
-        ..Zone::default()
-    };
+    let dns = Dns::default().plain(0, 0, ".").direct(0, port, "x.partner.example.");
+    let dns = dns.others(&["127.0.0.1"]);
     let mut config = config(&[], &[]);
     config.privacy.mode = PrivacyMode::AllowAll;
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
-    let plan = plan(config, "partner.example", Some(zone));
+    let plan = plan(config, "partner.example", Some(dns));
     let script = async {
         let mut stream = peer.accept_tcp().await;
         stream.start_tls_as_server().await;
@@ -271,37 +229,27 @@ async fn nobody_listening_is_bad_at_connect() {
 }
 
 #[rstest]
-#[case::denied(Zone::default(), "policy", Verdict::Bad, "it is not on the allow list")]
-#[case::absent(Zone::default(), "address", Verdict::Bad, "has no address in DNS")]
-#[case::broken(Zone { broken: true, ..Zone::default() }, "dns", Verdict::Bad, "SERVFAIL")]
-#[case::does_not_federate(
-    Zone { srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(0, 0, ".")])]), ..Zone::default() },
-    "dns", Verdict::Bad, "does not federate"
-)]
+#[case::denied(Dns::default(), "policy", Verdict::Bad, "it is not on the allow list")]
+#[case::absent(Dns::default(), "address", Verdict::Bad, "has no address in DNS")]
+#[case::broken(Dns::default().broken(), "dns", Verdict::Bad, "SERVFAIL")]
+#[case::does_not_federate(Dns::default().plain(0, 0, "."), "dns", Verdict::Bad, "does not federate")]
 #[case::private(
-    Zone {
-        srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(5, 5269, "x.partner.example.")])]),
-        addresses: HashMap::from([("x.partner.example.", vec!["10.0.0.1"])]),
-        ..Zone::default()
-    },
+    Dns::default().plain(5, 5269, "x.partner.example.").others(&["10.0.0.1"]),
     "address", Verdict::Bad, "10.0.0.1 is refused because it is a private address"
 )]
 #[case::address_as_target(
-    Zone { srv: HashMap::from([("_xmpps-server._tcp.partner.example.", vec![(0, 5270, "192.0.2.1.")])]), ..Zone::default() },
+    Dns::default().direct(0, 5270, "192.0.2.1."),
     "address", Verdict::Bad, "names an address instead of a host"
 )]
-#[case::single_label(
-    Zone { srv: HashMap::from([("_xmpp-server._tcp.partner.example.", vec![(0, 5269, "localhost.")])]), ..Zone::default() },
-    "address", Verdict::Bad, "names a single label"
-)]
+#[case::single_label(Dns::default().plain(0, 5269, "localhost."), "address", Verdict::Bad, "names a single label")]
 #[tokio::test]
 async fn dns_that_leads_nowhere_is_bad_and_nothing_is_connected_to(
-    #[case] zone: Zone,
+    #[case] dns: Dns,
     #[case] check: &str,
     #[case] verdict: Verdict,
     #[case] says: &str,
 ) {
-    let report = plan(config(&[], &[]), "partner.example", Some(zone)).run().await;
+    let report = plan(config(&[], &[]), "partner.example", Some(dns)).run().await;
     assert_finding(&report, check, verdict, says);
     assert!(
         report.findings.iter().all(|finding| finding.check != "connect"),

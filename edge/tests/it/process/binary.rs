@@ -1,62 +1,32 @@
 //! The binary as it is started by Kubernetes and by hand: check, run, control, reload, stop.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+
+use crate::support::process::Running;
+use crate::support::{COMPONENT, Folder};
 
 const EDGE: &str = env!("CARGO_BIN_EXE_xmpp-federation-edge");
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-binary-{}-{name}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
-        let folder = Self(path);
-        folder.write("tls.crt", &made.cert.pem());
-        folder.write("tls.key", &made.signing_key.serialize_pem());
-        folder.write("dialback", "0123456789abcdef0123456789abcdef");
-        folder.write("router", "router-secret");
-        folder.write("edge.yaml", &folder.yaml("AllowList"));
-        folder
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(name), text).unwrap();
-    }
-
-    fn config(&self) -> PathBuf {
-        self.0.join("edge.yaml")
-    }
-
-    fn yaml(&self, mode: &str) -> String {
-        let here = self.0.display();
-        format!(
-            "\
-domains: [coluc.com]
-listen: {{s2s: '127.0.0.1:0', admin: '127.0.0.1:0', control: {here}/control.sock}}
-dialback: {{sign: {here}/dialback}}
-tls:
-  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
-privacy:
-  mode: {mode}
+/// The configuration with this mode.
+fn yaml(mode: &str) -> String {
+    format!(
+        "\
+listen: {{s2s: '127.0.0.1:0', admin: '127.0.0.1:0', control: HERE/control.sock}}
+privacy: {{mode: {mode}}}
 routers:
 - name: main
-  componentIds: [cm-2_s2scp-1.eft-xwye-a-coluc-com]
-  secretFile: {here}/router
+  componentIds: [{COMPONENT}]
+  secretFile: HERE/router
   endpoints: []
-drainDelay: 0s
 "
-        )
-    }
+    )
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn folder() -> Folder {
+    Folder::of_edge(&yaml("AllowList"))
 }
 
 fn edge(arguments: &[&str], config: &Path) -> Output {
@@ -68,66 +38,34 @@ fn edge(arguments: &[&str], config: &Path) -> Output {
         .unwrap()
 }
 
-/// A running edge and its log.
-struct Running {
-    child: Child,
-    log: BufReader<std::process::ChildStdout>,
+fn start(folder: &Folder) -> (Running, String) {
+    Running::start(Command::new(EDGE).arg("--config").arg(folder.path("edge.yaml")))
 }
 
-impl Running {
-    fn start(folder: &Folder) -> (Self, String) {
-        let mut child = Command::new(EDGE)
-            .arg("--config")
-            .arg(folder.config())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stdout.take().unwrap());
-        let mut running = Self { child, log };
-        let line = running.line("the edge starts");
-        (running, line)
-    }
+fn signal(running: &Running, name: &str) {
+    let id = running.child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
 
-    /// The next log line with this text.
-    fn line(&mut self, with: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(self.log.read_line(&mut line).unwrap() > 0, "no line with {with:?}");
-            if line.contains(with) {
-                return line;
-            }
+fn end(mut running: Running) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Some(status) = running.child.try_wait().unwrap() {
+            return status.code();
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
-    }
-
-    fn end(mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        panic!("the edge does not end");
-    }
+    panic!("the edge does not end");
 }
 
 #[test]
 fn check_exits_with_the_line_and_field_of_what_is_wrong() {
-    let folder = Folder::new("check");
-    let good = edge(&["--check"], &folder.config());
+    let folder = folder();
+    let good = edge(&["--check"], &folder.path("edge.yaml"));
     assert_eq!(good.status.code(), Some(0), "{good:?}");
-    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    folder.configure(&yaml("Sometimes"));
     for arguments in [&["--check"][..], &[]] {
-        let bad = edge(arguments, &folder.config());
+        let bad = edge(arguments, &folder.path("edge.yaml"));
         assert_eq!(bad.status.code(), Some(2));
         let error = String::from_utf8(bad.stderr).unwrap();
         assert!(
@@ -145,43 +83,43 @@ fn check_exits_with_the_line_and_field_of_what_is_wrong() {
 
 #[test]
 fn a_running_edge_is_controlled_reloaded_and_stopped() {
-    let folder = Folder::new("run");
-    let (mut running, first) = Running::start(&folder);
+    let folder = folder();
+    let (mut running, first) = start(&folder);
     assert!(
         first.starts_with('{') && first.contains("\"config_hash\":\""),
         "{first}"
     );
 
-    let status = edge(&["ctl", "status"], &folder.config());
+    let status = edge(&["ctl", "status"], &folder.path("edge.yaml"));
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains("\"draining\": false"), "{status}");
-    let log = edge(&["ctl", "log", "info,edge::reload=debug"], &folder.config());
+    let log = edge(&["ctl", "log", "info,edge::reload=debug"], &folder.path("edge.yaml"));
     assert!(log.status.success(), "{log:?}");
-    let wrong = edge(&["ctl", "log", "loud"], &folder.config());
+    let wrong = edge(&["ctl", "log", "loud"], &folder.path("edge.yaml"));
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8(wrong.stderr).unwrap().contains("is not a log level"));
-    let close = edge(&["ctl", "close", "7"], &folder.config());
+    let close = edge(&["ctl", "close", "7"], &folder.path("edge.yaml"));
     assert!(
         String::from_utf8(close.stderr)
             .unwrap()
             .contains("there is no stream 7")
     );
 
-    folder.write("edge.yaml", &folder.yaml("AllowAll"));
+    folder.configure(&yaml("AllowAll"));
     running.line("privacy.mode - changed from: AllowList to: AllowAll");
-    folder.write("edge.yaml", &folder.yaml("Sometimes"));
+    folder.configure(&yaml("Sometimes"));
     running.line("the new configuration is refused; the one in force stays");
     // The socket is found by --socket while the file is bad.
-    let socket = folder.0.join("control.sock");
+    let socket = folder.path("control.sock");
     let status = Command::new(EDGE)
         .args(["ctl", "--socket", socket.to_str().unwrap(), "status"])
         .output()
         .unwrap();
     assert!(String::from_utf8(status.stdout).unwrap().contains("\"rejected\""));
 
-    running.signal("-TERM");
+    signal(&running, "-TERM");
     assert!(running.line("\"message\":\"stopped\"").contains("INFO"));
-    assert_eq!(running.end(), Some(0));
+    assert_eq!(end(running), Some(0));
 }
 
 fn told(output: &Output) -> (String, String) {
@@ -191,11 +129,11 @@ fn told(output: &Output) -> (String, String) {
 
 #[test]
 fn check_names_what_troubles_people_most() {
-    let folder = Folder::new("troubles");
-    let yaml = folder.yaml("AllowList");
+    let folder = folder();
+    let yaml = yaml("AllowList");
     let routed = "staticRoutes: [{domain: coluc.com, addresses: ['192.0.2.1:5269']}]\n";
-    folder.write("edge.yaml", &format!("{yaml}{routed}"));
-    let output = edge(&["--check"], &folder.config());
+    folder.configure(&format!("{yaml}{routed}"));
+    let output = edge(&["--check"], &folder.path("edge.yaml"));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let (_, error) = told(&output);
     assert!(
@@ -203,24 +141,24 @@ fn check_names_what_troubles_people_most() {
         "{error}"
     );
 
-    folder.write("edge.yaml", &yaml);
+    folder.configure(&yaml);
     let other = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
-    let good = std::fs::read_to_string(folder.0.join("tls.key")).unwrap();
+    let good = std::fs::read_to_string(folder.path("tls.key")).unwrap();
     folder.write("tls.key", &other.signing_key.serialize_pem());
-    let output = edge(&["--check"], &folder.config());
+    let output = edge(&["--check"], &folder.path("edge.yaml"));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(
         told(&output).1.contains("tls.certificates[0].privateKeyFile: "),
         "{output:?}"
     );
     folder.write("tls.key", "no key");
-    let output = edge(&["--check"], &folder.config());
+    let output = edge(&["--check"], &folder.path("edge.yaml"));
     assert!(told(&output).1.contains("holds no PEM private key"), "{output:?}");
-    std::fs::remove_file(folder.0.join("tls.key")).unwrap();
-    std::fs::create_dir(folder.0.join("tls.key")).unwrap();
-    let output = edge(&["--check"], &folder.config());
+    std::fs::remove_file(folder.path("tls.key")).unwrap();
+    std::fs::create_dir(folder.path("tls.key")).unwrap();
+    let output = edge(&["--check"], &folder.path("edge.yaml"));
     assert!(told(&output).1.contains("tls.key cannot be read"), "{output:?}");
-    std::fs::remove_dir(folder.0.join("tls.key")).unwrap();
+    std::fs::remove_dir(folder.path("tls.key")).unwrap();
     folder.write("tls.key", &good);
 
     let mut expired = rcgen::CertificateParams::new(vec!["coluc.com".to_owned()]).unwrap();
@@ -229,7 +167,7 @@ fn check_names_what_troubles_people_most() {
     folder.write("tls.crt", &expired.self_signed(&key).unwrap().pem());
     folder.write("tls.key", &key.serialize_pem());
     folder.write("dialback", "short");
-    let output = edge(&["--check"], &folder.config());
+    let output = edge(&["--check"], &folder.path("edge.yaml"));
     // Served while there is nothing better.
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let (_, error) = told(&output);
@@ -240,47 +178,50 @@ fn check_names_what_troubles_people_most() {
 
 #[test]
 fn tables_and_the_log_level_are_told_by_a_running_edge() {
-    let folder = Folder::new("tables");
-    let (running, _) = Running::start(&folder);
-    let (table, _) = told(&edge(&["ctl", "connections"], &folder.config()));
+    let folder = folder();
+    let (running, _) = start(&folder);
+    let (table, _) = told(&edge(&["ctl", "connections"], &folder.path("edge.yaml")));
     assert!(table.starts_with("ID  DIRECTION  PEER  PHASE"), "{table}");
     assert!(table.ends_with("0 inbound, 0 outbound\n"), "{table}");
-    let (json, _) = told(&edge(&["ctl", "connections", "--json"], &folder.config()));
+    let (json, _) = told(&edge(&["ctl", "connections", "--json"], &folder.path("edge.yaml")));
     assert_eq!(json, "[]\n");
-    let wrong = edge(&["ctl", "connections", "--peer", "no domain"], &folder.config());
+    let wrong = edge(
+        &["ctl", "connections", "--peer", "no domain"],
+        &folder.path("edge.yaml"),
+    );
     assert_eq!(wrong.status.code(), Some(1));
-    let (failures, _) = told(&edge(&["ctl", "failures"], &folder.config()));
+    let (failures, _) = told(&edge(&["ctl", "failures"], &folder.path("edge.yaml")));
     assert_eq!(failures, "no failed attempts\n");
-    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.path("edge.yaml")));
     assert!(level.contains("\"level\": \"info\""), "{level}");
-    let set = edge(&["ctl", "log", "warn,dialback=debug"], &folder.config());
+    let set = edge(&["ctl", "log", "warn,dialback=debug"], &folder.path("edge.yaml"));
     assert!(set.status.success(), "{set:?}");
-    let (level, _) = told(&edge(&["ctl", "log"], &folder.config()));
+    let (level, _) = told(&edge(&["ctl", "log"], &folder.path("edge.yaml")));
     assert!(level.contains("warn,dialback=debug"), "{level}");
-    running.signal("-TERM");
-    assert_eq!(running.end(), Some(0));
+    signal(&running, "-TERM");
+    assert_eq!(end(running), Some(0));
 }
 
 #[test]
 fn a_trace_ends_with_its_time_and_with_its_reader() {
-    let folder = Folder::new("trace");
-    let (mut running, first) = Running::start(&folder);
+    let folder = folder();
+    let (mut running, first) = start(&folder);
     assert!(first.contains("\"s2s\""), "{first}");
     let started = Instant::now();
     let trace = edge(
         &["ctl", "trace", "--peer", "127.0.0.1", "--for", "1s"],
-        &folder.config(),
+        &folder.path("edge.yaml"),
     );
     assert!(trace.status.success(), "{trace:?}");
     assert!(started.elapsed() >= Duration::from_secs(1));
-    let wrong = edge(&["ctl", "trace", "--peer", "no peer"], &folder.config());
+    let wrong = edge(&["ctl", "trace", "--peer", "no peer"], &folder.path("edge.yaml"));
     assert_eq!(wrong.status.code(), Some(1));
     assert!(
         told(&wrong).1.contains("neither a remote domain nor an address"),
         "{wrong:?}"
     );
     // Readers that hang up make room for others.
-    let socket = folder.0.join("control.sock");
+    let socket = folder.path("control.sock");
     for _ in 0..20 {
         let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
         stream
@@ -290,37 +231,37 @@ fn a_trace_ends_with_its_time_and_with_its_reader() {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let arguments = ["ctl", "trace", "--peer", "vngtp.lab", "--for", "1s"];
-        if edge(&arguments, &folder.config()).status.success() {
+        if edge(&arguments, &folder.path("edge.yaml")).status.success() {
             break;
         }
         assert!(Instant::now() < deadline, "the places stay taken");
     }
-    running.signal("-TERM");
+    signal(&running, "-TERM");
     running.line("stopped");
-    assert_eq!(running.end(), Some(0));
+    assert_eq!(end(running), Some(0));
 }
 
 #[test]
 fn the_exit_code_of_a_probe_tells_its_result() {
-    let folder = Folder::new("probe");
+    let folder = folder();
     let wrong = Command::new(EDGE).args(["probe", "localhost"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     let absent = edge(&["probe", "vngtp.lab"], Path::new("/nowhere/edge.yaml"));
     assert_eq!(absent.status.code(), Some(2), "{absent:?}");
-    let ours = edge(&["probe", "coluc.com"], &folder.config());
+    let ours = edge(&["probe", "coluc.com"], &folder.path("edge.yaml"));
     assert!(told(&ours).1.contains("probe a remote domain"), "{ours:?}");
     // Nobody listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
     let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{address}']}}]\n");
-    folder.write("edge.yaml", &format!("{}{route}", folder.yaml("AllowList")));
-    let bad = edge(&["probe", "vngtp.lab"], &folder.config());
+    folder.configure(&format!("{}{route}", yaml("AllowList")));
+    let bad = edge(&["probe", "vngtp.lab"], &folder.path("edge.yaml"));
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
     let (table, _) = told(&bad);
     assert!(table.contains("connection refused"), "{table}");
     assert!(table.contains("-> nothing listens there"), "{table}");
-    let json = edge(&["probe", "vngtp.lab", "--json"], &folder.config());
+    let json = edge(&["probe", "vngtp.lab", "--json"], &folder.path("edge.yaml"));
     assert_eq!(json.status.code(), Some(1));
     let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(report["good"], false);
@@ -329,14 +270,11 @@ fn the_exit_code_of_a_probe_tells_its_result() {
 
 #[test]
 fn a_port_that_is_taken_is_named_with_its_field() {
-    let folder = Folder::new("port");
+    let folder = folder();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    folder.write(
-        "edge.yaml",
-        &folder.yaml("AllowList").replacen("127.0.0.1:0", &address, 1),
-    );
-    let output = edge(&[], &folder.config());
+    folder.configure(&yaml("AllowList").replacen("127.0.0.1:0", &address, 1));
+    let output = edge(&[], &folder.path("edge.yaml"));
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -348,9 +286,9 @@ fn a_port_that_is_taken_is_named_with_its_field() {
 
 #[test]
 fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
-    let folder = Folder::new("nonsense");
-    let (running, _) = Running::start(&folder);
-    let socket = folder.0.join("control.sock");
+    let folder = folder();
+    let (running, _) = start(&folder);
+    let socket = folder.path("control.sock");
     let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
     stream.write_all(b"nonsense\n{\"command\":\"status\"}\n").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -364,21 +302,21 @@ fn the_control_socket_answers_nonsense_with_an_error_and_goes_on() {
     assert!(lines[1].starts_with("{\"result\":"), "{answers}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    running.signal("-INT");
-    assert_eq!(running.end(), Some(0));
+    signal(&running, "-INT");
+    assert_eq!(end(running), Some(0));
 }
 
 /// What the process has of its own. The pages of its code are the file's, and those of this unoptimized
 /// build say nothing about the one that is shipped, whose whole size the benchmark shows.
 #[test]
 fn an_idle_edge_is_small() {
-    let folder = Folder::new("small");
-    let (running, _) = Running::start(&folder);
+    let folder = folder();
+    let (running, _) = start(&folder);
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     println!("{line}");
     assert!(kilobytes < 2 * 1024, "{line}");
-    running.signal("-TERM");
-    assert_eq!(running.end(), Some(0));
+    signal(&running, "-TERM");
+    assert_eq!(end(running), Some(0));
 }

@@ -62,13 +62,13 @@ impl Written {
         let file = File::create(&path).unwrap();
         let edge = Process::start_writing(&peer, &router, more, file.into());
         // It goes with its folder.
-        std::fs::rename(path, edge.folder.join("log")).unwrap();
+        std::fs::rename(path, edge.folder.path("log")).unwrap();
         let link = router.accept().await;
         Self { edge, peer, link }
     }
 
     fn count(&self, text: &str) -> usize {
-        let lines = std::fs::read_to_string(self.edge.folder.join("log")).unwrap();
+        let lines = std::fs::read_to_string(self.edge.folder.path("log")).unwrap();
         lines.lines().filter(|line| line.contains(text)).count()
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
+use crate::support::Folder;
+
 const PAGE: &str = include_str!("../../../../docs/edge.md");
 const UNIT: &str = include_str!("../../../../deploy/systemd/xmpp-federation-edge.service");
 
@@ -13,12 +15,12 @@ const UNIT: &str = include_str!("../../../../deploy/systemd/xmpp-federation-edge
 fn the_worked_example_is_good_without_a_warning() {
     let example = PAGE.split("```yaml\n").nth(1).unwrap();
     let example = example.split("```").next().unwrap();
-    let folder = std::env::temp_dir().join(format!("edge-docs-{}", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
-    let here = folder.display().to_string();
+    let folder = Folder::new();
+    let here = folder.path("").display().to_string();
+    let here = here.trim_end_matches('/');
     let yaml = example
-        .replace("/etc/xmpp-federation/edge", &here)
-        .replace("/run/xmpp-federation-edge", &here);
+        .replace("/etc/xmpp-federation/edge", here)
+        .replace("/run/xmpp-federation-edge", here);
     let names = vec!["coluc.com".to_owned(), "conf.coluc.com".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     for (name, text) in [
@@ -29,15 +31,14 @@ fn the_worked_example_is_good_without_a_warning() {
         ("dialback", &format!("{}\n", "0123456789abcdef".repeat(4))),
         ("router", "router-secret\n"),
     ] {
-        std::fs::write(folder.join(name), text).unwrap();
+        folder.write(name, text);
     }
     let checked = Command::new(env!("CARGO_BIN_EXE_xmpp-federation-edge"))
         .arg("--check")
         .arg("--config")
-        .arg(folder.join("edge.yaml"))
+        .arg(folder.path("edge.yaml"))
         .output()
         .unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     assert_eq!(String::from_utf8_lossy(&checked.stderr), "", "{checked:?}");
 }
@@ -104,21 +105,18 @@ fn the_unit_is_understood_by_systemd() {
         println!("systemd-analyze is not installed; its check of the unit is left out");
         return;
     }
-    let folder = std::env::temp_dir().join(format!("edge-unit-{}", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
-    let path = folder.join("xmpp-federation-edge.service");
+    let folder = Folder::new();
     // The account and the program are not installed where tests run.
     let unit = UNIT
         .replace("/usr/local/bin/xmpp-federation-edge", "/bin/true")
         .replace("=xmpp-federation-edge\nGroup", "=root\nGroup")
         .replace("Group=xmpp-federation-edge", "Group=root");
-    std::fs::write(&path, unit).unwrap();
+    let path = folder.write("xmpp-federation-edge.service", &unit);
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&path)
         .output()
         .unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();
     let about_us: Vec<_> = said
         .lines()

@@ -1,56 +1,40 @@
 //! TLS from the first byte (XEP-0368), in both directions.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
-use xmpp_federation_edge::config::Live;
-use xmpp_federation_edge::resolve::{Bounds, Lookup, LookupError, Resolver, SrvRecord};
+use xmpp_federation_edge::resolve::{Bounds, Resolver};
 use xmpp_federation_edge::tls::TlsSettings;
 
+use crate::support::dns::Dns;
 use crate::support::pki::{Pki, files};
 use crate::support::{
     self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live, result, to_alice, to_bob, verified,
 };
 
-/// SRV records by name; every host is at 127.0.0.1.
-#[derive(Default)]
-struct Zone(HashMap<String, Vec<SrvRecord>>);
-
-impl Zone {
-    fn with(mut self, service: &str, domain: &str, priority: u16, port: u16) -> Self {
-        let records = self.0.entry(format!("_{service}._tcp.{domain}."));
-        records.or_default().push(SrvRecord {
-            priority,
-            weight: 0,
-            port,
-            target: if port == 0 { "." } else { "x.partner.example." }.to_owned(),
-        });
-        self
-    }
-}
-
-type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for Zone {
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
-        Box::pin(async move { Ok(self.0.get(name).cloned().unwrap_or_default()) })
-    }
-    fn addresses<'a>(&'a self, _name: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async move { Ok(vec![Ipv4Addr::LOCALHOST.into()]) })
-    }
+/// Records of `_xmpps-server` and `_xmpp-server`, priority and port; every host is at 127.0.0.1.
+fn dns(direct: &[(u16, u16)], plain: &[(u16, u16)]) -> Arc<Dns> {
+    let target = |port: u16| if port == 0 { "." } else { "x.partner.example." };
+    let dns = Dns::default().others(&["127.0.0.1"]);
+    let dns = direct
+        .iter()
+        .fold(dns, |dns, (n, port)| dns.direct(*n, *port, target(*port)));
+    Arc::new(
+        plain
+            .iter()
+            .fold(dns, |dns, (n, port)| dns.plain(*n, *port, target(*port))),
+    )
 }
 
 /// An edge that finds everybody through this zone.
-async fn start(zone: Zone, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, RouterLink) {
-    start_with(zone, change, |resolver| resolver).await
+async fn start(dns: Arc<Dns>, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, RouterLink) {
+    start_with(dns, change, |resolver| resolver).await
 }
 
 async fn start_with(
-    zone: Zone,
+    dns: Arc<Dns>,
     change: impl FnOnce(&mut EdgeConfig),
     resolving: impl FnOnce(Resolver) -> Resolver,
 ) -> (Lab, RouterLink) {
@@ -60,7 +44,7 @@ async fn start_with(
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
     change(&mut config);
     let mut live = live(config);
-    let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
+    let resolver = Resolver::with_lookup(&live.config, dns, Arc::default());
     live.resolver = Arc::new(resolving(resolver));
     let lab = Lab::start(live);
     let link = router.accept().await;
@@ -233,10 +217,8 @@ async fn its_port_serves_nobody_once_tls_is_disabled() {
 #[tokio::test]
 async fn a_domain_that_offers_nothing_else_is_reached_and_asked() {
     let peer = Peer::new("partner.example").await;
-    let zone = Zone::default()
-        .with("xmpps-server", "partner.example", 0, port(&peer))
-        .with("xmpp-server", "partner.example", 0, 0);
-    let (lab, mut link) = start(zone, |_| {}).await;
+    let dns = dns(&[(0, port(&peer))], &[(0, 0)]);
+    let (lab, mut link) = start(dns, |_| {}).await;
     // Initiating role.
     link.say(MESSAGE);
     let mut stream = accept_direct(&peer, "out").await;
@@ -258,8 +240,8 @@ async fn a_domain_that_offers_nothing_else_is_reached_and_asked() {
 #[tokio::test]
 async fn a_peer_that_ignores_alpn_is_taken() {
     let peer = Peer::new("partner.example").await;
-    let zone = Zone::default().with("xmpps-server", "partner.example", 0, port(&peer));
-    let (_lab, link) = start(zone, |_| {}).await;
+    let dns = dns(&[(0, port(&peer))], &[]);
+    let (_lab, link) = start(dns, |_| {}).await;
     link.say(MESSAGE);
     let mut stream = peer.accept_tcp().await;
     let (_, protocol) = stream.tls_as_server(server_with(&[])).await;
@@ -276,11 +258,9 @@ async fn a_peer_that_ignores_alpn_is_taken() {
 #[tokio::test]
 async fn a_target_that_stalls_leaves_time_for_the_next_one() {
     let (stalling, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
-    let zone = Zone::default()
-        .with("xmpps-server", "partner.example", 1, port(&stalling))
-        .with("xmpp-server", "partner.example", 2, port(&good));
+    let dns = dns(&[(1, port(&stalling))], &[(2, port(&good))]);
     let (_lab, link) = start_with(
-        zone,
+        dns,
         |_| {},
         |resolver| {
             resolver.with_bounds(Bounds {
@@ -304,10 +284,8 @@ async fn a_target_that_stalls_leaves_time_for_the_next_one() {
 #[tokio::test]
 async fn when_tls_fails_the_next_target_is_tried(#[case] answer: &[u8]) {
     let (bad, good) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
-    let zone = Zone::default()
-        .with("xmpps-server", "partner.example", 1, port(&bad))
-        .with("xmpp-server", "partner.example", 2, port(&good));
-    let (_lab, link) = start(zone, |_| {}).await;
+    let dns = dns(&[(1, port(&bad))], &[(2, port(&good))]);
+    let (_lab, link) = start(dns, |_| {}).await;
     link.say(MESSAGE);
     let mut broken = bad.accept_tcp().await;
     broken.try_say(answer).await.unwrap();
@@ -320,10 +298,8 @@ async fn when_tls_fails_the_next_target_is_tried(#[case] answer: &[u8]) {
 async fn the_better_priority_wins_whichever_service_it_is() {
     let (plain, direct) = (Peer::new("partner.example").await, Peer::new("partner.example").await);
     for (first, second) in [(1, 2), (2, 1)] {
-        let zone = Zone::default()
-            .with("xmpp-server", "partner.example", first, port(&plain))
-            .with("xmpps-server", "partner.example", second, port(&direct));
-        let (_lab, link) = start(zone, |_| {}).await;
+        let dns = dns(&[(second, port(&direct))], &[(first, port(&plain))]);
+        let (_lab, link) = start(dns, |_| {}).await;
         link.say(MESSAGE);
         if first == 1 {
             let mut stream = plain.accept_authenticated("coluc.com").await;
@@ -367,18 +343,13 @@ async fn two_edges_federate_by_external_over_it() {
     let (here, mut there) = (setup(&router_a), setup(&router_b));
     there.domains = vec!["vngtp.lab".parse().unwrap()];
     there.tls.certificates = vec![files("/b")];
-    let found = |mut live: Live, zone: Zone| {
-        let resolver = Resolver::with_lookup(&live.config, Arc::new(zone), Arc::default());
-        live.resolver = Arc::new(resolver);
-        live
-    };
     // Each needs the other's port: B is told A's afterwards, by a reload.
     let live_b = || pki.live_with(there.clone(), &[("/b", &b)]);
-    let lab_b = Lab::start(found(live_b(), Zone::default()));
-    let to_b = Zone::default().with("xmpps-server", "vngtp.lab", 0, lab_b.direct_tls.port());
-    let lab_a = Lab::start(found(pki.live(here), to_b));
-    let to_a = Zone::default().with("xmpps-server", "coluc.com", 0, lab_a.direct_tls.port());
-    lab_b.live.send(Arc::new(found(live_b(), to_a))).unwrap();
+    let lab_b = Lab::start(dns(&[], &[]).resolves(live_b()));
+    let to_b = dns(&[(0, lab_b.direct_tls.port())], &[]);
+    let lab_a = Lab::start(to_b.resolves(pki.live(here)));
+    let to_a = dns(&[(0, lab_a.direct_tls.port())], &[]);
+    lab_b.live.send(Arc::new(to_a.resolves(live_b()))).unwrap();
     let (mut link_a, mut link_b) = (router_a.accept().await, router_b.accept().await);
     link_a.say(&to_bob("m1"));
     assert!(link_b.hear().await.contains("id='m1'"));

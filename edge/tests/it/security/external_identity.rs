@@ -53,12 +53,8 @@ fn both() -> String {
 #[case::wants_none_ends_the_stream_and_offers_no_dialback(
     false, |_: &str, identity: &str| if identity == "=" { Reply::Yes } else { Reply::End }, &[COLUC, "="], &["="], 0
 )]
-#[case::refuses_the_certificate(
-    true, |_: &str, _: &str| Reply::No("not-authorized"), &[COLUC], &[], 2
-)]
-#[case::refuses_both_forms(
-    true, |_: &str, _: &str| Reply::No("invalid-authzid"), &[COLUC, "="], &[], 2
-)]
+#[case::refuses_the_certificate(true, |_: &str, _: &str| Reply::No("not-authorized"), &[COLUC], &[], 2)]
+#[case::refuses_both_forms(true, |_: &str, _: &str| Reply::No("invalid-authzid"), &[COLUC, "="], &[], 2)]
 #[case::refuses_both_forms_and_does_dialback_without_saying_so(
     false, |_: &str, _: &str| Reply::No("not-authorized"), &[COLUC, "="], &[], 2
 )]

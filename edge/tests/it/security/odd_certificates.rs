@@ -11,10 +11,9 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
 use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
-use xmpp_federation_edge::resolve::{Lookup, Resolver};
 
+use crate::support::dns::Dns;
 use crate::support::odd::{Odd, OddIdentity};
-use crate::support::one_host::OneHost;
 use crate::support::partner::{Partner, Rules};
 use crate::support::pki::{Identity, client_showing, pki, server_showing};
 use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, header};
@@ -83,27 +82,23 @@ enum Way {
 const WAYS: [Way; 2] = [Way::StartTls, Way::Direct];
 
 /// A configuration that leads to the peer this way, and what is looked up.
-fn leading_to(peer: &Peer, routers: &[&Router], way: Way) -> (EdgeConfig, Arc<dyn Lookup>) {
-    let lookup = OneHost {
-        service: "_xmpps-server",
-        port: peer.listener.local_addr().unwrap().port(),
-    };
+fn leading_to(peer: &Peer, routers: &[&Router], way: Way) -> (EdgeConfig, Arc<Dns>) {
+    let port = peer.listener.local_addr().unwrap().port();
+    let dns = Dns::default().direct(0, port, "host.partner.example.");
     let mut config = match way {
         Way::StartTls => config(&[peer], routers),
         Way::Direct => config(&[], routers),
     };
     config.privacy.mode = PrivacyMode::AllowAll;
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
-    (config, Arc::new(lookup))
+    (config, Arc::new(dns.others(&["127.0.0.1"])))
 }
 
 async fn lab_by(way: Way, change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink, Router) {
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let (mut config, lookup) = leading_to(&peer, &[&router], way);
+    let (mut config, dns) = leading_to(&peer, &[&router], way);
     change(&mut config);
-    let mut live = pki().live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(&live.config, lookup, Arc::default()));
-    let lab = Lab::start(live);
+    let lab = Lab::start(dns.resolves(pki().live(config)));
     let link = router.accept().await;
     (lab, peer, link, router)
 }
@@ -297,13 +292,13 @@ async fn a_probe_of_a_server_with_one_tells_what_it_is_and_goes_on() {
             for pin in [false, true] {
                 let case = format!("{odd:?} {version:?} {way:?}, pinned {pin}");
                 let peer = Peer::new("vngtp.lab").await;
-                let (mut config, lookup) = leading_to(&peer, &[], way);
+                let (mut config, dns) = leading_to(&peer, &[], way);
                 if pin {
                     pinned(&mut config);
                 }
                 let live = Arc::new(pki().live(config));
                 let remote = "vngtp.lab".parse().unwrap();
-                let plan = Plan::with_live(remote, None, live, Some(lookup)).unwrap();
+                let plan = Plan::with_live(remote, None, live, Some(dns)).unwrap();
                 let counts = *proven || !pin;
                 let script = async {
                     let mut speaker = accept(&peer, way, &identity.0, version).await.unwrap();

@@ -2,33 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
-use xmpp_federation_edge::resolve::{Lookup, LookupError, Resolver, SrvRecord};
 
+use crate::support::dns::Dns;
 use crate::support::{Lab, Peer, Router, Speaker, answered, attribute, config, header, live, to_alice, to_bob};
 
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
-
-/// Finds everything nowhere and counts the questions.
-#[derive(Default)]
-struct NoDns(AtomicUsize);
-
-type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
-
-impl Lookup for NoDns {
-    fn srv<'a>(&'a self, _: &'a str) -> Answer<'a, SrvRecord> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-    fn addresses<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-}
 
 /// Adds addresses to the static route of the first peer.
 fn also_at(config: &mut xmpp_federation_core::edge_config::EdgeConfig, address: &str) {
@@ -161,10 +143,8 @@ async fn dns_is_not_asked_when_all_addresses_of_a_route_are_down() {
     also_at(&mut config, &closed().await);
     config.limits.dialback_timeout = "1s".parse().unwrap();
     drop(peer);
-    let dns = Arc::new(NoDns::default());
-    let mut live = live(config);
-    live.resolver = Arc::new(Resolver::with_lookup(&live.config, dns.clone(), Arc::default()));
-    let lab = Lab::start(live);
+    let dns = Arc::new(Dns::default());
+    let lab = Lab::start(dns.resolves(live(config)));
     let mut link = router.accept().await;
     link.say(MESSAGE);
     let answer = link.hear().await;
@@ -174,7 +154,7 @@ async fn dns_is_not_asked_when_all_addresses_of_a_route_are_down() {
         failing[0].reason.matches("connection refused").count() == 2,
         "both are named: {failing:?}"
     );
-    assert_eq!(dns.0.load(Ordering::SeqCst), 0);
+    assert!(dns.asked().is_empty());
 }
 
 #[tokio::test]

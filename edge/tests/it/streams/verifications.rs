@@ -12,9 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use xmpp_federation_core::edge_config::PrivacyMode;
 use xmpp_federation_edge::observe::failures::AttemptInfo;
-use xmpp_federation_edge::resolve::Resolver;
 
-use crate::support::one_host::OneHost;
+use crate::support::dns::Dns;
 use crate::support::{
     KEY, Lab, PROCEED, Peer, Router, STARTTLS, Speaker, attribute, client_tls, config, header, live, result,
     server_tls, verified,
@@ -309,13 +308,9 @@ async fn burst(on_each_stream: usize) {
     config.privacy.mode = PrivacyMode::AllowList;
     config.privacy.domains = domains.iter().map(|d| d.parse().unwrap()).collect();
     config.dns.allow_private_targets = vec!["127.0.0.0/8".parse().unwrap()];
-    let mut live = live(config);
-    let lookup = Arc::new(OneHost {
-        service: "_xmpp-server",
-        port,
-    });
-    live.resolver = Arc::new(Resolver::with_lookup(&live.config, lookup, Arc::default()));
-    let lab = Lab::start(live);
+    let dns = Dns::default().plain(0, port, "host.partner.example.");
+    let dns = Arc::new(dns.others(&["127.0.0.1"]));
+    let lab = Lab::start(dns.resolves(live(config)));
     let known = |lab: &Lab| {
         let live = lab.edge.live();
         lab.edge.is_partners_address(&live, [127, 0, 0, 1].into())

@@ -1,9 +1,9 @@
 //! A running edge with peers and routers that speak bytes over real sockets. Nothing here uses
 //! the edge's protocol code.
 
+pub mod dns;
 pub mod lab;
 pub mod log;
-pub mod one_host;
 pub mod partner;
 pub mod pki;
 pub mod process;
@@ -15,8 +15,8 @@ pub use lab::{Lab, SECRET, config, config_of, live, pin, terms};
 pub use router::{COMPONENT, GATEWAY, Router, RouterLink, announced, end_of_first_element};
 pub use scene::{Scene, configured_scene, scene, scene_with};
 pub use testkit_peer::{
-    KEY, PATIENCE, PROCEED, Peer, STARTTLS, Speaker, VALID, answered, attribute, client_tls, header, odd, result,
-    server_tls, verified,
+    Folder, KEY, PATIENCE, PROCEED, Peer, STARTTLS, Speaker, VALID, answered, attribute, client_tls, header, odd,
+    result, server_tls, verified,
 };
 
 pub fn to_alice(id: impl std::fmt::Display) -> String {

@@ -1,7 +1,7 @@
 //! An edge that is a process of its own, so that its memory and its time can be read.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{COMPONENT, PATIENCE, Peer, Router};
+use super::{COMPONENT, Folder, PATIENCE, Peer, Router};
 
 /// The process and its folder; both go when it is dropped.
 pub struct Process {
     child: Child,
-    pub folder: PathBuf,
+    pub folder: Folder,
     pub s2s: SocketAddr,
     pub admin: SocketAddr,
 }
@@ -44,43 +44,25 @@ impl Process {
     }
 
     fn start_as(by: &[&str], log: Stdio, peers: &[&Peer], router: &Router, more: &str) -> Self {
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let name = format!("edge-process-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["coluc.com".to_owned()]).unwrap();
-        write("tls.crt", &made.cert.pem());
-        write("tls.key", &made.signing_key.serialize_pem());
-        write("dialback", "0123456789abcdef0123456789abcdef");
-        write("router", "router-secret");
         let (s2s, admin) = (free(), free());
-        let here = folder.display();
         let ways = peers.iter().map(|peer| {
             let way = peer.listener.local_addr().unwrap();
             format!("{{domain: {}, addresses: ['{way}']}}", peer.domain)
         });
         let ways = ways.collect::<Vec<_>>().join(", ");
         let node = router.listener.local_addr().unwrap();
-        let yaml = format!(
+        let folder = Folder::of_edge(&format!(
             "\
-domains: [coluc.com]
 listen: {{s2s: '{s2s}', admin: '{admin}'}}
-dialback: {{sign: {here}/dialback}}
-tls:
-  certificates: [{{certificateFile: {here}/tls.crt, privateKeyFile: {here}/tls.key}}]
 staticRoutes: [{ways}]
 routers:
 - name: main
   componentIds: [{COMPONENT}]
-  secretFile: {here}/router
+  secretFile: HERE/router
   endpoints: [{{name: node0, address: '{node}'}}]
-drainDelay: 0s
 {more}
 "
-        );
-        write("edge.yaml", &yaml);
+        ));
         // What is shipped is another build: its latency is measured with that one.
         let binary = std::env::var("EDGE_TEST_BINARY");
         let binary = binary.as_deref();
@@ -89,7 +71,7 @@ drainDelay: 0s
         let child = Command::new(line[0])
             .args(&line[1..])
             .arg("--config")
-            .arg(folder.join("edge.yaml"))
+            .arg(folder.path("edge.yaml"))
             .stdout(log)
             .spawn()
             .unwrap();
@@ -179,7 +161,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -191,4 +172,47 @@ fn free() -> SocketAddr {
     let [.., high, low] = std::process::id().to_be_bytes();
     let listener = std::net::TcpListener::bind(SocketAddr::from(([127, 64 + given % 64, high, low], 0))).unwrap();
     listener.local_addr().unwrap()
+}
+
+/// A running program and its log.
+pub struct Running {
+    pub child: Child,
+    log: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// With the line that says so.
+    pub fn start(command: &mut Command) -> (Self, String) {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Self { child, log };
+        let line = running.line("the edge starts");
+        (running, line)
+    }
+
+    /// The log up to and including a line with this text.
+    pub fn lines_until(&mut self, with: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = self.log.read_line(&mut line).unwrap();
+            assert!(read > 0, "no line with {with:?} after {lines:?}");
+            lines.push(line);
+            if lines.last().is_some_and(|line| line.contains(with)) {
+                return lines;
+            }
+        }
+    }
+
+    /// The next log line with this text.
+    pub fn line(&mut self, with: &str) -> String {
+        self.lines_until(with).pop().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -86,17 +86,15 @@ pub async fn scene() -> Scene {
 }
 
 pub async fn configured_scene(configure: impl FnOnce(&mut EdgeConfig)) -> Scene {
-    scene_with(configure, |_| {}).await
+    scene_with(configure, |live| live).await
 }
 
-pub async fn scene_with(configure: impl FnOnce(&mut EdgeConfig), prepare: impl FnOnce(&mut Live)) -> Scene {
+pub async fn scene_with(configure: impl FnOnce(&mut EdgeConfig), prepare: impl FnOnce(Live) -> Live) -> Scene {
     let (peer, other) = (Peer::new("vngtp.lab").await, Peer::new(Bystander::DOMAIN).await);
     let router = Router::new().await;
     let mut config = config(&[&peer, &other], &[&router]);
     configure(&mut config);
-    let mut live = live(config);
-    prepare(&mut live);
-    let lab = Lab::start(live);
+    let lab = Lab::start(prepare(live(config)));
     let mut link = router.accept().await;
     let bystander = Bystander::new(&lab, other, &mut link).await;
     (lab, peer, link, bystander)
