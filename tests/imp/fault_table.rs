@@ -17,24 +17,43 @@ use crate::support::{Bench, SUBSCRIBER, id, quick, quick_timings, secret};
 
 /// One row.
 #[derive(Debug)]
-struct Row(
+struct Row {
     /// What it shows.
-    &'static str,
+    what: &'static str,
     /// Name of the fault.
-    &'static str,
-    When,
-    Times,
-    With,
+    fault: &'static str,
+    when: When,
+    times: Times,
+    with: With,
     /// Where it is said, and the reason.
-    Says,
+    says: Says,
     /// What the message contains.
-    &'static [&'static str],
+    contains: &'static [&'static str],
     /// Requests struck until the fault is over, at most; one at least.
-    u64,
+    struck: u64,
     /// Routers restarted by command until then.
-    usize,
-    Recovery,
-);
+    restarts: usize,
+    recovery: Recovery,
+}
+
+/// Rows in columns.
+macro_rules! rows {
+    ($(Row($what:expr, $fault:expr, $when:expr, $times:expr, $with:expr, $says:expr, $contains:expr, $struck:expr,
+        $restarts:expr, $recovery:expr $(,)?)),* $(,)?) => {
+        &[$(Row {
+            what: $what,
+            fault: $fault,
+            when: $when,
+            times: $times,
+            with: $with,
+            says: $says,
+            contains: $contains,
+            struck: $struck,
+            restarts: $restarts,
+            recovery: $recovery,
+        }),*]
+    };
+}
 
 /// When the fault strikes; what is not about the router's restart is played with the mode Manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +140,7 @@ const TOO_LARGE: &str =
 const LONG: &str = "<10 kB>";
 
 #[rustfmt::skip]
-const TABLE: &[Row] = &[
+const TABLE: &[Row] = rows![
     //  what                                            fault                when            times   with                                says                              message contains                          calls restarts recovery
     // The web server.
     Row("401 to the first call",                        "axl-401",           Login,          Always, Nothing,                            Axl(R::Unauthorized),             &["AXL", "401", "not tried again before"], 1, 0, NewSecret),
@@ -236,11 +255,14 @@ fn timings() -> Timings {
 
 impl Row {
     fn restarts_routers(&self) -> bool {
-        matches!(self.2, StatusBefore | Restart | StatusAfter | Throughout | AtSubscriber)
+        matches!(
+            self.when,
+            StatusBefore | Restart | StatusAfter | Throughout | AtSubscriber
+        )
     }
 
     fn options(&self) -> FaultOptions {
-        let (operation, after) = match self.2 {
+        let (operation, after) = match self.when {
             Login | Throughout | AtSubscriber => (None, 0),
             NodeRead => (Some("SELECT processnode"), 0),
             TableDetection => (Some("SELECT systables"), 0),
@@ -253,10 +275,10 @@ impl Row {
             Restart => (Some("Restart"), 0),
         };
         let mut options = FaultOptions {
-            node: (self.2 == AtSubscriber).then(|| SUBSCRIBER.to_owned()),
+            node: (self.when == AtSubscriber).then(|| SUBSCRIBER.to_owned()),
             operation: operation.map(str::to_owned),
             after,
-            count: match self.3 {
+            count: match self.times {
                 Once => Some(1),
                 Always => None,
             },
@@ -269,7 +291,7 @@ impl Row {
                 text.to_owned()
             })
         };
-        match self.4 {
+        match self.with {
             Nothing => {}
             Code(code) => options.code = Some(code),
             Text(message) => options.message = text(message),
@@ -284,7 +306,7 @@ impl Row {
     }
 
     fn said(&self, report: &Report) -> bool {
-        let (verdict, status, reason): (&Verdict, Status, Option<R>) = match self.5 {
+        let (verdict, status, reason): (&Verdict, Status, Option<R>) = match self.says {
             Axl(reason) => (&report.axl_authenticated, Status::False, Some(reason)),
             Rows(reason) => (&report.components_registered, Status::False, Some(reason)),
             RowsUnknown(reason) => (&report.components_registered, Status::Unknown, Some(reason)),
@@ -294,7 +316,7 @@ impl Row {
         };
         verdict.status == status
             && reason.is_none_or(|reason| verdict.reason == reason)
-            && self.6.iter().all(|part| verdict.message.contains(part))
+            && self.contains.iter().all(|part| verdict.message.contains(part))
     }
 
     /// Plays it.
@@ -314,10 +336,10 @@ impl Row {
         if !self.restarts_routers() {
             bench.desired.restart.mode = RestartMode::Manual;
         }
-        match self.2 {
+        match self.when {
             Delete => {
                 bench.until(30, "registered", registered).await;
-                bench.fault(self.1, self.options());
+                bench.fault(self.fault, self.options());
                 bench.desired.activation = Activation::Prepared;
             }
             StatusAfter => {
@@ -325,12 +347,12 @@ impl Row {
                     bench.until(30, "one turn", |_| true).await;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                bench.fault(self.1, self.options());
+                bench.fault(self.fault, self.options());
             }
-            _ => bench.fault(self.1, self.options()),
+            _ => bench.fault(self.fault, self.options()),
         }
         let sim = bench.sim.clone();
-        let struck = || self.7 == 0 || sim.struck(self.1) > 0;
+        let struck = || self.struck == 0 || sim.struck(self.fault) > 0;
         let report = bench.until(40, "said", |report| struck() && self.said(report)).await;
         for verdict in [
             &report.axl_authenticated,
@@ -341,28 +363,28 @@ impl Row {
             assert!(message.len() < 2_000, "{} bytes: {message}", message.len());
             assert!(!message.chars().any(char::is_control), "{message:?}");
         }
-        if matches!(self.5, NothingOfRows | NothingOfRouters) {
+        if matches!(self.says, NothingOfRows | NothingOfRouters) {
             assert_eq!(report.axl_authenticated.status, Status::True, "{report:#?}");
         }
         bench.keep_on(HOLD.as_secs_f64()).await;
-        let struck = bench.sim.struck(self.1);
+        let struck = bench.sim.struck(self.fault);
         assert!(
-            struck >= u64::from(self.7 > 0) && struck <= self.7,
+            struck >= u64::from(self.struck > 0) && struck <= self.struck,
             "{struck} requests struck instead of {}: {:#?}",
-            self.7,
+            self.struck,
             bench.sim.calls(0)
         );
         let nodes = bench.sim.state().nodes;
         let commanded = nodes.iter().flat_map(|node| &node.router.restarts);
         let commanded = commanded.filter(|restart| restart.by == "control-center");
-        assert_eq!(commanded.count(), self.8, "routers restarted by command");
+        assert_eq!(commanded.count(), self.restarts, "routers restarted by command");
         assert!(
             bench.sim.huge_bytes() <= HUGE_TAKEN * usize::try_from(struck).unwrap(),
             "{} bytes taken",
             bench.sim.huge_bytes()
         );
-        bench.sim.clear_fault(self.1);
-        match self.9 {
+        bench.sim.clear_fault(self.fault);
+        match self.recovery {
             Itself => {}
             NewSecret => bench.desired.target.axl = secret("2", "axlpassword"),
             Refresh => {
@@ -383,7 +405,7 @@ impl Row {
     }
 
     async fn ends_well(&self, bench: &mut Bench) {
-        if self.2 == Delete {
+        if self.when == Delete {
             bench
                 .until(40, "removed", |report| {
                     report.components_registered.reason == R::Prepared
@@ -400,7 +422,7 @@ impl Row {
             vec![0]
         };
         // What is late has come by then.
-        let late = self.1.ends_with("-late");
+        let late = self.fault.ends_with("-late");
         bench.keep_on(if late { 3.0 } else { 0.3 }).await;
         assert_eq!(bench.restarts(), expected, "each router once, or none");
         let mut ids: Vec<String> = bench.rows().into_iter().map(|(_, id)| id).collect();
@@ -420,15 +442,15 @@ async fn every_fault_is_named_bounded_and_recovered_from() {
     let mut running = JoinSet::new();
     let only = std::env::var("FAULT").unwrap_or_default();
     let mut names = std::collections::BTreeMap::new();
-    for row in TABLE.iter().filter(|row| row.0.contains(&only)) {
+    for row in TABLE.iter().filter(|row| row.what.contains(&only)) {
         let places = places.clone();
         let handle = running.spawn(async move {
             let _place = places.acquire().await;
             let started = Instant::now();
             row.play().await;
-            println!("{:>5.1} s  {}", started.elapsed().as_secs_f32(), row.0);
+            println!("{:>5.1} s  {}", started.elapsed().as_secs_f32(), row.what);
         });
-        names.insert(handle.id(), row.0);
+        names.insert(handle.id(), row.what);
     }
     let mut failed = Vec::new();
     while let Some(outcome) = running.join_next_with_id().await {
@@ -445,11 +467,11 @@ async fn every_fault_is_named_bounded_and_recovered_from() {
 fn the_table_has_every_fault_and_enough_rows() {
     assert!(TABLE.len() >= 40, "{}", TABLE.len());
     for name in FAULT_NAMES {
-        assert!(TABLE.iter().any(|row| row.1 == name), "{name} is missing");
+        assert!(TABLE.iter().any(|row| row.fault == name), "{name} is missing");
     }
     for (at, row) in TABLE.iter().enumerate() {
-        let twice = TABLE[at + 1..].iter().any(|other| other.0 == row.0);
-        assert!(!twice, "two rows are called {:?}", row.0);
+        let twice = TABLE[at + 1..].iter().any(|other| other.what == row.what);
+        assert!(!twice, "two rows are called {:?}", row.what);
     }
     // Every step of the work is struck.
     for when in [
@@ -465,6 +487,6 @@ fn the_table_has_every_fault_and_enough_rows() {
         Restart,
         StatusAfter,
     ] {
-        assert!(TABLE.iter().any(|row| row.2 == when), "{when:?}");
+        assert!(TABLE.iter().any(|row| row.when == when), "{when:?}");
     }
 }
