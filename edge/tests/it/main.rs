@@ -75,9 +75,15 @@ mod security {
     mod certificates;
     mod direct_tls;
     mod external_identity;
-    mod modes;
+    mod inbound;
+    mod matrix;
     mod odd_certificates;
+    mod outbound;
+    mod proofs;
+    mod reloads;
+    mod tls;
     mod tls_records;
+    mod world;
 }
 mod streams {
     mod burst;
