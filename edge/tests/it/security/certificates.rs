@@ -8,35 +8,13 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, TlsMode};
 
+use super::world::World;
 use crate::support::pki::{Identity, Watching, certified, client, pki, server, server_asking};
-use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, Speaker, config, header, pin};
+use crate::support::{Lab, PROCEED, Speaker, header, pin};
 
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
-
-struct World {
-    lab: Lab,
-    peer: Peer,
-    link: RouterLink,
-    config: EdgeConfig,
-    _router: Router,
-}
-
-async fn world(change: impl FnOnce(&mut EdgeConfig), files: &[(&str, &str)]) -> World {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    let mut config = config(&[&peer], &[&router]);
-    change(&mut config);
-    let lab = Lab::start(pki().live_with(config.clone(), files));
-    let link = router.accept().await;
-    World {
-        lab,
-        peer,
-        link,
-        config,
-        _router: router,
-    }
-}
 
 /// Opens a stream to the edge up to TLS.
 async fn begin(lab: &Lab, to: &str) -> Speaker {
@@ -65,7 +43,7 @@ fn verdict(lab: &Lab) -> String {
 
 #[tokio::test]
 async fn other_names_count_for_nothing_beside_a_dns_name() {
-    let world = world(|_| {}, &[]).await;
+    let world = World::with_files(|_| {}, &[]).await;
     let other = |kind: u64, text: &str| {
         let oid = vec![1, 3, 6, 1, 5, 5, 7, 8, kind];
         SanType::OtherName((oid, OtherNameValue::Utf8String(text.to_owned())))
@@ -90,7 +68,7 @@ async fn other_names_count_for_nothing_beside_a_dns_name() {
 async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
     let identity = Identity::self_signed(&["vngtp.lab"]);
     let pinned = |config: &mut EdgeConfig| config.peers = vec![pin(&identity.sha256())];
-    let world = world(pinned, &[]).await;
+    let world = World::with_files(pinned, &[]).await;
     let (mut speaker, features) = open(&world.lab, &identity).await.unwrap();
     assert!(features.contains(EXTERNAL), "{}", verdict(&world.lab));
     speaker.say(AUTH).await;
@@ -112,7 +90,7 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
 
 #[tokio::test]
 async fn after_a_failed_handshake_a_later_attempt_says_nothing_in_clear() {
-    let world = world(|config| config.tls.mode = TlsMode::Optional, &[]).await;
+    let world = World::with_files(|config| config.tls.mode = TlsMode::Optional, &[]).await;
     world.link.say(MESSAGE);
     let mut first = world.peer.accept_starttls().await;
     first.say(PROCEED).await;
@@ -143,7 +121,7 @@ async fn a_chain_is_taken_up_to_16_kb() {
     for (bytes, taken) in [(16_200, true), (17_000, false)] {
         let identity = with(bytes);
         let length = identity.chain[0].len();
-        let world = world(|_| {}, &[]).await;
+        let world = World::with_files(|_| {}, &[]).await;
         let opened = open(&world.lab, &identity).await;
         assert_eq!(opened.is_some(), taken, "{length}");
         world.link.say(MESSAGE);
@@ -216,7 +194,7 @@ async fn of_several_certificates_for_a_domain_the_peer_gets_one_that_it_can_veri
         for (schemes, expected) in [(&ECDSA_ONLY[..], &elliptic), (&RSA_ONLY[..], &rsa), (&all, first)] {
             for version in [&TLS12, &TLS13] {
                 let case = format!("{order:?} {schemes:?} {version:?}");
-                let world = world(two, &files).await;
+                let world = World::with_files(two, &files).await;
                 let (watching, config) = watching(schemes, version);
                 let mut speaker = begin(&world.lab, "coluc.com").await;
                 speaker.tls_client(Arc::new(config), "coluc.com").await.unwrap();
@@ -248,7 +226,7 @@ async fn without_sni_the_header_says_whose_certificate_is_shown() {
     let two = |config: &mut EdgeConfig| {
         config.tls.certificates = vec![named("/1", "/1-key"), named("/2", "/2-key")];
     };
-    let world = world(two, &files).await;
+    let world = World::with_files(two, &files).await;
     for (to, sni, expected) in [
         ("coluc.com", None, &first),
         ("conf.coluc.com", None, &second),
