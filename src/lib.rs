@@ -10,7 +10,7 @@
 pub mod api;
 pub mod controller;
 pub mod edges;
-pub mod records;
+mod records;
 pub mod runtime;
-pub mod secrets;
-pub mod tls;
+mod secrets;
+mod tls;

@@ -34,8 +34,8 @@ pub struct EdgeStatus {
     #[serde(default)]
     pub suspects: SuspectCounts,
     /// What was refused since the process started; absent: nothing.
-    #[serde(default, skip_serializing_if = "Refused::is_empty")]
-    pub refused: Refused,
+    #[serde(default, skip_serializing_if = "RefusalCounts::is_empty")]
+    pub refused: RefusalCounts,
     /// What the edge may hold in memory; absent: an older edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryBounds>,
@@ -45,7 +45,7 @@ pub struct EdgeStatus {
 /// the metrics of the same names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Refused {
+pub struct RefusalCounts {
     /// Inbound connections turned away, by bound.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub connections: BTreeMap<String, u64>,
@@ -60,7 +60,7 @@ pub struct Refused {
     pub log_lines: BTreeMap<String, u64>,
 }
 
-impl Refused {
+impl RefusalCounts {
     /// Whether nothing was refused.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -122,7 +122,7 @@ pub struct LinkStatus {
     /// What the router returned since it last took something; absent: it takes what it is sent, or
     /// was sent nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub returned: Option<Returned>,
+    pub returned: Option<ReturnedStanzas>,
     /// Whole seconds since the router accepted the handshake, by a clock that does not jump;
     /// absent while there is no link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +130,7 @@ pub struct LinkStatus {
     /// Profile Xcp: how this node's router announced this component while this link was open, as
     /// another link of this edge saw it; absent: no link of this edge saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub announced: Option<Announced>,
+    pub announced: Option<RouterAnnouncement>,
     /// Profile Xcp: what came over this link, while it is open, about component ids of `routers[]`
     /// that is not told by `announced` of a link of this edge: those of other replicas.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -151,7 +151,7 @@ pub struct LastUp {
 /// without a single other one being taken meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Returned {
+pub struct ReturnedStanzas {
     /// RFC 3339 time of the first of them.
     pub since: String,
     /// Messages and requests that the router has processed since then.
@@ -172,14 +172,14 @@ pub struct Sighting {
     pub component_id: ComponentId,
     /// What it said.
     #[serde(flatten)]
-    pub announced: Announced,
+    pub announced: RouterAnnouncement,
 }
 
 /// What a router says of a component (profile Xcp), out of the configuration that it read when it
 /// started. It says so to all components but that one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Announced {
+pub struct RouterAnnouncement {
     /// It is the way to foreign domains (`<default-gateway/>`).
     pub gateway: bool,
     /// Number of names in `<local-hosts>`.

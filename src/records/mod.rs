@@ -6,5 +6,5 @@
 mod lookup;
 mod verify;
 
-pub use lookup::{Addresses, Lookup, RecordResolver, ResolverError, Srv, SrvAnswer};
+pub use lookup::{RecordResolver, ResolverError};
 pub use verify::{RecordState, RecordStatus, Wanted, verify};

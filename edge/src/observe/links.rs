@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use xmpp_federation_core::ComponentId;
-use xmpp_federation_core::edge_status::{Announced, LastUp, LinkState, LinkStatus, Sighting};
+use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, RouterAnnouncement, Sighting};
 
 use super::returned::Returned;
 
@@ -87,14 +87,14 @@ impl LinkEntry {
     }
 
     /// Records how the router announced the component; `None`: it does not any more.
-    pub(super) fn announce(&self, announced: Option<Announced>) {
+    pub(super) fn announce(&self, announced: Option<RouterAnnouncement>) {
         let without = announced.as_ref().is_some_and(|found| !found.gateway);
         self.status.lock().announced = announced;
         self.move_to(|place| place.not_gateway = without);
     }
 
     /// Records what came over this link about a component; `None`: it is gone.
-    pub(super) fn sight(&self, component_id: &ComponentId, announced: Option<Announced>) {
+    pub(super) fn sight(&self, component_id: &ComponentId, announced: Option<RouterAnnouncement>) {
         let mut status = self.status.lock();
         let sightings = &mut status.sightings;
         sightings.retain(|known| known.component_id != *component_id);

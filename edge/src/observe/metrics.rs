@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Collected;
-use xmpp_federation_core::edge_status::{LinkState, Refused};
+use xmpp_federation_core::edge_status::{LinkState, RefusalCounts};
 
 use crate::config::Live;
 use crate::logging::DroppedLines;
@@ -393,7 +393,7 @@ impl Metrics {
     }
 
     /// What was refused so far.
-    pub fn refused(&self) -> Refused {
+    pub fn refused(&self) -> RefusalCounts {
         let by = |counters: &Counters<1>, name: &'static str, reasons: &[&'static str]| {
             let counts = reasons.iter().filter_map(|reason| {
                 let counter = counters.get(&[label(name, reason)])?;
@@ -406,7 +406,7 @@ impl Metrics {
         let others = self.lines_dropped_by_the_log().into_iter();
         let others = others.filter(|(_, lines)| *lines > 0);
         log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
-        Refused {
+        RefusalCounts {
             connections: by(&self.connections_refused, "reason", &Bound::REFUSES.map(Bound::as_str)),
             unproven_connections: by(&self.unproven_ended, "reason", &Bound::ENDS.map(Bound::as_str)),
             peers: by(&self.peers_refused, "check", &checks),

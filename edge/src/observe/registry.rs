@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use xmpp_federation_core::edge_status::{Announced, LinkStatus, PartnerFailure, StreamCounts};
+use xmpp_federation_core::edge_status::{LinkStatus, PartnerFailure, RouterAnnouncement, StreamCounts};
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::links::LinkEntry;
@@ -427,7 +427,12 @@ impl Registry {
     /// component that is linked there is another node's announcement, passed on: with two nodes
     /// that of the other one. With more nobody can tell whose it is. The only node that there is
     /// can only speak of itself.
-    pub(crate) fn announced(&self, over: &Arc<LinkEntry>, component_id: &ComponentId, announced: Option<Announced>) {
+    pub(crate) fn announced(
+        &self,
+        over: &Arc<LinkEntry>,
+        component_id: &ComponentId,
+        announced: Option<RouterAnnouncement>,
+    ) {
         let (router, own) = {
             let status = over.status.lock();
             (status.router.clone(), status.component_id == *component_id)

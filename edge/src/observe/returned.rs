@@ -189,10 +189,10 @@ impl Returned {
     }
 
     /// The run under way, as `/status` tells it.
-    pub fn told(&mut self, now: Instant) -> Option<edge_status::Returned> {
+    pub fn told(&mut self, now: Instant) -> Option<edge_status::ReturnedStanzas> {
         self.turn(now);
         let run = self.run.as_ref()?;
-        Some(edge_status::Returned {
+        Some(edge_status::ReturnedStanzas {
             since: run.since.to_string(),
             sent: run.returned + self.open.iter().sum::<u64>(),
             returned: run.returned,

@@ -134,7 +134,7 @@ mod tests {
     use crate::api::conditions::{Status, Type};
     use rstest::rstest;
     use serde_json::{Value, json};
-    use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, Returned};
+    use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, ReturnedStanzas};
     use xmpp_federation_imp::reasons::Reason as ImpReason;
     use xmpp_federation_imp::report::{PendingRestart, Verdict};
 
@@ -173,7 +173,7 @@ mod tests {
     /// A link over which everything comes back.
     fn bouncing() -> LinkStatus {
         LinkStatus {
-            returned: Some(Returned {
+            returned: Some(ReturnedStanzas {
                 since: "2023-11-14T22:13:20Z".to_owned(),
                 sent: 41,
                 returned: 40,

@@ -96,7 +96,7 @@ pub fn world(path: &str, value: Value) -> World {
         failing_partners: Vec::new(),
         streams: StreamCounts::default(),
         suspects: SuspectCounts::default(),
-        refused: xmpp_federation_core::edge_status::Refused::default(),
+        refused: xmpp_federation_core::edge_status::RefusalCounts::default(),
         memory: None,
     };
     let pod = EdgePod {

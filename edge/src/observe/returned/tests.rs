@@ -26,7 +26,7 @@ use Step::{Bounced, FromOne, Late, Taken, Wait};
 const AWAY: &str = "service-unavailable";
 const NO_WAY: &str = "remote-server-not-found";
 
-fn play(steps: &[Step]) -> Option<edge_status::Returned> {
+fn play(steps: &[Step]) -> Option<edge_status::ReturnedStanzas> {
     let mut returned = Returned::default();
     let mut now = Instant::now();
     for step in steps {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use xmpp_federation_core::edge_status::Announced;
+use xmpp_federation_core::edge_status::RouterAnnouncement;
 
 use super::Up;
 use crate::bounce::Cause;
@@ -144,7 +144,7 @@ impl Up<'_> {
             (Some(_), Said::There(announcement)) => {
                 let Announcement { gateway, local_hosts } = announcement;
                 let at = jiff::Timestamp::now().to_string();
-                Some(Announced {
+                Some(RouterAnnouncement {
                     gateway,
                     local_hosts,
                     at,

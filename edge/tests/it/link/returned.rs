@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xmpp_federation_core::edge_status::{LinkState, LinkStatus, Returned};
+use xmpp_federation_core::edge_status::{LinkState, LinkStatus, ReturnedStanzas};
 
 use crate::support::{Lab, RouterLink, attribute};
 
@@ -12,7 +12,7 @@ fn link_of(lab: &Lab) -> LinkStatus {
     lab.edge.registry.links().pop().expect("one link")
 }
 
-fn returned(lab: &Lab) -> Option<Returned> {
+fn returned(lab: &Lab) -> Option<ReturnedStanzas> {
     link_of(lab).returned
 }
 
