@@ -9,32 +9,32 @@
 //! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]
 //! - [`kube`]: bounded calls; [`names`]: names, keys and labels of objects
 
-pub mod answer;
-pub mod apply;
-pub mod build;
-pub mod cache;
-pub mod change_log;
-pub mod context;
-pub mod delete;
-pub mod dereference;
-pub mod desired;
-pub mod effects;
-pub mod environment;
-pub mod events;
-pub mod finalizer;
-pub mod kube;
-pub mod names;
-pub mod outcome;
+mod answer;
+mod apply;
+mod build;
+mod cache;
+mod change_log;
+mod context;
+mod delete;
+mod dereference;
+mod desired;
+mod effects;
+mod environment;
+mod events;
+mod finalizer;
+mod kube;
+mod names;
+mod outcome;
 pub mod reconcile;
-pub mod requests;
-pub mod requeue;
-pub mod rows;
-pub mod schedule;
-pub mod status;
+mod requests;
+mod requeue;
+mod rows;
+mod schedule;
+mod status;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod unreadable;
-pub mod validate;
+mod unreadable;
+mod validate;
 pub mod watch;
 
 pub use context::Context;

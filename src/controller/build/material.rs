@@ -122,14 +122,12 @@ pub struct Dialback {
 /// The certificate.
 #[derive(Debug, Clone)]
 pub enum Certificate {
-    /// Of our own authority; `store` says why it has to be stored.
+    /// Of our own authority.
     Own {
         /// Keys and certificates.
         material: KeyMaterial,
         /// Whether the authority is new.
         new_authority: bool,
-        /// Why the leaf is new, if it is.
-        reason: Option<String>,
     },
     /// The user's Secret.
     Brought {
@@ -228,7 +226,6 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
                 Ok(Outcome::Keep) => Ok(Certificate::Own {
                     material,
                     new_authority: false,
-                    reason: None,
                 }),
                 _ => Err(MaterialError::LostAuthority(owner.authority(), owner.certificate())),
             };
@@ -237,16 +234,22 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
     };
     let new_authority = existing.is_none();
     match tls::ensure(existing.as_ref(), &valid.certificate_names, now) {
-        Ok(Outcome::Issue(material, reason)) => Ok(Certificate::Own {
-            material: *material,
-            new_authority,
-            reason: Some(reason),
-        }),
+        Ok(Outcome::Issue(material, reason)) => {
+            tracing::info!(
+                namespace = owner.namespace,
+                name = owner.name,
+                reason,
+                "a certificate is issued"
+            );
+            Ok(Certificate::Own {
+                material: *material,
+                new_authority,
+            })
+        }
         Ok(Outcome::Keep) => existing
             .map(|material| Certificate::Own {
                 material,
                 new_authority: false,
-                reason: None,
             })
             .ok_or(MaterialError::NoCertificate),
         Err(error) => Err(MaterialError::Authority(owner.authority(), error)),

@@ -47,7 +47,6 @@ fn material(valid: &ValidSpec) -> Material {
             None => Certificate::Own {
                 material: own,
                 new_authority: true,
-                reason: None,
             },
         }),
         routers: routers.collect(),
