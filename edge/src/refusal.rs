@@ -12,7 +12,8 @@ use crate::words::Stage;
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// The checks that a peer can fail; their names are stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Check {
     /// The privacy lists.
     Policy,
@@ -51,48 +52,9 @@ pub enum Check {
 }
 
 impl Check {
-    /// Every check.
-    pub const ALL: [Self; 17] = [
-        Self::Policy,
-        Self::OwnDomain,
-        Self::Hosted,
-        Self::TlsRequired,
-        Self::TlsDowngrade,
-        Self::TlsHandshake,
-        Self::TlsDisabled,
-        Self::Certificate,
-        Self::Pin,
-        Self::Dialback,
-        Self::Limits,
-        Self::Addressing,
-        Self::Authenticated,
-        Self::Protocol,
-        Self::Xml,
-        Self::Size,
-        Self::Time,
-    ];
-
     /// The word used in logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::OwnDomain => "own-domain",
-            Self::Hosted => "hosted",
-            Self::TlsRequired => "tls-required",
-            Self::TlsDowngrade => "tls-downgrade",
-            Self::TlsHandshake => "tls-handshake",
-            Self::TlsDisabled => "tls-disabled",
-            Self::Certificate => "certificate",
-            Self::Pin => "pin",
-            Self::Dialback => "dialback",
-            Self::Limits => "limits",
-            Self::Addressing => "addressing",
-            Self::Authenticated => "authenticated",
-            Self::Protocol => "protocol",
-            Self::Xml => "xml",
-            Self::Size => "size",
-            Self::Time => "time",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The stage that it belongs to; `None` if a stream can fail it at any.
@@ -216,13 +178,15 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantNames as _;
+
     use super::*;
 
     #[test]
     fn every_check_is_explained_in_the_documentation() {
         let page = include_str!("../../docs/reference/edge-security.md");
-        for check in Check::ALL {
-            let name = format!("`{}`", check.as_str());
+        for check in Check::VARIANTS {
+            let name = format!("`{check}`");
             let row = |line: &str| line.split('|').nth(1).is_some_and(|c| c.contains(&name));
             assert!(page.lines().any(row), "no row for {name}");
         }

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 /// Who opened a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Direction {
     /// The peer.
     Inbound,
@@ -13,16 +14,14 @@ pub enum Direction {
 
 impl Direction {
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// The role played in one dialback (XEP-0220 section 1.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Role {
     /// Sends `db:result` with a key.
     Initiating,
@@ -34,17 +33,14 @@ pub enum Role {
 
 impl Role {
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Initiating => "initiating",
-            Self::Receiving => "receiving",
-            Self::Authoritative => "authoritative",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// How a pair of domains was authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Mechanism {
     /// Server dialback (XEP-0220).
     Dialback,
@@ -54,17 +50,28 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dialback => "dialback",
-            Self::External => "external",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// Where an attempt failed, in the order in which a stream passes these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Stage {
     /// The name: DNS, static routes, address rules.
     Resolve,
@@ -88,32 +95,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage.
-    pub const ALL: [Self; 9] = [
-        Self::Resolve,
-        Self::Connect,
-        Self::Tls,
-        Self::Certificate,
-        Self::Features,
-        Self::External,
-        Self::Dialback,
-        Self::Policy,
-        Self::Stream,
-    ];
-
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Certificate => "certificate",
-            Self::Features => "features",
-            Self::External => "external",
-            Self::Dialback => "dialback",
-            Self::Policy => "policy",
-            Self::Stream => "stream",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

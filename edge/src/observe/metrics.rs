@@ -15,6 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Collected;
+use strum::VariantNames as _;
 use xmpp_federation_core::edge_status::{LinkState, RefusalCounts};
 
 use crate::config::Live;
@@ -40,7 +41,7 @@ const fn label(name: &'static str, value: &'static str) -> Label {
     (name, Cow::Borrowed(value))
 }
 
-const fn direction(direction: Direction) -> Label {
+fn direction(direction: Direction) -> Label {
     label("direction", direction.as_str())
 }
 
@@ -53,15 +54,18 @@ fn as_gauge(count: usize) -> i64 {
 }
 
 /// Why an inbound connection is turned away, or ends without a proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Bound {
     /// Connections in all.
     Total,
     /// Those of an IPv4 address or a /64 of IPv6.
     PerAddress,
     /// Those of a /56.
+    #[strum(serialize = "per-56")]
     Per56,
     /// Those of a /48.
+    #[strum(serialize = "per-48")]
     Per48,
     /// New ones in a second.
     Rate,
@@ -97,18 +101,8 @@ impl Bound {
     ];
 
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Total => "total",
-            Self::PerAddress => "per-address",
-            Self::Per56 => "per-56",
-            Self::Per48 => "per-48",
-            Self::Rate => "rate",
-            Self::ProxyHeader => "proxy-header",
-            Self::Time => "time",
-            Self::Bytes => "bytes",
-            Self::Incomplete => "incomplete",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -142,178 +136,85 @@ pub struct Depths {
     pub incomplete_bytes: usize,
 }
 
-/// The counters of one edge. Numbers of streams and links are gauges that are read from
-/// [`Registry`] when asked for.
-#[derive(Debug)]
-pub struct Metrics {
-    collected: Collected,
-    connections_refused: Counters<1>,
-    unproven_ended: Counters<1>,
-    streams_cut: Counter,
-    routes_refused: Counter,
-    tls: Counters<3>,
-    tls_failures: Counters<1>,
-    certificates: Counters<2>,
-    dialback: Durations<2>,
-    stanzas: Counters<1>,
-    bytes: Counters<1>,
-    bounced: Counters<1>,
-    dropped: Counters<1>,
-    unaccounted: Counter,
-    stream_errors: Counters<3>,
-    resolutions: Durations<2>,
-    link_failures: Counters<1>,
-    streams: Gauges<1>,
-    links: Gauges<1>,
-    failing_partners: Gauge,
-    reloads: Counters<1>,
-    refused: Gauge,
-    certificate_expiry: Gauge,
-    build_info: Gauges<1>,
-    authenticated: Gauges<2>,
-    proxy_headers: Counters<1>,
-    peers_refused: Counters<1>,
-    attempts_failed: Counters<2>,
-    sasl: Counters<2>,
-    pauses: Counters<1>,
-    pairs_kept_alone: Counters<1>,
-    bounce_conditions: Counters<1>,
-    link_queue_stanzas: Gauges<1>,
-    link_queue_bytes: Gauges<1>,
-    suspects: Gauges<2>,
-    outbound_queue_stanzas: Gauge,
-    outbound_queue_bytes: Gauge,
-    outbound_sent_bytes: Gauge,
-    incomplete_bytes: Gauge,
-    outbound_domains: Gauge,
-    link_state: Gauges<3>,
-    returned: Counters<1>,
-    router_elements_dropped: Counters<1>,
-    link_returns: Gauges<2>,
-    log_lines_dropped: Counters<1>,
-    verifications: Gauges<1>,
-    verifications_refused: Counters<1>,
-    /// Absent where the process writes no log of ours, as in tests.
-    log: OnceLock<DroppedLines>,
+/// Declares the metrics: each one's name, which [`described::METRICS`] explains, its field and its type.
+macro_rules! metrics {
+    ($($name:literal => $field:ident: $kind:ty $(= $make:expr)?),* $(,)?) => {
+        /// The counters of one edge. Numbers of streams and links are gauges that are read from
+        /// [`Registry`] when asked for.
+        #[derive(Debug)]
+        pub struct Metrics {
+            collected: Collected,
+            $($field: $kind,)*
+            /// Absent where the process writes no log of ours, as in tests.
+            log: OnceLock<DroppedLines>,
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut collected = Collected::with_prefix("xmpp_edge");
+                $(let $field: $kind = metrics!(@make $($make)?);
+                collected.register($name, help($name), $field.clone());)*
+                let metrics = Self { collected, $($field,)* log: OnceLock::new() };
+                let version = [label("version", env!("CARGO_PKG_VERSION"))];
+                metrics.build_info.get_or_create(&version).set(1);
+                metrics
+            }
+        }
+    };
+    (@make) => { Default::default() };
+    (@make $make:expr) => { $make };
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut metrics = Self {
-            collected: Collected::with_prefix("xmpp_edge"),
-            connections_refused: Family::default(),
-            unproven_ended: Family::default(),
-            streams_cut: Counter::default(),
-            routes_refused: Counter::default(),
-            tls: Family::default(),
-            tls_failures: Family::default(),
-            certificates: Family::default(),
-            dialback: Family::new_with_constructor(seconds),
-            stanzas: Family::default(),
-            bytes: Family::default(),
-            bounced: Family::default(),
-            dropped: Family::default(),
-            unaccounted: Counter::default(),
-            stream_errors: Family::default(),
-            resolutions: Family::new_with_constructor(seconds),
-            link_failures: Family::default(),
-            streams: Family::default(),
-            links: Family::default(),
-            failing_partners: Gauge::default(),
-            reloads: Family::default(),
-            refused: Gauge::default(),
-            certificate_expiry: Gauge::default(),
-            build_info: Family::default(),
-            authenticated: Family::default(),
-            proxy_headers: Family::default(),
-            peers_refused: Family::default(),
-            attempts_failed: Family::default(),
-            sasl: Family::default(),
-            pauses: Family::default(),
-            pairs_kept_alone: Family::default(),
-            bounce_conditions: Family::default(),
-            link_queue_stanzas: Family::default(),
-            link_queue_bytes: Family::default(),
-            suspects: Family::default(),
-            outbound_queue_stanzas: Gauge::default(),
-            outbound_queue_bytes: Gauge::default(),
-            outbound_sent_bytes: Gauge::default(),
-            incomplete_bytes: Gauge::default(),
-            outbound_domains: Gauge::default(),
-            link_state: Family::default(),
-            returned: Family::default(),
-            router_elements_dropped: Family::default(),
-            link_returns: Family::default(),
-            log_lines_dropped: Family::default(),
-            verifications: Family::default(),
-            verifications_refused: Family::default(),
-            log: OnceLock::new(),
-        };
-        metrics.register();
-        let version = [label("version", env!("CARGO_PKG_VERSION"))];
-        metrics.build_info.get_or_create(&version).set(1);
-        metrics
-    }
+metrics! {
+    "connections_refused" => connections_refused: Counters<1>,
+    "unproven_connections_ended" => unproven_ended: Counters<1>,
+    "streams_cut" => streams_cut: Counter,
+    "routes_refused" => routes_refused: Counter,
+    "tls_handshakes" => tls: Counters<3>,
+    "tls_failures" => tls_failures: Counters<1>,
+    "peer_certificates" => certificates: Counters<2>,
+    "dialback_seconds" => dialback: Durations<2> = Family::new_with_constructor(seconds),
+    "stanzas" => stanzas: Counters<1>,
+    "stanza_bytes" => bytes: Counters<1>,
+    "stanzas_bounced" => bounced: Counters<1>,
+    "stanzas_dropped" => dropped: Counters<1>,
+    "stanzas_unaccounted" => unaccounted: Counter,
+    "stream_errors" => stream_errors: Counters<3>,
+    "resolution_seconds" => resolutions: Durations<2> = Family::new_with_constructor(seconds),
+    "link_failures" => link_failures: Counters<1>,
+    "streams" => streams: Gauges<1>,
+    "links" => links: Gauges<1>,
+    "failing_partners" => failing_partners: Gauge,
+    "configuration_reloads" => reloads: Counters<1>,
+    "configuration_refused" => refused: Gauge,
+    "certificate_expiry_timestamp_seconds" => certificate_expiry: Gauge,
+    "build_info" => build_info: Gauges<1>,
+    "authenticated_streams" => authenticated: Gauges<2>,
+    "proxy_headers" => proxy_headers: Counters<1>,
+    "peers_refused" => peers_refused: Counters<1>,
+    "attempts_failed" => attempts_failed: Counters<2>,
+    "sasl" => sasl: Counters<2>,
+    "pauses" => pauses: Counters<1>,
+    "pairs_kept_alone" => pairs_kept_alone: Counters<1>,
+    "stanza_errors" => bounce_conditions: Counters<1>,
+    "link_queue_stanzas" => link_queue_stanzas: Gauges<1>,
+    "link_queue_bytes" => link_queue_bytes: Gauges<1>,
+    "suspects" => suspects: Gauges<2>,
+    "outbound_queue_stanzas" => outbound_queue_stanzas: Gauge,
+    "outbound_queue_bytes" => outbound_queue_bytes: Gauge,
+    "outbound_sent_bytes" => outbound_sent_bytes: Gauge,
+    "incomplete_bytes" => incomplete_bytes: Gauge,
+    "outbound_domains" => outbound_domains: Gauge,
+    "link_state" => link_state: Gauges<3>,
+    "stanzas_returned" => returned: Counters<1>,
+    "router_elements_dropped" => router_elements_dropped: Counters<1>,
+    "link_returns_everything" => link_returns: Gauges<2>,
+    "log_lines_dropped" => log_lines_dropped: Counters<1>,
+    "verifications" => verifications: Gauges<1>,
+    "verifications_refused" => verifications_refused: Counters<1>,
 }
 
 impl Metrics {
-    /// Names and meanings come from [`described::METRICS`].
-    fn register(&mut self) {
-        macro_rules! register {
-            ($($name:literal: $metric:ident),* $(,)?) => {
-                $(self.collected.register($name, help($name), self.$metric.clone());)*
-            };
-        }
-        register!(
-            "connections_refused": connections_refused,
-            "unproven_connections_ended": unproven_ended,
-            "streams_cut": streams_cut,
-            "routes_refused": routes_refused,
-            "tls_handshakes": tls,
-            "tls_failures": tls_failures,
-            "peer_certificates": certificates,
-            "dialback_seconds": dialback,
-            "stanzas": stanzas,
-            "stanza_bytes": bytes,
-            "stanzas_bounced": bounced,
-            "stanza_errors": bounce_conditions,
-            "stanzas_dropped": dropped,
-            "stanzas_unaccounted": unaccounted,
-            "stream_errors": stream_errors,
-            "resolution_seconds": resolutions,
-            "link_failures": link_failures,
-            "streams": streams,
-            "links": links,
-            "failing_partners": failing_partners,
-            "configuration_reloads": reloads,
-            "configuration_refused": refused,
-            "certificate_expiry_timestamp_seconds": certificate_expiry,
-            "build_info": build_info,
-            "authenticated_streams": authenticated,
-            "proxy_headers": proxy_headers,
-            "peers_refused": peers_refused,
-            "attempts_failed": attempts_failed,
-            "sasl": sasl,
-            "pauses": pauses,
-            "pairs_kept_alone": pairs_kept_alone,
-            "link_queue_stanzas": link_queue_stanzas,
-            "link_queue_bytes": link_queue_bytes,
-            "suspects": suspects,
-            "outbound_queue_stanzas": outbound_queue_stanzas,
-            "outbound_queue_bytes": outbound_queue_bytes,
-            "outbound_sent_bytes": outbound_sent_bytes,
-            "incomplete_bytes": incomplete_bytes,
-            "outbound_domains": outbound_domains,
-            "link_state": link_state,
-            "stanzas_returned": returned,
-            "router_elements_dropped": router_elements_dropped,
-            "link_returns_everything": link_returns,
-            "log_lines_dropped": log_lines_dropped,
-            "verifications": verifications,
-            "verifications_refused": verifications_refused,
-        );
-    }
-
     /// The text for Prometheus, with the gauges as they are now.
     pub fn render(&self, registry: &Registry) -> String {
         let counts = registry.counts();
@@ -401,7 +302,6 @@ impl Metrics {
             });
             counts.collect()
         };
-        let checks = Check::ALL.map(Check::as_str);
         let mut log_lines: BTreeMap<_, _> = by(&self.log_lines_dropped, "reason", &["rate"]);
         let others = self.lines_dropped_by_the_log().into_iter();
         let others = others.filter(|(_, lines)| *lines > 0);
@@ -409,7 +309,7 @@ impl Metrics {
         RefusalCounts {
             connections: by(&self.connections_refused, "reason", &Bound::REFUSES.map(Bound::as_str)),
             unproven_connections: by(&self.unproven_ended, "reason", &Bound::ENDS.map(Bound::as_str)),
-            peers: by(&self.peers_refused, "check", &checks),
+            peers: by(&self.peers_refused, "check", Check::VARIANTS),
             log_lines,
         }
     }

@@ -82,7 +82,8 @@ impl<T> Each<T> {
 }
 
 /// Why a key is not verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum NoTurn {
     /// Too many keys wait already.
     NoRoom,
@@ -92,11 +93,8 @@ pub enum NoTurn {
 
 impl NoTurn {
     /// The word used in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoRoom => "no-room",
-            Self::TooLate => "too-late",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The same for the log.

@@ -12,8 +12,9 @@ use crate::observe::trace::printable;
 const DETAIL: usize = 600;
 
 /// What a finding means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Good,
@@ -27,13 +28,8 @@ pub enum Verdict {
 
 impl Verdict {
     /// The word of the table.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Warning => "warning",
-            Self::Bad => "bad",
-            Self::Skipped => "skipped",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

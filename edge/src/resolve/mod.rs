@@ -39,7 +39,8 @@ use srv::Choice;
 pub const S2S_PORT: u16 = 5269;
 
 /// How the addresses of a domain were found; for the log line of a resolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Method {
     /// Configured; DNS has no say, neither now nor when all addresses fail.
     StaticRoute,
@@ -51,12 +52,8 @@ pub enum Method {
 
 impl Method {
     /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::StaticRoute => "static-route",
-            Self::Srv => "srv",
-            Self::Address => "address",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use strum::VariantNames as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xmpp_federation_core::Domain;
@@ -245,7 +246,7 @@ async fn a_rule_of_the_stream_that_a_peer_breaks_is_counted_by_its_own_check(#[c
 /// The check of the first refusal that is counted.
 async fn refused_by(lab: &Lab) -> &'static str {
     until("a refusal", || {
-        Check::ALL.map(Check::as_str).into_iter().find(|check| {
+        Check::VARIANTS.iter().copied().find(|check| {
             let name = "xmpp_edge_peers_refused_total";
             lab.metric(&format!("{name}{{check=\"{check}\"}}")) > 0
         })

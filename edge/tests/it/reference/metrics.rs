@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use strum::VariantNames as _;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
 use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
@@ -24,13 +25,11 @@ fn every_word_of_checks_causes_and_stages_is_in_the_reference() {
         let mut labels = metric.unwrap().labels.iter();
         labels.find(|(name, _)| *name == label).unwrap().1
     };
-    let checks = Check::ALL.map(Check::as_str);
     let causes = Cause::ALL.map(Cause::as_str);
-    let stages = Stage::ALL.map(Stage::as_str);
     for (text, words) in [
-        (values("peers_refused", "check"), &checks[..]),
+        (values("peers_refused", "check"), Check::VARIANTS),
         (values("stanzas_bounced", "cause"), &causes),
-        (values("attempts_failed", "stage"), &stages),
+        (values("attempts_failed", "stage"), Stage::VARIANTS),
     ] {
         for word in words {
             assert!(text.contains(&format!("`{word}`")), "{word} is not in {text}");
