@@ -24,14 +24,14 @@ use crate::peer_memory::ExternalForms;
 use crate::refusal::{Check, Refusal};
 use crate::shared::Shared;
 use crate::stream::direct_tls::{self};
-use crate::stream::tls::TlsSession;
+use crate::stream::initiating;
 use crate::stream::{Failure, Wire, major_version};
 use crate::terms;
-use crate::tls::{Client, Kept, ShownCertificate, noting_requests, server_name};
+use crate::tls::{Client, Kept, ShownCertificate, noting_requests};
 use crate::words::Direction;
 use crate::words::Service;
 use crate::words::Stage;
-use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
 #[derive(Debug)]
@@ -116,16 +116,17 @@ impl<'a> Opening<'a> {
             let Some(client) = self.live.tls.client_for(self.local) else {
                 return Err(terms::no_tls(self.live, Some(self.remote)).into());
             };
-            self.handshake(direct_tls::client(&client.config)).await?;
+            self.handshake(&direct_tls::client(&client.config)).await?;
             return self.over_tls(&client).await;
         }
-        let header = self.exchange_headers().await?;
+        let ours = self.header();
+        let header = self.wire.exchange_headers(ours).await?;
         let mode = terms::mode(self.live, &self.shared.memory, Some(self.remote));
         if major_version(&header)?.is_none() {
             // A server from before XMPP 1.0 has no features and no TLS.
             return self.in_clear(mode, &header, None);
         }
-        let features = self.features().await?;
+        let features = self.wire.features().await?;
         let offer = features.child(ns::TLS, "starttls");
         let client = self.live.tls.client_for(self.local);
         match (offer, mode, client) {
@@ -134,8 +135,9 @@ impl<'a> Opening<'a> {
                 Err(Refusal::new(Check::TlsDisabled, reason).into())
             }
             (Some(_), TlsMode::Required | TlsMode::Optional, Some(client)) => {
-                self.ask_for_tls().await?;
-                self.handshake(client.config.clone()).await?;
+                self.phase = Phase::Handshake;
+                self.wire.ask_for_tls().await?;
+                self.handshake(&client.config).await?;
                 self.over_tls(&client).await
             }
             _ => self.in_clear(mode, &header, Some(&features)),
@@ -155,7 +157,8 @@ impl<'a> Opening<'a> {
         let shown = self.wire.transport.shown();
         let kept = Kept::default();
         terms::check(self.live, &self.shared.memory, shown, &kept, self.remote)?;
-        let (header, features) = self.restarted("TLS").await?;
+        let ours = self.header();
+        let (header, features) = self.wire.restarted(ours, "TLS").await?;
         let shown = client.shown.clone();
         let shown = shown.filter(|_| self.asked.load(Ordering::Relaxed));
         let ready = Ready {
@@ -170,7 +173,8 @@ impl<'a> Opening<'a> {
         if !wanted || !self.external(client, dialback).await? {
             return Ok(ready);
         }
-        let (header, features) = self.restarted("SASL").await?;
+        let ours = self.header();
+        let (header, features) = self.wire.restarted(ours, "SASL").await?;
         Ok(Ready {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
@@ -203,83 +207,18 @@ impl<'a> Opening<'a> {
 
     /// Our header on this stream.
     pub(super) fn header(&self) -> String {
-        let header = HeaderToSend {
-            content_ns: ns::SERVER,
-            from: Some(&Side::Peer(&self.shared.memory.labels).spelling(self.local)),
-            to: Some(&self.written),
-            version: true,
-            dialback: true,
-            ..HeaderToSend::default()
-        };
-        // Domains have only characters that XML can express.
-        header.write().unwrap_or_default()
+        let from = Side::Peer(&self.shared.memory.labels).spelling(self.local);
+        initiating::header(Some(&from), &self.written)
     }
 
-    async fn exchange_headers(&mut self) -> Result<Box<StreamHeader>, Failure> {
-        let ours = self.header();
-        self.wire.send(ours).await?;
-        let header = self.wire.header().await?;
-        if header.default_ns() != ns::SERVER {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidNamespace,
-                "the peer's stream is not a server's",
-            ));
-        }
-        Ok(header)
-    }
-
-    async fn features(&mut self) -> Result<Node, Failure> {
-        let features = self.wire.element().await?;
-        if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
-        }
-        Ok(features.parse()?)
-    }
-
-    /// Header and features of the stream that begins after `what`.
-    async fn restarted(&mut self, what: &'static str) -> Result<(Box<StreamHeader>, Node), Failure> {
-        let header = self.exchange_headers().await?;
-        if major_version(&header)?.is_none() {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedVersion,
-                format!("the version vanished after {what}"),
-            ));
-        }
-        let features = self.features().await?;
-        Ok((header, features))
-    }
-
-    async fn ask_for_tls(&mut self) -> Result<(), Failure> {
+    async fn handshake(&mut self, config: &Arc<rustls::ClientConfig>) -> Result<(), Failure> {
         self.phase = Phase::Handshake;
-        self.wire.send(format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
-        let answer = self.wire.element().await?;
-        if !answer.is(ns::TLS, "proceed") {
-            let reason = "the peer offered STARTTLS and then refused it";
-            return Err(Refusal::new(Check::TlsHandshake, reason).into());
-        }
-        if self.wire.restart() > 0 {
-            let reason = "the peer sent more behind <proceed/> in clear";
-            return Err(Refusal::new(Check::TlsHandshake, reason).into());
-        }
-        Ok(())
-    }
-
-    /// The handshake; content that came right behind it is in the framer afterwards.
-    async fn handshake(&mut self, config: Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        self.phase = Phase::Handshake;
-        let name = server_name(self.remote)
-            .map_err(|_| Failure::fault(StreamErrorCondition::ImproperAddressing, "no TLS name for this domain"))?;
-        let config = noting_requests(&config, &self.asked);
-        let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
-        let Wire { transport, framer, .. } = &mut self.wire;
-        if let Err(error) = transport.start_tls(session, framer.buffer()).await {
+        let config = noting_requests(config, &self.asked);
+        let done = self.wire.handshake(config, self.remote).await;
+        if matches!(done, Err(Failure::Io(_))) {
             self.shared.metrics.tls_failed(Direction::Outbound);
-            let reason = format!("TLS handshake: {error}");
-            return Err(Failure::Io(std::io::Error::new(error.kind(), reason)));
         }
+        done?;
         self.phase = Phase::Secure;
         Ok(())
     }

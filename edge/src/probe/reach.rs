@@ -16,13 +16,13 @@ use super::{Plan, Report};
 use crate::jid::spelling;
 use crate::observe::trace::tls::{certificate, cipher, version};
 use crate::policy::PeerPolicy;
-use crate::stream::tls::TlsSession;
+use crate::stream::initiating;
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, direct_tls, negotiation_limits};
-use crate::tls::{PeerCertificates, Verdict, server_name};
+use crate::stream::{Failure, Wire, direct_tls, major_version, negotiation_limits};
+use crate::tls::{PeerCertificates, Verdict};
 use crate::words::Direction;
 use crate::words::Stage;
-use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition as Condition, ns};
+use xmpp_federation_xml::{Node, StreamErrorCondition as Condition, StreamHeader, ns};
 
 /// Time for a TCP connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ impl Plan {
         wire: &mut Wire,
         report: &mut Report,
         stage: &mut Stage,
-    ) -> Result<(Option<StreamId>, Node), Failed> {
+    ) -> Result<Begun, Failed> {
         let subject = target.subject();
         let mode = self.mode();
         let client = self.client.clone().filter(|_| mode != TlsMode::Disabled);
@@ -149,11 +149,11 @@ impl Plan {
             *stage = Stage::Tls;
             self.start_tls(client, wire, &subject, report).await?;
             *stage = Stage::Features;
-            let (id, features) = self.begin(wire).await?;
+            let (id, features) = self.begin_again(wire).await.map_err(|failure| begin_failed(&failure))?;
             report.good("features", &subject, describe(&features));
             return Ok((id, features));
         }
-        let (id, features) = self.begin(wire).await?;
+        let (id, features) = self.begin(wire).await.map_err(|failure| begin_failed(&failure))?;
         let Some(client) = client else {
             report.skip("tls", &subject, "TLS is disabled for this domain");
             report.good("features", &subject, describe(&features));
@@ -173,10 +173,11 @@ impl Plan {
         let offered = if required { "required" } else { "offered" };
         report.good("features", &subject, format!("STARTTLS is {offered}"));
         *stage = Stage::Tls;
-        self.ask_for_tls(wire).await?;
+        let asked = wire.ask_for_tls().await;
+        asked.map_err(|failure| Failed("tls", failure.to_string(), "the peer's TLS is broken: its log says why"))?;
         self.start_tls(client, wire, &subject, report).await?;
         *stage = Stage::Features;
-        let (id, features) = self.begin(wire).await?;
+        let (id, features) = self.begin_again(wire).await.map_err(|failure| begin_failed(&failure))?;
         report.good("features", &subject, describe(&features));
         Ok((id, features))
     }
@@ -188,62 +189,25 @@ impl Plan {
         }
     }
 
-    /// Headers and features.
-    async fn begin(&self, wire: &mut Wire) -> Result<(Option<StreamId>, Node), Failed> {
+    fn header(&self) -> String {
         let from = self.from.as_ref().map(spelling);
-        let to = spelling(&self.domain);
-        let header = HeaderToSend {
-            content_ns: ns::SERVER,
-            from: from.as_deref(),
-            to: Some(&to),
-            version: true,
-            dialback: true,
-            ..HeaderToSend::default()
-        };
-        let said = async {
-            wire.send(header.write().unwrap_or_default()).await?;
-            let header = wire.header().await?;
-            if header.default_ns() != ns::SERVER {
-                return Err(Failure::fault(
-                    Condition::InvalidNamespace,
-                    "what answers there is no server for other servers",
-                ));
-            }
-            let id = header.id.as_deref().and_then(StreamId::from_peer);
-            if header.version.is_none() {
-                return Ok((id, Node::default()));
-            }
-            let features = wire.element().await?;
-            if !features.is(ns::STREAMS, "features") {
-                return Err(Failure::fault(
-                    Condition::BadFormat,
-                    "something else came where stream features were expected",
-                ));
-            }
-            Ok((id, features.parse()?))
-        };
-        said.await.map_err(|failure| {
-            let stage = failure.stage(Stage::Features);
-            Failed(stage.as_str(), failure.to_string(), remedy(&failure))
-        })
+        initiating::header(from.as_deref(), &spelling(&self.domain))
     }
 
-    async fn ask_for_tls(&self, wire: &mut Wire) -> Result<(), Failed> {
-        let remedy = "the peer's TLS is broken: its log says why";
-        let asked = async {
-            wire.send(format!("<starttls xmlns='{}'/>", ns::TLS)).await?;
-            let answer = wire.element().await?;
-            if !answer.is(ns::TLS, "proceed") || wire.restart() > 0 {
-                return Err(Failure::fault(
-                    Condition::PolicyViolation,
-                    "STARTTLS is offered and then refused, or more came behind <proceed/>",
-                ));
-            }
-            Ok(())
+    /// Headers and features in clear.
+    async fn begin(&self, wire: &mut Wire) -> Result<Begun, Failure> {
+        let header = wire.exchange_headers(self.header()).await?;
+        let features = match major_version(&header)? {
+            None => Node::default(),
+            Some(_) => wire.features().await?,
         };
-        asked
-            .await
-            .map_err(|failure| Failed("tls", failure.to_string(), remedy))
+        Ok((stream_id(&header), features))
+    }
+
+    /// The same after TLS.
+    async fn begin_again(&self, wire: &mut Wire) -> Result<Begun, Failure> {
+        let (header, features) = wire.restarted(self.header(), "TLS").await?;
+        Ok((stream_id(&header), features))
     }
 
     async fn start_tls(
@@ -253,17 +217,10 @@ impl Plan {
         subject: &str,
         report: &mut Report,
     ) -> Result<(), Failed> {
-        let failed = |detail: String| Failed("tls", detail, TLS_REMEDY);
-        let name =
-            server_name(&self.domain).map_err(|_| failed(format!("there is no TLS name for {}", self.domain)))?;
-        let session = TlsSession::client(client, name).map_err(|error| failed(error.to_string()))?;
         let started = Instant::now();
-        let Wire { transport, framer, .. } = &mut *wire;
-        transport
-            .start_tls(session, framer.buffer())
-            .await
-            .map_err(|error| failed(format!("the handshake failed: {error}")))?;
-        if let Some(tls) = transport.tls() {
+        let done = wire.handshake(client, &self.domain).await;
+        done.map_err(|failure| Failed("tls", failure.to_string(), TLS_REMEDY))?;
+        if let Some(tls) = wire.transport.tls() {
             let ms = started.elapsed().as_millis();
             let detail = format!("{} {}, {ms} ms", version(tls), cipher(tls));
             report.good("tls", subject, detail);
@@ -321,6 +278,18 @@ impl Plan {
         report.warn("certificate", subject, detail, Some(remedy));
         Ok(())
     }
+}
+
+/// The peer's id, as far as it is one, and its features.
+type Begun = (Option<StreamId>, Node);
+
+fn stream_id(header: &StreamHeader) -> Option<StreamId> {
+    header.id.as_deref().and_then(StreamId::from_peer)
+}
+
+fn begin_failed(failure: &Failure) -> Failed {
+    let stage = failure.stage(Stage::Features);
+    Failed(stage.as_str(), failure.to_string(), remedy(failure))
 }
 
 fn time_left(leaf: &[u8]) -> Option<Duration> {

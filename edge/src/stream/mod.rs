@@ -6,6 +6,7 @@
 pub mod direct_tls;
 mod failure;
 pub mod incomplete;
+pub(crate) mod initiating;
 pub mod listen;
 pub mod pace;
 pub mod tls;
