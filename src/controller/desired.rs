@@ -10,10 +10,9 @@ use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 use super::dereference::{EdgePod, SecretContent, SecretError, Secrets};
 use super::names;
 use super::validate::ImpCluster;
-use crate::api::spec;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announcement, Desired, FederationCheck, Link, LinkAge, Owner, Place, Requests, RestartMode, RestartPolicy,
+    Announcement, Desired, FederationCheck, Link, LinkAge, Owner, Place, Requests, RestartPolicy,
 };
 
 /// On whose behalf clusters are asked for something.
@@ -85,16 +84,7 @@ pub fn desired(
             Activation::Prepared
         },
         restart: RestartPolicy {
-            mode: match imp.restart.mode {
-                spec::RestartMode::Automatic => RestartMode::Automatic,
-                spec::RestartMode::Manual => RestartMode::Manual,
-                // Without a window it is refused before; were it not, nothing would be restarted
-                // unasked.
-                spec::RestartMode::Window => cluster
-                    .window
-                    .clone()
-                    .map_or(RestartMode::Manual, |window| RestartMode::Window(Box::new(window))),
-            },
+            mode: cluster.restart.clone(),
             propagation_delay: imp.restart.propagation_delay.get(),
             min_interval: imp.restart.min_interval.get(),
         },

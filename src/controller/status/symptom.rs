@@ -9,8 +9,8 @@ use super::super::dereference::EdgePod;
 use super::super::validate::ImpCluster;
 use super::Inputs;
 use crate::api::reasons::Reason;
-use crate::api::spec::RestartMode;
 use xmpp_federation_imp::BY_HAND;
+use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{NodeReport, Report};
 
@@ -184,7 +184,7 @@ fn was_up(link: &LinkStatus) -> String {
 fn restart_advice(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
     let node = &link.node;
     let by_hand = format!("Restart Cisco XCP Router on {node}: {BY_HAND}");
-    let manual = entry(inputs, link).is_some_and(|entry| entry.spec.restart.mode == RestartMode::Manual);
+    let manual = entry(inputs, link).is_some_and(|entry| entry.restart == RestartMode::Manual);
     let plan = report(inputs, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(

@@ -8,6 +8,7 @@ use xmpp_federation_core::fingerprint::Fingerprint;
 use super::{AN_ADDRESS, Problems, Refusal};
 use crate::api::spec::{self, XmppFederationSpec};
 use xmpp_federation_imp::access::AxlVersion;
+use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::window::Window;
 
 /// One cluster of IM and Presence.
@@ -15,8 +16,8 @@ use xmpp_federation_imp::window::Window;
 pub struct ImpCluster {
     /// The entry of the spec; its plain values are used as they are.
     pub spec: spec::ImpSpec,
-    /// When routers may be restarted, in mode Window.
-    pub window: Option<Window>,
+    /// Who restarts routers, and when.
+    pub restart: RestartMode,
     /// Which hosted domains it serves; empty: all.
     pub domains: Vec<Domain>,
     /// HTTPS port of AXL and Control Center.
@@ -138,14 +139,19 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             })
             .ok()
     });
-    if window.is_none() && entry.restart.mode == spec::RestartMode::Window {
-        let missing = entry.restart.window.is_none();
-        problems
-            .0
-            .extend(missing.then(|| {
+    let restart = match (entry.restart.mode, window) {
+        (spec::RestartMode::Automatic, _) => RestartMode::Automatic,
+        (spec::RestartMode::Manual, _) => RestartMode::Manual,
+        (spec::RestartMode::Window, Some(window)) => RestartMode::Window(Box::new(window)),
+        // Refused, so that the value is used nowhere.
+        (spec::RestartMode::Window, None) => {
+            let missing = entry.restart.window.is_none();
+            problems.0.extend(missing.then(|| {
                 format!("{field}.restart.mode: Window needs restart.window; write its schedule and duration")
             }));
-    }
+            RestartMode::Manual
+        }
+    };
     let axl_version = entry.axl.version.as_ref().and_then(|text| {
         let read = text.parse::<AxlVersion>();
         read.map_err(|error| problems.0.push(format!("{field}.axl.version: {error}")))
@@ -153,7 +159,7 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
     });
     ImpCluster {
         spec: entry.clone(),
-        window,
+        restart,
         domains,
         axl_port: problems.port(&format!("{field}.axl.port"), entry.axl.port),
         axl_version,
