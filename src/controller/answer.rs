@@ -98,26 +98,17 @@ pub async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusa
 
 /// Objects that cannot be applied.
 pub async fn not_applied(env: &Environment, object: &XmppFederation, error: ApplyError) -> Result<Next, Error> {
-    let (reason, wait) = match &error {
+    let (reason, wait) = match error {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
         ApplyError::Predecessor { .. } => (Reason::FormerObject, SOON),
         ApplyError::Json(_) => (Reason::InternalError, LATER),
         // A value that only the API server can judge, such as a pod's affinity.
-        ApplyError::Kube(kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
+        ApplyError::Kube(ref kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
             (Reason::ApiRefused, Duration::from_mins(1))
         }
-        ApplyError::Kube(_) => {
-            let ApplyError::Kube(error) = error else {
-                return Err(Error::Nameless);
-            };
-            return Err(error.into());
-        }
+        ApplyError::Kube(kube) => return Err(kube.into()),
     };
-    let sentence = match &error {
-        ApplyError::Kube(kube) => kube.sentence(),
-        other => other.to_string(),
-    };
-    stalled(env, object, reason, sentence).await?;
+    stalled(env, object, reason, error.to_string()).await?;
     Ok(Next::After(wait))
 }
 

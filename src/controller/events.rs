@@ -71,7 +71,7 @@ pub async fn publish(client: &Client, object: &XmppFederation, instance: &str, n
         let what = || "an event cannot be written".to_owned();
         if let Err(error) = call(what, api.create(&PostParams::default(), &event)).await {
             // Refused in a namespace that is being deleted.
-            tracing::debug!(reason = note.reason, error = error.sentence(), "event not written");
+            tracing::debug!(reason = note.reason, %error, "event not written");
         }
     }
 }

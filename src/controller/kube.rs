@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server's answer.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", answer(source))]
     Api {
         /// What was tried, on which object.
         what: String,
@@ -43,16 +43,13 @@ impl Error {
             Self::Timeout { .. } => None,
         }
     }
+}
 
-    /// The API server's own sentence, or ours.
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::Api { what, source } => match source.as_ref() {
-                kube::Error::Api(status) => format!("{what}: {}", status.message),
-                other => format!("{what}: {other}"),
-            },
-            Self::Timeout { .. } => self.to_string(),
-        }
+/// The API server's own sentence, or the client's.
+fn answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Next {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The Kubernetes API.
-    #[error("{}", .0.sentence())]
+    #[error(transparent)]
     Kube(#[from] KubeError),
     /// The API server gave an object without name, namespace or UID.
     #[error("the object has no name, namespace or UID")]

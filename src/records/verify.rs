@@ -26,7 +26,7 @@ pub struct Wanted {
 }
 
 /// Verdict about one record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum RecordState {
     /// As wanted.
     Verified,

@@ -34,7 +34,7 @@ pub enum RemovalError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The Secrets cannot be read.
-    #[error("{}", .0.sentence())]
+    #[error(transparent)]
     Kube(#[from] KubeError),
 }
 

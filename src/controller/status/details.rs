@@ -51,7 +51,7 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
                 .iter()
                 .map(|r| RecordStatus {
                     name: r.name.clone(),
-                    state: format!("{:?}", r.state),
+                    state: <&str>::from(r.state).to_owned(),
                     message: r.message.clone(),
                 })
                 .collect(),

@@ -1,6 +1,8 @@
 //! `DialbackSecretReady`: the secret exists and all pods sign with it.
 
-use super::super::build::sha256;
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
@@ -31,18 +33,8 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
 
 /// A secret as the edge shows it: told apart from others without giving it away.
 pub(super) fn mark(secret: &[u8]) -> String {
-    sha256(&unhex(&sha256(secret))).chars().take(16).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits
-        .chunks_exact(2)
-        .filter_map(|pair| match pair {
-            [high, low] => u8::try_from(high * 16 + low).ok(),
-            _ => None,
-        })
-        .collect()
+    let twice = Sha256::digest(Sha256::digest(secret));
+    HEXLOWER.encode(&twice).chars().take(16).collect()
 }
 
 #[cfg(test)]
