@@ -105,16 +105,68 @@ pub async fn run(
         live_owners: env.live_owners(),
         requests,
     };
-    let mut notes = Vec::new();
     // A call that was asked for with an earlier spec may still write where rows are to go.
-    let earlier = env.schedule.busy(&valid.owner.uid);
+    let busy = env.schedule.busy(&valid.owner.uid);
+    // Without the finalizer nothing is written: a deletion would leave rows behind.
+    let hold_acts = !finalizer::is_on(object);
+    let (mut due, missing) = requests_of(valid, observed, &resource, hold_acts, memory);
+    let mut cleanups = DroppedCleanups::new(env, memory, object, resource, dropped);
+    due.extend(cleanups.requests(&observed.secrets, busy));
+    let mut calls = env.schedule.take(&valid.owner.uid, due).await;
+    let mut notes = Vec::new();
+    for call in &calls {
+        if let Some(ClusterAnswer::Reconcile(report)) = &call.answer {
+            notes.extend(report.events.iter().map(|event| note(valid, &call.key, event)));
+        }
+    }
+    let binds =
+        |call: &ClusterCall| matches!(&call.answer, Some(ClusterAnswer::Reconcile(report)) if may_leave_rows(report));
+    if hold_acts && calls.iter().any(binds) {
+        finalizer::add(&env.client, object).await?;
+        events::publish(&env.client, object, &env.instance, &notes).await;
+        return Ok(Outcome::Again);
+    }
+    let pending = cleanups.conclude(object, &mut calls, &mut notes).await;
+    let result = |cluster: &ImpCluster| {
+        let entry = &cluster.spec.name;
+        let call = calls.iter_mut().find(|call| call.key == *entry);
+        result_of(
+            cluster,
+            call,
+            missing.get(entry),
+            last.clusters.get(entry),
+            &observed.pods,
+        )
+    };
+    let clusters: Vec<ClusterResult> = valid.imp.iter().map(result).collect();
+    let routers = addresses_of_routers(valid, &clusters, &last.routers(observed)).await;
+    let addresses = public_addresses(valid, observed);
+    let records = records::look(valid, addresses.clone(), refresh.as_ref(), last.records.clone()).await;
+    Ok(Outcome::Done(Box::new(Effects {
+        clusters,
+        pending,
+        records,
+        routers,
+        addresses,
+        notes,
+    })))
+}
+
+/// What each cluster is asked for, and the Secrets for want of which others cannot be asked.
+fn requests_of(
+    valid: &ValidSpec,
+    observed: &Snapshot,
+    resource: &Resource<'_>,
+    hold_acts: bool,
+    memory: &Cache<rows::Memory>,
+) -> (Vec<(String, ClusterRequest)>, BTreeMap<String, SecretError>) {
     let now = Timestamp::now();
-    let mut missing = BTreeMap::new();
     let mut due = Vec::new();
-    for (place, cluster) in valid.imp.iter().enumerate() {
+    let mut missing = BTreeMap::new();
+    for (index, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
-        let place = place_of(valid, place);
-        let wanted = desired(&resource, cluster, place, &observed.secrets, &observed.pods);
+        let place = place_of(valid, index);
+        let wanted = desired(resource, cluster, place, &observed.secrets, &observed.pods);
         memory.with(&valid.owner.uid, |memory| {
             let last = memory.access.entry(entry.clone()).or_default();
             last.see(wanted.as_ref().ok(), now);
@@ -124,38 +176,22 @@ pub async fn run(
                 missing.insert(entry, error);
             }
             Ok(mut desired) => {
-                // Without the finalizer nothing is written: a deletion would leave rows behind.
-                desired.hold_acts = !finalizer::is_on(object);
+                desired.hold_acts = hold_acts;
                 due.push((entry, ClusterRequest::Reconcile(Box::new(desired))));
             }
         }
     }
-    let mut cleanups = DroppedCleanups::new(env, memory, object, resource, dropped);
-    due.extend(cleanups.requests(&observed.secrets, earlier));
-    let mut calls = env.schedule.take(&valid.owner.uid, due).await;
-    for call in &calls {
-        if let Some(ClusterAnswer::Reconcile(report)) = &call.answer {
-            notes.extend(report.events.iter().map(|event| note(valid, &call.key, event)));
-        }
-    }
-    let binds =
-        |call: &ClusterCall| matches!(&call.answer, Some(ClusterAnswer::Reconcile(report)) if may_leave_rows(report));
-    if !finalizer::is_on(object) && calls.iter().any(binds) {
-        finalizer::add(&env.client, object).await?;
-        events::publish(&env.client, object, &env.instance, &notes).await;
-        return Ok(Outcome::Again);
-    }
-    let pending = cleanups.conclude(object, &mut calls, &mut notes).await;
-    let mut results = Vec::new();
-    for cluster in &valid.imp {
-        let entry = &cluster.spec.name;
-        let call = calls.iter_mut().find(|call| call.key == *entry);
-        let last = last.clusters.get(entry);
-        results.push(result_of(cluster, call, missing.remove(entry), last, &observed.pods));
-    }
-    let known = last.routers(observed);
+    (due, missing)
+}
+
+/// Where the routers are, as far as nothing stands against links to them.
+async fn addresses_of_routers(
+    valid: &ValidSpec,
+    clusters: &[ClusterResult],
+    known: &RouterAddresses,
+) -> RouterAddresses {
     let mut routers = RouterAddresses::new();
-    for (cluster, result) in valid.imp.iter().zip(&results) {
+    for (cluster, result) in valid.imp.iter().zip(clusters) {
         let entry = &cluster.spec.name;
         let before = known.get(entry);
         let addresses = match &result.report {
@@ -165,17 +201,7 @@ pub async fn run(
         };
         routers.insert(entry.clone(), addresses);
     }
-    let addresses = public_addresses(valid, observed);
-    let last = last.records.clone();
-    let records = records::look(valid, addresses.clone(), refresh.as_ref(), last).await;
-    Ok(Outcome::Done(Box::new(Effects {
-        clusters: results,
-        pending,
-        records,
-        routers,
-        addresses,
-        notes,
-    })))
+    routers
 }
 
 /// An event, with the entry where there are several.
@@ -207,7 +233,7 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
 fn result_of(
     cluster: &ImpCluster,
     call: Option<&mut ClusterCall>,
-    missing: Option<SecretError>,
+    missing: Option<&SecretError>,
     last: Option<&ClusterObservation>,
     pods: &[EdgePod],
 ) -> ClusterResult {
