@@ -119,8 +119,8 @@ pub fn config_map(valid: &ValidSpec, text: String) -> ConfigMap {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::testing::{entry, spec_with, validated, with_entries};
     use super::*;
+    use crate::controller::testing::{entry, spec_with, validated, with_entries};
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::Domain;

@@ -113,11 +113,11 @@ pub fn mounted_hash(config_hash: &str, material: &Material) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::testing::{entry, validated, with_entries};
     use super::super::material::{MaterialError, RouterSecret};
     use super::super::{RouterAddresses, Topology, all};
     use super::*;
     use crate::controller::dereference::SecretError;
+    use crate::controller::testing::{entry, validated, with_entries};
 
     fn material(secrets: [Option<&str>; 2]) -> Material {
         let secret = |(bytes, entry): (Option<&str>, &str)| RouterSecret {

@@ -300,8 +300,8 @@ fn of_secret(name: String, file: Option<(&str, &str)>) -> VolumeProjection {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::super::testing::{spec_with, validated};
     use super::*;
+    use crate::controller::testing::{spec_with, validated};
     use serde_json::{Value, json};
 
     #[test]

@@ -2,11 +2,11 @@
 
 use xmpp_federation_core::Domain;
 
-use super::super::build::material::Certificate;
-use super::super::validate::ValidSpec;
 use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::controller::build::material::Certificate;
+use crate::controller::validate::ValidSpec;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let certificate = match &inputs.material.certificate {

@@ -1,13 +1,13 @@
 //! Everything but the conditions.
 
-use super::super::build::material::Certificate;
-use super::super::dereference::EdgePod;
 use super::Inputs;
 use super::certificate::secret_name;
 use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
     RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
+use crate::controller::build::material::Certificate;
+use crate::controller::dereference::EdgePod;
 use xmpp_federation_imp::report::Report;
 
 /// The status, without its conditions; what cannot be looked at now stays as it was.

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::super::dereference::EdgePod;
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
+use crate::controller::dereference::EdgePod;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let pods: Vec<&EdgePod> = inputs

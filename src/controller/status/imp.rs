@@ -1,12 +1,12 @@
 //! The conditions about IM and Presence: the verdicts of [`xmpp_federation_imp`], carried over.
 
-use super::super::effects::ClusterResult;
-use super::super::rows::execute::PendingCleanup;
 use super::clusters::{over_all, sentences};
 use super::symptom::{self, Symptom};
 use super::{Inputs, links};
 use crate::api::conditions::{Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::controller::effects::ClusterResult;
+use crate::controller::rows::execute::PendingCleanup;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 use xmpp_federation_imp::report::{Progress, Report};
 

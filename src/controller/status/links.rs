@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use xmpp_federation_core::edge_status::LinkState;
 
-use super::super::effects::ClusterResult;
 use super::symptom::{self, PodLink, Symptom};
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::controller::effects::ClusterResult;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 
 /// Further links that are named beside the first.

@@ -2,10 +2,10 @@
 
 use xmpp_federation_core::edge_config::PrivacyMode;
 
-use super::super::effects::Records;
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::controller::effects::Records;
 use crate::records::RecordState;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {

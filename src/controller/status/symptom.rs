@@ -5,10 +5,10 @@
 
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 
-use super::super::dereference::EdgePod;
-use super::super::validate::ImpCluster;
 use super::Inputs;
 use crate::api::reasons::Reason;
+use crate::controller::dereference::EdgePod;
+use crate::controller::validate::ImpCluster;
 use xmpp_federation_imp::BY_HAND;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason as ImpReason;

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-use super::super::testing::{entry, owner, settings, spec_with, validated, with_entries};
 use super::claims::claim;
 use super::*;
 use crate::api::spec;
+use crate::controller::testing::{entry, owner, settings, spec_with, validated, with_entries};
 use rstest::rstest;
 use serde_json::{Value, json};
 
