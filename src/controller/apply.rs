@@ -179,7 +179,7 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Creates an object that nobody may ever change, by POST: a race ends in 409, not in an
+    /// Creates an object that is never changed, by POST: a race ends in 409, not in an
     /// overwritten secret.
     async fn create_once(
         &self,
@@ -259,7 +259,7 @@ impl Target<'_> {
         written: &mut Vec<ObjectWrite>,
     ) -> Result<(), ApplyError> {
         let Some(found) = found else { return Ok(()) };
-        // Not wanted, so a foreign object of that name is nobody's concern.
+        // The object is not wanted, so a foreign object of that name does no harm.
         if self.check(kind, name, found).is_err() || found.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
@@ -327,7 +327,7 @@ fn state(object: &DesiredObject<impl Serialize>) -> Result<DesiredObject<Value>,
 }
 
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
-/// its pod changes, and only after a minute or more otherwise. Returns whether any was told.
+/// its pod changes, and only after a minute or more otherwise. Returns whether any pod was notified.
 pub async fn notify_pods(
     env: &Environment,
     owner: &Owner,
@@ -348,7 +348,7 @@ pub async fn notify_pods(
             .as_ref()
             .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash));
         let base = pod.notified.as_deref().and_then(|t| t.split('.').next());
-        // A pod that was told and is still stale missed it: the kubelet may have refreshed the
+        // A pod that was notified and is still stale missed it: the kubelet may have refreshed the
         // volume from an older object. Another value of the annotation wakes it again.
         let value = match (base == Some(hash.as_str()), loaded) {
             (true, Ok(false)) if !refused => {
@@ -376,7 +376,7 @@ pub async fn notify_pods(
     Ok(told)
 }
 
-/// Whether all of `wanted` stands in `live`; lists must agree in length and order.
+/// Whether `live` contains all of `wanted`; lists must agree in length and order.
 fn is_subset(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => wanted

@@ -132,7 +132,7 @@ pub struct EdgePod {
     pub ready: bool,
     /// Whether it is being deleted.
     pub stopping: bool,
-    /// The configuration hash it was told to load.
+    /// The hash of the configuration that its annotation asks it to load.
     pub notified: Option<String>,
     /// Why it does not run, as Kubernetes says.
     pub trouble: Option<String>,

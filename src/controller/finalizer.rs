@@ -24,7 +24,7 @@ pub async fn add(client: &Client, object: &XmppFederation) -> Result<(), Error> 
 }
 
 /// Takes it off. The object may have changed since it was read, not least by our own status: the
-/// list is then read again, so that nobody else's finalizer is lost.
+/// list is then read again, so that no finalizer of others is lost.
 pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), Error> {
     let others = |finalizers: &[String]| -> Vec<String> {
         let others = finalizers.iter().filter(|f| *f != FINALIZER);

@@ -18,7 +18,7 @@ pub fn router_file(entry: &str) -> String {
     format!("router-{entry}")
 }
 
-/// Who owns the objects of one reconcile.
+/// The owner of the objects of one reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Name of the resource; all names below start with it.

@@ -23,7 +23,7 @@ pub fn jitter(uid: &str, most: Duration) -> Duration {
     most.mul_f64(f64::from(sum % 1000) / 1000.0)
 }
 
-/// The time after a reconcile that came to its end; `told`: pods were just told of new files.
+/// The time until the next reconcile; `told`: pods were just notified of new files.
 pub fn after(inputs: &Inputs<'_>, ready: bool, told: bool) -> Duration {
     let mut wait = match (ready && !told, &inputs.observed.revocation_lists) {
         (true, None) => STEADY,

@@ -1,6 +1,7 @@
-//! Calls to clusters of IM and Presence: one at a time per cluster, all at once per resource. A
-//! cluster that does not answer costs time-outs, and those are nobody else's: a reconcile waits a
-//! moment for the slower ones, goes on with what it knew of them, and takes their answers later.
+//! Calls to clusters of IM and Presence: one at a time per cluster, those of a resource all at once. A
+//! cluster that does not answer costs no other cluster a time-out: a reconcile waits one second after the
+//! first answer. A cluster that answers later keeps its last known state for this reconcile, and a later
+//! reconcile takes its answer.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,7 +19,7 @@ use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::report::{Removal, Report};
 
-/// How long the others are waited for once the first has answered.
+/// Time for the other answers after the first one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a cluster is asked for.
@@ -30,7 +31,7 @@ pub enum ClusterRequest {
     Remove(Box<Desired>),
 }
 
-/// What came of it.
+/// The answer to a request.
 #[derive(Debug)]
 pub enum ClusterAnswer {
     /// The state of the cluster.
@@ -60,7 +61,7 @@ pub struct Schedule {
     running: Mutex<HashMap<Key, JoinHandle<ClusterAnswer>>>,
 }
 
-/// One that is waited for.
+/// A call under way.
 struct PendingCall {
     key: Key,
     current: bool,
@@ -68,7 +69,7 @@ struct PendingCall {
 }
 
 impl Schedule {
-    /// None yet.
+    /// A schedule without calls.
     pub fn new(imp: Arc<Manager>) -> Self {
         Self {
             imp,
@@ -177,7 +178,7 @@ async fn call_one(imp: Arc<Manager>, ask: ClusterRequest) -> ClusterAnswer {
     }
 }
 
-/// The first that is done, by its place.
+/// The first call that is done, by its index.
 fn first_done(waiting: &mut [PendingCall]) -> impl Future<Output = (usize, Result<ClusterAnswer, JoinError>)> + '_ {
     futures::future::poll_fn(move |context| {
         for (index, waiting) in waiting.iter_mut().enumerate() {

@@ -175,7 +175,7 @@ fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Resul
         };
     }
     // Pods that exist were given a secret once: it was lost, and a new one would be a change that
-    // nobody asked for.
+    // no person asked for.
     if live.stateful_set.is_some() && !asked_for {
         return Err(MaterialError::LostDialback(name));
     }

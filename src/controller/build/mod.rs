@@ -146,7 +146,7 @@ pub fn accepted_by_the_edge(config: &EdgeConfig) -> Result<(), Refusal> {
     Err(Refusal::Invalid(problems.iter().map(sentence).collect()))
 }
 
-/// The routers that pods dial: not those whose secret nobody has, as they would refuse it. The
+/// The routers that pods dial: not those whose secret is missing, as they would refuse the link. The
 /// pods serve the other clusters meanwhile.
 fn dialled(material: &Material, links: &RouterAddresses) -> RouterAddresses {
     links

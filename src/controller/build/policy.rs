@@ -1,4 +1,4 @@
-//! Who may talk to the edge pods, and with whom they may talk.
+//! The hosts that may connect to the edge pods, and those to which the pods may connect.
 
 use std::net::IpAddr;
 
@@ -84,7 +84,7 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
                     from: None,
                     ports: Some(internet),
                 },
-                // The operator and whoever collects metrics; the kubelet's probes always pass.
+                // The operator and collectors of metrics; the kubelet's probes always pass.
                 Ingress {
                     from: Some(vec![inside]),
                     ports: Some(vec![port("TCP", ADMIN_PORT)]),

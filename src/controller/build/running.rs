@@ -11,7 +11,7 @@
 //! - A cluster that fails as a whole, its publisher and its links, says nothing either: to hold back
 //!   pods that others need would not bring a stanza more to it. Where its links stand it counts, also
 //!   while its publisher is down: it is being served, and a pod unknown to it would bounce.
-//! - What cannot be told changes nothing.
+//! - What is not known changes nothing.
 //!
 //! A pod that has to stop drains first, so nothing is lost by it; when a failed cluster is back and
 //! does not know the newest pods, they pause until its routers have read their rows.
@@ -25,7 +25,7 @@ use xmpp_federation_imp::report::{SlotReport, SlotSync};
 pub struct ClusterSlots<'a> {
     /// The domains it serves; empty: all.
     pub domains: &'a [Domain],
-    /// Neither its publisher answers nor any link to it stands.
+    /// Its publisher does not answer and no link to it is up.
     pub failing: bool,
     /// In slot order; empty: nothing is known.
     pub slots: &'a [SlotReport],
@@ -82,7 +82,7 @@ fn pods_of_domain(wanted: u16, serving: &[&ClusterSlots<'_>], running: Option<u1
         })
         .count();
     match u16::try_from(leading).unwrap_or(u16::MAX) {
-        // Slot 0 lags behind another one: stopping everything would help nobody.
+        // Slot 0 lags behind another one: to stop all pods would bring no stanza to a router.
         0 => wanted.min(running.unwrap_or(wanted)),
         leading => wanted.min(leading),
     }
@@ -133,7 +133,7 @@ mod tests {
     // A lost ledger stops no running pod and starts none.
     #[case(3, "yy?", Some(3), 3)]
     #[case(3, "yy?", Some(2), 2)]
-    // Slot 0 lags behind: stopping everything would help nobody.
+    // Slot 0 lags behind: to stop all pods would bring no stanza to a router.
     #[case(2, "ny", Some(2), 2)]
     fn only_pods_of_slots_in_sync_run_once_any_is(
         #[case] wanted: u16,

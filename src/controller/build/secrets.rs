@@ -68,7 +68,7 @@ pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject<Secr
     }
 }
 
-/// Stands where the secret of a cluster's routers is missing.
+/// Content of the file if the secret of a cluster's routers is missing.
 pub const MISSING: &str = "the secret of these routers is missing, no link is opened";
 
 /// Copies of the routers' secrets; what was copied once stays while the original is missing.

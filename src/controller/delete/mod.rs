@@ -1,5 +1,5 @@
-//! Deletion: our rows leave IM and Presence, no router is restarted, and nothing can hold the
-//! resource for ever.
+//! Deletion: the operator removes its rows from IM and Presence and restarts no router. Nothing can hold
+//! the resource for ever.
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ pub async fn run(
     owner: &Owner,
     dropped: &Result<Vec<DroppedCluster>, DroppedUnknown>,
 ) -> Result<Next, Error> {
-    // What a call still inserts would be left behind.
+    // A row that a call inserts after the removal would be left behind.
     env.schedule.settle(&owner.uid).await;
     let now = Timestamp::now();
     let known = dropped.as_deref().unwrap_or_default();
@@ -46,7 +46,7 @@ pub async fn run(
     if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {
         announce(env, object, None, now).await;
         let resource = resource(env, object, owner);
-        // All at once: the time-outs of one cluster are nobody else's.
+        // All at once: a cluster that does not answer delays no other.
         let due = cleanups
             .iter_mut()
             .filter(|cleanup| cleanup.step == CleanupStep::Remove);
@@ -73,7 +73,7 @@ pub async fn run(
         }
     }
     if let Err(unknown) = dropped {
-        // Read again while there is time: rows may stand in clusters that nobody names.
+        // Read again while there is time: clusters that are not named here may have rows.
         let time = cleanups.iter().any(|cleanup| !cleanup.deadline.is_over());
         if time && finalizer::is_on(object) && !requests::abandons(object) {
             waits.push(unknown.to_string());
@@ -99,8 +99,8 @@ pub async fn run(
     Ok(Next::Gone(owner.uid.clone()))
 }
 
-/// Says in the status what the deletion waits for, unless it says so already. That it cannot be
-/// said holds nothing up.
+/// Writes into the status what the deletion waits for, unless the status says so already. A status that
+/// cannot be written delays nothing.
 ///
 /// `None`: rows are being removed; more is not known yet.
 async fn announce(env: &Environment, object: &XmppFederation, sentence: Option<String>, now: Timestamp) {

@@ -50,7 +50,7 @@ pub struct ClusterResult {
     pub report: Result<Report, Verdict>,
     /// It was asked in this reconcile, with what is wanted now.
     pub current: bool,
-    /// Neither its publisher answers nor any link to it stands.
+    /// Its publisher does not answer and no link to it is up.
     pub failing: bool,
 }
 
@@ -184,7 +184,7 @@ fn requests_of(
     (due, missing)
 }
 
-/// Where the routers are, as far as nothing stands against links to them.
+/// Addresses of the routers to which links are wanted.
 async fn addresses_of_routers(
     valid: &ValidSpec,
     clusters: &[ClusterResult],
@@ -213,7 +213,7 @@ fn note(valid: &ValidSpec, entry: &str, event: &Event) -> Note {
     note
 }
 
-/// Where an entry stands among the others.
+/// The place of an entry among the others.
 fn place_of(valid: &ValidSpec, index: usize) -> Place {
     let before = valid.imp.get(..index).unwrap_or_default();
     Place {

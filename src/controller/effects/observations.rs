@@ -83,11 +83,11 @@ impl Observations {
 pub struct ClusterObservation {
     /// Its last answer.
     pub report: Option<Report>,
-    /// It fails as a whole: neither its publisher answers nor any link to it stands.
+    /// It fails as a whole: its publisher does not answer and no link to it is up.
     pub failing: bool,
 }
 
-/// A look at one cluster without what is told once.
+/// What is kept of a result: not its events, which are published once.
 fn observation_of(result: &ClusterResult, before: &BTreeMap<String, ClusterObservation>) -> ClusterObservation {
     let report = match &result.report {
         Ok(report) => Some(Report {

@@ -24,7 +24,7 @@ use xmpp_federation_imp::report::{Removal, row_left};
 /// A removal cannot be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
-    /// Nobody knows the entry.
+    /// The entry is not known.
     #[error("how it was reached is not recorded")]
     NoEntry,
     /// The entry is not valid for this release.
@@ -118,8 +118,8 @@ pub struct PendingCleanup {
     pub rows: Vec<String>,
 }
 
-/// The clusters that the spec of a living resource names no more; their rows are removed beside
-/// everything else.
+/// The cleanups of clusters that the spec of an existing resource does not name any more. They run
+/// beside everything else.
 pub struct DroppedCleanups<'a> {
     env: &'a Environment,
     now: Timestamp,
@@ -205,7 +205,7 @@ impl<'a> DroppedCleanups<'a> {
         pending
     }
 
-    /// Whoever is active there next has the cluster; what stays there is told.
+    /// Ends the claim on the cluster, so that another resource can have it, and reports the rows that stay.
     async fn end(&self, object: &XmppFederation, cleanup: Cleanup, notes: &mut Vec<Note>) -> CleanupStep {
         let why = match &cleanup.step {
             CleanupStep::Remove | CleanupStep::Wait(_) => return cleanup.step,
@@ -233,7 +233,7 @@ const RETAINED: &str = "onDelete is Retain";
 /// Rows of one cluster that stay.
 #[derive(Debug)]
 pub struct LeftoverRows {
-    /// Nobody wants them to; else they are retained.
+    /// They were given up; else they are retained on purpose.
     pub abandoned: bool,
     /// Why they stay.
     pub why: String,
@@ -264,8 +264,8 @@ impl LeftoverRows {
         Some(Self { abandoned, why, rows })
     }
 
-    /// Says it in the log, whole; the notes say it in as many events as it takes. Without rows there
-    /// is nothing to say of rows that were to stay.
+    /// Writes all of it to the log and returns it as notes, as many as the length of an event needs.
+    /// Nothing is reported if no row is retained.
     pub fn report(&self, owner: &Owner) -> Vec<Note> {
         let Self { abandoned, why, rows } = self;
         if rows.is_empty() && !abandoned {
@@ -322,7 +322,7 @@ impl LeftoverRows {
             .collect()
     }
 
-    /// Counts rows given up; where none is known there may be one all the same.
+    /// Counts rows that were given up. If none is known, one is counted, because there may be one.
     pub fn count(&self, env: &Environment) {
         if self.abandoned {
             let rows = u64::try_from(self.rows.len()).unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
-//! Rows of ours that are to go: those of a resource that is deleted, and those in clusters that its
-//! spec names no more.
+//! Rows to be removed: those of a resource that is deleted, and those in clusters that its spec does not
+//! name any more.
 //!
 //! - [`plan`](mod@plan): what comes next about the rows of one cluster; pure
 //! - [`execute`]: removes them, and says which are left and how a person removes them
@@ -26,8 +26,8 @@ use xmpp_federation_imp::dropped::DroppedRecord;
 use xmpp_federation_imp::report::Removal;
 use xmpp_federation_imp::store::StoreError;
 
-/// A Secret that went so shortly before the resource went with it, as in a namespace that is
-/// deleted; one that went earlier was taken away from us.
+/// A Secret that was deleted so shortly before the resource was deleted with it, as in a namespace that is
+/// deleted. A Secret that was deleted earlier takes the account away from the operator.
 const WENT_TOGETHER: Duration = Duration::from_mins(1);
 
 /// What is remembered of a resource for the removal of its rows.
@@ -143,7 +143,7 @@ impl DroppedCluster {
 #[error("whether rows are left in clusters that spec.imp does not name any more is not known: {0}")]
 pub struct DroppedUnknown(StoreError);
 
-/// The clusters that a resource has left.
+/// The clusters that the spec does not name any more, by their ledgers.
 ///
 /// # Errors
 /// The ledgers cannot be read.
@@ -155,23 +155,23 @@ pub async fn dropped(env: &Environment, object: &XmppFederation) -> Result<Vec<D
     Ok(records.into_iter().map(DroppedCluster::new).collect())
 }
 
-/// Why the rows of a cluster are to go.
+/// Why the rows of a cluster are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The resource is deleted.
     Deleted,
-    /// The resource goes on, and its spec names the cluster no more.
+    /// The resource exists, and its spec does not name the cluster any more.
     Dropped,
 }
 
-/// The rows of one cluster that are to go.
+/// The removal of the rows in one cluster.
 #[derive(Debug)]
 pub struct Cleanup {
-    /// Why they are to go.
+    /// Why they are removed.
     pub cause: Cause,
     /// Name of the cluster in status and messages.
     pub name: String,
-    /// Its entry; `None`: nobody knows it.
+    /// Its entry; `None`: it is not known.
     pub entry: Option<ImpSpec>,
     /// Where the spec does not name it any more.
     pub dropped: Option<DroppedCluster>,
@@ -213,7 +213,7 @@ impl Cleanup {
         self
     }
 
-    /// What a deletion does about each cluster: those of the spec, then those that it names no more.
+    /// What a deletion does about each cluster: those of the spec, then the dropped ones.
     pub fn all_of(
         object: &XmppFederation,
         owner: &Owner,
@@ -230,7 +230,7 @@ impl Cleanup {
         named.chain(others).map(|cleanup| cleanup.planned(object)).collect()
     }
 
-    /// What a resource that goes on does about a cluster that its spec names no more.
+    /// What is done about a cluster that the spec of an existing resource does not name any more.
     pub fn of_one(
         object: &XmppFederation,
         owner: &Owner,

@@ -1,4 +1,4 @@
-//! What comes next about the rows of one cluster that are to go. Pure.
+//! The next step of a cleanup. Pure.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -124,7 +124,7 @@ impl Cleanup {
         let deleted = self.cause == Cause::Deleted;
         let Some(entry) = &self.entry else {
             let why = "the record of this cluster does not say how it was reached";
-            // Nobody puts the entry back while all is deleted.
+            // In a deletion no entry comes back.
             return if deleted {
                 Obstacle::Lasting(why.to_owned())
             } else {

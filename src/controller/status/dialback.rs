@@ -31,7 +31,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     }
 }
 
-/// A secret as the edge shows it: told apart from others without giving it away.
+/// A secret as the edge shows it: it can be compared, and gives nothing away.
 pub(super) fn mark(secret: &[u8]) -> String {
     let twice = Sha256::digest(Sha256::digest(secret));
     HEXLOWER.encode(&twice).chars().take(16).collect()

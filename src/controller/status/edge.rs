@@ -119,7 +119,7 @@ fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
     })
 }
 
-/// Whether pods of an earlier template run, as far as their controller has told by now.
+/// Whether pods of an earlier template run, by the status of their controller.
 fn being_replaced(inputs: &Inputs<'_>) -> bool {
     let Some(set) = &inputs.observed.existing.stateful_set else {
         return false;

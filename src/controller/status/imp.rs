@@ -86,7 +86,7 @@ fn not_known_any_more(inputs: &Inputs<'_>, result: &ClusterResult) -> Option<Ver
     ))
 }
 
-/// One that waits for a person stalls the resource; the others go on nevertheless.
+/// A cluster that waits for a person stalls the resource, while the operator goes on with the others.
 fn progress(findings: &mut Findings, inputs: &Inputs<'_>) {
     let several = inputs.effects.clusters.len() > 1;
     let mut reconciling = Vec::new();

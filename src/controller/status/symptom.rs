@@ -32,7 +32,7 @@ pub(super) enum Symptom {
     Returned,
     /// No TCP connection.
     NoWay,
-    /// The row stands, and the router has not been restarted since: symptom two of Cisco's guide.
+    /// The row is in the table, and the router was not restarted since: symptom two of Cisco's guide.
     TableNotRead,
     /// The row is not there yet.
     NoRow,

@@ -31,7 +31,7 @@ use partners::{peers, static_routes};
 pub struct Settings {
     /// Image of the edge where the spec names none.
     pub edge_image: String,
-    /// The operator's namespace: home of lease and ledgers, and who may ask the edges' admin port.
+    /// The operator's namespace: home of lease and ledgers. Its pods may use the edges' admin port.
     pub namespace: String,
     /// Networks of pods and Services that DNS must never lead an edge to.
     pub cluster_networks: Vec<Cidr>,
@@ -76,7 +76,7 @@ pub struct ValidSpec {
     pub proxy_sources: Vec<Cidr>,
     /// Policy per remote domain.
     pub peers: Vec<Peer>,
-    /// Who may federate.
+    /// The remote domains that may federate.
     pub privacy: Privacy,
     /// Fixed addresses.
     pub static_routes: Vec<StaticRoute>,
