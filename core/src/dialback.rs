@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::secret::equal_in_constant_time;
 use crate::{Domain, SecretBytes, StreamId};
 
-/// A dialback key: 64 lower-case hexadecimal digits. Whoever sees it can use it for one pair on
+/// A dialback key: 64 lower-case hexadecimal digits. Anybody who sees it can use it for one pair on
 /// one stream only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DialbackKey(Box<str>);

@@ -33,7 +33,7 @@ pub struct Desired {
     /// No writes and no restarts.
     pub maintenance: bool,
     /// The next write or restart is only announced ([`super::report::Report::wants_to_act`]), not
-    /// done: whoever asks has something to put in place first.
+    /// done: the caller has to put something in place first.
     pub hold_acts: bool,
     /// How often a cluster in order is looked at.
     pub poll_interval: Duration,

@@ -61,7 +61,7 @@ impl Manager {
     }
 
     /// Gives a cluster up: the claim on it ends, and its rows stay as they are. They stay in the
-    /// ledger too, so that whoever is active there next knows them as ours.
+    /// ledger too, so that the next resource that is active there knows them as ours.
     ///
     /// # Errors
     /// The ledger cannot be read or written.

@@ -99,7 +99,7 @@ impl CallErrorKind {
 }
 
 impl CallError {
-    /// Whether the request may have been carried out all the same.
+    /// Whether IM&P may have carried out the request nevertheless.
     pub fn may_have_arrived(&self) -> bool {
         match self.kind {
             CallErrorKind::Timeout

@@ -302,7 +302,7 @@ pub(super) fn certificate_words(error: &CertificateError) -> String {
             "it names no host as subjectAltName, and a common name alone counts for nothing".to_owned()
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
-            soap::told(&format!("it is for another name ({})", presented.join(", ")))
+            soap::plain(&format!("it is for another name ({})", presented.join(", ")))
         }
         CertificateError::ApplicationVerificationFailure => {
             "its SHA-256 fingerprint is none of the pinned ones".to_owned()
@@ -317,9 +317,9 @@ pub(super) fn certificate_words(error: &CertificateError) -> String {
             Some(webpki::Error::UnsupportedCriticalExtension) => {
                 only_pins("it has a critical extension that is not known here")
             }
-            _ => soap::told(&error.to_string()),
+            _ => soap::plain(&error.to_string()),
         },
-        other => soap::told(&other.to_string()),
+        other => soap::plain(&other.to_string()),
     }
 }
 
@@ -370,7 +370,7 @@ enum Accepted {
     Issued(Arc<WebPkiServerVerifier>),
     /// With one of these fingerprints.
     Pinned(Vec<Fingerprint>),
-    /// Whoever shows it.
+    /// Any certificate.
     Any,
 }
 

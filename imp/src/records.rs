@@ -1,4 +1,4 @@
-//! What stands in a ledger and is read by others too.
+//! The parts of a ledger that other modules read.
 
 use std::collections::BTreeMap;
 

@@ -19,7 +19,7 @@ pub struct Report {
     pub routers_in_sync: Verdict,
     /// Condition `ImpFederationOff`: IM&P's own XMPP federation.
     pub imp_federation_off: Verdict,
-    /// Whether something goes on or waits for a time (condition Reconciling), or for a human
+    /// Whether work continues or waits for a time (condition Reconciling), or waits for a person
     /// (condition Stalled), with the sentence for it.
     pub progress: Progress,
     /// AXL version in use, as `14.0`.
@@ -138,9 +138,9 @@ impl Status {
 pub enum Progress {
     /// Nothing.
     Done,
-    /// A call, a delay, a restart: the operator goes on by itself.
+    /// A call, a delay or a restart; the operator continues without help.
     Reconciling(String),
-    /// A human.
+    /// A person has to act.
     Stalled(String),
 }
 

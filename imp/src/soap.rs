@@ -129,7 +129,7 @@ pub fn answer(body: &[u8]) -> Result<Answer, SoapError> {
 
 fn fault(element: &Element) -> Fault {
     let axl = element.find("axlError");
-    let text = |of: &Element, name: &str| of.find(name).map(|found| told(&found.text));
+    let text = |of: &Element, name: &str| of.find(name).map(|found| plain(&found.text));
     Fault {
         code: text(element, "faultcode").unwrap_or_default(),
         message: text(element, "faultstring").unwrap_or_default(),
@@ -141,7 +141,7 @@ fn fault(element: &Element) -> Fault {
 }
 
 /// A text of the other side as it may be told: on one line, and not longer than a message can be.
-pub fn told(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut told: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -178,7 +178,7 @@ impl Element {
 
 /// Reads a document into a tree.
 fn parse(body: &[u8]) -> Result<Element, SoapError> {
-    let malformed = |error: &dyn std::fmt::Display| SoapError::Malformed(told(&error.to_string()));
+    let malformed = |error: &dyn std::fmt::Display| SoapError::Malformed(plain(&error.to_string()));
     let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
     let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
     reader.config_mut().expand_empty_elements = true;
@@ -244,7 +244,7 @@ fn push(open: &mut [Element], text: &str) -> Result<(), SoapError> {
 fn resolve(reference: &BytesRef<'_>) -> Result<char, SoapError> {
     if let Some(character) = reference
         .resolve_char_ref()
-        .map_err(|error| SoapError::Malformed(told(&error.to_string())))?
+        .map_err(|error| SoapError::Malformed(plain(&error.to_string())))?
     {
         return Ok(character);
     }

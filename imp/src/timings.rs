@@ -26,7 +26,7 @@ pub struct Timings {
     /// router. Control Center may show a service Started just before a restarted router takes it
     /// down, edges and clients come back one after the other, and what fails at once shows.
     pub settle: Duration,
-    /// An XCP service that is stopped when its router is up for this long does not come by itself.
+    /// An XCP service that is stopped when its router has been up for this long will not start without help.
     pub services_deadline: Duration,
     /// A restart that is not over after this hangs.
     pub restart_deadline: Duration,

@@ -274,8 +274,7 @@ impl ReportInput<'_> {
         announcement::unannounced(proven, self.desired, &self.seen.services)
     }
 
-    /// A router that provably read the rows, took the link, and returns all the same everything that is
-    /// sent over it.
+    /// A router that provably read the rows and accepted the link, and returns every stanza.
     fn still_bouncing(&self) -> Option<String> {
         let ledger = self.ledger?;
         let wanted = self.desired.wanted();

@@ -2,7 +2,7 @@
 //!
 //! One table serves two readers: the CRD carries each row as a rule, so the apiserver refuses the
 //! value with the sentence; and validation asks again, for objects that were stored under an older
-//! schema. Who implements a value removes its row.
+//! schema. The change that implements a value removes its row.
 
 use xmpp_federation_core::Activation;
 

@@ -39,7 +39,7 @@ use crate::verdicts::ReportInput;
 pub(crate) use access::server;
 pub(crate) use removal::rows_left;
 
-/// Most reads in one reconcile; a plan that wants more goes on in the next.
+/// Most reads in one reconcile; the next reconcile does the rest.
 const MAX_STEPS: usize = 24;
 
 /// All IM&P clusters of this operator.
@@ -209,13 +209,13 @@ impl Manager {
         events: &mut Vec<Event>,
         held: Option<&PublisherKey>,
     ) -> Option<NextStep> {
-        self.take_over(cluster, desired).await;
+        self.take_in_changes(cluster, desired).await;
         let mut acted = false;
         for _ in 0..MAX_STEPS {
             if held.is_some_and(|held| *held != self.publisher_key(&desired.target.publisher)) {
                 return None;
             }
-            self.learn(cluster, desired, events).await;
+            self.update_ledger(cluster, desired, events).await;
             let step = PlanInput {
                 desired,
                 seen: &cluster.seen,
@@ -248,7 +248,7 @@ impl Manager {
     }
 
     /// Takes over what changed in the target, and a refresh that was asked for.
-    async fn take_over(&self, cluster: &mut Cluster, desired: &Desired) {
+    async fn take_in_changes(&self, cluster: &mut Cluster, desired: &Desired) {
         let target = access::target_key(&desired.target);
         // What a process finds at its start was asked of another one.
         let asked_now = cluster.target.is_some();

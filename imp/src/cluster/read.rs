@@ -81,7 +81,7 @@ impl Manager {
             }
             Err(error) => {
                 if matches!(error.kind, CallErrorKind::Fault(_)) {
-                    // Perhaps the table has another name by now.
+                    // An upgrade may have renamed the table.
                     cluster.seen.due.insert(Read::Table);
                 }
                 self.axl_failed(cluster, error);

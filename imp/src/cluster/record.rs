@@ -4,14 +4,14 @@ use super::{Cluster, Manager};
 use crate::desired::{Desired, Sibling};
 use crate::ledger::Ledger;
 use crate::ledger::file::LedgerFile;
-use crate::ledger::learn::learn;
+use crate::ledger::transitions;
 use crate::observation::{Exclusion, Observation};
 use crate::report::Event;
 use crate::store::StoreError;
 
 impl Manager {
     /// Loads the ledger where it is not, and writes what was learned.
-    pub(super) async fn learn(&self, cluster: &mut Cluster, desired: &Desired, events: &mut Vec<Event>) {
+    pub(super) async fn update_ledger(&self, cluster: &mut Cluster, desired: &Desired, events: &mut Vec<Event>) {
         let publisher = cluster
             .seen
             .node_list()
@@ -55,7 +55,7 @@ impl Manager {
         cluster.seen.barred = self.barred(&cluster.seen, &file.ledger, desired);
         let mut ledger = file.ledger.clone();
         let before = ledger.actions.clone();
-        let learned = learn(&mut ledger, desired, &mut cluster.seen, self.clock.now());
+        let learned = transitions::apply(&mut ledger, desired, &mut cluster.seen, self.clock.now());
         if ledger != file.ledger
             && let Err(error) = self.ledgers.save(file, ledger).await
         {

@@ -171,7 +171,7 @@ impl ControlCenter<'_> {
 }
 
 /// Whether it is a fault that does not say that nothing was done: the service manager behind the
-/// interface may have taken the command all the same.
+/// interface may have taken the command nevertheless.
 fn from_the_middle(error: &CallError) -> bool {
     matches!(&error.kind, CallErrorKind::Fault(fault) if !fault.refuses_request())
 }
@@ -247,7 +247,7 @@ fn read_commanded(answer: &Element) -> CommandOutcome {
         if text.is_empty() {
             format!("reason code {code}")
         } else {
-            format!("reason code {code}: {}", soap::told(text))
+            format!("reason code {code}: {}", soap::plain(text))
         }
     };
     match code {
@@ -293,7 +293,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Whether that service does not come by itself: the router is up for long enough.
+    /// Whether that service will not start without help: the router has been up for long enough.
     pub fn stays_down(&self, down: &Down, timings: &Timings) -> bool {
         let up = self.up_time.map(Duration::from_secs);
         self.router == ServiceState::Started

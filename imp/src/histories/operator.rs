@@ -17,7 +17,7 @@ use crate::desired::{Desired, RestartMode};
 use crate::effects::{Action, NextStep, PlanInput, Wait, WaitReason};
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::ledger::Ledger;
-use crate::ledger::learn::learn;
+use crate::ledger::transitions;
 use crate::observation::{Failure, Observation, Read, Reading};
 use crate::pkid::Pkid;
 use crate::registration::{RowAction, RowChange, RowObstacle};
@@ -104,7 +104,7 @@ impl World {
         let mut acted = false;
         for _ in 0..24 {
             self.steps += 1;
-            self.learn(actor);
+            self.update_ledger(actor);
             self.pkids += 1;
             let step = self.plan(actor);
             match step {
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    fn learn(&mut self, actor: Actor) {
+    fn update_ledger(&mut self, actor: Actor) {
         let now = self.stamp(actor.process);
         let mutant = self.mutant;
         let known = &mut self.processes[actor.process].known[actor.resource];
@@ -163,12 +163,12 @@ impl World {
         let mut ledger = before.clone();
         match mutant {
             None => {
-                learn(&mut ledger, desired, &mut known.seen, now);
+                transitions::apply(&mut ledger, desired, &mut known.seen, now);
             }
             Some(mutant) => {
                 let mut desired = desired.clone();
                 mutant.before_learning(&mut desired, &mut known.seen);
-                learn(&mut ledger, &desired, &mut known.seen, now);
+                transitions::apply(&mut ledger, &desired, &mut known.seen, now);
                 mutant.after_learning(&mut ledger, &before, now);
             }
         }

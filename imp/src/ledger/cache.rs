@@ -1,6 +1,6 @@
-//! All ledgers as this process read or wrote them last. Only one process writes at a time, so each
-//! is read once; one that could not be written is read anew. Resources that share a cluster see
-//! here what another one wrote, without asking anybody.
+//! All ledgers as this process read or wrote them last. Only one process writes at a time, so the cache reads each
+//! ledger once. After a failed write it reads that ledger again. Resources that share a cluster see here what another
+//! resource wrote, without a read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

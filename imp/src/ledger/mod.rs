@@ -8,8 +8,8 @@
 pub mod cache;
 pub mod file;
 pub mod intent;
-pub mod learn;
 mod nodes;
+pub mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -140,8 +140,7 @@ pub struct NodeRecord {
     /// of it, the open one or one before it; gone after a look at the node behind that time.
     #[serde(default)]
     pub on_its_way: Option<Stamp>,
-    /// XCP services that did not run when a human asked for a restart all the same, and have not
-    /// run since.
+    /// XCP services that did not run when a person asked for a restart, and that have not run since.
     #[serde(default)]
     pub excused: BTreeSet<String>,
 }
@@ -166,10 +165,10 @@ pub struct Restart {
     /// What was answered; `None`: the command may or may not have been sent.
     #[serde(default)]
     pub answer: Option<RestartAnswer>,
-    /// When the command before this one was sent, should this one turn out not to have been.
+    /// When the command before this one was sent, for the case that this one was not sent.
     #[serde(default)]
     pub previous: Option<Stamp>,
-    /// What was on its way before this one, should this one turn out not to be.
+    /// The command that was on its way before this one, for the case that this one was not sent.
     #[serde(default)]
     pub previous_on_its_way: Option<Stamp>,
     /// Whether it made its node the first of the very first registration.

@@ -75,7 +75,7 @@ impl CertificateFacts {
     }
 
     /// All of it, with what would accept it.
-    pub fn told(&self, host: &str, version: &str) -> String {
+    pub fn describe(&self, host: &str, version: &str) -> String {
         let names = if self.names.is_empty() {
             "no names".to_owned()
         } else {

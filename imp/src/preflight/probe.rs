@@ -287,7 +287,7 @@ impl HttpsProbe {
                 return false;
             }
         };
-        let told = facts.told(host, self.version);
+        let told = facts.describe(host, self.version);
         let Some(trust) = &plan.trust else {
             report.add(
                 CheckRow::unproven(Check::Certificate, host, told)

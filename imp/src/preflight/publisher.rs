@@ -233,7 +233,7 @@ impl AxlProbe<'_> {
         CheckRow::ok(Check::AxlVersion, host, found)
     }
 
-    /// What stands in the table, and whether it may be written; whether to go on.
+    /// Shows the rows of the table. Returns whether the operator could write there.
     async fn rows(&mut self, table: Table, report: &mut PreflightReport) -> bool {
         let host = &self.plan.publisher;
         let mut client = self.client();
@@ -347,7 +347,7 @@ impl AxlProbe<'_> {
     }
 }
 
-/// What stands in the table.
+/// The rows of the table, in words.
 fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> CheckRow {
     if rows.is_empty() {
         return CheckRow::ok(Check::Rows, host, "none: no federation edge is registered");

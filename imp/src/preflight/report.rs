@@ -32,7 +32,7 @@ pub enum Check {
     AxlVersion,
     /// The table of component ids.
     Table,
-    /// What stands in it.
+    /// The rows of the table.
     Rows,
     /// Whether writes are taken.
     #[strum(serialize = "AXL write")]

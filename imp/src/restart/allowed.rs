@@ -80,7 +80,7 @@ impl RestartInput<'_> {
         }
     }
 
-    /// A node that the list does not name may be there all the same.
+    /// A node that the list does not name may still exist.
     fn missing_node(self) -> Option<RestartWait> {
         let seen = self.seen;
         let (pkid, missing) = seen.missing_nodes.first_key_value()?;

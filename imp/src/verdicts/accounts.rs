@@ -1,5 +1,5 @@
-//! `AxlAuthenticated`: which interface refuses which account, what is right with it all the same,
-//! and what does not work until it is mended.
+//! `AxlAuthenticated`: which interface refuses which account, what is known to be right with that account,
+//! and what does not work until somebody corrects it.
 //!
 //! Symptom one of Cisco's guide: AXL answers 401, messages go one way only, and IM&P's status
 //! still shows Active.

@@ -1,5 +1,5 @@
-//! What an observation teaches: pure transitions of the ledger before anything is planned. Rows
-//! that appeared or went, routers that provably restarted, requests that came in.
+//! Transitions of the ledger by what was observed, before anything is planned; pure. Rows that appeared or went,
+//! routers that provably restarted, requests that came in.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use crate::records::{ActionKind, ActionRecord, Baseline, Outcome, RowState, UpTi
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource
 /// has the cluster.
-pub fn learn(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) -> Vec<Event> {
+pub fn apply(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now: Stamp) -> Vec<Event> {
     let mut events = Vec::new();
     if seen.barred.is_some() {
         return events;
@@ -46,11 +46,11 @@ pub fn learn(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now
             .clone_from(&desired.requests.restart_routers);
     }
     nodes(ledger, seen, &mut events);
-    unjump(ledger, now);
+    replace_future_stamps(ledger, now);
     commands_on_their_way(ledger, seen, now);
     rows(ledger, seen, now, &mut events);
     readable(ledger, desired, seen, now);
-    excuses(ledger, seen);
+    end_excuses(ledger, seen);
     requests(ledger, desired, seen, now);
     federation(ledger, seen, now);
     routers(ledger, seen, now, &mut events);
@@ -77,7 +77,7 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
 }
 
 /// A time that lies ahead of the clock is replaced by now: intervals start anew instead of never ending.
-fn unjump(ledger: &mut Ledger, now: Stamp) {
+fn replace_future_stamps(ledger: &mut Ledger, now: Stamp) {
     for record in ledger.nodes.values_mut() {
         let planned = record.restart.as_mut().map(|restart| &mut restart.planned);
         for stamp in record.last_restart.iter_mut().chain(planned) {
@@ -221,7 +221,7 @@ fn readable(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Sta
 }
 
 /// A service that runs again is missed when it stops once more.
-fn excuses(ledger: &mut Ledger, seen: &Observation) {
+fn end_excuses(ledger: &mut Ledger, seen: &Observation) {
     for (name, record) in &mut ledger.nodes {
         if let Some(services) = seen.services.get(name) {
             let down = &services.value.down;
@@ -315,7 +315,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
                     });
                 }
             } else {
-                mark(&mut readable.baseline, name, seen);
+                note_up_time(&mut readable.baseline, name, seen);
             }
         }
         for round in &mut ledger.rounds {
@@ -325,7 +325,7 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
             if started_after(&round.baseline, name, &seen.services) {
                 round.pending.remove(name);
             } else {
-                mark(&mut round.baseline, name, seen);
+                note_up_time(&mut round.baseline, name, seen);
             }
         }
         close_restart(ledger, name, seen, now, events);
@@ -378,7 +378,7 @@ fn close_restart(ledger: &mut Ledger, name: &str, seen: &Observation, now: Stamp
 }
 
 /// Notes an up time read after the baseline, so that a smaller one proves a restart without clocks.
-fn mark(baseline: &mut Baseline, name: &str, seen: &Observation) {
+fn note_up_time(baseline: &mut Baseline, name: &str, seen: &Observation) {
     if baseline.up_times.contains_key(name) {
         return;
     }
