@@ -26,24 +26,15 @@ pub enum ApplyError {
         "{kind} {name} exists and belongs to {owner}; delete or rename it, or give the XmppFederation another name"
     )]
     Foreign {
-        /// Kind of the object.
         kind: &'static str,
-        /// Its name.
         name: String,
-        /// Whom it belongs to.
         owner: String,
     },
     /// An object of an earlier resource of this name.
     #[error(
         "{kind} {name} of a former XmppFederation of this name is still being deleted; waiting for the garbage collector"
     )]
-    Predecessor {
-        /// Kind of the object.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The API server.
+    Predecessor { kind: &'static str, name: String },
     #[error(transparent)]
     Kube(#[from] Error),
     /// An object that is no JSON.
@@ -92,7 +83,6 @@ impl AppliedObjects {
     }
 }
 
-/// Applies everything.
 pub async fn run(
     env: &Environment,
     sent: &Cache<SentObjects>,

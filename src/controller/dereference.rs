@@ -27,7 +27,6 @@ use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
 pub struct SecretContent {
     /// Which one, in which version.
     pub version: SecretVersion,
-    /// Its data.
     pub data: BTreeMap<String, SecretBytes>,
 }
 
@@ -93,36 +92,23 @@ impl Secrets {
 /// The objects of this resource's names as they exist, ours or not.
 #[derive(Debug, Clone, Default)]
 pub struct ExistingObjects {
-    /// Dialback secret.
     pub dialback: Option<DynamicObject>,
-    /// Own authority.
     pub authority: Option<DynamicObject>,
-    /// Leaf of the own authority.
     pub certificate: Option<DynamicObject>,
-    /// Copies of the routers' secrets.
     pub router: Option<DynamicObject>,
-    /// Configuration.
     pub config: Option<DynamicObject>,
-    /// The pods' account.
     pub account: Option<DynamicObject>,
-    /// Headless Service.
     pub pods_service: Option<DynamicObject>,
-    /// Public Service.
     pub service: Option<DynamicObject>,
-    /// Disruption budget.
     pub budget: Option<DynamicObject>,
-    /// Network policy.
     pub policy: Option<DynamicObject>,
-    /// The pods' controller.
     pub stateful_set: Option<DynamicObject>,
 }
 
 /// One running edge pod.
 #[derive(Debug, Clone)]
 pub struct EdgePod {
-    /// Name of the pod.
     pub name: String,
-    /// UID.
     pub uid: String,
     /// Its slot.
     pub index: u16,
@@ -145,11 +131,9 @@ pub struct EdgePod {
 /// All that was read.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Users' Secrets.
     pub secrets: Secrets,
     /// The text of spec.tls.revocationLists; `None`: not asked for, or it does not exist.
     pub revocation_lists: Option<String>,
-    /// Own objects.
     pub existing: ExistingObjects,
     /// Own pods, by name.
     pub pods: Vec<EdgePod>,
@@ -199,7 +183,6 @@ pub fn secret_names_of<'a>(entries: impl IntoIterator<Item = &'a ImpSpec>) -> Ve
         .collect()
 }
 
-/// Reads everything.
 pub async fn run(
     env: &Environment,
     owner: &Owner,

@@ -19,15 +19,12 @@ pub type Guarded = DeserializeGuard<XmppFederation>;
 
 /// Shared by all steps.
 pub struct Environment {
-    /// Client of the Kubernetes API.
     pub client: Client,
-    /// IM and Presence.
     pub imp: Arc<Manager>,
     /// Calls to its clusters.
     pub schedule: Schedule,
     /// Client of the edges' admin ports.
     pub edges: edges::Client,
-    /// Metrics of the operator.
     pub metrics: Metrics,
     /// Settings of this operator.
     pub settings: Settings,

@@ -18,18 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub enum Error {
     /// The API server's answer.
     #[error("{what}: {}", answer(source))]
-    Api {
-        /// What was tried, on which object.
-        what: String,
-        /// The answer.
-        source: Box<kube::Error>,
-    },
+    Api { what: String, source: Box<kube::Error> },
     /// No answer.
     #[error("{what}: no answer from the Kubernetes API within 20 s")]
-    Timeout {
-        /// What was tried.
-        what: String,
-    },
+    Timeout { what: String },
 }
 
 impl Error {
@@ -106,7 +98,6 @@ impl Kind {
         Api::namespaced_with(client.clone(), namespace, &self.resource())
     }
 
-    /// The kind's name.
     pub fn as_str(self) -> &'static str {
         self.into()
     }

@@ -23,9 +23,7 @@ pub fn router_file(entry: &str) -> String {
 pub struct Owner {
     /// Name of the resource; all names below start with it.
     pub name: String,
-    /// Its namespace.
     pub namespace: String,
-    /// Its UID.
     pub uid: String,
 }
 
@@ -43,7 +41,6 @@ impl Owner {
     pub fn edge(&self) -> String {
         format!("{}-edge", self.name)
     }
-    /// Headless Service.
     pub fn pods(&self) -> String {
         format!("{}-edge-pods", self.name)
     }

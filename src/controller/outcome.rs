@@ -9,7 +9,6 @@ use super::kube::Error as KubeError;
 pub enum Next {
     /// After this time, or when something changes.
     After(Duration),
-    /// When something changes.
     OnChange,
     /// Never: the resource of this UID is gone.
     Gone(String),
@@ -18,7 +17,6 @@ pub enum Next {
 /// A reconcile that did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The Kubernetes API.
     #[error(transparent)]
     Kube(#[from] KubeError),
     /// The API server gave an object without name, namespace or UID.

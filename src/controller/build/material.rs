@@ -15,7 +15,6 @@ use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome, TlsError, Unreadab
 /// Something that pods are to be given cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
-    /// A Secret of the user.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// This Secret has no dialback secret.
@@ -82,7 +81,6 @@ pub struct Material {
 /// The shared secret of one cluster's routers.
 #[derive(Debug, Clone)]
 pub struct RouterSecret {
-    /// Name of the entry in spec.imp.
     pub entry: String,
     /// What pods mount: the user's, or what was copied of it before it went missing.
     pub bytes: Option<SecretBytes>,
@@ -110,30 +108,23 @@ impl Material {
     }
 }
 
-/// The dialback secret.
 #[derive(Debug, Clone)]
 pub struct Dialback {
-    /// Its bytes.
     pub secret: SecretBytes,
     /// Whether it was made just now and has to be stored.
     pub fresh: bool,
 }
 
-/// The certificate.
 #[derive(Debug, Clone)]
 pub enum Certificate {
     /// Of our own authority.
     Own {
-        /// Keys and certificates.
         material: KeyMaterial,
         /// Whether the authority is new.
         new_authority: bool,
     },
-    /// The user's Secret.
     Brought {
-        /// Name of the Secret.
         secret: String,
-        /// Its chain.
         pem: String,
     },
 }

@@ -34,19 +34,12 @@ pub struct DesiredObjects {
     pub authority: Option<Secret>,
     /// The leaf of our own authority; `None`: a brought one is used.
     pub certificate: DesiredObject<Secret>,
-    /// Copies of the routers' secrets.
     pub router: DesiredObject<Secret>,
-    /// Configuration.
     pub config: ConfigMap,
-    /// The pods' account.
     pub account: ServiceAccount,
-    /// Headless Service.
     pub pods_service: Service,
-    /// Public Service.
     pub service: Service,
-    /// Disruption budget.
     pub budget: PodDisruptionBudget,
-    /// Network policy.
     pub policy: NetworkPolicy,
     /// The pods' controller; kept as it is while something that pods mount is missing.
     pub stateful_set: DesiredObject<StatefulSet>,
@@ -79,7 +72,6 @@ pub struct Topology {
 pub struct Output {
     /// What its Secrets hold.
     pub material: Material,
-    /// The objects.
     pub desired: DesiredObjects,
 }
 
@@ -96,7 +88,6 @@ pub fn run(
     Ok(Output { material, desired })
 }
 
-/// The objects.
 pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Result<DesiredObjects, Refusal> {
     let links = dialled(material, &topology.routers);
     let config = edge_config(valid, &links);

@@ -25,7 +25,6 @@ const NOT_PUBLIC_V4: [&str; 6] = [
 ];
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
-/// The policy.
 pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
     let mut egress = vec![
         // Name resolution; resolvers are often inside.

@@ -36,7 +36,6 @@ const FINISH_SECONDS: u64 = FINISH_AT_MOST.as_secs() + 5;
 /// A user of no machine.
 const USER: i64 = 65532;
 
-/// The StatefulSet.
 pub fn stateful_set(valid: &ValidSpec, pods: u16) -> StatefulSet {
     StatefulSet {
         metadata: valid.owner.metadata(&valid.owner.edge()),

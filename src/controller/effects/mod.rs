@@ -44,7 +44,6 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(10);
 /// What one cluster of IM and Presence answered.
 #[derive(Debug)]
 pub struct ClusterResult {
-    /// Name of the entry in spec.imp.
     pub entry: String,
     /// Its state; or, for `AxlAuthenticated`, why it could not be asked.
     pub report: Result<Report, Verdict>,
@@ -62,7 +61,6 @@ pub enum Outcome {
     Done(Box<Effects>),
 }
 
-/// What the world outside answered.
 pub struct Effects {
     /// The clusters of IM and Presence, in the order of the spec.
     pub clusters: Vec<ClusterResult>,
@@ -74,7 +72,6 @@ pub struct Effects {
     pub routers: RouterAddresses,
     /// Public addresses of the edge.
     pub addresses: Vec<IpAddr>,
-    /// What was done.
     pub notes: Vec<Note>,
 }
 
@@ -86,7 +83,6 @@ impl Effects {
     }
 }
 
-/// Does what is due.
 pub async fn run(
     env: &Environment,
     object: &XmppFederation,

@@ -17,7 +17,6 @@ pub struct Observations {
     pub clusters: BTreeMap<String, ClusterObservation>,
     /// Addresses of the routers.
     pub routers: Option<RouterAddresses>,
-    /// Public records.
     pub records: Option<Records>,
 }
 

@@ -31,13 +31,10 @@ pub enum RecordsError {
 pub struct Records {
     /// When they were looked up.
     pub at: Instant,
-    /// For what.
     wanted: Wanted,
-    /// With which resolvers.
     resolvers: Vec<IpAddr>,
     /// Which request for a refresh this served.
     refresh: Option<String>,
-    /// What was found.
     pub found: Vec<RecordStatus>,
 }
 

@@ -235,7 +235,6 @@ const RETAINED: &str = "onDelete is Retain";
 pub struct LeftoverRows {
     /// They were given up; else they are retained on purpose.
     pub abandoned: bool,
-    /// Why they stay.
     pub why: String,
     /// Each with the SQL that removes it by hand.
     pub rows: Vec<String>,

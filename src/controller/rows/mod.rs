@@ -167,7 +167,6 @@ pub enum Cause {
 /// The removal of the rows in one cluster.
 #[derive(Debug)]
 pub struct Cleanup {
-    /// Why they are removed.
     pub cause: Cause,
     /// Name of the cluster in status and messages.
     pub name: String,

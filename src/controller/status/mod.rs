@@ -33,25 +33,18 @@ use crate::api::status::XmppFederationStatus;
 
 /// All that one reconcile found out.
 pub struct Inputs<'a> {
-    /// The spec.
     pub valid: &'a ValidSpec,
-    /// What exists.
     pub observed: &'a Snapshot,
-    /// Secret material.
     pub material: &'a Material,
-    /// What is wanted.
     pub desired: &'a DesiredObjects,
     /// The pods' controller was changed in this reconcile.
     pub controller_changed: bool,
     /// Pods that may run now.
     pub pods_allowed: u16,
-    /// What the world outside answered.
     pub effects: &'a Effects,
-    /// The time of this reconcile.
     pub now: Timestamp,
 }
 
-/// The whole status.
 pub fn run(inputs: &Inputs<'_>, previous: &XmppFederationStatus, generation: Option<i64>) -> XmppFederationStatus {
     XmppFederationStatus {
         observed_generation: generation,

@@ -14,7 +14,6 @@ pub struct Claim {
     pub resource: String,
     /// Its domains and aliases as written.
     pub domains: Vec<String>,
-    /// Its component ids.
     pub component_ids: Vec<String>,
 }
 

@@ -12,7 +12,6 @@ pub struct TlsTerms {
     pub brought_certificate: Option<String>,
     /// The Secret with the certificate shown where the edge connects; `None`: the same one.
     pub client_certificate: Option<String>,
-    /// Security mode.
     pub mode: TlsMode,
     /// Whether a peer's certificate must be valid and name its domain.
     pub require_client_certificates: bool,
@@ -22,7 +21,6 @@ pub struct TlsTerms {
     pub system_anchors: bool,
     /// Secret and key with further authorities.
     pub anchors: Option<spec::SecretKeyRef>,
-    /// Lowest TLS version.
     pub min_version: TlsVersion,
 }
 

@@ -40,29 +40,23 @@ pub struct Settings {
 /// A spec without contradictions, in the types of the field.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidSpec {
-    /// Owner of all objects.
     pub owner: Owner,
     /// Whether rows and links are wanted.
     pub active: bool,
     /// Presence domains, then chat aliases.
     pub hosted: Vec<Domain>,
-    /// Public host name.
     pub hostname: Domain,
     /// Names that the certificate must have.
     pub certificate_names: Vec<Domain>,
     /// Component id of each slot.
     pub component_ids: Vec<ComponentId>,
-    /// Wanted pods.
     pub replicas: u16,
-    /// Image of the edge.
     pub image: String,
     /// When it is pulled.
     pub pull_policy: Option<PullPolicy>,
-    /// The Service.
     pub service: ServiceSpec,
     /// Public addresses given by hand.
     pub public_addresses: Vec<IpAddr>,
-    /// The edge's limits.
     pub limits: Limits,
     /// Time from unready to stop.
     pub drain_delay: HumanDuration,
@@ -78,7 +72,6 @@ pub struct ValidSpec {
     pub peers: Vec<Peer>,
     /// The remote domains that may federate.
     pub privacy: Privacy,
-    /// Fixed addresses.
     pub static_routes: Vec<StaticRoute>,
     /// Resolvers that see public DNS.
     pub resolvers: Vec<IpAddr>,
@@ -88,7 +81,6 @@ pub struct ValidSpec {
     pub deny: Vec<Cidr>,
     /// The clusters of IM and Presence, in the order of the spec; at least one.
     pub imp: Vec<ImpCluster>,
-    /// Namespace of the operator.
     pub operator_namespace: String,
 }
 
