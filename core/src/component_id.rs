@@ -50,7 +50,7 @@ impl fmt::Display for ComponentId {
     }
 }
 
-crate::text::as_text!(ComponentId);
+crate::as_text!(ComponentId);
 
 #[cfg(test)]
 mod tests {

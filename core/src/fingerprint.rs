@@ -48,7 +48,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-crate::text::as_text!(Fingerprint);
+crate::as_text!(Fingerprint);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Values that are written as text.
 
 /// Serialises a type by its `Display` and reads it by its `FromStr`.
+#[macro_export]
 macro_rules! as_text {
     ($type:ty) => {
         impl serde::Serialize for $type {
@@ -17,5 +18,3 @@ macro_rules! as_text {
         }
     };
 }
-
-pub(crate) use as_text;

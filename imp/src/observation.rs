@@ -160,6 +160,11 @@ impl Observation {
         self.nodes.as_ref().map_or(&[], |seen| &seen.value)
     }
 
+    /// The names of the nodes.
+    pub fn node_names(&self) -> impl Iterator<Item = String> {
+        self.node_list().iter().map(|node| node.name.clone())
+    }
+
     /// Whether the rows are as the last call left them.
     pub fn rows_current(&self) -> bool {
         self.rows.is_some() && !self.unverified && !self.due.contains(&Read::Rows) && self.axl_failure.is_none()
@@ -269,7 +274,7 @@ impl Observation {
     /// Rows and services are to be read again because the way to them changed.
     pub fn look_again(&mut self) {
         self.due.insert(Read::Rows);
-        let names: Vec<String> = self.node_list().iter().map(|node| node.name.clone()).collect();
+        let names: Vec<String> = self.node_names().collect();
         self.due.extend(names.into_iter().map(Read::Services));
     }
 

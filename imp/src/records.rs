@@ -43,6 +43,16 @@ pub struct Baseline {
     pub up_times: BTreeMap<String, UpTimeMark>,
 }
 
+impl Baseline {
+    /// That time, with no up time read since.
+    pub const fn at(at: Stamp) -> Self {
+        Self {
+            at,
+            up_times: BTreeMap::new(),
+        }
+    }
+}
+
 /// An up time and when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

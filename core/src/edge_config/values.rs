@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::text::as_text;
+use crate::as_text;
 
 /// A text that is not the value its field wants; the message says what is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -212,10 +212,7 @@ fn readable(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Sta
     if over {
         ledger.readable = Some(Readable {
             ids,
-            baseline: Baseline {
-                at: now,
-                up_times: std::collections::BTreeMap::new(),
-            },
+            baseline: Baseline::at(now),
         });
     }
 }
@@ -260,14 +257,18 @@ fn requests(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now:
     ledger
         .rounds
         .retain(|round| !matches!(round.cause, RoundCause::Requested(_)));
-    ledger.rounds.push(Round {
-        cause: RoundCause::Requested(token.clone()),
-        baseline: Baseline {
-            at: now,
-            up_times: std::collections::BTreeMap::new(),
-        },
-        pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
-    });
+    ledger
+        .rounds
+        .push(round(RoundCause::Requested(token.clone()), seen, now));
+}
+
+/// Every router of the list has to start after now.
+fn round(cause: RoundCause, seen: &Observation, now: Stamp) -> Round {
+    Round {
+        cause,
+        baseline: Baseline::at(now),
+        pending: seen.node_names().collect(),
+    }
 }
 
 /// IM&P's own federation going Off asks for a round, where rows of ours need the routers.
@@ -287,20 +288,13 @@ fn federation(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
     }
     ledger.federation_was_on = false;
     if ledger.rows.values().any(|row| row.state == RowState::Present) {
-        ledger.rounds.push(Round {
-            cause: RoundCause::FederationOff,
-            baseline: Baseline {
-                at: now,
-                up_times: std::collections::BTreeMap::new(),
-            },
-            pending: seen.node_list().iter().map(|node| node.name.clone()).collect(),
-        });
+        ledger.rounds.push(round(RoundCause::FederationOff, seen, now));
     }
 }
 
 /// Which routers provably started after what.
 fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
-    let names: Vec<String> = seen.node_list().iter().map(|node| node.name.clone()).collect();
+    let names: Vec<String> = seen.node_names().collect();
     for name in &names {
         if let Some(readable) = &mut ledger.readable {
             if started_after(&readable.baseline, name, &seen.services) {
