@@ -8,7 +8,9 @@ use xmpp_federation_core::edge_config::TlsMode;
 use crate::config::Live;
 use crate::peer_memory::PeerMemory;
 use crate::refusal::{Check, Refusal};
+use crate::stream::Failure;
 use crate::tls::{Kept, PeerCertificates};
+use xmpp_federation_xml::StreamErrorCondition;
 
 /// The security mode that counts towards a remote domain, or towards a peer that has not named
 /// itself yet. Optional becomes Required where a certificate is required, since there is none
@@ -20,6 +22,41 @@ pub fn mode(live: &Live, memory: &PeerMemory, remote: Option<&Domain>) -> TlsMod
         TlsMode::Optional if terms.needs_certificate() || used_tls() => TlsMode::Required,
         mode => mode,
     }
+}
+
+/// The domain that a peer wants must be hosted here.
+pub fn hosted(live: &Live, local: &Domain) -> Result<(), Refusal> {
+    if live.hosted.contains(local) {
+        return Ok(());
+    }
+    Err(Refusal::new(Check::Hosted, format!("{local} is not hosted here")))
+}
+
+/// The lists must admit the remote domain.
+pub fn admitted(live: &Live, remote: &Domain) -> Result<(), Refusal> {
+    let refused = |denied| Refusal::new(Check::Policy, format!("{remote} may not federate: {denied}"));
+    live.policy.check(remote).map_err(refused)
+}
+
+/// Both, of the pairs of an open stream: a reload may have taken a domain away.
+pub fn still<'a>(
+    live: &Live,
+    mut locals: impl Iterator<Item = &'a Domain>,
+    remotes: impl IntoIterator<Item = &'a Domain>,
+) -> Result<(), Failure> {
+    if locals.any(|local| !live.hosted.contains(local)) {
+        return Err(Failure::fault(
+            StreamErrorCondition::HostGone,
+            "a domain of this stream is not hosted here any more",
+        ));
+    }
+    if remotes.into_iter().any(|remote| live.policy.check(remote).is_err()) {
+        return Err(Failure::violation(
+            Check::Policy,
+            "federation with this domain is not allowed any more",
+        ));
+    }
+    Ok(())
 }
 
 /// A remote domain must use TLS and does not.

@@ -17,6 +17,7 @@ use crate::observe::registry::{KeyInfo, PairInfo};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
+use crate::terms;
 use crate::words::Stage;
 use crate::words::{Mechanism, Role};
 use xmpp_federation_xml::{Element, StreamErrorCondition};
@@ -78,15 +79,8 @@ impl Session {
 
     /// Why this pair may not be on this stream at all.
     fn refusal(&self, live: &Live, local: &Domain, remote: &Domain) -> Option<Refusal> {
-        if !live.hosted.contains(local) {
-            let reason = format!("{local} is not hosted here");
-            return Some(Refusal::new(Check::Hosted, reason));
-        }
-        if let Err(denied) = live.policy.check(remote) {
-            let reason = format!("{remote} may not federate: {denied}");
-            return Some(Refusal::new(Check::Policy, reason));
-        }
-        self.terms(live, remote).err()
+        let admitted = terms::hosted(live, local).and_then(|()| terms::admitted(live, remote));
+        admitted.and_then(|()| self.terms(live, remote)).err()
     }
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {

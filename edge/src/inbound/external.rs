@@ -130,11 +130,7 @@ impl Session {
             return Err(failed("not-authorized", reason));
         };
         authorized_as(&auth.text(), from)?;
-        let admitted = live
-            .policy
-            .check(from)
-            .map_err(|denied| Refusal::new(Check::Policy, format!("{from} may not federate: {denied}")));
-        admitted
+        terms::admitted(live, from)
             .and_then(|()| terms::certificate(live, shown, &self.external.certificate, from))
             .map_err(|refusal| ("not-authorized", refusal))
     }

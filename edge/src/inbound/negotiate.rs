@@ -141,22 +141,18 @@ pub(super) fn read_header(
         })
     };
     let (from, to) = (domain(theirs.from.as_deref())?, domain(theirs.to.as_deref())?);
-    let log = |check: Check, reason: String| {
-        let refusal = Refusal::new(check, reason);
+    let log = |refusal: Refusal| {
         shared.refused(entry, Stage::Features, to.as_ref(), from.as_ref(), &refusal);
         refusal
     };
-    if let Some(to) = to.as_ref().filter(|to| !live.hosted.contains(*to)) {
-        return Err(log(Check::Hosted, format!("{to} is not hosted here")).into());
+    if let Some(to) = &to {
+        terms::hosted(live, to).map_err(log)?;
     }
     if let Some(from) = &from {
         if live.hosted.contains(from) {
-            return Err(log(Check::OwnDomain, format!("{from} is hosted here")).into());
+            return Err(log(Refusal::new(Check::OwnDomain, format!("{from} is hosted here"))).into());
         }
-        if let Err(denied) = live.policy.check(from) {
-            let reason = format!("{from} may not federate: {denied}");
-            return Err(log(Check::Policy, reason).into());
-        }
+        terms::admitted(live, from).map_err(log)?;
     }
     Ok(Announced {
         addresses: Addresses { from, to },

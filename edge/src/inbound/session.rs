@@ -37,6 +37,7 @@ use crate::stanza::is_stanza;
 use crate::stream::pace::Low;
 use crate::stream::transport::Delivery;
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, stanza_limits};
+use crate::terms;
 use crate::words::Mechanism;
 use crate::words::Service;
 use crate::words::Stage;
@@ -524,18 +525,8 @@ impl Session {
         if !self.pairs.is_empty() {
             self.wire.framer.set_limits(self.limits(&live));
         }
-        if self.pairs.iter().any(|pair| !live.hosted.contains(&pair.local)) {
-            return Err(Failure::fault(
-                StreamErrorCondition::HostGone,
-                "a domain of this stream is not hosted here any more",
-            ));
-        }
-        if self.pairs.iter().any(|pair| live.policy.check(&pair.remote).is_err()) {
-            return Err(Failure::violation(
-                Check::Policy,
-                "federation with this domain is not allowed any more",
-            ));
-        }
+        let (pairs, remotes) = (self.pairs.iter(), self.pairs.iter().map(|pair| &pair.remote));
+        terms::still(&live, pairs.map(|pair| &pair.local), remotes)?;
         for pair in &self.pairs {
             if let Err(refusal) = self.still_counts(&live, pair) {
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));

@@ -26,7 +26,6 @@ use crate::config::Live;
 use crate::jid::DomainCache;
 use crate::jid::{Labels, Side};
 use crate::observe::log_rate::Party;
-use crate::refusal::Check;
 use crate::stream::Failure;
 use crate::stream::transport::Delivery;
 use crate::terms;
@@ -36,8 +35,8 @@ use crate::words::{Mechanism, Role};
 use ending::Closing;
 pub use ending::End;
 use pairs::{PairState, hold_of_guests};
+use xmpp_federation_xml::ns;
 use xmpp_federation_xml::split;
-use xmpp_federation_xml::{StreamErrorCondition, ns};
 
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);
@@ -420,12 +419,10 @@ impl Stream<'_> {
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
         let live = self.outbound.shared.live();
-        if live.policy.check(&self.route.remote).is_err() {
-            return Err(Failure::violation(
-                Check::Policy,
-                "federation with this domain is not allowed any more",
-            ));
-        }
+        let remote = &self.route.remote;
+        let pairs = self.pairs.iter();
+        let locals = pairs.filter(|(_, state)| !matches!(state, PairState::Gone));
+        terms::still(&live, locals.map(|(local, _)| local), [remote])?;
         let shown = self.opened.wire.transport.shown();
         let (memory, kept) = (&self.outbound.shared.memory, Kept::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
@@ -434,14 +431,6 @@ impl Stream<'_> {
                 .shared
                 .refused(entry, Stage::Stream, None, remote, &refusal);
             return Err(refusal.into());
-        }
-        let mut pairs = self.pairs.iter();
-        let gone = |state: &PairState| matches!(state, PairState::Gone);
-        if pairs.any(|(local, state)| !gone(state) && !live.hosted.contains(local)) {
-            return Err(Failure::fault(
-                StreamErrorCondition::HostGone,
-                "a domain of this stream is not hosted here any more",
-            ));
         }
         Ok(())
     }
