@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use xmpp_federation_core::edge_config::Limits;
 use xmpp_federation_core::edge_status::MemoryBounds;
@@ -149,6 +151,57 @@ impl Budget {
 /// some (dynamic thresholds; Choudhury and Hahne, 1998).
 pub fn fair(most: usize, others: usize) -> usize {
     most.saturating_sub(others) / 3 * 2
+}
+
+/// Bytes that many hold together.
+#[derive(Debug, Default)]
+pub struct Pool(AtomicUsize);
+
+impl Pool {
+    /// Bytes held now.
+    pub fn held(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one of many holds; given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    of: Arc<Pool>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Holds nothing yet.
+    pub fn new(of: Arc<Pool>) -> Self {
+        Self { of, bytes: 0 }
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes that all others hold.
+    pub fn others(&self) -> usize {
+        self.of.held().saturating_sub(self.bytes)
+    }
+
+    /// It holds this much from now on.
+    pub fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes > before {
+            self.of.0.fetch_add(bytes - before, Ordering::Relaxed);
+        } else {
+            self.of.0.fetch_sub(before - bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 fn to_usize(bytes: u64) -> usize {

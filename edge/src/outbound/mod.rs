@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use xmpp_federation_core::Domain;
 
 use crate::bounce::{Cause, bounce};
+use crate::budget::Pool;
 use crate::clusters::Clusters;
 use crate::clusters::queue::Queue as ClusterQueue;
 use crate::config::Live;
@@ -40,7 +41,6 @@ use crate::shared::Shared;
 pub(crate) use opening::external_auth;
 use queue::Bounds;
 use route::Route;
-use send_log::SendMemory;
 use xmpp_federation_xml::{ns, split};
 
 /// Part of all routes that only configured partners get.
@@ -63,7 +63,7 @@ pub(crate) struct Outbound {
     /// Bytes waiting for all remote domains together.
     waiting: Arc<AtomicUsize>,
     /// What all streams have sent and may have to report.
-    sent: Arc<SendMemory>,
+    sent: Arc<Pool>,
     tasks: TaskTracker,
     /// Streams of which it is not known yet what must be reported.
     open: AtomicUsize,

@@ -5,14 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::queue::Room;
-use crate::budget::fair;
+use crate::budget::{Pool, Share, fair};
 use crate::stream::transport::{Delivery, Progress};
 
 /// What the peer's system took this long before it took something last is read.
@@ -30,17 +29,6 @@ const RESERVE: usize = 4;
 const SMALL: usize = 4 * 1024;
 /// Stanzas that are not kept are counted together for this long.
 const SPAN: Duration = Duration::from_millis(250);
-
-/// What all streams keep, bytes.
-#[derive(Debug, Default)]
-pub(crate) struct SendMemory(AtomicUsize);
-
-impl SendMemory {
-    /// Bytes kept now.
-    pub(crate) fn held(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Stanzas that were sent at once.
 #[derive(Debug)]
@@ -62,9 +50,8 @@ impl Batch {
 /// What one stream keeps.
 #[derive(Debug)]
 pub(super) struct SendLog {
-    memory: Arc<SendMemory>,
-    /// Its part of that.
-    held: usize,
+    /// Its part of what all streams keep.
+    share: Share,
     batches: VecDeque<Batch>,
     /// Bytes of the batches.
     bytes: usize,
@@ -79,10 +66,9 @@ pub(super) struct SendLog {
 
 impl SendLog {
     /// Of a new stream.
-    pub(super) fn new(memory: Arc<SendMemory>, network: &impl Delivery) -> Self {
+    pub(super) fn new(memory: Arc<Pool>, network: &impl Delivery) -> Self {
         Self {
-            memory,
-            held: 0,
+            share: Share::new(memory),
             batches: VecDeque::new(),
             bytes: 0,
             copied: 0,
@@ -110,7 +96,7 @@ impl SendLog {
     /// How much of `wanted` bytes may be sent while all streams may keep `most_of_all`. What the peer's system has
     /// taken gives way to it.
     pub(super) fn room(&mut self, most_of_all: usize, wanted: usize, network: &impl Delivery) -> Room {
-        let others = self.memory.held().saturating_sub(self.held);
+        let others = self.share.others();
         let much = fair(most_of_all - most_of_all / RESERVE, others)
             .min(MOST)
             .min(most_of_all / PART);
@@ -146,7 +132,7 @@ impl SendLog {
             count,
             end: None,
         });
-        self.account();
+        self.share.set(self.bytes + self.copied);
     }
 
     /// Forgets what the peer has read.
@@ -174,7 +160,7 @@ impl SendLog {
                 self.unkept.pop_front();
             }
         }
-        self.account();
+        self.share.set(self.bytes + self.copied);
     }
 
     /// When the peer's system took something last, or had taken everything.
@@ -190,7 +176,7 @@ impl SendLog {
         let unkept = self.unkept.drain(..).map(|(_, count)| count).sum();
         let batches = std::mem::take(&mut self.batches);
         (self.bytes, self.copied) = (0, 0);
-        self.account();
+        self.share.set(self.bytes + self.copied);
         (batches.into_iter().map(|batch| batch.bytes).collect(), unkept)
     }
 
@@ -206,7 +192,7 @@ impl SendLog {
                 _ => self.unkept.push_back((at, count)),
             }
         }
-        self.account();
+        self.share.set(self.bytes + self.copied);
     }
 
     fn pop(&mut self) -> Option<Batch> {
@@ -217,21 +203,6 @@ impl SendLog {
             self.batches = VecDeque::new();
         }
         Some(batch)
-    }
-
-    fn account(&mut self) {
-        let before = std::mem::replace(&mut self.held, self.bytes + self.copied);
-        if self.held > before {
-            self.memory.0.fetch_add(self.held - before, Ordering::Relaxed);
-        } else {
-            self.memory.0.fetch_sub(before - self.held, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for SendLog {
-    fn drop(&mut self) {
-        self.memory.0.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 
@@ -277,8 +248,8 @@ mod tests {
         }
     }
 
-    fn logs(count: usize) -> (Arc<SendMemory>, Vec<(SendLog, System)>) {
-        let memory = Arc::new(SendMemory::default());
+    fn logs(count: usize) -> (Arc<Pool>, Vec<(SendLog, System)>) {
+        let memory = Arc::<Pool>::default();
         let log = |_| (SendLog::new(memory.clone(), &System::default()), System::default());
         let logs = (0..count).map(log).collect();
         (memory, logs)

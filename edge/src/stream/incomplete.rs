@@ -4,9 +4,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::budget::fair;
+use crate::budget::{Pool, Share, fair};
 
 /// Bytes of one stream that are little, which it gets where others get nothing more.
 const SMALL: usize = 4 * 1024;
@@ -18,7 +17,7 @@ const RESERVED: usize = 8;
 #[derive(Debug)]
 pub struct Incomplete {
     most: usize,
-    held: AtomicUsize,
+    held: Arc<Pool>,
 }
 
 impl Incomplete {
@@ -26,20 +25,20 @@ impl Incomplete {
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
-            held: AtomicUsize::new(0),
+            held: Arc::default(),
         })
     }
 
     /// Bytes held now.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.held()
     }
 
     /// The part of one stream. `partner`: it is with a configured partner.
     pub fn part(self: &Arc<Self>, partner: bool) -> Part {
         Part {
+            share: Share::new(self.held.clone()),
             of: self.clone(),
-            bytes: 0,
             partner,
         }
     }
@@ -56,11 +55,11 @@ impl Incomplete {
     }
 }
 
-/// What one stream has of it; given back when it is dropped.
+/// What one stream has of it.
 #[derive(Debug)]
 pub struct Part {
     of: Arc<Incomplete>,
-    bytes: usize,
+    share: Share,
     partner: bool,
 }
 
@@ -73,32 +72,22 @@ impl Part {
     /// The stream has this much now; an error if it is more than before, and there is no room.
     #[inline]
     pub fn set(&mut self, bytes: usize) -> io::Result<()> {
-        if bytes == self.bytes {
+        if bytes == self.share.bytes() {
             return Ok(());
         }
         self.change(bytes)
     }
 
     fn change(&mut self, bytes: usize) -> io::Result<()> {
-        let (before, held) = (std::mem::replace(&mut self.bytes, bytes), &self.of.held);
-        if bytes < before {
-            held.fetch_sub(before - bytes, Ordering::Relaxed);
-            return Ok(());
-        }
-        let others = held.fetch_add(bytes - before, Ordering::Relaxed).saturating_sub(before);
-        if self.of.admits(bytes, others, self.partner) {
+        let less = bytes < self.share.bytes();
+        self.share.set(bytes);
+        if less || self.of.admits(bytes, self.share.others(), self.partner) {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::OutOfMemory,
             "unfinished data of all streams fills its part of the memory, so this stream gets no more",
         ))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.of.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -127,7 +116,7 @@ mod tests {
     fn one_stream_has_its_own_bounds_only() {
         let all = Incomplete::new(8 * KIB * KIB);
         let one = fill(&all, 1, 256 * KIB, false);
-        assert_eq!(one[0].bytes, 256 * KIB);
+        assert_eq!(one[0].share.bytes(), 256 * KIB);
         drop(one);
         assert_eq!(all.held(), 0);
     }
@@ -138,12 +127,12 @@ mod tests {
         let mut strangers = fill(&all, 200, 64 * KIB, false);
         assert!(all.held() < 7 * KIB * KIB, "{}", all.held());
         let new = fill(&all, 100, SMALL, false);
-        assert!(new.iter().all(|part| part.bytes == SMALL));
+        assert!(new.iter().all(|part| part.share.bytes() == SMALL));
         strangers.extend(fill(&all, 1000, 64 * KIB, false));
         // Little is bounded as well.
         assert_eq!(all.held(), 7 * KIB * KIB);
         let partners = fill(&all, 3, 256 * KIB, true);
-        assert!(partners.iter().all(|part| part.bytes == 256 * KIB));
+        assert!(partners.iter().all(|part| part.share.bytes() == 256 * KIB));
         drop((strangers, new));
         assert_eq!(all.held(), 3 * 256 * KIB);
     }
