@@ -41,7 +41,7 @@ struct Args {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "[::]:8081")]
     health_address: SocketAddr,
-    /// Log directives, as `info` or `info,xmpp_federation_operator=debug`.
+    /// Log directives, as `info` or `info,xmpp_federation_operator=debug,xmpp_federation_imp=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     log: String,
 }
