@@ -9,7 +9,7 @@ use crate::config::Live;
 use crate::peer_memory::PeerMemory;
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
-use crate::tls::{Kept, PeerCertificates};
+use crate::tls::{JudgementCache, PeerCertificates};
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// The security mode that counts towards a remote domain, or towards a peer that has not named
@@ -87,7 +87,7 @@ pub fn check(
     live: &Live,
     memory: &PeerMemory,
     peer: Option<PeerCertificates<'_>>,
-    kept: &Kept,
+    kept: &JudgementCache,
     remote: &Domain,
 ) -> Result<(), Refusal> {
     let Some(peer) = peer else {
@@ -103,7 +103,12 @@ pub fn check(
 }
 
 /// Whether the certificate of a session proves a remote domain.
-pub fn certificate(live: &Live, peer: PeerCertificates<'_>, kept: &Kept, remote: &Domain) -> Result<(), Refusal> {
+pub fn certificate(
+    live: &Live,
+    peer: PeerCertificates<'_>,
+    kept: &JudgementCache,
+    remote: &Domain,
+) -> Result<(), Refusal> {
     let pins = &live.policy.peer(remote).pinned_sha256;
     let examined = live.tls.examine(kept, peer);
     match examined.verdict(remote, pins).reason() {

@@ -98,7 +98,7 @@ impl Pause {
 
 /// What a link got.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct LinkLoad {
     /// Batches to be written; unproven until [`Queue::proven`].
     pub batches: Vec<Batch>,
     /// It is this link's turn, but another one's last batches are not proven yet: ask again when
@@ -392,17 +392,17 @@ impl Queue {
 
     /// Takes batches of about `most` bytes for the link with this `wake`, if it is its turn.
     /// `own`: how many batches of that link are not proven yet.
-    pub fn take(&self, wake: &Arc<Notify>, own: usize, most: usize, now: Instant) -> Taken {
+    pub fn take(&self, wake: &Arc<Notify>, own: usize, most: usize, now: Instant) -> LinkLoad {
         let mut inner = self.inner.lock();
         let first = inner.up.first();
         if !first.is_some_and(|(_, first)| Arc::ptr_eq(first, wake)) {
-            return Taken::default();
+            return LinkLoad::default();
         }
         if let Some(until) = inner.handover {
             if inner.unproven > own && now < until {
-                return Taken {
+                return LinkLoad {
                     again: Some(until),
-                    ..Taken::default()
+                    ..LinkLoad::default()
                 };
             }
             inner.handover = None;
@@ -415,19 +415,19 @@ impl Queue {
             return match inner.suspects.next(own, now) {
                 Some(batch) => {
                     inner.unproven += 1;
-                    Taken {
+                    LinkLoad {
                         batches: vec![batch],
                         again: None,
                         alone: true,
                     }
                 }
-                None => Taken::default(),
+                None => LinkLoad::default(),
             };
         }
         let room = self.room();
         let mut stanzas = inner.suspects.others_go(now);
         if stanzas < usize::MAX && own > 0 {
-            return Taken::default();
+            return LinkLoad::default();
         }
         let (mut taken, mut size) = (Vec::new(), 0);
         while size < most
@@ -440,9 +440,9 @@ impl Queue {
         }
         inner.unproven += taken.len();
         self.open(&inner);
-        Taken {
+        LinkLoad {
             batches: taken,
-            ..Taken::default()
+            ..LinkLoad::default()
         }
     }
 

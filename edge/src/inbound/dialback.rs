@@ -27,7 +27,7 @@ const REPEATED: usize = 4;
 
 /// A key that is being verified.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ShownKey {
     local: Domain,
     remote: Domain,
     key: String,
@@ -36,7 +36,7 @@ pub(super) struct Shown {
 }
 
 /// A key that was verified, or not.
-pub(super) struct Verified {
+pub(super) struct VerifiedKey {
     request: Received,
     outcome: Outcome,
     since: Instant,
@@ -210,7 +210,7 @@ impl Session {
             standing,
             until: Instant::now() + limits.dialback_timeout.0,
         };
-        self.shown.push(Shown {
+        self.shown.push(ShownKey {
             local: question.local.clone(),
             remote: question.remote.clone(),
             key: question.key.clone(),
@@ -235,7 +235,7 @@ impl Session {
                 });
             };
             let outcome = inbound.verifier.ask(question, asking).await;
-            Verified {
+            VerifiedKey {
                 request,
                 outcome,
                 since,
@@ -255,8 +255,8 @@ impl Session {
     }
 
     /// The authoritative server answered, or could not.
-    pub(super) fn verified(&mut self, verified: Verified) -> Result<(), Failure> {
-        let Verified {
+    pub(super) fn verified(&mut self, verified: VerifiedKey) -> Result<(), Failure> {
+        let VerifiedKey {
             request,
             outcome,
             since,

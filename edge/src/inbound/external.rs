@@ -18,7 +18,7 @@ use crate::observe::log_rate::Party;
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::terms;
-use crate::tls::Kept;
+use crate::tls::JudgementCache;
 use crate::words::Stage;
 use crate::words::{Direction, Mechanism};
 use xmpp_federation_xml::{Element, StreamErrorCondition, StreamHeader, ns};
@@ -32,7 +32,7 @@ pub(super) struct External {
     /// What the latest header of the peer names.
     pub(super) addresses: Addresses,
     /// What is kept of the peer's certificate.
-    pub(super) certificate: Kept,
+    pub(super) certificate: JudgementCache,
     failures: u8,
     /// `<success/>` was sent: the peer's next word is a new header.
     pub(super) restarting: bool,
@@ -48,7 +48,7 @@ impl External {
 }
 
 /// Why an attempt fails: the condition (RFC 6120 section 6.5) and what goes into the log.
-type Failed = (&'static str, Refusal);
+type SaslFailure = (&'static str, Refusal);
 
 impl Session {
     pub(super) fn take_sasl(&mut self, live: &Live, element: &Element) -> Result<(), Failure> {
@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    fn authenticate(&self, live: &Live, element: &Element) -> Result<(), Failed> {
+    fn authenticate(&self, live: &Live, element: &Element) -> Result<(), SaslFailure> {
         let failed = |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
         let portable = element.unportable().is_none();
         let Some(auth) = portable.then(|| element.parse().ok()).flatten() else {
@@ -206,7 +206,7 @@ impl Session {
 
 /// Whether the authorisation identity of `<auth/>` is the stream's `from`. None at all, or `=` for
 /// an empty one, means what the certificate proves.
-fn authorized_as(text: &str, from: &Domain) -> Result<(), Failed> {
+fn authorized_as(text: &str, from: &Domain) -> Result<(), SaslFailure> {
     let failed = |condition, reason: &'static str| (condition, Refusal::new(Check::Certificate, reason));
     if text.is_empty() || text == "=" {
         return Ok(());

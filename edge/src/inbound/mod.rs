@@ -33,7 +33,7 @@ use crate::stream::pace::{LowTurns, Pace};
 use crate::words::Direction;
 use crate::words::Service;
 use proxy::{Header, HeaderError, Origin};
-use table::{Admitted, Bounds, Networks, Place, Table, Turn};
+use table::{Admission, Bounds, Networks, Place, Table, Turn};
 
 /// How often a waiting connection looks whether its address is known as a partner's by now.
 const LOOK: Duration = Duration::from_millis(200);
@@ -166,7 +166,7 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
     // A balancer's own address has no share: its clients have.
     let begun = if relayed {
         let admitted = inbound.connections.admit(Networks::default(), &own);
-        admitted.map(|admitted| Begun::Relayed(placed(inbound, admitted)))
+        admitted.map(|admitted| Beginning::Relayed(placed(inbound, admitted)))
     } else {
         enter(inbound, peer, &own, limits.negotiation_timeout.0)
     };
@@ -184,9 +184,11 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
         // Boxed: what most connections never need must not make all of them bigger.
         let mut deadline = Instant::now() + time;
         let counted = match begun {
-            Begun::Placed(place) => Some((peer, place)),
-            Begun::Waits(turn) => Box::pin(wait(&inbound, peer, turn, &mut deadline)).await,
-            Begun::Relayed(place) => Box::pin(behind_balancer(&inbound, &mut tcp, peer, place, &mut deadline)).await,
+            Beginning::Placed(place) => Some((peer, place)),
+            Beginning::Waits(turn) => Box::pin(wait(&inbound, peer, turn, &mut deadline)).await,
+            Beginning::Relayed(place) => {
+                Box::pin(behind_balancer(&inbound, &mut tcp, peer, place, &mut deadline)).await
+            }
         };
         let Some((peer, place)) = counted else {
             return;
@@ -197,7 +199,7 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
 }
 
 /// How a connection begins.
-enum Begun {
+enum Beginning {
     /// It is served.
     Placed(Place),
     /// It is one of too many that came at once.
@@ -207,17 +209,17 @@ enum Begun {
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(inbound: &Inbound, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Begun, Bound> {
+fn enter(inbound: &Inbound, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Beginning, Bound> {
     let (table, networks) = (&inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
-        Some(turn) => Ok(Begun::Waits(turn)),
+        Some(turn) => Ok(Beginning::Waits(turn)),
         None => table
             .admit(networks, bounds)
-            .map(|admitted| Begun::Placed(placed(inbound, admitted))),
+            .map(|admitted| Beginning::Placed(placed(inbound, admitted))),
     }
 }
 
-fn placed(inbound: &Inbound, admitted: Admitted) -> Place {
+fn placed(inbound: &Inbound, admitted: Admission) -> Place {
     count_gone(inbound, &admitted.gave_way);
     admitted.place
 }

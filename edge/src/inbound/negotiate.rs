@@ -35,7 +35,7 @@ use xmpp_federation_xml::{Element, HeaderToSend, StreamErrorCondition, StreamHea
 
 /// What negotiation found out.
 #[derive(Debug)]
-pub struct Negotiated {
+pub struct NegotiatedStream {
     /// The id of our latest header.
     pub id: StreamId,
     /// The domains of the peer's latest header; not authenticated.
@@ -75,7 +75,7 @@ impl Addresses {
 }
 
 /// What the peer's header says.
-pub(super) struct Announced {
+pub(super) struct PeerHeader {
     pub(super) addresses: Addresses,
     pub(super) pre_xmpp_1: bool,
 }
@@ -123,7 +123,7 @@ pub(super) fn read_header(
     live: &Live,
     theirs: &StreamHeader,
     entry: &StreamEntry,
-) -> Result<Announced, Failure> {
+) -> Result<PeerHeader, Failure> {
     if theirs.default_ns() != ns::SERVER {
         return Err(Failure::fault(
             StreamErrorCondition::InvalidNamespace,
@@ -154,7 +154,7 @@ pub(super) fn read_header(
         }
         terms::admitted(live, from).map_err(log)?;
     }
-    Ok(Announced {
+    Ok(PeerHeader {
         addresses: Addresses { from, to },
         pre_xmpp_1: version.is_none(),
     })
@@ -219,7 +219,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
-    pub(super) async fn run(mut self, service: Service) -> Result<Negotiated, Failure> {
+    pub(super) async fn run(mut self, service: Service) -> Result<NegotiatedStream, Failure> {
         if service == Service::DirectTls {
             // The listener outlives a reload that disables TLS.
             let config = self.live.tls.server.as_deref().map(direct_tls::server);
@@ -230,7 +230,7 @@ impl<'a> Negotiation<'a> {
         let (id, announced) = self.exchange_headers().await?;
         let addresses = announced.addresses;
         let mode = terms::mode(&self.live, &self.shared.memory, addresses.from.as_ref());
-        let in_clear = |addresses, first| Negotiated { id, addresses, first };
+        let in_clear = |addresses, first| NegotiatedStream { id, addresses, first };
         if announced.pre_xmpp_1 {
             if mode != TlsMode::Required {
                 return Ok(in_clear(addresses, None));
@@ -259,9 +259,9 @@ impl<'a> Negotiation<'a> {
 
     /// Goes on where TLS is up; `before`: what the peer's header in clear said, `None` where TLS
     /// came first (XEP-0368).
-    pub(super) async fn over_tls(&mut self, before: Option<Addresses>) -> Result<Negotiated, Failure> {
+    pub(super) async fn over_tls(&mut self, before: Option<Addresses>) -> Result<NegotiatedStream, Failure> {
         let (id, announced) = self.exchange_headers().await?;
-        let Announced { addresses, pre_xmpp_1 } = announced;
+        let PeerHeader { addresses, pre_xmpp_1 } = announced;
         let verdict = note_tls(
             self.shared,
             &self.live,
@@ -289,7 +289,7 @@ impl<'a> Negotiation<'a> {
             let text = features(&self.live, addresses.from.as_ref(), None, external);
             self.wire.send(text).await?;
         }
-        Ok(Negotiated {
+        Ok(NegotiatedStream {
             id,
             addresses,
             first: None,
@@ -327,7 +327,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Reads the peer's header, answers with ours, and then judges.
-    async fn exchange_headers(&mut self) -> Result<(StreamId, Announced), Failure> {
+    async fn exchange_headers(&mut self) -> Result<(StreamId, PeerHeader), Failure> {
         let theirs = self.wire.header().await?;
         let id = new_id();
         let ours = answer_header(&self.live, Some(&theirs), &id);

@@ -16,11 +16,11 @@ const KEPT: usize = 8192;
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     seed: RandomState,
-    shown: Mutex<Shown>,
+    shown: Mutex<ShownKeys>,
 }
 
 #[derive(Debug, Default)]
-struct Shown {
+struct ShownKeys {
     lately: HashSet<u64>,
     before: HashSet<u64>,
 }

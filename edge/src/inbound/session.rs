@@ -6,7 +6,7 @@ use opening::open;
 mod lanes;
 mod stanzas;
 
-use lanes::{Gated, Lane, Last, gated};
+use lanes::{GatedTurn, Lane, Last, gated};
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::Inbound;
-use super::dialback::{Shown, Verified};
+use super::dialback::{ShownKey, VerifiedKey};
 use super::external::External;
 use super::negotiate::{self};
 use super::table::Place;
@@ -60,7 +60,7 @@ pub(super) struct Pair {
 
 /// Keys that are being verified; takes no memory while there are none.
 #[derive(Default)]
-pub(super) struct Verifications(Option<Box<FuturesUnordered<BoxFuture<'static, Verified>>>>);
+pub(super) struct Verifications(Option<Box<FuturesUnordered<BoxFuture<'static, VerifiedKey>>>>);
 
 impl Verifications {
     pub(super) fn len(&self) -> usize {
@@ -71,11 +71,11 @@ impl Verifications {
         self.len() == 0
     }
 
-    pub(super) fn push(&mut self, verification: BoxFuture<'static, Verified>) {
+    pub(super) fn push(&mut self, verification: BoxFuture<'static, VerifiedKey>) {
         self.0.get_or_insert_default().push(verification);
     }
 
-    async fn next(&mut self) -> Option<Verified> {
+    async fn next(&mut self) -> Option<VerifiedKey> {
         let verified = self.0.as_mut()?.next().await;
         self.0.take_if(|all| all.is_empty());
         verified
@@ -96,7 +96,7 @@ pub(super) struct Session {
     /// Keys that are being verified.
     pub(super) pending: Verifications,
     /// The same, to know which.
-    pub(super) shown: Vec<Shown>,
+    pub(super) shown: Vec<ShownKey>,
     pub(super) last_use: Instant,
     pub(super) external: External,
     domains: DomainCache,
@@ -229,11 +229,11 @@ impl Session {
             let timer = sleep_until(go_on.map_or(deadline, |at| at.min(deadline)));
             step = tokio::select! {
                 turn = gated(lanes, read, wire.turn(read)) => match turn {
-                    Gated::Shut(pause) => {
+                    GatedTurn::Shut(pause) => {
                         self.paused = Some(pause);
                         Ok(())
                     }
-                    Gated::Turn(Ok(true)) => {
+                    GatedTurn::Turn(Ok(true)) => {
                         self.lives_on();
                         let came = self.wire.framer.buffered() > held;
                         let taken = self.take_frames();
@@ -244,8 +244,8 @@ impl Session {
                         }
                         taken
                     }
-                    Gated::Turn(Ok(false)) => Ok(()),
-                    Gated::Turn(Err(failure)) => Err(failure),
+                    GatedTurn::Turn(Ok(false)) => Ok(()),
+                    GatedTurn::Turn(Err(failure)) => Err(failure),
                 },
                 Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
                 () = room(paused) => {

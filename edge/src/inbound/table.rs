@@ -178,7 +178,7 @@ pub(super) struct Turn {
 
 /// What a place cost.
 #[derive(Debug)]
-pub(super) struct Admitted {
+pub(super) struct Admission {
     pub(super) place: Place,
     /// The bounds at which another connection gave way.
     pub(super) gave_way: Vec<Bound>,
@@ -186,7 +186,7 @@ pub(super) struct Admitted {
 
 impl Table {
     /// A place for a connection of these networks; the bound that is met where nobody gives way.
-    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admitted, Bound> {
+    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admission, Bound> {
         let mut inner = self.0.lock();
         let mut gave_way = inner.make_room_in(networks, bounds)?;
         gave_way.extend(inner.make_room(bounds)?);
@@ -209,7 +209,7 @@ impl Table {
             id,
             give_way: token,
         };
-        Ok(Admitted { place, gave_way })
+        Ok(Admission { place, gave_way })
     }
 
     /// When a connection of these networks may have a place; `None`: now. An error is that too many

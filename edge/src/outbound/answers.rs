@@ -8,7 +8,7 @@ use crate::refusal::Check;
 use crate::stream::{Failure, Wire};
 
 /// What a peer answered.
-pub(super) struct Answered {
+pub(super) struct DialbackAnswer {
     /// Our domain in the question.
     pub(super) local: Domain,
     pub(super) answer: Answer,
@@ -17,7 +17,12 @@ pub(super) struct Answered {
 }
 
 /// Reads an answer of `remote`; `None`: the element needs none. Anything else ends the stream.
-pub(super) fn take(wire: &Wire, element: &Element, kind: Kind, remote: &Domain) -> Result<Option<Answered>, Failure> {
+pub(super) fn take(
+    wire: &Wire,
+    element: &Element,
+    kind: Kind,
+    remote: &Domain,
+) -> Result<Option<DialbackAnswer>, Failure> {
     if element.is(ns::STREAMS, "error") {
         return Err(wire.peer_error(element));
     }
@@ -31,7 +36,7 @@ pub(super) fn take(wire: &Wire, element: &Element, kind: Kind, remote: &Domain) 
     let received = Received::parse(element, kind)
         .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
     match received.answer {
-        Some(answer) if received.from_domain == *remote => Ok(Some(Answered {
+        Some(answer) if received.from_domain == *remote => Ok(Some(DialbackAnswer {
             local: received.to_domain,
             answer,
             id: received.id,

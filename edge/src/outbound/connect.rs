@@ -9,7 +9,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
-use super::opening::{Opening, Phase, Ready};
+use super::opening::{Initiation, Phase, Ready};
 use super::route::Route;
 use crate::bounce::Cause;
 use crate::config::Live;
@@ -19,7 +19,7 @@ use crate::observe::log_rate::Party;
 use crate::observe::registry::{StreamEntry, StreamGuard};
 use crate::refusal::{Check, Refusal};
 use crate::resolve::connect::open;
-use crate::resolve::{Attempts, Connected, ResolveError, Service};
+use crate::resolve::{Attempts, Connection, ResolveError, Service};
 use crate::shared::Shared;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
@@ -30,7 +30,7 @@ use xmpp_federation_xml::StreamErrorCondition;
 
 /// A stream on which dialback may begin.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenStream {
     /// The connection.
     pub wire: Wire,
     /// The id of the latest header the peer sent: keys are computed with it.
@@ -223,13 +223,13 @@ impl Opener {
     }
 
     /// The next connection, or one more to an address.
-    async fn connect(&mut self, again: Option<(SocketAddr, Service)>) -> Option<Result<Connected, String>> {
+    async fn connect(&mut self, again: Option<(SocketAddr, Service)>) -> Option<Result<Connection, String>> {
         let Some((address, service)) = again else {
             return self.attempts.next().await;
         };
         let connecting = timeout_at(self.attempts.deadline(), open(address));
         let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-        let connected = connected.map(|tcp| Connected { tcp, address, service });
+        let connected = connected.map(|tcp| Connection { tcp, address, service });
         Some(connected.map_err(|error| format!("{address}: {error}")))
     }
 
@@ -292,11 +292,11 @@ impl Opener {
 
     /// Opens a stream from `local` to the next address that takes one; addresses on which TLS
     /// or the stream fails are passed over.
-    pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<Opened, OpenError> {
+    pub async fn open(&mut self, local: &Domain, purpose: Purpose) -> Result<OpenStream, OpenError> {
         // An address whose server ended the stream because of SASL EXTERNAL.
         let mut again: Option<(SocketAddr, Service)> = None;
         loop {
-            let Connected { tcp, address, service } = match self.connect(again.take()).await {
+            let Connection { tcp, address, service } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
                 Some(Err(reason)) => {
                     let (tracers, remote) = (&self.shared.registry.tracers, &self.remote);
@@ -317,7 +317,7 @@ impl Opener {
             let guard = self.shared.registry.open(Direction::Outbound, address);
             guard.entry.claims(&self.remote);
             let wire = self.wire(tcp, &guard.entry);
-            let mut opening = Opening::new(&self.shared, &self.live, local, &self.remote, wire);
+            let mut opening = Initiation::new(&self.shared, &self.live, local, &self.remote, wire);
             opening.service = service;
             opening.never_clear = self.tls_failed || self.shared.memory.failed_tls.holds(&self.remote, &());
             opening.authenticate = purpose == Purpose::Stanzas;
@@ -345,7 +345,7 @@ impl Opener {
                         %local, remote = %self.remote, %address, ?service, ?purpose, stream_id = %id,
                         "outbound stream negotiated"
                     );
-                    return Ok(Opened {
+                    return Ok(OpenStream {
                         wire,
                         id,
                         address,

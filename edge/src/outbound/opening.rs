@@ -27,7 +27,7 @@ use crate::stream::direct_tls::{self};
 use crate::stream::initiating;
 use crate::stream::{Failure, Wire, major_version};
 use crate::terms;
-use crate::tls::{Client, Kept, ShownCertificate, noting_requests};
+use crate::tls::{Client, JudgementCache, ShownCertificate, noting_requests};
 use crate::words::Direction;
 use crate::words::Service;
 use crate::words::Stage;
@@ -49,7 +49,7 @@ pub(super) struct Ready {
 }
 
 /// One connection while it is negotiated.
-pub(super) struct Opening<'a> {
+pub(super) struct Initiation<'a> {
     shared: &'a Shared,
     live: &'a Live,
     local: &'a Domain,
@@ -93,7 +93,7 @@ impl Phase {
     }
 }
 
-impl<'a> Opening<'a> {
+impl<'a> Initiation<'a> {
     pub(super) fn new(shared: &'a Shared, live: &'a Live, local: &'a Domain, remote: &'a Domain, wire: Wire) -> Self {
         Self {
             shared,
@@ -155,7 +155,7 @@ impl<'a> Opening<'a> {
         );
         // Before anything is said: a required certificate must prove the remote domain.
         let shown = self.wire.transport.shown();
-        let kept = Kept::default();
+        let kept = JudgementCache::default();
         terms::check(self.live, &self.shared.memory, shown, &kept, self.remote)?;
         let ours = self.header();
         let (header, features) = self.wire.restarted(ours, "TLS").await?;

@@ -18,7 +18,7 @@ use crate::observe::log_rate::Party;
 use crate::words::Stage;
 
 /// What became of an attempt.
-enum Attempted {
+enum AttemptEnd {
     /// The stream carried the pair, and ended.
     Used,
     /// Another task or stream serves the pair.
@@ -27,7 +27,7 @@ enum Attempted {
     Failed(OpenError, Option<Instant>),
 }
 
-impl From<OpenError> for Attempted {
+impl From<OpenError> for AttemptEnd {
     fn from(error: OpenError) -> Self {
         Self::Failed(error, None)
     }
@@ -53,9 +53,9 @@ pub(super) async fn run(route: Arc<Route>, outbound: Arc<Outbound>, local: Domai
         }
         let started = Instant::now();
         match pair.attempt().await {
-            Attempted::Gone => return,
-            Attempted::Used => pair.used(started).await,
-            Attempted::Failed(error, until) => {
+            AttemptEnd::Gone => return,
+            AttemptEnd::Used => pair.used(started).await,
+            AttemptEnd::Failed(error, until) => {
                 let (remote, local) = (&pair.route.remote, &pair.local);
                 let registry = &pair.outbound.shared.registry;
                 let party = Party::Called(remote, None);
@@ -99,7 +99,7 @@ impl Pair {
 
     /// Has the stanzas carried by whatever stream there is for them, and returns at its end.
     /// Stanzas that grow too old meanwhile are reported.
-    async fn attempt(&mut self) -> Attempted {
+    async fn attempt(&mut self) -> AttemptEnd {
         let (outbound, route, local) = (&self.outbound, &self.route, &self.local);
         let live = outbound.shared.live();
         if let Err(denied) = live.policy.check(&route.remote) {
@@ -116,14 +116,14 @@ impl Pair {
         if !live.hosted.contains(local) {
             // A reload took the domain away: no key of it would be valid.
             self.report_older(Duration::ZERO, Cause::ForeignSender);
-            return Attempted::Used;
+            return AttemptEnd::Used;
         }
         let hold = live.config.limits.dialback_timeout.0;
         drop(live);
         let turn = async { Ok(route.turn(outbound, local, self.failed).await) };
         let mut opening = match self.ageing(hold, turn).await {
-            Ok(Way::Guest) => return Attempted::Gone,
-            Ok(Way::Unreachable(until, error)) => return Attempted::Failed(error, Some(until)),
+            Ok(Way::Guest) => return AttemptEnd::Gone,
+            Ok(Way::Unreachable(until, error)) => return AttemptEnd::Failed(error, Some(until)),
             Ok(Way::Open(opening)) => opening,
             Err(error) => return error.into(),
         };
@@ -135,7 +135,7 @@ impl Pair {
         };
         loop {
             if route.is_empty(local) {
-                return Attempted::Used;
+                return AttemptEnd::Used;
             }
             let negotiating = Box::pin(opener.open(local, Purpose::Stanzas));
             let ready = match self.ageing(hold, negotiating).await {
@@ -150,10 +150,10 @@ impl Pair {
                 Err(error) => return self.not_connected(error),
             };
             match stream::run(outbound, route, local, ready, &mut opening).await {
-                stream::End::Used => return Attempted::Used,
+                stream::End::Used => return AttemptEnd::Used,
                 stream::End::HandedOver => {
                     route.leave_table(outbound);
-                    return Attempted::Gone;
+                    return AttemptEnd::Gone;
                 }
                 // Nothing was authenticated on it: the next address may do better.
                 stream::End::Useless(reason) => {
@@ -181,12 +181,12 @@ impl Pair {
         }
     }
 
-    fn not_connected(&self, error: OpenError) -> Attempted {
+    fn not_connected(&self, error: OpenError) -> AttemptEnd {
         if error.cause == Cause::Stopping {
             return error.into();
         }
         let until = self.route.not_connected(&error);
-        Attempted::Failed(error, Some(until))
+        AttemptEnd::Failed(error, Some(until))
     }
 
     /// Waits for something while reporting stanzas that grow too old.

@@ -65,7 +65,7 @@ struct Block {
 
 /// What [`Queue::take`] found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct Portion {
     /// Stanzas one after the other in one piece.
     pub(super) bytes: Bytes,
     /// Their number.
@@ -192,8 +192,8 @@ impl Queue {
 
     /// Takes stanzas, at most a block's bytes; `largest`: what the peer says it takes. `room` is told
     /// how many bytes would be taken.
-    pub(super) fn take(&mut self, largest: Option<usize>, room: impl FnOnce(usize) -> Room) -> Taken {
-        let mut taken = Taken::default();
+    pub(super) fn take(&mut self, largest: Option<usize>, room: impl FnOnce(usize) -> Room) -> Portion {
+        let mut taken = Portion::default();
         let Some(first) = self.blocks.front() else { return taken };
         let wanted = self.bytes.min(BLOCK).max(first.bytes.len());
         let room = room(wanted);

@@ -18,7 +18,7 @@ use xmpp_federation_core::Domain;
 
 use super::Outbound;
 use super::connect::{OpenError, Says};
-use super::queue::{Bounds, Queue, Room, Taken};
+use super::queue::{Bounds, Portion, Queue, Room};
 use super::{is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
@@ -106,16 +106,16 @@ pub(super) enum Way {
     /// The pair is a guest on another's stream now.
     Guest,
     /// It opens a stream.
-    Open(Option<Opening>),
+    Open(Option<OpeningTurn>),
     /// No address could be connected to, and it is too early to try again.
     Unreachable(Instant, OpenError),
 }
 
 /// Held by the pair that the others wait for while its stream is being opened.
 #[derive(Debug)]
-pub(super) struct Opening(Arc<Route>);
+pub(super) struct OpeningTurn(Arc<Route>);
 
-impl Drop for Opening {
+impl Drop for OpeningTurn {
     fn drop(&mut self) {
         self.0.inner.lock().opening = None;
         self.0.changed.notify_waiters();
@@ -298,10 +298,10 @@ impl Route {
         local: &Domain,
         largest: Option<usize>,
         room: impl FnOnce(usize) -> Room,
-    ) -> (Taken, bool) {
+    ) -> (Portion, bool) {
         let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
-            return (Taken::default(), false);
+            return (Portion::default(), false);
         };
         let before = pair.queue.bytes();
         let taken = pair.queue.take(largest, room);
@@ -455,7 +455,7 @@ impl Route {
             (None, Some(earlier)) => Err((None, earlier)),
             (None, None) => {
                 inner.opening = Some((local.clone(), None));
-                Ok(Way::Open(Some(Opening(self.clone()))))
+                Ok(Way::Open(Some(OpeningTurn(self.clone()))))
             }
             (Some((other, None)), _) => Err((None, other.clone())),
             (Some((other, Some(since))), _) => {

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 
 use super::Outbound;
-use super::connect::Opened;
-use super::queue::Taken;
-use super::route::{Opening, Route};
+use super::connect::OpenStream;
+use super::queue::Portion;
+use super::route::{OpeningTurn, Route};
 use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::config::Live;
@@ -29,7 +29,7 @@ use crate::observe::log_rate::Party;
 use crate::stream::Failure;
 use crate::stream::transport::Delivery;
 use crate::terms;
-use crate::tls::Kept;
+use crate::tls::JudgementCache;
 use crate::words::Stage;
 use crate::words::{Mechanism, Role};
 use ending::Closing;
@@ -50,10 +50,10 @@ struct Stream<'a> {
     /// The hosted domain of the header.
     local: &'a Domain,
     /// Others wait for this stream.
-    opening: &'a mut Option<Opening>,
+    opening: &'a mut Option<OpeningTurn>,
     /// Its number while it takes guests.
     host: Option<u64>,
-    opened: Opened,
+    opened: OpenStream,
     pairs: BTreeMap<Domain, PairState>,
     /// What became of its own pair: valid at any time, and why it was refused.
     used: bool,
@@ -91,8 +91,8 @@ pub(super) async fn run(
     outbound: &Arc<Outbound>,
     route: &Arc<Route>,
     local: &Domain,
-    opened: Opened,
-    opening: &mut Option<Opening>,
+    opened: OpenStream,
+    opening: &mut Option<OpeningTurn>,
 ) -> End {
     outbound.open.fetch_add(1, Ordering::AcqRel);
     let mut stream = Stream {
@@ -278,7 +278,7 @@ impl Stream<'_> {
             .route
             .take(local, largest, |wanted| log.room(most, wanted, transport));
         self.waiting |= more;
-        let Taken {
+        let Portion {
             bytes,
             count,
             too_large,
@@ -424,7 +424,7 @@ impl Stream<'_> {
         let locals = pairs.filter(|(_, state)| !matches!(state, PairState::Gone));
         terms::still(&live, locals.map(|(local, _)| local), [remote])?;
         let shown = self.opened.wire.transport.shown();
-        let (memory, kept) = (&self.outbound.shared.memory, Kept::default());
+        let (memory, kept) = (&self.outbound.shared.memory, JudgementCache::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
             let (entry, remote) = (&self.opened.guard.entry, Some(&self.route.remote));
             self.outbound

@@ -12,8 +12,8 @@
 mod asking;
 mod opening;
 
-use asking::Asking;
-use opening::{NotOpened, Opening};
+use asking::QuestionStream;
+use opening::{NotOpened, PendingStream};
 use parking_lot::Mutex;
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use xmpp_federation_core::{Domain, StreamId};
 
-use super::connect::Opened;
+use super::connect::OpenStream;
 use super::turns::{NoTurn, Turn as Permit, Turns};
 use crate::bounce::Cause;
 use crate::jid::Labels;
@@ -82,7 +82,7 @@ pub struct Question {
     pub until: Instant,
 }
 
-struct Asked {
+struct PendingQuestion {
     question: Question,
     answer: oneshot::Sender<Outcome>,
     /// A stream ended before it was answered.
@@ -90,7 +90,7 @@ struct Asked {
     _permit: Permit,
 }
 
-impl Asked {
+impl PendingQuestion {
     fn answer(self, outcome: Outcome) {
         // The asking stream may be gone.
         let _ = self.answer.send(outcome);
@@ -117,14 +117,14 @@ pub(crate) struct Verifier {
 
 enum Target {
     /// Their number is bounded by the turns.
-    Asking(mpsc::UnboundedSender<Asked>),
+    QuestionStream(mpsc::UnboundedSender<PendingQuestion>),
     NotReachable(Instant, &'static str),
 }
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Asking(_) => "Asking",
+            Self::QuestionStream(_) => "Asking",
             Self::NotReachable(..) => "NotReachable",
         })
     }
@@ -172,7 +172,7 @@ impl Verifier {
         };
         asking();
         let (answer, answered) = oneshot::channel();
-        let asked = Asked {
+        let asked = PendingQuestion {
             question,
             answer,
             again: false,
@@ -184,7 +184,7 @@ impl Verifier {
 
     /// To the stream that takes this question, which is opened if need be; `apart`: one for this pair
     /// alone.
-    fn hand_over(self: &Arc<Self>, mut asked: Asked, apart: bool) {
+    fn hand_over(self: &Arc<Self>, mut asked: PendingQuestion, apart: bool) {
         let Question { local, remote, .. } = &asked.question;
         let way = |local: Option<&Domain>| Way {
             remote: remote.clone(),
@@ -206,7 +206,7 @@ impl Verifier {
             if apart && *way == shared {
                 continue;
             }
-            if let Some(Target::Asking(sender)) = targets.get(way) {
+            if let Some(Target::QuestionStream(sender)) = targets.get(way) {
                 match sender.send(asked) {
                     Ok(()) => return,
                     // That task is just ending.
@@ -218,7 +218,7 @@ impl Verifier {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The receiver is here.
         let _ = sender.send(asked);
-        targets.insert(way.clone(), Target::Asking(sender));
+        targets.insert(way.clone(), Target::QuestionStream(sender));
         drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
         let verifier = self.clone();
@@ -239,7 +239,7 @@ impl Verifier {
     /// A stream that was to go this way says of that one that it does not lead anywhere.
     fn not_reachable(&self, of: &Way, way: Way, condition: &'static str) {
         let mut targets = self.targets.lock();
-        if *of != way && matches!(targets.get(&way), Some(Target::Asking(_))) {
+        if *of != way && matches!(targets.get(&way), Some(Target::QuestionStream(_))) {
             // Another stream is there, or comes to its own result.
             return;
         }
@@ -256,14 +256,14 @@ impl Verifier {
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
         self.targets.lock().retain(|way, target| {
-            matches!(target, Target::Asking(_)) || remote.is_some_and(|remote| *remote != way.remote)
+            matches!(target, Target::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
     /// This stream ends and takes no questions any more: the next one opens another.
     fn forget(&self, way: &Way) {
         let mut targets = self.targets.lock();
-        if let Some(Target::Asking(sender)) = targets.get(way)
+        if let Some(Target::QuestionStream(sender)) = targets.get(way)
             && sender.is_closed()
         {
             targets.remove(way);
@@ -272,13 +272,13 @@ impl Verifier {
 }
 
 /// The task of one stream: opens it for the first question, closes it after the last.
-async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::UnboundedReceiver<Asked>) {
+async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::UnboundedReceiver<PendingQuestion>) {
     let Some(first) = questions.recv().await else {
         return;
     };
-    let mut opening = Opening::new(verifier, first);
+    let mut opening = PendingStream::new(verifier, first);
     let opened = opening.run(&mut questions).await;
-    let Opening {
+    let PendingStream {
         local, asked, others, ..
     } = opening;
     let mut ended = None;
@@ -293,7 +293,7 @@ async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::Unbounded
                     "stream used for dialback only"
                 );
             }
-            let mut asking = Asking {
+            let mut asking = QuestionStream {
                 verifier,
                 remote: &way.remote,
                 opened,
@@ -347,7 +347,7 @@ async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::Unbounded
     for asked in left.into_iter().chain(late) {
         verifier.hand_over(asked, way.local.is_some());
     }
-    if let Some((Opened { wire, guard, .. }, failure)) = ended {
+    if let Some((OpenStream { wire, guard, .. }, failure)) = ended {
         wire.hang_up(&failure, String::new).await;
         drop(guard);
     }

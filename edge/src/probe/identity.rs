@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::names::Target;
-use super::reach::Reached;
+use super::reach::ReachedPeer;
 use super::{Plan, Report};
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
 use crate::jid::spelling;
@@ -14,7 +14,7 @@ use crate::stream::{Failure, Wire};
 use xmpp_federation_xml::{Element, ns};
 
 impl Plan {
-    pub(super) async fn identify(&self, target: &Target, reached: Reached, report: &mut Report) {
+    pub(super) async fn identify(&self, target: &Target, reached: ReachedPeer, report: &mut Report) {
         let subject = target.subject();
         let offered = reached.mechanisms.iter().any(|name| name == "EXTERNAL");
         self.dialback(&subject, reached, report).await;
@@ -34,7 +34,7 @@ impl Plan {
         }
     }
 
-    async fn external(&self, subject: &str, mut reached: Reached, report: &mut Report) {
+    async fn external(&self, subject: &str, mut reached: ReachedPeer, report: &mut Report) {
         let time = self.config.limits.dialback_timeout.0;
         let wire = &mut reached.wire;
         let asking = async {
@@ -73,7 +73,7 @@ impl Plan {
         reached.leave().await;
     }
 
-    async fn dialback(&self, subject: &str, mut reached: Reached, report: &mut Report) {
+    async fn dialback(&self, subject: &str, mut reached: ReachedPeer, report: &mut Report) {
         let (Some(live), Some(from)) = (&self.live, &self.from) else {
             let detail = "needs --config: the key is made with its dialback secret";
             report.skip("dialback", subject, detail);

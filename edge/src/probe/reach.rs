@@ -33,14 +33,14 @@ const SOON: Duration = Duration::from_hours(14 * 24);
 const TLS_REMEDY: &str = "compare TLS versions and ciphers; a peer that demands a client certificate closes here";
 
 /// A stream on which we may say who we are.
-pub(super) struct Reached {
+pub(super) struct ReachedPeer {
     pub(super) wire: Wire,
     /// Of the latest header; empty if the peer gave none.
     pub(super) id: Option<StreamId>,
     pub(super) mechanisms: Vec<String>,
 }
 
-impl Reached {
+impl ReachedPeer {
     /// Ends the stream.
     pub(super) async fn leave(self) {
         self.wire.hang_up(&Failure::Closed, String::new).await;
@@ -52,7 +52,7 @@ struct Failed(&'static str, String, &'static str);
 
 impl Plan {
     /// Looks at one address; gives the stream if it came to features.
-    pub(super) async fn reach(&self, target: &Target, report: &mut Report) -> Option<Reached> {
+    pub(super) async fn reach(&self, target: &Target, report: &mut Report) -> Option<ReachedPeer> {
         let subject = target.subject();
         let tcp = self.connect(target, report).await?;
         match self.negotiate(target, tcp, report).await {
@@ -98,7 +98,7 @@ impl Plan {
         }
     }
 
-    async fn negotiate(&self, target: &Target, tcp: TcpStream, report: &mut Report) -> Result<Reached, Failed> {
+    async fn negotiate(&self, target: &Target, tcp: TcpStream, report: &mut Report) -> Result<ReachedPeer, Failed> {
         let limits = &self.config.limits;
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -118,7 +118,7 @@ impl Plan {
             ))
         });
         match done {
-            Ok((id, features)) => Ok(Reached {
+            Ok((id, features)) => Ok(ReachedPeer {
                 wire,
                 id,
                 mechanisms: mechanisms(&features),
@@ -136,7 +136,7 @@ impl Plan {
         wire: &mut Wire,
         report: &mut Report,
         stage: &mut Stage,
-    ) -> Result<Begun, Failed> {
+    ) -> Result<Beginning, Failed> {
         let subject = target.subject();
         let mode = self.mode();
         let client = self.client.clone().filter(|_| mode != TlsMode::Disabled);
@@ -195,7 +195,7 @@ impl Plan {
     }
 
     /// Headers and features in clear.
-    async fn begin(&self, wire: &mut Wire) -> Result<Begun, Failure> {
+    async fn begin(&self, wire: &mut Wire) -> Result<Beginning, Failure> {
         let header = wire.exchange_headers(self.header()).await?;
         let features = match major_version(&header)? {
             None => Node::default(),
@@ -205,7 +205,7 @@ impl Plan {
     }
 
     /// The same after TLS.
-    async fn begin_again(&self, wire: &mut Wire) -> Result<Begun, Failure> {
+    async fn begin_again(&self, wire: &mut Wire) -> Result<Beginning, Failure> {
         let (header, features) = wire.restarted(self.header(), "TLS").await?;
         Ok((stream_id(&header), features))
     }
@@ -281,7 +281,7 @@ impl Plan {
 }
 
 /// The peer's id, as far as it is one, and its features.
-type Begun = (Option<StreamId>, Node);
+type Beginning = (Option<StreamId>, Node);
 
 fn stream_id(header: &StreamHeader) -> Option<StreamId> {
     header.id.as_deref().and_then(StreamId::from_peer)

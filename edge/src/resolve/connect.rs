@@ -37,7 +37,7 @@ impl Default for Bounds {
 
 /// A connection, and what is spoken on it.
 #[derive(Debug)]
-pub struct Connected {
+pub struct Connection {
     /// The connection.
     pub tcp: TcpStream,
     /// The peer's address.
@@ -88,7 +88,7 @@ impl Attempts {
     /// The next connection: addresses of one group are raced 250 ms apart, families taking turns.
     /// Called again when TLS or the stream failed on the previous one. `None` when nothing is
     /// left; an error is one group's failure as a sentence, and further calls may still succeed.
-    pub async fn next(&mut self) -> Option<Result<Connected, String>> {
+    pub async fn next(&mut self) -> Option<Result<Connection, String>> {
         if self.over {
             return None;
         }
@@ -103,7 +103,7 @@ impl Attempts {
         })
     }
 
-    async fn next_in_time(&mut self) -> Option<Result<Connected, String>> {
+    async fn next_in_time(&mut self) -> Option<Result<Connection, String>> {
         let bounds = self.resolution.resolver.bounds;
         let mut failures = Vec::new();
         if self.resolution.queue.is_empty() && self.started < bounds.attempts {
@@ -129,7 +129,7 @@ impl Attempts {
     }
 
     /// Races the queued addresses; those still under way when one wins go back to the front.
-    async fn race(&mut self, failures: &mut Vec<String>) -> Option<Connected> {
+    async fn race(&mut self, failures: &mut Vec<String>) -> Option<Connection> {
         let bounds = self.resolution.resolver.bounds;
         let mut running = FuturesUnordered::new();
         let mut under_way: Vec<Candidate> = Vec::new();
@@ -158,7 +158,7 @@ impl Attempts {
                         .into_iter()
                         .rev()
                         .for_each(|other| self.resolution.queue.push_front(other));
-                    return Some(Connected {
+                    return Some(Connection {
                         tcp,
                         address: candidate.address,
                         service: candidate.target.service,

@@ -59,14 +59,14 @@ pub(crate) fn absolute(name: &str) -> String {
 
 /// What is remembered of an answer.
 #[derive(Debug, Clone)]
-struct Known {
+struct CacheEntry {
     records: Arc<[RData]>,
     until: StdInstant,
 }
 
 /// Answers by name and type, bounded by their bytes: the library's own cache counts answers, and one can
 /// have 64 kB.
-type Cache = moka::sync::Cache<(Box<str>, RecordType), Known>;
+type Cache = moka::sync::Cache<(Box<str>, RecordType), CacheEntry>;
 
 /// DNS as it is: asks the configured resolvers, or those of `/etc/resolv.conf`.
 pub struct Dns {
@@ -127,12 +127,13 @@ impl Dns {
     }
 
     fn asking(config: Result<ResolverConfig, String>, cached: usize) -> Self {
-        let known = Cache::builder()
-            .max_capacity(cached as u64)
-            .weigher(|(name, _): &(Box<str>, _), known: &Known| {
-                let bytes = ANSWER + name.len() + known.bytes();
-                u32::try_from(bytes).unwrap_or(u32::MAX)
-            });
+        let known =
+            Cache::builder()
+                .max_capacity(cached as u64)
+                .weigher(|(name, _): &(Box<str>, _), known: &CacheEntry| {
+                    let bytes = ANSWER + name.len() + known.bytes();
+                    u32::try_from(bytes).unwrap_or(u32::MAX)
+                });
         Self {
             resolver: config.and_then(build),
             known: known.build(),
@@ -172,14 +173,14 @@ impl Dns {
             Ok(answer) => {
                 let records = answer.answers().iter();
                 let wanted = records.filter(|record| record.record_type() == record_type);
-                Known {
+                CacheEntry {
                     records: wanted.take(MOST_RECORDS).map(|record| record.data.clone()).collect(),
                     until: answer.valid_until().min(now + POSITIVE),
                 }
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let told = none.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
-                Known {
+                CacheEntry {
                     records: Arc::default(),
                     until: now + told.unwrap_or_default().min(NEGATIVE),
                 }
@@ -192,7 +193,7 @@ impl Dns {
     }
 }
 
-impl Known {
+impl CacheEntry {
     fn bytes(&self) -> usize {
         let name = |record: &RData| match record {
             RData::SRV(srv) => srv.target.len(),

@@ -31,7 +31,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, TlsMode};
 use crate::policy::Policy;
 pub use crate::words::Service;
 pub use address_rules::{AddressRules, RouterAddresses};
-pub use connect::{Attempts, Bounds, Connected};
+pub use connect::{Attempts, Bounds, Connection};
 pub use dns::{Dns, Lookup, LookupError, SrvRecord};
 use srv::Choice;
 

@@ -311,7 +311,7 @@ async fn a_mute_address_is_overtaken_and_tried_again_after_the_winner_failed() {
     ));
     let resolution = resolver(LOOPBACK, &table).resolve(&vngtp()).await.unwrap();
     let mut attempts = Attempts::new(resolution);
-    let Connected { address, .. } = attempts.next().await.unwrap().unwrap();
+    let Connection { address, .. } = attempts.next().await.unwrap().unwrap();
     assert_eq!(address, good.local_addr().unwrap());
     // Now only the mute one is left: it is given its time, which is over soon enough.
     attempts.deadline = tokio::time::Instant::now() + Duration::from_millis(100);
@@ -331,7 +331,7 @@ async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
     let resolver = resolver(LOOPBACK, &table).with_bounds(Bounds::default());
     let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
     let began = std::time::Instant::now();
-    let Connected { address, .. } = attempts.next().await.unwrap().unwrap();
+    let Connection { address, .. } = attempts.next().await.unwrap().unwrap();
     let took = began.elapsed();
     assert_eq!(address, good.local_addr().unwrap());
     assert!(took >= Duration::from_millis(250), "{took:?}");
@@ -357,7 +357,7 @@ async fn a_refused_connection_starts_the_next_one_at_once() {
         .resolve(&vngtp())
         .await
         .unwrap();
-    let Connected { address, .. } = Attempts::new(resolution).next().await.unwrap().unwrap();
+    let Connection { address, .. } = Attempts::new(resolution).next().await.unwrap().unwrap();
     assert_eq!(address, good.local_addr().unwrap());
 }
 
@@ -404,7 +404,7 @@ async fn each_priority_is_tried_after_the_one_before_failed() {
     assert_eq!(resolution.targets(), format!("x.vngtp.lab:{closed} x.vngtp.lab:{port}"));
     let mut attempts = Attempts::new(resolution);
     attempts.next().await.unwrap().unwrap_err();
-    let Connected { tcp, address, .. } = attempts.next().await.unwrap().unwrap();
+    let Connection { tcp, address, .. } = attempts.next().await.unwrap().unwrap();
     assert_eq!(address.port(), port);
     assert!(tcp.nodelay().unwrap());
     let keepalive = socket2::SockRef::from(&tcp).tcp_keepalive_time().unwrap();

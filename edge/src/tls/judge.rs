@@ -60,7 +60,7 @@ pub struct PeerCertificates<'a> {
 
 /// What a chain proves whatever the domain; telling it for one domain costs nothing then.
 #[derive(Debug, Clone)]
-pub(crate) enum Examined {
+pub(crate) enum Examination {
     /// No certificate was shown.
     Missing,
     /// One was shown that anybody may have shown, as its key could not be verified with.
@@ -69,7 +69,7 @@ pub(crate) enum Examined {
     Shown(Fingerprint, Result<CertificateNames, Verdict>),
 }
 
-impl Examined {
+impl Examination {
     /// `pins`: fingerprints that are accepted instead of chain and name; none: both must hold.
     pub(crate) fn verdict(&self, domain: &Domain, pins: &[Fingerprint]) -> Verdict {
         match self {
@@ -108,12 +108,12 @@ pub(super) struct Trust {
 
 impl Trust {
     /// Examines what a peer showed.
-    pub(super) fn examine(&self, peer: PeerCertificates<'_>) -> Examined {
+    pub(super) fn examine(&self, peer: PeerCertificates<'_>) -> Examination {
         let Some((leaf, intermediates)) = peer.chain.split_first() else {
-            return Examined::Missing;
+            return Examination::Missing;
         };
         if !peer.proven {
-            return Examined::Unproven(format!(
+            return Examination::Unproven(format!(
                 "it has {}; signatures of this key cannot be verified here, so neither its names nor its fingerprint count",
                 peer_key::describe(leaf)
             ));
@@ -121,7 +121,7 @@ impl Trust {
         let names = self
             .check(leaf, intermediates, UnixTime::now())
             .and_then(|()| CertificateNames::from_der(leaf).map_err(|error| Verdict::Invalid(cut(&error.to_string()))));
-        Examined::Shown(Fingerprint::of(leaf), names)
+        Examination::Shown(Fingerprint::of(leaf), names)
     }
 
     fn check(

@@ -32,7 +32,7 @@ use xmpp_federation_core::{Domain, Fingerprint};
 
 use crate::files::{FieldError, ReadFile, sha256_hex};
 use choice::{ByDomain, ForDomain, Ours};
-use judge::{Examined, Trust};
+use judge::{Examination, Trust};
 use revocation::RevocationLists;
 
 /// What the snapshot holds about TLS.
@@ -80,17 +80,17 @@ impl Client {
 /// What one stream's certificate proves, examined anew once a minute and after each reload only:
 /// a peer can have it asked for as often as it likes.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<Option<Judgement>>);
+pub struct JudgementCache(Mutex<Option<Judgement>>);
 
 #[derive(Debug)]
 struct Judgement {
     /// By which authorities.
     trust: Weak<Trust>,
     at: Instant,
-    examined: Arc<Examined>,
+    examined: Arc<Examination>,
 }
 
-impl Kept {
+impl JudgementCache {
     const LIFE: Duration = Duration::from_mins(1);
 }
 
@@ -199,11 +199,11 @@ impl TlsSettings {
     }
 
     /// What a stream keeps of its peer's certificate.
-    pub(crate) fn examine(&self, kept: &Kept, peer: PeerCertificates<'_>) -> Arc<Examined> {
+    pub(crate) fn examine(&self, kept: &JudgementCache, peer: PeerCertificates<'_>) -> Arc<Examination> {
         let mut kept = kept.0.lock();
         if let Some(judgement) = &*kept
             && std::ptr::eq(judgement.trust.as_ptr(), Arc::as_ptr(&self.trust))
-            && judgement.at.elapsed() < Kept::LIFE
+            && judgement.at.elapsed() < JudgementCache::LIFE
         {
             return judgement.examined.clone();
         }

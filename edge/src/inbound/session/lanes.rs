@@ -60,7 +60,7 @@ impl Lane {
 }
 
 /// How a turn at the socket came out.
-pub(super) enum Gated {
+pub(super) enum GatedTurn {
     /// It was not read: too much waits for the routers, from all peers together.
     Shut(Pause),
     Turn(Result<bool, Failure>),
@@ -68,13 +68,13 @@ pub(super) enum Gated {
 
 /// A turn that does not read while the queue of the routers is shut. That is looked at whenever
 /// the socket wakes the stream: thousands of idle ones must not bring a batch each.
-pub(super) async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = Result<bool, Failure>>) -> Gated {
+pub(super) async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = Result<bool, Failure>>) -> GatedTurn {
     let mut turn = std::pin::pin!(turn);
     std::future::poll_fn(|cx| {
         let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));
         match read.then(shut).flatten() {
-            Some(pause) => Poll::Ready(Gated::Shut(pause)),
-            None => turn.as_mut().poll(cx).map(Gated::Turn),
+            Some(pause) => Poll::Ready(GatedTurn::Shut(pause)),
+            None => turn.as_mut().poll(cx).map(GatedTurn::Turn),
         }
     })
     .await

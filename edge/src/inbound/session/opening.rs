@@ -29,7 +29,7 @@ const UNPROVEN: Duration = Duration::from_mins(2);
 const UNPROVEN_BYTES: u64 = 192 * 1024;
 
 /// A stream that was negotiated, and what the peer said already.
-pub(super) type Begun = (Box<Session>, Option<Box<Element>>);
+pub(super) type NewSession = (Box<Session>, Option<Box<Element>>);
 
 /// Negotiates; tells the peer why if that fails.
 pub(super) async fn open(
@@ -39,7 +39,7 @@ pub(super) async fn open(
     place: Place,
     service: Service,
     deadline: Instant,
-) -> Option<Begun> {
+) -> Option<NewSession> {
     let began = Instant::now();
     let live = inbound.shared.live();
     let limits = &live.config.limits;

@@ -14,7 +14,7 @@ pub enum Kind {
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
-pub struct Described {
+pub struct Description {
     /// Its name without the prefix `xmpp_edge_` and without the suffix of its kind.
     pub name: &'static str,
     /// Its kind.
@@ -30,8 +30,8 @@ const fn described(
     kind: Kind,
     labels: &'static [(&'static str, &'static str)],
     help: &'static str,
-) -> Described {
-    Described {
+) -> Description {
+    Description {
         name,
         kind,
         help,
@@ -49,7 +49,7 @@ const DROPS: &str = "a name of the bounce table, as above; `refused-rate`: refus
 
 /// Every metric, in the order of the reference.
 #[rustfmt::skip]
-pub const METRICS: &[Described] = &[
+pub const METRICS: &[Description] = &[
     described("build_info", Kind::Gauge, &[("version", "the release")],
         "Always 1; the label names the release"),
     described("streams", Kind::Gauge, &[DIRECTION],

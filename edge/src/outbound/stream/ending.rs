@@ -12,7 +12,7 @@ use super::Stream;
 use super::pairs::PairState;
 use crate::bounce::Cause;
 use crate::observe::failures::Attempt;
-use crate::outbound::connect::Opened;
+use crate::outbound::connect::OpenStream;
 use crate::stream::transport::{Delivery, Progress};
 use crate::stream::{CLOSE_TIME, Failure};
 use crate::words::Stage;
@@ -201,7 +201,7 @@ impl Stream<'_> {
             let attempt = Attempt::outbound(failure.stage(stage), Some(address), reason.clone());
             self.outbound.shared.attempt_failed(remote, attempt.of(local));
         }
-        let Opened { wire, guard, .. } = self.opened;
+        let OpenStream { wire, guard, .. } = self.opened;
         let (closed, finished) = (self.closing.is_some(), self.finished);
         let goodbye = async move {
             if cut {

@@ -1,12 +1,12 @@
 //! One stream on which authoritative servers are asked.
 
-use super::{Asked, Outcome, PER_STREAM, Question, Verifier};
+use super::{Outcome, PER_STREAM, PendingQuestion, Question, Verifier};
 use crate::dialback::elements::{Answer, Kind, verify_request};
 use crate::jid::Side;
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::outbound::answers;
-use crate::outbound::connect::Opened;
+use crate::outbound::connect::OpenStream;
 use crate::stream::Failure;
 use crate::words::Role;
 use crate::words::Stage;
@@ -19,26 +19,26 @@ use xmpp_federation_core::{Domain, StreamId};
 use xmpp_federation_xml::Element;
 
 /// A question that was sent.
-pub(super) struct Sent {
-    pub(super) asked: Asked,
+pub(super) struct SentQuestion {
+    pub(super) asked: PendingQuestion,
     pub(super) at: Instant,
 }
 
-pub(super) struct Asking<'a> {
+pub(super) struct QuestionStream<'a> {
     pub(super) verifier: &'a Arc<Verifier>,
     pub(super) remote: &'a Domain,
-    pub(super) opened: Opened,
+    pub(super) opened: OpenStream,
     /// Not sent yet.
-    pub(super) waiting: VecDeque<Asked>,
-    pub(super) open: Vec<Sent>,
+    pub(super) waiting: VecDeque<PendingQuestion>,
+    pub(super) open: Vec<SentQuestion>,
     /// Expired or withdrawn questions, whose answers may still come and are dropped.
     pub(super) late: Vec<(Domain, StreamId)>,
     /// Questions that were answered.
     pub(super) answers: usize,
 }
 
-impl Asking<'_> {
-    pub(super) async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Failure {
+impl QuestionStream<'_> {
+    pub(super) async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<PendingQuestion>) -> Failure {
         self.send_waiting();
         if let Err(failure) = self.take_frames() {
             return failure;
@@ -51,7 +51,7 @@ impl Asking<'_> {
                 Some(first) => first,
                 None => idle_since + self.verifier.idle_time(),
             };
-            let Opened { wire, guard, .. } = &mut self.opened;
+            let OpenStream { wire, guard, .. } = &mut self.opened;
             let step = tokio::select! {
                 read = wire.turn(true) => match read {
                     Ok(true) => self.take_frames(),
@@ -92,11 +92,11 @@ impl Asking<'_> {
 
     /// After the end of the stream: questions that another one may answer. What was sent is asked
     /// again once if the peer had answered before; it may have closed a stream that was idle for it.
-    pub(super) fn left(&mut self, failure: &Failure) -> Vec<Asked> {
+    pub(super) fn left(&mut self, failure: &Failure) -> Vec<PendingQuestion> {
         let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
         let may_repeat = orderly && self.answers > 0;
-        let mut left: Vec<Asked> = self.waiting.drain(..).collect();
-        for Sent { mut asked, .. } in std::mem::take(&mut self.open) {
+        let mut left: Vec<PendingQuestion> = self.waiting.drain(..).collect();
+        for SentQuestion { mut asked, .. } in std::mem::take(&mut self.open) {
             if may_repeat && !asked.again {
                 asked.again = true;
                 left.push(asked);
@@ -120,7 +120,7 @@ impl Asking<'_> {
         self.verifier.shared.attempt_failed(self.remote, attempt.of(local));
     }
 
-    pub(super) fn send(&mut self, asked: Asked) {
+    pub(super) fn send(&mut self, asked: PendingQuestion) {
         if asked.answer.is_closed() {
             // The asking stream is gone or waits no longer.
             return;
@@ -143,7 +143,7 @@ impl Asking<'_> {
             );
         }
         self.opened.wire.transport.queue(Bytes::from(xml));
-        self.open.push(Sent {
+        self.open.push(SentQuestion {
             asked,
             at: Instant::now(),
         });
@@ -175,7 +175,7 @@ impl Asking<'_> {
                 None => Err(answers::unasked(Kind::Verify)),
             };
         };
-        let Sent { asked, at } = self.open.remove(place);
+        let SentQuestion { asked, at } = self.open.remove(place);
         let outcome = match answer {
             Answer::Valid => Outcome::Valid,
             Answer::Invalid => Outcome::Invalid,
@@ -200,7 +200,7 @@ impl Asking<'_> {
             .open
             .extract_if(.., |sent| now >= sent.asked.question.until)
             .collect();
-        for Sent { asked, .. } in late {
+        for SentQuestion { asked, .. } in late {
             let Question { local, id, .. } = &asked.question;
             if self.late.len() >= PER_STREAM {
                 self.late.remove(0);

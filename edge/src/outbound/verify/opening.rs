@@ -1,8 +1,8 @@
 //! A stream for questions that is being opened, and who waits for it.
 
-use super::{Asked, Outcome, SHARED_OPENING, Verifier};
+use super::{Outcome, PendingQuestion, SHARED_OPENING, Verifier};
 use crate::bounce::Cause;
-use crate::outbound::connect::{OpenError, Opened, Opener, Purpose, Says};
+use crate::outbound::connect::{OpenError, OpenStream, Opener, Purpose, Says};
 use crate::partners::Standing;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ pub(super) enum NotOpened {
 }
 
 /// A stream that is being opened, and the questions that wait for it.
-pub(super) struct Opening<'a> {
+pub(super) struct PendingStream<'a> {
     pub(super) verifier: &'a Arc<Verifier>,
     pub(super) remote: Domain,
     /// The domain of ours in whose name it is opened.
     pub(super) local: Domain,
     /// Questions of that domain.
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: Vec<PendingQuestion>,
     /// Questions of other domains of ours.
-    pub(super) others: Vec<Asked>,
+    pub(super) others: Vec<PendingQuestion>,
     /// Whether those of other domains still wait for this stream.
     pub(super) shared: bool,
 }
 
-impl<'a> Opening<'a> {
-    pub(super) fn new(verifier: &'a Arc<Verifier>, first: Asked) -> Self {
+impl<'a> PendingStream<'a> {
+    pub(super) fn new(verifier: &'a Arc<Verifier>, first: PendingQuestion) -> Self {
         Self {
             verifier,
             remote: first.question.remote.clone(),
@@ -48,7 +48,10 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(super) async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<Asked>) -> Result<Opened, NotOpened> {
+    pub(super) async fn run(
+        &mut self,
+        questions: &mut mpsc::UnboundedReceiver<PendingQuestion>,
+    ) -> Result<OpenStream, NotOpened> {
         let first = self.asked.first().map(|asked| &asked.question);
         let source = first.map(|question| question.asker);
         let purpose = Purpose::Verification(first.and_then(|question| question.labels));
@@ -88,7 +91,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(super) fn take(&mut self, asked: Asked) {
+    pub(super) fn take(&mut self, asked: PendingQuestion) {
         if asked.question.local == self.local {
             self.asked.push(asked);
         } else if self.shared {
@@ -122,7 +125,7 @@ impl<'a> Opening<'a> {
 }
 
 /// Drops the questions of those who are gone, and waits until nobody is left.
-pub(super) async fn all_gone(asked: &mut Vec<Asked>) {
+pub(super) async fn all_gone(asked: &mut Vec<PendingQuestion>) {
     std::future::poll_fn(|cx| {
         asked.retain_mut(|asked| asked.answer.poll_closed(cx).is_pending());
         if asked.is_empty() {
