@@ -30,10 +30,20 @@ pub use tls::{client_tls, server_tls};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 pub const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+/// Dialback in features, as of today.
+pub const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
+/// The same without errors of its own.
+pub const PLAIN_DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'/>";
+/// Begins SASL EXTERNAL in the name of the header.
+pub const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
 /// A key that `vngtp.lab` shows.
 pub const KEY: &str = "<db:result from='vngtp.lab' to='coluc.com'>k</db:result>";
 /// What it says of a key that it is shown.
 pub const VALID: &str = "<db:result from='vngtp.lab' to='coluc.com' type='valid'/>";
+
+pub fn features(inside: &str) -> String {
+    format!("<stream:features>{inside}</stream:features>")
+}
 
 /// A key.
 pub fn result(from: &str, to: &str, key: &str) -> String {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::{PATIENCE, PROCEED, STARTTLS, Speaker, attribute, header};
+use crate::{DIALBACK, PATIENCE, PROCEED, STARTTLS, Speaker, attribute, features, header};
 
 /// The remote server: takes streams of the edge and opens streams to it.
 pub struct Peer {
@@ -24,10 +24,7 @@ impl Peer {
     /// Takes one connection of the edge through STARTTLS to features with dialback.
     pub async fn accept(&self, id: &str) -> Speaker {
         let mut peer = self.accept_tls_with(id).await;
-        peer.say(
-            "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>",
-        )
-        .await;
+        peer.say(&features(DIALBACK)).await;
         peer
     }
 
@@ -66,9 +63,7 @@ impl Peer {
         let mut peer = self.accept_tcp().await;
         peer.hear("version='1.0'>").await;
         peer.say(&header(self.domain, "coluc.com", "clear-id")).await;
-        let dialback = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
-        peer.say(&format!("<stream:features>{STARTTLS}{dialback}</stream:features>"))
-            .await;
+        peer.say(&features(&format!("{STARTTLS}{DIALBACK}"))).await;
         peer.hear(STARTTLS).await;
         peer
     }
@@ -131,6 +126,14 @@ impl Peer {
         let answer = peer.hear("type='valid'/>").await;
         assert_eq!(attribute(&answer, "db:result", "from"), to);
         assert_eq!(attribute(&answer, "db:result", "to"), from);
+    }
+
+    /// The stream for stanzas of coluc.com, which is taken when it is first needed.
+    pub async fn accepted<'a>(&self, stream: &'a mut Option<Speaker>) -> &'a mut Speaker {
+        if stream.is_none() {
+            *stream = Some(self.accept_authenticated("coluc.com").await);
+        }
+        stream.as_mut().unwrap()
     }
 
     /// Takes the edge's stream for stanzas and believes its key.

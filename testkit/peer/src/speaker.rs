@@ -52,6 +52,14 @@ impl Speaker {
         self.try_say(text.as_bytes()).await.unwrap();
     }
 
+    /// Says one after the other; gives itself back.
+    pub async fn say_all(mut self, texts: impl Iterator<Item = String> + Send) -> Self {
+        for text in texts {
+            self.say(&text).await;
+        }
+        self
+    }
+
     pub async fn try_say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let io = self.io.as_mut().unwrap();
         io.write_all(bytes).await?;

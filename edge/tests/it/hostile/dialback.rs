@@ -10,8 +10,8 @@ use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
 use crate::support::{
-    KEY, Lab, Peer, Router, SECRET, Speaker, VALID, attribute, config, configured_scene, header, live, result, scene,
-    to_bob, verified,
+    KEY, Lab, PLAIN_DIALBACK, Peer, Router, SECRET, Speaker, VALID, attribute, config, configured_scene, features,
+    header, live, result, scene, to_bob, verified,
 };
 
 const STANZA: &str = "<message from='bob@vngtp.lab' to='alice@coluc.com' id='hostile'/>";
@@ -498,9 +498,7 @@ async fn no_key_is_shown_on_a_stream_whose_id_could_mean_another(#[case] id: Str
     let (mut stream, local) = peer.accept_tls().await;
     let opening = header(peer.domain, &local, "").replace(" version='1.0'>", &format!("{id} version='1.0'>"));
     stream.say(&opening).await;
-    stream
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    stream.say(&features(PLAIN_DIALBACK)).await;
     let end = stream.hear("</stream:stream>").await;
     assert!(!end.contains("<db:result"), "{end}");
     let error = link.hear().await;
@@ -519,9 +517,7 @@ async fn a_domain_denied_while_its_stream_is_negotiated_gets_nothing() {
     let mut denied = allowed;
     denied.static_routes.clear();
     lab.live.send(Arc::new(live(denied))).unwrap();
-    stream
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    stream.say(&features(PLAIN_DIALBACK)).await;
     let end = stream.hear("</stream:stream>").await;
     assert!(end.contains("<policy-violation "), "{end}");
     assert!(!end.contains("<db:result"), "{end}");

@@ -69,10 +69,7 @@ async fn a_stanza_to_an_address_that_is_none_is_answered_and_the_stream_lives() 
         let heard = link.hear().await;
         assert_eq!(attribute(&heard, "message", "id"), "good", "{name}: {heard}");
         // and the sender is told, from an address that servers take.
-        if answers.is_none() {
-            answers = Some(peer.accept_authenticated("coluc.com").await);
-        }
-        let error = answers.as_mut().unwrap().hear("</iq>").await;
+        let error = peer.accepted(&mut answers).await.hear("</iq>").await;
         assert!(error.contains("<jid-malformed "), "{name}: {error}");
         assert_eq!(attribute(&error, "iq", "id"), "odd", "{name}");
         assert_eq!(attribute(&error, "iq", "type"), "error", "{name}");

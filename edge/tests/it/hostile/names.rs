@@ -59,10 +59,7 @@ async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_
         let from = format!("bob{n}@vngtp.lab/r");
         for stanza in stanzas(&from, "alice@coluc.com", name) {
             bob.say(&stanza).await;
-            if back.is_none() {
-                back = Some(peer.accept_authenticated("coluc.com").await);
-            }
-            let answer = back.as_mut().unwrap().hear("</message>").await;
+            let answer = peer.accepted(&mut back).await.hear("</message>").await;
             is_refused(&answer, &from);
             count += 1;
         }
@@ -117,10 +114,7 @@ async fn a_namespace_that_a_parser_may_separate_names_with_is_answered_too() {
         "<p:a xmlns:p='u: '/>",
     ] {
         bob.say(&message(inside)).await;
-        if back.is_none() {
-            back = Some(peer.accept_authenticated("coluc.com").await);
-        }
-        let answer = back.as_mut().unwrap().hear("</message>").await;
+        let answer = peer.accepted(&mut back).await.hear("</message>").await;
         is_refused(&answer, "bob@vngtp.lab");
     }
     bob.say(&message("<a xmlns='http://example/a?b#c~!$&amp;\u{fc}'/>"))

@@ -28,97 +28,78 @@ const SHARP_LINK: &str = "xn--strae-oqa.lan";
 const UMLAUT: &str = "b\u{fc}cher.example";
 
 #[rstest]
-#[case::nameprep_would_change_it(SHARP, "ceo@stra\u{df}e.lan", "v@coluc.com", "ceo@xn--strae-oqa.lan", "v@coluc.com")]
+#[case::nameprep_would_change_it(
+    "stra\u{df}e.lan",
+    "ceo@stra\u{df}e.lan -> ceo@xn--strae-oqa.lan",
+    "v@coluc.com -> v@coluc.com"
+)]
 #[case::a_label_of_it(
-    SHARP,
-    "ceo@xn--strae-oqa.lan/x",
-    "v@coluc.com",
-    "ceo@xn--strae-oqa.lan/x",
-    "v@coluc.com"
+    "stra\u{df}e.lan",
+    "ceo@xn--strae-oqa.lan/x -> ceo@xn--strae-oqa.lan/x",
+    "v@coluc.com -> v@coluc.com"
 )]
 #[case::capital_sharp_s(
-    SHARP,
-    "ceo@stra\u{1e9e}e.lan",
-    "v@coluc.com",
-    "ceo@xn--strae-oqa.lan",
-    "v@coluc.com"
+    "stra\u{df}e.lan",
+    "ceo@stra\u{1e9e}e.lan -> ceo@xn--strae-oqa.lan",
+    "v@coluc.com -> v@coluc.com"
 )]
-#[case::domain_alone(SHARP, "stra\u{df}e.lan", "coluc.com", SHARP_LINK, "coluc.com")]
+#[case::domain_alone("stra\u{df}e.lan", "stra\u{df}e.lan -> xn--strae-oqa.lan", "coluc.com -> coluc.com")]
 #[case::umlaut(
-    UMLAUT,
-    "b@b\u{fc}cher.example",
-    "v@coluc.com",
-    "b@b\u{fc}cher.example",
-    "v@coluc.com"
+    "b\u{fc}cher.example",
+    "b@b\u{fc}cher.example -> b@b\u{fc}cher.example",
+    "v@coluc.com -> v@coluc.com"
 )]
 #[case::umlaut_as_a_label(
-    UMLAUT,
-    "b@xn--bcher-kva.example",
-    "v@coluc.com",
-    "b@b\u{fc}cher.example",
-    "v@coluc.com"
+    "b\u{fc}cher.example",
+    "b@xn--bcher-kva.example -> b@b\u{fc}cher.example",
+    "v@coluc.com -> v@coluc.com"
 )]
 #[case::umlaut_in_capitals(
-    UMLAUT,
-    "b@B\u{dc}CHER.EXAMPLE",
-    "v@coluc.com",
-    "b@b\u{fc}cher.example",
-    "v@coluc.com"
+    "b\u{fc}cher.example",
+    "b@B\u{dc}CHER.EXAMPLE -> b@b\u{fc}cher.example",
+    "v@coluc.com -> v@coluc.com"
 )]
 #[case::umlaut_decomposed(
-    UMLAUT,
-    "b@bu\u{308}cher.example",
-    "v@coluc.com",
-    "b@b\u{fc}cher.example",
-    "v@coluc.com"
+    "b\u{fc}cher.example",
+    "b@bu\u{308}cher.example -> b@b\u{fc}cher.example",
+    "v@coluc.com -> v@coluc.com"
 )]
-#[case::trailing_dots("vngtp.lab", "b@vngtp.lab./x", "v@coluc.com./y", "b@vngtp.lab/x", "v@coluc.com/y")]
+#[case::trailing_dots("vngtp.lab", "b@vngtp.lab./x -> b@vngtp.lab/x", "v@coluc.com./y -> v@coluc.com/y")]
 #[case::ideographic_dots(
     "vngtp.lab",
-    "b@vngtp\u{3002}lab",
-    "v@coluc\u{ff61}com",
-    "b@vngtp.lab",
-    "v@coluc.com"
+    "b@vngtp\u{3002}lab -> b@vngtp.lab",
+    "v@coluc\u{ff61}com -> v@coluc.com"
 )]
-#[case::soft_hyphens("vngtp.lab", "b@vn\u{ad}gtp.lab", "v@\u{ad}coluc.com", "b@vngtp.lab", "v@coluc.com")]
+#[case::soft_hyphens("vngtp.lab", "b@vn\u{ad}gtp.lab -> b@vngtp.lab", "v@\u{ad}coluc.com -> v@coluc.com")]
 #[case::wide_letters(
     "vngtp.lab",
-    "b@\u{ff56}ngtp.lab",
-    "v@\u{ff43}oluc.com",
-    "b@vngtp.lab",
-    "v@coluc.com"
+    "b@\u{ff56}ngtp.lab -> b@vngtp.lab",
+    "v@\u{ff43}oluc.com -> v@coluc.com"
 )]
-#[case::case_of_ascii_may_stay("vngtp.lab", "b@VNGTP.Lab", "v@Coluc.COM", "b@VNGTP.Lab", "v@Coluc.COM")]
+#[case::case_of_ascii_may_stay("vngtp.lab", "b@VNGTP.Lab -> b@VNGTP.Lab", "v@Coluc.COM -> v@Coluc.COM")]
 #[case::hosted_u_label(
     "vngtp.lab",
-    "b@vngtp.lab",
-    "v@k\u{f6}ln.coluc.com",
-    "b@vngtp.lab",
-    "v@k\u{f6}ln.coluc.com"
+    "b@vngtp.lab -> b@vngtp.lab",
+    "v@k\u{f6}ln.coluc.com -> v@k\u{f6}ln.coluc.com"
 )]
 #[case::hosted_a_label(
     "vngtp.lab",
-    "b@vngtp.lab",
-    "v@xn--kln-sna.coluc.com",
-    "b@vngtp.lab",
-    "v@k\u{f6}ln.coluc.com"
+    "b@vngtp.lab -> b@vngtp.lab",
+    "v@xn--kln-sna.coluc.com -> v@k\u{f6}ln.coluc.com"
 )]
 #[case::other_parts_stay(
     "vngtp.lab",
-    "stra\u{df}e@vngtp.lab./a@vngtp.lab.",
-    "stra\u{df}e@coluc.com./coluc.com.",
-    "stra\u{df}e@vngtp.lab/a@vngtp.lab.",
-    "stra\u{df}e@coluc.com/coluc.com."
+    "stra\u{df}e@vngtp.lab./a@vngtp.lab. -> stra\u{df}e@vngtp.lab/a@vngtp.lab.",
+    "stra\u{df}e@coluc.com./coluc.com. -> stra\u{df}e@coluc.com/coluc.com."
 )]
 #[tokio::test]
 async fn towards_a_router_each_domain_has_one_spelling(
     #[case] partner: &'static str,
     #[case] from: &str,
     #[case] to: &str,
-    #[case] written_from: &str,
-    #[case] written_to: &str,
     #[values(false, true)] with_namespace: bool,
 ) {
+    let ((from, written_from), (to, written_to)) = (from.split_once(" -> ").unwrap(), to.split_once(" -> ").unwrap());
     let (lab, peer, _router, mut link) = start(partner).await;
     let hosted = if to.contains("ln") {
         "k\u{f6}ln.coluc.com"

@@ -200,10 +200,7 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
     for (n, (stanzas, from)) in odd.enumerate() {
         for stanza in stanzas {
             bob.say(&stanza).await;
-            if back.is_none() {
-                back = Some(peer.accept_authenticated("coluc.com").await);
-            }
-            let answer = back.as_mut().unwrap().hear("</message>").await;
+            let answer = peer.accepted(&mut back).await.hear("</message>").await;
             is_refused(&answer, &from);
         }
         bob.say(&format!(

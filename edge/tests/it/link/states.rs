@@ -144,13 +144,8 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
     let (first, second) = (Router::new().await, Router::new().await);
     let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
     let (mut one, mut two) = (first.accept().await, second.accept().await);
-    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let writer = tokio::spawn(async move {
-        for n in 0..COUNT {
-            bob.say(&message(n)).await;
-        }
-        bob
-    });
+    let bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let writer = tokio::spawn(bob.say_all((0..COUNT).map(message)));
     let mut delivered = ids(&mut one, COUNT / 4).await;
     let taken = one.cut().await;
     delivered.extend(
@@ -421,13 +416,8 @@ async fn a_node_that_a_reload_takes_away_under_traffic_costs_nothing() {
     let mut config = config(&[&peer], &[&first, &second]);
     let lab = Lab::start(live(config.clone()));
     let (mut one, mut two) = (first.accept().await, second.accept().await);
-    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let writer = tokio::spawn(async move {
-        for n in 0..COUNT {
-            bob.say(&message(n)).await;
-        }
-        bob
-    });
+    let bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let writer = tokio::spawn(bob.say_all((0..COUNT).map(message)));
     let mut delivered: Vec<usize> = Vec::new();
     for _ in 0..COUNT / 3 {
         delivered.push(id(&one.hear().await));

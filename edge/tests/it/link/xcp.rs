@@ -333,13 +333,8 @@ async fn when_a_link_breaks_what_is_unproven_is_reported_and_the_rest_goes_over_
     let mut one = first.accept_xcp().await;
     let mut two = second.accept_xcp().await;
     lab.link(LinkState::Up).await;
-    let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
-    let writer = tokio::spawn(async move {
-        for n in 0..COUNT {
-            bob.say(&message(n)).await;
-        }
-        bob
-    });
+    let bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
+    let writer = tokio::spawn(bob.say_all((0..COUNT).map(message)));
     let mut seen = vec![0; COUNT];
     for _ in 0..COUNT / 4 {
         seen[id(&one.hear().await)] += 1;

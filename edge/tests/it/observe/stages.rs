@@ -11,11 +11,11 @@ use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::probe::{Plan, Verdict};
 use xmpp_federation_edge::words::Stage;
 
-use crate::support::partner::{DIALBACK, EXTERNAL};
+use crate::support::partner::EXTERNAL;
 use crate::support::pki::{client, partners, pki, server};
-use crate::support::{Lab, PATIENCE, PROCEED, Peer, Router, STARTTLS, Speaker, config, header, live, to_bob};
-
-const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+use crate::support::{
+    AUTH, DIALBACK, Lab, PATIENCE, PROCEED, Peer, Router, STARTTLS, Speaker, config, features, header, live, to_bob,
+};
 
 /// After which step the peer hangs up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,7 @@ async fn hang_up_on(peer: &Peer, after: After, resets: bool) {
     if after == After::OwnHeader {
         return;
     }
-    stream
-        .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-        .await;
+    stream.say(&features(STARTTLS)).await;
     stream.hear(STARTTLS).await;
     if after == After::StartTls {
         return;

@@ -10,10 +10,9 @@ use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, TlsMode};
 
 use super::world::World;
 use crate::support::pki::{Identity, Watching, certified, client, pki, server, server_asking};
-use crate::support::{Lab, PROCEED, Speaker, header, pin};
+use crate::support::{AUTH, Lab, PLAIN_DIALBACK, PROCEED, Speaker, features, header, pin};
 
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
-const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
 
 /// Opens a stream to the edge up to TLS.
@@ -99,9 +98,7 @@ async fn after_a_failed_handshake_a_later_attempt_says_nothing_in_clear() {
     let mut second = world.peer.accept_tcp().await;
     second.hear("version='1.0'>").await;
     second.say(&header("vngtp.lab", "coluc.com", "clear")).await;
-    second
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    second.say(&features(PLAIN_DIALBACK)).await;
     let said = second.hear_end().await;
     assert!(!said.contains("db:result"), "{said}");
     let failures = format!("{:?}", world.lab.edge.registry.failures(None));

@@ -11,7 +11,8 @@ use xmpp_federation_edge::tls::TlsSettings;
 use crate::support::dns::Dns;
 use crate::support::pki::{Pki, files};
 use crate::support::{
-    self, Lab, Peer, Router, RouterLink, Speaker, attribute, config, header, live, result, to_alice, to_bob, verified,
+    self, DIALBACK, Lab, PLAIN_DIALBACK, Peer, Router, RouterLink, Speaker, attribute, config, features, header, live,
+    result, to_alice, to_bob, verified,
 };
 
 /// Records of `_xmpps-server` and `_xmpp-server`, priority and port; every host is at 127.0.0.1.
@@ -79,9 +80,7 @@ async fn accept_direct(peer: &Peer, id: &str) -> Speaker {
     assert_eq!(attribute(&first, "stream:stream", "to"), peer.domain);
     let local = attribute(&first, "stream:stream", "from");
     stream.say(&header(peer.domain, &local, id)).await;
-    stream
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>")
-        .await;
+    stream.say(&features(DIALBACK)).await;
     stream
 }
 
@@ -248,9 +247,7 @@ async fn a_peer_that_ignores_alpn_is_taken() {
     assert_eq!(protocol, None);
     stream.hear("version='1.0'>").await;
     stream.say(&header("partner.example", "coluc.com", "id")).await;
-    stream
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    stream.say(&features(PLAIN_DIALBACK)).await;
     believe(&mut stream, &peer).await;
     stream.hear("id='m1'").await;
 }

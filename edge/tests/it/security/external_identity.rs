@@ -2,9 +2,9 @@
 
 use rstest::rstest;
 
-use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
+use crate::support::partner::{EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
 use crate::support::pki::{partners, pki};
-use crate::support::{Lab, Peer, Router, RouterLink, config};
+use crate::support::{DIALBACK, Lab, Peer, Router, RouterLink, config};
 
 /// Base64 of `coluc.com` and `conf.coluc.com`.
 const COLUC: &str = "Y29sdWMuY29t";

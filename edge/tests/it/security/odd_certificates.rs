@@ -16,7 +16,9 @@ use crate::support::dns::Dns;
 use crate::support::odd::{Odd, OddIdentity};
 use crate::support::partner::{Partner, Rules};
 use crate::support::pki::{Identity, client_showing, pki, server_showing};
-use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, header};
+use crate::support::{
+    DIALBACK, Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, features, header,
+};
 
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -227,9 +229,7 @@ const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1
 async fn key_shown(speaker: &mut Speaker) -> Option<String> {
     speaker.hear_any(&["version='1.0'>"]).await?;
     speaker.say(&header("vngtp.lab", "coluc.com", "secure")).await;
-    speaker
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>")
-        .await;
+    speaker.say(&features(DIALBACK)).await;
     speaker.hear_any(&["</db:result>"]).await
 }
 

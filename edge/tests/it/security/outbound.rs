@@ -7,25 +7,33 @@ use rstest::rstest;
 use xmpp_federation_core::edge_config::TlsMode;
 
 use crate::support::pki::{files, partners, pki};
-use crate::support::{self, Lab, Router, VALID, answered, attribute, config, header, to_alice};
+use crate::support::{
+    self, DIALBACK, Lab, Router, Speaker, VALID, answered, attribute, config, features, header, to_alice,
+};
 
-use super::world::{DIALBACK, HEADER_END, Host, MESSAGE, OFFERS_EXTERNAL, World};
+use super::world::{HEADER_END, Host, MESSAGE, OFFERS_EXTERNAL, World};
 
 /// With base64 of `coluc.com` as authorization identity.
 const AUTH: &str = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>Y29sdWMuY29t</auth>";
 
-#[tokio::test]
-async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_domains() {
+/// A stream of the edge on which it asks for EXTERNAL, and how it asks.
+async fn asked_for_external() -> (World, Host<'static>, Speaker, String) {
     let world = World::new(|_| {}).await;
     world.link.say(MESSAGE);
     let host = Host::new(TlsMode::Required, partners());
     let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
-    let (mut edge, auth, _) = taken.unwrap();
+    let (edge, auth, _) = taken.unwrap();
+    (world, host, edge, auth)
+}
+
+#[tokio::test]
+async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_domains() {
+    let (world, _, mut edge, auth) = asked_for_external().await;
     assert_eq!(auth, AUTH);
     edge.say("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
     edge.hear(HEADER_END).await;
     edge.say(&header("vngtp.lab", "coluc.com", "third-id")).await;
-    edge.say(&format!("<stream:features>{DIALBACK}")).await;
+    edge.say(&features(DIALBACK)).await;
     let message = edge.hear("</message>").await;
     assert!(!message.contains("db:result"), "{message}");
     assert_eq!(world.mechanisms("outbound"), ["external"]);
@@ -48,11 +56,7 @@ async fn the_edge_uses_external_where_it_is_offered_and_dialback_for_its_other_d
 
 #[tokio::test]
 async fn where_external_is_refused_dialback_goes_on_over_the_same_stream() {
-    let world = World::new(|_| {}).await;
-    world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, partners());
-    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
-    let (mut edge, _, _) = taken.unwrap();
+    let (world, host, mut edge, _) = asked_for_external().await;
     edge.say("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text xml:lang='en'>unacceptable</text></failure>").await;
     edge.hear("</db:result>").await;
     edge.say(VALID).await;
@@ -74,11 +78,7 @@ async fn where_external_is_refused_dialback_goes_on_over_the_same_stream() {
 #[case::without_a_word("")]
 #[tokio::test]
 async fn a_server_that_ends_the_stream_because_of_external_is_called_again_without(#[case] last: &str) {
-    let world = World::new(|_| {}).await;
-    world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, partners());
-    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
-    let (mut edge, _, _) = taken.unwrap();
+    let (world, host, mut edge, _) = asked_for_external().await;
     edge.say(last).await;
     drop(edge);
     let ends = ["</db:result>", "</auth>"];
@@ -108,11 +108,7 @@ async fn external_is_not_tried_with_a_certificate_that_does_not_name_the_sender(
 
 #[tokio::test]
 async fn a_challenge_is_given_up_and_dialback_goes_on() {
-    let world = World::new(|_| {}).await;
-    world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, partners());
-    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
-    let (mut edge, _, _) = taken.unwrap();
+    let (_world, _, mut edge, _) = asked_for_external().await;
     edge.say("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>=</challenge>")
         .await;
     edge.hear("<abort xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>").await;
@@ -123,14 +119,11 @@ async fn a_challenge_is_given_up_and_dialback_goes_on() {
 
 #[tokio::test]
 async fn nothing_pipelined_behind_success_counts() {
-    let world = World::new(|_| {}).await;
-    world.link.say(MESSAGE);
-    let host = Host::new(TlsMode::Required, partners());
-    let taken = host.take(&world.peer, OFFERS_EXTERNAL, &["</auth>"]).await;
-    let (mut edge, _, _) = taken.unwrap();
+    let (_world, _, mut edge, _) = asked_for_external().await;
     edge.say(&format!(
-        "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>{}<stream:features>{DIALBACK}",
-        header("vngtp.lab", "coluc.com", "injected")
+        "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>{}{}",
+        header("vngtp.lab", "coluc.com", "injected"),
+        features(DIALBACK)
     ))
     .await;
     let end = edge.hear_end().await;

@@ -6,9 +6,9 @@ use tokio::net::TcpStream;
 use xmpp_federation_core::edge_config::{TlsMode, TlsVersion};
 
 use crate::support::pki::{client, client_of, partners, pki, server};
-use crate::support::{KEY, PROCEED, Peer, STARTTLS, Speaker, header};
+use crate::support::{DIALBACK, KEY, PROCEED, Peer, STARTTLS, Speaker, features, header};
 
-use super::world::{DIALBACK, HEADER_END, Host, Inbound, MESSAGE, World};
+use super::world::{HEADER_END, Host, Inbound, MESSAGE, World};
 
 #[tokio::test]
 async fn a_domain_that_used_tls_is_not_spoken_to_in_clear_where_tls_is_optional() {
@@ -67,7 +67,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     let mut first = first;
     first.hear(HEADER_END).await;
     first.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    first.say(&format!("<stream:features>{STARTTLS}{DIALBACK}")).await;
+    first.say(&features(&format!("{STARTTLS}{DIALBACK}"))).await;
     first.hear(STARTTLS).await;
     first.say(PROCEED).await;
     if completed {

@@ -10,12 +10,13 @@ use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
 use crate::support::log::Log;
 use crate::support::pki::{Identity, client, partners, pki, server_of};
-use crate::support::{Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, header};
+use crate::support::{
+    DIALBACK, Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, features, header,
+};
 
 pub(super) const HEADER_END: &str = "version='1.0'>";
 pub(super) const MESSAGE: &str =
     "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
-pub(super) const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
 pub(super) const OFFERS_EXTERNAL: &str = "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>SCRAM-SHA-1</mechanism><mechanism>EXTERNAL</mechanism></mechanisms>";
 pub(super) struct World {
@@ -210,7 +211,7 @@ impl<'a> Host<'a> {
             TlsMode::Optional => STARTTLS,
             TlsMode::Disabled => "",
         };
-        edge.say(&format!("<stream:features>{starttls}{DIALBACK}")).await;
+        edge.say(&features(&format!("{starttls}{DIALBACK}"))).await;
         let mut said = edge.hear_any(&[&[STARTTLS], ends].concat()).await?;
         let secure = said == STARTTLS;
         if secure {
@@ -220,7 +221,7 @@ impl<'a> Host<'a> {
             assert_eq!(name.as_deref(), Some("vngtp.lab"), "SNI is the domain");
             edge.hear_any(&[HEADER_END]).await?;
             edge.say(&header("vngtp.lab", &to, "secure-id")).await;
-            edge.say(&format!("<stream:features>{offers}{DIALBACK}")).await;
+            edge.say(&features(&format!("{offers}{DIALBACK}"))).await;
             said = edge.hear_any(ends).await?;
         }
         Some((edge, said, secure))

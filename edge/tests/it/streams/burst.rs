@@ -160,10 +160,7 @@ async fn a_partner_that_closes_its_side_and_reads_on_gets_everything_once() {
     // What had not been written goes over the next stream.
     let mut second = None;
     while next < COUNT {
-        if second.is_none() {
-            second = Some(peer.accept_authenticated("coluc.com").await);
-        }
-        let heard = second.as_mut().unwrap().hear("</message>").await;
+        let heard = peer.accepted(&mut second).await.hear("</message>").await;
         let expected = format!("id='b{next:06}'");
         assert!(heard.contains(&expected), "{next}: {heard}");
         next += 1;

@@ -6,15 +6,14 @@ use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
 use crate::support::{
-    KEY, Lab, PROCEED, Peer, STARTTLS, Speaker, VALID, attribute, client_tls, header, server_tls, to_alice,
+    DIALBACK, KEY, Lab, PLAIN_DIALBACK, PROCEED, Peer, STARTTLS, Speaker, VALID, attribute, client_tls, features,
+    header, server_tls, to_alice,
 };
 
 fn peer_terms(config: &mut EdgeConfig, terms: &str) {
     config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
 }
 
-const DIALBACK: &str =
-    "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
 
 /// sslscan, nmap and others end the line.
@@ -80,9 +79,8 @@ async fn where_tls_comes_first_nothing_comes_before_it() {
 async fn proceed(peer: &Peer, behind: &str, later: &str) -> Speaker {
     let mut speaker = peer.accept_tcp().await;
     speaker.hear("version='1.0'>").await;
-    let features = format!("<stream:features>{STARTTLS}</stream:features>");
     let own = header("vngtp.lab", "coluc.com", "clear");
-    speaker.say(&(own + &features)).await;
+    speaker.say(&(own + &features(STARTTLS))).await;
     speaker.hear(STARTTLS).await;
     speaker.say(&format!("{PROCEED}{behind}")).await;
     // The edge has read that by then.
@@ -105,7 +103,9 @@ async fn white_space_behind_a_peers_proceed_is_no_reason_to_give_up(#[case] behi
         let mut speaker = proceed(&peer, behind, later).await;
         speaker.start_tls_as_server().await;
         speaker.hear("version='1.0'>").await;
-        speaker.say(&(header("vngtp.lab", "coluc.com", "id") + DIALBACK)).await;
+        speaker
+            .say(&(header("vngtp.lab", "coluc.com", "id") + &features(DIALBACK)))
+            .await;
         let asked = speaker.hear(&format!("</{element}>")).await;
         let id = match element {
             "db:verify" => format!(" id='{}'", attribute(&asked, element, "id")),
@@ -210,9 +210,7 @@ mod xcp_edge {
         let (mut stream, local) = peer.accept_tls().await;
         assert_eq!(local, "coluc.com");
         stream.say(&xcp_header("5d0f3a7c1")).await;
-        stream
-            .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-            .await;
+        stream.say(&features(PLAIN_DIALBACK)).await;
         stream
     }
 
@@ -276,13 +274,11 @@ mod xcp_edge {
 )]
 #[case::nothing("")]
 #[tokio::test]
-async fn features_after_tls_may_be_odd(#[case] features: &str) {
+async fn features_after_tls_may_be_odd(#[case] odd: &str) {
     let (_lab, peer, link) = Lab::configured(|_| {}).await;
     link.say(MESSAGE);
     let mut stream = peer.accept_tls_with("odd-features").await;
-    stream
-        .say(&format!("<stream:features>{features}</stream:features>"))
-        .await;
+    stream.say(&features(odd)).await;
     let asked = stream.hear("</db:result>").await;
     assert!(!asked.contains("bidi"), "{asked}");
     stream.say(VALID).await;
@@ -318,9 +314,7 @@ async fn an_answer_to_our_header_may_have_an_empty_to() {
     link.say(MESSAGE);
     let (mut stream, _) = peer.accept_tls().await;
     stream.say(&header("vngtp.lab", "", "id-1")).await;
-    stream
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    stream.say(&features(PLAIN_DIALBACK)).await;
     stream.hear("</db:result>").await;
     stream.say(VALID).await;
     stream.hear("id='m1'").await;

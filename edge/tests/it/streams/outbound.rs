@@ -2,7 +2,9 @@
 
 use rstest::rstest;
 
-use crate::support::{KEY, Lab, Peer, Router, attribute, config, header, live, to_alice, to_bob, verified};
+use crate::support::{
+    KEY, Lab, PLAIN_DIALBACK, Peer, Router, attribute, config, features, header, live, to_alice, to_bob, verified,
+};
 
 const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
 
@@ -69,9 +71,7 @@ async fn a_peer_without_tls_gets_nothing() {
     let mut clear = peer.accept_tcp().await;
     clear.hear("version='1.0'>").await;
     clear.say(&header("vngtp.lab", "coluc.com", "id")).await;
-    clear
-        .say("<stream:features><dialback xmlns='urn:xmpp:features:dialback'/></stream:features>")
-        .await;
+    clear.say(&features(PLAIN_DIALBACK)).await;
     let end = clear.hear("</stream:stream>").await;
     assert!(end.contains("<policy-violation "), "{end}");
     is_error(&link.hear().await, "remote-server-not-found");

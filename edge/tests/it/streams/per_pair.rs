@@ -10,9 +10,9 @@ use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::observe::failures::AttemptInfo;
 use xmpp_federation_edge::words::Stage;
 
-use crate::support::partner::{DIALBACK, EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
+use crate::support::partner::{EXTERNAL, Event, Partner, REMOTE, Reply, Rules};
 use crate::support::pki::{files, partners, pki};
-use crate::support::{Lab, Peer, Router, RouterLink, config, live, to_bob};
+use crate::support::{DIALBACK, Lab, Peer, Router, RouterLink, config, live, to_bob};
 
 const GOOD: &str = "coluc.com";
 const BAD: &str = "conf.coluc.com";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rstest::rstest;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{KEY, Lab, STARTTLS, Speaker, header, to_alice, to_bob};
+use crate::support::{KEY, Lab, STARTTLS, Speaker, features, header, to_alice, to_bob};
 
 /// The beginning of a TLS record with a `ClientHello` of 512 bytes.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
@@ -124,9 +124,7 @@ async fn a_peer_that_stalls_while_we_open_a_stream_is_left_in_time(#[case] until
         stalled.say(&header("vngtp.lab", "coluc.com", "id")).await;
     }
     if until == "proceed" {
-        stalled
-            .say(&format!("<stream:features>{STARTTLS}</stream:features>"))
-            .await;
+        stalled.say(&features(STARTTLS)).await;
         stalled.hear(STARTTLS).await;
         stalled.say("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>").await;
     }

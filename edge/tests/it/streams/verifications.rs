@@ -15,12 +15,9 @@ use xmpp_federation_edge::observe::failures::AttemptInfo;
 
 use crate::support::dns::Dns;
 use crate::support::{
-    KEY, Lab, PROCEED, Peer, Router, STARTTLS, Speaker, attribute, client_tls, config, header, live, result,
-    server_tls, verified,
+    DIALBACK, KEY, Lab, PROCEED, Peer, Router, STARTTLS, Speaker, attribute, client_tls, config, features, header,
+    live, result, server_tls, verified,
 };
-
-const DIALBACK: &str =
-    "<stream:features><dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback></stream:features>";
 
 fn valid(asked: &str) -> String {
     let [from, to, id] = ["from", "to", "id"].map(|name| attribute(asked, "db:verify", name));
@@ -37,7 +34,7 @@ async fn accept_unless(peer: &Peer, refused: &str) -> Option<Speaker> {
         stream.say(error).await;
         return None;
     }
-    stream.say(DIALBACK).await;
+    stream.say(&features(DIALBACK)).await;
     Some(stream)
 }
 
@@ -238,13 +235,14 @@ async fn authoritative(listener: TcpListener, streams: Arc<AtomicUsize>) {
             let mut side = Side::new(tcp);
             let opened = side.hear("version='1.0'>").await?;
             let domain = attribute(&opened, "stream:stream", "to");
-            let features = format!("<stream:features>{STARTTLS}</stream:features>");
-            side.say(&(header(&domain, "coluc.com", "c") + &features)).await?;
+            side.say(&(header(&domain, "coluc.com", "c") + &features(STARTTLS)))
+                .await?;
             side.hear(STARTTLS).await?;
             side.say(PROCEED).await?;
             let mut side = Side::new(tls.accept(side.io).await.ok()?);
             side.hear("version='1.0'>").await?;
-            side.say(&(header(&domain, "coluc.com", "v") + DIALBACK)).await?;
+            side.say(&(header(&domain, "coluc.com", "v") + &features(DIALBACK)))
+                .await?;
             loop {
                 let asked = side.hear("</db:verify>").await?;
                 side.say(&valid(&asked)).await?;

@@ -15,8 +15,8 @@ pub use lab::{Lab, SECRET, config, config_of, live, pin, terms};
 pub use router::{COMPONENT, GATEWAY, Router, RouterLink, announced, end_of_first_element};
 pub use scene::{Scene, configured_scene, scene, scene_with};
 pub use testkit_peer::{
-    Folder, KEY, PATIENCE, PROCEED, Peer, STARTTLS, Speaker, VALID, answered, attribute, client_tls, header, odd,
-    result, server_tls, verified,
+    AUTH, DIALBACK, Folder, KEY, PATIENCE, PLAIN_DIALBACK, PROCEED, Peer, STARTTLS, Speaker, VALID, answered,
+    attribute, client_tls, features, header, odd, result, server_tls, verified,
 };
 
 pub fn to_alice(id: impl std::fmt::Display) -> String {

@@ -7,12 +7,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::pki::{Identity, server};
-use super::{PATIENCE, Peer, Speaker, attribute, header};
+use super::{DIALBACK, PATIENCE, Peer, Speaker, attribute, header};
 
 pub const REMOTE: &str = "vngtp.lab";
 pub const EXTERNAL: &str =
     "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>";
-pub const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
 pub const REFUSED: &str =
     "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
 
