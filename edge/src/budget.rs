@@ -188,6 +188,7 @@ impl Share {
     }
 
     /// It holds this much from now on.
+    #[inline]
     pub fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if bytes > before {
