@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::jid::domain_part;
-use crate::jid::is_good;
+use crate::jid::{domain_part, is_good};
 use xmpp_federation_xml::{Element, XmlWriter};
 
 /// Namespace of stanza error conditions (RFC 6120 section 8.3.2).

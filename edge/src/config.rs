@@ -1,10 +1,9 @@
 //! The configuration in force: the file and everything it names, as one immutable snapshot.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use data_encoding::HEXLOWER;

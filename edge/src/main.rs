@@ -15,15 +15,14 @@ use xmpp_federation_core::edge_config::HumanDuration;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::config::{Live, Loader};
 use xmpp_federation_edge::control::{self, Control, Request};
-use xmpp_federation_edge::ctl;
 use xmpp_federation_edge::logging::{self, LogLevel};
 use xmpp_federation_edge::observe::metrics::Metrics;
 use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::observe::trace::Line;
-use xmpp_federation_edge::probe;
 use xmpp_federation_edge::reload::{self, Rejection, Reloader};
 use xmpp_federation_edge::runtime::Edge;
 use xmpp_federation_edge::stream::listen::{self, Listeners};
+use xmpp_federation_edge::{ctl, probe};
 
 /// XMPP server-to-server gateway between the public network and component links.
 #[derive(Debug, Parser)]

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use xmpp_federation_core::Domain;
 
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// The checks that a peer can fail; their names are stable.

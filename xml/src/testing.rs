@@ -11,8 +11,9 @@
 use rxml::error::EndOrError;
 use rxml::{Parse, WithOptions};
 
-use crate::StreamErrorCondition as C;
-use crate::{Attribute, Content, Element, Frame, Framer, Limits, Node, Reroot, XmlError, ns};
+use crate::{
+    Attribute, Content, Element, Frame, Framer, Limits, Node, Reroot, StreamErrorCondition as C, XmlError, ns,
+};
 
 /// What the framer makes of some bytes.
 pub struct Verdict {

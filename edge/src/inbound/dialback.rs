@@ -18,8 +18,7 @@ use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::terms;
-use crate::words::Stage;
-use crate::words::{Mechanism, Role};
+use crate::words::{Mechanism, Role, Stage};
 use xmpp_federation_xml::{Element, StreamErrorCondition};
 
 /// How often a key that is being verified may be shown again.

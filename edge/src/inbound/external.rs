@@ -19,8 +19,7 @@ use crate::refusal::{Check, Refusal};
 use crate::stream::Failure;
 use crate::terms;
 use crate::tls::JudgementCache;
-use crate::words::Stage;
-use crate::words::{Direction, Mechanism};
+use crate::words::{Direction, Mechanism, Stage};
 use xmpp_federation_xml::{Element, StreamErrorCondition, StreamHeader, ns};
 
 /// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).

@@ -30,8 +30,7 @@ use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::shared::Shared;
 use crate::stream::pace::{LowTurns, Pace};
-use crate::words::Direction;
-use crate::words::Service;
+use crate::words::{Direction, Service};
 use proxy::{Header, HeaderError, Origin};
 use table::{Admission, Bounds, Networks, Place, Table, Turn};
 

@@ -28,9 +28,7 @@ use crate::stream::tls::TlsSession;
 use crate::stream::{Failure, Wire, major_version};
 use crate::terms;
 use crate::tls::Verdict;
-use crate::words::Direction;
-use crate::words::Service;
-use crate::words::Stage;
+use crate::words::{Direction, Service, Stage};
 use xmpp_federation_xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
 
 /// What negotiation found out.

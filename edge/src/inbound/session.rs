@@ -38,9 +38,7 @@ use crate::stream::pace::Low;
 use crate::stream::transport::Delivery;
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, stanza_limits};
 use crate::terms;
-use crate::words::Mechanism;
-use crate::words::Service;
-use crate::words::Stage;
+use crate::words::{Mechanism, Service, Stage};
 use xmpp_federation_xml::{Element, Frame, Limits, STREAM_END, StreamErrorCondition, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.

@@ -17,8 +17,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::PartnerFailure;
 
 use crate::observe::registry::Waiting;
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 
 /// Attempts remembered of one domain and direction.
 pub const KEPT: usize = 20;

@@ -23,8 +23,7 @@ use crate::logging::DroppedLines;
 use crate::observe::registry::Registry;
 use crate::refusal::Check;
 use crate::resolve::Method;
-use crate::words::Stage;
-use crate::words::{Direction, Mechanism, Role};
+use crate::words::{Direction, Mechanism, Role, Stage};
 use described::help;
 
 type Label = (&'static str, Cow<'static, str>);

@@ -19,8 +19,7 @@ use super::links::LinkEntry;
 use crate::config::Live;
 use crate::observe::failures::{Attempt, DomainFailures, Failures};
 use crate::observe::trace::Tracers;
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 
 /// Open streams, links and failing partners of one edge.
 #[derive(Debug, Default)]

@@ -24,8 +24,7 @@ use crate::shared::Shared;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::tls::{ShownCertificate, Verdict};
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 use xmpp_federation_xml::StreamErrorCondition;
 
 /// A stream on which dialback may begin.

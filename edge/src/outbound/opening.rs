@@ -24,13 +24,10 @@ use crate::peer_memory::ExternalForms;
 use crate::refusal::{Check, Refusal};
 use crate::shared::Shared;
 use crate::stream::direct_tls::{self};
-use crate::stream::initiating;
-use crate::stream::{Failure, Wire, major_version};
+use crate::stream::{Failure, Wire, initiating, major_version};
 use crate::terms;
 use crate::tls::{Client, JudgementCache, ShownCertificate, noting_requests};
-use crate::words::Direction;
-use crate::words::Service;
-use crate::words::Stage;
+use crate::words::{Direction, Service, Stage};
 use xmpp_federation_xml::{Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.

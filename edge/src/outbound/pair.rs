@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 
-use super::Outbound;
 use super::connect::{OpenError, Opener, Purpose, Says};
 use super::route::{NEGATIVE, PAUSE, Route, Way};
-use super::{keep_alone, stream};
+use super::{Outbound, keep_alone, stream};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::observe::failures::Attempt;

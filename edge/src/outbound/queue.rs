@@ -8,8 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::budget::fair;
-use xmpp_federation_xml::ns;
-use xmpp_federation_xml::split;
+use xmpp_federation_xml::{ns, split};
 
 /// Bytes of a full block, and bytes written at once; a larger stanza has a block of its own.
 pub(super) const BLOCK: usize = 64 * 1024;

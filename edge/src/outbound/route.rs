@@ -16,10 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use super::Outbound;
 use super::connect::{OpenError, Says};
 use super::queue::{Bounds, Portion, Queue, Room};
-use super::{is_alone, keep_alone, pair};
+use super::{Outbound, is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
 use crate::tls::ShownCertificate;

@@ -23,20 +23,17 @@ use super::route::{OpeningTurn, Route};
 use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::config::Live;
-use crate::jid::DomainCache;
-use crate::jid::{Labels, Side};
+use crate::jid::{DomainCache, Labels, Side};
 use crate::observe::log_rate::Party;
 use crate::stream::Failure;
 use crate::stream::transport::Delivery;
 use crate::terms;
 use crate::tls::JudgementCache;
-use crate::words::Stage;
-use crate::words::{Mechanism, Role};
+use crate::words::{Mechanism, Role, Stage};
 use ending::Closing;
 pub use ending::End;
 use pairs::{PairState, hold_of_guests};
-use xmpp_federation_xml::ns;
-use xmpp_federation_xml::split;
+use xmpp_federation_xml::{ns, split};
 
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);

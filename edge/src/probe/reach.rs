@@ -16,12 +16,10 @@ use super::{Plan, Report};
 use crate::jid::spelling;
 use crate::observe::trace::tls::{certificate, cipher, version};
 use crate::policy::PeerPolicy;
-use crate::stream::initiating;
 use crate::stream::transport::Transport;
-use crate::stream::{Failure, Wire, direct_tls, major_version, negotiation_limits};
+use crate::stream::{Failure, Wire, direct_tls, initiating, major_version, negotiation_limits};
 use crate::tls::{PeerCertificates, Verdict};
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 use xmpp_federation_xml::{Node, StreamErrorCondition as Condition, StreamHeader, ns};
 
 /// Time for a TCP connection.

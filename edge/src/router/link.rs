@@ -14,8 +14,7 @@ use xmpp_federation_core::edge_config::{Endpoint, LinkProfile};
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use super::Routers;
-use super::{Mode, announcement, aside};
+use super::{Mode, Routers, announcement, aside};
 use crate::backoff::Backoff;
 use crate::clusters::Cluster;
 use crate::observe::links::LinkEntry;

@@ -6,8 +6,7 @@ use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use xmpp_federation_core::certificate::CertificateNames;
-use xmpp_federation_core::peer_key;
-use xmpp_federation_core::{Domain, Fingerprint};
+use xmpp_federation_core::{Domain, Fingerprint, peer_key};
 
 use super::revocation::RevocationLists;
 

@@ -2,9 +2,8 @@
 
 use super::{Cluster, Manager};
 use crate::desired::{Desired, Sibling};
-use crate::ledger::Ledger;
 use crate::ledger::file::LedgerFile;
-use crate::ledger::transitions;
+use crate::ledger::{Ledger, transitions};
 use crate::observation::{Exclusion, Observation};
 use crate::report::Event;
 use crate::store::StoreError;

@@ -7,17 +7,15 @@ use xmpp_federation_core::Activation;
 
 use crate::announcement;
 use crate::clock::{Elapsed, Stamp};
-use crate::control_center::ImpFederation;
+use crate::control_center::{ImpFederation, RestartAnswer};
 use crate::desired::Desired;
-use crate::observation::Observation;
-use crate::observation::started_after;
+use crate::observation::{Observation, started_after};
 use crate::pkid::Pkid;
 use crate::reasons::Reason;
 use crate::report::Event;
 
 use super::nodes::nodes;
 use super::{Ledger, Readable, Round, RoundCause};
-use crate::control_center::RestartAnswer;
 use crate::records::{ActionKind, ActionRecord, Baseline, Outcome, RowState, UpTimeMark};
 
 /// Takes in what was seen; returns the events it is worth. Does nothing where another resource

@@ -8,9 +8,8 @@ use super::probe::{self, HostProbe};
 use super::publisher::{Access, NodeName};
 use super::report::{Check, CheckRow, PreflightReport};
 use crate::cluster::server;
-use crate::control_center::Services;
 use crate::control_center::listing::Listing;
-use crate::control_center::{ControlCenter, ImpFederation, ServiceState, Which};
+use crate::control_center::{ControlCenter, ImpFederation, ServiceState, Services, Which};
 use crate::error::{CallErrorKind, Interface};
 use crate::observation::CALLS_PER_MINUTE;
 

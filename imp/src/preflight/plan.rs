@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
-use crate::access::AxlVersion;
-use crate::access::{Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
+use crate::access::{AxlVersion, Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
 
 /// How long a port may take to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

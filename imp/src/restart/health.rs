@@ -5,9 +5,8 @@ use std::time::Duration;
 use super::allowed::is_unsettled;
 use super::{RestartInput, RestartStep, RestartWait, WaitKind};
 use crate::clock::Elapsed;
-use crate::control_center::ServiceState;
-use crate::control_center::Services;
 use crate::control_center::beside::Down;
+use crate::control_center::{ServiceState, Services};
 use crate::ledger::Ledger;
 use crate::observation::Reading;
 

@@ -3,8 +3,7 @@
 use crate::control_center::ImpFederation;
 use crate::desired::FederationCheck;
 use crate::effects::federation_on;
-use crate::observation::CheckAnswer;
-use crate::observation::Observation;
+use crate::observation::{CheckAnswer, Observation};
 use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;

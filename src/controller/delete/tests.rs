@@ -29,10 +29,9 @@ use crate::controller::desired::desired;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
-use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::desired::{Desired, Place};
-use xmpp_federation_imp::report;
 use xmpp_federation_imp::store::{LedgerStore, MemoryStore};
+use xmpp_federation_imp::{Manager, report};
 
 /// What the API server holds and refuses.
 #[derive(Default)]

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::deletion;
-use super::endings;
 use super::imp::{Row, State};
 use super::install::operator_pods;
 use super::registration::{component_id, linked, restart_counts};
 use super::report::{Report, Talk, ensure};
 use super::resource::{Sample, condition, expect_condition, sample_file};
-use super::traffic;
 use super::world::{World, list, text};
+use super::{deletion, endings, traffic};
 use testkit_base::Error;
 
 /// The component id of an Expressway-E.

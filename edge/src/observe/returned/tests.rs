@@ -2,8 +2,7 @@
 use super::*;
 use proptest::prelude::*;
 use rstest::rstest;
-use xmpp_federation_xml::ns;
-use xmpp_federation_xml::split;
+use xmpp_federation_xml::{ns, split};
 
 /// What happens to a link, one after the other.
 #[derive(Debug, Clone, Copy)]

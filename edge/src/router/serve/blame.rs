@@ -12,8 +12,7 @@ use crate::jid::domain_part;
 use crate::observe::failures::Attempt;
 use crate::stream::Failure;
 use crate::stream::transport::Turn;
-use crate::words::Direction;
-use crate::words::Stage;
+use crate::words::{Direction, Stage};
 use xmpp_federation_xml::{Frame, ns};
 
 /// How long what a router said last is waited for once the connection is broken.

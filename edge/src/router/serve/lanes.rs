@@ -4,15 +4,13 @@ use super::{BATCH, Up};
 use crate::bounce::Cause;
 use crate::clusters::select;
 use crate::config::Live;
-use crate::jid::{JidFault, LastJudged, Side, judge};
-use crate::jid::{LONGEST, domain_part};
+use crate::jid::{JidFault, LONGEST, LastJudged, Side, domain_part, judge};
 use bytes::BytesMut;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use xmpp_federation_core::Domain;
-use xmpp_federation_xml::ns;
-use xmpp_federation_xml::split;
+use xmpp_federation_xml::{ns, split};
 
 /// Ways of stanzas that a link remembers; a router that uses more only loses the saving.
 pub(super) const LANES: usize = 1024;

@@ -10,8 +10,7 @@ use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
 use xmpp_federation_edge::observe::metrics::{Bound, Depths, Metrics};
 use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::refusal::Check;
-use xmpp_federation_edge::words::Stage;
-use xmpp_federation_edge::words::{Direction, Role};
+use xmpp_federation_edge::words::{Direction, Role, Stage};
 
 fn full_name(name: &str, kind: Kind) -> String {
     let suffix = if kind == Kind::Counter { "_total" } else { "" };
