@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::resource::Pod;
-use super::world::{list, text};
+use super::object::Pod;
+use super::object::{list, text};
 use testkit_lab::Lab;
 
 /// Writes what Kubernetes still knows into the lab's log folder; what cannot be had is left out.

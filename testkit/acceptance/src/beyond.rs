@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::install::{apply_object, operator_pods};
+use super::object::text;
+use super::object::{Pod, expect_condition};
 use super::registration::restart_counts;
 use super::report::{Report, Talk, ensure};
-use super::resource::{Pod, Sample, expect_condition};
+use super::resource::Sample;
 use super::traffic;
-use super::world::{World, text};
+use super::world::World;
 use testkit_base::Error;
 
 /// Name of the Secret with the certificate that is brought.
@@ -47,7 +49,7 @@ pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
 fn pair(sample: &Sample) -> Result<(String, String), Error> {
     let names: Vec<String> = ["/spec/domains", "/spec/chatNodeAliases"]
         .iter()
-        .flat_map(|pointer| super::world::list(&sample.resource, pointer))
+        .flat_map(|pointer| super::object::list(&sample.resource, pointer))
         .filter_map(|name| name.as_str().map(ToOwned::to_owned))
         .collect();
     let made = rcgen::generate_simple_self_signed(names)?;
@@ -274,7 +276,7 @@ async fn taken_over(talk: Talk, world: &World, sample: &Sample, namespace: &str,
         Duration::from_mins(1),
         async || {
             let now = sample.now(world).await?;
-            let served = super::world::list(&now, "/status/handledRequests")
+            let served = super::object::list(&now, "/status/handledRequests")
                 .iter()
                 .any(|request| text(request, "/value") == token);
             ensure(served, || "it is not served yet".to_owned())?;

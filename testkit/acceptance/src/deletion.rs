@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::imp::{Row, State};
 use super::install::{apply_object, operator_pods, operator_runs};
+use super::object::{list, text};
 use super::registration::restart_counts;
 use super::report::{Talk, ensure};
 use super::resource::{Account, Sample};
-use super::world::{World, list, text};
+use super::world::World;
 use testkit_base::Error;
 use testkit_lab::hosts;
 

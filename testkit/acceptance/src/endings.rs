@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::imp::{self, State};
+use super::object::expect_condition;
+use super::object::{list, text};
 use super::ready::Watch;
 use super::registration::{component_id, linked, restart_counts};
 use super::report::{Talk, ensure};
-use super::resource::{Sample, expect_condition, sample_file};
+use super::resource::{Sample, sample_file};
 use super::traffic::{self, Run};
-use super::world::{World, list, text};
+use super::world::World;
 use testkit_base::Error;
 
 /// Messages each way while the pod ends.

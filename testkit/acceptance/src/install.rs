@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::object::Pod;
+use super::object::{list, text};
 use super::report::{Talk, ensure};
-use super::resource::{Account, Pod, Sample, sample_file};
-use super::world::{World, list, text};
+use super::resource::{Account, Sample, sample_file};
+use super::world::World;
 use testkit_base::Error;
 use testkit_lab::{hosts, layout};
 

@@ -18,6 +18,7 @@ mod full;
 mod imp;
 mod install;
 mod migration;
+mod object;
 mod ready;
 mod registration;
 pub mod report;

@@ -7,10 +7,12 @@ use serde_json::json;
 
 use super::imp::{Row, State};
 use super::install::operator_pods;
+use super::object::{condition, expect_condition};
+use super::object::{list, text};
 use super::registration::{component_id, linked, restart_counts};
 use super::report::{Report, Talk, ensure};
-use super::resource::{Sample, condition, expect_condition, sample_file};
-use super::world::{World, list, text};
+use super::resource::{Sample, sample_file};
+use super::world::World;
 use super::{deletion, endings, traffic};
 use testkit_base::Error;
 

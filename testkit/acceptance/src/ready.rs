@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::install;
+use super::object::{Pod, expect_condition};
+use super::object::{list, text};
 use super::report::Talk;
-use super::resource::{Pod, Sample, expect_condition};
-use super::world::{World, list, text};
+use super::resource::Sample;
+use super::world::World;
 use testkit_base::Error;
 use testkit_lab::Lab;
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::imp::{self, Node, State};
 use super::install;
+use super::object::{condition, expect_condition};
+use super::object::{list, text};
 use super::report::{Talk, ensure};
-use super::resource::{Sample, condition, expect_condition};
-use super::world::{World, list, text};
+use super::resource::Sample;
+use super::world::World;
 use testkit_base::Error;
 
 /// `propagationDelay` of the sample, in milliseconds.

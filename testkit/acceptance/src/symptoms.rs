@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::imp::{State, credential};
 use super::install::apply_object;
+use super::object::{condition, expect_condition};
 use super::registration::{component_id, linked, restart_counts};
 use super::report::{Talk, ensure};
-use super::resource::{Account, Sample, condition, expect_condition};
+use super::resource::{Account, Sample};
 use super::traffic;
 use super::world::World;
 use testkit_base::Error;

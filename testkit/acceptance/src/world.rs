@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::imp::Imp;
-use super::resource::Pod;
+use super::object::Pod;
 use super::users::User;
 use testkit_base::Error;
 use testkit_dns::{QueryRecord, RecordSpec};
@@ -105,17 +105,4 @@ impl World {
         let text = self.lab.kubectl(&words).await?;
         serde_json::from_str(&text).map_err(|error| format!("kubectl get: {error}").into())
     }
-}
-
-/// A text inside a JSON value; empty when absent.
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-/// A list inside a JSON value; empty when absent.
-pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -17,7 +17,7 @@ use super::command::{self, Output};
 use super::layout::{self, Layout};
 use super::node::{self, wait_until};
 use super::process::{self, Place, Record};
-use super::{hosts, images, kubernetes, network, teardown};
+use super::{kubernetes, network, teardown};
 use testkit_base::Error;
 
 /// What a lab is to have.
@@ -48,82 +48,10 @@ impl Options {
 /// A running lab. Dropping it leaves the lab running.
 #[derive(Debug, Clone)]
 pub struct Lab {
-    layout: Layout,
+    pub(super) layout: Layout,
 }
 
 impl Lab {
-    /// Starts a lab anew; what an earlier one of the same name left, running or not, is removed first. When the start
-    /// fails, its logs are kept in `target/lab-logs/NAME` and everything else is removed.
-    pub async fn up(options: &Options) -> Result<Self, Error> {
-        require_root()?;
-        let layout = Layout::new(&options.name, options.dir.as_deref())?;
-        let _only = lock(&layout)?;
-        claim(&layout).await?;
-        teardown::remove(&layout, None).await?;
-        let lab = Self { layout };
-        match lab.start(options).await {
-            Ok(()) => Ok(lab),
-            Err(error) => {
-                let logs = lab.failure_logs();
-                let also = match teardown::remove(&lab.layout, Some(&logs)).await {
-                    Ok(()) => String::new(),
-                    Err(error) => format!("; what it had started could not be removed: {error}"),
-                };
-                Err(format!(
-                    "the lab {} did not start: {error} (its logs: {}){also}",
-                    options.name,
-                    logs.display()
-                )
-                .into())
-            }
-        }
-    }
-
-    async fn start(&self, options: &Options) -> Result<(), Error> {
-        let layout = &self.layout;
-        let began = Instant::now();
-        let archives = if options.kubernetes {
-            images::build().await?
-        } else {
-            Vec::new()
-        };
-        fs::create_dir_all(layout.dir())?;
-        if fs::read_dir(layout.dir())?.next().is_some() {
-            return Err(format!(
-                "the folder {} is not empty and not a lab's: choose another with --dir",
-                layout.dir().display()
-            )
-            .into());
-        }
-        fs::write(layout.dir().join(teardown::MARK), "")?;
-        fs::create_dir_all(layout.run_dir())?;
-        fs::write(layout.owner_file(), layout.dir().display().to_string())?;
-        let checkout = layout::repository().display().to_string();
-        fs::write(layout.checkout_file(), checkout)?;
-        fs::create_dir_all(layout.logs_dir())?;
-        network::create(layout).await?;
-        let hosts = async {
-            if options.hosts {
-                hosts::start(self).await?;
-            }
-            Ok::<_, Error>(())
-        };
-        let kubernetes = async {
-            if options.kubernetes {
-                kubernetes::start(layout, &archives).await?;
-                let cloud = layout.kubernetes_dir().join("cloud.kubeconfig");
-                let cloud = cloud.display().to_string();
-                self.spawn_testkit(None, "cloud", &["lab", "cloud", "--kubeconfig", &cloud])?;
-            }
-            Ok::<_, Error>(())
-        };
-        let (hosts, kubernetes) = tokio::join!(hosts, kubernetes);
-        hosts?;
-        kubernetes?;
-        println!("lab {}: up in {:.1} s", layout.name(), began.elapsed().as_secs_f64());
-        Ok(())
-    }
-
     /// A lab that is already running.
     pub fn attach(name: &str, dir: Option<&Path>) -> Result<Self, Error> {
         require_root()?;
@@ -365,7 +293,7 @@ pub fn testkit_binary() -> Result<String, Error> {
         .to_string())
 }
 
-fn require_root() -> Result<(), Error> {
+pub(super) fn require_root() -> Result<(), Error> {
     if nix::unistd::geteuid().is_root() {
         Ok(())
     } else {
@@ -374,7 +302,7 @@ fn require_root() -> Result<(), Error> {
 }
 
 /// Held while a lab is started or removed. The name vanishes with the process: nothing stays behind.
-fn lock(lab: &Layout) -> Result<UnixListener, Error> {
+pub(super) fn lock(lab: &Layout) -> Result<UnixListener, Error> {
     let address = SocketAddr::from_abstract_name(format!("{}-lock", lab.tag()))?;
     UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => format!(
@@ -387,7 +315,7 @@ fn lock(lab: &Layout) -> Result<UnixListener, Error> {
 }
 
 /// Refuses a name that a lab of another folder uses; adopts it when that lab is dead.
-async fn claim(lab: &Layout) -> Result<(), Error> {
+pub(super) async fn claim(lab: &Layout) -> Result<(), Error> {
     let Ok(owner) = fs::read_to_string(lab.owner_file()) else {
         return Ok(());
     };

@@ -35,6 +35,7 @@ pub mod network;
 pub mod node;
 pub mod pki;
 pub mod process;
+mod start;
 pub mod teardown;
 
 pub mod api;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use super::server::{HostConfig, Proof, ServerConfig, Tls};
+use super::config::{HostConfig, Proof, ServerConfig, Tls};
 use testkit_base::Error;
 
 /// Writes configuration and certificates; the command runs ejabberd in the foreground and makes the accounts.

@@ -12,6 +12,7 @@
 //! [`session`] the user; [`inbox`] what the user received.
 
 pub mod certificates;
+mod config;
 pub mod control;
 mod ejabberd;
 pub mod inbox;

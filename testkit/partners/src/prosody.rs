@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::server::{HostConfig, Proof, ServerConfig, Tls};
+use super::config::{HostConfig, Proof, ServerConfig, Tls};
 use testkit_base::Error;
 
 /// Writes configuration and accounts; the command runs Prosody in the foreground.
@@ -133,7 +133,7 @@ fn lua_string(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::server::Kind;
+    use crate::config::Kind;
 
     fn config(hosts: &[(&str, Tls, Proof)]) -> ServerConfig {
         let dir = std::env::temp_dir().join(format!("prosody-{}", uuid::Uuid::new_v4().simple()));

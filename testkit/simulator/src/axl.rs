@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Node};
 use super::database::Rows;
 use super::distort::distort;
 use super::faults::{FaultForm, FaultOptions};
-use super::http::{Answer, Request};
+use super::message::{Answer, Request};
 use super::soap;
 use super::sql::{self, SqlError, Verb};
 use super::xml::{Element, escape};

@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Node};
 use super::config::Federation;
 use super::distort::distort;
-use super::http::{Answer, Request};
+use super::message::{Answer, Request};
 use super::router::{Control, FEDERATION, ROUTER, Service};
 use super::soap;
 use super::xml::{Element, escape};

@@ -1,7 +1,7 @@
 //! What faults do to an answer that is ready: its text, and how it goes out.
 
 use super::faults::FaultOptions;
-use super::http::{Answer, Delivery};
+use super::message::{Answer, Delivery};
 use super::soap::ENVELOPE_NS;
 use super::xml::escape;
 

@@ -3,6 +3,7 @@
 use super::auth::Login;
 use super::calls::Call;
 use super::cluster::{Cluster, Node};
+use super::message::{Answer, Delivery, Request};
 use super::tls::{self, Identity};
 use super::{axl, control_center};
 use axum::body::{Body, Bytes};
@@ -17,132 +18,6 @@ const CONTROL_CENTER: &str = "/controlcenterservice2/services/ControlCenterServi
 const MAX_BODY: usize = 1 << 20;
 /// Length of a huge answer.
 const HUGE: usize = 100_000_000;
-
-/// One request, and what is known about it for the record.
-pub struct Request {
-    /// As `POST`.
-    pub method: String,
-    headers: http::HeaderMap,
-    /// The whole body.
-    pub body: Vec<u8>,
-    /// For the record.
-    pub service: &'static str,
-    /// For the record.
-    pub operation: String,
-    /// For the record.
-    pub detail: String,
-    /// What the credentials are worth.
-    pub login: Login,
-}
-
-/// What to do with a request.
-pub struct Answer {
-    /// HTTP status; 0: none.
-    pub status: u16,
-    /// Of the body.
-    pub content_type: &'static str,
-    /// The whole body.
-    pub body: String,
-    /// For the record.
-    pub outcome: &'static str,
-    /// How it goes out.
-    pub delivery: Delivery,
-    /// Seconds of a header `Retry-After`.
-    pub retry_after: Option<u64>,
-}
-
-/// How the bytes of an answer go out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// At once.
-    Whole,
-    /// One by one, five a second.
-    Drip,
-    /// The first half of them; then the connection breaks.
-    Reset,
-    /// Behind them come so many others that 100 MB are full.
-    Huge,
-}
-
-impl Answer {
-    /// A SOAP answer.
-    pub fn xml(status: u16, body: String) -> Self {
-        Self {
-            status,
-            content_type: "text/xml;charset=UTF-8",
-            body,
-            outcome: if status == 200 { "ok" } else { "refused" },
-            delivery: Delivery::Whole,
-            retry_after: None,
-        }
-    }
-
-    /// A page of the web server.
-    pub fn html(status: u16, text: &str) -> Self {
-        Self {
-            status,
-            content_type: "text/html;charset=utf-8",
-            body: format!(
-                "<html><head><title>{text}</title></head><body><h1>HTTP Status {status}</h1><p>{text}</p></body></html>"
-            ),
-            outcome: if status == 200 { "ok" } else { "refused" },
-            delivery: Delivery::Whole,
-            retry_after: None,
-        }
-    }
-
-    /// The connection is closed without an answer.
-    pub fn lost() -> Self {
-        Self {
-            status: 0,
-            content_type: "",
-            body: String::new(),
-            outcome: "reply lost",
-            delivery: Delivery::Whole,
-            retry_after: None,
-        }
-    }
-
-    /// No answer ever comes.
-    pub fn never() -> Self {
-        Self {
-            outcome: "time-out",
-            ..Self::lost()
-        }
-    }
-}
-
-impl Request {
-    /// A header's value.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// Whether the body is declared as XML in UTF-8.
-    pub fn is_xml(&self) -> bool {
-        let value = self.header("content-type").unwrap_or_default().to_lowercase();
-        let mut parts = value.split(';').map(str::trim);
-        parts.next() == Some("text/xml") && parts.all(|part| ["charset=utf-8", "charset=\"utf-8\""].contains(&part))
-    }
-
-    /// The 401 where the credentials are wrong; the login is judged (and counted) here, once.
-    pub fn authenticate(&mut self, cluster: &Cluster, node: &Node, fault: &str, operations: &[&str]) -> Option<Answer> {
-        self.login = cluster.auth.login(self.header("authorization"));
-        if cluster.faults.strike(fault, &node.name, operations).is_some() {
-            self.login.verdict = "bad";
-        }
-        (self.login.verdict != "ok").then(|| Answer::html(401, "Unauthorized"))
-    }
-
-    /// The 404 that a session cookie from before a restart of the web server gets.
-    pub fn stale_session(&self, cluster: &Cluster) -> Option<Answer> {
-        let cookies = self.header("cookie")?;
-        let id = cookies
-            .split(';')
-            .find_map(|pair| pair.trim().strip_prefix("JSESSIONIDSSO="))?;
-        (!cluster.auth.session_lives(id)).then(|| Answer::html(404, "Not Found"))
-    }
-}
 
 /// Serves one node's HTTPS until the cluster ends.
 pub async fn serve(cluster: Arc<Cluster>, node: Arc<Node>, listener: TcpListener, identity: Identity) {

@@ -49,6 +49,7 @@ mod distort;
 mod faults;
 mod http;
 mod listen;
+mod message;
 mod router;
 mod soap;
 pub mod sql;
