@@ -28,9 +28,15 @@ const MESSAGE: &str = "<message from='alice@coluc.com' to='x@partner.example' id
 /// First the zone leads to a server of its owner's, later to one inside.
 #[tokio::test]
 async fn an_address_that_changes_to_one_inside_is_not_connected_to() {
-    let outside = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    // Another test may have this port at the other address.
+    let (outside, inside) = loop {
+        let outside = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = outside.local_addr().unwrap().port();
+        if let Ok(inside) = TcpListener::bind(("127.0.0.1", port)).await {
+            break (outside, inside);
+        }
+    };
     let port = outside.local_addr().unwrap().port();
-    let inside = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let host = "x.partner.example.";
     let dns = Dns::default().plain(0, port, host).host(host, &["127.0.0.2"]);
     let dns = Arc::new(dns.host(host, &["127.0.0.1", "::1", "169.254.169.254"]));
