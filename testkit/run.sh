@@ -32,18 +32,16 @@ clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 # Every generated file: what would be written is compared with the commit.
 generated() { "$bin/xtask" generate --check; }
 
-# All tests that need no lab. Those against the simulated IM&P and those of the edge wait far more than they compute, so
-# many run at once.
+# All tests that need no lab. Those against the simulated IM&P wait far more than they compute, so many run at once.
 tests() {
   local file name others=()
   for file in tests/*.rs tests/*/main.rs */tests/*.rs */tests/*/main.rs; do
     [ -e "$file" ] || continue
     name=$(basename "${file%/main.rs}" .rs)
-    [ "$name" = imp ] || [ "$name" = it ] || others+=(--test "$name")
+    [ "$name" = imp ] || others+=(--test "$name")
   done
   cargo test --workspace --locked --lib --bins "${others[@]}" &&
     cargo test --workspace --locked --doc &&
-    cargo test --workspace --locked --test it -- --test-threads=4 &&
     cargo test --workspace --locked --test imp -- --test-threads=8
 }
 
