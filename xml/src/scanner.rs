@@ -19,7 +19,6 @@ use super::prolog::Prolog;
 use super::state::{Cut, OpenElement, State, Step, bad_utf8, from, malformed, over_limit};
 use super::tag::{Attr, Binding};
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Scanner {
     pub(super) limits: Limits,

@@ -38,7 +38,6 @@ pub struct Login {
     pub credential: Option<String>,
     /// Roles of the account, where the password was right.
     pub axl: bool,
-    /// See `axl`.
     pub control_center: bool,
 }
 

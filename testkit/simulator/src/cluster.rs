@@ -43,9 +43,7 @@ pub struct Cluster {
     pub profile: Profile,
     /// Requests that are being answered, and the most there were at a time.
     pub in_flight: (AtomicUsize, AtomicUsize),
-    /// See `ImpConfig`.
     pub services_lag: Duration,
-    /// See `ImpConfig`.
     pub not_activated: BTreeSet<String>,
     /// How long a router may be down in a redundancy group; `None`: there are none.
     pub failover: Option<Duration>,
@@ -56,26 +54,17 @@ pub struct Cluster {
     write_order: Mutex<()>,
 }
 
-/// What may be changed while the cluster runs.
+/// What may be changed while the cluster runs; explained at `ImpConfig`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// See `ImpConfig`.
     pub restart: Duration,
-    /// See `ImpConfig`.
     pub replication: Duration,
-    /// See `ImpConfig`.
     pub config_manager: Duration,
-    /// See `ImpConfig`.
     pub federation: Federation,
-    /// See `ImpConfig`.
     pub notice: bool,
-    /// See `ImpConfig`.
     pub control_center_per_minute: usize,
-    /// See `ImpConfig`.
     pub axl_versions: Vec<String>,
-    /// See `ImpConfig`.
     pub router_secret: String,
-    /// See `ImpConfig`.
     pub spread: Spread,
     /// How long each request is thought about.
     pub think: Duration,
