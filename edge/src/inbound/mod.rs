@@ -32,7 +32,7 @@ use crate::shared::Shared;
 use crate::stream::pace::{LowTurns, Pace};
 use crate::words::{Direction, Service};
 use proxy::{Header, HeaderError, Origin};
-use table::{Admission, Bounds, Networks, Place, Table, Turn};
+use table::{Admission, ConnectionBounds, Networks, Place, Table, WaitingTurn};
 
 /// How often a waiting connection looks whether its address is known as a partner's by now.
 const LOOK: Duration = Duration::from_millis(200);
@@ -102,9 +102,9 @@ impl Inbound {
 }
 
 /// The bounds for a connection from this address.
-fn bounds(inbound: &Inbound, live: &Live, peer: SocketAddr) -> Bounds {
+fn bounds(inbound: &Inbound, live: &Live, peer: SocketAddr) -> ConnectionBounds {
     let partner = inbound.shared.is_partners_address(live, peer.ip());
-    Bounds::new(&live.config.limits, live.budget.connections, partner)
+    ConnectionBounds::new(&live.config.limits, live.budget.connections, partner)
 }
 
 /// A connection is closed before any stream: counted, and shown in traces.
@@ -202,13 +202,18 @@ enum Beginning {
     /// It is served.
     Placed(Place),
     /// It is one of too many that came at once.
-    Waits(Turn),
+    Waits(WaitingTurn),
     /// It has a place, and a PROXY header says whose it is.
     Relayed(Place),
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(inbound: &Inbound, peer: SocketAddr, bounds: &Bounds, longest: Duration) -> Result<Beginning, Bound> {
+fn enter(
+    inbound: &Inbound,
+    peer: SocketAddr,
+    bounds: &ConnectionBounds,
+    longest: Duration,
+) -> Result<Beginning, Bound> {
     let (table, networks) = (&inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
         Some(turn) => Ok(Beginning::Waits(turn)),
@@ -225,7 +230,12 @@ fn placed(inbound: &Inbound, admitted: Admission) -> Place {
 
 /// Waits until it is the connection's turn, or until its address turns out to be a partner's. Its
 /// negotiation has as much time as if it had come only then.
-async fn wait(inbound: &Inbound, peer: SocketAddr, turn: Turn, deadline: &mut Instant) -> Option<(SocketAddr, Place)> {
+async fn wait(
+    inbound: &Inbound,
+    peer: SocketAddr,
+    turn: WaitingTurn,
+    deadline: &mut Instant,
+) -> Option<(SocketAddr, Place)> {
     let began = Instant::now();
     loop {
         let now = Instant::now();

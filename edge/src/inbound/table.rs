@@ -62,7 +62,7 @@ impl Networks {
 
 /// The bounds that a connection is held to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct ConnectionBounds {
     total: usize,
     /// By network, in the order of [`Networks`].
     networks: [usize; 3],
@@ -71,7 +71,7 @@ pub(super) struct Bounds {
     partner: bool,
 }
 
-impl Bounds {
+impl ConnectionBounds {
     pub(super) fn new(limits: &Limits, total: usize, partner: bool) -> Self {
         let networks = [
             limits.max_connections_per_address,
@@ -134,7 +134,7 @@ struct Inner {
     unproven: BTreeSet<(bool, u64)>,
     /// Of all, those that are no partner's.
     strangers: usize,
-    networks: HashMap<Network, Share>,
+    networks: HashMap<Network, NetworkShare>,
     /// At this many networks, those that count no connection any more are removed.
     tidy_at: usize,
     /// When the next stranger's connection is due.
@@ -151,7 +151,7 @@ struct Connection {
 
 /// What one network has.
 #[derive(Debug, Default)]
-struct Share {
+struct NetworkShare {
     open: usize,
     unproven: BTreeSet<u64>,
     waiting: usize,
@@ -170,7 +170,7 @@ pub(super) struct Place {
 
 /// A connection waits for its turn; over when dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct WaitingTurn {
     table: Arc<Table>,
     networks: Networks,
     pub(super) due: Instant,
@@ -186,7 +186,7 @@ pub(super) struct Admission {
 
 impl Table {
     /// A place for a connection of these networks; the bound that is met where nobody gives way.
-    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &Bounds) -> Result<Admission, Bound> {
+    pub(super) fn admit(self: &Arc<Self>, networks: Networks, bounds: &ConnectionBounds) -> Result<Admission, Bound> {
         let mut inner = self.0.lock();
         let mut gave_way = inner.make_room_in(networks, bounds)?;
         gave_way.extend(inner.make_room(bounds)?);
@@ -217,10 +217,10 @@ impl Table {
     pub(super) fn turn(
         self: &Arc<Self>,
         networks: Networks,
-        bounds: &Bounds,
+        bounds: &ConnectionBounds,
         longest: Duration,
         now: Instant,
-    ) -> Result<Option<Turn>, Bound> {
+    ) -> Result<Option<WaitingTurn>, Bound> {
         let mut inner = self.0.lock();
         let Some(due) = inner.book(networks, bounds, longest, now)? else {
             return Ok(None);
@@ -229,7 +229,7 @@ impl Table {
         for network in networks.iter() {
             inner.share(network).waiting += 1;
         }
-        Ok(Some(Turn {
+        Ok(Some(WaitingTurn {
             table: self.clone(),
             networks,
             due,
@@ -238,7 +238,7 @@ impl Table {
 }
 
 impl Inner {
-    fn share(&mut self, network: Network) -> &mut Share {
+    fn share(&mut self, network: Network) -> &mut NetworkShare {
         self.networks.entry(network).or_default()
     }
 
@@ -251,7 +251,7 @@ impl Inner {
     }
 
     /// Makes room for one more connection in each network.
-    fn make_room_in(&mut self, networks: Networks, bounds: &Bounds) -> Result<Vec<Bound>, Bound> {
+    fn make_room_in(&mut self, networks: Networks, bounds: &ConnectionBounds) -> Result<Vec<Bound>, Bound> {
         let mut gave_way = Vec::new();
         for (network, most) in networks.iter().zip(bounds.networks) {
             let share = self.share(network);
@@ -268,7 +268,7 @@ impl Inner {
     }
 
     /// Makes room for one more connection among all.
-    fn make_room(&mut self, bounds: &Bounds) -> Result<Option<Bound>, Bound> {
+    fn make_room(&mut self, bounds: &ConnectionBounds) -> Result<Option<Bound>, Bound> {
         let strangers = bounds.total - bounds.total / RESERVED;
         let full = self.open.len() >= bounds.total;
         if !full && (bounds.partner || self.strangers < strangers) {
@@ -308,7 +308,7 @@ impl Inner {
     fn book(
         &mut self,
         networks: Networks,
-        bounds: &Bounds,
+        bounds: &ConnectionBounds,
         longest: Duration,
         now: Instant,
     ) -> Result<Option<Instant>, Bound> {
@@ -352,7 +352,7 @@ impl Inner {
     }
 }
 
-impl Share {
+impl NetworkShare {
     fn is_idle(&self, now: Instant) -> bool {
         self.open == 0 && self.waiting == 0 && self.due.is_none_or(|due| due <= now)
     }
@@ -361,7 +361,7 @@ impl Share {
 impl Place {
     /// The connection, counted in total only so far, is one of these networks. An error is the
     /// bound that is met.
-    pub(super) fn belongs_to(&self, networks: Networks, bounds: &Bounds) -> Result<Vec<Bound>, Bound> {
+    pub(super) fn belongs_to(&self, networks: Networks, bounds: &ConnectionBounds) -> Result<Vec<Bound>, Bound> {
         let mut guard = self.table.0.lock();
         let inner = &mut *guard;
         let gave_way = inner.make_room_in(networks, bounds)?;
@@ -407,7 +407,7 @@ impl Drop for Place {
     }
 }
 
-impl Drop for Turn {
+impl Drop for WaitingTurn {
     fn drop(&mut self) {
         let mut inner = self.table.0.lock();
         inner.waiting = inner.waiting.saturating_sub(1);

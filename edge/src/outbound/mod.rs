@@ -39,7 +39,7 @@ use crate::observe::log_rate::Party;
 use crate::peer_memory::PeerMemory;
 use crate::shared::Shared;
 pub(crate) use opening::external_auth;
-use queue::Bounds;
+use queue::QueueBounds;
 use route::Route;
 use xmpp_federation_xml::{ns, split};
 
@@ -111,7 +111,7 @@ impl Outbound {
         text: &[u8],
         stanzas: &mut Vec<Range<usize>>,
     ) -> Result<(), Cause> {
-        let bounds = Bounds {
+        let bounds = QueueBounds {
             domain: live.config.limits.max_queued_bytes,
             total: most_waiting(live),
         };
@@ -145,7 +145,7 @@ impl Outbound {
     /// the error did not fit, so only the bound over all domains holds; how many there are is
     /// bounded by what links hold.
     fn push_error(self: &Arc<Self>, live: &Live, local: &Domain, remote: &Domain, error: &Bytes) -> Result<(), Cause> {
-        let (all, bounds) = (0..error.len(), Bounds::of_reports(most_waiting(live)));
+        let (all, bounds) = (0..error.len(), QueueBounds::of_reports(most_waiting(live)));
         self.queue(live, (local, remote), error, &mut vec![all], bounds)
     }
 
@@ -155,7 +155,7 @@ impl Outbound {
         (local, remote): (&Domain, &Domain),
         text: &[u8],
         stanzas: &mut Vec<Range<usize>>,
-        bounds: Bounds,
+        bounds: QueueBounds,
     ) -> Result<(), Cause> {
         if live.policy.check(remote).is_err() {
             return Err(Cause::Denied);

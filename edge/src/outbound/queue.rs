@@ -22,14 +22,14 @@ const RESERVE: usize = 4;
 
 /// How many bytes may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct QueueBounds {
     /// For one remote domain.
     pub(super) domain: usize,
     /// For all together.
     pub(super) total: usize,
 }
 
-impl Bounds {
+impl QueueBounds {
     /// A report has nobody who could be told that it found no room: only the memory counts.
     pub(super) fn of_reports(total: usize) -> Self {
         Self {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     /// Fills domains one after the other with stanzas; gives what each has.
-    fn fill(bounds: Bounds, domains: usize, stanza: usize) -> Vec<usize> {
+    fn fill(bounds: QueueBounds, domains: usize, stanza: usize) -> Vec<usize> {
         let (mut total, mut each) = (0, vec![0; domains]);
         for own in &mut each {
             while bounds.admit(*own, total, stanza) {
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_single_domain_gets_its_bound_and_many_share_what_there_is() {
-        let bounds = Bounds {
+        let bounds = QueueBounds {
             domain: 32 * MIB,
             total: 128 * MIB,
         };
@@ -397,7 +397,7 @@ mod tests {
             own += 500;
         }
         assert!(own > SMALL - 500, "{own}");
-        let scarce = Bounds {
+        let scarce = QueueBounds {
             total: 32 * MIB,
             ..bounds
         };

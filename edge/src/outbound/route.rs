@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use super::connect::{OpenError, Says};
-use super::queue::{Bounds, Portion, Queue, Room};
+use super::queue::{Portion, Queue, QueueBounds, Room};
 use super::{Outbound, is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
@@ -154,7 +154,13 @@ impl Route {
 
     /// Queues those stanzas of one pair that there is room for, parts of `text`, and takes them out
     /// of `stanzas`; what is left keeps its order. Gives whether the pair is new and needs a task.
-    pub(super) fn push(&self, bounds: Bounds, local: &Domain, text: &[u8], stanzas: &mut Vec<Range<usize>>) -> bool {
+    pub(super) fn push(
+        &self,
+        bounds: QueueBounds,
+        local: &Domain,
+        text: &[u8],
+        stanzas: &mut Vec<Range<usize>>,
+    ) -> bool {
         let now = Instant::now();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;

@@ -109,19 +109,19 @@ struct Way {
 pub(crate) struct Verifier {
     shared: Arc<Shared>,
     remembered: usize,
-    targets: Mutex<HashMap<Way, Target>>,
+    targets: Mutex<HashMap<Way, WayState>>,
     turns: Arc<Turns>,
     /// Streams open or being opened.
     streams: AtomicUsize,
 }
 
-enum Target {
+enum WayState {
     /// Their number is bounded by the turns.
     QuestionStream(mpsc::UnboundedSender<PendingQuestion>),
     NotReachable(Instant, &'static str),
 }
 
-impl std::fmt::Debug for Target {
+impl std::fmt::Debug for WayState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::QuestionStream(_) => "Asking",
@@ -194,7 +194,7 @@ impl Verifier {
         let mut targets = self.targets.lock();
         let now = Instant::now();
         for way in [&shared, &own] {
-            if let Some(Target::NotReachable(until, condition)) = targets.get(way)
+            if let Some(WayState::NotReachable(until, condition)) = targets.get(way)
                 && now < *until
             {
                 let condition = *condition;
@@ -206,7 +206,7 @@ impl Verifier {
             if apart && *way == shared {
                 continue;
             }
-            if let Some(Target::QuestionStream(sender)) = targets.get(way) {
+            if let Some(WayState::QuestionStream(sender)) = targets.get(way) {
                 match sender.send(asked) {
                     Ok(()) => return,
                     // That task is just ending.
@@ -218,7 +218,7 @@ impl Verifier {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The receiver is here.
         let _ = sender.send(asked);
-        targets.insert(way.clone(), Target::QuestionStream(sender));
+        targets.insert(way.clone(), WayState::QuestionStream(sender));
         drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
         let verifier = self.clone();
@@ -239,31 +239,31 @@ impl Verifier {
     /// A stream that was to go this way says of that one that it does not lead anywhere.
     fn not_reachable(&self, of: &Way, way: Way, condition: &'static str) {
         let mut targets = self.targets.lock();
-        if *of != way && matches!(targets.get(&way), Some(Target::QuestionStream(_))) {
+        if *of != way && matches!(targets.get(&way), Some(WayState::QuestionStream(_))) {
             // Another stream is there, or comes to its own result.
             return;
         }
         let now = Instant::now();
         if targets.len() >= self.remembered {
-            targets.retain(|_, target| !matches!(target, Target::NotReachable(until, _) if now >= *until));
+            targets.retain(|_, target| !matches!(target, WayState::NotReachable(until, _) if now >= *until));
         }
         targets.remove(&way);
         if targets.len() < 2 * self.remembered {
-            targets.insert(way, Target::NotReachable(now + NEGATIVE, condition));
+            targets.insert(way, WayState::NotReachable(now + NEGATIVE, condition));
         }
     }
 
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
         self.targets.lock().retain(|way, target| {
-            matches!(target, Target::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
+            matches!(target, WayState::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
     /// This stream ends and takes no questions any more: the next one opens another.
     fn forget(&self, way: &Way) {
         let mut targets = self.targets.lock();
-        if let Some(Target::QuestionStream(sender)) = targets.get(way)
+        if let Some(WayState::QuestionStream(sender)) = targets.get(way)
             && sender.is_closed()
         {
             targets.remove(way);

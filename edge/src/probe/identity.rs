@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::names::Target;
+use super::names::ProbeTarget;
 use super::reach::ReachedPeer;
 use super::{Plan, Report};
 use crate::dialback::elements::{Answer, Kind, Received, result_request};
@@ -14,7 +14,7 @@ use crate::stream::{Failure, Wire};
 use xmpp_federation_xml::{Element, ns};
 
 impl Plan {
-    pub(super) async fn identify(&self, target: &Target, reached: ReachedPeer, report: &mut Report) {
+    pub(super) async fn identify(&self, target: &ProbeTarget, reached: ReachedPeer, report: &mut Report) {
         let subject = target.subject();
         let offered = reached.mechanisms.iter().any(|name| name == "EXTERNAL");
         self.dialback(&subject, reached, report).await;

@@ -12,14 +12,14 @@ const MOST: usize = 16;
 
 /// An address to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct ProbeTarget {
     /// The address.
     pub(super) address: SocketAddr,
     /// TLS from the first byte.
     pub(super) direct: bool,
 }
 
-impl Target {
+impl ProbeTarget {
     /// As the table shows it.
     pub(super) fn subject(&self) -> String {
         let direct = if self.direct { " (direct TLS)" } else { "" };
@@ -29,7 +29,7 @@ impl Target {
 
 impl Plan {
     /// The addresses that an edge would try, best ones first.
-    pub(super) async fn find(&self, report: &mut Report) -> Vec<Target> {
+    pub(super) async fn find(&self, report: &mut Report) -> Vec<ProbeTarget> {
         let routes = &self.config.static_routes;
         if let Some(route) = routes.iter().find(|route| route.domain == self.domain) {
             let mut targets = Vec::new();
@@ -130,7 +130,14 @@ impl Plan {
         })
     }
 
-    async fn addresses(&self, host: &str, port: u16, direct: bool, trusted: bool, report: &mut Report) -> Vec<Target> {
+    async fn addresses(
+        &self,
+        host: &str,
+        port: u16,
+        direct: bool,
+        trusted: bool,
+        report: &mut Report,
+    ) -> Vec<ProbeTarget> {
         let found = match host.parse() {
             Ok(address) if trusted => Ok(vec![address]),
             Ok(_) => {
@@ -180,7 +187,7 @@ impl Plan {
                 ),
                 _ => {
                     report.good("address", host, ip.to_string());
-                    targets.push(Target { address, direct });
+                    targets.push(ProbeTarget { address, direct });
                 }
             }
         }

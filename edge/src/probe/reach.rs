@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use xmpp_federation_core::StreamId;
 use xmpp_federation_core::edge_config::TlsMode;
 
-use super::names::Target;
+use super::names::ProbeTarget;
 use super::{Plan, Report};
 use crate::jid::spelling;
 use crate::observe::trace::tls::{certificate, cipher, version};
@@ -50,7 +50,7 @@ struct Failed(&'static str, String, &'static str);
 
 impl Plan {
     /// Looks at one address; gives the stream if it came to features.
-    pub(super) async fn reach(&self, target: &Target, report: &mut Report) -> Option<ReachedPeer> {
+    pub(super) async fn reach(&self, target: &ProbeTarget, report: &mut Report) -> Option<ReachedPeer> {
         let subject = target.subject();
         let tcp = self.connect(target, report).await?;
         match self.negotiate(target, tcp, report).await {
@@ -62,7 +62,7 @@ impl Plan {
         }
     }
 
-    async fn connect(&self, target: &Target, report: &mut Report) -> Option<TcpStream> {
+    async fn connect(&self, target: &ProbeTarget, report: &mut Report) -> Option<TcpStream> {
         let subject = target.subject();
         let started = Instant::now();
         let opened = timeout(CONNECT, crate::resolve::connect::open(target.address)).await;
@@ -96,7 +96,12 @@ impl Plan {
         }
     }
 
-    async fn negotiate(&self, target: &Target, tcp: TcpStream, report: &mut Report) -> Result<ReachedPeer, Failed> {
+    async fn negotiate(
+        &self,
+        target: &ProbeTarget,
+        tcp: TcpStream,
+        report: &mut Report,
+    ) -> Result<ReachedPeer, Failed> {
         let limits = &self.config.limits;
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -130,7 +135,7 @@ impl Plan {
 
     async fn steps(
         &self,
-        target: &Target,
+        target: &ProbeTarget,
         wire: &mut Wire,
         report: &mut Report,
         stage: &mut Stage,

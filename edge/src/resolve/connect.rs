@@ -13,7 +13,7 @@ use super::{Candidate, Failures, MOST_FAILURES, Resolution, Service};
 
 /// Bounds of the attempts to reach one domain.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct AttemptBounds {
     /// TCP connections started at most.
     pub attempts: usize,
     /// Time for all attempts, TLS and stream negotiation included.
@@ -24,7 +24,7 @@ pub struct Bounds {
     pub stagger: Duration,
 }
 
-impl Default for Bounds {
+impl Default for AttemptBounds {
     fn default() -> Self {
         Self {
             attempts: 8,

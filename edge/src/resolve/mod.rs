@@ -31,7 +31,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, TlsMode};
 use crate::policy::Policy;
 pub use crate::words::Service;
 pub use address_rules::{AddressRules, RouterAddresses};
-pub use connect::{Attempts, Bounds, Connection};
+pub use connect::{AttemptBounds, Attempts, Connection};
 pub use dns::{Dns, Lookup, LookupError, SrvRecord};
 use srv::Choice;
 
@@ -193,7 +193,7 @@ pub struct Resolver {
     pub(crate) rules: Arc<AddressRules>,
     routes: Arc<HashMap<Domain, Vec<Target>>>,
     policy: Arc<Policy>,
-    bounds: Bounds,
+    bounds: AttemptBounds,
 }
 
 impl fmt::Debug for Resolver {
@@ -242,7 +242,7 @@ impl Resolver {
             rules: Arc::new(AddressRules::new(config, routers)),
             routes: Arc::new(fixed),
             policy: Arc::new(Policy::new(config)),
-            bounds: Bounds::default(),
+            bounds: AttemptBounds::default(),
         }
     }
 
@@ -256,7 +256,7 @@ impl Resolver {
 
     /// The same with other bounds.
     #[must_use]
-    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+    pub fn with_bounds(mut self, bounds: AttemptBounds) -> Self {
         self.bounds = bounds;
         self
     }

@@ -114,8 +114,8 @@ routers:
 
 const LOOPBACK: &str = "dns: {allowPrivateTargets: [127.0.0.0/8]}";
 
-fn quick() -> Bounds {
-    Bounds {
+fn quick() -> AttemptBounds {
+    AttemptBounds {
         attempts: 8,
         total: Duration::from_secs(5),
         each: Duration::from_secs(5),
@@ -224,7 +224,8 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
     let table = Table::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
     let lookup = Arc::new(WithoutDirect(table));
     let total = Duration::from_secs(3);
-    let resolver = Resolver::with_lookup(&config(""), lookup, Arc::default()).with_bounds(Bounds { total, ..quick() });
+    let resolver =
+        Resolver::with_lookup(&config(""), lookup, Arc::default()).with_bounds(AttemptBounds { total, ..quick() });
     let found = resolver.resolve(&vngtp()).await.unwrap();
     assert_eq!(found.method.as_str(), method);
     assert!(
@@ -238,7 +239,7 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
 async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
     let table = Table::read(&format!("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20"));
     let resolver =
-        Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default()).with_bounds(Bounds {
+        Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default()).with_bounds(AttemptBounds {
             total: Duration::from_millis(300),
             ..quick()
         });
@@ -328,7 +329,7 @@ async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
     let table = Table::read(&format!(
         "{SRV} 0 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2"
     ));
-    let resolver = resolver(LOOPBACK, &table).with_bounds(Bounds::default());
+    let resolver = resolver(LOOPBACK, &table).with_bounds(AttemptBounds::default());
     let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
     let began = std::time::Instant::now();
     let Connection { address, .. } = attempts.next().await.unwrap().unwrap();
@@ -348,7 +349,7 @@ async fn a_refused_connection_starts_the_next_one_at_once() {
     let port = good.local_addr().unwrap().port();
     let addresses: String = (3..=9).map(|n| format!("\na x.vngtp.lab. = 127.0.0.{n}")).collect();
     let table = Table::read(&format!("{SRV} 0 0 {port} x.vngtp.lab.{addresses}"));
-    let slow = Bounds {
+    let slow = AttemptBounds {
         stagger: Duration::from_mins(1),
         ..quick()
     };
@@ -479,7 +480,7 @@ async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
         one.local_addr().unwrap(),
         two.local_addr().unwrap()
     );
-    let bounds = Bounds {
+    let bounds = AttemptBounds {
         total: Duration::from_secs(30),
         each: Duration::from_secs(10),
         ..quick()
@@ -704,7 +705,7 @@ async fn many_priorities_of_slow_names_take_no_longer_than_the_time_of_all_attem
     let table = Table::read(&records);
     let total = Duration::from_millis(350);
     let resolver = Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
-        .with_bounds(Bounds { total, ..quick() });
+        .with_bounds(AttemptBounds { total, ..quick() });
     let error = resolver.resolve(&vngtp()).await.unwrap_err();
     assert_eq!(error.as_str(), "temporary", "{error}");
     // Two questions about the services, then a host every 100 ms.

@@ -4,7 +4,7 @@ use rstest::rstest;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn bounds(total: usize, networks: [usize; 3], partner: bool) -> Bounds {
+fn bounds(total: usize, networks: [usize; 3], partner: bool) -> ConnectionBounds {
     let limits = Limits {
         max_connections_per_address: networks[0],
         max_connections_per56: networks[1],
@@ -12,7 +12,7 @@ fn bounds(total: usize, networks: [usize; 3], partner: bool) -> Bounds {
         new_connections_per_second: Some(50),
         ..Limits::default()
     };
-    Bounds::new(&limits, total, partner)
+    ConnectionBounds::new(&limits, total, partner)
 }
 
 fn at(text: &str) -> Networks {
@@ -138,7 +138,7 @@ async fn new_connections_of_a_network_wait_for_their_turn_and_others_do_not() {
     // A second later the rate has room again.
     let later = now + Duration::from_secs(1);
     assert!(turn("192.0.2.1", later).unwrap().is_none());
-    let partner = Bounds {
+    let partner = ConnectionBounds {
         partner: true,
         ..bounds
     };

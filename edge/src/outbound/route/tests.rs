@@ -6,7 +6,7 @@ fn domain(text: &str) -> Domain {
 }
 
 /// Pushes stanzas; gives what is left.
-fn push(route: &Route, bounds: Bounds, local: &Domain, stanzas: &[&str]) -> Vec<String> {
+fn push(route: &Route, bounds: QueueBounds, local: &Domain, stanzas: &[&str]) -> Vec<String> {
     let text = stanzas.concat();
     let mut at = 0;
     let mut parts = Vec::new();
@@ -22,7 +22,7 @@ fn push(route: &Route, bounds: Bounds, local: &Domain, stanzas: &[&str]) -> Vec<
 fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order() {
     let total = Arc::new(AtomicUsize::new(0));
     let (route, local) = (Route::new(domain("a.example"), total.clone()), domain("coluc.com"));
-    let bounds = Bounds {
+    let bounds = QueueBounds {
         domain: 15,
         total: 1024,
     };
@@ -42,7 +42,7 @@ fn bytes_are_bounded_for_the_remote_domain_and_over_all() {
     let route = Route::new(domain("a.example"), total.clone());
     let other = Route::new(domain("b.example"), total.clone());
     let (one, two) = (domain("coluc.com"), domain("conf.coluc.com"));
-    let bounds = Bounds { domain: 25, total: 40 };
+    let bounds = QueueBounds { domain: 25, total: 40 };
     assert!(push(&route, bounds, &one, &["<message/>"]).is_empty());
     assert!(push(&route, bounds, &two, &["<message/>"]).is_empty());
     assert_eq!(push(&route, bounds, &one, &["<message/>"]).len(), 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, TlsMode};
-use xmpp_federation_edge::resolve::{Bounds, Resolver};
+use xmpp_federation_edge::resolve::{AttemptBounds, Resolver};
 use xmpp_federation_edge::tls::TlsSettings;
 
 use crate::support::dns::Dns;
@@ -260,9 +260,9 @@ async fn a_target_that_stalls_leaves_time_for_the_next_one() {
         dns,
         |_| {},
         |resolver| {
-            resolver.with_bounds(Bounds {
+            resolver.with_bounds(AttemptBounds {
                 each: Duration::from_millis(500),
-                ..Bounds::default()
+                ..AttemptBounds::default()
             })
         },
     )
