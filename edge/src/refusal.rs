@@ -56,15 +56,50 @@ impl Check {
         self.into()
     }
 
+    /// The stage that it belongs to, `None` if a stream can fail it at any; the conditions of a stream error (RFC 6120
+    /// section 4.9.3) and of a dialback error (XEP-0220 section 2.4); what the peer is told.
+    #[rustfmt::skip]
+    const fn row(self) -> (Option<Stage>, StreamErrorCondition, &'static str, &'static str) {
+        use StreamErrorCondition as Condition;
+        match self {
+            Self::Policy => (Some(Stage::Policy), Condition::PolicyViolation, "not-allowed", "federation with this domain is not allowed here"),
+            Self::OwnDomain => (Some(Stage::Policy), Condition::InvalidFrom, "not-allowed", "a domain hosted here cannot come in from outside"),
+            Self::Hosted => (Some(Stage::Policy), Condition::HostUnknown, "item-not-found", "this domain is not hosted here"),
+            Self::TlsRequired => (Some(Stage::Tls), Condition::PolicyViolation, "policy-violation", "TLS is required here"),
+            Self::TlsDowngrade => (Some(Stage::Tls), Condition::PolicyViolation, "policy-violation", "TLS was used with this domain before and is required since"),
+            Self::TlsHandshake => (Some(Stage::Tls), Condition::PolicyViolation, "policy-violation", "the TLS handshake failed"),
+            Self::TlsDisabled => (Some(Stage::Tls), Condition::PolicyViolation, "policy-violation", "TLS is disabled here"),
+            Self::Certificate => (Some(Stage::Certificate), Condition::PolicyViolation, "not-authorized", "the certificate does not prove the domain"),
+            Self::Pin => (Some(Stage::Certificate), Condition::PolicyViolation, "not-authorized", "the certificate is not the one expected of the domain"),
+            Self::Dialback => (Some(Stage::Dialback), Condition::PolicyViolation, "not-authorized", "the dialback key is not valid"),
+            Self::Limits => (None, Condition::ResourceConstraint, "resource-constraint", "too many requests at once"),
+            Self::Addressing => (None, Condition::PolicyViolation, "bad-request", "these addresses are not allowed on this stream"),
+            Self::Authenticated => (Some(Stage::Dialback), Condition::PolicyViolation, "not-authorized", "this pair of domains is not authenticated"),
+            Self::Protocol => (None, Condition::PolicyViolation, "bad-request", "this is not expected here"),
+            Self::Xml => (None, Condition::PolicyViolation, "bad-request", "this XML is not allowed in a stream"),
+            Self::Size => (None, Condition::PolicyViolation, "bad-request", "this is larger than allowed here"),
+            Self::Time => (None, Condition::PolicyViolation, "resource-constraint", "timeout"),
+        }
+    }
+
     /// The stage that it belongs to; `None` if a stream can fail it at any.
     pub const fn stage(self) -> Option<Stage> {
-        match self {
-            Self::Policy | Self::OwnDomain | Self::Hosted => Some(Stage::Policy),
-            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => Some(Stage::Tls),
-            Self::Certificate | Self::Pin => Some(Stage::Certificate),
-            Self::Dialback | Self::Authenticated => Some(Stage::Dialback),
-            Self::Limits | Self::Addressing | Self::Protocol | Self::Xml | Self::Size | Self::Time => None,
-        }
+        self.row().0
+    }
+
+    /// The condition of a stream error.
+    pub const fn stream_condition(self) -> StreamErrorCondition {
+        self.row().1
+    }
+
+    /// The condition of a dialback error.
+    pub const fn dialback_condition(self) -> &'static str {
+        self.row().2
+    }
+
+    /// What the peer is told in a stream error.
+    pub const fn to_peer(self) -> &'static str {
+        self.row().3
     }
 
     /// The check that a stream error with this condition stands for; `None` if it is nobody's fault.
@@ -89,51 +124,6 @@ impl Check {
             | Condition::UnsupportedEncoding => Self::Xml,
             _ => return None,
         })
-    }
-
-    /// The condition of a dialback error (XEP-0220 section 2.4).
-    pub const fn dialback_condition(self) -> &'static str {
-        match self {
-            Self::Policy | Self::OwnDomain => "not-allowed",
-            Self::Hosted => "item-not-found",
-            Self::TlsRequired | Self::TlsDowngrade | Self::TlsHandshake | Self::TlsDisabled => "policy-violation",
-            Self::Certificate | Self::Pin | Self::Dialback | Self::Authenticated => "not-authorized",
-            Self::Limits | Self::Time => "resource-constraint",
-            Self::Addressing | Self::Protocol | Self::Xml | Self::Size => "bad-request",
-        }
-    }
-
-    /// The condition of a stream error (RFC 6120 section 4.9.3).
-    pub const fn stream_condition(self) -> StreamErrorCondition {
-        match self {
-            Self::Hosted => StreamErrorCondition::HostUnknown,
-            Self::OwnDomain => StreamErrorCondition::InvalidFrom,
-            Self::Limits => StreamErrorCondition::ResourceConstraint,
-            _ => StreamErrorCondition::PolicyViolation,
-        }
-    }
-
-    /// What the peer is told in a stream error.
-    pub const fn to_peer(self) -> &'static str {
-        match self {
-            Self::Policy => "federation with this domain is not allowed here",
-            Self::OwnDomain => "a domain hosted here cannot come in from outside",
-            Self::Hosted => "this domain is not hosted here",
-            Self::TlsRequired => "TLS is required here",
-            Self::TlsDowngrade => "TLS was used with this domain before and is required since",
-            Self::TlsHandshake => "the TLS handshake failed",
-            Self::TlsDisabled => "TLS is disabled here",
-            Self::Certificate => "the certificate does not prove the domain",
-            Self::Pin => "the certificate is not the one expected of the domain",
-            Self::Dialback => "the dialback key is not valid",
-            Self::Limits => "too many requests at once",
-            Self::Addressing => "these addresses are not allowed on this stream",
-            Self::Authenticated => "this pair of domains is not authenticated",
-            Self::Protocol => "this is not expected here",
-            Self::Xml => "this XML is not allowed in a stream",
-            Self::Size => "this is larger than allowed here",
-            Self::Time => "timeout",
-        }
     }
 }
 
