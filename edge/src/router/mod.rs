@@ -11,7 +11,7 @@
 mod announcement;
 mod aside;
 mod envelope;
-pub mod link;
+mod link;
 mod serve;
 
 use std::sync::Arc;
