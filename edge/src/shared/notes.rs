@@ -86,9 +86,7 @@ impl Shared {
             self.attempt_failed(&remote, attempt);
         }
     }
-}
 
-impl Shared {
     /// In whose name somebody at this address shows a key of this domain.
     pub(crate) fn standing(&self, address: IpAddr, remote: &Domain) -> Standing {
         match (self.is_partner(remote), self.is_partners(address)) {
