@@ -56,6 +56,18 @@ fn domains(mut config: EdgeConfig, n: usize) -> Live {
     live(config)
 }
 
+/// Twenty messages in a millisecond; `prefix`: how their ids begin.
+async fn alice_writes(said: impl Fn(&str), count: usize, prefix: &str) {
+    for n in 0..count {
+        said(&format!(
+            "<message from='alice@coluc.com' to='bob@vngtp.lab' id='{prefix}{n}'><body>x</body></message>"
+        ));
+        if n % 20 == 19 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 #[rstest]
 #[case::certificate(certificate)]
 #[case::secrets(secrets)]
@@ -73,17 +85,7 @@ async fn no_stanza_is_lost_or_doubled_when_something_is_reloaded_under_traffic(#
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut inward = link.opens(&peer, "first").await;
 
-    let said = link.sayer();
-    let alice = tokio::spawn(async move {
-        for n in 0..COUNT {
-            said(&format!(
-                "<message from='alice@coluc.com' to='bob@vngtp.lab' id='{n}'><body>x</body></message>"
-            ));
-            if n % 20 == 19 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-    });
+    let alice = tokio::spawn(alice_writes(link.sayer(), COUNT, ""));
     let writing = tokio::spawn(async move {
         for n in 0..COUNT {
             bob.say(&format!(
@@ -128,17 +130,7 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
     let mut link = router.accept().await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let mut inward = link.opens(&peer, "first").await;
-    let said = link.sayer();
-    let alice = tokio::spawn(async move {
-        for n in 0..COUNT {
-            said(&format!(
-                "<message from='alice@coluc.com' to='bob@vngtp.lab' id='a{n}'><body>x</body></message>"
-            ));
-            if n % 20 == 19 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-    });
+    let alice = tokio::spawn(alice_writes(link.sayer(), COUNT, "a"));
     let writing = tokio::spawn(async move {
         for n in 0..COUNT {
             let text = format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='b{n}'><body>x</body></message>");
