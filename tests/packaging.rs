@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,15 +40,24 @@ fn chart(settings: &[&str]) -> String {
     run(&mut command)
 }
 
-/// Objects by kind, namespace and name, without labels, which differ by design.
+fn kustomization() -> String {
+    run(Command::new(tool("kubectl"))
+        .arg("kustomize")
+        .arg(root().join("deploy")))
+}
+
+/// All objects, without labels, which differ by design.
+fn documents(yaml: &str) -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(yaml).map(|document| Value::deserialize(document).unwrap());
+    let mut objects: Vec<Value> = documents.filter(|object| !object.is_null()).collect();
+    objects.iter_mut().for_each(strip_labels);
+    objects
+}
+
+/// Objects by kind and name.
 fn objects(yaml: &str) -> BTreeMap<String, Value> {
     let mut objects = BTreeMap::new();
-    for document in serde_yaml::Deserializer::from_str(yaml) {
-        let mut object = Value::deserialize(document).unwrap();
-        if object.is_null() {
-            continue;
-        }
-        strip_labels(&mut object);
+    for object in documents(yaml) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
         let key = format!("{} {}", text("/kind"), text("/metadata/name"));
         assert!(objects.insert(key.clone(), object).is_none(), "{key} is there twice");
@@ -71,10 +80,7 @@ fn strip_labels(value: &mut Value) {
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
 fn the_chart_and_the_kustomization_install_the_same_objects() {
-    let kustomized = run(Command::new(tool("kubectl"))
-        .arg("kustomize")
-        .arg(root().join("deploy")));
-    let mut deploy = objects(&kustomized);
+    let mut deploy = objects(&kustomization());
     // Helm creates namespaces by a flag of its own.
     deploy.retain(|key, _| !key.starts_with("Namespace "));
     let chart = objects(&chart(&[
@@ -115,4 +121,87 @@ fn named_namespaces_take_roles_instead_of_a_cluster_wide_one() {
     assert!(!mine("ClusterRole xmpp-federation-operator"));
     let deployment = &objects["Deployment xmpp-federation-operator"];
     assert!(deployment.to_string().contains("WATCH_NAMESPACES"));
+}
+
+/// API group, resource and verbs that the operator uses in the namespaces of the resources.
+const USED: &[(&str, &str, &str)] = &[
+    ("xmppfederation.io", "xmppfederations", "get list watch patch"),
+    ("xmppfederation.io", "xmppfederations/status", "patch"),
+    ("xmppfederation.io", "xmppfederations/finalizers", "update"),
+    ("", "secrets", "get list watch create patch delete"),
+    ("", "configmaps", "get list watch create patch"),
+    ("", "services", "get list watch create patch"),
+    ("", "serviceaccounts", "get list watch create patch"),
+    ("", "pods", "list watch patch"),
+    ("apps", "statefulsets", "get list watch create patch"),
+    ("policy", "poddisruptionbudgets", "get list watch create patch"),
+    ("networking.k8s.io", "networkpolicies", "get list watch create patch"),
+    ("events.k8s.io", "events", "create"),
+];
+/// The same in its own namespace.
+const USED_AT_HOME: &[(&str, &str, &str)] = &[
+    ("coordination.k8s.io", "leases", "get create update"),
+    ("", "configmaps", "get list watch create update"),
+    ("", "secrets", "get create"),
+];
+
+/// Verbs by API group and resource.
+type Verbs = BTreeMap<(String, String), BTreeSet<String>>;
+
+fn verbs(used: &[(&str, &str, &str)]) -> Verbs {
+    used.iter()
+        .map(|(group, resource, verbs)| {
+            let verbs = verbs.split(' ').map(str::to_owned).collect();
+            (((*group).to_owned(), (*resource).to_owned()), verbs)
+        })
+        .collect()
+}
+
+/// What a role that is bound to the operator grants, by namespace; `*` is every namespace.
+fn granted(yaml: &str) -> BTreeMap<String, Verbs> {
+    let documents = documents(yaml);
+    let text = |object: &Value, pointer: &str| -> String {
+        let found = object.pointer(pointer).and_then(Value::as_str);
+        found.unwrap_or("*").to_owned()
+    };
+    let texts = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+    let mut granted: BTreeMap<String, Verbs> = BTreeMap::new();
+    for binding in &documents {
+        if !text(binding, "/kind").ends_with("RoleBinding") {
+            continue;
+        }
+        assert_eq!(text(binding, "/subjects/0/name"), "xmpp-federation-operator");
+        assert_eq!(text(binding, "/subjects/0/namespace"), "xmpp-federation-system");
+        let namespace = text(binding, "/metadata/namespace");
+        let bound = |role: &&Value| {
+            text(role, "/kind") == text(binding, "/roleRef/kind")
+                && text(role, "/metadata/name") == text(binding, "/roleRef/name")
+                && text(role, "/metadata/namespace") == namespace
+        };
+        let role = documents.iter().find(bound).unwrap();
+        let verbs_here = granted.entry(namespace).or_default();
+        for rule in role["rules"].as_array().unwrap() {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    let verbs = verbs_here.entry((group.clone(), resource)).or_default();
+                    verbs.extend(texts(&rule["verbs"]));
+                }
+            }
+        }
+    }
+    granted
+}
+
+#[test]
+#[ignore = "needs helm and kubectl; make test runs it"]
+fn the_operator_may_do_what_it_does_and_nothing_else() {
+    let home = ("xmpp-federation-system".to_owned(), verbs(USED_AT_HOME));
+    let everywhere = [("*".to_owned(), verbs(USED)), home.clone()];
+    let three = ["one", "two", "three"].map(|name| (name.to_owned(), verbs(USED)));
+    assert_eq!(granted(&kustomization()), BTreeMap::from(everywhere.clone()));
+    assert_eq!(granted(&chart(&["crds.enabled=false"])), BTreeMap::from(everywhere));
+    assert_eq!(
+        granted(&chart(&["crds.enabled=false", "watchNamespaces={one,two,three}"])),
+        three.into_iter().chain([home]).collect()
+    );
 }
