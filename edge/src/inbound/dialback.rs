@@ -90,7 +90,7 @@ impl Session {
     }
 
     fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
-        if self.closing.is_some() {
+        if !self.wire.is_open() {
             // Nothing may follow the end of our stream.
             return Ok(());
         }

@@ -51,7 +51,7 @@ type SaslFailure = (&'static str, Refusal);
 
 impl Session {
     pub(super) fn take_sasl(&mut self, live: &Live, element: &Element) -> Result<(), Failure> {
-        if self.closing.is_some() {
+        if !self.wire.is_open() {
             return Ok(());
         }
         if self.pairs.is_empty() {

@@ -6,18 +6,18 @@ use opening::open;
 mod lanes;
 mod stanzas;
 
-use lanes::{GatedTurn, Lane, Last, gated};
+use lanes::{Lane, Last, gated};
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::Inbound;
@@ -34,12 +34,13 @@ use crate::observe::metrics::Bound;
 use crate::observe::registry::StreamGuard;
 use crate::refusal::Check;
 use crate::stanza::is_stanza;
+use crate::stream::established::{Driver, Waiting, drive};
 use crate::stream::pace::Low;
 use crate::stream::transport::Delivery;
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, stanza_limits};
 use crate::terms;
 use crate::words::{Mechanism, Service, Stage};
-use xmpp_federation_xml::{Element, Frame, Limits, STREAM_END, StreamErrorCondition, ns};
+use xmpp_federation_xml::{Element, Limits, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream on which nobody is authenticated may be silent this long, or as long as any other.
 const UNAUTHENTICATED: Duration = Duration::from_mins(1);
@@ -108,33 +109,31 @@ pub(super) struct Session {
     turn_began: Instant,
     /// It took long: others have their turns first.
     long_turn: bool,
-    /// Our side is closed.
-    pub(super) closing: Option<Closing>,
+    /// Bytes that were held before the turn at the socket.
+    held: usize,
+    changes: watch::Receiver<Arc<Live>>,
 }
 
-/// How long a peer may finish after our side is closed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Closing {
-    /// Until then if nothing more comes.
-    silent: Instant,
-    /// Until then whatever comes.
-    end: Instant,
+/// What the frames of one turn share.
+pub(super) struct Taking {
+    live: Arc<Live>,
+    /// How many of them were stanzas.
+    stanzas: u64,
 }
 
-impl Closing {
-    /// From now on; `finish`: however much it sends.
-    fn begin(finish: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            silent: now + CLOSE_TIME,
-            end: now + finish,
-        }
-    }
-
-    /// Something came, or what came before went on.
-    fn lives(&mut self) {
-        self.silent = Instant::now() + CLOSE_TIME;
-    }
+/// What happens to a stream besides what its peer says.
+pub(super) enum Event {
+    Verified(VerifiedKey),
+    /// The routers' queues have room for the peer's stanzas again.
+    Room,
+    /// The edge stops.
+    Stopped,
+    /// An administrator closes the stream.
+    Closed,
+    /// The configuration is another one.
+    Reloaded,
+    /// Another connection has its place.
+    GaveWay,
 }
 
 /// Serves one connection from its first byte to its end.
@@ -175,6 +174,130 @@ fn count_excess(inbound: &Inbound, failure: &Failure, unproven: bool) {
     }
 }
 
+impl Driver for Session {
+    type Taking = Taking;
+    type Event = Event;
+
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    async fn prepare(&mut self) -> Result<Instant, Failure> {
+        while std::mem::take(&mut self.long_turn) {
+            tokio::task::yield_now().await;
+            // It may have ended in the middle of what was read.
+            self.take_frames()?;
+        }
+        self.held = self.wire.framer.buffered();
+        let deadline = self.deadline();
+        // One timer for both: it is a good part of what an idle stream takes.
+        Ok(self.goes_on().map_or(deadline, |at| at.min(deadline)))
+    }
+
+    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+        let open = self.wire.is_open();
+        let waits = self.paused.is_some();
+        // A peer that does not read our answers is not read either, so they cannot pile up.
+        let read = !waits && self.throttled.is_none() && (!open || !self.wire.transport.needs_flush());
+        let Self {
+            inbound,
+            wire,
+            pending,
+            paused,
+            guard,
+            lanes,
+            place,
+            changes,
+            ..
+        } = self;
+        let (paused, shut) = match paused {
+            Some(paused) => (Some(paused), None),
+            none => (None, Some(none)),
+        };
+        let event = async move {
+            tokio::select! {
+                Some(verified) = pending.next(), if !pending.is_empty() => Event::Verified(verified),
+                () = room(paused) => Event::Room,
+                () = inbound.close.cancelled(), if open => Event::Stopped,
+                () = guard.entry.close.cancelled(), if open => Event::Closed,
+                Ok(()) = changes.changed(), if open => Event::Reloaded,
+                () = place.give_way.cancelled() => Event::GaveWay,
+            }
+        };
+        (gated(lanes, shut.filter(|_| read), wire.turn(read)), event)
+    }
+
+    fn received(&mut self) -> Result<(), Failure> {
+        self.lives_on();
+        let came = self.wire.framer.buffered() > self.held;
+        let taken = self.take_frames();
+        // White space is traffic too, as XEP-0478 counts it, once a pair counts; a stanza that does not get any
+        // further is not.
+        if came && !self.pairs.is_empty() && self.wire.framer.buffered() == 0 {
+            self.last_use = Instant::now();
+        }
+        taken
+    }
+
+    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Verified(verified) => return self.verified(verified),
+            Event::Room => {
+                self.paused = None;
+                self.lives_on();
+            }
+            Event::Stopped => self.close(Some(&shutdown())),
+            Event::Closed => self.close(None),
+            Event::Reloaded => self.check_lists()?,
+            Event::GaveWay => return Err(gave_way()),
+        }
+        // It may have been paused or throttled in the middle of what was read.
+        self.take_frames()
+    }
+
+    fn timed_out(&mut self) -> Result<(), Failure> {
+        if self.goes_on().is_none_or(|at| Instant::now() < at) {
+            return self.end_idle();
+        }
+        self.throttled = None;
+        self.lives_on();
+        self.take_frames()
+    }
+
+    /// Whether what was read may go on to the routers. Our side closed: nothing may stay behind.
+    fn may_take(&self) -> bool {
+        !self.long_turn && self.throttled.is_none() && (self.paused.is_none() || !self.wire.is_open())
+    }
+
+    fn take_header(&mut self, taking: &mut Taking, header: &StreamHeader) -> Result<(), Failure> {
+        if self.external.restarting {
+            return self.restarted(&taking.live, header);
+        }
+        Err(Failure::fault(
+            StreamErrorCondition::BadFormat,
+            "a second stream header",
+        ))
+    }
+
+    fn take_element(&mut self, taking: &mut Taking, element: &Element) -> Result<(), Failure> {
+        let live = &taking.live;
+        if is_stanza(element, ns::SERVER) {
+            self.take_stanza(live, element)?;
+            taking.stanzas += 1;
+            Ok(())
+        } else if let Some(kind) = Received::kind_of(element) {
+            self.take_dialback(live, element, kind)
+        } else if element.ns() == ns::SASL {
+            self.take_sasl(live, element)
+        } else {
+            Err(Failure::fault(
+                StreamErrorCondition::UnsupportedStanzaType,
+                "neither a stanza nor dialback",
+            ))
+        }
+    }
+}
+
 impl Session {
     /// Something was proven on this stream. `partner`: the name of a configured partner.
     pub(super) fn proven(&mut self, partner: bool) {
@@ -187,103 +310,29 @@ impl Session {
 
     /// `first`: what the peer said already.
     async fn run(mut self: Box<Self>, first: Option<Box<Element>>) {
-        let inbound = self.inbound.clone();
-        let mut changes = inbound.shared.changes();
-        // What came right behind the negotiation is in the framer already.
-        let mut step = match first {
-            Some(first) => self.take_element(&inbound.shared.live(), &first, &mut 0),
-            None => Ok(()),
-        };
-        step = step.and_then(|()| self.take_frames());
-        let failure = loop {
-            if let Err(failure) = step {
-                break failure;
-            }
-            if std::mem::take(&mut self.long_turn) {
-                tokio::task::yield_now().await;
-                // It may have ended in the middle of what was read.
-                step = self.take_frames();
-                continue;
-            }
-            let deadline = self.deadline();
-            let held = self.wire.framer.buffered();
-            let Self {
-                wire,
-                pending,
-                paused,
-                closing,
-                guard,
-                lanes,
-                throttled,
-                place,
-                ..
-            } = &mut *self;
-            let open = closing.is_none();
-            let waits = paused.is_some();
-            // A peer that does not read our answers is not read either, so they cannot pile up.
-            let read = !waits && throttled.is_none() && (!open || !wire.transport.needs_flush());
-            let go_on = throttled.filter(|_| !waits);
-            // One timer for both: it is a good part of what an idle stream takes.
-            let timer = sleep_until(go_on.map_or(deadline, |at| at.min(deadline)));
-            step = tokio::select! {
-                turn = gated(lanes, read, wire.turn(read)) => match turn {
-                    GatedTurn::Shut(pause) => {
-                        self.paused = Some(pause);
-                        Ok(())
-                    }
-                    GatedTurn::Turn(Ok(true)) => {
-                        self.lives_on();
-                        let came = self.wire.framer.buffered() > held;
-                        let taken = self.take_frames();
-                        // White space is traffic too, as XEP-0478 counts it, once a pair counts; a
-                        // stanza that does not get any further is not.
-                        if came && !self.pairs.is_empty() && self.wire.framer.buffered() == 0 {
-                            self.last_use = Instant::now();
-                        }
-                        taken
-                    }
-                    GatedTurn::Turn(Ok(false)) => Ok(()),
-                    GatedTurn::Turn(Err(failure)) => Err(failure),
-                },
-                Some(verified) = pending.next(), if !pending.is_empty() => self.verified(verified),
-                () = room(paused) => {
-                    self.paused = None;
-                    self.lives_on();
-                    // It was paused in the middle of what was read.
-                    self.take_frames()
-                }
-                () = timer => {
-                    if go_on.is_some_and(|at| Instant::now() >= at) {
-                        self.throttled = None;
-                        self.lives_on();
-                        self.take_frames()
-                    } else {
-                        self.timed_out()
-                    }
-                }
-                () = inbound.close.cancelled(), if open => {
-                    self.close(Some(&shutdown()));
-                    self.take_frames()
-                }
-                () = guard.entry.close.cancelled(), if open => {
-                    self.close(None);
-                    self.take_frames()
-                }
-                Ok(()) = changes.changed(), if open => self.check_lists(),
-                () = place.give_way.cancelled() => Err(gave_way()),
-            };
+        let begun = first.map_or(Ok(()), |first| self.take_element(&mut self.taking(), &first));
+        let failure = match begun {
+            Ok(()) => drive(&mut *self).await,
+            Err(failure) => failure,
         };
         self.deliver();
         // In a box for the same reason as the beginning.
         Box::pin(self.end(failure)).await;
     }
 
+    fn taking(&self) -> Taking {
+        Taking {
+            live: self.inbound.shared.live(),
+            stanzas: 0,
+        }
+    }
+
     async fn end(mut self: Box<Self>, failure: Failure) {
-        let cut = self.closing.is_some() && matches!(failure, Failure::Timeout(_));
+        let cut = !self.wire.is_open() && matches!(failure, Failure::Timeout(_));
         if cut {
             self.name_unread();
         }
-        if self.closing.is_none() {
+        if self.wire.is_open() {
             self.inbound.shared.stream_refused(&self.guard.entry, &failure);
         }
         count_excess(&self.inbound, &failure, self.unproven_until.is_some());
@@ -298,19 +347,14 @@ impl Session {
             );
         }
         let Self {
-            inbound,
-            wire,
-            closing,
-            guard,
-            ..
+            inbound, wire, guard, ..
         } = *self;
+        let live = inbound.shared.live();
+        let farewell = wire.hang_up(&failure, || negotiate::header_for_error(&live));
         if cut {
-            let _ = timeout(CUT_TIME, wire.finish()).await;
-        } else if closing.is_some() {
-            wire.finish().await;
+            let _ = timeout(CUT_TIME, farewell).await;
         } else {
-            let live = inbound.shared.live();
-            wire.hang_up(&failure, || negotiate::header_for_error(&live)).await;
+            farewell.await;
         }
         drop(guard);
     }
@@ -335,41 +379,41 @@ impl Session {
 
     /// The peer goes on after our side was closed.
     fn lives_on(&mut self) {
-        if let Some(closing) = &mut self.closing {
-            closing.lives();
+        if let Some(closing) = &mut self.wire.closing {
+            closing.extend(CLOSE_TIME);
         }
     }
 
     /// Closes our side; what the peer has under way is still read and delivered.
     pub(super) fn close(&mut self, failure: Option<&Failure>) {
-        if self.closing.is_some() {
+        if !self.wire.is_open() {
             return;
         }
-        // Without a pair no stanza is under way.
-        let proven = !self.pairs.is_empty();
-        self.closing = Some(Closing::begin(if proven { FINISH } else { CLOSE_TIME }));
         // What it has under way would not arrive in time at its rate.
         self.throttled = None;
         self.guard.update(|detail| detail.phase = "closing");
-        match failure.and_then(Failure::to_send) {
-            Some((condition, text)) => {
-                let live = self.inbound.shared.live();
-                let header = || negotiate::header_for_error(&live);
-                self.wire.queue_error(condition, &text, header);
-            }
-            None => self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes())),
-        }
+        // Without a pair no stanza is under way.
+        let proven = !self.pairs.is_empty();
+        let live = self.inbound.shared.live();
+        let header = || negotiate::header_for_error(&live);
+        self.wire
+            .close(failure, header, if proven { FINISH } else { CLOSE_TIME });
     }
 
     fn deadline(&self) -> Instant {
         let idle = self.last_use + self.patience();
         let end = self.unproven_until.map_or(idle, |until| until.min(idle));
-        match self.closing {
+        match self.wire.closing {
             // It cannot go on before the routers do.
-            Some(Closing { end, .. }) if self.paused.is_some() => end,
-            Some(Closing { silent, end }) => silent.min(end),
+            Some(closing) if self.paused.is_some() => closing.end(),
+            Some(closing) => closing.deadline(),
             None => end,
         }
+    }
+
+    /// When a throttled stream is read again, if the routers let it.
+    fn goes_on(&self) -> Option<Instant> {
+        self.throttled.filter(|_| self.paused.is_none())
     }
 
     fn patience(&self) -> Duration {
@@ -381,8 +425,9 @@ impl Session {
         }
     }
 
-    fn timed_out(&mut self) -> Result<(), Failure> {
-        if self.closing.is_some() {
+    /// Nothing came for too long, or nothing was proven.
+    fn end_idle(&mut self) -> Result<(), Failure> {
+        if !self.wire.is_open() {
             return Err(Failure::Timeout("closing the stream"));
         }
         if self.unproven_until.is_some_and(|until| Instant::now() >= until) {
@@ -401,68 +446,23 @@ impl Session {
     fn take_frames(&mut self) -> Result<(), Failure> {
         self.turn_began = Instant::now();
         self.long_turn = false;
-        let live = self.inbound.shared.live();
         // Another cluster may have a link that is up.
         if self.lanes.iter().any(|lane| !lane.cluster.queue.is_up()) {
             self.forget_lanes();
         }
-        let mut stanzas = 0;
-        let taken = self.take_all(&live, &mut stanzas);
+        let mut taking = self.taking();
+        let taken = self.take_all(&mut taking);
         // Also when the stream fails: what was accepted before is delivered.
         self.deliver();
-        if stanzas > 0 {
+        if taking.stanzas > 0 {
             self.last_use = Instant::now();
-            self.guard.update(|detail| detail.stanzas += stanzas);
+            self.guard.update(|detail| detail.stanzas += taking.stanzas);
         }
         if self.wire.framer.buffered() == 0 {
             self.wire.framer.shrink();
         }
         self.look_at_time();
         taken
-    }
-
-    fn take_all(&mut self, live: &Arc<Live>, stanzas: &mut u64) -> Result<(), Failure> {
-        while self.may_take() {
-            match self.wire.take_frame()? {
-                None => return Ok(()),
-                Some(Frame::End) => return Err(Failure::Closed),
-                Some(Frame::Header(header)) if self.external.restarting => {
-                    self.restarted(live, &header)?;
-                }
-                Some(Frame::Header(_)) => {
-                    return Err(Failure::fault(
-                        StreamErrorCondition::BadFormat,
-                        "a second stream header",
-                    ));
-                }
-                Some(Frame::Element(element)) => self.take_element(live, &element, stanzas)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether what was read may go on to the routers. Our side closed: nothing may stay behind.
-    fn may_take(&self) -> bool {
-        !self.long_turn && self.throttled.is_none() && (self.paused.is_none() || self.closing.is_some())
-    }
-
-    fn take_element(&mut self, live: &Arc<Live>, element: &Element, stanzas: &mut u64) -> Result<(), Failure> {
-        if is_stanza(element, ns::SERVER) {
-            self.take_stanza(live, element)?;
-            *stanzas += 1;
-            Ok(())
-        } else if let Some(kind) = Received::kind_of(element) {
-            self.take_dialback(live, element, kind)
-        } else if element.is(ns::STREAMS, "error") {
-            Err(self.wire.peer_error(element))
-        } else if element.ns() == ns::SASL {
-            self.take_sasl(live, element)
-        } else {
-            Err(Failure::fault(
-                StreamErrorCondition::UnsupportedStanzaType,
-                "neither a stanza nor dialback",
-            ))
-        }
     }
 
     /// Whether others have their turns before what else was read.
@@ -536,12 +536,12 @@ impl Session {
         }
         // Its rate may have changed.
         self.throttled = None;
-        self.take_frames()
+        Ok(())
     }
 }
 
 /// Waits until there is room for the peer's stanzas again; never, if there was.
-async fn room(paused: &mut Option<Pause>) {
+async fn room(paused: Option<&mut Pause>) {
     match paused {
         Some(pause) => pause.over().await,
         None => std::future::pending().await,

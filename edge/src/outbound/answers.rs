@@ -5,7 +5,7 @@ use xmpp_federation_xml::{Element, StreamErrorCondition, ns};
 
 use crate::dialback::elements::{Answer, Kind, Received};
 use crate::refusal::Check;
-use crate::stream::{Failure, Wire};
+use crate::stream::Failure;
 
 /// What a peer answered.
 pub(super) struct DialbackAnswer {
@@ -17,15 +17,7 @@ pub(super) struct DialbackAnswer {
 }
 
 /// Reads an answer of `remote`; `None`: the element needs none. Anything else ends the stream.
-pub(super) fn take(
-    wire: &Wire,
-    element: &Element,
-    kind: Kind,
-    remote: &Domain,
-) -> Result<Option<DialbackAnswer>, Failure> {
-    if element.is(ns::STREAMS, "error") {
-        return Err(wire.peer_error(element));
-    }
+pub(super) fn take(element: &Element, kind: Kind, remote: &Domain) -> Result<Option<DialbackAnswer>, Failure> {
     if element.is(ns::STREAMS, "features") {
         return Ok(None);
     }

@@ -12,8 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use futures::stream::{self, BoxStream, SelectAll};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::Domain;
 
 use super::Outbound;
@@ -22,18 +25,18 @@ use super::queue::Portion;
 use super::route::{OpeningTurn, Route};
 use super::send_log::SendLog;
 use crate::bounce::Cause;
-use crate::config::Live;
 use crate::jid::{DomainCache, Labels, Side};
 use crate::observe::log_rate::Party;
-use crate::stream::Failure;
+use crate::observe::registry::StreamEntry;
+use crate::stream::established::{Driver, Waiting, drive};
 use crate::stream::transport::Delivery;
+use crate::stream::{Failure, Wire};
 use crate::terms;
 use crate::tls::JudgementCache;
 use crate::words::{Mechanism, Role, Stage};
-use ending::Closing;
 pub use ending::End;
 use pairs::{PairState, hold_of_guests};
-use xmpp_federation_xml::{ns, split};
+use xmpp_federation_xml::{Element, ns, split};
 
 /// How long a stanza waits while the peer reads at all.
 const READING: Duration = Duration::from_mins(10);
@@ -72,7 +75,8 @@ struct Stream<'a> {
     last_use: Instant,
     /// When to look what is late; while anything may be.
     look_at: Option<Instant>,
-    closing: Option<Closing>,
+    /// After our side was closed: the peer was still reading when it was looked last.
+    reads_on: bool,
     /// Why our side was closed, if not because nobody needs the stream.
     reason: Option<Failure>,
     /// The writing direction has ended.
@@ -81,6 +85,9 @@ struct Stream<'a> {
     handed_over: bool,
     /// The edge stops and waits no longer.
     gave_up: bool,
+    /// Wakes it when something waits.
+    wake: Arc<Notify>,
+    rare: SelectAll<BoxStream<'static, Event>>,
 }
 
 /// Uses a stream until it ends.
@@ -100,6 +107,7 @@ pub(super) async fn run(
         host: None,
         log: SendLog::new(outbound.sent.clone(), &opened.wire.transport),
         most: outbound.shared.live().budget.sent,
+        rare: rare_events(outbound, &opened.guard.entry),
         held_back: false,
         again: AGAIN.0,
         first: None,
@@ -111,11 +119,12 @@ pub(super) async fn run(
         writing: false,
         last_use: Instant::now(),
         look_at: None,
-        closing: None,
+        reads_on: false,
         reason: None,
         finished: false,
         handed_over: false,
         gave_up: false,
+        wake: route.wake(local),
     };
     if let Some(local) = stream.opened.external.take() {
         stream.valid(&local, Mechanism::External);
@@ -123,104 +132,129 @@ pub(super) async fn run(
     let failure = stream.run().await;
     let read = match failure {
         Failure::Closed => stream.is_read().await,
-        Failure::Ended if stream.closing.is_some() => stream.is_read().await,
+        Failure::Ended if !stream.opened.wire.is_open() => stream.is_read().await,
         _ => false,
     };
     let failure = stream.reason.take().unwrap_or(failure);
     stream.end(failure, read)
 }
 
-/// Waits for a reload; gives back what to wait with for the next one.
-async fn next_change(mut changes: watch::Receiver<Arc<Live>>) -> watch::Receiver<Arc<Live>> {
-    if changes.changed().await.is_err() {
-        // Nobody reloads any more.
-        std::future::pending::<()>().await;
+/// What happens to a stream besides what its peer does.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// Something waits.
+    Woken,
+    /// The configuration is another one.
+    Reloaded,
+    /// The stream is to end.
+    Stopped,
+    /// The edge stops and waits no longer for the peer.
+    GaveUp,
+    /// Nor for the end of the stream.
+    HungUp,
+}
+
+/// What happens rarely is registered once and not anew at each wait.
+fn rare_events(outbound: &Outbound, entry: &StreamEntry) -> SelectAll<BoxStream<'static, Event>> {
+    let when = |token: &CancellationToken, event| {
+        let cancelled = token.clone().cancelled_owned();
+        cancelled.map(move |()| event).into_stream().boxed()
+    };
+    let reloads = stream::unfold(outbound.shared.changes(), |mut changes| async {
+        changes.changed().await.ok().map(|()| (Event::Reloaded, changes))
+    });
+    stream::select_all([
+        reloads.boxed(),
+        when(&outbound.close, Event::Stopped),
+        when(&entry.close, Event::Stopped),
+        when(&outbound.give_up, Event::GaveUp),
+        when(&outbound.hang_up, Event::HungUp),
+    ])
+}
+
+impl Driver for Stream<'_> {
+    type Taking = ();
+    type Event = Event;
+
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.opened.wire
     }
-    changes
+
+    async fn prepare(&mut self) -> Result<Instant, Failure> {
+        self.write()?;
+        let writing = self.opened.wire.transport.needs_flush();
+        self.route.set_writing(&mut self.writing, writing);
+        Ok(self.deadline())
+    }
+
+    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+        let open = self.opened.wire.is_open();
+        let (rare, wake) = (&mut self.rare, &self.wake);
+        let event = async move {
+            tokio::select! {
+                biased;
+                Some(event) = rare.next() => event,
+                () = wake.notified(), if open => Event::Woken,
+                else => std::future::pending().await,
+            }
+        };
+        (self.opened.wire.turn(true), event)
+    }
+
+    fn received(&mut self) -> Result<(), Failure> {
+        self.take_all(&mut ())?;
+        self.opened.wire.framer.shrink();
+        Ok(())
+    }
+
+    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            // One pass of the scheduler: tasks that are ready append first.
+            Event::Woken => tokio::task::yield_now().await,
+            Event::Reloaded if self.opened.wire.is_open() => {
+                if let Err(failure) = self.check_lists() {
+                    self.close(Some(failure));
+                }
+            }
+            Event::Reloaded => {}
+            Event::Stopped => self.close(None),
+            Event::GaveUp => return self.give_up(),
+            Event::HungUp => return Err(Failure::Timeout("closing the stream")),
+        }
+        Ok(())
+    }
+
+    fn timed_out(&mut self) -> Result<(), Failure> {
+        self.look_at = None;
+        if let Some(closing) = self.opened.wire.closing {
+            self.close_later(closing)
+        } else {
+            self.look_for_late()
+        }
+    }
+
+    fn take_element(&mut self, (): &mut (), element: &Element) -> Result<(), Failure> {
+        self.take_answer(element)
+    }
 }
 
 impl Stream<'_> {
     async fn run(&mut self) -> Failure {
-        let (outbound, route) = (self.outbound, self.route);
-        // What happens rarely is registered once and not anew in each turn.
-        let entry = self.opened.guard.entry.clone();
-        let closed = entry.close.cancelled();
-        let stopped = outbound.close.cancelled();
-        let gave_up = outbound.give_up.cancelled();
-        let hung_up = outbound.hang_up.cancelled();
-        let changed = next_change(outbound.shared.changes());
-        let wake = route.wake(self.local);
-        let timer = sleep_until(self.deadline());
-        tokio::pin!(closed, stopped, gave_up, hung_up, changed, timer);
-        // It was opened under the configuration of a while ago.
-        if let Err(failure) = self.check_lists() {
-            return failure;
+        match self.begin() {
+            Ok(()) => drive(self).await,
+            Err(failure) => failure,
         }
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        // It was opened under the configuration of a while ago.
+        self.check_lists()?;
         if self.pairs.is_empty() {
             let local = self.local.clone();
-            if let Err(failure) = self.ask(&local) {
-                return failure;
-            }
+            self.ask(&local)?;
         }
         self.take_guests();
-        // What came right behind the features is in the framer already.
-        if let Err(failure) = self.take_frames() {
-            return failure;
-        }
-        loop {
-            if let Err(failure) = self.step() {
-                return failure;
-            }
-            let writing = self.opened.wire.transport.needs_flush();
-            route.set_writing(&mut self.writing, writing);
-            let deadline = self.deadline();
-            // It may wake early: the deadline moves with every turn, and moving a timer costs.
-            if timer.is_elapsed() || deadline < timer.deadline() {
-                timer.as_mut().reset(deadline);
-            }
-            let (open, waits) = (self.closing.is_none(), !self.gave_up);
-            let step = tokio::select! {
-                // Much traffic keeps nothing waiting that happens rarely.
-                biased;
-                next = &mut changed, if open => {
-                    changed.set(next_change(next));
-                    if let Err(failure) = self.check_lists() {
-                        self.close_because(failure);
-                    }
-                    Ok(())
-                }
-                () = &mut stopped, if open => {
-                    self.close();
-                    Ok(())
-                }
-                () = &mut closed, if open => {
-                    self.close();
-                    Ok(())
-                }
-                () = &mut gave_up, if waits => self.give_up(),
-                () = &mut hung_up, if !open => Err(Failure::Timeout("closing the stream")),
-                () = &mut timer => {
-                    if Instant::now() >= deadline {
-                        self.timed_out()
-                    } else {
-                        Ok(())
-                    }
-                }
-                read = self.opened.wire.turn(true) => match read {
-                    Ok(true) => self.take_frames(),
-                    Ok(false) => Ok(()),
-                    Err(failure) => Err(failure),
-                },
-                () = wake.notified(), if open => {
-                    // One pass of the scheduler: tasks that are ready append first.
-                    tokio::task::yield_now().await;
-                    Ok(())
-                }
-            };
-            if let Err(failure) = step {
-                return failure;
-            }
-        }
+        Ok(())
     }
 
     fn may_log(&self, about: &'static str) -> bool {
@@ -230,8 +264,8 @@ impl Stream<'_> {
     }
 
     /// Starts dialback for new guests and writes what may be written.
-    fn step(&mut self) -> Result<(), Failure> {
-        if self.closing.is_some() {
+    fn write(&mut self) -> Result<(), Failure> {
+        if !self.opened.wire.is_open() {
             return Ok(());
         }
         if let Some(host) = self.host {
@@ -315,14 +349,6 @@ impl Stream<'_> {
         bytes.freeze()
     }
 
-    fn take_frames(&mut self) -> Result<(), Failure> {
-        while let Some(element) = self.opened.wire.take_element()? {
-            self.take_element(&element)?;
-        }
-        self.opened.wire.framer.shrink();
-        Ok(())
-    }
-
     /// How long the stream may carry nothing.
     fn idle_timeout(&self) -> Duration {
         let own = self.outbound.shared.live().config.limits.idle_timeout.0;
@@ -333,8 +359,8 @@ impl Stream<'_> {
     /// what is late of another from being noticed.
     fn deadline(&mut self) -> Instant {
         let now = Instant::now();
-        if let Some(closing) = self.closing {
-            return closing.until;
+        if let Some(closing) = self.opened.wire.closing {
+            return closing.deadline();
         }
         let busy = !self.log.is_empty()
             || self.waiting
@@ -356,12 +382,9 @@ impl Stream<'_> {
         if idle > now { idle.min(look) } else { look }
     }
 
-    fn timed_out(&mut self) -> Result<(), Failure> {
+    /// Refuses and reports what has waited too long.
+    fn look_for_late(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
-        self.look_at = None;
-        if let Some(closing) = self.closing {
-            return self.close_later(closing, now);
-        }
         let live = self.outbound.shared.live();
         let limits = &live.config.limits;
         let hold = limits.dialback_timeout.0;
@@ -399,7 +422,7 @@ impl Stream<'_> {
         let idle = now >= self.last_use + self.idle_timeout();
         let busy = self.waiting || self.opened.wire.transport.needs_flush();
         if idle && !busy && !self.pairs.values().any(pending) {
-            self.close();
+            self.close(None);
         }
         Ok(())
     }

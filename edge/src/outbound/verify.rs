@@ -34,6 +34,7 @@ use crate::observe::log_rate::Party;
 use crate::observe::metrics::TurnCounts;
 use crate::partners::Standing;
 use crate::shared::Shared;
+use crate::stream::established::drive;
 use crate::words::Role;
 
 /// Questions on one stream under way at once.
@@ -301,8 +302,11 @@ async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::Unbounded
                 open: Vec::new(),
                 late: Vec::new(),
                 answers: 0,
+                questions: &mut questions,
+                idle_since: Instant::now(),
             };
-            let failure = asking.run(&mut questions).await;
+            asking.send_waiting();
+            let failure = drive(&mut asking).await;
             let left = asking.left(&failure);
             ended = Some((asking.opened, failure));
             left

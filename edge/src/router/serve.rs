@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use xmpp_federation_core::edge_config::LinkProfile;
 
@@ -31,14 +31,16 @@ use crate::jid::DomainCache;
 use crate::observe::links::Place;
 use crate::observe::log_rate::Party;
 use crate::observe::returned::Heard;
+use crate::stream::established::{Driver, Waiting, drive};
 use crate::stream::transport::{Delivery, Progress};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::words::Direction;
-use xmpp_federation_xml::{Element, STREAM_END, XmlWriter, ns};
+use xmpp_federation_xml::{Element, XmlWriter};
 
 /// Bytes written at once.
 const BATCH: usize = 256 * 1024;
 /// State of one stay up.
+#[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 struct Up<'a> {
     link: &'a Link,
     wire: Wire,
@@ -57,6 +59,8 @@ struct Up<'a> {
     domains: DomainCache,
     lanes: Lanes,
     last_heard: Instant,
+    /// The last turn took long: others have theirs first.
+    long_turn: bool,
     /// What this turn's stanzas say about the router.
     heard: Option<Heard>,
     /// It is our turn, and the queue gives nothing before another link's proof or this time.
@@ -67,8 +71,29 @@ struct Up<'a> {
     place: watch::Receiver<Place>,
     /// Profile Xcp.
     envelopes: Option<Envelopes>,
-    /// We have closed our side.
-    closing: Option<Instant>,
+    /// Whether the router is read.
+    reads: bool,
+    /// Told to close, for now or for good.
+    finish: bool,
+    mode: &'a mut watch::Receiver<Mode>,
+    stop: &'a CancellationToken,
+}
+
+/// What happens to a link besides what its router says.
+enum Event {
+    /// Something waits.
+    Woken,
+    /// The link has another place.
+    Moved,
+    /// The link may have to close.
+    Told,
+}
+
+/// What the elements of one turn share, and what of them leaves.
+struct Taking {
+    live: Arc<Live>,
+    count: usize,
+    size: usize,
 }
 
 /// The ping under way.
@@ -114,14 +139,18 @@ impl Link {
             domains: DomainCache::default(),
             lanes: Lanes::default(),
             last_heard: Instant::now(),
+            long_turn: false,
             heard: None,
             turn_at: None,
             stepped_down: false,
             place,
             envelopes: (self.profile == LinkProfile::Xcp).then(Envelopes::default),
-            closing: None,
+            reads: true,
+            finish: false,
+            mode,
+            stop,
         };
-        let mut end = up.run(mode, stop).await;
+        let mut end = Err(drive(&mut up).await);
         if matches!(end, Err(Failure::Io(_)))
             && let Some(said) = up.last_words().await
         {
@@ -132,7 +161,7 @@ impl Link {
             self.routers.outbound.report(&batch.bytes, Cause::LinkDown);
         }
         self.routers.pass_on(&self.cluster);
-        if up.closing.is_some() {
+        if up.wire.closing.is_some() {
             end = Ok(());
         }
         let Up { wire, window, .. } = up;
@@ -161,65 +190,148 @@ impl Link {
     }
 }
 
-impl Up<'_> {
-    async fn run(&mut self, mode: &mut watch::Receiver<Mode>, stop: &CancellationToken) -> Result<(), Failure> {
-        let mut finish = false;
-        // What came right behind the handshake's answer is in the framer already.
-        self.take_frames()?;
-        loop {
-            finish |= stop.is_cancelled() || *mode.borrow() == Mode::Finish;
-            if stop.is_cancelled() && !self.stepped_down {
-                self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
-            }
-            self.write()?;
-            if finish && self.closing.is_none() && self.may_close() {
-                for batch in self.link.cluster.queue.link_down(&self.wake) {
-                    self.link.routers.outbound.report(&batch.bytes, Cause::LinkDown);
-                }
-                self.wire.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
-                self.closing = Some(Instant::now() + CLOSE_TIME);
-            }
-            let read = self.may_read();
-            let look = self.stuck_at().filter(|at| !read && *at > Instant::now());
-            let deadline = self.deadline().min(look.unwrap_or_else(|| self.deadline()));
-            tokio::select! {
-                // What a turn does not bring is looked at after it: to register for all of it
-                // anew each time would cost more than the turn.
-                biased;
-                read = self.wire.turn(read) => {
-                    if read? {
-                        self.last_heard = Instant::now();
-                        self.take_frames()?;
-                        if self.last_heard.elapsed() >= LONG_TURN {
-                            tokio::task::yield_now().await;
-                        }
-                        if self.last_heard >= deadline {
-                            self.timed_out()?;
-                        }
-                    }
-                }
-                () = self.wake.notified() => {
-                    // One pass of the scheduler: all tasks that are ready append first.
-                    tokio::task::yield_now().await;
-                }
-                () = sleep_until(deadline) => self.timed_out()?,
-                // The registry's entry lives as long as its link.
-                _ = self.place.changed() => self.moved(),
-                _ = mode.changed(), if !finish => {}
-                () = stop.cancelled(), if !finish => {}
-            }
-            if self.place.has_changed().unwrap_or(false) {
-                self.moved();
-            }
-        }
+impl Driver for Up<'_> {
+    type Taking = Taking;
+    type Event = Event;
+
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
     }
 
+    async fn prepare(&mut self) -> Result<Instant, Failure> {
+        if std::mem::take(&mut self.long_turn) {
+            tokio::task::yield_now().await;
+        }
+        if self.place.has_changed().unwrap_or(false) {
+            self.moved();
+        }
+        let stopped = self.stop.is_cancelled();
+        self.finish |= stopped || *self.mode.borrow() == Mode::Finish;
+        if stopped && !self.stepped_down {
+            self.stepped_down = self.link.cluster.queue.step_down(&self.wake);
+        }
+        self.write()?;
+        if self.finish && self.wire.is_open() && self.may_close() {
+            for batch in self.link.cluster.queue.link_down(&self.wake) {
+                self.link.routers.outbound.report(&batch.bytes, Cause::LinkDown);
+            }
+            self.wire.close(None, String::new, CLOSE_TIME);
+        }
+        self.reads = self.may_read();
+        let look = self.stuck_at().filter(|at| !self.reads && *at > Instant::now());
+        let deadline = self.deadline();
+        Ok(look.map_or(deadline, |look| look.min(deadline)))
+    }
+
+    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+        let Self {
+            wire,
+            wake,
+            place,
+            mode,
+            stop,
+            finish,
+            reads,
+            ..
+        } = self;
+        let event = async {
+            tokio::select! {
+                biased;
+                () = wake.notified() => Event::Woken,
+                // The registry's entry lives as long as its link.
+                _ = place.changed() => Event::Moved,
+                _ = mode.changed(), if !*finish => Event::Told,
+                () = stop.cancelled(), if !*finish => Event::Told,
+            }
+        };
+        (wire.turn(*reads), event)
+    }
+
+    fn received(&mut self) -> Result<(), Failure> {
+        self.last_heard = Instant::now();
+        let mut taking = Taking {
+            live: self.link.routers.shared.live(),
+            count: 0,
+            size: 0,
+        };
+        self.lanes.under(&taking.live);
+        let taken = self.take_all(&mut taking);
+        let Taking { live, count, size } = taking;
+        // Also when the link fails: what was accepted before leaves.
+        self.hand_over(&live);
+        if let Some(heard) = self.heard.take() {
+            let entry = &self.link.entry;
+            entry.returned(|returned| returned.heard(heard));
+        }
+        if count > 0 {
+            self.link
+                .routers
+                .shared
+                .metrics
+                .stanzas(Direction::Outbound, count, size);
+        } else {
+            self.wire.framer.shrink();
+        }
+        self.long_turn = self.last_heard.elapsed() >= LONG_TURN;
+        taken
+    }
+
+    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            // One pass of the scheduler: all tasks that are ready append first.
+            Event::Woken => tokio::task::yield_now().await,
+            Event::Moved => self.moved(),
+            Event::Told => {}
+        }
+        Ok(())
+    }
+
+    fn timed_out(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        if self.wire.closing.is_some_and(|closing| now >= closing.end()) {
+            return Err(Failure::Timeout("closing the stream"));
+        }
+        let (echo, quiet) = (self.timing().echo, self.timing().quiet);
+        match &mut self.ping {
+            Some(ping) => {
+                if now >= ping.progress.look(&self.wire.transport) + echo {
+                    return Err(Failure::Timeout("the echo of a ping to our own component id"));
+                }
+                ping.look = now + LOOK.min(echo / 4);
+            }
+            None if now >= self.last_heard + quiet && self.wire.is_open() => self.send_ping(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn take_element(&mut self, taking: &mut Taking, element: &Element) -> Result<(), Failure> {
+        if self.take_echo(element) {
+            return Ok(());
+        }
+        let bytes = if self.envelopes.is_some() {
+            self.take_xcp(&taking.live, element)
+        } else {
+            self.take_stanza(&taking.live, element);
+            Some(element.bytes().len())
+        };
+        taking.size += bytes.unwrap_or(0);
+        taking.count += usize::from(bytes.is_some());
+        // What the stream's header adds to each stanza may make much of one turn.
+        if self.lanes.text.len() >= BATCH {
+            self.hand_over(&taking.live);
+        }
+        Ok(())
+    }
+}
+
+impl Up<'_> {
     /// A router that sends what it must not and does not take our answers would pile them up: it
     /// is read only as far as that lets us write more.
     fn may_read(&self) -> bool {
         let queue = &self.link.cluster.queue;
         let (answers, room) = (queue.answers(), queue.room());
-        if self.closing.is_some() || answers <= room.answers() {
+        if !self.wire.is_open() || answers <= room.answers() {
             return true;
         }
         // The echo may be behind what it sends, or it may not read before it has written.
@@ -266,35 +378,14 @@ impl Up<'_> {
             None => self.last_heard + self.timing().quiet,
         };
         let turn = self.turn_at.unwrap_or(alive);
-        let closing = self.closing.unwrap_or(alive);
+        let closing = self.wire.closing.map_or(alive, |closing| closing.end());
         closing.min(alive).min(turn)
-    }
-
-    fn timed_out(&mut self) -> Result<(), Failure> {
-        let now = Instant::now();
-        if self.closing.is_some_and(|closing| now >= closing) {
-            return Err(Failure::Timeout("closing the stream"));
-        }
-        let (echo, quiet) = (self.timing().echo, self.timing().quiet);
-        match &mut self.ping {
-            Some(ping) => {
-                if now >= ping.progress.look(&self.wire.transport) + echo {
-                    return Err(Failure::Timeout("the echo of a ping to our own component id"));
-                }
-                ping.look = now + LOOK.min(echo / 4);
-            }
-            None if now >= self.last_heard + quiet && self.closing.is_none() => {
-                self.send_ping();
-            }
-            None => {}
-        }
-        Ok(())
     }
 
     /// Hands the next batches to the socket once it has taken the last ones.
     fn write(&mut self) -> Result<(), Failure> {
         self.turn_at = None;
-        if self.wire.transport.needs_flush() || self.closing.is_some() {
+        if self.wire.transport.needs_flush() || !self.wire.is_open() {
             return Ok(());
         }
         let room = self.room();
@@ -365,53 +456,6 @@ impl Up<'_> {
             progress: Progress::new(&self.wire.transport),
             look: now + LOOK.min(self.timing().echo / 4),
         });
-    }
-
-    fn take_frames(&mut self) -> Result<(), Failure> {
-        let live = self.link.routers.shared.live();
-        self.lanes.under(&live);
-        let (mut count, mut size) = (0, 0);
-        let taken = self.take_all(&live, &mut count, &mut size);
-        // Also when the link fails: what was accepted before leaves.
-        self.hand_over(&live);
-        if let Some(heard) = self.heard.take() {
-            let entry = &self.link.entry;
-            entry.returned(|returned| returned.heard(heard));
-        }
-        if count > 0 {
-            self.link
-                .routers
-                .shared
-                .metrics
-                .stanzas(Direction::Outbound, count, size);
-        } else {
-            self.wire.framer.shrink();
-        }
-        taken
-    }
-
-    fn take_all(&mut self, live: &Arc<Live>, count: &mut usize, size: &mut usize) -> Result<(), Failure> {
-        while let Some(element) = self.wire.take_element()? {
-            if element.is(ns::STREAMS, "error") {
-                return Err(self.wire.peer_error(&element));
-            }
-            if self.take_echo(&element) {
-                continue;
-            }
-            let bytes = if self.envelopes.is_some() {
-                self.take_xcp(live, &element)
-            } else {
-                self.take_stanza(live, &element);
-                Some(element.bytes().len())
-            };
-            *size += bytes.unwrap_or(0);
-            *count += usize::from(bytes.is_some());
-            // What the stream's header adds to each stanza may make much of one turn.
-            if self.lanes.text.len() >= BATCH {
-                self.hand_over(live);
-            }
-        }
-        Ok(())
     }
 
     /// Whether this is the echo of our ping; then what it covers is proven.

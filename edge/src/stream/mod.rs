@@ -4,6 +4,7 @@
 //! business of `inbound`, `outbound` and `router`.
 
 pub mod direct_tls;
+pub(crate) mod established;
 mod failure;
 pub mod incomplete;
 pub(crate) mod initiating;
@@ -23,6 +24,7 @@ use xmpp_federation_core::edge_config::Limits as ConfiguredLimits;
 
 use crate::observe::metrics::Metrics;
 use crate::words::Direction;
+pub use established::Closing;
 pub use failure::Failure;
 use transport::{Transport, Turn};
 use xmpp_federation_xml::{
@@ -45,6 +47,8 @@ pub struct Wire {
     direction: Direction,
     metrics: Arc<Metrics>,
     header_sent: bool,
+    /// Set once our side is closed.
+    pub closing: Option<Closing>,
 }
 
 impl Wire {
@@ -56,7 +60,13 @@ impl Wire {
             direction,
             metrics,
             header_sent: false,
+            closing: None,
         }
+    }
+
+    /// Whether our side is open.
+    pub fn is_open(&self) -> bool {
+        self.closing.is_none()
     }
 
     /// The next frame, if one was read completely.
@@ -71,18 +81,6 @@ impl Wire {
             trace.received(frame);
         }
         Ok(frame)
-    }
-
-    /// The next element of an established stream, if one was read completely; the stream's end is a failure.
-    pub fn take_element(&mut self) -> Result<Option<Element>, Failure> {
-        loop {
-            match self.take_frame()? {
-                None => return Ok(None),
-                Some(Frame::End) => return Err(Failure::Closed),
-                Some(Frame::Header(_)) => {}
-                Some(Frame::Element(element)) => return Ok(Some(element)),
-            }
-        }
     }
 
     /// One turn of [`Transport::turn`]: whether something was read. The connection's end is a failure.
@@ -170,21 +168,28 @@ impl Wire {
         self.transport.queue(Bytes::from(xml));
     }
 
-    /// Ends a stream on which nothing can be lost any more: tells the peer why, if it is to
-    /// know, and writes the end; then as [`Self::finish`].
-    pub async fn hang_up(mut self, failure: &Failure, header: impl FnOnce() -> String) {
-        if let Some(trace) = self.transport.trace() {
-            trace.event(|| format!("the stream ends: {failure}"));
-        }
-        if matches!(failure, Failure::Io(_)) {
-            return;
-        }
-        match failure.to_send() {
+    /// Closes our side: says why, if the peer is to know, and queues the end. The peer gets `most` for its side, and
+    /// [`CLOSE_TIME`] while it shows no sign of life.
+    pub fn close(&mut self, failure: Option<&Failure>, header: impl FnOnce() -> String, most: Duration) {
+        match failure.and_then(Failure::to_send) {
             Some((condition, text)) => self.queue_error(condition, &text, header),
-            None if self.header_sent => {
-                self.transport.queue(Bytes::from_static(STREAM_END.as_bytes()));
-            }
+            None if self.header_sent => self.transport.queue(Bytes::from_static(STREAM_END.as_bytes())),
             None => {}
+        }
+        self.closing = Some(Closing::begin(most));
+    }
+
+    /// Ends a stream on which nothing can be lost any more: closes our side if it is open, then as
+    /// [`Self::finish`].
+    pub async fn hang_up(mut self, failure: &Failure, header: impl FnOnce() -> String) {
+        if self.is_open() {
+            if let Some(trace) = self.transport.trace() {
+                trace.event(|| format!("the stream ends: {failure}"));
+            }
+            if matches!(failure, Failure::Io(_)) {
+                return;
+            }
+            self.close(Some(failure), header, CLOSE_TIME);
         }
         self.finish().await;
     }

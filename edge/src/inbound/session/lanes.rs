@@ -59,22 +59,23 @@ impl Lane {
     }
 }
 
-/// How a turn at the socket came out.
-pub(super) enum GatedTurn {
-    /// It was not read: too much waits for the routers, from all peers together.
-    Shut(Pause),
-    Turn(Result<bool, Failure>),
-}
-
-/// A turn that does not read while the queue of the routers is shut. That is looked at whenever
-/// the socket wakes the stream: thousands of idle ones must not bring a batch each.
-pub(super) async fn gated(lanes: &[Lane], read: bool, turn: impl Future<Output = Result<bool, Failure>>) -> GatedTurn {
+/// A turn that does not read while the queue of the routers is shut: too much waits for them, from all peers
+/// together. That is looked at whenever the socket wakes the stream: thousands of idle ones must not bring a batch
+/// each. `paused`: until when it is shut; absent if the turn does not read.
+pub(super) async fn gated(
+    lanes: &[Lane],
+    paused: Option<&mut Option<Pause>>,
+    turn: impl Future<Output = Result<bool, Failure>>,
+) -> Result<bool, Failure> {
+    let Some(paused) = paused else {
+        return turn.await;
+    };
     let mut turn = std::pin::pin!(turn);
     std::future::poll_fn(|cx| {
-        let shut = || lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));
-        match read.then(shut).flatten() {
-            Some(pause) => Poll::Ready(GatedTurn::Shut(pause)),
-            None => turn.as_mut().poll(cx).map(GatedTurn::Turn),
+        *paused = lanes.iter().find_map(|lane| lane.cluster.queue.shut(&lane.source));
+        match paused {
+            Some(_) => Poll::Ready(Ok(false)),
+            None => turn.as_mut().poll(cx),
         }
     })
     .await

@@ -71,6 +71,7 @@ pub(super) async fn open(
                 %peer, from = negotiated.addresses.from.as_ref().map(Domain::as_str), stream_id = %negotiated.id,
                 "inbound stream negotiated"
             );
+            let changes = inbound.shared.changes();
             let session = Box::new(Session {
                 inbound,
                 wire,
@@ -90,7 +91,8 @@ pub(super) async fn open(
                 throttled: None,
                 turn_began: Instant::now(),
                 long_turn: false,
-                closing: None,
+                held: 0,
+                changes,
             });
             Some((session, negotiated.first.map(Box::new)))
         }

@@ -73,7 +73,7 @@ impl Session {
             lane.builder.requests += usize::from(wants_answer(moved));
         }
         let written = lane.builder.out.len() - before;
-        let rate = lane.rate.as_ref().filter(|_| self.closing.is_none());
+        let rate = lane.rate.as_ref().filter(|_| self.wire.is_open());
         let until = rate.and_then(|rate| rate.spend(written.max(received), Instant::now()));
         if lane.builder.out.len() >= PIECE {
             let pause = lane.hand_over(&self.inbound);
@@ -182,7 +182,7 @@ impl Session {
 
     /// A stanza that goes no further counts for the domain's rate like any other.
     pub(super) fn count_refused(&mut self, live: &Live, remote: &Domain, element: &Element) {
-        if self.closing.is_none() {
+        if self.wire.is_open() {
             let rate = self.inbound.rates.of(&live.policy, remote);
             let until = rate.and_then(|rate| rate.spend(element.bytes().len(), Instant::now()));
             self.throttle(until, "rate");

@@ -14,7 +14,7 @@ use crate::bounce::Cause;
 use crate::observe::failures::Attempt;
 use crate::outbound::connect::OpenStream;
 use crate::stream::transport::{Delivery, Progress};
-use crate::stream::{CLOSE_TIME, Failure};
+use crate::stream::{CLOSE_TIME, Closing, Failure};
 use crate::words::Stage;
 
 /// How long a peer that has ended its stream may take to close the connection before it gets our end, and how
@@ -37,69 +37,34 @@ pub enum End {
     HandedOver,
 }
 
-/// After our side was closed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Closing {
-    /// The peer's end is waited for until then.
-    pub(super) until: Instant,
-    /// However long the peer takes to read.
-    at_most: Instant,
-    /// It was still reading when it was looked last.
-    reads: bool,
-}
-
 impl Stream<'_> {
-    /// Closes our side; the peer gets time to read and to close its own.
-    pub(super) fn close(&mut self) {
-        if self.closing.is_none() {
-            self.opened
-                .wire
-                .transport
-                .queue(Bytes::from_static(STREAM_END.as_bytes()));
-            self.await_end();
+    /// Closes our side, and tells the peer why; it gets time to read and to close its own.
+    pub(super) fn close(&mut self, because: Option<Failure>) {
+        if !self.opened.wire.is_open() {
+            return;
         }
-    }
-
-    /// The same, and tells the peer why.
-    pub(super) fn close_because(&mut self, failure: Failure) {
-        if let (None, Some((condition, text))) = (self.closing, failure.to_send()) {
-            self.opened.wire.queue_error(condition, &text, String::new);
-            self.await_end();
-            self.reason = Some(failure);
-        }
-    }
-
-    pub(super) fn await_end(&mut self) {
+        let hold = self.outbound.shared.live().config.limits.dialback_timeout.0;
+        let wire = &mut self.opened.wire;
+        wire.close(because.as_ref(), String::new, hold.max(CLOSE_TIME));
+        // From now on it counts what the peer takes.
+        self.log.progress(Instant::now(), &wire.transport);
+        self.reason = because;
         self.unhost();
         self.opened.guard.update(|detail| detail.phase = "closing");
-        let (now, hold) = (
-            Instant::now(),
-            self.outbound.shared.live().config.limits.dialback_timeout.0,
-        );
-        // From now on it counts what the peer takes.
-        self.log.progress(now, &self.opened.wire.transport);
-        self.closing = Some(Closing {
-            until: now + CLOSE_TIME,
-            at_most: now + hold.max(CLOSE_TIME),
-            reads: false,
-        });
     }
 
     /// A peer that still reads gets more time: what the next stream carries must not come before what it
     /// has not read.
-    pub(super) fn close_later(&mut self, closing: Closing, now: Instant) -> Result<(), Failure> {
-        let transport = &self.opened.wire.transport;
+    pub(super) fn close_later(&mut self, mut closing: Closing) -> Result<(), Failure> {
+        let (now, transport) = (Instant::now(), &self.opened.wire.transport);
         let taken = self.log.progress(now, transport);
         let reads = !transport.is_acknowledged() && now < taken + CLOSE_TIME;
-        if now >= closing.at_most || !(reads || closing.reads) {
+        if now >= closing.end() || !(reads || self.reads_on) {
             return Err(Failure::Timeout("closing the stream"));
         }
-        let more = if reads { Duration::from_secs(1) } else { CLOSE_TIME };
-        self.closing = Some(Closing {
-            until: closing.at_most.min(now + more),
-            reads,
-            ..closing
-        });
+        closing.extend(if reads { Duration::from_secs(1) } else { CLOSE_TIME });
+        self.opened.wire.closing = Some(closing);
+        self.reads_on = reads;
         Ok(())
     }
 
@@ -139,6 +104,7 @@ impl Stream<'_> {
         if self.log.is_settled() {
             return true;
         }
+        let ours = !self.opened.wire.is_open();
         let broken = self.write_out().await.is_err();
         let transport = &mut self.opened.wire.transport;
         self.log.forget(Instant::now(), transport);
@@ -146,7 +112,6 @@ impl Stream<'_> {
             return false;
         }
         self.finished = true;
-        let ours = self.closing.is_some();
         let closed = async {
             if !ours {
                 if let Ok(closed) = timeout(CLOSE_ALONE, transport.closed()).await {
@@ -197,19 +162,17 @@ impl Stream<'_> {
         } else {
             format!("the stream to {remote} at {address} ended: {failure}")
         };
-        if !self.used && self.refused.is_none() && self.closing.is_none() {
+        if !self.used && self.refused.is_none() && self.opened.wire.is_open() {
             let attempt = Attempt::outbound(failure.stage(stage), Some(address), reason.clone());
             self.outbound.shared.attempt_failed(remote, attempt.of(local));
         }
         let OpenStream { wire, guard, .. } = self.opened;
-        let (closed, finished) = (self.closing.is_some(), self.finished);
+        let finished = self.finished;
         let goodbye = async move {
             if cut {
                 wire.transport.reset();
             } else if finished {
                 drop(wire);
-            } else if closed {
-                wire.finish().await;
             } else {
                 wire.hang_up(&failure, String::new).await;
             }

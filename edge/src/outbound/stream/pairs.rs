@@ -70,9 +70,9 @@ impl Stream<'_> {
         Ok(())
     }
 
-    pub(super) fn take_element(&mut self, element: &Element) -> Result<(), Failure> {
+    pub(super) fn take_answer(&mut self, element: &Element) -> Result<(), Failure> {
         // Streams are one-way: nothing but answers to our db:result may come back.
-        let Some(received) = answers::take(&self.opened.wire, element, Kind::Result, &self.route.remote)? else {
+        let Some(received) = answers::take(element, Kind::Result, &self.route.remote)? else {
             return Ok(());
         };
         let (local, answer) = (received.local, received.answer);
@@ -173,7 +173,7 @@ impl Stream<'_> {
         let live = outbound.shared.live();
         let alone = &outbound.shared.memory.alone;
         let alone = alone.holds(&(self.route.remote.clone(), None), &());
-        if self.opened.errors && !alone && self.closing.is_none() {
+        if self.opened.errors && !alone && self.opened.wire.is_open() {
             let shown = self.opened.shown.take();
             let takes = shown.map_or(Takes::Any, Takes::Named);
             let most = live.config.limits.max_pairs_per_stream.saturating_sub(1);
@@ -239,7 +239,7 @@ impl Stream<'_> {
             return Ok(());
         }
         // Nothing can be lost.
-        self.close();
+        self.close(None);
         Err(Failure::Closed)
     }
 
@@ -250,7 +250,7 @@ impl Stream<'_> {
         self.unhost();
         // A question that came in between may be the cause.
         let by_peer = match failure {
-            Failure::Peer { .. } | Failure::Ended | Failure::Closed => self.closing.is_none(),
+            Failure::Peer { .. } | Failure::Ended | Failure::Closed => self.opened.wire.is_open(),
             _ => false,
         };
         for (local, state) in &self.pairs {

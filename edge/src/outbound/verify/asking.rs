@@ -7,13 +7,14 @@ use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::outbound::answers;
 use crate::outbound::connect::OpenStream;
-use crate::stream::Failure;
+use crate::stream::established::{Driver, Waiting};
+use crate::stream::{Failure, Wire};
 use crate::words::{Role, Stage};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use xmpp_federation_core::{Domain, StreamId};
 use xmpp_federation_xml::Element;
 
@@ -34,129 +35,68 @@ pub(super) struct QuestionStream<'a> {
     pub(super) late: Vec<(Domain, StreamId)>,
     /// Questions that were answered.
     pub(super) answers: usize,
+    pub(super) questions: &'a mut mpsc::UnboundedReceiver<PendingQuestion>,
+    /// When the last question was open.
+    pub(super) idle_since: Instant,
 }
 
-impl QuestionStream<'_> {
-    pub(super) async fn run(&mut self, questions: &mut mpsc::UnboundedReceiver<PendingQuestion>) -> Failure {
+impl Driver for QuestionStream<'_> {
+    type Taking = ();
+    /// A question; `None`: the stream is closed by an administrator.
+    type Event = Option<PendingQuestion>;
+
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.opened.wire
+    }
+
+    async fn prepare(&mut self) -> Result<Instant, Failure> {
         self.send_waiting();
-        if let Err(failure) = self.take_frames() {
-            return failure;
+        let until = self.open.iter().map(|sent| sent.asked.question.until);
+        if let Some(first) = until.min() {
+            self.idle_since = Instant::now();
+            return Ok(first);
         }
-        let mut idle_since = Instant::now();
-        loop {
-            self.send_waiting();
-            let until = self.open.iter().map(|sent| sent.asked.question.until);
-            let deadline = match until.min() {
-                Some(first) => first,
-                None => idle_since + self.verifier.idle_time(),
-            };
-            let OpenStream { wire, guard, .. } = &mut self.opened;
-            let step = tokio::select! {
-                read = wire.turn(true) => match read {
-                    Ok(true) => self.take_frames(),
-                    Ok(false) => Ok(()),
-                    Err(failure) => Err(failure),
-                },
-                Some(asked) = questions.recv(), if self.open.len() < PER_STREAM => {
-                    self.waiting.push_back(asked);
-                    Ok(())
-                }
-                () = guard.entry.close.cancelled() => Err(Failure::Closed),
-                () = sleep_until(deadline) => {
-                    self.timed_out();
-                    Ok(())
-                }
-            };
-            if !self.open.is_empty() {
-                idle_since = Instant::now();
+        let end = self.idle_since + self.verifier.idle_time();
+        if Instant::now() >= end {
+            Err(Failure::Closed)
+        } else {
+            Ok(end)
+        }
+    }
+
+    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Self::Event>) {
+        let Self {
+            opened,
+            questions,
+            open,
+            ..
+        } = self;
+        let OpenStream { wire, guard, .. } = opened;
+        let event = async {
+            tokio::select! {
+                Some(asked) = questions.recv(), if open.len() < PER_STREAM => Some(asked),
+                () = guard.entry.close.cancelled() => None,
             }
-            let idle = self.verifier.idle_time();
-            match step {
-                Ok(()) if self.open.is_empty() && Instant::now() >= idle_since + idle => {
-                    return Failure::Closed;
-                }
-                Ok(()) => {}
-                Err(failure) => return failure,
-            }
-        }
-    }
-
-    pub(super) fn send_waiting(&mut self) {
-        while self.open.len() < PER_STREAM
-            && let Some(asked) = self.waiting.pop_front()
-        {
-            self.send(asked);
-        }
-    }
-
-    /// After the end of the stream: questions that another one may answer. What was sent is asked
-    /// again once if the peer had answered before; it may have closed a stream that was idle for it.
-    pub(super) fn left(&mut self, failure: &Failure) -> Vec<PendingQuestion> {
-        let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
-        let may_repeat = orderly && self.answers > 0;
-        let mut left: Vec<PendingQuestion> = self.waiting.drain(..).collect();
-        for SentQuestion { mut asked, .. } in std::mem::take(&mut self.open) {
-            if may_repeat && !asked.again {
-                asked.again = true;
-                left.push(asked);
-            } else {
-                let local = &asked.question.local;
-                self.not_answered(
-                    local,
-                    failure,
-                    format!("the stream ended instead of an answer to our db:verify for {local}: {failure}"),
-                );
-                asked.answer(Outcome::Failed("remote-server-timeout"));
-            }
-        }
-        left
-    }
-
-    /// The authoritative server left a question unanswered.
-    pub(super) fn not_answered(&self, local: &Domain, failure: &Failure, reason: String) {
-        let stage = failure.stage(Stage::Dialback);
-        let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
-        self.verifier.shared.attempt_failed(self.remote, attempt.of(local));
-    }
-
-    pub(super) fn send(&mut self, asked: PendingQuestion) {
-        if asked.answer.is_closed() {
-            // The asking stream is gone or waits no longer.
-            return;
-        }
-        let Question {
-            local, remote, id, key, ..
-        } = &asked.question;
-        let from = Side::Peer(&self.verifier.shared.memory.labels).spelling(local);
-        let xml = verify_request(&from, &self.opened.written, id, key);
-        let Ok(xml) = xml else {
-            asked.answer(Outcome::Invalid);
-            return;
         };
-        let address = self.opened.address;
-        let party = Party::Called(remote, Some(address.ip()));
-        if self.verifier.shared.may_log("db:verify sent", party) {
-            tracing::info!(
-                role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
-                "db:verify sent"
-            );
-        }
-        self.opened.wire.transport.queue(Bytes::from(xml));
-        self.open.push(SentQuestion {
-            asked,
-            at: Instant::now(),
-        });
+        (wire.turn(true), event)
     }
 
-    pub(super) fn take_frames(&mut self) -> Result<(), Failure> {
-        while let Some(element) = self.opened.wire.take_element()? {
-            self.take_element(&element)?;
-        }
+    fn received(&mut self) -> Result<(), Failure> {
+        self.take_all(&mut ())
+    }
+
+    async fn happened(&mut self, event: Self::Event) -> Result<(), Failure> {
+        self.waiting.push_back(event.ok_or(Failure::Closed)?);
         Ok(())
     }
 
-    pub(super) fn take_element(&mut self, element: &Element) -> Result<(), Failure> {
-        let Some(received) = answers::take(&self.opened.wire, element, Kind::Verify, self.remote)? else {
+    fn timed_out(&mut self) -> Result<(), Failure> {
+        self.give_up_late();
+        Ok(())
+    }
+
+    fn take_element(&mut self, (): &mut (), element: &Element) -> Result<(), Failure> {
+        let Some(received) = answers::take(element, Kind::Verify, self.remote)? else {
             return Ok(());
         };
         let (local, answer) = (received.local, received.answer);
@@ -192,8 +132,78 @@ impl QuestionStream<'_> {
         asked.answer(outcome);
         Ok(())
     }
+}
 
-    pub(super) fn timed_out(&mut self) {
+impl QuestionStream<'_> {
+    pub(super) fn send_waiting(&mut self) {
+        while self.open.len() < PER_STREAM
+            && let Some(asked) = self.waiting.pop_front()
+        {
+            self.send(asked);
+        }
+    }
+
+    /// After the end of the stream: questions that another one may answer. What was sent is asked
+    /// again once if the peer had answered before; it may have closed a stream that was idle for it.
+    pub(super) fn left(&mut self, failure: &Failure) -> Vec<PendingQuestion> {
+        let orderly = matches!(failure, Failure::Closed | Failure::Ended | Failure::Io(_));
+        let may_repeat = orderly && self.answers > 0;
+        let mut left: Vec<PendingQuestion> = self.waiting.drain(..).collect();
+        for SentQuestion { mut asked, .. } in std::mem::take(&mut self.open) {
+            if may_repeat && !asked.again {
+                asked.again = true;
+                left.push(asked);
+            } else {
+                let local = &asked.question.local;
+                self.not_answered(
+                    local,
+                    failure,
+                    format!("the stream ended instead of an answer to our db:verify for {local}: {failure}"),
+                );
+                asked.answer(Outcome::Failed("remote-server-timeout"));
+            }
+        }
+        left
+    }
+
+    /// The authoritative server left a question unanswered.
+    fn not_answered(&self, local: &Domain, failure: &Failure, reason: String) {
+        let stage = failure.stage(Stage::Dialback);
+        let attempt = Attempt::outbound(stage, Some(self.opened.address), reason);
+        self.verifier.shared.attempt_failed(self.remote, attempt.of(local));
+    }
+
+    fn send(&mut self, asked: PendingQuestion) {
+        if asked.answer.is_closed() {
+            // The asking stream is gone or waits no longer.
+            return;
+        }
+        let Question {
+            local, remote, id, key, ..
+        } = &asked.question;
+        let from = Side::Peer(&self.verifier.shared.memory.labels).spelling(local);
+        let xml = verify_request(&from, &self.opened.written, id, key);
+        let Ok(xml) = xml else {
+            asked.answer(Outcome::Invalid);
+            return;
+        };
+        let address = self.opened.address;
+        let party = Party::Called(remote, Some(address.ip()));
+        if self.verifier.shared.may_log("db:verify sent", party) {
+            tracing::info!(
+                role = Role::Receiving.as_str(), %local, %remote, stream_id = %id, %address,
+                "db:verify sent"
+            );
+        }
+        self.opened.wire.transport.queue(Bytes::from(xml));
+        self.open.push(SentQuestion {
+            asked,
+            at: Instant::now(),
+        });
+    }
+
+    /// Questions whose time is over are answered, and their answers are dropped if they still come.
+    fn give_up_late(&mut self) {
         let now = Instant::now();
         let late: Vec<_> = self
             .open
