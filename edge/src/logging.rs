@@ -38,7 +38,13 @@ pub const TOPICS: &[(&str, &[&str])] = &[
     ("streams", &["stream", "inbound", "outbound"]),
     (
         "dialback",
-        &["dialback", "inbound::dialback", "outbound::verify", "outbound::stream"],
+        &[
+            "dialback",
+            "inbound::dialback",
+            "outbound::verify",
+            "outbound::stream",
+            "stream::pair",
+        ],
     ),
     ("dns", &["resolve", "outbound::connect"]),
     (

@@ -16,7 +16,7 @@ use crate::observe::log_rate::Party;
 use crate::observe::registry::{KeyInfo, PairInfo};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
-use crate::stream::Failure;
+use crate::stream::{Failure, pair_changed};
 use crate::terms;
 use crate::words::{Mechanism, Role, Stage};
 use xmpp_federation_xml::{Element, StreamErrorCondition};
@@ -306,19 +306,19 @@ impl Session {
             .shared
             .metrics
             .dialback(Role::Receiving, answer.as_str(), since.elapsed());
-        let state = if answer == Reply::Valid { "CONNECTED" } else { "FAILED" };
         let peer = self.guard.entry.peer;
         if self
             .inbound
             .shared
             .may_log("db:result answered", Party::Caller(peer.ip(), Some(&remote)))
         {
-            tracing::info!(
-                role = Role::Receiving.as_str(), %local, %remote, %peer,
-                from = "PENDING", to = state, answer = ?answer,
-                ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "state of the pair changed"
-            );
+            let failed = match answer {
+                Reply::Valid => None,
+                Reply::Invalid => Some(answer.as_str()),
+                Reply::Error(condition) => Some(condition),
+            };
+            let (entry, took) = (&self.guard.entry, since.elapsed());
+            pair_changed(entry, (&local, &remote), Mechanism::Dialback, Some(took), failed);
         }
         self.answer(&request, answer)?;
         let shown = self

@@ -16,7 +16,7 @@ use super::session::{Pair, Session};
 use crate::config::Live;
 use crate::observe::log_rate::Party;
 use crate::refusal::{Check, Refusal};
-use crate::stream::Failure;
+use crate::stream::{Failure, pair_changed};
 use crate::terms;
 use crate::tls::JudgementCache;
 use crate::words::{Direction, Mechanism, Stage};
@@ -173,11 +173,7 @@ impl Session {
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(&remote));
         if self.inbound.shared.may_log("SASL EXTERNAL", party) {
-            tracing::info!(
-                mechanism = Mechanism::External.as_str(), %local, %remote, %peer,
-                from = "PENDING", to = "CONNECTED",
-                "state of the pair changed"
-            );
+            pair_changed(&self.guard.entry, (&local, &remote), Mechanism::External, None, None);
         }
         let written = theirs.from.as_deref().unwrap_or_default();
         self.authenticated(live, local, remote, Mechanism::External, written);

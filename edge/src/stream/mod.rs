@@ -10,6 +10,7 @@ pub mod incomplete;
 pub(crate) mod initiating;
 pub mod listen;
 pub mod pace;
+mod pair;
 pub mod tls;
 pub mod transport;
 
@@ -26,6 +27,7 @@ use crate::observe::metrics::Metrics;
 use crate::words::Direction;
 pub use established::Closing;
 pub use failure::Failure;
+pub(crate) use pair::pair_changed;
 use transport::{Transport, Turn};
 use xmpp_federation_xml::{
     Element, Frame, Framer, Limits, STREAM_END, StreamErrorCondition, StreamHeader, XmlError, ns, stream_error,

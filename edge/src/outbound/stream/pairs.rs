@@ -15,7 +15,7 @@ use crate::observe::failures::Attempt;
 use crate::observe::registry::PairInfo;
 use crate::outbound::route::Takes;
 use crate::outbound::{answers, keep_alone};
-use crate::stream::Failure;
+use crate::stream::{Failure, pair_changed};
 use crate::words::{Mechanism, Role, Stage};
 use bytes::Bytes;
 
@@ -96,11 +96,8 @@ impl Stream<'_> {
                 self.valid(local, Mechanism::Dialback);
                 self.outbound.shared.metrics.dialback(role, "valid", took);
                 if self.may_log("db:result came back") {
-                    tracing::info!(
-                        role = role.as_str(), %local, %remote, from = "PENDING", to = "CONNECTED",
-                        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                        "state of the pair changed"
-                    );
+                    let entry = &self.opened.guard.entry;
+                    pair_changed(entry, (local, remote), Mechanism::Dialback, Some(took), None);
                 }
                 Ok(())
             }
@@ -156,11 +153,7 @@ impl Stream<'_> {
                 .note(remote, live.policy.is_partner(remote), ());
         }
         if mechanism == Mechanism::External && self.may_log("SASL EXTERNAL") {
-            tracing::info!(
-                mechanism = mechanism.as_str(), %local, %remote, address = %self.opened.address,
-                from = "PENDING", to = "CONNECTED",
-                "state of the pair changed"
-            );
+            pair_changed(&self.opened.guard.entry, (local, remote), mechanism, None, None);
         }
         self.used |= local == self.local;
     }
@@ -211,10 +204,8 @@ impl Stream<'_> {
         let attempt = Attempt::outbound(Stage::Dialback, Some(self.opened.address), message.clone()).of(local);
         outbound.shared.attempt_failed(remote, attempt);
         if self.may_log("our key refused") {
-            tracing::warn!(
-                role = Role::Initiating.as_str(), %local, %remote, from = "PENDING", to = "FAILED", reason,
-                "state of the pair changed"
-            );
+            let entry = &self.opened.guard.entry;
+            pair_changed(entry, (local, remote), Mechanism::Dialback, None, Some(reason));
         }
         let mut others = self.pairs.values();
         let alive = others.any(|state| !matches!(state, PairState::Gone));
