@@ -16,11 +16,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use xmpp_federation_core::Domain;
+use xmpp_federation_core::{Domain, DomainError};
 
 use crate::admin::Admin;
-use crate::logging::LogLevel;
-use crate::observe::trace::{Filter, MAX_TRACERS, Subscription};
+use crate::logging::{LevelError, LogLevel};
+use crate::observe::trace::{Filter, FilterError, MAX_TRACERS, Subscription};
 
 /// What can be asked of a running edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,50 @@ pub enum Response {
     Result(Value),
     /// Not done; a sentence.
     Error(String),
+}
+
+/// Why a request is not answered with what it asks for.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("the request is not understood: {0}")]
+    Unknown(serde_json::Error),
+    #[error(transparent)]
+    Domain(#[from] DomainError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("{MAX_TRACERS} traces are running already; end one of them first")]
+    Traces,
+    #[error("there is no stream {0}; `connections` lists the open ones")]
+    Stream(u64),
+    #[error(transparent)]
+    Level(#[from] LevelError),
+    #[error(transparent)]
+    Answer(#[from] serde_json::Error),
+}
+
+/// Why `ctl` has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody is there.
+    #[error("no edge answers at {}: {error}; is it running, and is listen.control set?", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The connection broke.
+    #[error("the edge's answer cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It is no answer.
+    #[error("the edge's answer is not understood: {0}")]
+    Unknown(#[from] serde_json::Error),
+    /// The edge says why.
+    #[error("{0}")]
+    Refused(String),
+    /// It says nothing.
+    #[error("the edge ended the connection without an answer")]
+    Ended,
 }
 
 /// How long a trace runs if nothing else is said, seconds.
@@ -176,11 +220,12 @@ async fn converse(stream: UnixStream, admin: &Admin, level: &LogLevel) -> io::Re
                     let seconds = seconds.unwrap_or(TRACE_SECONDS).min(MAX_TRACE_SECONDS);
                     return trace(watching, &mut reader, &mut writer, seconds).await;
                 }
-                Err(error) => Response::Error(error),
+                Err(error) => Err(error),
             },
             Ok(request) => answer(request, admin, level),
-            Err(error) => Response::Error(format!("the request is not understood: {error}")),
+            Err(error) => Err(RequestError::Unknown(error)),
         };
+        let response = response.map_or_else(|error| Response::Error(error.to_string()), Response::Result);
         say(&mut writer, &response).await?;
     }
 }
@@ -191,10 +236,10 @@ async fn say(writer: &mut OwnedWriteHalf, response: &Response) -> io::Result<()>
     writer.write_all(text.as_bytes()).await
 }
 
-fn watch(admin: &Admin, peer: &str, bodies: bool) -> Result<Subscription, String> {
+fn watch(admin: &Admin, peer: &str, bodies: bool) -> Result<Subscription, RequestError> {
     let filter = Filter::parse(peer)?;
     let watching = admin.edge().registry.tracers.watch(filter, bodies);
-    watching.ok_or_else(|| format!("{MAX_TRACERS} traces are running already; end one of them first"))
+    watching.ok_or(RequestError::Traces)
 }
 
 /// Tells lines until the time is over or the other side hangs up.
@@ -227,82 +272,55 @@ async fn trace(
     }
 }
 
-fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Response {
+fn answer(request: Request, admin: &Admin, level: &LogLevel) -> Result<Value, RequestError> {
     let edge = admin.edge();
-    let value = |value: Result<Value, serde_json::Error>| match value {
-        Ok(value) => Response::Result(value),
-        Err(error) => Response::Error(error.to_string()),
-    };
-    match request {
-        Request::Connections { peer } => match domain(peer) {
-            Ok(only) => value(serde_json::to_value(edge.streams(only.as_ref()))),
-            Err(error) => Response::Error(error),
-        },
-        Request::Failures { domain: only } => match domain(only) {
-            Ok(only) => value(serde_json::to_value(edge.failures(only.as_ref()))),
-            Err(error) => Response::Error(error),
-        },
-        // Answered before, line by line.
-        Request::Trace { .. } => Response::Error("trace is not available in this form".to_owned()),
-        Request::Status => value(serde_json::to_value(admin.status())),
-        Request::Close { id } if edge.registry.close(id) => Response::Result(json!({"closing": id})),
-        Request::Close { id } => Response::Error(format!("there is no stream {id}; `connections` lists the open ones")),
-        Request::Retry { domain: None } => {
-            edge.retry(None);
-            Response::Result(json!({"retrying": "all"}))
+    let domain = |text: Option<String>| text.map(|text| Domain::parse(&text)).transpose();
+    Ok(match request {
+        Request::Connections { peer } => serde_json::to_value(edge.streams(domain(peer)?.as_ref()))?,
+        Request::Failures { domain: only } => serde_json::to_value(edge.failures(domain(only)?.as_ref()))?,
+        // Told before, line by line.
+        Request::Trace { .. } => Value::Null,
+        Request::Status => serde_json::to_value(admin.status())?,
+        Request::Close { id } if edge.registry.close(id) => json!({"closing": id}),
+        Request::Close { id } => return Err(RequestError::Stream(id)),
+        Request::Retry { domain: only } => {
+            let only = domain(only)?;
+            edge.retry(only.as_ref());
+            json!({"retrying": only.as_ref().map_or("all", Domain::as_str)})
         }
-        Request::Retry { domain: Some(text) } => match Domain::parse(&text) {
-            Ok(domain) => {
-                edge.retry(Some(&domain));
-                Response::Result(json!({"retrying": domain}))
-            }
-            Err(error) => Response::Error(error.to_string()),
-        },
-        Request::Log { level: None } => Response::Result(json!({"level": level.get()})),
-        Request::Log { level: Some(text) } => match level.set(&text) {
-            Ok(()) => {
-                tracing::info!(level = text, "the log level was changed through the control socket");
-                Response::Result(json!({"level": text}))
-            }
-            Err(error) => Response::Error(error),
-        },
-    }
-}
-
-fn domain(text: Option<String>) -> Result<Option<Domain>, String> {
-    let parsed = text.map(|text| Domain::parse(&text)).transpose();
-    parsed.map_err(|error| error.to_string())
+        Request::Log { level: None } => json!({"level": level.get()}),
+        Request::Log { level: Some(text) } => {
+            level.set(&text)?;
+            tracing::info!(level = text, "the log level was changed through the control socket");
+            json!({"level": text})
+        }
+    })
 }
 
 /// Asks a running edge; for `ctl`.
-pub async fn ask(path: &Path, request: &Request) -> Result<Value, String> {
-    let mut lines = Asked::new(path, request).await?;
-    lines
-        .next()
-        .await?
-        .ok_or_else(|| "the edge ended the connection without an answer".to_owned())
+pub async fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    let mut answers = Answers::new(path, request).await?;
+    answers.next().await?.ok_or(ControlError::Ended)
 }
 
 /// A request whose answers come one by one.
 #[derive(Debug)]
-pub struct Asked {
+pub struct Answers {
     reader: BufReader<OwnedReadHalf>,
     /// Kept open: its end would say that nobody listens any more.
     _writer: OwnedWriteHalf,
 }
 
-impl Asked {
+impl Answers {
     /// Asks.
-    pub async fn new(path: &Path, request: &Request) -> Result<Self, String> {
-        let unreachable = |error: io::Error| {
-            format!(
-                "no edge answers at {}: {error}; is it running, and is listen.control set?",
-                path.display()
-            )
+    pub async fn new(path: &Path, request: &Request) -> Result<Self, ControlError> {
+        let unreachable = |error| ControlError::Unreachable {
+            path: path.to_owned(),
+            error,
         };
         let stream = UnixStream::connect(path).await.map_err(unreachable)?;
         let (reader, mut writer) = stream.into_split();
-        let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
+        let mut line = serde_json::to_string(request)?;
         line.push('\n');
         writer.write_all(line.as_bytes()).await.map_err(unreachable)?;
         Ok(Self {
@@ -312,16 +330,14 @@ impl Asked {
     }
 
     /// The next answer; `None` when there are no more.
-    pub async fn next(&mut self) -> Result<Option<Value>, String> {
+    pub async fn next(&mut self) -> Result<Option<Value>, ControlError> {
         let mut answer = String::new();
-        let read = self.reader.read_line(&mut answer).await;
-        if read.map_err(|error| format!("the edge's answer cannot be read: {error}"))? == 0 {
+        if self.reader.read_line(&mut answer).await? == 0 {
             return Ok(None);
         }
-        match serde_json::from_str(&answer) {
-            Ok(Response::Result(value)) => Ok(Some(value)),
-            Ok(Response::Error(error)) => Err(error),
-            Err(error) => Err(format!("the edge's answer is not understood: {error}")),
+        match serde_json::from_str(&answer)? {
+            Response::Result(value) => Ok(Some(value)),
+            Response::Error(error) => Err(ControlError::Refused(error)),
         }
     }
 }

@@ -23,13 +23,17 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// odd handshakes. Nothing in such a line says which peer it was.
 const LIBRARIES: u32 = 60;
 
-/// A level that is not understood.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{given:?} is not a log level: write error, warn, info, debug or trace, and parts apart as info,dialback=debug or info,edge::dialback=debug"
-)]
-pub struct LevelError {
-    given: String,
+/// A level that cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// It is not understood.
+    #[error(
+        "{0:?} is not a log level: write error, warn, info, debug or trace, and parts apart as info,dialback=debug or info,edge::dialback=debug"
+    )]
+    Unknown(String),
+    /// The process logs no more.
+    #[error("the log level cannot be changed: {0}")]
+    Fixed(#[from] reload::Error),
 }
 
 /// Topics: short names that stand for the modules whose lines belong to them. Any other module is
@@ -62,7 +66,7 @@ const CRATE: &str = "xmpp_federation_edge";
 
 /// Reads a level such as `info`, `info,dialback=debug` or `info,edge::dialback=debug`.
 pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
-    let error = || LevelError { given: text.to_owned() };
+    let error = || LevelError::Unknown(text.to_owned());
     let mut directives = Vec::new();
     for part in text.split(',').map(str::trim) {
         let Some((module, level)) = part.split_once('=') else {
@@ -173,11 +177,8 @@ impl<S: Subscriber> Filter<S> for LibraryRate {
 
 impl LogLevel {
     /// Takes effect with the next line.
-    pub fn set(&self, text: &str) -> Result<(), String> {
-        let level = parse_level(text).map_err(|error| error.to_string())?;
-        self.handle
-            .reload(level)
-            .map_err(|error| format!("the log level cannot be changed: {error}"))?;
+    pub fn set(&self, text: &str) -> Result<(), LevelError> {
+        self.handle.reload(parse_level(text)?)?;
         let mut current = self.current.lock();
         text.clone_into(&mut current);
         Ok(())
@@ -260,7 +261,7 @@ mod tests {
         #[case] logged: bool,
     ) {
         let filter = parse_level(text).map(|targets| targets.would_enable(target, &level));
-        assert_eq!(filter, Ok(logged));
+        assert_eq!(filter.unwrap(), logged);
     }
 
     #[test]

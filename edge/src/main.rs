@@ -11,10 +11,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use xmpp_federation_core::edge_config::HumanDuration;
+use xmpp_federation_core::edge_config::{EdgeConfig, HumanDuration};
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::config::{Live, Loader};
-use xmpp_federation_edge::control::{self, Control, Request};
+use xmpp_federation_edge::control::{self, Control, ControlError, Request};
 use xmpp_federation_edge::logging::{self, LogLevel};
 use xmpp_federation_edge::observe::metrics::Metrics;
 use xmpp_federation_edge::observe::registry::Registry;
@@ -194,7 +194,7 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: C
         Some(socket) => socket,
         None => match socket_of(config) {
             Ok(socket) => socket,
-            Err(error) => return fail(WRONG_CONFIGURATION, &error),
+            Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
         },
     };
     let show: fn(&Value) -> String = match &request {
@@ -210,11 +210,11 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: C
             return follow(&socket, &request, json).await;
         }
         let answer = control::ask(&socket, &request).await?;
-        print(&show(&answer)).map_err(|error| error.to_string())
+        Ok(print(&show(&answer))?)
     };
     match one_thread().map(|runtime| runtime.block_on(asking)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => fail(1, &error),
+        Ok(Err(error)) => fail(1, &error.to_string()),
         Err(error) => fail(1, &format!("no runtime: {error}")),
     }
 }
@@ -235,8 +235,8 @@ fn print(text: &str) -> io::Result<()> {
 }
 
 /// Prints the lines of a trace as they come.
-async fn follow(socket: &std::path::Path, request: &Request, json: bool) -> Result<(), String> {
-    let mut lines = control::Asked::new(socket, request).await?;
+async fn follow(socket: &std::path::Path, request: &Request, json: bool) -> Result<(), ControlError> {
+    let mut lines = control::Answers::new(socket, request).await?;
     while let Some(value) = lines.next().await? {
         let text = match serde_json::from_value::<Line>(value.clone()) {
             Ok(line) if !json => line.to_string(),
@@ -259,7 +259,7 @@ fn probe(arguments: &Probe) -> ExitCode {
     );
     let plan = match plan {
         Ok(plan) => plan,
-        Err(error) => return fail(WRONG_CONFIGURATION, &error),
+        Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
     };
     let report = match one_thread().map(|runtime| runtime.block_on(plan.run())) {
         Ok(report) => report,
@@ -276,21 +276,14 @@ fn probe(arguments: &Probe) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn socket_of(config: &std::path::Path) -> Result<PathBuf, String> {
-    let text = std::fs::read_to_string(config).map_err(|error| {
-        format!(
-            "{} cannot be read: {error}; name the socket with --socket",
-            config.display()
-        )
-    })?;
-    let parsed = xmpp_federation_core::edge_config::EdgeConfig::from_yaml(&text)
-        .map_err(|error| format!("{}: {error}", config.display()))?;
-    parsed.listen.control.ok_or_else(|| {
-        format!(
-            "{} sets no listen.control, so the edge has no control socket",
-            config.display()
-        )
-    })
+fn socket_of(config: &std::path::Path) -> io::Result<PathBuf> {
+    let path = config.display();
+    let wrong = |reason| io::Error::other(format!("{path}{reason}"));
+    let text = std::fs::read_to_string(config)
+        .map_err(|error| wrong(format!(" cannot be read: {error}; name the socket with --socket")))?;
+    let parsed = EdgeConfig::from_yaml(&text).map_err(|error| wrong(format!(": {error}")))?;
+    let missing = || wrong(" sets no listen.control, so the edge has no control socket".to_owned());
+    parsed.listen.control.ok_or_else(missing)
 }
 
 fn run(arguments: &Run) -> ExitCode {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use xmpp_federation_core::Domain;
+use xmpp_federation_core::{Domain, DomainError};
 
 use crate::observe::registry::StreamEntry;
 pub use telling::printable;
@@ -39,17 +39,26 @@ pub enum Filter {
     Socket(SocketAddr),
 }
 
+/// A text that names no streams.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is neither a remote domain nor an address (198.51.100.7, or with port 198.51.100.7:5269): {error}")]
+pub struct FilterError {
+    text: String,
+    error: DomainError,
+}
+
 impl Filter {
     /// Reads a domain, an IP address, or an address with port.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
         if let Ok(socket) = text.parse::<SocketAddr>() {
             return Ok(Self::Socket(SocketAddr::new(socket.ip().to_canonical(), socket.port())));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address.to_canonical()));
         }
-        Domain::parse(text).map(Self::Domain).map_err(|error| {
-            format!("{text:?} is neither a remote domain nor an address (198.51.100.7, or with port 198.51.100.7:5269): {error}")
+        Domain::parse(text).map(Self::Domain).map_err(|error| FilterError {
+            text: text.to_owned(),
+            error,
         })
     }
 

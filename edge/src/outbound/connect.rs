@@ -18,7 +18,7 @@ use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::{StreamEntry, StreamGuard};
 use crate::refusal::{Check, Refusal};
-use crate::resolve::connect::open;
+use crate::resolve::connect::{ConnectError, open};
 use crate::resolve::{Attempts, Connection, ResolveError, Service};
 use crate::shared::Shared;
 use crate::stream::transport::Transport;
@@ -222,14 +222,14 @@ impl Opener {
     }
 
     /// The next connection, or one more to an address.
-    async fn connect(&mut self, again: Option<(SocketAddr, Service)>) -> Option<Result<Connection, String>> {
+    async fn connect(&mut self, again: Option<(SocketAddr, Service)>) -> Option<Result<Connection, ConnectError>> {
         let Some((address, service)) = again else {
             return self.attempts.next().await;
         };
         let connecting = timeout_at(self.attempts.deadline(), open(address));
         let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
         let connected = connected.map(|tcp| Connection { tcp, address, service });
-        Some(connected.map_err(|error| format!("{address}: {error}")))
+        Some(connected.map_err(|error| ConnectError::Address(address, error)))
     }
 
     /// The next attempt must not be talked into clear text either.
@@ -297,7 +297,8 @@ impl Opener {
         loop {
             let Connection { tcp, address, service } = match self.connect(again.take()).await {
                 Some(Ok(connected)) => connected,
-                Some(Err(reason)) => {
+                Some(Err(error)) => {
+                    let reason = error.to_string();
                     let (tracers, remote) = (&self.shared.registry.tracers, &self.remote);
                     tracers.about(remote, || reason.clone());
                     let attempt = Attempt::outbound(Stage::Connect, None, reason.clone());

@@ -14,10 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, Tls, TlsMode};
+use xmpp_federation_core::edge_config::{ConfigError, EdgeConfig, Tls, TlsMode};
+use xmpp_federation_core::{Domain, DomainError};
 
-use crate::config::{Live, Loader};
+use crate::config::{Live, LoadError, Loader};
 use crate::observe::metrics::Metrics;
 use crate::resolve::dns::CACHED;
 use crate::resolve::{AddressRules, Dns, Lookup};
@@ -51,6 +51,32 @@ impl std::fmt::Debug for Plan {
     }
 }
 
+/// Why nothing can be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The domain to probe, or the one of `--from`.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
+    /// `--dns` names no server.
+    #[error("{0:?} is no address of a DNS server; write 198.51.100.53 or 198.51.100.53:53")]
+    Server(String),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// `--from` names somebody else's domain.
+    #[error("{0} is not hosted by this configuration; --from names one of its domains")]
+    NotHosted(Domain),
+    /// The domain is one of ours.
+    #[error("{0} is hosted by this configuration; probe a remote domain")]
+    Hosted(Domain),
+    /// The defaults cannot be used.
+    #[error(transparent)]
+    Defaults(#[from] ConfigError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
 /// What counts where no configuration is given: the defaults. Its files are never read.
 const DEFAULTS: &str = "\
 domains: [probe.invalid]
@@ -60,18 +86,13 @@ routers: [{name: none, componentIds: [none.invalid], secretFile: /nonexistent, e
 ";
 
 impl Plan {
-    /// Reads the arguments of the command; an error is a sentence.
-    pub fn new(domain: &str, from: Option<&str>, config: Option<&Path>, dns: &[String]) -> Result<Self, String> {
-        let parse = |text: &str| Domain::parse(text).map_err(|error| error.to_string());
-        let (domain, from) = (parse(domain)?, from.map(parse).transpose()?);
+    /// Reads the arguments of the command.
+    pub fn new(domain: &str, from: Option<&str>, config: Option<&Path>, dns: &[String]) -> Result<Self, PlanError> {
+        let (domain, from) = (Domain::parse(domain)?, from.map(Domain::parse).transpose()?);
         let servers = dns.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
         let lookup = (!servers.is_empty()).then(|| Arc::new(Dns::new(&servers)) as Arc<dyn Lookup>);
         match config {
-            Some(path) => {
-                let live = Loader::new(path, 0).load();
-                let live = live.map_err(|error| error.to_string())?;
-                Self::with_live(domain, from, Arc::new(live), lookup)
-            }
+            Some(path) => Self::with_live(domain, from, Arc::new(Loader::new(path, 0).load()?), lookup),
             None => Self::without_configuration(domain, from, lookup),
         }
     }
@@ -82,20 +103,14 @@ impl Plan {
         from: Option<Domain>,
         live: Arc<Live>,
         lookup: Option<Arc<dyn Lookup>>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, PlanError> {
         let from = match from {
-            Some(from) if !live.hosted.contains(&from) => {
-                return Err(format!(
-                    "{from} is not hosted by this configuration; --from names one of its domains"
-                ));
-            }
+            Some(from) if !live.hosted.contains(&from) => return Err(PlanError::NotHosted(from)),
             Some(from) => Some(from),
             None => live.config.domains.first().cloned(),
         };
         if live.hosted.contains(&domain) {
-            return Err(format!(
-                "{domain} is hosted by this configuration; probe a remote domain"
-            ));
+            return Err(PlanError::Hosted(domain));
         }
         let config = live.config.clone();
         Ok(Self {
@@ -118,8 +133,8 @@ impl Plan {
         domain: Domain,
         from: Option<Domain>,
         lookup: Option<Arc<dyn Lookup>>,
-    ) -> Result<Self, String> {
-        let config = EdgeConfig::from_yaml(DEFAULTS).map_err(|error| error.to_string())?;
+    ) -> Result<Self, PlanError> {
+        let config = EdgeConfig::from_yaml(DEFAULTS)?;
         // Authorities only; nothing is read in this mode.
         let authorities = Tls {
             mode: TlsMode::Disabled,
@@ -129,8 +144,8 @@ impl Plan {
         Ok(Self {
             rules: AddressRules::new(&config, Arc::default()),
             lookup: lookup.unwrap_or_else(|| Arc::new(Dns::of(&config.dns, CACHED))),
-            client: Some(verifier::client()?),
-            tls: tls.map_err(|error| error.message)?,
+            client: Some(verifier::client().map_err(|error| PlanError::Tls(error.to_string()))?),
+            tls: tls.map_err(|error| PlanError::Tls(error.message))?,
             domain,
             from,
             config,
@@ -180,11 +195,11 @@ impl Plan {
 }
 
 /// `198.51.100.53` or `198.51.100.53:53`.
-fn server(text: &str) -> Result<SocketAddr, String> {
+fn server(text: &str) -> Result<SocketAddr, PlanError> {
     let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
     address
         .or_else(|_| text.parse())
-        .map_err(|_| format!("{text:?} is no address of a DNS server; write 198.51.100.53 or 198.51.100.53:53"))
+        .map_err(|_| PlanError::Server(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -207,7 +222,7 @@ mod tests {
     #[case("localhost", None, "localhost")]
     #[case("vngtp.lab", Some("not a domain"), "not a domain")]
     fn arguments_that_are_no_domains_are_refused(#[case] domain: &str, #[case] from: Option<&str>, #[case] says: &str) {
-        let error = Plan::new(domain, from, None, &[]).unwrap_err();
+        let error = Plan::new(domain, from, None, &[]).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
 

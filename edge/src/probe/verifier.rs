@@ -8,12 +8,11 @@ use rustls::ClientConfig;
 use crate::tls::SignatureOnly;
 
 /// TLS 1.2 and 1.3 without a certificate of ours.
-pub(super) fn client() -> Result<Arc<ClientConfig>, String> {
+pub(super) fn client() -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = SignatureOnly(provider.signature_verification_algorithms);
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();

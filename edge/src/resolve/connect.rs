@@ -46,6 +46,25 @@ pub struct Connection {
     pub service: Service,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The time for all attempts is over.
+    #[error("no connection within {seconds} s in all; {attempts} attempts were made")]
+    Late {
+        /// The time for all.
+        seconds: u64,
+        /// Connections that were started.
+        attempts: usize,
+    },
+    /// One group of addresses failed, for these reasons.
+    #[error("{}", .0.join("; "))]
+    Group(Vec<String>),
+    /// One address failed.
+    #[error("{0}: {1}")]
+    Address(SocketAddr, io::Error),
+}
+
 /// The connection attempts of one resolution, at most 8 and 30 s in all.
 #[derive(Debug)]
 pub struct Attempts {
@@ -87,23 +106,22 @@ impl Attempts {
 
     /// The next connection: addresses of one group are raced 250 ms apart, families taking turns.
     /// Called again when TLS or the stream failed on the previous one. `None` when nothing is
-    /// left; an error is one group's failure as a sentence, and further calls may still succeed.
-    pub async fn next(&mut self) -> Option<Result<Connection, String>> {
+    /// left; an error is one group's failure, and further calls may still succeed.
+    pub async fn next(&mut self) -> Option<Result<Connection, ConnectError>> {
         if self.over {
             return None;
         }
         let deadline = self.deadline;
         timeout_at(deadline, self.next_in_time()).await.unwrap_or_else(|_| {
             self.over = true;
-            let seconds = self.resolution.resolver.bounds.total.as_secs();
-            Some(Err(format!(
-                "no connection within {seconds} s in all; {} attempts were made",
-                self.started
-            )))
+            Some(Err(ConnectError::Late {
+                seconds: self.resolution.resolver.bounds.total.as_secs(),
+                attempts: self.started,
+            }))
         })
     }
 
-    async fn next_in_time(&mut self) -> Option<Result<Connection, String>> {
+    async fn next_in_time(&mut self) -> Option<Result<Connection, ConnectError>> {
         let bounds = self.resolution.resolver.bounds;
         let mut failures = Vec::new();
         if self.resolution.queue.is_empty() && self.started < bounds.attempts {
@@ -123,7 +141,7 @@ impl Attempts {
             None if failures.is_empty() => None,
             None => {
                 failures.truncate(MOST_FAILURES);
-                Some(Err(failures.join("; ")))
+                Some(Err(ConnectError::Group(failures)))
             }
         }
     }

@@ -71,7 +71,7 @@ type Cache = moka::sync::Cache<(Box<str>, RecordType), CacheEntry>;
 /// DNS as it is: asks the configured resolvers, or those of `/etc/resolv.conf`.
 pub struct Dns {
     /// Why there is none stays an error of each look-up: static routes work without DNS.
-    resolver: Result<TokioResolver, String>,
+    resolver: Result<TokioResolver, LookupError>,
     known: Cache,
     /// A place for each question that was just asked.
     asking: Semaphore,
@@ -126,7 +126,7 @@ impl Dns {
         }
     }
 
-    fn asking(config: Result<ResolverConfig, String>, cached: usize) -> Self {
+    fn asking(config: Result<ResolverConfig, LookupError>, cached: usize) -> Self {
         let known =
             Cache::builder()
                 .max_capacity(cached as u64)
@@ -158,7 +158,7 @@ impl Dns {
         let fail = |why: String| LookupError(format!("the DNS look-up of {record_type} {name} failed: {why}"));
         let mut parsed = Name::from_ascii(name).map_err(|error| fail(error.to_string()))?;
         parsed.set_fqdn(true);
-        let resolver = self.resolver.as_ref().map_err(|why| fail(why.clone()))?;
+        let resolver = self.resolver.as_ref().map_err(|why| fail(why.to_string()))?;
         let place = self.asking.acquire().await;
         let asked = resolver.lookup(parsed, record_type);
         tokio::pin!(asked);
@@ -217,18 +217,18 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 }
 
 /// Only the addresses count: neither the search list nor `ndots`.
-fn system_resolvers() -> Result<ResolverConfig, String> {
+fn system_resolvers() -> Result<ResolverConfig, LookupError> {
     const REMEDY: &str = "list resolvers in dns.resolvers or provide /etc/resolv.conf";
     let (config, _) = hickory_resolver::system_conf::read_system_conf()
-        .map_err(|error| format!("/etc/resolv.conf is not usable ({error}); {REMEDY}"))?;
+        .map_err(|error| LookupError(format!("/etc/resolv.conf is not usable ({error}); {REMEDY}")))?;
     let (_, _, servers) = config.into_parts();
     if servers.is_empty() {
-        return Err(format!("/etc/resolv.conf names no resolver; {REMEDY}"));
+        return Err(LookupError(format!("/etc/resolv.conf names no resolver; {REMEDY}")));
     }
     Ok(ResolverConfig::from_name_servers(servers))
 }
 
-fn build(config: ResolverConfig) -> Result<TokioResolver, String> {
+fn build(config: ResolverConfig) -> Result<TokioResolver, LookupError> {
     let mut options = ResolverOpts::default();
     options.timeout = TIMEOUT;
     options.attempts = 1;
@@ -239,7 +239,7 @@ fn build(config: ResolverConfig) -> Result<TokioResolver, String> {
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
         .build()
-        .map_err(|error| error.to_string())
+        .map_err(|error| LookupError(error.to_string()))
 }
 
 impl Lookup for Dns {

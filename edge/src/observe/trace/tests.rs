@@ -36,7 +36,7 @@ fn a_filter_is_a_domain_or_an_address(#[case] text: &str, #[case] expected: Filt
 
 #[test]
 fn what_is_neither_is_refused_with_both_forms() {
-    let error = Filter::parse("no domain").unwrap_err();
+    let error = Filter::parse("no domain").unwrap_err().to_string();
     assert!(error.contains("neither a remote domain nor an address"), "{error}");
 }
 
