@@ -25,11 +25,11 @@ const RESOLVED: Duration = Duration::from_hours(2);
 pub struct Partners {
     most: usize,
     /// By address, of IPv6 by network of 64 bits.
-    seen: Mutex<HashMap<IpAddr, Seen>>,
+    seen: Mutex<HashMap<IpAddr, PartnerAddress>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct PartnerAddress {
     /// Counts while it is configured.
     domain: Domain,
     until: Instant,
@@ -90,7 +90,7 @@ impl Partners {
             }
         }
         let domain = remote.clone();
-        all.insert(address, Seen { domain, until });
+        all.insert(address, PartnerAddress { domain, until });
     }
 }
 

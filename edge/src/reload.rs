@@ -88,7 +88,7 @@ impl Reloader {
     /// Watches and reloads until nobody listens to the snapshots.
     pub async fn run(self) {
         let (events, mut changed) = mpsc::channel(1);
-        let mut watching = Watching::new(events);
+        let mut watching = DirectoryWatch::new(events);
         // Also a file that is being written when the process starts.
         watching.follow(&self.directories());
         settle(&mut changed).await;
@@ -207,13 +207,13 @@ fn directories_on_the_way(path: &Path, found: &mut BTreeSet<PathBuf>) {
 }
 
 /// The directories that are watched now.
-struct Watching {
+struct DirectoryWatch {
     events: mpsc::Sender<()>,
     watcher: Option<RecommendedWatcher>,
     told: bool,
 }
 
-impl Watching {
+impl DirectoryWatch {
     fn new(events: mpsc::Sender<()>) -> Self {
         Self {
             events,

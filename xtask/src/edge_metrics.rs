@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
+use xmpp_federation_edge::observe::metrics::described::{METRICS, MetricKind};
 
 /// The page.
 pub fn page() -> String {
@@ -21,9 +21,9 @@ a list with `…`.
     );
     for metric in METRICS {
         let (kind, suffix) = match metric.kind {
-            Kind::Counter => ("counter", "_total"),
-            Kind::Gauge => ("gauge", ""),
-            Kind::Histogram => ("histogram", ""),
+            MetricKind::Counter => ("counter", "_total"),
+            MetricKind::Gauge => ("gauge", ""),
+            MetricKind::Histogram => ("histogram", ""),
         };
         let labels: Vec<_> = metric
             .labels

@@ -21,7 +21,7 @@ pub(super) const SPARE: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Class {
     /// Those with something waiting, no others.
-    pub(super) sources: HashMap<Source, Waiting>,
+    pub(super) sources: HashMap<Source, SourceQueue>,
     /// The same, by turn.
     pub(super) turns: VecDeque<Source>,
     pub(super) bytes: usize,
@@ -33,17 +33,17 @@ pub(super) struct Class {
 
 impl Class {
     /// Appends to what waits of a source; gives what waits of it then.
-    pub(super) fn append(&mut self, source: &Source, batch: Batch) -> &mut Waiting {
+    pub(super) fn append(&mut self, source: &Source, batch: Batch) -> &mut SourceQueue {
         let size = batch.bytes.len();
         self.bytes += size;
         let waiting = match self.sources.entry(source.clone()) {
             Entry::Occupied(waiting) => waiting.into_mut(),
             Entry::Vacant(free) => {
                 self.turns.push_back(source.clone());
-                free.insert(Waiting {
+                free.insert(SourceQueue {
                     batches: self.spare.take().unwrap_or_default(),
                     deficit: QUANTUM,
-                    ..Waiting::default()
+                    ..SourceQueue::default()
                 })
             }
         };
@@ -147,7 +147,7 @@ impl Class {
 
     /// Nobody could send for a whole round: as many rounds as nobody can send in pass at once.
     pub(super) fn pass_rounds(&mut self) {
-        let rounds = self.sources.values().map(Waiting::rounds).min();
+        let rounds = self.sources.values().map(SourceQueue::rounds).min();
         let passing = rounds.unwrap_or(0) * QUANTUM;
         for waiting in self.sources.values_mut() {
             waiting.deficit += passing;
@@ -160,7 +160,7 @@ impl Class {
 
     /// An idle source costs no memory; one queue's room is kept, since most often the next
     /// source is the only one.
-    pub(super) fn idle(&mut self, gone: Waiting) {
+    pub(super) fn idle(&mut self, gone: SourceQueue) {
         if gone.batches.capacity() <= SPARE {
             self.spare = Some(gone.batches);
         }
@@ -173,7 +173,7 @@ impl Class {
 
 /// What waits from one source.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct SourceQueue {
     pub(super) batches: VecDeque<Batch>,
     pub(super) bytes: usize,
     /// Bytes it may still send in this round.
@@ -182,7 +182,7 @@ pub(super) struct Waiting {
     pub(super) hold: Option<watch::Sender<bool>>,
 }
 
-impl Waiting {
+impl SourceQueue {
     /// Rounds that must pass before it may send its next batch.
     pub(super) fn rounds(&self) -> usize {
         let next = self.batches.front().map_or(0, |next| next.bytes.len());

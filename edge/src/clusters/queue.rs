@@ -9,7 +9,7 @@
 //! a stranger may have as many domains as it likes. While both classes have something waiting, links
 //! take as many bytes of one as of the other, and partners' first.
 
-use crate::observe::links::Place;
+use crate::observe::links::LinkPlace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -111,7 +111,7 @@ pub struct LinkLoad {
 /// The queue of one cluster.
 #[derive(Debug)]
 pub struct Queue {
-    inner: Mutex<Inner>,
+    inner: Mutex<QueueState>,
     /// See [`Room`].
     room: AtomicUsize,
     gates: Classes<Gate>,
@@ -125,12 +125,12 @@ pub struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct QueueState {
     classes: Classes<Class>,
     /// Bytes that were taken of partners beyond those of strangers, since both have something waiting.
     ahead: usize,
     /// The links that are up, in the order of their places; the first one takes.
-    up: Vec<(Place, Arc<Notify>)>,
+    up: Vec<(LinkPlace, Arc<Notify>)>,
     /// Batches that a link wrote and whose processing is not proven.
     unproven: usize,
     /// When a router last proved that it had processed something.
@@ -142,7 +142,7 @@ struct Inner {
     suspects: Suspects,
 }
 
-impl Inner {
+impl QueueState {
     fn wake_first(&self) {
         if let Some((_, first)) = self.up.first() {
             first.notify_one();
@@ -253,7 +253,7 @@ impl Queue {
         Ok(pause)
     }
 
-    fn note_refused(&self, inner: &Inner) {
+    fn note_refused(&self, inner: &QueueState) {
         if inner.suspects.has_refused() {
             self.refused.store(true, Ordering::Release);
         }
@@ -313,7 +313,7 @@ impl Queue {
     }
 
     /// A link came up; the one of the least place takes from now on.
-    pub fn link_up(&self, place: impl Into<Place>, wake: &Arc<Notify>) {
+    pub fn link_up(&self, place: impl Into<LinkPlace>, wake: &Arc<Notify>) {
         self.change_links(|up| {
             up.push((place.into(), wake.clone()));
             up.sort_by_key(|(place, _)| *place);
@@ -321,7 +321,7 @@ impl Queue {
     }
 
     /// A link has another place from now on; nothing if it is not up.
-    pub fn link_moved(&self, to: Place, wake: &Arc<Notify>) {
+    pub fn link_moved(&self, to: LinkPlace, wake: &Arc<Notify>) {
         self.change_links(|up| {
             for (place, other) in up.iter_mut() {
                 if Arc::ptr_eq(other, wake) {
@@ -351,7 +351,7 @@ impl Queue {
         done
     }
 
-    fn change_links(&self, change: impl FnOnce(&mut Vec<(Place, Arc<Notify>)>)) {
+    fn change_links(&self, change: impl FnOnce(&mut Vec<(LinkPlace, Arc<Notify>)>)) {
         let mut inner = self.inner.lock();
         let before = inner.up.first().map(|(_, first)| Arc::as_ptr(first));
         change(&mut inner.up);
@@ -447,7 +447,7 @@ impl Queue {
     }
 
     /// Peers of a class of which little waits now are read again.
-    fn open(&self, inner: &Inner) {
+    fn open(&self, inner: &QueueState) {
         let room = self.room();
         for (class, gate) in inner.classes.both().into_iter().zip(self.gates.both()) {
             if class.bytes < room.high_water() {

@@ -41,7 +41,7 @@ pub enum Answer {
 
 /// An element as received.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub struct DialbackElement {
     /// Which element.
     pub kind: Kind,
     /// `from` as written.
@@ -83,7 +83,7 @@ pub enum Malformed {
     Xml,
 }
 
-impl Received {
+impl DialbackElement {
     /// Whether this is a dialback element at all, and which.
     pub fn kind_of(element: &Element) -> Option<Kind> {
         if element.is(ns::DIALBACK, "result") {
@@ -203,7 +203,7 @@ impl Reply {
 }
 
 /// Steps 3 and 4: the answer to `request`, addresses echoed as the peer wrote them.
-pub fn reply(request: &Received, reply: Reply) -> Result<String, UnwritableChar> {
+pub fn reply(request: &DialbackElement, reply: Reply) -> Result<String, UnwritableChar> {
     let mut w = XmlWriter::new();
     w.start(request.kind.tag())
         .attr("from", &request.to)

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
 
-use super::session::{Pair, Session};
+use super::session::{AuthenticatedPair, Session};
 use crate::config::Live;
-use crate::dialback::elements::{Kind, Malformed, Received, Reply, reply};
+use crate::dialback::elements::{DialbackElement, Kind, Malformed, Reply, reply};
 use crate::jid::Labels;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::{KeyInfo, PairInfo};
@@ -31,19 +31,19 @@ pub(super) struct ShownKey {
     remote: Domain,
     key: String,
     /// Shown again meanwhile: answered as often, verified once.
-    again: Vec<Received>,
+    again: Vec<DialbackElement>,
 }
 
 /// A key that was verified, or not.
 pub(super) struct VerifiedKey {
-    request: Received,
+    request: DialbackElement,
     outcome: Outcome,
     since: Instant,
 }
 
 impl Session {
     pub(super) fn take_dialback(&mut self, live: &Arc<Live>, element: &Element, kind: Kind) -> Result<(), Failure> {
-        let request = Received::parse(element, kind).map_err(|error| {
+        let request = DialbackElement::parse(element, kind).map_err(|error| {
             let condition = match error {
                 Malformed::Addressing => StreamErrorCondition::ImproperAddressing,
                 Malformed::Id | Malformed::Key | Malformed::Xml => StreamErrorCondition::InvalidXml,
@@ -89,7 +89,7 @@ impl Session {
             .refused(entry, Stage::Dialback, Some(local), Some(remote), refusal);
     }
 
-    fn answer(&mut self, request: &Received, answer: Reply) -> Result<(), Failure> {
+    fn answer(&mut self, request: &DialbackElement, answer: Reply) -> Result<(), Failure> {
         if !self.wire.is_open() {
             // Nothing may follow the end of our stream.
             return Ok(());
@@ -105,7 +105,7 @@ impl Session {
     }
 
     /// Is the key ours? Any replica can say, since keys are computed from the shared secret.
-    fn authoritative(&mut self, live: &Live, request: &Received) -> Result<(), Failure> {
+    fn authoritative(&mut self, live: &Live, request: &DialbackElement) -> Result<(), Failure> {
         let started = Instant::now();
         let (local, remote) = (&request.to_domain, &request.from_domain);
         // To a domain that is refused we never sent a key.
@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// A peer shows a key: the authoritative server is asked whether it is its own.
-    fn receiving(&mut self, live: &Arc<Live>, request: Received) -> Result<(), Failure> {
+    fn receiving(&mut self, live: &Arc<Live>, request: DialbackElement) -> Result<(), Failure> {
         let (local, remote) = (request.to_domain.clone(), request.from_domain.clone());
         let limits = &live.config.limits;
         let peer = self.guard.entry.peer;
@@ -243,7 +243,12 @@ impl Session {
         Ok(())
     }
 
-    fn refuse_key(&mut self, request: &Received, condition: &'static str, reason: &'static str) -> Result<(), Failure> {
+    fn refuse_key(
+        &mut self,
+        request: &DialbackElement,
+        condition: &'static str,
+        reason: &'static str,
+    ) -> Result<(), Failure> {
         let refusal = Refusal::new(Check::Dialback, reason);
         self.log(&refusal, &request.to_domain, &request.from_domain);
         self.inbound
@@ -368,12 +373,12 @@ impl Session {
             let partner = live.policy.is_partner(&remote);
             self.inbound.shared.memory.used_tls.note(&remote, partner, ());
         }
-        let pair = Pair {
+        let pair = AuthenticatedPair {
             local,
             remote,
             mechanism,
         };
-        let known = |known: &Pair| known.local == pair.local && known.remote == pair.remote;
+        let known = |known: &AuthenticatedPair| known.local == pair.local && known.remote == pair.remote;
         if !self.pairs.iter().any(known) {
             self.guard.update(|detail| {
                 detail.pairs.push(PairInfo {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
-use super::session::{Pair, Session};
+use super::session::{AuthenticatedPair, Session};
 use crate::config::Live;
 use crate::observe::log_rate::Party;
 use crate::refusal::{Check, Refusal};
@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Whether a pair that was authenticated may go on after a reload.
-    pub(super) fn still_counts(&self, live: &Live, pair: &Pair) -> Result<(), Refusal> {
+    pub(super) fn still_counts(&self, live: &Live, pair: &AuthenticatedPair) -> Result<(), Refusal> {
         let shown = self.wire.transport.shown();
         match (pair.mechanism, shown) {
             (Mechanism::External, Some(shown)) => {

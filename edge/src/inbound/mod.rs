@@ -165,7 +165,7 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
     // A balancer's own address has no share: its clients have.
     let begun = if relayed {
         let admitted = inbound.connections.admit(Networks::default(), &own);
-        admitted.map(|admitted| Beginning::Relayed(placed(inbound, admitted)))
+        admitted.map(|admitted| Entrance::Relayed(placed(inbound, admitted)))
     } else {
         enter(inbound, peer, &own, limits.negotiation_timeout.0)
     };
@@ -183,11 +183,9 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
         // Boxed: what most connections never need must not make all of them bigger.
         let mut deadline = Instant::now() + time;
         let counted = match begun {
-            Beginning::Placed(place) => Some((peer, place)),
-            Beginning::Waits(turn) => Box::pin(wait(&inbound, peer, turn, &mut deadline)).await,
-            Beginning::Relayed(place) => {
-                Box::pin(behind_balancer(&inbound, &mut tcp, peer, place, &mut deadline)).await
-            }
+            Entrance::Placed(place) => Some((peer, place)),
+            Entrance::Waits(turn) => Box::pin(wait(&inbound, peer, turn, &mut deadline)).await,
+            Entrance::Relayed(place) => Box::pin(behind_balancer(&inbound, &mut tcp, peer, place, &mut deadline)).await,
         };
         let Some((peer, place)) = counted else {
             return;
@@ -198,7 +196,7 @@ fn accept(inbound: &Arc<Inbound>, mut tcp: TcpStream, peer: SocketAddr, service:
 }
 
 /// How a connection begins.
-enum Beginning {
+enum Entrance {
     /// It is served.
     Placed(Place),
     /// It is one of too many that came at once.
@@ -208,18 +206,13 @@ enum Beginning {
 }
 
 /// A place, or a turn to wait for, for a connection from this address.
-fn enter(
-    inbound: &Inbound,
-    peer: SocketAddr,
-    bounds: &ConnectionBounds,
-    longest: Duration,
-) -> Result<Beginning, Bound> {
+fn enter(inbound: &Inbound, peer: SocketAddr, bounds: &ConnectionBounds, longest: Duration) -> Result<Entrance, Bound> {
     let (table, networks) = (&inbound.connections, Networks::of(peer.ip()));
     match table.turn(networks, bounds, longest, Instant::now())? {
-        Some(turn) => Ok(Beginning::Waits(turn)),
+        Some(turn) => Ok(Entrance::Waits(turn)),
         None => table
             .admit(networks, bounds)
-            .map(|admitted| Beginning::Placed(placed(inbound, admitted))),
+            .map(|admitted| Entrance::Placed(placed(inbound, admitted))),
     }
 }
 

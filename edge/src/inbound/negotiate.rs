@@ -17,7 +17,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use crate::config::Live;
-use crate::dialback::elements::{Received, Reply, reply};
+use crate::dialback::elements::{DialbackElement, Reply, reply};
 use crate::observe::registry::StreamEntry;
 use crate::outbound::connect::note_tls;
 use crate::refusal::{Check, Refusal};
@@ -349,7 +349,7 @@ impl<'a> Negotiation<'a> {
             if mode != TlsMode::Required {
                 return Ok(Some(element));
             }
-            let Some(kind) = Received::kind_of(&element) else {
+            let Some(kind) = DialbackElement::kind_of(&element) else {
                 return Err(if is_stanza(&element, ns::SERVER) {
                     Failure::violation(Check::TlsRequired, "no stanza before TLS and dialback")
                 } else {
@@ -359,7 +359,7 @@ impl<'a> Negotiation<'a> {
                     )
                 });
             };
-            let received = Received::parse(&element, kind)
+            let received = DialbackElement::parse(&element, kind)
                 .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
             if received.answer.is_some() {
                 return Err(Failure::violation(

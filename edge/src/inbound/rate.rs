@@ -46,11 +46,11 @@ pub(super) enum Payer {
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     known: Mutex<HashMap<Domain, Arc<Rate>>>,
-    refused: Mutex<Refused>,
+    refused: Mutex<RefusalBuckets>,
 }
 
 #[derive(Debug, Default)]
-struct Refused {
+struct RefusalBuckets {
     payers: Buckets<Payer>,
     /// By a hash of the bare address: a peer cannot choose it, and it takes little memory.
     users: Buckets<u64>,
@@ -84,7 +84,7 @@ impl<K: Eq + Hash> Buckets<K> {
 
 /// What a refused stanza came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Paid {
+pub(super) struct RefusalCost {
     /// The time at which the stream may go on, if that is not now.
     pub(super) until: Option<Instant>,
     /// The user's bucket is used up.
@@ -93,7 +93,7 @@ pub(super) struct Paid {
 
 impl Rates {
     /// A stanza was refused; `user`: its sender, if that is at fault.
-    pub(super) fn refused(&self, payer: Payer, user: Option<&str>, now: Instant) -> Paid {
+    pub(super) fn refused(&self, payer: Payer, user: Option<&str>, now: Instant) -> RefusalCost {
         let mut guard = self.refused.lock();
         let refused = &mut *guard;
         let over = user.and_then(|user| {
@@ -101,7 +101,7 @@ impl Rates {
             spend(bucket, USERS, USERS_BURST.saturating_sub(USERS), now)
         });
         let payer = refused.payers.of(payer, now);
-        Paid {
+        RefusalCost {
             until: spend(payer, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now),
             user_is_over: over.is_some(),
         }

@@ -6,7 +6,7 @@ use opening::open;
 mod lanes;
 mod stanzas;
 
-use lanes::{Lane, Last, gated};
+use lanes::{DomainLane, LastStanza, gated};
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use super::negotiate::{self};
 use super::table::Place;
 use crate::clusters::queue::Pause;
 use crate::config::Live;
-use crate::dialback::elements::Received;
+use crate::dialback::elements::DialbackElement;
 use crate::jid::DomainCache;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::Bound;
 use crate::observe::registry::StreamGuard;
 use crate::refusal::Check;
 use crate::stanza::is_stanza;
-use crate::stream::established::{Driver, Waiting, drive};
-use crate::stream::pace::Low;
+use crate::stream::established::{Driver, TaskFuture, drive};
+use crate::stream::pace::LowPriority;
 use crate::stream::transport::Delivery;
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire, stanza_limits};
 use crate::terms;
@@ -51,7 +51,7 @@ const FINISH: Duration = Duration::from_secs(15);
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// A pair of domains that was authenticated on this stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pair {
+pub(super) struct AuthenticatedPair {
     pub(super) local: Domain,
     pub(super) remote: Domain,
     pub(super) mechanism: Mechanism,
@@ -91,7 +91,7 @@ pub(super) struct Session {
     unproven_until: Option<Instant>,
     /// The id of our latest header.
     pub(super) id: StreamId,
-    pub(super) pairs: Vec<Pair>,
+    pub(super) pairs: Vec<AuthenticatedPair>,
     /// Keys that are being verified.
     pub(super) pending: Verifications,
     /// The same, to know which.
@@ -99,8 +99,8 @@ pub(super) struct Session {
     pub(super) last_use: Instant,
     pub(super) external: External,
     domains: DomainCache,
-    lanes: Vec<Lane>,
-    last: Option<Last>,
+    lanes: Vec<DomainLane>,
+    last: Option<LastStanza>,
     /// Set while too much of the peer's waits for the routers: it is not read.
     paused: Option<Pause>,
     /// Its rate is used up until then: what was read stays in the framer, and it is not read.
@@ -115,14 +115,14 @@ pub(super) struct Session {
 }
 
 /// What the frames of one turn share.
-pub(super) struct Taking {
+pub(super) struct StreamFrames {
     live: Arc<Live>,
     /// How many of them were stanzas.
     stanzas: u64,
 }
 
 /// What happens to a stream besides what its peer says.
-pub(super) enum Event {
+pub(super) enum SessionEvent {
     Verified(VerifiedKey),
     /// The routers' queues have room for the peer's stanzas again.
     Room,
@@ -175,8 +175,8 @@ fn count_excess(inbound: &Inbound, failure: &Failure, unproven: bool) {
 }
 
 impl Driver for Session {
-    type Taking = Taking;
-    type Event = Event;
+    type Taking = StreamFrames;
+    type Event = SessionEvent;
 
     fn wire(&mut self) -> &mut Wire {
         &mut self.wire
@@ -194,7 +194,7 @@ impl Driver for Session {
         Ok(self.goes_on().map_or(deadline, |at| at.min(deadline)))
     }
 
-    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+    fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<SessionEvent>) {
         let open = self.wire.is_open();
         let waits = self.paused.is_some();
         // A peer that does not read our answers is not read either, so they cannot pile up.
@@ -216,12 +216,12 @@ impl Driver for Session {
         };
         let event = async move {
             tokio::select! {
-                Some(verified) = pending.next(), if !pending.is_empty() => Event::Verified(verified),
-                () = room(paused) => Event::Room,
-                () = inbound.close.cancelled(), if open => Event::Stopped,
-                () = guard.entry.close.cancelled(), if open => Event::Closed,
-                Ok(()) = changes.changed(), if open => Event::Reloaded,
-                () = place.give_way.cancelled() => Event::GaveWay,
+                Some(verified) = pending.next(), if !pending.is_empty() => SessionEvent::Verified(verified),
+                () = room(paused) => SessionEvent::Room,
+                () = inbound.close.cancelled(), if open => SessionEvent::Stopped,
+                () = guard.entry.close.cancelled(), if open => SessionEvent::Closed,
+                Ok(()) = changes.changed(), if open => SessionEvent::Reloaded,
+                () = place.give_way.cancelled() => SessionEvent::GaveWay,
             }
         };
         (gated(lanes, shut.filter(|_| read), wire.turn(read)), event)
@@ -239,17 +239,17 @@ impl Driver for Session {
         taken
     }
 
-    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+    async fn happened(&mut self, event: SessionEvent) -> Result<(), Failure> {
         match event {
-            Event::Verified(verified) => return self.verified(verified),
-            Event::Room => {
+            SessionEvent::Verified(verified) => return self.verified(verified),
+            SessionEvent::Room => {
                 self.paused = None;
                 self.lives_on();
             }
-            Event::Stopped => self.close(Some(&shutdown())),
-            Event::Closed => self.close(None),
-            Event::Reloaded => self.check_lists()?,
-            Event::GaveWay => return Err(gave_way()),
+            SessionEvent::Stopped => self.close(Some(&shutdown())),
+            SessionEvent::Closed => self.close(None),
+            SessionEvent::Reloaded => self.check_lists()?,
+            SessionEvent::GaveWay => return Err(gave_way()),
         }
         // It may have been paused or throttled in the middle of what was read.
         self.take_frames()
@@ -269,7 +269,7 @@ impl Driver for Session {
         !self.long_turn && self.throttled.is_none() && (self.paused.is_none() || !self.wire.is_open())
     }
 
-    fn take_header(&mut self, taking: &mut Taking, header: &StreamHeader) -> Result<(), Failure> {
+    fn take_header(&mut self, taking: &mut StreamFrames, header: &StreamHeader) -> Result<(), Failure> {
         if self.external.restarting {
             return self.restarted(&taking.live, header);
         }
@@ -279,13 +279,13 @@ impl Driver for Session {
         ))
     }
 
-    fn take_element(&mut self, taking: &mut Taking, element: &Element) -> Result<(), Failure> {
+    fn take_element(&mut self, taking: &mut StreamFrames, element: &Element) -> Result<(), Failure> {
         let live = &taking.live;
         if is_stanza(element, ns::SERVER) {
             self.take_stanza(live, element)?;
             taking.stanzas += 1;
             Ok(())
-        } else if let Some(kind) = Received::kind_of(element) {
+        } else if let Some(kind) = DialbackElement::kind_of(element) {
             self.take_dialback(live, element, kind)
         } else if element.ns() == ns::SASL {
             self.take_sasl(live, element)
@@ -303,7 +303,7 @@ impl Session {
     pub(super) fn proven(&mut self, partner: bool) {
         if self.unproven_until.take().is_some() || partner {
             self.place.proven(partner);
-            let low = (!partner).then(|| Low::new(self.inbound.low_turns.clone()));
+            let low = (!partner).then(|| LowPriority::new(self.inbound.low_turns.clone()));
             self.wire.transport.proven(low);
         }
     }
@@ -320,8 +320,8 @@ impl Session {
         Box::pin(self.end(failure)).await;
     }
 
-    fn taking(&self) -> Taking {
-        Taking {
+    fn taking(&self) -> StreamFrames {
+        StreamFrames {
             live: self.inbound.shared.live(),
             stanzas: 0,
         }

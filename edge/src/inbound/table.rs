@@ -38,11 +38,11 @@ const MOST_WAITING: usize = 4096;
 const BURST: Duration = Duration::from_secs(1);
 
 /// A network: the length of its prefix in bits and its first address.
-type Network = (u8, IpAddr);
+type NetworkPrefix = (u8, IpAddr);
 
 /// What a connection counts for, from the smallest network; IPv4 has one only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Networks([Option<Network>; 3]);
+pub(super) struct Networks([Option<NetworkPrefix>; 3]);
 
 impl Networks {
     pub(super) fn of(address: IpAddr) -> Self {
@@ -55,7 +55,7 @@ impl Networks {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = Network> {
+    fn iter(&self) -> impl Iterator<Item = NetworkPrefix> {
         self.0.into_iter().flatten()
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn turns_per_second(limits: &Limits) -> usize {
 }
 
 /// The bound that a connection met.
-fn name((length, _): Network) -> Bound {
+fn name((length, _): NetworkPrefix) -> Bound {
     match length {
         56 => Bound::Per56,
         48 => Bound::Per48,
@@ -123,18 +123,18 @@ fn name((length, _): Network) -> Bound {
 
 /// All inbound connections.
 #[derive(Debug, Default)]
-pub(super) struct Table(Mutex<Inner>);
+pub(super) struct Table(Mutex<TableState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct TableState {
     /// Grows with every connection.
     last: u64,
-    open: HashMap<u64, Connection>,
+    open: HashMap<u64, TableEntry>,
     /// Those on which nothing is proven: strangers' before partners', each the oldest first.
     unproven: BTreeSet<(bool, u64)>,
     /// Of all, those that are no partner's.
     strangers: usize,
-    networks: HashMap<Network, NetworkShare>,
+    networks: HashMap<NetworkPrefix, NetworkShare>,
     /// At this many networks, those that count no connection any more are removed.
     tidy_at: usize,
     /// When the next stranger's connection is due.
@@ -143,7 +143,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct TableEntry {
     networks: Networks,
     partner: bool,
     give_way: CancellationToken,
@@ -195,7 +195,7 @@ impl Table {
         let token = CancellationToken::new();
         inner.open.insert(
             id,
-            Connection {
+            TableEntry {
                 networks,
                 partner: bounds.partner,
                 give_way: token.clone(),
@@ -237,8 +237,8 @@ impl Table {
     }
 }
 
-impl Inner {
-    fn share(&mut self, network: Network) -> &mut NetworkShare {
+impl TableState {
+    fn share(&mut self, network: NetworkPrefix) -> &mut NetworkShare {
         self.networks.entry(network).or_default()
     }
 
@@ -288,7 +288,7 @@ impl Inner {
         }
     }
 
-    fn remove(&mut self, id: u64) -> Option<Connection> {
+    fn remove(&mut self, id: u64) -> Option<TableEntry> {
         let connection = self.open.remove(&id)?;
         self.unproven.remove(&(connection.partner, id));
         self.strangers -= usize::from(!connection.partner);

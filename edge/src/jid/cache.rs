@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use xmpp_federation_core::Domain;
 
-use super::{Part, domain_part};
+use super::{JidPart, domain_part};
 
 /// Spellings seen on one stream and their canonical form, so that a busy stream does not
 /// canonicalise the same domain for every stanza; and parts of addresses that are no ASCII, good ones
@@ -12,9 +12,9 @@ use super::{Part, domain_part};
 #[derive(Debug, Default)]
 pub struct DomainCache {
     known: HashMap<Box<str>, Option<Domain>>,
-    good: HashSet<(Part, Box<str>)>,
+    good: HashSet<(JidPart, Box<str>)>,
     /// Apart, so that they take no place of a good one.
-    bad: HashSet<(Part, Box<str>)>,
+    bad: HashSet<(JidPart, Box<str>)>,
 }
 
 /// Spellings remembered; a peer that uses more only loses the saving.
@@ -48,7 +48,7 @@ impl DomainCache {
     }
 
     /// Whether a part of an address is good, found out once.
-    pub(crate) fn passes(&mut self, part: Part, text: &str, judge: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn passes(&mut self, part: JidPart, text: &str, judge: impl FnOnce() -> bool) -> bool {
         // A pair with a borrowed text cannot be looked up; the copy costs little against the
         // judgement.
         let key = (part, text.into());
@@ -72,7 +72,7 @@ impl DomainCache {
     }
 
     /// Whether a part was found to be good.
-    pub(crate) fn knows_good(&self, part: Part, text: &str) -> bool {
+    pub(crate) fn knows_good(&self, part: JidPart, text: &str) -> bool {
         !self.good.is_empty() && self.good.contains(&(part, text.into()))
     }
 
@@ -100,13 +100,13 @@ mod tests {
     #[test]
     fn a_part_of_an_address_is_judged_once_and_bad_ones_take_no_place_of_good_ones() {
         let mut cache = DomainCache::default();
-        assert!(cache.passes(Part::Local, "good", || true));
+        assert!(cache.passes(JidPart::Local, "good", || true));
         for n in 0..1000 {
             let bad = n.to_string();
-            assert!(!cache.passes(Part::Local, &bad, || false));
-            assert!(!cache.passes(Part::Local, &bad, || panic!("judged again")));
+            assert!(!cache.passes(JidPart::Local, &bad, || false));
+            assert!(!cache.passes(JidPart::Local, &bad, || panic!("judged again")));
         }
-        assert!(cache.passes(Part::Local, "good", || panic!("judged again")));
+        assert!(cache.passes(JidPart::Local, "good", || panic!("judged again")));
         assert!(cache.bad.len() <= CACHED_BAD);
     }
 

@@ -33,7 +33,7 @@ pub fn domain_part(address: &str) -> &str {
 
 /// What is beside the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Part {
+pub(crate) enum JidPart {
     Local,
     Resource,
 }
@@ -44,14 +44,14 @@ pub(crate) enum JidFault {
     #[error("its domain part is empty")]
     NoDomain,
     #[error("its {} part is empty", .0.name())]
-    Empty(Part),
+    Empty(JidPart),
     #[error("its {} part has more than {PART} bytes", .0.name())]
-    Long(Part),
+    Long(JidPart),
     #[error("its {} part holds characters that RFC 7622 and RFC 3920 refuse", .0.name())]
-    Characters(Part),
+    Characters(JidPart),
 }
 
-impl Part {
+impl JidPart {
     const fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -167,16 +167,16 @@ const LOCAL: [bool; 128] = {
 };
 
 /// The domain, and the parts beside it.
-fn parts(address: &str) -> (&str, impl Iterator<Item = (Part, &str)>) {
+fn parts(address: &str) -> (&str, impl Iterator<Item = (JidPart, &str)>) {
     let (bare, resource) = match address.split_once('/') {
         Some((bare, resource)) => (bare, Some(resource)),
         None => (address, None),
     };
     let (local, domain) = match bare.split_once('@') {
-        Some((local, domain)) => (Some((Part::Local, local)), domain),
+        Some((local, domain)) => (Some((JidPart::Local, local)), domain),
         None => (None, bare),
     };
-    let resource = resource.map(|resource| (Part::Resource, resource));
+    let resource = resource.map(|resource| (JidPart::Resource, resource));
     (domain, local.into_iter().chain(resource))
 }
 
@@ -418,32 +418,32 @@ mod tests {
     #[case::nothing("", JidFault::NoDomain)]
     #[case::no_domain("x@", JidFault::NoDomain)]
     #[case::only_a_resource("/x", JidFault::NoDomain)]
-    #[case::empty_local("@a.example", JidFault::Empty(Part::Local))]
-    #[case::empty_resource("a.example/", JidFault::Empty(Part::Resource))]
-    #[case::empty_resource_of_a_user("x@a.example/", JidFault::Empty(Part::Resource))]
-    #[case::space("a b@a.example", JidFault::Characters(Part::Local))]
-    #[case::quote("a\"b@a.example", JidFault::Characters(Part::Local))]
-    #[case::apostrophe("a'b@a.example", JidFault::Characters(Part::Local))]
-    #[case::ampersand("a&b@a.example", JidFault::Characters(Part::Local))]
-    #[case::colon("a:b@a.example", JidFault::Characters(Part::Local))]
-    #[case::less("a<b@a.example", JidFault::Characters(Part::Local))]
-    #[case::greater("a>b@a.example", JidFault::Characters(Part::Local))]
-    #[case::delete("a\u{7f}@a.example", JidFault::Characters(Part::Local))]
-    #[case::wide_at("a\u{ff20}b@a.example", JidFault::Characters(Part::Local))]
-    #[case::small_colon("a\u{fe55}b@a.example", JidFault::Characters(Part::Local))]
-    #[case::nothing_is_left("\u{ad}@a.example", JidFault::Characters(Part::Local))]
-    #[case::no_break_space("a\u{a0}b@a.example", JidFault::Characters(Part::Local))]
-    #[case::private_use("\u{e000}@a.example", JidFault::Characters(Part::Local))]
-    #[case::emoji("\u{1f980}@a.example", JidFault::Characters(Part::Local))]
-    #[case::both_directions("\u{5d0}b@a.example", JidFault::Characters(Part::Local))]
-    #[case::not_assigned("x\u{378}@a.example", JidFault::Characters(Part::Local))]
-    #[case::tab("x@a.example/a\tb", JidFault::Characters(Part::Resource))]
-    #[case::line("x@a.example/a\nb", JidFault::Characters(Part::Resource))]
-    #[case::override_of_direction("x@a.example/\u{202e}b", JidFault::Characters(Part::Resource))]
-    #[case::isolate("x@a.example/\u{2066}b", JidFault::Characters(Part::Resource))]
-    #[case::line_separator("x@a.example/a\u{2028}b", JidFault::Characters(Part::Resource))]
-    #[case::tag("x@a.example/\u{e0041}", JidFault::Characters(Part::Resource))]
-    #[case::nothing_but_a_joiner("x@a.example/\u{200d}", JidFault::Characters(Part::Resource))]
+    #[case::empty_local("@a.example", JidFault::Empty(JidPart::Local))]
+    #[case::empty_resource("a.example/", JidFault::Empty(JidPart::Resource))]
+    #[case::empty_resource_of_a_user("x@a.example/", JidFault::Empty(JidPart::Resource))]
+    #[case::space("a b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::quote("a\"b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::apostrophe("a'b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::ampersand("a&b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::colon("a:b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::less("a<b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::greater("a>b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::delete("a\u{7f}@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::wide_at("a\u{ff20}b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::small_colon("a\u{fe55}b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::nothing_is_left("\u{ad}@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::no_break_space("a\u{a0}b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::private_use("\u{e000}@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::emoji("\u{1f980}@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::both_directions("\u{5d0}b@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::not_assigned("x\u{378}@a.example", JidFault::Characters(JidPart::Local))]
+    #[case::tab("x@a.example/a\tb", JidFault::Characters(JidPart::Resource))]
+    #[case::line("x@a.example/a\nb", JidFault::Characters(JidPart::Resource))]
+    #[case::override_of_direction("x@a.example/\u{202e}b", JidFault::Characters(JidPart::Resource))]
+    #[case::isolate("x@a.example/\u{2066}b", JidFault::Characters(JidPart::Resource))]
+    #[case::line_separator("x@a.example/a\u{2028}b", JidFault::Characters(JidPart::Resource))]
+    #[case::tag("x@a.example/\u{e0041}", JidFault::Characters(JidPart::Resource))]
+    #[case::nothing_but_a_joiner("x@a.example/\u{200d}", JidFault::Characters(JidPart::Resource))]
     fn what_both_readings_refuse_is_refused(#[case] address: &str, #[case] expected: JidFault) {
         assert_eq!(fault(address), Some(expected));
     }
@@ -456,10 +456,10 @@ mod tests {
         assert_eq!(fault(&resource), None);
         let (local, resource) = long(1024, "x");
         let fault_of_local = fault(&format!("{local}@a.example"));
-        assert_eq!(fault_of_local, Some(JidFault::Long(Part::Local)));
-        assert_eq!(fault(&resource), Some(JidFault::Long(Part::Resource)));
+        assert_eq!(fault_of_local, Some(JidFault::Long(JidPart::Local)));
+        assert_eq!(fault(&resource), Some(JidFault::Long(JidPart::Resource)));
         let (_, resource) = long(512, "\u{fc}");
-        assert_eq!(fault(&resource), Some(JidFault::Long(Part::Resource)));
+        assert_eq!(fault(&resource), Some(JidFault::Long(JidPart::Resource)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::PartnerFailure;
 
-use crate::observe::registry::Waiting;
+use crate::observe::registry::WaitingStanzas;
 use crate::words::{Direction, Stage};
 
 /// Attempts remembered of one domain and direction.
@@ -74,7 +74,7 @@ impl Attempt {
 
 /// One attempt, or several equal ones in a row.
 #[derive(Debug)]
-struct Recorded {
+struct AttemptRecord {
     stage: Stage,
     local: Option<Domain>,
     address: Option<SocketAddr>,
@@ -85,7 +85,7 @@ struct Recorded {
 }
 
 #[derive(Debug, Clone)]
-struct Failing {
+struct FailingSince {
     reason: String,
     since: Timestamp,
 }
@@ -94,12 +94,12 @@ struct Failing {
 #[derive(Debug, Default)]
 struct History {
     /// It cannot be reached at all.
-    failing: Option<Failing>,
+    failing: Option<FailingSince>,
     /// Hosted domains for which the last attempt failed although the remote server was reached.
-    pairs: BTreeMap<Domain, Failing>,
+    pairs: BTreeMap<Domain, FailingSince>,
     worked: Option<Timestamp>,
-    outbound: VecDeque<Recorded>,
-    inbound: VecDeque<Recorded>,
+    outbound: VecDeque<AttemptRecord>,
+    inbound: VecDeque<AttemptRecord>,
     /// Stanzas of ours have waited for it.
     wanted: bool,
     /// Grows with every use, over all domains.
@@ -135,7 +135,7 @@ pub struct DomainFailures {
     pub last_success: Option<String>,
     /// What waits for the domain.
     #[serde(flatten)]
-    pub waiting: Waiting,
+    pub waiting: WaitingStanzas,
     /// Newest first; at most [`KEPT`] of each direction.
     pub attempts: Vec<AttemptInfo>,
 }
@@ -201,7 +201,7 @@ impl Failures {
         if list.len() >= KEPT {
             list.pop_front();
         }
-        list.push_back(Recorded {
+        list.push_back(AttemptRecord {
             stage: attempt.stage,
             local: attempt.local,
             address: attempt.address,
@@ -228,7 +228,7 @@ impl Failures {
         let Some(local) = local else {
             let since = history.failing.as_ref().map(|failing| failing.since);
             let since = since.unwrap_or_else(Timestamp::now);
-            history.failing = Some(Failing { reason, since });
+            history.failing = Some(FailingSince { reason, since });
             return;
         };
         // The domain was reached; it has failed for this pair all the same.
@@ -241,7 +241,7 @@ impl Failures {
                 history.pairs.remove(&oldest);
             }
         }
-        history.pairs.insert(local.clone(), Failing { reason, since });
+        history.pairs.insert(local.clone(), FailingSince { reason, since });
     }
 
     /// The domain's history, where it belongs by the configuration in force.
@@ -326,7 +326,7 @@ impl Failures {
     /// All domains and pairs for which our last attempt failed, sorted.
     pub(crate) fn failing(&self) -> Vec<PartnerFailure> {
         let all = self.partners.iter().chain(&self.strangers);
-        let told = |domain: &Domain, local: Option<&Domain>, failing: &Failing| PartnerFailure {
+        let told = |domain: &Domain, local: Option<&Domain>, failing: &FailingSince| PartnerFailure {
             domain: domain.clone(),
             local: local.cloned(),
             reason: failing.reason.clone(),
@@ -363,7 +363,7 @@ impl History {
     }
 
     /// The pairs that fail; none while the domain cannot be reached at all, since nobody knows then.
-    fn failing_pairs(&self) -> impl Iterator<Item = (&Domain, &Failing)> {
+    fn failing_pairs(&self) -> impl Iterator<Item = (&Domain, &FailingSince)> {
         self.pairs.iter().filter(|_| self.failing.is_none())
     }
 
@@ -390,7 +390,7 @@ impl History {
                 })
                 .collect(),
             last_success: self.worked.map(|at| at.to_string()),
-            waiting: Waiting::default(),
+            waiting: WaitingStanzas::default(),
             attempts: attempts
                 .into_iter()
                 .map(|(direction, recorded)| AttemptInfo {

@@ -7,18 +7,18 @@ use tokio::time::Instant;
 use xmpp_federation_core::ComponentId;
 use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, RouterAnnouncement, Sighting};
 
-use super::returned::Returned;
+use super::returned::ReturnCounts;
 
 /// Where a link stands among those of its cluster; of those that are up, the least one takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct LinkPlace {
     /// The router was seen to announce us without `<default-gateway/>`: any other link is better.
     pub not_gateway: bool,
     /// Its place among the endpoints of the configuration.
     pub rank: usize,
 }
 
-impl From<usize> for Place {
+impl From<usize> for LinkPlace {
     fn from(rank: usize) -> Self {
         Self {
             not_gateway: false,
@@ -31,11 +31,11 @@ impl From<usize> for Place {
 #[derive(Debug)]
 pub struct LinkEntry {
     pub(super) status: Mutex<LinkStatus>,
-    returned: Mutex<Returned>,
+    returned: Mutex<ReturnCounts>,
     /// When the router accepted the handshake.
     opened: Mutex<Option<Instant>>,
     /// Its place among the links of its cluster, for the link itself to follow.
-    place: watch::Sender<Place>,
+    place: watch::Sender<LinkPlace>,
 }
 
 impl LinkEntry {
@@ -45,7 +45,7 @@ impl LinkEntry {
             status: Mutex::new(status),
             returned: Mutex::default(),
             opened: Mutex::new(None),
-            place: watch::Sender::new(Place::default()),
+            place: watch::Sender::new(LinkPlace::default()),
         }
     }
 
@@ -62,7 +62,7 @@ impl LinkEntry {
             }
             status.state = state;
             // What a router did before says nothing about what it does now.
-            *self.returned.lock() = Returned::default();
+            *self.returned.lock() = ReturnCounts::default();
         }
         if reason.is_some() || state == LinkState::Up {
             status.reason = reason;
@@ -105,7 +105,7 @@ impl LinkEntry {
     }
 
     /// Gives the link another place among those of its cluster.
-    pub(crate) fn move_to(&self, change: impl FnOnce(&mut Place)) {
+    pub(crate) fn move_to(&self, change: impl FnOnce(&mut LinkPlace)) {
         self.place.send_if_modified(|place| {
             let before = *place;
             change(place);
@@ -114,7 +114,7 @@ impl LinkEntry {
     }
 
     /// The link's place, and its changes.
-    pub(crate) fn place(&self) -> watch::Receiver<Place> {
+    pub(crate) fn place(&self) -> watch::Receiver<LinkPlace> {
         self.place.subscribe()
     }
 
@@ -134,7 +134,7 @@ impl LinkEntry {
     }
 
     /// Notes what the router did with what it was sent.
-    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut Returned) -> T) -> T {
+    pub(crate) fn returned<T>(&self, note: impl FnOnce(&mut ReturnCounts) -> T) -> T {
         note(&mut self.returned.lock())
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Party<'a> {
 
 /// Who shares the lines of one minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
+enum LineShare {
     /// A network that no partner is known at.
     Network(IpAddr),
     /// Such a network, in the name of a partner.
@@ -52,18 +52,18 @@ enum Place {
     /// The XCP routers.
     Router,
     /// All that find no place of their own.
-    Rest(Kind),
+    Rest(ShareKind),
 }
 
 /// Places of one kind do not take those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+enum ShareKind {
     Stranger,
     Claimed,
     Partner,
 }
 
-impl Kind {
+impl ShareKind {
     /// Subjects told apart in a minute; all others of the kind share what one gets.
     const fn most(self) -> usize {
         match self {
@@ -73,8 +73,8 @@ impl Kind {
     }
 }
 
-impl Place {
-    fn of(party: Party<'_>, trust: &impl Trust) -> Self {
+impl LineShare {
+    fn of(party: Party<'_>, trust: &impl PartnerLookup) -> Self {
         match party {
             Party::Caller(address, named) => {
                 let network = network_of(address);
@@ -93,31 +93,31 @@ impl Place {
         }
     }
 
-    const fn kind(&self) -> Kind {
+    const fn kind(&self) -> ShareKind {
         match self {
-            Self::Network(_) | Self::Domains => Kind::Stranger,
-            Self::Claimed(_) => Kind::Claimed,
-            Self::Partner(_) | Self::Domain(_) | Self::Router => Kind::Partner,
+            Self::Network(_) | Self::Domains => ShareKind::Stranger,
+            Self::Claimed(_) => ShareKind::Claimed,
+            Self::Partner(_) | Self::Domain(_) | Self::Router => ShareKind::Partner,
             Self::Rest(kind) => *kind,
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LineShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(network) | Self::Claimed(network) | Self::Partner(network) => network.fmt(f),
             Self::Domain(domain) => domain.fmt(f),
             Self::Domains => f.write_str("domains that are not configured"),
             Self::Router => f.write_str("XCP routers"),
-            Self::Rest(Kind::Partner) => f.write_str("other partners"),
-            Self::Rest(Kind::Stranger | Kind::Claimed) => f.write_str("other networks"),
+            Self::Rest(ShareKind::Partner) => f.write_str("other partners"),
+            Self::Rest(ShareKind::Stranger | ShareKind::Claimed) => f.write_str("other networks"),
         }
     }
 }
 
 /// Says who belongs to a partner.
-pub(crate) trait Trust {
+pub(crate) trait PartnerLookup {
     /// Whether an administrator wrote this domain down.
     fn is_partner(&self, remote: &Domain) -> bool;
     /// Whether a domain that an administrator wrote down is at this address.
@@ -125,7 +125,7 @@ pub(crate) trait Trust {
 }
 
 /// What a line is about, a word of a small fixed set, and because of whom it is written.
-type Subject = (&'static str, Place);
+type Subject = (&'static str, LineShare);
 
 /// What was logged in this minute.
 #[derive(Debug)]
@@ -134,22 +134,22 @@ pub(crate) struct LogRate(Mutex<Minute>);
 #[derive(Debug)]
 struct Minute {
     began: Instant,
-    written: HashMap<Subject, Written>,
+    written: HashMap<Subject, LineCount>,
     /// Places taken by kind.
-    places: HashMap<Kind, usize>,
+    places: HashMap<ShareKind, usize>,
     /// Lines that standard output had not taken when the minute began.
     unwritten: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Written {
+struct LineCount {
     lines: u32,
     unwritten: u64,
 }
 
 /// Lines that were left out.
 #[derive(Debug, PartialEq, Eq)]
-struct Unwritten {
+struct LinesLeftOut {
     subject: Subject,
     lines: u64,
 }
@@ -167,11 +167,11 @@ impl LogRate {
         &self,
         about: &'static str,
         party: Party<'_>,
-        trust: &impl Trust,
+        trust: &impl PartnerLookup,
         most: u32,
         now: Instant,
     ) -> bool {
-        let place = Place::of(party, trust);
+        let place = LineShare::of(party, trust);
         let mut minute = self.0.lock();
         let ended = minute.end_by(now);
         let admitted = minute.admit((about, place), most);
@@ -224,7 +224,7 @@ impl Minute {
             if *taken < kind.most() {
                 *taken += 1;
             } else {
-                subject.1 = Place::Rest(kind);
+                subject.1 = LineShare::Rest(kind);
             }
         }
         let written = self.written.entry(subject).or_default();
@@ -236,20 +236,20 @@ impl Minute {
         false
     }
 
-    fn end_by(&mut self, now: Instant) -> Vec<Unwritten> {
+    fn end_by(&mut self, now: Instant) -> Vec<LinesLeftOut> {
         if now.duration_since(self.began) < MINUTE {
             return Vec::new();
         }
         self.end(now)
     }
 
-    fn end(&mut self, now: Instant) -> Vec<Unwritten> {
+    fn end(&mut self, now: Instant) -> Vec<LinesLeftOut> {
         let fresh = Self {
             unwritten: self.unwritten,
             ..Self::new(now)
         };
         let ended = std::mem::replace(self, fresh);
-        let unwritten = ended.written.into_iter().map(|(subject, written)| Unwritten {
+        let unwritten = ended.written.into_iter().map(|(subject, written)| LinesLeftOut {
             subject,
             lines: written.unwritten,
         });
@@ -257,8 +257,8 @@ impl Minute {
     }
 }
 
-fn tell(ended: &[Unwritten]) {
-    for Unwritten {
+fn tell(ended: &[LinesLeftOut]) {
+    for LinesLeftOut {
         subject: (about, place),
         lines,
     } in ended
@@ -284,7 +284,7 @@ mod tests {
     /// `partner.example` is written down and is at 192.0.2.1.
     struct Configured;
 
-    impl Trust for Configured {
+    impl PartnerLookup for Configured {
         fn is_partner(&self, remote: &Domain) -> bool {
             remote.as_str() == "partner.example"
         }
@@ -308,8 +308,8 @@ mod tests {
         assert!(rate.0.lock().end_by(late).is_empty());
         assert_eq!(
             rate.0.lock().end_by(began + MINUTE),
-            [Unwritten {
-                subject: ("policy", Place::Network(v6(1, 0))),
+            [LinesLeftOut {
+                subject: ("policy", LineShare::Network(v6(1, 0))),
                 lines: 500 - u64::from(REFUSALS) + 1
             }]
         );
@@ -327,7 +327,7 @@ mod tests {
         let partner = Domain::parse("partner.example").unwrap();
         let foreign = Domain::parse("foreign.example").unwrap();
         let admit = |party| rate.admit("policy", party, &Configured, REFUSALS, began);
-        let apart = Kind::Stranger.most();
+        let apart = ShareKind::Stranger.most();
         for named in [None, Some(&foreign), Some(&partner)] {
             let mut written = 0;
             for network in 0..10_000 {

@@ -153,7 +153,7 @@ impl StreamEntry {
             stanzas_sent: carried(!inbound),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
             bytes_sent: self.bytes_sent.load(Ordering::Relaxed),
-            waiting: Waiting::default(),
+            waiting: WaitingStanzas::default(),
             detail,
         }
     }
@@ -301,7 +301,7 @@ pub struct StreamInfo {
     pub bytes_sent: u64,
     /// What waits for a stream of ours.
     #[serde(flatten)]
-    pub waiting: Waiting,
+    pub waiting: WaitingStanzas,
     /// The rest.
     #[serde(flatten)]
     pub detail: StreamDetail,
@@ -310,7 +310,7 @@ pub struct StreamInfo {
 /// Stanzas that wait for a remote domain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Waiting {
+pub struct WaitingStanzas {
     /// Their number.
     pub stanzas_waiting: usize,
     /// Their bytes.

@@ -70,7 +70,7 @@ pub fn condition(error: &Element) -> &'static str {
 
 /// What a stanza of a hosted user says about the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Heard {
+pub enum RouterEvidence {
     /// A message or request came back.
     Returned,
     /// Nothing: presence that came back, which is not counted as sent either.
@@ -81,7 +81,7 @@ pub enum Heard {
     Answered,
 }
 
-impl Heard {
+impl RouterEvidence {
     /// From the stanza's name and type.
     pub fn of(element: &Element) -> Self {
         match (element.name(), element.type_().as_deref()) {
@@ -122,7 +122,7 @@ impl Run {
 
 /// What became of the messages and requests of one stay up of a link.
 #[derive(Debug, Default)]
-pub struct Returned {
+pub struct ReturnCounts {
     run: Option<Run>,
     /// Processed and not come back: in this span and in the one before.
     open: [u64; 2],
@@ -132,7 +132,7 @@ pub struct Returned {
     span: Option<Instant>,
 }
 
-impl Returned {
+impl ReturnCounts {
     /// The router has provably processed so many messages and requests.
     pub fn processed(&mut self, now: Instant, requests: usize) {
         self.turn(now);
@@ -177,13 +177,13 @@ impl Returned {
     }
 
     /// Something else came over the link.
-    pub fn heard(&mut self, heard: Heard) {
+    pub fn heard(&mut self, heard: RouterEvidence) {
         let over = |run: &mut Run| match heard {
-            Heard::Returned | Heard::Nothing => false,
+            RouterEvidence::Returned | RouterEvidence::Nothing => false,
             // A router that bounces for want of a way to us sends us nothing else. Where servers
             // fail, users may go on writing.
-            Heard::Sent => is_of_users(run.condition),
-            Heard::Answered => true,
+            RouterEvidence::Sent => is_of_users(run.condition),
+            RouterEvidence::Answered => true,
         };
         self.run.take_if(over);
     }

@@ -83,7 +83,7 @@ impl Filter {
 /// Which way something went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum LineKind {
     /// The peer said it.
     Received,
     /// We said it.
@@ -108,7 +108,7 @@ pub struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<SocketAddr>,
     /// Which way.
-    pub way: Way,
+    pub way: LineKind,
     /// What was said or happened, on one line.
     pub text: String,
 }
@@ -123,9 +123,9 @@ impl std::fmt::Display for Line {
             write!(f, " {peer}")?;
         }
         let way = match self.way {
-            Way::Received => "<<",
-            Way::Sent => ">>",
-            Way::Event => "--",
+            LineKind::Received => "<<",
+            LineKind::Sent => ">>",
+            LineKind::Event => "--",
         };
         // It came through a socket that somebody else may serve.
         write!(f, " {way} {}", printable(&self.text, usize::MAX))
@@ -172,7 +172,7 @@ fn missing(lines: u64) -> Line {
         stream: None,
         direction: None,
         peer: None,
-        way: Way::Event,
+        way: LineKind::Event,
         text: format!("{lines} lines dropped; they came faster than they were read"),
     }
 }
@@ -287,7 +287,7 @@ impl Tracers {
             stream: stream.map(|entry| entry.id),
             direction: stream.map(|entry| entry.direction.as_str().to_owned()),
             peer: peer.or(stream.map(|entry| entry.peer)),
-            way: Way::Event,
+            way: LineKind::Event,
             text: printable(&text(), telling::LONGEST),
         };
         for tracer in meant {

@@ -3,7 +3,7 @@
 use xmpp_federation_core::{Domain, StreamId};
 use xmpp_federation_xml::{Element, StreamErrorCondition, ns};
 
-use crate::dialback::elements::{Answer, Kind, Received};
+use crate::dialback::elements::{Answer, DialbackElement, Kind};
 use crate::refusal::Check;
 use crate::stream::Failure;
 
@@ -21,11 +21,11 @@ pub(super) fn take(element: &Element, kind: Kind, remote: &Domain) -> Result<Opt
     if element.is(ns::STREAMS, "features") {
         return Ok(None);
     }
-    if Received::kind_of(element) != Some(kind) {
+    if DialbackElement::kind_of(element) != Some(kind) {
         let text = format!("only answers to {} are expected on this stream", kind.tag());
         return Err(Failure::fault(StreamErrorCondition::UnsupportedStanzaType, text));
     }
-    let received = Received::parse(element, kind)
+    let received = DialbackElement::parse(element, kind)
         .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
     match received.answer {
         Some(answer) if received.from_domain == *remote => Ok(Some(DialbackAnswer {

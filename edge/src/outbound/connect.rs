@@ -9,7 +9,7 @@ use xmpp_federation_core::edge_config::TlsMode;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::limits::PeerLimits;
-use super::opening::{Initiation, Phase, Ready};
+use super::opening::{InitiatedStream, Initiation, Phase};
 use super::route::Route;
 use crate::bounce::Cause;
 use crate::config::Live;
@@ -61,12 +61,12 @@ pub struct OpenError {
     /// Stage and reason as a sentence.
     pub message: String,
     /// Whom it says something about.
-    pub says: Says,
+    pub says: FailureScope,
 }
 
 /// Whom a failure to open a stream says something about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Says {
+pub enum FailureScope {
     /// No connection stood: all our domains.
     OfAll,
     /// The domain of ours in whose name the stream was opened.
@@ -76,7 +76,7 @@ pub enum Says {
 impl OpenError {
     /// The hosted domain, if the failure says nothing about others.
     pub fn local<'a>(&self, local: &'a Domain) -> Option<&'a Domain> {
-        (self.says == Says::OfPair).then_some(local)
+        (self.says == FailureScope::OfPair).then_some(local)
     }
 }
 
@@ -217,7 +217,11 @@ impl Opener {
             },
             temporary: !self.insecure,
             message,
-            says: if self.connected { Says::OfPair } else { Says::OfAll },
+            says: if self.connected {
+                FailureScope::OfPair
+            } else {
+                FailureScope::OfAll
+            },
         }
     }
 
@@ -333,7 +337,7 @@ impl Opener {
             let negotiated = timeout_at(deadline, opening.negotiate()).await;
             let (phase, header, wire) = (opening.phase, opening.header(), opening.wire);
             match negotiated.unwrap_or(Err(Failure::Timeout("the negotiation of the stream"))) {
-                Ok(Ready {
+                Ok(InitiatedStream {
                     id,
                     errors,
                     limits,
@@ -406,7 +410,7 @@ impl From<ResolveError> for OpenError {
             cause,
             temporary,
             message: error.to_string(),
-            says: Says::OfAll,
+            says: FailureScope::OfAll,
         }
     }
 }

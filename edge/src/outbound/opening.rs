@@ -32,7 +32,7 @@ use xmpp_federation_xml::{Node, StreamErrorCondition, StreamHeader, ns};
 
 /// A stream is ready.
 #[derive(Debug)]
-pub(super) struct Ready {
+pub(super) struct InitiatedStream {
     /// The id of the peer's latest header.
     pub(super) id: StreamId,
     /// Dialback is answered with errors instead of closing.
@@ -108,7 +108,7 @@ impl<'a> Initiation<'a> {
     }
 
     /// Starts as the service has it: with TLS, or in clear with STARTTLS where the mode has it.
-    pub(super) async fn negotiate(&mut self) -> Result<Ready, Failure> {
+    pub(super) async fn negotiate(&mut self) -> Result<InitiatedStream, Failure> {
         if self.service == Service::DirectTls {
             let Some(client) = self.live.tls.client_for(self.local) else {
                 return Err(terms::no_tls(self.live, Some(self.remote)).into());
@@ -142,7 +142,7 @@ impl<'a> Initiation<'a> {
     }
 
     /// Goes on where TLS is up: certificate, header, features, SASL EXTERNAL.
-    pub(super) async fn over_tls(&mut self, client: &Client) -> Result<Ready, Failure> {
+    pub(super) async fn over_tls(&mut self, client: &Client) -> Result<InitiatedStream, Failure> {
         note_tls(
             self.shared,
             self.live,
@@ -158,7 +158,7 @@ impl<'a> Initiation<'a> {
         let (header, features) = self.wire.restarted(ours, "TLS").await?;
         let shown = client.shown.clone();
         let shown = shown.filter(|_| self.asked.load(Ordering::Relaxed));
-        let ready = Ready {
+        let ready = InitiatedStream {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
             limits: PeerLimits::read(&features),
@@ -172,7 +172,7 @@ impl<'a> Initiation<'a> {
         }
         let ours = self.header();
         let (header, features) = self.wire.restarted(ours, "SASL").await?;
-        Ok(Ready {
+        Ok(InitiatedStream {
             id: stream_id(&header)?,
             errors: offers_errors(&features),
             limits: PeerLimits::read(&features),
@@ -182,7 +182,12 @@ impl<'a> Initiation<'a> {
     }
 
     /// No TLS on this stream: allowed or not.
-    fn in_clear(&self, mode: TlsMode, header: &StreamHeader, features: Option<&Node>) -> Result<Ready, Failure> {
+    fn in_clear(
+        &self,
+        mode: TlsMode,
+        header: &StreamHeader,
+        features: Option<&Node>,
+    ) -> Result<InitiatedStream, Failure> {
         if mode == TlsMode::Required {
             return Err(terms::no_tls(self.live, Some(self.remote)).into());
         }
@@ -193,7 +198,7 @@ impl<'a> Initiation<'a> {
             );
             return Err(Refusal::new(Check::TlsHandshake, reason).into());
         }
-        Ok(Ready {
+        Ok(InitiatedStream {
             id: stream_id(header)?,
             errors: features.is_some_and(offers_errors),
             limits: features.map(PeerLimits::read).unwrap_or_default(),

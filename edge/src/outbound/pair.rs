@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use xmpp_federation_core::Domain;
 
-use super::connect::{OpenError, Opener, Purpose, Says};
+use super::connect::{FailureScope, OpenError, Opener, Purpose};
 use super::route::{NEGATIVE, PAUSE, Route, Way};
 use super::{Outbound, keep_alone, stream};
 use crate::backoff::Backoff;
@@ -35,7 +35,7 @@ impl From<OpenError> for AttemptEnd {
 /// Works while the pair has something to send or its stream is open.
 /// `refused`: for this reason no stream carries it for a while.
 pub(super) async fn run(route: Arc<Route>, outbound: Arc<Outbound>, local: Domain, refused: Option<OpenError>) {
-    let mut pair = Pair {
+    let mut pair = PairTask {
         route,
         outbound,
         local,
@@ -68,7 +68,7 @@ pub(super) async fn run(route: Arc<Route>, outbound: Arc<Outbound>, local: Domai
     }
 }
 
-struct Pair {
+struct PairTask {
     route: Arc<Route>,
     outbound: Arc<Outbound>,
     local: Domain,
@@ -77,7 +77,7 @@ struct Pair {
     failed: bool,
 }
 
-impl Pair {
+impl PairTask {
     fn report_older(&self, life: Duration, cause: Cause) {
         self.route.report_older(&self.outbound, life, &self.local, cause);
     }
@@ -108,7 +108,7 @@ impl Pair {
                 cause: Cause::Denied,
                 temporary: false,
                 message: format!("{} may not federate: {denied}", route.remote),
-                says: Says::OfAll,
+                says: FailureScope::OfAll,
             };
             return error.into();
         }
@@ -172,7 +172,7 @@ impl Pair {
                         cause,
                         temporary: true,
                         message: format!("{} did not accept our dialback key for {local}", route.remote),
-                        says: Says::OfPair,
+                        says: FailureScope::OfPair,
                     };
                     return error.into();
                 }
@@ -204,7 +204,7 @@ impl Pair {
                     cause: Cause::Stopping,
                     temporary: true,
                     message: "this gateway is stopping".to_owned(),
-                    says: Says::OfPair,
+                    says: FailureScope::OfPair,
                 }),
             }
         }

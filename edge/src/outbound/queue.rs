@@ -62,7 +62,7 @@ struct Block {
     longest: usize,
 }
 
-/// What [`Queue::take`] found.
+/// What [`StanzaQueue::take`] found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Portion {
     /// Stanzas one after the other in one piece.
@@ -77,7 +77,7 @@ pub(super) struct Portion {
 
 /// What may be taken from a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct SendRoom {
     /// Bytes at most.
     pub(super) bytes: usize,
     /// Bytes of the first stanza if that is larger.
@@ -85,7 +85,7 @@ pub(super) struct Room {
 }
 
 #[cfg(test)]
-impl Room {
+impl SendRoom {
     pub(super) fn of(bytes: usize) -> Self {
         Self { bytes, first: 0 }
     }
@@ -93,13 +93,13 @@ impl Room {
 
 /// Stanzas of one pair, in order.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct StanzaQueue {
     blocks: VecDeque<Block>,
     bytes: usize,
     count: usize,
 }
 
-impl Queue {
+impl StanzaQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
@@ -149,7 +149,7 @@ impl Queue {
     }
 
     /// Makes a block of the first stanzas that there is room for; whether there is any.
-    fn cut(&mut self, room: Room) -> bool {
+    fn cut(&mut self, room: SendRoom) -> bool {
         let Some(block) = self.blocks.front_mut() else {
             return false;
         };
@@ -191,7 +191,7 @@ impl Queue {
 
     /// Takes stanzas, at most a block's bytes; `largest`: what the peer says it takes. `room` is told
     /// how many bytes would be taken.
-    pub(super) fn take(&mut self, largest: Option<usize>, room: impl FnOnce(usize) -> Room) -> Portion {
+    pub(super) fn take(&mut self, largest: Option<usize>, room: impl FnOnce(usize) -> SendRoom) -> Portion {
         let mut taken = Portion::default();
         let Some(first) = self.blocks.front() else { return taken };
         let wanted = self.bytes.min(BLOCK).max(first.bytes.len());
@@ -268,10 +268,10 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
-    fn all(queue: &mut Queue, largest: Option<usize>) -> (Vec<u8>, usize, Vec<Bytes>) {
+    fn all(queue: &mut StanzaQueue, largest: Option<usize>) -> (Vec<u8>, usize, Vec<Bytes>) {
         let (mut bytes, mut count, mut too_large) = (Vec::new(), 0, Vec::new());
         while !queue.is_empty() {
-            let taken = queue.take(largest, Room::of);
+            let taken = queue.take(largest, SendRoom::of);
             assert!(taken.bytes.len() <= BLOCK || taken.count == 1);
             bytes.extend_from_slice(&taken.bytes);
             count += taken.count;
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn stanzas_come_out_in_order_and_in_pieces_of_a_block() {
-        let mut queue = Queue::default();
+        let mut queue = StanzaQueue::default();
         let (mut expected, now) = (Vec::new(), Instant::now());
         for n in 0..5000_u32 {
             let body = "x".repeat(usize::try_from(n % 97).unwrap());
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn what_waits_takes_little_more_memory_than_its_bytes() {
-        let mut queue = Queue::default();
+        let mut queue = StanzaQueue::default();
         let (stanza, now) = ([b'x'; 243], Instant::now());
         for n in 0..10_000 {
             // As they come with each read, and one by one.
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_the_peer_would_not_take_is_set_aside_and_the_rest_keeps_its_order() {
-        let mut queue = Queue::default();
+        let mut queue = StanzaQueue::default();
         for text in ["<a/>", "<too-large/>", "<b/>", "<c/>", "<also-large/>"] {
             queue.push(Instant::now(), text.as_bytes(), 0);
         }
@@ -329,14 +329,14 @@ mod tests {
 
     #[test]
     fn a_block_is_cut_where_there_is_no_room_for_all_of_it() {
-        let mut queue = Queue::default();
+        let mut queue = StanzaQueue::default();
         for text in ["<a/>", "<b/>", "<larger/>", "<c/>"] {
             queue.push(Instant::now(), text.as_bytes(), 0);
         }
         let mut take = |bytes, first| {
             let taken = queue.take(None, |wanted| {
                 assert!(wanted >= bytes);
-                Room { bytes, first }
+                SendRoom { bytes, first }
             });
             (
                 String::from_utf8(taken.bytes.to_vec()).unwrap(),
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_taken_and_the_rest_waits_on() {
-        let mut queue = Queue::default();
+        let mut queue = StanzaQueue::default();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         for n in 0..4 {
             queue.push(start + second * n, format!("<a{n}/>").as_bytes(), 0);
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(old.concat(), b"<a0/><a1/>");
         assert_eq!((queue.count(), queue.bytes()), (2, 10));
         assert!(queue.take_older(start + second * 2, second).is_empty());
-        assert_eq!(queue.take(None, Room::of).bytes, &b"<a2/><a3/>"[..]);
+        assert_eq!(queue.take(None, SendRoom::of).bytes, &b"<a2/><a3/>"[..]);
     }
 
     /// Fills domains one after the other with stanzas; gives what each has.

@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
-use super::connect::{OpenError, Says};
-use super::queue::{Portion, Queue, QueueBounds, Room};
+use super::connect::{FailureScope, OpenError};
+use super::queue::{Portion, QueueBounds, SendRoom, StanzaQueue};
 use super::{Outbound, is_alone, keep_alone, pair};
 use crate::backoff::Backoff;
 use crate::bounce::Cause;
@@ -36,7 +36,7 @@ const HEAD_START: Duration = Duration::from_secs(1);
 pub struct Route {
     /// The remote domain.
     pub(super) remote: Domain,
-    inner: Mutex<Inner>,
+    inner: Mutex<RouteState>,
     /// Bytes waiting here and in all other routes.
     total: Arc<AtomicUsize>,
     /// Something changed that pairs without a stream may wait for.
@@ -46,9 +46,9 @@ pub struct Route {
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RouteState {
     /// By name of the hosted domain.
-    pairs: Vec<Pair>,
+    pairs: Vec<RoutePair>,
     /// The streams that take further pairs, oldest first.
     hosts: Vec<Host>,
     /// The pair whose stream is being opened, and for how long it is connected.
@@ -63,9 +63,9 @@ struct Inner {
 
 /// Stanzas of one hosted domain.
 #[derive(Debug)]
-struct Pair {
+struct RoutePair {
     local: Domain,
-    queue: Queue,
+    queue: StanzaQueue,
     /// Wakes what serves the queue: the pair's task, or the stream whose guest the pair is.
     wake: Arc<Notify>,
     /// It was no welcome guest and opens a stream in its own name.
@@ -82,7 +82,7 @@ struct Pair {
 struct Host {
     id: u64,
     wake: Arc<Notify>,
-    takes: Takes,
+    takes: GuestPolicy,
     guests: Vec<Domain>,
     /// Guests that the stream has not noticed yet.
     joining: Vec<Domain>,
@@ -92,7 +92,7 @@ struct Host {
 
 /// Which hosted domains a stream may carry besides the one in its header.
 #[derive(Debug, Clone)]
-pub(super) enum Takes {
+pub(super) enum GuestPolicy {
     /// Any: neither side has looked at our certificate.
     Any,
     /// Those that the certificate shown on it names.
@@ -121,12 +121,12 @@ impl Drop for OpeningTurn {
     }
 }
 
-impl Inner {
+impl RouteState {
     fn place(&self, local: &Domain) -> Result<usize, usize> {
         self.pairs.binary_search_by(|pair| pair.local.cmp(local))
     }
 
-    fn pair(&mut self, local: &Domain) -> Option<&mut Pair> {
+    fn pair(&mut self, local: &Domain) -> Option<&mut RoutePair> {
         let place = self.place(local).ok()?;
         self.pairs.get_mut(place)
     }
@@ -136,7 +136,7 @@ impl Route {
     pub(super) fn new(remote: Domain, total: Arc<AtomicUsize>) -> Self {
         Self {
             remote,
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(RouteState {
                 pairs: Vec::new(),
                 hosts: Vec::new(),
                 opening: None,
@@ -166,7 +166,7 @@ impl Route {
         let inner = &mut *guard;
         let (place, new) = match inner.place(local) {
             Ok(place) => (place, None),
-            Err(place) => (place, Some(Queue::default())),
+            Err(place) => (place, Some(StanzaQueue::default())),
         };
         let (mut total, mut own) = (self.total.load(Ordering::Relaxed), inner.bytes);
         let mut fresh = new;
@@ -206,7 +206,7 @@ impl Route {
         let number = inner.pairs_so_far;
         inner.pairs.insert(
             place,
-            Pair {
+            RoutePair {
                 local: local.clone(),
                 queue,
                 wake: Arc::default(),
@@ -291,7 +291,7 @@ impl Route {
         inner.pair(local).is_none_or(|pair| pair.queue.is_empty())
     }
 
-    fn took(&self, inner: &mut Inner, bytes: usize) {
+    fn took(&self, inner: &mut RouteState, bytes: usize) {
         inner.bytes = inner.bytes.saturating_sub(bytes);
         self.total.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -302,7 +302,7 @@ impl Route {
         &self,
         local: &Domain,
         largest: Option<usize>,
-        room: impl FnOnce(usize) -> Room,
+        room: impl FnOnce(usize) -> SendRoom,
     ) -> (Portion, bool) {
         let mut inner = self.inner.lock();
         let Some(pair) = inner.pair(local) else {
@@ -385,7 +385,7 @@ impl Route {
             cause,
             temporary: false,
             message,
-            says: Says::OfPair,
+            says: FailureScope::OfPair,
         };
         let task = pair::run(self.clone(), outbound.clone(), local.clone(), Some(error));
         outbound.tasks.spawn(task);
@@ -504,7 +504,7 @@ impl Route {
     }
 
     /// The stream of this pair takes guests from now on.
-    pub(super) fn host(&self, local: &Domain, takes: Takes, most: usize) -> u64 {
+    pub(super) fn host(&self, local: &Domain, takes: GuestPolicy, most: usize) -> u64 {
         let mut inner = self.inner.lock();
         inner.hosted += 1;
         let id = inner.hosted;
@@ -564,8 +564,8 @@ impl Route {
 impl Host {
     fn takes(&self, local: &Domain) -> bool {
         let named = match &self.takes {
-            Takes::Any => true,
-            Takes::Named(certificate) => certificate.names.cover(local),
+            GuestPolicy::Any => true,
+            GuestPolicy::Named(certificate) => certificate.names.cover(local),
         };
         named && self.guests.len() < self.most
     }

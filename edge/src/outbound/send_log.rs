@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::queue::Room;
+use super::queue::SendRoom;
 use crate::budget::{Pool, Share, fair};
 use crate::stream::transport::{Delivery, Progress};
 
@@ -32,7 +32,7 @@ const SPAN: Duration = Duration::from_millis(250);
 
 /// Stanzas that were sent at once.
 #[derive(Debug)]
-struct Batch {
+struct SentBatch {
     at: Instant,
     bytes: Bytes,
     count: usize,
@@ -40,7 +40,7 @@ struct Batch {
     end: Option<u64>,
 }
 
-impl Batch {
+impl SentBatch {
     /// Whether the peer's system has it, if it has taken so many bytes of the stream.
     fn is_taken(&self, taken: u64) -> bool {
         self.end.is_some_and(|end| end <= taken)
@@ -52,7 +52,7 @@ impl Batch {
 pub(super) struct SendLog {
     /// Its part of what all streams keep.
     share: Share,
-    batches: VecDeque<Batch>,
+    batches: VecDeque<SentBatch>,
     /// Bytes of the batches.
     bytes: usize,
     /// Bytes that TLS holds besides until they are with the system.
@@ -95,7 +95,7 @@ impl SendLog {
 
     /// How much of `wanted` bytes may be sent while all streams may keep `most_of_all`. What the peer's system has
     /// taken gives way to it.
-    pub(super) fn room(&mut self, most_of_all: usize, wanted: usize, network: &impl Delivery) -> Room {
+    pub(super) fn room(&mut self, most_of_all: usize, wanted: usize, network: &impl Delivery) -> SendRoom {
         let others = self.share.others();
         let much = fair(most_of_all - most_of_all / RESERVE, others)
             .min(MOST)
@@ -117,7 +117,7 @@ impl SendLog {
         } else {
             0
         };
-        Room { bytes, first }
+        SendRoom { bytes, first }
     }
 
     /// Stanzas were sent; `copied`: TLS holds them, too.
@@ -126,7 +126,7 @@ impl SendLog {
         if copied {
             self.copied += bytes.len();
         }
-        self.batches.push_back(Batch {
+        self.batches.push_back(SentBatch {
             at: now,
             bytes,
             count,
@@ -185,7 +185,7 @@ impl SendLog {
         let taken = network.acknowledged();
         while self.bytes > bytes
             && self.batches.front().is_some_and(|batch| batch.is_taken(taken))
-            && let Some(Batch { at, count, .. }) = self.pop()
+            && let Some(SentBatch { at, count, .. }) = self.pop()
         {
             match self.unkept.back_mut() {
                 Some((since, stanzas)) if at.duration_since(*since) < SPAN => *stanzas += count,
@@ -195,7 +195,7 @@ impl SendLog {
         self.share.set(self.bytes + self.copied);
     }
 
-    fn pop(&mut self) -> Option<Batch> {
+    fn pop(&mut self) -> Option<SentBatch> {
         let batch = self.batches.pop_front()?;
         self.bytes = self.bytes.saturating_sub(batch.bytes.len());
         if self.batches.is_empty() {
@@ -238,7 +238,7 @@ mod tests {
         /// Sends as much as there is room for, at most this much.
         fn send(&mut self, log: &mut SendLog, now: Instant, most: usize, wanted: usize) -> usize {
             log.forget(now, self);
-            let Room { bytes, .. } = log.room(most, wanted, self);
+            let SendRoom { bytes, .. } = log.room(most, wanted, self);
             if bytes > 0 {
                 log.push(now, vec![b'x'; bytes].into(), 1, false);
                 self.written += bytes as u64;
@@ -279,7 +279,7 @@ mod tests {
         let (memory, mut many) = logs(300);
         let now = Instant::now();
         for (log, system) in &mut many {
-            let Room { bytes, first } = log.room(MEMORY, LARGE, system);
+            let SendRoom { bytes, first } = log.room(MEMORY, LARGE, system);
             if bytes >= LARGE || first >= LARGE {
                 log.push(now, vec![b'x'; LARGE].into(), 1, false);
             } else {

@@ -28,7 +28,7 @@ use crate::bounce::Cause;
 use crate::jid::{DomainCache, Labels, Side};
 use crate::observe::log_rate::Party;
 use crate::observe::registry::StreamEntry;
-use crate::stream::established::{Driver, Waiting, drive};
+use crate::stream::established::{Driver, TaskFuture, drive};
 use crate::stream::transport::Delivery;
 use crate::stream::{Failure, Wire};
 use crate::terms;
@@ -87,7 +87,7 @@ struct Stream<'a> {
     gave_up: bool,
     /// Wakes it when something waits.
     wake: Arc<Notify>,
-    rare: SelectAll<BoxStream<'static, Event>>,
+    rare: SelectAll<BoxStream<'static, StreamEvent>>,
 }
 
 /// Uses a stream until it ends.
@@ -141,7 +141,7 @@ pub(super) async fn run(
 
 /// What happens to a stream besides what its peer does.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum StreamEvent {
     /// Something waits.
     Woken,
     /// The configuration is another one.
@@ -155,26 +155,26 @@ enum Event {
 }
 
 /// What happens rarely is registered once and not anew at each wait.
-fn rare_events(outbound: &Outbound, entry: &StreamEntry) -> SelectAll<BoxStream<'static, Event>> {
+fn rare_events(outbound: &Outbound, entry: &StreamEntry) -> SelectAll<BoxStream<'static, StreamEvent>> {
     let when = |token: &CancellationToken, event| {
         let cancelled = token.clone().cancelled_owned();
         cancelled.map(move |()| event).into_stream().boxed()
     };
     let reloads = stream::unfold(outbound.shared.changes(), |mut changes| async {
-        changes.changed().await.ok().map(|()| (Event::Reloaded, changes))
+        changes.changed().await.ok().map(|()| (StreamEvent::Reloaded, changes))
     });
     stream::select_all([
         reloads.boxed(),
-        when(&outbound.close, Event::Stopped),
-        when(&entry.close, Event::Stopped),
-        when(&outbound.give_up, Event::GaveUp),
-        when(&outbound.hang_up, Event::HungUp),
+        when(&outbound.close, StreamEvent::Stopped),
+        when(&entry.close, StreamEvent::Stopped),
+        when(&outbound.give_up, StreamEvent::GaveUp),
+        when(&outbound.hang_up, StreamEvent::HungUp),
     ])
 }
 
 impl Driver for Stream<'_> {
     type Taking = ();
-    type Event = Event;
+    type Event = StreamEvent;
 
     fn wire(&mut self) -> &mut Wire {
         &mut self.opened.wire
@@ -187,14 +187,14 @@ impl Driver for Stream<'_> {
         Ok(self.deadline())
     }
 
-    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+    fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<StreamEvent>) {
         let open = self.opened.wire.is_open();
         let (rare, wake) = (&mut self.rare, &self.wake);
         let event = async move {
             tokio::select! {
                 biased;
                 Some(event) = rare.next() => event,
-                () = wake.notified(), if open => Event::Woken,
+                () = wake.notified(), if open => StreamEvent::Woken,
                 else => std::future::pending().await,
             }
         };
@@ -207,19 +207,19 @@ impl Driver for Stream<'_> {
         Ok(())
     }
 
-    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+    async fn happened(&mut self, event: StreamEvent) -> Result<(), Failure> {
         match event {
             // One pass of the scheduler: tasks that are ready append first.
-            Event::Woken => tokio::task::yield_now().await,
-            Event::Reloaded if self.opened.wire.is_open() => {
+            StreamEvent::Woken => tokio::task::yield_now().await,
+            StreamEvent::Reloaded if self.opened.wire.is_open() => {
                 if let Err(failure) = self.check_lists() {
                     self.close(Some(failure));
                 }
             }
-            Event::Reloaded => {}
-            Event::Stopped => self.close(None),
-            Event::GaveUp => return self.give_up(),
-            Event::HungUp => return Err(Failure::Timeout("closing the stream")),
+            StreamEvent::Reloaded => {}
+            StreamEvent::Stopped => self.close(None),
+            StreamEvent::GaveUp => return self.give_up(),
+            StreamEvent::HungUp => return Err(Failure::Timeout("closing the stream")),
         }
         Ok(())
     }

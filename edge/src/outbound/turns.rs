@@ -114,7 +114,7 @@ pub struct Turns {
 
 /// One verification; another one's turn comes when it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct VerificationTurn {
     of: Arc<Turns>,
     network: IpAddr,
     standing: Standing,
@@ -140,26 +140,26 @@ struct Network {
 /// What waits of one network, in the order in which it came.
 #[derive(Debug, Default)]
 struct Keys {
-    waiting: BTreeMap<u64, oneshot::Sender<Turn>>,
+    waiting: BTreeMap<u64, oneshot::Sender<VerificationTurn>>,
     ready: bool,
 }
 
 /// A key that waits; leaves the queue if it is dropped before its turn.
-struct Waiting<'a> {
+struct WaitingKey<'a> {
     of: &'a Turns,
     network: IpAddr,
     standing: Standing,
     number: u64,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingKey<'_> {
     fn drop(&mut self) {
         let mut state = self.of.state.lock();
         state.leave(self.network, self.standing, self.number);
     }
 }
 
-impl Drop for Turn {
+impl Drop for VerificationTurn {
     fn drop(&mut self) {
         self.of.state.lock().end(self.network, self.standing);
         self.of.serve();
@@ -198,11 +198,16 @@ impl Turns {
     }
 
     /// Waits for a turn until then.
-    pub async fn turn(self: &Arc<Self>, address: IpAddr, standing: Standing, until: Instant) -> Result<Turn, NoTurn> {
+    pub async fn turn(
+        self: &Arc<Self>,
+        address: IpAddr,
+        standing: Standing,
+        until: Instant,
+    ) -> Result<VerificationTurn, NoTurn> {
         let network = network_of(address);
         let (sender, turn) = oneshot::channel();
         let number = self.state.lock().enter(network, standing, sender)?;
-        let _waiting = Waiting {
+        let _waiting = WaitingKey {
             of: self,
             network,
             standing,
@@ -222,7 +227,7 @@ impl Turns {
             let Some((network, standing, waiting)) = next else {
                 return;
             };
-            let turn = Turn {
+            let turn = VerificationTurn {
                 of: self.clone(),
                 network,
                 standing,
@@ -242,7 +247,12 @@ impl State {
         }
     }
 
-    fn enter(&mut self, network: IpAddr, standing: Standing, waiting: oneshot::Sender<Turn>) -> Result<u64, NoTurn> {
+    fn enter(
+        &mut self,
+        network: IpAddr,
+        standing: Standing,
+        waiting: oneshot::Sender<VerificationTurn>,
+    ) -> Result<u64, NoTurn> {
         let known = self.networks.get(&network);
         let here = known.map_or(0, |known| known.keys.of(standing).waiting.len());
         let everywhere = *self.waiting.of(standing);
@@ -304,7 +314,7 @@ impl State {
         true
     }
 
-    fn next(&mut self) -> Option<(IpAddr, Standing, oneshot::Sender<Turn>)> {
+    fn next(&mut self) -> Option<(IpAddr, Standing, oneshot::Sender<VerificationTurn>)> {
         for standing in Standing::ALL {
             while self.has_place(standing) {
                 let Some(network) = self.ready.of_mut(standing).pop_front() else {
@@ -370,7 +380,7 @@ mod tests {
     }
 
     /// Starts to wait, in the order of the calls.
-    async fn wait(turns: &Arc<Turns>, from: IpAddr, standing: Standing) -> tokio::task::JoinHandle<Turn> {
+    async fn wait(turns: &Arc<Turns>, from: IpAddr, standing: Standing) -> tokio::task::JoinHandle<VerificationTurn> {
         let before = turns.counts();
         let waiting = turns.clone();
         let task = tokio::spawn(async move { waiting.turn(from, standing, later()).await.unwrap() });

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::{Domain, StreamId};
 
 use super::connect::OpenStream;
-use super::turns::{NoTurn, Turn as Permit, Turns};
+use super::turns::{NoTurn, Turns, VerificationTurn as Permit};
 use crate::bounce::Cause;
 use crate::jid::Labels;
 use crate::observe::log_rate::Party;
@@ -100,7 +100,7 @@ impl PendingQuestion {
 
 /// A stream: to a remote domain for all of ours, or for one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Way {
+struct VerificationTarget {
     remote: Domain,
     local: Option<Domain>,
 }
@@ -110,19 +110,19 @@ struct Way {
 pub(crate) struct Verifier {
     shared: Arc<Shared>,
     remembered: usize,
-    targets: Mutex<HashMap<Way, WayState>>,
+    targets: Mutex<HashMap<VerificationTarget, TargetState>>,
     turns: Arc<Turns>,
     /// Streams open or being opened.
     streams: AtomicUsize,
 }
 
-enum WayState {
+enum TargetState {
     /// Their number is bounded by the turns.
     QuestionStream(mpsc::UnboundedSender<PendingQuestion>),
     NotReachable(Instant, &'static str),
 }
 
-impl std::fmt::Debug for WayState {
+impl std::fmt::Debug for TargetState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::QuestionStream(_) => "Asking",
@@ -187,7 +187,7 @@ impl Verifier {
     /// alone.
     fn hand_over(self: &Arc<Self>, mut asked: PendingQuestion, apart: bool) {
         let Question { local, remote, .. } = &asked.question;
-        let way = |local: Option<&Domain>| Way {
+        let way = |local: Option<&Domain>| VerificationTarget {
             remote: remote.clone(),
             local: local.cloned(),
         };
@@ -195,7 +195,7 @@ impl Verifier {
         let mut targets = self.targets.lock();
         let now = Instant::now();
         for way in [&shared, &own] {
-            if let Some(WayState::NotReachable(until, condition)) = targets.get(way)
+            if let Some(TargetState::NotReachable(until, condition)) = targets.get(way)
                 && now < *until
             {
                 let condition = *condition;
@@ -207,7 +207,7 @@ impl Verifier {
             if apart && *way == shared {
                 continue;
             }
-            if let Some(WayState::QuestionStream(sender)) = targets.get(way) {
+            if let Some(TargetState::QuestionStream(sender)) = targets.get(way) {
                 match sender.send(asked) {
                     Ok(()) => return,
                     // That task is just ending.
@@ -219,7 +219,7 @@ impl Verifier {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The receiver is here.
         let _ = sender.send(asked);
-        targets.insert(way.clone(), WayState::QuestionStream(sender));
+        targets.insert(way.clone(), TargetState::QuestionStream(sender));
         drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
         let verifier = self.clone();
@@ -238,33 +238,33 @@ impl Verifier {
     }
 
     /// A stream that was to go this way says of that one that it does not lead anywhere.
-    fn not_reachable(&self, of: &Way, way: Way, condition: &'static str) {
+    fn not_reachable(&self, of: &VerificationTarget, way: VerificationTarget, condition: &'static str) {
         let mut targets = self.targets.lock();
-        if *of != way && matches!(targets.get(&way), Some(WayState::QuestionStream(_))) {
+        if *of != way && matches!(targets.get(&way), Some(TargetState::QuestionStream(_))) {
             // Another stream is there, or comes to its own result.
             return;
         }
         let now = Instant::now();
         if targets.len() >= self.remembered {
-            targets.retain(|_, target| !matches!(target, WayState::NotReachable(until, _) if now >= *until));
+            targets.retain(|_, target| !matches!(target, TargetState::NotReachable(until, _) if now >= *until));
         }
         targets.remove(&way);
         if targets.len() < 2 * self.remembered {
-            targets.insert(way, WayState::NotReachable(now + NEGATIVE, condition));
+            targets.insert(way, TargetState::NotReachable(now + NEGATIVE, condition));
         }
     }
 
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
         self.targets.lock().retain(|way, target| {
-            matches!(target, WayState::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
+            matches!(target, TargetState::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
     /// This stream ends and takes no questions any more: the next one opens another.
-    fn forget(&self, way: &Way) {
+    fn forget(&self, way: &VerificationTarget) {
         let mut targets = self.targets.lock();
-        if let Some(WayState::QuestionStream(sender)) = targets.get(way)
+        if let Some(TargetState::QuestionStream(sender)) = targets.get(way)
             && sender.is_closed()
         {
             targets.remove(way);
@@ -273,7 +273,11 @@ impl Verifier {
 }
 
 /// The task of one stream: opens it for the first question, closes it after the last.
-async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::UnboundedReceiver<PendingQuestion>) {
+async fn run(
+    verifier: &Arc<Verifier>,
+    way: &VerificationTarget,
+    mut questions: mpsc::UnboundedReceiver<PendingQuestion>,
+) {
     let Some(first) = questions.recv().await else {
         return;
     };
@@ -327,7 +331,7 @@ async fn run(verifier: &Arc<Verifier>, way: &Way, mut questions: mpsc::Unbounded
             }
             // Somebody who only claims to be the partner proves nothing about its other pairs.
             let pair = error.local(&local);
-            let failed = Way {
+            let failed = VerificationTarget {
                 remote: way.remote.clone(),
                 local: pair.cloned(),
             };

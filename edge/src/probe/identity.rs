@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::names::ProbeTarget;
 use super::reach::ReachedPeer;
 use super::{Plan, Report};
-use crate::dialback::elements::{Answer, Kind, Received, result_request};
+use crate::dialback::elements::{Answer, DialbackElement, Kind, result_request};
 use crate::jid::spelling;
 use crate::outbound::external_auth;
 use crate::stream::{Failure, Wire};
@@ -142,8 +142,8 @@ impl Plan {
     async fn answer(&self, wire: &mut Wire) -> Result<Option<Answer>, Failure> {
         loop {
             let element: Element = wire.element().await?;
-            if Received::kind_of(&element) == Some(Kind::Result) {
-                let received = Received::parse(&element, Kind::Result);
+            if DialbackElement::kind_of(&element) == Some(Kind::Result) {
+                let received = DialbackElement::parse(&element, Kind::Result);
                 return Ok(received.ok().and_then(|received| received.answer));
             }
         }

@@ -22,7 +22,7 @@ use crate::observe::metrics::Metrics;
 use crate::resolve::dns::CACHED;
 use crate::resolve::{AddressRules, Dns, Lookup};
 use crate::tls::TlsSettings;
-pub use report::{Finding, Report, Verdict};
+pub use report::{Finding, Rating, Report};
 
 /// Addresses that are tried, as an edge would.
 const MOST_ADDRESSES: usize = 8;

@@ -46,7 +46,7 @@ impl ReachedPeer {
 }
 
 /// What failed on a stream: the check, what happened, what to do.
-struct Failed(&'static str, String, &'static str);
+struct StepFailure(&'static str, String, &'static str);
 
 impl Plan {
     /// Looks at one address; gives the stream if it came to features.
@@ -55,7 +55,7 @@ impl Plan {
         let tcp = self.connect(target, report).await?;
         match self.negotiate(target, tcp, report).await {
             Ok(reached) => Some(reached),
-            Err(Failed(check, detail, remedy)) => {
+            Err(StepFailure(check, detail, remedy)) => {
                 report.bad(check, &subject, detail, remedy);
                 None
             }
@@ -101,7 +101,7 @@ impl Plan {
         target: &ProbeTarget,
         tcp: TcpStream,
         report: &mut Report,
-    ) -> Result<ReachedPeer, Failed> {
+    ) -> Result<ReachedPeer, StepFailure> {
         let limits = &self.config.limits;
         let mut wire = Wire::new(
             Transport::new(tcp),
@@ -114,7 +114,7 @@ impl Plan {
         let steps = self.steps(target, &mut wire, report, &mut stage);
         let done = timeout(time, steps).await.unwrap_or_else(|_| {
             let seconds = time.as_secs();
-            Err(Failed(
+            Err(StepFailure(
                 stage.as_str(),
                 format!("the peer did not finish the negotiation within {seconds} s"),
                 "the peer is overloaded, or something on the way swallows its answers",
@@ -139,14 +139,14 @@ impl Plan {
         wire: &mut Wire,
         report: &mut Report,
         stage: &mut Stage,
-    ) -> Result<Beginning, Failed> {
+    ) -> Result<StreamStart, StepFailure> {
         let subject = target.subject();
         let mode = self.mode();
         let client = self.client.clone().filter(|_| mode != TlsMode::Disabled);
         if target.direct {
             let Some(client) = client else {
                 let detail = "direct TLS only, and TLS is disabled for this domain";
-                return Err(Failed("tls", detail.to_owned(), "change tls.mode"));
+                return Err(StepFailure("tls", detail.to_owned(), "change tls.mode"));
             };
             let client = direct_tls::client(&client);
             *stage = Stage::Tls;
@@ -166,7 +166,7 @@ impl Plan {
             let detail = "STARTTLS is not offered";
             if mode == TlsMode::Required {
                 let remedy = "the peer's administrators must switch TLS on, or tls.mode (or peers[].tlsMode) must be Optional here";
-                return Err(Failed("tls", detail.to_owned(), remedy));
+                return Err(StepFailure("tls", detail.to_owned(), remedy));
             }
             report.warn("tls", &subject, detail, None);
             report.good("features", &subject, describe(&features));
@@ -177,7 +177,8 @@ impl Plan {
         report.good("features", &subject, format!("STARTTLS is {offered}"));
         *stage = Stage::Tls;
         let asked = wire.ask_for_tls().await;
-        asked.map_err(|failure| Failed("tls", failure.to_string(), "the peer's TLS is broken: its log says why"))?;
+        asked
+            .map_err(|failure| StepFailure("tls", failure.to_string(), "the peer's TLS is broken: its log says why"))?;
         self.start_tls(client, wire, &subject, report).await?;
         *stage = Stage::Features;
         let (id, features) = self.begin_again(wire).await.map_err(|failure| begin_failed(&failure))?;
@@ -198,7 +199,7 @@ impl Plan {
     }
 
     /// Headers and features in clear.
-    async fn begin(&self, wire: &mut Wire) -> Result<Beginning, Failure> {
+    async fn begin(&self, wire: &mut Wire) -> Result<StreamStart, Failure> {
         let header = wire.exchange_headers(self.header()).await?;
         let features = match major_version(&header)? {
             None => Node::default(),
@@ -208,7 +209,7 @@ impl Plan {
     }
 
     /// The same after TLS.
-    async fn begin_again(&self, wire: &mut Wire) -> Result<Beginning, Failure> {
+    async fn begin_again(&self, wire: &mut Wire) -> Result<StreamStart, Failure> {
         let (header, features) = wire.restarted(self.header(), "TLS").await?;
         Ok((stream_id(&header), features))
     }
@@ -219,10 +220,10 @@ impl Plan {
         wire: &mut Wire,
         subject: &str,
         report: &mut Report,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), StepFailure> {
         let started = Instant::now();
         let done = wire.handshake(client, &self.domain).await;
-        done.map_err(|failure| Failed("tls", failure.to_string(), TLS_REMEDY))?;
+        done.map_err(|failure| StepFailure("tls", failure.to_string(), TLS_REMEDY))?;
         if let Some(tls) = wire.transport.tls() {
             let ms = started.elapsed().as_millis();
             let detail = format!("{} {}, {ms} ms", version(tls), cipher(tls));
@@ -232,7 +233,7 @@ impl Plan {
     }
 
     /// What the certificate is, and what it proves.
-    fn judge(&self, wire: &Wire, subject: &str, report: &mut Report) -> Result<(), Failed> {
+    fn judge(&self, wire: &Wire, subject: &str, report: &mut Report) -> Result<(), StepFailure> {
         let none = PeerCertificates {
             chain: &[],
             proven: false,
@@ -271,7 +272,7 @@ impl Plan {
                     "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in peers) must change"
                 }
             };
-            return Err(Failed("certificate", detail, remedy));
+            return Err(StepFailure("certificate", detail, remedy));
         }
         let remedy = if verdict == Verdict::Untrusted {
             "dialback decides then; add the authority to tls.trustAnchors if it is yours"
@@ -284,15 +285,15 @@ impl Plan {
 }
 
 /// The peer's id, as far as it is one, and its features.
-type Beginning = (Option<StreamId>, Node);
+type StreamStart = (Option<StreamId>, Node);
 
 fn stream_id(header: &StreamHeader) -> Option<StreamId> {
     header.id.as_deref().and_then(StreamId::from_peer)
 }
 
-fn begin_failed(failure: &Failure) -> Failed {
+fn begin_failed(failure: &Failure) -> StepFailure {
     let stage = failure.stage(Stage::Features);
-    Failed(stage.as_str(), failure.to_string(), remedy(failure))
+    StepFailure(stage.as_str(), failure.to_string(), remedy(failure))
 }
 
 fn time_left(leaf: &[u8]) -> Option<Duration> {

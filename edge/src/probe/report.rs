@@ -15,7 +15,7 @@ const DETAIL: usize = 600;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
-pub enum Verdict {
+pub enum Rating {
     /// As it should be.
     Good,
     /// It works, and deserves a look.
@@ -26,7 +26,7 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
+impl Rating {
     /// The word of the table.
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -42,7 +42,7 @@ pub struct Finding {
     /// The name or address it is about.
     pub subject: String,
     /// What it means.
-    pub verdict: Verdict,
+    pub verdict: Rating,
     /// What was found.
     pub detail: String,
     /// What to do.
@@ -78,11 +78,11 @@ impl Report {
         &mut self,
         check: &'static str,
         subject: &str,
-        verdict: Verdict,
+        verdict: Rating,
         detail: impl Into<String>,
         remedy: Option<&str>,
     ) {
-        self.good &= verdict != Verdict::Bad;
+        self.good &= verdict != Rating::Bad;
         self.findings.push(Finding {
             check,
             subject: printable(subject, DETAIL),
@@ -93,19 +93,19 @@ impl Report {
     }
 
     pub(super) fn good(&mut self, check: &'static str, subject: &str, detail: impl Into<String>) {
-        self.add(check, subject, Verdict::Good, detail, None);
+        self.add(check, subject, Rating::Good, detail, None);
     }
 
     pub(super) fn warn(&mut self, check: &'static str, subject: &str, detail: impl Into<String>, remedy: Option<&str>) {
-        self.add(check, subject, Verdict::Warning, detail, remedy);
+        self.add(check, subject, Rating::Warning, detail, remedy);
     }
 
     pub(super) fn bad(&mut self, check: &'static str, subject: &str, detail: impl Into<String>, remedy: &str) {
-        self.add(check, subject, Verdict::Bad, detail, Some(remedy));
+        self.add(check, subject, Rating::Bad, detail, Some(remedy));
     }
 
     pub(super) fn skip(&mut self, check: &'static str, subject: &str, detail: impl Into<String>) {
-        self.add(check, subject, Verdict::Skipped, detail, None);
+        self.add(check, subject, Rating::Skipped, detail, None);
     }
 
     /// `unreached`: no address took a stream.
@@ -143,7 +143,7 @@ impl fmt::Display for Report {
             let with = self.findings.iter().filter(|f| f.verdict == verdict);
             with.count()
         };
-        let (bad, warnings) = (count(Verdict::Bad), count(Verdict::Warning));
+        let (bad, warnings) = (count(Rating::Bad), count(Rating::Warning));
         match (self.good, warnings) {
             (true, 0) => writeln!(f, "all good"),
             (true, _) => writeln!(f, "works; {warnings} to look at"),

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::fixture::{Folder, certificate, good, yaml};
 use crate::observe::registry::Registry;
 
-struct Running {
+struct RunningReloader {
     live: watch::Receiver<Arc<Live>>,
     rejection: Arc<Rejection>,
     metrics: Arc<Metrics>,
@@ -17,20 +17,20 @@ struct Running {
 /// Far beyond any test: only the watch can find a change.
 const NEVER: Duration = Duration::from_hours(1);
 
-fn start(path: &Path, poll: Duration) -> Running {
+fn start(path: &Path, poll: Duration) -> RunningReloader {
     let loader = Loader::new(path, 0);
     let (sender, live) = watch::channel(Arc::new(loader.load().unwrap()));
     let (rejection, metrics) = (Arc::<Rejection>::default(), Arc::<Metrics>::default());
     let reloader = Reloader::new(loader, sender, rejection.clone(), metrics.clone()).with_poll(poll);
     tokio::spawn(reloader.run());
-    Running {
+    RunningReloader {
         live,
         rejection,
         metrics,
     }
 }
 
-impl Running {
+impl RunningReloader {
     /// Waits for a snapshot that is as wanted.
     async fn until(&mut self, wanted: impl Fn(&Live) -> bool) -> Arc<Live> {
         let found = self.live.wait_for(|live| wanted(live));

@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{Candidate, Failures, MOST_FAILURES, Resolution, Service};
+use super::{Candidate, LookupFailures, MOST_FAILURES, Resolution, Service};
 
 /// Bounds of the attempts to reach one domain.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +127,7 @@ impl Attempts {
         if self.resolution.queue.is_empty() && self.started < bounds.attempts {
             let group = self.resolution.later.pop_front()?;
             let resolver = self.resolution.resolver.clone();
-            let mut found = Failures::default();
+            let mut found = LookupFailures::default();
             self.resolution.queue = resolver
                 .look_up(self.resolution.method, group, &mut self.resolution.hosts, &mut found)
                 .await;

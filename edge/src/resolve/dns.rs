@@ -33,14 +33,14 @@ pub struct SrvRecord {
 pub struct LookupError(pub String);
 
 /// An answer to come; an empty list is NXDOMAIN or NODATA.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
+pub type LookupFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Vec<T>, LookupError>> + Send + 'a>>;
 
 /// What the edge asks of DNS. Names end with a dot.
 pub trait Lookup: Send + Sync {
     /// SRV records of a name.
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord>;
+    fn srv<'a>(&'a self, name: &'a str) -> LookupFuture<'a, SrvRecord>;
     /// AAAA and A records of a name.
-    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr>;
+    fn addresses<'a>(&'a self, name: &'a str) -> LookupFuture<'a, IpAddr>;
     /// The same DNS with a cache and places that strangers' names do not use; `None`: there is no
     /// difference.
     fn for_partners(&self) -> Option<Arc<dyn Lookup>> {
@@ -248,7 +248,7 @@ impl Lookup for Dns {
         Some(partners)
     }
 
-    fn srv<'a>(&'a self, name: &'a str) -> Answer<'a, SrvRecord> {
+    fn srv<'a>(&'a self, name: &'a str) -> LookupFuture<'a, SrvRecord> {
         Box::pin(async move {
             let records = self.ask(name, RecordType::SRV).await?;
             Ok(records
@@ -266,7 +266,7 @@ impl Lookup for Dns {
         })
     }
 
-    fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
+    fn addresses<'a>(&'a self, name: &'a str) -> LookupFuture<'a, IpAddr> {
         Box::pin(async move {
             let (six, four) = futures::join!(self.ask(name, RecordType::AAAA), self.ask(name, RecordType::A));
             // One family's failure does not matter while the other gives addresses.

@@ -291,7 +291,7 @@ impl Resolver {
             queue: VecDeque::new(),
             later: groups.into(),
         };
-        let mut failures = Failures::default();
+        let mut failures = LookupFailures::default();
         while resolution.queue.is_empty() {
             let Some(group) = resolution.later.pop_front() else {
                 return Err(failures.into_error(domain, method));
@@ -358,7 +358,7 @@ impl Resolver {
         method: Method,
         mut group: Vec<Target>,
         hosts: &mut Hosts,
-        failures: &mut Failures,
+        failures: &mut LookupFailures,
     ) -> VecDeque<Candidate> {
         group.truncate(self.bounds.attempts);
         let named = group.len();
@@ -459,7 +459,7 @@ fn take_turns<T>(mut lists: Vec<VecDeque<T>>) -> VecDeque<T> {
 
 /// What went wrong with the targets of one domain.
 #[derive(Debug, Default)]
-struct Failures {
+struct LookupFailures {
     temporary: Vec<String>,
     refused: Vec<String>,
     not_found: Vec<String>,
@@ -467,7 +467,7 @@ struct Failures {
     left_out: usize,
 }
 
-impl Failures {
+impl LookupFailures {
     fn into_error(mut self, domain: &Domain, method: Method) -> ResolveError {
         if self.left_out > 0 {
             // In front: of many causes only the first are told.

@@ -164,7 +164,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::resolve::dns::{Answer, LookupError, SrvRecord};
+    use crate::resolve::dns::{LookupError, LookupFuture, SrvRecord};
 
     /// RFC 6052 section 2.4, tables 1 and 2.
     #[rstest]
@@ -199,16 +199,16 @@ mod tests {
     }
 
     /// A resolver that does DNS64 with two prefixes, or fails.
-    struct Resolver {
+    struct FakeResolver {
         answers: bool,
         asked: AtomicUsize,
     }
 
-    impl Lookup for Resolver {
-        fn srv<'a>(&'a self, _: &'a str) -> Answer<'a, SrvRecord> {
+    impl Lookup for FakeResolver {
+        fn srv<'a>(&'a self, _: &'a str) -> LookupFuture<'a, SrvRecord> {
             Box::pin(async { Ok(Vec::new()) })
         }
-        fn addresses<'a>(&'a self, name: &'a str) -> Answer<'a, IpAddr> {
+        fn addresses<'a>(&'a self, name: &'a str) -> LookupFuture<'a, IpAddr> {
             assert_eq!(name, "ipv4only.arpa.");
             self.asked.fetch_add(1, Ordering::SeqCst);
             Box::pin(async {
@@ -233,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn the_resolver_tells_the_networks_own_prefixes(#[case] address: IpAddr, #[case] expected: &str) {
         let nat64 = Nat64::default();
-        let lookup = Resolver {
+        let lookup = FakeResolver {
             answers: true,
             asked: AtomicUsize::new(0),
         };
@@ -249,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_resolver_that_fails_is_not_asked_each_time() {
         let nat64 = Nat64::default();
-        let lookup = Resolver {
+        let lookup = FakeResolver {
             answers: false,
             asked: AtomicUsize::new(0),
         };

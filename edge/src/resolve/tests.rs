@@ -17,14 +17,14 @@ use super::*;
 
 /// DNS by a table: `srv name. = prio weight port target`, `a name. = address`, `fail name.`.
 #[derive(Default)]
-struct Table {
+struct DnsTable {
     srv: HashMap<String, Vec<SrvRecord>>,
     addresses: HashMap<String, Vec<IpAddr>>,
     broken: HashSet<String>,
     asked: Mutex<Vec<String>>,
 }
 
-impl Table {
+impl DnsTable {
     fn read(text: &str) -> Arc<Self> {
         let mut table = Self::default();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -56,23 +56,23 @@ impl Table {
     }
 }
 
-impl Lookup for Table {
-    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+impl Lookup for DnsTable {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, SrvRecord> {
         Box::pin(async move { self.answer(name, &self.srv) })
     }
-    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, IpAddr> {
         Box::pin(async move { self.answer(name, &self.addresses) })
     }
 }
 
 /// The same, but each answer about a host's addresses takes 100 ms.
-struct Slow(Arc<Table>);
+struct Slow(Arc<DnsTable>);
 
 impl Lookup for Slow {
-    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, SrvRecord> {
         self.0.srv(name)
     }
-    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, IpAddr> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.0.addresses(name).await
@@ -81,16 +81,16 @@ impl Lookup for Slow {
 }
 
 /// Name servers that never say anything about `_xmpps-server`.
-struct WithoutDirect(Arc<Table>);
+struct WithoutDirect(Arc<DnsTable>);
 
 impl Lookup for WithoutDirect {
-    fn srv<'a>(&'a self, name: &'a str) -> dns::Answer<'a, SrvRecord> {
+    fn srv<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, SrvRecord> {
         if name.starts_with("_xmpps-server.") {
             return Box::pin(std::future::pending());
         }
         self.0.srv(name)
     }
-    fn addresses<'a>(&'a self, name: &'a str) -> dns::Answer<'a, IpAddr> {
+    fn addresses<'a>(&'a self, name: &'a str) -> dns::LookupFuture<'a, IpAddr> {
         self.0.addresses(name)
     }
 }
@@ -123,7 +123,7 @@ fn quick() -> AttemptBounds {
     }
 }
 
-fn resolver(more: &str, table: &Arc<Table>) -> Resolver {
+fn resolver(more: &str, table: &Arc<DnsTable>) -> Resolver {
     Resolver::with_lookup(&config(more), table.clone(), Arc::default()).with_bounds(quick())
 }
 
@@ -198,7 +198,7 @@ const SRV: &str = "srv _xmpp-server._tcp.vngtp.lab. =";
 )]
 #[tokio::test]
 async fn dns_answers_decide_where_a_domain_is_reached(#[case] table: &str, #[case] expected: &str) {
-    let table = Table::read(&table.replace("{SRV}", SRV));
+    let table = DnsTable::read(&table.replace("{SRV}", SRV));
     let found = match resolver("", &table).resolve(&vngtp()).await {
         Ok(resolution) => {
             let addresses: Vec<_> = resolution.addresses().map(|a| a.to_string()).collect();
@@ -221,7 +221,7 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
     #[case] method: &str,
     #[case] wait: Duration,
 ) {
-    let table = Table::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
+    let table = DnsTable::read(&format!("{table}\na vngtp.lab. = 198.51.100.20").replace("{SRV}", SRV));
     let lookup = Arc::new(WithoutDirect(table));
     let total = Duration::from_secs(3);
     let resolver =
@@ -237,7 +237,7 @@ async fn an_unanswered_question_about_direct_tls_delays_little_and_decides_nothi
 
 #[tokio::test]
 async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
-    let table = Table::read(&format!("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20"));
+    let table = DnsTable::read(&format!("{SRV} 0 0 0 .\na vngtp.lab. = 198.51.100.20"));
     let resolver =
         Resolver::with_lookup(&config(""), Arc::new(WithoutDirect(table)), Arc::default()).with_bounds(AttemptBounds {
             total: Duration::from_millis(300),
@@ -252,7 +252,7 @@ async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
 async fn a_static_route_never_asks_dns_for_the_domain_even_when_it_fails() {
     // A port that nobody listens on.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let table = Table::read("a vngtp.lab. = 198.51.100.20");
+    let table = DnsTable::read("a vngtp.lab. = 198.51.100.20");
     let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{closed}']}}]");
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert_eq!(resolution.method, Method::StaticRoute);
@@ -268,7 +268,7 @@ async fn a_static_route_never_asks_dns_for_the_domain_even_when_it_fails() {
 async fn a_static_route_may_name_a_private_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let table = Table::read("a inside.example. = 127.0.0.1");
+    let table = DnsTable::read("a inside.example. = 127.0.0.1");
     let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['inside.example:{port}']}}]");
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert!(Attempts::new(resolution).next().await.unwrap().is_ok());
@@ -306,7 +306,7 @@ fn mute(ip: &str) -> Mute {
 async fn a_mute_address_is_overtaken_and_tried_again_after_the_winner_failed() {
     let mute = mute("127.0.0.1");
     let good = TcpListener::bind(("127.0.0.2", mute.address.port())).await.unwrap();
-    let table = Table::read(&format!(
+    let table = DnsTable::read(&format!(
         "{SRV} 0 0 {} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2",
         mute.address.port()
     ));
@@ -326,7 +326,7 @@ async fn the_next_address_starts_after_a_quarter_of_a_second_and_not_sooner() {
     let mute = mute("127.0.0.1");
     let port = mute.address.port();
     let good = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
-    let table = Table::read(&format!(
+    let table = DnsTable::read(&format!(
         "{SRV} 0 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1\na x.vngtp.lab. = 127.0.0.2"
     ));
     let resolver = resolver(LOOPBACK, &table).with_bounds(AttemptBounds::default());
@@ -348,7 +348,7 @@ async fn a_refused_connection_starts_the_next_one_at_once() {
     let good = TcpListener::bind("127.0.0.9:0").await.unwrap();
     let port = good.local_addr().unwrap().port();
     let addresses: String = (3..=9).map(|n| format!("\na x.vngtp.lab. = 127.0.0.{n}")).collect();
-    let table = Table::read(&format!("{SRV} 0 0 {port} x.vngtp.lab.{addresses}"));
+    let table = DnsTable::read(&format!("{SRV} 0 0 {port} x.vngtp.lab.{addresses}"));
     let slow = AttemptBounds {
         stagger: Duration::from_mins(1),
         ..quick()
@@ -377,7 +377,7 @@ async fn a_hundred_records_with_twenty_addresses_each_cost_eight_attempts() {
             text += &format!("a h{n}.vngtp.lab. = 127.0.{n}.{m}\n");
         }
     }
-    let table = Table::read(&text);
+    let table = DnsTable::read(&text);
     let resolution = resolver(LOOPBACK, &table).resolve(&vngtp()).await.unwrap();
     let mut attempts = Attempts::new(resolution);
     while let Some(result) = attempts.next().await {
@@ -398,7 +398,7 @@ async fn each_priority_is_tried_after_the_one_before_failed() {
         .unwrap()
         .port();
     let port = good.local_addr().unwrap().port();
-    let table = Table::read(&format!(
+    let table = DnsTable::read(&format!(
         "{SRV} 1 0 {closed} x.vngtp.lab.\n{SRV} 2 0 {port} x.vngtp.lab.\na x.vngtp.lab. = 127.0.0.1"
     ));
     let resolution = resolver(LOOPBACK, &table).resolve(&vngtp()).await.unwrap();
@@ -419,7 +419,7 @@ async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
         text += &format!("a x.vngtp.lab. = 198.51.100.{n}\n");
     }
     text += "a y.vngtp.lab. = 203.0.113.1\na y.vngtp.lab. = 2001:db8::1";
-    let resolver = resolver("", &Table::read(&text));
+    let resolver = resolver("", &DnsTable::read(&text));
     let mut first = HashSet::new();
     for _ in 0..40 {
         let resolution = resolver.resolve(&vngtp()).await.unwrap();
@@ -437,7 +437,7 @@ async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
 #[case("peers: [{domain: vngtp.lab, tlsMode: Disabled}]", "srv 198.51.100.20:5269")]
 #[tokio::test]
 async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] peers: &str, #[case] expected: &str) {
-    let table = Table::read(
+    let table = DnsTable::read(
         "srv _xmpp-server._tcp.vngtp.lab. = 2 0 5269 x.vngtp.lab.\n\
          srv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\n\
          a x.vngtp.lab. = 198.51.100.20",
@@ -456,7 +456,7 @@ async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] pee
 
 #[tokio::test]
 async fn equal_addresses_of_a_static_route_share_the_streams() {
-    let table = Table::read("");
+    let table = DnsTable::read("");
     let route = "staticRoutes: [{domain: vngtp.lab, addresses: ['198.51.100.1:5269', '198.51.100.2:5269', '[2001:db8::1]:5269']}]";
     let resolver = resolver(route, &table);
     let mut first = HashMap::<SocketAddr, u32>::new();
@@ -485,7 +485,7 @@ async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
         each: Duration::from_secs(10),
         ..quick()
     };
-    let resolver = resolver(&route, &Table::read("")).with_bounds(bounds);
+    let resolver = resolver(&route, &DnsTable::read("")).with_bounds(bounds);
     let mut attempts = Attempts::new(resolver.resolve(&vngtp()).await.unwrap());
     attempts.next().await.unwrap().unwrap();
     assert_eq!(attempts.share(), Duration::from_secs(10));
@@ -498,7 +498,7 @@ async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
 #[case::before_any_link(false)]
 #[tokio::test]
 async fn a_routers_address_found_by_its_name_is_closed_to_partners_dns(#[case] by_link: bool) {
-    let table = Table::read("a ecup10.coluc.com. = 203.0.113.77\na vngtp.lab. = 203.0.113.77");
+    let table = DnsTable::read("a ecup10.coluc.com. = 203.0.113.77\na vngtp.lab. = 203.0.113.77");
     let mut config = config("");
     let router: HostPort = "ecup10.coluc.com:7400".parse().unwrap();
     config.routers[0].endpoints[0].address = router.clone();
@@ -702,7 +702,7 @@ mod real_dns {
 #[tokio::test]
 async fn many_priorities_of_slow_names_take_no_longer_than_the_time_of_all_attempts() {
     let records: String = (0..64).map(|n| format!("{SRV} {n} 0 5269 h{n}.vngtp.lab.\n")).collect();
-    let table = Table::read(&records);
+    let table = DnsTable::read(&records);
     let total = Duration::from_millis(350);
     let resolver = Resolver::with_lookup(&config(""), Arc::new(Slow(table.clone())), Arc::default())
         .with_bounds(AttemptBounds { total, ..quick() });

@@ -62,7 +62,7 @@ pub(super) fn is_announcement(element: &Element, envelope: Option<&str>, own: &s
 
 /// What a component's presence says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Presence {
     /// It is there.
     There(Announcement),
     /// It has gone.
@@ -72,7 +72,7 @@ pub(super) enum Said {
 }
 
 /// What the presence of a component says of it.
-pub(super) fn read(presence: &Element) -> Said {
+pub(super) fn read(presence: &Element) -> Presence {
     match presence.type_().as_deref() {
         None => {
             let mut found = Announcement {
@@ -82,10 +82,10 @@ pub(super) fn read(presence: &Element) -> Said {
             if let Ok(node) = presence.parse() {
                 look(&node, &mut found);
             }
-            Said::There(found)
+            Presence::There(found)
         }
-        Some("unavailable") => Said::Gone,
-        Some(_) => Said::Nothing,
+        Some("unavailable") => Presence::Gone,
+        Some(_) => Presence::Nothing,
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         let element = split(xml.as_bytes(), ns::COMPONENT).remove(0);
         assert!(is_announcement(&element, None, OWN));
         let expected = Announcement { gateway, local_hosts };
-        assert_eq!(read(&element), Said::There(expected));
+        assert_eq!(read(&element), Presence::There(expected));
     }
 
     #[rstest]
@@ -211,8 +211,8 @@ mod tests {
         let element = split(xml.as_bytes(), ns::COMPONENT).remove(0);
         assert_eq!(is_announcement(&element, envelope, OWN), is);
         let found = match read(&element) {
-            Said::There(announcement) => Some(announcement.gateway),
-            Said::Gone | Said::Nothing => None,
+            Presence::There(announcement) => Some(announcement.gateway),
+            Presence::Gone | Presence::Nothing => None,
         };
         assert_eq!(found, gateway);
     }

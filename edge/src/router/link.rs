@@ -46,7 +46,7 @@ pub struct Link {
 
 /// Why a link is not up.
 #[derive(Debug)]
-pub(super) struct Down {
+pub(super) struct LinkFailure {
     state: LinkState,
     reason: String,
 }
@@ -137,7 +137,7 @@ impl Link {
     /// Another link of ours saw how the router announces us, or that it does not any more.
     pub(super) fn announced(&self, without_gateway: bool) {
         match (without_gateway, self.entry.status().state) {
-            (true, LinkState::Up) => self.failed(&Down {
+            (true, LinkState::Up) => self.failed(&LinkFailure {
                 state: LinkState::NotGateway,
                 reason: format!(
                     "the XCP router of {} accepts the component {} and announces it without <default-gateway/>: its row is missing or the router has not been restarted since",
@@ -166,7 +166,7 @@ impl Link {
         }
     }
 
-    fn failed(&self, down: &Down) {
+    fn failed(&self, down: &LinkFailure) {
         let known = self.entry.status();
         let news = known.state != down.state || known.reason.as_deref() != Some(&down.reason);
         self.entry.set(down.state, Some(down.reason.clone()));
@@ -197,7 +197,7 @@ impl Link {
     }
 
     /// Dials and authenticates.
-    async fn establish(&self) -> Result<Wire, Down> {
+    async fn establish(&self) -> Result<Wire, LinkFailure> {
         let deadline = tokio::time::Instant::now() + ATTEMPT;
         let Ok(connected) = timeout_at(deadline, self.connect()).await else {
             let meaning = meaning(io::ErrorKind::TimedOut);
@@ -221,7 +221,7 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, Down> {
+    async fn connect(&self) -> Result<TcpStream, LinkFailure> {
         let address = &self.endpoint.address;
         let live = self.routers.shared.live();
         let found = live.resolver.router(address).await;
@@ -236,8 +236,8 @@ impl Link {
         Err(self.unreachable(&last))
     }
 
-    fn unreachable(&self, why: &str) -> Down {
-        Down {
+    fn unreachable(&self, why: &str) -> LinkFailure {
+        LinkFailure {
             state: LinkState::Unreachable,
             reason: format!(
                 "the XCP router of {} at {} cannot be reached: {why}; check that it runs and that port {} is open from here",
@@ -311,7 +311,7 @@ impl Link {
     }
 
     /// What a failure on an open connection says about the link.
-    fn down(&self, failure: &Failure) -> Down {
+    fn down(&self, failure: &Failure) -> LinkFailure {
         let node = &self.endpoint.name;
         let (state, reason) = match failure {
             Failure::Peer {
@@ -343,7 +343,7 @@ impl Link {
             ),
             other => (LinkState::Failed, format!("link to the XCP router of {node}: {other}")),
         };
-        Down { state, reason }
+        LinkFailure { state, reason }
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct Routers {
 }
 
 /// A link that is being kept up, and how to end it.
-struct Running {
+struct RunningLink {
     router: String,
     endpoint: Endpoint,
     component_id: ComponentId,
@@ -180,7 +180,7 @@ impl Routers {
     /// Keeps clusters and links as the configuration has them, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut changes = self.shared.changes();
-        let mut running: Vec<Running> = Vec::new();
+        let mut running: Vec<RunningLink> = Vec::new();
         self.reconcile(&mut running);
         let hold = self.timing.hold;
         let mut tick = tokio::time::interval((hold / 4).min(Duration::from_secs(1)));
@@ -212,7 +212,7 @@ impl Routers {
         self.links.wait().await;
     }
 
-    fn reconcile(self: &Arc<Self>, running: &mut Vec<Running>) {
+    fn reconcile(self: &Arc<Self>, running: &mut Vec<RunningLink>) {
         let live = self.shared.live();
         let old = self.clusters.all();
         let clusters: Arc<[_]> = live
@@ -294,7 +294,7 @@ impl Routers {
                 );
                 let (mode, redial) = (self.mode.subscribe(), self.redial.subscribe());
                 self.links.spawn(link.run(mode, redial, stop.clone()));
-                running.push(Running {
+                running.push(RunningLink {
                     router: router.name.clone(),
                     endpoint: endpoint.clone(),
                     component_id: id.clone(),
@@ -307,7 +307,7 @@ impl Routers {
     }
 }
 
-impl Running {
+impl RunningLink {
     fn matches(&self, router: &Router, id: &ComponentId) -> bool {
         self.router == router.name && self.component_id == *id && self.profile == router.profile
     }

@@ -28,10 +28,10 @@ use crate::bounce::Cause;
 use crate::clusters::batch::Batch;
 use crate::config::Live;
 use crate::jid::DomainCache;
-use crate::observe::links::Place;
+use crate::observe::links::LinkPlace;
 use crate::observe::log_rate::Party;
-use crate::observe::returned::Heard;
-use crate::stream::established::{Driver, Waiting, drive};
+use crate::observe::returned::RouterEvidence;
+use crate::stream::established::{Driver, TaskFuture, drive};
 use crate::stream::transport::{Delivery, Progress};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
 use crate::words::Direction;
@@ -41,7 +41,7 @@ use xmpp_federation_xml::{Element, XmlWriter};
 const BATCH: usize = 256 * 1024;
 /// State of one stay up.
 #[allow(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
-struct Up<'a> {
+struct LiveLink<'a> {
     link: &'a Link,
     wire: Wire,
     wake: Arc<Notify>,
@@ -62,13 +62,13 @@ struct Up<'a> {
     /// The last turn took long: others have theirs first.
     long_turn: bool,
     /// What this turn's stanzas say about the router.
-    heard: Option<Heard>,
+    heard: Option<RouterEvidence>,
     /// It is our turn, and the queue gives nothing before another link's proof or this time.
     turn_at: Option<Instant>,
     /// Another link takes what waits from now on; this one only proves what it wrote.
     stepped_down: bool,
     /// Its place among the links of the cluster.
-    place: watch::Receiver<Place>,
+    place: watch::Receiver<LinkPlace>,
     /// Profile Xcp.
     envelopes: Option<Envelopes>,
     /// Whether the router is read.
@@ -80,7 +80,7 @@ struct Up<'a> {
 }
 
 /// What happens to a link besides what its router says.
-enum Event {
+enum LinkEvent {
     /// Something waits.
     Woken,
     /// The link has another place.
@@ -90,7 +90,7 @@ enum Event {
 }
 
 /// What the elements of one turn share, and what of them leaves.
-struct Taking {
+struct LinkFrames {
     live: Arc<Live>,
     count: usize,
     size: usize,
@@ -124,7 +124,7 @@ impl Link {
         let mut place = self.entry.place();
         let now = *place.borrow_and_update();
         self.cluster.queue.link_up(now, &wake);
-        let mut up = Up {
+        let mut up = LiveLink {
             link: self,
             wire,
             wake: wake.clone(),
@@ -164,7 +164,7 @@ impl Link {
         if up.wire.closing.is_some() {
             end = Ok(());
         }
-        let Up { wire, window, .. } = up;
+        let LiveLink { wire, window, .. } = up;
         if !window.is_empty() {
             let stanzas: usize = window.iter().map(|batch| batch.count).sum();
             tracing::warn!(
@@ -190,9 +190,9 @@ impl Link {
     }
 }
 
-impl Driver for Up<'_> {
-    type Taking = Taking;
-    type Event = Event;
+impl Driver for LiveLink<'_> {
+    type Taking = LinkFrames;
+    type Event = LinkEvent;
 
     fn wire(&mut self) -> &mut Wire {
         &mut self.wire
@@ -223,7 +223,7 @@ impl Driver for Up<'_> {
         Ok(look.map_or(deadline, |look| look.min(deadline)))
     }
 
-    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Event>) {
+    fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<LinkEvent>) {
         let Self {
             wire,
             wake,
@@ -237,11 +237,11 @@ impl Driver for Up<'_> {
         let event = async {
             tokio::select! {
                 biased;
-                () = wake.notified() => Event::Woken,
+                () = wake.notified() => LinkEvent::Woken,
                 // The registry's entry lives as long as its link.
-                _ = place.changed() => Event::Moved,
-                _ = mode.changed(), if !*finish => Event::Told,
-                () = stop.cancelled(), if !*finish => Event::Told,
+                _ = place.changed() => LinkEvent::Moved,
+                _ = mode.changed(), if !*finish => LinkEvent::Told,
+                () = stop.cancelled(), if !*finish => LinkEvent::Told,
             }
         };
         (wire.turn(*reads), event)
@@ -249,14 +249,14 @@ impl Driver for Up<'_> {
 
     fn received(&mut self) -> Result<(), Failure> {
         self.last_heard = Instant::now();
-        let mut taking = Taking {
+        let mut taking = LinkFrames {
             live: self.link.routers.shared.live(),
             count: 0,
             size: 0,
         };
         self.lanes.under(&taking.live);
         let taken = self.take_all(&mut taking);
-        let Taking { live, count, size } = taking;
+        let LinkFrames { live, count, size } = taking;
         // Also when the link fails: what was accepted before leaves.
         self.hand_over(&live);
         if let Some(heard) = self.heard.take() {
@@ -276,12 +276,12 @@ impl Driver for Up<'_> {
         taken
     }
 
-    async fn happened(&mut self, event: Event) -> Result<(), Failure> {
+    async fn happened(&mut self, event: LinkEvent) -> Result<(), Failure> {
         match event {
             // One pass of the scheduler: all tasks that are ready append first.
-            Event::Woken => tokio::task::yield_now().await,
-            Event::Moved => self.moved(),
-            Event::Told => {}
+            LinkEvent::Woken => tokio::task::yield_now().await,
+            LinkEvent::Moved => self.moved(),
+            LinkEvent::Told => {}
         }
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Driver for Up<'_> {
         Ok(())
     }
 
-    fn take_element(&mut self, taking: &mut Taking, element: &Element) -> Result<(), Failure> {
+    fn take_element(&mut self, taking: &mut LinkFrames, element: &Element) -> Result<(), Failure> {
         if self.take_echo(element) {
             return Ok(());
         }
@@ -325,7 +325,7 @@ impl Driver for Up<'_> {
     }
 }
 
-impl Up<'_> {
+impl LiveLink<'_> {
     /// A router that sends what it must not and does not take our answers would pile them up: it
     /// is read only as far as that lets us write more.
     fn may_read(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::config::Live;
 use crate::inbound::Inbound;
 use crate::observe::failures::DomainFailures;
 use crate::observe::metrics::{Depths, Metrics};
-use crate::observe::registry::{Registry, StreamInfo, Waiting};
+use crate::observe::registry::{Registry, StreamInfo, WaitingStanzas};
 use crate::outbound::Outbound;
 use crate::outbound::verify::Verifier;
 use crate::router::{Routers, Timing};
@@ -95,7 +95,7 @@ impl Edge {
             }
             let pairs = detail.pairs.iter();
             let of_pairs = pairs.map(|pair| self.waiting(&pair.remote, Some(&pair.local)));
-            let mut waiting = of_pairs.fold(Waiting::default(), |sum, one| Waiting {
+            let mut waiting = of_pairs.fold(WaitingStanzas::default(), |sum, one| WaitingStanzas {
                 stanzas_waiting: sum.stanzas_waiting + one.stanzas_waiting,
                 bytes_waiting: sum.bytes_waiting + one.bytes_waiting,
             });
@@ -116,9 +116,9 @@ impl Edge {
         failures
     }
 
-    fn waiting(&self, remote: &Domain, local: Option<&Domain>) -> Waiting {
+    fn waiting(&self, remote: &Domain, local: Option<&Domain>) -> WaitingStanzas {
         let (stanzas_waiting, bytes_waiting) = self.outbound.waiting(remote, local);
-        Waiting {
+        WaitingStanzas {
             stanzas_waiting,
             bytes_waiting,
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use crate::observe::failures::Attempt;
-use crate::observe::log_rate::{EXCHANGES, Party, REFUSALS, Trust};
+use crate::observe::log_rate::{EXCHANGES, PartnerLookup, Party, REFUSALS};
 use crate::observe::registry::StreamEntry;
 use crate::partners::Standing;
 use crate::refusal::Refusal;
@@ -97,7 +97,7 @@ impl Shared {
     }
 }
 
-impl Trust for Shared {
+impl PartnerLookup for Shared {
     fn is_partner(&self, remote: &Domain) -> bool {
         self.live().policy.is_partner(remote)
     }

@@ -26,7 +26,7 @@ pub(crate) trait Driver: Send {
     fn prepare(&mut self) -> impl Future<Output = Result<Instant, Failure>> + Send;
 
     /// [`Wire::turn`], and what else may happen. Both are dropped when one of them is ready, and asked for anew.
-    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Self::Event>);
+    fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<Self::Event>);
 
     /// Something was read; see [`Self::take_all`].
     fn received(&mut self) -> Result<(), Failure>;
@@ -65,9 +65,9 @@ pub(crate) trait Driver: Send {
 }
 
 /// A future that a task can hold: short for [`Driver::wait`].
-pub(crate) trait Waiting<T>: Future<Output = T> + Send {}
+pub(crate) trait TaskFuture<T>: Future<Output = T> + Send {}
 
-impl<T, F: Future<Output = T> + Send> Waiting<T> for F {}
+impl<T, F: Future<Output = T> + Send> TaskFuture<T> for F {}
 
 /// What a wait brought.
 enum Happened<E> {

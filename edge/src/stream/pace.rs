@@ -59,12 +59,12 @@ impl Pace {
 
 /// The part of one connection.
 #[derive(Debug)]
-pub struct Paced {
+pub struct PacedTurns {
     pace: Arc<Pace>,
     turns: PollSemaphore,
 }
 
-impl Paced {
+impl PacedTurns {
     /// A connection that takes turns.
     pub fn new(pace: Arc<Pace>) -> Self {
         Self {
@@ -146,7 +146,7 @@ impl LowTurns {
 
 /// The part of one stream.
 #[derive(Debug)]
-pub struct Low {
+pub struct LowPriority {
     all: Arc<LowTurns>,
     turns: PollSemaphore,
     /// When its turn began.
@@ -154,7 +154,7 @@ pub struct Low {
     read: usize,
 }
 
-impl Low {
+impl LowPriority {
     /// A stream that takes turns.
     pub fn new(all: Arc<LowTurns>) -> Self {
         Self {
@@ -192,7 +192,7 @@ impl Low {
     }
 }
 
-impl Drop for Low {
+impl Drop for LowPriority {
     fn drop(&mut self) {
         self.end_turn();
     }
@@ -216,7 +216,7 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
         let began = Instant::now();
         let mut taken = 0;
-        let mut all: Vec<_> = (0..10).map(|_| Paced::new(pace.clone())).collect();
+        let mut all: Vec<_> = (0..10).map(|_| PacedTurns::new(pace.clone())).collect();
         while began.elapsed() < Duration::from_secs(1) {
             for one in &mut all {
                 let turn = timeout(Duration::from_millis(500), poll_fn(|cx| one.poll_turn(cx)));
@@ -244,7 +244,7 @@ mod tests {
         let taken = Arc::new(AtomicUsize::new(0));
         let strangers: Vec<_> = (0..20)
             .map(|_| {
-                let (mut low, taken) = (Low::new(all.clone()), taken.clone());
+                let (mut low, taken) = (LowPriority::new(all.clone()), taken.clone());
                 tokio::spawn(async move {
                     loop {
                         poll_fn(|cx| low.poll_turn(cx)).await;

@@ -17,7 +17,7 @@ use xmpp_federation_core::Domain;
 
 use crate::observe::trace;
 use crate::tls::{PeerCertificates, asked_name, key_was_proven, want};
-use held::Held;
+use held::RecordBuffer;
 
 /// What a record adds to its content at most: header, nonce or type, and tag.
 const OVERHEAD: usize = 64;
@@ -28,13 +28,13 @@ const MOST_SPACE: usize = 16;
 
 /// A session in one of the two roles.
 pub struct TlsSession {
-    side: Side,
+    side: TlsSide,
     asked: Option<String>,
     /// For the server's role: the domain that the certificate is for where the peer asks for none.
     wanted: Option<Domain>,
     /// The peer holds the key of its certificate.
     proven: bool,
-    held: Held,
+    held: RecordBuffer,
     outgoing: BytesMut,
     /// Bytes of white space that may still come before the first record.
     space: usize,
@@ -42,14 +42,14 @@ pub struct TlsSession {
     failed: bool,
 }
 
-enum Side {
+enum TlsSide {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
 }
 
 /// What is to be sent when the session can.
 #[derive(Clone, Copy)]
-enum Say<'a> {
+enum Output<'a> {
     Nothing,
     Content(&'a [u8]),
     End,
@@ -65,21 +65,21 @@ enum Next {
 impl TlsSession {
     /// On a connection that we open; `name` goes into SNI.
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        UnbufferedClientConnection::new(config, name).map(|side| Self::new(Side::Client(side)))
+        UnbufferedClientConnection::new(config, name).map(|side| Self::new(TlsSide::Client(side)))
     }
 
     /// On a connection that a peer opened.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        UnbufferedServerConnection::new(config).map(|side| Self::new(Side::Server(side)))
+        UnbufferedServerConnection::new(config).map(|side| Self::new(TlsSide::Server(side)))
     }
 
-    fn new(side: Side) -> Self {
+    fn new(side: TlsSide) -> Self {
         Self {
             side,
             asked: None,
             wanted: None,
             proven: false,
-            held: Held::default(),
+            held: RecordBuffer::default(),
             outgoing: BytesMut::new(),
             space: 0,
             ended: false,
@@ -123,14 +123,14 @@ impl TlsSession {
     /// Version and cipher suite.
     pub fn state(&self) -> &CommonState {
         match &self.side {
-            Side::Client(side) => side,
-            Side::Server(side) => side,
+            TlsSide::Client(side) => side,
+            TlsSide::Server(side) => side,
         }
     }
 
     /// For the server's role: the name that the peer asked for by SNI.
     pub fn asked_name(&self) -> Option<Option<&str>> {
-        matches!(self.side, Side::Server(_)).then_some(self.asked.as_deref())
+        matches!(self.side, TlsSide::Server(_)).then_some(self.asked.as_deref())
     }
 
     /// What the handshake agreed on, in words.
@@ -159,7 +159,7 @@ impl TlsSession {
 
     /// Starts the handshake in the client's role.
     pub fn start(&mut self) -> Result<(), Error> {
-        self.go_on(Say::Nothing)
+        self.go_on(Output::Nothing)
     }
 
     /// Bytes of memory kept of what came.
@@ -180,13 +180,13 @@ impl TlsSession {
             let mut held = std::mem::take(&mut self.held);
             if let Some((taken, ready)) = held.complete(records) {
                 if ready {
-                    let (used, done) = self.advance(held.bytes(), Say::Nothing, into);
+                    let (used, done) = self.advance(held.bytes(), Output::Nothing, into);
                     done.and_then(|()| held.used(used)).map_err(|error| self.fail(error))?;
                 }
                 records = records.get_mut(taken..).unwrap_or_default();
             } else {
                 let whole = held::whole_records(records);
-                let (used, done) = self.advance(records, Say::Nothing, into);
+                let (used, done) = self.advance(records, Output::Nothing, into);
                 done.and_then(|()| held.keep(records, used, whole))
                     .map_err(|error| self.fail(error))?;
                 records = &mut [];
@@ -203,7 +203,7 @@ impl TlsSession {
         self.failed = true;
         while self.state().wants_write() {
             // It does not look at any bytes again.
-            let said = self.step(&mut [], Say::Nothing, &mut BytesMut::new());
+            let said = self.step(&mut [], Output::Nothing, &mut BytesMut::new());
             if said.1.is_err() {
                 break;
             }
@@ -214,17 +214,17 @@ impl TlsSession {
     /// Encrypts content; without effect before the handshake is over and after an error.
     pub fn send(&mut self, content: &[u8]) {
         if !content.is_empty() {
-            let _ = self.go_on(Say::Content(content));
+            let _ = self.go_on(Output::Content(content));
         }
     }
 
     /// Says that nothing more will be sent.
     pub fn send_end(&mut self) {
-        let _ = self.go_on(Say::End);
+        let _ = self.go_on(Output::End);
     }
 
     /// Goes on with what is there. The library wants to see what it has not used up at every call.
-    fn go_on(&mut self, say: Say<'_>) -> Result<(), Error> {
+    fn go_on(&mut self, say: Output<'_>) -> Result<(), Error> {
         let mut held = std::mem::take(&mut self.held);
         let (used, done) = self.advance(held.bytes(), say, &mut BytesMut::new());
         done.and_then(|()| held.used(used))?;
@@ -233,7 +233,7 @@ impl TlsSession {
     }
 
     /// Goes on until the session needs more bytes; how many of them are used up.
-    fn advance(&mut self, records: &mut [u8], say: Say<'_>, into: &mut BytesMut) -> (usize, Result<(), Error>) {
+    fn advance(&mut self, records: &mut [u8], say: Output<'_>, into: &mut BytesMut) -> (usize, Result<(), Error>) {
         let mut used = 0;
         while !self.failed {
             let rest = records.get_mut(used..).unwrap_or_default();
@@ -252,16 +252,16 @@ impl TlsSession {
         (used, Ok(()))
     }
 
-    fn step(&mut self, records: &mut [u8], say: Say<'_>, into: &mut BytesMut) -> (usize, Result<Next, Error>) {
+    fn step(&mut self, records: &mut [u8], say: Output<'_>, into: &mut BytesMut) -> (usize, Result<Next, Error>) {
         // What the library asks and tells while it works on the handshake goes by the thread.
         let handshaking = self.state().is_handshaking();
         match &mut self.side {
-            Side::Client(side) => {
+            TlsSide::Client(side) => {
                 let status = side.process_tls_records(records);
                 self.proven |= handshaking && key_was_proven();
                 step(status, &mut self.outgoing, say, into)
             }
-            Side::Server(side) => {
+            TlsSide::Server(side) => {
                 if handshaking {
                     want(self.wanted.take());
                 }
@@ -283,7 +283,7 @@ impl TlsSession {
 fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     outgoing: &mut BytesMut,
-    say: Say<'_>,
+    say: Output<'_>,
     into: &mut BytesMut,
 ) -> (usize, Result<Next, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
@@ -317,14 +317,14 @@ fn step<Data>(
                 EncryptError::EncryptExhausted => None,
             };
             match say {
-                Say::Nothing => Ok(()),
-                Say::Content(content) => {
+                Output::Nothing => Ok(()),
+                Output::Content(content) => {
                     let records = content.len() / RECORD + 1;
                     put(outgoing, content.len() + records * OVERHEAD, |room| {
                         traffic.encrypt(content, room).map_err(size)
                     })
                 }
-                Say::End => put(outgoing, OVERHEAD, |room| {
+                Output::End => put(outgoing, OVERHEAD, |room| {
                     traffic.queue_close_notify(room).map_err(size)
                 }),
             }
@@ -363,8 +363,8 @@ fn put(
 impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = match self.side {
-            Side::Client(_) => "client",
-            Side::Server(_) => "server",
+            TlsSide::Client(_) => "client",
+            TlsSide::Server(_) => "server",
         };
         write!(f, "TlsSession({role})")
     }

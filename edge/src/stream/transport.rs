@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::incomplete::Part;
-use super::pace::{Low, Paced};
+use super::pace::{LowPriority, PacedTurns};
 use super::tls::TlsSession;
 use crate::observe::registry::{StreamEntry, TlsInfo};
 use crate::observe::trace::stream::StreamTrace;
@@ -119,18 +119,18 @@ pub struct Transport {
 #[derive(Debug)]
 enum Stranger {
     /// Nothing is proven on it.
-    Unproven(Unproven),
+    Unproven(UnprovenState),
     /// Its domain is proven.
-    Proven(Low),
+    Proven(LowPriority),
 }
 
 /// A connection on which nothing is proven.
 #[derive(Debug)]
-struct Unproven {
+struct UnprovenState {
     /// Bytes that may still be received.
     allowed: u64,
     /// Absent: it need not wait for its turns.
-    paced: Option<Paced>,
+    paced: Option<PacedTurns>,
 }
 
 impl Transport {
@@ -166,15 +166,15 @@ impl Transport {
     /// Ends with an error when more than this is received before [`Self::proven`]; until then it
     /// shares its turns with others, if it is paced.
     #[must_use]
-    pub fn unproven(mut self, allowed: u64, paced: Option<Paced>) -> Self {
-        let unproven = Stranger::Unproven(Unproven { allowed, paced });
+    pub fn unproven(mut self, allowed: u64, paced: Option<PacedTurns>) -> Self {
+        let unproven = Stranger::Unproven(UnprovenState { allowed, paced });
         self.stranger = Some(Box::new(unproven));
         self
     }
 
     /// From now on any number of bytes may be received; at any time, unless it was paced and `low` is
     /// given: then in turns of that kind. `None`: it is with a configured partner.
-    pub fn proven(&mut self, low: Option<Low>) {
+    pub fn proven(&mut self, low: Option<LowPriority>) {
         if let (None, Some(part)) = (&low, &mut self.incomplete) {
             part.of_partner();
         }
@@ -188,7 +188,7 @@ impl Transport {
 
     /// What was received took as much work as this many turns, beyond its own.
     pub fn charge(&self, turns: usize) {
-        if let Some(Stranger::Unproven(Unproven { paced: Some(paced), .. })) = self.stranger.as_deref() {
+        if let Some(Stranger::Unproven(UnprovenState { paced: Some(paced), .. })) = self.stranger.as_deref() {
             paced.charge(turns);
         }
     }
@@ -451,7 +451,7 @@ impl Delivery for Transport {
     }
 }
 
-impl Unproven {
+impl UnprovenState {
     fn received(&mut self, bytes: usize) -> io::Result<()> {
         let left = self.allowed.checked_sub(bytes as u64);
         self.allowed = left.ok_or_else(|| {

@@ -49,7 +49,7 @@ pub(super) fn by_suitability<'a, T>(
 /// The same configuration; notes in `asked` whether the server asks for our certificate.
 pub(crate) fn noting_requests(config: &ClientConfig, asked: &Arc<AtomicBool>) -> Arc<ClientConfig> {
     let mut config = config.clone();
-    config.client_auth_cert_resolver = Arc::new(Noting {
+    config.client_auth_cert_resolver = Arc::new(NotingResolver {
         inner: config.client_auth_cert_resolver,
         asked: asked.clone(),
     });
@@ -57,12 +57,12 @@ pub(crate) fn noting_requests(config: &ClientConfig, asked: &Arc<AtomicBool>) ->
 }
 
 #[derive(Debug)]
-struct Noting {
+struct NotingResolver {
     inner: Arc<dyn ResolvesClientCert>,
     asked: Arc<AtomicBool>,
 }
 
-impl ResolvesClientCert for Noting {
+impl ResolvesClientCert for NotingResolver {
     fn resolve(&self, authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked.store(true, Ordering::Relaxed);
         self.inner.resolve(authorities, schemes)

@@ -23,7 +23,7 @@ impl TlsSettings {
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-struct Issued {
+struct TestCertificate {
     chain: String,
     key: String,
 }
@@ -40,13 +40,13 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+    fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TestCertificate {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        Issued {
+        TestCertificate {
             chain: certificate.pem(),
             key: key.serialize_pem(),
         }
@@ -71,7 +71,7 @@ const ONE: &str = "\
 certificates: [{certificateFile: /c, privateKeyFile: /k}]
 trustAnchors: {system: false, file: /ca}";
 
-fn with(authority: &Authority, own: &Issued) -> TlsSettings {
+fn with(authority: &Authority, own: &TestCertificate) -> TlsSettings {
     settings(
         ONE,
         &[("/c", &own.chain), ("/k", &own.key), ("/ca", &authority.0.pem())],
@@ -112,7 +112,7 @@ fn a_verdict_names_the_check_that_failed() {
     let own = authority.issue(&["coluc.com"], |_| {});
     let settings = with(&authority, &own);
     let domain = Domain::parse("vngtp.lab").unwrap();
-    let judge = |issued: &Issued| match settings.judge_proven(&chain(&issued.chain), &domain, &[]) {
+    let judge = |issued: &TestCertificate| match settings.judge_proven(&chain(&issued.chain), &domain, &[]) {
         Verdict::Invalid(reason) => reason,
         other => other.reason().map_or_else(|| format!("{other:?}"), str::to_owned),
     };
@@ -373,7 +373,7 @@ fn a_pinned_certificate_counts_and_no_other_whatever_its_chain() {
     let pinned = Authority::named("stranger").issue(&["other.example"], |_| {});
     let valid = authority.issue(&["vngtp.lab"], |_| {});
     let pins = [Fingerprint::of(&chain(&pinned.chain)[0])];
-    let judge = |issued: &Issued| settings.judge_proven(&chain(&issued.chain), &domain, &pins);
+    let judge = |issued: &TestCertificate| settings.judge_proven(&chain(&issued.chain), &domain, &pins);
     assert_eq!(judge(&pinned), Verdict::Valid);
     let other = judge(&valid);
     assert!(

@@ -1,7 +1,7 @@
 //! Elements of the negotiation as a peer may send them: read or refused, never a panic, and what
 //! is answered echoes what was asked.
 use xmpp_federation_core::Domain;
-use xmpp_federation_edge::dialback::elements::{Received, Reply, reply};
+use xmpp_federation_edge::dialback::elements::{DialbackElement, Reply, reply};
 use xmpp_federation_edge::stream::major_version;
 use xmpp_federation_xml::{Element, Frame, Framer, HeaderToSend, Limits, ns};
 
@@ -48,10 +48,10 @@ pub fn run(data: &[u8]) {
     for element in elements(&[header.as_bytes(), data].concat()) {
         let Ok(node) = element.parse() else { continue };
         let _ = node.stream_error();
-        let Some(kind) = Received::kind_of(&element) else {
+        let Some(kind) = DialbackElement::kind_of(&element) else {
             continue;
         };
-        let Ok(received) = Received::parse(&element, kind) else {
+        let Ok(received) = DialbackElement::parse(&element, kind) else {
             continue;
         };
         for domain in [&received.from_domain, &received.to_domain] {
@@ -65,7 +65,7 @@ pub fn run(data: &[u8]) {
             };
             assert_eq!(answered.from(), element.to());
             assert_eq!(answered.to(), element.from());
-            assert_eq!(Received::parse(answered, kind).expect("ours").id, received.id);
+            assert_eq!(DialbackElement::parse(answered, kind).expect("ours").id, received.id);
         }
     }
 }

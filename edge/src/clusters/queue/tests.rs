@@ -315,7 +315,7 @@ async fn the_preferred_link_waits_for_the_proof_of_what_the_other_one_wrote() {
 fn a_link_without_a_way_to_us_takes_only_while_no_other_one_is_up() {
     let queue = Queue::default();
     let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let blind = Place {
+    let blind = LinkPlace {
         not_gateway: true,
         rank: 0,
     };
@@ -414,11 +414,11 @@ fn a_large_batch_among_thousands_of_sources_costs_few_looks(#[case] sources: usi
 }
 
 /// A source by the book: its number, its deficit, and what waits by number and size.
-type Turn = (usize, usize, VecDeque<(usize, usize)>);
+type SourceTurn = (usize, usize, VecDeque<(usize, usize)>);
 
 /// The order by the rules of deficit round robin, one quantum after the other.
 fn order_by_the_book(pushed: &[(usize, usize)]) -> Vec<usize> {
-    let mut turns: VecDeque<Turn> = VecDeque::new();
+    let mut turns: VecDeque<SourceTurn> = VecDeque::new();
     for (n, (source, size)) in pushed.iter().enumerate() {
         match turns.iter_mut().find(|(known, ..)| known == source) {
             Some((.., waiting)) => waiting.push_back((n, *size)),

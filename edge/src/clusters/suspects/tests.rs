@@ -30,14 +30,14 @@ fn of(from: &str, id: &str) -> Batch {
     batch(&[stanza(from, id)])
 }
 
-struct Cluster {
+struct TestCluster {
     queue: Queue,
     wake: Arc<Notify>,
     now: Instant,
     bobs: Source,
 }
 
-impl Cluster {
+impl TestCluster {
     fn new() -> Self {
         let queue = Queue::default();
         let wake = Arc::new(Notify::new());
@@ -106,7 +106,7 @@ fn names(ids: &[&str]) -> Vec<String> {
 
 #[tokio::test]
 async fn what_waits_behind_others_already_goes_alone_too_in_every_spelling_and_in_order() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     cluster.push(batch(&[
         stanza("bob@vngtp.lab/1", "b1"),
         stanza("mal@vngtp.lab/1", "m1"),
@@ -136,12 +136,12 @@ async fn what_waits_behind_others_already_goes_alone_too_in_every_spelling_and_i
 
 #[tokio::test]
 async fn nothing_else_is_in_flight_and_others_have_their_turn_afterwards() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.accuse(&["mal@vngtp.lab"]);
     for n in 0..3 {
         cluster.push(of("mal@vngtp.lab", &format!("m{n}")));
     }
-    let take = |cluster: &Cluster, own| {
+    let take = |cluster: &TestCluster, own| {
         let taken = cluster.queue.take(&cluster.wake, own, 1 << 20, cluster.now);
         (taken.alone, taken.batches.len())
     };
@@ -165,7 +165,7 @@ async fn nothing_else_is_in_flight_and_others_have_their_turn_afterwards() {
 
 #[tokio::test]
 async fn suspects_take_turns() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     cluster.accuse(&["a@vngtp.lab", "b@vngtp.lab"]);
     for id in ["a1", "a2", "a3"] {
         cluster.push(of("a@vngtp.lab", id));
@@ -177,7 +177,7 @@ async fn suspects_take_turns() {
 
 #[tokio::test]
 async fn who_is_refused_gets_everything_back_and_is_a_suspect_afterwards_and_then_free() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.accuse(&["mal@vngtp.lab", "bob@vngtp.lab"]);
     for id in ["m1", "m2"] {
         cluster.push(of("mal@vngtp.lab", id));
@@ -213,7 +213,7 @@ async fn who_is_refused_gets_everything_back_and_is_a_suspect_afterwards_and_the
 
 #[tokio::test]
 async fn a_suspect_stays_one_while_something_waits_so_that_its_order_is_kept() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.accuse(&["mal@vngtp.lab"]);
     cluster.push(of("mal@vngtp.lab", "m1"));
     cluster.now += PERIOD;
@@ -228,7 +228,7 @@ async fn a_suspect_stays_one_while_something_waits_so_that_its_order_is_kept() {
 
 #[tokio::test]
 async fn what_waited_too_long_is_given_back_and_so_is_everything_at_the_end() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     cluster.accuse(&["mal@vngtp.lab"]);
     for id in ["m1", "m2"] {
         cluster.push(of("mal@vngtp.lab", id));
@@ -246,7 +246,7 @@ async fn what_waited_too_long_is_given_back_and_so_is_everything_at_the_end() {
 
 #[tokio::test]
 async fn there_are_so_many_suspects_and_the_oldest_give_way_and_lose_nothing() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.accuse(&["first@vngtp.lab", "bad@vngtp.lab"]);
     let bad = of("bad@vngtp.lab", "x");
     assert!(cluster.queue.convict(&bad, cluster.now).is_some());
@@ -266,7 +266,7 @@ async fn there_are_so_many_suspects_and_the_oldest_give_way_and_lose_nothing() {
 
 #[tokio::test]
 async fn where_more_had_something_unproven_few_stanzas_are_in_flight_so_that_the_next_end_names_them() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     let users: Vec<_> = (0..3 * MOST).map(|n| stanza(&format!("u{n}@vngtp.lab"), "w")).collect();
     let window = [batch(&users[..MOST]), batch(&users[MOST..])];
     let named = cluster.queue.accuse(window.iter(), cluster.now);
@@ -294,7 +294,7 @@ async fn where_more_had_something_unproven_few_stanzas_are_in_flight_so_that_the
 
 #[tokio::test]
 async fn a_suspect_that_floods_gets_back_what_is_too_much_and_stops_nobody() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     cluster.accuse(&["mal@vngtp.lab"]);
     let body = "x".repeat(60_000);
     let mut count = 0;
@@ -314,7 +314,7 @@ async fn a_suspect_that_floods_gets_back_what_is_too_much_and_stops_nobody() {
 #[tokio::test]
 async fn another_cluster_that_takes_over_takes_over_whom_to_mind_as_well() {
     let down = Queue::default();
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     let window = [of("mal@vngtp.lab", "w"), of("bad@vngtp.lab", "w")];
     down.accuse(window.iter(), cluster.now);
     assert!(down.convict(&window[1], cluster.now).is_some());
@@ -336,7 +336,7 @@ async fn another_cluster_that_takes_over_takes_over_whom_to_mind_as_well() {
 
 #[tokio::test]
 async fn an_answer_of_the_edge_is_whose_stanza_it_answers() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     let answer = |to: &str, id: &str| {
         let xml = format!("<message from='bob@vngtp.lab' to='{to}' type='error' id='{id}'/>");
         Batch::one(Bytes::from(xml))
@@ -358,7 +358,7 @@ async fn an_answer_of_the_edge_is_whose_stanza_it_answers() {
 
 #[tokio::test]
 async fn the_turn_goes_on_with_the_next_link_and_the_same_suspects() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     let second = Arc::new(Notify::new());
     cluster.queue.link_up(1, &second);
     cluster.accuse(&["mal@vngtp.lab"]);
@@ -374,7 +374,7 @@ async fn the_turn_goes_on_with_the_next_link_and_the_same_suspects() {
 
 #[tokio::test]
 async fn where_several_of_a_domain_are_refused_everybody_of_it_is_a_suspect() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     for n in 0..OF_ONE_DOMAIN {
         cluster.push(of("other@vngtp.lab", "o"));
         assert_eq!(cluster.take(), (false, names(&["o"])));
@@ -404,7 +404,7 @@ async fn where_several_of_a_domain_are_refused_everybody_of_it_is_a_suspect() {
 
 #[tokio::test]
 async fn a_domain_that_uses_another_name_at_each_end_is_a_suspect_and_refused_if_that_goes_on() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     for n in 0..OF_ONE_DOMAIN {
         cluster.push(of("x@evil.lan", "x"));
         assert_eq!(cluster.take(), (false, names(&["x"])));
@@ -438,7 +438,7 @@ async fn a_domain_that_uses_another_name_at_each_end_is_a_suspect_and_refused_if
 
 #[tokio::test]
 async fn a_domain_that_was_not_in_flight_at_one_of_the_last_ends_is_no_suspect() {
-    let cluster = Cluster::new();
+    let cluster = TestCluster::new();
     for senders in [
         ["a@busy.lan", "x0@evil.lan"],
         ["b@busy.lan", "x1@evil.lan"],

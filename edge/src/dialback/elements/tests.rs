@@ -76,15 +76,15 @@ proptest! {
                 Ok(node) => drop(node.stream_error()),
                 Err(_) => prop_assert!(element.unportable().is_some()),
             }
-            let Some(kind) = Received::kind_of(&element) else { continue };
-            let Ok(received) = Received::parse(&element, kind) else { continue };
+            let Some(kind) = DialbackElement::kind_of(&element) else { continue };
+            let Ok(received) = DialbackElement::parse(&element, kind) else { continue };
             for answer in [Reply::Valid, Reply::Error("item-not-found")] {
                 let xml = reply(&received, answer).unwrap();
                 let answered = elements(xml.as_bytes()).remove(0);
-                prop_assert_eq!(Received::kind_of(&answered), Some(kind));
+                prop_assert_eq!(DialbackElement::kind_of(&answered), Some(kind));
                 prop_assert_eq!(answered.from(), element.to());
                 prop_assert_eq!(answered.to(), element.from());
-                let again = Received::parse(&answered, kind).unwrap();
+                let again = DialbackElement::parse(&answered, kind).unwrap();
                 prop_assert_eq!(again.id, received.id.clone());
                 prop_assert!(again.answer.is_some() && again.key.is_empty());
             }

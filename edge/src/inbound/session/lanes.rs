@@ -19,7 +19,7 @@ pub(super) const LANES: usize = 8;
 
 /// The addresses of the last stanza: most stanzas are like the one before.
 #[derive(Debug)]
-pub(super) struct Last {
+pub(super) struct LastStanza {
     pub(super) addresses: LastJudged,
     /// Their domains, as they are written.
     pub(super) from: Box<str>,
@@ -33,7 +33,7 @@ pub(super) struct Last {
 
 /// Where stanzas of one remote domain go, and on which terms.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct DomainLane {
     pub(super) cluster: Arc<Cluster>,
     pub(super) remote: Arc<Domain>,
     pub(super) source: Source,
@@ -42,7 +42,7 @@ pub(super) struct Lane {
     pub(super) rate: Option<Arc<Rate>>,
 }
 
-impl Lane {
+impl DomainLane {
     /// Hands what was collected to the link; a pause if too much waits there now.
     pub(super) fn hand_over(&mut self, inbound: &Arc<Inbound>) -> Option<Pause> {
         let batch = self.builder.finish()?;
@@ -63,7 +63,7 @@ impl Lane {
 /// together. That is looked at whenever the socket wakes the stream: thousands of idle ones must not bring a batch
 /// each. `paused`: until when it is shut; absent if the turn does not read.
 pub(super) async fn gated(
-    lanes: &[Lane],
+    lanes: &[DomainLane],
     paused: Option<&mut Option<Pause>>,
     turn: impl Future<Output = Result<bool, Failure>>,
 ) -> Result<bool, Failure> {
@@ -91,7 +91,7 @@ impl Session {
             .position(|lane| Arc::ptr_eq(&lane.cluster, cluster) && *lane.remote == *remote);
         Some(known.unwrap_or_else(|| {
             let (remote, terms) = (Arc::new(remote.clone()), live.policy.peer(remote));
-            self.lanes.push(Lane {
+            self.lanes.push(DomainLane {
                 cluster: cluster.clone(),
                 source: Source::of(remote.clone(), live.policy.is_partner(&remote)),
                 builder: BatchBuilder::default(),

@@ -8,7 +8,7 @@ use crate::inbound::table::Place;
 use crate::jid::DomainCache;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::StreamGuard;
-use crate::stream::pace::Paced;
+use crate::stream::pace::PacedTurns;
 use crate::stream::transport::Transport;
 use crate::stream::{Failure, Wire, negotiation_limits};
 use crate::words::{Direction, Service};
@@ -44,7 +44,7 @@ pub(super) async fn open(
     let limits = &live.config.limits;
     let peer = guard.entry.peer;
     let partner = inbound.shared.is_partners_address(&live, peer.ip());
-    let paced = (!partner).then(|| Paced::new(inbound.pace.clone()));
+    let paced = (!partner).then(|| PacedTurns::new(inbound.pace.clone()));
     let mut wire = Wire::new(
         Transport::new(tcp)
             .of(&guard.entry)

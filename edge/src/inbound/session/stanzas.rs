@@ -1,7 +1,7 @@
 //! Stanzas of an inbound stream: which go on, which are answered, and which are dropped.
 
-use super::lanes::Last;
-use super::{Pair, Session};
+use super::lanes::LastStanza;
+use super::{AuthenticatedPair, Session};
 use crate::bounce::{Cause, bounce};
 use crate::config::Live;
 use crate::inbound::rate::Payer;
@@ -42,7 +42,7 @@ impl Session {
     pub(super) fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) -> Result<(), Failure> {
         let from = element.from().ok_or_else(addressing)?;
         let to = element.to().ok_or_else(addressing)?;
-        let again = |last: &Last| last.addresses.are(&from, &to);
+        let again = |last: &LastStanza| last.addresses.are(&from, &to);
         if !self.last.as_ref().is_some_and(again) && !self.find_way(live, element, &from, &to)? {
             return Ok(());
         }
@@ -115,7 +115,7 @@ impl Session {
                 self.count_refused(live, &remote, element);
                 return Ok(false);
             };
-            self.last = Some(Last {
+            self.last = Some(LastStanza {
                 addresses: LastJudged::default(),
                 from: of_from.into(),
                 to: of_to.into(),
@@ -227,7 +227,7 @@ impl Session {
     }
 
     pub(super) fn check_pair(&self, live: &Live, local: &Domain, remote: &Domain) -> Result<(), Failure> {
-        let known = |pair: &Pair| pair.local == *local && pair.remote == *remote;
+        let known = |pair: &AuthenticatedPair| pair.local == *local && pair.remote == *remote;
         if self.pairs.iter().any(known) {
             return Ok(());
         }

@@ -15,7 +15,7 @@ enum Step {
     Taken(usize),
     /// The errors of the last come only after the proof.
     Late(u64, &'static str),
-    Heard(Heard),
+    Heard(RouterEvidence),
     /// So many milliseconds pass.
     Wait(u64),
 }
@@ -26,7 +26,7 @@ const AWAY: &str = "service-unavailable";
 const NO_WAY: &str = "remote-server-not-found";
 
 fn play(steps: &[Step]) -> Option<edge_status::ReturnedStanzas> {
-    let mut returned = Returned::default();
+    let mut returned = ReturnCounts::default();
     let mut now = Instant::now();
     for step in steps {
         match *step {
@@ -65,19 +65,19 @@ fn play(steps: &[Step]) -> Option<edge_status::ReturnedStanzas> {
 #[case::over_time(&[FromOne(1, NO_WAY), Wait(60_000), FromOne(1, NO_WAY), Wait(60_000), FromOne(1, NO_WAY)], true)]
 #[case::after_hours_of_delivery(&[Taken(1000), Wait(10_000), FromOne(3, NO_WAY), Wait(9000)], true)]
 #[case::errors_behind_the_proof(&[Late(2, NO_WAY), Wait(1000), Late(2, NO_WAY), Wait(9000)], true)]
-#[case::users_go_on_writing(&[FromOne(3, NO_WAY), Step::Heard(Heard::Sent), Wait(9000)], true)]
+#[case::users_go_on_writing(&[FromOne(3, NO_WAY), Step::Heard(RouterEvidence::Sent), Wait(9000)], true)]
 // Errors that users cause need many of them.
 #[case::all_users_away(&[Bounced(9, AWAY), Wait(11_000)], true)]
-#[case::presence_comes_back_too(&[Bounced(9, AWAY), Step::Heard(Heard::Nothing), Wait(11_000)], true)]
+#[case::presence_comes_back_too(&[Bounced(9, AWAY), Step::Heard(RouterEvidence::Nothing), Wait(11_000)], true)]
 // Not everything.
 #[case::one_user_is_away(&[FromOne(500, AWAY), Wait(11_000)], false)]
 #[case::two_are_unknown(&[Bounced(2, "item-not-found"), Wait(20_000), Bounced(2, "item-not-found")], false)]
-#[case::some_are_away_and_others_write(&[Bounced(9, AWAY), Step::Heard(Heard::Sent), Wait(11_000)], false)]
+#[case::some_are_away_and_others_write(&[Bounced(9, AWAY), Step::Heard(RouterEvidence::Sent), Wait(11_000)], false)]
 #[case::too_few(&[FromOne(2, NO_WAY), Wait(9000)], false)]
 #[case::too_soon(&[FromOne(300, NO_WAY), Wait(1000)], false)]
 #[case::one_was_taken(&[FromOne(300, NO_WAY), Taken(1), Wait(9000)], false)]
 #[case::one_was_taken_before(&[Wait(100), Taken(1), FromOne(300, NO_WAY), Wait(9000)], false)]
-#[case::a_request_was_answered(&[FromOne(300, NO_WAY), Step::Heard(Heard::Answered), Wait(9000)], false)]
+#[case::a_request_was_answered(&[FromOne(300, NO_WAY), Step::Heard(RouterEvidence::Answered), Wait(9000)], false)]
 #[case::different_errors(&[FromOne(2, NO_WAY), FromOne(2, "internal-server-error"), Wait(9000)], false)]
 #[case::half_of_it(&[FromOne(3, NO_WAY), Taken(3), Wait(2900), FromOne(3, NO_WAY), Taken(3), Wait(2900), FromOne(3, NO_WAY), Taken(3)], false)]
 #[case::long_ago(&[FromOne(9, NO_WAY), Wait(660_000)], false)]
@@ -98,7 +98,7 @@ fn numbers_and_condition_are_told_and_nobody_s_name() {
 
 #[test]
 fn that_everything_comes_back_is_news_once() {
-    let (mut returned, start) = (Returned::default(), Instant::now());
+    let (mut returned, start) = (ReturnCounts::default(), Instant::now());
     let news: Vec<bool> = (0..30)
         .map(|n| {
             let now = start + Duration::from_secs(n);
@@ -117,7 +117,7 @@ proptest! {
     fn a_router_that_takes_something_is_never_called_one_that_takes_nothing(
         turns in prop::collection::vec((0_usize..200, 0_u64..2500), 1..60)
     ) {
-        let (mut returned, mut now) = (Returned::default(), Instant::now());
+        let (mut returned, mut now) = (ReturnCounts::default(), Instant::now());
         for (bounced, wait) in turns {
             for _ in 0..bounced {
                 returned.came_back(now, NO_WAY, "alice@coluc.com", bounced + 1);

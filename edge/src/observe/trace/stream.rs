@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::telling::{self, LONGEST, printable};
-use super::{Line, MAX_EARLY, Tracer, Way, now};
+use super::{Line, LineKind, MAX_EARLY, Tracer, now};
 use crate::observe::registry::StreamEntry;
 use crate::words::Direction;
 use xmpp_federation_xml::Frame;
@@ -55,7 +55,7 @@ impl StreamTrace {
     #[inline]
     pub fn received(&mut self, frame: &Frame) {
         if self.entry.tracers.generation() != 0 && self.is_watched() {
-            self.tell(Way::Received, |bodies| telling::frame(frame, bodies));
+            self.tell(LineKind::Received, |bodies| telling::frame(frame, bodies));
         }
     }
 
@@ -64,7 +64,7 @@ impl StreamTrace {
     pub fn sent(&mut self, bytes: &[u8]) {
         if self.entry.tracers.generation() != 0 && self.is_watched() {
             for frame in telling::frames(bytes) {
-                self.tell(Way::Sent, |bodies| telling::frame(&frame, bodies));
+                self.tell(LineKind::Sent, |bodies| telling::frame(&frame, bodies));
             }
         }
     }
@@ -72,7 +72,7 @@ impl StreamTrace {
     #[cold]
     fn tell_event(&mut self, text: &str) {
         if self.is_watched() {
-            self.tell(Way::Event, |_| text.to_owned());
+            self.tell(LineKind::Event, |_| text.to_owned());
         }
     }
 
@@ -105,7 +105,7 @@ impl StreamTrace {
     }
 
     /// `text` gets whether bodies are wanted.
-    fn tell(&mut self, way: Way, text: impl Fn(bool) -> String) {
+    fn tell(&mut self, way: LineKind, text: impl Fn(bool) -> String) {
         let line = |bodies| Line {
             time: now(),
             stream: Some(self.entry.id),

@@ -30,7 +30,7 @@ fn of_several_stanzas_those_that_fit_are_queued_and_the_others_are_left_in_order
     let left = push(&route, bounds, &local, &stanzas);
     assert_eq!(left, ["<too-large/>", "<d/>", "<e/>"]);
     assert_eq!(total.load(Ordering::Relaxed), 12);
-    let (taken, more) = route.take(&local, None, Room::of);
+    let (taken, more) = route.take(&local, None, SendRoom::of);
     assert_eq!((&taken.bytes[..], taken.count, more), (&b"<a/><b/><c/>"[..], 3, false));
     assert_eq!(total.load(Ordering::Relaxed), 0);
     assert!(push(&route, bounds, &local, &["<d/>", "<e/>"]).is_empty());
@@ -53,6 +53,6 @@ fn bytes_are_bounded_for_the_remote_domain_and_over_all() {
     assert_eq!(route.take_older(Duration::ZERO, &one).len(), 1);
     assert_eq!(total.load(Ordering::Relaxed), 30);
     assert!(!route.is_settled());
-    route.take(&two, None, Room::of);
+    route.take(&two, None, SendRoom::of);
     assert!(route.is_settled());
 }

@@ -13,7 +13,7 @@ use crate::dialback::elements::{Answer, Kind, result_request};
 use crate::jid::{Labels, Side};
 use crate::observe::failures::Attempt;
 use crate::observe::registry::PairInfo;
-use crate::outbound::route::Takes;
+use crate::outbound::route::GuestPolicy;
 use crate::outbound::{answers, keep_alone};
 use crate::stream::{Failure, pair_changed};
 use crate::words::{Mechanism, Role, Stage};
@@ -168,7 +168,7 @@ impl Stream<'_> {
         let alone = alone.holds(&(self.route.remote.clone(), None), &());
         if self.opened.errors && !alone && self.opened.wire.is_open() {
             let shown = self.opened.shown.take();
-            let takes = shown.map_or(Takes::Any, Takes::Named);
+            let takes = shown.map_or(GuestPolicy::Any, GuestPolicy::Named);
             let most = live.config.limits.max_pairs_per_stream.saturating_sub(1);
             self.host = Some(self.route.host(self.local, takes, most));
         }

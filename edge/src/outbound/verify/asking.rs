@@ -7,7 +7,7 @@ use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::outbound::answers;
 use crate::outbound::connect::OpenStream;
-use crate::stream::established::{Driver, Waiting};
+use crate::stream::established::{Driver, TaskFuture};
 use crate::stream::{Failure, Wire};
 use crate::words::{Role, Stage};
 use bytes::Bytes;
@@ -64,7 +64,7 @@ impl Driver for QuestionStream<'_> {
         }
     }
 
-    fn wait(&mut self) -> (impl Waiting<Result<bool, Failure>>, impl Waiting<Self::Event>) {
+    fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<Self::Event>) {
         let Self {
             opened,
             questions,

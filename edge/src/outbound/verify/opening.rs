@@ -2,7 +2,7 @@
 
 use super::{Outcome, PendingQuestion, SHARED_OPENING, Verifier};
 use crate::bounce::Cause;
-use crate::outbound::connect::{OpenError, OpenStream, Opener, Purpose, Says};
+use crate::outbound::connect::{FailureScope, OpenError, OpenStream, Opener, Purpose};
 use crate::partners::Standing;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ impl<'a> PendingStream<'a> {
             cause: Cause::Unreachable,
             temporary: true,
             message: format!("{} could not be reached in time", self.remote),
-            says: Says::OfPair,
+            says: FailureScope::OfPair,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use xmpp_federation_core::Domain;
 
-use super::Up;
+use super::LiveLink;
 use crate::bounce::Cause;
 use crate::clusters::suspects::{PERIOD, is_about_a_stanza};
 use crate::jid::domain_part;
@@ -20,7 +20,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Suspects that a line of the log names.
 const NAMED: usize = 8;
 
-impl Up<'_> {
+impl LiveLink<'_> {
     /// What the router said before it broke the connection: writing to it fails before that is
     /// read. `None`: no stream error.
     pub(super) async fn last_words(&mut self) -> Option<Failure> {

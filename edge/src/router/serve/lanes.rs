@@ -1,6 +1,6 @@
 //! Where stanzas of a router go, remembered while the configuration stays.
 
-use super::{BATCH, Up};
+use super::{BATCH, LiveLink};
 use crate::bounce::Cause;
 use crate::clusters::select;
 use crate::config::Live;
@@ -16,7 +16,7 @@ use xmpp_federation_xml::{ns, split};
 pub(super) const LANES: usize = 1024;
 
 /// A way of stanzas that was checked: hosted sender, foreign recipient.
-pub(super) struct Lane {
+pub(super) struct PairLane {
     pub(super) from: Box<str>,
     pub(super) to: Box<str>,
     pub(super) local: Domain,
@@ -35,7 +35,7 @@ pub(super) const SPARE: usize = 16;
 #[derive(Default)]
 pub(super) struct Lanes {
     pub(super) live: Option<Arc<Live>>,
-    pub(super) all: Vec<Lane>,
+    pub(super) all: Vec<PairLane>,
     /// By the domain parts of `from` and `to` as written, with a separator that neither can have.
     pub(super) known: HashMap<Box<str>, usize>,
     /// The last stanza's: most are like the one before.
@@ -78,7 +78,7 @@ impl Lanes {
         self.write_key(from, to);
         self.last = self.all.len();
         self.known.insert(self.key.as_str().into(), self.last);
-        self.all.push(Lane {
+        self.all.push(PairLane {
             from: from.into(),
             to: to.into(),
             from_instead: side.instead(from, &local),
@@ -118,7 +118,7 @@ pub(super) enum NoLane {
     To,
 }
 
-impl Up<'_> {
+impl LiveLink<'_> {
     /// Hands the stanzas of this turn to the streams of their recipients' domains.
     pub(super) fn hand_over(&mut self, live: &Arc<Live>) {
         let routers = &self.link.routers;

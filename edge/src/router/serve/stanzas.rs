@@ -1,13 +1,13 @@
 //! Stanzas of a router: which go on, which are answered, and which are dropped.
 
-use super::Up;
-use super::lanes::{Lane, NoLane};
+use super::LiveLink;
+use super::lanes::{NoLane, PairLane};
 use crate::bounce::{Cause, bounce};
 use crate::clusters::batch::{Batch, Source};
 use crate::config::Live;
 use crate::jid::{JidFault, Side, domain_part, judge, readdressed, shown};
 use crate::observe::log_rate::Party;
-use crate::observe::returned::{Heard, condition};
+use crate::observe::returned::{RouterEvidence, condition};
 use crate::router::aside;
 use crate::stanza::is_stanza;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 use xmpp_federation_xml::{Element, Reroot, ns};
 
-impl Up<'_> {
+impl LiveLink<'_> {
     /// The trust rules of the link: hosted sender, foreign recipient, stanzas only.
     pub(super) fn take_stanza(&mut self, live: &Arc<Live>, element: &Element) {
         if !is_stanza(element, ns::COMPONENT) {
@@ -43,7 +43,7 @@ impl Up<'_> {
         let (bytes, most) = (element.bytes().len(), limits.max_stanza_bytes);
         let other;
         let element = match self.lanes.all.get(lane) {
-            Some(Lane {
+            Some(PairLane {
                 from_instead: from,
                 to_instead: to,
                 ..
@@ -80,8 +80,8 @@ impl Up<'_> {
 
     /// What a stanza of a hosted user says about the router that passes it on.
     pub(super) fn hear(&mut self, element: &Element) {
-        let heard = Heard::of(element);
-        if heard != Heard::Returned {
+        let heard = RouterEvidence::of(element);
+        if heard != RouterEvidence::Returned {
             self.heard = self.heard.max(Some(heard));
             return;
         }

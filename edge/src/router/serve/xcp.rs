@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use xmpp_federation_core::edge_status::RouterAnnouncement;
 
-use super::Up;
+use super::LiveLink;
 use crate::bounce::Cause;
 use crate::config::Live;
 use crate::jid::domain_part;
-use crate::router::announcement::{self, Announcement, Said};
+use crate::router::announcement::{self, Announcement, Presence};
 use crate::router::aside;
 use crate::router::envelope::Inside;
 use crate::stanza::is_stanza;
@@ -23,7 +23,7 @@ const TO_ITSELF: Reroot = Reroot {
     to: ns::COMPONENT,
 };
 
-impl Up<'_> {
+impl LiveLink<'_> {
     /// Takes one element; gives the bytes of what counts as a stanza.
     pub(super) fn take_xcp(&mut self, live: &Arc<Live>, element: &Element) -> Option<usize> {
         let inside = match &mut self.envelopes {
@@ -141,7 +141,7 @@ impl Up<'_> {
             .iter()
             .find(|id| id.as_str() == domain_part(&from));
         let announced = match (ours, announcement::read(presence)) {
-            (Some(_), Said::There(announcement)) => {
+            (Some(_), Presence::There(announcement)) => {
                 let Announcement { gateway, local_hosts } = announcement;
                 let at = jiff::Timestamp::now().to_string();
                 Some(RouterAnnouncement {
@@ -150,8 +150,8 @@ impl Up<'_> {
                     at,
                 })
             }
-            (Some(_), Said::Gone) => None,
-            (None, _) | (_, Said::Nothing) => return self.aside(presence, aside::ANNOUNCEMENT),
+            (Some(_), Presence::Gone) => None,
+            (None, _) | (_, Presence::Nothing) => return self.aside(presence, aside::ANNOUNCEMENT),
         };
         if let Some(component_id) = ours {
             tracing::debug!(

@@ -19,13 +19,13 @@ const MESSAGE: usize = 64 * 1024;
 pub(super) const MOST: usize = MESSAGE + RECORD;
 
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct RecordBuffer {
     bytes: Vec<u8>,
     /// Length of the whole records at the beginning; the beginning of another one is behind them.
     whole: usize,
 }
 
-impl Held {
+impl RecordBuffer {
     /// For the library, which has seen all of it but the end of the last record.
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes

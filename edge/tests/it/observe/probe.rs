@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rstest::rstest;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, PrivacyMode, StaticRoute};
-use xmpp_federation_edge::probe::{Finding, Plan, Report, Verdict};
+use xmpp_federation_edge::probe::{Finding, Plan, Rating, Report};
 use xmpp_federation_edge::resolve::Lookup;
 
 use crate::support::dns::Dns;
@@ -34,27 +34,27 @@ fn finding<'a>(report: &'a Report, check: &str) -> &'a Finding {
     found.unwrap_or_else(|| panic!("nothing about {check} in\n{report}"))
 }
 
-fn assert_finding(report: &Report, check: &str, verdict: Verdict, says: &str) {
+fn assert_finding(report: &Report, check: &str, verdict: Rating, says: &str) {
     let found = finding(report, check);
     assert_eq!(found.verdict, verdict, "{check} in\n{report}");
     assert!(found.detail.contains(says), "{says:?} in {check} of\n{report}");
-    let has_remedy = found.verdict != Verdict::Bad || found.remedy.is_some();
+    let has_remedy = found.verdict != Rating::Bad || found.remedy.is_some();
     assert!(has_remedy, "{report}");
 }
 
 #[rstest]
-#[case("type='valid'/>", Verdict::Good, "they confirmed our key")]
-#[case("type='invalid'/>", Verdict::Bad, "they do not know our key")]
+#[case("type='valid'/>", Rating::Good, "they confirmed our key")]
+#[case("type='invalid'/>", Rating::Bad, "they do not know our key")]
 #[case(
     "type='error'><error type='cancel'><remote-server-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></db:result>",
-    Verdict::Bad,
+    Rating::Bad,
     "the peer found no server for our domain"
 )]
-#[case("", Verdict::Bad, "no answer within 3 s")]
+#[case("", Rating::Bad, "no answer within 3 s")]
 #[tokio::test]
 async fn what_the_peer_answers_to_our_key_is_told_in_words(
     #[case] answer: &str,
-    #[case] verdict: Verdict,
+    #[case] verdict: Rating,
     #[case] says: &str,
 ) {
     let report = probe_of(Peer::new("vngtp.lab").await, async |peer| {
@@ -70,18 +70,18 @@ async fn what_the_peer_answers_to_our_key_is_told_in_words(
     })
     .await;
     assert_finding(&report, "dialback", verdict, says);
-    assert_eq!(report.good, verdict == Verdict::Good, "{report}");
-    assert_finding(&report, "policy", Verdict::Good, "may federate");
-    assert_finding(&report, "dns", Verdict::Good, "static route to 127.0.0.1:");
-    assert_finding(&report, "connect", Verdict::Good, "TCP connection");
-    assert_finding(&report, "tls", Verdict::Good, "TLSv1_3 TLS13_");
+    assert_eq!(report.good, verdict == Rating::Good, "{report}");
+    assert_finding(&report, "policy", Rating::Good, "may federate");
+    assert_finding(&report, "dns", Rating::Good, "static route to 127.0.0.1:");
+    assert_finding(&report, "connect", Rating::Good, "TCP connection");
+    assert_finding(&report, "tls", Rating::Good, "TLSv1_3 TLS13_");
     assert_finding(
         &report,
         "certificate",
-        Verdict::Warning,
+        Rating::Warning,
         "no trusted authority issued it",
     );
-    assert_finding(&report, "features", Verdict::Good, "no SASL, dialback with errors");
+    assert_finding(&report, "features", Rating::Good, "no SASL, dialback with errors");
     let shown = report.to_string();
     let key = "37c69b1c";
     assert!(!shown.contains(key), "{shown}");
@@ -96,7 +96,7 @@ async fn a_peer_that_closes_instead_of_answering_is_quoted() {
         stream.hear_end().await;
     })
     .await;
-    assert_finding(&report, "dialback", Verdict::Bad, "the peer reported policy-violation");
+    assert_finding(&report, "dialback", Rating::Bad, "the peer reported policy-violation");
     assert!(!report.to_string().contains('\u{9b}'));
 }
 
@@ -123,14 +123,14 @@ async fn external_is_tried_where_it_is_offered() {
     assert_finding(
         &report,
         "features",
-        Verdict::Good,
+        Rating::Good,
         "SASL EXTERNAL, dialback not announced, at most 10000 bytes a stanza",
     );
-    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert_finding(&report, "dialback", Rating::Good, "valid");
     assert_finding(
         &report,
         "external",
-        Verdict::Warning,
+        Rating::Warning,
         "refuses our certificate: not-authorized",
     );
     assert!(report.good, "{report}");
@@ -146,7 +146,7 @@ async fn a_peer_without_tls_is_bad_where_tls_is_required() {
         stream.hear_end().await;
     })
     .await;
-    assert_finding(&report, "tls", Verdict::Bad, "STARTTLS is not offered");
+    assert_finding(&report, "tls", Rating::Bad, "STARTTLS is not offered");
     assert!(!report.good);
 }
 
@@ -160,7 +160,7 @@ async fn a_server_that_does_not_know_the_domain_is_bad() {
         stream.hear_end().await;
     })
     .await;
-    assert_finding(&report, "features", Verdict::Bad, "host-unknown");
+    assert_finding(&report, "features", Rating::Bad, "host-unknown");
     let remedy = finding(&report, "features").remedy.clone().unwrap();
     assert!(remedy.contains("does not serve the domain"), "{remedy}");
 }
@@ -190,8 +190,8 @@ async fn direct_tls_is_looked_at_like_the_other_service() {
     let (report, ()) = tokio::join!(plan.run(), script);
     let tls = finding(&report, "tls");
     assert_eq!(tls.subject, format!("127.0.0.1:{port} (direct TLS)"));
-    assert_finding(&report, "tls", Verdict::Good, "TLSv1_3");
-    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert_finding(&report, "tls", Rating::Good, "TLSv1_3");
+    assert_finding(&report, "dialback", Rating::Good, "valid");
     assert!(report.good, "{report}");
 }
 
@@ -214,7 +214,7 @@ async fn white_space_behind_proceed_is_no_fault() {
         stream.hear_end().await;
     })
     .await;
-    assert_finding(&report, "dialback", Verdict::Good, "valid");
+    assert_finding(&report, "dialback", Rating::Good, "valid");
 }
 
 #[tokio::test]
@@ -223,30 +223,30 @@ async fn nobody_listening_is_bad_at_connect() {
     let config = config(&[&peer], &[]);
     drop(peer);
     let report = plan(config, "vngtp.lab", None).run().await;
-    assert_finding(&report, "connect", Verdict::Bad, "connection refused");
-    assert_finding(&report, "dialback", Verdict::Skipped, "no address took a stream");
+    assert_finding(&report, "connect", Rating::Bad, "connection refused");
+    assert_finding(&report, "dialback", Rating::Skipped, "no address took a stream");
     assert!(!report.good);
 }
 
 #[rstest]
-#[case::denied(Dns::default(), "policy", Verdict::Bad, "it is not on the allow list")]
-#[case::absent(Dns::default(), "address", Verdict::Bad, "has no address in DNS")]
-#[case::broken(Dns::default().broken(), "dns", Verdict::Bad, "SERVFAIL")]
-#[case::does_not_federate(Dns::default().plain(0, 0, "."), "dns", Verdict::Bad, "does not federate")]
+#[case::denied(Dns::default(), "policy", Rating::Bad, "it is not on the allow list")]
+#[case::absent(Dns::default(), "address", Rating::Bad, "has no address in DNS")]
+#[case::broken(Dns::default().broken(), "dns", Rating::Bad, "SERVFAIL")]
+#[case::does_not_federate(Dns::default().plain(0, 0, "."), "dns", Rating::Bad, "does not federate")]
 #[case::private(
     Dns::default().plain(5, 5269, "x.partner.example.").others(&["10.0.0.1"]),
-    "address", Verdict::Bad, "10.0.0.1 is refused because it is a private address"
+    "address", Rating::Bad, "10.0.0.1 is refused because it is a private address"
 )]
 #[case::address_as_target(
     Dns::default().direct(0, 5270, "192.0.2.1."),
-    "address", Verdict::Bad, "names an address instead of a host"
+    "address", Rating::Bad, "names an address instead of a host"
 )]
-#[case::single_label(Dns::default().plain(0, 5269, "localhost."), "address", Verdict::Bad, "names a single label")]
+#[case::single_label(Dns::default().plain(0, 5269, "localhost."), "address", Rating::Bad, "names a single label")]
 #[tokio::test]
 async fn dns_that_leads_nowhere_is_bad_and_nothing_is_connected_to(
     #[case] dns: Dns,
     #[case] check: &str,
-    #[case] verdict: Verdict,
+    #[case] verdict: Rating,
     #[case] says: &str,
 ) {
     let report = plan(config(&[], &[]), "partner.example", Some(dns)).run().await;
@@ -279,11 +279,11 @@ async fn another_edge_confirms_our_key_with_our_own_running_edge() {
     let theirs = Lab::start(live(theirs));
     let config = other_edge(&["coluc.com"], &ours_router, &[("vngtp.lab", theirs.s2s)]);
     let report = plan(config.clone(), "vngtp.lab", None).run().await;
-    assert_finding(&report, "dialback", Verdict::Good, "they confirmed our key");
+    assert_finding(&report, "dialback", Rating::Good, "they confirmed our key");
     assert_finding(
         &report,
         "features",
-        Verdict::Good,
+        Rating::Good,
         "dialback with errors, at most 262144 bytes a stanza",
     );
     assert!(report.good, "{report}");
@@ -295,7 +295,7 @@ async fn another_edge_confirms_our_key_with_our_own_running_edge() {
     );
     let plan = Plan::with_live(domain("vngtp.lab"), None, Arc::new(other), None).unwrap();
     let report = plan.run().await;
-    assert_finding(&report, "dialback", Verdict::Bad, "they do not know our key");
+    assert_finding(&report, "dialback", Rating::Bad, "they do not know our key");
     assert!(!report.good);
 }
 
@@ -304,6 +304,6 @@ async fn without_a_configuration_dialback_is_skipped_and_the_rest_is_looked_at()
     // Nothing answers there; what counts is that nothing of a configuration is needed.
     let plan = Plan::new("vngtp.lab", Some("coluc.com"), None, &["127.0.0.1:1".to_owned()]).unwrap();
     let report = plan.run().await;
-    assert_finding(&report, "dns", Verdict::Bad, "failed");
+    assert_finding(&report, "dns", Rating::Bad, "failed");
     assert_eq!(report.from, Some(domain("coluc.com")));
 }

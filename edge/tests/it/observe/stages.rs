@@ -8,7 +8,7 @@ use rstest::rstest;
 use socket2::SockRef;
 use xmpp_federation_core::Domain;
 use xmpp_federation_edge::observe::failures::AttemptInfo;
-use xmpp_federation_edge::probe::{Plan, Verdict};
+use xmpp_federation_edge::probe::{Plan, Rating};
 use xmpp_federation_edge::words::Stage;
 
 use crate::support::partner::EXTERNAL;
@@ -217,7 +217,7 @@ async fn a_server_that_hangs_up_on_a_probe(#[case] after: After, #[case] stage: 
     let live = Arc::new(pki().live(config(&[&peer], &[])));
     let plan = Plan::with_live(remote(), None, live, None).unwrap();
     let (report, ()) = tokio::join!(plan.run(), hang_up_on(&peer, after, false));
-    let bad = report.findings.iter().find(|found| found.verdict == Verdict::Bad);
+    let bad = report.findings.iter().find(|found| found.verdict == Rating::Bad);
     assert_eq!(bad.unwrap().check, stage, "{report}");
     assert!(!report.good, "{report}");
 }
@@ -235,7 +235,7 @@ async fn a_probe_that_waits_in_vain_in_the_handshake_says_so() {
         tokio::time::timeout(PATIENCE, stream.hear_end()).await.unwrap();
     };
     let (report, ()) = tokio::join!(plan.run(), script);
-    let bad = report.findings.iter().find(|found| found.verdict == Verdict::Bad);
+    let bad = report.findings.iter().find(|found| found.verdict == Rating::Bad);
     assert_eq!(bad.unwrap().check, "tls", "{report}");
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use xmpp_federation_edge::observe::trace::Way::{self, Event, Received, Sent};
+use xmpp_federation_edge::observe::trace::LineKind::{self, Event, Received, Sent};
 use xmpp_federation_edge::observe::trace::{Filter, Line, QUEUE, Subscription};
 
 use crate::support::{self, Lab, PATIENCE, Peer, config, live, to_alice, to_bob};
@@ -32,7 +32,7 @@ async fn lines_until(watching: &mut Subscription, text: &str) -> Vec<Line> {
 }
 
 /// Whether these texts come in this order, each said this way.
-fn assert_order(lines: &[Line], expected: &[(Way, &str)]) {
+fn assert_order(lines: &[Line], expected: &[(LineKind, &str)]) {
     let mut rest = lines.iter();
     for (way, text) in expected {
         assert!(
@@ -148,9 +148,9 @@ async fn an_address_is_watched_before_any_domain_is_known_and_others_are_not() {
     assert_order(
         &lines,
         &[
-            (Way::Event, "connection open"),
-            (Way::Event, "the stream ends: "),
-            (Way::Sent, "<stream:error>"),
+            (LineKind::Event, "connection open"),
+            (LineKind::Event, "the stream ends: "),
+            (LineKind::Sent, "<stream:error>"),
         ],
     );
     assert!(timeout(Duration::from_millis(100), other.next()).await.is_err());
@@ -190,8 +190,8 @@ async fn a_partner_that_cannot_be_reached_is_told_of_too() {
     assert_order(
         &lines,
         &[
-            (Way::Event, "resolved by static-route"),
-            (Way::Event, "no connection to 127.0.0.1:"),
+            (LineKind::Event, "resolved by static-route"),
+            (LineKind::Event, "no connection to 127.0.0.1:"),
         ],
     );
 }

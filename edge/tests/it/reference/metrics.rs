@@ -6,14 +6,14 @@ use std::time::Duration;
 use strum::VariantNames as _;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
-use xmpp_federation_edge::observe::metrics::described::{Kind, METRICS};
+use xmpp_federation_edge::observe::metrics::described::{METRICS, MetricKind};
 use xmpp_federation_edge::observe::metrics::{Bound, Depths, Metrics};
 use xmpp_federation_edge::observe::registry::Registry;
 use xmpp_federation_edge::refusal::Check;
 use xmpp_federation_edge::words::{Direction, Role, Stage};
 
-fn full_name(name: &str, kind: Kind) -> String {
-    let suffix = if kind == Kind::Counter { "_total" } else { "" };
+fn full_name(name: &str, kind: MetricKind) -> String {
+    let suffix = if kind == MetricKind::Counter { "_total" } else { "" };
     format!("xmpp_edge_{name}{suffix}")
 }
 
@@ -112,7 +112,7 @@ fn what_is_registered_is_exactly_what_the_table_says() {
     for metric in METRICS {
         let name = full_name(metric.name, metric.kind);
         let names = match metric.kind {
-            Kind::Histogram => vec![format!("{name}_count"), format!("{name}_sum"), format!("{name}_bucket")],
+            MetricKind::Histogram => vec![format!("{name}_count"), format!("{name}_sum"), format!("{name}_bucket")],
             _ => vec![name.clone()],
         };
         let labels: BTreeSet<_> = metric.labels.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -10,7 +10,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
-use xmpp_federation_edge::probe::{Plan, Verdict as Finding};
+use xmpp_federation_edge::probe::{Plan, Rating as Finding};
 
 use crate::support::dns::Dns;
 use crate::support::odd::{Odd, OddIdentity};
