@@ -52,7 +52,7 @@ impl Domain {
         if text.is_empty() {
             return Err(DomainError::Empty);
         }
-        // Characters that mean nothing make a short domain as long as anybody likes.
+        // Characters that UTS-46 ignores make a short domain arbitrarily long.
         if text.len() > Self::LONGEST {
             let start: String = text.chars().take(64).collect();
             return Err(DomainError::Long(start, text.len()));

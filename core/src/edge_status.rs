@@ -30,7 +30,7 @@ pub struct EdgeStatus {
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.
     pub streams: StreamCounts,
-    /// Senders over whose stanzas routers may have ended links, of all clusters.
+    /// Senders whose stanzas may have made routers end links, in all clusters.
     #[serde(default)]
     pub suspects: SuspectCounts,
     /// What was refused since the process started; absent: nothing.
@@ -131,8 +131,8 @@ pub struct LinkStatus {
     /// another link of this edge saw it; absent: no link of this edge saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<RouterAnnouncement>,
-    /// Profile Xcp: what came over this link, while it is open, about component ids of `routers[]`
-    /// that is not told by `announced` of a link of this edge: those of other replicas.
+    /// Profile Xcp: what came over this link, while it is open, about the component ids of other replicas
+    /// in `routers[]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sightings: Vec<Sighting>,
 }
@@ -160,7 +160,7 @@ pub struct ReturnedStanzas {
     pub returned: u64,
     /// The condition of all of them, a word of RFC 6120 section 8.3.3.
     pub condition: String,
-    /// Whether that is more than single addressees who cannot be reached: the router takes nothing.
+    /// Whether the router takes nothing at all; else single addressees cannot be reached.
     pub everything: bool,
 }
 
@@ -168,23 +168,23 @@ pub struct ReturnedStanzas {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sighting {
-    /// Whom the router announced.
+    /// The announced component.
     pub component_id: ComponentId,
-    /// What it said.
+    /// The announcement.
     #[serde(flatten)]
     pub announced: RouterAnnouncement,
 }
 
-/// What a router says of a component (profile Xcp), out of the configuration that it read when it
-/// started. It says so to all components but that one.
+/// A router's announcement of a component (profile Xcp), from the configuration that the router read at its
+/// start. The router sends it to all components except that one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouterAnnouncement {
-    /// It is the way to foreign domains (`<default-gateway/>`).
+    /// The component is the way to foreign domains (`<default-gateway/>`).
     pub gateway: bool,
     /// Number of names in `<local-hosts>`.
     pub local_hosts: usize,
-    /// RFC 3339 time at which it said so.
+    /// RFC 3339 time of the announcement.
     pub at: String,
 }
 
@@ -224,7 +224,7 @@ pub struct PartnerFailure {
     pub since: String,
 }
 
-/// Numbers of senders over whose stanzas a router may have ended its link, or did.
+/// Numbers of senders whose stanzas made a router end its link, or may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SuspectCounts {

@@ -1,7 +1,7 @@
 //! Whether the peer of a TLS handshake holds the key of the certificate that it shows.
 //!
-//! Of the certificate only the place of its key (`SubjectPublicKeyInfo`) must be readable: what else
-//! is in it, and whether that proves a name, is judged elsewhere.
+//! Only the key (`SubjectPublicKeyInfo`) must be readable. Other code judges the rest of the certificate and the
+//! names that it proves.
 
 use aws_lc_rs::signature as aws;
 use rsa::sha2::digest::{Digest, FixedOutputReset};
@@ -13,9 +13,9 @@ use rustls::pki_types::SignatureVerificationAlgorithm;
 use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
 use x509_parser::asn1_rs::{Any, Class, FromDer, Tag};
 
-/// The least RSA key that is good enough to prove a name (RFC 9325 section 4.5).
+/// The shortest RSA key that may prove a name (RFC 9325 section 4.5).
 pub const STRONG_RSA_BITS: usize = 2048;
-/// The least and the greatest RSA key that signatures are verified with.
+/// The shortest and the longest RSA key whose signatures are verified.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 1024..=8192;
 
 /// What the signature of a handshake says.

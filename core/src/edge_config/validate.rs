@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::types::{EdgeConfig, TlsMode};
 
-/// Elements inside each other that the edge can write anew, the stanza itself included.
+/// The deepest nesting that the edge can write, the stanza itself included.
 const MOST_DEPTH: usize = 256;
 
 /// One thing wrong with a configuration.
@@ -154,7 +154,7 @@ impl EdgeConfig {
         }
     }
 
-    /// Whether TLS is spoken with anybody: certificates are needed and read then.
+    /// Whether TLS is used with any peer; only then certificates are needed and read.
     pub fn uses_tls(&self) -> bool {
         let off = TlsMode::Disabled;
         self.tls.mode != off
