@@ -16,58 +16,69 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use xmpp_federation_core::edge_config::{HumanDuration, ValueError};
 use xmpp_federation_core::{Domain, DomainError};
 
 use crate::admin::Admin;
 use crate::logging::{LevelError, LogLevel};
 use crate::observe::trace::{Filter, FilterError, MAX_TRACERS, Subscription};
 
-/// What can be asked of a running edge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What can be asked of a running edge: the commands of `ctl`, and a line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, clap::Subcommand)]
 #[serde(tag = "command", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Request {
-    /// Open streams with peers, state of dialback included.
+    /// Open streams with peers: direction, address, TLS, certificate, authenticated pairs, traffic.
     Connections {
-        /// Only those of this remote domain; absent: all.
+        /// Only those of this remote domain.
+        #[arg(long)]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peer: Option<String>,
     },
-    /// Closes one stream in an orderly way.
+    /// Close one stream by its number in `connections`.
     Close {
-        /// Its number in `connections`.
+        /// The number.
         id: u64,
     },
-    /// The last attempts that failed, by remote domain.
+    /// The last attempts that failed, by remote domain: when, at which stage, and why.
     Failures {
         /// The remote domain; absent: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         domain: Option<String>,
     },
-    /// Forgets the back-off of a remote domain, or of all and of the links.
+    /// Try a remote domain again at once; without one: all, and the links.
     Retry {
-        /// The remote domain; absent: all.
+        /// The remote domain.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         domain: Option<String>,
     },
-    /// Sets the log level until the next change of `log.level` or the end of the process.
+    /// Tell the log level, or set it until the configuration's changes: `info`, or
+    /// `info,dialback=debug`. Topics: streams, dialback, dns, tls, links, config, control, refused;
+    /// single modules as `edge::inbound::session`.
     Log {
-        /// As `log.level` in the configuration; absent: the one in force is told.
+        /// The level; absent: the one in force is told.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         level: Option<String>,
     },
-    /// Tells what is said on streams.
+    /// Configuration, links, failing partners, numbers of streams.
+    Status,
+    /// Watch what is said on streams, until interrupted or the time is over. Keys are never shown.
     Trace {
         /// A remote domain, or an address with or without port.
+        #[arg(long)]
         peer: String,
-        /// Whether bodies are told too.
+        /// Show whole stanzas: people's messages.
+        #[arg(long)]
         #[serde(default)]
         bodies: bool,
-        /// How long, in seconds; absent: 600.
+        /// For how long: `30s`, `5m`, `1h`.
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = seconds)]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u64>,
     },
-    /// What `/status` tells.
-    Status,
+}
+
+fn seconds(text: &str) -> Result<u64, ValueError> {
+    text.parse().map(|HumanDuration(time)| time.as_secs().max(1))
 }
 
 /// The answer to a request.

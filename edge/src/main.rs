@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use xmpp_federation_core::edge_config::{EdgeConfig, HumanDuration};
+use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::config::{Live, Loader};
 use xmpp_federation_edge::control::{self, Control, ControlError, Request};
@@ -64,7 +64,7 @@ enum Command {
         #[arg(long, global = true)]
         json: bool,
         #[command(subcommand)]
-        request: Ctl,
+        request: Request,
     },
     /// Look at a remote domain step by step: DNS, TCP, TLS, certificate, features, dialback.
     /// Exit code 0: all good; 1: something is bad; 2: the arguments or the configuration are wrong.
@@ -89,70 +89,6 @@ struct Probe {
     json: bool,
 }
 
-#[derive(Debug, Subcommand)]
-enum Ctl {
-    /// Open streams with peers: direction, address, TLS, certificate, authenticated pairs, traffic.
-    Connections {
-        /// Only those of this remote domain.
-        #[arg(long)]
-        peer: Option<String>,
-    },
-    /// Close one stream by its number in `connections`.
-    Close {
-        /// The number.
-        id: u64,
-    },
-    /// The last attempts that failed, by remote domain: when, at which stage, and why.
-    Failures {
-        /// The remote domain; absent: all.
-        domain: Option<String>,
-    },
-    /// Try a remote domain again at once; without one: all, and the links.
-    Retry {
-        /// The remote domain.
-        domain: Option<String>,
-    },
-    /// Tell the log level, or set it until the configuration's changes: `info`, or
-    /// `info,dialback=debug`. Topics: streams, dialback, dns, tls, links, config, control, refused;
-    /// single modules as `edge::inbound::session`.
-    Log {
-        /// The level; absent: the one in force is told.
-        level: Option<String>,
-    },
-    /// Configuration, links, failing partners, numbers of streams.
-    Status,
-    /// Watch what is said on streams, until interrupted or the time is over. Keys are never shown.
-    Trace {
-        /// A remote domain, or an address with or without port.
-        #[arg(long)]
-        peer: String,
-        /// Show whole stanzas: people's messages.
-        #[arg(long)]
-        bodies: bool,
-        /// For how long: `30s`, `5m`, `1h`.
-        #[arg(long = "for", value_name = "TIME", default_value = "10m")]
-        time: HumanDuration,
-    },
-}
-
-impl From<Ctl> for Request {
-    fn from(ctl: Ctl) -> Self {
-        match ctl {
-            Ctl::Connections { peer } => Self::Connections { peer },
-            Ctl::Close { id } => Self::Close { id },
-            Ctl::Failures { domain } => Self::Failures { domain },
-            Ctl::Retry { domain } => Self::Retry { domain },
-            Ctl::Log { level } => Self::Log { level },
-            Ctl::Status => Self::Status,
-            Ctl::Trace { peer, bodies, time } => Self::Trace {
-                peer,
-                bodies,
-                seconds: Some(time.0.as_secs().max(1)),
-            },
-        }
-    }
-}
-
 /// Exit code for a configuration or an argument that must be corrected first.
 const WRONG_CONFIGURATION: u8 = 2;
 
@@ -164,7 +100,7 @@ fn main() -> ExitCode {
             config,
             json,
             request,
-        }) => ctl(socket, &config, json, request),
+        }) => ctl(socket, &config, json, &request),
         Some(Command::Probe(arguments)) => probe(&arguments),
         None if cli.run.check => check(&cli.run),
         None => run(&cli.run),
@@ -189,7 +125,7 @@ fn check(arguments: &Run) -> ExitCode {
     }
 }
 
-fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: Ctl) -> ExitCode {
+fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: &Request) -> ExitCode {
     let socket = match socket {
         Some(socket) => socket,
         None => match socket_of(config) {
@@ -197,19 +133,17 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: C
             Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
         },
     };
-    let show: fn(&Value) -> String = match &request {
+    let show: fn(&Value) -> String = match request {
         _ if json => pretty,
-        Ctl::Connections { .. } => ctl::connections,
-        Ctl::Failures { .. } => ctl::failures,
+        Request::Connections { .. } => ctl::connections,
+        Request::Failures { .. } => ctl::failures,
         _ => pretty,
     };
-    let tracing = matches!(request, Ctl::Trace { .. });
     let asking = async {
-        let request = request.into();
-        if tracing {
-            return follow(&socket, &request, json).await;
+        if matches!(request, Request::Trace { .. }) {
+            return follow(&socket, request, json).await;
         }
-        let answer = control::ask(&socket, &request).await?;
+        let answer = control::ask(&socket, request).await?;
         Ok(print(&show(&answer))?)
     };
     match one_thread().map(|runtime| runtime.block_on(asking)) {
