@@ -27,15 +27,17 @@ pub const MAX_STRANGERS: usize = 256;
 pub const MAX_REASON: usize = 400;
 
 /// An attempt that failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Attempt {
     /// Who began.
     pub direction: Direction,
     /// Where it failed.
     pub stage: Stage,
-    /// The hosted domain that it was about; `None`: whichever.
+    /// The hosted domain that it was about; absent: whichever.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Domain>,
     /// The peer's address, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
     /// Why, as a sentence.
     pub reason: String,
@@ -72,24 +74,6 @@ impl Attempt {
     }
 }
 
-/// One attempt, or several equal ones in a row.
-#[derive(Debug)]
-struct AttemptRecord {
-    stage: Stage,
-    local: Option<Domain>,
-    address: Option<SocketAddr>,
-    reason: String,
-    first: Timestamp,
-    last: Timestamp,
-    count: u32,
-}
-
-#[derive(Debug, Clone)]
-struct FailingSince {
-    reason: String,
-    since: Timestamp,
-}
-
 /// What is remembered of one domain.
 #[derive(Debug, Default)]
 struct History {
@@ -98,8 +82,8 @@ struct History {
     /// Hosted domains for which the last attempt failed although the remote server was reached.
     pairs: BTreeMap<Domain, FailingSince>,
     worked: Option<Timestamp>,
-    outbound: VecDeque<AttemptRecord>,
-    inbound: VecDeque<AttemptRecord>,
+    outbound: VecDeque<AttemptInfo>,
+    inbound: VecDeque<AttemptInfo>,
     /// Stanzas of ours have waited for it.
     wanted: bool,
     /// Grows with every use, over all domains.
@@ -124,15 +108,15 @@ pub struct DomainFailures {
     pub configured: bool,
     /// Whether our last attempt to reach it failed, for a hosted domain at least.
     pub failing: bool,
-    /// RFC 3339 time of the first failure since it last worked.
+    /// Time of the first failure since it last worked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub failing_since: Option<String>,
+    pub failing_since: Option<Timestamp>,
     /// The hosted domains for which it fails; empty: all, if it does.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_pairs: Vec<PairFailure>,
-    /// RFC 3339 time when an attempt of ours last succeeded, if one failed before.
+    /// Time when an attempt of ours last succeeded, if one failed before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_success: Option<String>,
+    pub last_success: Option<Timestamp>,
     /// What waits for the domain.
     #[serde(flatten)]
     pub waiting: WaitingStanzas,
@@ -142,73 +126,66 @@ pub struct DomainFailures {
 
 /// A hosted domain for which attempts fail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct PairFailure {
     /// The hosted domain.
     pub local: Domain,
-    /// RFC 3339 time of the first failure since it last worked.
-    pub since: String,
+    /// Since when, and why.
+    #[serde(flatten)]
+    pub failing: FailingSince,
+}
+
+/// Since when attempts fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailingSince {
+    /// Time of the first failure since it last worked.
+    pub since: Timestamp,
     /// Why, as a sentence.
     pub reason: String,
 }
 
-/// An attempt as it is shown.
+/// One attempt, or several equal ones in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct AttemptInfo {
-    /// RFC 3339 time of the last one.
-    pub time: String,
-    /// RFC 3339 time of the first of equal ones in a row.
-    pub first: String,
-    /// How many equal ones in a row.
+    /// Time of the last one.
+    pub time: Timestamp,
+    /// Time of the first one.
+    pub first: Timestamp,
+    /// How many.
     pub count: u32,
-    /// `inbound` or `outbound`.
-    pub direction: &'static str,
-    /// Where it failed.
-    pub stage: Stage,
-    /// The hosted domain; absent: whichever.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub local: Option<Domain>,
-    /// The peer's address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<SocketAddr>,
-    /// Why, as a sentence.
-    pub reason: String,
+    /// The last one.
+    #[serde(flatten)]
+    pub attempt: Attempt,
 }
 
 impl Failures {
     /// Records an attempt; `configured`: whether an administrator wrote the domain down.
-    pub(crate) fn record(&mut self, remote: &Domain, configured: bool, attempt: Attempt) {
+    pub(crate) fn record(&mut self, remote: &Domain, configured: bool, mut attempt: Attempt) {
         let history = self.place(remote, configured);
         let now = Timestamp::now();
-        let reason = cut(attempt.reason);
+        attempt.reason = cut(attempt.reason);
         let list = match attempt.direction {
             Direction::Inbound => &mut history.inbound,
             Direction::Outbound => &mut history.outbound,
         };
-        let ip = |address: &Option<SocketAddr>| address.map(|address| address.ip());
+        let what = |one: &Attempt| (one.stage, one.address.map(|address| address.ip()));
         if let Some(newest) = list.back_mut()
-            && newest.stage == attempt.stage
-            && newest.local == attempt.local
-            && newest.reason == reason
-            && ip(&newest.address) == ip(&attempt.address)
+            && what(&newest.attempt) == what(&attempt)
+            && newest.attempt.local == attempt.local
+            && newest.attempt.reason == attempt.reason
         {
-            newest.last = now;
-            newest.address = attempt.address;
+            newest.time = now;
+            newest.attempt = attempt;
             newest.count = newest.count.saturating_add(1);
             return;
         }
         if list.len() >= KEPT {
             list.pop_front();
         }
-        list.push_back(AttemptRecord {
-            stage: attempt.stage,
-            local: attempt.local,
-            address: attempt.address,
-            reason,
+        list.push_back(AttemptInfo {
+            time: now,
             first: now,
-            last: now,
             count: 1,
+            attempt,
         });
     }
 
@@ -228,7 +205,7 @@ impl Failures {
         let Some(local) = local else {
             let since = history.failing.as_ref().map(|failing| failing.since);
             let since = since.unwrap_or_else(Timestamp::now);
-            history.failing = Some(FailingSince { reason, since });
+            history.failing = Some(FailingSince { since, reason });
             return;
         };
         // The domain was reached; it has failed for this pair all the same.
@@ -241,7 +218,7 @@ impl Failures {
                 history.pairs.remove(&oldest);
             }
         }
-        history.pairs.insert(local.clone(), FailingSince { reason, since });
+        history.pairs.insert(local.clone(), FailingSince { since, reason });
     }
 
     /// The domain's history, where it belongs by the configuration in force.
@@ -308,8 +285,8 @@ impl Failures {
             return;
         };
         let mut outbound = history.outbound.iter().rev();
-        let last = outbound.find(|last| last.local.as_ref() == Some(local));
-        let opens = last.is_some_and(|last| last.stage <= Stage::Features);
+        let last = outbound.find(|last| last.attempt.local.as_ref() == Some(local));
+        let opens = last.is_some_and(|last| last.attempt.stage <= Stage::Features);
         let pair = opens.then(|| history.pairs.remove(local)).flatten();
         if history.failing.take().or(pair).is_some() {
             history.worked = Some(Timestamp::now());
@@ -368,54 +345,30 @@ impl History {
     }
 
     fn show(&self, domain: &Domain, configured: bool) -> DomainFailures {
-        let outbound = self.outbound.iter().map(|r| (Direction::Outbound, r));
-        let inbound = self.inbound.iter().map(|r| (Direction::Inbound, r));
-        let mut attempts: Vec<_> = outbound.chain(inbound).collect();
-        attempts.sort_by_key(|(_, recorded)| std::cmp::Reverse(recorded.last));
+        let mut attempts: Vec<_> = self.outbound.iter().chain(&self.inbound).cloned().collect();
+        attempts.sort_by_key(|recorded| std::cmp::Reverse(recorded.time));
+        let since = self.failing_pairs().map(|(_, failing)| failing.since).min();
         DomainFailures {
             domain: domain.clone(),
             configured,
             failing: self.fails(),
-            failing_since: {
-                let pairs = self.failing_pairs().map(|(_, failing)| failing.since).min();
-                let since = self.failing.as_ref().map(|failing| failing.since).or(pairs);
-                since.map(|since| since.to_string())
-            },
+            failing_since: self.failing.as_ref().map(|failing| failing.since).or(since),
             failing_pairs: self
                 .failing_pairs()
                 .map(|(local, failing)| PairFailure {
                     local: local.clone(),
-                    since: failing.since.to_string(),
-                    reason: failing.reason.clone(),
+                    failing: failing.clone(),
                 })
                 .collect(),
-            last_success: self.worked.map(|at| at.to_string()),
+            last_success: self.worked,
             waiting: WaitingStanzas::default(),
-            attempts: attempts
-                .into_iter()
-                .map(|(direction, recorded)| AttemptInfo {
-                    time: recorded.last.to_string(),
-                    first: recorded.first.to_string(),
-                    count: recorded.count,
-                    direction: direction.as_str(),
-                    stage: recorded.stage,
-                    local: recorded.local.clone(),
-                    address: recorded.address,
-                    reason: recorded.reason.clone(),
-                })
-                .collect(),
+            attempts,
         }
     }
 }
 
 fn cut(mut reason: String) -> String {
-    let mut end = MAX_REASON;
-    if reason.len() > end {
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        reason.truncate(end);
-    }
+    reason.truncate(reason.floor_char_boundary(MAX_REASON));
     reason.shrink_to_fit();
     reason
 }
@@ -469,9 +422,9 @@ mod tests {
         failures.record(&partner, true, ours);
         let shown = &failures.list(None)[0];
         assert_eq!(shown.attempts.len(), KEPT + 1);
-        assert_eq!(shown.attempts[0].reason, "expired");
-        assert!(shown.attempts[1].reason.starts_with("99 "));
-        assert!(shown.attempts.iter().all(|a| a.reason.len() <= MAX_REASON));
+        assert_eq!(shown.attempts[0].attempt.reason, "expired");
+        assert!(shown.attempts[1].attempt.reason.starts_with("99 "));
+        assert!(shown.attempts.iter().all(|a| a.attempt.reason.len() <= MAX_REASON));
     }
 
     #[test]
@@ -485,7 +438,7 @@ mod tests {
         let shown = &failures.list(None)[0];
         assert_eq!(shown.attempts.len(), 1);
         assert_eq!(shown.attempts[0].count, 3);
-        assert_eq!(shown.attempts[0].address, Some(address(3)));
+        assert_eq!(shown.attempts[0].attempt.address, Some(address(3)));
     }
 
     #[test]
@@ -533,7 +486,10 @@ mod tests {
         let shown = &failures.list(None)[0];
         assert!(shown.failing && shown.last_success.is_some());
         assert_eq!(shown.failing_pairs[0].local, bad);
-        assert_eq!(shown.failing_since.as_ref(), Some(&shown.failing_pairs[0].since));
+        assert_eq!(
+            shown.failing_since.as_ref(),
+            Some(&shown.failing_pairs[0].failing.since)
+        );
         // What concerns all is told once.
         failures.failed(&partner, None, true, true, "no answer".into());
         assert_eq!(told(&failures), [(None, "no answer".to_owned())]);

@@ -74,7 +74,9 @@ async fn a_name_that_only_one_edition_of_xml_allows_is_answered_and_the_streams_
     let failures = lab.edge.registry.failures(None);
     let reasons = failures.iter().flat_map(|domain| &domain.attempts);
     assert!(
-        reasons.into_iter().any(|a| a.reason.contains("\u{10000}")),
+        reasons
+            .into_iter()
+            .any(|noted| noted.attempt.reason.contains("\u{10000}")),
         "{failures:?}"
     );
 }
@@ -136,7 +138,7 @@ async fn an_error_or_result_with_such_a_name_is_dropped_counted_and_named(#[case
     let dropped = "xmpp_edge_stanzas_dropped_total{cause=\"unportable\"}";
     assert_eq!(lab.metric(dropped), 1);
     let failures = lab.edge.registry.failures(None);
-    assert!(failures[0].attempts[0].reason.contains("\u{132}"));
+    assert!(failures[0].attempts[0].attempt.reason.contains("\u{132}"));
     let nobody = tokio::time::timeout(Duration::from_millis(100), peer.listener.accept());
     assert!(nobody.await.is_err(), "somebody is told");
 }

@@ -275,7 +275,7 @@ async fn the_second_end_over_a_stanza_names_its_sender_and_costs_nobody_else_any
     let failures = world.lab.edge.registry.failures(None);
     let told = failures.iter().flat_map(|domain| &domain.attempts);
     let told = told
-        .filter(|attempt| attempt.reason.contains("mallory@vngtp.lab"))
+        .filter(|noted| noted.attempt.reason.contains("mallory@vngtp.lab"))
         .count();
     assert_eq!(told, 1, "{failures:?}");
     let bounced = "xmpp_edge_stanzas_bounced_total{cause=\"breaks-links\"}";

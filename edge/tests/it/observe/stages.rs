@@ -7,9 +7,9 @@ use std::time::Duration;
 use rstest::rstest;
 use socket2::SockRef;
 use xmpp_federation_core::Domain;
-use xmpp_federation_edge::observe::failures::AttemptInfo;
+use xmpp_federation_edge::observe::failures::{Attempt, AttemptInfo};
 use xmpp_federation_edge::probe::{Plan, Rating};
-use xmpp_federation_edge::words::Stage;
+use xmpp_federation_edge::words::{Direction, Stage};
 
 use crate::support::partner::EXTERNAL;
 use crate::support::pki::{client, partners, pki, server};
@@ -86,11 +86,15 @@ fn remote() -> Domain {
 }
 
 /// The first attempt that is noted in this direction.
-async fn attempt(lab: &Lab, direction: &str) -> AttemptInfo {
+async fn attempt(lab: &Lab, direction: Direction) -> Attempt {
+    counted(lab, direction).await.attempt
+}
+
+async fn counted(lab: &Lab, direction: Direction) -> AttemptInfo {
     let find = |lab: &Lab| {
         let all = lab.edge.failures(Some(&remote()));
         let mut all = all.into_iter().flat_map(|domain| domain.attempts);
-        all.rfind(|attempt| attempt.direction == direction)
+        all.rfind(|noted| noted.attempt.direction == direction)
     };
     lab.until("the attempt is noted", |lab| find(lab).is_some()).await;
     find(lab).unwrap()
@@ -123,7 +127,7 @@ async fn a_server_that_hangs_up_on_a_stream_for_stanzas(
     let link = router.accept().await;
     link.say(&to_bob("1"));
     hang_up_on(&peer, after, resets).await;
-    let noted = attempt(&lab, "outbound").await;
+    let noted = attempt(&lab, Direction::Outbound).await;
     // A reset may come before the connection is known to stand.
     let early = after == After::Connection && resets && noted.stage == Stage::Connect;
     assert!(noted.stage == stage || early, "{noted:?}");
@@ -143,7 +147,7 @@ async fn a_server_that_hangs_up_on_a_stream_for_verification(#[case] after: Afte
     bob.say("<db:result from='vngtp.lab' to='coluc.com'>key</db:result>")
         .await;
     hang_up_on(&peer, after, false).await;
-    let noted = attempt(&lab, "outbound").await;
+    let noted = attempt(&lab, Direction::Outbound).await;
     assert_eq!(noted.stage, stage, "{noted:?}");
 }
 
@@ -199,8 +203,8 @@ async fn a_peer_that_connects_and_hangs_up(
 ) {
     let (lab, peer, _router) = with_certificate().await;
     hang_up(&lab, &peer, after, resets).await;
-    let noted = attempt(&lab, "inbound").await;
-    assert_eq!((noted.stage, noted.count), (stage, 1), "{noted:?}");
+    let noted = counted(&lab, Direction::Inbound).await;
+    assert_eq!((noted.attempt.stage, noted.count), (stage, 1), "{noted:?}");
 }
 
 #[rstest]
@@ -265,6 +269,6 @@ async fn a_bound_is_told_with_the_stage_at_which_it_was_met(#[case] bound: Bound
         }
         Bound::Elements => bob.say(&format!("<message>{}", "x".repeat(20_000))).await,
     }
-    let noted = attempt(&lab, "inbound").await;
+    let noted = attempt(&lab, Direction::Inbound).await;
     assert_eq!(noted.stage, stage, "{noted:?}");
 }

@@ -13,7 +13,7 @@ use xmpp_federation_edge::admin::Admin;
 use xmpp_federation_edge::observe::failures::DomainFailures;
 use xmpp_federation_edge::observe::trace::Filter;
 use xmpp_federation_edge::refusal::Check;
-use xmpp_federation_edge::words::Stage;
+use xmpp_federation_edge::words::{Direction, Stage};
 
 use crate::support::pki::{Pki, client};
 use crate::support::{
@@ -135,10 +135,16 @@ async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
     })
     .await;
     assert!(found.configured);
-    assert_eq!(found.attempts[0].stage, Stage::Tls);
-    assert_eq!(found.attempts[0].address, Some(peer.listener.local_addr().unwrap()));
+    assert_eq!(found.attempts[0].attempt.stage, Stage::Tls);
+    assert_eq!(
+        found.attempts[0].attempt.address,
+        Some(peer.listener.local_addr().unwrap())
+    );
     assert!(
-        found.attempts[0].reason.contains("TLS is required of vngtp.lab"),
+        found.attempts[0]
+            .attempt
+            .reason
+            .contains("TLS is required of vngtp.lab"),
         "{found:?}"
     );
     lab.edge.retry(Some(&domain("vngtp.lab")));
@@ -150,7 +156,7 @@ async fn each_way_that_fails_is_remembered_by_its_stage_also_after_success() {
         failures(&lab, "vngtp.lab").filter(|found| found.attempts.len() > 1)
     })
     .await;
-    assert_eq!(found.attempts[0].stage, Stage::Dialback);
+    assert_eq!(found.attempts[0].attempt.stage, Stage::Dialback);
     lab.edge.retry(Some(&domain("vngtp.lab")));
     let _stream = link.opens(&peer, "3").await;
     let found = until("the success", || {
@@ -181,8 +187,8 @@ async fn a_peer_that_is_refused_is_counted_by_check_and_remembered(
     assert!(!found.failing, "it says nothing about our own attempts");
     assert_eq!(found.configured, from == "vngtp.lab");
     assert_eq!(
-        (found.attempts[0].direction, found.attempts[0].stage),
-        ("inbound", stage)
+        (found.attempts[0].attempt.direction, found.attempts[0].attempt.stage),
+        (Direction::Inbound, stage)
     );
     let metrics = get(admin, "/metrics").await;
     for line in [
@@ -282,9 +288,9 @@ async fn a_key_that_is_not_confirmed_is_remembered_and_makes_nobody_failing() {
     verifying.say(&verified("vngtp.lab", "coluc.com", &id, "invalid")).await;
     bob.hear("type='invalid'/>").await;
     let found = until("the refusal", || failures(&lab, "vngtp.lab")).await;
-    assert_eq!(found.attempts[0].stage, Stage::Dialback);
+    assert_eq!(found.attempts[0].attempt.stage, Stage::Dialback);
     assert!(
-        found.attempts[0].reason.contains("is not one of vngtp.lab"),
+        found.attempts[0].attempt.reason.contains("is not one of vngtp.lab"),
         "{found:?}"
     );
     assert!(!found.failing);

@@ -187,7 +187,7 @@ async fn an_old_servers_question_in_clear_is_judged_by_its_own_terms(
         panic!("{failures:?}");
     };
     assert_eq!(failure.domain.as_str(), "vngtp.lab");
-    let reason = &failure.attempts[0].reason;
+    let reason = &failure.attempts[0].attempt.reason;
     assert!(
         reason.contains("TLS is required of vngtp.lab") && reason.contains("tlsMode"),
         "{reason}"

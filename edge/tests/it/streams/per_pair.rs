@@ -162,9 +162,9 @@ async fn a_partner_that_refuses_one_domain_fails_for_that_one_only(#[case] rules
     assert_eq!(shown.failing_pairs.len(), 1, "{shown:?}");
     assert_eq!(shown.failing_pairs[0].local.as_str(), BAD);
     assert!(shown.failing && shown.last_success.is_some());
-    let of_bad = |attempt: &AttemptInfo| attempt.local.as_ref().is_some_and(|local| local.as_str() == BAD);
+    let of_bad = |noted: &AttemptInfo| noted.attempt.local.as_ref().is_some_and(|local| local.as_str() == BAD);
     assert!(shown.attempts.iter().all(of_bad), "{shown:?}");
-    assert_eq!(shown.attempts[0].stage, stage);
+    assert_eq!(shown.attempts[0].attempt.stage, stage);
 }
 
 /// Field reports: a server that takes EXTERNAL and then leaves the `db:result` of a second domain

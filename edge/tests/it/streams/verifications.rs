@@ -182,7 +182,7 @@ async fn a_key_whose_time_is_over_before_its_turn_is_answered_and_named() {
     assert_eq!(refused, 1);
     let vngtp = "vngtp.lab".parse().unwrap();
     let noted = lab.edge.registry.failures(Some(&vngtp));
-    let named = |attempt: &AttemptInfo| attempt.reason.contains("limits.maxVerifications");
+    let named = |noted: &AttemptInfo| noted.attempt.reason.contains("limits.maxVerifications");
     assert!(noted[0].attempts.iter().any(named), "{noted:?}");
 }
 
