@@ -5,16 +5,10 @@ pub mod described;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry as Collected;
 use strum::VariantNames as _;
 use xmpp_federation_core::edge_status::{LinkState, RefusalCounts};
 
@@ -24,17 +18,8 @@ use crate::observe::registry::Registry;
 use crate::refusal::Check;
 use crate::resolve::Method;
 use crate::words::{Direction, Mechanism, Role, Stage};
-use described::help;
-
-type Label = (&'static str, Cow<'static, str>);
-type Counters<const N: usize> = Family<[Label; N], Counter>;
-type Gauges<const N: usize> = Family<[Label; N], Gauge>;
-type Durations<const N: usize> = Family<[Label; N], Histogram, fn() -> Histogram>;
-
-/// 1 ms to 30 s: a look-up, a dialback.
-fn seconds() -> Histogram {
-    Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
-}
+pub use described::Metrics;
+use described::{Counters, Label};
 
 const fn label(name: &'static str, value: &'static str) -> Label {
     (name, Cow::Borrowed(value))
@@ -46,6 +31,10 @@ fn direction(direction: Direction) -> Label {
 
 fn named(name: &'static str, value: &str) -> Label {
     (name, Cow::Owned(value.to_owned()))
+}
+
+fn count<const N: usize>(counters: &Counters<N>, labels: &[Label; N]) {
+    counters.get_or_create(labels).inc();
 }
 
 fn as_gauge(count: usize) -> i64 {
@@ -135,84 +124,6 @@ pub struct Depths {
     pub incomplete_bytes: usize,
 }
 
-/// Declares the metrics: each one's name, which [`described::METRICS`] explains, its field and its type.
-macro_rules! metrics {
-    ($($name:literal => $field:ident: $kind:ty $(= $make:expr)?),* $(,)?) => {
-        /// The counters of one edge. Numbers of streams and links are gauges that are read from
-        /// [`Registry`] when asked for.
-        #[derive(Debug)]
-        pub struct Metrics {
-            collected: Collected,
-            $($field: $kind,)*
-            /// Absent where the process writes no log of ours, as in tests.
-            log: OnceLock<DroppedLines>,
-        }
-
-        impl Default for Metrics {
-            fn default() -> Self {
-                let mut collected = Collected::with_prefix("xmpp_edge");
-                $(let $field: $kind = metrics!(@make $($make)?);
-                collected.register($name, help($name), $field.clone());)*
-                let metrics = Self { collected, $($field,)* log: OnceLock::new() };
-                let version = [label("version", env!("CARGO_PKG_VERSION"))];
-                metrics.build_info.get_or_create(&version).set(1);
-                metrics
-            }
-        }
-    };
-    (@make) => { Default::default() };
-    (@make $make:expr) => { $make };
-}
-
-metrics! {
-    "connections_refused" => connections_refused: Counters<1>,
-    "unproven_connections_ended" => unproven_ended: Counters<1>,
-    "streams_cut" => streams_cut: Counter,
-    "routes_refused" => routes_refused: Counter,
-    "tls_handshakes" => tls: Counters<3>,
-    "tls_failures" => tls_failures: Counters<1>,
-    "peer_certificates" => certificates: Counters<2>,
-    "dialback_seconds" => dialback: Durations<2> = Family::new_with_constructor(seconds),
-    "stanzas" => stanzas: Counters<1>,
-    "stanza_bytes" => bytes: Counters<1>,
-    "stanzas_bounced" => bounced: Counters<1>,
-    "stanzas_dropped" => dropped: Counters<1>,
-    "stanzas_unaccounted" => unaccounted: Counter,
-    "stream_errors" => stream_errors: Counters<3>,
-    "resolution_seconds" => resolutions: Durations<2> = Family::new_with_constructor(seconds),
-    "link_failures" => link_failures: Counters<1>,
-    "streams" => streams: Gauges<1>,
-    "links" => links: Gauges<1>,
-    "failing_partners" => failing_partners: Gauge,
-    "configuration_reloads" => reloads: Counters<1>,
-    "configuration_refused" => refused: Gauge,
-    "certificate_expiry_timestamp_seconds" => certificate_expiry: Gauge,
-    "build_info" => build_info: Gauges<1>,
-    "authenticated_streams" => authenticated: Gauges<2>,
-    "proxy_headers" => proxy_headers: Counters<1>,
-    "peers_refused" => peers_refused: Counters<1>,
-    "attempts_failed" => attempts_failed: Counters<2>,
-    "sasl" => sasl: Counters<2>,
-    "pauses" => pauses: Counters<1>,
-    "pairs_kept_alone" => pairs_kept_alone: Counters<1>,
-    "stanza_errors" => bounce_conditions: Counters<1>,
-    "link_queue_stanzas" => link_queue_stanzas: Gauges<1>,
-    "link_queue_bytes" => link_queue_bytes: Gauges<1>,
-    "suspects" => suspects: Gauges<2>,
-    "outbound_queue_stanzas" => outbound_queue_stanzas: Gauge,
-    "outbound_queue_bytes" => outbound_queue_bytes: Gauge,
-    "outbound_sent_bytes" => outbound_sent_bytes: Gauge,
-    "incomplete_bytes" => incomplete_bytes: Gauge,
-    "outbound_domains" => outbound_domains: Gauge,
-    "link_state" => link_state: Gauges<3>,
-    "stanzas_returned" => returned: Counters<1>,
-    "router_elements_dropped" => router_elements_dropped: Counters<1>,
-    "link_returns_everything" => link_returns: Gauges<2>,
-    "log_lines_dropped" => log_lines_dropped: Counters<1>,
-    "verifications" => verifications: Gauges<1>,
-    "verifications_refused" => verifications_refused: Counters<1>,
-}
-
 impl Metrics {
     /// The text for Prometheus, with the gauges as they are now.
     pub fn render(&self, registry: &Registry) -> String {
@@ -228,7 +139,7 @@ impl Metrics {
             for mechanism in [Mechanism::Dialback, Mechanism::External] {
                 let word = mechanism.as_str();
                 let count = authenticated.get(&(of, word)).copied().unwrap_or(0);
-                self.authenticated
+                self.authenticated_streams
                     .get_or_create(&[direction(of), label("mechanism", word)])
                     .set(as_gauge(count));
             }
@@ -236,10 +147,10 @@ impl Metrics {
         let links = registry.links();
         // Nodes that are not configured any more must not be told of.
         self.link_state.clear();
-        self.link_returns.clear();
+        self.link_returns_everything.clear();
         for link in &links {
             let everything = link.returned.as_ref().is_some_and(|r| r.everything);
-            self.link_returns
+            self.link_returns_everything
                 .get_or_create(&[named("router", &link.router), named("node", &link.node)])
                 .set(i64::from(everything));
             let labels = [
@@ -307,7 +218,11 @@ impl Metrics {
         log_lines.extend(others.map(|(reason, lines)| (reason.to_owned(), lines)));
         RefusalCounts {
             connections: by(&self.connections_refused, "reason", &Bound::REFUSES.map(Bound::as_str)),
-            unproven_connections: by(&self.unproven_ended, "reason", &Bound::ENDS.map(Bound::as_str)),
+            unproven_connections: by(
+                &self.unproven_connections_ended,
+                "reason",
+                &Bound::ENDS.map(Bound::as_str),
+            ),
             peers: by(&self.peers_refused, "check", Check::VARIANTS),
             log_lines,
         }
@@ -315,12 +230,12 @@ impl Metrics {
 
     /// A line was left out because its cause has enough of them in this minute.
     pub fn log_line_left_out(&self) {
-        self.log_lines_dropped.get_or_create(&[label("reason", "rate")]).inc();
+        count(&self.log_lines_dropped, &[label("reason", "rate")]);
     }
 
     /// A configuration came into force.
     pub fn configuration_loaded(&self, live: &Live) {
-        self.reloads.get_or_create(&[label("outcome", "loaded")]).inc();
+        count(&self.configuration_reloads, &[label("outcome", "loaded")]);
         let first = live
             .tls
             .certificates
@@ -328,15 +243,15 @@ impl Metrics {
             .chain(&live.tls.client_certificate)
             .map(|shown| shown.not_after.as_second())
             .min();
-        self.certificate_expiry.set(first.unwrap_or_default());
+        self.certificate_expiry_timestamp_seconds.set(first.unwrap_or_default());
     }
 
     /// Whether the configuration found last is refused.
     pub fn configuration_refused(&self, refused: bool) {
         if refused {
-            self.reloads.get_or_create(&[label("outcome", "refused")]).inc();
+            count(&self.configuration_reloads, &[label("outcome", "refused")]);
         }
-        self.refused.set(i64::from(refused));
+        self.configuration_refused.set(i64::from(refused));
     }
 
     /// A remote domain got no route, since there are too many.
@@ -346,9 +261,7 @@ impl Metrics {
 
     /// A connection on which nothing was proven was ended at this bound.
     pub fn unproven_ended(&self, bound: Bound) {
-        self.unproven_ended
-            .get_or_create(&[label("reason", bound.as_str())])
-            .inc();
+        count(&self.unproven_connections_ended, &[label("reason", bound.as_str())]);
     }
 
     /// An inbound stream was not read to its end after our side was closed.
@@ -358,9 +271,7 @@ impl Metrics {
 
     /// A connection was turned away before any stream.
     pub fn connection_refused(&self, bound: Bound) {
-        self.connections_refused
-            .get_or_create(&[label("reason", bound.as_str())])
-            .inc();
+        count(&self.connections_refused, &[label("reason", bound.as_str())]);
     }
 
     /// A TLS handshake ended well; version and suite as rustls names them.
@@ -370,60 +281,56 @@ impl Metrics {
             ("version", Cow::Owned(version.to_owned())),
             ("cipher", Cow::Owned(suite.to_owned())),
         ];
-        self.tls.get_or_create(&labels).inc();
+        count(&self.tls_handshakes, &labels);
     }
 
     /// A TLS handshake failed.
     pub fn tls_failed(&self, of: Direction) {
-        self.tls_failures.get_or_create(&[direction(of)]).inc();
+        count(&self.tls_failures, &[direction(of)]);
     }
 
     /// A peer's certificate was judged: `valid`, `missing`, `invalid`.
     pub fn certificate_judged(&self, of: Direction, verdict: &'static str) {
-        self.certificates
-            .get_or_create(&[direction(of), label("verdict", verdict)])
-            .inc();
+        count(&self.peer_certificates, &[direction(of), label("verdict", verdict)]);
     }
 
     /// One dialback ended: `valid`, `invalid`, `error`, `timeout`.
     pub fn dialback(&self, role: Role, outcome: &'static str, took: Duration) {
         let labels = [label("role", role.as_str()), label("outcome", outcome)];
-        self.dialback.get_or_create(&labels).observe(took.as_secs_f64());
+        self.dialback_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// Stanzas went through, in one batch: inbound ones to a link, outbound ones to a peer.
     pub fn stanzas(&self, of: Direction, count: usize, bytes: usize) {
         let labels = [direction(of)];
         self.stanzas.get_or_create(&labels).inc_by(count as u64);
-        self.bytes.get_or_create(&labels).inc_by(bytes as u64);
+        self.stanza_bytes.get_or_create(&labels).inc_by(bytes as u64);
     }
 
     /// A stanza error was made; `cause` is a name of the bounce table.
     pub fn bounced(&self, cause: &'static str) {
-        self.bounced.get_or_create(&[label("cause", cause)]).inc();
+        count(&self.stanzas_bounced, &[label("cause", cause)]);
         if let Some(condition) = crate::bounce::condition_of(cause) {
-            self.bounce_conditions
-                .get_or_create(&[label("condition", condition)])
-                .inc();
+            count(&self.stanza_errors, &[label("condition", condition)]);
         }
     }
 
     /// A stanza was dropped because nobody may be told (errors, results): a name of the bounce
     /// table.
     pub fn dropped(&self, cause: &'static str) {
-        self.dropped.get_or_create(&[label("cause", cause)]).inc();
+        count(&self.stanzas_dropped, &[label("cause", cause)]);
     }
 
     /// Stanzas were lost with a stream, and nobody can be told.
     pub fn stanzas_unaccounted(&self, stanzas: usize) {
-        self.unaccounted.inc_by(stanzas as u64);
+        self.stanzas_unaccounted.inc_by(stanzas as u64);
     }
 
     /// A stream ended with an error; `sent` by us, else received; condition of RFC 6120.
     pub fn stream_error(&self, of: Direction, sent: bool, condition: &'static str) {
         let sender = if sent { "edge" } else { "peer" };
         let labels = [direction(of), label("sender", sender), label("condition", condition)];
-        self.stream_errors.get_or_create(&labels).inc();
+        count(&self.stream_errors, &labels);
     }
 
     /// A look-up ended: `ok`, `not-found`, `disabled`, `refused`, `temporary`.
@@ -432,7 +339,9 @@ impl Metrics {
             label("method", method.map_or("none", Method::as_str)),
             label("outcome", outcome),
         ];
-        self.resolutions.get_or_create(&labels).observe(took.as_secs_f64());
+        self.resolution_seconds
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// What waits now.
@@ -466,19 +375,17 @@ impl Metrics {
 
     /// A SASL exchange ended: `success`, or why not in a word of ours.
     pub fn sasl(&self, of: Direction, outcome: &'static str) {
-        self.sasl
-            .get_or_create(&[direction(of), label("outcome", outcome)])
-            .inc();
+        count(&self.sasl, &[direction(of), label("outcome", outcome)]);
     }
 
     /// A PROXY header was read, or not: `v1`, `v2`, `local`, `malformed`, `timeout`.
     pub fn proxy_header(&self, outcome: &'static str) {
-        self.proxy_headers.get_or_create(&[label("outcome", outcome)]).inc();
+        count(&self.proxy_headers, &[label("outcome", outcome)]);
     }
 
     /// A peer is not read for a while: `link-queue`, `rate`, `refused`.
     pub fn paused(&self, reason: &'static str) {
-        self.pauses.get_or_create(&[label("reason", reason)]).inc();
+        count(&self.pauses, &[label("reason", reason)]);
     }
 
     /// A hosted domain gets streams of its own to a remote domain: `refused`, `unanswered`, `ended`.
@@ -489,38 +396,32 @@ impl Metrics {
 
     /// A key was not verified because too many others were: `no-room`, `too-late`.
     pub fn verification_refused(&self, reason: &'static str) {
-        self.verifications_refused
-            .get_or_create(&[label("reason", reason)])
-            .inc();
+        count(&self.verifications_refused, &[label("reason", reason)]);
     }
 
     /// A peer was refused by this check.
     pub fn peer_refused(&self, check: &'static str) {
-        self.peers_refused.get_or_create(&[label("check", check)]).inc();
+        count(&self.peers_refused, &[label("check", check)]);
     }
 
     /// An attempt failed at this stage.
     pub fn attempt_failed(&self, of: Direction, stage: Stage) {
-        self.attempts_failed
-            .get_or_create(&[direction(of), label("stage", stage.as_str())])
-            .inc();
+        count(&self.attempts_failed, &[direction(of), label("stage", stage.as_str())]);
     }
 
     /// A stanza came back from a router as an error; a word of RFC 6120 section 8.3.3.
     pub fn returned(&self, condition: &'static str) {
-        self.returned.get_or_create(&[label("condition", condition)]).inc();
+        count(&self.stanzas_returned, &[label("condition", condition)]);
     }
 
     /// A router said something besides users' stanzas; a word of [`crate::router`].
     pub fn router_element_dropped(&self, element: &'static str) {
-        self.router_elements_dropped
-            .get_or_create(&[label("element", element)])
-            .inc();
+        count(&self.router_elements_dropped, &[label("element", element)]);
     }
 
     /// A link attempt ended badly or a link broke; a [`LinkState`] in words.
     pub fn link_failed(&self, state: &'static str) {
-        self.link_failures.get_or_create(&[label("state", state)]).inc();
+        count(&self.link_failures, &[label("state", state)]);
     }
 }
 
