@@ -12,7 +12,6 @@ use super::session::{AuthenticatedPair, Session};
 use crate::config::Live;
 use crate::dialback::elements::{DialbackElement, Kind, Malformed, Reply, reply};
 use crate::jid::Labels;
-use crate::observe::log_rate::Party;
 use crate::observe::registry::{KeyInfo, PairInfo};
 use crate::outbound::verify::{Outcome, Question};
 use crate::refusal::{Check, Refusal};
@@ -84,8 +83,7 @@ impl Session {
 
     fn log(&self, refusal: &Refusal, local: &Domain, remote: &Domain) {
         let entry = &self.guard.entry;
-        self.inbound
-            .shared
+        self.shared()
             .refused(entry, Stage::Dialback, Some(local), Some(remote), refusal);
     }
 
@@ -94,12 +92,8 @@ impl Session {
             // Nothing may follow the end of our stream.
             return Ok(());
         }
-        let xml = reply(request, answer).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "addresses with characters that XML does not allow",
-            )
-        })?;
+        let xml = reply(request, answer)
+            .map_err(|_| Failure::bad_format("addresses with characters that XML does not allow"))?;
         self.wire.transport.queue(Bytes::from(xml));
         Ok(())
     }
@@ -127,16 +121,11 @@ impl Session {
             self.proven(live.policy.is_partner(remote));
         }
         self.guard.update(|detail| detail.verifies = true);
-        self.inbound
-            .shared
+        self.shared()
             .metrics
             .dialback(Role::Authoritative, answer.as_str(), started.elapsed());
         let peer = self.guard.entry.peer;
-        if self
-            .inbound
-            .shared
-            .may_log("db:verify received", Party::Caller(peer.ip(), Some(remote)))
-        {
+        if self.may_log("db:verify received", Some(remote)) {
             tracing::info!(
                 role = Role::Authoritative.as_str(), %local, %remote,
                 stream_id = request.id.as_ref().map(ToString::to_string),
@@ -154,8 +143,7 @@ impl Session {
         let peer = self.guard.entry.peer;
         let role = Role::Receiving.as_str();
         if live.hosted.contains(&remote) {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidFrom,
+            return Err(Failure::invalid_from(
                 "a domain hosted here cannot come in from outside",
             ));
         }
@@ -181,24 +169,19 @@ impl Session {
         if let Some(refusal) = refusal {
             let condition = refusal.check.dialback_condition();
             self.log(&refusal, &local, &remote);
-            self.inbound
-                .shared
+            self.shared()
                 .metrics
                 .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
             return self.answer(&request, Reply::Error(condition));
         }
-        if self
-            .inbound
-            .shared
-            .may_log("db:result received", Party::Caller(peer.ip(), Some(&remote)))
-        {
+        if self.may_log("db:result received", Some(&remote)) {
             tracing::info!(role, %local, %remote, %peer, stream_id = %self.id, "db:result received");
             tracing::info!(
                 role, %local, %remote, seconds = limits.dialback_timeout.0.as_secs(),
                 "dialback timer started"
             );
         }
-        let standing = self.inbound.shared.standing(peer.ip(), &remote);
+        let standing = self.shared().standing(peer.ip(), &remote);
         let question = Question {
             local,
             remote,
@@ -251,8 +234,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let refusal = Refusal::new(Check::Dialback, reason);
         self.log(&refusal, &request.to_domain, &request.from_domain);
-        self.inbound
-            .shared
+        self.shared()
             .metrics
             .dialback(Role::Receiving, "error", std::time::Duration::ZERO);
         self.answer(request, Reply::Error(condition))
@@ -272,7 +254,7 @@ impl Session {
             // An idle stream holds no memory for it.
             detail.keys.shrink_to_fit();
         });
-        let live = self.inbound.shared.live();
+        let live = self.shared().live();
         // The lists may have changed meanwhile.
         let refusal = self.refusal(&live, &local, &remote);
         let answer = match (&refusal, outcome) {
@@ -293,7 +275,7 @@ impl Session {
                 format!("the key shown for {local} could not be verified: {condition}"),
             )),
             Outcome::NoTurn(reason) => {
-                self.inbound.shared.metrics.verification_refused(reason.as_str());
+                self.shared().metrics.verification_refused(reason.as_str());
                 Some(Refusal::new(
                     Check::Limits,
                     format!(
@@ -307,16 +289,10 @@ impl Session {
             self.log(refusal, &local, &remote);
         }
         self.last_use = Instant::now();
-        self.inbound
-            .shared
+        self.shared()
             .metrics
             .dialback(Role::Receiving, answer.as_str(), since.elapsed());
-        let peer = self.guard.entry.peer;
-        if self
-            .inbound
-            .shared
-            .may_log("db:result answered", Party::Caller(peer.ip(), Some(&remote)))
-        {
+        if self.may_log("db:result answered", Some(&remote)) {
             let failed = match answer {
                 Reply::Valid => None,
                 Reply::Invalid => Some(answer.as_str()),
@@ -362,16 +338,16 @@ impl Session {
     ) {
         if let Some(labels) = Labels::of(written, &remote) {
             let partner = live.policy.is_partner(&remote);
-            self.inbound.shared.memory.labels.note(&remote, partner, labels);
+            self.shared().memory.labels.note(&remote, partner, labels);
         }
         // The peer lives: what waits for it need not wait for our next attempt.
         self.inbound.outbound.heard_from(&remote, &local);
         let peer = self.guard.entry.peer.ip();
-        self.inbound.shared.partners.authenticated(&live.policy, &remote, peer);
+        self.shared().partners.authenticated(&live.policy, &remote, peer);
         self.proven(live.policy.is_partner(&remote));
         if self.wire.transport.is_tls() && live.policy.peer(&remote).tls_mode == TlsMode::Optional {
             let partner = live.policy.is_partner(&remote);
-            self.inbound.shared.memory.used_tls.note(&remote, partner, ());
+            self.shared().memory.used_tls.note(&remote, partner, ());
         }
         let pair = AuthenticatedPair {
             local,

@@ -20,7 +20,7 @@ use crate::stream::{Failure, pair_changed};
 use crate::terms;
 use crate::tls::JudgementCache;
 use crate::words::{Direction, Mechanism, Stage};
-use xmpp_federation_xml::{Element, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{Element, StreamHeader, ns};
 
 /// Failed attempts on one stream; the next one ends it (RFC 6120 section 6.4.5).
 const ATTEMPTS: u8 = 3;
@@ -63,10 +63,7 @@ impl Session {
             "abort" => plain("aborted", "the peer gave SASL up"),
             "response" => plain("malformed-request", "an answer to no challenge"),
             _ => {
-                return Err(Failure::fault(
-                    StreamErrorCondition::UnsupportedStanzaType,
-                    "no element that a peer sends in SASL",
-                ));
+                return Err(Failure::unsupported_stanza_type("no element that a peer sends in SASL"));
             }
         };
         let mut behind = self.wire.framer.buffer().iter();
@@ -77,7 +74,7 @@ impl Session {
                 "more was sent behind <auth/> before its answer",
             )),
             Ok(()) => {
-                self.inbound.shared.metrics.sasl(Direction::Inbound, "success");
+                self.shared().metrics.sasl(Direction::Inbound, "success");
                 self.wire.queue(format!("<success xmlns='{}'/>", ns::SASL));
                 self.wire.restart();
                 self.external.restarting = true;
@@ -85,11 +82,10 @@ impl Session {
                 Ok(())
             }
             Err((condition, refusal)) => {
-                self.inbound.shared.metrics.sasl(Direction::Inbound, condition);
+                self.shared().metrics.sasl(Direction::Inbound, condition);
                 let Addresses { from, to } = &self.external.addresses;
                 let entry = &self.guard.entry;
-                self.inbound
-                    .shared
+                self.shared()
                     .refused(entry, Stage::External, to.as_ref(), from.as_ref(), &refusal);
                 let sasl = ns::SASL;
                 self.wire
@@ -141,12 +137,9 @@ impl Session {
         self.id = id;
         self.external.restarting = false;
         self.guard.entry.comes_to(Stage::Features);
-        let announced = read_header(&self.inbound.shared, live, theirs, &self.guard.entry)?;
+        let announced = read_header(self.shared(), live, theirs, &self.guard.entry)?;
         if announced.pre_xmpp_1 {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedVersion,
-                "the version vanished after SASL",
-            ));
+            return Err(Failure::unsupported_version("the version vanished after SASL"));
         }
         self.external.addresses.check_kept(&announced.addresses)?;
         let Addresses {
@@ -154,25 +147,21 @@ impl Session {
             to: Some(local),
         } = announced.addresses
         else {
-            return Err(Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "from and to must be named after SASL",
-            ));
+            return Err(Failure::improper_addressing("from and to must be named after SASL"));
         };
         // The configuration may be another one by now.
         if let Some(shown) = self.wire.transport.shown() {
             let kept = &self.external.certificate;
             terms::certificate(live, shown, kept, &remote).inspect_err(|refusal| {
                 let (local, remote) = (Some(&local), Some(&remote));
-                self.inbound
-                    .shared
+                self.shared()
                     .refused(&self.guard.entry, Stage::External, local, remote, refusal);
             })?;
         }
         self.wire.queue(features(live, Some(&remote), None, false));
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(&remote));
-        if self.inbound.shared.may_log("SASL EXTERNAL", party) {
+        if self.shared().may_log("SASL EXTERNAL", party) {
             pair_changed(&self.guard.entry, (&local, &remote), Mechanism::External, None, None);
         }
         let written = theirs.from.as_deref().unwrap_or_default();
@@ -184,7 +173,7 @@ impl Session {
     pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
         let shown = self.wire.transport.shown();
         let kept = &self.external.certificate;
-        terms::check(live, &self.inbound.shared.memory, shown, kept, remote)
+        terms::check(live, &self.shared().memory, shown, kept, remote)
     }
 
     /// Whether a pair that was authenticated may go on after a reload.

@@ -29,7 +29,7 @@ use crate::stream::{Failure, Wire, major_version};
 use crate::terms;
 use crate::tls::Verdict;
 use crate::words::{Direction, Service, Stage};
-use xmpp_federation_xml::{Element, HeaderToSend, StreamErrorCondition, StreamHeader, XmlWriter, ns};
+use xmpp_federation_xml::{Element, HeaderToSend, StreamHeader, XmlWriter, ns};
 
 /// What negotiation found out.
 #[derive(Debug)]
@@ -57,14 +57,12 @@ impl Addresses {
     pub(super) fn check_kept(&self, after: &Self) -> Result<(), Failure> {
         let changed = |old: &Option<Domain>, new: &Option<Domain>| old.is_some() && old != new;
         if changed(&self.from, &after.from) {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidFrom,
+            return Err(Failure::invalid_from(
                 "the stream's from changed when the stream was restarted",
             ));
         }
         if changed(&self.to, &after.to) {
-            return Err(Failure::fault(
-                StreamErrorCondition::HostUnknown,
+            return Err(Failure::host_unknown(
                 "the stream's to changed when the stream was restarted",
             ));
         }
@@ -123,20 +121,17 @@ pub(super) fn read_header(
     entry: &StreamEntry,
 ) -> Result<PeerHeader, Failure> {
     if theirs.default_ns() != ns::SERVER {
-        return Err(Failure::fault(
-            StreamErrorCondition::InvalidNamespace,
+        return Err(Failure::invalid_namespace(
             "the content namespace of the stream must be jabber:server",
         ));
     }
     let version = major_version(theirs)?;
     let domain = |text: Option<&str>| {
         let named = named(text);
-        named.map(Domain::parse).transpose().map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "from and to of a stream must be domains",
-            )
-        })
+        named
+            .map(Domain::parse)
+            .transpose()
+            .map_err(|_| Failure::improper_addressing("from and to of a stream must be domains"))
     };
     let (from, to) = (domain(theirs.from.as_deref())?, domain(theirs.to.as_deref())?);
     let log = |refusal: Refusal| {
@@ -269,10 +264,7 @@ impl<'a> Negotiation<'a> {
         );
         if let Some(before) = before {
             if pre_xmpp_1 {
-                return Err(Failure::fault(
-                    StreamErrorCondition::UnsupportedVersion,
-                    "the version vanished after STARTTLS",
-                ));
+                return Err(Failure::unsupported_version("the version vanished after STARTTLS"));
             }
             before.check_kept(&addresses)?;
         } else {
@@ -353,14 +345,11 @@ impl<'a> Negotiation<'a> {
                 return Err(if is_stanza(&element, ns::SERVER) {
                     Failure::violation(Check::TlsRequired, "no stanza before TLS and dialback")
                 } else {
-                    Failure::fault(
-                        StreamErrorCondition::UnsupportedStanzaType,
-                        "only STARTTLS is possible here",
-                    )
+                    Failure::unsupported_stanza_type("only STARTTLS is possible here")
                 });
             };
             let received = DialbackElement::parse(&element, kind)
-                .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
+                .map_err(|error| Failure::improper_addressing(error.to_string()))?;
             if received.answer.is_some() {
                 return Err(Failure::violation(
                     Check::Protocol,
@@ -379,12 +368,8 @@ impl<'a> Negotiation<'a> {
             let local = Some(&received.to_domain);
             self.shared
                 .refused(self.entry, Stage::Dialback, local, Some(remote), &refusal);
-            let refused = reply(&received, Reply::Error(condition)).map_err(|_| {
-                Failure::fault(
-                    StreamErrorCondition::BadFormat,
-                    "addresses with characters that XML does not allow",
-                )
-            })?;
+            let refused = reply(&received, Reply::Error(condition))
+                .map_err(|_| Failure::bad_format("addresses with characters that XML does not allow"))?;
             self.wire.send(refused).await?;
         }
     }

@@ -33,6 +33,7 @@ use crate::observe::log_rate::Party;
 use crate::observe::metrics::Bound;
 use crate::observe::registry::StreamGuard;
 use crate::refusal::Check;
+use crate::shared::Shared;
 use crate::stanza::is_stanza;
 use crate::stream::established::{Driver, TaskFuture, drive};
 use crate::stream::pace::LowPriority;
@@ -273,10 +274,7 @@ impl Driver for Session {
         if self.external.restarting {
             return self.restarted(&taking.live, header);
         }
-        Err(Failure::fault(
-            StreamErrorCondition::BadFormat,
-            "a second stream header",
-        ))
+        Err(Failure::bad_format("a second stream header"))
     }
 
     fn take_element(&mut self, taking: &mut StreamFrames, element: &Element) -> Result<(), Failure> {
@@ -290,15 +288,22 @@ impl Driver for Session {
         } else if element.ns() == ns::SASL {
             self.take_sasl(live, element)
         } else {
-            Err(Failure::fault(
-                StreamErrorCondition::UnsupportedStanzaType,
-                "neither a stanza nor dialback",
-            ))
+            Err(Failure::unsupported_stanza_type("neither a stanza nor dialback"))
         }
     }
 }
 
 impl Session {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inbound.shared
+    }
+
+    /// Whether a line about what the peer does may be written; `remote`: in whose name.
+    pub(super) fn may_log(&self, about: &'static str, remote: Option<&Domain>) -> bool {
+        let peer = self.guard.entry.peer.ip();
+        self.shared().may_log(about, Party::Caller(peer, remote))
+    }
+
     /// Something was proven on this stream. `partner`: the name of a configured partner.
     pub(super) fn proven(&mut self, partner: bool) {
         if self.unproven_until.take().is_some() || partner {
@@ -322,7 +327,7 @@ impl Session {
 
     fn taking(&self) -> StreamFrames {
         StreamFrames {
-            live: self.inbound.shared.live(),
+            live: self.shared().live(),
             stanzas: 0,
         }
     }
@@ -333,12 +338,12 @@ impl Session {
             self.name_unread();
         }
         if self.wire.is_open() {
-            self.inbound.shared.stream_refused(&self.guard.entry, &failure);
+            self.shared().stream_refused(&self.guard.entry, &failure);
         }
         count_excess(&self.inbound, &failure, self.unproven_until.is_some());
         let (peer, claimed) = (self.guard.entry.peer, self.guard.entry.claimed());
         let party = Party::Caller(peer.ip(), claimed.as_ref());
-        if self.inbound.shared.may_log("inbound stream ended", party) {
+        if self.shared().may_log("inbound stream ended", party) {
             tracing::info!(
                 %peer,
                 remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -368,7 +373,7 @@ impl Session {
         if bytes == 0 {
             return;
         }
-        self.inbound.shared.metrics.stream_cut();
+        self.shared().metrics.stream_cut();
         tracing::warn!(
             peer = %self.guard.entry.peer,
             remote = self.pairs.first().map(|pair| pair.remote.to_string()),
@@ -394,7 +399,7 @@ impl Session {
         self.guard.update(|detail| detail.phase = "closing");
         // Without a pair no stanza is under way.
         let proven = !self.pairs.is_empty();
-        let live = self.inbound.shared.live();
+        let live = self.shared().live();
         let header = || negotiate::header_for_error(&live);
         self.wire
             .close(failure, header, if proven { FINISH } else { CLOSE_TIME });
@@ -417,7 +422,7 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
-        let idle = self.inbound.shared.live().config.limits.idle_timeout.0;
+        let idle = self.shared().live().config.limits.idle_timeout.0;
         if self.pairs.is_empty() {
             UNAUTHENTICATED.min(idle)
         } else {
@@ -431,7 +436,7 @@ impl Session {
             return Err(Failure::Timeout("closing the stream"));
         }
         if self.unproven_until.is_some_and(|until| Instant::now() >= until) {
-            self.inbound.shared.metrics.unproven_ended(Bound::Time);
+            self.shared().metrics.unproven_ended(Bound::Time);
             let text = "no pair of domains was authenticated on this stream in time";
             return Err(Failure::violation(Check::Time, text));
         }
@@ -473,7 +478,7 @@ impl Session {
     /// The stream is not read until then.
     fn throttle(&mut self, until: Option<Instant>, reason: &'static str) {
         if until.is_some() && self.throttled.is_none() {
-            self.inbound.shared.metrics.paused(reason);
+            self.shared().metrics.paused(reason);
         }
         self.throttled = self.throttled.max(until);
     }
@@ -481,7 +486,7 @@ impl Session {
     fn pause(&mut self, pause: Option<Pause>) {
         if pause.is_some() {
             if self.paused.is_none() {
-                self.inbound.shared.metrics.paused("link-queue");
+                self.shared().metrics.paused("link-queue");
             }
             self.paused = pause;
         }
@@ -510,14 +515,14 @@ impl Session {
         });
         self.last = None;
         if !self.pairs.is_empty() {
-            let limits = self.limits(&self.inbound.shared.live());
+            let limits = self.limits(&self.shared().live());
             self.wire.framer.set_limits(limits);
         }
     }
 
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
-        let live = self.inbound.shared.live();
+        let live = self.shared().live();
         self.forget_lanes();
         self.domains.shrink();
         if !self.pairs.is_empty() {
@@ -528,8 +533,7 @@ impl Session {
         for pair in &self.pairs {
             if let Err(refusal) = self.still_counts(&live, pair) {
                 let (local, remote) = (Some(&pair.local), Some(&pair.remote));
-                self.inbound
-                    .shared
+                self.shared()
                     .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
                 return Err(refusal.into());
             }

@@ -1,7 +1,7 @@
 //! Answers to our own dialback elements, the only ones that peers may say on streams that we open.
 
 use xmpp_federation_core::{Domain, StreamId};
-use xmpp_federation_xml::{Element, StreamErrorCondition, ns};
+use xmpp_federation_xml::{Element, ns};
 
 use crate::dialback::elements::{Answer, DialbackElement, Kind};
 use crate::refusal::Check;
@@ -23,10 +23,10 @@ pub(super) fn take(element: &Element, kind: Kind, remote: &Domain) -> Result<Opt
     }
     if DialbackElement::kind_of(element) != Some(kind) {
         let text = format!("only answers to {} are expected on this stream", kind.tag());
-        return Err(Failure::fault(StreamErrorCondition::UnsupportedStanzaType, text));
+        return Err(Failure::unsupported_stanza_type(text));
     }
-    let received = DialbackElement::parse(element, kind)
-        .map_err(|error| Failure::fault(StreamErrorCondition::ImproperAddressing, error.to_string()))?;
+    let received =
+        DialbackElement::parse(element, kind).map_err(|error| Failure::improper_addressing(error.to_string()))?;
     match received.answer {
         Some(answer) if received.from_domain == *remote => Ok(Some(DialbackAnswer {
             local: received.to_domain,

@@ -28,7 +28,7 @@ use crate::stream::{Failure, Wire, initiating, major_version};
 use crate::terms;
 use crate::tls::{Client, JudgementCache, ShownCertificate, noting_requests};
 use crate::words::{Direction, Service, Stage};
-use xmpp_federation_xml::{Node, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{Node, StreamHeader, ns};
 
 /// A stream is ready.
 #[derive(Debug)]
@@ -307,10 +307,7 @@ impl<'a> Initiation<'a> {
                 return Ok(Some(condition.unwrap_or_default()));
             }
             if !answer.is(sasl, "challenge") {
-                return Err(Failure::fault(
-                    StreamErrorCondition::UnsupportedStanzaType,
-                    "an answer to <auth/> was expected",
-                ));
+                return Err(Failure::unsupported_stanza_type("an answer to <auth/> was expected"));
             }
             // EXTERNAL has nothing to say to a challenge.
             self.wire.send(format!("<abort xmlns='{sasl}'/>")).await?;
@@ -326,12 +323,11 @@ pub(crate) fn external_auth(identity: Option<&str>) -> String {
 }
 
 fn stream_id(header: &StreamHeader) -> Result<StreamId, Failure> {
-    header.id.as_deref().and_then(StreamId::from_peer).ok_or_else(|| {
-        Failure::fault(
-            StreamErrorCondition::UndefinedCondition,
-            "the peer's stream has no id that dialback can use",
-        )
-    })
+    header
+        .id
+        .as_deref()
+        .and_then(StreamId::from_peer)
+        .ok_or_else(|| Failure::undefined_condition("the peer's stream has no id that dialback can use"))
 }
 
 fn offers_errors(features: &Node) -> bool {

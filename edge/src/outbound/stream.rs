@@ -28,6 +28,7 @@ use crate::bounce::Cause;
 use crate::jid::{DomainCache, Labels, Side};
 use crate::observe::log_rate::Party;
 use crate::observe::registry::StreamEntry;
+use crate::shared::Shared;
 use crate::stream::established::{Driver, TaskFuture, drive};
 use crate::stream::transport::Delivery;
 use crate::stream::{Failure, Wire};
@@ -238,7 +239,7 @@ impl Driver for Stream<'_> {
     }
 }
 
-impl Stream<'_> {
+impl<'a> Stream<'a> {
     async fn run(&mut self) -> Failure {
         match self.begin() {
             Ok(()) => drive(self).await,
@@ -257,10 +258,14 @@ impl Stream<'_> {
         Ok(())
     }
 
+    fn shared(&self) -> &'a Shared {
+        &self.outbound.shared
+    }
+
     fn may_log(&self, about: &'static str) -> bool {
         let address = self.opened.address.ip();
         let party = Party::Called(&self.route.remote, Some(address));
-        self.outbound.shared.may_log(about, party)
+        self.shared().may_log(about, party)
     }
 
     /// Starts dialback for new guests and writes what may be written.
@@ -341,7 +346,7 @@ impl Stream<'_> {
         if Labels::of(&self.opened.written, &self.route.remote).is_none() {
             return stanzas;
         }
-        let side = Side::Peer(&self.outbound.shared.memory.labels);
+        let side = Side::Peer(&self.shared().memory.labels);
         let (mut bytes, mut domains) = (BytesMut::new(), DomainCache::default());
         for stanza in split(&stanzas, ns::SERVER) {
             bytes.extend_from_slice(side.respell(&stanza, &mut domains).bytes());
@@ -351,7 +356,7 @@ impl Stream<'_> {
 
     /// How long the stream may carry nothing.
     fn idle_timeout(&self) -> Duration {
-        let own = self.outbound.shared.live().config.limits.idle_timeout.0;
+        let own = self.shared().live().config.limits.idle_timeout.0;
         self.opened.limits.idle_timeout(own)
     }
 
@@ -385,7 +390,7 @@ impl Stream<'_> {
     /// Refuses and reports what has waited too long.
     fn look_for_late(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
-        let live = self.outbound.shared.live();
+        let live = self.shared().live();
         let limits = &live.config.limits;
         let hold = limits.dialback_timeout.0;
         let late: Vec<_> = self
@@ -402,7 +407,7 @@ impl Stream<'_> {
             .map(|(local, _)| local.clone())
             .collect();
         for local in late {
-            self.outbound.shared.metrics.dialback(Role::Initiating, "timeout", hold);
+            self.shared().metrics.dialback(Role::Initiating, "timeout", hold);
             let reason = "no answer to db:result in time";
             self.refuse(&local, Cause::DialbackFailed, "unanswered", reason)?;
         }
@@ -438,18 +443,16 @@ impl Stream<'_> {
 
     /// A reload may have taken a domain away.
     fn check_lists(&mut self) -> Result<(), Failure> {
-        let live = self.outbound.shared.live();
+        let live = self.shared().live();
         let remote = &self.route.remote;
         let pairs = self.pairs.iter();
         let locals = pairs.filter(|(_, state)| !matches!(state, PairState::Gone));
         terms::still(&live, locals.map(|(local, _)| local), [remote])?;
         let shown = self.opened.wire.transport.shown();
-        let (memory, kept) = (&self.outbound.shared.memory, JudgementCache::default());
+        let (memory, kept) = (&self.shared().memory, JudgementCache::default());
         if let Err(refusal) = terms::check(&live, memory, shown, &kept, &self.route.remote) {
             let (entry, remote) = (&self.opened.guard.entry, Some(&self.route.remote));
-            self.outbound
-                .shared
-                .refused(entry, Stage::Stream, None, remote, &refusal);
+            self.shared().refused(entry, Stage::Stream, None, remote, &refusal);
             return Err(refusal.into());
         }
         Ok(())

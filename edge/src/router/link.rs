@@ -259,17 +259,13 @@ impl Link {
         wire.send(header.write().unwrap_or_default()).await?;
         let header = wire.header().await?;
         if header.default_ns() != ns::COMPONENT {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidNamespace,
+            return Err(Failure::invalid_namespace(
                 "the router's stream is not one for components",
             ));
         }
         let id = header.id.as_deref().unwrap_or_default();
         if id.is_empty() {
-            return Err(Failure::fault(
-                StreamErrorCondition::UndefinedCondition,
-                "the router's stream has no id",
-            ));
+            return Err(Failure::undefined_condition("the router's stream has no id"));
         }
         let key = handshake_key(id, &self.secret());
         wire.send(format!("<handshake>{key}</handshake>")).await?;
@@ -290,8 +286,7 @@ impl Link {
                     .metrics
                     .router_element_dropped(aside::before_the_handshake(&element));
             } else if !element.is(ns::STREAMS, "features") {
-                return Err(Failure::fault(
-                    StreamErrorCondition::UnsupportedStanzaType,
+                return Err(Failure::unsupported_stanza_type(
                     "something other than the answer to the handshake came",
                 ));
             }

@@ -31,6 +31,7 @@ use crate::jid::DomainCache;
 use crate::observe::links::LinkPlace;
 use crate::observe::log_rate::Party;
 use crate::observe::returned::RouterEvidence;
+use crate::shared::Shared;
 use crate::stream::established::{Driver, TaskFuture, drive};
 use crate::stream::transport::{Delivery, Progress};
 use crate::stream::{CLOSE_TIME, Failure, LONG_TURN, Wire};
@@ -250,7 +251,7 @@ impl Driver for LiveLink<'_> {
     fn received(&mut self) -> Result<(), Failure> {
         self.last_heard = Instant::now();
         let mut taking = LinkFrames {
-            live: self.link.routers.shared.live(),
+            live: self.shared().live(),
             count: 0,
             size: 0,
         };
@@ -264,11 +265,7 @@ impl Driver for LiveLink<'_> {
             entry.returned(|returned| returned.heard(heard));
         }
         if count > 0 {
-            self.link
-                .routers
-                .shared
-                .metrics
-                .stanzas(Direction::Outbound, count, size);
+            self.shared().metrics.stanzas(Direction::Outbound, count, size);
         } else {
             self.wire.framer.shrink();
         }
@@ -326,6 +323,10 @@ impl Driver for LiveLink<'_> {
 }
 
 impl LiveLink<'_> {
+    fn shared(&self) -> &Shared {
+        &self.link.routers.shared
+    }
+
     /// A router that sends what it must not and does not take our answers would pile them up: it
     /// is read only as far as that lets us write more.
     fn may_read(&self) -> bool {
@@ -414,11 +415,7 @@ impl LiveLink<'_> {
                 self.wire.transport.queue(bytes);
             }
             if count > 0 {
-                self.link
-                    .routers
-                    .shared
-                    .metrics
-                    .stanzas(Direction::Inbound, count, size);
+                self.shared().metrics.stanzas(Direction::Inbound, count, size);
             }
         }
         if self.ping.is_none() && !self.window.is_empty() {
@@ -490,6 +487,6 @@ impl LiveLink<'_> {
 
     /// Whether a line about what the router sends may be written.
     fn may_log(&self, about: &'static str) -> bool {
-        self.link.routers.shared.may_log(about, Party::Router)
+        self.shared().may_log(about, Party::Router)
     }
 }

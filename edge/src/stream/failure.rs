@@ -71,6 +71,30 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// Faults by their conditions.
+macro_rules! faults {
+    ($($name:ident: $condition:ident),* $(,)?) => {
+        impl Failure {$(
+            #[doc = concat!("A rule was broken, which is `", stringify!($condition), "`.")]
+            pub fn $name(text: impl Into<Cow<'static, str>>) -> Self {
+                Self::fault(StreamErrorCondition::$condition, text)
+            }
+        )*}
+    };
+}
+
+faults! {
+    bad_format: BadFormat,
+    host_unknown: HostUnknown,
+    improper_addressing: ImproperAddressing,
+    invalid_from: InvalidFrom,
+    invalid_namespace: InvalidNamespace,
+    invalid_xml: InvalidXml,
+    undefined_condition: UndefinedCondition,
+    unsupported_stanza_type: UnsupportedStanzaType,
+    unsupported_version: UnsupportedVersion,
+}
+
 impl Failure {
     /// A rule was broken that the condition names.
     pub fn fault(condition: StreamErrorCondition, text: impl Into<Cow<'static, str>>) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use xmpp_federation_core::Domain;
-use xmpp_federation_xml::{HeaderToSend, Node, StreamErrorCondition, StreamHeader, ns};
+use xmpp_federation_xml::{HeaderToSend, Node, StreamHeader, ns};
 
 use super::tls::TlsSession;
 use super::{Failure, Wire, major_version};
@@ -32,10 +32,7 @@ impl Wire {
         self.send(ours).await?;
         let header = self.header().await?;
         if header.default_ns() != ns::SERVER {
-            return Err(Failure::fault(
-                StreamErrorCondition::InvalidNamespace,
-                "the peer's stream is not a server's",
-            ));
+            return Err(Failure::invalid_namespace("the peer's stream is not a server's"));
         }
         Ok(header)
     }
@@ -44,10 +41,7 @@ impl Wire {
     pub(crate) async fn features(&mut self) -> Result<Node, Failure> {
         let features = self.element().await?;
         if !features.is(ns::STREAMS, "features") {
-            return Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "stream features were expected",
-            ));
+            return Err(Failure::bad_format("stream features were expected"));
         }
         Ok(features.parse()?)
     }
@@ -60,10 +54,9 @@ impl Wire {
     ) -> Result<(Box<StreamHeader>, Node), Failure> {
         let header = self.exchange_headers(ours).await?;
         if major_version(&header)?.is_none() {
-            return Err(Failure::fault(
-                StreamErrorCondition::UnsupportedVersion,
-                format!("the version vanished after {what}"),
-            ));
+            return Err(Failure::unsupported_version(format!(
+                "the version vanished after {what}"
+            )));
         }
         let features = self.features().await?;
         Ok((header, features))
@@ -86,8 +79,7 @@ impl Wire {
 
     /// The handshake; content that came right behind it is in the framer afterwards.
     pub(crate) async fn handshake(&mut self, config: Arc<ClientConfig>, remote: &Domain) -> Result<(), Failure> {
-        let name = server_name(remote)
-            .map_err(|_| Failure::fault(StreamErrorCondition::ImproperAddressing, "no TLS name for this domain"))?;
+        let name = server_name(remote).map_err(|_| Failure::improper_addressing("no TLS name for this domain"))?;
         let session = TlsSession::client(config, name).map_err(std::io::Error::other)?;
         let started = self.transport.start_tls(session, self.framer.buffer()).await;
         started.map_err(|error| {

@@ -114,10 +114,7 @@ impl Wire {
     pub async fn header(&mut self) -> Result<Box<StreamHeader>, Failure> {
         match self.next_frame().await? {
             Frame::Header(header) => Ok(header),
-            Frame::Element(_) | Frame::End => Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "a stream header was expected",
-            )),
+            Frame::Element(_) | Frame::End => Err(Failure::bad_format("a stream header was expected")),
         }
     }
 
@@ -125,10 +122,7 @@ impl Wire {
     pub async fn element(&mut self) -> Result<Element, Failure> {
         match self.next_frame().await? {
             Frame::Element(element) => Ok(element),
-            Frame::Header(_) | Frame::End => Err(Failure::fault(
-                StreamErrorCondition::BadFormat,
-                "an element was expected",
-            )),
+            Frame::Header(_) | Frame::End => Err(Failure::bad_format("an element was expected")),
         }
     }
 
@@ -260,8 +254,7 @@ pub fn major_version(header: &StreamHeader) -> Result<Option<u32>, Failure> {
     match parse() {
         Some(0) => Ok(None),
         Some(major) => Ok(Some(major)),
-        None => Err(Failure::fault(
-            StreamErrorCondition::UnsupportedVersion,
+        None => Err(Failure::unsupported_version(
             "the stream's version is not a version number",
         )),
     }

@@ -31,10 +31,7 @@ pub(super) fn bare(address: &str) -> &str {
 }
 
 pub(super) fn addressing() -> Failure {
-    Failure::fault(
-        StreamErrorCondition::ImproperAddressing,
-        "from and to of a stanza must be addresses",
-    )
+    Failure::improper_addressing("from and to of a stanza must be addresses")
 }
 
 impl Session {
@@ -151,8 +148,7 @@ impl Session {
         let reason = format!("not every XML parser accepts the name {name:?}; the stanza is refused");
         let refusal = Refusal::new(Check::Xml, reason);
         let entry = &self.guard.entry;
-        self.inbound
-            .shared
+        self.shared()
             .refused(entry, Stage::Stream, Some(local), Some(remote), &refusal);
         self.refuse(live, element, (local, remote), Cause::Unportable);
     }
@@ -174,10 +170,9 @@ impl Session {
         let reason = format!("a stanza from {} was dropped: {fault}", shown(&from));
         let refusal = Refusal::new(Check::Addressing, reason);
         let (local, remote) = (Some(&local), Some(&remote));
-        self.inbound
-            .shared
+        self.shared()
             .refused(&self.guard.entry, Stage::Stream, local, remote, &refusal);
-        self.inbound.shared.metrics.dropped(Cause::Malformed.as_str());
+        self.shared().metrics.dropped(Cause::Malformed.as_str());
     }
 
     /// A stanza that goes no further counts for the domain's rate like any other.
@@ -197,7 +192,7 @@ impl Session {
 
     /// A stanza is refused beyond its sender's rate: to judge and to answer it would be too much work.
     pub(super) fn drop_refused(&mut self) {
-        self.inbound.shared.metrics.dropped(BEYOND);
+        self.shared().metrics.dropped(BEYOND);
         self.look_at_time();
     }
 
@@ -216,7 +211,7 @@ impl Session {
         let peer = self.guard.entry.peer;
         let party = Party::Caller(peer.ip(), Some(remote));
         if let Some(sender) = paid.user_is_over.then_some(from).flatten()
-            && self.inbound.shared.may_log("refused stanzas of one sender", party)
+            && self.shared().may_log("refused stanzas of one sender", party)
         {
             tracing::warn!(
                 %peer, %remote, sender = %shown(bare(sender)),
@@ -259,6 +254,6 @@ impl Session {
         let element = side.respell(element, &mut self.domains);
         let told = bounce(&element, cause)
             .is_some_and(|error| self.inbound.outbound.push(live, local, remote, &error).is_ok());
-        self.inbound.shared.count_report(told, cause);
+        self.shared().count_report(told, cause);
     }
 }

@@ -43,7 +43,7 @@ impl Stream<'_> {
         if !self.opened.wire.is_open() {
             return;
         }
-        let hold = self.outbound.shared.live().config.limits.dialback_timeout.0;
+        let hold = self.shared().live().config.limits.dialback_timeout.0;
         let wire = &mut self.opened.wire;
         wire.close(because.as_ref(), String::new, hold.max(CLOSE_TIME));
         // From now on it counts what the peer takes.
@@ -164,7 +164,7 @@ impl Stream<'_> {
         };
         if !self.used && self.refused.is_none() && self.opened.wire.is_open() {
             let attempt = Attempt::outbound(failure.stage(stage), Some(address), reason.clone());
-            self.outbound.shared.attempt_failed(remote, attempt.of(local));
+            self.shared().attempt_failed(remote, attempt.of(local));
         }
         let OpenStream { wire, guard, .. } = self.opened;
         let finished = self.finished;
@@ -193,7 +193,7 @@ impl Stream<'_> {
         if stanzas == 0 {
             return;
         }
-        self.outbound.shared.metrics.stanzas_unaccounted(stanzas);
+        self.shared().metrics.stanzas_unaccounted(stanzas);
         if self.may_log("stanzas unaccounted for") {
             tracing::warn!(
                 remote = %self.route.remote, address = %self.opened.address, stanzas,

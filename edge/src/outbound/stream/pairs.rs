@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::TlsMode;
-use xmpp_federation_xml::{Element, StreamErrorCondition};
+use xmpp_federation_xml::Element;
 
 use super::Stream;
 use crate::bounce::Cause;
@@ -43,16 +43,12 @@ pub(super) fn hold_of_guests(hold: Duration) -> Duration {
 impl Stream<'_> {
     /// Step 1 of dialback.
     pub(super) fn ask(&mut self, local: &Domain) -> Result<(), Failure> {
-        let live = self.outbound.shared.live();
+        let live = self.shared().live();
         let remote = &self.route.remote;
         let key = live.dialback.key(remote, local, &self.opened.id);
-        let from = Side::Peer(&self.outbound.shared.memory.labels).spelling(local);
-        let xml = result_request(&from, &self.opened.written, &key).map_err(|_| {
-            Failure::fault(
-                StreamErrorCondition::ImproperAddressing,
-                "a domain with characters that XML does not allow",
-            )
-        })?;
+        let from = Side::Peer(&self.shared().memory.labels).spelling(local);
+        let xml = result_request(&from, &self.opened.written, &key)
+            .map_err(|_| Failure::improper_addressing("a domain with characters that XML does not allow"))?;
         self.opened.wire.transport.queue(Bytes::from(xml));
         self.pairs.insert(local.clone(), PairState::Pending(Instant::now()));
         if self.may_log("db:result sent") {
@@ -94,7 +90,7 @@ impl Stream<'_> {
         match answer {
             Answer::Valid => {
                 self.valid(local, Mechanism::Dialback);
-                self.outbound.shared.metrics.dialback(role, "valid", took);
+                self.shared().metrics.dialback(role, "valid", took);
                 if self.may_log("db:result came back") {
                     let entry = &self.opened.guard.entry;
                     pair_changed(entry, (local, remote), Mechanism::Dialback, Some(took), None);
@@ -102,20 +98,17 @@ impl Stream<'_> {
                 Ok(())
             }
             Answer::Invalid => {
-                self.outbound.shared.metrics.dialback(role, "invalid", took);
+                self.shared().metrics.dialback(role, "invalid", took);
                 let cause = Cause::DialbackInvalid;
                 self.refuse(local, cause, "refused", "the peer says our key is invalid")
             }
             Answer::Error(condition) => {
-                self.outbound.shared.metrics.dialback(role, "error", took);
+                self.shared().metrics.dialback(role, "error", took);
                 let condition = condition.as_deref().unwrap_or("no condition");
                 let reason = format!("the peer reports {condition}");
                 self.refuse(local, Cause::DialbackFailed, "refused", &reason)
             }
-            Answer::Unknown => Err(Failure::fault(
-                StreamErrorCondition::InvalidXml,
-                "an answer to db:result of unknown type",
-            )),
+            Answer::Unknown => Err(Failure::invalid_xml("an answer to db:result of unknown type")),
         }
     }
 
@@ -124,7 +117,7 @@ impl Stream<'_> {
         let remote = &self.route.remote;
         self.pairs.insert(local.clone(), PairState::Valid);
         self.last_use = Instant::now();
-        let live = self.outbound.shared.live();
+        let live = self.shared().live();
         let limits = crate::stream::stanza_limits(&live.config.limits);
         self.opened.wire.framer.set_limits(limits);
         self.opened.guard.update(|detail| {
@@ -134,20 +127,16 @@ impl Stream<'_> {
                 mechanism: mechanism.as_str(),
             });
         });
-        self.outbound.shared.registry.partner_works(remote, local);
+        self.shared().registry.partner_works(remote, local);
         let address = self.opened.address.ip();
-        self.outbound
-            .shared
-            .partners
-            .authenticated(&live.policy, remote, address);
+        self.shared().partners.authenticated(&live.policy, remote, address);
         if let Some(labels) = Labels::of(&self.opened.written, remote) {
             let partner = live.policy.is_partner(remote);
-            self.outbound.shared.memory.labels.note(remote, partner, labels);
+            self.shared().memory.labels.note(remote, partner, labels);
         }
         let tls = self.opened.wire.transport.is_tls();
         if tls && live.policy.peer(remote).tls_mode == TlsMode::Optional {
-            self.outbound
-                .shared
+            self.shared()
                 .memory
                 .used_tls
                 .note(remote, live.policy.is_partner(remote), ());

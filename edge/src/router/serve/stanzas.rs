@@ -96,7 +96,7 @@ impl LiveLink<'_> {
             let from = from.unwrap_or_default();
             returned.came_back(now, condition, from, unproven)
         });
-        self.link.routers.shared.metrics.returned(condition);
+        self.shared().metrics.returned(condition);
         if news {
             tracing::warn!(
                 router = self.link.cluster.name,
