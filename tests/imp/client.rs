@@ -235,7 +235,7 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
     assert_eq!(told.len(), calls.len(), "one line per call");
     for (line, call) in told.iter().zip(&calls) {
         let fields = &line["fields"];
-        let (module, path) = match call.service {
+        let (module, path) = match &*call.service {
             "axl" => ("network.axl", "/axl/"),
             _ => (
                 "network.control_center",

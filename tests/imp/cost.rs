@@ -95,7 +95,7 @@ async fn a_cluster_in_order_is_asked_once_in_five_minutes() {
         let calls = bench.sim.calls(u64::try_from(seen).unwrap());
         seen += calls.len();
         for call in calls {
-            match call.service {
+            match &*call.service {
                 "axl" => reads.push(passed),
                 _ => looks.push((call.node, passed)),
             }

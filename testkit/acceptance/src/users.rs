@@ -6,7 +6,7 @@ use minidom::Element;
 use serde::Deserialize;
 
 use testkit_base::Error;
-use testkit_partners::inbox::Received;
+use testkit_base::inbox::Received;
 
 /// A user behind an HTTP face.
 #[derive(Clone, Debug)]

@@ -1,4 +1,6 @@
-//! What every program of the lab shares: its error, the clock of its records, the signal to stop.
+//! What every program of the lab shares: its error, the clock of its records, the signal to stop, inboxes.
+
+pub mod inbox;
 
 /// Any failure in the testkit: a sentence for the person who runs it.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

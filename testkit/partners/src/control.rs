@@ -18,8 +18,8 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::inbox::Received;
 use super::session::User;
+use testkit_base::inbox::Received;
 
 type Users = Arc<BTreeMap<String, User>>;
 

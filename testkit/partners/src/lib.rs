@@ -9,13 +9,12 @@
 //! - `partner` logs in and gives the user an HTTP face: see [`control`]. It keeps trying to connect.
 //!
 //! [`server`] knows the kinds of servers and what can be configured; [`certificates`] good and bad certificates;
-//! [`session`] the user; [`inbox`] what the user received.
+//! [`session`] the user.
 
 pub mod certificates;
 mod config;
 pub mod control;
 mod ejabberd;
-pub mod inbox;
 mod prosody;
 pub mod server;
 pub mod session;

@@ -25,8 +25,8 @@ use xmpp_parsers::presence::{Presence, Type as PresenceType};
 use xmpp_parsers::roster::Roster;
 use xmpp_parsers::version::VersionResult;
 
-use super::inbox::Inbox;
 use testkit_base::Error;
+use testkit_base::inbox::Inbox;
 
 /// How long a stanza may wait to be written to the server.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);

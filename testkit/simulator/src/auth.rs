@@ -4,7 +4,7 @@ use super::calls::fingerprint;
 use super::config::Account;
 use base64::Engine as _;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ pub struct Login {
 }
 
 /// For `/state`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccountState {
     /// User name.
     pub username: String,

@@ -3,14 +3,14 @@
 use axum::http;
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One call.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Position in the record, from 1.
     pub seq: u64,
@@ -19,7 +19,7 @@ pub struct Call {
     /// The node that was called.
     pub node: String,
     /// `axl`, `control-center`, `xcp` or `cli`.
-    pub service: &'static str,
+    pub service: Cow<'static, str>,
     /// As `executeSQLQuery`, `soapDoControlServices`, `handshake`, `run sql`.
     pub operation: String,
     /// SQL text, control type and services, component id.
@@ -31,9 +31,35 @@ pub struct Call {
     /// User name, where one was given.
     pub user: Option<String>,
     /// `ok`, `bad` or `none`.
-    pub auth: &'static str,
+    pub auth: Cow<'static, str>,
     /// Fingerprint of the credentials: SHA-256 of `user:password`, first 12 hex digits.
     pub credential: Option<String>,
+}
+
+impl Call {
+    /// A call that is no HTTP request.
+    pub fn new(
+        node: &str,
+        service: &'static str,
+        operation: &str,
+        detail: &str,
+        outcome: &str,
+        auth: &'static str,
+    ) -> Self {
+        Self {
+            seq: 0,
+            at_ms: 0,
+            node: node.into(),
+            service: service.into(),
+            operation: operation.into(),
+            detail: detail.into(),
+            status: 0,
+            outcome: outcome.into(),
+            user: None,
+            auth: auth.into(),
+            credential: None,
+        }
+    }
 }
 
 /// One request as it came, in the lines that matter.
@@ -99,12 +125,12 @@ impl Calls {
         call.at_ms = now_ms();
         tracing::info!(
             node = call.node,
-            service = call.service,
+            service = %call.service,
             operation = call.operation,
             detail = call.detail,
             status = call.status,
             outcome = call.outcome,
-            auth = call.auth,
+            auth = %call.auth,
             "call"
         );
         calls.push(call);
@@ -123,9 +149,7 @@ impl Calls {
 
 /// Unix time in milliseconds.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    u64::try_from(testkit_base::now_ms()).unwrap_or_default()
 }
 
 /// The fingerprint under which credentials appear in the record.

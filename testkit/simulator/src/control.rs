@@ -11,7 +11,7 @@
 //! | `POST /nodes/{name}/links/{component id}/raw` | the body's bytes go out on that link as they are |
 //! | `POST /sql` | any SQL on the publisher: `{"rows": [{…}], "changed": n}` |
 //! | `POST /users/{jid}/stanza` | one stanza, sent as that user |
-//! | `GET /users/{jid}/inbox?after=SEQ&wait=MS` | list of [`Item`] |
+//! | `GET /users/{jid}/inbox?after=SEQ&wait=MS` | list of [`Received`] |
 //! | `GET /ca.pem` | the CA of the nodes |
 
 use super::SimulatedImp;
@@ -21,7 +21,6 @@ use super::cluster::{Change, Cluster};
 use super::config::{Federation, Row};
 use super::faults::FaultOptions;
 use super::router::{Control, Outgoing, ROUTER, RouterState};
-use super::users::Item;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -34,9 +33,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use testkit_base::inbox::Received;
 
 /// Everything that can be seen of a cluster.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClusterState {
     /// Name of the component table.
     pub table: String,
@@ -51,7 +51,7 @@ pub struct ClusterState {
 }
 
 /// What can be seen of a node.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeState {
     /// Name in `processnode`.
     pub name: String,
@@ -204,7 +204,7 @@ impl SimulatedImp {
     }
 
     /// What a user received behind `after`; waits up to `wait` for the first such stanza. `None`: no such user.
-    pub async fn inbox(&self, jid: &str, after: u64, wait: Duration) -> Option<Vec<Item>> {
+    pub async fn inbox(&self, jid: &str, after: u64, wait: Duration) -> Option<Vec<Received>> {
         self.cluster.users.inbox(jid, after, wait).await
     }
 
@@ -227,19 +227,8 @@ impl SimulatedImp {
     }
 
     fn record_cli(&self, node: &str, operation: &str, detail: &str, outcome: &str) {
-        self.cluster.calls.record(Call {
-            seq: 0,
-            at_ms: 0,
-            node: node.into(),
-            service: "cli",
-            operation: operation.into(),
-            detail: detail.into(),
-            status: 0,
-            outcome: outcome.into(),
-            user: None,
-            auth: "none",
-            credential: None,
-        });
+        let call = Call::new(node, "cli", operation, detail, outcome, "none");
+        self.cluster.calls.record(call);
     }
 }
 

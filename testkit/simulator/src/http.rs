@@ -129,18 +129,18 @@ async fn handle(
             cluster.auth.open_session()
         )
     });
+    let Request {
+        service,
+        operation,
+        detail,
+        login,
+        ..
+    } = request;
     cluster.calls.record(Call {
-        seq: 0,
-        at_ms: 0,
-        node: node.name.clone(),
-        service: request.service,
-        operation: request.operation,
-        detail: request.detail,
         status: answer.status,
-        outcome: answer.outcome.into(),
-        user: request.login.user,
-        auth: request.login.verdict,
-        credential: request.login.credential,
+        user: login.user,
+        credential: login.credential,
+        ..Call::new(&node.name, service, &operation, &detail, answer.outcome, login.verdict)
     });
     match answer.outcome {
         "time-out" => {

@@ -64,7 +64,7 @@ pub use config::{Account, Federation, ImpConfig, NodeConfig, Profile, Row, Sprea
 pub use control::{ClusterState, NodeState, SqlResult};
 pub use faults::{FaultForm, FaultOptions, NAMES as FAULT_NAMES};
 pub use router::{LinkState, Restart, RouterState, Status};
-pub use users::Item;
+pub use testkit_base::inbox::Received;
 
 use cluster::{Cluster, Node};
 use data_encoding::HEXLOWER;

@@ -1,16 +1,13 @@
 //! The simulated users and conference aliases: an inbox each, and what a client answers by itself.
 
-use super::calls::now_ms;
 use super::cluster::Node;
 use super::config::ImpConfig;
 use super::router::{COMPONENT_NS, domain_of, error_answer};
 use super::xml::{Element, parse_stanza};
-use parking_lot::Mutex;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use testkit_base::inbox::{Inbox, Received};
 
 /// All users by bare JID, conference aliases by their domain.
 #[derive(Debug)]
@@ -22,19 +19,7 @@ struct User {
     jid: String,
     alias: bool,
     home: Arc<Node>,
-    inbox: Mutex<Vec<Item>>,
-    last: watch::Sender<u64>,
-}
-
-/// A stanza received.
-#[derive(Debug, Clone, Serialize)]
-pub struct Item {
-    /// From 1, without gaps.
-    pub seq: u64,
-    /// Unix milliseconds.
-    pub at_ms: u64,
-    /// As XML without the stream's namespace.
-    pub stanza: String,
+    inbox: Inbox,
 }
 
 /// What became of a stanza for a local address.
@@ -62,8 +47,7 @@ impl Users {
                 jid: jid.clone(),
                 alias,
                 home: home.clone(),
-                inbox: Mutex::default(),
-                last: watch::Sender::new(0),
+                inbox: Inbox::default(),
             };
             users.insert(jid, user);
         };
@@ -125,7 +109,7 @@ impl Users {
         }
         match user {
             Some(user) => {
-                user.put(stanza);
+                user.inbox.push(stanza.to_xml(COMPONENT_NS));
                 Delivery::Taken
             }
             None if stanza.name == "presence" => Delivery::Refused((kind == "subscribe").then(|| {
@@ -138,14 +122,9 @@ impl Users {
         }
     }
 
-    /// What is behind `after`; waits up to `wait` for the first such stanza.
-    pub async fn inbox(&self, jid: &str, after: u64, wait: Duration) -> Option<Vec<Item>> {
-        let user = self.find(jid)?;
-        let mut last = user.last.subscribe();
-        let _ = tokio::time::timeout(wait, last.wait_for(|seq| *seq > after)).await;
-        let inbox = user.inbox.lock();
-        let from = usize::try_from(after).unwrap_or(usize::MAX);
-        Some(inbox.get(from..).unwrap_or_default().to_vec())
+    /// What is behind `after`, without the stream's namespace; waits up to `wait` for the first such stanza.
+    pub async fn inbox(&self, jid: &str, after: u64, wait: Duration) -> Option<Vec<Received>> {
+        Some(self.find(jid)?.inbox.after(after, wait).await)
     }
 
     /// The JIDs of all users and aliases.
@@ -164,18 +143,6 @@ impl Users {
 impl User {
     fn full_jid(&self) -> String {
         format!("{}/imp", self.jid)
-    }
-
-    fn put(&self, stanza: &Element) {
-        let mut inbox = self.inbox.lock();
-        let seq = inbox.len() as u64 + 1;
-        inbox.push(Item {
-            seq,
-            at_ms: now_ms(),
-            stanza: stanza.to_xml(COMPONENT_NS),
-        });
-        drop(inbox);
-        self.last.send_replace(seq);
     }
 }
 

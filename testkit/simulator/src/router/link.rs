@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Node};
 use crate::config::Profile;
 use crate::xml::{Element, StreamEvent, StreamParser};
 use data_encoding::HEXLOWER;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub enum Outgoing {
 }
 
 /// For `/state`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LinkState {
     /// Component id.
     pub id: String,
@@ -204,19 +204,8 @@ async fn serve(cluster: Arc<Cluster>, node: Arc<Node>, stream: TcpStream, addres
         gateway,
     } = opening;
     let record = |outcome: &str, auth| {
-        cluster.calls.record(Call {
-            seq: 0,
-            at_ms: 0,
-            node: node.name.clone(),
-            service: "xcp",
-            operation: "handshake".into(),
-            detail: id.clone(),
-            status: 0,
-            outcome: outcome.into(),
-            user: None,
-            auth,
-            credential: None,
-        });
+        let call = Call::new(&node.name, "xcp", "handshake", &id, outcome, auth);
+        cluster.calls.record(call);
     };
     let (queue, waiting) = mpsc::channel(QUEUE);
     let registered = opened.and_then(|()| {
@@ -342,7 +331,7 @@ fn register(node: &Node, link: &Arc<Link>, run: &CancellationToken) -> Result<()
         return Err(StreamError("conflict", format!("`{}` is linked already", link.id)));
     }
     state.links.push(link.clone());
-    state.first_link_at_ms.get_or_insert_with(now_ms);
+    state.seen.first_link_at_ms.get_or_insert_with(now_ms);
     Ok(())
 }
 
@@ -406,19 +395,9 @@ async fn converse(
                 text,
                 "component's stream ends"
             );
-            cluster.calls.record(Call {
-                seq: 0,
-                at_ms: 0,
-                node: node.name.clone(),
-                service: "xcp",
-                operation: "stream-error".into(),
-                detail: link.id.clone(),
-                status: 0,
-                outcome: format!("{condition}: {text}"),
-                user: None,
-                auth: "ok",
-                credential: None,
-            });
+            let outcome = format!("{condition}: {text}");
+            let call = Call::new(&node.name, "xcp", "stream-error", &link.id, &outcome, "ok");
+            cluster.calls.record(call);
             stream_error(condition, &text)
         }
     };

@@ -17,7 +17,8 @@ use super::calls::now_ms;
 use super::cluster::{Cluster, Node};
 use super::config::Federation;
 use super::listen::listen;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -53,11 +54,12 @@ const OTHER_SERVICES: [&str; 8] = [
 ];
 
 /// State of a service as Control Center words it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// Runs.
     Started,
     /// Does not run.
+    #[default]
     Stopped,
     /// On its way up.
     Starting,
@@ -75,7 +77,7 @@ pub struct Service {
 }
 
 /// One restart, for `/state`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Restart {
     /// The command came (or the process died).
     pub requested_at_ms: u64,
@@ -86,13 +88,23 @@ pub struct Restart {
     /// The port was open again, status `Started`.
     pub started_at_ms: Option<u64>,
     /// `control-center`, `hand` or `fault`.
-    pub by: &'static str,
+    pub by: Cow<'static, str>,
     /// What was loaded.
     pub loaded_ids: BTreeSet<String>,
 }
 
+impl Restart {
+    fn begun(by: &'static str) -> Self {
+        Self {
+            requested_at_ms: now_ms(),
+            by: by.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// For `/state`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RouterState {
     /// As Control Center says.
     pub status: Status,
@@ -136,17 +148,12 @@ struct State {
     busy: bool,
     /// Services that somebody stopped: a restart of the router does not bring them back.
     stopped_by_hand: BTreeSet<&'static str>,
-    restarts: Vec<Restart>,
     /// Ends the running router: its port and its links.
     run: CancellationToken,
     links: Vec<Arc<Link>>,
     turn: usize,
-    bounced: u64,
-    delivered: u64,
-    sent: u64,
-    refused: u64,
-    config_requests: u64,
-    first_link_at_ms: Option<u64>,
+    /// Restarts and counters; what is known otherwise is filled in for `/state`.
+    seen: RouterState,
 }
 
 /// What is to be done with a service.
@@ -178,16 +185,10 @@ impl Router {
             notice: false,
             busy: false,
             stopped_by_hand: BTreeSet::new(),
-            restarts: Vec::new(),
             run: CancellationToken::new(),
             links: Vec::new(),
             turn: 0,
-            bounced: 0,
-            delivered: 0,
-            sent: 0,
-            refused: 0,
-            config_requests: 0,
-            first_link_at_ms: None,
+            seen: RouterState::default(),
         }))
     }
 
@@ -222,13 +223,7 @@ impl Router {
             loaded_ids: state.loaded.clone(),
             configured_ids: state.configured.clone(),
             links: state.links.iter().map(|link| link.state()).collect(),
-            restarts: state.restarts.clone(),
-            bounced: state.bounced,
-            delivered: state.delivered,
-            sent: state.sent,
-            refused: state.refused,
-            config_requests: state.config_requests,
-            first_link_at_ms: state.first_link_at_ms,
+            ..state.seen.clone()
         }
     }
 
@@ -304,7 +299,7 @@ impl State {
     fn stop(&mut self, status: Status) {
         self.run.cancel();
         self.links.clear();
-        self.first_link_at_ms = None;
+        self.seen.first_link_at_ms = None;
         self.set(ROUTER, status, None);
         for name in XCP_SERVICES {
             self.set(name, status, None);
@@ -362,14 +357,7 @@ impl Cluster {
         let hangs =
             control == Control::Restart && self.faults.strike("restart-hangs", &node.name, &["Restart"]).is_some();
         if control != Control::Stop {
-            state.restarts.push(Restart {
-                requested_at_ms: now_ms(),
-                stopped_at_ms: None,
-                starting_at_ms: None,
-                started_at_ms: None,
-                by,
-                loaded_ids: BTreeSet::new(),
-            });
+            state.seen.restarts.push(Restart::begun(by));
         }
         if control != Control::Start {
             state.stop(Status::Stopping);
@@ -396,7 +384,7 @@ impl Cluster {
 
     /// From the process being down to the port being open.
     async fn start_router(self: &Arc<Self>, node: &Arc<Node>, duration: Duration, hangs: bool, with_services: bool) {
-        if let Some(restart) = node.router.lock().restarts.last_mut() {
+        if let Some(restart) = node.router.lock().seen.restarts.last_mut() {
             restart.stopped_at_ms = Some(now_ms());
         }
         while (hangs && self.faults.is_on("restart-hangs", &node.name)) || self.faults.is_on("router-down", &node.name)
@@ -416,7 +404,7 @@ impl Cluster {
             if with_services {
                 state.set_services(Status::Starting, began);
             }
-            if let Some(restart) = state.restarts.last_mut() {
+            if let Some(restart) = state.seen.restarts.last_mut() {
                 restart.starting_at_ms = Some(began);
                 restart.loaded_ids.clone_from(&state.loaded);
             }
@@ -449,7 +437,7 @@ impl Cluster {
             });
         }
         let mut down_ms = 0;
-        if let Some(restart) = state.restarts.last_mut() {
+        if let Some(restart) = state.seen.restarts.last_mut() {
             restart.started_at_ms = Some(now_ms());
             down_ms = now_ms().saturating_sub(restart.requested_at_ms);
         }
@@ -499,14 +487,7 @@ impl Cluster {
             }
             state.busy = true;
             state.stop(Status::Stopped);
-            state.restarts.push(Restart {
-                requested_at_ms: now_ms(),
-                stopped_at_ms: None,
-                starting_at_ms: None,
-                started_at_ms: None,
-                by: "fault",
-                loaded_ids: BTreeSet::new(),
-            });
+            state.seen.restarts.push(Restart::begun("fault"));
             drop(state);
             let (cluster, node) = (self.clone(), node.clone());
             let duration = self.settings().restart.mul_f64(0.7);

@@ -74,7 +74,7 @@ impl Cluster {
             ));
         }
         if !link.carries() {
-            node.router.lock().refused += 1;
+            node.router.lock().seen.refused += 1;
             if let Some(answer) = xcp::returned(&stanza) {
                 let _ = link.send(Outgoing::Own(answer)).await;
             }
@@ -87,20 +87,20 @@ impl Cluster {
             return Ok(());
         }
         if !self.is_local(&to_domain) {
-            node.router.lock().refused += 1;
+            node.router.lock().seen.refused += 1;
             if let Some(answer) = error_answer(&stanza, "remote-server-not-found") {
                 let _ = link.send(Outgoing::Stanza(answer)).await;
             }
             return Ok(());
         }
         match self.users.deliver(&self.domains, &stanza) {
-            Delivery::Taken => node.router.lock().delivered += 1,
+            Delivery::Taken => node.router.lock().seen.delivered += 1,
             Delivery::Answered(answer) => {
-                node.router.lock().delivered += 1;
+                node.router.lock().seen.delivered += 1;
                 self.to_partner(node, answer).await;
             }
             Delivery::Refused(answer) => {
-                node.router.lock().refused += 1;
+                node.router.lock().seen.refused += 1;
                 if let Some(answer) = answer {
                     self.to_partner(node, answer).await;
                 }
@@ -133,7 +133,7 @@ impl Cluster {
         while let Some((over, link)) = self.pick(node, &stanza) {
             match link.send(Outgoing::Stanza(stanza)).await {
                 Ok(()) => {
-                    over.router.lock().sent += 1;
+                    over.router.lock().seen.sent += 1;
                     return;
                 }
                 Err(Outgoing::Stanza(back)) => stanza = back,
@@ -170,7 +170,7 @@ impl Cluster {
 
     /// Back to the user who sent it.
     pub(super) fn bounce(&self, node: &Node, stanza: &Element, condition: &str) {
-        node.router.lock().bounced += 1;
+        node.router.lock().seen.bounced += 1;
         if let Some(answer) = error_answer(stanza, condition) {
             self.users.deliver(&self.domains, &answer);
         }

@@ -209,21 +209,11 @@ impl Cluster {
                 "an <xdb/> that asks for no configuration".into(),
             ));
         };
-        node.router.lock().config_requests += 1;
+        node.router.lock().seen.config_requests += 1;
         let known = node.router.lock().loaded.contains(asked);
-        self.calls.record(Call {
-            seq: 0,
-            at_ms: 0,
-            node: node.name.clone(),
-            service: "xcp",
-            operation: "xdb get config".into(),
-            detail: asked.into(),
-            status: 0,
-            outcome: if known { "ok" } else { "not known" }.into(),
-            user: None,
-            auth: "ok",
-            credential: None,
-        });
+        let outcome = if known { "ok" } else { "not known" };
+        let call = Call::new(&node.name, "xcp", "xdb get config", asked, outcome, "ok");
+        self.calls.record(call);
         let mut config = Element::new(COMPONENT_NS, "config").with("id", asked);
         if known {
             let secret = self.settings().router_secret;

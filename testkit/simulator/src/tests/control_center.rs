@@ -183,7 +183,10 @@ async fn a_lost_reply_leaves_a_restart_behind() {
     );
     assert_eq!(imp.state().nodes[0].router.restarts.len(), 1);
     let call = imp.calls(0).last().unwrap().clone();
-    assert_eq!((call.status, call.outcome.as_str(), call.auth), (0, "reply lost", "ok"));
+    assert_eq!(
+        (call.status, call.outcome.as_str(), &*call.auth),
+        (0, "reply lost", "ok")
+    );
 }
 
 #[rstest]

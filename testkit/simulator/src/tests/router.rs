@@ -106,7 +106,7 @@ pub(super) async fn cluster_of(router_profile: Profile, ids: &[&str]) -> Simulat
     .unwrap()
 }
 
-pub(super) async fn inbox(imp: &SimulatedImp, jid: &str, after: u64) -> Vec<Item> {
+pub(super) async fn inbox(imp: &SimulatedImp, jid: &str, after: u64) -> Vec<Received> {
     let items = imp.inbox(jid, after, Duration::from_secs(5)).await.unwrap();
     assert!(!items.is_empty(), "nothing for {jid} behind {after}");
     items
@@ -170,7 +170,7 @@ async fn who_is_not_known_is_refused(#[case] id: &str, #[case] secret: &str, #[c
     assert!(answer.contains(&expected), "{answer}");
     assert!(answer.ends_with("</stream:stream>"), "{answer}");
     let call = imp.calls(0).last().unwrap().clone();
-    assert_eq!((call.service, call.detail.as_str()), ("xcp", id));
+    assert_eq!((&*call.service, call.detail.as_str()), ("xcp", id));
     assert!(call.outcome.starts_with(condition), "{}", call.outcome);
     assert!(imp.state().nodes[0].router.links.is_empty());
 }

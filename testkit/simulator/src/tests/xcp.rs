@@ -238,7 +238,7 @@ async fn the_config_manager_answers_and_counts() {
     }
     assert_eq!(imp.state().nodes[0].router.config_requests, 2);
     let call = imp.calls(0).last().unwrap().clone();
-    assert_eq!((call.service, call.operation.as_str()), ("xcp", "xdb get config"));
+    assert_eq!((&*call.service, call.operation.as_str()), ("xcp", "xdb get config"));
 }
 
 #[rstest]

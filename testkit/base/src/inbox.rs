@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// One received stanza.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Received {
     /// Counts from 1.
     pub seq: u64,
@@ -40,7 +40,7 @@ impl Inbox {
         let seq = entries.len() as u64 + 1;
         entries.push(Received {
             seq,
-            at_ms: testkit_base::now_ms(),
+            at_ms: crate::now_ms(),
             stanza,
         });
         self.newest.send_replace(seq);
