@@ -1,39 +1,29 @@
 //! What a failed run leaves for its reader: the pods' logs, events and the resource, beside the lab's own logs.
 
-use std::path::Path;
-
-use super::object::Pod;
-use super::object::{list, text};
 use testkit_lab::Lab;
 
 /// Writes what Kubernetes still knows into the lab's log folder; what cannot be had is left out.
 pub async fn collect(lab: &Lab) {
-    let folder = lab.layout().logs_dir();
-    let questions: [(&str, &[&str]); 3] = [
-        ("resources.yaml", &["get", "xfed", "-A", "-o", "yaml"]),
-        ("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"]),
-        ("pods.txt", &["get", "pods", "-A", "-o", "wide"]),
-    ];
-    for (file, question) in questions {
-        write(&folder.join(file), lab.kubectl(question).await.ok());
-    }
-    let Ok(pods) = lab.kubectl(&["get", "pods", "-A", "-o", "json"]).await else {
-        return;
-    };
-    let pods: serde_json::Value = serde_json::from_str(&pods).unwrap_or_default();
-    for pod in list(&pods, "/items") {
-        let (namespace, pod) = (text(pod, "/metadata/namespace"), Pod::read(pod));
-        for (suffix, previous) in [("", "--previous=false"), (".previous", "--previous=true")] {
-            let log = lab.kubectl(&["-n", namespace, "logs", previous, &pod.name]).await;
-            write(&folder.join(format!("pod-{}{suffix}.log", pod.name)), log.ok());
+    let save = async |file: &str, question: &[&str]| {
+        let path = lab.layout().logs_dir().join(file);
+        if let Ok(text) = lab.kubectl(question).await
+            && let Err(error) = std::fs::write(&path, text)
+        {
+            eprintln!("cannot write {}: {error}", path.display());
         }
-    }
-}
-
-fn write(path: &Path, text: Option<String>) {
-    if let Some(text) = text
-        && let Err(error) = std::fs::write(path, text)
-    {
-        eprintln!("cannot write {}: {error}", path.display());
+    };
+    save("resources.yaml", &["get", "xfed", "-A", "-o", "yaml"]).await;
+    save("events.txt", &["get", "events", "-A", "--sort-by=.lastTimestamp"]).await;
+    save("pods.txt", &["get", "pods", "-A", "-o", "wide"]).await;
+    let names = "-o=jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{\"\\n\"}{end}";
+    let pods = lab.kubectl(&["get", "pods", "-A", names]).await.unwrap_or_default();
+    for (namespace, pod) in pods.lines().filter_map(|line| line.split_once(' ')) {
+        let logs = ["-n", namespace, "logs", pod];
+        save(&format!("pod-{pod}.log"), &logs).await;
+        save(
+            &format!("pod-{pod}.previous.log"),
+            &[&logs[..], &["--previous"]].concat(),
+        )
+        .await;
     }
 }

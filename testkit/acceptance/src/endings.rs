@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::imp::{self, State};
-use super::object::expect_condition;
-use super::object::{list, text};
-use super::ready::Watch;
-use super::registration::{component_id, linked, restart_counts};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::{Api, ResourceExt};
+
+use super::registration::{component_id, linked};
 use super::report::{Talk, ensure};
-use super::resource::{Sample, sample_file};
+use super::resource::{SECRETS, Sample};
 use super::traffic::{self, Run};
 use super::world::World;
+use super::{imp, install};
 use testkit_base::Error;
+use testkit_simulator::ClusterState;
 
 /// Messages each way while the pod ends.
 const IN_FLIGHT: usize = 200;
@@ -22,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Step 11: an edge pod is deleted while messages are in flight.
 pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let (alice, bob) = (&world.alice, &world.bob);
-    let pods = sample.pods(world).await?;
+    let pods = sample.pods().await?;
     let victim = pods.first().ok_or("there is no edge pod")?;
     let there = Run::prepare(alice, bob, IN_FLIGHT).await?;
     let back = Run::prepare(bob, alice, IN_FLIGHT).await?;
@@ -42,10 +44,7 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
                 },
             )
             .await?;
-        world
-            .lab
-            .kubectl(&["-n", &sample.namespace, "delete", "pod", &victim.name, "--wait=false"])
-            .await?;
+        sample.delete_pod(victim, &DeleteParams::default()).await?;
         talk.fact(
             "deleted while messages flow",
             format_args!("{}, which had carried {carried} of them", victim.name),
@@ -68,14 +67,15 @@ pub async fn pod_deleted(talk: Talk, world: &World, sample: &Sample) -> Result<(
         lost += account.lost;
     }
     talk.wait("the new pod in service", Duration::from_secs(90), async || {
-        let now = sample.pods(world).await?;
+        let now = sample.pods().await?;
         let ready = now.iter().filter(|pod| pod.ready && !pod.terminating).count();
         ensure(ready == pods.len(), || {
             format!("{ready} of {} pods are ready", pods.len())
         })?;
-        ensure(!now.iter().any(|pod| pod.uid == victim.uid), || {
-            "the old pod is still there".to_owned()
-        })?;
+        ensure(
+            !now.iter().any(|pod| pod.uid == victim.uid),
+            || "the old pod is still there",
+        )?;
         let ids: Vec<String> = (0..pods.len()).map(component_id).collect();
         for node in &world.imp.state().await?.nodes {
             linked(node, &ids)?;
@@ -102,7 +102,7 @@ fn component_of(pod: &str) -> Result<String, Error> {
 }
 
 /// Stanzas that went over a component's links, both ways.
-fn stanzas(state: &State, id: &str) -> u64 {
+fn stanzas(state: &ClusterState, id: &str) -> u64 {
     let links = state.nodes.iter().flat_map(|node| &node.router.links);
     links
         .filter(|link| link.id == id)
@@ -112,110 +112,76 @@ fn stanzas(state: &State, id: &str) -> u64 {
 
 /// Step 12: the resource is deleted, and applied again.
 pub async fn removal(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let account = sample.account(world).await?;
-    let before = restart_counts(&world.imp.state().await?);
+    install::operator_runs(sample).await?;
+    let account = sample.account().await?;
+    let before = world.imp.restarts().await?;
     let began = Instant::now();
-    world
-        .lab
-        .kubectl(&[
-            "-n",
-            &sample.namespace,
-            "delete",
-            &format!("xmppfederation/{}", sample.name),
-            "--timeout=90s",
-        ])
-        .await?;
+    sample.delete(Duration::from_secs(90)).await?;
     talk.fact("deleted", format_args!("in {:.1} s", began.elapsed().as_secs_f64()));
     let rows = imp::rows_over_axl(&world.imp_ca(), &account.user, &account.password).await?;
     ensure(rows.is_empty(), || format!("rows are left: {rows:?}"))?;
     talk.say(imp::as_cli(&rows));
-    emptied(talk, world, sample).await?;
+    emptied(talk, sample).await?;
     talk.fact("namespace", format_args!("{}: nothing of ours left", sample.namespace));
-    ensure(restart_counts(&world.imp.state().await?) == before, || {
-        "a router was restarted by the deletion".to_owned()
-    })?;
+    let sentence = "a router was restarted by the deletion";
+    world.imp.no_restart_since(&before, sentence).await?;
     talk.fact("routers", "not restarted");
-    talk.fact("Event", event(world, sample).await?);
+    let cleaned = |note: &str| note.contains("Cisco XCP Router") && note.contains("restart");
+    let event = sample
+        .event(None, |event| event.note.as_deref().is_some_and(cleaned))
+        .await;
+    let event = event.map_err(|error| format!("what a restart would still clean: {error}"))?;
+    talk.fact("Event", event);
     again(talk, world, sample).await
 }
 
 /// Waits until nothing of ours is left in the namespace.
-pub async fn emptied(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
+pub async fn emptied(talk: Talk, sample: &Sample) -> Result<(), Error> {
     talk.wait("an empty namespace", Duration::from_mins(1), async || {
-        let left = remains(world, sample).await?;
+        let left = remains(sample).await?;
         ensure(left.is_empty(), || format!("left: {}", left.join(", ")))
     })
     .await
 }
 
 /// Objects in the namespace that neither Kubernetes nor the administrator put there.
-async fn remains(world: &World, sample: &Sample) -> Result<Vec<String>, Error> {
-    let kinds = world
-        .lab
-        .kubectl(&["api-resources", "--namespaced", "--verbs=list", "-o", "name"])
-        .await?;
-    let kinds: Vec<&str> = kinds
-        .lines()
-        .map(str::trim)
-        .filter(|kind| !kind.is_empty() && !kind.starts_with("events"))
-        .collect();
-    let all = world.get(&["-n", &sample.namespace, &kinds.join(",")]).await?;
-    let theirs = sample.secret_names();
-    Ok(list(&all, "/items")
-        .iter()
-        .filter_map(|object| {
-            let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
+async fn remains(sample: &Sample) -> Result<Vec<String>, Error> {
+    let known = Discovery::new(sample.kube.clone()).run().await?;
+    let mut found = Vec::new();
+    for (resource, capabilities) in known
+        .groups()
+        .flat_map(kube::discovery::ApiGroup::recommended_resources)
+    {
+        if capabilities.scope == Scope::Cluster || !capabilities.supports_operation(verbs::LIST) {
+            continue;
+        }
+        let kind = resource.kind.as_str();
+        let objects: Api<DynamicObject> = Api::namespaced_with(sample.kube.clone(), &sample.namespace, &resource);
+        for object in objects.list_metadata(&ListParams::default()).await? {
+            let name = object.name_any();
             let expected = match kind {
+                "Event" => true,
                 "ConfigMap" => name == "kube-root-ca.crt",
                 "ServiceAccount" => name == "default",
-                "Secret" => theirs.iter().any(|secret| secret == name),
+                "Secret" => SECRETS.contains(&name.as_str()),
                 _ => false,
             };
-            (!expected).then(|| format!("{kind}/{name}"))
-        })
-        .collect())
-}
-
-/// The event that says what a restart would still clean.
-async fn event(world: &World, sample: &Sample) -> Result<String, Error> {
-    let events = world
-        .get(&[
-            "-n",
-            &sample.namespace,
-            "events.v1.",
-            "--sort-by=.metadata.creationTimestamp",
-        ])
-        .await?;
-    list(&events, "/items")
-        .iter()
-        .rev()
-        .find(|event| {
-            text(event, "/involvedObject/kind") == "XmppFederation"
-                && text(event, "/message").contains("Cisco XCP Router")
-                && text(event, "/message").contains("restart")
-        })
-        .map(|event| format!("{}: {}", text(event, "/reason"), text(event, "/message")))
-        .ok_or_else(|| "no Event says what a restart would still clean".into())
+            if !expected {
+                found.push(format!("{kind}/{name}"));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The lab is left working.
 async fn again(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let applied = Instant::now();
-    let path = sample_file().display().to_string();
-    world.lab.kubectl(&["apply", "-f", &path]).await?;
-    let watch = Watch::start(&world.lab, sample, applied);
-    talk.wait(
-        "Ready=True after it was applied again",
-        Duration::from_secs(110),
-        async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "Ready", "True")
-        },
-    )
-    .await?;
+    talk.say(install::apply_sample(world).await?);
+    sample.becomes(talk, "Ready", "True", Duration::from_secs(115)).await?;
     talk.fact(
         "applied again",
-        format_args!("Ready after {:.1} s", watch.took().await?.as_secs_f64()),
+        format_args!("Ready after {:.1} s", applied.elapsed().as_secs_f64()),
     );
     traffic::messages(talk, &world.alice, &world.bob).await
 }

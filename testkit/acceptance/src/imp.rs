@@ -3,118 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use data_encoding::HEXLOWER;
 use minidom::{Element, NSChoice};
-use serde::Deserialize;
 use serde_json::json;
 
+use super::report::ensure;
 use testkit_base::Error;
-
-/// `GET /state`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct State {
-    /// `on`, `off` or `unknown`.
-    pub federation: String,
-    /// Publisher first.
-    pub nodes: Vec<Node>,
-}
-
-/// One node in `/state`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Node {
-    /// Host name.
-    pub name: String,
-    /// The table as this node has it.
-    pub rows: Vec<Row>,
-    /// "requires a restart" is shown.
-    #[serde(default)]
-    pub notice: bool,
-    /// Its XCP router.
-    pub router: Router,
-}
-
-/// One row of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Row {
-    /// UUID.
-    pub pkid: String,
-    /// Component id.
-    pub cp_id: String,
-}
-
-/// An XCP router in `/state`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Router {
-    /// `Started`, `Stopped`, …
-    #[serde(alias = "state")]
-    pub status: String,
-    /// Ids that it read when it started.
-    #[serde(default)]
-    pub loaded_ids: Vec<String>,
-    /// Linked components.
-    #[serde(default)]
-    pub links: Vec<Link>,
-    /// Since the simulation began.
-    #[serde(default)]
-    pub restarts: Vec<Restart>,
-    /// Stanzas answered with an error because no component was linked.
-    #[serde(default)]
-    pub bounced: u64,
-    /// First link since its start, Unix milliseconds.
-    pub first_link_at_ms: Option<u64>,
-}
-
-/// One linked component.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Link {
-    /// Component id.
-    pub id: String,
-    /// Stanzas to it.
-    #[serde(default)]
-    pub sent: u64,
-    /// Stanzas from it.
-    #[serde(default)]
-    pub received: u64,
-}
-
-/// One restart.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Restart {
-    /// Unix milliseconds.
-    pub requested_at_ms: u64,
-    /// Unix milliseconds; absent while it is under way.
-    pub started_at_ms: Option<u64>,
-    /// `control-center` or `hand`.
-    pub by: String,
-    /// What the new process read.
-    #[serde(default)]
-    pub loaded_ids: Vec<String>,
-}
-
-/// One entry of `GET /calls`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Call {
-    /// From 1.
-    pub seq: u64,
-    /// Unix milliseconds.
-    pub at_ms: u64,
-    /// Node called.
-    pub node: String,
-    /// `axl`, `control-center`, `xcp`, `cli`.
-    pub service: String,
-    /// As `executeSQLQuery`.
-    pub operation: String,
-    /// As the SQL text.
-    #[serde(default)]
-    pub detail: String,
-    /// HTTP status.
-    #[serde(default)]
-    pub status: u16,
-    /// `ok`, `bad`, `none`.
-    pub auth: String,
-    /// Fingerprint of user and password.
-    pub credential: Option<String>,
-}
+use testkit_simulator::{Call, ClusterState, Row};
 
 /// Control of the simulated cluster.
 #[derive(Clone, Debug)]
@@ -149,7 +43,7 @@ impl Imp {
     }
 
     /// Tables and routers of all nodes.
-    pub async fn state(&self) -> Result<State, Error> {
+    pub async fn state(&self) -> Result<ClusterState, Error> {
         self.get("/state").await
     }
 
@@ -161,6 +55,41 @@ impl Imp {
     /// The newest call's sequence number.
     pub async fn last_call(&self) -> Result<u64, Error> {
         Ok(self.calls(0).await?.last().map_or(0, |call| call.seq))
+    }
+
+    /// How often each router was restarted, by node.
+    pub async fn restarts(&self) -> Result<Vec<(String, usize)>, Error> {
+        let nodes = self.state().await?.nodes.into_iter();
+        Ok(nodes.map(|node| (node.name, node.router.restarts.len())).collect())
+    }
+
+    /// An error with that sentence if a router was restarted since.
+    pub async fn no_restart_since(&self, before: &[(String, usize)], sentence: &'static str) -> Result<(), Error> {
+        let now = self.restarts().await?;
+        ensure(now == before, || format!("{sentence}: {before:?} became {now:?}"))
+    }
+
+    /// The publisher's rows.
+    pub async fn rows(&self) -> Result<Vec<Row>, Error> {
+        Ok(self
+            .state()
+            .await?
+            .nodes
+            .into_iter()
+            .next()
+            .map(|node| node.rows)
+            .unwrap_or_default())
+    }
+
+    /// How many links the routers have, all together.
+    pub async fn links(&self) -> Result<usize, Error> {
+        Ok(self
+            .state()
+            .await?
+            .nodes
+            .iter()
+            .map(|node| node.router.links.len())
+            .sum())
     }
 
     /// Changes the application user's password.
@@ -179,13 +108,6 @@ impl Imp {
         let url = format!("{}/nodes/{node}/restart-router", self.base);
         Self::sent(self.http.post(url)).await
     }
-}
-
-/// The fingerprint that `/calls` shows for a user and a password.
-pub fn credential(user: &str, password: &str) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(format!("{user}:{password}"));
-    HEXLOWER.encode(&digest).chars().take(12).collect()
 }
 
 /// Reads the table over AXL, as an administrator's own tool would.

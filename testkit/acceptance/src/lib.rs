@@ -18,7 +18,7 @@ mod full;
 mod imp;
 mod install;
 mod migration;
-mod object;
+mod pod;
 mod ready;
 mod registration;
 pub mod report;
@@ -29,7 +29,8 @@ pub mod traffic;
 pub mod users;
 mod world;
 
-use report::Report;
+use report::{Report, Talk};
+use resource::Sample;
 use testkit_base::Error;
 use testkit_lab::{Lab, Options};
 use world::World;
@@ -96,12 +97,21 @@ async fn play(args: Args) -> Result<Report, Error> {
     let outcome = lab
         .inside(async move || {
             let world = World::of(inside)?;
-            match stage {
-                Stage::Standalone => standalone::scenario(&world, &steps).await,
-                Stage::Full => full::scenario(&world, &steps).await,
-                Stage::Beyond => beyond::scenario(&world, &steps).await,
-                Stage::Migration => migration::scenario(&world, &steps).await,
+            if stage == Stage::Standalone {
+                return standalone::scenario(&world, &steps).await;
             }
+            let sample = Sample::of(&world.lab).await?;
+            let mut scenario = Scenario {
+                report: Report::only(&steps),
+                world: &world,
+                sample: &sample,
+            };
+            match stage {
+                Stage::Beyond => beyond::play(&mut scenario).await,
+                Stage::Migration => migration::play(&mut scenario).await?,
+                Stage::Full | Stage::Standalone => full::play(&mut scenario).await,
+            }
+            Ok(scenario.report)
         })
         .await;
     let passed = outcome.as_ref().is_ok_and(Report::all_passed);
@@ -124,4 +134,26 @@ async fn play(args: Args) -> Result<Report, Error> {
         }
     }
     outcome
+}
+
+/// A scenario on Kubernetes: its steps get the world and the sample.
+struct Scenario<'a> {
+    report: Report,
+    world: &'a World,
+    sample: &'a Sample,
+}
+
+impl Scenario<'_> {
+    /// Plays one step: see [`Report::step`].
+    async fn step(
+        &mut self,
+        number: u8,
+        headline: &str,
+        needs: &[u8],
+        work: impl AsyncFnOnce(Talk, &World, &Sample) -> Result<(), Error>,
+    ) {
+        let (world, sample) = (self.world, self.sample);
+        let work = async |talk| work(talk, world, sample).await;
+        self.report.step(number, headline, needs, work).await;
+    }
 }

@@ -3,18 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
-use super::imp::{Row, State};
-use super::install::operator_pods;
-use super::object::{condition, expect_condition};
-use super::object::{list, text};
-use super::registration::{component_id, linked, restart_counts};
-use super::report::{Report, Talk, ensure};
-use super::resource::{Sample, sample_file};
+use super::registration::{component_id, linked};
+use super::report::{Talk, ensure};
+use super::resource::{Condition, OPERATOR, Sample};
 use super::world::World;
-use super::{deletion, endings, traffic};
+use super::{Scenario, deletion, endings, install, traffic};
 use testkit_base::Error;
+use testkit_simulator::{ClusterState, Row};
 
 /// The component id of an Expressway-E.
 const EXPRESSWAY: &str = "cm-2_s2scp-1.exp-e-coluc-com";
@@ -26,83 +26,37 @@ const ROUND: Duration = Duration::from_mins(2);
 const WATCH: Duration = Duration::from_secs(3);
 
 /// Plays the steps on a lab in which the twelve were played.
-pub async fn scenario(world: &World, steps: &[u8]) -> Result<Report, Error> {
-    let sample = &Sample::read()?;
-    let mut report = Report::only(steps);
-    report
-        .step(
-            15,
-            "Prepared beside Expressway's row: everything but rows and links",
-            &[],
-            async |talk| prepared(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(
-            16,
-            "Active while Expressway's row stands: refused by its name",
-            &[15],
-            async |talk| refused(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(
-            17,
-            "Expressway's federation goes Off: one round of restarts, messages flow",
-            &[16],
-            async |talk| activated(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(
-            18,
-            "The Kubernetes cluster is built anew from Git: its rows are found, nothing is restarted",
-            &[],
-            async |talk| rebuilt(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(
-            19,
-            "Back to Expressway: our rows leave, nothing is restarted by us",
-            &[],
-            async |talk| rolled_back(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(
-            20,
-            "Deletions that cannot remove rows give up in time and name what is left",
-            &[],
-            async |talk| deletion::give_up(talk, world, sample).await,
-        )
-        .await;
-    report
-        .step(21, "A namespace is deleted with all that is in it", &[], async |talk| {
-            deletion::namespace(talk, world, sample).await
-        })
-        .await;
+pub async fn play(scenario: &mut Scenario<'_>) -> Result<(), Error> {
+    let beside = "Prepared beside Expressway's row: everything but rows and links";
+    scenario.step(15, beside, &[], prepared).await;
+    let foreign = "Active while Expressway's row stands: refused by its name";
+    scenario.step(16, foreign, &[15], refused).await;
+    let off = "Expressway's federation goes Off: one round of restarts, messages flow";
+    scenario.step(17, off, &[16], activated).await;
+    let anew = "The Kubernetes cluster is built anew from Git: its rows are found, nothing is restarted";
+    scenario.step(18, anew, &[], rebuilt).await;
+    let back = "Back to Expressway: our rows leave, nothing is restarted by us";
+    scenario.step(19, back, &[], rolled_back).await;
+    let in_time = "Deletions that cannot remove rows give up in time and name what is left";
+    scenario.step(20, in_time, &[], deletion::give_up).await;
+    let all = "A namespace is deleted with all that is in it";
+    scenario.step(21, all, &[], deletion::namespace).await;
     // The lab is left as it was found, as far as nothing has to be waited for.
-    world
-        .imp
-        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
-        .await?;
-    world
-        .lab
-        .kubectl(&["apply", "-f", &sample_file().display().to_string()])
-        .await?;
-    Ok(report)
+    expressway_leaves(scenario.world).await?;
+    install::apply_sample(scenario.world).await.map(drop)
 }
 
-/// The rows of a component in the publisher's table; all of them without one.
-fn rows(state: &State, id: Option<&str>) -> Vec<Row> {
-    let all = state.nodes.first().map_or(&[][..], |node| &node.rows);
-    let fits = |row: &&Row| id.is_none_or(|id| row.cp_id == id);
-    all.iter().filter(fits).cloned().collect()
+async fn expressway_leaves(world: &World) -> Result<(), Error> {
+    let sql = format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'");
+    world.imp.sql(&sql).await
+}
+
+fn rows(state: &ClusterState) -> &[Row] {
+    state.nodes.first().map_or(&[], |node| &node.rows)
 }
 
 /// Watches for a while that no router is restarted and the table stays as it is.
-async fn nothing_happens(talk: Talk, world: &World, before: &State) -> Result<(), Error> {
+async fn nothing_happens(talk: Talk, world: &World, before: &ClusterState) -> Result<(), Error> {
     let began = Instant::now();
     talk.wait("anything that must not happen", WATCH + SEEN, async || {
         let left = WATCH.saturating_sub(began.elapsed());
@@ -110,96 +64,80 @@ async fn nothing_happens(talk: Talk, world: &World, before: &State) -> Result<()
     })
     .await?;
     let now = world.imp.state().await?;
-    ensure(restart_counts(&now) == restart_counts(before), || {
-        format!(
-            "restarts went from {:?} to {:?}",
-            restart_counts(before),
-            restart_counts(&now)
-        )
-    })?;
-    ensure(rows(&now, None) == rows(before, None), || {
-        format!("the table changed to {:?}", rows(&now, None))
+    no_restart(&now, before, "a router was restarted")?;
+    ensure(rows(&now) == rows(before), || {
+        format!("the table changed to {:?}", rows(&now))
     })?;
     talk.fact("routers and table", "the same as before");
     Ok(())
 }
 
-/// Waits for Ready, with how the resource says it.
-async fn ready(talk: Talk, world: &World, sample: &Sample, limit: Duration) -> Result<(), Error> {
-    let said = talk
-        .wait("Ready=True", limit, async || {
-            sample.observed(world, "Ready", "True").await
-        })
-        .await?;
-    talk.fact("Ready", said);
+/// An error with that sentence if a router was restarted between two moments.
+fn no_restart(now: &ClusterState, before: &ClusterState, sentence: &str) -> Result<(), Error> {
+    for (now, before) in now.nodes.iter().zip(&before.nodes) {
+        let (now_count, count) = (now.router.restarts.len(), before.router.restarts.len());
+        ensure(now_count == count, || {
+            format!("{sentence}: {} went from {count} to {now_count}", now.name)
+        })?;
+    }
     Ok(())
+}
+
+/// Waits for a condition about the resource as it is now.
+async fn observed(talk: Talk, sample: &Sample, kind: &str, status: &str, limit: Duration) -> Result<Condition, Error> {
+    let what = format!("{kind}={status}");
+    talk.wait(&what, limit, async || sample.observed(kind, status).await)
+        .await
+}
+
+/// The same for `ComponentsRegistered=False` with that reason.
+async fn not_registered(talk: Talk, sample: &Sample, reason: &str, limit: Duration) -> Result<Condition, Error> {
+    let what = "ComponentsRegistered=False";
+    let said = talk.wait(what, limit, async || {
+        let said = sample.observed("ComponentsRegistered", "False").await?;
+        ensure(said.reason == reason, || said.to_string())?;
+        Ok(said)
+    });
+    let said = said.await?;
+    talk.fact("ComponentsRegistered", &said);
+    Ok(said)
 }
 
 /// Step 18: the resource is gone and its rows stayed; the record of them is gone too. Then all is applied again.
 async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = world.imp.state().await?;
-    let ours = rows(&before, None);
+    let ours = rows(&before);
     ensure(ours.len() == 2, || format!("the table has {ours:?}"))?;
-    sample
-        .patch(
-            world,
-            &json!({"spec": {"imp": [sample.imp_with("onDelete", &json!("Retain"))]}}),
-        )
-        .await?;
-    let resource = sample.reference();
-    let namespace = sample.namespace.as_str();
-    world
-        .lab
-        .kubectl(&["-n", namespace, "delete", &resource, "--timeout=30s"])
-        .await?;
-    let told = sample.event(world, "RowsRetained").await?;
+    let retain = sample.imp_with(json!({"onDelete": "Retain"}));
+    sample.patch(json!({"spec": {"imp": [retain]}})).await?;
+    sample.delete(Duration::from_secs(30)).await?;
+    let told = sample.event_with("RowsRetained", None).await?;
     talk.fact("onDelete: Retain", &told);
-    for row in &ours {
+    for row in ours {
         ensure(told.contains(&row.pkid), || {
             format!("the Event does not name {}", row.pkid)
         })?;
     }
-    lose_records(world).await?;
+    lose_records(talk, sample).await?;
     talk.fact("records", "deleted, and the operator's process is another one");
-    endings::emptied(talk, world, sample).await?;
-    world
-        .lab
-        .kubectl(&["apply", "-f", &sample_file().display().to_string()])
-        .await?;
-    let said = talk
-        .wait("ComponentsRegistered=False", ROUND, async || {
-            sample
-                .observed(world, "ComponentsRegistered", "False")
-                .await
-                .and_then(|said| {
-                    ensure(said.reason == "IdenticalForeignRow", || said.to_string())?;
-                    Ok(said)
-                })
-        })
-        .await?;
-    talk.fact("ComponentsRegistered", &said);
+    endings::emptied(talk, sample).await?;
+    talk.say(install::apply_sample(world).await?);
+    let said = not_registered(talk, sample, "IdenticalForeignRow", ROUND).await?;
     ensure(said.message.contains("xmppfederation.io/adopt-rows"), || {
         format!("it does not say what to do: {said}")
     })?;
     nothing_happens(talk, world, &before).await?;
 
-    sample.annotate(world, "adopt-rows").await?;
-    talk.wait("ComponentsRegistered=True", SEEN, async || {
-        sample.observed(world, "ComponentsRegistered", "True").await
-    })
-    .await?;
-    let said = talk
-        .wait("RoutersInSync=Unknown", SEEN, async || {
-            sample.observed(world, "RoutersInSync", "Unknown").await
-        })
-        .await?;
+    sample.annotate("adopt-rows").await?;
+    observed(talk, sample, "ComponentsRegistered", "True", SEEN).await?;
+    let said = observed(talk, sample, "RoutersInSync", "Unknown", SEEN).await?;
     talk.fact("adopted; RoutersInSync", &said);
     ensure(said.message.contains("restart-routers"), || {
         format!("it does not say what would prove it: {said}")
     })?;
     talk.wait("pods and links that work as they are", ROUND, async || {
-        sample.observed(world, "EdgeAvailable", "True").await?;
-        sample.observed(world, "RouterLinksUp", "True").await?;
+        sample.observed("EdgeAvailable", "True").await?;
+        sample.observed("RouterLinksUp", "True").await?;
         let ids = [component_id(0), component_id(1)];
         let nodes = world.imp.state().await?.nodes;
         nodes.iter().try_for_each(|node| linked(node, &ids))
@@ -210,79 +148,61 @@ async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
 }
 
 /// Deletes the record of every cluster; then another process of the operator is there.
-async fn lose_records(world: &World) -> Result<(), Error> {
-    let pods = operator_pods(world).await?;
-    let (namespace, _) = pods.first().ok_or("there is no operator")?;
-    let deployment = "deployment/xmpp-federation-operator";
-    let scale = async |replicas: &str| {
-        let replicas = format!("--replicas={replicas}");
-        let arguments = ["-n", namespace, "scale", deployment, &replicas];
-        world.lab.kubectl(&arguments).await
-    };
-    scale("0").await?;
-    let gone = ["-n", namespace, "wait", "pods", "--for=delete", "--timeout=60s", "-l"];
-    let gone = [&gone[..], &[super::install::OPERATOR]].concat();
-    world.lab.kubectl(&gone).await?;
-    let label = "xmppfederation.io/imp-ledger=true";
-    let deleted = world
-        .lab
-        .kubectl(&["-n", namespace, "delete", "configmap", "-l", label])
-        .await?;
-    ensure(deleted.contains("xmpp-federation-imp-"), || {
-        format!("there was no record: {deleted}")
-    })?;
-    scale("1").await?;
-    Ok(())
+async fn lose_records(talk: Talk, sample: &Sample) -> Result<(), Error> {
+    sample.scale_operator(0).await?;
+    talk.wait("no operator", Duration::from_mins(1), async || {
+        let left = sample.operators().await?.len();
+        ensure(left == 0, || format!("{left} pods are left"))
+    })
+    .await?;
+    let records: Api<ConfigMap> = Api::namespaced(sample.kube.clone(), OPERATOR.0);
+    let label = ListParams::default().labels("xmppfederation.io/imp-ledger=true");
+    let found = records.list_metadata(&label).await?.items.len();
+    ensure(found > 0, || "there was no record")?;
+    records.delete_collection(&DeleteParams::default(), &label).await?;
+    sample.scale_operator(1).await
 }
 
 /// Step 15: rows leave, Expressway's comes.
 async fn prepared(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = world.imp.state().await?;
-    sample
-        .patch(world, &json!({"spec": {"activation": "Prepared"}}))
-        .await?;
+    sample.patch(json!({"spec": {"activation": "Prepared"}})).await?;
     rows_leave(talk, world, &before).await?;
-    world
-        .imp
-        .sql(&format!(
-            "INSERT INTO xmpps2snodes (pkid, cp_id) VALUES (newid(), '{EXPRESSWAY}')"
-        ))
-        .await?;
+    let sql = format!("INSERT INTO xmpps2snodes (pkid, cp_id) VALUES (newid(), '{EXPRESSWAY}')");
+    world.imp.sql(&sql).await?;
     talk.fact("Expressway's row", format_args!("{EXPRESSWAY} stands"));
-    sample.annotate(world, "refresh").await?;
-    ready(talk, world, sample, SEEN).await?;
-    let resource = sample.now(world).await?;
+    sample.annotate("refresh").await?;
+    talk.fact("Ready", observed(talk, sample, "Ready", "True", SEEN).await?);
+    let status = sample.status().await?;
     for kind in ["EdgeAvailable", "CertificateReady", "RecordsVerified"] {
-        let said = expect_condition(&resource, kind, "True")?;
-        talk.fact(kind, said.status);
+        talk.fact(kind, status.expect(kind, "True")?.status);
     }
-    let looked = list(&resource, "/status/records").len();
+    let looked = status.records.len();
     ensure(looked >= 2, || format!("{looked} records were looked at"))?;
-    let pods = sample.pods(world).await?;
+    let pods = sample.pods().await?;
     ensure(pods.len() == 2 && pods.iter().all(|pod| pod.ready), || {
         format!("the pods are {pods:?}")
     })?;
-    let now = world.imp.state().await?;
-    let links: usize = now.nodes.iter().map(|node| node.router.links.len()).sum();
+    let links = world.imp.links().await?;
     ensure(links == 0, || format!("{links} links to the routers"))?;
     talk.fact("pods", "2 run, without a link");
-    nothing_happens(talk, world, &now).await
+    nothing_happens(talk, world, &world.imp.state().await?).await
 }
 
 /// Waits until no row of ours is left, and shows that no router was restarted for it.
-async fn rows_leave(talk: Talk, world: &World, before: &State) -> Result<(), Error> {
+async fn rows_leave(talk: Talk, world: &World, before: &ClusterState) -> Result<(), Error> {
     talk.wait("a table without rows of ours", SEEN, async || {
-        let state = world.imp.state().await?;
-        let left = rows(&state, None);
+        let left = world.imp.rows().await?;
         ensure(left.is_empty(), || format!("{left:?}"))?;
-        let links: usize = state.nodes.iter().map(|node| node.router.links.len()).sum();
+        let links = world.imp.links().await?;
         ensure(links == 0, || format!("{links} links"))
     })
     .await?;
-    let now = world.imp.state().await?;
-    ensure(restart_counts(&now) == restart_counts(before), || {
-        "a router was restarted to remove rows".to_owned()
-    })?;
+    no_restart(
+        &world.imp.state().await?,
+        before,
+        "a router was restarted to remove rows",
+    )?;
     talk.fact("Prepared", "no row and no link of ours; no router restarted");
     Ok(())
 }
@@ -290,29 +210,21 @@ async fn rows_leave(talk: Talk, world: &World, before: &State) -> Result<(), Err
 /// Step 16: two edges on one cluster are refused.
 async fn refused(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = world.imp.state().await?;
-    sample.patch(world, &json!({"spec": {"activation": "Active"}})).await?;
-    let said = talk
-        .wait("ComponentsRegistered=False", SEEN, async || {
-            let said = sample.observed(world, "ComponentsRegistered", "False").await?;
-            ensure(said.reason == "ForeignComponents", || said.to_string())?;
-            Ok(said)
-        })
-        .await?;
-    talk.fact("ComponentsRegistered", &said);
+    // The routers still know our ids from before: a link would take a part of Expressway's traffic.
+    let links = world.imp.links().await?;
+    ensure(links == 0, || format!("{links} links to begin with"))?;
+    sample.patch(json!({"spec": {"activation": "Active"}})).await?;
+    let said = not_registered(talk, sample, "ForeignComponents", SEEN).await?;
     ensure(said.message.contains(EXPRESSWAY), || {
         format!("it does not name the row: {said}")
     })?;
-    // The routers still know our ids from before: a link would take a part of Expressway's traffic.
-    let links: usize = before.nodes.iter().map(|node| node.router.links.len()).sum();
-    ensure(links == 0, || format!("{links} links to begin with"))?;
-    let resource = sample.now(world).await?;
+    let now = sample.status().await?;
     for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
-        let said = expect_condition(&resource, kind, status)?;
+        let said = now.expect(kind, status)?;
         ensure(said.reason == "ForeignComponents", || format!("{kind} is {said}"))?;
     }
     nothing_happens(talk, world, &before).await?;
-    let now = world.imp.state().await?;
-    let links: usize = now.nodes.iter().map(|node| node.router.links.len()).sum();
+    let links = world.imp.links().await?;
     ensure(links == 0, || format!("{links} links were opened"))?;
     talk.fact("links", "none");
     Ok(())
@@ -321,13 +233,10 @@ async fn refused(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
 /// Step 17: the row goes, ours come, every router is restarted once.
 async fn activated(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = world.imp.state().await?;
-    world
-        .imp
-        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
-        .await?;
+    expressway_leaves(world).await?;
     let began = Instant::now();
-    sample.annotate(world, "refresh").await?;
-    ready(talk, world, sample, ROUND).await?;
+    sample.annotate("refresh").await?;
+    talk.fact("Ready", observed(talk, sample, "Ready", "True", ROUND).await?);
     talk.fact("Active", format_args!("after {:.1} s", began.elapsed().as_secs_f64()));
     let now = world.imp.state().await?;
     let ids = [component_id(0), component_id(1)];
@@ -353,17 +262,12 @@ async fn activated(talk: Talk, world: &World, sample: &Sample) -> Result<(), Err
 
 /// Step 19: as step 15, with rows that were taken over.
 async fn rolled_back(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let resource = sample.now(world).await?;
-    let actions = list(&resource, "/status/imp/0/recentActions");
-    let last = actions.last().map_or("", |action| text(action, "/action"));
-    talk.fact("last action", last);
+    let actions = sample.status().await?.cluster().recent_actions;
+    talk.fact("last action", actions.last().map_or("", |last| &last.action));
     prepared(talk, world, sample).await?;
-    let resource = sample.now(world).await?;
-    if let Some(said) = condition(&resource, "ComponentsRegistered") {
+    let conditions = sample.status().await?.conditions;
+    if let Some(said) = conditions.iter().find(|said| said.kind == "ComponentsRegistered") {
         talk.fact("ComponentsRegistered", said);
     }
-    world
-        .imp
-        .sql(&format!("DELETE FROM xmpps2snodes WHERE cp_id = '{EXPRESSWAY}'"))
-        .await
+    expressway_leaves(world).await
 }

@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use kube::runtime::wait::await_condition;
 use tokio::task::JoinHandle;
 
 use super::install;
-use super::object::{Pod, expect_condition};
-use super::object::{list, text};
+use super::pod::Pod;
 use super::report::Talk;
-use super::resource::Sample;
+use super::resource::{Federation, Sample};
 use super::world::World;
 use testkit_base::Error;
-use testkit_lab::Lab;
 
 /// Goal from `kubectl apply` to Ready.
 const GOAL: Duration = Duration::from_secs(30);
@@ -19,50 +18,38 @@ const OPERATOR_MB: f64 = 30.0;
 const EDGE_MB: f64 = 15.0;
 
 /// Watches for Ready beside the other steps: the time from `applied` to it.
-#[derive(Debug)]
-pub struct Watch(JoinHandle<Result<Duration, Error>>);
-
-impl Watch {
-    /// Starts watching.
-    pub fn start(lab: &Lab, sample: &Sample, applied: Instant) -> Self {
-        let (lab, sample) = (lab.clone(), sample.clone());
-        Self(tokio::spawn(async move {
-            lab.kubectl(&[
-                "-n",
-                &sample.namespace,
-                "wait",
-                "--for=condition=Ready",
-                &format!("xmppfederation/{}", sample.name),
-                "--timeout=115s",
-            ])
-            .await?;
-            Ok(applied.elapsed())
-        }))
-    }
-
-    /// Waits for it.
-    pub async fn took(self) -> Result<Duration, Error> {
-        self.0.await?
-    }
+pub fn watch(sample: &Sample, applied: Instant) -> JoinHandle<Result<Duration, Error>> {
+    let (resources, name) = (sample.resources(), sample.name.clone());
+    tokio::spawn(async move {
+        let ready = |resource: Option<&Federation>| {
+            let status = resource.and_then(|resource| resource.status.as_ref());
+            status.is_some_and(|status| status.expect("Ready", "True").is_ok())
+        };
+        let limit = Duration::from_secs(115);
+        tokio::time::timeout(limit, await_condition(resources, &name, ready))
+            .await
+            .map_err(|_| format!("{name} was not Ready within {} s", limit.as_secs()))??;
+        Ok(applied.elapsed())
+    })
 }
 
 /// Shows the resource, the time, the memory.
-pub async fn show(talk: Talk, world: &World, sample: &Sample, watch: Option<Watch>) -> Result<(), Error> {
+pub async fn show(
+    talk: Talk,
+    world: &World,
+    sample: &Sample,
+    watch: Option<JoinHandle<Result<Duration, Error>>>,
+) -> Result<(), Error> {
+    install::operator_runs(sample).await?;
     let took = match watch {
-        Some(watch) => Some(watch.took().await?),
+        Some(watch) => Some(watch.await??),
         None => None,
     };
-    let resource = talk
-        .wait("Ready=True", Duration::from_mins(1), async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "Ready", "True")?;
-            Ok(resource)
-        })
-        .await?;
+    sample.becomes(talk, "Ready", "True", Duration::from_mins(1)).await?;
     let table = world.lab.kubectl(&["-n", &sample.namespace, "get", "xfed"]).await?;
     talk.say(table.trim_end());
-    for condition in list(&resource, "/status/conditions") {
-        talk.fact(text(condition, "/type"), text(condition, "/status"));
+    for condition in sample.status().await?.conditions {
+        talk.fact(&condition.kind, condition.status);
     }
     if let Some(took) = took {
         let goal = if took <= GOAL { "met" } else { "MISSED" };
@@ -81,10 +68,10 @@ pub async fn show(talk: Talk, world: &World, sample: &Sample, watch: Option<Watc
         );
         Ok(())
     };
-    for (_, pod) in install::operator_pods(world).await? {
+    for pod in sample.operators().await? {
         measure("the operator", &pod, OPERATOR_MB)?;
     }
-    for pod in sample.pods(world).await? {
+    for pod in sample.pods().await? {
         measure(&pod.name, &pod, EDGE_MB)?;
     }
     Ok(())

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::imp::{self, Node, State};
+use super::imp;
 use super::install;
-use super::object::{condition, expect_condition};
-use super::object::{list, text};
 use super::report::{Talk, ensure};
 use super::resource::Sample;
 use super::world::World;
 use testkit_base::Error;
+use testkit_simulator::{Federation, NodeState, Status};
 
 /// `propagationDelay` of the sample, in milliseconds.
 const PROPAGATION_MS: u64 = 2000;
@@ -24,7 +23,8 @@ pub fn component_id(replica: usize) -> String {
 
 /// Step 3: the rows, read by AXL's own interface.
 pub async fn rows(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let account = sample.account(world).await?;
+    install::operator_runs(sample).await?;
+    let account = sample.account().await?;
     let wanted = [component_id(0), component_id(1)];
     let rows = talk
         .wait("the rows in xmpps2snodes", Duration::from_mins(1), async || {
@@ -47,7 +47,7 @@ pub async fn rows(talk: Talk, world: &World, sample: &Sample) -> Result<(), Erro
 }
 
 /// Step 4: when and in which order the routers were restarted.
-pub async fn restarts(talk: Talk, world: &World) -> Result<(), Error> {
+pub async fn restarts(talk: Talk, world: &World, _: &Sample) -> Result<(), Error> {
     let wanted = [component_id(0), component_id(1)];
     let state = talk
         .wait(
@@ -91,7 +91,7 @@ pub async fn restarts(talk: Talk, world: &World) -> Result<(), Error> {
     }
     spans.sort_by_key(|span| span.0);
     let written = readable_at(world, spans.first().map_or(0, |span| span.0)).await?;
-    let mut previous: Option<(u64, &Node)> = None;
+    let mut previous: Option<(u64, &NodeState)> = None;
     for (requested, ended, node) in spans {
         let after_rows = requested.saturating_sub(written);
         talk.fact(
@@ -151,10 +151,10 @@ async fn readable_at(world: &World, first_restart: u64) -> Result<u64, Error> {
 }
 
 /// An error unless the node's router runs and all ids are linked to it.
-pub fn linked(node: &Node, ids: &[String]) -> Result<(), Error> {
+pub fn linked(node: &NodeState, ids: &[String]) -> Result<(), Error> {
     let router = &node.router;
-    ensure(router.status == "Started", || {
-        format!("the router of {} is {}", node.name, router.status)
+    ensure(router.status == Status::Started, || {
+        format!("the router of {} is {:?}", node.name, router.status)
     })?;
     for id in ids {
         ensure(router.links.iter().any(|link| &link.id == id), || {
@@ -164,15 +164,6 @@ pub fn linked(node: &Node, ids: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How often each router was restarted, by node.
-pub fn restart_counts(state: &State) -> Vec<(String, usize)> {
-    state
-        .nodes
-        .iter()
-        .map(|node| (node.name.clone(), node.router.restarts.len()))
-        .collect()
-}
-
 #[allow(clippy::cast_precision_loss, reason = "durations of a demo")]
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
@@ -180,11 +171,12 @@ fn seconds(ms: u64) -> f64 {
 
 /// Step 5: IM&P's own federation.
 pub async fn own_federation(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
+    install::operator_runs(sample).await?;
     let state = world.imp.state().await?;
-    ensure(state.federation != "on", || "IM&P's own federation is on".to_owned())?;
+    ensure(state.federation != Federation::On, || "IM&P's own federation is on")?;
     talk.fact(
         "IM&P says",
-        format_args!("its own XMPP federation is {}", state.federation),
+        format_args!("its own XMPP federation is {:?}", state.federation),
     );
     let asked: Vec<_> = world
         .imp
@@ -197,38 +189,30 @@ pub async fn own_federation(talk: Talk, world: &World, sample: &Sample) -> Resul
         let count = asked.iter().filter(|call| call.node == node.name).count();
         ensure(count > 0, || format!("Control Center of {} was never asked", node.name))?;
     }
-    let resource = talk
-        .wait("the condition ImpFederationOff", Duration::from_secs(30), async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "ImpFederationOff", "True")?;
-            Ok(resource)
-        })
-        .await?;
-    if let Some(said) = condition(&resource, "ImpFederationOff") {
-        talk.fact("ImpFederationOff", said);
-    }
+    let limit = Duration::from_secs(30);
+    talk.fact(
+        "ImpFederationOff",
+        sample.becomes(talk, "ImpFederationOff", "True", limit).await?,
+    );
     Ok(())
 }
 
 /// Step 6: public records, ours and the partner's.
 pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let resource = talk
-        .wait("the condition RecordsVerified", Duration::from_mins(1), async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "RecordsVerified", "True")?;
-            Ok(resource)
-        })
+    install::operator_runs(sample).await?;
+    sample
+        .becomes(talk, "RecordsVerified", "True", Duration::from_mins(1))
         .await?;
     let zone = world.zone("coluc.com").await?;
-    let records = list(&resource, "/status/records");
+    let records = sample.status().await?.records;
     for domain in ["coluc.com", "conf.coluc.com"] {
         let name = format!("_xmpp-server._tcp.{domain}");
         let status = records
             .iter()
-            .find(|record| text(record, "/name").trim_end_matches('.') == name)
+            .find(|record| record.name.trim_end_matches('.') == name)
             .ok_or_else(|| format!("the status has no record {name}"))?;
-        ensure(text(status, "/state") == "Verified", || {
-            format!("{name} is {}: {}", text(status, "/state"), text(status, "/message"))
+        ensure(status.state == "Verified", || {
+            format!("{name} is {}: {}", status.state, status.message)
         })?;
         let served = zone
             .iter()
@@ -236,11 +220,7 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
             .ok_or_else(|| format!("the lab's DNS has no {name}"))?;
         talk.fact(&name, format_args!("Verified; DNS serves {}", served.values.join(", ")));
     }
-    let operators: Vec<String> = install::operator_pods(world)
-        .await?
-        .into_iter()
-        .map(|(_, pod)| pod.address)
-        .collect();
+    let operators = sample.operators().await?;
     let partner = "_xmpp-server._tcp.vngtp.lab.";
     let query = talk
         .wait(
@@ -256,7 +236,7 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
                             && query.record_type == "SRV"
                             && operators
                                 .iter()
-                                .any(|operator| query.source.starts_with(&format!("{operator}:")))
+                                .any(|operator| query.source.starts_with(&format!("{}:", operator.address)))
                     })
                     .ok_or_else(|| format!("the operator did not ask for {partner}").into())
             },

@@ -152,7 +152,7 @@ impl Talk {
 }
 
 /// An error unless `condition` holds.
-pub fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), Error> {
+pub fn ensure<S: Into<Error>>(condition: bool, otherwise: impl FnOnce() -> S) -> Result<(), Error> {
     if condition { Ok(()) } else { Err(otherwise().into()) }
 }
 

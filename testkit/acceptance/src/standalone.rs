@@ -173,9 +173,10 @@ async fn register(talk: Talk, world: &World) -> Result<(), Error> {
                 let state = world.imp.state().await?;
                 let found = state.nodes.iter().find(|seen| seen.name == node.name);
                 let router = &found.ok_or("the node is gone")?.router;
-                ensure(!router.restarts.is_empty() && router.status == "Started", || {
-                    format!("its router is {}", router.status)
-                })?;
+                ensure(
+                    !router.restarts.is_empty() && router.status == testkit_simulator::Status::Started,
+                    || format!("its router is {:?}", router.status),
+                )?;
                 ensure(router.links.iter().any(|link| link.id == COMPONENT), || {
                     format!("not linked; it loaded {:?}", router.loaded_ids)
                 })

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::imp::{State, credential};
-use super::install::apply_object;
-use super::object::{condition, expect_condition};
-use super::registration::{component_id, linked, restart_counts};
+use serde_json::json;
+
+use super::registration::{component_id, linked};
 use super::report::{Talk, ensure};
-use super::resource::{Account, Sample};
+use super::resource::{Account, CREDENTIALS, Sample};
 use super::traffic;
 use super::world::World;
 use testkit_base::Error;
+use testkit_simulator::{ClusterState, fingerprint};
 
 /// How long the operator is watched for a second use of refused credentials.
 const WATCH: Duration = Duration::from_secs(10);
@@ -21,8 +21,8 @@ const CURE: Duration = Duration::from_secs(30);
 
 /// Step 9: the password changes at IM&P.
 pub async fn wrong_password(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let old = sample.account(world).await?;
-    let fingerprint = credential(&old.user, &old.password);
+    let old = sample.account().await?;
+    let fingerprint = fingerprint(&old.user, &old.password);
     let new = Account {
         user: old.user.clone(),
         password: format!("new-{:x}", rand::random::<u64>()),
@@ -32,13 +32,9 @@ pub async fn wrong_password(talk: Talk, world: &World, sample: &Sample) -> Resul
     let outcome = refused_once(talk, world, sample, from, &fingerprint).await;
     // Whatever was seen, the lab is left with the right Secret.
     let began = Instant::now();
-    apply_object(world, &sample.credentials(&new)).await?;
+    sample.apply_credentials(&new).await?;
     outcome?;
-    talk.wait("AxlAuthenticated=True with the right Secret", CURE, async || {
-        let resource = sample.now(world).await?;
-        expect_condition(&resource, "AxlAuthenticated", "True")
-    })
-    .await?;
+    sample.becomes(talk, "AxlAuthenticated", "True", CURE).await?;
     talk.fact(
         "right Secret",
         format_args!("AxlAuthenticated=True after {:.1} s", began.elapsed().as_secs_f64()),
@@ -47,21 +43,16 @@ pub async fn wrong_password(talk: Talk, world: &World, sample: &Sample) -> Resul
 }
 
 async fn refused_once(talk: Talk, world: &World, sample: &Sample, from: u64, fingerprint: &str) -> Result<(), Error> {
-    refresh(world, sample).await?;
-    let said = talk
-        .wait("AxlAuthenticated=False", Duration::from_secs(30), async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "AxlAuthenticated", "False")
-        })
-        .await?;
+    sample.annotate("refresh").await?;
+    let said = sample.becomes(talk, "AxlAuthenticated", "False", CURE).await?;
     talk.fact("AxlAuthenticated", &said);
-    for word in ["401", sample.credentials_name(), "https://cups.ciscotac.net:8443/axl"] {
+    for word in ["401", CREDENTIALS, "https://cups.ciscotac.net:8443/axl"] {
         ensure(said.message.contains(word), || {
             format!("the message does not name {word}: {}", said.message)
         })?;
     }
     // Asking again must not make it use the same Secret again.
-    refresh(world, sample).await?;
+    sample.annotate("refresh").await?;
     traffic::unharmed(talk, &world.alice, &world.bob, 20).await?;
     let watched = Instant::now();
     talk.wait("a second attempt that must not come", WATCH + CURE, async || {
@@ -87,46 +78,18 @@ async fn refused_once(talk: Talk, world: &World, sample: &Sample, from: u64, fin
     })
 }
 
-async fn refresh(world: &World, sample: &Sample) -> Result<(), Error> {
-    let token = format!("xmppfederation.io/refresh={:x}", rand::random::<u64>());
-    world
-        .lab
-        .kubectl(&[
-            "-n",
-            &sample.namespace,
-            "annotate",
-            "--overwrite",
-            &format!("xmppfederation/{}", sample.name),
-            &token,
-        ])
-        .await?;
-    Ok(())
-}
-
 /// Step 10: a third replica whose id no router has loaded.
 pub async fn router_not_restarted(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let state = world.imp.state().await?;
-    let (before, bounced) = (restart_counts(&state), bounced(&state));
-    let patch = r#"[{"op":"replace","path":"/spec/imp/0/restart/mode","value":"Manual"},
-        {"op":"add","path":"/spec/edge/replicas","value":3},{"op":"add","path":"/spec/edge/slots","value":3}]"#;
-    world
-        .lab
-        .kubectl(&[
-            "-n",
-            &sample.namespace,
-            "patch",
-            &format!("xmppfederation/{}", sample.name),
-            "--type=json",
-            "-p",
-            patch,
-        ])
-        .await?;
+    let before = world.imp.restarts().await?;
+    let bounced = bounced(&world.imp.state().await?);
+    let imp = sample.imp_with(json!({"restart": {"mode": "Manual"}}));
+    let edge = json!({"replicas": 3, "slots": 3});
+    sample.patch(json!({"spec": {"imp": [imp], "edge": edge}})).await?;
     talk.fact("changed", "restart mode Manual, 3 replicas, 3 slots");
     let nodes: Vec<&String> = before.iter().map(|(name, _)| name).collect();
     let said = talk
         .wait("RoutersInSync=False", Duration::from_mins(1), async || {
-            let resource = sample.now(world).await?;
-            let said = expect_condition(&resource, "RoutersInSync", "False")?;
+            let said = sample.status().await?.expect("RoutersInSync", "False")?;
             for node in &nodes {
                 ensure(said.message.contains(node.as_str()), || {
                     format!("it does not name {node}: {said}")
@@ -140,18 +103,15 @@ pub async fn router_not_restarted(talk: Talk, world: &World, sample: &Sample) ->
         .await?;
     talk.fact("RoutersInSync", &said);
     traffic::unharmed(talk, &world.alice, &world.bob, 50).await?;
-    let pods = sample.pods(world).await?;
+    let pods = sample.pods().await?;
     ensure(pods.len() == 2, || {
         let names: Vec<_> = pods.iter().map(|pod| pod.name.as_str()).collect();
         format!("the third pod runs although no router knows it: {names:?}")
     })?;
     let state = world.imp.state().await?;
-    ensure(restart_counts(&state) == before, || {
-        "a router was restarted in mode Manual".to_owned()
-    })?;
-    ensure(self::bounced(&state) == bounced, || {
-        "a router bounced traffic".to_owned()
-    })?;
+    let sentence = "a router was restarted in mode Manual";
+    world.imp.no_restart_since(&before, sentence).await?;
+    ensure(self::bounced(&state) == bounced, || "a router bounced traffic")?;
     for node in &state.nodes {
         let notice = if node.notice { "shown" } else { "not shown" };
         talk.fact(
@@ -164,7 +124,7 @@ pub async fn router_not_restarted(talk: Talk, world: &World, sample: &Sample) ->
     third_in_service(talk, world, sample).await
 }
 
-fn bounced(state: &State) -> u64 {
+fn bounced(state: &ClusterState) -> u64 {
     state.nodes.iter().map(|node| node.router.bounced).sum()
 }
 
@@ -192,9 +152,10 @@ async fn by_hand(talk: Talk, world: &World, id: &str) -> Result<(), Error> {
                 let state = world.imp.state().await?;
                 let now = state.nodes.iter().find(|now| now.name == node.name);
                 let router = &now.ok_or("the node is gone")?.router;
-                ensure(router.restarts.len() > node.router.restarts.len(), || {
-                    "the restart did not begin".to_owned()
-                })?;
+                ensure(
+                    router.restarts.len() > node.router.restarts.len(),
+                    || "the restart did not begin",
+                )?;
                 linked(now.ok_or("the node is gone")?, &[component_id(0), component_id(1)])?;
                 ensure(router.loaded_ids.iter().any(|loaded| loaded == id), || {
                     format!("it loaded {:?}", router.loaded_ids)
@@ -208,18 +169,13 @@ async fn by_hand(talk: Talk, world: &World, id: &str) -> Result<(), Error> {
 }
 
 async fn third_in_service(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    let resource = talk
-        .wait("RoutersInSync=True", Duration::from_mins(1), async || {
-            let resource = sample.now(world).await?;
-            expect_condition(&resource, "RoutersInSync", "True")?;
-            Ok(resource)
-        })
-        .await?;
-    if let Some(said) = condition(&resource, "RoutersInSync") {
-        talk.fact("RoutersInSync", said);
-    }
+    let limit = Duration::from_mins(1);
+    talk.fact(
+        "RoutersInSync",
+        sample.becomes(talk, "RoutersInSync", "True", limit).await?,
+    );
     talk.wait("the third pod in service", Duration::from_mins(1), async || {
-        let pods = sample.pods(world).await?;
+        let pods = sample.pods().await?;
         let ready = pods.iter().filter(|pod| pod.ready).count();
         ensure(ready == 3, || format!("{ready} of 3 pods are ready"))?;
         for node in &world.imp.state().await?.nodes {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::imp::Imp;
-use super::object::Pod;
+use super::pod::Pod;
 use super::users::User;
 use testkit_base::Error;
 use testkit_dns::{QueryRecord, RecordSpec};
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// What an edge pod tells at its admin port.
-    pub async fn edge_status(&self, pod: &Pod) -> Result<Value, Error> {
+    pub async fn edge_status(&self, pod: &Pod) -> Result<EdgeStatus, Error> {
         serde_json::from_str(&self.admin(pod, "status").await?)
             .map_err(|error| format!("/status of {}: {error}", pod.name).into())
     }
@@ -97,12 +97,19 @@ impl World {
         let new = text.get(from..).unwrap_or_default();
         Ok((String::from_utf8_lossy(new).into_owned(), text.len()))
     }
+}
 
-    /// An object as JSON.
-    pub async fn get(&self, arguments: &[&str]) -> Result<Value, Error> {
-        let mut words = vec!["get", "-o", "json"];
-        words.extend_from_slice(arguments);
-        let text = self.lab.kubectl(&words).await?;
-        serde_json::from_str(&text).map_err(|error| format!("kubectl get: {error}").into())
-    }
+/// `/status` of an edge.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeStatus {
+    /// SHA-256 of the certificate in force.
+    pub certificate_sha256: Option<String>,
+    /// The newest configuration, where it is refused.
+    pub rejected: Option<Rejected>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Rejected {
+    pub reason: String,
 }
