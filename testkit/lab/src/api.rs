@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::Signal;
 
 use super::command::{self, Output};
 use super::layout::{self, Layout};
@@ -114,11 +113,6 @@ impl Lab {
         command::run_with_input(&kubernetes::kubectl(&self.layout, arguments)?, input.as_bytes()).await
     }
 
-    /// As [`Lab::kubectl`], whatever its exit status.
-    pub async fn kubectl_output(&self, arguments: &[&str]) -> Result<Output, Error> {
-        command::output(&kubernetes::kubectl(&self.layout, arguments)?, None).await
-    }
-
     /// Runs helm as administrator.
     pub async fn helm(&self, arguments: &[&str]) -> Result<String, Error> {
         let mut words = self.place(None).prefix();
@@ -180,19 +174,6 @@ impl Lab {
         command::output(&words, None).await
     }
 
-    /// Ends a process (SIGTERM, after 5 s SIGKILL); it may be started again under the same name.
-    pub async fn stop_process(&self, process: &str) -> Result<(), Error> {
-        process::stop(&self.layout, process, Duration::from_secs(5)).await
-    }
-
-    /// Sends a signal to a process; an error if it is not running.
-    pub fn signal_process(&self, process: &str, signal: Signal) -> Result<(), Error> {
-        match process::find(&self.layout, process)? {
-            Some(record) if record.signal(signal) => Ok(()),
-            _ => Err(format!("the process {process} of lab {} is not running", self.layout.name()).into()),
-        }
-    }
-
     /// All processes that were started, and whether they still run.
     pub fn processes(&self) -> Result<Vec<(Record, bool)>, Error> {
         let records = process::records(&self.layout)?;
@@ -240,16 +221,7 @@ impl Lab {
         T: Send + 'static,
         W: AsyncFnOnce() -> Result<T, Error> + Send + 'static,
     {
-        self.inside_host(None, work).await
-    }
-
-    /// As [`Lab::inside`], on a host.
-    pub async fn inside_host<T, W>(&self, host: Option<&str>, work: W) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        W: AsyncFnOnce() -> Result<T, Error> + Send + 'static,
-    {
-        let place = self.place(host);
+        let place = self.place(None);
         let (tell, told) = tokio::sync::oneshot::channel();
         // Namespaces belong to threads and are inherited by the threads that they start: the runtime's workers.
         std::thread::Builder::new().name("lab".to_owned()).spawn(move || {
