@@ -79,54 +79,42 @@ struct Case {
     figures: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const fn flow(
-    direction: Direction,
-    lanes: usize,
-    window: usize,
-    writes: Writes,
-    figures: &'static [(&'static str, &'static str, &'static str)],
-) -> Case {
-    Case {
-        what: What::Flow {
-            direction,
-            lanes,
-            window,
-            writes,
-        },
-        figures,
-    }
-}
-
 use Direction::{Inbound, Outbound};
 
-/// The figures of one flow: what arrived, what the server used for it, what the generator used.
-macro_rules! figures {
-    ($name:literal, $rate:literal, $cpu:literal) => {
-        &[
-            ($name, "k msg/s", $rate),
-            (concat!($name, ": CPU"), "µs/msg", $cpu),
-            (concat!($name, ": generator's CPU"), "µs/msg", ""),
-        ]
+/// A flow with its figures: what arrived, what the server used for it, what the generator used.
+macro_rules! flow {
+    ($direction:expr, $lanes:literal, $window:literal, $writes:ident, $name:literal, $rate:literal, $cpu:literal) => {
+        Case {
+            what: What::Flow {
+                direction: $direction,
+                lanes: $lanes,
+                window: $window,
+                writes: Writes::$writes,
+            },
+            figures: &[
+                ($name, "k msg/s", $rate),
+                (concat!($name, ": CPU"), "µs/msg", $cpu),
+                (concat!($name, ": generator's CPU"), "µs/msg", ""),
+            ],
+        }
+    };
+}
+
+/// A case with one figure.
+macro_rules! case {
+    ($what:expr, $name:literal, $unit:literal, $goal:literal) => {
+        Case {
+            what: $what,
+            figures: &[($name, $unit, $goal)],
+        }
     };
 }
 
 const WITH_TLS: &[Case] = &[
-    Case {
-        what: What::Memory,
-        figures: &[("memory, idle", "MB", "< 15")],
-    },
-    Case {
-        what: What::IdleStreams,
-        figures: &[("memory per idle inbound stream", "kB", "≤ 12")],
-    },
-    Case {
-        what: What::SetUp(Inbound),
-        figures: &[("set-up, inbound", "ms", "< 10")],
-    },
-    Case {
-        what: What::SetUp(Outbound),
-        figures: &[("set-up, outbound", "ms", "< 10")],
-    },
+    case!(What::Memory, "memory, idle", "MB", "< 15"),
+    case!(What::IdleStreams, "memory per idle inbound stream", "kB", "≤ 12"),
+    case!(What::SetUp(Inbound), "set-up, inbound", "ms", "< 10"),
+    case!(What::SetUp(Outbound), "set-up, outbound", "ms", "< 10"),
     Case {
         what: What::Handshakes,
         figures: &[
@@ -134,119 +122,74 @@ const WITH_TLS: &[Case] = &[
             ("TLS handshakes per core", "1/s", "≥ 2500"),
         ],
     },
-    Case {
-        what: What::FanOut,
-        figures: &[("cold fan-out to 300 domains", "1/s", "≥ 150")],
-    },
-    flow(
-        Inbound,
-        1,
-        200,
-        Writes::Together,
-        figures!("in, 200 in flight", "", "≤ 1.0"),
-    ),
-    flow(
+    case!(What::FanOut, "cold fan-out to 300 domains", "1/s", "≥ 150"),
+    flow!(Inbound, 1, 200, Together, "in, 200 in flight", "", "≤ 1.0"),
+    flow!(Inbound, 1, 2000, Together, "in, 2000 in flight", "≥ 500", "≤ 1.0"),
+    flow!(
         Inbound,
         1,
         2000,
-        Writes::Together,
-        figures!("in, 2000 in flight", "≥ 500", "≤ 1.0"),
+        RecordEach,
+        "in, 2000 in flight, a record each",
+        "",
+        "≤ 1.0"
     ),
-    flow(
-        Inbound,
-        1,
-        2000,
-        Writes::RecordEach,
-        figures!("in, 2000 in flight, a record each", "", "≤ 1.0"),
-    ),
-    flow(
-        Inbound,
-        1,
-        2000,
-        Writes::Each,
-        figures!("in, 2000 in flight, a write each", "", "≤ 4.0"),
-    ),
-    flow(
-        Inbound,
-        50,
-        4,
-        Writes::Together,
-        figures!("in, 50 streams, 200 in flight", "", "≤ 2.0"),
-    ),
-    flow(
+    flow!(Inbound, 1, 2000, Each, "in, 2000 in flight, a write each", "", "≤ 4.0"),
+    flow!(Inbound, 50, 4, Together, "in, 50 streams, 200 in flight", "", "≤ 2.0"),
+    flow!(
         Inbound,
         50,
         200,
-        Writes::Together,
-        figures!("in, 50 streams × 200 in flight", "", "≤ 2.0"),
+        Together,
+        "in, 50 streams × 200 in flight",
+        "",
+        "≤ 2.0"
     ),
-    flow(
-        Outbound,
-        1,
-        200,
-        Writes::Together,
-        figures!("out, 200 in flight", "", "≤ 1.0"),
-    ),
-    flow(
+    flow!(Outbound, 1, 200, Together, "out, 200 in flight", "", "≤ 1.0"),
+    flow!(Outbound, 1, 2000, Together, "out, 2000 in flight", "≥ 500", "≤ 1.0"),
+    flow!(
         Outbound,
         1,
         2000,
-        Writes::Together,
-        figures!("out, 2000 in flight", "≥ 500", "≤ 1.0"),
+        Each,
+        "out, 2000 in flight, a write each",
+        "",
+        "≤ 4.0"
     ),
-    flow(
-        Outbound,
-        1,
-        2000,
-        Writes::Each,
-        figures!("out, 2000 in flight, a write each", "", "≤ 4.0"),
-    ),
-    flow(
-        Outbound,
-        50,
-        4,
-        Writes::Together,
-        figures!("out, 50 streams, 200 in flight", "", "≤ 2.0"),
-    ),
-    flow(
+    flow!(Outbound, 50, 4, Together, "out, 50 streams, 200 in flight", "", "≤ 2.0"),
+    flow!(
         Outbound,
         50,
         200,
-        Writes::Together,
-        figures!("out, 50 streams × 200 in flight", "", "≤ 2.0"),
+        Together,
+        "out, 50 streams × 200 in flight",
+        "",
+        "≤ 2.0"
     ),
-    Case {
-        what: What::Highest,
-        figures: &[("memory, highest of all cases", "MB", "")],
-    },
+    case!(What::Highest, "memory, highest of all cases", "MB", ""),
 ];
 
 const IN_CLEAR: &[Case] = &[
-    Case {
-        what: What::SetUp(Inbound),
-        figures: &[("set-up, inbound, clear", "ms", "< 5")],
-    },
-    Case {
-        what: What::SetUp(Outbound),
-        figures: &[("set-up, outbound, clear", "ms", "< 5")],
-    },
-    Case {
-        what: What::FanOut,
-        figures: &[("cold fan-out to 300 domains, clear", "1/s", "≥ 500")],
-    },
-    flow(
+    case!(What::SetUp(Inbound), "set-up, inbound, clear", "ms", "< 5"),
+    case!(What::SetUp(Outbound), "set-up, outbound, clear", "ms", "< 5"),
+    case!(What::FanOut, "cold fan-out to 300 domains, clear", "1/s", "≥ 500"),
+    flow!(
         Inbound,
         1,
         2000,
-        Writes::Together,
-        figures!("in, 2000 in flight, clear", "≥ 500", "≤ 1.0"),
+        Together,
+        "in, 2000 in flight, clear",
+        "≥ 500",
+        "≤ 1.0"
     ),
-    flow(
+    flow!(
         Outbound,
         1,
         2000,
-        Writes::Together,
-        figures!("out, 2000 in flight, clear", "≥ 500", "≤ 1.0"),
+        Together,
+        "out, 2000 in flight, clear",
+        "≥ 500",
+        "≤ 1.0"
     ),
 ];
 
@@ -368,7 +311,7 @@ pub fn measure(
         if cases.is_empty() || !(tls || sizes.in_clear) {
             continue;
         }
-        let tls = tls.then(Tls::new).transpose()?;
+        let tls = tls.then(Tls::with_anybody);
         let mut start = |candidate: &Candidate| {
             let n = places.next().ok_or("too many servers failed")?;
             let dir = dir.join(format!("{}-{n}", candidate.name));

@@ -1,6 +1,6 @@
 //! One connection of the generator: blocking while it is negotiated, then handed to the [`pump`](super::pump).
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,11 @@ pub struct Conn {
     pub tls: Option<Box<rustls::Connection>>,
     /// Bytes that were received and not looked at.
     pub heard: Vec<u8>,
+    /// Bytes that [`Conn::append`] took and [`Conn::flush`] has not written; with TLS the session has them.
+    out: Vec<u8>,
+    written: usize,
+    /// The socket takes no more for now.
+    pub blocked: bool,
 }
 
 impl Conn {
@@ -34,6 +39,9 @@ impl Conn {
             tcp,
             tls: None,
             heard: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+            blocked: false,
         })
     }
 
@@ -46,43 +54,75 @@ impl Conn {
 
     /// Writes text at once.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
-        let Some(tls) = &mut self.tls else {
-            return self.tcp.write_all(text.as_bytes());
+        self.append(text.as_bytes())?;
+        self.flush()
+    }
+
+    /// Takes bytes that are to be written.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            return tls.writer().write_all(bytes);
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Writes them, as far as a socket that does not wait takes them.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let done = match &mut self.tls {
+            Some(tls) => flush(tls, &mut self.tcp),
+            None => loop {
+                let left = self.out.get(self.written..).unwrap_or_default();
+                if left.is_empty() {
+                    self.out.clear();
+                    self.written = 0;
+                    break Ok(());
+                }
+                match self.tcp.write(left) {
+                    Ok(written) => self.written += written,
+                    Err(error) => break Err(error),
+                }
+            },
         };
-        tls.writer().write_all(text.as_bytes())?;
-        flush(tls, &mut self.tcp)
+        self.blocked = matches!(&done, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        if self.blocked { Ok(()) } else { done }
+    }
+
+    /// Reads once, behind what was heard; the bytes that the socket gave, none at its end.
+    pub fn read(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let read = self.tcp.read(scratch)?;
+        let mut received = scratch.get(..read).unwrap_or_default();
+        let Some(tls) = &mut self.tls else {
+            self.heard.extend_from_slice(received);
+            return Ok(read);
+        };
+        while !received.is_empty() {
+            tls.read_tls(&mut received)?;
+            tls.process_new_packets().map_err(io::Error::other)?;
+            drain(tls, &mut self.heard);
+        }
+        Ok(read)
+    }
+
+    /// Takes what the session has decrypted already.
+    pub fn decrypted(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            drain(tls, &mut self.heard);
+        }
     }
 
     /// Reads until there is more in `heard`.
     pub fn fill(&mut self) -> io::Result<()> {
         let before = self.heard.len();
+        self.decrypted();
         let mut scratch = [0; 16 * 1024];
-        loop {
-            let Some(tls) = &mut self.tls else {
-                let read = self.tcp.read(&mut scratch)?;
-                if read == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                self.heard.extend_from_slice(scratch.get(..read).unwrap_or_default());
-                return Ok(());
-            };
-            loop {
-                match tls.reader().read(&mut scratch) {
-                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => self.heard.extend_from_slice(scratch.get(..read).unwrap_or_default()),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            if self.heard.len() > before {
-                return Ok(());
-            }
-            if tls.read_tls(&mut self.tcp)? == 0 {
+        while self.heard.len() == before {
+            if self.read(&mut scratch)? == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            tls.process_new_packets().map_err(io::Error::other)?;
-            flush(tls, &mut self.tcp)?;
+            self.flush()?;
         }
+        Ok(())
     }
 
     /// The next piece of the stream.
@@ -148,7 +188,19 @@ fn flush(tls: &mut rustls::Connection, tcp: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// TLS settings of the generator: its own certificate, and trust in anybody, because dialback decides.
+fn drain(tls: &mut rustls::Connection, into: &mut Vec<u8>) {
+    let mut reader = tls.reader();
+    while let Ok(content) = reader.fill_buf() {
+        let taken = content.len();
+        if taken == 0 {
+            break;
+        }
+        into.extend_from_slice(content);
+        reader.consume(taken);
+    }
+}
+
+/// TLS settings of the generator: its own certificate, and trust in anybody, because dialback decides. No session is resumed.
 #[derive(Debug, Clone)]
 pub struct Tls {
     server: Arc<rustls::ServerConfig>,
@@ -156,65 +208,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// A new self-signed P-256 certificate; no session is resumed.
-    pub fn new() -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let made = rcgen::generate_simple_self_signed(vec!["peer.lab".to_owned()])?;
-        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
-        let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)?;
-        server.send_tls13_tickets = 0;
-        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)))
-            .with_no_client_auth();
-        client.resumption = rustls::client::Resumption::disabled();
-        Ok(Self {
-            server: Arc::new(server),
-            client: Arc::new(client),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct TrustAnybody(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for TrustAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &rustls::pki_types::CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &rustls::pki_types::CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    /// A new self-signed P-256 certificate.
+    pub fn with_anybody() -> Self {
+        let (mut server, mut client) = (testkit_peer::server_tls(), testkit_peer::client_tls());
+        Arc::make_mut(&mut server).send_tls13_tickets = 0;
+        Arc::make_mut(&mut client).resumption = rustls::client::Resumption::disabled();
+        Self { server, client }
     }
 }

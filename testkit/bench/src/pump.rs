@@ -4,7 +4,7 @@
 //! written to one connection in one turn is written together, unless the case asks for one write each. Nothing
 //! is parsed: the ends of bodies are searched for, and the digits in front of them name the lane.
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -79,94 +79,17 @@ pub struct Flow {
     pub own: f64,
 }
 
-struct Socket<'a> {
-    conn: &'a mut Conn,
-    out: Vec<u8>,
-    written: usize,
-    blocked: bool,
-}
-
-impl Socket<'_> {
-    fn flush(&mut self) -> io::Result<()> {
-        let done = match &mut self.conn.tls {
-            Some(tls) => loop {
-                if !tls.wants_write() {
-                    break Ok(());
-                }
-                if let Err(error) = tls.write_tls(&mut self.conn.tcp) {
-                    break Err(error);
-                }
-            },
-            None => loop {
-                let left = self.out.get(self.written..).unwrap_or_default();
-                if left.is_empty() {
-                    self.out.clear();
-                    self.written = 0;
-                    break Ok(());
-                }
-                match self.conn.tcp.write(left) {
-                    Ok(written) => self.written += written,
-                    Err(error) => break Err(error),
-                }
-            },
-        };
-        match done {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
-            other => {
-                self.blocked = false;
-                other?;
-            }
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(tls) = &mut self.conn.tls {
-            return tls.writer().write_all(bytes);
-        }
-        self.out.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Everything that has arrived, behind what was left over; `false` when the peer is gone.
-    fn read(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
-        loop {
-            let read = match self.conn.tcp.read(scratch) {
-                Ok(0) => return Ok(false),
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            };
-            let mut received = scratch.get(..read).unwrap_or_default();
-            let Some(tls) = &mut self.conn.tls else {
-                self.conn.heard.extend_from_slice(received);
-                if read < scratch.len() {
-                    return Ok(true);
-                }
-                continue;
-            };
-            while !received.is_empty() {
-                tls.read_tls(&mut received)?;
-                tls.process_new_packets().map_err(io::Error::other)?;
-                drain(tls, &mut self.conn.heard);
-            }
+/// Everything that has arrived, behind what was left over; `false` when the peer is gone.
+fn read(conn: &mut Conn, scratch: &mut [u8]) -> io::Result<bool> {
+    loop {
+        match conn.read(scratch) {
+            Ok(0) => return Ok(false),
             // With a short read the socket is empty, and the next byte wakes again.
-            if read < scratch.len() {
-                return Ok(true);
-            }
+            Ok(read) if read < scratch.len() => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
         }
-    }
-}
-
-fn drain(tls: &mut rustls::Connection, into: &mut Vec<u8>) {
-    let mut reader = tls.reader();
-    while let Ok(content) = reader.fill_buf() {
-        let taken = content.len();
-        if taken == 0 {
-            break;
-        }
-        into.extend_from_slice(content);
-        reader.consume(taken);
     }
 }
 
@@ -216,15 +139,9 @@ impl Scan {
 /// Answers what came on a link that is not pumped just now; without waiting.
 pub fn tend(link: &mut Conn) -> Result<(), Error> {
     link.tcp.set_nonblocking(true)?;
-    let mut socket = Socket {
-        conn: link,
-        out: Vec::new(),
-        written: 0,
-        blocked: false,
-    };
-    let alive = socket.read(&mut vec![0; 16 * 1024])?;
+    let alive = read(link, &mut vec![0; 16 * 1024])?;
     let mut echo = Vec::new();
-    Scan::new().run(&mut socket.conn.heard, |_| {}, |iq| echo.extend_from_slice(iq));
+    Scan::new().run(&mut link.heard, |_| {}, |iq| echo.extend_from_slice(iq));
     link.tcp.set_nonblocking(false)?;
     if !alive {
         return Err("the server closed its link".into());
@@ -251,18 +168,9 @@ pub fn run(
             Interest::READABLE | Interest::WRITABLE,
         )?;
     }
-    let sockets = conns
-        .iter_mut()
-        .map(|conn| Socket {
-            conn,
-            out: Vec::new(),
-            written: 0,
-            blocked: false,
-        })
-        .collect();
     let flow = Pump {
         poll,
-        sockets,
+        conns,
         lanes,
         plan,
         scan: Scan::new(),
@@ -279,8 +187,8 @@ pub fn run(
 
 struct Pump<'a, 'b> {
     poll: Poll,
-    sockets: Vec<Socket<'a>>,
-    lanes: &'b mut [Lane],
+    conns: &'a mut [&'b mut Conn],
+    lanes: &'a mut [Lane],
     plan: Plan,
     scan: Scan,
     scratch: Vec<u8>,
@@ -294,11 +202,9 @@ impl Pump<'_, '_> {
         for lane in &mut *self.lanes {
             lane.credits = self.plan.window;
         }
-        for i in 0..self.sockets.len() {
-            if let Some(tls) = self.sockets.get_mut(i).map(|s| &mut *s.conn)
-                && let Some(session) = &mut tls.tls
-            {
-                drain(session, &mut tls.heard);
+        for i in 0..self.conns.len() {
+            if let Some(conn) = self.conns.get_mut(i) {
+                conn.decrypted();
             }
             self.take(i)?;
         }
@@ -332,13 +238,13 @@ impl Pump<'_, '_> {
             for event in &events {
                 let Token(i) = event.token();
                 if event.is_writable()
-                    && let Some(socket) = self.sockets.get_mut(i).filter(|s| s.blocked)
+                    && let Some(conn) = self.conns.get_mut(i).filter(|conn| conn.blocked)
                 {
-                    socket.flush()?;
+                    conn.flush()?;
                 }
                 if event.is_readable() {
-                    let alive = match self.sockets.get_mut(i) {
-                        Some(socket) => socket.read(&mut self.scratch)?,
+                    let alive = match self.conns.get_mut(i) {
+                        Some(conn) => read(conn, &mut self.scratch)?,
                         None => true,
                     };
                     self.take(i)?;
@@ -363,8 +269,8 @@ impl Pump<'_, '_> {
     }
 
     fn lost(&self) -> Error {
-        let said = self.sockets.iter().find(|s| !s.conn.heard.is_empty());
-        let said = said.map(|s| String::from_utf8_lossy(&s.conn.heard).chars().take(600).collect());
+        let said = self.conns.iter().find(|conn| !conn.heard.is_empty());
+        let said = said.map(|conn| String::from_utf8_lossy(&conn.heard).chars().take(600).collect());
         let said: String = said.unwrap_or_default();
         format!(
             "{} of {} messages did not arrive; the server said: {said}",
@@ -376,13 +282,13 @@ impl Pump<'_, '_> {
 
     /// Counts what has arrived on one connection.
     fn take(&mut self, i: usize) -> Result<(), Error> {
-        let Some(socket) = self.sockets.get_mut(i) else {
+        let Some(conn) = self.conns.get_mut(i) else {
             return Ok(());
         };
         let mut echo = Vec::new();
         let (lanes, arrived) = (&mut *self.lanes, &mut self.arrived);
         self.scan.run(
-            &mut socket.conn.heard,
+            &mut conn.heard,
             |number| {
                 if let Some(lane) = lanes.get_mut(number) {
                     lane.credits += 1;
@@ -392,8 +298,8 @@ impl Pump<'_, '_> {
             |iq| echo.extend_from_slice(iq),
         );
         if !echo.is_empty() {
-            socket.append(&echo)?;
-            socket.flush()?;
+            conn.append(&echo)?;
+            conn.flush()?;
         }
         Ok(())
     }
@@ -401,26 +307,26 @@ impl Pump<'_, '_> {
     /// Writes what may be under way.
     fn send(&mut self) -> Result<(), Error> {
         for lane in &mut *self.lanes {
-            let Some(socket) = self.sockets.get_mut(lane.source) else {
+            let Some(conn) = self.conns.get_mut(lane.source) else {
                 continue;
             };
-            while lane.credits > 0 && !socket.blocked {
+            while lane.credits > 0 && !conn.blocked {
                 let count = match self.plan.writes {
                     Writes::Together => lane.credits.min(COPIES),
                     Writes::RecordEach | Writes::Each => 1,
                 };
                 let bytes = lane.block.get(..count * SIZE).unwrap_or_default();
-                socket.append(bytes)?;
+                conn.append(bytes)?;
                 lane.credits -= count;
                 self.sent += count as u64;
                 if self.plan.writes == Writes::Each {
-                    socket.flush()?;
+                    conn.flush()?;
                 }
             }
         }
         if self.plan.writes != Writes::Each {
-            for socket in self.sockets.iter_mut().filter(|socket| !socket.blocked) {
-                socket.flush()?;
+            for conn in self.conns.iter_mut().filter(|conn| !conn.blocked) {
+                conn.flush()?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! `testkit bench-relay`: what the same chain costs with TLS and without any check. It believes everybody,
 //! looks at no byte of a message, and moves what it reads in one thread; the floor for the servers compared.
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Runs `testkit bench-relay`, until the process is ended.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let tls = if args.clear { None } else { Some(Tls::new()?) };
+    let tls = (!args.clear).then(Tls::with_anybody);
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     // As a peer it accepts streams and opens the one that it writes to.
@@ -84,16 +84,10 @@ fn accept(peer: &Peer, sender: &Sender<Conn>, waker: &Waker) {
 
 struct Relay {
     poll: Poll,
-    conns: Vec<Socket>,
+    conns: Vec<Conn>,
     scratch: Vec<u8>,
     args: Args,
     peer: Peer,
-}
-
-struct Socket {
-    conn: Conn,
-    out: Vec<u8>,
-    written: usize,
 }
 
 impl Relay {
@@ -104,11 +98,7 @@ impl Relay {
             Token(self.conns.len()),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        self.conns.push(Socket {
-            conn,
-            out: Vec::new(),
-            written: 0,
-        });
+        self.conns.push(conn);
         Ok(())
     }
 
@@ -133,8 +123,8 @@ impl Relay {
                     self.read(i)?;
                 }
             }
-            for socket in &mut self.conns {
-                socket.flush()?;
+            for conn in &mut self.conns {
+                conn.flush()?;
             }
         }
     }
@@ -152,86 +142,26 @@ impl Relay {
     fn read(&mut self, i: usize) -> Result<(), Error> {
         let to = if i == LINK { PEER } else { LINK };
         loop {
-            let Some(socket) = self.conns.get_mut(i) else {
+            let Some(conn) = self.conns.get_mut(i) else {
                 return Ok(());
             };
-            let mut moved = std::mem::take(&mut socket.conn.heard);
-            let more = match socket.conn.tcp.read(&mut self.scratch) {
+            let more = match conn.read(&mut self.scratch) {
                 Ok(0) if i == LINK => return Err("the router closed its link".into()),
-                Ok(0) => false,
-                Ok(read) => {
-                    let mut received = self.scratch.get(..read).unwrap_or_default();
-                    match &mut socket.conn.tls {
-                        None => moved.extend_from_slice(received),
-                        Some(tls) => {
-                            while !received.is_empty() {
-                                tls.read_tls(&mut received)?;
-                                tls.process_new_packets()?;
-                                let mut reader = tls.reader();
-                                while let Ok(content) = reader.fill_buf() {
-                                    let taken = content.len();
-                                    if taken == 0 {
-                                        break;
-                                    }
-                                    moved.extend_from_slice(content);
-                                    reader.consume(taken);
-                                }
-                            }
-                        }
-                    }
-                    read == self.scratch.len()
-                }
+                Ok(read) => read == self.scratch.len(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                 Err(error) => return Err(error.into()),
             };
+            let mut moved = std::mem::take(&mut conn.heard);
             if let Some(to) = self.conns.get_mut(to) {
                 to.append(&moved)?;
             }
             moved.clear();
-            if let Some(socket) = self.conns.get_mut(i) {
-                socket.conn.heard = moved;
+            if let Some(conn) = self.conns.get_mut(i) {
+                conn.heard = moved;
             }
             if !more {
                 return Ok(());
             }
-        }
-    }
-}
-
-impl Socket {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(tls) = &mut self.conn.tls {
-            return tls.writer().write_all(bytes);
-        }
-        self.out.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let outcome = match &mut self.conn.tls {
-            Some(tls) => {
-                let mut outcome = Ok(0);
-                while tls.wants_write() && outcome.is_ok() {
-                    outcome = tls.write_tls(&mut self.conn.tcp);
-                }
-                outcome
-            }
-            None => loop {
-                let left = self.out.get(self.written..).unwrap_or_default();
-                if left.is_empty() {
-                    self.out.clear();
-                    self.written = 0;
-                    break Ok(0);
-                }
-                match self.conn.tcp.write(left) {
-                    Ok(written) => self.written += written,
-                    Err(error) => break Err(error),
-                }
-            },
-        };
-        match outcome {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
         }
     }
 }
