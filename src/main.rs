@@ -193,6 +193,7 @@ async fn run(args: Args) -> Result<(), String> {
     } else {
         watch::Scope::Namespaces(args.watch_namespaces)
     };
+    let imp = Arc::clone(&context.environment.imp);
     let controller = tokio::spawn(watch::run(context, scope, stop.clone().cancelled_owned()));
 
     // The lease is given back only after the last write: reconciles under way are finished first.
@@ -213,6 +214,7 @@ async fn run(args: Args) -> Result<(), String> {
             }
         }
     }
+    imp.finish().await;
     metrics.leader.set(0);
     finished.cancel();
     if let Err(error) = held.await {

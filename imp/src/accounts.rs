@@ -5,12 +5,16 @@
 //!
 //! Every use is written down before the call, also of an account that was accepted before: where
 //! the operator dies in between, the answer may have been 401 and counts as one, until a human asks
-//! for another try. Which Secrets have the same account is told by a keyed digest; its key is a
+//! for another try. Calls in quick succession are one use: it is written down before the first of them,
+//! and its outcome after the last, or at once if it is a 401. Which Secrets have the same account is told by a keyed digest; its key is a
 //! random one of this installation, kept in a Secret, so that the ConfigMap tells nothing about
 //! passwords.
 
+mod book;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -19,17 +23,22 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::access::{Credentials, LoginHold, SecretVersion};
 use crate::clock::{Clock, Stamp};
 use crate::error::CallErrorKind;
-use crate::store::{LedgerStore, StoreError, StoredText};
+use crate::store::{LedgerStore, StoreError};
+use book::Book;
 
 /// Name of the ConfigMap.
 const NAME: &str = "xmpp-federation-imp-logins";
 /// How long a rejected version rests.
 pub const REST: Duration = Duration::from_hours(1);
+/// Calls within this time after a use was written down are part of it.
+const USE: Duration = Duration::from_secs(10);
+/// Without another call for this long a use is over.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// What is known of one Secret's last used version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +55,7 @@ struct Login {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum LoginState {
-    /// A call is under way since.
+    /// In use since: the call under way may be one of [`USE`] later.
     Trying(Stamp),
     /// The last call told nothing about the account.
     Untold,
@@ -82,6 +91,17 @@ impl LoginRecord {
                 self.rejected.remove(account);
             }
             LoginState::Trying(_) | LoginState::Untold => {}
+        }
+    }
+
+    /// Adds what only `other` knows.
+    fn merge(&mut self, other: &Self) {
+        for (key, login) in &other.secrets {
+            self.secrets.entry(key.clone()).or_insert_with(|| login.clone());
+        }
+        for (account, rejection) in &other.rejected {
+            let known = self.rejected.entry(account.clone());
+            known.or_insert_with(|| rejection.clone());
         }
     }
 }
@@ -150,9 +170,10 @@ fn rest(record: &LoginRecord, wanted: &Use, now: Stamp) -> Option<LoginHold> {
         .chain(edited)
         .filter_map(|(since, key, told)| {
             let elapsed = now.since(&since);
-            (!elapsed.reached(REST)).then(|| LoginHold {
+            let rest = if told { REST } else { REST + USE };
+            (!elapsed.reached(rest)).then(|| LoginHold {
                 since: since.wall,
-                retry_at: now.plus(elapsed.left(REST)).wall,
+                retry_at: now.plus(elapsed.left(rest)).wall,
                 other: (*key != wanted.key()).then(|| key.clone()),
                 told,
             })
@@ -166,8 +187,11 @@ pub struct Logins {
     clock: Arc<dyn Clock>,
     /// One call at a time per Secret and per account, so that a 401 is known before the next.
     gates: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
-    record: AsyncMutex<Option<(LoginRecord, Option<StoredText>)>>,
-    key: OnceCell<[u8; 32]>,
+    book: AsyncMutex<Option<Book>>,
+    /// How many calls were answered.
+    outcomes: AtomicU64,
+    /// The end of uses is about to be written.
+    ending: AtomicBool,
 }
 
 /// The right to make one call with a Secret's account.
@@ -184,8 +208,9 @@ impl Logins {
             store,
             clock,
             gates: Mutex::default(),
-            record: AsyncMutex::new(None),
-            key: OnceCell::new(),
+            book: AsyncMutex::new(None),
+            outcomes: AtomicU64::default(),
+            ending: AtomicBool::default(),
         }
     }
 
@@ -194,26 +219,34 @@ impl Logins {
         self.clock.now()
     }
 
+    /// Whether the account may be used as far as is known now; writes nothing down.
+    pub async fn check(&self, credentials: &Credentials) -> Result<(), CallErrorKind> {
+        let wanted = self.usage(credentials).await;
+        self.rest(&wanted, self.clock.now()).await
+    }
+
     /// Waits for its turn and asks for permission to make one call.
     pub async fn begin(self: &Arc<Self>, credentials: &Credentials) -> Result<Permit, CallErrorKind> {
         let wanted = self.usage(credentials).await;
-        // The Secret first, always: no two can wait for each other.
-        let mut gates = vec![self.gate(format!("secret {}", wanted.key())).await];
-        if let Some(account) = &wanted.account {
-            gates.push(self.gate(format!("account {account}")).await);
+        let mut gates = Vec::new();
+        for gate in self.gates_of(&wanted) {
+            gates.push(gate.lock_owned().await);
         }
+        self.permit(wanted, gates).await
+    }
+
+    /// The same; `None` while another call uses the account.
+    pub async fn try_begin(self: &Arc<Self>, credentials: &Credentials) -> Option<Result<Permit, CallErrorKind>> {
+        let wanted = self.usage(credentials).await;
+        let gates = self.gates_of(&wanted).into_iter().map(AsyncMutex::try_lock_owned);
+        let gates = gates.collect::<Result<Vec<_>, _>>().ok()?;
+        Some(self.permit(wanted, gates).await)
+    }
+
+    async fn permit(self: &Arc<Self>, wanted: Use, gates: Vec<OwnedMutexGuard<()>>) -> Result<Permit, CallErrorKind> {
         let now = self.clock.now();
-        let rest = {
-            let mut record = self.record.lock().await;
-            if record.is_none() {
-                *record = Some(self.load().await?);
-            }
-            record.as_ref().and_then(|(record, _)| rest(record, &wanted, now))
-        };
-        if let Some(rest) = rest {
-            return Err(CallErrorKind::Held(rest));
-        }
-        self.note(&wanted, LoginState::Trying(now))
+        self.rest(&wanted, now).await?;
+        self.note_use(&wanted, now)
             .await
             .map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
         Ok(Permit {
@@ -223,15 +256,25 @@ impl Logins {
         })
     }
 
+    /// An error while the account rests.
+    async fn rest(&self, wanted: &Use, now: Stamp) -> Result<(), CallErrorKind> {
+        let mut guard = self.book.lock().await;
+        let book = match &mut *guard {
+            Some(book) => book,
+            none => none.insert(self.load().await?),
+        };
+        rest(&book.record, wanted, now).map_or(Ok(()), |rest| Err(CallErrorKind::Held(rest)))
+    }
+
     /// A human asks for another try where it is not known whether the last one was answered 401.
     pub async fn ask_again(&self, credentials: &Credentials) {
         let wanted = self.usage(credentials).await;
         let now = self.clock.now();
-        let mut guard = self.record.lock().await;
-        let Some((record, _)) = guard.as_mut() else {
+        let mut guard = self.book.lock().await;
+        let Some(book) = guard.as_mut() else {
             return;
         };
-        for (key, login) in &mut record.secrets {
+        for (key, login) in &mut book.record.secrets {
             let open = matches!(login.state, LoginState::Trying(since) if since.process != now.process);
             if open && wanted.concerns(key, login) {
                 login.state = LoginState::Untold;
@@ -239,20 +282,20 @@ impl Logins {
         }
     }
 
-    async fn gate(&self, key: String) -> OwnedMutexGuard<()> {
-        let gate = {
-            let mut gates = self.gates.lock();
-            // Those that nobody holds or waits for are made anew when they are wanted.
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-            Arc::clone(gates.entry(key).or_default())
-        };
-        gate.lock_owned().await
+    /// The Secret first, always: no two can wait for each other.
+    fn gates_of(&self, of: &Use) -> Vec<Arc<AsyncMutex<()>>> {
+        let mut gates = self.gates.lock();
+        // Those that nobody holds or waits for are made anew when they are wanted.
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        let secret = format!("secret {}", of.key());
+        let account = of.account.as_ref().map(|account| format!("account {account}"));
+        let keys = std::iter::once(secret).chain(account);
+        keys.map(|key| Arc::clone(gates.entry(key).or_default())).collect()
     }
 
     async fn usage(&self, credentials: &Credentials) -> Use {
-        let key = self.key.get_or_try_init(|| self.store.key()).await;
-        let account = match key {
-            Ok(key) => digest(key, credentials),
+        let account = match self.store.key().await {
+            Ok(key) => digest(&key, credentials),
             Err(error) => {
                 tracing::warn!(%error, "Secrets with the same account cannot be told");
                 None
@@ -264,45 +307,52 @@ impl Logins {
         }
     }
 
-    async fn load(&self) -> Result<(LoginRecord, Option<StoredText>), CallErrorKind> {
-        let unrecorded = |error: String| CallErrorKind::Unrecorded(error);
-        let stored = self
-            .store
-            .read(NAME)
-            .await
-            .map_err(|error| unrecorded(error.to_string()))?;
-        let record = match &stored {
-            Some(stored) if !stored.data.is_empty() => serde_json::from_str(&stored.data)
-                .map_err(|error| unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it")))?,
-            _ => LoginRecord::default(),
-        };
-        Ok((record, stored))
+    async fn load(&self) -> Result<Book, CallErrorKind> {
+        let stored = self.store.read(NAME).await;
+        let stored = stored.map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
+        Book::of(stored).map_err(|error| {
+            CallErrorKind::Unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it"))
+        })
     }
 
-    /// Notes a state in memory and in the store; in memory also where the store fails.
-    async fn note(&self, of: &Use, state: LoginState) -> Result<(), StoreError> {
-        let mut guard = self.record.lock().await;
-        let (record, stored) = guard.get_or_insert_with(Default::default);
-        record.note(of, state);
-        for _ in 0..3 {
-            let text = serde_json::to_string(record).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            let expected = stored.as_ref().map(|stored| stored.version.as_str());
-            match self.store.write(NAME, text, expected).await {
-                Ok(written) => {
-                    *stored = Some(written);
-                    return Ok(());
-                }
-                // Only the leader writes; another version is that of a leader before.
-                Err(StoreError::Conflict) => {
-                    *stored = self.store.read(NAME).await?;
-                    let text = stored.as_ref().map_or("", |stored| &stored.data);
-                    *record = serde_json::from_str(text).unwrap_or_default();
-                    record.note(of, state);
-                }
-                Err(error) => return Err(error),
-            }
+    /// Writes down that an account is in use, unless that is written already.
+    async fn note_use(&self, of: &Use, now: Stamp) -> Result<(), StoreError> {
+        let mut guard = self.book.lock().await;
+        let book = guard.get_or_insert_default();
+        if let Some(login) = book.written_use(of, now) {
+            book.record.secrets.insert(of.key(), login);
+            return Ok(());
         }
-        Err(StoreError::Conflict)
+        book.record.note(of, LoginState::Trying(now));
+        book.write(&*self.store).await
+    }
+
+    /// Notes an outcome in memory, and a 401 at once in the store.
+    async fn note_outcome(self: &Arc<Self>, of: &Use, state: LoginState) {
+        let mut guard = self.book.lock().await;
+        let book = guard.get_or_insert_default();
+        book.record.note(of, state);
+        self.outcomes.fetch_add(1, Ordering::AcqRel);
+        if matches!(state, LoginState::Rejected(_)) {
+            book.write_outcome(&*self.store).await;
+        } else if !self.ending.swap(true, Ordering::AcqRel) {
+            let logins = Arc::clone(self);
+            tokio::spawn(async move {
+                let mut last = None;
+                while last.replace(logins.outcomes.load(Ordering::Acquire)) != last {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                logins.ending.store(false, Ordering::Release);
+                logins.finish().await;
+            });
+        }
+    }
+
+    /// Writes the outcomes of uses that are over; an operator that ends in order waits for this.
+    pub async fn finish(&self) {
+        if let Some(book) = self.book.lock().await.as_mut() {
+            book.write_outcome(&*self.store).await;
+        }
     }
 }
 
@@ -315,10 +365,7 @@ impl Permit {
             LoginOutcome::Accepted => LoginState::Accepted,
             LoginOutcome::Untold => LoginState::Untold,
         };
-        if let Err(error) = self.logins.note(&self.granted, state).await {
-            // In memory it is noted, so this process keeps the rule; the next one reads "trying".
-            tracing::warn!(secret = %self.granted.secret, %error, "the outcome of a login could not be recorded");
-        }
+        self.logins.note_outcome(&self.granted, state).await;
         now.plus(REST).wall
     }
 }

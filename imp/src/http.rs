@@ -1,9 +1,12 @@
 //! What AXL and Control Center share: HTTPS with Basic authentication, the judging of
 //! certificates, bounds on size and time, the rule of one 401, and one log line per call.
+//! The use of the account is noted when the connection stands, right before the request.
 //!
 //! Connections are not kept: a request on a kept connection that the server just closed would
 //! leave open whether it arrived. Nor are cookies: a stale session is answered 404. Where AXL
 //! answers 404 all the same, it is asked once more at once; nothing was executed.
+
+mod sending;
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -19,6 +22,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use tower::util::AndThenLayer;
 use xmpp_federation_core::Fingerprint;
 use xmpp_federation_core::peer_key::{self, Possession, Version};
 
@@ -29,6 +33,7 @@ use crate::access::{Credentials, ServerTrust, Target};
 use crate::accounts::{LoginOutcome, Logins};
 use crate::counter::Counter;
 use crate::timings::CALL_TIMEOUT;
+use sending::{Sending, Stage};
 
 /// The largest answer that is read: twenty thousand rows, where a table of component ids has ten.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -95,7 +100,8 @@ impl Caller {
             .no_proxy()
             .http1_only()
             .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT_TIMEOUT);
+            .connect_timeout(CONNECT_TIMEOUT)
+            .connector_layer(AndThenLayer::new(sending::about_to_send));
         if let Some(resolver) = resolver {
             builder = builder.dns_resolver(resolver);
         }
@@ -129,33 +135,24 @@ impl Caller {
             secret: call.account.secret.to_string(),
             kind,
         };
-        let permit = match self.logins.begin(call.account).await {
-            Ok(permit) => permit,
-            Err(kind) => {
-                self.counter.called(call.function, kind.word());
-                log(&call, 0, &failed(kind.clone()).to_string(), started);
-                return Err(failed(kind));
-            }
-        };
-        let late = call
-            .not_after
-            .is_some_and(|last| self.logins.now().mono_ms >= last.mono_ms);
-        let mut answer = if late {
-            Err(CallErrorKind::HeldUp)
-        } else {
-            self.exchange(&call).await
-        };
+        if let Err(kind) = self.logins.check(call.account).await {
+            self.counter.called(call.function, kind.word());
+            log(&call, 0, &failed(kind.clone()).to_string(), started);
+            return Err(failed(kind));
+        }
+        let sending = Arc::new(Sending::new(&self.logins, call.account, call.not_after));
+        let mut answer = self.exchange(&call, &sending).await;
         if call.interface == Interface::Axl && matches!(answer, Ok((404, _))) {
             self.counter.called(call.function, CallErrorKind::Http(404).word());
             log(&call, 404, "asked once more at once", started);
-            answer = self.exchange(&call).await;
+            answer = self.exchange(&call, &sending).await;
         }
         let outcome = match &answer {
             Ok((401, _)) => LoginOutcome::Rejected,
             Ok(_) => LoginOutcome::Accepted,
             Err(_) => LoginOutcome::Untold,
         };
-        let retry_at = permit.finish(outcome).await;
+        let retry_at = sending.finish(outcome).await;
         let status = answer.as_ref().map_or(0, |(status, _)| *status);
         let result = match answer {
             Ok((401, _)) => Err(CallErrorKind::Unauthorized { retry_at }),
@@ -173,7 +170,20 @@ impl Caller {
         result
     }
 
-    async fn exchange(&self, call: &Call<'_>) -> Result<(u16, Body), CallErrorKind> {
+    /// Connects, notes the use of the account where that is not done yet, and sends.
+    async fn exchange(&self, call: &Call<'_>, sending: &Arc<Sending>) -> Result<(u16, Body), CallErrorKind> {
+        loop {
+            let answer = sending.scope(self.send(call)).await;
+            match sending.stage() {
+                // The next connection finds the use noted.
+                Stage::Unnoted => sending.begin().await?,
+                Stage::Refused(kind) => return Err(kind),
+                Stage::Connecting | Stage::Sent => return answer,
+            }
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<(u16, Body), CallErrorKind> {
         let password = String::from_utf8_lossy(call.account.password.expose());
         let response = self
             .client

@@ -40,7 +40,8 @@ pub trait LedgerStore: Send + Sync {
     ) -> BoxFuture<'a, Result<StoredText, StoreError>>;
     /// The names of all.
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
-    /// A random key of this installation, made where there is none, and kept as a secret.
+    /// A random key of this installation, made where there is none, and kept as a secret. It is asked for at each
+    /// use, so the store remembers it.
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
 }
 

@@ -14,6 +14,8 @@ struct State {
     version: u64,
     requests: BTreeMap<&'static str, u64>,
     events: Vec<Value>,
+    /// Part of a path, and the answer to every write there.
+    refused: Option<(&'static str, StatusCode, Value)>,
 }
 
 /// The server; all clones are the same one.
@@ -60,6 +62,17 @@ impl ApiServer {
         self.0.lock().unwrap().objects.remove(path);
     }
 
+    /// The paths of all objects.
+    pub fn paths(&self) -> Vec<String> {
+        self.0.lock().unwrap().objects.keys().cloned().collect()
+    }
+
+    /// Refuses every write to a path with that part in it.
+    pub fn refuse(&self, part: &'static str, code: StatusCode, reason: &str, message: &str) {
+        let answer = status(code, reason, message);
+        self.0.lock().unwrap().refused = Some((part, code, answer));
+    }
+
     /// Messages of all events, oldest first, each behind its reason.
     pub fn events(&self) -> Vec<String> {
         let state = self.0.lock().unwrap();
@@ -83,7 +96,10 @@ impl ApiServer {
             .get("content-type")
             .is_some_and(|kind| kind.to_str().unwrap().contains("apply-patch"));
         let mut state = self.0.lock().unwrap();
+        let refused = state.refused.as_ref();
+        let refused = refused.filter(|(part, ..)| path.contains(part) && parts.method != Method::GET);
         let (code, answer) = match parts.method {
+            _ if refused.is_some() => refused.map(|(_, code, answer)| (*code, answer.clone())).unwrap(),
             Method::GET => state.read(&path),
             Method::POST => state.create(&path, body),
             Method::PUT => state.replace(&path, body),
@@ -213,9 +229,12 @@ fn stale(body: &Value, old: &Value) -> bool {
 }
 
 fn failed(code: StatusCode, reason: &str, path: &str) -> (StatusCode, Value) {
-    let status = json!({
+    (code, status(code, reason, &format!("{reason}: {path}")))
+}
+
+fn status(code: StatusCode, reason: &str, message: &str) -> Value {
+    json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure",
-        "reason": reason, "message": format!("{reason}: {path}"), "code": code.as_u16(),
-    });
-    (code, status)
+        "reason": reason, "message": message, "code": code.as_u16(),
+    })
 }

@@ -26,5 +26,6 @@ mod nodes;
 mod registering;
 mod restarting;
 mod rows;
+mod store;
 mod support;
 mod symptom_one;

@@ -73,7 +73,8 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
         assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= 5_000), "{looks:?}");
     }
 
-    // In order: nothing is written or called any more.
+    // In order: nothing is written or called any more, when the outcome of the last call is written.
+    bench.operator.finish().await;
     let (writes, calls) = (bench.store.writes(), bench.sim.calls(0).len());
     bench.keep_on(2.0).await;
     assert_eq!((bench.store.writes(), bench.sim.calls(0).len()), (writes, calls));

@@ -47,8 +47,8 @@ const TRYING: LoginState = LoginState::Trying(Stamp {
 #[case::rejected_of_another_version(REJECTED, used("a", "8", "y"), stamp(1, 10), None)]
 #[case::the_same_account_under_another_name(REJECTED, used("b", "1", "x"), stamp(1, 10), Some((3600, Some("federation/a"), true)))]
 #[case::another_account_under_another_name(REJECTED, used("b", "1", "y"), stamp(1, 10), None)]
-#[case::died_while_trying(TRYING, used("a", "7", "x"), stamp(2, 10), Some((3600, None, false)))]
-#[case::died_while_trying_another_name(TRYING, used("b", "7", "x"), stamp(2, 10), Some((3600, Some("federation/a"), false)))]
+#[case::died_while_trying(TRYING, used("a", "7", "x"), stamp(2, 10), Some((3610, None, false)))]
+#[case::died_while_trying_another_name(TRYING, used("b", "7", "x"), stamp(2, 10), Some((3610, Some("federation/a"), false)))]
 #[case::its_own_last_call(TRYING, used("a", "7", "x"), stamp(1, 10), None)]
 #[case::nothing_told(LoginState::Untold, used("a", "7", "x"), stamp(2, 10), None)]
 fn one_401_per_secret_version_and_account(
@@ -120,6 +120,7 @@ async fn an_operator_that_dies_before_it_records_a_401_costs_no_second_one() {
     second.ask_again(&account).await;
     let permit = second.begin(&account).await.unwrap();
     permit.finish(LoginOutcome::Accepted).await;
+    second.finish().await;
     let third = process(&store, 3);
     assert!(third.begin(&same_account).await.is_ok());
 }
@@ -152,4 +153,52 @@ async fn two_secrets_with_one_account_are_not_used_at_the_same_time() {
         Err(CallErrorKind::Held(rest)) => assert_eq!(rest.other.as_deref(), Some("federation/a")),
         _ => panic!("the account was used again"),
     }
+}
+
+#[tokio::test]
+async fn a_401_outlives_the_deletion_of_its_record() {
+    let store = Arc::new(TestStore::default());
+    let account = credentials("a", "1", "secret");
+    let logins = process(&store, 1);
+    let permit = logins.begin(&account).await.unwrap();
+    permit.finish(LoginOutcome::Rejected).await;
+    store.lose();
+    // The next use of another account makes the record again, with all that this process knows.
+    let permit = logins.begin(&credentials("b", "1", "another")).await.unwrap();
+    permit.finish(LoginOutcome::Accepted).await;
+    for number in [1, 2] {
+        let logins = if number == 1 {
+            logins.clone()
+        } else {
+            process(&store, 2)
+        };
+        match logins.begin(&account).await {
+            Err(CallErrorKind::Held(rest)) => assert!(rest.told),
+            _ => panic!("process {number} used the account again"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_in_quick_succession_cost_two_writes_and_a_lost_answer_stays_visible() {
+    let store = Arc::new(TestStore::default());
+    let account = credentials("a", "1", "secret");
+    let logins = process(&store, 1);
+    for _ in 0..5 {
+        let permit = logins.begin(&account).await.unwrap();
+        assert_eq!(store.writes(), 1);
+        // A process that ends now leaves a use of which nobody knows the answer.
+        assert!(matches!(
+            process(&store, 2).begin(&account).await,
+            Err(CallErrorKind::Held(LoginHold { told: false, .. }))
+        ));
+        permit.finish(LoginOutcome::Accepted).await;
+    }
+    while store.writes() < 2 {
+        tokio::time::sleep(PAUSE / 10).await;
+    }
+    assert!(process(&store, 2).check(&account).await.is_ok());
+    // The next use is another one.
+    let _permit = logins.begin(&account).await.unwrap();
+    assert_eq!(store.writes(), 3);
 }

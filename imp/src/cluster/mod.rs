@@ -141,6 +141,11 @@ impl Manager {
         .report(events, requeue_after)
     }
 
+    /// Writes down the last outcomes of logins, after the last call: otherwise they read as lost answers.
+    pub async fn finish(&self) {
+        self.logins.finish().await;
+    }
+
     /// Forgets a resource that is gone; ledgers stay.
     pub fn forget(&self, owner_uid: &str) {
         self.clusters.lock().retain(|(uid, _), _| uid != owner_uid);

@@ -5,8 +5,12 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use testkit_peer::odd::{Odd, OddIdentity};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::clock::SystemClock;
+use crate::counter::Uncounted;
+use crate::testing::{TestStore, desired};
 
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
@@ -87,4 +91,98 @@ async fn an_unusual_tomcat_certificate_can_be_pinned_if_its_key_signed_the_hands
             assert!(other.is_err(), "{case}");
         }
     }
+}
+
+/// A TLS server with a certificate of its own.
+fn acceptor() -> (tokio_rustls::TlsAcceptor, Fingerprint) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let shown = OddIdentity::new(Odd::Usual, None);
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Shown(shown.0.clone())));
+    let pin = Fingerprint::of(&shown.0.cert[0]);
+    (tokio_rustls::TlsAcceptor::from(Arc::new(server)), pin)
+}
+
+/// A call to that server, which has to have a certificate with that fingerprint.
+async fn called(logins: &Arc<Logins>, server: String, pin: Fingerprint) -> Result<Element, CallErrorKind> {
+    let mut target = desired().target;
+    target.tls = ServerTrust::Pinned(vec![pin]);
+    let caller = Caller::new(&target, None, Arc::clone(logins), Arc::new(Uncounted)).unwrap();
+    let call = Call {
+        interface: Interface::Axl,
+        server: &server,
+        path: "/axl/",
+        function: "executeSQLQuery",
+        soap_action: "",
+        body: "",
+        account: &target.axl,
+        not_after: None,
+    };
+    caller.call(call).await.map_err(|error| error.kind)
+}
+
+fn logins(store: &Arc<TestStore>) -> Arc<Logins> {
+    Arc::new(Logins::new(Arc::clone(store) as _, Arc::new(SystemClock)))
+}
+
+#[tokio::test]
+async fn a_use_of_an_account_is_not_noted_where_no_request_is_sent() {
+    let store = Arc::new(TestStore::default());
+    let logins = logins(&store);
+    let no_pin = Fingerprint::of(b"");
+    let unresolved = called(&logins, "https://cups.invalid:8443".to_owned(), no_pin).await;
+    assert!(matches!(unresolved, Err(CallErrorKind::Connect(_))), "{unresolved:?}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(acceptor().0.accept(stream).await.is_err());
+    });
+    let distrusted = called(&logins, server.clone(), no_pin).await;
+    assert!(
+        matches!(distrusted, Err(CallErrorKind::Certificate(_))),
+        "{distrusted:?}"
+    );
+    // The listener is closed.
+    answering.await.unwrap();
+    let refused = called(&logins, server, no_pin).await;
+    assert!(matches!(refused, Err(CallErrorKind::Connect(_))), "{refused:?}");
+    assert_eq!(store.writes(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_finds_its_account_in_use_waits_for_the_answer_to_the_other() {
+    let store = Arc::new(TestStore::default());
+    let logins = logins(&store);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let (acceptor, pin) = acceptor();
+    let answering = async {
+        let mut request = [0; 2048];
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut first = acceptor.accept(stream).await.unwrap();
+        assert!(first.read(&mut request).await.unwrap() > 0);
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut second = acceptor.accept(stream).await.unwrap();
+        assert_eq!(second.read(&mut request).await.unwrap_or(0), 0, "no password");
+        let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+        first.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let (one, other, ()) = tokio::join!(
+        called(&logins, server.clone(), pin),
+        called(&logins, server.clone(), pin),
+        answering
+    );
+    let (told, held) = match (one, other) {
+        (Err(CallErrorKind::Held(hold)), told) | (told, Err(CallErrorKind::Held(hold))) => (told, hold),
+        both => panic!("{both:?}"),
+    };
+    assert!(matches!(told, Err(CallErrorKind::Unauthorized { .. })), "{told:?}");
+    assert!(held.told);
+    // In use, then rejected.
+    assert_eq!(store.writes(), 2);
 }

@@ -58,8 +58,21 @@ impl LedgerFile {
         self.name == other.name && version(self) == version(other)
     }
 
-    /// Writes a changed ledger; on success it is the one in here.
+    /// Writes a changed ledger; on success it is the one in here. A ledger that somebody deleted is made again: this
+    /// process is the only one that writes, so nobody knows more.
     pub async fn save(&mut self, store: &dyn LedgerStore, ledger: Ledger) -> Result<(), StoreError> {
+        let deleted = match self.write(store, ledger.clone()).await {
+            Err(StoreError::Conflict) => store.read(&self.name).await?.is_none(),
+            written => return written,
+        };
+        if !deleted {
+            return Err(StoreError::Conflict);
+        }
+        self.stored = None;
+        self.write(store, ledger).await
+    }
+
+    async fn write(&mut self, store: &dyn LedgerStore, ledger: Ledger) -> Result<(), StoreError> {
         let at = match &self.stored {
             Some(stored) => stored.clone(),
             // First the object, for its uid.
@@ -108,6 +121,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use crate::records::Outcome;
+    use crate::store::MemoryStore;
 
     /// As the first release writes it.
     const TEXT: &str = include_str!("../testdata/ledger.json");
@@ -145,5 +159,23 @@ mod tests {
         .unwrap();
         let read = parse("l", &StoredText { data, ..stored }).unwrap();
         assert_eq!(read.actions[0].result, Outcome::NotDone);
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_was_deleted_is_made_again_with_what_this_process_knows() {
+        const PUBLISHER: &str = "055c13d9-943d-459d-a3c6-af1d1176936d";
+        let store = MemoryStore::default();
+        let mut file = LedgerFile::load(&store, PUBLISHER).await.unwrap();
+        let mut ledger = file.ledger.clone();
+        ledger.known_as.insert("cups.example".to_owned());
+        file.save(&store, ledger.clone()).await.unwrap();
+        store.clear();
+        ledger.known_as.insert("cups2.example".to_owned());
+        file.save(&store, ledger.clone()).await.unwrap();
+        assert_eq!(LedgerFile::load(&store, PUBLISHER).await.unwrap().ledger, ledger);
+        // A ledger of somebody else is not written over.
+        let mut other = LedgerFile::load(&store, PUBLISHER).await.unwrap();
+        other.save(&store, ledger.clone()).await.unwrap();
+        assert_eq!(file.save(&store, ledger).await, Err(StoreError::Conflict));
     }
 }
