@@ -1,5 +1,6 @@
 //! What surrounds the reconcile: leadership, health, metrics, logging.
 
+pub mod api_error;
 pub mod health;
 pub mod lease;
 pub mod ledger_store;
