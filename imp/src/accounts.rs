@@ -13,8 +13,8 @@
 mod book;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -181,10 +181,14 @@ fn rest(record: &LoginRecord, wanted: &Use, now: Stamp) -> Option<LoginHold> {
         .max_by_key(|rest| rest.retry_at)
 }
 
+/// Whether this process may call anybody at this moment.
+pub type Permission = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Guards the use of accounts, over all clusters of this process.
 pub struct Logins {
     store: Arc<dyn LedgerStore>,
     clock: Arc<dyn Clock>,
+    permission: OnceLock<Permission>,
     /// One call at a time per Secret and per account, so that a 401 is known before the next.
     gates: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
     book: AsyncMutex<Option<Book>>,
@@ -207,11 +211,22 @@ impl Logins {
         Self {
             store,
             clock,
+            permission: OnceLock::new(),
             gates: Mutex::default(),
             book: AsyncMutex::new(None),
             outcomes: AtomicU64::default(),
             ending: AtomicBool::default(),
         }
+    }
+
+    /// Asks that before each request; the first one that is given counts.
+    pub fn permitted_by(&self, permission: Permission) {
+        self.permission.get_or_init(|| permission);
+    }
+
+    /// Whether a request may be sent at this moment.
+    pub fn may_send(&self) -> bool {
+        self.permission.get().is_none_or(|permission| permission())
     }
 
     /// The time by which all this goes.

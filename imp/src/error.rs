@@ -43,7 +43,7 @@ pub enum CallErrorKind {
     Held(LoginHold),
     /// Not sent, because whether this Secret version was accepted could not be recorded.
     Unrecorded(String),
-    /// Not sent, because it would have been sent too late.
+    /// Not sent, because it would have been sent too late, or by an operator that does not lead any more.
     HeldUp,
     /// HTTP 403.
     Forbidden,
@@ -191,7 +191,7 @@ impl CallError {
                 "{interface} at {server} is not asked, because the use of Secret {secret} cannot be recorded: {why}"
             ),
             CallErrorKind::HeldUp => format!(
-                "{interface} at {server} was not called, because the operator was held up between the record of the call and its sending"
+                "{interface} at {server} was not called, because the operator was held up, or ceased to lead, between the record of the call and its sending"
             ),
             CallErrorKind::Forbidden => format!(
                 "{interface} at {server} answered 403: the user of Secret {secret} lacks a role; give its group the role {} in IM&P (User Management > User Settings > User Group)",

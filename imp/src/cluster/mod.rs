@@ -19,7 +19,7 @@ use reqwest::dns::Resolve;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::access::AxlVersion;
-use crate::accounts::Logins;
+use crate::accounts::{Logins, Permission};
 use crate::axl::Row;
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::counter::{Counter, Uncounted};
@@ -94,6 +94,13 @@ impl Manager {
     #[must_use]
     pub fn counted_by(mut self, counter: Arc<dyn Counter>) -> Self {
         self.counter = counter;
+        self
+    }
+
+    /// The same, which calls IM and Presence only while that answers yes.
+    #[must_use]
+    pub fn permitted_by(self, permission: Permission) -> Self {
+        self.logins.permitted_by(permission);
         self
     }
 

@@ -94,7 +94,7 @@ impl Sending {
             }
         }
         let now = self.logins.now();
-        let late = self.not_after.is_some_and(|last| now.mono_ms >= last.mono_ms);
+        let late = self.not_after.is_some_and(|last| now.mono_ms >= last.mono_ms) || !self.logins.may_send();
         self.state.lock().0 = if late {
             Stage::Refused(CallErrorKind::HeldUp)
         } else {
