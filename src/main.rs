@@ -5,32 +5,39 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use kube::client::retry::RetryPolicy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tower::buffer::BufferLayer;
+use tower::retry::RetryLayer;
 use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
 use xmpp_federation_imp::{Manager, preflight};
 use xmpp_federation_operator::controller::{Context, Settings, watch};
 use xmpp_federation_operator::edges;
+use xmpp_federation_operator::runtime::api_error::bounded;
+use xmpp_federation_operator::runtime::leadership::{self, Leadership};
+use xmpp_federation_operator::runtime::lease::{Election, HeldLease};
 use xmpp_federation_operator::runtime::ledger_store::KubeStore;
-use xmpp_federation_operator::runtime::{health, lease, logging, metrics::Metrics, preflight_file};
-
-/// Name of the Lease.
-const LEASE: &str = "xmpp-federation-operator";
+use xmpp_federation_operator::runtime::metrics::{Held, Metrics};
+use xmpp_federation_operator::runtime::{health, logging, preflight_file};
 
 /// Kubernetes operator for XMPP federation of Cisco Unified CM IM and Presence.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Namespace of the operator: home of its Lease and of the ledgers.
+    /// Namespace of the operator: home of the ledgers.
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
-    /// Name of this pod: holder of the Lease, and reporter of events.
+    /// Name of this pod: holder of the Leases, and reporter of events.
     #[arg(long, env = "POD_NAME")]
     pod_name: String,
     /// Namespaces to watch, separated by commas; absent: all.
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
+    /// Namespace of the Lease for the whole cluster, the same for all installations.
+    #[arg(long, env = "LEASE_NAMESPACE", default_value = "kube-system")]
+    lease_namespace: String,
     /// Image of the edge where a resource names none.
     #[arg(long, env = "EDGE_IMAGE")]
     edge_image: String,
@@ -113,26 +120,35 @@ fn operate(args: Args) -> ExitCode {
     }
 }
 
-/// Access to the Kubernetes API, each request counted.
-async fn client(metrics: &Metrics) -> Result<kube::Client, String> {
-    let config = kube::Config::infer()
+/// Access to the Kubernetes API, each request counted: for Leases, which have their own deadlines, and for all else,
+/// which is written by a leader only.
+async fn clients(metrics: &Metrics, leadership: &Leadership) -> Result<(kube::Client, kube::Client), String> {
+    let mut config = kube::Config::infer()
         .await
         .map_err(|error| format!("no access to a Kubernetes API: {error}"))?;
+    // Each try of a write has to be allowed, so the tries are made above the guard.
+    config.default_retry = false;
     let counter = metrics.clone();
     let counting = tower::util::MapRequestLayer::new(move |request: http::Request<kube::client::Body>| {
         counter.count_api_request(request.method(), request.uri().query());
         request
     });
-    let builder = kube::client::ClientBuilder::try_from(config)
-        .map_err(|error| format!("the client of the Kubernetes API cannot be set up: {error}"))?;
-    Ok(builder.with_layer(&counting).build())
+    let builder = || {
+        kube::client::ClientBuilder::try_from(config.clone())
+            .map_err(|error| format!("the client of the Kubernetes API cannot be set up: {error}"))
+    };
+    let leases = builder()?.with_layer(&counting).build();
+    let guarded = builder()?
+        .with_layer(&leadership.guard())
+        .with_layer(&BufferLayer::new(1024))
+        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .with_layer(&counting)
+        .build();
+    Ok((leases, guarded))
 }
 
-async fn run(args: Args) -> Result<(), String> {
-    // Two libraries bring TLS; both take the provider that is installed first.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return Err("a TLS provider was installed twice".to_owned());
-    }
+/// Is cancelled when the process is asked to end.
+fn stop_signal() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
     let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM cannot be caught: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT cannot be caught: {e}"))?;
@@ -143,7 +159,15 @@ async fn run(args: Args) -> Result<(), String> {
             stop.cancel();
         }
     });
+    Ok(stop)
+}
 
+async fn run(args: Args) -> Result<(), String> {
+    // Two libraries bring TLS; both take the provider that is installed first.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return Err("a TLS provider was installed twice".to_owned());
+    }
+    let stop = stop_signal()?;
     let metrics = Metrics::new();
     let readiness = health::Readiness::default();
     let server = tokio::spawn(health::serve(
@@ -152,11 +176,12 @@ async fn run(args: Args) -> Result<(), String> {
         metrics.clone(),
         stop.clone(),
     ));
-    let client = client(&metrics).await?;
-    let version = client
-        .apiserver_version()
+    let clock = leadership::boot_clock();
+    let leadership = Leadership::new(clock.clone());
+    let (leases, client) = clients(&metrics, &leadership).await?;
+    let version = bounded(leases.apiserver_version())
         .await
-        .map_err(|error| format!("the Kubernetes API does not answer: {error}"))?;
+        .map_err(|error| error.to_string())?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         kubernetes = version.git_version,
@@ -166,10 +191,20 @@ async fn run(args: Args) -> Result<(), String> {
     // A standby is ready: it can take over at any moment.
     readiness.set_ready();
 
-    let lease = lease::LeaderElection::new(client.clone(), &args.namespace, LEASE, &args.pod_name);
+    let identity = format!("{}/{}", args.namespace, args.pod_name);
+    let watched = &args.watch_namespaces;
+    let mut election = Election::new(&leases, &args.lease_namespace, watched, &identity, clock);
+    let standby = |held: Option<&HeldLease>| {
+        readiness.set_standby(held.map(|held| format!("this operator stands by: {held}")));
+        metrics.stand_by(held.map(|held| Held {
+            namespace: held.namespace.clone(),
+            name: held.name.clone(),
+            holder: held.holder.clone(),
+        }));
+    };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = lease.acquire() => {}
+        () = election.acquire(&leadership, standby) => {}
     }
     metrics.leader.set(1);
 
@@ -182,7 +217,12 @@ async fn run(args: Args) -> Result<(), String> {
     };
     let context = Arc::new(Context::new(
         client,
-        Manager::new(Arc::new(store)).counted_by(Arc::new(metrics.clone())),
+        Manager::new(Arc::new(store))
+            .counted_by(Arc::new(metrics.clone()))
+            .permitted_by({
+                let leadership = leadership.clone();
+                Arc::new(move || leadership.still())
+            }),
         edges,
         metrics.clone(),
         settings,
@@ -196,11 +236,11 @@ async fn run(args: Args) -> Result<(), String> {
     let imp = Arc::clone(&context.environment.imp);
     let controller = tokio::spawn(watch::run(context, scope, stop.clone().cancelled_owned()));
 
-    // The lease is given back only after the last write: reconciles under way are finished first.
+    // The Leases are given back only after the last write: reconciles under way are finished first.
     let finished = CancellationToken::new();
     let held = tokio::spawn({
         let finished = finished.clone();
-        async move { lease.hold(&finished).await }
+        async move { election.hold(&leadership, &finished).await }
     });
     tokio::pin!(held);
     tokio::select! {
@@ -218,7 +258,7 @@ async fn run(args: Args) -> Result<(), String> {
     metrics.leader.set(0);
     finished.cancel();
     if let Err(error) = held.await {
-        return Err(format!("the lease could not be released: {error}"));
+        return Err(format!("the Leases could not be released: {error}"));
     }
     if !stop.is_cancelled() {
         return Err("the watch ended; the kubelet starts this process anew".to_owned());

@@ -140,12 +140,21 @@ const USED: &[(&str, &str, &str)] = &[
 ];
 /// The same in its own namespace.
 const USED_AT_HOME: &[(&str, &str, &str)] = &[
-    ("coordination.k8s.io", "leases", "get create update"),
     ("", "configmaps", "get list watch create update"),
     ("", "secrets", "get create"),
 ];
 
-/// Verbs by API group and resource.
+/// Beside that, cluster-wide: leadership of the cluster, in the namespace of its Lease and in all others.
+const LEADS_ALL: &[(&str, &str, &str)] = &[
+    ("coordination.k8s.io", "leases xmpp-federation-operator", "get update"),
+    ("coordination.k8s.io", "leases", "create"),
+];
+const LOOKS_FOR_LEADERS: (&str, &str, &str) = ("coordination.k8s.io", "leases", "list");
+/// With named namespaces: leadership of each, and a look at that of the cluster.
+const LEADS_ONE: (&str, &str, &str) = ("coordination.k8s.io", "leases", "get create update");
+const ASKS_WHO_LEADS_ALL: &[(&str, &str, &str)] = &[("coordination.k8s.io", "leases xmpp-federation-operator", "get")];
+
+/// Verbs by API group and resource, with the names of objects where only some are meant.
 type Verbs = BTreeMap<(String, String), BTreeSet<String>>;
 
 fn verbs(used: &[(&str, &str, &str)]) -> Verbs {
@@ -182,7 +191,10 @@ fn granted(yaml: &str) -> BTreeMap<String, Verbs> {
         let verbs_here = granted.entry(namespace).or_default();
         for rule in role["rules"].as_array().unwrap() {
             for group in texts(&rule["apiGroups"]) {
-                for resource in texts(&rule["resources"]) {
+                for mut resource in texts(&rule["resources"]) {
+                    for name in rule.get("resourceNames").map(&texts).unwrap_or_default() {
+                        resource = format!("{resource} {name}");
+                    }
                     let verbs = verbs_here.entry((group.clone(), resource)).or_default();
                     verbs.extend(texts(&rule["verbs"]));
                 }
@@ -196,12 +208,15 @@ fn granted(yaml: &str) -> BTreeMap<String, Verbs> {
 #[ignore = "needs helm and kubectl; make test runs it"]
 fn the_operator_may_do_what_it_does_and_nothing_else() {
     let home = ("xmpp-federation-system".to_owned(), verbs(USED_AT_HOME));
-    let everywhere = [("*".to_owned(), verbs(USED)), home.clone()];
-    let three = ["one", "two", "three"].map(|name| (name.to_owned(), verbs(USED)));
+    let leases = |used: &[_]| ("kube-system".to_owned(), verbs(used));
+    let all = verbs(&[USED, &[LOOKS_FOR_LEADERS]].concat());
+    let one = verbs(&[USED, &[LEADS_ONE]].concat());
+    let everywhere = [("*".to_owned(), all), home.clone(), leases(LEADS_ALL)];
+    let three = ["one", "two", "three"].map(|name| (name.to_owned(), one.clone()));
     assert_eq!(granted(&kustomization()), BTreeMap::from(everywhere.clone()));
     assert_eq!(granted(&chart(&["crds.enabled=false"])), BTreeMap::from(everywhere));
     assert_eq!(
         granted(&chart(&["crds.enabled=false", "watchNamespaces={one,two,three}"])),
-        three.into_iter().chain([home]).collect()
+        three.into_iter().chain([home, leases(ASKS_WHO_LEADS_ALL)]).collect()
     );
 }

@@ -5,26 +5,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 
-/// Whether the caches are filled; a standby whose caches are filled is ready too.
+/// Whether this operator can take over at any moment, and for whom it stands by.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    ready: AtomicBool,
+    standby: Mutex<Option<String>>,
+}
 
 impl Readiness {
     /// Says that the operator can take over at any moment.
     pub fn set_ready(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.ready.store(true, Ordering::Release);
+    }
+
+    /// Says who leads instead; a standby is ready.
+    pub fn set_standby(&self, sentence: Option<String>) {
+        *self.0.standby.lock() = sentence;
     }
 
     fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.ready.load(Ordering::Acquire)
     }
 }
 
@@ -61,18 +73,17 @@ async fn serve_on(
         .await
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    if shared.readiness.is_ready() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the first list of resources has not arrived yet\n",
-        )
+async fn readyz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
+    if !shared.readiness.is_ready() {
+        let sentence = "the Kubernetes API has not answered yet\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned());
     }
+    let standby = shared.readiness.0.standby.lock().clone();
+    let text = standby.map_or_else(|| "ok\n".to_owned(), |sentence| format!("ok; {sentence}\n"));
+    (StatusCode::OK, text)
 }
 
-async fn exposition(State(shared): State<Shared>) -> impl IntoResponse {
+async fn exposition(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match shared.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
@@ -100,6 +111,10 @@ mod tests {
         assert_eq!(get("/readyz").await.unwrap().status(), 503);
         readiness.set_ready();
         assert_eq!(get("/readyz").await.unwrap().status(), 200);
+        readiness.set_standby(Some("standing by".to_owned()));
+        let standby = get("/readyz").await.unwrap();
+        assert_eq!(standby.status(), 200);
+        assert_eq!(standby.text().await.unwrap(), "ok; standing by\n");
         let metrics = get("/metrics").await.unwrap().text().await.unwrap();
         assert!(metrics.contains("xmpp_federation_build_info"), "{metrics}");
         stop.cancel();

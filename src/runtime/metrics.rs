@@ -58,6 +58,17 @@ pub struct Act {
     pub outcome: &'static str,
 }
 
+/// Labels of a Lease that another operator holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Held {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// Namespace and name of the holder's pod.
+    pub holder: String,
+}
+
 /// Handles of all metrics; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -82,6 +93,8 @@ pub struct Metrics {
     pub srv_record_ready: Family<Resource, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
+    /// 1 for the Lease that another operator holds, while this process stands by.
+    pub lease_held_by_other: Family<Held, Gauge>,
     /// Deletions that gave up and left rows in IM and Presence.
     pub abandoned_rows: Counter,
     /// Seconds since 1970 of the last finished reconcile.
@@ -148,6 +161,11 @@ impl Metrics {
             Family::default()
         );
         let leader = register!("leader", "Whether this process is the leader", Gauge::default());
+        let lease_held_by_other = register!(
+            "lease_held_by_other",
+            "Lease for which this process stands by, and its holder",
+            Family::default()
+        );
         let abandoned_rows = register!(
             "abandoned_rows",
             "Rows left in IM and Presence by deletions that gave up",
@@ -170,6 +188,7 @@ impl Metrics {
             certificate_not_after,
             srv_record_ready,
             leader,
+            lease_held_by_other,
             abandoned_rows,
             last_reconcile,
         }
@@ -188,6 +207,14 @@ impl Metrics {
             _ => "other",
         };
         self.api_requests.get_or_create(&Word { value }).inc();
+    }
+
+    /// Names the Lease that another operator holds, in place of the one before.
+    pub fn stand_by(&self, held: Option<Held>) {
+        self.lease_held_by_other.clear();
+        if let Some(held) = held {
+            self.lease_held_by_other.get_or_create(&held).set(1);
+        }
     }
 
     /// All metrics as OpenMetrics text.

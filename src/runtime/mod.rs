@@ -2,6 +2,7 @@
 
 pub mod api_error;
 pub mod health;
+pub mod leadership;
 pub mod lease;
 pub mod ledger_store;
 pub mod logging;

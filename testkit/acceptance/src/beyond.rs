@@ -199,13 +199,13 @@ fn uids(pods: &[Pod]) -> Vec<String> {
 
 /// The leader's pod is deleted at once, without waiting for its end.
 async fn taken_over(talk: Talk, sample: &Sample, leader: &Pod) -> Result<(), Error> {
-    let leases: Api<Lease> = Api::namespaced(sample.kube.clone(), OPERATOR.0);
+    let leases: Api<Lease> = Api::namespaced(sample.kube.clone(), "kube-system");
     let holder = async || -> Result<String, Error> {
         let lease = leases.get(OPERATOR.1).await?.spec.unwrap_or_default();
         Ok(lease.holder_identity.unwrap_or_default())
     };
     let before = holder().await?;
-    ensure(before == leader.name, || {
+    ensure(before == format!("{}/{}", OPERATOR.0, leader.name), || {
         format!("the lease is held by {before:?}, not by {}", leader.name)
     })?;
     let began = Instant::now();
