@@ -256,7 +256,7 @@ impl EdgeConfig {
             }
         }
         for (i, network) in self.proxy_protocol.trusted_sources.iter().enumerate() {
-            if network.prefix() == 0 {
+            if network.net().prefix_len() == 0 {
                 found.add(
                     &format!("proxyProtocol.trustedSources[{i}]"),
                     &format!(

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::as_text;
 
 /// A text that is not the value its field wants; the message says what is wanted.
@@ -69,64 +71,35 @@ as_text!(HumanDuration);
 
 /// A network in CIDR notation; a bare address stands for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    address: IpAddr,
-    prefix: u8,
-}
-
-const CIDR: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
+pub struct Cidr(IpNet);
 
 impl Cidr {
-    /// An address of the network, as written.
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Length of the network part, bits.
-    pub const fn prefix(&self) -> u8 {
-        self.prefix
+    /// The network.
+    pub const fn net(&self) -> IpNet {
+        self.0
     }
 
     /// Whether the address lies in the network; a v4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-                net.to_bits() & mask == ip.to_bits() & mask
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-                net.to_bits() & mask == ip.to_bits() & mask
-            }
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
 }
 
 impl FromStr for Cidr {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let error = || ValueError::new(text, CIDR);
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| error())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(text) => text.parse().map_err(|_| error())?,
-            None => longest,
-        };
-        if prefix > longest {
-            return Err(error());
-        }
-        Ok(Self { address, prefix })
+        let network = text
+            .parse()
+            .ok()
+            .or_else(|| text.parse().map(|ip: IpAddr| ip.into()).ok());
+        let wanted = "a network such as 192.0.2.0/24 or 2001:db8::/32";
+        network.map(Self).ok_or_else(|| ValueError::new(text, wanted))
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        self.0.fmt(f)
     }
 }
 

@@ -11,6 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use ipnet::{IpNet, Ipv6Net};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -21,15 +22,10 @@ use super::dns::Lookup;
 /// The lengths that a prefix may have (RFC 6052 section 2.2).
 const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 /// `64:ff9b::/96`.
-const WELL_KNOWN: Prefix = Prefix {
-    network: 0x64_ff9b << 96,
-    length: 96,
-};
+const WELL_KNOWN: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 /// `64:ff9b:1::/48`: its prefixes are anybody's choice.
-const LOCAL_USE: Prefix = Prefix {
-    network: 0x64_ff9b_0001 << 80,
-    length: 48,
-};
+const LOCAL_USE: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
+
 /// Has these IPv4 addresses and no IPv6 ones, unless a resolver makes them (RFC 7050 section 2.2).
 const PROBE: &str = "ipv4only.arpa.";
 const PROBED: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
@@ -40,30 +36,6 @@ const RETRY: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Prefixes that are believed; a network has one or two.
 const MOST: usize = 8;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Prefix {
-    network: u128,
-    length: u8,
-}
-
-impl Prefix {
-    /// The prefix of this length that an address has.
-    fn of(address: Ipv6Addr, length: u8) -> Self {
-        Self {
-            network: address.to_bits() & mask(length),
-            length,
-        }
-    }
-
-    fn contains(self, address: Ipv6Addr) -> bool {
-        address.to_bits() & mask(self.length) == self.network
-    }
-}
-
-fn mask(length: u8) -> u128 {
-    u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or_default()
-}
 
 /// The IPv4 address behind a prefix of this length; octet 8 is not part of it.
 fn embedded(address: Ipv6Addr, length: u8) -> Ipv4Addr {
@@ -79,22 +51,20 @@ fn embedded(address: Ipv6Addr, length: u8) -> Ipv4Addr {
 /// The prefixes that are known now.
 #[derive(Debug, Default)]
 pub(crate) struct Nat64 {
-    given: Vec<Prefix>,
-    learned: RwLock<Vec<Prefix>>,
+    given: Vec<Ipv6Net>,
+    learned: RwLock<Vec<Ipv6Net>>,
     /// When to ask again; held while asking, so that others wait for the answer.
     due: Mutex<Option<Instant>>,
 }
 
 impl Nat64 {
     pub(crate) fn new(allowed: &[Cidr]) -> Self {
-        let given = allowed.iter().filter_map(|network| {
-            let IpAddr::V6(address) = network.address() else {
-                return None;
-            };
+        let given = allowed.iter().filter_map(|network| match network.net() {
             // The whole of it says nothing about the length.
-            let length = network.prefix() > LOCAL_USE.length && LENGTHS.contains(&network.prefix());
-            let known = length && LOCAL_USE.contains(address);
-            known.then(|| Prefix::of(address, network.prefix()))
+            IpNet::V6(net) if net.prefix_len() > LOCAL_USE.prefix_len() && LENGTHS.contains(&net.prefix_len()) => {
+                LOCAL_USE.contains(&net).then(|| net.trunc())
+            }
+            _ => None,
         });
         Self {
             given: given.collect(),
@@ -121,7 +91,9 @@ impl Nat64 {
                 continue;
             };
             for length in LENGTHS {
-                let prefix = Prefix::of(address, length);
+                let Ok(prefix) = Ipv6Net::new(address, length).map(|net| net.trunc()) else {
+                    continue;
+                };
                 if PROBED.contains(&embedded(address, length)) && !prefixes.contains(&prefix) {
                     prefixes.push(prefix);
                 }
@@ -141,15 +113,15 @@ impl Nat64 {
         let known = [WELL_KNOWN];
         let known = known.iter().chain(&self.given).chain(learned.iter());
         let found: Vec<_> = known
-            .filter(|prefix| prefix.contains(address))
-            .map(|prefix| embedded(address, prefix.length))
+            .filter(|prefix| prefix.contains(&address))
+            .map(|prefix| embedded(address, prefix.prefix_len()))
             .collect();
-        if !found.is_empty() || !LOCAL_USE.contains(address) {
+        if !found.is_empty() || !LOCAL_USE.contains(&address) {
             return found;
         }
         // With a length that is not the network's, zeros of the prefix come first, most often:
         // such an address leads nowhere.
-        let lengths = LENGTHS.into_iter().filter(|l| *l >= LOCAL_USE.length);
+        let lengths = LENGTHS.into_iter().filter(|l| *l >= LOCAL_USE.prefix_len());
         let all: Vec<_> = lengths.map(|length| embedded(address, length)).collect();
         let some: Vec<_> = all.iter().copied().filter(|ip| ip.octets()[0] != 0).collect();
         if some.is_empty() { all } else { some }
