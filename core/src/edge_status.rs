@@ -189,7 +189,8 @@ pub struct RouterAnnouncement {
 }
 
 /// State of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum LinkState {
     /// Dialling or in the handshake.
     Connecting,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use strum::IntoEnumIterator as _;
 
 use crate::jid::{domain_part, is_good};
 use xmpp_federation_xml::{Element, XmlWriter};
@@ -15,7 +16,7 @@ pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 const ALWAYS_TAKEN: usize = 10_000;
 
 /// Why a stanza did not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::EnumIter)]
 pub enum Cause {
     /// The lists do not admit the remote domain.
     Denied,
@@ -64,7 +65,7 @@ pub enum Cause {
 
 /// The condition that the sender of a stanza sees, for a name of the table.
 pub fn condition_of(cause: &str) -> Option<&'static str> {
-    let row = Cause::ALL.iter().map(|cause| cause.row());
+    let row = Cause::iter().map(Cause::row);
     row.filter(|row| row.0 == cause).map(|row| row.1).next()
 }
 
@@ -72,29 +73,6 @@ pub fn condition_of(cause: &str) -> Option<&'static str> {
 struct Row(&'static str, &'static str, &'static str, &'static str);
 
 impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 19] = [
-        Self::Denied,
-        Self::NotFound,
-        Self::Unreachable,
-        Self::Insecure,
-        Self::DialbackInvalid,
-        Self::DialbackFailed,
-        Self::QueueFull,
-        Self::TooLarge { bytes: 0, most: 0 },
-        Self::StreamLost,
-        Self::LinkLost,
-        Self::RouterRefused,
-        Self::LinkDown,
-        Self::ForeignSender,
-        Self::Malformed,
-        Self::BadEnvelope,
-        Self::NotForUs,
-        Self::Unportable,
-        Self::BreaksLinks,
-        Self::Stopping,
-    ];
-
     #[rustfmt::skip]
     const fn row(self) -> Row {
         match self {
@@ -211,8 +189,8 @@ mod tests {
     #[test]
     fn every_row_of_the_table_is_among_all() {
         let rows = include_str!("bounce.rs").matches("=> Row(\"").count();
-        assert_eq!(rows, Cause::ALL.len());
-        for cause in Cause::ALL {
+        assert_eq!(rows, Cause::iter().count());
+        for cause in Cause::iter() {
             assert_eq!(condition_of(cause.as_str()), Some(cause.row().1));
         }
     }

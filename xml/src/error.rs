@@ -1,9 +1,19 @@
 //! Stream error conditions (RFC 6120 §4.9.3) and the error of reading XML.
 
-use std::fmt;
-
 /// Defined condition of a stream error, RFC 6120 §4.9.3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum StreamErrorCondition {
     /// §4.9.3.1: the XML cannot be processed as a stream.
     BadFormat,
@@ -58,75 +68,9 @@ pub enum StreamErrorCondition {
 }
 
 impl StreamErrorCondition {
-    /// Every condition, in the order of the standard.
-    pub const ALL: [Self; 25] = [
-        Self::BadFormat,
-        Self::BadNamespacePrefix,
-        Self::Conflict,
-        Self::ConnectionTimeout,
-        Self::HostGone,
-        Self::HostUnknown,
-        Self::ImproperAddressing,
-        Self::InternalServerError,
-        Self::InvalidFrom,
-        Self::InvalidNamespace,
-        Self::InvalidXml,
-        Self::NotAuthorized,
-        Self::NotWellFormed,
-        Self::PolicyViolation,
-        Self::RemoteConnectionFailed,
-        Self::Reset,
-        Self::ResourceConstraint,
-        Self::RestrictedXml,
-        Self::SeeOtherHost,
-        Self::SystemShutdown,
-        Self::UndefinedCondition,
-        Self::UnsupportedEncoding,
-        Self::UnsupportedFeature,
-        Self::UnsupportedStanzaType,
-        Self::UnsupportedVersion,
-    ];
-
     /// Element name of the condition in `urn:ietf:params:xml:ns:xmpp-streams`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadFormat => "bad-format",
-            Self::BadNamespacePrefix => "bad-namespace-prefix",
-            Self::Conflict => "conflict",
-            Self::ConnectionTimeout => "connection-timeout",
-            Self::HostGone => "host-gone",
-            Self::HostUnknown => "host-unknown",
-            Self::ImproperAddressing => "improper-addressing",
-            Self::InternalServerError => "internal-server-error",
-            Self::InvalidFrom => "invalid-from",
-            Self::InvalidNamespace => "invalid-namespace",
-            Self::InvalidXml => "invalid-xml",
-            Self::NotAuthorized => "not-authorized",
-            Self::NotWellFormed => "not-well-formed",
-            Self::PolicyViolation => "policy-violation",
-            Self::RemoteConnectionFailed => "remote-connection-failed",
-            Self::Reset => "reset",
-            Self::ResourceConstraint => "resource-constraint",
-            Self::RestrictedXml => "restricted-xml",
-            Self::SeeOtherHost => "see-other-host",
-            Self::SystemShutdown => "system-shutdown",
-            Self::UndefinedCondition => "undefined-condition",
-            Self::UnsupportedEncoding => "unsupported-encoding",
-            Self::UnsupportedFeature => "unsupported-feature",
-            Self::UnsupportedStanzaType => "unsupported-stanza-type",
-            Self::UnsupportedVersion => "unsupported-version",
-        }
-    }
-
-    /// The condition with this element name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|c| c.as_str() == name)
-    }
-}
-
-impl fmt::Display for StreamErrorCondition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

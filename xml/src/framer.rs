@@ -138,11 +138,6 @@ impl Framer {
         self.buf.iter().any(|&byte| !is_space(byte))
     }
 
-    /// Is an element (or the header) begun and not complete?
-    pub fn in_frame(&self) -> bool {
-        !self.buf.is_empty() && self.scanner.state != State::Ended
-    }
-
     /// Has the peer closed its stream?
     pub fn ended(&self) -> bool {
         self.scanner.state == State::Ended

@@ -311,7 +311,7 @@ impl Node {
         let condition = self
             .children()
             .filter(|child| child.ns == ns::STREAM_ERRORS)
-            .find_map(|child| StreamErrorCondition::parse(&child.name))
+            .find_map(|child| child.name.parse().ok())
             .unwrap_or(StreamErrorCondition::UndefinedCondition);
         Some((condition, self.child(ns::STREAM_ERRORS, "text").map(Node::text)))
     }

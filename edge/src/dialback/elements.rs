@@ -181,7 +181,8 @@ pub fn verify_request(from: &str, to: &str, id: &StreamId, key: &str) -> Result<
 }
 
 /// How a request is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Reply {
     /// `type='valid'`.
     Valid,
@@ -193,12 +194,8 @@ pub enum Reply {
 
 impl Reply {
     /// The word for logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Valid => "valid",
-            Self::Invalid => "invalid",
-            Self::Error(_) => "error",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use strum::VariantNames as _;
+use strum::{VariantArray as _, VariantNames as _};
 use xmpp_federation_core::edge_status::{LinkState, RefusalCounts};
 
 use crate::config::Live;
@@ -156,21 +156,13 @@ impl Metrics {
             let labels = [
                 named("router", &link.router),
                 named("node", &link.node),
-                label("state", link_state(link.state)),
+                label("state", link.state.into()),
             ];
             self.link_state.get_or_create(&labels).set(1);
         }
-        for state in [
-            LinkState::Connecting,
-            LinkState::Up,
-            LinkState::Unreachable,
-            LinkState::UnknownComponent,
-            LinkState::NotGateway,
-            LinkState::WrongSecret,
-            LinkState::Failed,
-        ] {
-            let count = links.iter().filter(|link| link.state == state).count();
-            let gauge = self.links.get_or_create(&[label("state", link_state(state))]);
+        for state in LinkState::VARIANTS {
+            let count = links.iter().filter(|link| link.state == *state).count();
+            let gauge = self.links.get_or_create(&[label("state", state.into())]);
             gauge.set(as_gauge(count));
         }
         self.failing_partners.set(as_gauge(registry.failing_count()));
@@ -422,19 +414,6 @@ impl Metrics {
     /// A link attempt ended badly or a link broke; a [`LinkState`] in words.
     pub fn link_failed(&self, state: &'static str) {
         count(&self.link_failures, &[label("state", state)]);
-    }
-}
-
-/// The state in words.
-pub const fn link_state(state: LinkState) -> &'static str {
-    match state {
-        LinkState::Connecting => "connecting",
-        LinkState::Up => "up",
-        LinkState::Unreachable => "unreachable",
-        LinkState::UnknownComponent => "unknown-component",
-        LinkState::NotGateway => "not-gateway",
-        LinkState::WrongSecret => "wrong-secret",
-        LinkState::Failed => "failed",
     }
 }
 

@@ -15,7 +15,7 @@ pub mod dns;
 mod nat64;
 pub mod srv;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -147,16 +147,11 @@ impl Resolution {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.queue.iter().map(|candidate| candidate.address)
     }
-
-    /// Whether two domains are reached at the same places, which lets them share a stream.
-    pub fn same_targets(&self, other: &Self) -> bool {
-        let set = |r: &Self| r.targets.iter().cloned().collect::<HashSet<_>>();
-        set(self) == set(other)
-    }
 }
 
 /// Why no address is known; each text is a sentence for logs and status.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ResolveError {
     /// The domain does not exist, has no address, or no service of the kind used.
     #[error("{0}")]
@@ -174,13 +169,8 @@ pub enum ResolveError {
 
 impl ResolveError {
     /// The word used in metrics.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::NotFound(_) => "not-found",
-            Self::Disabled(_) => "disabled",
-            Self::Refused(_) => "refused",
-            Self::Temporary(_) => "temporary",
-        }
+    pub fn as_str(&self) -> &'static str {
+        self.into()
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use rstest::rstest;

@@ -170,13 +170,7 @@ impl Link {
         let known = self.entry.status();
         let news = known.state != down.state || known.reason.as_deref() != Some(&down.reason);
         self.entry.set(down.state, Some(down.reason.clone()));
-        self.routers.shared.metrics.link_failed(match down.state {
-            LinkState::Unreachable => "unreachable",
-            LinkState::UnknownComponent => "unknown-component",
-            LinkState::NotGateway => "not-gateway",
-            LinkState::WrongSecret => "wrong-secret",
-            LinkState::Connecting | LinkState::Up | LinkState::Failed => "failed",
-        });
+        self.routers.shared.metrics.link_failed(down.state.into());
         // Attempts go on every few seconds; only news is worth a line.
         if news && down.state == LinkState::NotGateway {
             tracing::warn!(

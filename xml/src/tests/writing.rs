@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use rstest::rstest;
+use strum::VariantArray as _;
 
 #[test]
 fn values_are_escaped_and_read_back() {
@@ -69,7 +70,7 @@ fn a_component_header_has_no_version_and_no_dialback() {
 
 #[test]
 fn every_stream_error_is_read_back() {
-    for condition in StreamErrorCondition::ALL {
+    for condition in StreamErrorCondition::VARIANTS.iter().copied() {
         let error = stream_error(condition, Some("a < b")).unwrap();
         let input = format!("{HEADER}{error}{STREAM_END}");
         let (got, refused) = frames(input.as_bytes(), usize::MAX, Limits::negotiation());

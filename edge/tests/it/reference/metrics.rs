@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strum::VariantNames as _;
+use strum::{IntoEnumIterator as _, VariantNames as _};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_edge::bounce::Cause;
 use xmpp_federation_edge::observe::metrics::described::{METRICS, MetricKind};
@@ -24,7 +24,7 @@ fn every_word_of_checks_causes_and_stages_is_in_the_reference() {
         let mut labels = metric.unwrap().labels.iter();
         labels.find(|(name, _)| *name == label).unwrap().1
     };
-    let causes = Cause::ALL.map(Cause::as_str);
+    let causes: Vec<_> = Cause::iter().map(Cause::as_str).collect();
     for (text, words) in [
         (values("peers_refused", "check"), Check::VARIANTS),
         (values("stanzas_bounced", "cause"), &causes),
