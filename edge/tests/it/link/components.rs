@@ -218,7 +218,7 @@ async fn names_that_only_one_edition_of_xml_allows_reach_no_real_component_port(
     .await;
     arrives(&mut alice, "fine").await;
     assert_eq!(lab.edge.registry.links()[0].since, since, "another link");
-    assert_eq!(lab.metric("xmpp_edge_link_failures_total{state=\"failed\"}"), 0);
+    lab.counts("link_failures_total{state=\"failed\"}", 0);
 }
 
 #[rstest]

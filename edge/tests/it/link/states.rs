@@ -10,7 +10,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
-use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, live, to_bob};
+use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, has, live, to_bob};
 
 #[rstest]
 #[case("host-unknown", LinkState::UnknownComponent, "restarted")]
@@ -42,10 +42,7 @@ async fn a_closed_port_is_unreachable_and_the_link_comes_up_when_it_opens() {
     drop(router);
     let lab = Lab::start(live(config));
     let reason = lab.link(LinkState::Unreachable).await.reason.unwrap_or_default();
-    assert!(
-        reason.contains("node0") && reason.contains("open from here"),
-        "{reason}"
-    );
+    has(&reason, ["node0", "open from here"]);
     let router = Router {
         listener: tokio::net::TcpListener::bind(address).await.unwrap(),
     };
@@ -112,10 +109,7 @@ async fn ids(link: &mut RouterLink, count: usize) -> HashSet<usize> {
 
 #[tokio::test]
 async fn what_is_unproven_when_the_link_breaks_is_reported_and_the_rest_goes_over_the_other_link() {
-    let peer = Peer::new("vngtp.lab").await;
-    let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
-    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let (lab, peer, _routers, [mut one, mut two]) = Lab::with_links(Timing::default()).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
 
     bob.say(&message(0)).await;
@@ -140,10 +134,7 @@ async fn what_is_unproven_when_the_link_breaks_is_reported_and_the_rest_goes_ove
 #[tokio::test]
 async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() {
     const COUNT: usize = 2000;
-    let peer = Peer::new("vngtp.lab").await;
-    let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
-    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let (lab, peer, _routers, [mut one, mut two]) = Lab::with_links(Timing::default()).await;
     let bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let writer = tokio::spawn(bob.say_all((0..COUNT).map(message)));
     let mut delivered = ids(&mut one, COUNT / 4).await;
@@ -247,10 +238,7 @@ const SHORT: Timing = Timing {
 
 #[tokio::test]
 async fn a_router_that_does_not_echo_in_time_counts_as_broken_and_the_other_link_takes_over() {
-    let peer = Peer::new("vngtp.lab").await;
-    let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start_with(live(config(&[&peer], &[&first, &second])), SHORT);
-    let (mut one, mut two) = (first.accept().await, second.accept().await);
+    let (lab, peer, _routers, [mut one, mut two]) = Lab::with_links(SHORT).await;
     one.echo.store(false, Ordering::SeqCst);
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     let sent = Instant::now();
@@ -340,10 +328,7 @@ async fn what_no_link_takes_is_held_for_its_time_and_then_reported() {
 
 #[tokio::test]
 async fn the_preferred_node_takes_again_when_it_is_back_without_losing_or_reordering() {
-    let peer = Peer::new("vngtp.lab").await;
-    let (first, second) = (Router::new().await, Router::new().await);
-    let lab = Lab::start(live(config(&[&peer], &[&first, &second])));
-    let (one, mut two) = (first.accept().await, second.accept().await);
+    let (lab, peer, [first, _second], [one, mut two]) = Lab::with_links(Timing::default()).await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
     // Idle when it breaks: nothing is unproven.
     one.cut().await;

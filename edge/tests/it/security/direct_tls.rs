@@ -196,8 +196,7 @@ async fn clear_text_on_its_port_gets_no_stream() {
     bob.say(&header("vngtp.lab", "coluc.com", "")).await;
     let end = bob.hear_end().await;
     assert!(!end.contains("stream"), "{end}");
-    let failures = "xmpp_edge_tls_failures_total{direction=\"inbound\"}";
-    assert_eq!(lab.metric(failures), 1);
+    lab.counts("tls_failures_total{direction=\"inbound\"}", 1);
 }
 
 #[tokio::test]

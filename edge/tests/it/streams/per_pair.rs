@@ -125,10 +125,7 @@ async fn a_domain_refused_at_dialback_gets_its_own_stream_and_no_other_loses_its
         .collect();
     assert_eq!(streams, [0, 1], "{asked:?}");
     scene.all_is_well("later").await;
-    assert_eq!(
-        scene.lab.metric("xmpp_edge_pairs_kept_alone_total{reason=\"refused\"}"),
-        1
-    );
+    scene.lab.counts("pairs_kept_alone_total{reason=\"refused\"}", 1);
     // From now on it troubles nobody's stream.
     scene.link.say(&message(BAD, "bad again"));
     scene.refused(condition).await;
@@ -157,7 +154,7 @@ async fn a_partner_that_refuses_one_domain_fails_for_that_one_only(#[case] rules
         .map(|one| one.local.as_ref().map(Domain::as_str))
         .collect();
     assert_eq!(locals, [Some(BAD)], "{failing:?}");
-    assert_eq!(scene.lab.metric("xmpp_edge_failing_partners"), 1);
+    scene.lab.counts("failing_partners", 1);
     let shown = scene.lab.edge.failures(None).pop().unwrap();
     assert_eq!(shown.failing_pairs.len(), 1, "{shown:?}");
     assert_eq!(shown.failing_pairs[0].local.as_str(), BAD);

@@ -74,7 +74,7 @@ async fn the_clients_address_counts_on_both_listeners(
     assert!(link.hear().await.contains("id='1'"));
     assert_eq!(inbound_peers(&lab), [client.parse().unwrap()]);
     assert_eq!(headers(&lab, outcome), 1);
-    assert_eq!(lab.metric(REFUSED), 0);
+    lab.counts(REFUSED, 0);
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_trusted_source_without_a_good_header_is_closed_without_a_word(
     let mut balancer = Speaker::connect(address).await;
     balancer.try_say(first).await.unwrap();
     assert_eq!(balancer.hear_end().await, "");
-    assert_eq!(lab.metric(REFUSED), 1);
+    lab.counts(REFUSED, 1);
     assert_eq!(headers(&lab, "malformed"), 1);
     assert_eq!(inbound_peers(&lab), []);
 }
@@ -128,7 +128,7 @@ async fn a_header_that_does_not_come_ends_with_the_negotiation_time(
     let mut balancer = Speaker::connect(address).await;
     balancer.try_say(first).await.unwrap();
     assert_eq!(balancer.hear_end().await, "");
-    assert_eq!(lab.metric(REFUSED), 1);
+    lab.counts(REFUSED, 1);
     assert_eq!(headers(&lab, "timeout"), 1);
 }
 
@@ -161,7 +161,8 @@ async fn an_untrusted_source_cannot_say_who_it_is(#[case] first: &[u8]) {
     liar.try_say(first).await.unwrap();
     let end = liar.hear_end().await;
     assert!(!end.contains("<stream"), "{end}");
-    assert_eq!(lab.metric(REFUSED), 0, "it was never read as a header");
+    // It was never read as a header.
+    lab.counts(REFUSED, 0);
     // Who says nothing of the kind is served under its own address.
     let (_bob, _) = peer.open(lab.s2s, "coluc.com").await;
     let peers = inbound_peers(&lab);
@@ -247,7 +248,7 @@ async fn the_bound_per_address_is_on_clients_and_not_on_their_balancer() {
     // The oldest of the same client gives way.
     assert_eq!(open[4].hear_end().await, "");
     let gave_way = "xmpp_edge_unproven_connections_ended_total{reason=\"per-address\"}";
-    assert_eq!(lab.metric(gave_way), 1);
+    lab.counts(gave_way, 1);
     assert!(open[5].is_silent(Duration::from_millis(50)).await);
 }
 
@@ -265,7 +266,6 @@ async fn the_bound_on_all_connections_includes_those_that_wait_for_a_header() {
     }
     let _fourth = Speaker::connect(lab.direct_tls).await;
     assert_eq!(waiting[0].hear_end().await, "");
-    let gave_way = "xmpp_edge_unproven_connections_ended_total{reason=\"total\"}";
-    assert_eq!(lab.metric(gave_way), 1);
+    lab.counts("unproven_connections_ended_total{reason=\"total\"}", 1);
     assert!(waiting[1].is_silent(Duration::from_millis(50)).await);
 }

@@ -185,11 +185,27 @@ impl Lab {
         (lab, peer, router, link)
     }
 
+    /// An edge with one peer and two routers, both links up.
+    pub async fn with_links(timing: Timing) -> (Self, Peer, [Router; 2], [RouterLink; 2]) {
+        let peer = Peer::new("vngtp.lab").await;
+        let routers = [Router::new().await, Router::new().await];
+        let lab = Self::start_with(live(config(&[&peer], &routers.each_ref())), timing);
+        let links = [routers[0].accept().await, routers[1].accept().await];
+        (lab, peer, routers, links)
+    }
+
     /// What is counted, as Prometheus reads it.
     pub fn metric(&self, line: &str) -> u64 {
         let text = self.edge.metrics.render(&self.edge.registry);
         let value = text.lines().find_map(|found| found.strip_prefix(line));
         value.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// The same is this number.
+    #[track_caller]
+    pub fn counts(&self, line: &str, number: impl TryInto<u64, Error: std::fmt::Debug>) {
+        let line = format!("xmpp_edge_{}", line.trim_start_matches("xmpp_edge_"));
+        assert_eq!(self.metric(&line), number.try_into().unwrap(), "{line}");
     }
 
     /// Waits until something is so.

@@ -19,6 +19,14 @@ pub use testkit_peer::{
     attribute, client_tls, features, header, odd, result, server_tls, verified,
 };
 
+/// All these are in the text.
+#[track_caller]
+pub fn has<const N: usize>(text: impl AsRef<str>, all: [&str; N]) {
+    for one in all {
+        assert!(text.as_ref().contains(one), "{one:?} is not in {}", text.as_ref());
+    }
+}
+
 pub fn to_alice(id: impl std::fmt::Display) -> String {
     format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{id}'/>")
 }
