@@ -116,19 +116,11 @@ pub(crate) struct Verifier {
     streams: AtomicUsize,
 }
 
+#[derive(Debug)]
 enum TargetState {
     /// Their number is bounded by the turns.
     QuestionStream(mpsc::UnboundedSender<PendingQuestion>),
     NotReachable(Instant, &'static str),
-}
-
-impl std::fmt::Debug for TargetState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::QuestionStream(_) => "Asking",
-            Self::NotReachable(..) => "NotReachable",
-        })
-    }
 }
 
 impl Verifier {

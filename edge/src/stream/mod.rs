@@ -1,7 +1,8 @@
 //! Streams (RFC 6120 section 4): headers, frames in order, errors, the closing handshake.
 //!
-//! [`listen`] and [`direct_tls`]: the ways in; [`transport`] moves bytes, [`Wire`] speaks in frames over it; who says what when is the
-//! business of `inbound`, `outbound` and `router`.
+//! [`listen`] and [`direct_tls`]: the ways in; [`transport`] moves bytes, [`Wire`] speaks in frames over it,
+//! [`established`] is the loop of every stream and link after its negotiation; who says what when is the business
+//! of `inbound`, `outbound` and `router`.
 
 pub mod direct_tls;
 pub(crate) mod established;
