@@ -10,7 +10,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
-use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, has, live, to_bob};
+use crate::support::{COMPONENT, Lab, Peer, Router, RouterLink, attribute, config, has, id, live, message, to_bob};
 
 #[rstest]
 #[case("host-unknown", LinkState::UnknownComponent, "restarted")]
@@ -95,14 +95,10 @@ async fn what_the_router_may_not_send_never_leaves(#[case] text: &str, #[case] a
     link.stays_silent(Duration::from_millis(50)).await;
 }
 
-fn message(n: usize) -> String {
-    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'><body>x</body></message>")
-}
-
 async fn ids(link: &mut RouterLink, count: usize) -> HashSet<usize> {
     let mut ids = HashSet::new();
     while ids.len() < count {
-        ids.insert(attribute(&link.hear().await, "message", "id").parse().unwrap());
+        ids.insert(id(&link.hear().await));
     }
     ids
 }
@@ -139,18 +135,13 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
     let writer = tokio::spawn(bob.say_all((0..COUNT).map(message)));
     let mut delivered = ids(&mut one, COUNT / 4).await;
     let taken = one.cut().await;
-    delivered.extend(
-        taken
-            .iter()
-            .map(|s| attribute(s, "message", "id").parse::<usize>().unwrap()),
-    );
+    delivered.extend(taken.iter().map(|stanza| id(stanza)));
     let mut reported = HashSet::new();
     let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         let mut back = peer.accept_authenticated("coluc.com").await;
         loop {
-            let error = back.hear("</message>").await;
-            let _ = tx.send(attribute(&error, "message", "id").parse::<usize>().unwrap());
+            let _ = tx.send(id(&back.hear("</message>").await));
         }
     });
     let all: HashSet<usize> = (0..COUNT).collect();
@@ -158,7 +149,7 @@ async fn every_message_is_delivered_or_reported_when_a_link_breaks_under_load() 
         while delivered.union(&reported).count() < COUNT {
             tokio::select! {
                 stanza = two.hear() => {
-                    delivered.insert(attribute(&stanza, "message", "id").parse().unwrap());
+                    delivered.insert(id(&stanza));
                 }
                 Some(id) = rx.recv() => { reported.insert(id); }
             }
@@ -222,10 +213,6 @@ async fn endpoints_come_and_go_with_the_configuration() {
     assert_eq!(lab.edge.registry.links()[0].component_id.as_str(), COMPONENT);
     lab.live.send(std::sync::Arc::new(live(without))).unwrap();
     assert_eq!(link.hear().await, "</stream:stream>");
-}
-
-fn id(stanza: &str) -> usize {
-    attribute(stanza, "message", "id").parse().unwrap()
 }
 
 /// The production times are 20 s for the echo and 30 s for the rest.

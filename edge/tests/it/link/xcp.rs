@@ -11,7 +11,7 @@ use xmpp_federation_core::edge_status::LinkState;
 use xmpp_federation_edge::router::Timing;
 
 use crate::support::{
-    self, COMPONENT, GATEWAY, Lab, Peer, Router, RouterLink, announced, attribute, config_of, has, live,
+    self, COMPONENT, GATEWAY, Lab, Peer, Router, RouterLink, announced, attribute, config_of, has, id, live, message,
 };
 
 fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
@@ -27,20 +27,12 @@ async fn with_link() -> (Lab, Peer, Router, RouterLink) {
     (lab, peer, router, link)
 }
 
-fn message(n: usize) -> String {
-    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'><body>x</body></message>")
-}
-
 /// The envelope in which that message has to arrive.
 fn wrapped(n: usize) -> String {
     format!(
         "<route from='bob@vngtp.lab' to='alice@coluc.com' type='session'>{}</route>",
         message(n)
     )
-}
-
-fn id(stanza: &str) -> usize {
-    attribute(stanza, "message", "id").parse().unwrap()
 }
 
 /// Another replica's component id.

@@ -19,6 +19,10 @@ fn message(to: &str, n: usize) -> String {
     format!("{start}{body}{end}")
 }
 
+fn messages(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|n| message("vngtp.lab", n)).collect()
+}
+
 fn number(stanza: &str) -> usize {
     let at = stanza.find("id='s").unwrap() + 5;
     stanza[at..at + 6].parse().unwrap()
@@ -54,6 +58,22 @@ fn small_buffer(peer: &Peer) {
         .unwrap();
 }
 
+/// An edge and a partner with a small buffer, which gets these messages over a stream of coluc.com.
+async fn with_slow_partner(count: usize) -> (Lab, Peer, Router, RouterLink, Speaker) {
+    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
+    small_buffer(&peer);
+    let lab = Lab::start(live(config(&[&peer], &[&router])));
+    let link = router.accept().await;
+    link.say(&messages(0..count));
+    let stream = peer.accept_authenticated("coluc.com").await;
+    (lab, peer, router, link, stream)
+}
+
+async fn falls_behind(lab: &Lab) {
+    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
+        .await;
+}
+
 #[rstest]
 #[case::an_ordinary_system(None, 0)]
 #[case::one_that_takes_more_than_is_kept(Some(64 * 1024), 1)]
@@ -70,8 +90,7 @@ async fn a_partner_that_dies_with_full_buffers_loses_nothing_in_silence(
     }
     let lab = Lab::start(live);
     let mut link = router.accept().await;
-    let all: String = (0..COUNT).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
+    link.say(&messages(0..COUNT));
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let mut read = 0;
     while read < 100 {
@@ -116,24 +135,10 @@ async fn a_partner_that_dies_with_full_buffers_loses_nothing_in_silence(
 #[tokio::test]
 async fn partners_that_read_nothing_share_their_part_of_the_memory_and_another_is_served() {
     const MEMORY: usize = 2 * 1024 * 1024;
-    const DEAF: [&str; 12] = [
-        "a.example",
-        "b.example",
-        "c.example",
-        "d.example",
-        "e.example",
-        "f.example",
-        "g.example",
-        "h.example",
-        "i.example",
-        "j.example",
-        "k.example",
-        "l.example",
-    ];
     let (healthy, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut deaf = Vec::new();
-    for domain in DEAF {
-        let peer = Peer::new(domain).await;
+    for letter in 'a'..='l' {
+        let peer = Peer::new(format!("{letter}.example").leak()).await;
         small_buffer(&peer);
         deaf.push(peer);
     }
@@ -151,8 +156,7 @@ async fn partners_that_read_nothing_share_their_part_of_the_memory_and_another_i
     let sent = |lab: &Lab| lab.edge.depths().sent_bytes;
     lab.until("the memory is shared out", |lab| sent(lab) > MEMORY / 2)
         .await;
-    let all: String = (0..2000).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
+    link.say(&messages(0..2000));
     let mut stream = healthy.accept_authenticated("coluc.com").await;
     assert_eq!(number(&stream.hear("</message>").await), 0);
     let (began, mut most) = (Instant::now(), 0);
@@ -188,8 +192,7 @@ async fn a_partner_that_ends_its_stream_without_reading_everything_loses_nothing
     #[case] read: usize,
 ) {
     let (lab, peer, _router, mut link) = Lab::with_link().await;
-    let all: String = (0..count).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
+    link.say(&messages(0..count));
     let mut stream = peer.accept_authenticated("coluc.com").await;
     let mut last = 0;
     for n in 0..read {
@@ -224,13 +227,8 @@ async fn a_partner_that_ends_its_stream_without_reading_everything_loses_nothing
 #[tokio::test]
 async fn a_reload_that_ends_a_stream_under_a_slow_reader_loses_nothing_and_keeps_the_order() {
     const COUNT: usize = 1500;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    small_buffer(&peer);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let mut link = router.accept().await;
+    let (lab, peer, _router, mut link, mut stream) = with_slow_partner(1).await;
     // Both pairs on one stream.
-    link.say(&message("vngtp.lab", 0));
-    let mut stream = peer.accept_authenticated("coluc.com").await;
     assert_eq!(number(&stream.hear("</message>").await), 0);
     let other = message("vngtp.lab", 0).replace("alice@coluc.com", "carol@conf.coluc.com");
     link.say(&other);
@@ -238,10 +236,8 @@ async fn a_reload_that_ends_a_stream_under_a_slow_reader_loses_nothing_and_keeps
     assert_eq!(attribute(&asked, "db:result", "from"), "conf.coluc.com");
     stream.say(&answered("vngtp.lab", "conf.coluc.com", "valid")).await;
     stream.hear("</message>").await;
-    let all: String = (1..COUNT).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
-    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
-        .await;
+    link.say(&messages(1..COUNT));
+    falls_behind(&lab).await;
     let mut config = lab.live.borrow().config.clone();
     config.domains.retain(|domain| domain.as_str() != "conf.coluc.com");
     lab.live.send(std::sync::Arc::new(live(config))).unwrap();
@@ -277,17 +273,10 @@ async fn read_slowly(stream: &mut Speaker, pause: Duration) -> String {
 #[tokio::test]
 async fn a_stream_that_is_closed_under_a_slow_reader_is_not_overtaken_by_the_next_one() {
     const COUNT: usize = 3000;
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    small_buffer(&peer);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let mut link = router.accept().await;
-    link.say(&message("vngtp.lab", 0));
-    let mut stream = peer.accept_authenticated("coluc.com").await;
+    let (lab, peer, _router, mut link, mut stream) = with_slow_partner(1).await;
     assert_eq!(number(&stream.hear("</message>").await), 0);
-    let all: String = (1..COUNT).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
-    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
-        .await;
+    link.say(&messages(1..COUNT));
+    falls_behind(&lab).await;
     close_outbound(&lab);
     link.say(&message("vngtp.lab", COUNT));
     let began = Instant::now();
@@ -313,15 +302,8 @@ async fn a_stream_that_is_closed_under_a_slow_reader_is_not_overtaken_by_the_nex
 
 #[tokio::test]
 async fn what_was_reported_of_a_stream_that_nobody_reads_does_not_arrive_behind_the_next_one() {
-    let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
-    small_buffer(&peer);
-    let lab = Lab::start(live(config(&[&peer], &[&router])));
-    let mut link = router.accept().await;
-    let all: String = (0..8000).map(|n| message("vngtp.lab", n)).collect();
-    link.say(&all);
-    let mut stream = peer.accept_authenticated("coluc.com").await;
-    lab.until("the partner is behind", |lab| lab.edge.depths().sent_bytes > 500_000)
-        .await;
+    let (lab, peer, _router, mut link, mut stream) = with_slow_partner(8000).await;
+    falls_behind(&lab).await;
     sleep(Duration::from_millis(500)).await;
     close_outbound(&lab);
     let mut next = peer.accept_authenticated("coluc.com").await;

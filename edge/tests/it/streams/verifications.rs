@@ -43,6 +43,16 @@ async fn answer_valid(verifying: &mut Speaker) {
     verifying.say(&valid(&asked)).await;
 }
 
+/// A key of the partner's for coluc.com is verified on a stream that the partner takes; gives both streams.
+async fn believed(lab: &Lab, peer: &Peer) -> (Speaker, Speaker) {
+    let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
+    partner.say(KEY).await;
+    let mut verifying = accept_unless(peer, "conf.coluc.com").await.unwrap();
+    answer_valid(&mut verifying).await;
+    partner.hear("type='valid'/>").await;
+    (partner, verifying)
+}
+
 #[tokio::test]
 async fn a_domain_of_ours_that_the_partner_refuses_does_not_keep_another_from_being_verified() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
@@ -53,11 +63,7 @@ async fn a_domain_of_ours_that_the_partner_refuses_does_not_keep_another_from_be
     let answer = stranger.hear("</db:result>").await;
     assert!(answer.contains("<remote-connection-failed "), "{answer}");
     assert_eq!(lab.edge.registry.failing_count(), 0, "nothing is proven");
-    let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(KEY).await;
-    let mut verifying = accept_unless(&peer, "conf.coluc.com").await.unwrap();
-    answer_valid(&mut verifying).await;
-    partner.hear("type='valid'/>").await;
+    let _streams = believed(&lab, &peer).await;
     // What failed is remembered for its own pair.
     stranger.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     stranger.hear("<remote-connection-failed ").await;
@@ -70,11 +76,7 @@ async fn a_stream_that_never_comes_up_for_one_domain_of_ours_does_not_hold_up_an
     stranger.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     // Taken, and nothing is said.
     let _silent = peer.accept_tcp().await;
-    let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(KEY).await;
-    let mut verifying = accept_unless(&peer, "conf.coluc.com").await.unwrap();
-    answer_valid(&mut verifying).await;
-    partner.hear("type='valid'/>").await;
+    let _streams = believed(&lab, &peer).await;
 }
 
 #[tokio::test]
@@ -87,22 +89,14 @@ async fn a_failure_for_somebody_who_is_gone_is_not_remembered() {
     let gone = |lab: &Lab| lab.edge.registry.counts().inbound == 0;
     lab.until("the stranger is gone", gone).await;
     drop(taken);
-    let (mut partner, _) = peer.open(lab.s2s, "coluc.com").await;
-    partner.say(KEY).await;
-    let mut verifying = accept_unless(&peer, "").await.unwrap();
-    answer_valid(&mut verifying).await;
-    partner.hear("type='valid'/>").await;
+    let _streams = believed(&lab, &peer).await;
     assert_eq!(lab.edge.registry.failing_count(), 0);
 }
 
 #[tokio::test]
 async fn a_question_on_a_stream_that_ends_just_then_is_asked_again_once() {
     let (lab, peer, _router, _link) = Lab::with_link().await;
-    let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;
-    bob.say(KEY).await;
-    let mut verifying = accept_unless(&peer, "").await.unwrap();
-    answer_valid(&mut verifying).await;
-    bob.hear("type='valid'/>").await;
+    let (mut bob, mut verifying) = believed(&lab, &peer).await;
     bob.say(&result("vngtp.lab", "conf.coluc.com", "k")).await;
     verifying.hear("</db:verify>").await;
     drop(verifying);

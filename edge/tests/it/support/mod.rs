@@ -34,3 +34,13 @@ pub fn to_alice(id: impl std::fmt::Display) -> String {
 pub fn to_bob(id: impl std::fmt::Display) -> String {
     format!("<message from='alice@coluc.com' to='bob@vngtp.lab' id='{id}'/>")
 }
+
+/// The numbered message of bob's to alice.
+pub fn message(n: usize) -> String {
+    format!("<message from='bob@vngtp.lab' to='alice@coluc.com' id='{n}'><body>x</body></message>")
+}
+
+/// The number of such a message.
+pub fn id(stanza: &str) -> usize {
+    attribute(stanza, "message", "id").parse().unwrap()
+}
