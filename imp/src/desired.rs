@@ -2,6 +2,7 @@
 //! with the Secrets read.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use xmpp_federation_core::{Activation, ComponentId, ForeignComponents};
@@ -11,13 +12,13 @@ use crate::clock::Stamp;
 use crate::window::Window;
 
 /// One IM&P cluster as one resource wants it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     /// The resource.
     pub owner: Owner,
     /// UIDs of all `XmppFederation` resources that exist, to tell a live claim on a cluster from
     /// one left behind. Empty: unknown, no claim is taken over.
-    pub live_owners: BTreeSet<String>,
+    pub live_owners: Arc<BTreeSet<String>>,
     /// How to reach the cluster.
     pub target: Target,
     /// Component ids in slot order, slot 0 first. Ignored while `activation` is Prepared.
@@ -54,6 +55,21 @@ impl Desired {
             Activation::Active => &self.component_ids,
             Activation::Prepared => &[],
         }
+    }
+
+    /// Whether both ask for the same. Who else exists and how old a link is are facts for the answer, which
+    /// change all the time.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let comparable = |desired: &Self| {
+            let mut desired = desired.clone();
+            desired.live_owners = Arc::default();
+            for link in &mut desired.links {
+                link.opened = None;
+            }
+            desired
+        };
+        let opened = |desired: &Self| -> Vec<bool> { desired.links.iter().map(|link| link.opened.is_some()).collect() };
+        comparable(self) == comparable(other) && opened(self) == opened(other)
     }
 }
 
@@ -98,7 +114,7 @@ pub struct Sibling {
 }
 
 /// When routers may be restarted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RestartPolicy {
     /// By whom.
     pub mode: RestartMode,

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -94,7 +94,7 @@ pub fn desired() -> Desired {
         uid: "r-1".to_owned(),
     };
     Desired {
-        live_owners: BTreeSet::from([owner.uid.clone()]),
+        live_owners: Arc::new(BTreeSet::from([owner.uid.clone()])),
         owner,
         target: Target {
             name: "main".to_owned(),

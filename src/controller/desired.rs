@@ -24,7 +24,7 @@ pub struct Resource<'a> {
     /// Whether rows are wanted.
     pub active: bool,
     /// UIDs of all resources.
-    pub live_owners: BTreeSet<String>,
+    pub live_owners: std::sync::Arc<BTreeSet<String>>,
     /// What a person asks for.
     pub requests: Requests,
 }
@@ -62,7 +62,7 @@ pub fn desired(
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         },
-        live_owners: resource.live_owners.clone(),
+        live_owners: std::sync::Arc::clone(&resource.live_owners),
         target: Target {
             name: imp.name.clone(),
             publisher: cluster.publisher(),

@@ -74,9 +74,8 @@ fn wanted(sim: &SimulatedImp, number: usize, place: usize) -> Desired {
     if place > 0 && place.is_multiple_of(3) {
         wanted.activation = Activation::Prepared;
     }
-    wanted.live_owners = (0..PER_CLUSTER)
-        .map(|place| format!("uid-{number}-{place}"))
-        .collect::<BTreeSet<_>>();
+    let live = (0..PER_CLUSTER).map(|place| format!("uid-{number}-{place}"));
+    wanted.live_owners = std::sync::Arc::new(live.collect::<BTreeSet<_>>());
     wanted
 }
 

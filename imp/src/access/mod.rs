@@ -11,7 +11,7 @@ use xmpp_federation_core::{Fingerprint, SecretBytes};
 pub use version::{AxlVersion, AxlVersionError};
 
 /// How to reach an IM&P cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// Name of the entry in `spec.imp`.
     pub name: String,
@@ -57,6 +57,13 @@ pub struct Credentials {
     pub password: SecretBytes,
 }
 
+impl PartialEq for Credentials {
+    /// A version of a Secret has one content.
+    fn eq(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+}
+
 /// One version of a Secret: its content as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretVersion {
@@ -81,7 +88,7 @@ impl std::fmt::Display for SecretVersion {
 }
 
 /// How a node's certificate is judged; exactly one way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ServerTrust {
     /// It must chain to one of these certificates (PEM) and carry the host's name.
     Ca {

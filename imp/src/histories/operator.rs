@@ -2,6 +2,7 @@
 //! place of calls. What [`crate::cluster`] does around them is done here in the same order.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use xmpp_federation_core::Activation;
@@ -58,7 +59,7 @@ struct Known {
 
 pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
     let mut desired = testing::desired();
-    desired.live_owners = BTreeSet::from(["u".into(), "second".into()]);
+    desired.live_owners = Arc::new(BTreeSet::from(["u".into(), "second".into()]));
     desired.owner.name = uid.into();
     desired.owner.uid = uid.into();
     desired.restart.propagation_delay = Duration::from_millis(DELAY_MS);

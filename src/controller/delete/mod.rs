@@ -137,7 +137,7 @@ fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) ->
         owner,
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
-        live_owners: env.live_owners(),
+        live_owners: std::sync::Arc::new(env.live_owners()),
         requests: Requests::default(),
     }
 }

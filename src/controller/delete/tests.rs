@@ -502,7 +502,7 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
         .await
         .unwrap();
     let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
-    desired.live_owners = BTreeSet::from(["uid-2".to_owned()]);
+    desired.live_owners = Arc::new(BTreeSet::from(["uid-2".to_owned()]));
     let mut said = bench.context.environment.imp.reconcile(&desired).await;
     for _ in 0..10 {
         if said.components_registered.status == report::Status::True {

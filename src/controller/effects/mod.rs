@@ -98,7 +98,7 @@ pub async fn run(
         owner: &valid.owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
-        live_owners: env.live_owners(),
+        live_owners: std::sync::Arc::new(env.live_owners()),
         requests,
     };
     // A call that was asked for with an earlier spec may still write where rows are to go.

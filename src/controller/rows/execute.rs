@@ -53,7 +53,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         owner: resource.owner,
         component_ids: Cow::Borrowed(&[]),
         active: false,
-        live_owners: resource.live_owners.clone(),
+        live_owners: std::sync::Arc::clone(&resource.live_owners),
         requests: Requests::default(),
     };
     let mut desired = desired(&gone, &cluster, place, secrets, &[])?;
