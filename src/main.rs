@@ -228,13 +228,13 @@ async fn run(args: Args) -> Result<(), String> {
         settings,
         args.pod_name,
     ));
-    let scope = if args.watch_namespaces.is_empty() {
-        watch::Scope::Cluster
-    } else {
-        watch::Scope::Namespaces(args.watch_namespaces)
-    };
     let imp = Arc::clone(&context.environment.imp);
-    let controller = tokio::spawn(watch::run(context, scope, stop.clone().cancelled_owned()));
+    let controller = tokio::spawn(watch::run(
+        context,
+        args.watch_namespaces,
+        readiness,
+        stop.clone().cancelled_owned(),
+    ));
 
     // The Leases are given back only after the last write: reconciles under way are finished first.
     let finished = CancellationToken::new();

@@ -1,20 +1,16 @@
 //! What is written back: status, events, metrics.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::apply::ApplyError;
 use super::build::material::Certificate;
 use super::environment::Environment;
 use super::events::{self, Note};
-use super::kube::call;
+use super::kube::{call, resource_api};
 use super::outcome::{Error, Next};
 use super::requests::ServedRequests;
-use super::requeue::{LATER, SOON};
 use super::status::{self, Inputs};
 use super::validate::Refusal;
 use crate::api::conditions::{self, Findings};
@@ -31,13 +27,17 @@ pub async fn finish(
     mut notes: Vec<Note>,
 ) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
+    let mut written = Ok(());
     if status != previous {
         let namespace = object.namespace().unwrap_or_default();
-        write_status(env, &namespace, &object.name_any(), &status).await?;
-        notes.extend(events::changes(&previous.conditions, &status.conditions));
+        written = write_status(env, &namespace, &object.name_any(), &status).await;
+        if written.is_ok() {
+            notes.extend(events::changes(&previous.conditions, &status.conditions));
+        }
     }
+    // What was done is told also where the status cannot be written.
     events::publish(&env.client, object, &env.instance, &notes).await;
-    Ok(())
+    written
 }
 
 /// Writes the status of an object that may not fit the schema of this release.
@@ -47,7 +47,7 @@ pub async fn write_status(
     name: &str,
     status: &XmppFederationStatus,
 ) -> Result<(), Error> {
-    let api: Api<XmppFederation> = Api::namespaced(env.client.clone(), namespace);
+    let api = resource_api(&env.client, namespace);
     let body = json!({
         "apiVersion": XmppFederation::api_version(&()),
         "kind": XmppFederation::kind(&()),
@@ -56,8 +56,12 @@ pub async fn write_status(
     });
     let params = PatchParams::apply(STATUS_MANAGER).force();
     let what = || format!("the status of XmppFederation {name} cannot be written");
+    let lists = env.snapshots.resources.lists();
     match call(what, api.patch_status(name, &params, &Patch::Apply(&body))).await {
-        Ok(_) => Ok(()),
+        Ok(answer) => {
+            env.snapshots.resource_answered(answer, lists);
+            Ok(())
+        }
         Err(error) if error.code() == Some(404) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -90,26 +94,16 @@ pub async fn stalled(
 pub async fn refused(env: &Environment, object: &XmppFederation, refusal: Refusal) -> Result<Next, Error> {
     let (reason, next) = match &refusal {
         Refusal::Invalid(_) => (Reason::SpecInvalid, Next::OnChange),
-        Refusal::UsedTwice(_) => (Reason::UsedTwice, Next::After(LATER)),
+        Refusal::UsedTwice(_) => (Reason::UsedTwice, Next::Retry),
     };
     stalled(env, object, reason, refusal.to_string()).await?;
     Ok(next)
 }
 
-/// Objects that cannot be applied.
-pub async fn not_applied(env: &Environment, object: &XmppFederation, error: ApplyError) -> Result<Next, Error> {
-    let (reason, wait) = match error {
-        ApplyError::Foreign { .. } => (Reason::ForeignObject, LATER),
-        ApplyError::Predecessor { .. } => (Reason::FormerObject, SOON),
-        ApplyError::Json(_) => (Reason::InternalError, LATER),
-        // A value that only the API server can judge, such as a pod's affinity.
-        ApplyError::Kube(ref kube) if matches!(kube.code(), Some(400 | 403 | 422)) => {
-            (Reason::ApiRefused, Duration::from_mins(1))
-        }
-        ApplyError::Kube(kube) => return Err(kube.into()),
-    };
-    stalled(env, object, reason, error.to_string()).await?;
-    Ok(Next::After(wait))
+/// A Secret or a ConfigMap that the API server refuses; it is tried again, and the resource is woken then.
+pub async fn not_fetched(env: &Environment, object: &XmppFederation, sentence: String) -> Result<Next, Error> {
+    stalled(env, object, Reason::ApiRefused, sentence).await?;
+    Ok(Next::OnChange)
 }
 
 /// Nothing is done while `spec.paused` is true.
@@ -126,21 +120,19 @@ pub async fn paused(env: &Environment, object: &XmppFederation) -> Result<Next, 
     Ok(Next::OnChange)
 }
 
-/// Writes status and events of a reconcile that came to its end; whether the resource is ready.
+/// Writes status and events of a reconcile that came to its end.
 pub async fn conclude(
     env: &Environment,
     object: &XmppFederation,
     inputs: &Inputs<'_>,
     served: &ServedRequests<'_>,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
     let mut next = status::run(inputs, &previous, object.metadata.generation);
     let mut notes = inputs.effects.notes.clone();
     notes.extend(served.note(object, &mut next));
     metrics(env, inputs);
-    let ready = next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    finish(env, object, next, notes).await?;
-    Ok(ready)
+    finish(env, object, next, notes).await
 }
 
 /// Figures of one resource.
@@ -155,15 +147,12 @@ fn metrics(env: &Environment, inputs: &Inputs<'_>) {
             .get_or_create(&label)
             .set(info.not_after.as_second());
     }
-    if let Ok(records) = &inputs.effects.records {
-        let verified = records
-            .found
-            .iter()
-            .filter(|r| r.state == crate::records::RecordState::Verified)
-            .count();
-        env.metrics
-            .srv_record_ready
-            .get_or_create(&label)
-            .set(i64::try_from(verified).unwrap_or(i64::MAX));
-    }
+    let records = inputs.effects.records.found.iter();
+    let verified = records
+        .filter(|r| r.state == crate::records::RecordState::Verified)
+        .count();
+    env.metrics
+        .srv_record_ready
+        .get_or_create(&label)
+        .set(i64::try_from(verified).unwrap_or(i64::MAX));
 }

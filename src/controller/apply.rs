@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::build::{DesiredObject, DesiredObjects};
 use super::cache::Cache;
@@ -16,7 +18,8 @@ use super::dereference::{EdgePod, ExistingObjects};
 use super::environment::Environment;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
-use crate::api::{CONFIG_HASH, MANAGED_BY, OBJECTS_MANAGER};
+use super::objects::{APPLIED, ExistingObject};
+use crate::api::{CONFIG_HASH, OBJECTS_MANAGER};
 
 /// Why the desired objects are not all there.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +45,14 @@ pub enum ApplyError {
     Json(#[from] serde_json::Error),
 }
 
-/// Remembers which answer belongs to which request, so that an object that the API server writes
-/// differently (1000m as 1) is not sent again and again.
+/// Remembers which content of an object is as wanted by which hash, so that an object that the API server
+/// writes differently (1000m as 1) is not sent again and again.
 #[derive(Debug, Default)]
-pub struct SentObjects(HashMap<(Kind, String), (String, String)>);
-
-/// Annotation with the hash of what was sent, so that a removed field is noticed.
-const APPLIED: &str = "xmppfederation.io/applied";
+pub struct SentObjects {
+    objects: HashMap<(Kind, String), (String, [u8; 32])>,
+    /// Pods that were told of a configuration, by UID.
+    told: HashMap<String, Turn>,
+}
 
 /// An object that was written.
 #[derive(Debug)]
@@ -72,24 +76,29 @@ impl fmt::Display for ObjectWrite {
     }
 }
 
-/// The objects that were written.
-#[derive(Debug)]
-pub struct AppliedObjects(Vec<ObjectWrite>);
+/// What became of the objects.
+#[derive(Debug, Default)]
+pub struct AppliedObjects {
+    written: Vec<ObjectWrite>,
+    /// Why some are not as wanted; the others are.
+    pub failed: Vec<ApplyError>,
+}
 
 impl AppliedObjects {
-    /// Whether the pods' controller is one of them.
+    /// Whether the pods' controller was written.
     pub fn changed_controller(&self) -> bool {
-        self.0.iter().any(|written| written.kind == Kind::StatefulSet)
+        self.written.iter().any(|written| written.kind == Kind::StatefulSet)
     }
 }
 
+/// Each object for itself: one that cannot be written stops no other.
 pub async fn run(
     env: &Environment,
     sent: &Cache<SentObjects>,
     owner: &Owner,
     desired: &DesiredObjects,
     live: &ExistingObjects,
-) -> Result<AppliedObjects, ApplyError> {
+) -> AppliedObjects {
     let DesiredObjects {
         dialback,
         authority,
@@ -105,53 +114,41 @@ pub async fn run(
         config_hash: _,
         mounted_hash: _,
     } = desired;
-    let client = &env.client;
-    let to = Target { client, sent, owner };
-    let mut written = Vec::new();
+    let to = Target { env, sent, owner };
+    let mut applied = AppliedObjects::default();
     // Secrets first: a pod that starts without them would only wait.
-    to.create_once(
-        Kind::Secret,
-        &owner.dialback(),
-        dialback.as_ref(),
-        live.dialback.as_ref(),
-        &mut written,
-    )
-    .await?;
-    to.create_once(
-        Kind::Secret,
-        &owner.authority(),
-        authority.as_ref(),
-        live.authority.as_ref(),
-        &mut written,
-    )
-    .await?;
+    let once = [
+        (owner.dialback(), dialback, &live.dialback),
+        (owner.authority(), authority, &live.authority),
+    ];
+    for (name, wanted, found) in once {
+        applied.take(
+            to.create_once(Kind::Secret, &name, wanted.as_ref(), found.as_ref())
+                .await,
+        );
+    }
     let edge = owner.edge();
     for (kind, name, wanted, found) in [
-        (
-            Kind::Secret,
-            owner.certificate(),
-            state(certificate)?,
-            &live.certificate,
-        ),
-        (Kind::Secret, owner.router(), state(router)?, &live.router),
-        (Kind::ConfigMap, edge.clone(), present(config)?, &live.config),
-        (Kind::ServiceAccount, edge.clone(), present(account)?, &live.account),
-        (Kind::Service, owner.pods(), present(pods_service)?, &live.pods_service),
-        (Kind::Service, edge.clone(), present(service)?, &live.service),
-        (Kind::PodDisruptionBudget, edge.clone(), present(budget)?, &live.budget),
-        (Kind::NetworkPolicy, edge.clone(), present(policy)?, &live.policy),
-        (Kind::StatefulSet, edge, state(stateful_set)?, &live.stateful_set),
+        (Kind::Secret, owner.certificate(), state(certificate), &live.certificate),
+        (Kind::Secret, owner.router(), state(router), &live.router),
+        (Kind::ConfigMap, edge.clone(), present(config), &live.config),
+        (Kind::ServiceAccount, edge.clone(), present(account), &live.account),
+        (Kind::Service, owner.pods(), present(pods_service), &live.pods_service),
+        (Kind::Service, edge.clone(), present(service), &live.service),
+        (Kind::PodDisruptionBudget, edge.clone(), present(budget), &live.budget),
+        (Kind::NetworkPolicy, edge.clone(), present(policy), &live.policy),
+        (Kind::StatefulSet, edge, state(stateful_set), &live.stateful_set),
     ] {
-        match wanted {
-            DesiredObject::Present(value) => {
-                to.apply(kind, &name, &value, found.as_ref(), &mut written).await?;
-            }
-            DesiredObject::Absent => to.delete(kind, &name, found.as_ref(), &mut written).await?,
-            DesiredObject::Unchanged => {}
-        }
+        let found = found.as_ref();
+        applied.take(match wanted {
+            Ok(DesiredObject::Present(value)) => to.apply(kind, &name, &value, found).await,
+            Ok(DesiredObject::Absent) => to.delete(kind, &name, found).await,
+            Ok(DesiredObject::Unchanged) => Ok(None),
+            Err(error) => Err(error),
+        });
     }
-    if !written.is_empty() {
-        let objects: Vec<String> = written.iter().map(ToString::to_string).collect();
+    if !applied.written.is_empty() {
+        let objects: Vec<String> = applied.written.iter().map(ToString::to_string).collect();
         tracing::info!(
             namespace = owner.namespace,
             name = owner.name,
@@ -159,16 +156,38 @@ pub async fn run(
             "applied"
         );
     }
-    Ok(AppliedObjects(written))
+    applied
+}
+
+impl AppliedObjects {
+    fn take(&mut self, result: Result<Option<ObjectWrite>, ApplyError>) {
+        match result {
+            Ok(written) => self.written.extend(written),
+            Err(error) => self.failed.push(error),
+        }
+    }
 }
 
 struct Target<'a> {
-    client: &'a Client,
+    env: &'a Environment,
     sent: &'a Cache<SentObjects>,
     owner: &'a Owner,
 }
 
 impl Target<'_> {
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        kind.api(&self.env.client, &self.owner.namespace)
+    }
+
+    /// The object of that name, where the snapshot shows none: it holds only what has our label.
+    async fn unlabelled(&self, kind: Kind, name: &str) -> Result<Option<Arc<ExistingObject>>, ApplyError> {
+        let what = || format!("{} {name} cannot be read", kind.as_str());
+        let Some(object) = call(what, self.api(kind).get_opt(name)).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Arc::new(ExistingObject::new(kind, object, None))))
+    }
+
     /// Creates an object that is never changed, by POST: a race ends in 409, not in an
     /// overwritten secret.
     async fn create_once(
@@ -176,14 +195,13 @@ impl Target<'_> {
         kind: Kind,
         name: &str,
         desired: Option<&Secret>,
-        found: Option<&DynamicObject>,
-        written: &mut Vec<ObjectWrite>,
-    ) -> Result<(), ApplyError> {
+        found: Option<&Arc<ExistingObject>>,
+    ) -> Result<Option<ObjectWrite>, ApplyError> {
         if let Some(found) = found {
-            return self.check(kind, name, found);
+            return self.check(kind, name, found).map(|()| None);
         }
         let Some(desired) = desired else {
-            return Ok(());
+            return Ok(None);
         };
         let what = || format!("{} {name} cannot be created", kind.as_str());
         let object: DynamicObject = serde_json::from_value(serde_json::to_value(desired)?)?;
@@ -191,13 +209,20 @@ impl Target<'_> {
             field_manager: Some(OBJECTS_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        call(
-            what,
-            kind.api(self.client, &self.owner.namespace).create(&params, &object),
-        )
-        .await?;
-        written.push(ObjectWrite::new(kind, name, false));
-        Ok(())
+        let lists = self.env.snapshots.lists(kind);
+        match call(what, self.api(kind).create(&params, &object)).await {
+            Ok(answer) => {
+                self.env.snapshots.answered(kind, answer, lists);
+                Ok(Some(ObjectWrite::new(kind, name, false)))
+            }
+            Err(error) if error.code() == Some(409) => {
+                if let Some(found) = self.unlabelled(kind, name).await? {
+                    self.check(kind, name, &found)?;
+                }
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn apply(
@@ -205,74 +230,75 @@ impl Target<'_> {
         kind: Kind,
         name: &str,
         desired: &Value,
-        found: Option<&DynamicObject>,
-        written: &mut Vec<ObjectWrite>,
-    ) -> Result<(), ApplyError> {
+        found: Option<&Arc<ExistingObject>>,
+    ) -> Result<Option<ObjectWrite>, ApplyError> {
         let hash = super::build::sha256(desired.to_string().as_bytes());
         let mut body = desired.clone();
         merge(&mut body, json!({"metadata": {"annotations": {APPLIED: hash}}}));
         let key = (kind, name.to_owned());
         let uid = &self.owner.uid;
+        let unlabelled = match found {
+            Some(_) => None,
+            None => self.unlabelled(kind, name).await?,
+        };
+        let found = found.or(unlabelled.as_ref());
         if let Some(found) = found {
             self.check(kind, name, found)?;
-            let version = found.resource_version().unwrap_or_default();
-            let live = serde_json::to_value(found).unwrap_or_default();
-            let request = (hash.clone(), version);
-            let sent = self
-                .sent
-                .with(uid, |SentObjects(sent)| sent.get(&key) == Some(&request));
-            if sent || is_subset(&body, &live) {
-                return Ok(());
+            let same = (hash.clone(), found.digest);
+            let known = self.sent.with(uid, |sent| sent.objects.get(&key) == Some(&same));
+            if known || found.has(&body, &hash) == Some(true) {
+                self.sent.with(uid, |sent| sent.objects.insert(key, same));
+                return Ok(None);
             }
             // Refused if the object was deleted and made anew by somebody else since.
-            merge(&mut body, json!({"metadata": {"uid": found.uid()}}));
+            merge(&mut body, json!({"metadata": {"uid": found.uid}}));
         }
         let mut params = PatchParams::apply(OBJECTS_MANAGER);
         params.force = found.is_some();
-        let api = kind.api(self.client, &self.owner.namespace);
         let what = || format!("{} {name} cannot be applied", kind.as_str());
-        let answer = call(what, api.patch(name, &params, &Patch::Apply(&body))).await?;
-        let version = answer.resource_version().unwrap_or_default();
-        if found.is_none_or(|found| found.resource_version().as_ref() != Some(&version)) {
-            written.push(ObjectWrite::new(kind, name, false));
-        }
+        let lists = self.env.snapshots.lists(kind);
+        let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
+        let written = ExistingObject::new(kind, answer.clone(), None);
+        let changed = found.is_none_or(|found| found.digest != written.digest);
+        self.env.snapshots.answered(kind, answer, lists);
         self.sent
-            .with(uid, |SentObjects(sent)| sent.insert(key, (hash, version)));
-        Ok(())
+            .with(uid, |sent| sent.objects.insert(key, (hash, written.digest)));
+        Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
     }
 
     async fn delete(
         &self,
         kind: Kind,
         name: &str,
-        found: Option<&DynamicObject>,
-        written: &mut Vec<ObjectWrite>,
-    ) -> Result<(), ApplyError> {
-        let Some(found) = found else { return Ok(()) };
+        found: Option<&Arc<ExistingObject>>,
+    ) -> Result<Option<ObjectWrite>, ApplyError> {
         // The object is not wanted, so a foreign object of that name does no harm.
-        if self.check(kind, name, found).is_err() || found.metadata.deletion_timestamp.is_some() {
-            return Ok(());
-        }
+        let Some(found) = found.filter(|found| self.check(kind, name, found).is_ok()) else {
+            return Ok(None);
+        };
         let params = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: found.uid(),
+                uid: Some(found.uid.clone()),
                 resource_version: None,
             }),
             ..DeleteParams::default()
         };
         let what = || format!("{} {name} cannot be deleted", kind.as_str());
-        call(what, kind.api(self.client, &self.owner.namespace).delete(name, &params)).await?;
-        written.push(ObjectWrite::new(kind, name, true));
-        Ok(())
+        match call(what, self.api(kind).delete(name, &params)).await {
+            Ok(_) => Ok(Some(ObjectWrite::new(kind, name, true))),
+            // The watch tells of it soon.
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Ours by UID, or an error that says whose it is.
-    fn check(&self, kind: Kind, name: &str, found: &DynamicObject) -> Result<(), ApplyError> {
+    fn check(&self, kind: Kind, name: &str, found: &ExistingObject) -> Result<(), ApplyError> {
         let kind = kind.as_str();
-        let owners = found.owner_references();
+        let owners = &found.owners;
         if owners.iter().any(|o| o.uid == self.owner.uid) {
             // Its replacement has to wait until it is gone.
-            return if found.metadata.deletion_timestamp.is_some() {
+            return if found.deleting {
                 Err(ApplyError::Predecessor {
                     kind,
                     name: name.to_owned(),
@@ -281,8 +307,7 @@ impl Target<'_> {
                 Ok(())
             };
         }
-        let labelled = found.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1);
-        let former = labelled
+        let former = found.labelled
             && owners
                 .iter()
                 .any(|o| o.kind == "XmppFederation" && o.name == self.owner.name);
@@ -316,66 +341,94 @@ fn state(object: &DesiredObject<impl Serialize>) -> Result<DesiredObject<Value>,
     }
 }
 
+/// A pod that was told and has not loaded what it was told of is told again after this, …
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+/// … and twice as long each time, up to this.
+const TELL_SELDOM: Duration = Duration::from_mins(5);
+
 /// Tells pods that something they mount has changed: the kubelet refreshes a volume at once when
-/// its pod changes, and only after a minute or more otherwise. Returns whether any pod was notified.
+/// its pod changes, and only after a minute or more otherwise. Returns when a pod that goes on with what it
+/// had is told again.
 pub async fn notify_pods(
     env: &Environment,
+    sent: &Cache<SentObjects>,
     owner: &Owner,
     desired: &DesiredObjects,
     pods: &[EdgePod],
-) -> Result<bool, Error> {
+    failed: &mut Vec<ApplyError>,
+) -> Option<Duration> {
     let DesiredObjects {
         mounted_hash: hash,
         config_hash,
         ..
     } = desired;
     let api: Api<Pod> = Api::namespaced(env.client.clone(), &owner.namespace);
-    let mut told = false;
+    let mut told = sent.with(&owner.uid, |sent| std::mem::take(&mut sent.told));
+    told.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
+    let mut again = None;
     for pod in pods.iter().filter(|pod| !pod.stopping) {
-        let loaded = pod.status.as_ref().map(|s| s.config_hash == *config_hash);
-        let refused = pod
-            .status
-            .as_ref()
-            .is_ok_and(|s| s.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash));
-        let base = pod.notified.as_deref().and_then(|t| t.split('.').next());
-        // A pod that was notified and is still stale missed it: the kubelet may have refreshed the
-        // volume from an older object. Another value of the annotation wakes it again.
-        let value = match (base == Some(hash.as_str()), loaded) {
-            (true, Ok(false)) if !refused => {
-                let again = pod.notified.as_deref().and_then(|t| t.split('.').nth(1));
-                let count: u32 = again.and_then(|n| n.parse().ok()).unwrap_or(0);
-                format!("{hash}.{}", (count + 1) % 1000)
+        let mut parts = pod.notified.as_deref().unwrap_or_default().split('.');
+        let current = parts.next() == Some(hash.as_str());
+        let stale = pod.status.as_ref().is_ok_and(|status| {
+            let refused = status.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash);
+            status.config_hash != *config_hash && !refused
+        });
+        let (value, turn) = if !current {
+            (hash.to_owned(), Turn::first())
+        } else if stale {
+            // It missed it: the kubelet may have refreshed the volume from an older object, or cannot. Another
+            // value of the annotation wakes it again.
+            let turn = *told.entry(pod.uid.clone()).or_insert_with(Turn::first);
+            if !turn.left().is_zero() {
+                again = Some(again.map_or(turn.left(), |again: Duration| again.min(turn.left())));
+                continue;
             }
-            (true, _) => continue,
-            (false, _) => hash.to_owned(),
+            let count: u32 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            (format!("{hash}.{}", (count + 1) % 1000), turn.next())
+        } else {
+            told.remove(&pod.uid);
+            continue;
         };
         let patch = json!({"metadata": {"uid": pod.uid, "annotations": {CONFIG_HASH: value}}});
         let what = || format!("pod {} cannot be told of the new configuration", pod.name);
-        let answer = call(
-            what,
-            api.patch_metadata(&pod.name, &PatchParams::default(), &Patch::Merge(&patch)),
-        )
-        .await;
-        match answer {
-            Ok(_) => told = true,
+        let params = PatchParams::default();
+        match call(what, api.patch_metadata(&pod.name, &params, &Patch::Merge(&patch))).await {
             // Gone or replaced meanwhile: its successor reads the new configuration anyway.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => {}
-            Err(error) => return Err(error),
+            Err(error) if matches!(error.code(), Some(404 | 409)) => continue,
+            Err(error) => failed.push(error.into()),
+            Ok(_) => {}
         }
+        again = Some(again.map_or(turn.pause, |again| again.min(turn.pause)));
+        told.insert(pod.uid.clone(), turn);
     }
-    Ok(told)
+    sent.with(&owner.uid, |sent| sent.told = told);
+    again
 }
 
-/// Whether `live` contains all of `wanted`; lists must agree in length and order.
-fn is_subset(wanted: &Value, live: &Value) -> bool {
-    match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => wanted
-            .iter()
-            .all(|(key, value)| live.get(key).is_some_and(|found| is_subset(value, found))),
-        (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len() && wanted.iter().zip(live).all(|(w, l)| is_subset(w, l))
+/// When a pod was told, and the pause until it is told again.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Turn {
+    fn first() -> Self {
+        Self {
+            at: Instant::now(),
+            pause: TELL_AGAIN,
         }
-        (wanted, live) => wanted == live,
+    }
+
+    fn next(self) -> Self {
+        Self {
+            at: Instant::now(),
+            pause: self.pause.saturating_mul(2).min(TELL_SELDOM),
+        }
+    }
+
+    fn left(self) -> Duration {
+        self.pause.saturating_sub(self.at.elapsed())
     }
 }
 
@@ -387,21 +440,5 @@ fn merge(into: &mut Value, from: Value) {
             }
         }
         (into, from) => *into = from,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case(json!({"a": 1}), json!({"a": 1, "b": 2}), true)]
-    #[case(json!({"a": 1}), json!({"a": 2}), false)]
-    #[case(json!({"a": [{"b": 1}]}), json!({"a": [{"b": 1, "default": 2}]}), true)]
-    #[case(json!({"a": [1]}), json!({"a": [1, 2]}), false)]
-    #[case(json!({"a": {}}), json!({}), false)]
-    fn what_the_api_server_adds_is_no_difference(#[case] wanted: Value, #[case] live: Value, #[case] same: bool) {
-        assert_eq!(is_subset(&wanted, &live), same);
     }
 }

@@ -1,43 +1,39 @@
 //! What all reconciles share: the environment of the steps, and what this process remembers between
 //! two of them.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use kube::Client;
 use parking_lot::Mutex;
 
 use super::cache::Cache;
-use super::dereference::EdgePod;
-use super::environment::Environment;
-use super::names::{ADMIN_PORT, Owner};
-use super::schedule::Schedule;
+use super::environment::{Environment, Observers};
+use super::names::{ADMIN_PORT, ObjectName};
+use super::observer::Observer;
+use super::queue::Queue;
+use super::snapshots::Snapshots;
 use super::validate::Settings;
-use super::{apply, change_log, effects, rows};
+use super::{apply, change_log, effects, requeue, rows};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Manager;
-
-/// Namespace and name of a Secret → names of the resources that refer to it.
-pub type Referrers = HashMap<(String, String), HashSet<String>>;
 
 /// Shared by all reconciles.
 pub struct Context {
     /// Shared by their steps.
     pub environment: Environment,
-    /// What edge pods said last.
-    pub edges_seen: Arc<edges::watch::Watch>,
-    /// Which resources refer to a Secret.
-    pub referrers: Arc<Mutex<Referrers>>,
     /// What the steps remember.
     pub caches: Caches,
+    /// UIDs of the resources that were reconciled.
+    uids: Mutex<HashMap<ObjectName, String>>,
 }
 
 /// What is remembered of each resource. Each module has the type of its own cache.
 #[derive(Default)]
 pub struct Caches {
-    /// Failures in a row.
-    pub failures: Cache<u32>,
+    /// Since when something fails.
+    pub troubles: Cache<requeue::Trouble>,
     /// What was accepted last.
     pub accepted: Cache<change_log::AcceptedSpec>,
     /// What was sent to the API server.
@@ -51,13 +47,13 @@ pub struct Caches {
 impl Caches {
     fn forget(&self, uid: &str) {
         let Self {
-            failures,
+            troubles,
             accepted,
             sent,
             observations,
             rows,
         } = self;
-        failures.forget(uid);
+        troubles.forget(uid);
         accepted.forget(uid);
         sent.forget(uid);
         observations.forget(uid);
@@ -66,7 +62,7 @@ impl Caches {
 }
 
 impl Context {
-    /// A context that remembers nothing yet.
+    /// A context that knows nothing yet.
     pub fn new(
         client: Client,
         imp: Manager,
@@ -75,53 +71,50 @@ impl Context {
         settings: Settings,
         instance: String,
     ) -> Self {
-        let imp = Arc::new(imp);
+        let queue = Arc::new(Queue::default());
+        let wake = Arc::clone(&queue);
+        let edges = edges::watch::Watch::new(edges, ADMIN_PORT, move |(namespace, name)| {
+            wake.wake(ObjectName { namespace, name });
+        });
         Self {
             environment: Environment {
                 client,
-                schedule: Schedule::new(Arc::clone(&imp)),
-                imp,
-                edges,
+                snapshots: Snapshots::default(),
+                imp: Arc::new(imp),
+                observers: Observers {
+                    edges,
+                    clusters: Observer::new(Arc::clone(&queue)),
+                    records: Observer::new(Arc::clone(&queue)),
+                    routers: Observer::new(Arc::clone(&queue)),
+                },
+                queue,
                 metrics,
                 settings,
                 instance,
-                store: OnceLock::new(),
             },
-            edges_seen: Arc::new(edges::watch::Watch::new(ADMIN_PORT)),
-            referrers: Arc::default(),
             caches: Caches::default(),
+            uids: Mutex::default(),
         }
     }
 
-    /// The pods whose status is asked for between reconciles.
-    pub fn note_edges(&self, owner: &Owner, pods: &[EdgePod]) {
-        let running = pods.iter().filter(|pod| !pod.stopping);
-        self.edges_seen.saw(
-            (owner.namespace.clone(), owner.name.clone()),
-            running.filter_map(|pod| Some((pod.ip?, pod.status.as_ref().ok()))),
-        );
-    }
-
-    /// Forgets a resource that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.environment.imp.forget(uid);
-        self.caches.forget(uid);
-    }
-
-    /// Notes which Secrets a resource refers to, before they are read: a Secret that appears right
-    /// after is then seen.
-    pub fn refers(&self, namespace: &str, name: &str, secrets: &[String]) {
-        let mut map = self.referrers.lock();
-        map.retain(|(ns, secret), names| {
-            if ns == namespace && !secrets.contains(secret) {
-                names.remove(name);
+    /// The resource of that name has that UID now, or is gone: what was known of another one is forgotten.
+    pub fn is_now(&self, name: &ObjectName, uid: Option<&str>) {
+        let before = {
+            let mut uids = self.uids.lock();
+            match uid {
+                Some(uid) => uids.insert(name.clone(), uid.to_owned()),
+                None => uids.remove(name),
             }
-            !names.is_empty()
-        });
-        for secret in secrets {
-            map.entry((namespace.to_owned(), secret.clone()))
-                .or_default()
-                .insert(name.to_owned());
-        }
+        };
+        let Some(before) = before.filter(|before| Some(before.as_str()) != uid) else {
+            return;
+        };
+        let env = &self.environment;
+        env.imp.forget(&before);
+        env.observers.forget(&before);
+        env.observers.edges.forget(&(name.namespace.clone(), name.name.clone()));
+        env.snapshots.references.refer(name, &[]);
+        env.cluster_freed();
+        self.caches.forget(&before);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
@@ -24,7 +25,7 @@ pub struct Resource<'a> {
     /// Whether rows are wanted.
     pub active: bool,
     /// UIDs of all resources.
-    pub live_owners: std::sync::Arc<BTreeSet<String>>,
+    pub live_owners: Arc<BTreeSet<String>>,
     /// What a person asks for.
     pub requests: Requests,
 }
@@ -62,7 +63,7 @@ pub fn desired(
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         },
-        live_owners: std::sync::Arc::clone(&resource.live_owners),
+        live_owners: Arc::clone(&resource.live_owners),
         target: Target {
             name: imp.name.clone(),
             publisher: cluster.publisher(),

@@ -1,51 +1,119 @@
-//! What the steps of all reconciles share: clients, settings and metrics.
+//! What the steps of all reconciles share: clients, settings, metrics, and what is known of the world.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use kube::core::DeserializeGuard;
-use kube::runtime::reflector::Store;
-use kube::{Client, ResourceExt};
+use kube::Client;
 
-use super::schedule::Schedule;
+use super::events::Note;
+use super::names::Owner;
+use super::observer::{Observation, Observer};
+use super::questions::{ClusterAnswer, ClusterQuestion, RecordsAnswer, RecordsQuestion, RoutersQuestion};
+use super::queue::Queue;
+use super::snapshots::Snapshots;
 use super::validate::Settings;
-use crate::api::XmppFederation;
-use crate::edges;
+use crate::edges::watch::Watch;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Manager;
-
-/// A resource, or what is wrong with an object that does not fit the schema of this release.
-pub type Guarded = DeserializeGuard<XmppFederation>;
+use xmpp_federation_imp::reasons::Reason;
+use xmpp_federation_imp::report::{Event, Report};
 
 /// Shared by all steps.
 pub struct Environment {
     pub client: Client,
+    /// What the API server holds.
+    pub snapshots: Snapshots,
+    /// Resources to be reconciled.
+    pub queue: Arc<Queue>,
     pub imp: Arc<Manager>,
-    /// Calls to its clusters.
-    pub schedule: Schedule,
-    /// Client of the edges' admin ports.
-    pub edges: edges::Client,
+    pub observers: Observers,
     pub metrics: Metrics,
     /// Settings of this operator.
     pub settings: Settings,
     /// Name of this pod, for events.
     pub instance: String,
-    /// All resources, as the watch knows them.
-    pub store: OnceLock<Store<Guarded>>,
+}
+
+/// What is outside Kubernetes, as it was seen last.
+pub struct Observers {
+    /// Running edge pods.
+    pub edges: Arc<Watch>,
+    /// Clusters of IM and Presence, by entry of the spec.
+    pub clusters: Observer<ClusterQuestion, ClusterAnswer>,
+    /// Public records: our own, and partners'.
+    pub records: Observer<RecordsQuestion, RecordsAnswer>,
+    /// Addresses of routers, by entry of the spec and name of the node.
+    pub routers: Observer<RoutersQuestion, Vec<(String, Option<String>)>>,
+}
+
+impl Observers {
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, uid: &str) {
+        let Self {
+            edges: _,
+            clusters,
+            records,
+            routers,
+        } = self;
+        clusters.forget(uid);
+        records.forget(uid);
+        routers.forget(uid);
+    }
 }
 
 impl Environment {
-    /// All readable resources that the watch knows.
-    pub fn resources(&self) -> Vec<XmppFederation> {
-        let objects = self.store.get().map(Store::state).unwrap_or_default();
-        objects
-            .iter()
-            .filter_map(|object| object.0.as_ref().ok().cloned())
-            .collect()
+    /// A cluster may be free now: resources that wait for one ask again.
+    pub fn cluster_freed(&self) {
+        self.observers.clusters.ask_again(|answer| {
+            let waits = |report: &Report| report.components_registered.reason == Reason::ClaimedByAnother;
+            matches!(answer, ClusterAnswer::Reconcile(report) if waits(report))
+        });
     }
 
-    /// UIDs of all readable resources.
-    pub fn live_owners(&self) -> BTreeSet<String> {
-        self.resources().iter().filter_map(ResourceExt::uid).collect()
+    /// What clusters did and found since the last reconcile, as notes; `several`: each with the entry's name.
+    pub fn cluster_notes(&self, owner: &Owner, several: bool) -> Vec<Note> {
+        let note = |name: &str, event: &Event| {
+            let mut note = Note::of(event);
+            if several && !name.contains(' ') {
+                note.message = format!("{name}: {}", note.message);
+            }
+            note
+        };
+        let news = self.observers.clusters.take_news(&owner.uid);
+        let freed = |answer: &ClusterAnswer| matches!(answer, ClusterAnswer::Remove(removal) if removal.done);
+        if news.iter().any(|(_, answer)| freed(answer)) {
+            self.cluster_freed();
+        }
+        let notes = news.iter().flat_map(|(name, answer)| {
+            let events = match &**answer {
+                ClusterAnswer::Reconcile(report) => &report.events,
+                ClusterAnswer::Remove(removal) => &removal.events,
+            };
+            events.iter().map(|event| note(name, event))
+        });
+        notes.collect()
+    }
+
+    /// What a cluster of IM and Presence answered last, by the caller's name for it. It is asked, one step at a
+    /// time, when its answer says so.
+    pub fn ask_cluster(
+        &self,
+        owner: &Owner,
+        name: &str,
+        question: &ClusterQuestion,
+    ) -> Option<Observation<ClusterAnswer>> {
+        let (imp, asked) = (Arc::clone(&self.imp), question.clone());
+        let due = |answer: &ClusterAnswer, age| match answer {
+            ClusterAnswer::Reconcile(report) => age >= report.requeue_after,
+            ClusterAnswer::Remove(removal) => !removal.done && age >= removal.requeue_after,
+        };
+        let clusters = &self.observers.clusters;
+        clusters.look(owner, name, question, due, |_| async move {
+            match asked {
+                ClusterQuestion::Reconcile(desired) => {
+                    ClusterAnswer::Reconcile(Box::new(imp.reconcile(&desired).await))
+                }
+                ClusterQuestion::Remove(desired) => ClusterAnswer::Remove(Box::new(imp.remove(&desired).await)),
+            }
+        })
     }
 }

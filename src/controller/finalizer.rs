@@ -1,11 +1,12 @@
 //! The finalizer: put on before the first write to IM and Presence, taken off at the end of a
 //! deletion.
 
+use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
-use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use super::kube::{Error, call};
+use super::environment::Environment;
+use super::kube::{Error, call, resource_api};
 use crate::api::{FINALIZER, XmppFederation};
 
 /// How often a change is tried anew because somebody else, or we, wrote meanwhile.
@@ -17,15 +18,15 @@ pub fn is_on(object: &impl ResourceExt) -> bool {
 }
 
 /// Adds the finalizer, right before the first write to IM and Presence.
-pub async fn add(client: &Client, object: &XmppFederation) -> Result<(), Error> {
+pub async fn add(env: &Environment, object: &XmppFederation) -> Result<(), Error> {
     let mut finalizers = object.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    set(client, object, &finalizers).await
+    set(env, object, &finalizers).await
 }
 
 /// Takes it off. The object may have changed since it was read, not least by our own status: the
 /// list is then read again, so that no finalizer of others is lost.
-pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), Error> {
+pub async fn release(env: &Environment, object: &impl ResourceExt) -> Result<(), Error> {
     let others = |finalizers: &[String]| -> Vec<String> {
         let others = finalizers.iter().filter(|f| *f != FINALIZER);
         others.cloned().collect()
@@ -33,13 +34,13 @@ pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), E
     if !is_on(object) {
         return Ok(());
     }
-    let mut result = set(client, object, &others(object.finalizers())).await;
+    let mut result = set(env, object, &others(object.finalizers())).await;
     for _ in 1..TRIES {
         if !matches!(&result, Err(error) if error.code() == Some(409)) {
             break;
         }
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let api: Api<XmppFederation> = Api::namespaced(client.clone(), &namespace);
+        let api: Api<XmppFederation> = Api::namespaced(env.client.clone(), &namespace);
         let what = || format!("XmppFederation {name} cannot be read");
         let Some(now) = call(what, api.get_metadata_opt(&name)).await? else {
             return Ok(());
@@ -47,25 +48,27 @@ pub async fn release(client: &Client, object: &impl ResourceExt) -> Result<(), E
         if now.uid() != object.uid() || !is_on(&now) {
             return Ok(());
         }
-        result = set(client, &now, &others(now.finalizers())).await;
+        result = set(env, &now, &others(now.finalizers())).await;
     }
     result
 }
 
 /// Replaces the list, on exactly the version that was read.
-async fn set(client: &Client, object: &impl ResourceExt, finalizers: &[String]) -> Result<(), Error> {
-    let namespace = object.namespace().unwrap_or_default();
-    let api: Api<XmppFederation> = Api::namespaced(client.clone(), &namespace);
+async fn set(env: &Environment, object: &impl ResourceExt, finalizers: &[String]) -> Result<(), Error> {
     let patch = json!({"metadata": {
         "resourceVersion": object.resource_version(),
         "finalizers": finalizers,
     }});
     let name = object.name_any();
     let what = || format!("the finalizers of {name} cannot be changed");
-    // Metadata alone comes back, so that an object that this release cannot read is no obstacle.
+    let api = resource_api(&env.client, &object.namespace().unwrap_or_default());
     let params = PatchParams::default();
-    match call(what, api.patch_metadata(&name, &params, &Patch::Merge(&patch))).await {
-        Ok(_) => Ok(()),
+    let lists = env.snapshots.resources.lists();
+    match call(what, api.patch(&name, &params, &Patch::Merge(&patch))).await {
+        Ok(answer) => {
+            env.snapshots.resource_answered(answer, lists);
+            Ok(())
+        }
         Err(error) if error.code() == Some(404) => Ok(()),
         Err(error) => Err(error),
     }

@@ -10,6 +10,8 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 
+use crate::api::XmppFederation;
+
 /// The client retries 429, 503 and 504 by itself for minutes; no reconcile waits that long.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -61,7 +63,7 @@ pub async fn call<T>(
 }
 
 /// The kinds of objects that a resource owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, strum::IntoStaticStr, strum::EnumIter)]
 pub enum Kind {
     /// core/v1
     Secret,
@@ -101,4 +103,10 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+}
+
+/// Access to resources of a namespace, also to such as this release cannot read.
+pub fn resource_api(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<XmppFederation>(&());
+    Api::namespaced_with(client.clone(), namespace, &resource)
 }

@@ -1,10 +1,12 @@
 //! The reconcile: dereference → validate → build → apply → effects → status. No module imports another in a circle.
 //!
-//! - [`reconcile`]: the steps in order; [`watch`]: what starts one; [`requeue`]: when it is repeated; [`outcome`]: how it ends
+//! - [`reconcile`]: the steps in order; [`queue`]: whose turn it is; [`requeue`]: when it is repeated; [`outcome`]: how it ends
+//! - [`watch`] fills the [`snapshots`]: [`snapshot`] of one kind, [`resource`], [`objects`], [`pods`], [`references`]
+//! - [`observer`] looks at what is outside Kubernetes; [`questions`]: what is asked there
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema
 //! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
-//! - [`desired`]: what a cluster is asked for; [`schedule`]: calls to clusters, none of which waits for another
+//! - [`desired`]: what a cluster is asked for
 //! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
 //! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]
 //! - [`kube`]: bounded calls; [`names`]: names, keys and labels of objects
@@ -24,12 +26,20 @@ mod events;
 mod finalizer;
 mod kube;
 mod names;
+mod objects;
+mod observer;
 mod outcome;
-pub mod reconcile;
+mod pods;
+mod questions;
+mod queue;
+mod reconcile;
+mod references;
 mod requests;
 mod requeue;
+mod resource;
 mod rows;
-mod schedule;
+mod snapshot;
+mod snapshots;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -18,6 +18,23 @@ pub fn router_file(entry: &str) -> String {
     format!("router-{entry}")
 }
 
+/// Namespace and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectName {
+    /// `None`: the object has no name or no namespace.
+    pub fn of(object: &impl ResourceExt) -> Option<Self> {
+        Some(Self {
+            namespace: object.namespace()?,
+            name: object.meta().name.clone()?,
+        })
+    }
+}
+
 /// The owner of the objects of one reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
@@ -29,12 +46,24 @@ pub struct Owner {
 
 impl Owner {
     /// The owner that this object is; `None` before the API server gave it name and UID.
-    pub fn of(object: &XmppFederation) -> Option<Self> {
+    pub fn of(object: &impl ResourceExt) -> Option<Self> {
         Some(Self {
             name: object.name_any(),
             namespace: object.namespace()?,
             uid: object.uid()?,
         })
+    }
+
+    /// Its namespace and name.
+    pub fn object_name(&self) -> ObjectName {
+        self.sibling(&self.name)
+    }
+    /// An object of that name in the same namespace.
+    pub fn sibling(&self, name: &str) -> ObjectName {
+        ObjectName {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        }
     }
 
     /// StatefulSet, LoadBalancer Service, ConfigMap, PDB, NetworkPolicy and ServiceAccount.

@@ -10,8 +10,10 @@ pub enum Next {
     /// After this time, or when something changes.
     After(Duration),
     OnChange,
-    /// Never: the resource of this UID is gone.
-    Gone(String),
+    /// Ever later, for as long as this lasts.
+    Retry,
+    /// Never: the resource is gone.
+    Gone,
 }
 
 /// A reconcile that did not come to its end.

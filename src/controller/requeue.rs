@@ -1,19 +1,41 @@
-//! When a resource is looked at again.
+//! When a resource is looked at again although nothing has changed.
 
 use std::time::Duration;
 
-use super::status::Inputs;
-use crate::api::conditions::Status;
+use tokio::time::Instant;
 
-/// While something is on its way.
-pub const SOON: Duration = Duration::from_secs(1);
-/// While something fails that we can only look at again.
-pub const LATER: Duration = Duration::from_secs(5);
-/// While everything is as wanted. What changes starts a reconcile by itself, edges included (see
-/// [`crate::edges::watch`]); this is for what a watch may have missed.
-const STEADY: Duration = Duration::from_mins(2);
-/// While something is used that no watch tells of: users' ConfigMaps.
-const UNWATCHED: Duration = Duration::from_secs(15);
+use super::effects::RESOLVE_EVERY;
+use super::status::Inputs;
+
+/// While nothing fails and nothing is due: what changes starts a reconcile by itself. This is for what comes
+/// with time alone, such as the renewal of a certificate.
+const STEADY: Duration = Duration::from_mins(5);
+
+/// What fails is tried again after this at first, …
+const SOON: Duration = Duration::from_secs(1);
+/// … then after as long as it has been failing, up to this.
+const SELDOM: Duration = Duration::from_mins(5);
+
+/// Since when something of a resource fails that can only be tried again.
+#[derive(Debug, Default)]
+pub struct Trouble(Option<Instant>);
+
+impl Trouble {
+    /// Something fails; when it is tried again.
+    pub fn again(&mut self, now: Instant) -> Duration {
+        let since = *self.0.get_or_insert(now);
+        now.duration_since(since).clamp(SOON, SELDOM)
+    }
+
+    /// Whether something fails; when it is tried again.
+    pub fn is_now(&mut self, fails: bool, now: Instant) -> Option<Duration> {
+        if !fails {
+            self.0 = None;
+            return None;
+        }
+        Some(self.again(now))
+    }
+}
 
 /// A part of `most` that depends on the UID alone, so that resources do not march in step.
 pub fn jitter(uid: &str, most: Duration) -> Duration {
@@ -23,40 +45,41 @@ pub fn jitter(uid: &str, most: Duration) -> Duration {
     most.mul_f64(f64::from(sum % 1000) / 1000.0)
 }
 
-/// The time until the next reconcile; `told`: pods were just notified of new files.
-pub fn after(inputs: &Inputs<'_>, ready: bool, told: bool) -> Duration {
-    let mut wait = match (ready && !told, &inputs.observed.revocation_lists) {
-        (true, None) => STEADY,
-        (true, Some(_)) => UNWATCHED,
-        (false, _) => LATER,
-    };
-    let pods_settle = inputs.observed.pods.len() != usize::from(inputs.pods_allowed)
-        || inputs.observed.pods.iter().any(|pod| {
-            // Links are looked at all the time, see [`crate::edges::watch`].
-            !matches!(&pod.status, Ok(s) if s.config_hash == inputs.desired.config_hash) || pod.stopping
-        });
-    if told || (pods_settle && !ready) {
-        wait = SOON;
+/// The time until the next reconcile; `tell`: when a pod is told again of new files; `retry`: when what
+/// failed is tried again.
+pub fn after(inputs: &Inputs<'_>, tell: Option<Duration>, retry: Option<Duration>) -> Duration {
+    let effects = inputs.effects;
+    let due = effects.clusters.iter().filter_map(|result| result.due);
+    let routers = (!effects.routers.is_empty()).then_some(RESOLVE_EVERY);
+    let waits = due.chain([effects.records.due]).chain(routers).chain(tell).chain(retry);
+    // Observers look when they are asked, and round up.
+    let wait = waits
+        .min()
+        .unwrap_or(STEADY)
+        .min(STEADY)
+        .max(Duration::from_millis(100));
+    if wait > Duration::from_secs(30) {
+        wait + jitter(&inputs.valid.owner.uid, Duration::from_secs(3))
+    } else {
+        wait
     }
-    for result in &inputs.effects.clusters {
-        match &result.report {
-            Ok(report) if result.current => {
-                wait = wait.min(report.requeue_after.max(Duration::from_millis(100)));
-            }
-            // Its answer is on its way, or one to an earlier question has just come.
-            Ok(_) => wait = wait.min(SOON),
-            Err(verdict) if verdict.status == Status::Unknown => wait = wait.min(SOON),
-            Err(_) => {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_failing_is_tried_ever_later_and_anew_when_it_comes_back() {
+        let (mut trouble, mut now) = (Trouble::default(), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let wait = trouble.again(now);
+            waits.push(wait.as_secs());
+            now += wait;
         }
+        assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(trouble.is_now(false, now), None);
+        assert_eq!(trouble.is_now(true, now), Some(SOON));
     }
-    if !inputs.effects.pending.is_empty() {
-        wait = wait.min(SOON);
-    }
-    if let Ok(records) = &inputs.effects.records {
-        wait = wait.min(records.due_in().max(SOON));
-    }
-    if wait >= UNWATCHED {
-        wait += jitter(&inputs.valid.owner.uid, Duration::from_secs(3));
-    }
-    wait
 }

@@ -1,42 +1,34 @@
 //! An object that does not fit the schema of this release, as one that a later release stored.
 
 use jiff::Timestamp;
-use kube::api::{Api, DynamicObject};
-use kube::core::error_boundary::InvalidObject;
+use kube::api::DynamicObject;
 
 use super::environment::Environment;
-use super::kube::call;
+use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::{answer, delete};
+use crate::api::XmppFederationSpec;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
-use crate::api::{XmppFederation, XmppFederationSpec};
 
 /// Says so in its status, and does nothing else.
-pub async fn run(env: &Environment, invalid: &InvalidObject) -> Result<Next, Error> {
-    let name = invalid.metadata.name.clone().ok_or(Error::Nameless)?;
-    let namespace = invalid.metadata.namespace.clone().ok_or(Error::Nameless)?;
-    let resource = kube::api::ApiResource::erase::<XmppFederation>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(env.client.clone(), &namespace, &resource);
-    let what = || format!("XmppFederation {name} cannot be read");
-    let Some(live) = call(what, api.get_opt(&name)).await? else {
-        return Ok(Next::OnChange);
-    };
+pub async fn run(env: &Environment, live: &DynamicObject) -> Result<Next, Error> {
+    let owner = Owner::of(live).ok_or(Error::Nameless)?;
     let previous: XmppFederationStatus = live
         .data
         .get("status")
         .and_then(|status| serde_json::from_value(status.clone()).ok())
         .unwrap_or_default();
     if live.metadata.deletion_timestamp.is_some() {
-        return delete::unreadable(env, &live, &previous).await;
+        return delete::unreadable(env, live, &previous).await;
     }
     let findings = Findings {
         stalled: Some((
             Reason::SpecUnreadable,
             format!(
                 "the object does not fit the schema of this release: {}; correct that field",
-                misfit(&live, invalid)
+                misfit(live)
             ),
         )),
         active: true,
@@ -50,13 +42,13 @@ pub async fn run(env: &Environment, invalid: &InvalidObject) -> Result<Next, Err
         ..previous.clone()
     };
     if status != previous {
-        answer::write_status(env, &namespace, &name, &status).await?;
+        answer::write_status(env, &owner.namespace, &owner.name, &status).await?;
     }
     Ok(Next::OnChange)
 }
 
-/// What does not fit, with the field's path; the watch tells the reason only.
-fn misfit(live: &DynamicObject, invalid: &InvalidObject) -> String {
+/// What does not fit, with the field's path.
+fn misfit(live: &DynamicObject) -> String {
     let spec = live.data.get("spec").cloned().unwrap_or_default();
     let read: Result<XmppFederationSpec, _> = serde_path_to_error::deserialize(spec);
     match read {
@@ -64,7 +56,6 @@ fn misfit(live: &DynamicObject, invalid: &InvalidObject) -> String {
             format!("spec.{}: {}", error.path(), error.inner())
         }
         Err(error) => format!("spec: {}", error.inner()),
-        // It fits by now, or something besides the spec does not.
-        Ok(_) => invalid.error.clone(),
+        Ok(_) => "its metadata or status".to_owned(),
     }
 }

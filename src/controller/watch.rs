@@ -1,143 +1,337 @@
-//! What starts a reconcile: one watch per kind, metadata only where that is enough.
+//! Fills the snapshots and runs the reconciles: one watch per kind and namespace, and workers at the queue.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
-use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::controller::{Config, Controller};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{Api, DynamicObject, PartialObjectMeta};
+use kube::core::NamespaceResourceScope;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
 use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use strum::IntoEnumIterator as _;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::context::Context;
-use super::environment::{Environment, Guarded};
-use super::reconcile;
-use crate::api::{INSTANCE_LABEL, MANAGED_BY};
+use super::environment::Environment;
+use super::kube::{Kind, resource_api};
+use super::names::ObjectName;
+use super::pods::PodState;
+use super::reconcile::reconcile;
+use super::resource::StoredResource;
+use super::snapshot::Scope;
+use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+use crate::runtime::health::Readiness;
+use crate::runtime::metrics::Word;
 
-/// Reconciles under way at once.
-const CONCURRENCY: u16 = 4;
+/// Reconciles under way at once: each waits for nothing but its own writes.
+const WORKERS: usize = 16;
 
-/// The namespaces to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// All of them.
-    Cluster,
-    /// These.
-    Namespaces(Vec<String>),
-}
+/// Objects in one answer of a list.
+const PAGE: u32 = 100;
 
-fn apis<K>(env: &Environment, scope: &Scope) -> Vec<Api<K>>
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
-{
-    match scope {
-        Scope::Cluster => vec![Api::all(env.client.clone())],
-        Scope::Namespaces(names) => names
-            .iter()
-            .map(|name| Api::namespaced(env.client.clone(), name))
-            .collect(),
-    }
-}
+/// A watch that goes on failing is told this often.
+const TELL_EVERY: Duration = Duration::from_mins(5);
 
-/// Metadata of the objects of one kind, without what no mapping reads.
-fn metadata<K>(
-    env: &Environment,
-    scope: &Scope,
-    config: &watcher::Config,
-) -> impl futures::Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + serde::de::DeserializeOwned
-        + 'static,
-{
-    // The client asks for metadata alone when the type holds nothing else.
-    let streams = apis::<PartialObjectMeta<K>>(env, scope)
-        .into_iter()
-        .map(|api| watcher(api, config.clone()).default_backoff().touched_objects().boxed());
-    futures::stream::select_all(streams)
-}
-
-/// Runs until `stop` is done; reconciles under way are finished.
-pub async fn run(context: Arc<Context>, scope: Scope, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-    let all = watcher::Config::default();
-    let env = &context.environment;
-
-    let (reader, writer) = reflector::store();
-    if env.store.set(reader.clone()).is_err() {
-        tracing::error!("the controller was started twice");
-        return;
-    }
-    let resources = apis::<Guarded>(env, &scope)
-        .into_iter()
-        .map(|api| watcher(api, all.clone()).boxed());
-    let resources = futures::stream::select_all(resources)
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects()
-        // Our own status writes start nothing.
-        .predicate_filter(
-            predicates::generation
-                .combine(predicates::annotations)
-                .combine(predicates::finalizers),
-            PredicateConfig::default(),
-        );
-
-    let finishing = Arc::clone(&context);
-    let referrers = Arc::clone(&context.referrers);
-    let by_reference = move |secret: PartialObjectMeta<Secret>| {
-        let namespace = secret.namespace().unwrap_or_default();
-        let names = referrers
-            .lock()
-            .get(&(namespace.clone(), secret.name_any()))
-            .cloned()
-            .unwrap_or_default();
-        let mut references: Vec<ObjectRef<Guarded>> = names
-            .into_iter()
-            .map(|name| ObjectRef::new(&name).within(&namespace))
-            .collect();
-        references.extend(by_label(secret));
-        references
+/// Runs until `stop` is done, in these namespaces (none: in all); reconciles under way are finished.
+pub async fn run(
+    context: Arc<Context>,
+    namespaces: Vec<String>,
+    readiness: Readiness,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let scopes: Vec<Scope> = if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.into_iter().map(Some).collect()
     };
+    let listed = Arc::new(Notify::new());
+    let mut watches = JoinSet::new();
+    for scope in &scopes {
+        start(&mut watches, &context, scope, &listed);
+    }
+    let env = &context.environment;
+    let references = Arc::clone(&env.snapshots.references);
+    watches.spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
 
-    let edges = Arc::clone(&context.edges_seen)
-        .news(env.edges.clone())
-        .map(|(namespace, name)| ObjectRef::<Guarded>::new(&name).within(&namespace));
-
-    Controller::for_stream(resources, reader)
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(edges)
-        .watches_stream(metadata::<StatefulSet>(env, &scope, &ours), by_label)
-        .watches_stream(metadata::<Service>(env, &scope, &ours), by_label)
-        .watches_stream(metadata::<ConfigMap>(env, &scope, &ours), by_label)
-        .watches_stream(metadata::<Pod>(env, &scope, &ours), by_label)
-        .watches_stream(metadata::<Secret>(env, &scope, &all), by_reference)
-        .graceful_shutdown_on(stop)
-        .run(reconcile::reconcile, reconcile::on_error, Arc::clone(&context))
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!(%error, "reconcile");
-            }
-        })
-        .await;
+    let mut workers = JoinSet::new();
+    let work = async {
+        complete(env, &scopes, &readiness, &listed).await;
+        for _ in 0..WORKERS {
+            workers.spawn(work(Arc::clone(&context)));
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = stop => {}
+    }
+    env.queue.close();
+    while workers.join_next().await.is_some() {}
     // A call that a reconcile did not wait for may still write.
-    finishing.environment.schedule.finish().await;
+    env.observers.clusters.finish().await;
+}
+
+/// Waits until every kind was listed in every namespace: before that, what is missing may exist.
+async fn complete(env: &Environment, scopes: &[Scope], readiness: &Readiness, listed: &Notify) {
+    loop {
+        let again = listed.notified();
+        let missing = missing(env, scopes);
+        if missing.is_empty() {
+            readiness.set_ready();
+            return;
+        }
+        readiness.wait_for(format!("the API server has not listed yet: {}", missing.join(", ")));
+        again.await;
+    }
+}
+
+fn missing(env: &Environment, scopes: &[Scope]) -> Vec<&'static str> {
+    let snapshots = &env.snapshots;
+    let kinds = Kind::iter().filter(|kind| snapshots.objects(*kind).is_some_and(|of| !of.is_complete(scopes)));
+    let resources = (!snapshots.resources.is_complete(scopes)).then_some("XmppFederation");
+    let pods = (!snapshots.pods.is_complete(scopes)).then_some("Pod");
+    resources
+        .into_iter()
+        .chain(pods)
+        .chain(kinds.map(Kind::as_str))
+        .collect()
+}
+
+async fn work(context: Arc<Context>) {
+    let queue = &context.environment.queue;
+    while let Some(name) = queue.next().await {
+        let again = reconcile(&context, &name).await;
+        queue.done(&name, again);
+    }
+}
+
+/// Starts all watches of one scope.
+fn start(watches: &mut JoinSet<()>, context: &Arc<Context>, scope: &Scope, listed: &Arc<Notify>) {
+    let env = &context.environment;
+    let ours = watcher::Config::default()
+        .labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
+        .page_size(PAGE);
+    let all = watcher::Config::default().page_size(PAGE);
+    let feed = Feed {
+        context: Arc::clone(context),
+        scope: scope.clone(),
+        listed: Arc::clone(listed),
+    };
+    let namespace = scope.as_deref();
+    let resources = kube::api::ApiResource::erase::<XmppFederation>(&());
+    let api = match namespace {
+        Some(namespace) => resource_api(&env.client, namespace),
+        None => Api::all_with(env.client.clone(), &resources),
+    };
+    watches.spawn(feed.clone().follow("XmppFederation", api, all.clone(), Feed::resource));
+    for kind in Kind::iter() {
+        let api = match namespace {
+            Some(namespace) => kind.api(&env.client, namespace),
+            None => Api::all_with(env.client.clone(), &kind.resource()),
+        };
+        let take = move |feed: &Feed, event| feed.object(kind, event);
+        watches.spawn(feed.clone().follow(kind.as_str(), api, ours.clone(), take));
+    }
+    watches.spawn(
+        feed.clone()
+            .follow("Pod", typed::<Pod>(env, namespace), ours, Feed::pod),
+    );
+    // The client asks for metadata alone when the type holds nothing else.
+    let secrets = typed::<PartialObjectMeta<Secret>>(env, namespace);
+    let take = |feed: &Feed, event| feed.reference(Kind::Secret, event);
+    watches.spawn(feed.clone().follow("Secret", secrets, all.clone(), take));
+    let maps = typed::<PartialObjectMeta<ConfigMap>>(env, namespace);
+    let take = |feed: &Feed, event| feed.reference(Kind::ConfigMap, event);
+    watches.spawn(feed.follow("ConfigMap", maps, all, take));
+}
+
+fn typed<K>(env: &Environment, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(env.client.clone(), namespace),
+        None => Api::all(env.client.clone()),
+    }
+}
+
+/// Takes the events of one watch into the snapshots, and wakes whom they concern.
+#[derive(Clone)]
+struct Feed {
+    context: Arc<Context>,
+    scope: Scope,
+    listed: Arc<Notify>,
+}
+
+impl Feed {
+    /// Follows one watch for ever.
+    async fn follow<K>(
+        self,
+        kind: &'static str,
+        api: Api<K>,
+        config: watcher::Config,
+        take: impl Fn(&Self, Event<K>) + Send,
+    ) where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    {
+        let env = &self.context.environment;
+        let mut events = Box::pin(watch_objects(api, config).default_backoff());
+        let mut told: Option<Instant> = None;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => take(&self, event),
+                Err(error) => {
+                    env.metrics.watch_errors.get_or_create(&Word { value: kind }).inc();
+                    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                        told = Some(Instant::now());
+                        let namespace = self.scope.as_deref().unwrap_or("all namespaces");
+                        tracing::warn!(
+                            kind,
+                            namespace,
+                            %error,
+                            "a watch fails and is tried again; check that the definition is installed and the role grants list and watch"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn wake(&self, names: impl IntoIterator<Item = ObjectName>) {
+        for name in names {
+            self.context.environment.queue.wake(name);
+        }
+    }
+
+    fn resource(&self, event: Event<DynamicObject>) {
+        let env = &self.context.environment;
+        let snapshot = &env.snapshots.resources;
+        match event {
+            Event::Init => snapshot.list_begins(&self.scope),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let name = ObjectName::of(&object);
+                if env.snapshots.see_resource(object) {
+                    self.wake(name);
+                    self.wake_who_waits();
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(name) = ObjectName::of(&object) {
+                    snapshot.gone(&name, &object.resource_version().unwrap_or_default());
+                    self.wake([name]);
+                    self.wake_who_waits();
+                }
+            }
+            Event::InitDone => {
+                self.wake(snapshot.list_ends(&self.scope).into_iter().map(|(name, _)| name));
+                self.wake_who_waits();
+                self.listed.notify_one();
+            }
+        }
+    }
+
+    /// Resources that wait for a name that another one has.
+    fn wake_who_waits(&self) {
+        for resource in self.context.environment.snapshots.resources.all() {
+            if let StoredResource::Readable(object) = &*resource
+                && waits_for_a_name(object)
+            {
+                self.wake(ObjectName::of(&**object));
+            }
+        }
+    }
+
+    fn object(&self, kind: Kind, event: Event<DynamicObject>) {
+        let snapshots = &self.context.environment.snapshots;
+        let Some(snapshot) = snapshots.objects(kind) else {
+            return;
+        };
+        match event {
+            Event::Init => snapshot.list_begins(&self.scope),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let instance = instance(&object);
+                if snapshots.see(kind, object) {
+                    self.wake(instance);
+                }
+            }
+            Event::Delete(object) => {
+                let version = object.resource_version().unwrap_or_default();
+                if ObjectName::of(&object).is_some_and(|name| snapshot.gone(&name, &version)) {
+                    self.wake(instance(&object));
+                }
+            }
+            Event::InitDone => {
+                for (name, object) in snapshot.list_ends(&self.scope) {
+                    self.wake_instance(name.namespace, object.instance.clone());
+                }
+                self.listed.notify_one();
+            }
+        }
+    }
+
+    fn wake_instance(&self, namespace: String, instance: Option<String>) {
+        self.wake(instance.map(|name| ObjectName { namespace, name }));
+    }
+
+    fn pod(&self, event: Event<Pod>) {
+        let snapshot = &self.context.environment.snapshots.pods;
+        match event {
+            Event::Init => snapshot.list_begins(&self.scope),
+            Event::InitApply(pod) | Event::Apply(pod) => {
+                let Some(name) = ObjectName::of(&pod) else { return };
+                let before = snapshot.get(&name);
+                let version = pod.resource_version().unwrap_or_default();
+                if let Some(state) = PodState::new(&pod, before.as_deref())
+                    && snapshot.see(&name, &version, state)
+                {
+                    self.wake(instance(&pod));
+                }
+            }
+            Event::Delete(pod) => {
+                let version = pod.resource_version().unwrap_or_default();
+                if ObjectName::of(&pod).is_some_and(|name| snapshot.gone(&name, &version)) {
+                    self.wake(instance(&pod));
+                }
+            }
+            Event::InitDone => {
+                for (name, pod) in snapshot.list_ends(&self.scope) {
+                    self.wake_instance(name.namespace, Some(pod.instance.clone()));
+                }
+                self.listed.notify_one();
+            }
+        }
+    }
+
+    fn reference<K: ResourceExt>(&self, kind: Kind, event: Event<K>) {
+        let references = &self.context.environment.snapshots.references;
+        match event {
+            Event::Init | Event::InitApply(_) => {}
+            Event::Apply(object) | Event::Delete(object) => {
+                if let Some(name) = ObjectName::of(&object) {
+                    references.changed(kind, name);
+                }
+            }
+            Event::InitDone => references.listed(kind),
+        }
+    }
+}
+
+fn waits_for_a_name(object: &XmppFederation) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    let mut stalled = conditions.filter(|condition| condition.type_ == "Stalled");
+    stalled.any(|condition| condition.reason == crate::api::Reason::UsedTwice.as_str())
 }
 
 /// The resource that an object's label names.
-#[allow(clippy::needless_pass_by_value, reason = "the controller hands objects over")]
-fn by_label<K>(object: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded>>
-where
-    K: Resource<DynamicType = ()>,
-{
-    let name = object.labels().get(INSTANCE_LABEL)?;
-    Some(ObjectRef::<Guarded>::new(name).within(&object.namespace()?))
+fn instance(object: &impl ResourceExt) -> Option<ObjectName> {
+    Some(ObjectName {
+        namespace: object.namespace()?,
+        name: object.labels().get(INSTANCE_LABEL)?.clone(),
+    })
 }

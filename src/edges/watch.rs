@@ -2,27 +2,27 @@
 //!
 //! Nothing announces that a link broke, that a router refuses it or returns everything: without
 //! these looks it would show when the next reconcile happens to come. A look is one request to the
-//! pod itself, none to the Kubernetes API and none to IM and Presence.
+//! pod itself, none to the Kubernetes API and none to IM and Presence. Each pod has its own task, so
+//! that one that does not answer delays no other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use xmpp_federation_core::edge_status::{EdgeStatus, LinkState, StreamCounts};
+use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
 
-use super::{Client, fetch_status};
+use super::{Client, Error, fetch_status};
 
-/// Between two looks while a link is not up or a pod does not answer …
+/// Between two looks while a link is not up …
 const SOON: Duration = Duration::from_secs(1);
-/// … and while all is well.
+/// … while all is well …
 const STEADY: Duration = Duration::from_secs(3);
-/// Pods asked at once.
-const AT_ONCE: usize = 32;
-/// Resources that may wait to be reconciled; those that find no room are told of at the next look.
-const WAITING: usize = 1024;
+/// … and while a pod does not answer: twice as long each time, up to this.
+const SILENT: Duration = Duration::from_secs(15);
 
 /// Namespace and name of a resource.
 pub type Key = (String, String);
@@ -54,135 +54,142 @@ fn essence(status: Option<&EdgeStatus>) -> Essence {
     Some(status)
 }
 
-/// What a reconcile saw of one pod.
+/// What a pod said last.
 #[derive(Debug, Clone)]
-struct Seen {
-    ip: IpAddr,
-    essence: Essence,
+pub struct Observation {
+    /// When it was asked.
+    pub asked: Stamp,
+    /// Its answer.
+    pub status: Result<Arc<EdgeStatus>, Arc<Error>>,
 }
 
-impl Seen {
-    fn is_well(&self) -> bool {
-        self.essence
-            .as_ref()
-            .is_some_and(|status| status.links.iter().all(|link| link.state == LinkState::Up))
+impl Observation {
+    fn essence(&self) -> Essence {
+        essence(self.status.as_deref().ok())
+    }
+
+    /// The time until the next look; `silent`: looks in a row without an answer.
+    fn pace(&self, silent: u32) -> Duration {
+        match &self.status {
+            Ok(status) if status.links.iter().all(|link| link.state == LinkState::Up) => STEADY,
+            Ok(_) => SOON,
+            Err(_) => SOON.saturating_mul(1 << silent.min(8)).min(SILENT),
+        }
     }
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    pods: Vec<Seen>,
-    /// Time since the last look.
-    waited: Duration,
+#[derive(Debug)]
+struct Pod {
+    last: Option<Observation>,
+    task: JoinHandle<()>,
 }
 
-/// The edges of all resources, as reconciles saw them last.
-#[derive(Debug)]
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The running edges of all resources.
 pub struct Watch {
-    known: Mutex<HashMap<Key, Known>>,
+    pods: Mutex<HashMap<Key, HashMap<IpAddr, Pod>>>,
+    client: Client,
     port: u16,
+    wake: Box<dyn Fn(Key) + Send + Sync>,
 }
 
 impl Watch {
-    /// Nothing is known; edges answer on that port.
-    pub fn new(port: u16) -> Self {
-        Self {
-            known: Mutex::default(),
+    /// Edges answer on that port; `wake` is called for a resource whose edge says something new.
+    pub fn new(client: Client, port: u16, wake: impl Fn(Key) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            pods: Mutex::default(),
+            client,
             port,
+            wake: Box::new(wake),
+        })
+    }
+
+    /// The resource's pods have these addresses, and no others.
+    pub fn watch(self: &Arc<Self>, key: &Key, addresses: &[IpAddr]) {
+        let mut pods = self.pods.lock();
+        if addresses.is_empty() {
+            pods.remove(key);
+            return;
+        }
+        let mine = pods.entry(key.clone()).or_default();
+        mine.retain(|ip, _| addresses.contains(ip));
+        for ip in addresses {
+            mine.entry(*ip).or_insert_with(|| Pod {
+                last: None,
+                task: tokio::spawn(look_for_ever(Arc::downgrade(self), key.clone(), *ip)),
+            });
         }
     }
 
-    /// A reconcile of the resource saw these pods; from now on only what differs is news.
-    pub fn saw<'a>(&self, key: Key, pods: impl Iterator<Item = (IpAddr, Option<&'a EdgeStatus>)>) {
-        let pods = pods
-            .map(|(ip, status)| Seen {
-                ip,
-                essence: essence(status),
-            })
-            .collect();
-        let known = Known {
-            pods,
-            waited: Duration::ZERO,
-        };
-        self.known.lock().insert(key, known);
+    /// What the pod of that address said last; `None`: it was not asked yet.
+    pub fn last(&self, key: &Key, ip: IpAddr) -> Option<Observation> {
+        self.pods.lock().get(key)?.get(&ip)?.last.clone()
     }
 
     /// The resource's edges are nobody's concern any more.
     pub fn forget(&self, key: &Key) {
-        self.known.lock().remove(key);
+        self.pods.lock().remove(key);
     }
 
-    /// The pods whose next look is due after that much more time.
-    fn due(&self, passed: Duration) -> Vec<(Key, Seen)> {
-        let mut due = Vec::new();
-        for (key, known) in self.known.lock().iter_mut() {
-            known.waited += passed;
-            let well = known.pods.iter().all(Seen::is_well);
-            if known.waited >= if well { STEADY } else { SOON } {
-                known.waited = Duration::ZERO;
-                due.extend(known.pods.iter().map(|pod| (key.clone(), pod.clone())));
-            }
+    /// Takes in an answer; whether it is news. `None`: nobody wants it any more.
+    fn note(&self, key: &Key, ip: IpAddr, observation: &Observation) -> Option<bool> {
+        let mut pods = self.pods.lock();
+        let pod = pods.get_mut(key)?.get_mut(&ip)?;
+        let before = pod.last.replace(observation.clone());
+        Some(before.is_none_or(|before| before.essence() != observation.essence()))
+    }
+}
+
+async fn look_for_ever(watch: Weak<Watch>, key: Key, ip: IpAddr) {
+    let mut silent = 0;
+    loop {
+        let Some(watch) = watch.upgrade() else { return };
+        let asked = SystemClock.now();
+        let answer = fetch_status(&watch.client, ip, watch.port).await;
+        let status = answer.map(Arc::new).map_err(Arc::new);
+        silent = if status.is_ok() { 0 } else { silent + 1 };
+        let observation = Observation { asked, status };
+        match watch.note(&key, ip, &observation) {
+            Some(true) => (watch.wake)(key.clone()),
+            Some(false) => {}
+            None => return,
         }
-        due
-    }
-
-    /// Asks the pods whose turn it is; the resources of those that say something new.
-    async fn look(&self, client: &Client, passed: Duration) -> Vec<Key> {
-        let asked = stream::iter(self.due(passed)).map(|(key, pod)| async move {
-            let status = fetch_status(client, pod.ip, self.port).await.ok();
-            (essence(status.as_ref()) != pod.essence).then_some(key)
-        });
-        let mut news: Vec<Key> = asked
-            .buffer_unordered(AT_ONCE)
-            .filter_map(async |key| key)
-            .collect()
-            .await;
-        news.sort_unstable();
-        news.dedup();
-        news
-    }
-
-    /// Resources to be reconciled, because an edge says something that their last reconcile did
-    /// not see. Looks for as long as somebody listens.
-    pub fn news(self: std::sync::Arc<Self>, client: Client) -> impl Stream<Item = Key> + Send {
-        let (tell, told) = mpsc::channel(WAITING);
-        tokio::spawn(async move {
-            let mut tick = tokio::time::interval(SOON);
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while !tell.is_closed() {
-                tick.tick().await;
-                for key in self.look(&client, SOON).await {
-                    // Told of once: the next reconcile, however late, brings it back.
-                    if tell.try_send(key.clone()).is_ok() {
-                        self.forget(&key);
-                    }
-                }
-            }
-        });
-        stream::unfold(told, async |mut told| Some((told.recv().await?, told)))
+        drop(watch);
+        tokio::time::sleep(observation.pace(silent)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::sync::Arc;
+    use std::net::SocketAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use axum::{Json, Router, routing::get};
     use rstest::rstest;
     use serde_json::{Value, json};
+    use tokio::sync::mpsc;
 
-    /// An edge whose status can be changed.
-    struct Edge {
+    /// An edge whose status can be changed, and who watches it.
+    struct Bench {
         status: Arc<Mutex<Value>>,
         asked: Arc<AtomicUsize>,
-        ip: IpAddr,
-        port: u16,
+        address: SocketAddr,
+        watch: Arc<Watch>,
+        woken: mpsc::UnboundedReceiver<Key>,
     }
 
-    impl Edge {
+    fn key() -> Key {
+        ("federation".to_owned(), "coluc".to_owned())
+    }
+
+    impl Bench {
         async fn start() -> Self {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -203,11 +210,15 @@ mod tests {
                 }),
             );
             tokio::spawn(async move { axum::serve(listener, app).await });
+            let (wake, woken) = mpsc::unbounded_channel();
+            let wake = move |key| wake.send(key).unwrap_or_default();
+            let watch = Watch::new(Client::new().unwrap(), address.port(), wake);
             Self {
                 status,
                 asked,
-                ip: address.ip(),
-                port: address.port(),
+                address,
+                watch,
+                woken,
             }
         }
 
@@ -218,15 +229,20 @@ mod tests {
             parent.as_object_mut().unwrap().insert(key.to_owned(), value);
         }
 
-        /// As a reconcile does.
-        async fn seen_by(&self, watch: &Watch, client: &Client) {
-            let status = fetch_status(client, self.ip, self.port).await.ok();
-            watch.saw(key(), [(self.ip, status.as_ref())].into_iter());
+        async fn news(&mut self, within: Duration) -> bool {
+            tokio::time::timeout(within, self.woken.recv()).await.is_ok()
         }
-    }
 
-    fn key() -> Key {
-        ("federation".to_owned(), "coluc".to_owned())
+        /// Waits until the edge was asked again twice: the first may have been under way.
+        async fn looked_at_again(&self) {
+            let before = self.asked.load(Ordering::SeqCst);
+            let again = async {
+                while self.asked.load(Ordering::SeqCst) < before + 2 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+        }
     }
 
     fn returned(everything: bool, n: u32) -> Value {
@@ -248,65 +264,73 @@ mod tests {
         #[case] value: Value,
         #[case] news: bool,
     ) {
-        let (edge, client) = (Edge::start().await, Client::new().unwrap());
-        let watch = Watch::new(edge.port);
-        edge.seen_by(&watch, &client).await;
-        assert!(watch.look(&client, STEADY).await.is_empty());
-        edge.set(pointer, value);
-        let told = watch.look(&client, STEADY).await;
-        assert_eq!(told, if news { vec![key()] } else { Vec::new() });
-        // After a reconcile it is no news any more.
-        edge.seen_by(&watch, &client).await;
-        assert!(watch.look(&client, STEADY).await.is_empty());
-        watch.forget(&key());
-        edge.set("/draining", json!(true));
-        assert!(watch.look(&client, STEADY).await.is_empty());
-    }
-
-    #[tokio::test]
-    async fn counts_that_go_on_are_no_news_and_a_pod_that_is_gone_is() {
-        let (edge, client) = (Edge::start().await, Client::new().unwrap());
-        let watch = Watch::new(edge.port);
-        edge.set("/links/0/returned", returned(true, 9));
-        edge.seen_by(&watch, &client).await;
-        edge.set("/links/0/returned", returned(true, 900));
-        assert!(watch.look(&client, STEADY).await.is_empty());
-        let closed = Watch::new(1);
-        closed.saw(key(), [(edge.ip, None)].into_iter());
-        let gone = closed.look(&client, STEADY).await;
-        assert!(gone.is_empty(), "it did not answer before either: {gone:?}");
-        let status = fetch_status(&client, edge.ip, edge.port).await.ok();
-        closed.saw(key(), [(edge.ip, status.as_ref())].into_iter());
-        assert_eq!(closed.look(&client, STEADY).await, [key()]);
-    }
-
-    #[tokio::test]
-    async fn all_well_is_looked_at_every_three_seconds_and_trouble_every_second() {
-        let (edge, client) = (Edge::start().await, Client::new().unwrap());
-        let watch = Watch::new(edge.port);
-        edge.seen_by(&watch, &client).await;
-        let before = edge.asked.load(Ordering::SeqCst);
-        for _ in 0..9 {
-            watch.look(&client, SOON).await;
+        let mut bench = Bench::start().await;
+        bench.watch.watch(&key(), &[bench.address.ip()]);
+        assert!(bench.news(Duration::from_secs(15)).await, "the first answer is news");
+        bench.set(pointer, value);
+        if news {
+            assert!(bench.news(Duration::from_secs(15)).await);
+        } else {
+            bench.looked_at_again().await;
+            assert!(!bench.news(Duration::ZERO).await);
         }
-        assert_eq!(edge.asked.load(Ordering::SeqCst) - before, 3);
-        edge.set("/links/0/state", json!("Unreachable"));
-        edge.seen_by(&watch, &client).await;
-        let before = edge.asked.load(Ordering::SeqCst);
-        for _ in 0..9 {
-            watch.look(&client, SOON).await;
-        }
-        assert_eq!(edge.asked.load(Ordering::SeqCst) - before, 9);
+        bench.watch.forget(&key());
+        bench.set("/draining", json!(true));
+        assert!(!bench.news(STEADY + SOON).await);
     }
 
     #[tokio::test]
-    async fn news_come_by_themselves_within_seconds() {
-        let (edge, client) = (Edge::start().await, Client::new().unwrap());
-        let watch = Arc::new(Watch::new(edge.port));
-        edge.seen_by(&watch, &client).await;
-        let mut news = Box::pin(watch.clone().news(client.clone()));
-        edge.set("/links/0/state", json!("WrongSecret"));
-        let told = tokio::time::timeout(Duration::from_secs(15), news.next()).await;
-        assert_eq!(told.unwrap().unwrap(), key());
+    async fn counts_that_go_on_are_no_news_and_are_read_all_the_same() {
+        let mut bench = Bench::start().await;
+        bench.set("/links/0/returned", returned(true, 9));
+        bench.watch.watch(&key(), &[bench.address.ip()]);
+        assert!(bench.news(Duration::from_secs(15)).await);
+        bench.set("/links/0/returned", returned(true, 900));
+        bench.looked_at_again().await;
+        assert!(!bench.news(Duration::ZERO).await);
+        let last = bench.watch.last(&key(), bench.address.ip()).unwrap();
+        let returned = last.status.unwrap().links.first().unwrap().returned.clone();
+        assert_eq!(returned.unwrap().sent, 900);
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_does_not_answer_is_told_once() {
+        let (wake, mut woken) = mpsc::unbounded_channel();
+        let watch = Watch::new(Client::new().unwrap(), 1, move |key| wake.send(key).unwrap_or_default());
+        let ip: IpAddr = "127.0.0.1".parse().unwrap();
+        watch.watch(&key(), &[ip]);
+        assert_eq!(woken.recv().await, Some(key()));
+        assert!(watch.last(&key(), ip).unwrap().status.is_err());
+        assert!(tokio::time::timeout(STEADY + SOON, woken.recv()).await.is_err());
+        watch.watch(&key(), &[]);
+        assert!(watch.last(&key(), ip).is_none());
+    }
+
+    #[rstest]
+    #[case::well("Up", &[3, 3, 3])]
+    #[case::trouble("Unreachable", &[1, 1, 1])]
+    #[case::silent("", &[2, 4, 8, 15, 15])]
+    fn all_well_is_looked_at_every_three_seconds_trouble_every_second_and_silence_ever_later(
+        #[case] state: &str,
+        #[case] seconds: &[u64],
+    ) {
+        let link = json!({"router": "main", "node": "n", "address": "192.0.2.1:7400",
+            "componentId": "cm-2_s2scp-1.eft-xwye-a-coluc-com", "state": state, "since": ""});
+        let status = json!({"configHash": "ab", "dialbackSecrets": [], "draining": false, "links": [link],
+            "failingPartners": [], "streams": {"inbound": 0, "outbound": 0}});
+        let silent = Error::Unexpected {
+            address: "192.0.2.1:8080".parse().unwrap(),
+            what: "HTTP 404".to_owned(),
+        };
+        let status = serde_json::from_value::<EdgeStatus>(status).map(Arc::new);
+        let observation = Observation {
+            asked: SystemClock.now(),
+            status: status.map_err(|_| Arc::new(silent)),
+        };
+        let paces: Vec<u64> = (1..)
+            .take(seconds.len())
+            .map(|n| observation.pace(n).as_secs())
+            .collect();
+        assert_eq!(paces, seconds);
     }
 }

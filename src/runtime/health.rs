@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract;
@@ -14,29 +13,39 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 
-/// Whether this operator can take over at any moment, and for whom it stands by.
+/// Whether this operator can do its work or take over at any moment, what it waits for, and for whom it stands by.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<State>);
+pub struct Readiness(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    ready: AtomicBool,
-    standby: Mutex<Option<String>>,
+    waits_for: Option<String>,
+    standby: Option<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            waits_for: Some("the Kubernetes API has not answered yet".to_owned()),
+            standby: None,
+        }
+    }
 }
 
 impl Readiness {
-    /// Says that the operator can take over at any moment.
+    /// The operator can do its work, or take over at any moment.
     pub fn set_ready(&self) {
-        self.0.ready.store(true, Ordering::Release);
+        self.0.lock().waits_for = None;
+    }
+
+    /// It cannot yet, for that reason.
+    pub fn wait_for(&self, sentence: String) {
+        self.0.lock().waits_for = Some(sentence);
     }
 
     /// Says who leads instead; a standby is ready.
     pub fn set_standby(&self, sentence: Option<String>) {
-        *self.0.standby.lock() = sentence;
-    }
-
-    fn is_ready(&self) -> bool {
-        self.0.ready.load(Ordering::Acquire)
+        self.0.lock().standby = sentence;
     }
 }
 
@@ -74,13 +83,12 @@ async fn serve_on(
 }
 
 async fn readyz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
-    if !shared.readiness.is_ready() {
-        let sentence = "the Kubernetes API has not answered yet\n";
-        return (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned());
+    let State { waits_for, standby } = &*shared.readiness.0.lock();
+    if let Some(sentence) = waits_for {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n"));
     }
-    let standby = shared.readiness.0.standby.lock().clone();
-    let text = standby.map_or_else(|| "ok\n".to_owned(), |sentence| format!("ok; {sentence}\n"));
-    (StatusCode::OK, text)
+    let text = standby.as_ref().map(|sentence| format!("ok; {sentence}\n"));
+    (StatusCode::OK, text.unwrap_or_else(|| "ok\n".to_owned()))
 }
 
 async fn exposition(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {

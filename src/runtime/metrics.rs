@@ -79,6 +79,8 @@ pub struct Metrics {
     pub reconcile_duration: Histogram,
     /// Failed reconciles by category.
     pub reconcile_errors: Family<Word, Counter>,
+    /// Errors of watches by kind.
+    pub watch_errors: Family<Word, Counter>,
     /// Requests to the Kubernetes API by verb.
     pub api_requests: Family<Word, Counter>,
     /// AXL and Control Center requests.
@@ -130,6 +132,7 @@ impl Metrics {
             Histogram::new(exponential_buckets(0.005, 2.0, 12))
         );
         let reconcile_errors = register!("reconcile_errors", "Failed reconciles by category", Family::default());
+        let watch_errors = register!("watch_errors", "Errors of watches by kind of object", Family::default());
         let api_requests = register!(
             "api_requests",
             "Requests to the Kubernetes API by verb",
@@ -181,6 +184,7 @@ impl Metrics {
             reconciles,
             reconcile_duration,
             reconcile_errors,
+            watch_errors,
             api_requests,
             axl_requests,
             imp_actions,

@@ -1,21 +1,80 @@
 //! As much of a Kubernetes API server as the controller asks for, in memory: objects by path,
-//! resourceVersions, server-side apply without field managers, preconditions. Every request counts.
+//! resourceVersions, lists and watches, server-side apply without field managers, preconditions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
 
-#[derive(Default)]
+type Answer = Response<UnsyncBoxBody<Bytes, std::convert::Infallible>>;
+
+/// Changes that a watch may lag behind.
+const CHANGES: usize = 4096;
+
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
-    requests: BTreeMap<&'static str, u64>,
     events: Vec<Value>,
     /// Part of a path, and the answer to every write there.
     refused: Option<(&'static str, StatusCode, Value)>,
+    /// What happened, with the path of the object.
+    changes: broadcast::Sender<(String, Value)>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            version: 0,
+            events: Vec::new(),
+            refused: None,
+            changes: broadcast::channel(CHANGES).0,
+        }
+    }
+}
+
+/// A collection and what is asked of its objects.
+#[derive(Clone)]
+struct Selection {
+    prefix: String,
+    labels: Vec<(String, String)>,
+}
+
+impl Selection {
+    fn new(path: &str, query: &str) -> Self {
+        let decoded = form_urlencoded::parse(query.as_bytes());
+        let selectors = decoded
+            .filter(|(key, _)| key == "labelSelector")
+            .map(|(_, value)| value.into_owned());
+        let labels = selectors.flat_map(|selector| {
+            let pair = |part: &str| match part.split_once('=') {
+                Some((key, value)) => (key.to_owned(), value.to_owned()),
+                None => (part.to_owned(), String::new()),
+            };
+            selector.split(',').map(pair).collect::<Vec<_>>()
+        });
+        Self {
+            prefix: format!("{path}/"),
+            labels: labels.collect(),
+        }
+    }
+
+    fn takes(&self, path: &str, object: &Value) -> bool {
+        let name = path.strip_prefix(&self.prefix);
+        name.is_some_and(|name| !name.contains('/'))
+            && self.labels.iter().all(|(key, value)| {
+                let found = object["metadata"]["labels"].get(key).and_then(Value::as_str);
+                found.is_some_and(|found| value.is_empty() || found == value)
+            })
+    }
 }
 
 /// The server; all clones are the same one.
@@ -40,10 +99,13 @@ impl ApiServer {
         let version = state.version;
         let old = state.objects.get(path).cloned();
         let metadata = object["metadata"].as_object_mut().unwrap();
-        let uid = old.map_or(json!(format!("uid-{version}")), |old| old["metadata"]["uid"].clone());
+        let uid = old
+            .as_ref()
+            .map_or(json!(format!("uid-{version}")), |old| old["metadata"]["uid"].clone());
         metadata.insert("uid".into(), uid);
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
-        state.objects.insert(path.to_owned(), object);
+        state.objects.insert(path.to_owned(), object.clone());
+        state.tell(if old.is_some() { "MODIFIED" } else { "ADDED" }, path, &object);
     }
 
     /// An object as it is now.
@@ -59,7 +121,7 @@ impl ApiServer {
     }
 
     pub fn delete(&self, path: &str) {
-        self.0.lock().unwrap().objects.remove(path);
+        self.0.lock().unwrap().remove(path);
     }
 
     /// The paths of all objects.
@@ -86,7 +148,7 @@ impl ApiServer {
         state.events.iter().map(text).collect()
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    async fn answer(&self, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
         let bytes = body.collect_bytes().await.unwrap();
         let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -95,18 +157,21 @@ impl ApiServer {
             .headers
             .get("content-type")
             .is_some_and(|kind| kind.to_str().unwrap().contains("apply-patch"));
+        let query = parts.uri.query().unwrap_or_default().to_owned();
         let mut state = self.0.lock().unwrap();
+        if parts.method == Method::GET && query.contains("watch=") {
+            return state.watch(Selection::new(&path, &query));
+        }
         let refused = state.refused.as_ref();
         let refused = refused.filter(|(part, ..)| path.contains(part) && parts.method != Method::GET);
         let (code, answer) = match parts.method {
             _ if refused.is_some() => refused.map(|(_, code, answer)| (*code, answer.clone())).unwrap(),
-            Method::GET => state.read(&path),
+            Method::GET => state.read(&path, &query),
             Method::POST => state.create(&path, body),
             Method::PUT => state.replace(&path, body),
             Method::PATCH => state.patch(&path, &body, apply),
             Method::DELETE => {
-                state.count("delete");
-                state.objects.remove(&path);
+                state.remove(&path);
                 (
                     StatusCode::OK,
                     json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
@@ -117,48 +182,81 @@ impl ApiServer {
         Response::builder()
             .status(code)
             .header("content-type", "application/json")
-            .body(Body::from(answer.to_string().into_bytes()))
+            .body(Full::new(Bytes::from(answer.to_string())).boxed_unsync())
             .unwrap()
     }
 }
 
 impl State {
-    fn count(&mut self, verb: &'static str) {
-        *self.requests.entry(verb).or_default() += 1;
+    fn tell(&self, what: &str, path: &str, object: &Value) {
+        let _ = self
+            .changes
+            .send((path.to_owned(), json!({"type": what, "object": object})));
     }
 
-    fn read(&mut self, path: &str) -> (StatusCode, Value) {
-        self.count("get");
+    fn remove(&mut self, path: &str) {
+        if let Some(mut object) = self.objects.remove(path) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.tell("DELETED", path, &object);
+        }
+    }
+
+    fn read(&self, path: &str, query: &str) -> (StatusCode, Value) {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
-        let collection = path.rsplit('/').next().unwrap_or_default();
-        if !["pods", "configmaps", "secrets"].contains(&collection) {
-            return failed(StatusCode::NOT_FOUND, "NotFound", path);
+        // A name has a digit or a hyphen in all of these tests, or follows its collection.
+        if path.rsplit('/').nth(2) == Some("namespaces") || path.ends_with("namespaces") {
+            let selection = Selection::new(path, query);
+            let items = self
+                .objects
+                .iter()
+                .filter(|(path, object)| selection.takes(path, object));
+            let items: Vec<&Value> = items.map(|(_, object)| object).collect();
+            let metadata = json!({"resourceVersion": self.version.to_string()});
+            let list = json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items});
+            return (StatusCode::OK, list);
         }
-        let prefix = format!("{path}/");
-        let items: Vec<&Value> = self
-            .objects
-            .range(prefix.clone()..)
-            .take_while(|(path, _)| path.starts_with(&prefix))
-            .map(|(_, object)| object)
-            .collect();
-        let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
-        (StatusCode::OK, list)
+        failed(StatusCode::NOT_FOUND, "NotFound", path)
     }
 
-    fn store(&mut self, path: String, mut object: Value) -> Value {
+    /// All that is there, then all that happens: a list and a watch by one test follow each other closely, and
+    /// what comes twice is no change.
+    fn watch(&self, selection: Selection) -> Answer {
+        let seen = self
+            .objects
+            .iter()
+            .filter(|(path, object)| selection.takes(path, object));
+        let seen: Vec<Value> = seen
+            .map(|(_, object)| json!({"type": "ADDED", "object": object}))
+            .collect();
+        let changes = futures::stream::unfold(self.changes.subscribe(), async |mut changes| {
+            Some((changes.recv().await.ok()?, changes))
+        });
+        let changes = changes.filter_map(move |(path, event)| {
+            std::future::ready(selection.takes(&path, &event["object"]).then_some(event))
+        });
+        let lines = futures::stream::iter(seen).chain(changes);
+        let frames =
+            lines.map(|event| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
+        let body = StreamBody::new(frames).boxed_unsync();
+        let response = Response::builder().header("content-type", "application/json");
+        response.body(body).unwrap()
+    }
+
+    fn store(&mut self, path: &str, mut object: Value) -> Value {
         self.version += 1;
         let version = self.version;
         let metadata = object["metadata"].as_object_mut().unwrap();
         metadata.entry("uid").or_insert_with(|| json!(format!("uid-{version}")));
         metadata.insert("resourceVersion".into(), json!(version.to_string()));
-        self.objects.insert(path, object.clone());
+        let old = self.objects.insert(path.to_owned(), object.clone());
+        self.tell(if old.is_some() { "MODIFIED" } else { "ADDED" }, path, &object);
         object
     }
 
     fn create(&mut self, path: &str, body: Value) -> (StatusCode, Value) {
-        self.count("create");
         if path.ends_with("/events") {
             self.events.push(body.clone());
             return (StatusCode::CREATED, body);
@@ -167,11 +265,10 @@ impl State {
         if self.objects.contains_key(&path) {
             return failed(StatusCode::CONFLICT, "AlreadyExists", &path);
         }
-        (StatusCode::CREATED, self.store(path, body))
+        (StatusCode::CREATED, self.store(&path, body))
     }
 
     fn replace(&mut self, path: &str, mut body: Value) -> (StatusCode, Value) {
-        self.count("update");
         let Some(old) = self.objects.get(path) else {
             return failed(StatusCode::NOT_FOUND, "NotFound", path);
         };
@@ -179,18 +276,17 @@ impl State {
             return failed(StatusCode::CONFLICT, "Conflict", path);
         }
         body["metadata"]["uid"] = old["metadata"]["uid"].clone();
-        (StatusCode::OK, self.store(path.to_owned(), body))
+        (StatusCode::OK, self.store(path, body))
     }
 
     fn patch(&mut self, path: &str, body: &Value, apply: bool) -> (StatusCode, Value) {
-        self.count("patch");
         let (object, status) = match path.strip_suffix("/status") {
             Some(object) => (object, true),
             None => (path, false),
         };
         let Some(old) = self.objects.get(object).cloned() else {
             if apply && !status {
-                return (StatusCode::CREATED, self.store(path.to_owned(), body.clone()));
+                return (StatusCode::CREATED, self.store(path, body.clone()));
             }
             return failed(StatusCode::NOT_FOUND, "NotFound", path);
         };
@@ -212,13 +308,13 @@ impl State {
             }
         }
         if new["metadata"]["finalizers"] == json!([]) && new["metadata"].get("deletionTimestamp").is_some() {
-            self.objects.remove(object);
+            self.remove(object);
             return (StatusCode::OK, new);
         }
         if new == old {
             return (StatusCode::OK, old);
         }
-        (StatusCode::OK, self.store(object.to_owned(), new))
+        (StatusCode::OK, self.store(object, new))
     }
 }
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
 use xmpp_federation_imp::Manager;
-use xmpp_federation_operator::controller::{Context, Settings, reconcile};
+use xmpp_federation_operator::controller::{Context, Settings, watch};
 use xmpp_federation_operator::edges;
+use xmpp_federation_operator::runtime::health::Readiness;
 use xmpp_federation_operator::runtime::ledger_store::KubeStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
@@ -93,8 +93,61 @@ fn of(sim: &SimulatedImp, name: &str, mode: &str) -> Value {
 /// An operator and its resources.
 struct World {
     api: ApiServer,
-    context: Arc<Context>,
+    operator: Operator,
     dns: String,
+}
+
+/// One process.
+struct Operator {
+    metrics: Metrics,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Operator {
+    fn start(api: &ApiServer) -> Self {
+        let client = api.client();
+        let store = KubeStore::new(client.clone(), "xmpp-federation-system");
+        let metrics = Metrics::new();
+        let context = Context::new(
+            client,
+            Manager::new(Arc::new(store)).timed(quick_timings()),
+            edges::Client::new().unwrap(),
+            metrics.clone(),
+            Settings {
+                edge_image: "edge:1".to_owned(),
+                namespace: "xmpp-federation-system".to_owned(),
+                cluster_networks: Vec::new(),
+            },
+            "operator-0".to_owned(),
+        );
+        let namespaces = vec!["federation".to_owned()];
+        let run = watch::run(
+            Arc::new(context),
+            namespaces,
+            Readiness::default(),
+            std::future::pending(),
+        );
+        Self {
+            metrics,
+            task: tokio::spawn(run),
+        }
+    }
+
+    fn reconciles(&self) -> u64 {
+        let text = self.metrics.encode().unwrap();
+        let counts = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("xmpp_federation_reconcile_total{"));
+        counts
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
 }
 
 impl World {
@@ -106,31 +159,16 @@ impl World {
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "routers", "namespace": "federation"},
                 "data": {"secret": "c2VjcmV0"}}),
         );
-        let context = Self::operator(&api);
+        let operator = Operator::start(&api);
         let dns = nameless_dns().await;
-        Self { api, context, dns }
-    }
-
-    fn operator(api: &ApiServer) -> Arc<Context> {
-        let client = api.client();
-        let store = KubeStore::new(client.clone(), "xmpp-federation-system");
-        Arc::new(Context::new(
-            client,
-            Manager::new(Arc::new(store)).timed(quick_timings()),
-            edges::Client::new().unwrap(),
-            Metrics::new(),
-            Settings {
-                edge_image: "edge:1".to_owned(),
-                namespace: "xmpp-federation-system".to_owned(),
-                cluster_networks: Vec::new(),
-            },
-            "operator-0".to_owned(),
-        ))
+        Self { api, operator, dns }
     }
 
     /// The process ends and another one starts.
-    fn restart(&mut self) {
-        self.context = Self::operator(&self.api);
+    async fn restart(&mut self) {
+        self.operator.task.abort();
+        let _ = (&mut self.operator.task).await;
+        self.operator = Operator::start(&self.api);
     }
 
     fn account(&self, name: &str, password: &str) {
@@ -181,24 +219,23 @@ impl World {
         self.api.get(&format!("{RESOURCE}/{name}"))
     }
 
-    /// One reconcile; how long it took.
+    /// A person asks for a reconcile; how long it took.
     async fn once(&self, name: &str) -> Duration {
-        let Some(object) = self.object(name) else {
-            return Duration::ZERO;
-        };
-        let guarded = DeserializeGuard(Ok(serde_json::from_value(object).unwrap()));
-        let started = Instant::now();
-        reconcile::reconcile(Arc::new(guarded), Arc::clone(&self.context))
-            .await
-            .unwrap();
+        let (started, before) = (Instant::now(), self.operator.reconciles());
+        self.api.edit(&format!("{RESOURCE}/{name}"), |object| {
+            object["metadata"]["annotations"]["example.net/look"] = json!(format!("{before} {started:?}"));
+        });
+        while self.operator.reconciles() == before {
+            assert!(started.elapsed() < Duration::from_mins(1), "no reconcile");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         started.elapsed()
     }
 
-    /// Reconciles until the resource is as expected (`None`: it is gone).
+    /// Waits until the resource is as expected (`None`: it is gone).
     async fn until(&self, name: &str, what: &str, done: impl Fn(Option<&Reading>) -> bool) -> Reading {
         let started = Instant::now();
         loop {
-            self.once(name).await;
             let seen = self.object(name).map(Reading);
             if done(seen.as_ref()) {
                 return seen.unwrap_or(Reading(Value::Null));
@@ -208,7 +245,7 @@ impl World {
                 "not {what}: {:#}",
                 seen.map_or(Value::Null, |seen| seen.0["status"].clone())
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
@@ -351,7 +388,7 @@ async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
     // Nobody who saw the entry is there any more; its Secret is missing for a while.
     world.api.delete(&secret("second-axl"));
     world.set_entries("coluc", &entries[..1]);
-    world.restart();
+    world.restart().await;
     let seen = world
         .until("coluc", "told of what left", |seen| {
             seen.is_some_and(|seen| seen.cluster("second (second.example.net)").is_some())
@@ -446,7 +483,7 @@ async fn another_publisher_in_an_entry_moves_the_rows_and_another_name_of_the_sa
         .unwrap()
         .push(json!({"name": "first-again.example.net", "address": "127.0.0.1"}));
     world.set_entries("coluc", &[entry.clone()]);
-    world.restart();
+    world.restart().await;
     for _ in 0..10 {
         let seen = world.until("coluc", "in sync", in_sync).await;
         assert_eq!(seen.0["status"]["imp"].as_array().unwrap().len(), 1);
@@ -499,7 +536,7 @@ async fn two_names_of_one_cluster_are_told_and_work_once() {
         }
         // The first entry is Manual, and so is the cluster.
         assert_eq!((rows(&sim), restarts(&sim)), (1, 0));
-        world.restart();
+        world.restart().await;
     }
 }
 

@@ -1,13 +1,16 @@
 //! Secret material: what exists is kept, what never existed is generated. The first
 //! half of the step; only here random bytes are drawn, the other half is pure.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use xmpp_federation_core::SecretBytes;
 
 use super::secrets;
 use crate::api;
-use crate::controller::dereference::{ExistingObjects, SecretError, Snapshot, secret_data};
+use crate::controller::dereference::{ExistingObjects, KubeView, SecretError};
 use crate::controller::names::{DIALBACK_KEY, router_file};
+use crate::controller::objects::ExistingObject;
 use crate::controller::validate::{ImpCluster, ValidSpec};
 use crate::secrets::{NoRandomness, generate_dialback_secret};
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome, TlsError, Unreadable};
@@ -145,13 +148,13 @@ impl Certificate {
 }
 
 /// Decides on all material.
-pub fn run(valid: &ValidSpec, observed: &Snapshot, rotate: bool, now: Timestamp) -> Material {
-    let others = others(valid, observed);
+pub fn run(valid: &ValidSpec, view: &KubeView, rotate: bool, now: Timestamp) -> Material {
+    let others = others(valid, view);
     Material {
-        dialback: dialback(valid, &observed.existing, rotate),
-        certificate: certificate(valid, observed, now),
-        routers: routers(valid, observed),
-        brought: brought(valid, observed, others.as_deref().unwrap_or_default()),
+        dialback: dialback(valid, &view.existing, rotate),
+        certificate: certificate(valid, view, now),
+        routers: routers(valid, view),
+        brought: brought(valid, view, others.as_deref().unwrap_or_default()),
         others: others.map(drop),
     }
 }
@@ -159,8 +162,11 @@ pub fn run(valid: &ValidSpec, observed: &Snapshot, rotate: bool, now: Timestamp)
 fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Result<Dialback, MaterialError> {
     let name = valid.owner.dialback();
     if let Some(object) = &live.dialback {
-        return match secret_data(object).remove(DIALBACK_KEY) {
-            Some(secret) if secret.len() >= 32 => Ok(Dialback { secret, fresh: false }),
+        return match object.secret().and_then(|data| data.get(DIALBACK_KEY)) {
+            Some(secret) if secret.len() >= 32 => Ok(Dialback {
+                secret: secret.clone(),
+                fresh: false,
+            }),
             Some(secret) => Err(MaterialError::ShortDialback(name, secret.len())),
             None => Err(MaterialError::NoDialback(name)),
         };
@@ -174,9 +180,9 @@ fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Resul
     Ok(Dialback { secret, fresh: true })
 }
 
-fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result<Certificate, MaterialError> {
+fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Certificate, MaterialError> {
     if let Some(name) = &valid.tls.brought_certificate {
-        let read = observed.secrets.get(name, "the certificate of spec.tls.certificate")?;
+        let read = view.secrets.get(name, "the certificate of spec.tls.certificate")?;
         read.key("tls.key")?;
         let pem = String::from_utf8(read.key("tls.crt")?.expose().to_vec())
             .map_err(|_| SecretError::NotText(name.clone(), "tls.crt", "PEM"))?;
@@ -186,12 +192,12 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
         });
     }
     let owner = &valid.owner;
-    let text = |object: &Option<kube::api::DynamicObject>, key: &str| {
-        let bytes = secret_data(object.as_ref()?).remove(key)?;
-        Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes))
+    let text = |object: &Option<Arc<ExistingObject>>, key: &str| {
+        let bytes = object.as_ref()?.secret()?.get(key)?;
+        Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes.clone()))
     };
-    let leaf = text(&observed.existing.certificate, "tls.crt").zip(text(&observed.existing.certificate, "tls.key"));
-    let authority = text(&observed.existing.authority, "tls.crt").zip(text(&observed.existing.authority, "tls.key"));
+    let leaf = text(&view.existing.certificate, "tls.crt").zip(text(&view.existing.certificate, "tls.key"));
+    let authority = text(&view.existing.authority, "tls.crt").zip(text(&view.existing.authority, "tls.key"));
     let existing = match (authority, leaf) {
         (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
             let (certificate, key) = leaf
@@ -247,13 +253,18 @@ fn certificate(valid: &ValidSpec, observed: &Snapshot, now: Timestamp) -> Result
     }
 }
 
-fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
-    let mut copied = observed.existing.router.as_ref().map(secret_data);
+fn routers(valid: &ValidSpec, view: &KubeView) -> Vec<RouterSecret> {
+    let mut copied = view
+        .existing
+        .router
+        .as_ref()
+        .and_then(|object| object.secret())
+        .cloned();
     let mut secret = |imp: &ImpCluster| {
         let entry = &imp.spec.name;
         let reference = &imp.spec.router.secret_ref;
         let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");
-        let found = observed.secrets.key(&reference.name, &reference.key, &purpose);
+        let found = view.secrets.key(&reference.name, &reference.key, &purpose);
         let (bytes, missing) = match found {
             Ok(secret) => (Some(SecretBytes::from_file_contents(secret.expose().to_vec())), None),
             Err(error) => (
@@ -274,31 +285,31 @@ fn routers(valid: &ValidSpec, observed: &Snapshot) -> Vec<RouterSecret> {
 }
 
 /// What is mounted besides certificate, dialback and router secrets.
-fn others(valid: &ValidSpec, observed: &Snapshot) -> Result<Vec<SecretBytes>, MaterialError> {
+fn others(valid: &ValidSpec, view: &KubeView) -> Result<Vec<SecretBytes>, MaterialError> {
     let mut found = Vec::new();
     if let Some(reference) = &valid.tls.anchors {
         let purpose = "the authorities of spec.tls.trustAnchors";
-        let anchors = observed.secrets.key(&reference.name, &reference.key, purpose)?;
+        let anchors = view.secrets.key(&reference.name, &reference.key, purpose)?;
         found.push(anchors.clone());
     }
     if let Some(name) = &valid.tls.client_certificate {
         let purpose = "the certificate of spec.tls.clientCertificate";
-        let read = observed.secrets.get(name, purpose)?;
+        let read = view.secrets.get(name, purpose)?;
         found.push(read.key("tls.crt")?.clone());
         found.push(read.key("tls.key")?.clone());
     }
     if let Some(reference) = &valid.tls.revocation_lists {
         let missing = || MaterialError::NoRevocationLists(reference.name.clone(), reference.key.clone());
-        let lists = observed.revocation_lists.as_ref().ok_or_else(missing)?;
+        let lists = view.revocation_lists.as_ref().ok_or_else(missing)?;
         found.push(SecretBytes::new(lists.clone().into_bytes()));
     }
     Ok(found)
 }
 
-fn brought(valid: &ValidSpec, observed: &Snapshot, others: &[SecretBytes]) -> Vec<SecretBytes> {
+fn brought(valid: &ValidSpec, view: &KubeView, others: &[SecretBytes]) -> Vec<SecretBytes> {
     let mut bytes = others.to_vec();
     if let Some(name) = &valid.tls.brought_certificate
-        && let Ok(read) = observed.secrets.get(name, "the certificate")
+        && let Ok(read) = view.secrets.get(name, "the certificate")
         && let Ok(key) = read.key("tls.key")
     {
         bytes.push(key.clone());

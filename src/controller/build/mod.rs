@@ -19,7 +19,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use xmpp_federation_core::edge_config::{EdgeConfig, Problem};
 
-use super::dereference::Snapshot;
+use super::dereference::KubeView;
 use super::validate::{Refusal, ValidSpec};
 pub use config::{NodeAddresses, RouterAddresses, edge_config};
 use material::Material;
@@ -78,12 +78,12 @@ pub struct Output {
 /// Builds everything; `rotate`: a person asks for a new dialback secret.
 pub fn run(
     valid: &ValidSpec,
-    observed: &Snapshot,
+    view: &KubeView,
     topology: &Topology,
     rotate: bool,
     now: Timestamp,
 ) -> Result<Output, Refusal> {
-    let material = material::run(valid, observed, rotate, now);
+    let material = material::run(valid, view, rotate, now);
     let desired = all(valid, &material, topology)?;
     Ok(Output { material, desired })
 }

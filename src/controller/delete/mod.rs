@@ -14,9 +14,10 @@ use kube::api::DynamicObject;
 use super::cache::Cache;
 use super::desired::Resource;
 use super::environment::Environment;
-use super::events::{self, Note};
+use super::events;
 use super::names::Owner;
 use super::outcome::{Error, Next};
+use super::questions::ClusterQuestion;
 use super::rows::execute::{self, LeftoverRows};
 use super::rows::plan::{CleanupStep, Deadline};
 use super::rows::{Cleanup, DroppedCluster, DroppedUnknown, Memory};
@@ -38,27 +39,35 @@ pub async fn run(
     owner: &Owner,
     dropped: &Result<Vec<DroppedCluster>, DroppedUnknown>,
 ) -> Result<Next, Error> {
-    // A row that a call inserts after the removal would be left behind.
-    env.schedule.settle(&owner.uid).await;
     let now = Timestamp::now();
     let known = dropped.as_deref().unwrap_or_default();
     let mut cleanups = Cleanup::all_of(object, owner, known, memory, now);
     if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {
         announce(env, object, None, now).await;
-        let resource = resource(env, object, owner);
-        // All at once: a cluster that does not answer delays no other.
-        let due = cleanups
-            .iter_mut()
-            .filter(|cleanup| cleanup.step == CleanupStep::Remove);
-        futures::future::join_all(due.map(|cleanup| execute::remove(env, memory, &resource, cleanup))).await;
     }
+    // A row that a call inserts after the removal would be left behind; its end wakes the resource.
+    let clusters = &env.observers.clusters;
+    if clusters.is_asking(&owner.uid, |question| matches!(question, ClusterQuestion::Reconcile(_))) {
+        return Ok(Next::OnChange);
+    }
+    let resource = resource(env, object, owner);
+    for cleanup in cleanups
+        .iter_mut()
+        .filter(|cleanup| cleanup.step == CleanupStep::Remove)
+    {
+        cleanup.remove(env, memory, &resource);
+    }
+    let mut notes = env.cluster_notes(owner, false);
     let several = cleanups.len() > 1;
-    let mut notes = Vec::new();
     let mut waits = Vec::new();
     let mut again = Duration::MAX;
+    let mut asking = false;
     for cleanup in &cleanups {
-        let events = cleanup.removal.iter().flat_map(|removal| &removal.events);
-        notes.extend(events.map(Note::of));
+        if cleanup.step == CleanupStep::Remove {
+            // Its answer wakes the resource; what never answers is given up in time.
+            asking = true;
+            again = again.min(cleanup.deadline.again(Duration::MAX));
+        }
         if let CleanupStep::Wait(sentence) = &cleanup.step {
             waits.push(if several {
                 format!("{}: {sentence}", cleanup.name)
@@ -80,9 +89,9 @@ pub async fn run(
             again = again.min(RETRY);
         }
     }
-    if !waits.is_empty() {
+    if asking || !waits.is_empty() {
         events::publish(&env.client, object, &env.instance, &notes).await;
-        announce(env, object, Some(waits.join("; ")), now).await;
+        announce(env, object, (!waits.is_empty()).then(|| waits.join("; ")), now).await;
         return Ok(Next::After(again));
     }
     let mut left = Vec::new();
@@ -91,12 +100,12 @@ pub async fn run(
     }
     notes.extend(left.iter().flat_map(|left| left.report(owner)));
     events::publish(&env.client, object, &env.instance, &notes).await;
-    finalizer::release(&env.client, object).await?;
+    finalizer::release(env, object).await?;
     for left in &left {
         left.count(env);
     }
     tracing::info!(namespace = owner.namespace, name = owner.name, "released");
-    Ok(Next::Gone(owner.uid.clone()))
+    Ok(Next::Gone)
 }
 
 /// Writes into the status what the deletion waits for, unless the status says so already. A status that
@@ -137,7 +146,7 @@ fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) ->
         owner,
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
-        live_owners: std::sync::Arc::new(env.live_owners()),
+        live_owners: env.snapshots.live_owners(),
         requests: Requests::default(),
     }
 }
@@ -172,7 +181,7 @@ pub async fn unreadable(
     };
     // The object does not fit the type that events are written for: the log has to do.
     left.report(&owner);
-    finalizer::release(&env.client, object).await?;
+    finalizer::release(env, object).await?;
     left.count(env);
-    Ok(Next::Gone(owner.uid))
+    Ok(Next::Gone)
 }

@@ -26,6 +26,7 @@ use super::*;
 use crate::controller::context::Context;
 use crate::controller::dereference::{self, Secrets};
 use crate::controller::desired::desired;
+use crate::controller::kube::Kind;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
@@ -54,7 +55,8 @@ impl ApiServer {
         let last = path.rsplit('/').next().unwrap_or_default().to_owned();
         let refuse = |code: StatusCode| {
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "message": "refused", "reason": "", "code": code.as_u16()});
+                "message": "refused", "code": code.as_u16(),
+                "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "" }});
             (code, status)
         };
         if path.contains("/secrets/") {
@@ -198,24 +200,39 @@ impl Bench {
 
     fn context(server: &Arc<Mutex<ApiServer>>, ledgers: &Arc<MemoryStore>) -> Context {
         let ledgers = Arc::clone(ledgers) as Arc<dyn LedgerStore>;
-        Context::new(
+        let context = Context::new(
             client(server),
             Manager::new(ledgers),
             edges::Client::new().unwrap(),
             Metrics::new(),
             settings(),
             "operator-1".to_owned(),
-        )
+        );
+        let env = &context.environment;
+        let references = Arc::clone(&env.snapshots.references);
+        tokio::spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
+        context
+    }
+
+    /// The Secrets that the resource refers to, once they are read.
+    async fn secrets(&self, object: &XmppFederation) -> Secrets {
+        let (references, names) = (&self.context.environment.snapshots.references, names(object));
+        let referred = dereference::references(&self.owner, &object.spec, &names);
+        references.refer(&self.owner.object_name(), &referred);
+        loop {
+            match references.secrets(&self.owner.namespace, &names) {
+                Ok(secrets) => return secrets,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
     }
 
     /// As a living resource: its rows are written, and how that was done is remembered.
     async fn register(&self) {
         let object = self.object();
         for _ in 0..50 {
-            let secrets = dereference::secrets(&self.context.environment.client, &self.owner, names(&object))
-                .await
-                .unwrap();
-            let desired = wanted_of(&self.context, &object, &self.owner, &secrets);
+            let secrets = self.secrets(&object).await;
+            let desired = Arc::new(wanted_of(&self.context, &object, &self.owner, &secrets));
             self.context.caches.rows.with(&self.owner.uid, |memory| {
                 let last = memory.access.entry("main".to_owned()).or_default();
                 last.see(Some(&desired), Timestamp::now());
@@ -249,7 +266,7 @@ impl Bench {
         let began = Instant::now();
         while self.server.lock().unwrap().released == 0 {
             assert!(began.elapsed() < Duration::from_mins(1), "it hangs");
-            if matches!(self.step().await, Next::Gone(_)) {
+            if self.step().await == Next::Gone {
                 break;
             }
             // The longest of the waits that are asked for ends with the deletion's.
@@ -262,7 +279,9 @@ impl Bench {
         let Context {
             environment, caches, ..
         } = &self.context;
-        run(environment, &caches.rows, &self.object(), &self.owner, &Ok(Vec::new()))
+        let object = self.object();
+        self.secrets(&object).await;
+        run(environment, &caches.rows, &object, &self.owner, &Ok(Vec::new()))
             .await
             .unwrap()
     }
@@ -311,6 +330,8 @@ impl Trouble {
         };
         let gone = |name: &str| {
             bench.server.lock().unwrap().secrets.remove(name);
+            let (kind, name) = (Kind::Secret, bench.owner.sibling(name));
+            bench.context.environment.snapshots.references.changed(kind, name);
         };
         match self {
             Self::Nothing => {}
@@ -454,7 +475,13 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
     let mut bench = Bench::start().await;
     bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
     Trouble::Unauthorized.make(&mut bench);
-    bench.step().await;
+    let reports = |bench: &Bench| {
+        let status = &bench.server.lock().unwrap().resource["status"];
+        status.to_string().contains("401")
+    };
+    while !reports(&bench) {
+        bench.step().await;
+    }
     let status = bench.server.lock().unwrap().resource["status"].clone();
     let conditions = status["conditions"].as_array().unwrap();
     let said = conditions
@@ -498,9 +525,7 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
     bench.restart_operator();
     bench.owner.uid = "uid-2".to_owned();
     let object = bench.object();
-    let secrets = dereference::secrets(&bench.context.environment.client, &bench.owner, names(&object))
-        .await
-        .unwrap();
+    let secrets = bench.secrets(&object).await;
     let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
     desired.live_owners = Arc::new(BTreeSet::from(["uid-2".to_owned()]));
     let mut said = bench.context.environment.imp.reconcile(&desired).await;

@@ -1,5 +1,6 @@
-//! Step five: what lies outside Kubernetes. At most one action per cluster of IM and Presence, by
-//! the plan of [`xmpp_federation_imp`]; public records looked at when they are due. Nothing sleeps.
+//! Step five: what lies outside Kubernetes, as observers saw it last; they are told what is wanted now, and
+//! look when it is due. At most one action per cluster of IM and Presence at a time, by the plan of
+//! [`xmpp_federation_imp`]. Nothing is waited for.
 
 mod observations;
 mod records;
@@ -8,38 +9,40 @@ mod routers;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
 use xmpp_federation_core::edge_status::LinkState;
 
 use observations::ClusterObservation;
 pub use observations::Observations;
-pub use records::{Records, RecordsError};
+pub use records::Records;
+pub use routers::RESOLVE_EVERY;
 use routers::router_addresses;
 
 use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
-use super::dereference::{EdgePod, SecretError, Snapshot};
+use super::dereference::{EdgePod, KubeView, SecretError};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::Error;
+use super::objects::Content;
+use super::observer::Observation;
+use super::questions::{ClusterAnswer, ClusterQuestion};
 use super::rows::execute::{DroppedCleanups, PendingCleanup};
-use super::rows::{self, DroppedCluster};
-use super::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
+use super::rows::{self, Dropped};
 use super::validate::{ImpCluster, ValidSpec};
 use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use xmpp_federation_imp::desired::{Place, Sibling};
-use xmpp_federation_imp::report::{Event, Report, Status};
+use xmpp_federation_imp::report::{Report, Status};
 
-/// A resolver that says nothing holds nothing up for longer.
-const DNS_TIMEOUT: Duration = Duration::from_secs(10);
+type Seen = Observation<ClusterAnswer>;
 
 /// What one cluster of IM and Presence answered.
 #[derive(Debug)]
@@ -47,8 +50,8 @@ pub struct ClusterResult {
     pub entry: String,
     /// Its state; or, for `AxlAuthenticated`, why it could not be asked.
     pub report: Result<Report, Verdict>,
-    /// It was asked in this reconcile, with what is wanted now.
-    pub current: bool,
+    /// After this it is asked again; `None`: it was not asked yet for what is wanted now.
+    pub due: Option<Duration>,
     /// Its publisher does not answer and no link to it is up.
     pub failing: bool,
 }
@@ -66,8 +69,8 @@ pub struct Effects {
     pub clusters: Vec<ClusterResult>,
     /// Clusters that the spec names no more and that may hold rows of ours.
     pub pending: Vec<PendingCleanup>,
-    /// Public records, or why they could not be looked at.
-    pub records: Result<Records, RecordsError>,
+    /// Public records.
+    pub records: Records,
     /// Addresses of the routers.
     pub routers: RouterAddresses,
     /// Public addresses of the edge.
@@ -76,10 +79,10 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Whether all was read in this reconcile.
+    /// Whether all was read for what is wanted now.
     pub fn all_current(&self) -> bool {
         let mut clusters = self.clusters.iter();
-        self.records.is_ok() && clusters.all(|cluster| cluster.report.is_ok() && cluster.current)
+        self.records.current && clusters.all(|cluster| cluster.report.is_ok() && cluster.due.is_some())
     }
 }
 
@@ -87,57 +90,52 @@ pub async fn run(
     env: &Environment,
     object: &XmppFederation,
     valid: &ValidSpec,
-    observed: &Snapshot,
-    dropped: &[DroppedCluster],
+    view: &KubeView,
+    dropped: &Dropped,
     last: &Observations,
     memory: &Cache<rows::Memory>,
 ) -> Result<Outcome, Error> {
+    let owner = &valid.owner;
     let requests = requests::to_clusters(object);
     let refresh = requests.refresh.clone();
     let resource = Resource {
-        owner: &valid.owner,
+        owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
-        live_owners: std::sync::Arc::new(env.live_owners()),
+        live_owners: env.snapshots.live_owners(),
         requests,
     };
-    // A call that was asked for with an earlier spec may still write where rows are to go.
-    let busy = env.schedule.busy(&valid.owner.uid);
     // Without the finalizer nothing is written: a deletion would leave rows behind.
     let hold_acts = !finalizer::is_on(object);
-    let (mut due, missing) = requests_of(valid, observed, &resource, hold_acts, memory);
+    let (mut due, missing) = requests_of(valid, view, &resource, hold_acts, memory);
     let mut cleanups = DroppedCleanups::new(env, memory, object, resource, dropped);
-    due.extend(cleanups.requests(&observed.secrets, busy));
-    let mut calls = env.schedule.take(&valid.owner.uid, due).await;
-    let mut notes = Vec::new();
-    for call in &calls {
-        if let Some(ClusterAnswer::Reconcile(report)) = &call.answer {
-            notes.extend(report.events.iter().map(|event| note(valid, &call.key, event)));
+    due.extend(cleanups.requests(&view.secrets));
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    let keys: Vec<String> = due.iter().map(|(key, _)| key.clone()).collect();
+    for (key, question) in due {
+        if let Some(observation) = env.ask_cluster(owner, &key, &question) {
+            seen.insert(key, observation);
         }
     }
-    let binds =
-        |call: &ClusterCall| matches!(&call.answer, Some(ClusterAnswer::Reconcile(report)) if may_leave_rows(report));
-    if hold_acts && calls.iter().any(binds) {
-        finalizer::add(&env.client, object).await?;
+    let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut notes = env.cluster_notes(owner, valid.imp.len() > 1);
+    env.observers.clusters.keep(&owner.uid, &asked);
+    let binds = |seen: &Seen| matches!(&*seen.answer, ClusterAnswer::Reconcile(report) if may_leave_rows(report));
+    if hold_acts && seen.values().any(binds) {
+        finalizer::add(env, object).await?;
         events::publish(&env.client, object, &env.instance, &notes).await;
         return Ok(Outcome::Again);
     }
-    let pending = cleanups.conclude(object, &mut calls, &mut notes).await;
+    let pending = cleanups.conclude(object, &seen, &mut notes).await;
     let result = |cluster: &ImpCluster| {
         let entry = &cluster.spec.name;
-        let call = calls.iter_mut().find(|call| call.key == *entry);
-        result_of(
-            cluster,
-            call,
-            missing.get(entry),
-            last.clusters.get(entry),
-            &observed.pods,
-        )
+        let last = last.clusters.get(entry);
+        result_of(cluster, seen.get(entry), missing.get(entry), last, &view.pods)
     };
     let clusters: Vec<ClusterResult> = valid.imp.iter().map(result).collect();
-    let routers = addresses_of_routers(valid, &clusters, &last.routers(observed)).await;
-    let addresses = public_addresses(valid, observed);
-    let records = records::look(valid, addresses.clone(), refresh.as_ref(), last.records.clone()).await;
+    let routers = addresses_of_routers(env, valid, &clusters, &last.routers(view));
+    let addresses = public_addresses(valid, view);
+    let records = records::look(env, valid, &addresses, refresh.as_ref());
     Ok(Outcome::Done(Box::new(Effects {
         clusters,
         pending,
@@ -151,18 +149,21 @@ pub async fn run(
 /// What each cluster is asked for, and the Secrets for want of which others cannot be asked.
 fn requests_of(
     valid: &ValidSpec,
-    observed: &Snapshot,
+    view: &KubeView,
     resource: &Resource<'_>,
     hold_acts: bool,
     memory: &Cache<rows::Memory>,
-) -> (Vec<(String, ClusterRequest)>, BTreeMap<String, SecretError>) {
+) -> (Vec<(String, ClusterQuestion)>, BTreeMap<String, SecretError>) {
     let now = Timestamp::now();
     let mut due = Vec::new();
     let mut missing = BTreeMap::new();
     for (index, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, index);
-        let wanted = desired(resource, cluster, place, &observed.secrets, &observed.pods);
+        let wanted = desired(resource, cluster, place, &view.secrets, &view.pods).map(|mut desired| {
+            desired.hold_acts = hold_acts;
+            Arc::new(desired)
+        });
         memory.with(&valid.owner.uid, |memory| {
             let last = memory.access.entry(entry.clone()).or_default();
             last.see(wanted.as_ref().ok(), now);
@@ -171,17 +172,15 @@ fn requests_of(
             Err(error) => {
                 missing.insert(entry, error);
             }
-            Ok(mut desired) => {
-                desired.hold_acts = hold_acts;
-                due.push((entry, ClusterRequest::Reconcile(Box::new(desired))));
-            }
+            Ok(desired) => due.push((entry, ClusterQuestion::Reconcile(desired))),
         }
     }
     (due, missing)
 }
 
 /// Addresses of the routers to which links are wanted.
-async fn addresses_of_routers(
+fn addresses_of_routers(
+    env: &Environment,
     valid: &ValidSpec,
     clusters: &[ClusterResult],
     known: &RouterAddresses,
@@ -192,21 +191,14 @@ async fn addresses_of_routers(
         let before = known.get(entry);
         let addresses = match &result.report {
             Ok(report) if report.barred => NodeAddresses::new(),
-            Ok(report) if !report.nodes.is_empty() => router_addresses(cluster, &report.nodes, before).await,
+            Ok(report) if !report.nodes.is_empty() => {
+                router_addresses(env, &valid.owner, cluster, &report.nodes, before)
+            }
             _ => before.cloned().unwrap_or_default(),
         };
         routers.insert(entry.clone(), addresses);
     }
     routers
-}
-
-/// An event, with the entry where there are several.
-fn note(valid: &ValidSpec, entry: &str, event: &Event) -> Note {
-    let mut note = Note::of(event);
-    if valid.imp.len() > 1 {
-        note.message = format!("{entry}: {}", note.message);
-    }
-    note
 }
 
 /// The place of an entry among the others.
@@ -228,18 +220,20 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
 /// What is known of a cluster now.
 fn result_of(
     cluster: &ImpCluster,
-    call: Option<&mut ClusterCall>,
+    seen: Option<&Seen>,
     missing: Option<&SecretError>,
     last: Option<&ClusterObservation>,
     pods: &[EdgePod],
 ) -> ClusterResult {
     let entry = &cluster.spec.name;
-    let current = call.as_ref().is_some_and(|call| call.current);
-    let answer = call.and_then(|call| call.answer.take());
-    let report = match (missing, answer) {
+    let mut due = None;
+    let report = match (missing, seen.map(|seen| (&*seen.answer, seen))) {
         (Some(error), _) => Err(Verdict::no(Reason::SecretMissing, error.to_string())),
-        (None, Some(ClusterAnswer::Reconcile(report))) => Ok(*report),
-        // It keeps others waiting no longer; what it said last holds until it answers.
+        (None, Some((ClusterAnswer::Reconcile(report), seen))) => {
+            due = seen.current.then(|| report.requeue_after.saturating_sub(seen.age));
+            Ok((**report).clone())
+        }
+        // What it said last holds until it answers.
         (None, _) => match last.and_then(|last| last.report.clone()) {
             Some(report) => Ok(report),
             None => Err(Verdict::unknown(
@@ -258,7 +252,7 @@ fn result_of(
     ClusterResult {
         entry: entry.clone(),
         report,
-        current,
+        due,
         failing: !answers && !linked,
     }
 }
@@ -270,18 +264,12 @@ fn may_leave_rows(report: &Report) -> bool {
 }
 
 /// Given by hand, or what the Service shows.
-fn public_addresses(valid: &ValidSpec, observed: &Snapshot) -> Vec<IpAddr> {
+fn public_addresses(valid: &ValidSpec, view: &KubeView) -> Vec<IpAddr> {
     if !valid.public_addresses.is_empty() {
         return valid.public_addresses.clone();
     }
-    observed
-        .existing
-        .service
-        .as_ref()
-        .and_then(|s| s.data.pointer("/status/loadBalancer/ingress"))
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|ingress| ingress.get("ip")?.as_str()?.parse().ok())
-        .collect()
+    match view.existing.service.as_ref().map(|service| &service.content) {
+        Some(Content::Service(addresses)) => addresses.clone(),
+        _ => Vec::new(),
+    }
 }

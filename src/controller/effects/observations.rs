@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
-use super::{ClusterResult, Effects, Records, routers};
+use super::{ClusterResult, Effects, routers};
 use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
-use crate::controller::dereference::Snapshot;
+use crate::controller::dereference::KubeView;
+use crate::controller::objects::Content;
 use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::report::Report;
 
@@ -17,14 +16,13 @@ pub struct Observations {
     pub clusters: BTreeMap<String, ClusterObservation>,
     /// Addresses of the routers.
     pub routers: Option<RouterAddresses>,
-    pub records: Option<Records>,
 }
 
 impl Observations {
     /// Where the routers are; for an operator that has just started, by the configuration that exists.
-    pub fn routers(&self, observed: &Snapshot) -> RouterAddresses {
+    pub fn routers(&self, view: &KubeView) -> RouterAddresses {
         let routers = self.routers.clone();
-        routers.unwrap_or_else(|| routers::addresses_written(observed))
+        routers.unwrap_or_else(|| routers::addresses_written(view))
     }
 
     /// Takes in what one reconcile saw.
@@ -35,25 +33,21 @@ impl Observations {
             .map(|result| (result.entry.clone(), observation_of(result, &self.clusters)))
             .collect();
         self.routers = Some(effects.routers.clone());
-        self.records = effects.records.as_ref().ok().cloned();
         self
     }
 
     /// What they tell of routers and pods.
-    pub fn topology(&self, valid: &ValidSpec, observed: &Snapshot) -> Topology {
+    pub fn topology(&self, valid: &ValidSpec, view: &KubeView) -> Topology {
         let others = |report: &Report| report.served_by_others() || report.was_prepared();
-        let mut routers = self.routers(observed);
+        let mut routers = self.routers(view);
         routers.retain(|entry, _| {
             let last = self.clusters.get(entry).and_then(|last| last.report.as_ref());
             !last.is_some_and(others)
         });
-        let running = observed
-            .existing
-            .stateful_set
-            .as_ref()
-            .and_then(|s| s.data.pointer("/spec/replicas"))
-            .and_then(Value::as_u64)
-            .and_then(|n| u16::try_from(n).ok());
+        let running = match view.existing.stateful_set.as_ref().map(|set| &set.content) {
+            Some(Content::StatefulSet(rollout)) => rollout.replicas,
+            _ => None,
+        };
         let clusters: Vec<ClusterSlots<'_>> = valid
             .imp
             .iter()

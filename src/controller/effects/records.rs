@@ -1,57 +1,36 @@
-//! Public records: looked at when they are due, and at once when the question changed.
+//! Public records: our own, and partners' beside them, each looked at when it is due, and at once when the
+//! question changed.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 
-use super::DNS_TIMEOUT;
+use crate::controller::environment::Environment;
+use crate::controller::observer::Observation;
+use crate::controller::questions::{RecordsAnswer, RecordsQuestion};
 use crate::controller::validate::ValidSpec;
-use crate::records::{RecordResolver, RecordState, RecordStatus, ResolverError, Wanted, verify};
+use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
 
-/// Records that are as they should be are looked at this often …
+/// Records that are as they should be are looked at this often, as are others that do not change …
 const RECORDS_GOOD: Duration = Duration::from_mins(5);
-/// … and others this often.
+/// … and those first after this, and twice as long each time.
 const RECORDS_BAD: Duration = Duration::from_secs(10);
 
-/// Public records cannot be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordsError {
-    /// No resolver can be asked.
-    #[error(transparent)]
-    Resolver(#[from] ResolverError),
-    /// None answers.
-    #[error("the resolvers did not answer within {} s; check spec.dns.resolvers and the way to them", DNS_TIMEOUT.as_secs())]
-    Timeout,
-}
-
 /// Public records as they were looked at last.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Records {
-    /// When they were looked up.
-    pub at: Instant,
-    wanted: Wanted,
-    resolvers: Vec<IpAddr>,
-    /// Which request for a refresh this served.
-    refresh: Option<String>,
+    /// Ours, then partners'; what was not looked at yet is missing.
     pub found: Vec<RecordStatus>,
-}
-
-impl Records {
-    /// Whether all of ours are as they should be.
-    pub fn good(&self) -> bool {
-        !self
-            .found
-            .iter()
-            .any(|r| matches!(r.state, RecordState::Wrong | RecordState::Absent | RecordState::Unknown))
-    }
-
+    /// Partners' were not looked at yet.
+    pub partners_unknown: bool,
+    /// Why ours cannot be told.
+    pub unknown: Option<String>,
+    /// All of ours were looked at, for what is wanted now.
+    pub current: bool,
     /// Time to the next look.
-    pub fn due_in(&self) -> Duration {
-        let period = if self.good() { RECORDS_GOOD } else { RECORDS_BAD };
-        period.saturating_sub(self.at.elapsed())
-    }
+    pub due: Duration,
 }
 
 /// Remote domains that an allow list admits and that are found by DNS.
@@ -67,39 +46,72 @@ fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
     partners
 }
 
-/// Looks public records up, unless they were looked up lately for the same question.
-pub async fn look(
-    valid: &ValidSpec,
-    addresses: Vec<IpAddr>,
-    refresh: Option<&String>,
-    last: Option<Records>,
-) -> Result<Records, RecordsError> {
-    let partners = looked_up(valid);
-    let wanted = Wanted {
-        domains: valid.hosted.clone(),
-        direct_tls: valid.direct_tls,
-        hostname: valid.hostname.clone(),
-        addresses,
-        partners,
+/// The time between two looks.
+fn pace(answer: &RecordsAnswer) -> Duration {
+    let bad = |record: &RecordStatus| {
+        use RecordState::{Absent, PartnerMissing, Unknown, Wrong};
+        matches!(record.state, Wrong | Absent | Unknown | PartnerMissing)
     };
-    let current = |last: &Records| {
-        last.wanted == wanted
-            && last.resolvers == valid.resolvers
-            && last.refresh.as_ref() == refresh
-            && !last.due_in().is_zero()
-    };
-    if let Some(last) = last.filter(current) {
-        return Ok(last);
+    match &answer.found {
+        Ok(found) if !found.iter().any(bad) => RECORDS_GOOD,
+        _ => RECORDS_BAD.saturating_mul(1 << answer.repeats.min(5)).min(RECORDS_GOOD),
     }
-    let resolver = RecordResolver::new(&valid.resolvers)?;
-    let found = tokio::time::timeout(DNS_TIMEOUT, verify(&resolver, &wanted))
-        .await
-        .map_err(|_| RecordsError::Timeout)?;
-    Ok(Records {
-        at: Instant::now(),
-        wanted,
-        resolvers: valid.resolvers.clone(),
-        refresh: refresh.cloned(),
-        found,
-    })
+}
+
+/// What was seen of the records last; they are looked up where that is due.
+pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh: Option<&String>) -> Records {
+    let ask = |name: &str, domains: Vec<Domain>, partners: Vec<Domain>| {
+        let question = RecordsQuestion {
+            wanted: Wanted {
+                domains,
+                direct_tls: valid.direct_tls,
+                hostname: valid.hostname.clone(),
+                addresses: addresses.to_vec(),
+                partners,
+            },
+            resolvers: valid.resolvers.clone(),
+            refresh: refresh.cloned(),
+        };
+        let (asked, records) = (question.clone(), &env.observers.records);
+        let due = |answer: &RecordsAnswer, age| age >= pace(answer);
+        records.look(&valid.owner, name, &question, due, |before| async move {
+            let found = match RecordResolver::new(&asked.resolvers) {
+                Ok(resolver) => Ok(verify(&resolver, &asked.wanted).await),
+                Err(error) => Err(error),
+            };
+            let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
+            let repeats = before
+                .filter(|before| same(before))
+                .map_or(0, |before| before.repeats.saturating_add(1));
+            RecordsAnswer { found, repeats }
+        })
+    };
+    let own = ask("own", valid.hosted.clone(), Vec::new());
+    let partners = looked_up(valid);
+    let none = partners.is_empty();
+    let partners = if none {
+        None
+    } else {
+        ask("partners", Vec::new(), partners)
+    };
+    let mut records = Records {
+        current: own.as_ref().is_some_and(|own| own.current),
+        partners_unknown: !none && partners.is_none(),
+        due: RECORDS_GOOD,
+        ..Records::default()
+    };
+    match own.as_ref().map(|own| &own.answer.found) {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => records.unknown = Some(error.to_string()),
+        None => records.unknown = Some("not looked at yet".to_owned()),
+    }
+    for seen in own.iter().chain(&partners) {
+        take(&mut records, seen);
+    }
+    records
+}
+
+fn take(records: &mut Records, seen: &Observation<RecordsAnswer>) {
+    records.due = records.due.min(pace(&seen.answer).saturating_sub(seen.age));
+    records.found.extend(seen.answer.found.iter().flatten().cloned());
 }

@@ -1,31 +1,80 @@
 //! Where the edges find the routers that the IM and Presence module tells of.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use xmpp_federation_core::edge_config::EdgeConfig;
-
-use super::DNS_TIMEOUT;
 use crate::controller::build::{NodeAddresses, RouterAddresses};
-use crate::controller::dereference::Snapshot;
+use crate::controller::dereference::KubeView;
+use crate::controller::environment::Environment;
+use crate::controller::names::Owner;
+use crate::controller::objects::Content;
+use crate::controller::questions::RoutersQuestion;
 use crate::controller::validate::ImpCluster;
 use xmpp_federation_imp::report::NodeReport;
 
+/// A resolver that says nothing is not waited for longer.
+const DNS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Names are resolved anew this often.
+pub const RESOLVE_EVERY: Duration = Duration::from_mins(1);
+
 /// Addresses of the routers: overrides first, then what the names resolve to, then what was known.
-pub async fn router_addresses(imp: &ImpCluster, nodes: &[NodeReport], known: Option<&NodeAddresses>) -> NodeAddresses {
-    let resolved = nodes.iter().map(|node| async move {
-        let lower = node.name.to_ascii_lowercase();
-        let given = imp.addresses.iter().find(|(name, _)| *name == lower);
-        let before = known
-            .into_iter()
-            .flatten()
-            .find(|(name, _)| *name == node.name)
-            .map(|(_, a)| a.clone());
-        let address = match given {
-            Some((_, address)) => Some(address.to_string()),
-            None => resolve(&node.name, before.as_deref()).await.or(before),
-        };
+pub fn router_addresses(
+    env: &Environment,
+    owner: &Owner,
+    imp: &ImpCluster,
+    nodes: &[NodeReport],
+    known: Option<&NodeAddresses>,
+) -> NodeAddresses {
+    let before = |name: &str| known.into_iter().flatten().find(|(known, _)| known == name);
+    let question = RoutersQuestion {
+        nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        given: imp.addresses.iter().cloned().collect(),
+    };
+    let used: Vec<(String, Option<String>)> = nodes
+        .iter()
+        .map(|node| {
+            (
+                node.name.clone(),
+                before(&node.name).map(|(_, address)| address.clone()),
+            )
+        })
+        .collect();
+    let given = question.given.clone();
+    let due = |_: &_, age| age >= RESOLVE_EVERY;
+    let routers = &env.observers.routers;
+    let seen = routers.look(owner, &imp.spec.name, &question, due, |_| resolve_all(given, used));
+    let resolved = |name: &str| {
+        let mut answers = seen.iter().flat_map(|seen| &*seen.answer);
+        answers
+            .find(|(of, _)| of == name)
+            .and_then(|(_, address)| address.clone())
+    };
+    let address = |name: &str| {
+        let given = question.given.get(&name.to_ascii_lowercase()).map(ToString::to_string);
+        let known = || before(name).map(|(_, address)| address.clone());
         // A name that does not resolve here is left to the edge's own resolving.
-        (node.name.clone(), address.unwrap_or_else(|| node.name.clone()))
+        given
+            .or_else(|| resolved(name))
+            .or_else(known)
+            .unwrap_or_else(|| name.to_owned())
+    };
+    nodes
+        .iter()
+        .map(|node| (node.name.clone(), address(&node.name)))
+        .collect()
+}
+
+async fn resolve_all(
+    given: std::collections::BTreeMap<String, IpAddr>,
+    nodes: Vec<(String, Option<String>)>,
+) -> Vec<(String, Option<String>)> {
+    let unknown = nodes
+        .into_iter()
+        .filter(|(node, _)| !given.contains_key(&node.to_ascii_lowercase()));
+    let resolved = unknown.map(|(node, before)| async move {
+        let address = resolve(&node, before.as_deref()).await;
+        (node, address)
     });
     futures::future::join_all(resolved).await
 }
@@ -49,23 +98,9 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
 }
 
 /// Addresses in a configuration that was written earlier, for an operator that has just started.
-pub fn addresses_written(observed: &Snapshot) -> RouterAddresses {
-    let text = observed
-        .existing
-        .config
-        .as_ref()
-        .and_then(|c| c.data.pointer("/data/edge.yaml"))
-        .and_then(|v| v.as_str());
-    let Some(Ok(config)) = text.map(EdgeConfig::from_yaml) else {
-        return RouterAddresses::new();
-    };
-    config
-        .routers
-        .into_iter()
-        .map(|router| {
-            let endpoints = router.endpoints.into_iter();
-            let nodes = endpoints.map(|endpoint| (endpoint.name, endpoint.address.host));
-            (router.name, nodes.collect())
-        })
-        .collect()
+pub fn addresses_written(view: &KubeView) -> RouterAddresses {
+    match view.existing.config.as_ref().map(|config| &config.content) {
+        Some(Content::ConfigMap(routers)) => routers.clone(),
+        _ => RouterAddresses::new(),
+    }
 }

@@ -1,11 +1,13 @@
 //! Removes rows as planned, and says which are left and how a person removes them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::plan::CleanupStep;
-use super::{Cleanup, DroppedCluster, Memory, dropped};
+use super::{Cleanup, Dropped, DroppedCluster, Memory, dropped};
 use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
 use crate::api::status::ImpStatus;
@@ -14,9 +16,10 @@ use crate::controller::dereference::{self, SecretError, Secrets};
 use crate::controller::desired::{Resource, desired};
 use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
-use crate::controller::kube::Error as KubeError;
 use crate::controller::names::Owner;
-use crate::controller::schedule::{ClusterAnswer, ClusterCall, ClusterRequest};
+use crate::controller::observer::Observation;
+use crate::controller::questions::{ClusterAnswer, ClusterQuestion};
+use crate::controller::references::NotFetched;
 use crate::controller::validate::{self, Refusal};
 use xmpp_federation_imp::desired::{Desired, Place, Requests};
 use xmpp_federation_imp::report::{Removal, row_left};
@@ -33,9 +36,9 @@ pub enum RemovalError {
     /// The account or its authority is not usable.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The Secrets cannot be read.
-    #[error(transparent)]
-    Kube(#[from] KubeError),
+    /// The API server refuses a Secret.
+    #[error("{0}")]
+    NotRead(String),
 }
 
 /// How the rows of a cluster are removed.
@@ -53,7 +56,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         owner: resource.owner,
         component_ids: Cow::Borrowed(&[]),
         active: false,
-        live_owners: std::sync::Arc::clone(&resource.live_owners),
+        live_owners: Arc::clone(&resource.live_owners),
         requests: Requests::default(),
     };
     let mut desired = desired(&gone, &cluster, place, secrets, &[])?;
@@ -62,47 +65,73 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
     Ok(desired)
 }
 
-/// One step of removing the rows of a resource that is deleted, with the Secrets as they are now or
-/// as they were read before.
-pub async fn remove(env: &Environment, memory: &Cache<Memory>, resource: &Resource<'_>, cleanup: &mut Cleanup) {
-    let outcome = try_removal(env, memory, resource, cleanup).await;
-    cleanup.step = cleanup.after(outcome.as_ref());
-    cleanup.removal = outcome.ok();
-}
-
-async fn try_removal(
-    env: &Environment,
-    memory: &Cache<Memory>,
-    resource: &Resource<'_>,
-    cleanup: &Cleanup,
-) -> Result<Removal, RemovalError> {
-    let owner = resource.owner;
-    let names = dereference::secret_names_of(&cleanup.entry);
-    let secrets = dereference::secrets(&env.client, owner, names)
-        .await
-        .map_err(RemovalError::from);
-    let mut desired = match secrets.and_then(|secrets| removal(resource, cleanup, &secrets)) {
-        Ok(desired) => desired,
-        Err(error) => {
-            let last = memory.with(&owner.uid, |memory| {
-                let last = memory.access.get(&cleanup.name)?;
-                last.usable(cleanup.deadline.asked).cloned()
+impl Cleanup {
+    /// Takes the answer to a removal in; one to an earlier question changes nothing.
+    fn take(&mut self, seen: Option<&Observation<ClusterAnswer>>) {
+        let Some(seen) = seen.filter(|seen| seen.current) else {
+            return;
+        };
+        if let ClusterAnswer::Remove(removal) = &*seen.answer {
+            self.step = self.after(Ok::<_, &RemovalError>(removal));
+            self.removal = Some(Removal {
+                requeue_after: removal.requeue_after.saturating_sub(seen.age),
+                ..(**removal).clone()
             });
-            let Some(last) = last.filter(|_| cleanup.dropped.is_none()) else {
-                return Err(error);
-            };
-            tracing::info!(
-                namespace = owner.namespace,
-                name = owner.name,
-                sentence = %error,
-                "rows are removed with what was read before the deletion"
-            );
-            last
         }
-    };
-    desired.maintenance = cleanup.entry.as_ref().is_some_and(|entry| entry.maintenance);
-    desired.hold_acts = false;
-    Ok(env.imp.remove(&desired).await)
+    }
+
+    /// One step of removing the rows of a resource that is deleted, with the Secrets as they are now or
+    /// as they were read before. The step stays [`CleanupStep::Remove`] until the cluster has answered.
+    pub fn remove(&mut self, env: &Environment, memory: &Cache<Memory>, resource: &Resource<'_>) {
+        match self.wanted(env, memory, resource) {
+            Ok(Some(desired)) => {
+                let question = ClusterQuestion::Remove(Arc::new(desired));
+                let seen = env.ask_cluster(resource.owner, &self.name, &question);
+                self.take(seen.as_ref());
+            }
+            Ok(None) => {}
+            Err(error) => self.step = self.after(Err(&error)),
+        }
+    }
+
+    /// `None`: a Secret is being read.
+    fn wanted(
+        &self,
+        env: &Environment,
+        memory: &Cache<Memory>,
+        resource: &Resource<'_>,
+    ) -> Result<Option<Desired>, RemovalError> {
+        let owner = resource.owner;
+        let names = dereference::secret_names_of(&self.entry);
+        let secrets = match env.snapshots.references.secrets(&owner.namespace, &names) {
+            Ok(secrets) => Ok(secrets),
+            Err(NotFetched::Pending) => return Ok(None),
+            Err(NotFetched::Failed(sentence)) => Err(RemovalError::NotRead(sentence)),
+        };
+        let mut desired = match secrets.and_then(|secrets| removal(resource, self, &secrets)) {
+            Ok(desired) => desired,
+            Err(error) => {
+                let last = memory.with(&owner.uid, |memory| {
+                    let last = memory.access.get(&self.name)?;
+                    last.usable(self.deadline.asked).cloned()
+                });
+                let Some(last) = last.filter(|_| self.dropped.is_none()) else {
+                    return Err(error);
+                };
+                tracing::info!(
+                    namespace = owner.namespace,
+                    name = owner.name,
+                    sentence = %error,
+                    "rows are removed with what was read before the deletion"
+                );
+                last
+            }
+        };
+        desired.live_owners = Arc::clone(&resource.live_owners);
+        desired.maintenance = self.entry.as_ref().is_some_and(|entry| entry.maintenance);
+        desired.hold_acts = false;
+        Ok(Some(desired))
+    }
 }
 
 /// A cleanup that is not at its end, of a cluster that the spec names no more.
@@ -125,6 +154,8 @@ pub struct DroppedCleanups<'a> {
     now: Timestamp,
     resource: Resource<'a>,
     cleanups: Vec<(&'a DroppedCluster, Cleanup)>,
+    /// An earlier call of the resource is under way, and may still write where rows are to go.
+    busy: bool,
 }
 
 impl<'a> DroppedCleanups<'a> {
@@ -134,34 +165,38 @@ impl<'a> DroppedCleanups<'a> {
         memory: &Cache<Memory>,
         object: &XmppFederation,
         resource: Resource<'a>,
-        dropped: &'a [DroppedCluster],
+        dropped: &'a Dropped,
     ) -> Self {
         let now = Timestamp::now();
         let plan = |dropped| (dropped, Cleanup::of_one(object, resource.owner, dropped, memory, now));
-        let cleanups = dropped.iter().map(plan).collect();
+        let cleanups = dropped.clusters.iter().map(plan).collect();
         Self {
             env,
             now,
             resource,
             cleanups,
+            busy: dropped.busy,
         }
     }
 
     /// The removals that are to be tried; none while an earlier call of the resource is under way.
-    pub fn requests(&mut self, secrets: &Secrets, busy: bool) -> Vec<(String, ClusterRequest)> {
+    pub fn requests(&mut self, secrets: &Secrets) -> Vec<(String, ClusterQuestion)> {
         let mut requests = Vec::new();
         for (dropped, cleanup) in &mut self.cleanups {
-            if cleanup.step != CleanupStep::Remove {
-                continue;
-            }
-            if busy {
-                cleanup.step = cleanup.wait("an earlier call is waited for");
-                continue;
-            }
-            match removal(&self.resource, cleanup, secrets) {
-                Ok(desired) => requests.push((dropped.key(), ClusterRequest::Remove(Box::new(desired)))),
-                Err(error) => cleanup.step = cleanup.after(Err(&error)),
-            }
+            let removal = match cleanup.step {
+                CleanupStep::Remove => Some(removal(&self.resource, cleanup, secrets)),
+                _ => None,
+            };
+            cleanup.step = match removal {
+                Some(Err(error)) if self.busy => cleanup.wait(&error.to_string()),
+                _ if self.busy => cleanup.wait("an earlier call is waited for"),
+                Some(Err(error)) => cleanup.after(Err(&error)),
+                Some(Ok(desired)) => {
+                    requests.push((dropped.key(), ClusterQuestion::Remove(Arc::new(desired))));
+                    continue;
+                }
+                None => continue,
+            };
         }
         requests
     }
@@ -170,7 +205,7 @@ impl<'a> DroppedCleanups<'a> {
     pub async fn conclude(
         mut self,
         object: &XmppFederation,
-        calls: &mut [ClusterCall],
+        seen: &BTreeMap<String, Observation<ClusterAnswer>>,
         notes: &mut Vec<Note>,
     ) -> Vec<PendingCleanup> {
         let mut pending = Vec::new();
@@ -184,12 +219,10 @@ impl<'a> DroppedCleanups<'a> {
             if matches!(cleanup.step, CleanupStep::Wait(_)) && !is_dropped(cluster) {
                 continue;
             }
-            let call = calls.iter_mut().find(|call| call.key == cluster.key());
-            if let Some(ClusterAnswer::Remove(removal)) = call.and_then(|call| call.answer.take()) {
-                notes.extend(removal.events.iter().map(Note::of));
-                cleanup.step = cleanup.after(Ok::<_, &RemovalError>(&removal));
-                cleanup.removal = Some(*removal);
-            } else if cleanup.step == CleanupStep::Remove {
+            if cleanup.step == CleanupStep::Remove {
+                cleanup.take(seen.get(&cluster.key()));
+            }
+            if cleanup.step == CleanupStep::Remove {
                 cleanup.step = cleanup.wait("its publisher has not answered yet");
             }
             let since = cleanup.deadline.asked;
@@ -219,6 +252,7 @@ impl<'a> DroppedCleanups<'a> {
             if let Err(error) = self.env.imp.give_up(&owner.uid, publisher, why, self.now).await {
                 return cleanup.wait(&format!("the claim on it cannot be ended: {error}"));
             }
+            self.env.cluster_freed();
         }
         if let Some(left) = LeftoverRows::of(self.env, object, owner, &cleanup, true).await {
             notes.extend(left.report(owner));

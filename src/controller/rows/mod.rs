@@ -62,10 +62,10 @@ struct Access {
 
 impl LastAccess {
     /// Takes in what one reconcile of a living resource found.
-    pub fn see(&mut self, found: Option<&Desired>, now: Timestamp) {
+    pub fn see(&mut self, found: Option<&Arc<Desired>>, now: Timestamp) {
         if let Some(desired) = found {
             self.0 = Some(Access {
-                desired: Arc::new(desired.clone()),
+                desired: Arc::clone(desired),
                 missing_since: None,
             });
         } else if let Some(access) = &mut self.0 {
@@ -121,7 +121,7 @@ impl DroppedCluster {
         }
     }
 
-    /// What [`super::schedule::Schedule`] calls it: no entry has a space in its name.
+    /// What observers call it: no entry has a space in its name.
     pub fn key(&self) -> String {
         format!("left {}", self.record.publisher)
     }
@@ -136,6 +136,13 @@ impl DroppedCluster {
             .find_map(|imp| imp.leaving.as_ref()?.since.parse().ok())
             .unwrap_or(now)
     }
+}
+
+/// The clusters that the spec does not name any more.
+pub struct Dropped {
+    pub clusters: Vec<DroppedCluster>,
+    /// A call of the resource was under way when they were looked for, and may still write.
+    pub busy: bool,
 }
 
 /// The ledgers cannot be read.

@@ -13,7 +13,7 @@ use xmpp_federation_imp::report::Report;
 /// The status, without its conditions; what cannot be looked at now stays as it was.
 pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
     let valid = inputs.valid;
-    let running: Vec<&EdgePod> = inputs.observed.pods.iter().filter(|p| !p.stopping).collect();
+    let running: Vec<&EdgePod> = inputs.view.pods.iter().filter(|p| !p.stopping).collect();
     let ready = running.iter().filter(|p| p.ready).count();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let certificate = inputs.material.certificate.as_ref().ok().and_then(|certificate| {
@@ -45,17 +45,17 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             rotated_at: None,
             stage: "Steady".to_owned(),
         }),
-        records: match &inputs.effects.records {
-            Ok(records) => records
-                .found
-                .iter()
-                .map(|r| RecordStatus {
+        records: match &inputs.effects.records.unknown {
+            None => {
+                let found = inputs.effects.records.found.iter();
+                let record = |r: &crate::records::RecordStatus| RecordStatus {
                     name: r.name.clone(),
                     state: <&str>::from(r.state).to_owned(),
                     message: r.message.clone(),
-                })
-                .collect(),
-            Err(_) => previous.records.clone(),
+                };
+                found.map(record).collect()
+            }
+            Some(_) => previous.records.clone(),
         },
         imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),

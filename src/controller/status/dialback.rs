@@ -14,7 +14,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
         Ok(dialback) => &dialback.secret,
     };
     let mark = mark(secret.expose());
-    let stale: Vec<&str> = answering(&inputs.observed.pods)
+    let stale: Vec<&str> = answering(&inputs.view.pods)
         .filter(|(_, status)| status.dialback_secrets.first().is_some_and(|m| *m != mark))
         .map(|(pod, _)| pod.name.as_str())
         .collect();

@@ -7,10 +7,11 @@ use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
 use crate::controller::dereference::EdgePod;
+use crate::controller::objects::Content;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let pods: Vec<&EdgePod> = inputs
-        .observed
+        .view
         .pods
         .iter()
         .filter(|p| !p.stopping && p.index < inputs.pods_allowed)
@@ -22,7 +23,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             "spec.edge.replicas is 0, so nobody is reached; set it above 0",
         );
     }
-    let rejected = answering(&inputs.observed.pods).find_map(|(pod, status)| {
+    let rejected = answering(&inputs.view.pods).find_map(|(pod, status)| {
         let rejected = status
             .rejected
             .as_ref()
@@ -41,10 +42,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
         let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(error), None) = (
-            inputs.material.no_router_secret(),
-            &inputs.observed.existing.stateful_set,
-        ) {
+        if let (Some(error), None) = (inputs.material.no_router_secret(), &inputs.view.existing.stateful_set) {
             message.push_str(": they cannot start, ");
             message.push_str(&error.to_string());
             return Verdict::no(Reason::SecretMissing, message);
@@ -121,16 +119,10 @@ fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
 
 /// Whether pods of an earlier template run, by the status of their controller.
 fn being_replaced(inputs: &Inputs<'_>) -> bool {
-    let Some(set) = &inputs.observed.existing.stateful_set else {
-        return false;
-    };
-    let number = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_i64);
-    let text = |pointer: &str| set.data.pointer(pointer).and_then(serde_json::Value::as_str);
-    let unseen = set.metadata.generation > number("/status/observedGeneration");
-    let updated = number("/status/updatedReplicas").unwrap_or(0);
-    let behind = text("/status/updateRevision") != text("/status/currentRevision")
-        && updated < number("/spec/replicas").unwrap_or(0);
-    inputs.controller_changed || unseen || behind
+    match inputs.view.existing.stateful_set.as_ref().map(|set| &set.content) {
+        Some(Content::StatefulSet(rollout)) => inputs.applied.changed_controller() || !rollout.seen || rollout.behind,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +130,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{status, verdict, world};
     use crate::api::conditions::{Status, Type};
+    use crate::controller::kube::Kind;
+    use crate::controller::objects::ExistingObject;
     use rstest::rstest;
     use serde_json::Value;
     use xmpp_federation_core::edge_status::RejectedConfig;
@@ -163,7 +157,8 @@ mod tests {
             "status": {"observedGeneration": seen, "updatedReplicas": updated,
                 "currentRevision": revisions.0, "updateRevision": revisions.1},
         });
-        world.stateful_set = Some(serde_json::from_value(set).unwrap());
+        let set = ExistingObject::new(Kind::StatefulSet, serde_json::from_value(set).unwrap(), None);
+        world.stateful_set = Some(std::sync::Arc::new(set));
         assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), reason);
     }
 

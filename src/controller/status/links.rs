@@ -89,7 +89,7 @@ fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
 /// The links to one cluster of the pods that may run.
 pub(super) fn all<'a>(inputs: &Inputs<'a>, router: &'a str) -> impl Iterator<Item = PodLink<'a>> + use<'a> {
     let allowed = inputs.pods_allowed;
-    answering(&inputs.observed.pods)
+    answering(&inputs.view.pods)
         .filter(move |(pod, _)| pod.index < allowed)
         .flat_map(move |(pod, told)| {
             let own = told.links.iter().filter(move |link| link.router == router);

@@ -23,22 +23,24 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 use details::details;
 
+use super::apply::{AppliedObjects, ApplyError};
 use super::build::DesiredObjects;
 use super::build::material::Material;
-use super::dereference::{EdgePod, Snapshot};
+use super::dereference::{EdgePod, KubeView};
 use super::effects::Effects;
 use super::validate::ValidSpec;
 use crate::api::conditions::{self, Findings, Type};
+use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
 
 /// All that one reconcile found out.
 pub struct Inputs<'a> {
     pub valid: &'a ValidSpec,
-    pub observed: &'a Snapshot,
+    pub view: &'a KubeView,
     pub material: &'a Material,
     pub desired: &'a DesiredObjects,
-    /// The pods' controller was changed in this reconcile.
-    pub controller_changed: bool,
+    /// What became of the objects in this reconcile.
+    pub applied: &'a AppliedObjects,
     /// Pods that may run now.
     pub pods_allowed: u16,
     pub effects: &'a Effects,
@@ -66,7 +68,30 @@ fn findings(inputs: &Inputs<'_>) -> Findings {
     findings.add(Type::RecordsVerified, records::verdict(inputs));
     findings.add(Type::PartnersReachable, partners::verdict(inputs));
     imp::verdicts(&mut findings, inputs);
+    not_applied(&mut findings, &inputs.applied.failed);
     findings
+}
+
+/// Objects that are not as wanted: the first one's error, and how many more there are.
+fn not_applied(findings: &mut Findings, failed: &[ApplyError]) {
+    let Some(first) = failed.first() else { return };
+    let (reason, lasting) = match first {
+        ApplyError::Foreign { .. } => (Reason::ForeignObject, true),
+        ApplyError::Predecessor { .. } => (Reason::FormerObject, false),
+        ApplyError::Json(_) => (Reason::InternalError, true),
+        // A value that only the API server can judge, such as a pod's affinity; a webhook that refuses.
+        ApplyError::Kube(error) => (Reason::ApiRefused, matches!(error.code(), Some(400 | 403 | 422))),
+    };
+    let more = match failed.len() - 1 {
+        0 => String::new(),
+        more => format!("; {more} more objects could not be written"),
+    };
+    let found = Some((reason, format!("{first}{more}")));
+    if lasting {
+        findings.stalled = findings.stalled.take().or(found);
+    } else {
+        findings.reconciling = found.or(findings.reconciling.take());
+    }
 }
 
 /// The pods that go on and answered, with what they say of themselves.

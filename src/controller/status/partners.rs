@@ -5,7 +5,6 @@ use xmpp_federation_core::edge_config::PrivacyMode;
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::controller::effects::Records;
 use crate::records::RecordState;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
@@ -20,7 +19,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             "the allow list is empty, so nothing federates; list partners in spec.privacy.domains",
         );
     }
-    let failing = answering(&inputs.observed.pods)
+    let failing = answering(&inputs.view.pods)
         .flat_map(|(pod, status)| status.failing_partners.iter().map(move |f| (pod, f)))
         .next();
     if let Some((pod, failure)) = failing {
@@ -37,15 +36,12 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             ),
         );
     }
-    let missing = |records: &Records| {
-        records
-            .found
-            .iter()
-            .find(|r| r.state == RecordState::PartnerMissing)
-            .cloned()
-    };
-    if let Some(record) = inputs.effects.records.as_ref().ok().and_then(missing) {
+    let mut records = inputs.effects.records.found.iter();
+    if let Some(record) = records.find(|r| r.state == RecordState::PartnerMissing) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
+    }
+    if inputs.effects.records.partners_unknown {
+        return Verdict::unknown(Reason::NotLookedYet, "the records of partners were not looked at yet");
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");

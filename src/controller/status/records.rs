@@ -6,10 +6,15 @@ use crate::api::reasons::Reason;
 use crate::records::RecordState;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
-    let records = match &inputs.effects.records {
-        Ok(records) => records,
-        Err(error) => return Verdict::unknown(Reason::RecordsUnknown, error.to_string()),
-    };
+    let records = &inputs.effects.records;
+    if let Some(why) = &records.unknown {
+        let reason = if records.current {
+            Reason::RecordsUnknown
+        } else {
+            Reason::NotLookedYet
+        };
+        return Verdict::unknown(reason, why);
+    }
     let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
     if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {
         return Verdict::no(Reason::RecordsWrong, format!("{}: {}", record.name, record.message));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,10 +16,13 @@ use super::dialback::mark;
 use super::{Inputs, findings};
 use crate::api::conditions::{Status, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::controller::apply::AppliedObjects;
 use crate::controller::build::material::{Dialback, Material, MaterialError, RouterSecret};
 use crate::controller::build::{DesiredObjects, RouterAddresses, Topology, all};
-use crate::controller::dereference::{EdgePod, ExistingObjects, Secrets, Snapshot};
-use crate::controller::effects::{ClusterResult, Effects, RecordsError};
+use crate::controller::dereference::{EdgePod, ExistingObjects, KubeView, Secrets};
+use crate::controller::effects::{ClusterResult, Effects, Records};
+use crate::controller::objects::ExistingObject;
+use crate::controller::pods::PodState;
 use crate::controller::testing::{spec_with, validated};
 use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
@@ -33,7 +37,7 @@ pub struct World {
     pub pods: Vec<EdgePod>,
     pub addresses: Vec<IpAddr>,
     pub desired: DesiredObjects,
-    pub stateful_set: Option<kube::api::DynamicObject>,
+    pub stateful_set: Option<Arc<ExistingObject>>,
     pub imp: Result<Report, String>,
 }
 
@@ -99,15 +103,21 @@ pub fn world(path: &str, value: Value) -> World {
         refused: xmpp_federation_core::edge_status::RefusalCounts::default(),
         memory: None,
     };
-    let pod = EdgePod {
+    let state = PodState {
         name: "coluc-edge-0".to_owned(),
+        namespace: "federation".to_owned(),
         uid: "pod-1".to_owned(),
+        instance: "coluc".to_owned(),
+        controller: "coluc-edge".to_owned(),
         index: 0,
         ip: None,
         ready: true,
         stopping: false,
         notified: None,
         trouble: None,
+    };
+    let pod = EdgePod {
+        pod: Arc::new(state),
         asked: SystemClock.now(),
         status: Ok(told),
     };
@@ -123,7 +133,7 @@ pub fn world(path: &str, value: Value) -> World {
 }
 
 pub fn verdict(world: &World, kind: Type) -> Verdict {
-    let observed = Snapshot {
+    let view = KubeView {
         secrets: Secrets::default(),
         revocation_lists: None,
         existing: ExistingObjects {
@@ -142,24 +152,24 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
                 .imp
                 .clone()
                 .map_err(|missing| Verdict::no(Reason::SecretMissing, missing)),
-            current: true,
+            due: Some(Duration::from_mins(5)),
             failing: false,
         })
         .collect();
     let effects = Effects {
         clusters: results,
         pending: Vec::new(),
-        records: Err(RecordsError::Timeout),
+        records: Records::default(),
         routers: RouterAddresses::new(),
         addresses: world.addresses.clone(),
         notes: Vec::new(),
     };
     let inputs = Inputs {
         valid: &world.valid,
-        observed: &observed,
+        view: &view,
         material: &world.material,
         desired: &world.desired,
-        controller_changed: false,
+        applied: &AppliedObjects::default(),
         pods_allowed: world.valid.replicas,
         effects: &effects,
         now: Timestamp::from_second(1_700_000_000).unwrap(),

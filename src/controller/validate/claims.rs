@@ -1,10 +1,8 @@
 //! Names that two resources cannot have.
 
-use kube::ResourceExt;
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::{Refusal, component_ids};
-use crate::api::XmppFederation;
 use crate::api::spec::XmppFederationSpec;
 
 /// Names that another resource holds already.
@@ -35,21 +33,8 @@ pub(super) fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim
     Ok(())
 }
 
-/// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
-pub fn claims(object: &XmppFederation, others: &[XmppFederation]) -> Vec<Claim> {
-    let age = |o: &XmppFederation| (o.creation_timestamp().map(|t| t.0), o.uid());
-    others
-        .iter()
-        .filter(|other| other.uid() != object.uid() && age(other) < age(object))
-        .map(|other| {
-            let resource = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
-            claim(resource, &other.spec)
-        })
-        .collect()
-}
-
 /// What a resource claims; values that are no domains claim nothing.
-pub(super) fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
+pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
     let domains = spec
         .domains
         .iter()

@@ -19,7 +19,7 @@ use crate::api::later;
 use crate::api::spec::{PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
 use claims::used_twice;
-pub use claims::{Claim, claims};
+pub use claims::{Claim, claim};
 use clusters::clusters;
 pub use clusters::{ImpCluster, dropped_entry};
 pub use edge::TlsTerms;

@@ -1,0 +1,121 @@
+//! All that the operator knows of the Kubernetes API's objects, one snapshot per kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use parking_lot::Mutex;
+use strum::IntoEnumIterator as _;
+
+use super::kube::Kind;
+use super::names::ObjectName;
+use super::objects::ExistingObject;
+use super::pods::PodState;
+use super::references::References;
+use super::resource::StoredResource;
+use super::snapshot::Snapshot;
+use super::validate::Claim;
+
+/// The snapshots.
+pub struct Snapshots {
+    pub resources: Snapshot<StoredResource>,
+    /// Objects with the operator's label, and such as stand where one should.
+    objects: BTreeMap<Kind, Snapshot<ExistingObject>>,
+    pub pods: Snapshot<PodState>,
+    pub references: Arc<References>,
+    /// UIDs of all resources, at a count of the changes of their snapshot.
+    owners: Mutex<(u64, Arc<BTreeSet<String>>)>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            resources: Snapshot::default(),
+            objects: Kind::iter().map(|kind| (kind, Snapshot::default())).collect(),
+            pods: Snapshot::default(),
+            references: Arc::default(),
+            owners: Mutex::default(),
+        }
+    }
+}
+
+impl Snapshots {
+    /// Objects of that kind.
+    pub fn objects(&self, kind: Kind) -> Option<&Snapshot<ExistingObject>> {
+        self.objects.get(&kind)
+    }
+
+    /// The count of lists of that kind, to be asked before a write.
+    pub fn lists(&self, kind: Kind) -> u64 {
+        self.objects(kind).map_or(0, Snapshot::lists)
+    }
+
+    /// An object that a resource owns.
+    pub fn object(&self, kind: Kind, name: &ObjectName) -> Option<Arc<ExistingObject>> {
+        self.objects(kind)?.get(name)
+    }
+
+    /// Takes in the answer to a write of an object that was sent at that count of lists.
+    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) {
+        let (Some(name), Some(snapshot)) = (ObjectName::of(&object), self.objects(kind)) else {
+            return;
+        };
+        let version = object.resource_version().unwrap_or_default();
+        let written = ExistingObject::new(kind, object, None);
+        written.compared();
+        snapshot.answered(&name, &version, written, lists);
+    }
+
+    /// Takes in an object from a list or a watch; whether that is news.
+    pub fn see(&self, kind: Kind, object: DynamicObject) -> bool {
+        let (Some(name), Some(snapshot)) = (ObjectName::of(&object), self.objects(kind)) else {
+            return false;
+        };
+        let version = object.resource_version().unwrap_or_default();
+        let before = snapshot.get(&name);
+        snapshot.see(&name, &version, ExistingObject::new(kind, object, before.as_deref()))
+    }
+
+    /// Takes in the answer to a write of a resource that was sent at that count of lists.
+    pub fn resource_answered(&self, object: DynamicObject, lists: u64) {
+        if let Some(name) = ObjectName::of(&object) {
+            let version = object.resource_version().unwrap_or_default();
+            self.resources
+                .answered(&name, &version, StoredResource::new(object), lists);
+        }
+    }
+
+    /// Takes in a resource from a list or a watch; whether that is news.
+    pub fn see_resource(&self, object: DynamicObject) -> bool {
+        let Some(name) = ObjectName::of(&object) else {
+            return false;
+        };
+        let version = object.resource_version().unwrap_or_default();
+        self.resources.see(&name, &version, StoredResource::new(object))
+    }
+
+    /// UIDs of all resources, such as cannot be read included.
+    pub fn live_owners(&self) -> Arc<BTreeSet<String>> {
+        let (changes, mut owners) = (self.resources.changes(), self.owners.lock());
+        if owners.0 != changes {
+            let resources = self.resources.all();
+            let uids = resources.iter().filter_map(|resource| resource.metadata().uid.clone());
+            *owners = (changes, Arc::new(uids.collect()));
+        }
+        Arc::clone(&owners.1)
+    }
+
+    /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
+    pub fn claims(&self, object: &impl ResourceExt) -> Vec<Claim> {
+        let age = |created: Option<jiff::Timestamp>, uid: Option<String>| (created, uid);
+        let own = age(object.creation_timestamp().map(|time| time.0), object.uid());
+        let resources = self.resources.all();
+        let older = resources.iter().filter(|other| {
+            let metadata = other.metadata();
+            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+            metadata.uid != object.uid() && age(created, metadata.uid.clone()) < own
+        });
+        older.map(|other| other.claim()).collect()
+    }
+}
