@@ -2,36 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use testkit_simulator::{Change, FaultOptions, fingerprint};
+use testkit_simulator::{FaultOptions, fingerprint};
 use xmpp_federation_core::Fingerprint;
 use xmpp_federation_imp::access::ServerTrust;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{SlotSync, Status};
 
-use crate::support::{Bench, quick, secret};
+use crate::support::{Bench, quick, says, secret};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_is_tried_once_over_all_ports() {
     let mut bench = Bench::start(quick()).await;
     bench.until_ready(40).await;
-    bench.change(Change {
-        password: Some("changed".into()),
-        ..Change::default()
-    });
+    bench.sim.set_password("changed");
     bench.desired.requests.refresh = Some("1".into());
-    let report = bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
-        .await;
-    let message = &report.axl_authenticated.message;
-    for part in [
-        "401",
-        "federation/cups-axl (resourceVersion 1)",
-        "https://cups.ciscotac.net:",
-        "/axl",
-    ] {
-        assert!(message.contains(part), "{message}");
-    }
+    let report = bench.until_axl(5, Reason::Unauthorized).await;
+    says(
+        &report.axl_authenticated,
+        &[
+            "401",
+            "federation/cups-axl (resourceVersion 1)",
+            "https://cups.ciscotac.net:",
+            "/axl",
+        ],
+    );
     // What is proven stays proven: no pod has to stop.
     assert_eq!(report.slots[0].sync, SlotSync::InSync);
     assert_eq!(report.routers_in_sync.status, Status::True);
@@ -45,12 +40,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
     let report = bench.once().await;
     assert_eq!(report.axl_authenticated.reason, Reason::Unauthorized);
     assert_eq!(report.slots[0].sync, SlotSync::InSync, "found without IM&P");
-    let bad: Vec<_> = bench
-        .sim
-        .calls(0)
-        .into_iter()
-        .filter(|call| call.auth == "bad")
-        .collect();
+    let bad = bench.bad_logins();
     assert_eq!(bad.len(), 1, "{bad:#?}");
     assert_eq!(
         bad[0].credential.as_deref(),
@@ -71,9 +61,7 @@ async fn a_changed_password_is_tried_once_over_all_ports() {
 async fn a_wrong_password_from_the_start_is_tried_once() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.target.axl = secret("1", "wrong");
-    bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
-        .await;
+    bench.until_axl(5, Reason::Unauthorized).await;
     bench.keep_on(2.0).await;
     assert_eq!(bench.sim.calls(0).len(), 1);
 }
@@ -86,27 +74,15 @@ async fn two_secrets_with_one_account_count_as_one() {
     other.secret.name = "cups-control-center".into();
     other.secret.uid = "u-2".into();
     bench.desired.target.control_center = Some(other);
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
-    bench.change(Change {
-        password: Some("changed".into()),
-        ..Change::default()
-    });
+    bench.until_registered(10).await;
+    bench.sim.set_password("changed");
     bench.desired.requests.refresh = Some("1".into());
-    bench
-        .until(5, "rejected", |r| r.axl_authenticated.reason == Reason::Unauthorized)
-        .await;
+    bench.until_axl(5, Reason::Unauthorized).await;
     bench.desired.requests.refresh = Some("2".into());
     bench.keep_on(1.0).await;
     bench.restart_operator();
     bench.keep_on(1.0).await;
-    let bad: Vec<_> = bench
-        .sim
-        .calls(0)
-        .into_iter()
-        .filter(|call| call.auth == "bad")
-        .collect();
+    let bad = bench.bad_logins();
     assert_eq!(bad.len(), 1, "{bad:#?}");
 }
 
@@ -118,9 +94,7 @@ async fn a_missing_role_is_told_apart_by_interface() {
     ] {
         let mut bench = Bench::start(quick()).await;
         bench.fault(fault, FaultOptions::default());
-        let report = bench
-            .until(5, "forbidden", |r| r.axl_authenticated.reason == Reason::Forbidden)
-            .await;
+        let report = bench.until_axl(5, Reason::Forbidden).await;
         let message = &report.axl_authenticated.message;
         assert!(message.starts_with(interface) && message.contains(role), "{message}");
     }
@@ -133,36 +107,18 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
     // The CA of another cluster.
     let other = Bench::start(quick()).await;
     bench.desired.target.tls = other.desired.target.tls.clone();
-    let report = bench
-        .until(5, "refused", |r| {
-            r.axl_authenticated.reason == Reason::CertificateRefused
-        })
-        .await;
-    assert!(
-        report.axl_authenticated.message.contains("caSecretRef"),
-        "{}",
-        report.axl_authenticated.message
-    );
+    let report = bench.until_axl(5, Reason::CertificateRefused).await;
+    says(&report.axl_authenticated, &["caSecretRef"]);
     assert!(bench.sim.calls(0).is_empty());
     // Something that is no CA.
     bench.desired.target.tls = ServerTrust::Ca {
         pem: b"x".to_vec(),
         source: "Secret imp-ca, key ca.crt".into(),
     };
-    let report = bench.once().await;
-    assert!(
-        report.axl_authenticated.message.contains("Secret imp-ca"),
-        "{}",
-        report.axl_authenticated.message
-    );
+    says(&bench.once().await.axl_authenticated, &["Secret imp-ca"]);
     // The wrong fingerprint, then the right ones.
     bench.desired.target.tls = ServerTrust::Pinned(vec![Fingerprint::of(b"another certificate")]);
-    let report = bench.once().await;
-    assert!(
-        report.axl_authenticated.message.contains("pinned"),
-        "{}",
-        report.axl_authenticated.message
-    );
+    says(&bench.once().await.axl_authenticated, &["pinned"]);
     let pins = bench
         .sim
         .nodes()
@@ -175,10 +131,5 @@ async fn certificates_are_judged_in_exactly_the_way_that_is_set() {
         .await;
     // The opt-out is said aloud.
     bench.desired.target.tls = ServerTrust::Insecure;
-    let report = bench.once().await;
-    assert!(
-        report.axl_authenticated.message.contains("insecureSkipVerify"),
-        "{}",
-        report.axl_authenticated.message
-    );
+    says(&bench.once().await.axl_authenticated, &["insecureSkipVerify"]);
 }

@@ -83,11 +83,7 @@ async fn the_second_node_waits_until_the_first_one_is_seen_to_work() {
     bench.desired.announces = true;
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.ignorant = true;
-    let report = bench
-        .until(20, "waiting for the first node", |report| {
-            report.routers_in_sync.reason == Reason::WaitingForFirstLink
-        })
-        .await;
+    let report = bench.until_routers(20, Reason::WaitingForFirstLink).await;
     let said = &report.routers_in_sync.message;
     assert!(said.contains(PUBLISHER), "{said}");
     bench.keep_on(3.0).await;

@@ -186,14 +186,7 @@ async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
     let _guard = log.here();
     let mut bench = Bench::start(quick()).await;
     let metrics = counted(&mut bench);
-    bench.fault(
-        "axl-reply-lost",
-        FaultOptions {
-            count: Some(1),
-            operation: Some("INSERT".into()),
-            ..FaultOptions::default()
-        },
-    );
+    bench.fault("axl-reply-lost", FaultOptions::default().once().of("INSERT"));
     let report = bench.until(20, "registered", |r| !r.registrations.is_empty()).await;
     let lines = log.actions("InsertRow");
     assert_eq!(lines.len(), 2, "{lines:#?}");
@@ -220,9 +213,7 @@ async fn a_refused_restart_is_told_as_not_done() {
     let mut bench = Bench::start(quick()).await;
     let metrics = counted(&mut bench);
     bench.fault("restart-refused", FaultOptions::default());
-    let report = bench
-        .until(30, "refused", |r| r.routers_in_sync.reason == Reason::RestartRefused)
-        .await;
+    let report = bench.until_routers(30, Reason::RestartRefused).await;
     // A refusal is no reason not to ask the other node.
     let lines = log.actions("RestartRouter");
     let subject = lines[0].0.clone();

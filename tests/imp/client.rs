@@ -4,14 +4,14 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use testkit_simulator::{Change, FaultOptions, ImpConfig};
+use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::access::ServerTrust;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Report, Status};
 use xmpp_federation_imp::timings::Timings;
 
-use crate::support::{Bench, quick, quick_timings};
+use crate::support::{Bench, quick, quick_timings, says};
 
 fn alone() -> ImpConfig {
     let mut config = ImpConfig {
@@ -37,10 +37,7 @@ async fn after_an_upgrade_the_version_is_found_anew() {
     let mut bench = by_hand(alone(), quick_timings()).await;
     let report = bench.until(5, "registered", registered).await;
     assert_eq!(report.axl_version.as_deref(), Some("14.0"));
-    bench.change(Change {
-        axl_versions: Some(vec!["15.0".into()]),
-        ..Change::default()
-    });
+    bench.sim.change(|settings| settings.axl_versions = vec!["15.0".into()]);
     let before = bench.sim.calls(0).len();
     bench.desired.requests.refresh = Some("1".into());
     let report = bench.once().await;
@@ -61,11 +58,7 @@ async fn after_an_upgrade_the_version_is_found_anew() {
 async fn a_version_that_is_set_is_the_only_one_that_is_tried() {
     let mut bench = by_hand(alone(), quick_timings()).await;
     bench.desired.target.axl_version = Some("10.5".parse().unwrap());
-    let report = bench
-        .until(5, "unsupported", |r| {
-            r.axl_authenticated.reason == Reason::AxlVersionUnsupported
-        })
-        .await;
+    let report = bench.until_axl(5, Reason::AxlVersionUnsupported).await;
     let message = &report.axl_authenticated.message;
     assert!(message.contains("imp[].axl.version"), "{message}");
     bench.keep_on(1.0).await;
@@ -113,15 +106,8 @@ async fn a_certificate_that_tomcat_made_itself_can_be_pinned_and_not_trusted_as_
         pem: node.self_signed_pem.clone().into_bytes(),
         source: "Secret imp-ca, key ca.crt".into(),
     };
-    let report = bench
-        .until(5, "refused", |r| {
-            r.axl_authenticated.reason == Reason::CertificateRefused
-        })
-        .await;
-    let message = &report.axl_authenticated.message;
-    for part in ["CA:true", "pinnedSha256"] {
-        assert!(message.contains(part), "{message}");
-    }
+    let report = bench.until_axl(5, Reason::CertificateRefused).await;
+    says(&report.axl_authenticated, &["CA:true", "pinnedSha256"]);
     bench.desired.target.tls = ServerTrust::Pinned(vec![node.self_signed_sha256.parse().unwrap()]);
     bench.until(5, "registered", registered).await;
 }
@@ -130,10 +116,7 @@ async fn a_certificate_that_tomcat_made_itself_can_be_pinned_and_not_trusted_as_
 async fn a_publisher_has_one_request_at_a_time_over_all_resources() {
     let mut bench = by_hand(quick(), quick_timings()).await;
     bench.until(5, "registered", registered).await;
-    bench.change(Change {
-        think_s: Some(0.1),
-        ..Change::default()
-    });
+    bench.sim.change(|settings| settings.think = Duration::from_millis(100));
     let mut resources = vec![bench.desired.clone()];
     for number in 2..5 {
         let mut other = bench.desired.clone();
@@ -202,10 +185,7 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
         bench.once().await;
         bench.sim.clear_fault(fault);
     }
-    bench.change(Change {
-        password: Some("anotherpassword".into()),
-        ..Change::default()
-    });
+    bench.sim.set_password("anotherpassword");
     bench.desired.requests.refresh = Some("401".into());
     bench.once().await;
 

@@ -58,9 +58,7 @@ async fn eight_slots_cost_four_reads_and_a_write_per_row() {
     bench.desired.restart.mode = RestartMode::Manual;
     // The version is known: stepping costs once per process.
     bench.desired.target.axl_version = Some("14.0".parse().unwrap());
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(10).await;
     let reads = bench.calls("axl", "executeSQLQuery");
     assert!(reads.len() <= 4, "{reads:#?}");
     let writes = bench.calls("axl", "executeSQLUpdate");

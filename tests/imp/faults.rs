@@ -6,7 +6,7 @@ use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 use xmpp_federation_imp::timings::Timings;
 
-use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};
+use crate::support::{Bench, PUBLISHER, id, quick, quick_timings, says};
 
 fn only(operation: &str, count: u64) -> FaultOptions {
     FaultOptions {
@@ -22,9 +22,7 @@ async fn an_insert_whose_answer_is_lost_leaves_one_row() {
     bench.desired.restart.mode = RestartMode::Manual;
     bench.desired.component_ids = vec![id(0), id(1)];
     bench.fault("axl-reply-lost", only("INSERT", 1));
-    bench
-        .until(20, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(20).await;
     assert_eq!(bench.rows().len(), 2);
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), 2);
 }
@@ -74,22 +72,14 @@ async fn throttling_and_faults_are_waited_out() {
     for (fault, reason) in [("axl-503", Reason::Throttled), ("axl-fault", Reason::Throttled)] {
         let mut bench = Bench::start(quick()).await;
         bench.desired.restart.mode = RestartMode::Manual;
-        bench.fault(
-            fault,
-            FaultOptions {
-                count: Some(1),
-                ..FaultOptions::default()
-            },
-        );
+        bench.fault(fault, FaultOptions::default().once());
         bench
             .until(5, "throttled", |r| r.axl_authenticated.reason == reason)
             .await;
         let calls = bench.sim.calls(0).len();
         bench.keep_on(3.0).await;
         assert_eq!(bench.sim.calls(0).len(), calls, "{fault}: no storm");
-        bench
-            .until(15, "registered", |r| r.components_registered.status == Status::True)
-            .await;
+        bench.until_registered(15).await;
     }
 }
 
@@ -97,11 +87,7 @@ async fn throttling_and_faults_are_waited_out() {
 async fn no_version_that_is_answered_is_named() {
     let mut bench = Bench::start(quick()).await;
     bench.fault("axl-599", FaultOptions::default());
-    let report = bench
-        .until(5, "unsupported", |r| {
-            r.axl_authenticated.reason == Reason::AxlVersionUnsupported
-        })
-        .await;
+    let report = bench.until_axl(5, Reason::AxlVersionUnsupported).await;
     assert!(report.axl_authenticated.message.contains("15.0 to 9.1"));
     bench.keep_on(1.0).await;
     assert_eq!(bench.sim.calls(0).len(), 9, "every version once");
@@ -110,16 +96,8 @@ async fn no_version_that_is_answered_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_router_is_restarted_while_another_is_down() {
     let mut bench = Bench::start(quick()).await;
-    bench.fault(
-        "router-down",
-        FaultOptions {
-            node: Some("ecup10s.coluc.com".into()),
-            ..FaultOptions::default()
-        },
-    );
-    let report = bench
-        .until(15, "held back", |r| r.routers_in_sync.reason == Reason::NodeNotHealthy)
-        .await;
+    bench.fault("router-down", FaultOptions::default().at("ecup10s.coluc.com"));
+    let report = bench.until_routers(15, Reason::NodeNotHealthy).await;
     assert!(report.routers_in_sync.message.contains("ecup10s.coluc.com"));
     bench.keep_on(2.0).await;
     assert!(bench.restart_commands().is_empty());
@@ -132,12 +110,6 @@ async fn an_unreachable_cluster_is_named_with_the_capture_command() {
     for address in bench.desired.target.addresses.values_mut() {
         address.port = Some(1);
     }
-    let report = bench
-        .until(5, "unreachable", |r| r.axl_authenticated.reason == Reason::Unreachable)
-        .await;
-    assert!(
-        report.axl_authenticated.message.contains("utils network capture"),
-        "{}",
-        report.axl_authenticated.message
-    );
+    let report = bench.until_axl(5, Reason::Unreachable).await;
+    says(&report.axl_authenticated, &["utils network capture"]);
 }

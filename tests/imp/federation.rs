@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use testkit_simulator::{Change, FaultOptions, Federation, ImpConfig};
+use testkit_simulator::{FaultOptions, Federation, ImpConfig};
 use xmpp_federation_imp::desired::{FederationCheck, RestartMode};
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
@@ -45,11 +45,7 @@ async fn the_check_proves_off_where_a_stopped_service_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_blocks_the_first_registration_when_it_says_on() {
     let mut bench = bench(Federation::Unknown, Some(check("off"))).await;
-    let report = bench
-        .until(10, "blocked", |r| {
-            r.components_registered.reason == Reason::FederationOn
-        })
-        .await;
+    let report = bench.until_rows(10, Reason::FederationOn).await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     for part in [
         PUBLISHER,
@@ -65,9 +61,7 @@ async fn the_check_blocks_the_first_registration_when_it_says_on() {
     // The administrator turns it off; a refresh shows it at once.
     bench.desired.restart.mode = RestartMode::Manual;
     bench.desired.federation_check = Some(check(PUBLISHER));
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,9 +78,7 @@ async fn a_check_that_cannot_be_read_proves_nothing_and_stops_nothing() {
         query.clone_into(&mut unreadable.query);
         let mut bench = bench(Federation::Unknown, Some(unreadable)).await;
         bench.desired.restart.mode = RestartMode::Manual;
-        let report = bench
-            .until(10, "registered", |r| r.components_registered.status == Status::True)
-            .await;
+        let report = bench.until_registered(10).await;
         let verdict = &report.imp_federation_off;
         assert_eq!(verdict.status, Status::Unknown, "{verdict:?}");
         for part in [says, "correct or remove it", "reason code -1068"] {
@@ -127,10 +119,7 @@ async fn a_federation_that_is_turned_on_later_is_named_and_its_end_asks_for_a_ro
     bench.until_ready(40).await;
     assert_eq!(bench.restarts(), [1, 1]);
     let turn = |bench: &mut Bench, federation, token: &str| {
-        bench.change(Change {
-            federation: Some(federation),
-            ..Change::default()
-        });
+        bench.sim.change(|settings| settings.federation = federation);
         bench.desired.requests.refresh = Some(token.to_owned());
     };
     turn(&mut bench, Federation::On, "1");
@@ -163,11 +152,7 @@ async fn a_federation_that_is_turned_on_later_is_named_and_its_end_asks_for_a_ro
 async fn what_the_services_prove_counts_more_than_the_check() {
     // The check says off, and the service runs.
     let mut bench = bench(Federation::On, Some(check(PUBLISHER))).await;
-    let report = bench
-        .until(10, "blocked", |r| {
-            r.components_registered.reason == Reason::FederationOn
-        })
-        .await;
+    let report = bench.until_rows(10, Reason::FederationOn).await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     // A Control Center that does not answer leaves it open, and nothing is read as Off.
     let mut bench = self::bench(Federation::Off, None).await;

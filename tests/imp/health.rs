@@ -2,16 +2,11 @@
 
 use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::reasons::Reason;
-use xmpp_federation_imp::report::{Progress, Report, Status};
+use xmpp_federation_imp::report::{Progress, Status};
 
-use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick};
+use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick, says};
 
 const CHAT: &str = "Cisco XCP Text Conference Manager";
-
-fn says(report: &Report, parts: &[&str]) {
-    let said = &report.routers_in_sync.message;
-    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_router_waits_for_the_first_nodes_services_to_settle() {
@@ -34,13 +29,9 @@ async fn a_stopped_service_is_named_and_waited_for_until_a_human_decides() {
     let mut bench = Bench::start(quick()).await;
     bench.sim.switch_service(SUBSCRIBER, CHAT, false).unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    let report = bench
-        .until(15, "waiting for the service", |r| {
-            r.routers_in_sync.reason == Reason::NodeNotHealthy
-        })
-        .await;
+    let report = bench.until_routers(15, Reason::NodeNotHealthy).await;
     says(
-        &report,
+        &report.routers_in_sync,
         &[
             SUBSCRIBER,
             CHAT,
@@ -71,7 +62,7 @@ async fn a_node_that_runs_for_the_other_one_is_not_restarted() {
         })
         .await;
     says(
-        &report,
+        &report.routers_in_sync,
         &["ecup10s", "tkhaserverstate is 4", "Presence Redundancy Groups"],
     );
     assert_eq!(bench.restarts(), [1, 0]);
@@ -87,14 +78,7 @@ async fn a_node_that_runs_for_the_other_one_is_not_restarted() {
 async fn what_a_release_does_not_show_blocks_nothing_and_is_asked_for_once() {
     let mut bench = Bench::start(quick()).await;
     // A release that does not know one of the names.
-    bench.fault(
-        "cc-fault",
-        FaultOptions {
-            node: Some(SUBSCRIBER.into()),
-            count: Some(1),
-            ..FaultOptions::default()
-        },
-    );
+    bench.fault("cc-fault", FaultOptions::default().once().at(SUBSCRIBER));
     let report = bench.until_ready(60).await;
     assert_eq!(report.axl_authenticated.status, Status::True);
     assert_eq!(bench.restarts(), [1, 1]);
@@ -107,13 +91,9 @@ async fn what_a_release_does_not_show_blocks_nothing_and_is_asked_for_once() {
 async fn a_router_in_sync_that_returns_everything_is_told_from_one_that_is_not() {
     let mut bench = Bench::start(quick()).await;
     bench.bouncing = Some("remote-server-not-found".into());
-    let report = bench
-        .until(60, "still bouncing", |r| {
-            r.routers_in_sync.reason == Reason::StillBouncingAfterRestart
-        })
-        .await;
+    let report = bench.until_routers(60, Reason::StillBouncingAfterRestart).await;
     says(
-        &report,
+        &report.routers_in_sync,
         &[
             PUBLISHER,
             "remote-server-not-found",

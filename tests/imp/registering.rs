@@ -16,9 +16,7 @@ async fn a_row_per_slot_with_few_calls() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.component_ids = (0..8).map(id).collect();
     bench.desired.restart.mode = RestartMode::Manual;
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(10).await;
     let rows: BTreeMap<String, String> = bench.rows().into_iter().collect();
     assert_eq!(rows.len(), 8);
     let reads: Vec<_> = bench.calls("axl", "executeSQLQuery");
@@ -37,9 +35,7 @@ async fn the_other_table_name_and_the_oldest_release() {
     })
     .await;
     bench.desired.restart.mode = RestartMode::Manual;
-    let report = bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    let report = bench.until_registered(10).await;
     assert_eq!(report.axl_version.as_deref(), Some("9.1"));
     assert_eq!(report.table.as_deref(), Some("xmpp2snodes"));
     assert_eq!(bench.rows().len(), 1);
@@ -61,11 +57,7 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
         ..quick()
     })
     .await;
-    let report = bench
-        .until(5, "refused", |r| {
-            r.components_registered.reason == Reason::ForeignComponents
-        })
-        .await;
+    let report = bench.until_rows(5, Reason::ForeignComponents).await;
     assert!(report.components_registered.message.contains("expressway-coluc-com"));
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert!(bench.calls("axl", "executeSQLUpdate").is_empty());
@@ -73,21 +65,13 @@ async fn rows_of_others_refuse_the_registration_and_are_never_touched() {
 
     bench.desired.foreign_components = ForeignComponents::Tolerate;
     bench.desired.restart.mode = RestartMode::Manual;
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(10).await;
     // A federation that works is not cut off because another one comes up beside it.
     bench.desired.foreign_components = ForeignComponents::Refuse;
-    let report = bench
-        .until(5, "named", |r| {
-            r.components_registered.reason == Reason::ForeignComponents
-        })
-        .await;
+    let report = bench.until_rows(5, Reason::ForeignComponents).await;
     assert!(!report.served_by_others() && !report.was_prepared());
     bench.desired.activation = Activation::Prepared;
-    let report = bench
-        .until(10, "removed", |r| r.components_registered.reason == Reason::Prepared)
-        .await;
+    let report = bench.until_rows(10, Reason::Prepared).await;
     assert!(report.was_prepared());
     assert_eq!(bench.rows(), [(foreign.pkid, foreign.cp_id)]);
 }
@@ -100,16 +84,10 @@ async fn a_lost_ledger_adopts_by_annotation_only_and_restarts_nothing() {
     let rows = bench.rows();
     bench.store.lose();
     bench.restart_operator();
-    let report = bench
-        .until(5, "refused", |r| {
-            r.components_registered.reason == Reason::IdenticalForeignRow
-        })
-        .await;
+    let report = bench.until_rows(5, Reason::IdenticalForeignRow).await;
     assert!(report.components_registered.message.contains("adopt-rows"));
     bench.desired.requests.adopt_rows = Some("yes".into());
-    let report = bench
-        .until(10, "adopted", |r| r.components_registered.status == Status::True)
-        .await;
+    let report = bench.until_registered(10).await;
     assert_eq!(report.slots[0].sync, SlotSync::Unknown);
     bench.keep_on(3.0).await;
     let report = bench.once().await;
@@ -157,9 +135,7 @@ async fn imps_own_federation_blocks_the_first_registration() {
         ..quick()
     })
     .await;
-    let report = bench
-        .until(5, "blocked", |r| r.components_registered.reason == Reason::FederationOn)
-        .await;
+    let report = bench.until_rows(5, Reason::FederationOn).await;
     assert_eq!(report.imp_federation_off.status, Status::False);
     for part in [PUBLISHER, SUBSCRIBER, "Inter-Domain Federation > XMPP Federation"] {
         assert!(report.imp_federation_off.message.contains(part), "{report:#?}");
@@ -175,9 +151,7 @@ async fn a_stopped_federation_service_proves_nothing() {
     })
     .await;
     bench.desired.restart.mode = RestartMode::Manual;
-    let report = bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    let report = bench.until_registered(10).await;
     assert_eq!(report.imp_federation_off.status, Status::Unknown);
 }
 
@@ -185,9 +159,7 @@ async fn a_stopped_federation_service_proves_nothing() {
 async fn a_second_active_resource_on_the_cluster_is_stalled() {
     let mut bench = Bench::start(quick()).await;
     bench.desired.restart.mode = RestartMode::Manual;
-    bench
-        .until(10, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(10).await;
     let writes = bench.calls("axl", "executeSQLUpdate").len();
     bench.desired.owner.uid = "r-2".into();
     bench.desired.owner.name = "second".into();

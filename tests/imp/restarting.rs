@@ -9,7 +9,7 @@ use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;
 use xmpp_federation_imp::window::Window;
 
-use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
+use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, says};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other() {
@@ -92,11 +92,7 @@ async fn ready_in_thirty_seconds_each_router_restarted_once_one_after_the_other(
 async fn the_second_node_waits_for_the_first_ones_link() {
     let mut bench = Bench::start(quick()).await;
     bench.edges = false;
-    let report = bench
-        .until(20, "waiting for the link", |r| {
-            r.routers_in_sync.reason == Reason::WaitingForFirstLink
-        })
-        .await;
+    let report = bench.until_routers(20, Reason::WaitingForFirstLink).await;
     assert!(report.routers_in_sync.message.contains(PUBLISHER));
     assert!(report.routers_in_sync.message.contains(SUBSCRIBER));
     bench.keep_on(3.0).await;
@@ -112,23 +108,16 @@ async fn manual_names_the_nodes_and_how_and_believes_only_proof() {
     bench.desired.restart.mode = RestartMode::Manual;
     // No edge announces anything here, so a restart by hand is seen at the next poll.
     bench.desired.poll_interval = Duration::from_secs(10);
-    let report = bench
-        .until(10, "waiting for a human", |r| {
-            r.routers_in_sync.reason == Reason::RestartByHand
-        })
-        .await;
-    for part in [
-        PUBLISHER,
-        SUBSCRIBER,
-        "Control Center - Network Services",
-        "utils service restart Cisco XCP Router",
-    ] {
-        assert!(
-            report.routers_in_sync.message.contains(part),
-            "{}",
-            report.routers_in_sync.message
-        );
-    }
+    let report = bench.until_routers(10, Reason::RestartByHand).await;
+    says(
+        &report.routers_in_sync,
+        &[
+            PUBLISHER,
+            SUBSCRIBER,
+            "Control Center - Network Services",
+            "utils service restart Cisco XCP Router",
+        ],
+    );
     assert!(matches!(report.progress, Progress::Stalled(_)));
     assert_eq!(report.slots[0].sync, SlotSync::NotInSync);
     bench.sim.restart_router(PUBLISHER).unwrap();
@@ -152,14 +141,8 @@ async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
     bench.desired.restart.min_interval = Duration::from_hours(24);
     bench.until_ready(40).await;
     bench.desired.component_ids.push(id(1));
-    let report = bench
-        .until(15, "held back", |r| r.routers_in_sync.reason == Reason::MinInterval)
-        .await;
-    assert!(
-        report.routers_in_sync.message.contains("restart-routers"),
-        "{}",
-        report.routers_in_sync.message
-    );
+    let report = bench.until_routers(15, Reason::MinInterval).await;
+    says(&report.routers_in_sync, &["restart-routers"]);
     assert_eq!(report.slots[0].sync, SlotSync::InSync);
     assert_eq!(report.slots[1].sync, SlotSync::NotInSync);
     bench.keep_on(2.0).await;
@@ -176,16 +159,11 @@ async fn min_interval_holds_back_and_the_annotation_overrides_it_once() {
 async fn a_refused_restart_asks_for_hands_and_is_not_repeated() {
     let mut bench = Bench::start(quick()).await;
     bench.fault("restart-refused", FaultOptions::default());
-    let report = bench
-        .until(15, "refused", |r| r.routers_in_sync.reason == Reason::RestartRefused)
-        .await;
-    for part in ["-1045", PUBLISHER, "utils service restart Cisco XCP Router"] {
-        assert!(
-            report.routers_in_sync.message.contains(part),
-            "{}",
-            report.routers_in_sync.message
-        );
-    }
+    let report = bench.until_routers(15, Reason::RestartRefused).await;
+    says(
+        &report.routers_in_sync,
+        &["-1045", PUBLISHER, "utils service restart Cisco XCP Router"],
+    );
     let report = bench
         .until(15, "refused twice", |r| r.routers_in_sync.message.contains(SUBSCRIBER))
         .await;
@@ -240,18 +218,11 @@ async fn outside_the_window_nothing_is_restarted_unless_a_human_asks() {
     let hour = (jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).hour() + 12) % 24;
     let window = Window::new(&format!("0 {hour} * * *"), Duration::from_hours(1), None).unwrap();
     bench.desired.restart.mode = RestartMode::Window(Box::new(window));
-    let report = bench
-        .until(15, "waiting for the window", |r| {
-            r.routers_in_sync.reason == Reason::WaitingForWindow
-        })
-        .await;
-    for part in [PUBLISHER, SUBSCRIBER, &format!("{hour:02}:00 UTC"), "restart-routers"] {
-        assert!(
-            report.routers_in_sync.message.contains(part),
-            "{}",
-            report.routers_in_sync.message
-        );
-    }
+    let report = bench.until_routers(15, Reason::WaitingForWindow).await;
+    says(
+        &report.routers_in_sync,
+        &[PUBLISHER, SUBSCRIBER, &format!("{hour:02}:00 UTC"), "restart-routers"],
+    );
     assert!(
         matches!(&report.progress, Progress::Reconciling(said) if said.contains("window")),
         "{:?}",

@@ -9,7 +9,7 @@ use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status};
 use xmpp_federation_imp::timings::Timings;
 
-use crate::support::{Bench, PUBLISHER, id, quick, quick_timings};
+use crate::support::{Bench, PUBLISHER, id, quick, quick_timings, says};
 
 /// A cluster of one node: what is about rows alone needs no second one.
 fn alone() -> ImpConfig {
@@ -55,9 +55,7 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
     let mut bench = registered_by_hand().await;
     bench.sim.sql("DELETE FROM xmpps2snodes").unwrap();
     refresh(&mut bench);
-    let report = bench
-        .until(5, "missed", |r| r.components_registered.reason == Reason::RowsVanished)
-        .await;
+    let report = bench.until_rows(5, Reason::RowsVanished).await;
     assert_eq!(report.components_registered.status, Status::Unknown);
     bench.keep_on(1.0).await;
     assert_eq!(writes(&bench), 2, "not before a second read");
@@ -93,11 +91,7 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
 async fn a_partial_read_of_rows_that_stand_changes_nothing() {
     for fault in ["axl-rows-missing", "axl-empty-return"] {
         let mut bench = registered_by_hand().await;
-        let options = FaultOptions {
-            operation: Some("SELECT xmpps2snodes".into()),
-            count: Some(1),
-            ..FaultOptions::default()
-        };
+        let options = FaultOptions::default().once().of("SELECT xmpps2snodes");
         bench.fault(fault, options);
         refresh(&mut bench);
         bench
@@ -122,15 +116,11 @@ async fn an_identical_row_is_ours_only_when_a_human_says_so() {
     })
     .await;
     bench.desired.foreign_components = ForeignComponents::Tolerate;
-    let report = bench
-        .until(5, "refused", |r| {
-            r.components_registered.reason == Reason::IdenticalForeignRow
-        })
-        .await;
-    let message = &report.components_registered.message;
-    for part in [&foreign.pkid, &foreign.cp_id, "adopt-rows"] {
-        assert!(message.contains(part), "{message}");
-    }
+    let report = bench.until_rows(5, Reason::IdenticalForeignRow).await;
+    says(
+        &report.components_registered,
+        &[&foreign.pkid, &foreign.cp_id, "adopt-rows"],
+    );
     bench.keep_on(1.0).await;
     assert_eq!(writes(&bench), 0);
     bench.desired.requests.adopt_rows = Some("yes".into());
@@ -141,9 +131,7 @@ async fn an_identical_row_is_ours_only_when_a_human_says_so() {
     assert_eq!(bench.restarts(), [0], "and asks for no restart");
     // From now on it goes with the resource.
     bench.desired.activation = Activation::Prepared;
-    bench
-        .until(5, "removed", |r| r.components_registered.reason == Reason::Prepared)
-        .await;
+    bench.until_rows(5, Reason::Prepared).await;
     assert!(bench.rows().is_empty());
 }
 
@@ -172,15 +160,10 @@ async fn a_row_of_ours_that_was_changed_stops_everything() {
 async fn a_row_wanted_again_while_it_is_being_deleted_stands_once_in_the_end() {
     let mut bench = registered_by_hand().await;
     // The DELETE of the first row is throttled; it stays, and its deletion is on record.
-    let options = FaultOptions {
-        operation: Some("DELETE".into()),
-        ..FaultOptions::default()
-    };
+    let options = FaultOptions::default().of("DELETE");
     bench.fault("axl-503", options);
     bench.desired.activation = Activation::Prepared;
-    bench
-        .until(5, "throttled", |r| r.axl_authenticated.reason == Reason::Throttled)
-        .await;
+    bench.until_axl(5, Reason::Throttled).await;
     bench.desired.activation = Activation::Active;
     bench.sim.clear_fault("axl-503");
     refresh(&mut bench);
@@ -209,9 +192,7 @@ async fn of_two_rows_of_ours_with_one_id_one_goes() {
         ..FaultOptions::default()
     };
     bench.fault("axl-late", options);
-    bench
-        .until(5, "no answer", |r| r.axl_authenticated.reason == Reason::Unreachable)
-        .await;
+    bench.until_axl(5, Reason::Unreachable).await;
     // Meanwhile somebody writes the same row by hand, and wants it to be taken over.
     bench
         .sim
@@ -277,9 +258,7 @@ async fn maintenance_holds_back_writes_and_restarts() {
     bench.desired.maintenance = false;
     bench.until(5, "registered", registered).await;
     bench.desired.maintenance = true;
-    let report = bench
-        .until(10, "held back", |r| r.routers_in_sync.reason == Reason::Maintenance)
-        .await;
+    let report = bench.until_routers(10, Reason::Maintenance).await;
     assert!(report.routers_in_sync.message.contains(PUBLISHER));
     bench.desired.component_ids = vec![id(2)];
     bench.keep_on(3.0).await;

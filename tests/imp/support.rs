@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use testkit_simulator::{Call, Change, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
+use testkit_simulator::{Call, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::ComponentId;
 use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust};
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::desired::{Announcement, Desired, Link, LinkAge};
+use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Event, Report, Status as Verdict};
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::testing::{self, TestStore};
@@ -80,6 +81,13 @@ pub fn secret(version: &str, password: &str) -> Credentials {
     testing::credentials("cups-axl", version, "axluser", password)
 }
 
+/// That a condition's message has all these words.
+#[track_caller]
+pub fn says(verdict: &xmpp_federation_imp::report::Verdict, parts: &[&str]) {
+    let said = &verdict.message;
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+}
+
 impl Bench {
     /// A simulated cluster as [`quick`] makes them, and an operator with waits to match.
     pub async fn start(config: ImpConfig) -> Self {
@@ -141,6 +149,38 @@ impl Bench {
         }
     }
 
+    /// Until the condition of the account has that reason.
+    pub async fn until_axl(&mut self, limit_s: u64, reason: Reason) -> Report {
+        self.until(limit_s, &reason.to_string(), |report| {
+            report.axl_authenticated.reason == reason
+        })
+        .await
+    }
+
+    /// The same of the rows.
+    pub async fn until_rows(&mut self, limit_s: u64, reason: Reason) -> Report {
+        self.until(limit_s, &reason.to_string(), |report| {
+            report.components_registered.reason == reason
+        })
+        .await
+    }
+
+    /// The same of the routers.
+    pub async fn until_routers(&mut self, limit_s: u64, reason: Reason) -> Report {
+        self.until(limit_s, &reason.to_string(), |report| {
+            report.routers_in_sync.reason == reason
+        })
+        .await
+    }
+
+    /// Until all rows are there.
+    pub async fn until_registered(&mut self, limit_s: u64) -> Report {
+        self.until(limit_s, "registered", |report| {
+            report.components_registered.status == Verdict::True
+        })
+        .await
+    }
+
     /// Until all four conditions are True.
     pub async fn until_ready(&mut self, limit_s: u64) -> Report {
         self.until(limit_s, "ready", |report| {
@@ -167,10 +207,6 @@ impl Bench {
 
     pub fn fault(&self, name: &str, options: FaultOptions) {
         self.sim.set_fault(name, options).unwrap();
-    }
-
-    pub fn change(&self, change: Change) {
-        self.sim.change(change).unwrap();
     }
 
     fn links(&self) -> Vec<Link> {
@@ -215,11 +251,16 @@ impl Bench {
 
     /// All calls of one kind: service and operation.
     pub fn calls(&self, service: &str, operation: &str) -> Vec<Call> {
-        self.sim
-            .calls(0)
-            .into_iter()
-            .filter(|call| call.service == service && call.operation == operation)
-            .collect()
+        let mut calls = self.sim.calls(0);
+        calls.retain(|call| call.service == service && call.operation == operation);
+        calls
+    }
+
+    /// The logins that failed.
+    pub fn bad_logins(&self) -> Vec<Call> {
+        let mut calls = self.sim.calls(0);
+        calls.retain(|call| call.auth == "bad");
+        calls
     }
 
     /// Restart commands received.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
-use testkit_simulator::{Change, FaultOptions};
+use testkit_simulator::FaultOptions;
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
@@ -45,9 +45,7 @@ async fn each_interface_and_status_has_its_own_sentence(
 ) {
     let mut bench = Bench::start(quick()).await;
     bench.desired.restart.mode = RestartMode::Manual;
-    bench
-        .until(15, "registered", |r| r.components_registered.status == Status::True)
-        .await;
+    bench.until_registered(15).await;
     bench.fault(fault, FaultOptions::default());
     bench.desired.requests.refresh = Some("1".into());
     let report = bench
@@ -71,10 +69,7 @@ async fn a_new_version_of_the_secret_ends_the_rest() {
     let mut bench = Bench::start(quick()).await;
     bench.until_ready(40).await;
     let change = |bench: &Bench, password: &str| {
-        bench.change(Change {
-            password: Some(password.into()),
-            ..Change::default()
-        });
+        bench.sim.set_password(password);
     };
     change(&bench, "other");
     bench.desired.requests.refresh = Some("1".into());

@@ -3,11 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use minidom::{Element, NSChoice};
-use serde_json::json;
-
 use super::report::ensure;
 use testkit_base::Error;
+use testkit_base::xml::{Element, parse_document};
 use testkit_simulator::{Call, ClusterState, Row};
 
 /// Control of the simulated cluster.
@@ -94,8 +92,12 @@ impl Imp {
 
     /// Changes the application user's password.
     pub async fn set_password(&self, password: &str) -> Result<(), Error> {
-        let body = json!({ "password": password });
-        Self::sent(self.http.put(format!("{}/config", self.base)).json(&body)).await
+        Self::sent(
+            self.http
+                .put(format!("{}/password", self.base))
+                .body(password.to_owned()),
+        )
+        .await
     }
 
     /// Runs SQL as the command line's `run sql` would.
@@ -138,29 +140,22 @@ pub async fn rows_over_axl(ca: &Path, user: &str, password: &str) -> Result<Vec<
 }
 
 fn rows_of(soap: &str) -> Result<Vec<Row>, Error> {
-    let root = Element::from_reader_with_prefixes(soap.as_bytes(), String::new())
-        .map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
+    let root = parse_document(soap.as_bytes()).map_err(|error| format!("AXL's answer is no XML: {error}: {soap}"))?;
     let mut rows = Vec::new();
     collect_rows(&root, &mut rows);
     Ok(rows)
 }
 
 fn collect_rows(element: &Element, rows: &mut Vec<Row>) {
-    if element.name() == "row" {
-        let column = |name: &str| {
-            element
-                .get_child(name, NSChoice::Any)
-                .map(Element::text)
-                .unwrap_or_default()
-        };
+    let column = |name: &str| element.child(name).map(Element::text).unwrap_or_default();
+    if element.name == "row" {
         rows.push(Row {
             pkid: column("pkid"),
             cp_id: column("cp_id"),
         });
-    } else {
-        for child in element.children() {
-            collect_rows(child, rows);
-        }
+    }
+    for child in element.elements() {
+        collect_rows(child, rows);
     }
 }
 

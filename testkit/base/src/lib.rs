@@ -1,6 +1,7 @@
-//! What every program of the lab shares: its error, the clock of its records, the signal to stop, inboxes.
+//! What every program of the lab shares: its error, the clock of its records, the signal to stop, inboxes, XML.
 
 pub mod inbox;
+pub mod xml;
 
 /// Any failure in the testkit: a sentence for the person who runs it.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::Lab;
 use super::network::{self, DNS_INTERNET, DNS_LAN};
 use testkit_base::Error;
@@ -62,18 +64,24 @@ fn start_dns(lab: &Lab) -> Result<(), Error> {
 
 /// One process for the whole cluster: it opens its sockets in the nodes' namespaces.
 fn start_imp(lab: &Lab) -> Result<(), Error> {
-    let node = |name: &str, alias: &str, host: &str, address: Ipv4Addr| {
-        let namespace = network::namespace_file(lab.layout(), Some(host));
-        format!("name={name}{alias},address={address},netns={}", namespace.display())
+    let node = |name: &str, aliases: &[&str], host: &str, address: Ipv4Addr| {
+        json!({
+            "name": name, "aliases": aliases, "address": address,
+            "netns": network::namespace_file(lab.layout(), Some(host)),
+            "https-port": 8443, "xcp-port": 7400, "control-port": 8080,
+        })
     };
-    let publisher = node("ecup10.coluc.com", ",alias=cups.ciscotac.net", "ecup10", PUBLISHER);
-    let subscriber = node("ecup10s.coluc.com", "", "ecup10s", SUBSCRIBER);
-    let ca = imp_ca(lab).display().to_string();
-    #[rustfmt::skip]
-    let arguments = [
-        "imp", "--ca-out", &ca, "--username", AXL_USER, "--password", AXL_PASSWORD, "--router-secret", ROUTER_SECRET,
-        "--restart-s", "5", "--replication-s", "1", "--node", &publisher, "--node", &subscriber,
-    ];
+    let publisher = node("ecup10.coluc.com", &["cups.ciscotac.net"], "ecup10", PUBLISHER);
+    let subscriber = node("ecup10s.coluc.com", &[], "ecup10s", SUBSCRIBER);
+    // JSON is YAML.
+    let config = json!({
+        "nodes": [publisher, subscriber], "router-secret": ROUTER_SECRET, "restart-s": 5, "replication-s": 1,
+        "accounts": [{"username": AXL_USER, "password": AXL_PASSWORD}],
+    });
+    let file = lab.dir().join("hosts/imp.yaml");
+    std::fs::write(&file, config.to_string())?;
+    let (file, ca) = (file.display().to_string(), imp_ca(lab).display().to_string());
+    let arguments = ["imp", "--config", &file, "--ca-out", &ca];
     lab.spawn_testkit(None, "imp", &arguments)?;
     Ok(())
 }

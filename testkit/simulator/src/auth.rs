@@ -52,6 +52,18 @@ pub struct AccountState {
     pub locked: bool,
 }
 
+impl Default for Login {
+    fn default() -> Self {
+        Self {
+            user: None,
+            verdict: "none",
+            credential: None,
+            axl: false,
+            control_center: false,
+        }
+    }
+}
+
 impl Auth {
     /// Accounts with their lockout policy (0 failures: never locked).
     pub fn new(accounts: Vec<Account>, lockout_after: u32, lockout: Duration) -> Self {
@@ -66,13 +78,7 @@ impl Auth {
 
     /// Judges an `Authorization` header.
     pub fn login(&self, header: Option<&str>) -> Login {
-        let mut login = Login {
-            user: None,
-            verdict: "none",
-            credential: None,
-            axl: false,
-            control_center: false,
-        };
+        let mut login = Login::default();
         let Some((user, password)) = header.and_then(basic) else {
             return login;
         };
@@ -105,21 +111,14 @@ impl Auth {
         login
     }
 
-    /// Sets the first account's password, as an administrator's reset: also ends its lockout.
-    pub fn set_password(&self, password: String) {
+    /// Sets the first account's password and ends its lockout.
+    pub fn set_password(&self, password: &str) {
         let mut state = self.0.lock();
         if let Some(account) = state.accounts.first_mut() {
-            account.password = password;
+            password.clone_into(&mut account.password);
             let user = account.username.to_lowercase();
             state.failures.remove(&user);
         }
-    }
-
-    /// Replaces all accounts; lockouts end.
-    pub fn set_accounts(&self, accounts: Vec<Account>) {
-        let mut state = self.0.lock();
-        state.accounts = accounts;
-        state.failures.clear();
     }
 
     /// A new session cookie value.
@@ -134,7 +133,7 @@ impl Auth {
         self.0.lock().sessions.contains(id)
     }
 
-    /// Forgets all sessions, as a restarted Tomcat does.
+    /// Forgets all sessions.
     pub fn forget_sessions(&self) {
         self.0.lock().sessions.clear();
     }

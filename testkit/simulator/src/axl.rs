@@ -7,10 +7,10 @@ use super::faults::{FaultForm, FaultOptions};
 use super::message::{Answer, Request};
 use super::soap;
 use super::sql::{self, SqlError, Verb};
-use super::xml::{Element, escape};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit_base::xml::{Element, escape};
 
 /// Answers one request to `/axl/`.
 pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Answer {
@@ -46,31 +46,7 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Node, request: &mut Request) -> Ans
 
     // It is in force already; here it is counted.
     strike("axl-other-table");
-    if strike("axl-timeout").is_some() {
-        return Answer::never();
-    }
-    if let Some(refusal) = request.authenticate(cluster, node, "axl-401", &operations) {
-        return refusal;
-    }
-    if !request.login.axl || strike("axl-403").is_some() {
-        return Answer::html(403, "Access to the requested resource has been denied");
-    }
-    if let Some(stale) = request.stale_session(cluster) {
-        return stale;
-    }
-    if request.method == "GET" {
-        return Answer::html(
-            200,
-            "The AXL Web Service is working and accepting requests. Use HTTP POST to send a request.",
-        );
-    }
-    if request.method != "POST" {
-        return Answer::html(405, "Method not allowed");
-    }
-    if !request.is_xml() {
-        return Answer::html(415, "Content-Type must be text/xml;charset=UTF-8");
-    }
-    if let Some(refusal) = refusal(strike) {
+    if let Some(refusal) = request.refused(cluster, node, "axl", &operations) {
         return refusal;
     }
     let version = match &header {
@@ -127,20 +103,6 @@ fn fault_in_form(options: FaultOptions, operation: &str, version: &str) -> Answe
         ),
         FaultForm::Bare => Answer::xml(500, soap::fault("Server", &message, "")),
     }
-}
-
-/// The web server's own refusals.
-fn refusal(strike: impl Fn(&str) -> Option<FaultOptions>) -> Option<Answer> {
-    if strike("axl-404").is_some() {
-        return Some(Answer::html(404, "Not Found"));
-    }
-    if strike("axl-500").is_some() {
-        return Some(Answer::html(500, "Internal Server Error"));
-    }
-    strike("axl-503").map(|options| Answer {
-        retry_after: options.seconds,
-        ..Answer::html(503, "Service Unavailable")
-    })
 }
 
 /// The text with the two names of the component table exchanged.

@@ -141,7 +141,7 @@ pub enum Federation {
 }
 
 /// What the XCP routers of a cluster speak with components.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// XEP-0114 alone; an id that is not loaded is refused.
@@ -151,7 +151,7 @@ pub enum Profile {
 }
 
 /// How stanzas of users are spread over the linked components of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Spread {
     /// One after the other; two stanzas of one pair may overtake each other.
@@ -228,51 +228,5 @@ impl Default for NodeConfig {
             xcp_port: 0,
             control_port: 0,
         }
-    }
-}
-
-impl std::str::FromStr for NodeConfig {
-    type Err = String;
-
-    /// `name=ecup10.coluc.com,address=10.244.200.10[,netns=PATH][,alias=NAME]…[,https=8443][,xcp=7400][,control=8080]`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut node = Self {
-            https_port: 8443,
-            xcp_port: 7400,
-            control_port: 8080,
-            ..Self::default()
-        };
-        for part in text.split(',') {
-            let (key, value) = part
-                .split_once('=')
-                .ok_or_else(|| format!("`{part}` is not key=value"))?;
-            let port = || {
-                value
-                    .parse::<u16>()
-                    .map_err(|_| format!("{key}: `{value}` is not a port"))
-            };
-            match key {
-                "name" => node.name = value.to_lowercase(),
-                "alias" => node.aliases.push(value.to_lowercase()),
-                "address" => {
-                    node.address = value
-                        .parse()
-                        .map_err(|_| format!("address: `{value}` is not an IP address"))?;
-                }
-                "netns" => node.netns = Some(value.into()),
-                "https" => node.https_port = port()?,
-                "xcp" => node.xcp_port = port()?,
-                "control" => node.control_port = port()?,
-                _ => {
-                    return Err(format!(
-                        "`{key}` is none of name, alias, address, netns, https, xcp, control"
-                    ));
-                }
-            }
-        }
-        if node.name.is_empty() {
-            return Err("a node needs name=…".into());
-        }
-        Ok(node)
     }
 }

@@ -1,35 +1,29 @@
 //! What a test can do with the cluster, as methods of [`SimulatedImp`] and over HTTP (the same on every node's control
-//! port). Wherever a node or user is named that does not exist, the answer is 404 with `{"error": "…"}`.
+//! port). What is refused is answered with `{"error": "…"}`.
 //!
 //! | request | |
 //! |---|---|
 //! | `GET /state` | [`ClusterState`] |
 //! | `GET /calls?after=SEQ` | list of [`Call`] |
-//! | `GET /faults`, `PUT /faults/{name}` with [`FaultOptions`], `DELETE /faults/{name}` | names: `faults::NAMES` |
-//! | `PUT /config` with [`Change`] | any subset of the settings |
+//! | `PUT /password` | the new password of the first account; its lockout ends |
 //! | `POST /nodes/{name}/restart-router` | by hand, returns at once |
-//! | `POST /nodes/{name}/links/{component id}/raw` | the body's bytes go out on that link as they are |
 //! | `POST /sql` | any SQL on the publisher: `{"rows": [{…}], "changed": n}` |
 //! | `POST /users/{jid}/stanza` | one stanza, sent as that user |
 //! | `GET /users/{jid}/inbox?after=SEQ&wait=MS` | list of [`Received`] |
-//! | `GET /ca.pem` | the CA of the nodes |
 
 use super::SimulatedImp;
 use super::auth::AccountState;
 use super::calls::{Call, RecordedRequest};
-use super::cluster::{Change, Cluster};
+use super::cluster::{Node, Settings};
 use super::config::{Federation, Row};
 use super::faults::FaultOptions;
-use super::router::{Control, Outgoing, ROUTER, RouterState};
-use axum::body::Bytes;
+use super::refused::Refused;
+use super::router::{Control, ROUTER, RouterState};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,7 +71,7 @@ impl SimulatedImp {
     pub fn state(&self) -> ClusterState {
         let cluster = &self.cluster;
         ClusterState {
-            table: cluster.table.clone(),
+            table: cluster.config.table.clone(),
             federation: cluster.settings().federation,
             nodes: cluster
                 .nodes
@@ -140,40 +134,44 @@ impl SimulatedImp {
         self.cluster.faults.remove(name)
     }
 
-    /// The faults that are on.
-    pub fn faults(&self) -> BTreeMap<String, FaultOptions> {
-        self.cluster.faults.list()
+    /// Changes settings.
+    pub fn change(&self, change: impl FnOnce(&mut Settings)) {
+        self.cluster.change(change);
     }
 
-    /// Changes settings.
-    pub fn change(&self, change: Change) -> Result<(), String> {
-        self.cluster.change(change)
+    /// Sets the first account's password, as an administrator's reset: also ends its lockout.
+    pub fn set_password(&self, password: &str) {
+        self.cluster.auth.set_password(password);
+    }
+
+    /// All session cookies go stale, as with a restarted Tomcat.
+    pub fn forget_sessions(&self) {
+        self.cluster.auth.forget_sessions();
     }
 
     /// Restarts a node's XCP router as the command line `utils service restart Cisco XCP Router` does; returns at once.
-    pub fn restart_router(&self, name: &str) -> Result<(), String> {
+    pub fn restart_router(&self, name: &str) -> Result<(), Refused> {
         let node = self.find(name)?;
         let code = self.cluster.control(node, ROUTER, Control::Restart, "hand");
-        let outcome = if code == -1 {
-            "ok".into()
-        } else {
-            format!("refused: {code}")
+        let outcome = match code {
+            -1 => "ok".to_owned(),
+            code => format!("refused: {code}"),
         };
         self.record_cli(&node.name, "utils service restart", ROUTER, &outcome);
         match code {
             -1 => Ok(()),
-            -1029 => Err(format!("{name}: an operation is pending")),
-            code => Err(format!("{name}: refused with {code}")),
+            -1029 => Err(Refused::Invalid(format!("{name}: an operation is pending"))),
+            code => Err(Refused::Invalid(format!("{name}: refused with {code}"))),
         }
     }
 
     /// Stops or starts a service of a node as an administrator does; returns at once.
-    pub fn switch_service(&self, name: &str, service: &str, on: bool) -> Result<(), String> {
+    pub fn switch_service(&self, name: &str, service: &str, on: bool) -> Result<(), Refused> {
         let node = self.find(name)?;
         let control = if on { Control::Start } else { Control::Stop };
         match self.cluster.control(node, service, control, "hand") {
             -1 => Ok(()),
-            code => Err(format!("{name}, {service}: refused with {code}")),
+            code => Err(Refused::Invalid(format!("{name}, {service}: refused with {code}"))),
         }
     }
 
@@ -199,8 +197,9 @@ impl SimulatedImp {
     }
 
     /// Sends one stanza (XML without `xmlns`) as that user; `from` is filled in.
-    pub async fn send(&self, jid: &str, stanza: &str) -> Result<(), String> {
-        send(&self.cluster, jid, stanza.as_bytes()).await
+    pub async fn send(&self, jid: &str, stanza: &str) -> Result<(), Refused> {
+        let (stanza, home) = self.cluster.users.outgoing(jid, stanza.as_bytes())?;
+        self.cluster.from_user(&home, stanza).await
     }
 
     /// What a user received behind `after`; waits up to `wait` for the first such stanza. `None`: no such user.
@@ -208,22 +207,9 @@ impl SimulatedImp {
         self.cluster.users.inbox(jid, after, wait).await
     }
 
-    /// Writes bytes as they are on the link of a component at a node.
-    pub async fn write_raw(&self, node: &str, id: &str, bytes: Vec<u8>) -> Result<(), String> {
-        let link = self
-            .find(node)?
-            .router
-            .link(id)
-            .ok_or_else(|| format!("`{id}` is not linked to {node}"))?;
-        link.send(Outgoing::Raw(bytes))
-            .await
-            .map_err(|_| "the link has just gone".into())
-    }
-
-    fn find(&self, name: &str) -> Result<&Arc<super::cluster::Node>, String> {
-        self.cluster
-            .node(name)
-            .ok_or_else(|| format!("there is no node `{name}`"))
+    fn find(&self, name: &str) -> Result<&Arc<Node>, Refused> {
+        let node = self.cluster.node(name);
+        node.ok_or_else(|| Refused::Unknown(format!("there is no node `{name}`")))
     }
 
     fn record_cli(&self, node: &str, operation: &str, detail: &str, outcome: &str) {
@@ -232,28 +218,13 @@ impl SimulatedImp {
     }
 }
 
-async fn send(cluster: &Arc<Cluster>, jid: &str, stanza: &[u8]) -> Result<(), String> {
-    let (stanza, home) = cluster.users.outgoing(jid, stanza)?;
-    cluster.from_user(&home, stanza).await
-}
-
 /// The control port's routes.
 pub fn routes(imp: SimulatedImp) -> Router {
     Router::new()
         .route("/state", get(async |State(imp): State<SimulatedImp>| Json(imp.state())))
-        .route(
-            "/ca.pem",
-            get(async |State(imp): State<SimulatedImp>| imp.ca_pem().to_string()),
-        )
         .route("/calls", get(calls))
-        .route(
-            "/faults",
-            get(async |State(imp): State<SimulatedImp>| Json(imp.faults())),
-        )
-        .route("/faults/{name}", put(set_fault).delete(clear_fault))
-        .route("/config", put(config))
+        .route("/password", put(password))
         .route("/nodes/{name}/restart-router", post(restart_router))
-        .route("/nodes/{name}/links/{id}/raw", post(raw))
         .route("/sql", post(sql))
         .route("/users/{jid}/stanza", post(stanza))
         .route("/users/{jid}/inbox", get(inbox))
@@ -269,66 +240,34 @@ struct After {
     wait: u64,
 }
 
-fn failed(status: StatusCode, text: impl Into<String>) -> Response {
-    (status, Json(json!({ "error": text.into() }))).into_response()
-}
-
-fn done(outcome: Result<(), String>) -> Response {
-    match outcome {
-        Ok(()) => Json(json!({})).into_response(),
-        Err(text) if text.starts_with("there is no ") => failed(StatusCode::NOT_FOUND, text),
-        Err(text) => failed(StatusCode::BAD_REQUEST, text),
-    }
-}
-
-/// An absent body is the empty object.
-fn object<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| format!("the body: {error}"))
-}
-
 async fn calls(State(imp): State<SimulatedImp>, Query(query): Query<After>) -> Json<Vec<Call>> {
     Json(imp.calls(query.after))
 }
 
-async fn set_fault(State(imp): State<SimulatedImp>, Path(name): Path<String>, body: Bytes) -> Response {
-    done(object(&body).and_then(|options| imp.set_fault(&name, options)))
+async fn password(State(imp): State<SimulatedImp>, password: String) {
+    imp.set_password(&password);
 }
 
-async fn clear_fault(State(imp): State<SimulatedImp>, Path(name): Path<String>) -> Response {
-    Json(json!({ "was_on": imp.clear_fault(&name) })).into_response()
+async fn restart_router(State(imp): State<SimulatedImp>, Path(name): Path<String>) -> Result<(), Refused> {
+    imp.restart_router(&name)
 }
 
-async fn config(State(imp): State<SimulatedImp>, body: Bytes) -> Response {
-    done(object(&body).and_then(|change| imp.change(change)))
+async fn sql(State(imp): State<SimulatedImp>, body: String) -> Result<Json<SqlResult>, Refused> {
+    imp.sql(&body).map(Json).map_err(Refused::Invalid)
 }
 
-async fn restart_router(State(imp): State<SimulatedImp>, Path(name): Path<String>) -> Response {
-    done(imp.restart_router(&name))
+async fn stanza(State(imp): State<SimulatedImp>, Path(jid): Path<String>, body: String) -> Result<(), Refused> {
+    imp.send(&jid, &body).await
 }
 
-async fn raw(State(imp): State<SimulatedImp>, Path((name, id)): Path<(String, String)>, body: Bytes) -> Response {
-    done(imp.write_raw(&name, &id, body.to_vec()).await)
-}
-
-async fn sql(State(imp): State<SimulatedImp>, body: String) -> Response {
-    match imp.sql(&body) {
-        Ok(result) => Json(result).into_response(),
-        Err(text) => failed(StatusCode::BAD_REQUEST, text),
-    }
-}
-
-async fn stanza(State(imp): State<SimulatedImp>, Path(jid): Path<String>, body: Bytes) -> Response {
-    match send(&imp.cluster, &jid, &body).await {
-        Err(text) if text.contains("no session") => failed(StatusCode::SERVICE_UNAVAILABLE, text),
-        outcome => done(outcome),
-    }
-}
-
-async fn inbox(State(imp): State<SimulatedImp>, Path(jid): Path<String>, Query(query): Query<After>) -> Response {
+async fn inbox(
+    State(imp): State<SimulatedImp>,
+    Path(jid): Path<String>,
+    Query(query): Query<After>,
+) -> Result<Json<Vec<Received>>, Refused> {
     let wait = Duration::from_millis(query.wait.min(600_000));
-    match imp.inbox(&jid, query.after, wait).await {
-        Some(items) => Json(items).into_response(),
-        None => failed(StatusCode::NOT_FOUND, format!("there is no user `{jid}`")),
-    }
+    let items = imp.inbox(&jid, query.after, wait).await;
+    items
+        .map(Json)
+        .ok_or_else(|| Refused::Unknown(format!("there is no user `{jid}`")))
 }

@@ -6,9 +6,9 @@ use super::distort::distort;
 use super::message::{Answer, Request};
 use super::router::{Control, FEDERATION, ROUTER, Service};
 use super::soap;
-use super::xml::{Element, escape};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit_base::xml::{Element, escape};
 
 const NS: &str = "http://schemas.cisco.com/ast/soap";
 
@@ -28,37 +28,10 @@ pub fn answer(cluster: &Arc<Cluster>, node: &Arc<Node>, request: &mut Request) -
     let operations = [operations[0].as_str(), operations[1].as_str()];
     let strike = |name: &str| cluster.faults.strike(name, &node.name, &operations);
 
-    if strike("cc-timeout").is_some() {
-        return Answer::never();
-    }
-    if let Some(refusal) = request.authenticate(cluster, node, "cc-401", &operations) {
+    if let Some(refusal) = request.refused(cluster, node, "cc", &operations) {
         return refusal;
     }
-    if !request.login.control_center || strike("cc-403").is_some() {
-        return Answer::html(403, "Access to the requested resource has been denied");
-    }
-    if let Some(stale) = request.stale_session(cluster) {
-        return stale;
-    }
-    if request.method != "POST" {
-        return Answer::html(405, "Method not allowed");
-    }
-    if !request.is_xml() {
-        return Answer::html(415, "Content-Type must be text/xml;charset=UTF-8");
-    }
-    if strike("cc-404").is_some() {
-        return Answer::html(404, "Not Found");
-    }
-    if strike("cc-500").is_some() {
-        return Answer::html(500, "Internal Server Error");
-    }
-    if let Some(options) = strike("cc-503") {
-        return Answer {
-            retry_after: options.seconds,
-            ..Answer::html(503, "Service Unavailable")
-        };
-    }
-    let limit = cluster.settings().control_center_per_minute;
+    let limit = cluster.config.control_center_per_minute;
     if strike("cc-rate").is_some() || exceeded(node, limit) {
         return fault(
             "Server",
@@ -160,7 +133,7 @@ fn status(cluster: &Cluster, node: &Node, operation: &Element) -> Answer {
             let code = match services.get(name.as_str()) {
                 None => -1010,
                 Some(_) if name == FEDERATION && federation == Federation::Off => -1068,
-                Some(_) if cluster.not_activated.contains(name) => -1068,
+                Some(_) if cluster.config.not_activated.contains(name) => -1068,
                 Some(_) => -1,
             };
             item(name, services.get(name.as_str()), code)

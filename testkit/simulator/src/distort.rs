@@ -3,7 +3,7 @@
 use super::faults::FaultOptions;
 use super::message::{Answer, Delivery};
 use super::soap::ENVELOPE_NS;
-use super::xml::escape;
+use testkit_base::xml::escape;
 
 /// The elements whose text comes in CDATA sections under `…-prefixes`.
 const TEXTS: [&str; 8] = [

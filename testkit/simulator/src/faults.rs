@@ -1,7 +1,6 @@
 //! Faults that tests switch on: which exist, where they apply, and how often.
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Every fault by name.
@@ -83,8 +82,7 @@ pub const NAMES: [&str; 51] = [
 ];
 
 /// Where and how often a fault applies.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Default)]
 pub struct FaultOptions {
     /// Only at this node; absent: at all.
     pub node: Option<String>,
@@ -105,9 +103,31 @@ pub struct FaultOptions {
     pub seconds: Option<u64>,
 }
 
+impl FaultOptions {
+    /// The next time only.
+    #[must_use]
+    pub fn once(mut self) -> Self {
+        self.count = Some(1);
+        self
+    }
+
+    /// Only for this operation.
+    #[must_use]
+    pub fn of(mut self, operation: &str) -> Self {
+        self.operation = Some(operation.to_owned());
+        self
+    }
+
+    /// Only at this node.
+    #[must_use]
+    pub fn at(mut self, node: &str) -> Self {
+        self.node = Some(node.to_owned());
+        self
+    }
+}
+
 /// The forms that AXL's faults have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FaultForm {
     /// `axlError` without a namespace.
     #[default]
@@ -139,11 +159,6 @@ impl Faults {
     /// Switches one off; tells whether it was on.
     pub fn remove(&self, name: &str) -> bool {
         self.0.lock().remove(name).is_some()
-    }
-
-    /// What is on.
-    pub fn list(&self) -> BTreeMap<String, FaultOptions> {
-        self.0.lock().clone()
     }
 
     /// Whether the fault strikes here and now; counts it down when it does.

@@ -98,13 +98,7 @@ async fn handle(
         service: "http",
         operation: format!("{} {}", head.method, head.uri.path()),
         detail: String::new(),
-        login: Login {
-            user: None,
-            verdict: "none",
-            credential: None,
-            axl: false,
-            control_center: false,
-        },
+        login: Login::default(),
     };
     cluster
         .calls

@@ -2,17 +2,9 @@
 //! TCP 7400, the users behind it, and a control port (HTTP 8080) for tests.
 //!
 //! In tests: [`SimulatedImp::start`] with an [`ImpConfig`] (all defaults: two nodes on loopback, any free ports).
-//! As a process: `testkit imp`, one process for the whole cluster:
-//!
-//! ```text
-//! testkit imp --ca-out DIR/imp-ca.pem --password PASSWORD --router-secret SECRET --restart-s 5 --replication-s 1 \
-//!   --node name=ecup10.coluc.com,alias=cups.ciscotac.net,address=10.244.200.10,netns=/run/netns/xf-demo-ecup10 \
-//!   --node name=ecup10s.coluc.com,address=10.244.200.11,netns=/run/netns/xf-demo-ecup10s
-//! ```
-//!
-//! `--node` may be repeated, the first is the publisher; ports default to 8443, 7400 and 8080 (`https=`, `xcp=`,
-//! `control=`). `--config FILE` (YAML, the fields of [`ImpConfig`] in kebab-case) comes first, flags override it. The CA file is
-//! written before the process says `imp: ready` on its standard output; all ports are open then.
+//! As a process: `testkit imp --config FILE [--ca-out FILE]`, one process for the whole cluster. The first file is YAML with
+//! the fields of [`ImpConfig`] in kebab-case. The second one, the CA of the nodes, is written before the process says
+//! `imp: ready` on its standard output; all ports are open then.
 //!
 //! # What it is true to
 //!
@@ -50,19 +42,20 @@ mod faults;
 mod http;
 mod listen;
 mod message;
+mod refused;
 mod router;
 mod soap;
 pub mod sql;
 mod tls;
 mod users;
-mod xml;
 
 pub use auth::AccountState;
 pub use calls::{Call, RecordedRequest, fingerprint};
-pub use cluster::Change;
+pub use cluster::Settings;
 pub use config::{Account, Federation, ImpConfig, NodeConfig, Profile, Row, Spread, UserConfig};
 pub use control::{ClusterState, NodeState, SqlResult};
 pub use faults::{FaultForm, FaultOptions, NAMES as FAULT_NAMES};
+pub use refused::Refused;
 pub use router::{LinkState, Restart, RouterState, Status};
 pub use testkit_base::inbox::Received;
 
@@ -181,69 +174,21 @@ impl SimulatedImp {
 /// Arguments of `testkit imp`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// YAML file with the fields of `ImpConfig`; flags override it.
+    /// YAML file with the fields of `ImpConfig`.
     #[arg(long)]
-    config: Option<PathBuf>,
-    /// A node, publisher first: name=…,address=…[,netns=PATH][,alias=NAME][,https=8443][,xcp=7400][,control=8080]
-    #[arg(long = "node")]
-    nodes: Vec<NodeConfig>,
+    config: PathBuf,
     /// Where to write the CA certificate of the nodes (PEM).
     #[arg(long)]
     ca_out: Option<PathBuf>,
-    /// User name of the application user for AXL and Control Center.
-    #[arg(long)]
-    username: Option<String>,
-    /// Password of the application user.
-    #[arg(long)]
-    password: Option<String>,
-    /// Shared secret of the XCP routers.
-    #[arg(long)]
-    router_secret: Option<String>,
-    /// What the XCP routers speak with components.
-    #[arg(long)]
-    router_profile: Option<Profile>,
-    /// Duration of a router restart, seconds.
-    #[arg(long)]
-    restart_s: Option<f64>,
-    /// Delay of database replication to the subscribers, seconds.
-    #[arg(long)]
-    replication_s: Option<f64>,
-    /// Delay until XCP Config Manager has read a changed table, seconds.
-    #[arg(long)]
-    config_manager_s: Option<f64>,
-}
-
-impl Args {
-    fn into_config(self) -> Result<ImpConfig, testkit_base::Error> {
-        let mut config = match &self.config {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                serde_yaml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?
-            }
-            None => ImpConfig::default(),
-        };
-        if !self.nodes.is_empty() {
-            config.nodes = self.nodes;
-        }
-        if let Some(account) = config.accounts.first_mut() {
-            account.username = self.username.unwrap_or(account.username.clone());
-            account.password = self.password.unwrap_or(account.password.clone());
-        }
-        config.router_secret = self.router_secret.unwrap_or(config.router_secret);
-        config.router_profile = self.router_profile.unwrap_or(config.router_profile);
-        config.restart_s = self.restart_s.unwrap_or(config.restart_s);
-        config.replication_s = self.replication_s.unwrap_or(config.replication_s);
-        config.config_manager_s = self.config_manager_s.unwrap_or(config.config_manager_s);
-        Ok(config)
-    }
 }
 
 /// Runs `testkit imp`: until the process is ended.
 pub async fn run(args: Args) -> Result<(), testkit_base::Error> {
-    let ca_out = args.ca_out.clone();
-    let imp = SimulatedImp::start(args.into_config()?).await?;
-    if let Some(path) = ca_out {
+    let path = args.config;
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let config = serde_yaml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let imp = SimulatedImp::start(config).await?;
+    if let Some(path) = args.ca_out {
         std::fs::write(&path, imp.ca_pem()).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     for node in imp.nodes() {
@@ -253,11 +198,7 @@ pub async fn run(args: Args) -> Result<(), testkit_base::Error> {
         );
     }
     println!("imp: ready");
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-    }
+    testkit_base::stop_asked().await;
     Ok(())
 }
 

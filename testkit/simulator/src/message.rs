@@ -106,27 +106,62 @@ impl Request {
     }
 
     /// Whether the body is declared as XML in UTF-8.
-    pub fn is_xml(&self) -> bool {
+    fn is_xml(&self) -> bool {
         let value = self.header("content-type").unwrap_or_default().to_lowercase();
         let mut parts = value.split(';').map(str::trim);
         parts.next() == Some("text/xml") && parts.all(|part| ["charset=utf-8", "charset=\"utf-8\""].contains(&part))
     }
 
-    /// The 401 where the credentials are wrong; the login is judged (and counted) here, once.
-    pub fn authenticate(&mut self, cluster: &Cluster, node: &Node, fault: &str, operations: &[&str]) -> Option<Answer> {
+    /// What is refused before the operation is looked at, the same at AXL (`axl`) and Control Center (`cc`): by the faults
+    /// of that interface that strike here, for the account, for the form. The login is judged (and counted) here, once.
+    pub fn refused(&mut self, cluster: &Cluster, node: &Node, interface: &str, operations: &[&str]) -> Option<Answer> {
+        let axl = interface == "axl";
+        let strike = |name: &str| {
+            cluster
+                .faults
+                .strike(&format!("{interface}-{name}"), &node.name, operations)
+        };
+        if strike("timeout").is_some() {
+            return Some(Answer::never());
+        }
         self.login = cluster.auth.login(self.header("authorization"));
-        if cluster.faults.strike(fault, &node.name, operations).is_some() {
+        if strike("401").is_some() {
             self.login.verdict = "bad";
         }
-        (self.login.verdict != "ok").then(|| Answer::html(401, "Unauthorized"))
+        if self.login.verdict != "ok" {
+            return Some(Answer::html(401, "Unauthorized"));
+        }
+        let role = if axl { self.login.axl } else { self.login.control_center };
+        if !role || strike("403").is_some() {
+            return Some(Answer::html(403, "Access to the requested resource has been denied"));
+        }
+        if self.session().is_some_and(|id| !cluster.auth.session_lives(id)) {
+            return Some(Answer::html(404, "Not Found"));
+        }
+        match self.method.as_str() {
+            "POST" if self.is_xml() => {}
+            "POST" => return Some(Answer::html(415, "Content-Type must be text/xml;charset=UTF-8")),
+            "GET" if axl => {
+                let text = "The AXL Web Service is working and accepting requests. Use HTTP POST to send a request.";
+                return Some(Answer::html(200, text));
+            }
+            _ => return Some(Answer::html(405, "Method not allowed")),
+        }
+        if strike("404").is_some() {
+            return Some(Answer::html(404, "Not Found"));
+        }
+        if strike("500").is_some() {
+            return Some(Answer::html(500, "Internal Server Error"));
+        }
+        strike("503").map(|options| Answer {
+            retry_after: options.seconds,
+            ..Answer::html(503, "Service Unavailable")
+        })
     }
 
-    /// The 404 that a session cookie from before a restart of the web server gets.
-    pub fn stale_session(&self, cluster: &Cluster) -> Option<Answer> {
-        let cookies = self.header("cookie")?;
-        let id = cookies
-            .split(';')
-            .find_map(|pair| pair.trim().strip_prefix("JSESSIONIDSSO="))?;
-        (!cluster.auth.session_lives(id)).then(|| Answer::html(404, "Not Found"))
+    /// The session cookie, which is none any more once the web server was restarted.
+    fn session(&self) -> Option<&str> {
+        let mut cookies = self.header("cookie")?.split(';');
+        cookies.find_map(|pair| pair.trim().strip_prefix("JSESSIONIDSSO="))
     }
 }

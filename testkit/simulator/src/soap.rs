@@ -1,6 +1,6 @@
 //! SOAP 1.1 envelopes and faults, as much of them as AXL and Control Center use.
 
-use super::xml::{Element, escape, parse_document};
+use testkit_base::xml::{Element, escape, parse_document};
 
 /// Namespace of SOAP 1.1.
 pub const ENVELOPE_NS: &str = "http://schemas.xmlsoap.org/soap/envelope/";

@@ -2,12 +2,13 @@
 
 use super::cluster::Node;
 use super::config::ImpConfig;
+use super::refused::Refused;
 use super::router::{COMPONENT_NS, domain_of, error_answer};
-use super::xml::{Element, parse_stanza};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit_base::inbox::{Inbox, Received};
+use testkit_base::xml::{Element, parse_stanza};
 
 /// All users by bare JID, conference aliases by their domain.
 #[derive(Debug)]
@@ -66,11 +67,13 @@ impl Users {
     }
 
     /// A stanza as a test writes it, with the sender filled in; and the sender's home.
-    pub fn outgoing(&self, jid: &str, text: &[u8]) -> Result<(Element, Arc<Node>), String> {
-        let user = self.find(jid).ok_or_else(|| format!("there is no user `{jid}`"))?;
-        let mut stanza = parse_stanza(text, COMPONENT_NS)?;
+    pub fn outgoing(&self, jid: &str, text: &[u8]) -> Result<(Element, Arc<Node>), Refused> {
+        let user = self
+            .find(jid)
+            .ok_or_else(|| Refused::Unknown(format!("there is no user `{jid}`")))?;
+        let mut stanza = parse_stanza(text, COMPONENT_NS).map_err(Refused::Invalid)?;
         if stanza.ns != COMPONENT_NS || !["message", "presence", "iq"].contains(&stanza.name.as_str()) {
-            return Err(format!("<{}/> is not a stanza", stanza.name));
+            return Err(Refused::Invalid(format!("<{}/> is not a stanza", stanza.name)));
         }
         // RFC 6121: subscription stanzas carry the bare JID, all others the full one.
         let subscription = stanza.name == "presence"
@@ -83,7 +86,10 @@ impl Users {
         };
         match stanza.attribute("from") {
             Some(given) if self.find(given).is_some_and(|found| found.jid == user.jid) => {}
-            Some(given) => return Err(format!("`{given}` is not an address of {}", user.jid)),
+            Some(given) => {
+                let text = format!("`{given}` is not an address of {}", user.jid);
+                return Err(Refused::Invalid(text));
+            }
             None => stanza.set("from", &from),
         }
         Ok((stanza, user.home.clone()))

@@ -4,7 +4,6 @@ use super::xcp;
 use crate::calls::{Call, now_ms};
 use crate::cluster::{Cluster, Node};
 use crate::config::Profile;
-use crate::xml::{Element, StreamEvent, StreamParser};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -12,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use testkit_base::xml::{Element, StreamEvent, StreamParser};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,8 +54,6 @@ pub enum Outgoing {
     Stanza(Element),
     /// The router's own words (profile `Xcp`); nobody misses them.
     Own(Element),
-    /// Bytes as a test wants them.
-    Raw(Vec<u8>),
 }
 
 /// For `/state`.
@@ -217,9 +215,9 @@ async fn serve(cluster: Arc<Cluster>, node: Arc<Node>, stream: TcpStream, addres
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             echoed: AtomicU64::new(0),
-            profile: cluster.profile,
+            profile: cluster.config.router_profile,
             gateway,
-            announced: AtomicBool::new(cluster.profile == Profile::Component),
+            announced: AtomicBool::new(cluster.config.router_profile == Profile::Component),
             iqs: AtomicU64::new(0),
             sequence: AtomicU64::new(1),
         });
@@ -282,12 +280,12 @@ impl Opening {
             ));
         }
         let seconds = now_ms() / 1000;
-        let (stream_id, answer) = match cluster.profile {
+        let (stream_id, answer) = match cluster.config.router_profile {
             Profile::Component => {
                 let stream_id = format!("{seconds:X}{:016x}", rand::random::<u64>());
                 let answer = format!(
                     "<?xml version='1.0'?><stream:stream xmlns='{COMPONENT_NS}' xmlns:stream='{STREAM_NS}' from='{}' id='{stream_id}'>",
-                    crate::xml::escape(&self.id)
+                    testkit_base::xml::escape(&self.id)
                 );
                 (stream_id, answer)
             }
@@ -301,7 +299,7 @@ impl Opening {
         write.write_all(answer.as_bytes()).await.map_err(|_| gone())?;
         self.header_sent = true;
         self.gateway = node.router.lock().loaded.contains(&self.id);
-        if cluster.profile == Profile::Component && !self.gateway {
+        if cluster.config.router_profile == Profile::Component && !self.gateway {
             return Err(StreamError("host-unknown", format!("`{}` is not loaded", self.id)));
         }
         let Some(StreamEvent::Stanza(stanza)) = incoming.event().await? else {
@@ -314,7 +312,7 @@ impl Opening {
                 format!("<{}/> instead of the handshake", stanza.name),
             ));
         }
-        if stanza.text() != handshake(&stream_id, &cluster.settings().router_secret) {
+        if stanza.text() != handshake(&stream_id, &cluster.config.router_secret) {
             return Err(StreamError("not-authorized", "wrong handshake".into()));
         }
         Ok(())
@@ -349,7 +347,7 @@ fn stream_error(condition: &str, text: &str) -> String {
     let ns = "urn:ietf:params:xml:ns:xmpp-streams";
     format!(
         "<stream:error><{condition} xmlns='{ns}'/><text xmlns='{ns}'>{}</text></stream:error></stream:stream>",
-        crate::xml::escape(text)
+        testkit_base::xml::escape(text)
     )
 }
 
@@ -489,7 +487,6 @@ impl Writer {
                 Outgoing::Own(element) => {
                     bytes.extend_from_slice(element.to_xml(COMPONENT_NS).as_bytes());
                 }
-                Outgoing::Raw(raw) => bytes.extend_from_slice(raw),
             }
         }
         let written = tokio::select! {

@@ -10,7 +10,7 @@ mod link;
 mod routing;
 mod xcp;
 
-pub use link::{COMPONENT_NS, Link, LinkState, Outgoing};
+pub use link::{COMPONENT_NS, Link, LinkState};
 pub use routing::{domain_of, error_answer};
 
 use super::calls::now_ms;
@@ -252,11 +252,6 @@ impl Router {
         }
     }
 
-    /// The link with that component id.
-    pub fn link(&self, id: &str) -> Option<Arc<Link>> {
-        self.lock().links.iter().find(|link| link.id == id).cloned()
-    }
-
     /// Whether it takes stanzas.
     pub fn is_started(&self) -> bool {
         self.lock().service(ROUTER).status == Status::Started
@@ -323,7 +318,7 @@ impl Cluster {
         if name == FEDERATION && self.settings().federation == Federation::Off {
             return -1068;
         }
-        let restart = self.settings().restart;
+        let restart = self.restart;
         let mut state = node.router.lock();
         if state.busy {
             return -1029;
@@ -490,7 +485,7 @@ impl Cluster {
             state.seen.restarts.push(Restart::begun("fault"));
             drop(state);
             let (cluster, node) = (self.clone(), node.clone());
-            let duration = self.settings().restart.mul_f64(0.7);
+            let duration = self.restart.mul_f64(0.7);
             tokio::spawn(async move { cluster.start_router(&node, duration, false, true).await });
         }
     }

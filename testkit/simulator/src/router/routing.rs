@@ -4,10 +4,11 @@ use super::link::{COMPONENT_NS, Link, Outgoing, StreamError};
 use super::{ROUTER, Status, xcp};
 use crate::cluster::{Cluster, Node};
 use crate::config::Spread;
+use crate::refused::Refused;
 use crate::users::Delivery;
-use crate::xml::Element;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use testkit_base::xml::Element;
 
 /// Namespace of stanza errors' conditions.
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
@@ -47,7 +48,8 @@ pub fn error_answer(stanza: &Element, condition: &str) -> Option<Element> {
 impl Cluster {
     /// Whether the domain is served by this cluster.
     pub fn is_local(&self, domain: &str) -> bool {
-        self.domains.iter().chain(&self.aliases).any(|local| local == domain)
+        let mut local = self.config.domains.iter().chain(&self.config.conference_aliases);
+        local.any(|local| local == domain)
     }
 
     /// One stanza from a linked component.
@@ -93,7 +95,7 @@ impl Cluster {
             }
             return Ok(());
         }
-        match self.users.deliver(&self.domains, &stanza) {
+        match self.users.deliver(&self.config.domains, &stanza) {
             Delivery::Taken => node.router.lock().seen.delivered += 1,
             Delivery::Answered(answer) => {
                 node.router.lock().seen.delivered += 1;
@@ -110,18 +112,20 @@ impl Cluster {
     }
 
     /// One stanza of a user whose home is that node.
-    pub async fn from_user(self: &Arc<Self>, home: &Arc<Node>, stanza: Element) -> Result<(), String> {
+    pub async fn from_user(self: &Arc<Self>, home: &Arc<Node>, stanza: Element) -> Result<(), Refused> {
         if !home.router.is_started() {
-            return Err(format!("the XCP router of {} does not run: no session", home.name));
+            let text = format!("the XCP router of {} does not run: no session", home.name);
+            return Err(Refused::NoSession(text));
         }
-        let to = stanza.attribute("to").ok_or("the stanza has no `to`")?;
+        let to = stanza.attribute("to");
+        let to = to.ok_or_else(|| Refused::Invalid("the stanza has no `to`".to_owned()))?;
         if !self.is_local(&domain_of(to)) {
             self.to_partner(home, stanza).await;
             return Ok(());
         }
-        match self.users.deliver(&self.domains, &stanza) {
+        match self.users.deliver(&self.config.domains, &stanza) {
             Delivery::Answered(answer) | Delivery::Refused(Some(answer)) => {
-                self.users.deliver(&self.domains, &answer);
+                self.users.deliver(&self.config.domains, &answer);
             }
             Delivery::Taken | Delivery::Refused(None) => {}
         }
@@ -137,14 +141,14 @@ impl Cluster {
                     return;
                 }
                 Err(Outgoing::Stanza(back)) => stanza = back,
-                Err(Outgoing::Raw(_) | Outgoing::Own(_)) => return,
+                Err(Outgoing::Own(_)) => return,
             }
         }
         self.bounce(node, &stanza, "remote-server-not-found");
     }
 
     fn pick(&self, node: &Arc<Node>, stanza: &Element) -> Option<(Arc<Node>, Arc<Link>)> {
-        let spread = self.spread();
+        let spread = self.config.spread;
         let others = self.nodes.iter().filter(|other| other.name != node.name);
         std::iter::once(node).chain(others).find_map(|over| {
             let mut state = over.router.lock();
@@ -172,7 +176,7 @@ impl Cluster {
     pub(super) fn bounce(&self, node: &Node, stanza: &Element, condition: &str) {
         node.router.lock().seen.bounced += 1;
         if let Some(answer) = error_answer(stanza, condition) {
-            self.users.deliver(&self.domains, &answer);
+            self.users.deliver(&self.config.domains, &answer);
         }
     }
 }

@@ -19,9 +19,9 @@ use super::link::{COMPONENT_NS, Link, Outgoing, STREAM_NS, StreamError};
 use super::routing::error_answer;
 use crate::calls::Call;
 use crate::cluster::{Cluster, Node};
-use crate::xml::{Element, escape};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use testkit_base::xml::{Element, escape};
 
 /// Where components announce themselves.
 const PRESENCE: &str = "presence@-internal";
@@ -185,7 +185,7 @@ impl Cluster {
 
     /// A component hears of all others.
     pub(super) async fn introduce(&self, node: &Arc<Node>, link: &Arc<Link>) {
-        let manager = announcement(link, CONNECTION_MANAGER, &self.domains, false);
+        let manager = announcement(link, CONNECTION_MANAGER, &self.config.domains, false);
         let _ = link.send(Outgoing::Own(manager)).await;
         let others: Vec<Arc<Link>> = node.router.lock().links.clone();
         for other in others {
@@ -216,8 +216,8 @@ impl Cluster {
         self.calls.record(call);
         let mut config = Element::new(COMPONENT_NS, "config").with("id", asked);
         if known {
-            let secret = self.settings().router_secret;
-            config = config.with_child(Element::new(COMPONENT_NS, "secret").with_text(&secret));
+            let secret = Element::new(COMPONENT_NS, "secret").with_text(&self.config.router_secret);
+            config = config.with_child(secret);
         }
         let answer = Element::new(COMPONENT_NS, "xdb")
             .with("from", CONFIG)

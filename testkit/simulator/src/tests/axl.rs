@@ -182,11 +182,7 @@ async fn wrong_passwords_are_counted_once_each_and_lock_the_account_on_all_ports
         .unwrap();
     assert_eq!(status, 401);
     assert_eq!(imp.calls(0).last().unwrap().auth, "bad");
-    imp.change(Change {
-        password: Some("new".into()),
-        ..Change::default()
-    })
-    .unwrap();
+    imp.set_password("new");
     let (status, _) = axl_post(&imp, PUBLISHER, "new", "14.0", "executeSQLQuery", read)
         .await
         .unwrap();
@@ -219,11 +215,7 @@ async fn roles_are_told_apart() {
 async fn faults_strike_as_often_as_told(#[case] fault: &str, #[case] status: u16) {
     let imp = SimulatedImp::start(quick()).await.unwrap();
     let read = "SELECT pkid FROM xmpps2snodes";
-    let options = FaultOptions {
-        count: Some(1),
-        operation: Some("select".into()),
-        ..FaultOptions::default()
-    };
+    let options = FaultOptions::default().once().of("select");
     imp.set_fault(fault, options).unwrap();
     let delete = "DELETE FROM xmpps2snodes WHERE pkid = 'x'";
     assert_eq!(axl(&imp, "executeSQLUpdate", delete).await.0, 200);
@@ -257,11 +249,7 @@ async fn a_stale_session_cookie_is_a_404() {
         .unwrap();
     let head = format!("{HEAD}Cookie: {cookie}\r\n");
     assert!(raw(&imp, &sample(&head, SAMPLE)).await.starts_with("HTTP/1.1 200"));
-    imp.change(Change {
-        forget_sessions: Some(true),
-        ..Change::default()
-    })
-    .unwrap();
+    imp.forget_sessions();
     assert!(raw(&imp, &sample(&head, SAMPLE)).await.starts_with("HTTP/1.1 404"));
     assert!(raw(&imp, &sample(HEAD, SAMPLE)).await.starts_with("HTTP/1.1 200"));
 }

@@ -149,11 +149,7 @@ async fn a_refused_restart_changes_nothing() {
 #[tokio::test]
 async fn a_hanging_restart_goes_on_when_the_fault_goes() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
-    let only = FaultOptions {
-        node: Some(SUBSCRIBER.into()),
-        count: Some(1),
-        ..FaultOptions::default()
-    };
+    let only = FaultOptions::default().once().at(SUBSCRIBER);
     imp.set_fault("restart-hangs", only).unwrap();
     assert_eq!(
         ask(&imp, SUBSCRIBER, "soapDoControlServices", &restart(SUBSCRIBER))
@@ -170,11 +166,7 @@ async fn a_hanging_restart_goes_on_when_the_fault_goes() {
 #[tokio::test]
 async fn a_lost_reply_leaves_a_restart_behind() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
-    let once = FaultOptions {
-        count: Some(1),
-        operation: Some("Restart".into()),
-        ..FaultOptions::default()
-    };
+    let once = FaultOptions::default().once().of("Restart");
     imp.set_fault("cc-reply-lost", once).unwrap();
     assert!(
         control_center(&imp, PUBLISHER, "soapDoControlServices", &restart(PUBLISHER))
@@ -197,14 +189,7 @@ async fn a_lost_reply_leaves_a_restart_behind() {
 #[tokio::test]
 async fn faults_of_control_center(#[case] fault: &str, #[case] status: u16) {
     let imp = SimulatedImp::start(quick()).await.unwrap();
-    imp.set_fault(
-        fault,
-        FaultOptions {
-            count: Some(1),
-            ..FaultOptions::default()
-        },
-    )
-    .unwrap();
+    imp.set_fault(fault, FaultOptions::default().once()).unwrap();
     assert_eq!(
         ask(&imp, PUBLISHER, "soapGetServiceStatus", ROUTER_STATUS).await.0,
         status

@@ -9,6 +9,7 @@ mod xcp;
 
 use super::*;
 use std::time::{Duration, Instant};
+use testkit_base::xml;
 
 /// A cluster whose delays are short.
 fn quick() -> ImpConfig {

@@ -1,6 +1,6 @@
 //! Routers of profile `Xcp` against a component written in bytes.
 
-use super::router::{ALICE, BOB, Component, cluster_of, inbox};
+use super::router::{ALICE, BOB, Component, cluster_with, inbox};
 use super::*;
 use rstest::rstest;
 use tokio::net::TcpStream;
@@ -9,7 +9,7 @@ const ANNOUNCED: &str = "<route from='ID' to='presence@-internal' type='componen
     <x xmlns='http://www.jabber.com/schemas/component-presence.xsd' protocol-version='1.1'/></presence></route>";
 
 async fn cluster(ids: &[&str]) -> SimulatedImp {
-    cluster_of(Profile::Xcp, ids).await
+    cluster_with(ids, |config| config.router_profile = Profile::Xcp).await
 }
 
 async fn open(imp: &SimulatedImp, attributes: &str) -> Component {

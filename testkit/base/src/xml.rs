@@ -1,5 +1,5 @@
-//! A small document model on top of rxml (strict, namespace-aware, no DTD): SOAP bodies as documents, XMPP streams
-//! stanza by stanza. minidom is no substitute: its reader takes duplicate attributes and whole documents only.
+//! A small document model on top of rxml (strict, namespace-aware, no DTD): documents as of SOAP, XMPP streams stanza by
+//! stanza. minidom is no substitute: its reader takes duplicate attributes and whole documents only.
 
 use rxml::error::{EndOrError, Error};
 use rxml::parser::{Options, WithOptions};
@@ -44,18 +44,21 @@ impl Element {
     }
 
     /// With one more attribute.
+    #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.set(name, value);
         self
     }
 
     /// With one more child.
+    #[must_use]
     pub fn with_child(mut self, child: Self) -> Self {
         self.children.push(Node::Element(child));
         self
     }
 
     /// With character data.
+    #[must_use]
     pub fn with_text(mut self, text: &str) -> Self {
         self.children.push(Node::Text(text.into()));
         self
@@ -210,7 +213,7 @@ fn parser() -> Parser {
 }
 
 /// Builds elements from events.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Builder {
     open: Vec<Element>,
 }
@@ -282,6 +285,7 @@ pub struct StreamFault {
 }
 
 /// Reads an XMPP stream from bytes as they come.
+#[derive(Debug)]
 pub struct StreamParser {
     parser: Parser,
     builder: Builder,
