@@ -11,7 +11,7 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::zones::{Fault, Found, Zones};
+use super::zones::{Found, Zones};
 
 /// How many queries are remembered.
 const QUERIES_KEPT: usize = 4000;
@@ -30,7 +30,7 @@ pub struct QueryRecord {
     /// `A`, `SRV`, …
     #[serde(rename = "type")]
     pub record_type: String,
-    /// `NoError`, `NXDomain`, `ServFail`, or `none` when no answer was given.
+    /// `NoError`, `NXDomain`.
     pub answer: String,
 }
 
@@ -83,38 +83,25 @@ pub(super) struct Answerer(pub(super) Arc<Shared>);
 type Reply = (ResponseCode, bool, Vec<Record>, Option<Record>);
 
 impl Answerer {
-    /// None: no answer is to be sent.
-    fn reply(&self, request: &Request) -> Option<Reply> {
+    fn reply(&self, request: &Request) -> Reply {
         if request.metadata.op_code != OpCode::Query {
-            return Some((ResponseCode::NotImp, false, Vec::new(), None));
+            return (ResponseCode::NotImp, false, Vec::new(), None);
         }
         let Ok(info) = request.request_info() else {
-            return Some((ResponseCode::FormErr, false, Vec::new(), None));
+            return (ResponseCode::FormErr, false, Vec::new(), None);
         };
         let (name, kind) = (info.query.name(), info.query.query_type());
         let zones = self.0.zones();
-        let reply = match zones.fault(name) {
-            Some(Fault::Timeout) => None,
-            Some(Fault::Servfail) => Some((ResponseCode::ServFail, false, Vec::new(), None)),
-            fault => Some(match zones.look_up(name, kind) {
-                Found::NoName(aliases, soa) => (ResponseCode::NXDomain, true, aliases, Some(soa)),
-                Found::Outside(aliases, soa) => (ResponseCode::NXDomain, false, aliases, Some(soa)),
-                Found::Answer(_) | Found::NoData(..) if fault == Some(Fault::Nxdomain) => {
-                    (ResponseCode::NXDomain, true, Vec::new(), zones.soa_above(name))
-                }
-                Found::Answer(records) => (ResponseCode::NoError, true, records, None),
-                Found::NoData(aliases, soa) => (ResponseCode::NoError, true, aliases, Some(soa)),
-            }),
+        let reply = match zones.look_up(name, kind) {
+            Found::NoName(aliases, soa) => (ResponseCode::NXDomain, true, aliases, Some(soa)),
+            Found::Outside(aliases, soa) => (ResponseCode::NXDomain, false, aliases, Some(soa)),
+            Found::Answer(records) => (ResponseCode::NoError, true, records, None),
+            Found::NoData(aliases, soa) => (ResponseCode::NoError, true, aliases, Some(soa)),
         };
         drop(zones);
-        self.0.remember(
-            request.src().to_string(),
-            name.to_string(),
-            kind.to_string(),
-            reply
-                .as_ref()
-                .map_or_else(|| "none".to_owned(), |reply| format!("{:?}", reply.0)),
-        );
+        let code = format!("{:?}", reply.0);
+        let source = request.src().to_string();
+        self.0.remember(source, name.to_string(), kind.to_string(), code);
         reply
     }
 }
@@ -128,15 +115,7 @@ impl RequestHandler for Answerer {
     ) -> ResponseInfo {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.recursion_available = true;
-        let unsent = |metadata: Metadata| {
-            ResponseInfo::from(Header {
-                metadata,
-                counts: HeaderCounts::default(),
-            })
-        };
-        let Some((code, authoritative, answer, soa)) = self.reply(request) else {
-            return unsent(metadata);
-        };
+        let (code, authoritative, answer, soa) = self.reply(request);
         metadata.response_code = code;
         metadata.authoritative = authoritative;
         let edns = request.edns.as_ref().map(|asked| {
@@ -153,7 +132,10 @@ impl RequestHandler for Answerer {
             Ok(info) => info,
             Err(error) => {
                 tracing::warn!(%error, "a DNS answer could not be sent");
-                unsent(metadata)
+                ResponseInfo::from(Header {
+                    metadata,
+                    counts: HeaderCounts::default(),
+                })
             }
         }
     }

@@ -5,7 +5,7 @@
 //! testkit dns --bind 10.244.200.53 --bind 198.51.100.53 --control 10.244.200.53:8080 [--records FILE]
 //! ```
 //! - `--bind ADDRESS[:PORT]`, repeatable: UDP and TCP, port 53 unless given
-//! - `--control ADDRESS:PORT`: the HTTP face that changes records and faults (see [`control`])
+//! - `--control ADDRESS:PORT`: the HTTP face that changes records (see [`control`])
 //! - `--records FILE`: YAML list of `{name, type, ttl, values}` instead of the lab's own zones; the SOA and
 //!   NS records of each zone are part of it (an SOA record is what makes a zone)
 //!
@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use answer::QueryRecord;
-pub use zones::{DEFAULT_TTL, Fault, RecordSpec, Zones};
+pub use zones::{RecordSpec, Zones};
 
 use testkit_base::Error;
 
@@ -38,7 +38,7 @@ pub struct Args {
     /// Address to answer on, UDP and TCP; port 53 unless given.
     #[arg(long = "bind", required = true, value_name = "ADDRESS[:PORT]", value_parser = address_with_dns_port)]
     pub bind: Vec<SocketAddr>,
-    /// Address of the HTTP face that changes records and faults.
+    /// Address of the HTTP face that changes records.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub control: Option<SocketAddr>,
     /// YAML list of records instead of the lab's own zones.
@@ -85,7 +85,7 @@ fn address_with_dns_port(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text} is no address; write for example 10.244.200.53"))
 }
 
-/// What a running server and those who change it share: records, faults, and the queries seen.
+/// What a running server and those who change it share: records, and the queries seen.
 #[derive(Clone, Debug)]
 pub struct DnsHandle(Arc<answer::Shared>);
 
@@ -95,29 +95,9 @@ impl DnsHandle {
         self.0.zones().set(record)
     }
 
-    /// Removes what stands under one name and type; true when there was something.
-    pub fn remove(&self, name: &str, record_type: &str) -> Result<bool, Error> {
-        self.0.zones().remove(name, record_type)
-    }
-
     /// The records of one zone; none when it is not served here.
     pub fn zone(&self, origin: &str) -> Result<Option<Vec<RecordSpec>>, Error> {
         self.0.zones().list(origin)
-    }
-
-    /// Makes every query for exactly this name fail in the given way.
-    pub fn set_fault(&self, name: &str, fault: Fault) -> Result<(), Error> {
-        self.0.zones().set_fault(name, fault)
-    }
-
-    /// Ends a name's fault; true when there was one.
-    pub fn clear_fault(&self, name: &str) -> Result<bool, Error> {
-        self.0.zones().clear_fault(name)
-    }
-
-    /// All faults by name.
-    pub fn faults(&self) -> Vec<(String, Fault)> {
-        self.0.zones().faults()
     }
 
     /// The queries after a sequence number, oldest first; only the last few thousand are kept.
@@ -166,7 +146,7 @@ impl LabDns {
         &self.addresses
     }
 
-    /// Changes records and faults while the server runs.
+    /// Changes records while the server runs.
     pub fn handle(&self) -> DnsHandle {
         self.handle.clone()
     }

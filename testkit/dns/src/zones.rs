@@ -1,4 +1,4 @@
-//! The records of the lab's zones, and the faults laid over them.
+//! The records of the lab's zones.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -31,18 +31,6 @@ fn default_ttl() -> u32 {
     DEFAULT_TTL
 }
 
-/// A way in which a name fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fault {
-    /// The answer is SERVFAIL.
-    Servfail,
-    /// No answer comes.
-    Timeout,
-    /// The answer is NXDOMAIN, whatever the zone has.
-    Nxdomain,
-}
-
 type Sets = BTreeMap<(LowerName, RecordType), Vec<Record>>;
 
 /// What a look-up in the zones finds.
@@ -58,12 +46,11 @@ pub(super) enum Found {
     Outside(Vec<Record>, Record),
 }
 
-/// Zones with their records and faults.
+/// Zones with their records.
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
     origins: Vec<LowerName>,
     sets: Sets,
-    faults: BTreeMap<LowerName, Fault>,
 }
 
 impl Zones {
@@ -115,7 +102,7 @@ impl Zones {
         Ok(zones)
     }
 
-    /// Sets the values of one name and type.
+    /// Sets the values of one name and type; none remove it.
     pub fn set(&mut self, spec: &RecordSpec) -> Result<(), Error> {
         let name = absolute(&spec.name)?;
         let key = (LowerName::new(&name), record_type(&spec.record_type)?);
@@ -145,12 +132,6 @@ impl Zones {
         Ok(())
     }
 
-    /// Removes one name and type; true when it was there.
-    pub fn remove(&mut self, name: &str, kind: &str) -> Result<bool, Error> {
-        let key = (LowerName::from(absolute(name)?), record_type(kind)?);
-        Ok(self.sets.remove(&key).is_some())
-    }
-
     /// All records of one zone; none when it is not served here.
     pub fn list(&self, origin: &str) -> Result<Option<Vec<RecordSpec>>, Error> {
         let origin = LowerName::from(absolute(origin)?);
@@ -169,29 +150,6 @@ impl Zones {
             })
             .collect();
         Ok(Some(records))
-    }
-
-    /// Makes a name fail.
-    pub fn set_fault(&mut self, name: &str, fault: Fault) -> Result<(), Error> {
-        self.faults.insert(LowerName::from(absolute(name)?), fault);
-        Ok(())
-    }
-
-    /// Ends a name's fault; true when there was one.
-    pub fn clear_fault(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(self.faults.remove(&LowerName::from(absolute(name)?)).is_some())
-    }
-
-    /// All faults by name.
-    pub fn faults(&self) -> Vec<(String, Fault)> {
-        self.faults
-            .iter()
-            .map(|(name, fault)| (name.to_string(), *fault))
-            .collect()
-    }
-
-    pub(super) fn fault(&self, name: &LowerName) -> Option<Fault> {
-        self.faults.get(name).copied()
     }
 
     pub(super) fn look_up(&self, asked: &LowerName, kind: RecordType) -> Found {
@@ -235,11 +193,6 @@ impl Zones {
 
     fn zone_of(&self, name: &LowerName) -> Option<&LowerName> {
         self.origins.iter().find(|origin| origin.zone_of(name))
-    }
-
-    /// The SOA of the zone that holds a name.
-    pub(super) fn soa_above(&self, name: &LowerName) -> Option<Record> {
-        self.zone_of(name).map(|origin| self.soa(origin))
     }
 
     fn soa(&self, origin: &LowerName) -> Record {
