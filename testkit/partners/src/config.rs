@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Kinds of servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Debian's Prosody.
     Prosody,
@@ -13,7 +13,7 @@ pub enum Kind {
 }
 
 /// What a server wants of the streams between servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tls {
     /// TLS, or nothing.
     Required,
@@ -24,7 +24,7 @@ pub enum Tls {
 }
 
 /// What convinces a server of who the other one is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Proof {
     /// SASL EXTERNAL where the certificate is good for it, dialback otherwise.
     Any,

@@ -1,4 +1,4 @@
-//! Real XMPP servers with configurations made for the lab; `testkit partner-server` becomes one with a single domain.
+//! Real XMPP servers with configurations made for the lab; `testkit partner-server` becomes a Prosody with a single domain.
 
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -12,9 +12,6 @@ use testkit_base::Error;
 /// Arguments of `testkit partner-server`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerArgs {
-    /// Which server.
-    #[arg(long, value_enum, default_value = "prosody")]
-    pub kind: Kind,
     /// Folder for configuration, accounts, certificate and log; made when absent.
     #[arg(long)]
     pub dir: PathBuf,
@@ -27,21 +24,12 @@ pub struct ServerArgs {
     /// The XMPP domain.
     #[arg(long)]
     pub domain: String,
-    /// TLS with other servers.
-    #[arg(long, value_enum, default_value = "required")]
-    pub tls: Tls,
-    /// What convinces the server of who the other one is.
-    #[arg(long, value_enum, default_value = "any")]
-    pub proof: Proof,
     /// Users with their passwords.
     #[arg(long = "user", value_name = "NAME:PASSWORD", value_parser = parse_user)]
     pub users: Vec<(String, String)>,
     /// The server's log [default: server.log in the folder]
     #[arg(long)]
     pub log: Option<PathBuf>,
-    /// CA file that partners' certificates are checked against.
-    #[arg(long)]
-    pub ca: Option<PathBuf>,
 }
 
 fn parse_user(text: &str) -> Result<(String, String), String> {
@@ -56,18 +44,18 @@ pub fn run(args: &ServerArgs) -> Result<(), Error> {
     let dir = args.dir.canonicalize()?;
     let host = HostConfig {
         domain: args.domain.clone(),
-        tls: args.tls,
-        proof: args.proof,
+        tls: Tls::Required,
+        proof: Proof::Any,
         certificate: Some(certificate(&dir, &args.domain)?),
         users: args.users.clone(),
     };
     let mut command = prepare(&ServerConfig {
-        kind: args.kind,
+        kind: Kind::Prosody,
         dir,
         address: args.address,
         dns: args.dns,
         log: args.log.clone(),
-        ca: args.ca.clone(),
+        ca: None,
         hosts: vec![host],
     })?;
     let error = command.exec();

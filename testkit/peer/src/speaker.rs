@@ -16,6 +16,8 @@ use crate::{PATIENCE, PROCEED, STARTTLS, attribute, client_tls, server_tls};
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
+type Client = (Option<String>, Option<Vec<u8>>, Vec<CertificateDer<'static>>);
+
 /// One side of a connection that says and expects text.
 pub struct Speaker {
     io: Option<Pin<Box<dyn Io>>>,
@@ -109,12 +111,12 @@ impl Speaker {
         heard + &String::from_utf8_lossy(&bytes[..read])
     }
 
-    /// Whether nothing at all comes for a while.
     /// What came behind what was heard last.
     pub fn heard_already(&self) -> &str {
         &self.heard
     }
 
+    /// Whether nothing at all comes for a while.
     pub async fn is_silent(&mut self, time: Duration) -> bool {
         if !self.heard.is_empty() {
             return false;
@@ -177,22 +179,11 @@ impl Speaker {
     }
 
     pub async fn start_tls_as_client(&mut self, name: &str) {
-        assert_eq!(self.heard, "", "clear text before TLS");
-        let io = self.io.take().unwrap();
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = tokio_rustls::TlsConnector::from(client_tls())
-            .connect(name, io)
-            .await
-            .unwrap();
-        self.io = Some(Box::pin(tls));
+        self.tls_client(client_tls(), name).await.unwrap();
     }
 
     /// The client's side of TLS by this configuration; gives the protocol that ALPN agreed on.
-    pub async fn try_tls_as_client(
-        &mut self,
-        name: &str,
-        config: rustls::ClientConfig,
-    ) -> std::io::Result<Option<Vec<u8>>> {
+    pub async fn try_tls_as_client(&mut self, name: &str, config: ClientConfig) -> std::io::Result<Option<Vec<u8>>> {
         let io = self.io.take().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
@@ -205,39 +196,28 @@ impl Speaker {
 
     /// The server's side of TLS by this configuration; gives the name and the protocol that the
     /// client asked for.
-    pub async fn tls_as_server(&mut self, config: rustls::ServerConfig) -> (Option<String>, Option<Vec<u8>>) {
+    pub async fn tls_as_server(&mut self, config: ServerConfig) -> (Option<String>, Option<Vec<u8>>) {
         self.try_tls_as_server(config).await.unwrap()
     }
 
     /// The same; an error if there is no handshake.
     pub async fn try_tls_as_server(
         &mut self,
-        config: rustls::ServerConfig,
+        config: ServerConfig,
     ) -> std::io::Result<(Option<String>, Option<Vec<u8>>)> {
-        let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io).await?;
-        let session = tls.get_ref().1;
-        let name = session.server_name().map(str::to_owned);
-        let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
-        self.io = Some(Box::pin(tls));
+        let (name, protocol, _) = self.accept_tls(Arc::new(config)).await?;
         Ok((name, protocol))
     }
 
     pub async fn start_tls_as_server(&mut self) {
-        assert_eq!(self.heard, "", "clear text before TLS");
-        let io = self.io.take().unwrap();
-        let tls = tokio_rustls::TlsAcceptor::from(server_tls()).accept(io).await.unwrap();
-        self.io = Some(Box::pin(tls));
+        self.tls_server(server_tls()).await.unwrap();
     }
 
     /// Starts TLS as the side that connected.
     pub async fn tls_client(&mut self, config: Arc<ClientConfig>, name: &str) -> std::io::Result<()> {
         assert_eq!(self.heard, "", "clear text before TLS");
-        let io = self.io.take().unwrap();
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let tls = tokio_rustls::TlsConnector::from(config).connect(name, io).await?;
-        self.io = Some(Box::pin(tls));
-        Ok(())
+        let config = Arc::unwrap_or_clone(config);
+        self.try_tls_as_client(name, config).await.map(drop)
     }
 
     /// Starts TLS as the side that was connected to; gives the name asked for and the chain shown.
@@ -246,13 +226,22 @@ impl Speaker {
         config: Arc<ServerConfig>,
     ) -> std::io::Result<(Option<String>, Vec<CertificateDer<'static>>)> {
         assert_eq!(self.heard, "", "clear text before TLS");
+        let (name, _, chain) = self.accept_tls(config).await?;
+        Ok((name, chain))
+    }
+
+    /// Name, protocol and chain of a client.
+    async fn accept_tls(&mut self, config: Arc<ServerConfig>) -> std::io::Result<Client> {
         let io = self.io.take().unwrap();
         let tls = tokio_rustls::TlsAcceptor::from(config).accept(io).await?;
         let session = tls.get_ref().1;
-        let chain = session.peer_certificates().unwrap_or_default().to_vec();
-        let name = session.server_name().map(ToOwned::to_owned);
+        let client = (
+            session.server_name().map(str::to_owned),
+            session.alpn_protocol().map(<[u8]>::to_vec),
+            session.peer_certificates().unwrap_or_default().to_vec(),
+        );
         self.io = Some(Box::pin(tls));
-        Ok((name, chain))
+        Ok(client)
     }
 
     /// Everything up to the first of these, each of which ends with `>`; `None` if the connection
