@@ -11,22 +11,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testkit_base::Error;
-use testkit_lab::layout::Layout;
-use testkit_lab::{Lab, Options, api, node};
-
-/// Names of this checkout's own: tests of another checkout may run at the same time.
-fn name(letter: char) -> String {
-    let path = env!("CARGO_MANIFEST_DIR");
-    let hash = path.bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
-    });
-    format!("self{letter}{hash:08x}")
-}
+use testkit_lab::layout::{self, Layout, name_here};
+use testkit_lab::{Lab, Options, node};
 
 fn options(letter: char) -> Options {
     Options {
         hosts: false,
-        ..Options::named(&name(letter))
+        ..Options::named(&name_here(&format!("self{letter}")))
     }
 }
 
@@ -254,7 +245,7 @@ async fn two_labs_run_side_by_side_and_leave_nothing() {
 async fn a_start_that_was_killed_is_taken_away_by_the_next_one() {
     let options = options('c');
     let layout = Layout::new(&options.name, None).unwrap();
-    let mut aborted = Command::new(api::testkit_binary().unwrap())
+    let mut aborted = Command::new(layout::binary("testkit").unwrap())
         .args(["lab", "up", "--without-hosts", "--name", &options.name])
         .stdout(Stdio::null())
         .spawn()

@@ -19,15 +19,6 @@ const SERVERS: [(&str, &str, &str, Ipv4Addr); 2] = [
     ("coluc", "coluc.com", "alice", Ipv4Addr::new(198, 51, 100, 30)),
 ];
 
-/// A name of this checkout's own.
-fn name() -> String {
-    let path = env!("CARGO_MANIFEST_DIR");
-    let hash = path.bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
-    });
-    format!("peer{hash:08x}")
-}
-
 async fn start(lab: &Lab) -> Result<(), Error> {
     lab.add_host("dns", &[DNS]).await?;
     let (address, control) = (DNS.to_string(), format!("{DNS}:8080"));
@@ -98,7 +89,7 @@ fn two_real_servers_federate_by_the_labs_dns() {
         let options = Options {
             kubernetes: false,
             hosts: false,
-            ..Options::named(&name())
+            ..Options::named(&testkit_lab::layout::name_here("peer"))
         };
         let lab = Lab::up(&options).await.unwrap();
         let mut outcome = start(&lab).await;

@@ -159,9 +159,9 @@ impl Lab {
         process::start(&self.layout, process, &self.place(host), &words, environment)
     }
 
-    /// Starts this program with other arguments on a host.
+    /// Starts the program that has the subcommands on a host.
     pub fn spawn_testkit(&self, host: Option<&str>, process: &str, arguments: &[&str]) -> Result<Record, Error> {
-        let program = testkit_binary()?;
+        let program = layout::binary("testkit")?.display().to_string();
         let mut words = vec![program.as_str()];
         words.extend_from_slice(arguments);
         self.spawn_in(host, process, &words, &BTreeMap::new())
@@ -248,21 +248,6 @@ fn enter(place: &Place) -> Result<(), Error> {
         mount(Some(resolv_conf), "/etc/resolv.conf", none, MsFlags::MS_BIND, none)?;
     }
     Ok(())
-}
-
-/// The program that has the subcommands: this one, or the binary beside a test.
-pub fn testkit_binary() -> Result<String, Error> {
-    let this = std::env::current_exe()?;
-    let found = this
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("testkit"))
-        .find(|path| path.is_file());
-    Ok(found
-        .ok_or("the binary `testkit` is not built: run `cargo build -p testkit --bins`")?
-        .display()
-        .to_string())
 }
 
 pub(super) fn require_root() -> Result<(), Error> {

@@ -15,24 +15,6 @@ struct Image {
     binary: PathBuf,
 }
 
-/// Where cargo puts binaries: beside this program, or one folder up when a test asks.
-fn binary(name: &str) -> Result<PathBuf, Error> {
-    let this = std::env::current_exe()?;
-    let found = this
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
-    found.ok_or_else(|| {
-        format!(
-            "the binary {name} is not beside {}: run `cargo build --workspace --bins` first",
-            this.display()
-        )
-        .into()
-    })
-}
-
 /// Builds what changed; returns the archives of all images.
 pub async fn build() -> Result<Vec<PathBuf>, Error> {
     let images = [
@@ -44,12 +26,12 @@ pub async fn build() -> Result<Vec<PathBuf>, Error> {
         Image {
             name: "xmpp-federation-operator",
             dockerfile: "Dockerfile",
-            binary: binary("xmpp-federation-operator")?,
+            binary: layout::binary("xmpp-federation-operator")?,
         },
         Image {
             name: "xmpp-federation-edge",
             dockerfile: "edge/Dockerfile",
-            binary: binary("xmpp-federation-edge")?,
+            binary: layout::binary("xmpp-federation-edge")?,
         },
     ];
     let folder = layout::images_dir();

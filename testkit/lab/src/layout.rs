@@ -137,6 +137,15 @@ pub fn repository() -> PathBuf {
     here.canonicalize().unwrap_or_else(|_| here.to_path_buf())
 }
 
+/// A lab's name of this checkout's own, for tests: those of another checkout may run at the same time.
+pub fn name_here(prefix: &str) -> String {
+    let path = env!("CARGO_MANIFEST_DIR");
+    let hash = path.bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
+    });
+    format!("{prefix}{hash:08x}")
+}
+
 /// Folder of the tools that set-up builds: `kube`, `helm`, `kubectl`, `pause`. `TESTKIT_TOOLS` overrides it.
 pub fn tools_dir() -> PathBuf {
     std::env::var_os("TESTKIT_TOOLS").map_or_else(|| repository().join("target/lab-bin"), PathBuf::from)
@@ -150,6 +159,19 @@ pub fn tool(name: &str) -> Result<PathBuf, Error> {
     } else {
         Err(format!("{} is missing: run `make setup` first", path.display()).into())
     }
+}
+
+/// A binary of the workspace: where cargo puts them, beside this program or one folder up when a test asks.
+pub fn binary(name: &str) -> Result<PathBuf, Error> {
+    let this = std::env::current_exe()?;
+    let mut found = this.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    found.find(|path| path.is_file()).ok_or_else(|| {
+        format!(
+            "the binary {name} is not beside {}: run `cargo build --workspace --bins` first",
+            this.display()
+        )
+        .into()
+    })
 }
 
 /// Folder of the images that `testkit lab images` builds. `TESTKIT_IMAGES` overrides it.

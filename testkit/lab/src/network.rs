@@ -44,31 +44,11 @@ impl Segment {
         }
     }
 
-    fn bridge(self) -> &'static str {
+    /// Its bridge, hosts' interfaces on it, its gateway, its resolver.
+    fn parts(self) -> (&'static str, &'static str, Ipv4Addr, Ipv4Addr) {
         match self {
-            Self::Lan => "kn0",
-            Self::Internet => "in0",
-        }
-    }
-
-    fn gateway(self) -> Ipv4Addr {
-        match self {
-            Self::Lan => NODE,
-            Self::Internet => INTERNET_GATEWAY,
-        }
-    }
-
-    fn interface(self) -> &'static str {
-        match self {
-            Self::Lan => "lan0",
-            Self::Internet => "inet0",
-        }
-    }
-
-    fn resolver(self) -> Ipv4Addr {
-        match self {
-            Self::Lan => DNS_LAN,
-            Self::Internet => DNS_INTERNET,
+            Self::Lan => ("kn0", "lan0", NODE, DNS_LAN),
+            Self::Internet => ("in0", "inet0", INTERNET_GATEWAY, DNS_INTERNET),
         }
     }
 }
@@ -108,7 +88,7 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
     command::run(&command::on_machine(&["ip", "netns", "add", &tag])).await?;
     let mut lines = vec!["link set lo up".to_owned()];
     for (segment, length) in [(Segment::Lan, 16), (Segment::Internet, 24)] {
-        let (bridge, gateway) = (segment.bridge(), segment.gateway());
+        let (bridge, _, gateway, _) = segment.parts();
         lines.push(format!("link add {bridge} type bridge"));
         lines.push(format!("addr add {gateway}/{length} dev {bridge}"));
         lines.push(format!("link set {bridge} up"));
@@ -151,7 +131,7 @@ pub async fn add_host(lab: &Layout, host: &str, addresses: &[Ipv4Addr]) -> Resul
     let mut cables = Vec::new();
     let mut lines = vec!["link set lo up".to_owned()];
     for (segment, addresses) in &segments {
-        let (bridge, interface) = (segment.bridge(), segment.interface());
+        let (bridge, interface, ..) = segment.parts();
         let letter = bridge.chars().next().unwrap_or('x');
         let plug = format!("{letter}-{host}");
         cables.push(format!(
@@ -167,14 +147,11 @@ pub async fn add_host(lab: &Layout, host: &str, addresses: &[Ipv4Addr]) -> Resul
         lines.push(format!("link set {interface} up"));
     }
     // 10.244.0.1 is outside the /24: the route says that it is on the wire all the same.
-    lines.push(format!(
-        "route add default via {} dev {} onlink",
-        home.gateway(),
-        home.interface()
-    ));
+    let (_, interface, gateway, resolver) = home.parts();
+    lines.push(format!("route add default via {gateway} dev {interface} onlink"));
     ip(&cables, Some(&tag)).await?;
     ip(&lines, Some(&namespace)).await?;
-    write_resolv_conf(lab, Some(host), home.resolver())
+    write_resolv_conf(lab, Some(host), resolver)
 }
 
 /// Names of this lab's namespaces, hosts first.

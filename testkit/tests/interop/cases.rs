@@ -13,9 +13,16 @@ use crate::table::Table;
 use crate::world::{World, unicode};
 
 const SERVERS: [Server; 2] = [Server::Prosody, Server::Ejabberd];
-const CLEAR: &str = "clear dialback";
-const DIALBACK: &str = "TLS dialback";
-const EXTERNAL: &str = "TLS external";
+/// How the edge's stream and the partner's are secured.
+type Secured = [&'static str; 2];
+const CLEAR: Secured = ["clear dialback"; 2];
+const DIALBACK: Secured = ["TLS dialback"; 2];
+const EXTERNAL: Secured = ["TLS external"; 2];
+/// An edge and a domain of it.
+type Ours = (&'static str, &'static str);
+const OWN: Ours = ("own", "coluc.com");
+const CA: Ours = ("ca", "ca.coluc.com");
+const SA: Ours = ("sa", "sa.coluc.com");
 
 /// A partner of that kind.
 fn with(server: Server, tls: Tls, certificate: Kind) -> String {
@@ -27,84 +34,56 @@ fn strict(server: Server, certificate: Kind) -> String {
     domain_of(server, Tls::Required, Proof::Certificate, Some(certificate))
 }
 
+/// Messages both ways with these, one after the other: case, ours, partner, how both streams are to be secured.
+fn exchanges() -> Vec<(&'static str, Ours, String, Secured)> {
+    let mut all = Vec::new();
+    for server in SERVERS {
+        let off = || domain_of(server, Tls::Off, Proof::Any, None);
+        let required = |certificate| with(server, Tls::Required, certificate);
+        all.extend([
+            ("1 dialback clear, edge dis", ("dis", "dis.coluc.com"), off(), CLEAR),
+            ("1 dialback clear, edge opt", ("opt", "opt.coluc.com"), off(), CLEAR),
+            ("2 dialback over TLS", OWN, required(Kind::SelfSigned), DIALBACK),
+            ("3 EXTERNAL, no dialback", CA, strict(server, Kind::Valid), EXTERNAL),
+            ("3 EXTERNAL, dialback possible", CA, required(Kind::Valid), EXTERNAL),
+        ]);
+    }
+    // Certificates as public CAs issue them today: good for servers only.
+    let strict_prosody = strict(Server::Prosody, Kind::Valid);
+    all.push(("4 ours serverAuth only, no dialback", SA, strict_prosody, EXTERNAL));
+    for server in SERVERS {
+        // What the partner's own verifier makes of it shows in our stream only: the partner's certificate is good for both.
+        let ours = match server {
+            Server::Prosody => EXTERNAL,
+            Server::Ejabberd => ["TLS dialback", "TLS external"],
+        };
+        let required = |certificate| with(server, Tls::Required, certificate);
+        let without = strict(server, Kind::ServerAuthOnly);
+        all.extend([
+            ("4 ours serverAuth only", SA, required(Kind::Valid), ours),
+            ("4 theirs serverAuth only", CA, required(Kind::ServerAuthOnly), EXTERNAL),
+            ("4 theirs serverAuth only, no dialback", CA, without, EXTERNAL),
+        ]);
+    }
+    for (domain, _, _, certificate) in INTERNATIONAL {
+        let domain = domain.to_owned();
+        if certificate == Kind::Valid {
+            all.push(("5 U-label partner, EXTERNAL", CA, domain, EXTERNAL));
+        } else {
+            all.push(("5 U-label partner, dialback", OWN, domain.clone(), DIALBACK));
+            let international = ("own", "xn--kln-sna.coluc.com");
+            all.push(("5 U-label on both sides", international, domain, DIALBACK));
+        }
+    }
+    all
+}
+
 /// Plays them all.
 pub async fn play(world: &World, table: &mut Table) {
-    for server in SERVERS {
-        let partner = domain_of(server, Tls::Off, Proof::Any, None);
-        for edge in ["dis", "opt"] {
-            let name = format!("1 dialback clear, edge {edge}");
-            let local = format!("{edge}.coluc.com");
-            full(world, table, &name, (edge, &local), &partner, [CLEAR, CLEAR]).await;
-        }
-        let partner = with(server, Tls::Required, Kind::SelfSigned);
-        let ours = ("own", "coluc.com");
-        full(
-            world,
-            table,
-            "2 dialback over TLS",
-            ours,
-            &partner,
-            [DIALBACK, DIALBACK],
-        )
-        .await;
-        let ours = ("ca", "ca.coluc.com");
-        let partner = strict(server, Kind::Valid);
-        full(
-            world,
-            table,
-            "3 EXTERNAL, no dialback",
-            ours,
-            &partner,
-            [EXTERNAL, EXTERNAL],
-        )
-        .await;
-        let partner = with(server, Tls::Required, Kind::Valid);
-        full(
-            world,
-            table,
-            "3 EXTERNAL, dialback possible",
-            ours,
-            &partner,
-            [EXTERNAL, EXTERNAL],
-        )
-        .await;
+    for (case, ours, partner, expected) in exchanges() {
+        full(world, table, case, ours, &partner, expected).await;
     }
-    server_auth_only(world, table).await;
-    for (domain, _, _, certificate) in INTERNATIONAL {
-        if certificate == Kind::Valid {
-            let ours = ("ca", "ca.coluc.com");
-            full(
-                world,
-                table,
-                "5 U-label partner, EXTERNAL",
-                ours,
-                domain,
-                [EXTERNAL, EXTERNAL],
-            )
-            .await;
-            continue;
-        }
-        let ours = ("own", "coluc.com");
-        full(
-            world,
-            table,
-            "5 U-label partner, dialback",
-            ours,
-            domain,
-            [DIALBACK, DIALBACK],
-        )
-        .await;
-        let ours = ("own", "xn--kln-sna.coluc.com");
-        full(
-            world,
-            table,
-            "5 U-label on both sides",
-            ours,
-            domain,
-            [DIALBACK, DIALBACK],
-        )
-        .await;
-    }
+    refused_by_its_verifier(world, table).await;
     for (domain, international) in A_LABELS {
         host_by_its_a_label(world, table, domain, international).await;
     }
@@ -154,49 +133,8 @@ async fn secured(
     Ok(format!("out {}, in {}", expected[0], expected[1]))
 }
 
-/// Certificates as public CAs issue them today: good for servers only.
-async fn server_auth_only(world: &World, table: &mut Table) {
-    let sa = ("sa", "sa.coluc.com");
-    let ca = ("ca", "ca.coluc.com");
-    let strict_prosody = strict(Server::Prosody, Kind::Valid);
-    full(
-        world,
-        table,
-        "4 ours serverAuth only, no dialback",
-        sa,
-        &strict_prosody,
-        [EXTERNAL, EXTERNAL],
-    )
-    .await;
-    for server in SERVERS {
-        // What the partner's own verifier makes of it shows in our stream only: the partner's certificate is good for both.
-        let ours = match server {
-            Server::Prosody => EXTERNAL,
-            Server::Ejabberd => DIALBACK,
-        };
-        let partner = with(server, Tls::Required, Kind::Valid);
-        full(world, table, "4 ours serverAuth only", sa, &partner, [ours, EXTERNAL]).await;
-        let partner = with(server, Tls::Required, Kind::ServerAuthOnly);
-        full(
-            world,
-            table,
-            "4 theirs serverAuth only",
-            ca,
-            &partner,
-            [EXTERNAL, EXTERNAL],
-        )
-        .await;
-        let partner = strict(server, Kind::ServerAuthOnly);
-        full(
-            world,
-            table,
-            "4 theirs serverAuth only, no dialback",
-            ca,
-            &partner,
-            [EXTERNAL, EXTERNAL],
-        )
-        .await;
-    }
+/// A strict ejabberd does not take a certificate that is good for servers only.
+async fn refused_by_its_verifier(world: &World, table: &mut Table) {
     let partner = strict(Server::Ejabberd, Kind::Valid);
     table
         .case("4 ours serverAuth only, no dialback", &partner, async |_: Talk| {
@@ -231,7 +169,7 @@ async fn host_by_its_a_label(world: &World, table: &mut Table, domain: &str, int
                 .await?;
                 seen.push(written);
             }
-            let secured = secured(world, ("own", "coluc.com"), domain, [DIALBACK, DIALBACK]);
+            let secured = secured(world, OWN, domain, DIALBACK);
             Ok(format!("reached as {}; {}", seen.join(" and "), secured.await?))
         })
         .await;
@@ -242,7 +180,7 @@ async fn alias(world: &World, table: &mut Table, partner: &str) {
         .case("6 chat alias", partner, async |talk| {
             let (alias, bob) = (world.alice("conference.coluc.com"), world.bob(partner));
             traffic::conference(talk, &alias, &bob).await?;
-            secured(world, ("own", "conference.coluc.com"), partner, [DIALBACK, DIALBACK]).await
+            secured(world, ("own", "conference.coluc.com"), partner, DIALBACK).await
         })
         .await;
 }
@@ -250,8 +188,8 @@ async fn alias(world: &World, table: &mut Table, partner: &str) {
 /// Two organisations with an edge each, by dialback and by certificates.
 async fn two_edges(world: &World, table: &mut Table) {
     for (name, local, expected) in [
-        ("own", "coluc.com", [DIALBACK, EXTERNAL]),
-        ("ca", "ca.coluc.com", [EXTERNAL, EXTERNAL]),
+        ("own", "coluc.com", ["TLS dialback", "TLS external"]),
+        ("ca", "ca.coluc.com", EXTERNAL),
     ] {
         let with = format!("edge {name}, edge other");
         table

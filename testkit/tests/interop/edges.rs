@@ -58,6 +58,18 @@ const PLAIN: Spec = Spec {
     lists: false,
 };
 
+/// An edge that requires TLS.
+const fn edge(name: &'static str, last: u8, domains: &'static [&'static str], certificate: Kind, router: u8) -> Spec {
+    Spec {
+        name,
+        address: ip(last),
+        domains,
+        certificate,
+        router: lan(router),
+        ..PLAIN
+    }
+}
+
 const fn replica(number: usize, address: Ipv4Addr, name: &'static str) -> Spec {
     Spec {
         name,
@@ -69,92 +81,51 @@ const fn replica(number: usize, address: Ipv4Addr, name: &'static str) -> Spec {
     }
 }
 
+/// A domain for each round of the burst.
+const ROUNDS: [&str; 10] = [
+    "r0.coluc.com",
+    "r1.coluc.com",
+    "r2.coluc.com",
+    "r3.coluc.com",
+    "r4.coluc.com",
+    "r5.coluc.com",
+    "r6.coluc.com",
+    "r7.coluc.com",
+    "r8.coluc.com",
+    "r9.coluc.com",
+];
+
 /// All edges.
 pub const EDGES: [Spec; 12] = [
     PLAIN,
+    edge("ca", 41, &["ca.coluc.com"], Kind::Valid, 11),
+    edge("sa", 42, &["sa.coluc.com"], Kind::ServerAuthOnly, 12),
     Spec {
-        name: "ca",
-        address: ip(41),
-        domains: &["ca.coluc.com"],
-        certificate: Kind::Valid,
-        router: lan(11),
-        ..PLAIN
-    },
-    Spec {
-        name: "sa",
-        address: ip(42),
-        domains: &["sa.coluc.com"],
-        certificate: Kind::ServerAuthOnly,
-        router: lan(12),
-        ..PLAIN
-    },
-    Spec {
-        name: "reqcert",
-        address: ip(43),
-        domains: &["reqcert.coluc.com"],
-        certificate: Kind::Valid,
         requires_certificates: true,
-        router: lan(13),
-        ..PLAIN
+        ..edge("reqcert", 43, &["reqcert.coluc.com"], Kind::Valid, 13)
     },
     Spec {
-        name: "opt",
-        address: ip(44),
-        domains: &["opt.coluc.com"],
         mode: "Optional",
-        certificate: Kind::Valid,
-        router: lan(14),
-        ..PLAIN
+        ..edge("opt", 44, &["opt.coluc.com"], Kind::Valid, 14)
     },
     Spec {
-        name: "optcert",
-        address: ip(45),
-        domains: &["optcert.coluc.com"],
         mode: "Optional",
-        certificate: Kind::Valid,
         requires_certificates: true,
-        router: lan(15),
-        ..PLAIN
+        ..edge("optcert", 45, &["optcert.coluc.com"], Kind::Valid, 15)
     },
     Spec {
-        name: "dis",
-        address: ip(46),
-        domains: &["dis.coluc.com"],
         mode: "Disabled",
-        router: lan(16),
-        ..PLAIN
+        ..edge("dis", 46, &["dis.coluc.com"], Kind::SelfSigned, 16)
     },
     Spec {
-        name: burst::EDGE,
-        address: ip(48),
-        domains: &[
-            "r0.coluc.com",
-            "r1.coluc.com",
-            "r2.coluc.com",
-            "r3.coluc.com",
-            "r4.coluc.com",
-            "r5.coluc.com",
-            "r6.coluc.com",
-            "r7.coluc.com",
-            "r8.coluc.com",
-            "r9.coluc.com",
-        ],
-        router: lan(18),
         lists: true,
-        ..PLAIN
+        ..edge(burst::EDGE, 48, &ROUNDS, Kind::SelfSigned, 18)
     },
     replica(0, lan(61), "trio0"),
     replica(1, lan(62), "trio1"),
     replica(2, lan(63), "trio2"),
     // Another organisation: its own cluster behind it.
-    Spec {
-        name: "other",
-        address: ip(47),
-        domains: &["other.lab"],
-        certificate: Kind::Valid,
-        router: lan(30),
-        ..PLAIN
-    },
+    edge("other", 47, &["other.lab"], Kind::Valid, 30),
 ];
 
 /// Number of replicas behind one address.
@@ -296,7 +267,9 @@ impl Edge {
 
     /// Starts it on its host.
     pub fn start(&self, lab: &Lab) -> Result<(), Error> {
-        let program = binary()?.display().to_string();
+        let program = testkit_lab::layout::binary("xmpp-federation-edge")?
+            .display()
+            .to_string();
         let config = self.config().display().to_string();
         lab.spawn_in(
             Some(self.spec.name),
@@ -386,14 +359,4 @@ impl Edge {
 /// A dialback secret as the operator generates them.
 pub fn random_secret() -> String {
     format!("{:x}{:x}", rand::random::<u128>(), rand::random::<u128>())
-}
-
-/// The product's binary, beside the lab's.
-pub fn binary() -> Result<PathBuf, Error> {
-    let lab = PathBuf::from(testkit_lab::api::testkit_binary()?);
-    let edge = lab.with_file_name("xmpp-federation-edge");
-    ensure(edge.is_file(), || {
-        format!("{} is missing: run `cargo build --workspace --bins`", edge.display())
-    })?;
-    Ok(edge)
 }

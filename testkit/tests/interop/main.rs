@@ -31,13 +31,8 @@ use table::Table;
 use testkit_lab::{Lab, Options};
 use world::World;
 
-/// A name of this checkout's own.
 fn name() -> String {
-    let path = env!("CARGO_MANIFEST_DIR");
-    let hash = path.bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(16_777_619)
-    });
-    format!("iop{hash:08x}")
+    testkit_lab::layout::name_here("iop")
 }
 
 /// Whether a part is to be played.

@@ -13,6 +13,7 @@ use testkit_lab::Lab;
 use testkit_lab::network::{DNS_INTERNET, DNS_LAN};
 use testkit_partners::certificates::Authority;
 use testkit_partners::session;
+use testkit_simulator::ClusterState;
 
 use crate::burst;
 use crate::edges::{self, Certificates, EDGES, Edge, REPLICAS_ADDRESS, Spec};
@@ -279,14 +280,8 @@ impl World {
 
     async fn linked(&self, cluster: Cluster) -> Result<(), Error> {
         let url = format!("{}/state", cluster.control());
-        let state: Value = self.http.get(url).send().await?.json().await?;
-        let nodes = state.pointer("/nodes").and_then(Value::as_array);
-        let links: usize = nodes
-            .into_iter()
-            .flatten()
-            .filter_map(|node| node.pointer("/router/links").and_then(Value::as_array))
-            .map(Vec::len)
-            .sum();
+        let state: ClusterState = self.http.get(url).send().await?.json().await?;
+        let links: usize = state.nodes.iter().map(|node| node.router.links.len()).sum();
         ensure(links == cluster.edges().count(), || {
             format!("{links} links to {}", cluster.host)
         })
