@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use super::report::{Talk, ensure};
 use super::world::World;
 use testkit_base::Error;
+use testkit_lab::hosts;
 
-/// The partner's log since `from` shows TLS and completed dialback in both directions.
-pub fn partner_saw_tls_and_dialback(talk: Talk, world: &World, from: usize) -> Result<(), Error> {
-    let (log, _) = world.partner_log(from)?;
+/// The partner's log shows TLS and completed dialback in both directions.
+pub fn partner_saw_tls_and_dialback(talk: Talk, world: &World) -> Result<(), Error> {
+    let path = hosts::partner_server_log(&world.lab);
+    let log = std::fs::read(&path).map_err(|error| format!("the partner's log {}: {error}", path.display()))?;
+    let log = String::from_utf8_lossy(&log);
     for (what, words) in [
         ("partner's log: TLS", &["Stream encrypted (TLSv1."][..]),
         (

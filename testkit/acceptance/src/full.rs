@@ -45,7 +45,7 @@ pub async fn play(scenario: &mut Scenario<'_>) {
                 traffic::subscriptions(talk, &world.alice, &world.bob).await?;
                 traffic::pings(talk, &world.alice, &world.bob).await?;
                 traffic::conference(talk, &world.alias, &world.bob).await?;
-                evidence::partner_saw_tls_and_dialback(talk, world, 0)?;
+                evidence::partner_saw_tls_and_dialback(talk, world)?;
                 let mut logs = Vec::new();
                 for pod in sample.pods().await? {
                     logs.push(sample.log(&pod).await?);

@@ -3,7 +3,6 @@
 //! ```text
 //! testkit demo --name demo                    twelve steps on a fresh lab, which is left running
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
-//! testkit demo --stage standalone             the edge alone, without Kubernetes
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
 //! ```
@@ -23,7 +22,6 @@ mod ready;
 mod registration;
 pub mod report;
 mod resource;
-mod standalone;
 mod symptoms;
 pub mod traffic;
 pub mod users;
@@ -40,8 +38,6 @@ use world::World;
 pub enum Stage {
     /// Kubernetes, operator and edge.
     Full,
-    /// The edge alone, run by hand.
-    Standalone,
     /// What may happen afterwards, on a lab in which the twelve steps were played.
     Beyond,
     /// From Expressway and back, and deletions with something in the way, on such a lab.
@@ -83,7 +79,6 @@ pub async fn run(args: Args) -> Result<(), Error> {
 async fn play(args: Args) -> Result<Report, Error> {
     let options = Options {
         dir: args.dir,
-        kubernetes: args.stage == Stage::Full,
         ..Options::named(&args.name)
     };
     let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
@@ -97,9 +92,6 @@ async fn play(args: Args) -> Result<Report, Error> {
     let outcome = lab
         .inside(async move || {
             let world = World::of(inside)?;
-            if stage == Stage::Standalone {
-                return standalone::scenario(&world, &steps).await;
-            }
             let sample = Sample::of(&world.lab).await?;
             let mut scenario = Scenario {
                 report: Report::only(&steps),
@@ -109,13 +101,13 @@ async fn play(args: Args) -> Result<Report, Error> {
             match stage {
                 Stage::Beyond => beyond::play(&mut scenario).await,
                 Stage::Migration => migration::play(&mut scenario).await?,
-                Stage::Full | Stage::Standalone => full::play(&mut scenario).await,
+                Stage::Full => full::play(&mut scenario).await,
             }
             Ok(scenario.report)
         })
         .await;
     let passed = outcome.as_ref().is_ok_and(Report::all_passed);
-    if !passed && args.stage != Stage::Standalone {
+    if !passed {
         aftermath::collect(&lab).await;
     }
     if args.keep {

@@ -34,7 +34,7 @@ pub async fn messages(talk: Talk, alice: &User, bob: &User) -> Result<(), Error>
             .expect(seq, "the message", PATIENCE, |stanza| stanza.id == id)
             .await?;
         ensure(got.name == "message" && got.kind == "chat", || {
-            format!("not a chat message any more: {}", String::from(&got.element))
+            format!("not a chat message any more: {}", got.xml())
         })?;
         ensure(got.body == body, || {
             format!("sent the body {body:?}, received {:?}", got.body)
@@ -113,9 +113,7 @@ async fn iq(asker: &User, to: &str, payload: &str) -> Result<(), Error> {
     ensure(answer.kind == "result" && answer.from == to, || {
         format!(
             "{to} answered with {}",
-            answer
-                .error_condition()
-                .unwrap_or_else(|| String::from(&answer.element))
+            answer.error_condition().unwrap_or_else(|| answer.xml())
         )
     })
 }

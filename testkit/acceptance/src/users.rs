@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use minidom::Element;
 use serde::Deserialize;
 
 use testkit_base::Error;
 use testkit_base::inbox::Received;
+use testkit_base::xml::{Element, parse_stanza};
+
+const CLIENT: &str = "jabber:client";
 
 /// A user behind an HTTP face.
 #[derive(Clone, Debug)]
@@ -31,30 +33,29 @@ pub struct Stanza {
     pub body: String,
     /// Position in the inbox.
     pub seq: u64,
-    /// The whole stanza.
-    pub element: Element,
+    element: Element,
 }
 
 impl Stanza {
     /// Reads an inbox entry.
     pub fn read(received: &Received) -> Result<Self, Error> {
-        let xml = received.stanza.as_bytes();
-        let element = Element::from_reader_with_prefixes(xml, "jabber:client".to_owned())
+        let element = parse_stanza(received.stanza.as_bytes(), CLIENT)
             .map_err(|error| format!("an inbox holds no XML: {error}: {}", received.stanza))?;
-        let attribute = |name: &str| element.attr(name).unwrap_or_default().to_owned();
+        let attribute = |name: &str| element.attribute(name).unwrap_or_default().to_owned();
         Ok(Self {
-            name: element.name().to_owned(),
+            name: element.name.clone(),
             from: attribute("from"),
             id: attribute("id"),
             kind: attribute("type"),
-            body: element
-                .children()
-                .find(|child| child.name() == "body")
-                .map(Element::text)
-                .unwrap_or_default(),
+            body: element.child("body").map(Element::text).unwrap_or_default(),
             seq: received.seq,
             element,
         })
+    }
+
+    /// The whole stanza.
+    pub fn xml(&self) -> String {
+        self.element.to_xml(CLIENT)
     }
 
     /// Condition of the stanza error it carries, if it is an error.
@@ -62,9 +63,8 @@ impl Stanza {
         if self.kind != "error" {
             return None;
         }
-        let error = self.element.children().find(|child| child.name() == "error")?;
-        let condition = error.children().find(|child| child.name() != "text")?;
-        Some(condition.name().to_owned())
+        let mut conditions = self.element.child("error")?.elements();
+        Some(conditions.find(|child| child.name != "text")?.name.clone())
     }
 }
 
@@ -151,7 +151,7 @@ impl User {
                 if fits(&stanza) {
                     return Ok(stanza);
                 }
-                others.push(String::from(&stanza.element));
+                others.push(stanza.xml());
             }
             if Instant::now() >= deadline {
                 let came = if others.is_empty() {

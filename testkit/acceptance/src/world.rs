@@ -89,14 +89,6 @@ impl World {
     pub fn imp_ca(&self) -> PathBuf {
         hosts::imp_ca(&self.lab)
     }
-
-    /// The partner's log since a position in bytes, and its present end.
-    pub fn partner_log(&self, from: usize) -> Result<(String, usize), Error> {
-        let path = hosts::partner_server_log(&self.lab);
-        let text = std::fs::read(&path).map_err(|error| format!("the partner's log {}: {error}", path.display()))?;
-        let new = text.get(from..).unwrap_or_default();
-        Ok((String::from_utf8_lossy(new).into_owned(), text.len()))
-    }
 }
 
 /// `/status` of an edge.

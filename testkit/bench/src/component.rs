@@ -6,14 +6,12 @@ use std::net::TcpListener;
 use data_encoding::HEXLOWER;
 use sha1::{Digest, Sha1};
 
-use super::conn::Conn;
-use super::xml::attribute;
+use super::conn::{Conn, STREAMS};
 use testkit_base::Error;
 
 /// The secret of every component here.
 pub const SECRET: &str = "s3cr3t";
 const ACCEPT: &str = "jabber:component:accept";
-const STREAMS: &str = "http://etherx.jabber.org/streams";
 
 fn handshake(id: &str) -> String {
     let digest = Sha1::digest(format!("{id}{SECRET}"));
@@ -26,11 +24,11 @@ pub fn connect(mut conn: Conn, name: &str) -> Result<Conn, Error> {
         "<?xml version='1.0'?><stream:stream xmlns='{ACCEPT}' xmlns:stream='{STREAMS}' to='{name}'>"
     ))?;
     let header = conn.header()?;
-    let id = attribute(&header, "id").unwrap_or_default();
+    let id = header.attribute("id").unwrap_or_default();
     conn.say(&format!("<handshake>{}</handshake>", handshake(id)))?;
     match conn.element()? {
-        answer if answer.starts_with("<handshake") => Ok(conn),
-        other => Err(format!("the component {name} was refused: {other}").into()),
+        answer if answer.name == "handshake" => Ok(conn),
+        other => Err(format!("the component {name} was refused: {other:?}").into()),
     }
 }
 
@@ -39,14 +37,14 @@ pub fn accept(listener: &TcpListener) -> Result<Conn, Error> {
     let (tcp, _) = listener.accept()?;
     let mut conn = Conn::new(tcp)?;
     let header = conn.header()?;
-    let name = attribute(&header, "to").unwrap_or_default();
+    let name = header.attribute("to").unwrap_or_default();
     let id = "c0ffee00";
     conn.say(&format!(
         "<?xml version='1.0'?><stream:stream xmlns='{ACCEPT}' xmlns:stream='{STREAMS}' from='{name}' id='{id}'>"
     ))?;
     let shown = conn.element()?;
-    if super::xml::content(&shown) != handshake(id) {
-        return Err(format!("the component {name} has another secret: {shown}").into());
+    if shown.text() != handshake(id) {
+        return Err(format!("the component {name} has another secret: {shown:?}").into());
     }
     conn.say("<handshake/>")?;
     Ok(conn)

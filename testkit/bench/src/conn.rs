@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::xml::{self, Piece};
 use testkit_base::Error;
+use testkit_base::xml::{Element, StreamEvent, StreamParser};
 
 /// How long a server may take for one answer.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Namespace of streams.
+pub const STREAMS: &str = "http://etherx.jabber.org/streams";
 
 /// TCP, with or without TLS.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct Conn {
     written: usize,
     /// The socket takes no more for now.
     pub blocked: bool,
+    /// Reads the stream while it is negotiated.
+    parser: StreamParser,
 }
 
 impl Conn {
@@ -42,6 +47,7 @@ impl Conn {
             out: Vec::new(),
             written: 0,
             blocked: false,
+            parser: StreamParser::default(),
         })
     }
 
@@ -125,29 +131,33 @@ impl Conn {
         Ok(())
     }
 
-    /// The next piece of the stream.
-    pub fn piece(&mut self) -> Result<Piece, Error> {
+    /// What happens next on the stream.
+    pub fn event(&mut self) -> Result<StreamEvent, Error> {
         loop {
-            if let Some((piece, taken)) = xml::piece(&self.heard)? {
-                self.heard.drain(..taken);
-                return Ok(piece);
+            let mut rest = self.heard.as_slice();
+            let event = self.parser.next(&mut rest);
+            let taken = self.heard.len() - rest.len();
+            self.heard.drain(..taken);
+            match event {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => self.fill()?,
+                Err(fault) => return Err(format!("{}: {}", fault.condition, fault.text).into()),
             }
-            self.fill()?;
         }
     }
 
-    /// The next piece, which must be a header.
-    pub fn header(&mut self) -> Result<String, Error> {
-        match self.piece()? {
-            Piece::Header(header) => Ok(header),
+    /// The next event, which must be a header.
+    pub fn header(&mut self) -> Result<Element, Error> {
+        match self.event()? {
+            StreamEvent::Header(header) => Ok(header),
             other => Err(format!("a stream header was expected, and this came: {other:?}").into()),
         }
     }
 
-    /// The next piece, which must be an element, and not a stream error.
-    pub fn element(&mut self) -> Result<String, Error> {
-        match self.piece()? {
-            Piece::Element(element) if !element.starts_with("<stream:error") => Ok(element),
+    /// The next event, which must be an element, and not a stream error.
+    pub fn element(&mut self) -> Result<Element, Error> {
+        match self.event()? {
+            StreamEvent::Stanza(element) if (&*element.ns, &*element.name) != (STREAMS, "error") => Ok(element),
             other => Err(format!("an element was expected, and this came: {other:?}").into()),
         }
     }
@@ -164,6 +174,7 @@ impl Conn {
         }
         flush(&mut tls, &mut self.tcp)?;
         self.tls = Some(tls);
+        self.parser = StreamParser::default();
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 //! each case, so that a change of the machine's speed meets all of them.
 //!
 //! - [`place`]: the namespace and addresses; [`server`]: the servers, how they are configured, what they use
-//! - [`conn`], [`xml`], [`peer`], [`component`]: negotiation, blocking, a thread for each stream
+//! - [`conn`], [`peer`], [`component`]: negotiation, blocking, a thread for each stream
 //! - [`message`], [`pump`]: the data phase, one thread, made to cost less than what it measures
 //! - [`chain`]: all of it put together; [`cases`]: what is measured; [`report`]: the table
 //! - [`relay`]: the floor, a server that checks nothing
@@ -28,7 +28,6 @@ pub mod pump;
 pub mod relay;
 pub mod report;
 pub mod server;
-pub mod xml;
 
 use std::path::PathBuf;
 

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::conn::{Conn, Tls};
-use super::xml::{Piece, attribute, content};
+use super::conn::{Conn, STREAMS, Tls};
 use testkit_base::Error;
+use testkit_base::xml::{Element, StreamEvent};
 
-const STREAMS: &str = "http://etherx.jabber.org/streams";
 const TLS_NS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 /// Threads here only wait and negotiate.
 const STACK: usize = 256 * 1024;
@@ -20,8 +19,6 @@ const STACK: usize = 256 * 1024;
 /// A stream that the server under test opened, with the first message behind it.
 #[derive(Debug)]
 pub struct Delivered {
-    /// The domain the message was sent to.
-    pub domain: String,
     /// When it was there.
     pub at: Instant,
     /// That message.
@@ -131,20 +128,20 @@ impl Peer {
         let mut theirs = conn.header()?;
         let features = conn.element()?;
         if let Some(tls) = &self.0.tls {
-            if !features.contains("<starttls") {
-                return Err(format!("the server does not offer TLS: {features}").into());
+            if features.child("starttls").is_none() {
+                return Err(format!("the server does not offer TLS: {features:?}").into());
             }
             conn.say(&format!("<starttls xmlns='{TLS_NS}'/>"))?;
             let answer = conn.element()?;
-            if !answer.starts_with("<proceed") {
-                return Err(format!("the server refuses TLS: {answer}").into());
+            if answer.name != "proceed" {
+                return Err(format!("the server refuses TLS: {answer:?}").into());
             }
             conn.start_tls_as_client(tls, to)?;
             conn.say(&header)?;
             theirs = conn.header()?;
             conn.element()?;
         }
-        let id = attribute(&theirs, "id").ok_or("the server's stream has no id")?;
+        let id = theirs.attribute("id").ok_or("the server's stream has no id")?;
         Ok((conn, id.to_owned()))
     }
 
@@ -154,10 +151,10 @@ impl Peer {
         let key = self.key(to, from, &id);
         conn.say(&format!("<db:result from='{from}' to='{to}'>{key}</db:result>"))?;
         let answer = conn.element()?;
-        if answer.starts_with("<db:result") && attribute(&answer, "type") == Some("valid") {
+        if answer.name == "result" && answer.attribute("type") == Some("valid") {
             Ok(conn)
         } else {
-            Err(format!("{from} was not believed: {answer}").into())
+            Err(format!("{from} was not believed: {answer:?}").into())
         }
     }
 
@@ -170,8 +167,8 @@ impl Peer {
                 "<stream:features><starttls xmlns='{TLS_NS}'><required/></starttls></stream:features>"
             ))?;
             let asked = conn.element()?;
-            if !asked.starts_with("<starttls") {
-                return Err(format!("STARTTLS was expected, and this came: {asked}").into());
+            if asked.name != "starttls" {
+                return Err(format!("STARTTLS was expected, and this came: {asked:?}").into());
             }
             conn.say(&format!("<proceed xmlns='{TLS_NS}'/>"))?;
             conn.start_tls_as_server(tls)?;
@@ -184,44 +181,43 @@ impl Peer {
         // A stream without anything to say is its opener's business.
         conn.tcp.set_read_timeout(None)?;
         loop {
-            let element = match conn.piece()? {
-                Piece::Element(element) => element,
-                Piece::Header(_) => return Err("a second stream header".into()),
-                Piece::End => {
+            let element = match conn.event()? {
+                StreamEvent::Stanza(element) => element,
+                StreamEvent::Header(_) => return Err("a second stream header".into()),
+                StreamEvent::End => {
                     conn.say("</stream:stream>")?;
                     return Ok(());
                 }
             };
-            let address = |name| attribute(&element, name).unwrap_or_default();
+            let address = |name| element.attribute(name).unwrap_or_default();
             let (from, to) = (address("from"), address("to"));
-            if element.starts_with("<db:verify") {
-                let valid = self.key(from, to, address("id")) == content(&element).trim();
-                let verdict = if valid { "valid" } else { "invalid" };
-                let asked = address("id");
-                conn.say(&format!(
-                    "<db:verify from='{to}' to='{from}' id='{asked}' type='{verdict}'/>"
-                ))?;
-            } else if element.starts_with("<db:result") {
-                if self.0.verify {
-                    self.ask(to, from, &id, content(&element).trim())?;
+            match element.name.as_str() {
+                "verify" => {
+                    let id = address("id");
+                    let valid = self.key(from, to, id) == element.text().trim();
+                    let verdict = if valid { "valid" } else { "invalid" };
+                    conn.say(&format!(
+                        "<db:verify from='{to}' to='{from}' id='{id}' type='{verdict}'/>"
+                    ))?;
                 }
-                conn.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>"))?;
-            } else if element.starts_with("<message") {
-                let domain = to.split_once('@').map_or(to, |(_, domain)| domain);
-                let domain = domain.split_once('/').map_or(domain, |(domain, _)| domain);
-                let domain = domain.to_owned();
-                let at = Instant::now();
-                conn.tcp.set_read_timeout(Some(super::conn::PATIENCE))?;
-                lock(&self.0.delivered).push(Delivered {
-                    domain,
-                    at,
-                    first: element,
-                    conn,
-                });
-                self.0.arrived.notify_all();
-                return Ok(());
-            } else {
-                return Err(format!("unexpected on a stream from the server: {element}").into());
+                "result" => {
+                    if self.0.verify {
+                        self.ask(to, from, &id, element.text().trim())?;
+                    }
+                    conn.say(&format!("<db:result from='{to}' to='{from}' type='valid'/>"))?;
+                }
+                "message" => {
+                    let at = Instant::now();
+                    conn.tcp.set_read_timeout(Some(super::conn::PATIENCE))?;
+                    lock(&self.0.delivered).push(Delivered {
+                        at,
+                        first: element.to_xml("jabber:server"),
+                        conn,
+                    });
+                    self.0.arrived.notify_all();
+                    return Ok(());
+                }
+                _ => return Err(format!("unexpected on a stream from the server: {element:?}").into()),
             }
         }
     }
@@ -233,8 +229,8 @@ impl Peer {
             "<db:verify from='{local}' to='{remote}' id='{id}'>{key}</db:verify>"
         ))?;
         let answer = conn.element()?;
-        if !answer.starts_with("<db:verify") || attribute(&answer, "type") != Some("valid") {
-            return Err(format!("the server does not know its own key: {answer}").into());
+        if answer.name != "verify" || answer.attribute("type") != Some("valid") {
+            return Err(format!("the server does not know its own key: {answer:?}").into());
         }
         // An orderly end, without waiting for the server's.
         conn.say("</stream:stream>")?;
@@ -243,9 +239,9 @@ impl Peer {
 }
 
 /// Our header as answer to theirs; its id.
-fn answer(conn: &mut Conn, theirs: &str) -> Result<String, Error> {
+fn answer(conn: &mut Conn, theirs: &Element) -> Result<String, Error> {
     let id = format!("{:032x}", rand::random::<u128>());
-    let address = |name| attribute(theirs, name).unwrap_or("peer.lab");
+    let address = |name| theirs.attribute(name).unwrap_or("peer.lab");
     conn.say(&format!(
         "<?xml version='1.0'?><stream:stream xmlns='jabber:server' xmlns:db='jabber:server:dialback' \
          xmlns:stream='{STREAMS}' from='{}' to='{}' id='{id}' version='1.0'>",
