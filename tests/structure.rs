@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
 /// The operator's largest part counts as a crate does.
 const CONTROLLER: &str = "src/controller";
 
@@ -55,7 +57,7 @@ fn modules_import_each_other_in_no_other_circle_than_the_listed_ones() {
 fn paths_of_every_form_count_and_those_of_tests_do_not() {
     let imports = |text: &str| {
         let mut file = File::default();
-        file.read(&["a".to_owned(), "b".to_owned()], &tokens(text));
+        file.read(&["a".to_owned(), "b".to_owned()], text);
         file.paths.into_iter().map(|path| path.join("::")).collect::<Vec<_>>()
     };
     assert_eq!(imports("use crate::{c, d::{e, f as g}};"), ["c", "d::e", "d::f"]);
@@ -101,7 +103,7 @@ impl Graph {
         for (module, text) in files {
             read.entry(module.clone())
                 .or_insert_with(File::default)
-                .read(&module, &tokens(&text));
+                .read(&module, &text);
         }
         let of_tests: BTreeSet<Vec<String>> = read.values().flat_map(|file| file.test_modules.clone()).collect();
         let child = |path: &[String]| path.strip_prefix(parent)?.first().cloned();
@@ -182,45 +184,43 @@ struct File {
 }
 
 impl File {
-    fn read(&mut self, module: &[String], tokens: &[String]) {
-        let mut module = module.to_vec();
-        // Inline modules and the depth of their braces.
-        let mut inline = Vec::new();
-        let mut depth = 0;
+    fn read(&mut self, module: &[String], text: &str) {
+        self.stream(module, text.parse().unwrap());
+    }
+
+    fn stream(&mut self, module: &[String], tokens: TokenStream) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
-            let next = tokens.get(at + 1).map_or("", String::as_str);
-            match token.as_str() {
-                "#" if next == "[" => {
-                    let end = closing(tokens, at + 1);
-                    let attribute = &tokens[at + 2..end];
-                    let has = |word: &str| attribute.iter().any(|token| token == word);
-                    at = end + 1;
-                    if attribute.first().is_some_and(|word| word == "cfg") && has("test") && !has("not") {
-                        at = self.skip_item(&module, tokens, at);
+            match (token, tokens.get(at + 1), tokens.get(at + 2)) {
+                (TokenTree::Punct(sign), Some(TokenTree::Group(attribute)), _) if sign.as_char() == '#' => {
+                    let text = attribute.stream().to_string();
+                    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+                    at += 2;
+                    if words[0] == "cfg" && words.contains(&"test") && !words.contains(&"not") {
+                        at = self.skip_item(module, &tokens, at);
                     }
                     continue;
                 }
-                "mod" if tokens.get(at + 2).is_some_and(|token| token == "{") => {
-                    inline.push(depth);
-                    module.push(next.to_owned());
-                }
-                "{" => depth += 1,
-                "}" => {
-                    depth -= 1;
-                    if inline.last() == Some(&depth) {
-                        inline.pop();
-                        module.pop();
-                    }
-                }
-                "use" => {
-                    at = self.tree(&module, &[], tokens, at + 1);
+                (TokenTree::Ident(word), Some(TokenTree::Ident(name)), Some(TokenTree::Group(body)))
+                    if word == "mod" =>
+                {
+                    let inner: Vec<String> = module.iter().cloned().chain([name.to_string()]).collect();
+                    self.stream(&inner, body.stream());
+                    at += 3;
                     continue;
                 }
-                "crate" | "super" | "self" if next == "::" => {
-                    at = self.tree(&module, &[], tokens, at);
+                (TokenTree::Ident(word), ..) if word == "use" => {
+                    at = self.tree(module, &[], &tokens, at + 1);
                     continue;
                 }
+                (TokenTree::Ident(word), ..)
+                    if ["crate", "super", "self"].iter().any(|root| word == root) && goes_on(&tokens, at + 1) =>
+                {
+                    at = self.tree(module, &[], &tokens, at);
+                    continue;
+                }
+                (TokenTree::Group(group), ..) => self.stream(module, group.stream()),
                 _ => {}
             }
             at += 1;
@@ -228,37 +228,40 @@ impl File {
     }
 
     /// One path or tree of paths; returns where it ends.
-    fn tree(&mut self, module: &[String], prefix: &[String], tokens: &[String], mut at: usize) -> usize {
+    fn tree(&mut self, module: &[String], prefix: &[String], tokens: &[TokenTree], mut at: usize) -> usize {
         let mut path = prefix.to_vec();
         loop {
-            let token = tokens.get(at).map_or("", String::as_str);
-            if token == "{" {
-                let end = closing(tokens, at);
-                at += 1;
-                while at < end {
-                    at = self.tree(module, &path, tokens, at);
-                    at += usize::from(tokens[at] == ",");
+            match tokens.get(at) {
+                Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                    let inside: Vec<TokenTree> = group.stream().into_iter().collect();
+                    let mut next = 0;
+                    while next < inside.len() {
+                        next = self.tree(module, &path, &inside, next);
+                        next += usize::from(is_sign(inside.get(next), ','));
+                    }
+                    return at + 1;
                 }
-                return end + 1;
-            }
-            if !is_word(token) {
-                // A glob or generic arguments.
-                self.note(module, &path, "");
-                return at + 1;
-            }
-            path.push(token.to_owned());
-            at += 1;
-            match tokens.get(at).map_or("", String::as_str) {
-                "::" => at += 1,
-                "as" => {
-                    self.note(module, &path, &tokens[at + 1]);
-                    return at + 2;
-                }
+                Some(TokenTree::Ident(word)) => path.push(word.to_string()),
                 _ => {
-                    self.note(module, &path, token);
-                    return at;
+                    // A glob or generic arguments.
+                    self.note(module, &path, "");
+                    return at + 1;
                 }
             }
+            at += 1;
+            if goes_on(tokens, at) {
+                at += 2;
+                continue;
+            }
+            if let (Some(TokenTree::Ident(word)), Some(name)) = (tokens.get(at), tokens.get(at + 1))
+                && word == "as"
+            {
+                self.note(module, &path, &name.to_string());
+                return at + 2;
+            }
+            let name = path.last().cloned().unwrap_or_default();
+            self.note(module, &path, &name);
+            return at;
         }
     }
 
@@ -286,109 +289,30 @@ impl File {
     }
 
     /// Passes over an item of tests.
-    fn skip_item(&mut self, module: &[String], tokens: &[String], mut at: usize) -> usize {
+    fn skip_item(&mut self, module: &[String], tokens: &[TokenTree], mut at: usize) -> usize {
         let mut is_use = false;
         while let Some(token) = tokens.get(at) {
-            match token.as_str() {
-                "use" => is_use = true,
-                "mod" => {
-                    let mut path = module.to_vec();
-                    path.extend(tokens.get(at + 1).cloned());
-                    self.test_modules.push(path);
+            at += 1;
+            match token {
+                TokenTree::Ident(word) if word == "use" => is_use = true,
+                TokenTree::Ident(word) if word == "mod" => {
+                    let name = tokens.get(at).map(ToString::to_string);
+                    self.test_modules.push(module.iter().cloned().chain(name).collect());
                 }
-                ";" => return at + 1,
-                "{" if !is_use => return closing(tokens, at) + 1,
-                "{" | "(" | "[" => at = closing(tokens, at),
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Brace && !is_use => return at,
+                token if is_sign(Some(token), ';') => return at,
                 _ => {}
             }
-            at += 1;
         }
         at
     }
 }
 
-fn is_word(token: &str) -> bool {
-    token.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+fn is_sign(token: Option<&TokenTree>, sign: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == sign)
 }
 
-/// Where the bracket at `open` is closed.
-fn closing(tokens: &[String], open: usize) -> usize {
-    let mut depth = 0;
-    for (at, token) in tokens.iter().enumerate().skip(open) {
-        match token.as_str() {
-            "{" | "(" | "[" => depth += 1,
-            "}" | ")" | "]" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return at;
-        }
-    }
-    panic!("a bracket is open at the end of the file");
-}
-
-/// Words, `::` and single signs; without comments, and with literals as empty words.
-fn tokens(text: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").unwrap() + 2
-        } else if let Some(raw) = raw_string(rest) {
-            raw
-        } else if first == '"' {
-            string(rest)
-        } else if first == '\'' {
-            character(rest)
-        } else if is_word(rest) {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
-            let end = end.unwrap_or(rest.len());
-            tokens.push(rest[..end].to_owned());
-            end
-        } else {
-            let length = if rest.starts_with("::") { 2 } else { first.len_utf8() };
-            if !first.is_whitespace() {
-                tokens.push(rest[..length].to_owned());
-            }
-            length
-        };
-        rest = &rest[length..];
-    }
-    tokens
-}
-
-/// The length of a raw string that begins here.
-fn raw_string(text: &str) -> Option<usize> {
-    let start = text.strip_prefix("br").or_else(|| text.strip_prefix('r'))?;
-    let body = start.trim_start_matches('#');
-    let hashes = start.len() - body.len();
-    let body = body.strip_prefix('"')?;
-    let end = format!("\"{}", "#".repeat(hashes));
-    let closed = body.find(&end)? + end.len();
-    Some(text.len() - body.len() + closed)
-}
-
-fn string(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// The length of a character; of a lifetime only its sign.
-fn character(text: &str) -> usize {
-    let mut chars = text.char_indices().skip(1);
-    match (chars.next(), chars.next()) {
-        (Some((_, '\\')), Some(_)) => chars.find(|(_, c)| *c == '\'').map_or(1, |(at, _)| at + 1),
-        (Some(_), Some((at, '\''))) => at + 1,
-        _ => 1,
-    }
+/// Whether `::` stands there.
+fn goes_on(tokens: &[TokenTree], at: usize) -> bool {
+    is_sign(tokens.get(at), ':') && is_sign(tokens.get(at + 1), ':')
 }
