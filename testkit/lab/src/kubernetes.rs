@@ -40,18 +40,8 @@ pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Er
     let dir = lab.kubernetes_dir();
     certificates(&dir)?;
     node::create(lab).await?;
-    let kube = layout::tool("kube")?.display().to_string();
-    let control = Place {
-        network: Some(network::namespace_file(lab, None)),
-        ..Place::default()
-    };
-    let starter = Starter {
-        lab,
-        kube,
-        dir: dir.display().to_string(),
-    };
-    starter.start(&control, "etcd", &etcd(lab))?;
-    starter.start(&control, "kube-apiserver", &apiserver(&starter.dir))?;
+    let starter = Starter::new(lab)?;
+    starter.api_server(&[])?;
     // Images are unpacked while the apiserver comes up.
     let runtime = async {
         node::start_containerd(lab).await?;
@@ -63,22 +53,55 @@ pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Er
     let (runtime, apiserver) = tokio::join!(runtime, ready(lab));
     runtime?;
     apiserver?;
-    starter.start(&control, "kube-controller-manager", &controller_manager(&starter.dir))?;
-    starter.start(&control, "kube-scheduler", &scheduler(&starter.dir))?;
-    starter.start(&control, "kube-proxy", &proxy(&starter.dir))?;
+    let control = &starter.control;
+    starter.start(control, "kube-controller-manager", &controller_manager(&starter.dir))?;
+    starter.start(control, "kube-scheduler", &scheduler(&starter.dir))?;
+    starter.start(control, "kube-proxy", &proxy(&starter.dir))?;
     let config = dir.join("kubelet.json");
     fs::write(&config, serde_json::to_vec_pretty(&kubelet_config(lab))?)?;
     starter.start(&node::place(lab)?, "kubelet", &kubelet(&starter.dir))?;
     node_ready(lab).await
 }
 
+/// Starts etcd and the API server alone, the latter with `flags` more; each of `clients` (file, user, group) gets a
+/// kubeconfig. No controller runs: nothing but these clients writes.
+pub async fn start_api_server(lab: &Layout, flags: &[String], clients: &[(&str, &str, &str)]) -> Result<(), Error> {
+    let dir = lab.kubernetes_dir();
+    let ca = certificates(&dir)?;
+    for (file, user, group) in clients {
+        ca.kubeconfig(&dir, file, user, Some(group))?;
+    }
+    Starter::new(lab)?.api_server(flags)?;
+    ready(lab).await
+}
+
 struct Starter<'a> {
     lab: &'a Layout,
     kube: String,
     dir: String,
+    /// Where all but the kubelet run.
+    control: Place,
 }
 
-impl Starter<'_> {
+impl<'a> Starter<'a> {
+    fn new(lab: &'a Layout) -> Result<Self, Error> {
+        Ok(Self {
+            lab,
+            kube: layout::tool("kube")?.display().to_string(),
+            dir: lab.kubernetes_dir().display().to_string(),
+            control: Place {
+                network: Some(network::namespace_file(lab, None)),
+                ..Place::default()
+            },
+        })
+    }
+
+    fn api_server(&self, flags: &[String]) -> Result<(), Error> {
+        self.start(&self.control, "etcd", &etcd(self.lab))?;
+        let flags = [apiserver(&self.dir), flags.to_vec()].concat();
+        self.start(&self.control, "kube-apiserver", &flags)
+    }
+
     fn start(&self, place: &Place, component: &str, flags: &[String]) -> Result<(), Error> {
         let mut words = vec![self.kube.clone(), component.to_owned()];
         words.extend_from_slice(flags);
@@ -86,7 +109,7 @@ impl Starter<'_> {
     }
 }
 
-fn certificates(dir: &Path) -> Result<(), Error> {
+fn certificates(dir: &Path) -> Result<Authority, Error> {
     let ca = Authority::create(dir)?;
     ca.server(dir, "apiserver")?;
     ca.server(dir, "kubelet")?;
@@ -101,7 +124,8 @@ fn certificates(dir: &Path) -> Result<(), Error> {
     ca.kubeconfig(dir, "controller-manager", "system:kube-controller-manager", None)?;
     ca.kubeconfig(dir, "scheduler", "system:kube-scheduler", None)?;
     ca.kubeconfig(dir, "proxy", "system:kube-proxy", None)?;
-    ca.kubeconfig(dir, "kubelet", "system:node:node1", Some("system:nodes"))
+    ca.kubeconfig(dir, "kubelet", "system:node:node1", Some("system:nodes"))?;
+    Ok(ca)
 }
 
 fn etcd(lab: &Layout) -> Vec<String> {
