@@ -212,8 +212,8 @@ impl Case {
         let relay = candidate.kind == Kind::Relay;
         let one = |value: f64| vec![vec![value]];
         match self.what {
-            What::Memory => Ok(one(megabytes(chain.server.memory()?))),
-            What::Highest => Ok(one(megabytes(chain.server.highest_memory()?))),
+            What::Memory => Ok(one(megabytes(chain.server.usage().memory()?))),
+            What::Highest => Ok(one(megabytes(chain.server.usage().highest_memory()?))),
             What::IdleStreams | What::SetUp(_) | What::Handshakes | What::FanOut if relay => {
                 Err(NOT_FOR_A_RELAY.into())
             }
@@ -225,11 +225,11 @@ impl Case {
             What::IdleStreams => {
                 // The first one brings code and tables into memory that later ones share.
                 let first = chain.idle_streams(1, Duration::from_secs(5))?;
-                let before = chain.server.memory()?;
+                let before = chain.server.usage().memory()?;
                 let streams = chain.idle_streams(sizes.idle_streams, Duration::from_secs(10))?;
                 // Buffers of negotiation are given back soon after.
                 std::thread::sleep(Duration::from_millis(1500));
-                let grown = chain.server.memory()?.saturating_sub(before);
+                let grown = chain.server.usage().memory()?.saturating_sub(before);
                 let per_stream = count(grown) / (streams.len() as f64);
                 drop((first, streams));
                 chain.tend()?;
@@ -250,9 +250,9 @@ impl Case {
                 Ok(vec![took])
             }
             What::Handshakes => {
-                let before = chain.server.processor_time()?;
+                let before = chain.server.usage().processor_time()?;
                 let (done, seconds) = chain.handshakes(sizes.handshakes)?;
-                let used = chain.server.processor_time()? - before;
+                let used = chain.server.usage().processor_time()? - before;
                 chain.tend()?;
                 let done = done as f64;
                 Ok(vec![vec![done / seconds], vec![done / used.max(0.01)]])

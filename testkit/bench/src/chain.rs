@@ -178,7 +178,7 @@ impl Chain {
         };
         let mut conns = vec![link];
         conns.extend(streams.iter_mut().take(lanes));
-        let used = || server.processor_time();
+        let used = || server.usage().processor_time();
         pump::run(&mut conns, &mut planned, plan, &used)
     }
 

@@ -14,6 +14,7 @@
 //! - [`message`], [`pump`]: the data phase, one thread, made to cost less than what it measures
 //! - [`chain`]: all of it put together; [`cases`]: what is measured; [`report`]: the table
 //! - [`relay`]: the floor, a server that checks nothing
+//! - [`usage`]: what a process uses of the machine
 //!
 //! Nothing here uses protocol code of the edge.
 
@@ -28,6 +29,7 @@ pub mod pump;
 pub mod relay;
 pub mod report;
 pub mod server;
+pub mod usage;
 
 use std::path::PathBuf;
 
