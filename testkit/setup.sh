@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine for the lab: packages, and the tools that are built from source into target/lab-bin.
-# Usage: setup.sh [kube] [pause] [helm]   (root; quick when all is there)
+# Usage: setup.sh [kube] [pause] [helm] [cert-manager]   (root; quick when all is there)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=${TESTKIT_TOOLS:-$PWD/target/lab-bin}
@@ -152,6 +152,22 @@ build_helm() {
     go -C $dir build -trimpath -mod=readonly -ldflags "-s -w" -o "$tools/helm" helm.sh/helm/v4/cmd/helm
 }
 
+# With the definitions of its resources, from the same module.
+compile_cert_manager() {
+  local module file
+  go -C "$1" build -trimpath -mod=readonly -ldflags "-s -w" -o "$tools/cert-manager" . || return
+  module=$(go -C "$1" list -mod=readonly -m -f '{{.Dir}}' github.com/cert-manager/cert-manager) || return
+  for file in "$module"/deploy/crds/*.yaml; do
+    echo "---"
+    cat "$file"
+  done >"$tools/cert-manager.yaml"
+}
+
+build_cert-manager() {
+  local dir=testkit/cert-manager
+  build cert-manager "$(stamp $dir/go.mod $dir/go.sum $dir/main.go)" compile_cert_manager $dir
+}
+
 build_pause() {
   local source=testkit/images/pause/pause.c
   build pause "$(sha256sum <$source)" gcc -static -O2 -s -Wall -Wextra -Werror -o "$tools/pause" $source
@@ -164,8 +180,8 @@ install_packages
 for part in "${@:-kube pause}"; do
   for one in $part; do
     case $one in
-      kube | helm | pause) "build_$one" ;;
-      *) fail "there is no part $one: use kube, helm, pause" ;;
+      kube | helm | pause | cert-manager) "build_$one" ;;
+      *) fail "there is no part $one: use kube, helm, pause, cert-manager" ;;
     esac
   done
 done
