@@ -7,7 +7,7 @@ TESTKIT := $(TARGET)/x86_64-unknown-linux-gnu/debug/testkit
 
 .PHONY: help
 help: ## Lists these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: ## From one resource to delivered messages, in a lab that is left running
@@ -20,6 +20,11 @@ test: ## All tests: format, lints, unit tests, and the demo's steps in a lab of 
 .PHONY: bench
 bench: ## The edge's data path beside Prosody and ejabberd: one table (10 minutes, most of it the build)
 	@testkit/run.sh bench
+
+ARGS ?=
+.PHONY: bench-operator
+bench-operator: ## The operator with 1,000 resources, beside cert-manager: one table (40 minutes); see docs/benchmarks.md
+	@testkit/run.sh bench-operator $(ARGS)
 
 MINUTES ?= 20
 .PHONY: fuzz

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make demo`, `make test` and others do, phase by phase, with the time of each.
-# Usage: run.sh demo [NAME] | test | bench | lint | audit | clean-lab
+# Usage: run.sh demo [NAME] | test | bench | bench-operator [OPTION...] | lint | audit | clean-lab
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -98,6 +98,18 @@ bench_chain() {
   "$release/testkit" bench --server "edge=$release/xmpp-federation-edge" --server relay --server prosody --server ejabberd
 }
 
+# Hundreds of resources, cert-manager beside them; a few of them in a smoke run.
+bench_operator_build() { cargo build --release --locked -p xmpp-federation-operator -p testkit --bins; }
+bench_operator() {
+  local bin=$1
+  shift
+  "$bin/testkit" bench-operator --name "$(test_lab)" --operator "$bin/xmpp-federation-operator" "$@"
+}
+bench_operator_smoke() {
+  bench_operator "$bin" --resources 4 --most 4 --idle 1 --rest 0 --limit 10 --starts 1 --json target/bench-smoke.json \
+    --part one --part many --part dead --part namespaces
+}
+
 # All attacks at once, and a partner's latency meanwhile: of the build that is shipped.
 siege() {
   cargo build --release --locked -p xmpp-federation-edge --bins &&
@@ -153,6 +165,7 @@ case ${1:-} in
     phase "tests" tests
     phase "generated files" generated
     phase "benchmark, smoke" bench_smoke
+    phase "benchmark of the operator, smoke" bench_operator_smoke
     phase "images" "$bin/testkit" lab images
     phase "lab tests" cargo test --workspace --locked \
       --test lab --test partner --test interop --test packaging --test it -- --ignored --test-threads=1
@@ -167,6 +180,12 @@ case ${1:-} in
     phase "chain" bench_chain
     summary
     ;;
+  bench-operator)
+    phase "set-up" testkit/setup.sh kube helm cert-manager
+    phase "build" bench_operator_build
+    phase "operator" bench_operator "$release" "${@:2}"
+    summary
+    ;;
   lint)
     phase "format" cargo fmt --all --check
     phase "lints" clippy
@@ -174,7 +193,7 @@ case ${1:-} in
   audit) audit ;;
   clean-lab) clean_lab ;;
   *)
-    echo "usage: run.sh demo [NAME] | test | bench | lint | audit | clean-lab" >&2
+    echo "usage: run.sh demo [NAME] | test | bench | bench-operator [OPTION...] | lint | audit | clean-lab" >&2
     exit 2
     ;;
 esac

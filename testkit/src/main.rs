@@ -5,7 +5,7 @@
 //! - [`testkit_simulator`]: the simulated Unified CM IM and Presence cluster
 //! - [`testkit_dns`]: authoritative and recursive DNS of the lab
 //! - [`testkit_partners`]: real XMPP servers as federation partners, and their users
-//! - [`testkit_bench`]: the benchmark of servers, the edge among them
+//! - [`testkit_bench`]: the benchmark of servers, the edge among them, and that of the operator
 //! - [`testkit_acceptance`]: the acceptance scenario, step by step
 //!
 //! Nothing here uses the protocol code of the edge or the operator. Tests that start this program are in `tests`.
@@ -35,6 +35,8 @@ enum Command {
     Demo(testkit_acceptance::Args),
     /// Compares servers: throughput, processor time, memory.
     Bench(testkit_bench::Args),
+    /// Measures the operator with hundreds of resources, beside cert-manager.
+    BenchOperator(testkit_bench::operator::Args),
     /// Relays without any check; the floor of the comparison.
     #[command(hide = true)]
     BenchRelay(testkit_bench::relay::Args),
@@ -44,7 +46,7 @@ fn main() -> std::process::ExitCode {
     let command = Cli::parse().command;
     // A line for each look-up would be part of what is measured.
     let level = match command {
-        Command::Bench(_) => tracing::Level::WARN,
+        Command::Bench(_) | Command::BenchOperator(_) => tracing::Level::WARN,
         _ => tracing::Level::INFO,
     };
     tracing_subscriber::fmt()
@@ -68,6 +70,7 @@ fn main() -> std::process::ExitCode {
             Command::PartnerServer(args) => testkit_partners::server::run(&args),
             Command::Demo(args) => testkit_acceptance::run(args).await,
             Command::Bench(args) => testkit_bench::run(args).await,
+            Command::BenchOperator(args) => testkit_bench::operator::run(args).await,
             Command::BenchRelay(args) => testkit_bench::relay::run(&args),
         }
     });

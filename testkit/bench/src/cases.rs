@@ -293,7 +293,7 @@ fn count(kilobytes: u64) -> f64 {
     kilobytes as f64
 }
 
-fn megabytes(kilobytes: u64) -> f64 {
+pub(crate) fn megabytes(kilobytes: u64) -> f64 {
     count(kilobytes) / 1024.0
 }
 
@@ -344,7 +344,7 @@ fn turns(
         .map(|&(name, unit, goal)| Row {
             name: name.to_owned(),
             unit,
-            goal,
+            goal: goal.into(),
             figures: vec![Figure::Values(Vec::new()); candidates.len()],
         })
         .collect();

@@ -14,6 +14,7 @@
 //! - [`message`], [`pump`]: the data phase, one thread, made to cost less than what it measures
 //! - [`chain`]: all of it put together; [`cases`]: what is measured; [`report`]: the table
 //! - [`relay`]: the floor, a server that checks nothing
+//! - [`operator`]: `testkit bench-operator`, the operator on an API server, beside cert-manager
 //! - [`usage`]: what a process uses of the machine
 //!
 //! Nothing here uses protocol code of the edge.
@@ -23,6 +24,7 @@ pub mod chain;
 pub mod component;
 pub mod conn;
 pub mod message;
+pub mod operator;
 pub mod peer;
 pub mod place;
 pub mod pump;

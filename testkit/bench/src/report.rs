@@ -1,6 +1,9 @@
 //! The table: a row for each figure, a column for each server, and the goal beside them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+
+use serde_json::{Value, json};
 
 /// One figure of one server, or why there is none.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +34,7 @@ pub struct Row {
     /// Unit.
     pub unit: &'static str,
     /// The goal for the edge, or nothing.
-    pub goal: &'static str,
+    pub goal: Cow<'static, str>,
     /// A figure for each server, in the order of the columns.
     pub figures: Vec<Figure>,
 }
@@ -57,7 +60,7 @@ pub fn table(columns: &[String], rows: &[Row]) -> String {
     ];
     let mut notes = Vec::new();
     for row in rows {
-        let mut line = vec![row.name.clone(), row.unit.to_owned(), row.goal.to_owned()];
+        let mut line = vec![row.name.clone(), row.unit.to_owned(), row.goal.to_string()];
         for (figure, column) in row.figures.iter().zip(columns) {
             line.push(match (figure, figure.median()) {
                 (_, Some(median)) => number(median),
@@ -99,6 +102,21 @@ pub fn table(columns: &[String], rows: &[Row]) -> String {
     text
 }
 
+/// The same for programs: an object for each figure, with a value or the reason why there is none by column.
+pub fn json(columns: &[String], rows: &[Row]) -> Value {
+    let of = |row: &Row| {
+        let values = row.figures.iter().zip(columns).map(|(figure, column)| {
+            let value = match figure {
+                Figure::None(reason) => json!(reason),
+                Figure::Values(_) => json!(figure.median()),
+            };
+            (column.clone(), value)
+        });
+        json!({"figure": row.name, "unit": row.unit, "goal": row.goal, "values": values.collect::<serde_json::Map<_, _>>()})
+    };
+    rows.iter().map(of).collect()
+}
+
 /// Three digits that count.
 fn number(value: f64) -> String {
     if value >= 100.0 {
@@ -119,11 +137,14 @@ mod tests {
         let row = Row {
             name: "flow".to_owned(),
             unit: "k/s",
-            goal: "≥ 5",
+            goal: "≥ 5".into(),
             figures: vec![Figure::Values(vec![3.0, 1.0, 2.0]), Figure::None("it ended".to_owned())],
         };
         assert!(incomplete(std::slice::from_ref(&row)));
-        let text = table(&["a".to_owned(), "b".to_owned()], &[row]);
+        let columns = ["a".to_owned(), "b".to_owned()];
+        let rows = json(&columns, std::slice::from_ref(&row));
+        assert_eq!(rows[0]["values"], json!({"a": 2.0, "b": "it ended"}));
+        let text = table(&columns, &[row]);
         assert!(text.contains("| flow   | k/s  | ≥ 5  | 2.00 | – |"), "{text}");
         assert!(text.contains("no figure for b: it ended"), "{text}");
     }
