@@ -140,14 +140,13 @@ fn ctl(socket: Option<PathBuf>, config: &std::path::Path, json: bool, request: &
         _ => pretty,
     };
     let asking = async {
-        if matches!(request, Request::Trace { .. }) {
-            return follow(&socket, request, json).await;
+        match request {
+            Request::Trace { .. } => follow(&socket, request, json).await.map(|()| String::new()),
+            _ => control::ask(&socket, request).await.map(|answer| show(&answer)),
         }
-        let answer = control::ask(&socket, request).await?;
-        Ok(print(&show(&answer))?)
     };
     match one_thread().map(|runtime| runtime.block_on(asking)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(text)) => print(&text).map_or_else(|error| fail(1, &error.to_string()), |()| ExitCode::SUCCESS),
         Ok(Err(error)) => fail(1, &error.to_string()),
         Err(error) => fail(1, &format!("no runtime: {error}")),
     }
