@@ -50,25 +50,20 @@ impl Plan {
             wire.element().await
         };
         let remedy = "the peer does not accept our certificate; dialback is used then. Its names must cover our domain and the peer must trust its authority; some servers want one for client authentication";
-        match timeout(time, asking).await {
-            Ok(Ok(answer)) if answer.is(ns::SASL, "success") => {
-                report.good("external", subject, "the peer accepts our certificate");
-            }
+        let refused = match timeout(time, asking).await {
+            Ok(Ok(answer)) if answer.is(ns::SASL, "success") => None,
             Ok(Ok(answer)) => {
                 let node = answer.parse().unwrap_or_default();
                 let condition = node.children().find(|child| child.name != "text");
                 let condition = condition.map_or("no reason", |child| child.name.as_str());
-                let detail = format!("the peer refuses our certificate: {condition}");
-                report.warn("external", subject, detail, Some(remedy));
+                Some(format!("the peer refuses our certificate: {condition}"))
             }
-            Ok(Err(failure)) => {
-                let detail = format!("the peer ends the stream: {failure}");
-                report.warn("external", subject, detail, Some(remedy));
-            }
-            Err(_) => {
-                let detail = format!("no answer within {} s", time.as_secs());
-                report.warn("external", subject, detail, Some(remedy));
-            }
+            Ok(Err(failure)) => Some(format!("the peer ends the stream: {failure}")),
+            Err(_) => Some(format!("no answer within {} s", time.as_secs())),
+        };
+        match refused {
+            None => report.good("external", subject, "the peer accepts our certificate"),
+            Some(detail) => report.warn("external", subject, detail, Some(remedy)),
         }
         reached.leave().await;
     }
@@ -95,46 +90,39 @@ impl Plan {
             reached.wire.transport.flush().await?;
             self.answer(&mut reached.wire).await
         };
-        match timeout(time, asking).await {
+        let (detail, remedy) = match timeout(time, asking).await {
             Ok(Ok(Some(Answer::Valid))) => {
-                let detail = format!(
-                    "valid: the peer reached the servers of {from} and they confirmed our key"
-                );
+                let detail = format!("valid: the peer reached the servers of {from} and they confirmed our key");
                 report.good("dialback", subject, detail);
+                return reached.leave().await;
             }
-            Ok(Ok(Some(Answer::Invalid))) => report.bad(
-                "dialback",
-                subject,
+            Ok(Ok(Some(Answer::Invalid))) => (
                 format!("invalid: the peer asked the servers of {from}, and they do not know our key"),
                 "another server answers there, or it has another secret: every edge of the domain must have the secret of this configuration (dialback.sign, or during a rotation dialback.accept)",
             ),
             Ok(Ok(Some(Answer::Error(condition)))) => {
                 let condition = condition.as_deref().unwrap_or("no condition");
                 let (says, remedy) = explain(condition);
-                let detail = format!("error {condition}: {says}");
-                report.bad("dialback", subject, detail, remedy);
+                (format!("error {condition}: {says}"), remedy)
             }
-            Ok(Ok(Some(Answer::Unknown) | None)) => report.bad(
-                "dialback",
-                subject,
-                "an answer came that dialback does not know",
+            Ok(Ok(Some(Answer::Unknown) | None)) => (
+                "an answer came that dialback does not know".to_owned(),
                 "the peer's server is broken",
             ),
             Ok(Err(failure)) => {
-                let detail = format!("the peer ended the stream instead of answering: {failure}");
                 let remedy = match failure {
                     Failure::Peer { condition, .. } => explain(condition.as_str()).1,
                     _ => "its log says why; Prosody closes when the key is not valid",
                 };
-                report.bad("dialback", subject, detail, remedy);
+                let detail = format!("the peer ended the stream instead of answering: {failure}");
+                (detail, remedy)
             }
-            Err(_) => report.bad(
-                "dialback",
-                subject,
+            Err(_) => (
                 format!("no answer within {} s", time.as_secs()),
                 "the peer cannot resolve or reach our servers, and says nothing then: check our public SRV records, and that port 5269 is open from outside",
             ),
-        }
+        };
+        report.bad("dialback", subject, detail, remedy);
         reached.leave().await;
     }
 

@@ -140,31 +140,23 @@ impl Plan {
     ) -> Vec<ProbeTarget> {
         let found = match host.parse() {
             Ok(address) if trusted => Ok(vec![address]),
-            Ok(_) => {
-                report.bad(
-                    "address",
-                    host,
-                    "an SRV record names an address instead of a host",
-                    "its target must be a host name (RFC 2782)",
-                );
-                return Vec::new();
-            }
-            Err(_) if !host.contains('.') => {
-                report.bad(
-                    "address",
-                    host,
-                    "an SRV record names a single label, which means another host everywhere",
-                    "its target must be a full host name",
-                );
-                return Vec::new();
-            }
-            Err(_) => self.lookup.addresses(&format!("{host}.")).await,
+            Ok(_) => Err((
+                "an SRV record names an address instead of a host".to_owned(),
+                "its target must be a host name (RFC 2782)",
+            )),
+            Err(_) if !host.contains('.') => Err((
+                "an SRV record names a single label, which means another host everywhere".to_owned(),
+                "its target must be a full host name",
+            )),
+            Err(_) => self.lookup.addresses(&format!("{host}.")).await.map_err(|error| {
+                let remedy = "check the resolvers and the name servers of this host name";
+                (error.to_string(), remedy)
+            }),
         };
         let addresses = match found {
             Ok(addresses) => addresses,
-            Err(error) => {
-                let remedy = "check the resolvers and the name servers of this host name";
-                report.bad("address", host, error.to_string(), remedy);
+            Err((detail, remedy)) => {
+                report.bad("address", host, detail, remedy);
                 return Vec::new();
             }
         };
