@@ -300,8 +300,7 @@ impl Session {
 
     /// Whether a line about what the peer does may be written; `remote`: in whose name.
     pub(super) fn may_log(&self, about: &'static str, remote: Option<&Domain>) -> bool {
-        let peer = self.guard.entry.peer.ip();
-        self.shared().may_log(about, Party::Caller(peer, remote))
+        self.shared().may_log(about, self.guard.entry.party(remote))
     }
 
     /// Something was proven on this stream. `partner`: the name of a configured partner.

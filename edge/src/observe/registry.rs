@@ -18,7 +18,9 @@ use xmpp_federation_core::{ComponentId, Domain};
 use super::links::LinkEntry;
 use crate::config::Live;
 use crate::observe::failures::{Attempt, DomainFailures, Failures};
+use crate::observe::log_rate::Party;
 use crate::observe::trace::Tracers;
+use crate::observe::trace::tls::{cipher, version};
 use crate::words::{Direction, Stage};
 
 /// Open streams, links and failing partners of one edge.
@@ -78,6 +80,14 @@ impl StreamEntry {
                 detail.remote = Some(remote.clone());
             }
         });
+    }
+
+    /// Because of whom a line about the stream is written; `remote`: the domain that it is about.
+    pub(crate) fn party<'a>(&self, remote: Option<&'a Domain>) -> Party<'a> {
+        match (self.direction, remote) {
+            (Direction::Outbound, Some(remote)) => Party::Called(remote, Some(self.peer.ip())),
+            _ => Party::Caller(self.peer.ip(), remote),
+        }
     }
 
     /// From now on a failure belongs to this stage.
@@ -171,12 +181,9 @@ pub struct TlsInfo {
 impl TlsInfo {
     /// What a completed handshake agreed on.
     pub fn of(tls: &CommonState) -> Self {
-        let version = tls.protocol_version().and_then(|v| v.as_str());
-        let suite = tls.negotiated_cipher_suite();
-        let cipher = suite.and_then(|s| s.suite().as_str());
         Self {
-            version: version.unwrap_or("TLS").to_owned(),
-            cipher: cipher.unwrap_or("?").to_owned(),
+            version: version(tls).to_owned(),
+            cipher: cipher(tls).to_owned(),
         }
     }
 }

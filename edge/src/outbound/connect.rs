@@ -17,6 +17,7 @@ use crate::jid::Labels;
 use crate::observe::failures::Attempt;
 use crate::observe::log_rate::Party;
 use crate::observe::registry::{StreamEntry, StreamGuard};
+use crate::observe::trace::tls::{cipher, version};
 use crate::refusal::{Check, Refusal};
 use crate::resolve::connect::{ConnectError, open};
 use crate::resolve::{Attempts, Connection, ResolveError, Service};
@@ -425,33 +426,24 @@ pub(crate) fn note_tls(
     remote: Option<&Domain>,
 ) -> Option<Verdict> {
     let (tls, shown) = (wire.transport.tls()?, wire.transport.shown()?);
-    let version = tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS");
-    let suite = tls
-        .negotiated_cipher_suite()
-        .and_then(|s| s.suite().as_str())
-        .unwrap_or("?");
+    let (version, suite) = (version(tls), cipher(tls));
     shared.metrics.tls_established(direction, version, suite);
     let remote = remote?;
     let pins = &live.policy.peer(remote).pinned_sha256;
     let verdict = live.tls.judge(shown, remote, pins);
     shared.metrics.certificate_judged(direction, verdict.as_str());
-    if let Some(entry) = wire.transport.entry() {
-        let said = match verdict {
+    let entry = wire.transport.entry()?;
+    entry.judged(
+        remote,
+        match verdict {
             Verdict::Missing => verdict.as_str(),
             _ => verdict.reason().unwrap_or(verdict.as_str()),
-        };
-        entry.judged(remote, said);
-    }
-    let address = wire.transport.entry().map(|entry| entry.peer);
-    let peer = address.map(|address| address.ip());
-    let party = match (direction, peer) {
-        (Direction::Inbound, Some(peer)) => Party::Caller(peer, Some(remote)),
-        _ => Party::Called(remote, peer),
-    };
-    if shared.may_log("TLS established", party) {
+        },
+    );
+    if shared.may_log("TLS established", entry.party(Some(remote))) {
         tracing::info!(
             direction = direction.as_str(), %remote, version, suite,
-            peer = address.map(|address| address.to_string()),
+            peer = entry.peer.to_string(),
             certificate = verdict.as_str(), reason = verdict.reason(),
             "TLS established"
         );

@@ -26,7 +26,6 @@ use super::route::{OpeningTurn, Route};
 use super::send_log::SendLog;
 use crate::bounce::Cause;
 use crate::jid::{DomainCache, Labels, Side};
-use crate::observe::log_rate::Party;
 use crate::observe::registry::StreamEntry;
 use crate::shared::Shared;
 use crate::stream::established::{Driver, TaskFuture, drive};
@@ -263,8 +262,7 @@ impl<'a> Stream<'a> {
     }
 
     fn may_log(&self, about: &'static str) -> bool {
-        let address = self.opened.address.ip();
-        let party = Party::Called(&self.route.remote, Some(address));
+        let party = self.opened.guard.entry.party(Some(&self.route.remote));
         self.shared().may_log(about, party)
     }
 

@@ -12,7 +12,7 @@ use crate::observe::registry::StreamEntry;
 use crate::partners::Standing;
 use crate::refusal::Refusal;
 use crate::stream::Failure;
-use crate::words::{Direction, Stage};
+use crate::words::Stage;
 
 use super::Shared;
 
@@ -36,11 +36,7 @@ impl Shared {
         let (direction, peer) = (entry.direction, entry.peer);
         entry.update(|detail| detail.refused = true);
         self.metrics.peer_refused(refusal.check.as_str());
-        let party = match (direction, remote) {
-            (Direction::Outbound, Some(remote)) => Party::Called(remote, Some(peer.ip())),
-            _ => Party::Caller(peer.ip(), remote),
-        };
-        if self.admit_line(refusal.check.as_str(), party, REFUSALS) {
+        if self.admit_line(refusal.check.as_str(), entry.party(remote), REFUSALS) {
             refusal.log(direction, peer, local, remote);
         }
         if let Some(remote) = remote {
