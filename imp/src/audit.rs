@@ -17,11 +17,8 @@ impl ActionRecord {
             ActionKind::RouterBack => (Reason::RouterBack, "Cisco XCP Router is back on"),
             ActionKind::GiveUpRows => return None,
         };
-        Some(Event {
-            warning: !self.result.is_done(),
-            reason,
-            message: format!("{verb} {}, because {}: {}", self.subject, self.reason, self.outcome),
-        })
+        let message = format!("{verb} {}, because {}: {}", self.subject, self.reason, self.outcome);
+        Some(reason.event(!self.result.is_done(), message))
     }
 
     /// The log line and the count.

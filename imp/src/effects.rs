@@ -19,7 +19,6 @@ pub const NODES_EVERY: Duration = Duration::from_hours(1);
 /// Rows count for this long when something is about to be done because of them.
 const ROWS_FRESH: Duration = Duration::from_mins(1);
 
-/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextStep {
     /// Read something, then plan again.
@@ -29,7 +28,6 @@ pub enum NextStep {
     Wait(Wait),
 }
 
-/// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Change a row, or whose it is.
@@ -49,20 +47,16 @@ pub struct Wait {
     pub until: Stamp,
 }
 
-/// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
     /// Nothing: all is done.
     Settled,
-    /// AXL to answer again.
     Axl,
-    /// The ledger to be readable.
     Ledger,
     /// A cluster that another resource has.
     Claimed(Owner),
     /// A cluster that another entry of the same resource has, or one that is not meant.
     Barred(Exclusion),
-    /// The end of maintenance.
     Maintenance,
     /// A human, because of rows.
     Blocked(RowObstacle),
@@ -72,20 +66,14 @@ pub enum WaitReason {
     Vanished,
     /// A second read that confirms that rows are missing.
     ConfirmMissing,
-    /// The propagation delay.
     Propagating,
-    /// Something about restarts.
     Restart(RestartWait),
-    /// The budget of Control Center calls.
     Budget,
 }
 
-/// What the plan needs.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
-    /// What is wanted.
     pub desired: &'a Desired,
-    /// What was seen.
     pub seen: &'a Observation,
     /// The record; `None` where it could not be read.
     pub ledger: Option<&'a Ledger>,

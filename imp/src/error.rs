@@ -8,33 +8,29 @@ use super::soap::{Fault, SoapError};
 use crate::access::LoginHold;
 use crate::reasons::Reason;
 
-/// Which of the two interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, strum::Display)]
 pub enum Interface {
-    /// AXL, on the publisher.
     #[strum(serialize = "AXL")]
     Axl,
-    /// Control Center Services, on each node.
     #[strum(serialize = "Control Center")]
     ControlCenter,
 }
 
-/// A call that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct CallError {
     pub interface: Interface,
-    /// `https://host:port` that was called.
     pub server: String,
     /// The Secret whose account was used, with its version.
     pub secret: String,
     pub kind: CallErrorKind,
 }
 
-/// What happened to a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum CallErrorKind {
     /// HTTP 401.
+    #[strum(serialize = "401")]
     Unauthorized {
         /// When this Secret version is tried again at the earliest.
         retry_at: Timestamp,
@@ -46,26 +42,23 @@ pub enum CallErrorKind {
     /// Not sent, because it would have been sent too late, or by an operator that does not lead any more.
     HeldUp,
     /// HTTP 403.
+    #[strum(serialize = "403")]
     Forbidden,
     /// HTTP 503, or a fault that asks to slow down.
     Throttled(Option<Duration>),
     /// HTTP 599 to every version, or to the one that is set.
+    #[strum(serialize = "599")]
     VersionUnsupported,
-    /// A SOAP fault.
     Fault(Fault),
-    /// Another HTTP status.
     Http(u16),
     /// No connection: the name, the port or the network.
     Connect(String),
-    /// The server's certificate was not accepted.
     Certificate(String),
     /// The TLS handshake failed for another reason.
     Tls(String),
-    /// No answer in time; the request may have arrived.
     Timeout,
     /// The connection broke; the request may have arrived.
     Interrupted(String),
-    /// The answer is too large.
     TooLarge,
     /// The answer is none.
     Malformed(SoapError),
@@ -74,27 +67,8 @@ pub enum CallErrorKind {
 }
 
 impl CallErrorKind {
-    /// The word used in metrics.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Unauthorized { .. } => "401",
-            Self::Held { .. } => "held",
-            Self::HeldUp => "held-up",
-            Self::Unrecorded(_) => "unrecorded",
-            Self::Forbidden => "403",
-            Self::Throttled(_) => "throttled",
-            Self::VersionUnsupported => "599",
-            Self::Fault(_) => "fault",
-            Self::Http(_) => "http",
-            Self::Connect(_) => "connect",
-            Self::Certificate(_) => "certificate",
-            Self::Tls(_) => "tls",
-            Self::Timeout => "timeout",
-            Self::Interrupted(_) => "interrupted",
-            Self::TooLarge => "too-large",
-            Self::Malformed(_) => "malformed",
-            Self::Unexpected(_) => "unexpected",
-        }
+    pub fn word(&self) -> &'static str {
+        self.into()
     }
 }
 
@@ -141,7 +115,6 @@ impl CallError {
         }
     }
 
-    /// Reason for a condition.
     pub fn reason(&self) -> Reason {
         match self.kind {
             CallErrorKind::Unauthorized { .. } | CallErrorKind::Held(_) => Reason::Unauthorized,

@@ -19,7 +19,6 @@ use crate::records::{RowRecord, RowState};
 
 pub use evidence::started_after;
 
-/// A value and the times around its reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading<T> {
     pub value: T,
@@ -32,27 +31,20 @@ pub struct Reading<T> {
 /// A node that the list does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MissingNode {
-    /// When the first list without it was asked for.
     pub since: Stamp,
-    /// When the last one was.
     pub read: Stamp,
 }
 
 /// A failure that was not followed by a success yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The last error.
     pub error: CallError,
-    /// Failures in a row.
     pub count: u32,
-    /// When it is tried again.
     pub retry_at: Stamp,
 }
 
-/// Something to read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Read {
-    /// The node list.
     Nodes,
     /// The name of the table.
     Table,
@@ -74,17 +66,14 @@ pub enum Exclusion {
     Elsewhere(String),
 }
 
-/// All that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Observation {
     /// How long this process waits for things.
     pub timings: Timings,
-    /// The node list.
     pub nodes: Option<Reading<Vec<Node>>>,
     /// Nodes that stand on the record and not in the list, until that is confirmed; they are in
     /// `nodes` all the same.
     pub missing_nodes: BTreeMap<Pkid, MissingNode>,
-    /// Name of the table.
     pub table: Option<Table>,
     /// All rows; reading them is due after whatever may have changed them.
     pub rows: Option<Reading<Vec<Row>>>,
@@ -97,7 +86,6 @@ pub struct Observation {
     pub present_rows: BTreeSet<Pkid>,
     /// Rows of ours that the last reads did not show: since when.
     pub missing_since: BTreeMap<Pkid, Stamp>,
-    /// Services by node name.
     pub services: BTreeMap<String, Reading<Services>>,
     /// Writes that failed in a row, whatever was read between them.
     pub write_failures: u32,
@@ -114,7 +102,6 @@ pub struct Observation {
     pub redundancy: Option<Reading<Vec<HaState>>>,
     /// There is no way to read them here.
     pub redundancy_unreadable: bool,
-    /// AXL's current failure.
     pub axl_failure: Option<Failure>,
     /// Control Center's current failures by node name.
     pub control_center_failures: BTreeMap<String, Failure>,
@@ -132,10 +119,8 @@ pub struct Observation {
     pub restart_not_before: BTreeMap<String, (Stamp, String)>,
 }
 
-/// What the check said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckAnswer {
-    /// The value that means Off.
     Off,
     On(String),
     /// It was answered with a fault, or with something else than one value: a sentence.
@@ -155,12 +140,10 @@ pub struct CheckReading {
 pub const CALLS_PER_MINUTE: usize = 11;
 
 impl Observation {
-    /// The nodes, empty while unknown.
     pub fn node_list(&self) -> &[Node] {
         self.nodes.as_ref().map_or(&[], |seen| &seen.value)
     }
 
-    /// The names of the nodes.
     pub fn node_names(&self) -> impl Iterator<Item = String> {
         self.node_list().iter().map(|node| node.name.clone())
     }
@@ -187,7 +170,6 @@ impl Observation {
         recent.get(surplus).copied().unwrap_or_default()
     }
 
-    /// Notes a Control Center call.
     pub fn called_control_center(&mut self, at: Stamp) {
         self.control_center_calls.push_back(at);
         while self.control_center_calls.len() > 4 * CALLS_PER_MINUTE {

@@ -10,13 +10,11 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pkid(Uuid);
 
-/// A text that is no pkid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a pkid, which is a UUID with hyphens")]
 pub struct PkidError(String);
 
 impl Pkid {
-    /// A new random one.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }

@@ -10,23 +10,18 @@ use super::axl::Row;
 
 use super::ledger::Ledger;
 use super::pkid::Pkid;
-use crate::records::{RowRecord, RowState};
+use crate::records::RowState;
 
 /// How many rows of others are told.
 const MAX_TOLD: usize = 8;
 
-/// One thing to do about one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowAction {
-    /// The row's key.
     pub pkid: Pkid,
-    /// Its component id.
     pub id: ComponentId,
-    /// What to do.
     pub change: RowChange,
 }
 
-/// What to do about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowChange {
     Insert,
@@ -36,7 +31,6 @@ pub enum RowChange {
     Adopt,
 }
 
-/// Why nothing may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowObstacle {
     /// Rows of others, as `cp_id (pkid)`.
@@ -47,12 +41,9 @@ pub enum RowObstacle {
     Altered(String),
 }
 
-/// The table as it is and as it should be.
 #[derive(Debug, Clone, Copy)]
 pub struct Comparison<'a> {
-    /// Desired ids in slot order.
     pub desired: &'a [ComponentId],
-    /// All rows, just read.
     pub rows: &'a [Row],
     pub ledger: &'a Ledger,
     /// What other rows mean.
@@ -70,7 +61,11 @@ impl Comparison<'_> {
             return Err(RowObstacle::Altered(altered));
         }
         let has = |id: &ComponentId| self.standing(id).any(|pkid| self.shows(pkid));
-        let foreign: Vec<&Row> = self.rows.iter().filter(|row| self.record(row).is_none()).collect();
+        let foreign: Vec<&Row> = self
+            .rows
+            .iter()
+            .filter(|row| self.ledger.record_of(row).is_none())
+            .collect();
         for id in self.desired.iter().filter(|id| !has(id)) {
             if let Some(same) = foreign.iter().find(|row| row.cp_id == id.as_str()) {
                 return match same.pkid.parse() {
@@ -108,11 +103,6 @@ impl Comparison<'_> {
             .map(|(pkid, _)| pkid)
     }
 
-    /// The record of a row, where it is ours.
-    fn record(&self, row: &Row) -> Option<&RowRecord> {
-        self.ledger.rows.get(&row.pkid.parse().ok()?)
-    }
-
     fn shows(&self, pkid: &Pkid) -> bool {
         self.rows.iter().any(|row| row.pkid == pkid.to_string())
     }
@@ -148,7 +138,7 @@ impl Comparison<'_> {
     /// A row with a pkid of ours and another id.
     fn altered(&self) -> Option<String> {
         let other = |row: &&Row| {
-            let record = self.record(row);
+            let record = self.ledger.record_of(row);
             record.is_some_and(|record| record.component_id.as_str() != row.cp_id)
         };
         self.rows.iter().find(other).map(ToString::to_string)
@@ -159,6 +149,7 @@ impl Comparison<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
+    use crate::records::RowRecord;
     use rstest::rstest;
 
     const FRESH: Pkid = Pkid::from_u128(99);

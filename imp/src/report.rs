@@ -115,6 +115,33 @@ impl<R> Verdict<R> {
     }
 }
 
+impl Reason {
+    /// The condition holds.
+    pub fn yes(self, message: impl Into<String>) -> Verdict {
+        Verdict::yes(self, message)
+    }
+
+    /// The condition does not hold.
+    pub fn no(self, message: impl Into<String>) -> Verdict {
+        Verdict::no(self, message)
+    }
+
+    /// It cannot be told.
+    pub fn unknown(self, message: impl Into<String>) -> Verdict {
+        Verdict::unknown(self, message)
+    }
+
+    /// An event about it.
+    pub fn event(self, warning: bool, message: String) -> Event {
+        let reason = self;
+        Event {
+            warning,
+            reason,
+            message,
+        }
+    }
+}
+
 /// Status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Status {

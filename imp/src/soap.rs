@@ -19,20 +19,15 @@ const MAX_TOLD: usize = 300;
 /// One element: local name, text (trimmed) and children; attributes are not kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Element {
-    /// Local name.
     pub name: String,
     /// Its own text, CDATA included, without white space around it.
     pub text: String,
-    /// Child elements in order.
     pub children: Vec<Element>,
 }
 
-/// A `soapenv:Fault`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// `faultcode` as sent.
     pub code: String,
-    /// `faultstring`.
     pub message: String,
     /// `axlcode` of an `axlError`, qualified or not.
     pub axl_code: Option<i64>,
@@ -72,12 +67,9 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// What an envelope carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The operation's response element.
     Response(Element),
-    /// A fault.
     Fault(Fault),
 }
 
@@ -105,12 +97,10 @@ pub fn envelope(prefix: &str, namespace: &str, body: &str) -> String {
     )
 }
 
-/// Text as element content.
 pub fn escape(text: &str) -> String {
     partial_escape(text).into_owned()
 }
 
-/// Reads an answer.
 pub fn answer(body: &[u8]) -> Result<Answer, SoapError> {
     let root = parse(body)?;
     if root.name != "Envelope" {
@@ -176,7 +166,6 @@ impl Element {
     }
 }
 
-/// Reads a document into a tree.
 fn parse(body: &[u8]) -> Result<Element, SoapError> {
     let malformed = |error: &dyn std::fmt::Display| SoapError::Malformed(plain(&error.to_string()));
     let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;

@@ -26,21 +26,16 @@ use super::restart::{RestartWait, WaitKind, need};
 use crate::store::StoreError;
 use crate::text::names;
 
-/// What a report is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportInput<'a> {
-    /// What is wanted.
     pub desired: &'a Desired,
-    /// What was seen.
     pub seen: &'a Observation,
     pub ledger: Option<&'a Ledger>,
-    /// What comes next.
     pub step: &'a NextStep,
     /// Why no call can be made at all.
     pub setup_error: Option<&'a SetupError>,
     /// Why the record is not usable.
     pub ledger_error: Option<&'a StoreError>,
-    /// The version in use.
     pub axl_version: Option<AxlVersion>,
 }
 
@@ -53,10 +48,7 @@ impl ReportInput<'_> {
             components_registered: self.components_registered(),
             routers_in_sync: self.routers_in_sync(),
             imp_federation_off: if self.rests() {
-                Verdict::unknown(
-                    Reason::NotProven,
-                    "Whoever has this IM&P cluster looks at its own XMPP federation",
-                )
+                Reason::NotProven.unknown("Whoever has this IM&P cluster looks at its own XMPP federation")
             } else {
                 federation::verdict(self.seen, self.desired.federation_check.as_ref())
             },
@@ -108,20 +100,14 @@ impl ReportInput<'_> {
         let wanted = self.desired.wanted();
         if wanted.is_empty() {
             if ledger.rows.is_empty() {
-                return Verdict::yes(
-                    Reason::Prepared,
-                    format!("No rows are wanted in {table}, and none of ours is there"),
-                );
+                return Reason::Prepared.yes(format!("No rows are wanted in {table}, and none of ours is there"));
             }
             let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
-            return Verdict::no(
-                Reason::Registering,
-                format!(
-                    "The rows of {} are to be removed from {table}{}",
-                    ids.join(", "),
-                    maintenance(self.desired)
-                ),
-            );
+            return Reason::Registering.no(format!(
+                "The rows of {} are to be removed from {table}{}",
+                ids.join(", "),
+                maintenance(self.desired)
+            ));
         }
         let missing: Vec<&str> = wanted
             .iter()
@@ -136,47 +122,43 @@ impl ReportInput<'_> {
             };
             let message = format!("{what}; {}", failure.error);
             return if missing.is_empty() {
-                Verdict::unknown(failure.error.reason(), message)
+                failure.error.reason().unknown(message)
             } else {
-                Verdict::no(failure.error.reason(), message)
+                failure.error.reason().no(message)
             };
         }
         if !missing.is_empty() {
-            return Verdict::no(
-                Reason::Registering,
-                format!(
-                    "The rows of {} are being written into {table}{}",
-                    missing.join(", "),
-                    maintenance(self.desired)
-                ),
-            );
+            return Reason::Registering.no(format!(
+                "The rows of {} are being written into {table}{}",
+                missing.join(", "),
+                maintenance(self.desired)
+            ));
         }
-        Verdict::yes(Reason::Registered, format!("{} stand in {table}", join(wanted)))
+        Reason::Registered.yes(format!("{} stand in {table}", join(wanted)))
     }
 
     /// Verdict about rows or routers while the ledger is not there.
     fn without_ledger(&self) -> Verdict {
         if let Some(error) = self.ledger_error {
-            return Verdict::unknown(
-                Reason::LedgerUnavailable,
-                format!("The record of what was done to this IM&P cluster is not usable: {error}"),
-            );
+            return Reason::LedgerUnavailable.unknown(format!(
+                "The record of what was done to this IM&P cluster is not usable: {error}"
+            ));
         }
         if let Some(failure) = &self.seen.axl_failure {
-            return Verdict::unknown(
-                failure.error.reason(),
-                format!("Nothing is known of the rows: {}", failure.error),
-            );
+            return failure
+                .error
+                .reason()
+                .unknown(format!("Nothing is known of the rows: {}", failure.error));
         }
         if let Some(error) = self.setup_error {
-            return Verdict::unknown(Reason::CertificateRefused, error.to_string());
+            return Reason::CertificateRefused.unknown(error.to_string());
         }
-        Verdict::unknown(Reason::NotTried, "IM&P has not been asked yet")
+        Reason::NotTried.unknown("IM&P has not been asked yet")
     }
 
     fn routers_in_sync(&self) -> Verdict {
         if self.desired.activation == Activation::Prepared {
-            return Verdict::yes(Reason::Prepared, "No router has to know a row of ours");
+            return Reason::Prepared.yes("No router has to know a row of ours");
         }
         let Some(ledger) = self.ledger else {
             return self.without_ledger();
@@ -193,74 +175,53 @@ impl ReportInput<'_> {
             .collect();
         if behind.is_empty() {
             if let Some(message) = self.unannounced(&nodes) {
-                return Verdict::no(Reason::NotAnnouncedAsGateway, message);
+                return Reason::NotAnnouncedAsGateway.no(message);
             }
             if let Some(message) = self.still_bouncing() {
-                return Verdict::no(Reason::StillBouncingAfterRestart, message);
+                return Reason::StillBouncingAfterRestart.no(message);
             }
             if self.desired.announces {
                 let message = announcement::in_sync(&nodes, self.desired, &self.seen.services);
-                return Verdict::yes(Reason::InSync, message);
+                return Reason::InSync.yes(message);
             }
-            return Verdict::yes(
-                Reason::InSync,
-                format!(
-                    "Cisco XCP Router on {} started after all rows were readable",
-                    names(nodes.iter().map(String::as_str))
-                ),
-            );
+            return Reason::InSync.yes(format!(
+                "Cisco XCP Router on {} started after all rows were readable",
+                names(nodes.iter().map(String::as_str))
+            ));
         }
         let behind = names(behind.into_iter());
         match self.step {
             NextStep::Wait(wait) => match &wait.why {
                 WaitReason::Restart(waiting) => restart_verdict(waiting),
-                WaitReason::Propagating => Verdict::no(
-                    Reason::Propagating,
-                    format!(
+                WaitReason::Propagating => Reason::Propagating.no(format!(
                         "The rows were read back; {behind} get them by replication, for which imp[].restart.propagationDelay ({} s) is waited",
                         self.desired.restart.propagation_delay.as_secs_f32()
                     ),
                 ),
-                WaitReason::Axl => Verdict::unknown(
-                    Reason::Unreachable,
-                    format!(
+                WaitReason::Axl => Reason::Unreachable.unknown(format!(
                         "Whether Cisco XCP Router on {behind} has read all rows is not proven, and AXL does not answer"
                     ),
                 ),
-                WaitReason::Maintenance => Verdict::no(
-                    Reason::Maintenance,
-                    format!(
+                WaitReason::Maintenance => Reason::Maintenance.no(format!(
                         "Cisco XCP Router on {behind} has to be restarted, which waits for the end of maintenance (imp[].maintenance)"
                     ),
                 ),
-                WaitReason::Settled => Verdict::unknown(
-                    Reason::Unproven,
-                    format!(
+                WaitReason::Settled => Reason::Unproven.unknown(format!(
                         "Whether Cisco XCP Router on {behind} has read all rows is not proven: the rows were not written by this operator's record, so nothing is restarted unasked. Working router links are a good sign; the annotation xmppfederation.io/restart-routers restarts every router once"
                     ),
                 ),
-                WaitReason::Budget => Verdict::no(
-                    Reason::Restarting,
-                    format!(
+                WaitReason::Budget => Reason::Restarting.no(format!(
                         "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
                     ),
                 ),
-                _ => Verdict::no(
-                    Reason::Registering,
-                    format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+                _ => Reason::Registering.no(format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
                 ),
             },
-            NextStep::Act(Action::Restart { node, reason }) => Verdict::no(
-                Reason::Restarting,
-                format!("Cisco XCP Router on {node} is restarted next: {reason}"),
+            NextStep::Act(Action::Restart { node, reason }) => Reason::Restarting.no(format!("Cisco XCP Router on {node} is restarted next: {reason}"),
             ),
-            NextStep::Read(Read::Services(_) | Read::Redundancy) => Verdict::no(
-                Reason::Restarting,
-                format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
+            NextStep::Read(Read::Services(_) | Read::Redundancy) => Reason::Restarting.no(format!("Cisco XCP Router on {behind} has not provably read all rows; its state is read next"),
             ),
-            _ => Verdict::no(
-                Reason::Registering,
-                format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
+            _ => Reason::Registering.no(format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
             ),
         }
     }
@@ -386,7 +347,6 @@ impl ReportInput<'_> {
             .collect()
     }
 
-    /// The nodes as last read, or as the ledger has them.
     fn node_names(&self) -> Vec<String> {
         let seen = self.seen.node_list();
         if seen.is_empty() {
@@ -436,7 +396,6 @@ impl ReportInput<'_> {
     }
 }
 
-/// The rows that were read back.
 fn registrations(ledger: Option<&Ledger>) -> Vec<Registration> {
     let rows = ledger.map(|ledger| &ledger.rows);
     rows.into_iter()
@@ -464,55 +423,37 @@ fn join(ids: &[ComponentId]) -> String {
 /// What keeps rows from being written, where a human has to decide.
 fn blocked(why: &WaitReason) -> Option<Verdict> {
     Some(match why {
-        WaitReason::Claimed(owner) => Verdict::no(
-            Reason::ClaimedByAnother,
-            format!(
+        WaitReason::Claimed(owner) => Reason::ClaimedByAnother.no(format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
             ),
         ),
-        WaitReason::Barred(Exclusion::SameAs(entry)) => Verdict::no(
-            Reason::SameCluster,
-            format!(
+        WaitReason::Barred(Exclusion::SameAs(entry)) => Reason::SameCluster.no(format!(
                 "This publisher is the one of spec.imp[{entry}] too, under another name; nothing is done for this entry: remove one of the two, and give the other the domains of both"
             ),
         ),
-        WaitReason::Barred(Exclusion::Elsewhere(pkid)) => Verdict::no(
-            Reason::OtherCluster,
-            format!(
+        WaitReason::Barred(Exclusion::Elsewhere(pkid)) => Reason::OtherCluster.no(format!(
                 "The publisher's name leads to another cluster by now (its publisher has the pkid {pkid}), and nothing of ours is removed there"
             ),
         ),
-        WaitReason::Blocked(RowObstacle::Foreign(rows)) => Verdict::no(
-            Reason::ForeignComponents,
-            format!(
+        WaitReason::Blocked(RowObstacle::Foreign(rows)) => Reason::ForeignComponents.no(format!(
                 "IM&P's table holds rows of others: {}. Turn XMPP federation off on the Expressway that wrote them, or set imp[].foreignComponents to Tolerate",
                 rows.join(", ")
             ),
         ),
-        WaitReason::Blocked(RowObstacle::Identical(row)) => Verdict::no(
-            Reason::IdenticalForeignRow,
-            format!(
+        WaitReason::Blocked(RowObstacle::Identical(row)) => Reason::IdenticalForeignRow.no(format!(
                 "IM&P's table holds {row}, which has our component id but was not written by us; if it is ours (a lost ledger), set the annotation xmppfederation.io/adopt-rows, otherwise remove it"
             ),
         ),
-        WaitReason::Blocked(RowObstacle::Altered(row)) => Verdict::no(
-            Reason::RowsVanished,
-            format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
+        WaitReason::Blocked(RowObstacle::Altered(row)) => Reason::RowsVanished.no(format!("Somebody changed a row of ours to {row}; nothing is written until it is removed or changed back"),
         ),
-        WaitReason::FederationOn(nodes) => Verdict::no(
-            Reason::FederationOn,
-            format!(
+        WaitReason::FederationOn(nodes) => Reason::FederationOn.no(format!(
                 "No row is written while IM&P's own XMPP federation is on ({}); {TURN_OFF}",
                 nodes.join(", ")
             ),
         ),
-        WaitReason::Vanished => Verdict::no(
-            Reason::RowsVanished,
-            "Rows of ours vanished from IM&P's table twice: somebody else (an Expressway?) writes it. Find out who, then set the annotation xmppfederation.io/refresh to a new value",
+        WaitReason::Vanished => Reason::RowsVanished.no("Rows of ours vanished from IM&P's table twice: somebody else (an Expressway?) writes it. Find out who, then set the annotation xmppfederation.io/refresh to a new value",
         ),
-        WaitReason::ConfirmMissing => Verdict::unknown(
-            Reason::RowsVanished,
-            "Rows of ours are missing in IM&P's table; it is read once more after 60 s before anything is done",
+        WaitReason::ConfirmMissing => Reason::RowsVanished.unknown("Rows of ours are missing in IM&P's table; it is read once more after 60 s before anything is done",
         ),
         _ => return None,
     })

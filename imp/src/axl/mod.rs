@@ -15,14 +15,11 @@ use crate::access::{AxlVersion, Credentials};
 
 pub use sql::Table;
 
-/// One IM&P node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Key of its row in `processnode`.
     pub pkid: Pkid,
-    /// Its name, lower case.
     pub name: String,
-    /// Whether it is the publisher.
     pub publisher: bool,
 }
 
@@ -32,7 +29,6 @@ pub struct Node {
 /// 2 idle, 3 normal, 4 backup. All but the last say nothing here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HaState {
-    /// The node's name, lower case.
     pub name: String,
     /// `tkhaserverstate`.
     pub number: i64,
@@ -49,7 +45,6 @@ impl HaState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub pkid: String,
-    /// The component id.
     pub cp_id: String,
 }
 
@@ -69,7 +64,6 @@ pub struct NotOneValue(pub usize, pub &'static str);
 /// Most nodes believed; the largest IM&P cluster has six.
 const MAX_NODES: usize = 64;
 
-/// AXL of one publisher.
 pub struct Axl<'a> {
     pub caller: &'a Caller,
     /// `https://publisher:8443`.
@@ -107,7 +101,6 @@ impl Axl<'_> {
         read_nodes(&answer).map_err(|what| self.unexpected(what))
     }
 
-    /// Which of the two tables there is.
     pub async fn table(&mut self) -> Result<Table, CallError> {
         let answer = self.execute("executeSQLQuery", sql::TABLES).await?;
         let names: Vec<&str> = rows_of(&answer).filter_map(|row| row.child_text("tabname")).collect();
@@ -122,7 +115,6 @@ impl Axl<'_> {
             })
     }
 
-    /// All rows of the table.
     pub async fn rows(&mut self, table: Table) -> Result<Vec<Row>, CallError> {
         let answer = self.execute("executeSQLQuery", &sql::rows(table)).await?;
         read_rows(&answer).map_err(|what| self.unexpected(what))

@@ -20,10 +20,8 @@ impl Table {
     }
 }
 
-/// Which of the two tables there is.
 pub const TABLES: &str = "SELECT tabname FROM systables WHERE tabname IN ('xmpps2snodes', 'xmpp2snodes')";
 
-/// The IM&P nodes.
 pub const NODES: &str =
     "SELECT pkid, name, nodeid, tkprocessnoderole, tknodeusage FROM processnode WHERE tkprocessnoderole = 2";
 

@@ -34,11 +34,13 @@ impl LedgerCache {
 
     /// The ledger of the publisher with that pkid.
     pub async fn get(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
-        let known = self.files.lock().by_publisher.get(publisher).cloned();
-        match known {
-            Some(file) => Ok(file),
-            None => self.load(publisher).await,
+        if let Some(known) = self.files.lock().by_publisher.get(publisher) {
+            return Ok(known.clone());
         }
+        let file = LedgerFile::load(&*self.store, publisher).await?;
+        let mut files = self.files.lock();
+        files.by_publisher.insert(publisher.to_owned(), file.clone());
+        Ok(file)
     }
 
     /// The same where it differs from what the caller has.
@@ -48,13 +50,6 @@ impl LedgerCache {
             return Ok(None);
         }
         self.get(publisher).await.map(Some)
-    }
-
-    async fn load(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
-        let file = LedgerFile::load(&*self.store, publisher).await?;
-        let mut files = self.files.lock();
-        files.by_publisher.insert(publisher.to_owned(), file.clone());
-        Ok(file)
     }
 
     /// Writes a changed ledger; on success it is the one in `file`.

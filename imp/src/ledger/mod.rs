@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use xmpp_federation_core::ComponentId;
 
+use super::axl::Row;
 use super::clock::Stamp;
 use super::control_center::RestartAnswer;
 use super::desired::Owner;
@@ -24,10 +25,8 @@ use super::records::{ActionRecord, Baseline, RowRecord, RowState};
 
 /// The version of this format; a ledger of a newer one is not touched.
 pub const SCHEMA: u32 = 1;
-/// How many actions are kept.
 const MAX_ACTIONS: usize = 20;
 
-/// The record of one cluster.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "facts that hold or do not, independently of each other"
@@ -35,7 +34,6 @@ const MAX_ACTIONS: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ledger {
-    /// Version of the format.
     pub schema: u32,
     /// The publisher's pkid in `processnode`.
     pub publisher: String,
@@ -81,7 +79,6 @@ pub struct Ledger {
     /// Commands may have been sent that stand in no record, because it was lost or restored.
     #[serde(default)]
     pub commands_lost: bool,
-    /// The last actions, oldest first.
     #[serde(default)]
     pub actions: Vec<ActionRecord>,
 }
@@ -90,7 +87,6 @@ pub struct Ledger {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Readable {
-    /// The rows' component ids.
     pub ids: BTreeSet<ComponentId>,
     #[serde(flatten)]
     pub baseline: Baseline,
@@ -107,13 +103,11 @@ pub struct Round {
     pub pending: BTreeSet<String>,
 }
 
-/// Why a round was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RoundCause {
     /// By the annotation with this value.
     Requested(String),
-    /// IM&P's own federation went Off.
     FederationOff,
 }
 
@@ -133,7 +127,6 @@ pub struct NodeRecord {
     /// The last command, until its outcome is known.
     #[serde(default)]
     pub restart: Option<Restart>,
-    /// When the last command was sent.
     #[serde(default)]
     pub last_restart: Option<Stamp>,
     /// From when on the latest arrival counts of a command whose answer did not tell what became
@@ -152,7 +145,6 @@ pub struct Restart {
     pub id: String,
     /// Why, as a sentence's end.
     pub reason: String,
-    /// When the intent was written.
     pub planned: Stamp,
     /// Up times right before, by node; proof needs a smaller one of this node.
     pub baseline: Baseline,
@@ -213,6 +205,11 @@ impl Ledger {
             self.rounds.clear();
             self.readable = None;
         }
+    }
+
+    /// The record of a row, where it is ours.
+    pub fn record_of(&self, row: &Row) -> Option<&RowRecord> {
+        self.rows.get(&row.pkid.parse().ok()?)
     }
 
     /// Adds an action, dropping the oldest.

@@ -53,13 +53,10 @@ pub(super) fn nodes(ledger: &mut Ledger, seen: &mut Observation, events: &mut Ve
 }
 
 fn removed(name: &str) -> Event {
-    Event {
-        warning: true,
-        reason: Reason::NodeRemoved,
-        message: format!(
-            "IM&P's node list does not name {name} any more, confirmed by a second read; nothing waits for that node from now on"
-        ),
-    }
+    let message = format!(
+        "IM&P's node list does not name {name} any more, confirmed by a second read; nothing waits for that node from now on"
+    );
+    Reason::NodeRemoved.event(true, message)
 }
 
 /// Gives every node of the list its record; returns the names that are not what they were.

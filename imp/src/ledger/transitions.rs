@@ -152,14 +152,11 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
     for (pkid, vanished) in gone {
         if vanished {
             let id = ledger.rows.get(&pkid).map(|row| row.component_id.to_string());
-            events.push(Event {
-                warning: true,
-                reason: Reason::RowsVanished,
-                message: format!(
-                    "Somebody removed the row of {} ({pkid}) from IM&P's table; it will be inserted again once",
-                    id.unwrap_or_default()
-                ),
-            });
+            let message = format!(
+                "Somebody removed the row of {} ({pkid}) from IM&P's table; it will be inserted again once",
+                id.unwrap_or_default()
+            );
+            events.push(Reason::RowsVanished.event(true, message));
         }
         ledger.forget_row(&pkid, &stood);
     }
@@ -300,11 +297,8 @@ fn routers(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec
                 let loaded = &mut ledger.nodes.entry(name.clone()).or_default().loaded;
                 if !loaded.is_superset(&ids) {
                     loaded.extend(ids);
-                    events.push(Event {
-                        warning: false,
-                        reason: Reason::RouterInSync,
-                        message: format!("Cisco XCP Router on {name} started after all rows were readable"),
-                    });
+                    let message = format!("Cisco XCP Router on {name} started after all rows were readable");
+                    events.push(Reason::RouterInSync.event(false, message));
                 }
             } else {
                 note_up_time(&mut readable.baseline, name, seen);

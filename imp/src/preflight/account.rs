@@ -20,13 +20,11 @@ pub enum AccountState {
 
 /// One account, and what is known of it.
 pub struct Account {
-    /// User name and password.
     pub credentials: Credentials,
     standing: Mutex<AccountState>,
 }
 
 impl Account {
-    /// A new one.
     pub fn new(credentials: Credentials) -> Self {
         Self {
             credentials,

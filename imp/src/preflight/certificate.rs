@@ -11,23 +11,18 @@ use crate::http;
 
 /// Fewer days than these are worth a warning.
 const SOON_DAYS: i64 = 30;
-/// Most names that are shown.
 const NAMES_SHOWN: usize = 6;
 
 /// What people ask of a leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFacts {
-    /// Distinguished name of the subject.
     pub subject: String,
-    /// Distinguished name of the issuer.
     pub issuer: String,
     /// End of its validity.
     pub not_after: Timestamp,
     /// SHA-256 over its bytes, lower-case hexadecimal.
     pub sha256: Fingerprint,
-    /// DNS names and addresses that it carries.
     pub names: Vec<String>,
-    /// Whether it is an authority itself.
     pub is_ca: bool,
     /// Whether it names itself as its issuer.
     pub self_issued: bool,
@@ -36,7 +31,6 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// Reads a leaf.
     pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|error| format!("its certificate cannot be read: {error}"))?;
@@ -118,12 +112,10 @@ impl CertificateFacts {
         }
     }
 
-    /// Days until its end.
     pub fn days_left(&self) -> i64 {
         self.not_after.duration_since(Timestamp::now()).as_secs() / 86_400
     }
 
-    /// Whether it ends soon.
     pub fn ends_soon(&self) -> bool {
         self.days_left() < SOON_DAYS
     }

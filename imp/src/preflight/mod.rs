@@ -29,7 +29,7 @@ mod publisher;
 pub mod report;
 
 use self::plan::Plan;
-use self::report::{Check, CheckRow, PreflightReport};
+use self::report::{Check, PreflightReport};
 
 /// Looks at everything, within the plan's time.
 pub async fn run(plan: &Plan) -> PreflightReport {
@@ -39,15 +39,15 @@ pub async fn run(plan: &Plan) -> PreflightReport {
         .is_err();
     if over {
         report.add(
-            CheckRow::failed(
-                Check::Time,
-                &plan.publisher,
-                format!(
-                    "{} s were over before everything was looked at; what has no row was not looked at",
-                    plan.time_limit.as_secs()
-                ),
-            )
-            .remedy("Mend what did not answer in time, or give more time with --timeout"),
+            Check::Time
+                .failed(
+                    &plan.publisher,
+                    format!(
+                        "{} s were over before everything was looked at; what has no row was not looked at",
+                        plan.time_limit.as_secs()
+                    ),
+                )
+                .remedy("Mend what did not answer in time, or give more time with --timeout"),
         );
     }
     report

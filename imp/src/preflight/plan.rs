@@ -10,7 +10,6 @@ use crate::access::{AxlVersion, Credentials, NodeAddress, SecretVersion, ServerT
 /// How long a port may take to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A user name and its password.
 #[derive(Debug, Clone)]
 pub struct UserPassword {
     pub username: String,
@@ -19,22 +18,18 @@ pub struct UserPassword {
 
 #[derive(Debug, Clone)]
 pub struct Accounts {
-    /// For AXL.
     pub axl: UserPassword,
     /// For Control Center, where it is another one.
     pub control_center: Option<UserPassword>,
 }
 
-/// What is to be looked at.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Host name or address of the publisher, lower case.
     pub publisher: String,
     /// TCP port of AXL and Control Center.
     pub port: u16,
-    /// TCP port of the XCP routers.
     pub router_port: u16,
-    /// Fixed AXL version.
     pub axl_version: Option<AxlVersion>,
     /// Addresses by host name.
     pub addresses: BTreeMap<String, NodeAddress>,
@@ -47,7 +42,6 @@ pub struct Plan {
     /// Whether a row that is not there is to be deleted.
     pub prove_write: bool,
     pub time_limit: Duration,
-    /// For one call.
     pub call_limit: Duration,
 }
 

@@ -24,7 +24,6 @@ const SKEW: i64 = 60;
 /// Longest head of an HTTP answer that is read.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// What was seen of a host.
 #[derive(Debug, Clone)]
 pub struct HostProbe {
     /// Its addresses, or why there are none.
@@ -48,7 +47,6 @@ pub struct HttpsProbe {
 /// Why nothing was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The name has no address.
     NoAddress,
     Connect(String),
     /// Old TLS only.
@@ -93,7 +91,6 @@ pub async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Strin
     }
 }
 
-/// Looks at a host.
 pub async fn host(plan: &Plan, host: &str) -> HostProbe {
     let addresses = addresses(plan, host).await;
     let https = match &addresses {
@@ -215,11 +212,7 @@ impl HostProbe {
             }
         };
         let port = plan.port;
-        report.add(CheckRow::ok(
-            Check::Https,
-            host,
-            format!("TCP {port} answers with {}", seen.version),
-        ));
+        report.add(Check::Https.ok(host, format!("TCP {port} answers with {}", seen.version)));
         let accepted = seen.certificate(plan, host, report);
         report.add(seen.clock(host));
         accepted
@@ -227,17 +220,13 @@ impl HostProbe {
 
     fn name(&self, host: &str) -> CheckRow {
         match &self.addresses {
-            Ok(addresses) if addresses.is_empty() => CheckRow::failed(Check::Name, host, "the name has no address"),
+            Ok(addresses) if addresses.is_empty() => Check::Name.failed(host, "the name has no address"),
             Ok(addresses) => {
                 let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 let list = list.join(", ");
-                return CheckRow::ok(
-                    Check::Name,
-                    host,
-                    if self.given { format!("{list}, as given") } else { list },
-                );
+                return Check::Name.ok(host, if self.given { format!("{list}, as given") } else { list });
             }
-            Err(why) => CheckRow::failed(Check::Name, host, format!("the name does not resolve: {why}")),
+            Err(why) => Check::Name.failed(host, format!("the name does not resolve: {why}")),
         }
         .remedy(format!(
             "Mend DNS, or give its address with --node {host}=ADDRESS, which is imp[].nodes in the resource"
@@ -250,26 +239,14 @@ impl Refusal {
         let port = plan.port;
         match self {
             Self::NoAddress => {
-                CheckRow::skipped(Check::Https, host, "there is no address to connect to")
+                Check::Https.skipped(host, "there is no address to connect to")
             }
-            Self::Connect(why) => CheckRow::failed(
-                Check::Https,
-                host,
-                format!("no connection to TCP {port}: {why}"),
-            )
-            .remedy("Open the port from here and from the operator's pods; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"),
-            Self::Old(version) => CheckRow::failed(
-                Check::Https,
-                host,
-                format!("the server knows {version} at most, which the operator does not speak"),
-            )
-            .remedy("Upgrade IM&P to 11.5 or later and set its minimum TLS version to 1.2"),
-            Self::Tls(why) => CheckRow::failed(
-                Check::Https,
-                host,
-                format!("TCP {port} answers, and the TLS handshake fails: {why}"),
-            )
-            .remedy("Check that nothing else listens there and that no proxy stands between"),
+            Self::Connect(why) => Check::Https.failed(host, format!("no connection to TCP {port}: {why}"))
+                .remedy("Open the port from here and from the operator's pods; on IM&P, `utils network capture eth0 file axl_inject.pcap count 1000000 size all` shows what arrives"),
+            Self::Old(version) => Check::Https.failed(host, format!("the server knows {version} at most, which the operator does not speak"))
+                .remedy("Upgrade IM&P to 11.5 or later and set its minimum TLS version to 1.2"),
+            Self::Tls(why) => Check::Https.failed(host, format!("TCP {port} answers, and the TLS handshake fails: {why}"))
+                .remedy("Check that nothing else listens there and that no proxy stands between"),
         }
     }
 }
@@ -279,18 +256,18 @@ impl HttpsProbe {
         let facts = match self.chain.first().map(CertificateFacts::read) {
             Some(Ok(facts)) => facts,
             Some(Err(why)) => {
-                report.add(CheckRow::failed(Check::Certificate, host, why));
+                report.add(Check::Certificate.failed(host, why));
                 return false;
             }
             None => {
-                report.add(CheckRow::failed(Check::Certificate, host, "none was shown"));
+                report.add(Check::Certificate.failed(host, "none was shown"));
                 return false;
             }
         };
         let told = facts.describe(host, self.version);
         let Some(trust) = &plan.trust else {
             report.add(
-                CheckRow::unproven(Check::Certificate, host, told)
+                Check::Certificate.unproven(host, told)
                     .remedy("Compare the fingerprint with the one that IM&P shows (OS Administration > Security > Certificate Management > tomcat), then use --pin or --ca"),
             );
             return false;
@@ -298,22 +275,18 @@ impl HttpsProbe {
         let row = match certificate::accepted(trust, &self.chain, host) {
             Err(why) => {
                 report.add(
-                    CheckRow::failed(Check::Certificate, host, format!("not accepted: {why}; {told}"))
+                    Check::Certificate.failed(host, format!("not accepted: {why}; {told}"))
                         .remedy("Compare the fingerprint with the one that IM&P shows, then use --pin, or --ca with the issuer's certificate; in the resource imp[].tls.pinnedSha256 or caSecretRef. No password was sent"),
                 );
                 return false;
             }
-            Ok(()) if matches!(trust, ServerTrust::Insecure) => {
-                CheckRow::warning(Check::Certificate, host, format!("not checked at all; {told}"))
-                    .remedy("Whoever stands between reads the password: pin the fingerprint or name the authority")
-            }
-            Ok(()) if facts.ends_soon() => CheckRow::warning(
-                Check::Certificate,
-                host,
-                format!("{} days left; {told}", facts.days_left()),
-            )
-            .remedy("Renew the tomcat certificate; a pinned one is another one then"),
-            Ok(()) => CheckRow::ok(Check::Certificate, host, told),
+            Ok(()) if matches!(trust, ServerTrust::Insecure) => Check::Certificate
+                .warning(host, format!("not checked at all; {told}"))
+                .remedy("Whoever stands between reads the password: pin the fingerprint or name the authority"),
+            Ok(()) if facts.ends_soon() => Check::Certificate
+                .warning(host, format!("{} days left; {told}", facts.days_left()))
+                .remedy("Renew the tomcat certificate; a pinned one is another one then"),
+            Ok(()) => Check::Certificate.ok(host, told),
         };
         report.add(row);
         true
@@ -321,18 +294,13 @@ impl HttpsProbe {
 
     fn clock(&self, host: &str) -> CheckRow {
         match self.skew {
-            None => CheckRow::unproven(Check::Clock, host, "the server does not tell its time"),
-            Some(skew) if skew.abs() > SKEW => CheckRow::warning(
-                Check::Clock,
-                host,
-                format!(
-                    "its clock is {} s {} of ours",
-                    skew.abs(),
-                    if skew > 0 { "ahead" } else { "behind" }
-                ),
-            )
-            .remedy("Check NTP on both sides; the evidence of restarts goes by up times and bears it, logs and certificates do not"),
-            Some(_) => CheckRow::ok(Check::Clock, host, "within a minute of ours"),
+            None => Check::Clock.unproven(host, "the server does not tell its time"),
+            Some(skew) if skew.abs() > SKEW => {
+                let side = if skew > 0 { "ahead" } else { "behind" };
+                Check::Clock.warning(host, format!("its clock is {} s {side} of ours", skew.abs()))
+                    .remedy("Check NTP on both sides; the evidence of restarts goes by up times and bears it, logs and certificates do not")
+            }
+            Some(_) => Check::Clock.ok(host, "within a minute of ours"),
         }
     }
 }

@@ -27,7 +27,6 @@ const LISTED: usize = 12;
 pub struct Access {
     /// The operator's own client.
     pub caller: Caller,
-    /// How to reach the cluster.
     pub target: Target,
     axl: Account,
     control_center: Option<Account>,
@@ -48,13 +47,11 @@ impl Access {
         })
     }
 
-    /// The account for Control Center.
     pub fn control_center(&self) -> &Account {
         self.control_center.as_ref().unwrap_or(&self.axl)
     }
 }
 
-/// A node to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeName {
     pub name: String,
@@ -72,12 +69,11 @@ pub async fn reach(plan: &Plan, report: &mut PreflightReport) -> bool {
 pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, report: &mut PreflightReport) -> Vec<NodeName> {
     let host = &plan.publisher;
     let Some(access) = access else {
-        report.add(CheckRow::skipped(Check::AxlLogin, host, "no account is used"));
+        report.add(Check::AxlLogin.skipped(host, "no account is used"));
         return known(plan, trusted);
     };
     if !trusted {
-        report.add(CheckRow::skipped(
-            Check::AxlLogin,
+        report.add(Check::AxlLogin.skipped(
             host,
             "no password is sent to a server that was not reached or not accepted",
         ));
@@ -93,11 +89,7 @@ pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, report: &m
         return known(plan, trusted);
     };
     if !asked.rows(table, report).await {
-        report.add(CheckRow::skipped(
-            Check::Nodes,
-            host,
-            "nothing more is asked of a database that answers like this",
-        ));
+        report.add(Check::Nodes.skipped(host, "nothing more is asked of a database that answers like this"));
         return Vec::new();
     }
     asked.nodes(trusted, report).await
@@ -120,7 +112,6 @@ fn known(plan: &Plan, trusted: bool) -> Vec<NodeName> {
     std::iter::once(publisher).chain(others).collect()
 }
 
-/// Questions to AXL.
 struct AxlProbe<'a> {
     plan: &'a Plan,
     access: &'a Access,
@@ -156,21 +147,16 @@ impl AxlProbe<'_> {
         let user = &self.access.axl.credentials.username;
         let failed = |check: Check, error: &CallError| {
             let (found, remedy) = explain(error, plan);
-            CheckRow::failed(check, host, found).remedy(remedy)
+            check.failed(host, found).remedy(remedy)
         };
-        let accepted = CheckRow::ok(
-            Check::AxlLogin,
-            host,
-            format!("user {user} and its password are accepted"),
-        );
+        let accepted = Check::AxlLogin.ok(host, format!("user {user} and its password are accepted"));
         match &result {
             Err(error) if matches!(error.kind, CallErrorKind::Forbidden) => {
                 report.add(accepted);
                 report.add(failed(Check::AxlRole, error));
             }
             Err(error) if matches!(error.kind, CallErrorKind::VersionUnsupported) => {
-                report.add(CheckRow::unproven(
-                    Check::AxlLogin,
+                report.add(Check::AxlLogin.unproven(
                     host,
                     "no version was answered, which may come before the password is looked at",
                 ));
@@ -179,21 +165,13 @@ impl AxlProbe<'_> {
             Err(error) if version.is_none() => report.add(failed(Check::AxlLogin, error)),
             _ => {
                 report.add(accepted);
-                report.add(CheckRow::ok(
-                    Check::AxlRole,
-                    host,
-                    "the user may use AXL (Standard AXL API Access)",
-                ));
+                report.add(Check::AxlRole.ok(host, "the user may use AXL (Standard AXL API Access)"));
                 report.add(self.version_row());
             }
         }
         match result {
             Ok(table) => {
-                report.add(CheckRow::ok(
-                    Check::Table,
-                    host,
-                    format!("component ids stand in {table}"),
-                ));
+                report.add(Check::Table.ok(host, format!("component ids stand in {table}")));
                 Some(table)
             }
             Err(error) if version.is_some() => {
@@ -201,11 +179,7 @@ impl AxlProbe<'_> {
                 None
             }
             Err(_) => {
-                report.add(CheckRow::skipped(
-                    Check::Table,
-                    host,
-                    "without AXL nothing is known of table, rows and nodes",
-                ));
+                report.add(Check::Table.skipped(host, "without AXL nothing is known of table, rows and nodes"));
                 None
             }
         }
@@ -214,10 +188,10 @@ impl AxlProbe<'_> {
     fn version_row(&self) -> CheckRow {
         let host = &self.plan.publisher;
         let Some(version) = self.version else {
-            return CheckRow::unproven(Check::AxlVersion, host, "no version was answered");
+            return Check::AxlVersion.unproven(host, "no version was answered");
         };
         if self.plan.axl_version.is_some() {
-            return CheckRow::ok(Check::AxlVersion, host, format!("{version}, as given"));
+            return Check::AxlVersion.ok(host, format!("{version}, as given"));
         }
         let refused: Vec<String> = AxlVersion::STEPS
             .into_iter()
@@ -229,7 +203,7 @@ impl AxlProbe<'_> {
         } else {
             format!("{version}; {} answered HTTP 599", refused.join(", "))
         };
-        CheckRow::ok(Check::AxlVersion, host, found)
+        Check::AxlVersion.ok(host, found)
     }
 
     /// Shows the rows of the table. Returns whether the operator could write there.
@@ -240,7 +214,7 @@ impl AxlProbe<'_> {
             Ok(rows) => rows,
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                report.add(CheckRow::failed(Check::Rows, host, found).remedy(remedy));
+                report.add(Check::Rows.failed(host, found).remedy(remedy));
                 return true;
             }
         };
@@ -249,12 +223,9 @@ impl AxlProbe<'_> {
             return self.prove_write(table, &rows, report).await;
         }
         report.add(
-            CheckRow::unproven(
-                Check::AxlWrite,
-                host,
-                "whether executeSQLUpdate is taken is known only by sending one",
-            )
-            .remedy("--prove-write deletes a row that does not exist"),
+            Check::AxlWrite
+                .unproven(host, "whether executeSQLUpdate is taken is known only by sending one")
+                .remedy("--prove-write deletes a row that does not exist"),
         );
         true
     }
@@ -270,8 +241,7 @@ impl AxlProbe<'_> {
             .iter()
             .any(|row| row.pkid == pkid.to_string() || row.cp_id == nobody.as_str())
         {
-            report.add(CheckRow::failed(
-                Check::AxlWrite,
+            report.add(Check::AxlWrite.failed(
                 host,
                 format!("a row with the component id {nobody} stands in the table; nothing was sent"),
             ));
@@ -284,34 +254,19 @@ impl AxlProbe<'_> {
             Err(error) => !matches!(error.kind, CallErrorKind::Unexpected(_)),
         };
         let row = match result {
-            Ok(0) => CheckRow::ok(
-                Check::AxlWrite,
-                host,
-                format!("a DELETE of the pkid {pkid}, which no row has, was taken: 0 rows"),
-            ),
-            Ok(count) => CheckRow::failed(
-                Check::AxlWrite,
-                host,
-                format!(
-                    "a DELETE of the random pkid {pkid} was answered with {count} rows, where 0 are possible"
-                ),
-            )
-            .remedy("Do not let the operator write here: compare the table with the rows above (run sql select * from the table) and report this"),
+            Ok(0) => Check::AxlWrite.ok(host, format!("a DELETE of the pkid {pkid}, which no row has, was taken: 0 rows")),
+            Ok(count) => Check::AxlWrite.failed(host, format!("a DELETE of the random pkid {pkid} was answered with {count} rows, where 0 are possible"))
+                .remedy("Do not let the operator write here: compare the table with the rows above (run sql select * from the table) and report this"),
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                CheckRow::failed(
-                    Check::AxlWrite,
-                    host,
-                    format!("executeSQLUpdate was not taken: {found}"),
-                )
-                .remedy(remedy)
+                Check::AxlWrite.failed(host, format!("executeSQLUpdate was not taken: {found}"))
+                    .remedy(remedy)
             }
         };
         report.add(row);
         go_on
     }
 
-    /// IM&P's own list of nodes.
     async fn nodes(&mut self, trusted: bool, report: &mut PreflightReport) -> Vec<NodeName> {
         let host = &self.plan.publisher;
         let mut client = self.client();
@@ -319,7 +274,7 @@ impl AxlProbe<'_> {
             Ok(nodes) => nodes,
             Err(error) => {
                 let (found, remedy) = explain(&error, self.plan);
-                report.add(CheckRow::failed(Check::Nodes, host, found).remedy(remedy));
+                report.add(Check::Nodes.failed(host, found).remedy(remedy));
                 return known(self.plan, trusted);
             }
         };
@@ -331,11 +286,7 @@ impl AxlProbe<'_> {
                 format!("{} ({role})", node.name)
             })
             .collect();
-        report.add(CheckRow::ok(
-            Check::Nodes,
-            host,
-            format!("{}: {}", nodes.len(), listed.join(", ")),
-        ));
+        report.add(Check::Nodes.ok(host, format!("{}: {}", nodes.len(), listed.join(", "))));
         nodes
             .into_iter()
             .map(|node| NodeName {
@@ -346,10 +297,9 @@ impl AxlProbe<'_> {
     }
 }
 
-/// The rows of the table, in words.
 fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> CheckRow {
     if rows.is_empty() {
-        return CheckRow::ok(Check::Rows, host, "none: no federation edge is registered");
+        return Check::Rows.ok(host, "none: no federation edge is registered");
     }
     let is_ours = |row: &axl::Row| ours.iter().any(|id| id.as_str() == row.cp_id);
     let listed: Vec<String> = rows
@@ -369,11 +319,7 @@ fn rows_row(host: &str, rows: &[axl::Row], ours: &[ComponentId]) -> CheckRow {
     } else {
         format!(" and {more} more")
     };
-    let row = CheckRow::warning(
-        Check::Rows,
-        host,
-        format!("{} stand there: {}{more}", rows.len(), listed.join("; ")),
-    );
+    let row = Check::Rows.warning(host, format!("{} stand there: {}{more}", rows.len(), listed.join("; ")));
     if rows.iter().all(is_ours) {
         row.remedy("If this operator wrote them, all is well; if its record was lost, take them over with the annotation xmppfederation.io/adopt-rows")
     } else {

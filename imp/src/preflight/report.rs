@@ -90,9 +90,18 @@ pub struct CheckRow {
 }
 
 impl CheckRow {
-    fn new(verdict: CheckResult, check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self {
-            check,
+    /// With what to do.
+    #[must_use]
+    pub fn remedy(mut self, text: impl Into<String>) -> Self {
+        self.remedy = text.into();
+        self
+    }
+}
+
+impl Check {
+    fn row(self, verdict: CheckResult, subject: &str, found: impl Into<String>) -> CheckRow {
+        CheckRow {
+            check: self,
             subject: subject.to_owned(),
             verdict,
             found: found.into(),
@@ -101,35 +110,28 @@ impl CheckRow {
     }
 
     /// As it has to be.
-    pub fn ok(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(CheckResult::Ok, check, subject, found)
+    pub fn ok(self, subject: &str, found: impl Into<String>) -> CheckRow {
+        self.row(CheckResult::Ok, subject, found)
     }
 
     /// The operator could not do its work.
-    pub fn failed(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(CheckResult::Failed, check, subject, found)
+    pub fn failed(self, subject: &str, found: impl Into<String>) -> CheckRow {
+        self.row(CheckResult::Failed, subject, found)
     }
 
     /// It works, and somebody should look at it.
-    pub fn warning(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(CheckResult::Warning, check, subject, found)
+    pub fn warning(self, subject: &str, found: impl Into<String>) -> CheckRow {
+        self.row(CheckResult::Warning, subject, found)
     }
 
     /// It cannot be told without doing it.
-    pub fn unproven(check: Check, subject: &str, found: impl Into<String>) -> Self {
-        Self::new(CheckResult::Unproven, check, subject, found)
+    pub fn unproven(self, subject: &str, found: impl Into<String>) -> CheckRow {
+        self.row(CheckResult::Unproven, subject, found)
     }
 
     /// Not looked at.
-    pub fn skipped(check: Check, subject: &str, why: impl Into<String>) -> Self {
-        Self::new(CheckResult::Skipped, check, subject, why)
-    }
-
-    /// With what to do.
-    #[must_use]
-    pub fn remedy(mut self, text: impl Into<String>) -> Self {
-        self.remedy = text.into();
-        self
+    pub fn skipped(self, subject: &str, why: impl Into<String>) -> CheckRow {
+        self.row(CheckResult::Skipped, subject, why)
     }
 }
 
@@ -243,8 +245,12 @@ mod tests {
     #[test]
     fn long_findings_and_remedies_are_wrapped_below_their_column() {
         let mut report = PreflightReport::default();
-        report.add(CheckRow::ok(Check::Name, "a.example", "192.0.2.1"));
-        report.add(CheckRow::failed(Check::AxlLogin, "a.example", "word ".repeat(30)).remedy("do\x1b[31m this"));
+        report.add(Check::Name.ok("a.example", "192.0.2.1"));
+        report.add(
+            Check::AxlLogin
+                .failed("a.example", "word ".repeat(30))
+                .remedy("do\x1b[31m this"),
+        );
         let text = report.table();
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
         assert!(!text.contains('\x1b'), "{text:?}");
@@ -257,8 +263,8 @@ mod tests {
     #[test]
     fn words_of_json_and_of_the_table_are_the_same() {
         let mut report = PreflightReport::default();
-        report.add(CheckRow::unproven(Check::AxlWrite, "a.example", "x"));
-        report.add(CheckRow::ok(Check::Router, "a.example", "x"));
+        report.add(Check::AxlWrite.unproven("a.example", "x"));
+        report.add(Check::Router.ok("a.example", "x"));
         let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         for (row, known) in value["rows"].as_array().unwrap().iter().zip(&report.rows) {
             assert_eq!(row["check"], <&str>::from(known.check));

@@ -58,10 +58,8 @@ use watch::open_restart;
 
 pub use need::need;
 
-/// The next thing to do about restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestartStep {
-    /// No router needs anything.
     Nothing,
     /// Look at this node's services now.
     Read(String),
@@ -76,7 +74,6 @@ pub enum RestartStep {
     Wait(RestartWait),
 }
 
-/// Why not now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestartWait {
     pub kind: WaitKind,
@@ -85,7 +82,6 @@ pub struct RestartWait {
     pub message: String,
 }
 
-/// What a restart waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitKind {
     /// One that is under way.
@@ -98,9 +94,7 @@ pub enum WaitKind {
     Refused,
     /// A human, because the mode is Manual.
     ByHand,
-    /// `minInterval`.
     MinInterval,
-    /// The restart window.
     Window,
     /// All nodes to be healthy and readable.
     NotHealthy,
@@ -108,7 +102,6 @@ pub enum WaitKind {
     Unhealthy,
     /// A command whose arrival nobody told of to have arrived, if it ever does.
     OnItsWay,
-    /// The first node's link.
     Canary,
     /// A call that failed without effect to be repeated.
     CallFailed,
@@ -116,13 +109,11 @@ pub enum WaitKind {
     Budget,
 }
 
-/// What the planner needs.
 #[derive(Debug, Clone, Copy)]
 pub struct RestartInput<'a> {
     /// Desired ids; all of them were read back.
     pub ids: &'a [ComponentId],
     pub nodes: &'a [Node],
-    /// What was seen.
     pub seen: &'a Observation,
     pub ledger: &'a Ledger,
     pub policy: &'a RestartPolicy,

@@ -17,7 +17,6 @@ pub enum Need {
 }
 
 impl Need {
-    /// The word used in metrics.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Rows(_) => "rows",

@@ -15,7 +15,7 @@ use crate::text::names;
 impl<'a> ReportInput<'a> {
     pub(super) fn axl_authenticated(&self) -> Verdict {
         if let Some(error) = self.setup_error {
-            return Verdict::no(Reason::CertificateRefused, error.to_string());
+            return Reason::CertificateRefused.no(error.to_string());
         }
         let control_center = self
             .seen
@@ -30,16 +30,16 @@ impl<'a> ReportInput<'a> {
                 message += ". Also: ";
                 message += &self.refused(other);
             }
-            return Verdict::no(error.reason(), message);
+            return error.reason().no(message);
         }
         if let Some(error) = control_center {
-            return Verdict::no(error.reason(), self.refused(error));
+            return error.reason().no(self.refused(error));
         }
         if self.seen.nodes.is_none() {
-            return Verdict::unknown(
-                Reason::NotTried,
-                format!("AXL at {} has not been asked yet", self.desired.target.publisher),
-            );
+            return Reason::NotTried.unknown(format!(
+                "AXL at {} has not been asked yet",
+                self.desired.target.publisher
+            ));
         }
         self.accepted()
     }
@@ -81,7 +81,7 @@ impl<'a> ReportInput<'a> {
         if matches!(self.desired.target.tls, ServerTrust::Insecure) {
             message += "; certificates are not verified (imp[].tls.insecureSkipVerify)";
         }
-        Verdict::yes(Reason::Authenticated, message)
+        Reason::Authenticated.yes(message)
     }
 
     /// Names with an address of their own that belong to no node.

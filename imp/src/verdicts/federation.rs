@@ -8,15 +8,11 @@ use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;
 
-/// How a person turns it off.
 pub(super) const TURN_OFF: &str = "turn it off in Cisco Unified CM IM and Presence Administration > Presence > Inter-Domain Federation > XMPP Federation > Settings (XMPP Federation Node Status: Off)";
 
 pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Verdict {
     if seen.node_list().is_empty() {
-        return Verdict::unknown(
-            Reason::NotProven,
-            "The state of IM&P's own XMPP federation has not been read yet",
-        );
+        return Reason::NotProven.unknown("The state of IM&P's own XMPP federation has not been read yet");
     }
     let checked = seen.federation_check.as_ref().map(|c| &c.seen.value);
     let on = federation_on(seen);
@@ -27,13 +23,10 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
             }
             _ => String::new(),
         };
-        return Verdict::no(
-            Reason::FederationOn,
-            format!(
-                "IM&P's own XMPP federation is on ({}{by_check}), and both at once is not supported; {TURN_OFF}",
-                on.join(", ")
-            ),
-        );
+        return Reason::FederationOn.no(format!(
+            "IM&P's own XMPP federation is on ({}{by_check}), and both at once is not supported; {TURN_OFF}",
+            on.join(", ")
+        ));
     }
     let unknown: Vec<&str> = seen
         .node_list()
@@ -42,9 +35,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
         .filter(|name| seen.federation(name) != ImpFederation::Off)
         .collect();
     if unknown.is_empty() {
-        return Verdict::yes(
-            Reason::NotActivated,
-            if seen.federation_is_open() {
+        return Reason::NotActivated.yes(if seen.federation_is_open() {
                 "imp[].federationCheck answered the value that means off, and no node's Cisco XCP XMPP Federation Connection Manager is started"
             } else {
                 "Cisco XCP XMPP Federation Connection Manager is not activated on any node"
@@ -62,9 +53,7 @@ pub(super) fn verdict(seen: &Observation, check: Option<&FederationCheck>) -> Ve
         }
         (Some(_), _) => ". imp[].federationCheck has not been answered yet".to_owned(),
     };
-    Verdict::unknown(
-        Reason::NotProven,
-        format!(
+    Reason::NotProven.unknown(format!(
             "Cisco XCP XMPP Federation Connection Manager on {nodes} is neither started nor reported as not activated (reason code -1068), and a stopped service may start again; deactivating it (Cisco Unified IM and Presence Serviceability > Tools > Service Activation) would prove that IM&P's own XMPP federation is off{check}"
         ),
     )
